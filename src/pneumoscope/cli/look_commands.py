@@ -1,0 +1,50 @@
+"""`pneumoscope demo`, `info`, `doctor`: see it work, see what a model is, see what is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pneumoscope.cli.model_commands import ModelOption
+from pneumoscope.cli.options import TERMINAL, Outcome, command
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    command(app, "demo")(demo)
+    command(app, "info")(info)
+    command(app, "doctor")(doctor)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write")] = Path("demo"),
+) -> Outcome:
+    """Everything once, offline, on synthetic X-rays: draw, train, evaluate, explain, report.
+
+    Example: pneumoscope demo --out demo
+    """
+    from pneumoscope.workflows.demo import run_demo
+
+    return Outcome(*run_demo(out, TERMINAL.progress))
+
+
+def info(model: ModelOption = "default") -> Outcome:
+    """Say what a model is: architecture, data it saw, threshold, validation results, hashes.
+
+    Example: pneumoscope info --model runs/a --json
+    """
+    from pneumoscope.workflows.inspect import run_info
+
+    return Outcome(*run_info(model))
+
+
+def doctor() -> Outcome:
+    """Check this installation: versions, extras, processor, memory, cache, default model.
+
+    Example: pneumoscope doctor
+    """
+    from pneumoscope.workflows.inspect import run_doctor
+
+    return Outcome(*run_doctor())

@@ -1,0 +1,103 @@
+"""`pneumoscope train`, `evaluate`, `predict`: make a model, measure it, use it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pneumoscope.cli.data_commands import DataArgument
+from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
+from pneumoscope.config import FitConfig, IntervalConfig, TrainConfig, from_toml, replace_from
+
+ModelOption = Annotated[
+    str, typer.Option("--model", metavar="MODEL", help="a bundle, a run folder, or 'default'")
+]
+
+
+class SplitChoice(StrEnum):
+    """Which part of the data is evaluated."""
+
+    test = "test"
+    val = "val"
+    train = "train"
+    all = "all"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    command(app, "train")(train)
+    command(app, "evaluate")(evaluate)
+    command(app, "predict")(predict)
+
+
+@settings(TrainConfig, "recipe", "weights", "views", "seed", "keep_val")
+@settings(FitConfig, "epochs")
+def train(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="folder of the run")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="settings; options override them")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the run in --out where it stopped")
+    ] = False,
+    **options: Any,
+) -> Outcome:
+    """Train a model: split by patient, train, choose the threshold on validation, report.
+
+    Example: pneumoscope train chest_xray --out runs/a --weights imagenet --views 4
+    """
+    from pneumoscope.workflows.train import run_training
+
+    chosen = from_toml(TrainConfig, config) if config else TrainConfig()
+    given = {name for name, value in options.items() if value is not None}
+    chosen = replace(chosen, fit=replace_from(chosen.fit, epochs=options.pop("epochs")))
+    chosen = replace_from(chosen, **options)
+    return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
+
+
+@settings(IntervalConfig, "resamples")
+def evaluate(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder for metrics, pages, figures")],
+    model: ModelOption = "default",
+    split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
+    **options: Any,
+) -> Outcome:
+    """Measure a model on labelled images: every metric with its interval, curves, a report.
+
+    Example: pneumoscope evaluate chest_xray --model runs/a --out evaluation
+    """
+    from pneumoscope.workflows.evaluate import run_evaluation
+
+    interval = replace_from(IntervalConfig(), **options)
+    chosen: Any = split.value
+    return Outcome(*run_evaluation(data, out, model, chosen, interval, TERMINAL.progress))
+
+
+def predict(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="files, folders, or a CSV of paths")
+    ],
+    model: ModelOption = "default",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="table to write: .csv, .jsonl or .parquet")
+    ] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder for Grad-CAM overlays, PNG")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
+    ] = False,
+) -> Outcome:
+    """Answer for images: one row each, with a reason where there is no answer.
+
+    Example: pneumoscope predict films/ --model runs/a --out predictions.csv --heatmaps heatmaps
+    """
+    from pneumoscope.workflows.predict import run_prediction
+
+    return Outcome(*run_prediction(paths, model, out, heatmaps, TERMINAL.progress, strict=strict))

@@ -1,0 +1,133 @@
+"""What all commands share: options made from the config dataclasses, `--json`, `-q`, `-v`.
+
+Comes in: a command function. Goes out: one whose signature Typer can read. A command takes the
+options named in `@settings(...)` as keyword arguments that are `None` where the user said nothing,
+and returns an `Outcome`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
+
+import typer
+
+from pneumoscope.progress import SILENT, Progress, TerminalProgress
+
+Command = Callable[..., "Outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command has to say.
+
+    Attributes:
+        document: the JSON document of `--json`.
+        text: the same for people, printed on stdout without `--json`.
+        exit_code: 0, or 3 where the input was refused without stopping the command.
+    """
+
+    document: Mapping[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+@dataclass(slots=True)
+class Terminal:
+    """How this process talks: set once by the shared options."""
+
+    as_json: bool = False
+    quiet: bool = False
+    exit_code: int = 0
+    progress: Progress = field(default_factory=lambda: SILENT)
+
+
+TERMINAL = Terminal()
+
+
+def settings(kind: type, *names: str) -> Callable[[Command], Command]:
+    """Add one option per named field of the config dataclass `kind`, with its help and default."""
+
+    def decorate(command: Command) -> Command:
+        by_name = {f.name: f for f in fields(kind)}
+        hints = typing.get_type_hints(kind)
+        extra = []
+        for name in names:
+            help_text = f"{by_name[name].metadata['help']} (default {by_name[name].default})"
+            flag = f"--{name.replace('_', '-')}"
+            annotation = Annotated[hints[name] | None, typer.Option(flag, help=help_text)]
+            extra.append(_keyword(name, annotation, None))
+        return _with_parameters(command, extra)
+
+    return decorate
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
+    """Register a command under `name`, with `--json`, `-q` and `-v`, printing its outcome."""
+
+    def decorate(function: Command) -> Command:
+        flag = typer.Option("--json", help="one JSON document on stdout, all else on stderr")
+        quiet = typer.Option("--quiet", "-q", help="errors only")
+        verbose = typer.Option("--verbose", "-v", help="say more")
+        parameters = [
+            _keyword("json_output", Annotated[bool, flag], False),
+            _keyword("quiet", Annotated[bool, quiet], False),
+            _keyword("verbose", Annotated[bool, verbose], False),
+        ]
+
+        def run(**given: Any) -> None:
+            _speak(given.pop("json_output"), given.pop("quiet"), given.pop("verbose"))
+            outcome = function(**given)
+            if TERMINAL.as_json:
+                text = json.dumps(outcome.document, ensure_ascii=False, allow_nan=False)
+            else:
+                text = outcome.text
+            if text:
+                sys.stdout.write(text + "\n")
+            TERMINAL.exit_code = outcome.exit_code
+
+        run.__doc__ = function.__doc__
+        run.__signature__ = _signature(function, parameters)  # type: ignore[attr-defined]
+        app.command(name)(run)
+        return function
+
+    return decorate
+
+
+def _speak(as_json: bool, quiet: bool, verbose: bool) -> None:
+    TERMINAL.as_json, TERMINAL.quiet = as_json, quiet
+    TERMINAL.progress = SILENT if quiet else TerminalProgress()
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    logger = logging.getLogger("pneumoscope")
+    logger.setLevel(level)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _signature(function: Command, extra: list[inspect.Parameter]) -> inspect.Signature:
+    signature = inspect.signature(function, eval_str=True)
+    kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return signature.replace(parameters=kept + extra, return_annotation=None)
+
+
+def _with_parameters(function: Command, extra: list[inspect.Parameter]) -> Command:
+    signature = inspect.signature(function, eval_str=True)
+    rest = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*kept, *extra, *rest]
+    )
+    return function

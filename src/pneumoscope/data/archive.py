@@ -1,0 +1,273 @@
+"""A zip archive from anywhere → the X-rays in it, and nothing outside the folder.
+
+Comes in: the path of a zip file and an empty folder. Goes out: the images that lie under a
+`NORMAL/` or `PNEUMONIA/` folder of the archive, in the archive's own tree, and how much was left
+out. Nothing in the archive is believed: names are checked before the first byte is written, sizes
+are counted while unpacking, images are told by their first bytes.
+Does not know splits, counts or patients.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pneumoscope.errors import DataError, UnsafeArchiveError
+from pneumoscope.images.sniff import Format, tell_format
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.records import CLASS_NAMES
+
+HEAD_BYTES = 8192
+"""How much of a file `image_suffix` needs to see."""
+
+_CHUNK_BYTES = 1 << 16
+_DRIVE = re.compile(r"[A-Za-z]:")
+# The names that Windows gives to devices, with any extension (Microsoft, "Naming Files").
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.I)
+_LONGEST_NAME_BYTES = 255
+_DEEPEST = 32
+_CLASSES = frozenset(name.casefold() for name in CLASS_NAMES)
+_SUFFIXES: Mapping[Format, str] = {
+    "jpeg": ".jpeg",
+    "png": ".png",
+    "tiff": ".tiff",
+    "bmp": ".bmp",
+    "webp": ".webp",
+    "dicom": ".dcm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """What an archive may unpack to.
+
+    Attributes:
+        max_members: most entries, folders and skipped ones included.
+        max_member_bytes: most bytes of one unpacked image.
+        max_total_bytes: most bytes of all unpacked images.
+        max_ratio: most unpacked bytes per packed one. X-rays are packed already and stay near 1;
+            bombs reach 1,000.
+        free_bytes: unpacked size, of one image and of all, below which the ratio is not looked at.
+    """
+
+    max_members: int = 200_000
+    max_member_bytes: int = 256 << 20
+    max_total_bytes: int = 32 << 30
+    max_ratio: float = 100.0
+    free_bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What came out of an archive: images kept, files left out, bytes of the images."""
+
+    kept: int
+    skipped: int
+    bytes: int
+
+
+def image_suffix(head: bytes) -> str | None:
+    """The usual file name ending for content that begins with `head`; `None`: not an image.
+
+    Args:
+        head: the first `HEAD_BYTES` bytes (all of them, if there are fewer).
+    """
+    found = tell_format(head)
+    return None if found is None else _SUFFIXES[found]
+
+
+def extract_zip(
+    archive: Path,
+    out: Path,
+    limits: ArchiveLimits | None = None,
+    progress: Progress = SILENT,
+    name: str | None = None,
+) -> Unpacked:
+    """Unpack the X-rays of `archive` below `out`.
+
+    Kept are images (by content) under a folder named after a class, in any letter case; files of
+    `__MACOSX`, hidden files and everything else are skipped.
+
+    Args:
+        archive: a zip file.
+        out: an empty folder; after an error it holds part of the images and is to be removed.
+        limits: what it may unpack to; `None` takes the defaults.
+        progress: is told of files.
+        name: what messages call the archive; `None`: its path.
+
+    Returns:
+        How much was kept and left out.
+
+    Raises:
+        UnsafeArchiveError: a member would leave `out`, is a link or a device, appears twice, or
+            unpacks to more than `limits` allow.
+        DataError: not a zip file, encrypted, damaged, or packed in a way that can't be read.
+    """
+    limits = limits or ArchiveLimits()
+    name = name or str(archive)
+    try:
+        opened = zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DataError(f"{name} is not a zip file that can be read: {error}") from error
+    with opened:
+        members = opened.infolist()
+        if len(members) > limits.max_members:
+            raise UnsafeArchiveError(
+                f"{name} holds {len(members):,} entries, allowed are {limits.max_members:,}"
+            )
+        places = [(member, _checked_place(name, member)) for member in members]
+        files = [(member, place) for member, place in places if not member.is_dir()]
+        wanted = [(member, place) for member, place in files if _is_wanted(place)]
+        packed = archive.stat().st_size
+        kept = total = 0
+        with progress.task(f"unpacking {name}", len(wanted), "files") as task:
+            for member, place in wanted:
+                budget = _Budget(name, member, packed, total, limits)
+                written = _extract_member(opened, member, out.joinpath(*place.parts), budget)
+                if written is not None:
+                    kept += 1
+                    total += written
+                task.advance()
+    return Unpacked(kept, len(files) - kept, total)
+
+
+def _is_wanted(place: PurePosixPath) -> bool:
+    if "__MACOSX" in place.parts or place.name.startswith("."):
+        return False
+    return any(part.casefold() in _CLASSES for part in place.parts[:-1])
+
+
+def _checked_place(archive: str, member: zipfile.ZipInfo) -> PurePosixPath:
+    """The member's relative path, if it can only lie inside the folder.
+
+    `orig_filename` is the name as stored; `filename` has been tidied by zipfile and may hide
+    a backslash or what follows a NUL.
+    """
+    stored = member.orig_filename
+    parts = stored.removesuffix("/").split("/")
+    if fault := _fault_of_name(stored, parts) or _fault_of_kind(member):
+        raise UnsafeArchiveError(
+            f"{archive}: the entry {stored[:200]!r} {fault}. Nothing was unpacked. "
+            "Get the archive from its publisher."
+        )
+    return PurePosixPath(*[part for part in parts if part not in ("", ".")])
+
+
+def _fault_of_name(name: str, parts: list[str]) -> str:
+    """Why a stored name is dangerous, here or on another system; `""`: it is not."""
+    checks = (
+        (name.startswith("/"), "is an absolute path"),
+        ("\\" in name, "has a backslash in its name"),
+        (any(ord(c) < 32 or ord(c) == 127 for c in name), "has a control character in its name"),
+        (".." in parts, "climbs out of its folder by '..'"),
+        (any(_DRIVE.match(part) for part in parts), "names a drive"),
+        (any(_DEVICE.fullmatch(part) for part in parts), "has the name of a device"),
+        (len(parts) > _DEEPEST, f"lies more than {_DEEPEST} folders deep"),
+        (
+            any(len(part.encode("utf-8", "replace")) > _LONGEST_NAME_BYTES for part in parts),
+            f"has a name longer than {_LONGEST_NAME_BYTES} bytes",
+        ),
+    )
+    return next((fault for is_so, fault in checks if is_so), "")
+
+
+def _fault_of_kind(member: zipfile.ZipInfo) -> str:
+    """Why an entry is no plain file or folder, by its Unix mode; `""`: it is one."""
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind == stat.S_IFLNK:
+        return "is a symbolic link"
+    return "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a device, a pipe or a socket"
+
+
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """Says while a member is being unpacked whether it has grown too large."""
+
+    archive: str
+    member: zipfile.ZipInfo
+    packed_total: int
+    unpacked_before: int
+    limits: ArchiveLimits
+
+    def check(self, size: int) -> None:
+        limits, total = self.limits, self.unpacked_before + size
+        # The header's packed size may lie, the archive's own length can't.
+        packed = max(1, min(self.member.compress_size, self.packed_total))
+        if size > limits.max_member_bytes:
+            fault = f"unpacks to more than {limits.max_member_bytes:,} bytes"
+        elif total > limits.max_total_bytes:
+            fault = f"brings the unpacked total over {limits.max_total_bytes:,} bytes"
+        elif size > limits.free_bytes and size > limits.max_ratio * packed:
+            fault = f"unpacks to more than {limits.max_ratio:g} times its packed size"
+        elif total > limits.free_bytes and total > limits.max_ratio * self.packed_total:
+            fault = f"brings the total over {limits.max_ratio:g} times the archive's size"
+        else:
+            return
+        raise UnsafeArchiveError(
+            f"{self.archive}: the entry {self.member.filename!r} {fault}. This looks like a "
+            "decompression bomb; nothing of the archive was kept."
+        )
+
+
+def _extract_member(
+    opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, budget: _Budget
+) -> int | None:
+    """Write one image and return its size; `None` if its content is not an image."""
+    chunks = _chunks_of(opened, member, budget)
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= HEAD_BYTES:
+            break
+    if image_suffix(head) is None:
+        return None
+    size = len(head)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as stream:
+            stream.write(head)
+            for chunk in chunks:
+                stream.write(chunk)
+                size += len(chunk)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UnsafeArchiveError(
+            f"{budget.archive}: two entries would be written to {member.filename!r}"
+        ) from error
+    return size
+
+
+def _chunks_of(
+    opened: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget
+) -> Iterator[bytes]:
+    """The unpacked bytes, counted; zipfile compares the CRC after the last one."""
+    if member.flag_bits & 0x1:
+        raise DataError(
+            f"{budget.archive}: the entry {member.filename!r} is encrypted. Unpack the archive "
+            "yourself and give the folder as DATA."
+        )
+    size = 0
+    try:
+        with opened.open(member) as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                size += len(chunk)
+                budget.check(size)
+                yield chunk
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,  # bz2 says "Invalid data stream" by it
+    ) as error:
+        raise DataError(
+            f"{budget.archive}: the entry {member.filename!r} is damaged or packed in a way that "
+            f"can't be read ({error}). Download the archive again."
+        ) from error

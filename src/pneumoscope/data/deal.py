@@ -1,0 +1,196 @@
+"""The deal itself: whole patients into train, val and test, and the check that none is in two.
+
+Comes in: records. Goes out: the same records with their splits, or an error that names the patient.
+Knows nothing of files: neither of images nor of a `split.csv`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pneumoscope.config import SplitConfig
+from pneumoscope.data.duplicates import connected_groups
+from pneumoscope.data.patients import kind_of, natural_key
+from pneumoscope.errors import SplitLeakError, UsageError
+from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Patients that must stay together: one, or several who share a byte-equal image."""
+
+    members: tuple[int, ...]
+    patients: tuple[str, ...]
+    label: int
+    subtype: str
+
+
+def deal(
+    records: Sequence[ImageRecord],
+    config: SplitConfig,
+    held_for_test: frozenset[str] = frozenset(),
+) -> tuple[tuple[ImageRecord, ...], tuple[str, ...]]:
+    """Deal `records` to the splits; given splits are ignored.
+
+    A unit is a patient, or several joined by a byte-equal image. Units of one stratum stand in a
+    row (shuffled; or, with `by="block"`, the last id first) that counts patients; the first
+    `config.test` of it is test, the next `config.val` val, the rest train. A unit's middle decides,
+    so each share is met as closely as whole units allow. Each class that has patients enough gets
+    one into every split that was asked for.
+
+    Args:
+        records: any images.
+        config: shares in [0, 1) with a sum below 1, `by`, seed.
+        held_for_test: patients who go to test whatever the shares.
+
+    Returns:
+        The records in their order with their splits, and warnings.
+    """
+    units, warnings = _units(records)
+    splits: dict[int, Split] = {}
+    strata: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for place, unit in enumerate(units):
+        if held_for_test and not held_for_test.isdisjoint(unit.patients):
+            splits[place] = "test"
+        else:
+            name = unit.subtype if config.by == "random" else kind_of(unit.patients[0])
+            strata[unit.label, name].append(place)
+    rng = np.random.default_rng(config.seed)
+    rows: dict[int, list[int]] = defaultdict(list)
+    for (label, _), places in sorted(strata.items()):
+        random = config.by == "random"
+        row = [places[i] for i in rng.permutation(len(places))] if random else places[::-1]
+        _deal_row(row, units, config, splits)
+        rows[label] += row
+    shares: dict[Split, float] = {"val": config.val, "test": config.test}
+    wanted = [name for name, share in shares.items() if share]
+    notes = [note for label in sorted(rows) for note in _fill(rows[label], label, wanted, splits)]
+    chosen: list[Split] = ["train"] * len(records)
+    for place, unit in enumerate(units):
+        for member in unit.members:
+            chosen[member] = splits[place]
+    dealt = tuple(
+        dataclasses.replace(record, split=name)
+        for record, name in zip(records, chosen, strict=True)
+    )
+    return dealt, (*warnings, *notes)
+
+
+def check_shares(config: SplitConfig) -> None:
+    """Make sure that `val` and `test` are shares that leave something for train.
+
+    Raises:
+        UsageError: names the value and what was wanted.
+    """
+    shares = {"val": config.val, "test": config.test}
+    for name, share in shares.items():
+        if not 0.0 <= share < 1.0:
+            raise UsageError(
+                f"split: found {name} = {share}; wanted a share of patients from 0 to below 1, "
+                "such as 0.15."
+            )
+    if config.val + config.test >= 1.0:
+        raise UsageError(
+            f"split: found val = {config.val} and test = {config.test}, which leaves nothing to "
+            "train on; wanted a sum below 1. Lower one of them."
+        )
+
+
+def _units(records: Sequence[ImageRecord]) -> tuple[list[_Unit], tuple[str, ...]]:
+    """The units in natural order of their first patient, so that the deal ignores file order."""
+    members: dict[str, list[int]] = defaultdict(list)
+    of_hash: dict[str, str] = {}
+    pairs: list[tuple[str, str]] = []
+    for place, record in enumerate(records):
+        members[record.patient].append(place)
+        if record.sha256:
+            other = of_hash.setdefault(record.sha256, record.patient)
+            if other != record.patient:
+                pairs.append((other, record.patient))
+    patients = sorted(members, key=natural_key)
+    number = {patient: place for place, patient in enumerate(patients)}
+    groups = connected_groups(len(patients), [(number[a], number[b]) for a, b in pairs])
+    units = []
+    for group in groups:
+        names = tuple(patients[place] for place in group)
+        images = tuple(image for name in names for image in members[name])
+        counts = Counter((records[image].label, records[image].subtype) for image in images)
+        label, subtype = max(counts, key=lambda stratum: (counts[stratum], stratum))
+        units.append(_Unit(images, names, label, subtype))
+    joined = [unit for unit in units if len(unit.patients) > 1]
+    if not joined:
+        return units, ()
+    warning = (
+        f"{len(joined)} times, patients share a byte-equal image "
+        f"(such as {joined[0].patients[0]!r} and {joined[0].patients[1]!r}): they stay together."
+    )
+    return units, (warning,)
+
+
+def _deal_row(
+    row: Sequence[int], units: Sequence[_Unit], config: SplitConfig, splits: dict[int, Split]
+) -> None:
+    total = sum(len(units[place].patients) for place in row)
+    before = 0
+    for place in row:
+        weight = len(units[place].patients)
+        middle = (before + weight / 2) / total
+        before += weight
+        if middle < config.test:
+            splits[place] = "test"
+        elif middle < config.test + config.val:
+            splits[place] = "val"
+        else:
+            splits[place] = "train"
+
+
+def _fill(
+    row: Sequence[int], label: int, wanted: Sequence[Split], splits: dict[int, Split]
+) -> list[str]:
+    """Move one unit of a class from train into each wanted split that has none of the class."""
+    notes = []
+    for name in wanted:
+        train = [place for place in row if splits[place] == "train"]
+        if any(splits[place] == name for place in row):
+            continue
+        if len(train) > 1:
+            splits[train[0]] = name
+        else:
+            notes.append(f"{name} has no {CLASS_NAMES[label]} image: too few patients of it.")
+    return notes
+
+
+def check_no_leak(records: Iterable[ImageRecord], where: str = "the data set") -> None:
+    """Make sure that no patient is in two splits.
+
+    Args:
+        records: images; those without a split are passed over.
+        where: named in the message: a folder or a `split.csv`.
+
+    Raises:
+        SplitLeakError: names the first such patient with its images per split.
+    """
+    images: dict[str, Counter[Split]] = defaultdict(Counter)
+    for record in records:
+        if record.split is not None:
+            images[record.patient][record.split] += 1
+    leaking = sorted((p for p, counts in images.items() if len(counts) > 1), key=natural_key)
+    if not leaking:
+        return
+    counts = images[leaking[0]]
+    shown = [
+        f"{name} ({counts[name]} image{'s' if counts[name] > 1 else ''})"
+        for name in SPLITS
+        if counts[name]
+    ]
+    others = f" So are {len(leaking) - 1} more patients." if len(leaking) > 1 else ""
+    raise SplitLeakError(
+        f"patient {leaking[0]!r} is in {', '.join(shown[:-1])} and {shown[-1]} of {where}."
+        f"{others} Splits must not share patients. "
+        "Make a new one: pneumoscope data split DATA --out split.csv"
+    )

@@ -1,0 +1,317 @@
+"""One file from the web, whole: resumed where it broke off, checked, bounded in size and time.
+
+Comes in: an http or https address and a folder. Goes out: the path of the complete file.
+Until it is complete the bytes lie in `KEY.part`, with `KEY.json` beside it saying which version
+of the file they are (KEY is a hash of the address), so that a later call goes on from there.
+Does not know what is in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from pneumoscope.errors import DataError, NetworkError, UsageError
+from pneumoscope.progress import SILENT, Progress, Task
+from pneumoscope.storage import sha256_of_file, write_json
+
+if TYPE_CHECKING:
+    import httpx
+
+WAY_OUT = (
+    "Without a network here: download the set on another computer "
+    "(Mendeley Data, doi:10.17632/rscbjbr9sj.2, or Kaggle, "
+    "paultimothymooney/chest-xray-pneumonia), bring the zip file here, then: "
+    "pneumoscope data download --source FILE.zip --out DIR"
+)
+"""What someone can do whose download fails; the end of each NetworkError of this folder."""
+
+_MEGABYTE = 1_000_000
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class TransferLimits:
+    """What a download may cost.
+
+    Attributes:
+        max_bytes: largest file, bytes.
+        connect_seconds: longest wait for a connection.
+        silence_seconds: longest wait for the next byte.
+        attempts: tries in a row that may fail without a byte gained.
+        first_wait_seconds: pause after the first failure; it doubles with each further one.
+    """
+
+    max_bytes: int = 16 << 30
+    connect_seconds: float = 10.0
+    silence_seconds: float = 30.0
+    attempts: int = 4
+    first_wait_seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """Which version of the file a server sent: the validators of RFC 9110, section 8.8."""
+
+    etag: str
+    last_modified: str
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> _Version:
+        return cls(response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
+
+    @property
+    def validator(self) -> str:
+        """What If-Range takes: a strong ETag, else the date; `""`: no safe way to resume."""
+        if self.etag and not self.etag.startswith("W/"):
+            return self.etag
+        return self.last_modified
+
+
+@dataclass(frozen=True, slots=True)
+class _Transfer:
+    """The files of one download."""
+
+    url: str
+    part: Path
+    note: Path
+    complete: Path
+
+    @classmethod
+    def of(cls, url: str, folder: Path) -> _Transfer:
+        key = hashlib.sha256(url.encode("utf-8")).hexdigest()[:32]
+        return cls(url, folder / f"{key}.part", folder / f"{key}.json", folder / f"{key}.zip")
+
+    def resume_point(self) -> tuple[int, _Version]:
+        """How many bytes are there, and of which version; `(0, …)` where that can't be known."""
+        unknown = 0, _Version("", "")
+        try:
+            size = self.part.stat().st_size
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            version = _Version(str(note["etag"]), str(note["last_modified"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return unknown
+        return (size, version) if version.validator else unknown
+
+    def discard(self) -> None:
+        for path in (self.part, self.note, self.complete):
+            path.unlink(missing_ok=True)
+
+
+class _BrokenOffError(Exception):
+    """The transfer failed in a way that another try may mend."""
+
+
+def shown_url(url: str) -> str:
+    """`url` without user name, password, query and fragment: these may hold secrets.
+
+    Raises:
+        UsageError: it is no http or https address.
+    """
+    import httpx
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise UsageError(f"{url!r} is not an address: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UsageError(f"{url!r} is not an address to download from. Give http://… or https://…")
+    return str(parsed.copy_with(userinfo=b"", query=None, fragment=None))
+
+
+def fetch(
+    url: str,
+    folder: Path,
+    progress: Progress = SILENT,
+    sha256: str | None = None,
+    limits: TransferLimits | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Download `url` into `folder`; go on where an earlier call was cut off.
+
+    The file's version is held fast by If-Range (RFC 9110, section 13.1.5): if the server has
+    another one by now, or does not know ranges, the download starts again.
+
+    Args:
+        url: http or https; redirects are followed, but never from https to http.
+        folder: where the file and the parts of it are kept.
+        progress: is told of megabytes.
+        sha256: hex digest that the file must have.
+        limits: size, time-outs and tries; `None` takes the defaults.
+        sleep: waits some seconds.
+
+    Returns:
+        The complete file, in `folder`. The caller removes it when it is used up.
+
+    Raises:
+        UsageError: `url` is no http or https address.
+        NetworkError: the server can't be reached, refuses, or breaks off again and again.
+        DataError: the file is larger than allowed, or has another digest (it is removed then).
+    """
+    limits = limits or TransferLimits()
+    name = shown_url(url)
+    transfer = _Transfer.of(url, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not transfer.complete.exists():
+        _fetch_with_retries(transfer, name, progress, limits, sleep)
+    if sha256 is not None:
+        found = sha256_of_file(transfer.complete)
+        if found != sha256.lower():
+            transfer.discard()
+            raise DataError(
+                f"{name} has the SHA-256 {found}, wanted {sha256.lower()}; the file was removed. "
+                "Check the address and the digest, then download again."
+            )
+    return transfer.complete
+
+
+def _fetch_with_retries(
+    transfer: _Transfer,
+    name: str,
+    progress: Progress,
+    limits: TransferLimits,
+    sleep: Callable[[float], None],
+) -> None:
+    import httpx
+
+    timeout = httpx.Timeout(limits.silence_seconds, connect=limits.connect_seconds)
+    failures = 0
+    reached = transfer.resume_point()[0]
+    with httpx.Client(timeout=timeout, follow_redirects=True, max_redirects=5) as client:
+        while True:
+            try:
+                return _attempt(client, transfer, name, progress, limits)
+            except (httpx.TooManyRedirects, httpx.UnsupportedProtocol) as error:
+                raise NetworkError(f"{name} redirects to nowhere: {error}. {WAY_OUT}") from error
+            except (httpx.TransportError, _BrokenOffError) as error:
+                cause: Exception = error
+            here = transfer.resume_point()[0]
+            # Only bytes that the next try can build on count as progress.
+            failures = 0 if here > reached else failures + 1
+            reached = max(here, reached)
+            if failures >= limits.attempts:
+                raise NetworkError(
+                    f"{name} could not be downloaded after {failures} tries: "
+                    f"{str(cause) or type(cause).__name__}. What came so far is kept; the same "
+                    f"command goes on from there. {WAY_OUT}"
+                ) from cause
+            sleep(limits.first_wait_seconds * 2 ** max(failures - 1, 0))
+
+
+def _attempt(
+    client: httpx.Client,
+    transfer: _Transfer,
+    name: str,
+    progress: Progress,
+    limits: TransferLimits,
+) -> None:
+    """Ask for what is missing and write it down, until the file is complete."""
+    offset, version = transfer.resume_point()
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": version.validator}
+    with client.stream("GET", transfer.url, headers=headers) as response:
+        if transfer.url.startswith("https:") and response.url.scheme != "https":
+            raise NetworkError(f"{name} redirects to an unencrypted address. {WAY_OUT}")
+        if response.status_code == 416 and _range_of(response) == (None, offset):
+            total: int | None = offset
+        else:
+            start, total = _place_of(response, transfer, offset, version, name)
+            if total is not None and total > limits.max_bytes:
+                _refuse_size(transfer, name, f"{total:,} bytes", limits)
+            _write_body(response, transfer, start, total, name, progress, limits)
+    size = transfer.part.stat().st_size
+    if total is not None and size != total:
+        if size > total:
+            transfer.discard()
+        raise _BrokenOffError(f"got {size:,} of {total:,} bytes")
+    transfer.part.replace(transfer.complete)
+    transfer.note.unlink(missing_ok=True)
+
+
+def _range_of(response: httpx.Response) -> tuple[int | None, int] | None:
+    """First byte and total of a Content-Range header (RFC 9110, section 14.4)."""
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if match is None:
+        return None
+    return (None if match[1] is None else int(match[1])), int(match[3])
+
+
+def _place_of(
+    response: httpx.Response, transfer: _Transfer, offset: int, version: _Version, name: str
+) -> tuple[int, int | None]:
+    """Where the body of `response` belongs in the file, and how long the file is (if known)."""
+    status = response.status_code
+    if status == 200:
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdigit() else None
+    if status == 206:
+        place = _range_of(response)
+        sent = _Version.of(response)
+        if place and place[0] == offset and (not sent.etag or sent.etag == version.etag):
+            return offset, place[1]
+        transfer.discard()
+        raise _BrokenOffError("the server sent another part than was asked for")
+    if status == 416:
+        transfer.discard()
+        raise _BrokenOffError("the server's file is shorter than what came of it so far")
+    if status in (408, 429) or status >= 500:
+        raise _BrokenOffError(f"the server answered {status} {response.reason_phrase}")
+    raise NetworkError(f"{name}: the server answered {status} {response.reason_phrase}. {WAY_OUT}")
+
+
+def _write_body(
+    response: httpx.Response,
+    transfer: _Transfer,
+    start: int,
+    total: int | None,
+    name: str,
+    progress: Progress,
+    limits: TransferLimits,
+) -> None:
+    size = start
+    megabytes = -(-total // _MEGABYTE) if total is not None else 0
+    # Opening with "wb" empties the part before the note names a new version: a kill in between
+    # then leaves no bytes of the old one under the new one's name.
+    with (
+        transfer.part.open("ab" if start else "wb") as stream,
+        progress.task(f"downloading {name}", megabytes, "MB") as task,
+    ):
+        if not start:
+            sent = _Version.of(response)
+            write_json(
+                transfer.note,
+                {"url": name, "etag": sent.etag, "last_modified": sent.last_modified},
+            )
+        shown = _advance(task, 0, size)
+        for chunk in response.iter_raw():
+            size += len(chunk)
+            if size > limits.max_bytes:
+                _refuse_size(transfer, name, "longer", limits)
+            stream.write(chunk)
+            shown = _advance(task, shown, size)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _advance(task: Task, shown: int, size: int) -> int:
+    """Tell `task` of the whole megabytes that came since `shown`."""
+    now = size // _MEGABYTE
+    if now > shown:
+        task.advance(now - shown)
+    return now
+
+
+def _refuse_size(transfer: _Transfer, name: str, found: str, limits: TransferLimits) -> NoReturn:
+    transfer.discard()
+    raise DataError(
+        f"{name} is {found}, allowed are {limits.max_bytes:,} bytes; nothing of it was kept. "
+        "Check the address."
+    )

@@ -1,0 +1,189 @@
+"""Folders of images, put in the contract's form and published whole or not at all.
+
+Comes in: any tree of folders, and an empty folder beside the final one. Goes out: `DATA` by the
+contract under its final name, flushed to the disk.
+Does not know where the tree came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumoscope.data.archive import HEAD_BYTES, image_suffix
+from pneumoscope.errors import DataError
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.records import CLASS_NAMES, SPLITS, Split
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCount:
+    """How many images one split has; `split` is `None` where the data set has no splits."""
+
+    split: Split | None
+    normal: int
+    pneumonia: int
+
+
+def find_data_folder(tree: Path) -> Path:
+    """The shallowest folder in `tree` (or itself) that is `DATA` by the contract.
+
+    That is: it holds `NORMAL/` and `PNEUMONIA/`, or a `train/`, `val/` or `test/` that does, in
+    any letter case. `__MACOSX` and links are not looked into.
+
+    Raises:
+        DataError: there is none, or there are several at the same depth.
+    """
+    level = [tree]
+    while level:
+        found = [folder for folder in level if _class_roots(folder)]
+        if len(found) > 1:
+            names = ", ".join(str(folder.relative_to(tree)) for folder in found)
+            raise DataError(f"found several data sets beside each other: {names}. Give one of them")
+        if found:
+            return found[0]
+        level = [child for folder in level for child in _subfolders(folder)]
+    raise DataError(
+        "found no folder with images under both NORMAL/ and PNEUMONIA/, nor train/, val/ or test/ "
+        "with these. Is it another data set?"
+    )
+
+
+def take_images(folder: Path, data: Path, *, move: bool, progress: Progress = SILENT) -> int:
+    """Put the images of a data folder under `data`, with the contract's own folder names.
+
+    Args:
+        folder: what `find_data_folder` found.
+        data: where `SPLIT/CLASS/…` (or `CLASS/…`) is made; subfolders of a class stay.
+        move: rename the files (both folders are on one disk) instead of copying them.
+        progress: is told of images.
+
+    Returns:
+        How many images there were. Files with other content and hidden ones are left out.
+
+    Raises:
+        DataError: folders that differ in letter case only hold a file of the same name.
+    """
+    pairs = [
+        (path, data.joinpath(*place, path.relative_to(root)))
+        for root, place in _class_roots(folder)
+        for path in files_in(root)
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    kept = 0
+    with progress.task("copying images", len(pairs), "images") as task:
+        for path, target in pairs:
+            task.advance()
+            if not _is_image(path):
+                continue
+            if target.exists():
+                twice = target.relative_to(data).as_posix()
+                raise DataError(
+                    f"{twice} is there twice, in folders that differ in letter case only"
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if move:
+                path.rename(target)
+            else:
+                shutil.copyfile(path, target)
+            kept += 1
+    return kept
+
+
+def count_images(data: Path) -> tuple[SplitCount, ...]:
+    """Files per split and class of a folder that `take_images` filled, in the order of SPLITS."""
+
+    def number(folder: Path) -> int:
+        return sum(1 for _ in files_in(folder))
+
+    places: list[tuple[Split | None, Path]] = [(split, data / split) for split in SPLITS]
+    if not any(path.is_dir() for _, path in places):
+        places = [(None, data)]
+    normal, pneumonia = CLASS_NAMES
+    return tuple(
+        SplitCount(split, number(path / normal), number(path / pneumonia))
+        for split, path in places
+        if path.is_dir()
+    )
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """All files below `folder`; links are left alone, they may lead anywhere."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+@contextlib.contextmanager
+def staging_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, so that renaming is one step on the same disk; removed afterwards."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def publish(data: Path, out: Path) -> None:
+    """Flush every file to the disk, then give the folder its name."""
+    for parent, _, names in os.walk(data):
+        for name in names:
+            with Path(parent, name).open("rb+") as stream:
+                os.fsync(stream.fileno())
+        _flush_folder(Path(parent))
+    if out.is_dir():
+        out.rmdir()
+    data.rename(out)
+    _flush_folder(out.parent)
+
+
+def _is_image(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return image_suffix(stream.read(HEAD_BYTES)) is not None
+
+
+def _class_roots(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
+    """The class folders of a data folder, each with its canonical place (`("train", "NORMAL")`).
+
+    Empty unless both classes occur: other data sets have a NORMAL folder too.
+    """
+    roots: list[tuple[Path, tuple[str, ...]]] = []
+    for child in _subfolders(folder):
+        if (split := child.name.casefold()) in SPLITS:
+            roots += [(path, (split, name)) for path, name in _class_folders(child)]
+    roots = roots or [(path, (name,)) for path, name in _class_folders(folder)]
+    return roots if {place[-1] for _, place in roots} == set(CLASS_NAMES) else []
+
+
+def _class_folders(folder: Path) -> list[tuple[Path, str]]:
+    return [
+        (path, path.name.upper())
+        for path in _subfolders(folder)
+        if path.name.upper() in CLASS_NAMES
+    ]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(
+        child
+        for child in folder.iterdir()
+        if child.is_dir() and not child.is_symlink() and child.name != "__MACOSX"
+    )
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder can't be opened, nor need it be
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,238 @@
+"""A CSV of images: read with every line checked, and written so that it reads back.
+
+Comes in: a CSV with the columns `path,label` and, if there, `patient,split` and more. Goes out:
+records (the file's order) whose `patient` may be empty; or, the other way, a CSV.
+Knows nothing of folders of images, and opens none of the images.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumoscope import storage
+from pneumoscope.errors import DataError, ManifestError
+from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
+
+SPLIT_COLUMNS = ("path", "label", "patient", "split")
+"""The columns of a `split.csv`, in this order."""
+
+_REQUIRED = ("path", "label")
+_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_LABELS = {name.lower(): label for label, name in enumerate(CLASS_NAMES)} | {"0": 0, "1": 1}
+_NAMED_AT_MOST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    line: int
+    values: dict[str, str]
+
+
+def read_manifest(path: Path, *, allow_outside: bool = False) -> tuple[ImageRecord, ...]:
+    """Read a manifest; paths in it are relative to its folder.
+
+    Args:
+        path: the CSV: UTF-8 with or without a byte order mark, commas, optionally quoted.
+        allow_outside: take paths that leave the CSV's folder too. Only for a `split.csv` of ours:
+            a manifest from elsewhere must not make us open any file of this machine.
+
+    Returns:
+        One record per line, in order, with absolute paths, splits as given, further columns in
+        `extra`; `patient` is empty where the manifest names none.
+
+    Raises:
+        ManifestError: names the line, what was found, what was wanted and the way out.
+    """
+    folder = Path(os.path.normpath(path.absolute().parent))
+    records: list[ImageRecord] = []
+    lines: dict[Path, int] = {}
+    for row in _rows(path):
+        record = _record(row, path, folder, allow_outside)
+        if record.path in lines:
+            raise ManifestError(
+                f"{path}, line {row.line}: found {row.values['path']!r} again, first on line "
+                f"{lines[record.path]}; wanted each image once. Remove one of the two lines."
+            )
+        lines[record.path] = row.line
+        records.append(record)
+    if not records:
+        raise ManifestError(
+            f"{path}: found a header and no row; wanted one row per image. Add the images."
+        )
+    _require_files(path, lines)
+    return tuple(records)
+
+
+def _rows(path: Path) -> list[_Row]:
+    """The lines as dicts by lower-case column name; blank lines are left out."""
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    rows: list[_Row] = []
+    header: list[str] | None = None
+    try:
+        for fields in reader:
+            if not any(field.strip() for field in fields):
+                continue
+            if header is None:
+                header = _checked_header(path, fields)
+            elif len(fields) != len(header):
+                raise ManifestError(
+                    f"{path}, line {reader.line_num}: found {len(fields)} fields, wanted "
+                    f"{len(header)} as in the header. Put quotes around values with commas."
+                )
+            else:
+                values = dict(zip(header, (field.strip() for field in fields), strict=True))
+                rows.append(_Row(reader.line_num, values))
+    except csv.Error as error:
+        raise ManifestError(
+            f"{path}, line {reader.line_num}: can't be read as CSV ({error}). "
+            "Save the table again as CSV with commas, in UTF-8."
+        ) from error
+    if header is None:
+        raise ManifestError(
+            f"{path}: found an empty file, wanted a CSV with the columns path,label. "
+            "Give a manifest, or a folder that holds NORMAL/ and PNEUMONIA/."
+        )
+    return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(
+            f"{path}: can't be read ({error.strerror}). Give a CSV manifest or a folder of images."
+        ) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"{path}: found bytes that are no UTF-8 text (at byte {error.start}), wanted a CSV "
+            "manifest. Save the table as CSV in UTF-8, or give a folder of images."
+        ) from error
+    if "\0" in text:
+        raise ManifestError(
+            f"{path}: found binary content, wanted a CSV manifest in UTF-8. "
+            "Save the table as CSV in UTF-8, or give a folder of images."
+        )
+    return text
+
+
+def _checked_header(path: Path, fields: Sequence[str]) -> list[str]:
+    header = [field.strip().lower() for field in fields]
+    missing = [name for name in _REQUIRED if name not in header]
+    if missing:
+        other = [word for mark, word in _OTHER_DELIMITERS.items() if mark in fields[0]]
+        way_out = (
+            f"The columns seem to be parted by {other[0]}: save the table with commas."
+            if other and len(fields) == 1
+            else "Name the columns in the first line."
+        )
+        raise ManifestError(
+            f"{path}, line 1: found the columns {', '.join(map(repr, fields))}; wanted path,label "
+            f"(missing: {', '.join(missing)}). {way_out}"
+        )
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ManifestError(
+            f"{path}, line 1: found the column {twice[0]!r} more than once; wanted each once. "
+            "Rename or remove one."
+        )
+    return header
+
+
+def _record(row: _Row, path: Path, folder: Path, allow_outside: bool) -> ImageRecord:
+    where = f"{path}, line {row.line}"
+    values = row.values
+    label = _LABELS.get(values["label"].lower())
+    if label is None:
+        raise ManifestError(
+            f"{where}: found the label {values['label']!r}; wanted {CLASS_NAMES[0]} or "
+            f"{CLASS_NAMES[1]}, or 0 or 1. Correct the label or remove the line."
+        )
+    extra = {name: value for name, value in values.items() if name not in SPLIT_COLUMNS and name}
+    return ImageRecord(
+        path=_image_path(values["path"], where, folder, allow_outside),
+        label=label,
+        patient=values.get("patient", ""),
+        split=_split(values.get("split", ""), where),
+        extra=extra,
+    )
+
+
+def _image_path(text: str, where: str, folder: Path, allow_outside: bool) -> Path:
+    if not text:
+        raise ManifestError(
+            f"{where}: found an empty path; wanted a path relative to the folder of the CSV. "
+            "Fill it in or remove the line."
+        )
+    image = Path(os.path.normpath(folder / text))
+    if not allow_outside and (image == folder or not image.is_relative_to(folder)):
+        raise ManifestError(
+            f"{where}: found the path {text!r}, which leaves the folder of the CSV; wanted one "
+            f"below {folder}. Put the CSV into a folder above its images."
+        )
+    return image
+
+
+def _split(text: str, where: str) -> Split | None:
+    if not text:
+        return None
+    for name in SPLITS:
+        if text.lower() == name:
+            return name
+    raise ManifestError(
+        f"{where}: found the split {text!r}; wanted {', '.join(SPLITS)} or nothing. "
+        "Correct it, or leave the column out and let pneumoscope deal the patients."
+    )
+
+
+def _require_files(path: Path, lines: dict[Path, int]) -> None:
+    missing = [image for image in lines if not _is_file(image)]
+    if missing:
+        named = ", ".join(f"{image} (line {lines[image]})" for image in missing[:_NAMED_AT_MOST])
+        more = ", …" if len(missing) > _NAMED_AT_MOST else ""
+        raise ManifestError(
+            f"{path}: {len(missing)} of {len(lines)} images do not exist or are no files: {named}"
+            f"{more}. Paths are relative to the folder of the CSV: move it, or correct them."
+        )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that the file system can't hold
+        return False
+
+
+def write_split(path: Path, dataset: Dataset) -> None:
+    """Write `path,label,patient,split`: a manifest that says which patient goes where.
+
+    Paths are relative to the CSV's folder where the image lies below it, else absolute. Labels are
+    class names; an image without a split has an empty one.
+
+    Raises:
+        DataError: an image's name is no valid Unicode and can't be written.
+        OSError: the folder can't be written.
+    """
+    folder = Path(os.path.normpath(path.absolute().parent))
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(SPLIT_COLUMNS)
+    for record in dataset.records:
+        inside = record.path.is_relative_to(folder)
+        image = record.path.relative_to(folder) if inside else record.path
+        writer.writerow(
+            (image.as_posix(), CLASS_NAMES[record.label], record.patient, record.split or "")
+        )
+    try:
+        storage.write_text(path, lines.getvalue())
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{path}: can't be written: {error.object[error.start - 40 : error.end + 10]!r} holds "
+            "a name that is no valid Unicode; wanted names in UTF-8. Rename the file."
+        ) from error

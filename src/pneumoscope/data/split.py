@@ -1,0 +1,73 @@
+"""Splits of a data set: dealt by patient, checked, made usable for training, written and read.
+
+Comes in: an indexed data set, or a `split.csv`. Goes out: the same records, each with a split; or
+the file. Knows nothing of pixels or models. All randomness comes from `SplitConfig.seed`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from pneumoscope.config import SplitConfig
+from pneumoscope.data.deal import check_no_leak, check_shares, deal
+from pneumoscope.data.manifest import read_manifest, write_split
+from pneumoscope.data.patients import assign_patients
+from pneumoscope.data.validation import with_usable_validation
+from pneumoscope.records import SPLITS, Dataset
+
+__all__ = ["check_no_leak", "read_split", "split", "with_usable_validation", "write_split"]
+
+
+def split(dataset: Dataset, config: SplitConfig) -> Dataset:
+    """Give every record a split, by patient, stratified by class and subtype.
+
+    A test split that the data set itself gives stays (with whatever shares a patient or a
+    byte-equal image with it) unless `config.test` asks for another: an official test set must not
+    slip into training unseen. A given train and val are dealt anew.
+
+    Args:
+        dataset: indexed; with hashes, byte-equal images of two patients stay on one side.
+        config: shares of patients, how to choose them, seed.
+
+    Returns:
+        The records in their order, each with a split, and the warnings of the deal.
+
+    Raises:
+        UsageError: the shares are no shares.
+    """
+    check_shares(config)
+    keep_test = not config.test
+    held = frozenset(r.patient for r in dataset.records if r.split == "test" and keep_test)
+    dealt, warnings = deal(dataset.records, config, held_for_test=held)
+    notes = list(warnings)
+    given = Counter(record.split for record in dataset.records)
+    if held:
+        moved = sum(record.split == "test" for record in dealt) - given["test"]
+        more = f", joined by {moved} more of the same patients" if moved else ""
+        notes.append(
+            f"The {given['test']} images of the given test stay there{more}. "
+            "To deal all patients anew, give --test SHARE."
+        )
+    anew = [name for name in SPLITS if given[name] and not (name == "test" and held)]
+    if anew:
+        counts = " and ".join(f"{name} ({given[name]} images)" for name in anew)
+        notes.append(f"The given {counts} were pooled and dealt anew.")
+    return Dataset(dataset.root, dealt, (*dataset.warnings, *notes))
+
+
+def read_split(path: Path) -> Dataset:
+    """Read a `split.csv` that `write_split` wrote; its images may lie anywhere.
+
+    Returns:
+        The records in the file's order, without hashes; `root` is the CSV's folder.
+
+    Raises:
+        ManifestError: the file can't be understood, or an image of it is gone.
+        SplitLeakError: a patient is in two splits.
+    """
+    root = Path(os.path.normpath(path.absolute().parent))
+    records, warnings = assign_patients(read_manifest(path, allow_outside=True), root)
+    check_no_leak(records, str(path))
+    return Dataset(root, records, warnings)

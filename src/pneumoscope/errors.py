@@ -1,0 +1,151 @@
+"""Every error that pneumoscope raises, and every reason for which it gives no answer.
+
+    PneumoscopeError              exit 1   a defect of ours
+    ├── UsageError                exit 2   the command or configuration asks for what is not
+    ├── InputError                exit 3   what was given can't be used
+    │   ├── ImageRefusedError              one image; carries a `Reason`
+    │   ├── DataError                      the images and labels as a whole
+    │   │   ├── ManifestError                  a CSV that can't be understood
+    │   │   ├── SplitLeakError                 a patient on both sides of a split
+    │   │   └── UnsafeArchiveError             a download that would escape its folder, or a bomb
+    │   └── BundleError                    a model folder that is broken or was changed
+    ├── MissingError              exit 4   something needed is not on this machine
+    │   ├── WeightsMissingError            initial weights
+    │   ├── ExtraMissingError              an optional dependency
+    │   └── NetworkError                   a download that failed
+    └── InterruptedRunError       exit 130 stopped by the user
+
+A message names what went wrong, where, what was found, what was wanted, and the way out.
+This module imports nothing of pneumoscope and no third-party library.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+Status = Literal["ok", "refused", "error"]
+
+
+class Reason(StrEnum):
+    """Why an input has no probability: the codes of the `reason` column of `predictions.csv`."""
+
+    # The file could not be read: status "error".
+    NOT_FOUND = "not_found"
+    NOT_A_FILE = "not_a_file"
+    PERMISSION_DENIED = "permission_denied"
+    EMPTY_FILE = "empty_file"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    UNSUPPORTED_ENCODING = "unsupported_encoding"
+    INTERNAL_ERROR = "internal_error"
+    # The file was understood and is nothing to answer for: status "refused".
+    NOT_AN_IMAGE = "not_an_image"
+    FILE_TOO_LARGE = "file_too_large"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_SMALL = "too_small"
+    EXTREME_ASPECT = "extreme_aspect"
+    MULTI_FRAME = "multi_frame"
+    NO_PIXEL_DATA = "no_pixel_data"
+    NON_FINITE_PIXELS = "non_finite_pixels"
+    BLANK = "blank"
+    WRONG_MODALITY = "wrong_modality"
+    WRONG_BODY_PART = "wrong_body_part"
+
+    @property
+    def status(self) -> Literal["refused", "error"]:
+        """Whether the input was unreadable (`error`) or readable but unfit (`refused`)."""
+        return "error" if self in _UNREADABLE else "refused"
+
+
+_UNREADABLE = frozenset(
+    {
+        Reason.NOT_FOUND,
+        Reason.NOT_A_FILE,
+        Reason.PERMISSION_DENIED,
+        Reason.EMPTY_FILE,
+        Reason.TRUNCATED,
+        Reason.CORRUPT,
+        Reason.UNSUPPORTED_ENCODING,
+        Reason.INTERNAL_ERROR,
+    }
+)
+
+
+class PneumoscopeError(Exception):
+    """Root of all errors that pneumoscope raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(PneumoscopeError):
+    """The command line or the configuration asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class InputError(PneumoscopeError):
+    """The images, labels or model that were given can't be used."""
+
+    exit_code = 3
+
+
+class ImageRefusedError(InputError):
+    """One image can't be answered for; `reason` says why in a code, `detail` in words."""
+
+    def __init__(self, source: str, reason: Reason, detail: str) -> None:
+        super().__init__(f"{source}: {reason.value}: {detail}")
+        self.source = source
+        self.reason = reason
+        self.detail = detail
+
+
+class DataError(InputError):
+    """A data set as a whole can't be used (no images, one class only, …)."""
+
+
+class ManifestError(DataError):
+    """A CSV manifest lacks columns, repeats rows, or holds values that can't be understood."""
+
+
+class SplitLeakError(DataError):
+    """A patient stands in more than one split."""
+
+
+class UnsafeArchiveError(DataError):
+    """An archive would write outside its folder or unpack to far more than it should."""
+
+
+class BundleError(InputError):
+    """A model bundle is incomplete, was changed after it was written, or has another schema."""
+
+
+class MissingError(PneumoscopeError):
+    """Something that the command needs is not on this machine."""
+
+    exit_code = 4
+
+
+class WeightsMissingError(MissingError):
+    """Initial weights are not there and can't be fetched."""
+
+
+class ExtraMissingError(MissingError):
+    """A command needs an optional dependency that is not installed."""
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs packages that are not installed. "
+            f"Install them: pip install 'pneumoscope[{extra}]'"
+        )
+        self.extra = extra
+
+
+class NetworkError(MissingError):
+    """A download failed."""
+
+
+class InterruptedRunError(PneumoscopeError):
+    """The user stopped the run; what was done so far is kept."""
+
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""Labels and scores in, numbers with their uncertainty out. NumPy only; no model, no image."""

@@ -1,0 +1,363 @@
+"""From logits to probabilities that mean what they say, and how far probabilities do so.
+
+Comes in: labels (int, (n,)), logits or probabilities (float64, (n,)), one patient id per image.
+Goes out: a `Calibration` to keep with a model, or a `CalibrationAssessment` for a report.
+Does not know of splits (calibrate on validation, assess elsewhere), models or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pneumoscope.errors import BundleError, DataError
+from pneumoscope.evaluation.intervals import Patients, patient_codes
+from pneumoscope.evaluation.ranked import (
+    FloatArray,
+    IntArray,
+    RankedScores,
+    checked_labels,
+    checked_scores,
+    equal_mass_bins,
+)
+from pneumoscope.records import Estimate
+
+Method: TypeAlias = Literal["none", "temperature", "platt"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""Simplest first: 0, 1 and 2 numbers to fit."""
+
+FOLDS = 5
+_MOST_STEPS = 100
+_GRADIENT_TOLERANCE = 1e-10
+_LEAST_STEP = 1e-8
+_RIDGE = 1e-12
+_CLIP = 1e-7
+"""Probabilities of 0 and 1, which float32 networks do give, get the logits of this instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A straight line on the logit scale: probability = sigmoid(slope × logit + intercept).
+
+    Attributes:
+        method: `none` (1, 0), `temperature` (slope 1/T, 0; Guo et al. 2017) or `platt` (both
+            fitted; Platt 1999).
+        slope: above 0, so that the ranking of images stays.
+        intercept: in logits.
+    """
+
+    method: Method = "none"
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def apply(self, logits: ArrayLike) -> FloatArray:
+        """Calibrated probabilities, float64 in [0, 1], in the shape of `logits`. Can't overflow."""
+        return sigmoid(self.slope * np.asarray(logits, dtype=np.float64) + self.intercept)
+
+    def to_dict(self) -> dict[str, str | float]:
+        """For `bundle.json`."""
+        return {"method": self.method, "slope": self.slope, "intercept": self.intercept}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Calibration:
+        """What `to_dict` wrote.
+
+        Raises:
+            BundleError: an unknown method, or a slope that isn't a number above 0, or an
+                intercept that isn't one.
+        """
+        found = tuple(document.get(key) for key in ("method", "slope", "intercept"))
+        method, slope, intercept = found
+        numbers = all(
+            isinstance(number, int | float) and math.isfinite(number)
+            for number in (slope, intercept)
+        )
+        if method not in METHODS or not numbers or cast(float, slope) <= 0.0:
+            raise BundleError(
+                f"calibration: found method, slope and intercept {found!r}, wanted one of "
+                f"{', '.join(METHODS)}, a number above 0, and a number. Fetch the model again."
+            )
+        return cls(method, float(cast(float, slope)), float(cast(float, intercept)))
+
+
+@dataclass(frozen=True, slots=True)
+class BrierParts:
+    """The Brier score taken apart: brier = reliability - resolution + uncertainty + within_bin.
+
+    Attributes:
+        reliability: weighted squared gap of probability and share per bin, 0 is best.
+        resolution: how far the bins' shares differ from the overall one, higher is better.
+        uncertainty: prevalence × (1 - prevalence): no merit of the model.
+        within_bin: what is lost by taking a bin's probabilities for one (near 0).
+    """
+
+    reliability: float
+    resolution: float
+    uncertainty: float
+    within_bin: float
+
+    def to_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return {
+            "reliability": self.reliability,
+            "resolution": self.resolution,
+            "uncertainty": self.uncertainty,
+            "within_bin": self.within_bin,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationAssessment:
+    """How far probabilities can be taken at their word.
+
+    Attributes:
+        slope: 1 is best; below 1, probabilities are too extreme. `None` if classes are separable.
+        intercept: of the line with that slope. `None` if classes are separable.
+        in_the_large: intercept when the slope is held at 1; 0 is best, below 0 probabilities are
+            too high on the whole. `None` with one class only.
+        mean_probability: mean of the probabilities given.
+        prevalence: share of PNEUMONIA.
+        brier: the parts of the Brier score.
+    """
+
+    slope: Estimate
+    intercept: Estimate
+    in_the_large: Estimate
+    mean_probability: float
+    prevalence: float
+    brier: BrierParts
+
+
+def sigmoid(logits: FloatArray) -> FloatArray:
+    """`1 / (1 + exp(-logits))`, any shape, without overflow."""
+    values: FloatArray = np.exp(-np.logaddexp(0.0, -logits))
+    return values
+
+
+def logit(probabilities: ArrayLike) -> FloatArray:
+    """`log(p / (1 - p))`, any shape; p is first held to [1e-7, 1 - 1e-7]."""
+    held = np.clip(np.asarray(probabilities, dtype=np.float64), _CLIP, 1.0 - _CLIP)
+    values: FloatArray = np.log(held) - np.log1p(-held)
+    return values
+
+
+def fit_calibration(
+    labels: ArrayLike, logits: ArrayLike, patients: Patients, seed: int
+) -> Calibration:
+    """Fit `none`, `temperature` and `platt` and take the simplest that is good enough.
+
+    Each is fitted by Newton's method on the log-loss, with Platt's smoothed targets
+    ((N₊ + 1)/(N₊ + 2) and 1/(N₋ + 2)), so that the slope stays finite where the classes are
+    separable. They compete by log-loss (on the labels as they are) in 5-fold cross-validation
+    over patients. Taken is the simplest whose mean loss is within one standard error (of the
+    paired difference, over patients) of the best one's: the one-standard-error rule of Breiman et
+    al. 1984.
+
+    `none` is the answer without images of both classes, with fewer than 2 patients, and where
+    the fitted slope would turn the ranking round.
+
+    Args:
+        labels: int, (n,), 0 or 1.
+        logits: float64, (n,), finite.
+        patients: (n,), ids; a patient never stands on both sides of a fold.
+        seed: deals the patients to the folds.
+
+    Raises:
+        DataError: shapes differ, a label is not 0 or 1, a logit is not finite.
+    """
+    truth = checked_labels(labels)
+    values = np.asarray(logits, dtype=np.float64)
+    if values.shape != truth.shape or not np.isfinite(values).all():
+        raise DataError(
+            f"logits: found shape {values.shape} with {np.count_nonzero(~np.isfinite(values))} "
+            f"that are not finite, wanted {truth.shape}, all finite. Leave refused images out."
+        )
+    codes, count = patient_codes(patients, truth.size)
+    if truth.min(initial=1) == truth.max(initial=0) or count < 2:
+        return Calibration()
+    folds = _deal(truth, codes, count, seed)
+    losses = {method: _held_out_losses(method, truth, values, folds[codes]) for method in METHODS}
+    best = min(METHODS, key=lambda method: float(losses[method].mean()))
+    chosen = next(
+        method
+        for method in METHODS
+        if _within_one_error(losses[method] - losses[best], codes, count)
+    )
+    fitted = _fit(chosen, truth, values)
+    return fitted if fitted.slope > 0.0 else Calibration()
+
+
+def assess_calibration(
+    labels: ArrayLike, probabilities: ArrayLike, patients: Patients, level: float
+) -> CalibrationAssessment:
+    """Calibration slope and intercept (Cox 1958), calibration in the large, Brier's parts.
+
+    Slope and intercept are those of a logistic regression of the labels on the logits of the
+    probabilities; intervals are Wald's with the sandwich variance clustered by patient (Liang &
+    Zeger 1986). No interval with fewer than two patients.
+
+    Args:
+        labels: int, (n,), 0 or 1.
+        probabilities: float64, (n,), in [0, 1].
+        patients: (n,), ids.
+        level: confidence level, as 0.95.
+
+    Raises:
+        DataError: there is no image, shapes differ, or values are out of range.
+    """
+    truth, scores = checked_scores(labels, probabilities)
+    if not truth.size:
+        raise DataError("calibration: found no image, wanted at least one with a probability.")
+    codes, count = patient_codes(patients, truth.size)
+    x, ones = logit(scores), np.ones(truth.size)
+    large, intercept, slope = Estimate(None), Estimate(None), Estimate(None)
+    if 0 < truth.sum() < truth.size:
+        (large,) = _wald(ones[:, np.newaxis], truth, x, codes, count, level)
+        if not _separable(truth, x):
+            design = np.column_stack([ones, x])
+            intercept, slope = _wald(design, truth, 0.0 * x, codes, count, level)
+    return CalibrationAssessment(
+        slope,
+        intercept,
+        large,
+        float(scores.mean()),
+        float(truth.mean()),
+        brier_parts(truth, scores),
+    )
+
+
+def brier_parts(labels: ArrayLike, probabilities: ArrayLike) -> BrierParts:
+    """Murphy's (1973) decomposition over the bins of `metrics.ece`.
+
+    The remainder within bins is that of Stephenson, Coelho & Jolliffe 2008. NaN without images.
+
+    Raises:
+        DataError: shapes differ or values are out of range.
+    """
+    truth, scores = checked_scores(labels, probabilities)
+    if not truth.size:
+        return BrierParts(math.nan, math.nan, math.nan, math.nan)
+    bins = equal_mass_bins(RankedScores.of(truth, scores).counts_once())
+    used = bins.mass[0] > 0
+    weight = bins.mass[0, used] / truth.size
+    share = bins.positives[0, used] / bins.mass[0, used]
+    prevalence = float(truth.mean())
+    reliability = float(weight @ bins.gaps()[0, used] ** 2)
+    resolution = float(weight @ (share - prevalence) ** 2)
+    uncertainty = prevalence * (1.0 - prevalence)
+    brier = float(np.mean((scores - truth) ** 2))
+    return BrierParts(
+        reliability, resolution, uncertainty, brier - (reliability - resolution + uncertainty)
+    )
+
+
+def _deal(truth: IntArray, codes: IntArray, patients: int, seed: int) -> IntArray:
+    """The fold of each patient, (patients,); those with PNEUMONIA are spread evenly."""
+    has_positive = np.zeros(patients, dtype=np.int64)
+    np.maximum.at(has_positive, codes, truth)
+    shuffled = np.random.default_rng(seed).permutation(patients)
+    ordered = shuffled[np.argsort(has_positive[shuffled], kind="stable")]
+    folds = np.empty(patients, dtype=np.int64)
+    folds[ordered] = np.arange(patients) % FOLDS
+    return folds
+
+
+def _held_out_losses(
+    method: Method, truth: IntArray, logits: FloatArray, folds: IntArray
+) -> FloatArray:
+    losses = np.empty(truth.size)
+    for fold in np.unique(folds):
+        held = folds == fold
+        fitted = _fit(method, truth[~held], logits[~held])
+        calibrated = fitted.slope * logits[held] + fitted.intercept
+        losses[held] = np.logaddexp(0.0, calibrated) - truth[held] * calibrated
+    return losses
+
+
+def _within_one_error(excess: FloatArray, codes: IntArray, patients: int) -> bool:
+    """Whether a mean excess loss, images clustered by patient, is at most its standard error."""
+    mean = float(excess.mean())
+    sums = np.bincount(codes, weights=excess - mean, minlength=patients)
+    error = math.sqrt(float(sums @ sums) * patients / (patients - 1)) / excess.size
+    return mean <= error
+
+
+def _fit(method: Method, truth: IntArray, logits: FloatArray) -> Calibration:
+    if method == "none":
+        return Calibration()
+    positives = int(truth.sum())
+    negatives = truth.size - positives
+    targets = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    columns = [logits, np.ones(truth.size)] if method == "platt" else [logits]
+    coefficients = _newton(np.column_stack(columns), targets, np.zeros(truth.size))
+    intercept = float(coefficients[1]) if method == "platt" else 0.0
+    return Calibration(method, float(coefficients[0]), intercept)
+
+
+def _newton(design: FloatArray, targets: FloatArray, offset: FloatArray) -> FloatArray:
+    """Minimise the mean log-loss of sigmoid(offset + design @ coefficients); (n, k) → (k,).
+
+    Newton's method with step halving (Lin, Lin & Weng 2007). The loss is convex.
+    """
+    count, size = design.shape
+    coefficients = np.zeros(size)
+
+    def loss(at: FloatArray) -> float:
+        logits = offset + design @ at
+        return float(np.mean(np.logaddexp(0.0, logits) - targets * logits))
+
+    for _ in range(_MOST_STEPS):
+        p = sigmoid(offset + design @ coefficients)
+        gradient = design.T @ (p - targets) / count
+        if np.abs(gradient).max() < _GRADIENT_TOLERANCE:
+            break
+        hessian = _information(design, p) / count + _RIDGE * np.eye(size)
+        step = np.linalg.solve(hessian, gradient)
+        scale, now = 1.0, loss(coefficients)
+        while scale > _LEAST_STEP and loss(coefficients - scale * step) > now:
+            scale /= 2
+        if scale <= _LEAST_STEP:  # rounding is all that is left
+            break
+        coefficients = coefficients - scale * step
+    return coefficients
+
+
+def _information(design: FloatArray, p: FloatArray) -> FloatArray:
+    weighted: FloatArray = (design * (p * (1.0 - p))[:, np.newaxis]).T @ design
+    return weighted
+
+
+def _separable(truth: IntArray, x: FloatArray) -> bool:
+    """Whether a threshold parts the classes but for ties, so that no finite slope fits best."""
+    positive, negative = x[truth == 1], x[truth == 0]
+    return bool(positive.min() >= negative.max() or positive.max() <= negative.min())
+
+
+def _wald(
+    design: FloatArray,
+    truth: IntArray,
+    offset: FloatArray,
+    codes: IntArray,
+    patients: int,
+    level: float,
+) -> list[Estimate]:
+    """Logistic regression coefficients with intervals clustered by patient."""
+    coefficients = _newton(design, truth.astype(np.float64), offset)
+    if patients < 2:
+        return [Estimate(float(value)) for value in coefficients]
+    p = sigmoid(offset + design @ coefficients)
+    scores = np.zeros((patients, design.shape[1]))
+    np.add.at(scores, codes, design * (truth - p)[:, np.newaxis])
+    bread = np.linalg.inv(_information(design, p))
+    variance = bread @ (scores.T @ scores) @ bread * patients / (patients - 1)
+    half = NormalDist().inv_cdf((1.0 + level) / 2) * np.sqrt(np.diag(variance))
+    return [
+        Estimate(float(value), float(value - h), float(value + h))
+        for value, h in zip(coefficients, half, strict=True)
+    ]

@@ -1,0 +1,377 @@
+"""All there is to say of one set of answers, and `metrics.json`.
+
+Comes in: labels, probabilities and patient ids of the images that were answered, the threshold
+(chosen elsewhere), how many were refused. Goes out: one frozen `Evaluation`, which becomes the
+document of `metrics.json` and comes back from it.
+Does not know of models, images, splits or where files lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pneumoscope.config import IntervalConfig
+from pneumoscope.errors import DataError
+from pneumoscope.evaluation.calibration import (
+    BrierParts,
+    CalibrationAssessment,
+    assess_calibration,
+)
+from pneumoscope.evaluation.curves import (
+    Curve,
+    Reliability,
+    ScoreHistogram,
+    reliability,
+    roc_and_precision_recall,
+    score_histogram,
+)
+from pneumoscope.evaluation.intervals import (
+    BOOTSTRAP_METHOD,
+    Patients,
+    bootstrap_metrics,
+    bootstrap_share,
+    delong_interval,
+    patient_codes,
+    wilson_interval,
+)
+from pneumoscope.evaluation.metrics import ConfusionMatrix, confusion_matrix
+from pneumoscope.evaluation.ranked import METRIC_NAMES, IntArray, checked_scores
+from pneumoscope.records import CLASS_NAMES, Estimate
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SubgroupSensitivity:
+    """Sensitivity among the PNEUMONIA images of one subtype.
+
+    Attributes:
+        images: PNEUMONIA images of that subtype.
+        patients: how many patients they are of.
+        sensitivity: with the bootstrap's interval over these patients.
+        wilson: with Wilson's.
+    """
+
+    images: int
+    patients: int
+    sensitivity: Estimate
+    wilson: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a set of answers is worth.
+
+    Attributes:
+        n: images with an answer.
+        patients: how many patients they are of.
+        positives: PNEUMONIA images among them.
+        refused: further images that got no answer, and stand in no metric.
+        threshold: PNEUMONIA is the answer from here up.
+        rule: how the threshold was chosen, in words.
+        confusion_matrix: images by truth and answer.
+        interval: level, resamples and seed.
+        metrics: the contract's metrics with bootstrap intervals over patients.
+        dropped: per metric, the resamples in which it was undefined.
+        wilson: accuracy, sensitivity, specificity, ppv and npv with Wilson intervals.
+        delong: AUC with DeLong's interval, clustered by patient.
+        roc: `None` without images of both classes.
+        precision_recall: `None` without PNEUMONIA images.
+        reliability: the reliability diagram.
+        histogram: scores per class.
+        calibration: slope, intercept, calibration in the large, parts of the Brier score.
+        subgroups: sensitivity by subtype (`bacteria`, `virus`), sorted by name.
+        classification_report: scikit-learn's text.
+    """
+
+    n: int
+    patients: int
+    positives: int
+    refused: int
+    threshold: float
+    rule: str
+    confusion_matrix: ConfusionMatrix
+    interval: IntervalConfig
+    metrics: Mapping[str, Estimate]
+    dropped: Mapping[str, int]
+    wilson: Mapping[str, Estimate]
+    delong: Estimate
+    roc: Curve | None
+    precision_recall: Curve | None
+    reliability: Reliability
+    histogram: ScoreHistogram
+    calibration: CalibrationAssessment
+    subgroups: Mapping[str, SubgroupSensitivity]
+    classification_report: str
+
+    def to_metrics_json(self) -> dict[str, Any]:
+        """The document of `metrics.json`: plain values, `None` where undefined, never NaN."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "n": self.n,
+            "patients": self.patients,
+            "positives": self.positives,
+            "refused": self.refused,
+            "threshold": {"value": self.threshold, "rule": self.rule},
+            "confusion_matrix": self.confusion_matrix.to_dict(),
+            "interval": {
+                "level": self.interval.level,
+                "method": BOOTSTRAP_METHOD,
+                "resamples": self.interval.resamples,
+                "seed": self.interval.seed,
+                "dropped": dict(self.dropped),
+            },
+            "metrics": _estimates_document(self.metrics),
+            "wilson": _estimates_document(self.wilson),
+            "delong": _estimate_document(self.delong),
+            "curves": {
+                "roc": self.roc.to_dict() if self.roc else None,
+                "precision_recall": (
+                    self.precision_recall.to_dict() if self.precision_recall else None
+                ),
+                "reliability": self.reliability.to_dict(),
+                "histogram": self.histogram.to_dict(),
+            },
+            "calibration": _calibration_document(self.calibration),
+            "subgroups": {
+                name: {
+                    "images": group.images,
+                    "patients": group.patients,
+                    "sensitivity": _estimate_document(group.sensitivity),
+                    "wilson": _estimate_document(group.wilson),
+                }
+                for name, group in self.subgroups.items()
+            },
+            "classification_report": self.classification_report,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class HeadlineRow:
+    """A metric as a row of a table; `None` is undefined."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def evaluate(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    patients: Patients,
+    threshold: float,
+    rule: str,
+    interval: IntervalConfig,
+    refused: int = 0,
+    subtypes: Sequence[str] | None = None,
+) -> Evaluation:
+    """Everything about one set of answers.
+
+    Args:
+        labels: int, (n,), 0 or 1, of the images that were answered.
+        probabilities: float64, (n,), in [0, 1].
+        patients: (n,), ids.
+        threshold: PNEUMONIA is the answer from here up; chosen on other images.
+        rule: how it was chosen, in words.
+        interval: level, resamples and seed.
+        refused: how many more images got no answer.
+        subtypes: (n,), `bacteria`, `virus` or `""`; only those of PNEUMONIA images count.
+
+    Raises:
+        DataError: there is no image, shapes differ, or values are out of range.
+        UsageError: the configuration's level or number of resamples is impossible.
+    """
+    truth, scores = checked_scores(labels, probabilities)
+    if not truth.size:
+        raise DataError(
+            f"evaluation: found no answered image ({refused} refused), wanted at least one. "
+            "See the column 'reason' of predictions.csv."
+        )
+    _, patient_count = patient_codes(patients, truth.size)
+    bootstrap = bootstrap_metrics(truth, scores, patients, threshold, interval)
+    roc, precision_recall = roc_and_precision_recall(truth, scores, patients, interval)
+    matrix = confusion_matrix(truth, scores, threshold)
+    return Evaluation(
+        n=truth.size,
+        patients=patient_count,
+        positives=int(truth.sum()),
+        refused=refused,
+        threshold=threshold,
+        rule=rule,
+        confusion_matrix=matrix,
+        interval=interval,
+        metrics=bootstrap.estimates,
+        dropped=bootstrap.dropped,
+        wilson=wilson_intervals(matrix, interval.level),
+        delong=delong_interval(truth, scores, interval.level, patients),
+        roc=roc,
+        precision_recall=precision_recall,
+        reliability=reliability(truth, scores, interval.level),
+        histogram=score_histogram(truth, scores),
+        calibration=assess_calibration(truth, scores, patients, interval.level),
+        subgroups=_subgroups(truth, scores >= threshold, patients, subtypes, interval),
+        classification_report=_classification_report(truth, scores >= threshold),
+    )
+
+
+def wilson_intervals(matrix: ConfusionMatrix, level: float) -> dict[str, Estimate]:
+    """Wilson intervals of the five metrics that are proportions of images."""
+    tn, fp, fn, tp = matrix.tn, matrix.fp, matrix.fn, matrix.tp
+    return {
+        "accuracy": wilson_interval(tp + tn, tn + fp + fn + tp, level),
+        "sensitivity": wilson_interval(tp, tp + fn, level),
+        "specificity": wilson_interval(tn, tn + fp, level),
+        "ppv": wilson_interval(tp, tp + fp, level),
+        "npv": wilson_interval(tn, tn + fn, level),
+    }
+
+
+def headline(evaluation: Evaluation) -> list[HeadlineRow]:
+    """One row per metric for tables, in the contract's order."""
+    rows = [(name, evaluation.metrics[name]) for name in METRIC_NAMES]
+    return [HeadlineRow(name, found.value, found.low, found.high) for name, found in rows]
+
+
+def from_metrics_json(document: Mapping[str, Any]) -> Evaluation:
+    """The evaluation that `Evaluation.to_metrics_json` wrote.
+
+    Raises:
+        DataError: another schema version, or a key that is missing or holds another kind of
+            value.
+    """
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"metrics.json: found schema_version {version!r}, wanted {SCHEMA_VERSION}. "
+            "Evaluate again with this version of pneumoscope."
+        )
+    try:
+        return _read(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"metrics.json: can't be understood: {type(error).__name__} {error}. "
+            "It is incomplete or was changed. Evaluate again."
+        ) from error
+
+
+def _read(document: Mapping[str, Any]) -> Evaluation:
+    interval, curves = document["interval"], document["curves"]
+    roc, precision_recall = curves["roc"], curves["precision_recall"]
+    metrics = _estimates(document["metrics"])
+    return Evaluation(
+        n=int(document["n"]),
+        patients=int(document["patients"]),
+        positives=int(document["positives"]),
+        refused=int(document["refused"]),
+        threshold=float(document["threshold"]["value"]),
+        rule=str(document["threshold"]["rule"]),
+        confusion_matrix=ConfusionMatrix(**document["confusion_matrix"]),
+        interval=IntervalConfig(
+            float(interval["level"]), int(interval["resamples"]), int(interval["seed"])
+        ),
+        metrics={name: metrics[name] for name in METRIC_NAMES},
+        dropped={name: int(count) for name, count in interval["dropped"].items()},
+        wilson=_estimates(document["wilson"]),
+        delong=_estimate(document["delong"]),
+        roc=Curve.from_dict(roc) if roc else None,
+        precision_recall=Curve.from_dict(precision_recall) if precision_recall else None,
+        reliability=Reliability.from_dict(curves["reliability"]),
+        histogram=ScoreHistogram.from_dict(curves["histogram"]),
+        calibration=_calibration(document["calibration"]),
+        subgroups={
+            name: SubgroupSensitivity(
+                int(group["images"]),
+                int(group["patients"]),
+                _estimate(group["sensitivity"]),
+                _estimate(group["wilson"]),
+            )
+            for name, group in document["subgroups"].items()
+        },
+        classification_report=str(document["classification_report"]),
+    )
+
+
+def _subgroups(
+    truth: IntArray,
+    called: np.ndarray[Any, np.dtype[np.bool_]],
+    patients: Patients,
+    subtypes: Sequence[str] | None,
+    interval: IntervalConfig,
+) -> dict[str, SubgroupSensitivity]:
+    if subtypes is None:
+        return {}
+    names, ids = np.asarray(subtypes, dtype=np.str_), np.asarray(patients)
+    if names.shape != truth.shape:
+        raise DataError(f"subtypes: found shape {names.shape}, wanted {truth.shape}, one per image")
+    groups = {}
+    for name in sorted({str(name) for name in names[truth == 1]} - {""}):
+        inside = (truth == 1) & (names == name)
+        hits = called[inside]
+        groups[name] = SubgroupSensitivity(
+            images=hits.size,
+            patients=np.unique(ids[inside]).size,
+            sensitivity=bootstrap_share(hits, ids[inside], interval),
+            wilson=wilson_interval(int(hits.sum()), hits.size, interval.level),
+        )
+    return groups
+
+
+def _classification_report(truth: IntArray, called: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
+    """scikit-learn's table; what is undefined reads `nan`."""
+    from sklearn.metrics import classification_report
+
+    return str(
+        classification_report(
+            truth,
+            called.astype(np.int64),
+            labels=[0, 1],
+            target_names=list(CLASS_NAMES),
+            digits=4,
+            zero_division=np.nan,
+        )
+    )
+
+
+def _estimate_document(estimate: Estimate) -> dict[str, float | None]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _estimates_document(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    return {name: _estimate_document(estimate) for name, estimate in estimates.items()}
+
+
+def _estimate(document: Mapping[str, Any]) -> Estimate:
+    numbers = (document["value"], document["low"], document["high"])
+    return Estimate(*(None if number is None else float(number) for number in numbers))
+
+
+def _estimates(document: Mapping[str, Any]) -> dict[str, Estimate]:
+    return {name: _estimate(estimate) for name, estimate in document.items()}
+
+
+def _calibration_document(assessed: CalibrationAssessment) -> dict[str, Any]:
+    return {
+        "slope": _estimate_document(assessed.slope),
+        "intercept": _estimate_document(assessed.intercept),
+        "in_the_large": _estimate_document(assessed.in_the_large),
+        "mean_probability": assessed.mean_probability,
+        "prevalence": assessed.prevalence,
+        "brier": assessed.brier.to_dict(),
+    }
+
+
+def _calibration(document: Mapping[str, Any]) -> CalibrationAssessment:
+    return CalibrationAssessment(
+        _estimate(document["slope"]),
+        _estimate(document["intercept"]),
+        _estimate(document["in_the_large"]),
+        float(document["mean_probability"]),
+        float(document["prevalence"]),
+        BrierParts(**{name: float(part) for name, part in document["brier"].items()}),
+    )

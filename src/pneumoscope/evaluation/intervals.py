@@ -1,0 +1,285 @@
+"""How far a metric would move with other patients: bootstrap, Wilson and DeLong intervals.
+
+Comes in: labels (int, (n,)), probabilities (float64, (n,)), one patient id per image, a seed.
+Goes out: `Estimate`s, NaN-free. Does not know of models, splits or files.
+
+The three stand side by side because each fails where another holds:
+- The bootstrap resamples patients, so repeats of one child don't count as news. Its percentile
+  interval collapses to a point where every image is answered rightly (accuracy 1, AUC 1).
+- Wilson's interval never collapses, but takes images for independent: too narrow if patients
+  have many images each.
+- DeLong's needs no resampling and, with patients given, allows for repeats; it has no interval
+  at AUC 0 or 1, where its variance is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope.config import IntervalConfig
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.ranked import (
+    FloatArray,
+    IntArray,
+    RankedCounts,
+    RankedScores,
+    checked_scores,
+    metric_values,
+)
+from pneumoscope.records import Estimate
+
+Patients: TypeAlias = Sequence[str] | NDArray[Any]
+
+BOOTSTRAP_METHOD = "percentile bootstrap over patients"
+_BLOCK_ELEMENTS = 1 << 18
+"""Weights held at a time: small enough to stay in a processor's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapMetrics:
+    """Metrics with percentile intervals.
+
+    Attributes:
+        estimates: one per metric, in the contract's order.
+        dropped: per metric, the resamples in which it was undefined (left out of the interval).
+    """
+
+    estimates: Mapping[str, Estimate]
+    dropped: Mapping[str, int]
+
+
+def patient_codes(patients: Patients, images: int) -> tuple[IntArray, int]:
+    """Patients as numbers from 0, shape (n,), and how many there are.
+
+    The numbering follows the sorted ids, so resamples don't depend on the order of the images.
+
+    Raises:
+        DataError: there is not one patient id per image.
+    """
+    ids = np.asarray(patients)
+    if ids.shape != (images,):
+        raise DataError(f"patients: found shape {ids.shape}, wanted ({images},), one per image.")
+    distinct, codes = np.unique(ids, return_inverse=True)
+    return codes.astype(np.int64), len(distinct)
+
+
+def resampled_weights(
+    codes: IntArray, patients: int, config: IntervalConfig
+) -> Iterator[FloatArray]:
+    """Draw patients with replacement; yield how often each image is in each resample.
+
+    Args:
+        codes: (n,), the patient of each image, 0 to `patients` - 1.
+        patients: how many there are, and how many are drawn for each resample.
+        config: number of resamples and the seed.
+
+    Yields:
+        Whole numbers of shape (b, n); all b add up to `config.resamples`. Which patients are
+        drawn depends on the seed and on the number of patients alone.
+    """
+    rng = np.random.default_rng(config.seed)
+    block = max(1, _BLOCK_ELEMENTS // max(codes.size, patients, 1))
+    for start in range(0, config.resamples, block):
+        rows = min(block, config.resamples - start)
+        drawn = rng.integers(0, patients, size=(rows, patients))
+        drawn += patients * np.arange(rows)[:, np.newaxis]
+        times = np.bincount(drawn.ravel(), minlength=rows * patients).reshape(rows, patients)
+        yield np.take(times.astype(np.float64), codes, axis=1)
+
+
+def resampled_counts(
+    labels: IntArray, probabilities: FloatArray, patients: Patients, config: IntervalConfig
+) -> Iterator[RankedCounts]:
+    """The bootstrap's resamples as ranked counts, block by block; the scores are sorted once."""
+    codes, count = patient_codes(patients, labels.size)
+    ranked = RankedScores.of(labels, probabilities)
+    for weights in resampled_weights(codes[ranked.order], count, checked_interval(config)):
+        yield ranked.counts(weights)
+
+
+def checked_interval(config: IntervalConfig) -> IntervalConfig:
+    """The same configuration.
+
+    Raises:
+        UsageError: the level is not between 0 and 1, or there is no resample.
+    """
+    if not 0.0 < config.level < 1.0:
+        raise UsageError(f"interval.level: found {config.level}, wanted between 0 and 1, as 0.95.")
+    if config.resamples < 1:
+        raise UsageError(f"interval.resamples: found {config.resamples}, wanted 1 or more.")
+    return config
+
+
+def percentile_interval(values: FloatArray, level: float) -> tuple[float | None, float | None, int]:
+    """Percentile interval (Efron 1979) of resampled values (b,), and how many were dropped.
+
+    NaN, the mark of a resample in which the metric is undefined, is left out and counted.
+    """
+    kept = values[~np.isnan(values)]
+    dropped = values.size - kept.size
+    if not kept.size:
+        return None, None, dropped
+    tail = (1.0 - level) / 2
+    low, high = np.quantile(kept, [tail, 1.0 - tail])
+    return float(low), float(high), dropped
+
+
+def bootstrap_metrics(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    patients: Patients,
+    threshold: float,
+    config: IntervalConfig,
+) -> BootstrapMetrics:
+    """Every metric of the contract with its percentile interval over resampled patients.
+
+    Patients are drawn without stratification, as many as there are (the cluster bootstrap of
+    Davison & Hinkley 1997, section 3.8). With a single patient nothing can be resampled: values
+    stand without an interval. Undefined values are `None`. Where nothing went wrong (accuracy
+    or AUC of 1) every resample agrees and low equals high: read Wilson's interval there.
+    For `ece` the noise that resampling adds is taken off again, see `ranked.ece_values`.
+
+    Args:
+        labels: int, (n,), 0 or 1.
+        probabilities: float64, (n,), in [0, 1].
+        patients: (n,), ids.
+        threshold: PNEUMONIA is the answer from here up.
+        config: level, resamples, seed.
+
+    Raises:
+        DataError: shapes differ or values are out of range.
+        UsageError: the configuration's level or number of resamples is impossible.
+    """
+    truth, scores = checked_scores(labels, probabilities)
+    _, count = patient_codes(patients, truth.size)
+    points = metric_values(RankedScores.of(truth, scores).counts_once(), threshold)
+    collected: dict[str, list[FloatArray]] = {name: [] for name in points}
+    if count > 1:
+        for counts in resampled_counts(truth, scores, patients, config):
+            for name, values in metric_values(counts, threshold, noise_sources=2).items():
+                collected[name].append(values)
+    estimates, dropped = {}, {}
+    for name, point in points.items():
+        values = np.concatenate([*collected[name], np.empty(0)])
+        low, high, dropped[name] = percentile_interval(values, config.level)
+        defined = not math.isnan(point[0])
+        estimates[name] = Estimate(float(point[0]), low, high) if defined else Estimate(None)
+    return BootstrapMetrics(estimates, dropped)
+
+
+def bootstrap_share(hits: ArrayLike, patients: Patients, config: IntervalConfig) -> Estimate:
+    """A share with its percentile interval over resampled patients.
+
+    Args:
+        hits: bool, (n,), whether each image counts.
+        patients: (n,), ids.
+        config: level, resamples, seed.
+
+    Returns:
+        The share of hits; no interval with fewer than two patients, all `None` without images.
+    """
+    found = np.asarray(hits, dtype=np.float64)
+    codes, count = patient_codes(patients, found.size)
+    if not found.size:
+        return Estimate(None)
+    if count < 2:
+        return Estimate(float(found.mean()))
+    blocks = resampled_weights(codes, count, checked_interval(config))
+    shares = np.concatenate([weights @ found / weights.sum(axis=1) for weights in blocks])
+    low, high, _ = percentile_interval(shares, config.level)
+    return Estimate(float(found.mean()), low, high)
+
+
+def wilson_interval(successes: int, trials: int, level: float) -> Estimate:
+    """A proportion with its score interval (Wilson 1927), for independent trials.
+
+    Returns:
+        All `None` without a trial. Never collapses: 20 of 20 at 0.95 is 0.839 to 1.
+    """
+    if trials == 0:
+        return Estimate(None)
+    z = NormalDist().inv_cdf((1.0 + level) / 2)
+    share = successes / trials
+    shrink = 1.0 + z * z / trials
+    middle = (share + z * z / (2 * trials)) / shrink
+    half = z / shrink * math.sqrt(share * (1.0 - share) / trials + z * z / (4 * trials * trials))
+    # Rounding would leave 1e-17 where the interval ends exactly at 0 or 1.
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == trials else middle + half
+    return Estimate(share, low, high)
+
+
+def delong_auc(
+    labels: ArrayLike, probabilities: ArrayLike, patients: Patients | None = None
+) -> tuple[float, float]:
+    """AUC and its variance (DeLong, DeLong & Clarke-Pearson 1988).
+
+    Structural components come from midranks, in O(n log n) (Sun & Xu 2014). With `patients`,
+    components are summed per patient first, and the covariance of a patient's PNEUMONIA and
+    NORMAL images is added (Obuchowski 1997); with one image each, that is DeLong's variance.
+
+    Returns:
+        `(auc, variance)`. AUC is NaN without images of both classes; the variance is NaN with
+        fewer than two patients in either class.
+    """
+    truth, scores = checked_scores(labels, probabilities)
+    ids: Patients = np.arange(truth.size) if patients is None else patients
+    codes, count = patient_codes(ids, truth.size)
+    positive = truth == 1
+    m, n = int(positive.sum()), int((~positive).sum())
+    if not m or not n:
+        return math.nan, math.nan
+    ranks = _midranks(scores)
+    # The share of the other class that each image beats.
+    above = (ranks[positive] - _midranks(scores[positive])) / n
+    below = 1.0 - (ranks[~positive] - _midranks(scores[~positive])) / m
+    auc = float(above.mean())
+    held = [np.bincount(codes[side], minlength=count) for side in (positive, ~positive)]
+    patients_with = [int(np.count_nonzero(images)) for images in held]
+    if min(patients_with) < 2:
+        return auc, math.nan
+    gain = np.bincount(codes[positive], above - auc, minlength=count)
+    loss = np.bincount(codes[~positive], below - auc, minlength=count)
+    spread = (gain @ gain) * patients_with[0] / ((patients_with[0] - 1) * m * m)
+    spread += (loss @ loss) * patients_with[1] / ((patients_with[1] - 1) * n * n)
+    spread += 2.0 * (gain @ loss) * count / ((count - 1) * m * n)
+    return auc, max(float(spread), 0.0)
+
+
+def delong_interval(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    level: float,
+    patients: Patients | None = None,
+) -> Estimate:
+    """AUC with a normal interval on the logit scale, which keeps it inside (0, 1).
+
+    No interval where the variance is 0 or undefined: at AUC 0 or 1, and with fewer than two
+    patients in a class. All `None` without images of both classes. See `delong_auc`.
+    """
+    auc, variance = delong_auc(labels, probabilities, patients)
+    if math.isnan(auc):
+        return Estimate(None)
+    if math.isnan(variance) or variance == 0.0 or not 0.0 < auc < 1.0:
+        return Estimate(auc)
+    logit = math.log(auc / (1.0 - auc))
+    half = NormalDist().inv_cdf((1.0 + level) / 2) * math.sqrt(variance) / (auc * (1.0 - auc))
+    return Estimate(auc, _expit(logit - half), _expit(logit + half))
+
+
+def _expit(x: float) -> float:
+    return 0.5 * (1.0 + math.tanh(x / 2))
+
+
+def _midranks(values: FloatArray) -> FloatArray:
+    """Ranks from 1, shape as `values`; ties share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2.0)[inverse]

@@ -1,0 +1,277 @@
+"""Scores sorted once, and every metric from weighted counts of them, many weightings at a time.
+
+Comes in: labels, probabilities, and whole-number image weights of shape (b, n), one row per
+bootstrap resample. Goes out: arrays of shape (b,), NaN where a metric is undefined.
+Both the point estimates (one row of ones) and the bootstrap run through here, so there is one
+copy of each formula. Does not know of patients, intervals or files, and never warns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope.errors import DataError
+
+FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.int64]
+
+METRIC_NAMES = (
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "f1",
+    "auc",
+    "average_precision",
+    "brier",
+    "ece",
+)
+"""The metrics of `metrics.json`, in the order of every table."""
+
+MOST_BINS = 15
+FEWEST_PER_BIN = 20
+
+
+def checked_labels(labels: ArrayLike) -> IntArray:
+    """Labels as int64, shape (n,).
+
+    Raises:
+        DataError: not one-dimensional, or a value other than 0 (NORMAL) and 1 (PNEUMONIA).
+    """
+    array = np.asarray(labels)
+    if array.ndim != 1:
+        raise DataError(f"labels: found shape {array.shape}, wanted one label per image, (n,).")
+    wrong = array[(array != 0) & (array != 1)]
+    if wrong.size:
+        raise DataError(
+            f"labels: found {wrong[0].item()!r}, wanted 0 (NORMAL) or 1 (PNEUMONIA). "
+            "Map the class names to these first."
+        )
+    return array.astype(np.int64)
+
+
+def checked_scores(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray, FloatArray]:
+    """Labels as int64 and probabilities as float64, both of shape (n,).
+
+    Raises:
+        DataError: shapes differ, a label is not 0 or 1, a probability is not in [0, 1].
+    """
+    truth = checked_labels(labels)
+    scores = np.asarray(probabilities, dtype=np.float64)
+    if scores.shape != truth.shape:
+        raise DataError(
+            f"probabilities: found shape {scores.shape}, wanted {truth.shape}, one per label."
+        )
+    wrong = np.flatnonzero(~((scores >= 0.0) & (scores <= 1.0)))
+    if wrong.size:
+        raise DataError(
+            f"probabilities: found {scores[wrong[0]]} at position {wrong[0]}, "
+            "wanted a number from 0 to 1. Leave refused images out."
+        )
+    return truth, scores
+
+
+@dataclass(frozen=True, slots=True)
+class RankedCounts:
+    """Weighted images per distinct score and class.
+
+    Attributes:
+        scores: (g,), the distinct probabilities, falling.
+        positives: (b, g), weight of the PNEUMONIA images with that score.
+        negatives: (b, g), weight of the NORMAL images with that score.
+        true_positives: (b, g), running sum: weight of PNEUMONIA images with at least that score.
+        false_positives: (b, g), the same of NORMAL images.
+    """
+
+    scores: FloatArray
+    positives: FloatArray
+    negatives: FloatArray
+    true_positives: FloatArray
+    false_positives: FloatArray
+
+    @property
+    def all_positives(self) -> FloatArray:
+        """Weight of all PNEUMONIA images, (b,)."""
+        total: FloatArray = self.positives.sum(axis=1)
+        return total
+
+    @property
+    def all_negatives(self) -> FloatArray:
+        """Weight of all NORMAL images, (b,)."""
+        total: FloatArray = self.negatives.sum(axis=1)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class RankedScores:
+    """Images sorted by falling probability, ties grouped.
+
+    Attributes:
+        order: (n,), the sorting permutation; weights must come in this order.
+        labels: (n,), 0.0 or 1.0, sorted.
+        scores: (g,), the distinct probabilities, falling.
+        starts: (g,), where each one's images begin.
+    """
+
+    order: IntArray
+    labels: FloatArray
+    scores: FloatArray
+    starts: IntArray
+
+    @classmethod
+    def of(cls, labels: IntArray, probabilities: FloatArray) -> RankedScores:
+        """Sort checked labels and probabilities, each of shape (n,)."""
+        order = np.argsort(-probabilities, kind="stable")
+        ranked = probabilities[order]
+        new = np.ones(ranked.size, dtype=bool)
+        new[1:] = ranked[1:] != ranked[:-1]
+        starts = np.flatnonzero(new)
+        return cls(order, labels[order].astype(np.float64), ranked[starts], starts)
+
+    def counts(self, weights: FloatArray) -> RankedCounts:
+        """Weigh the images: `weights` is (b, n), whole numbers, columns in `order`."""
+        positives = weights * self.labels
+        negatives = weights - positives
+        if self.starts.size < self.labels.size:
+            positives = np.add.reduceat(positives, self.starts, axis=1)
+            negatives = np.add.reduceat(negatives, self.starts, axis=1)
+        return RankedCounts(
+            self.scores,
+            positives,
+            negatives,
+            np.cumsum(positives, axis=1),
+            np.cumsum(negatives, axis=1),
+        )
+
+    def counts_once(self) -> RankedCounts:
+        """Every image once: b is 1."""
+        return self.counts(np.ones((1, self.labels.size)))
+
+
+def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Element-wise quotient; NaN where the denominator is 0."""
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    quotient: FloatArray = np.full(shape, np.nan)
+    np.divide(numerator, denominator, out=quotient, where=denominator != 0)
+    return quotient
+
+
+def confusion_counts(
+    counts: RankedCounts, threshold: float
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """`(tn, fp, fn, tp)`, each (b,); PNEUMONIA is called where probability >= threshold."""
+    called = int(np.count_nonzero(counts.scores >= threshold))
+    if called:
+        tp = counts.true_positives[:, called - 1]
+        fp = counts.false_positives[:, called - 1]
+    else:
+        tp = fp = np.zeros(len(counts.positives))
+    return counts.all_negatives - fp, fp, counts.all_positives - tp, tp
+
+
+def auc_values(counts: RankedCounts) -> FloatArray:
+    """Area under the ROC curve, (b,), as the Mann–Whitney statistic, ties counted half."""
+    negatives = counts.all_negatives
+    # Of the negatives, those scored lower count in full, those scored the same count half.
+    below = negatives[:, np.newaxis] - counts.false_positives
+    below += 0.5 * counts.negatives
+    wins = np.einsum("bg,bg->b", counts.positives, below)
+    return ratio(wins, counts.all_positives * negatives)
+
+
+def average_precision_values(counts: RankedCounts) -> FloatArray:
+    """Precision averaged over the steps of recall, (b,), without interpolation."""
+    # Weights are whole numbers: a total below 1 is 0, and has no positives to be multiplied with.
+    called = np.maximum(counts.true_positives + counts.false_positives, 1.0)
+    steps = np.einsum("bg,bg->b", counts.positives, counts.true_positives / called)
+    return ratio(steps, counts.all_positives)
+
+
+def brier_values(counts: RankedCounts) -> FloatArray:
+    """Mean squared difference of probability and label, (b,)."""
+    squares = counts.positives @ (1.0 - counts.scores) ** 2 + counts.negatives @ counts.scores**2
+    return ratio(squares, counts.all_positives + counts.all_negatives)
+
+
+@dataclass(frozen=True, slots=True)
+class BinCounts:
+    """Weighted images per bin of near-equal mass, each (b, `MOST_BINS`); unused bins hold 0."""
+
+    mass: FloatArray
+    positives: FloatArray
+    score_sum: FloatArray
+
+    def gaps(self) -> FloatArray:
+        """Mean probability minus share of PNEUMONIA, (b, k); 0 in empty bins."""
+        return (self.score_sum - self.positives) / np.maximum(self.mass, 1.0)
+
+    def noise(self) -> FloatArray:
+        """Sampling variance of the share of PNEUMONIA in each bin, (b, k)."""
+        share = self.positives / np.maximum(self.mass, 1.0)
+        return share * (1.0 - share) / np.maximum(self.mass - 1.0, 1.0)
+
+
+def equal_mass_bins(counts: RankedCounts) -> BinCounts:
+    """Cut the ranking into at most `MOST_BINS` bins of near-equal mass.
+
+    Fewer bins are used where there would be fewer than `FEWEST_PER_BIN` images in each. Equal
+    scores always share a bin: the one that the middle of their run falls into.
+    """
+    mass = counts.positives + counts.negatives
+    rows = len(mass)
+    total = counts.all_positives + counts.all_negatives
+    wanted = np.clip(total // FEWEST_PER_BIN, 1, MOST_BINS)
+    middle = counts.true_positives + counts.false_positives
+    middle -= 0.5 * mass
+    middle *= (wanted / np.maximum(total, 1.0))[:, np.newaxis]
+    index = middle.astype(np.int64)
+    np.minimum(index, MOST_BINS - 1, out=index)  # only a run without weight can lie at the end
+    index += MOST_BINS * np.arange(rows)[:, np.newaxis]
+    flat = index.ravel()
+
+    def per_bin(values: FloatArray) -> FloatArray:
+        sums: FloatArray = np.bincount(
+            flat, weights=values.ravel(), minlength=rows * MOST_BINS
+        ).astype(np.float64, copy=False)
+        return sums.reshape(rows, MOST_BINS)
+
+    return BinCounts(per_bin(mass), per_bin(counts.positives), per_bin(mass * counts.scores))
+
+
+def ece_values(counts: RankedCounts, noise_sources: int = 1) -> FloatArray:
+    """Debiased expected calibration error, (b,); see `metrics.ece`.
+
+    `noise_sources` says how often sampling noise entered: once in a sample, twice in a bootstrap
+    resample of it. Subtracting it as often centres the resamples on the sample's own value.
+    """
+    bins = equal_mass_bins(counts)
+    squares = bins.gaps() ** 2 - noise_sources * bins.noise()
+    errors = np.sqrt(np.maximum(squares, 0.0))
+    return ratio(np.einsum("bk,bk->b", bins.mass, errors), bins.mass.sum(axis=1))
+
+
+def metric_values(
+    counts: RankedCounts, threshold: float, noise_sources: int = 1
+) -> dict[str, FloatArray]:
+    """All of `METRIC_NAMES`, each (b,), NaN where undefined."""
+    tn, fp, fn, tp = confusion_counts(counts, threshold)
+    sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
+    return {
+        "accuracy": ratio(tp + tn, tp + tn + fp + fn),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "ppv": ratio(tp, tp + fp),
+        "npv": ratio(tn, tn + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "auc": auc_values(counts),
+        "average_precision": average_precision_values(counts),
+        "brier": brier_values(counts),
+        "ece": ece_values(counts, noise_sources),
+    }

@@ -1,0 +1,109 @@
+"""What decoding an image yields, and the size limits that every format shares.
+
+Comes in: width and height as a header states them. Goes out: nothing, or a refusal.
+Knows nothing of any file format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.config import LimitsConfig
+from pneumoscope.errors import ImageRefusedError, Reason
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class DicomInfo:
+    """What a DICOM header tells about a film; `""` where it is silent."""
+
+    modality: str = ""
+    body_part: str = ""
+    view_position: str = ""
+    patient_id: str = ""
+    photometric: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    sop_uid: str = ""
+    patient_age: str = ""
+    patient_sex: str = ""
+    manufacturer: str = ""
+    transfer_syntax: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What one decoder hands to `read`.
+
+    Attributes:
+        pixels: float32 (h, w) in [0, 1], 0 is black.
+        bit_depth: bits per sample in the file.
+        warnings: what was odd about the file, one sentence each.
+        dicom: the header, for DICOM alone.
+    """
+
+    pixels: FloatArray
+    bit_depth: int
+    warnings: tuple[str, ...] = ()
+    dicom: DicomInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GreyImage:
+    """One image as every later stage sees it.
+
+    Attributes:
+        pixels: float32 (h, w) in [0, 1]; 0 is black, as air is on a displayed film.
+        source: the name it was read from.
+        format: `jpeg`, `png`, `tiff`, `bmp`, `webp` or `dicom`, told by content.
+        bit_depth: bits per sample in the file.
+        sha256: hex digest of the file's bytes.
+        dicom: what the DICOM header tells; `None` for other formats.
+        warnings: what was odd about the file, one sentence each.
+    """
+
+    pixels: FloatArray
+    source: str
+    format: str
+    bit_depth: int
+    sha256: str
+    dicom: DicomInfo | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def check_size(source: str, width: int, height: int, limits: LimitsConfig) -> None:
+    """Refuse an image whose header states a size outside the limits.
+
+    Raises:
+        ImageRefusedError: `corrupt` for an empty image, else `too_many_pixels`, `too_small` or
+            `extreme_aspect`.
+    """
+    if width < 1 or height < 1:
+        raise ImageRefusedError(
+            source, Reason.CORRUPT, f"its header states a size of {width} × {height} pixels"
+        )
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise ImageRefusedError(
+            source,
+            Reason.TOO_MANY_PIXELS,
+            f"its header states {width} × {height} pixels; at most {limits.max_pixels:,} pixels "
+            f"and {limits.max_side:,} a side are read. Scale it down",
+        )
+    if min(width, height) < limits.min_side:
+        raise ImageRefusedError(
+            source,
+            Reason.TOO_SMALL,
+            f"it has {width} × {height} pixels; the shortest side must have at least "
+            f"{limits.min_side}. Give the original, not a thumbnail",
+        )
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise ImageRefusedError(
+            source,
+            Reason.EXTREME_ASPECT,
+            f"it has {width} × {height} pixels; the longest side may be at most "
+            f"{limits.max_aspect:g} times the shortest, so this is no whole film",
+        )

@@ -1,0 +1,293 @@
+"""One film of one child: absorption added up, then dose, scatter, noise, frame and marker.
+
+Comes in: an `Anatomy`, the random stream of a film, a way to draw a lesion. Goes out: pixels and
+masks. The stream of the film never learns the class, and nothing after the lesion is drawn mixes
+neighbouring pixels: outside the lungs an ill child's film equals, bit by bit, what it would be
+if the child were well. Knows nothing of patients' names, files or splits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.images.phantom.anatomy import SIDES, Anatomy, Points, band
+from pneumoscope.images.phantom.lesion import Chest, Lesion
+from pneumoscope.images.phantom.raster import Picture, Pose, blurred, chord, fill, strokes
+
+LesionDrawer = Callable[[Pose, Chest], Lesion]
+
+# Absorption (logarithm of the weakening) relative to the thickest soft tissue of the chest.
+_TRUNK, _ARM, _HEART, _ABDOMEN, _AIR = 0.74, 0.42, 0.17, 0.15, 0.47
+_POSTERIOR_RIB, _ANTERIOR_RIB, _CLAVICLE, _SCAPULA = 0.125, 0.07, 0.14, 0.06
+_VERTEBRA, _HUMERUS, _VESSEL, _WINDPIPE, _GAS = 0.12, 0.2, 0.15, 0.11, 0.3
+_LUNG_EDGE = 0.22
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """`pixels` float32 (h, w) in [0, 1]; `lungs` and `lesion` bool (h, w)."""
+
+    pixels: Picture
+    lungs: NDArray[np.bool_]
+    lesion: NDArray[np.bool_]
+
+
+def expose(
+    anatomy: Anatomy, rng: np.random.Generator, size: int, draw_lesion: LesionDrawer
+) -> Film:
+    """Take one film: `rng` decides pose, arms, dose, scatter, noise, frame and marker."""
+    pose = _draw_pose(rng, size)
+    absorbed, chest = _absorption(anatomy, pose, rng)
+    absorbed = _scattered(absorbed, pose, rng)
+    absorbed = _with_noise(absorbed, pose, rng)
+    lesion = draw_lesion(pose, chest)
+    pixels = _developed(absorbed + lesion.absorbed, rng)
+    pixels = _framed(pixels, rng)
+    return Film(pixels, chest.lungs, lesion.mask)
+
+
+def _draw_pose(rng: np.random.Generator, size: int) -> Pose:
+    return Pose(
+        size=size,
+        scale=size * rng.uniform(0.345, 0.46),
+        angle=math.radians(float(np.clip(rng.normal(0, 2.2), -6, 6))),
+        x=size * (0.5 + float(np.clip(rng.normal(0, 0.022), -0.06, 0.06))),
+        y=size * (0.485 + float(np.clip(rng.normal(0, 0.03), -0.07, 0.07))),
+        breath=rng.uniform(-0.06, 0.06),
+        turn=rng.normal(0, 0.03),
+    )
+
+
+def _absorption(
+    anatomy: Anatomy, pose: Pose, rng: np.random.Generator
+) -> tuple[Picture, Chest]:
+    size, unit = pose.size, pose.scale
+    arms, humeri = _arms(rng, pose)
+    trunk = fill([(pose.place(anatomy.trunk), 1.0), *_head(rng, pose)], size)
+    soft = np.maximum(
+        _TRUNK * chord(trunk, 0.2 * unit), _ARM * chord(fill(arms, size), 0.1 * unit)
+    )
+    lungs = fill([(pose.place(lung), 1.0) for lung in anatomy.lungs], size, 0.007 * unit)
+    heart = fill([(pose.place(anatomy.heart, 0.8), 1.0)], size, 0.016 * unit)
+    open_lung = lungs * (1 - 0.84 * heart)
+    depth = (0.42 + 0.58 * chord(lungs, 0.13 * unit)) * open_lung
+    air = np.float32(_AIR * anatomy.lung_air) * depth
+    vessels, bronchi = _vessel_pictures(anatomy, pose, rng)
+    haze = np.clip(0.05 + rng.uniform(0.0, 0.05) * pose.cloud(rng, 0.35), 0, 0.3)
+    markings = np.float32(_VESSEL * anatomy.vessel_density * rng.uniform(0.85, 1.15))
+    inside = (1 - haze) * air - markings * vessels * depth
+    _, y = pose.coordinates()
+    muscle = 0.025 * pose.cloud(rng, 0.3) + 0.012 * pose.cloud(rng, 0.12)
+    total = soft * (1 + 0.06 * np.clip(y, -1, 1) + muscle) - inside
+    # Below the domes liver, stomach and heart absorb alike: no edge shows between them.
+    below = np.clip((y - np.float32(min(anatomy.domes) + pose.breath)) / 0.35, 0, 1)
+    below *= 1 - lungs
+    total += np.maximum(_HEART * chord(heart, 0.16 * unit), _ABDOMEN * below) * trunk
+    total += _bones(anatomy, pose, humeri, open_lung)
+    total -= _gas(anatomy, pose, rng)
+    mask = open_lung > _LUNG_EDGE
+    return total.astype(np.float32), Chest(np.clip(inside, 0, None), mask, vessels, bronchi)
+
+
+def _arms(
+    rng: np.random.Generator, pose: Pose
+) -> tuple[list[tuple[Points, float]], list[tuple[Points, float]]]:
+    """Outlines of both upper arms and their bones: raised beside the head, or by the sides."""
+    raised = rng.random() < 0.45
+    arms, humeri = [], []
+    for side in SIDES:
+        shoulder = np.array([1.10, -0.86])
+        to_elbow = (0.55, -1.1) if raised else (0.42, 1.15)
+        elbow = shoulder + np.array(to_elbow) + rng.uniform(-0.14, 0.14, 2)
+        t = np.linspace(0, 1, 16)[:, None]
+        line = (shoulder + (elbow - shoulder) * t) * (side, 1)
+        flesh = np.linspace(0.46, 0.36, 16) * rng.uniform(0.9, 1.15)
+        bone = 0.10 + 0.085 * np.exp(-((t[:, 0] / 0.09) ** 2))
+        arms.append((pose.place(band(line, flesh)), 1.0))
+        shaft = line[1:] if raised else line
+        humeri.append((pose.place(band(shaft, bone[-len(shaft) :])), 1.0))
+        humeri.append((pose.place(band(shaft, bone[-len(shaft) :] * 0.5)), 0.7))
+    return arms, humeri
+
+
+def _head(rng: np.random.Generator, pose: Pose) -> list[tuple[Points, float]]:
+    angle = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+    centre = np.array([rng.normal(0, 0.08), -2.0 + rng.uniform(-0.2, 0.06)])
+    outline = centre + np.stack([0.62 * np.cos(angle), 0.55 * np.sin(angle)], axis=1)
+    return [(pose.place(outline), 1.0)]
+
+
+def _vessel_pictures(
+    anatomy: Anatomy, pose: Pose, rng: np.random.Generator
+) -> tuple[Picture, Picture]:
+    """The arteries, and the bronchi that run beside the larger of them."""
+    vessels = anatomy.vessels
+    starts, ends = pose.place(vessels.starts, 0.2), pose.place(vessels.ends, 0.2)
+    widths = vessels.widths * pose.scale
+    greys = np.clip(0.08 + 15 * vessels.widths, 0, 1)
+    sharpness = rng.uniform(0.5, 1.0)
+    pictured = strokes(starts, ends, widths, greys, pose.size, sharpness)
+    large = (vessels.levels >= 1) & (vessels.levels <= 2)
+    offset = np.array([0.018, 0.012]) * pose.scale
+    bronchi = strokes(
+        starts[large] + offset,
+        ends[large] + offset,
+        widths[large] * 0.55,
+        np.ones(int(large.sum())),
+        pose.size,
+        1.2,
+    )
+    return pictured, bronchi
+
+
+def _bones(
+    anatomy: Anatomy, pose: Pose, humeri: list[tuple[Points, float]], open_lung: Picture
+) -> Picture:
+    size = pose.size
+    posterior: list[tuple[Points, float]] = []
+    for rib in anatomy.ribs:
+        outline = pose.place(rib.posterior, -0.7)
+        posterior += [(outline, 1.0), (_shrunk(outline, 0.5), 0.74)]
+    anterior = [(pose.place(rib.anterior, 0.7), 0.9) for rib in anatomy.ribs]
+    clavicles: list[tuple[Points, float]] = []
+    for bone in anatomy.clavicles:
+        outline = pose.place(bone, 0.8)
+        clavicles += [(outline, 1.0), (_shrunk(outline, 0.5), 0.7)]
+    # Against the mediastinum and below the domes ribs stand out less than against air.
+    shown = 0.45 + 0.55 * open_lung
+    bones = shown * _POSTERIOR_RIB * fill(posterior, size, 0.9)
+    bones += shown * _ANTERIOR_RIB * fill(anterior, size, 1.5)
+    bones += _CLAVICLE * fill(clavicles, size, 0.9)
+    bones += _SCAPULA * fill([(pose.place(s, -0.7), 1.0) for s in anatomy.scapulae], size, 1.6)
+    bones += _HUMERUS * fill(humeri, size, 0.9)
+    bones += _VERTEBRA * _spine(anatomy, pose)
+    return bones * np.float32(anatomy.bone_density)
+
+
+def _shrunk(outline: Points, share: float) -> Points:
+    """A band's marrow: each edge point of `band` moved towards the one across."""
+    across = outline[::-1]
+    middle = (outline + across) / 2
+    return middle + (outline - middle) * share
+
+
+def _spine(anatomy: Anatomy, pose: Pose) -> Picture:
+    corners = np.array([[-0.5, -0.5], [0, -0.44], [0.5, -0.5], [0.44, 0], [0.5, 0.5]])
+    corners = np.concatenate([corners, [[0, 0.44], [-0.5, 0.5], [-0.44, 0]]])
+    shapes: list[tuple[Points, float]] = [(pose.place(band(anatomy.spine_line, 0.20), -0.5), 0.3)]
+    for x, y, width, height in anatomy.vertebrae:
+        centre = np.array([x, y])
+        body = corners * (width, height)
+        shapes.append((pose.place(centre + body, -0.5), 0.85))
+        shapes.append((pose.place(centre + 0.8 * body, -0.5), 0.72))
+        for side in SIDES:
+            pedicle = 0.18 * corners * (width, 1.5 * height) + (0.33 * side * width, -0.1 * height)
+            shapes.append((pose.place(centre + pedicle, -0.5), 1.0))
+        process = np.array([[-0.06, 0.1], [0.06, 0.1], [0.08, 0.6], [-0.08, 0.6]])
+        shapes.append((pose.place(centre + process * (width, height), -0.8), 0.95))
+    return fill(shapes, pose.size, 1.25)
+
+
+def _gas(anatomy: Anatomy, pose: Pose, rng: np.random.Generator) -> Picture:
+    """Air in the windpipe, in the stomach (often) and in loops of bowel (sometimes)."""
+    unit = pose.scale
+    main = anatomy.trachea
+    forks = [main[-1] + np.array([[0, -0.03], [0.12 * s, 0.12], [0.26 * s, 0.22]]) for s in SIDES]
+    pipes = [(pose.place(band(main, 0.085), 0.2), 1.0)]
+    pipes += [(pose.place(band(fork, 0.055), 0.2), 0.7) for fork in forks]
+    gas = _WINDPIPE * fill(pipes, pose.size, 0.02 * unit)
+    angle = np.linspace(0, 2 * math.pi, 32, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    bubbles: list[tuple[Points, float]] = []
+    if rng.random() < 0.65:
+        x, y, a, b = anatomy.stomach
+        fullness = rng.uniform(0.7, 1.1)
+        bubbles.append((pose.place(circle * (a * fullness, b * fullness) + (x, y)), 1.0))
+    for _ in range(int(rng.integers(0, 5))):
+        centre = (rng.uniform(-0.7, 0.7), rng.uniform(1.05, 1.5))
+        loop = circle * rng.uniform(0.06, 0.14, 2) + centre
+        bubbles.append((pose.place(loop), rng.uniform(0.3, 0.7)))
+    if bubbles:
+        gas = gas + rng.uniform(0.6, 1) * _GAS * chord(fill(bubbles, pose.size, 1.6), 0.06 * unit)
+    return gas
+
+
+def _scattered(absorbed: Picture, pose: Pose, rng: np.random.Generator) -> Picture:
+    """Scattered rays lie over the film as a veil that knows no edges."""
+    share = rng.uniform(0.06, 0.2)
+    veil = blurred(absorbed, 0.35 * pose.scale)
+    return (1 - share) * absorbed + share * veil
+
+
+def _with_noise(absorbed: Picture, pose: Pose, rng: np.random.Generator) -> Picture:
+    """Quantum noise, more where fewer rays arrive; a detector's is somewhat smeared."""
+    grain = rng.standard_normal(absorbed.shape, dtype=np.float32)
+    smear = rng.uniform(0.15, 0.4)
+    grain[:, 1:] += smear * grain[:, :-1]
+    grain[1:] += smear * grain[:-1]
+    amount = math.exp(rng.uniform(math.log(0.004), math.log(0.013)))
+    heel = rng.normal(0, 0.02, 2)
+    x, y = pose.coordinates()
+    return absorbed + amount * np.exp(0.8 * absorbed) * grain + heel[0] * x + heel[1] * y
+
+
+def _developed(absorbed: Picture, rng: np.random.Generator) -> Picture:
+    """Window, gamma and the toe and shoulder of a film's characteristic curve."""
+    low = rng.uniform(-0.02, 0.16)
+    high = rng.uniform(0.98, 1.3)
+    gamma = math.exp(rng.uniform(-0.28, 0.28))
+    curve = rng.uniform(0.0, 0.8)
+    level = np.clip((absorbed - low) / np.float32(high - low), 0, 1) ** np.float32(gamma)
+    curved = level * level * (3 - 2 * level)
+    black, white = rng.uniform(0.0, 0.07), rng.uniform(0.88, 1.0)
+    return (black + (white - black) * ((1 - curve) * level + curve * curved)).astype(np.float32)
+
+
+def _framed(pixels: Picture, rng: np.random.Generator) -> Picture:
+    """Collimator blades, some a little crooked, and the lead letter of a side."""
+    size = pixels.shape[0]
+    steps = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+    column, row = steps[None, :], steps[:, None]
+    light = np.ones_like(pixels)
+    inner = np.zeros(4)
+    tilt = rng.normal(0, 0.012)
+    for blade, (x, y) in enumerate(((column, row), (row, column), (1 - column, row), (1 - row, column))):
+        closed, depth = rng.random() < 0.4, rng.uniform(0.005, 0.07)
+        if closed:
+            inner[blade] = depth
+            edge = x - np.float32(depth) + np.float32(tilt) * (y - np.float32(0.5))
+            light *= np.clip(edge * (size / 1.5), 0, 1)
+    shade = np.float32(rng.uniform(0.0, 0.05))
+    framed = shade + (pixels - shade) * light
+    letter, glow = _letter(rng, size, inner)
+    return np.clip(framed * (1 - letter) + np.float32(glow) * letter, 0, 1)
+
+
+def _letter(
+    rng: np.random.Generator, size: int, inner: NDArray[np.float64]
+) -> tuple[Picture, float]:
+    """An R at the patient's right or an L at the left, or none; and how bright it is."""
+    right = rng.random() < 0.4
+    shown, height = rng.random() < 0.85, size * rng.uniform(0.04, 0.068)
+    glow, tilt = rng.uniform(0.85, 1.0), rng.normal(0, 0.12)
+    margin, drop = size * rng.uniform(0.02, 0.06), size * rng.uniform(0.02, 0.14)
+    if not shown:
+        return np.zeros((size, size), dtype=np.float32), float(glow)
+    if right:
+        path = [(0, 1), (0, 0), (0.42, 0), (0.6, 0.13), (0.6, 0.36), (0.42, 0.5), (0, 0.5)]
+        path += [(0.28, 0.5), (0.62, 1)]
+        left = inner[0] * size + margin
+    else:
+        path = [(0, 0), (0, 1), (0.55, 1)]
+        left = size * (1 - inner[2]) - margin - 0.6 * height
+    cos, sin = math.cos(tilt), math.sin(tilt)
+    points = np.array(path) * height @ np.array([[cos, sin], [-sin, cos]])
+    points += (left, inner[1] * size + drop)
+    count = len(points) - 1
+    widths, greys = np.full(count, max(1.0, 0.16 * height)), np.ones(count)
+    return strokes(points[:-1], points[1:], widths, greys, size, 0.5), float(glow)

@@ -1,0 +1,231 @@
+"""A bundle: one folder with all that an answer depends on, checked against its hashes on loading.
+
+    bundle.json         what the model is, how it was made, SHA-256 of every other file
+    model.weights.h5    the Keras weights: numbers only, no code, no pickle
+    MODEL_CARD.md       for people
+
+Comes in: a trained network and its records, or a folder. Goes out: a folder, or a `Bundle`.
+Knows nothing of images. `default`, the model that ships, is found in the package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.config import PreprocessConfig, from_dict
+from pneumoscope.errors import BundleError, MissingError, UsageError
+from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.records import CLASS_NAMES
+from pneumoscope.storage import sha256_of_file, write_json, write_text
+from pneumoscope.training.network import (
+    Architecture,
+    build_backbone,
+    build_network,
+    empty_head,
+)
+
+SCHEMA_VERSION = 1
+_MANIFEST = "bundle.json"
+_WEIGHTS = "model.weights.h5"
+_CARD = "MODEL_CARD.md"
+_MAX_WEIGHTS_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """The threshold on the calibrated probability, and how it was chosen."""
+
+    value: float = 0.5
+    rule: str = "fixed at 0.5"
+    chosen_on: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What the model saw."""
+
+    fingerprint: str = ""
+    images: int = 0
+    patients: int = 0
+    positives: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InitialWeights:
+    """Where the backbone came from."""
+
+    origin: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InputCheck:
+    """How unlike the training images an input is measured to be; `none`: not measured."""
+
+    method: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class BundleManifest:
+    """`bundle.json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    pneumoscope_version: str = ""
+    created: str = ""
+    labels: tuple[str, ...] = CLASS_NAMES
+    architecture: Architecture = field(default_factory=Architecture)
+    preprocessing: PreprocessConfig = field(default_factory=PreprocessConfig)
+    threshold: OperatingPoint = field(default_factory=OperatingPoint)
+    calibration: Calibration = field(default_factory=lambda: Calibration("none", 1.0, 0.0))
+    input_check: InputCheck = field(default_factory=InputCheck)
+    training_data: TrainingData = field(default_factory=TrainingData)
+    initial_weights: InitialWeights = field(default_factory=InitialWeights)
+    validation: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk whose files were found to be those that its manifest names."""
+
+    folder: Path
+    manifest: BundleManifest
+
+    @property
+    def weights(self) -> Path:
+        """The Keras weights file."""
+        return self.folder / _WEIGHTS
+
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.folder / _CARD
+
+
+def write_bundle(folder: Path, network: Any, manifest: BundleManifest, card: str) -> Bundle:
+    """Write a bundle whole: made beside, then renamed over whatever bundle was there.
+
+    Raises:
+        OSError: the folder can't be written or the disk is full; the old bundle is untouched.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        network.save_weights(made / _WEIGHTS)
+        write_text(made / _CARD, card)
+        document = asdict(manifest)
+        document["files"] = {name: sha256_of_file(made / name) for name in (_WEIGHTS, _CARD)}
+        write_json(made / _MANIFEST, document)
+        for path in made.iterdir():
+            _flush(path)
+        made.chmod(0o755)
+        _swap(made, folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return load_bundle(folder)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _swap(made: Path, folder: Path) -> None:
+    if not folder.exists():
+        made.rename(folder)
+        return
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
+    folder.rename(aside / folder.name)
+    made.rename(folder)
+    shutil.rmtree(aside)
+
+
+def load_bundle(model: Path | str) -> Bundle:
+    """Find a bundle (a bundle folder, a run folder, or `default`) and check every hash in it.
+
+    Raises:
+        UsageError: there is no such folder.
+        MissingError: `default` was asked for and this installation ships none.
+        BundleError: no bundle, of another schema, incomplete, or changed since it was written.
+    """
+    folder = _find(model)
+    path = folder / _MANIFEST
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{path}: can't be read as JSON ({error}). Train or copy it again."
+        ) from error
+    found = document.get("schema_version") if isinstance(document, dict) else None
+    if found != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: found schema version {found!r}, this pneumoscope reads {SCHEMA_VERSION}. "
+            "Use the version of pneumoscope that wrote it, or train again."
+        )
+    try:
+        manifest = from_dict(BundleManifest, document, str(path))
+    except UsageError as error:
+        raise BundleError(str(error)) from error
+    for name in (_WEIGHTS, _CARD):
+        _check_file(folder / name, manifest.files.get(name))
+    return Bundle(folder, manifest)
+
+
+def _find(model: Path | str) -> Path:
+    if str(model) == "default":
+        folder = Path(__file__).parent.parent / "models" / "default"
+        if not (folder / _MANIFEST).exists():
+            raise MissingError(
+                "This installation ships no default model. Train one: pneumoscope train DATA "
+                "--out RUN, then give --model RUN."
+            )
+        return folder
+    folder = Path(model)
+    for candidate in (folder, folder / "model"):
+        if (candidate / _MANIFEST).exists():
+            return candidate
+    if not folder.exists():
+        raise UsageError(f"--model {folder}: no such folder. Give a bundle, a run, or 'default'.")
+    raise BundleError(
+        f"{folder}: holds no {_MANIFEST}, nor does {folder / 'model'}. "
+        "Give the folder of a finished run or a bundle."
+    )
+
+
+def _check_file(path: Path, wanted: str | None) -> None:
+    if not path.exists():
+        raise BundleError(f"{path}: is missing from the bundle. Copy the whole folder again.")
+    if path.stat().st_size > _MAX_WEIGHTS_BYTES:
+        raise BundleError(f"{path}: {path.stat().st_size} bytes are more than any bundle of ours.")
+    found = sha256_of_file(path)
+    if found != wanted:
+        raise BundleError(
+            f"{path}: SHA-256 is {found[:16]}…, bundle.json says {str(wanted)[:16]}…. The file was "
+            "changed or damaged since it was written; copy the bundle again or train again."
+        )
+
+
+def load_network(bundle: Bundle) -> Any:
+    """Build the Keras network of a bundle and load its weights.
+
+    Raises:
+        ExtraMissingError: Keras is not installed.
+        BundleError: the weights don't fit the architecture that the manifest states.
+    """
+    architecture = bundle.manifest.architecture
+    network = build_network(
+        build_backbone(architecture.size), architecture, empty_head(architecture)
+    )
+    try:
+        network.load_weights(bundle.weights)
+    except (ValueError, OSError, KeyError) as error:
+        raise BundleError(
+            f"{bundle.weights}: does not fit {architecture}: {error}. Train again."
+        ) from error
+    return network

@@ -1,0 +1,191 @@
+"""The `Predictor`: the one way from an image to an answer, whoever asks.
+
+Comes in: a bundle, a backend, and images as paths, bytes or decoded. Goes out: one `Answer` for
+every input, in input order. Knows nothing of labels, output files or pages.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.config import LimitsConfig
+from pneumoscope.errors import ImageRefusedError
+from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.images.read import GreyImage, read_bytes, read_image
+from pneumoscope.inference.backends import Backend, KerasBackend
+from pneumoscope.inference.bundle import BundleManifest, load_bundle, load_network
+from pneumoscope.records import CLASS_NAMES, Prediction
+
+BATCH = 16
+"""Images per forward pass."""
+
+_DECODERS = 2
+"""Threads that read and preprocess ahead of the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A prediction with what it was made from.
+
+    Attributes:
+        prediction: the row for `predictions.csv`.
+        logit: the network's raw output, before calibration; `None` unless the status is `ok`.
+        cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled.
+        embedding: pooled features, float32 (c,).
+        image: the decoded image, kept only where asked for.
+    """
+
+    prediction: Prediction
+    logit: float | None = None
+    cam: NDArray[np.float32] | None = None
+    embedding: NDArray[np.float32] | None = None
+    image: GreyImage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    source: str
+    image: GreyImage | None
+    tensor: NDArray[np.float32]
+
+
+class Predictor:
+    """Answers for images with one model.
+
+    Args:
+        manifest: preprocessing, calibration and threshold of the model.
+        backend: the engine, with the model's weights loaded.
+        limits: what an image file may cost.
+    """
+
+    def __init__(
+        self,
+        manifest: BundleManifest,
+        backend: Backend,
+        limits: LimitsConfig | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self._backend = backend
+        self._preprocess = Preprocessor(manifest.preprocessing)
+        self._limits = limits or LimitsConfig()
+
+    @classmethod
+    def load(cls, model: Path | str = "default") -> Predictor:
+        """A predictor for a bundle folder, a run folder or `default`.
+
+        Raises:
+            UsageError, MissingError, BundleError: as `load_bundle` does.
+        """
+        bundle = load_bundle(model)
+        return cls(bundle.manifest, KerasBackend(load_network(bundle)))
+
+    def predict_file(self, path: Path | str) -> Answer:
+        """The answer for one file; a file that can't be answered for has a status and a reason."""
+        return next(self.predict_files([Path(path)], keep_images=True))
+
+    def predict_bytes(self, content: bytes, name: str = "upload") -> Answer:
+        """The answer for one file's content, held in memory."""
+        prepared = self._prepare(lambda: read_bytes(content, name, self._limits), name, True)
+        return next(self._answer([prepared]))
+
+    def predict_files(
+        self, paths: Iterable[Path | str], *, keep_images: bool = False
+    ) -> Iterator[Answer]:
+        """One answer for every path, in order; reading runs ahead of the engine in threads.
+
+        Args:
+            paths: files of any format that `read_image` knows.
+            keep_images: keep the decoded pixels in each answer (for overlays).
+        """
+
+        def work(path: Path | str) -> _Prepared | Answer:
+            return self._prepare(lambda: read_image(path, self._limits), str(path), keep_images)
+
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            for chunk in _chunks(_ahead(pool, work, paths), BATCH):
+                yield from self._answer(chunk)
+
+    def _prepare(
+        self, read: Callable[[], GreyImage], source: str, keep_image: bool
+    ) -> _Prepared | Answer:
+        try:
+            image = read()
+        except ImageRefusedError as error:
+            return Answer(
+                Prediction(source, error.reason.status, error.reason, detail=error.detail)
+            )
+        return _Prepared(source, image if keep_image else None, self._preprocess(image.pixels))
+
+    def _answer(self, prepared: list[_Prepared | Answer]) -> Iterator[Answer]:
+        readable = [item for item in prepared if isinstance(item, _Prepared)]
+        answered = iter(self._run(readable)) if readable else iter(())
+        for item in prepared:
+            yield item if isinstance(item, Answer) else next(answered)
+
+    def _run(self, prepared: list[_Prepared]) -> list[Answer]:
+        # One batch size only: engines compile once, and results don't depend on the company.
+        batch = np.zeros((BATCH if len(prepared) > 1 else 1, *prepared[0].tensor.shape), np.float32)
+        for row, item in enumerate(prepared):
+            batch[row] = item.tensor
+        outputs = self._backend.run(batch)
+        return [
+            decide(
+                Answer(
+                    Prediction(item.source, "ok"),
+                    logit=float(outputs.logits[row]),
+                    cam=outputs.cams[row],
+                    embedding=outputs.embeddings[row],
+                    image=item.image,
+                ),
+                self.manifest,
+            )
+            for row, item in enumerate(prepared)
+        ]
+
+
+def decide(answer: Answer, manifest: BundleManifest) -> Answer:
+    """The answer with probability and prediction as `manifest` calibrates and decides.
+
+    An answer without a logit (refused, unreadable) stays as it is.
+    """
+    if answer.logit is None:
+        return answer
+    probability = float(manifest.calibration.apply(np.array([answer.logit]))[0])
+    threshold = manifest.threshold.value
+    prediction = replace(
+        answer.prediction,
+        probability=probability,
+        prediction=CLASS_NAMES[int(probability >= threshold)],
+        threshold=threshold,
+    )
+    return replace(answer, prediction=prediction)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    work: Callable[[Path | str], _Prepared | Answer],
+    paths: Iterable[Path | str],
+) -> Iterator[_Prepared | Answer]:
+    """Apply `work` in order, keeping at most two batches in flight so that memory stays flat."""
+    remaining = iter(paths)
+    flying: deque[Future[_Prepared | Answer]] = deque(
+        pool.submit(work, path) for path in islice(remaining, 2 * BATCH)
+    )
+    while flying:
+        done = flying.popleft().result()
+        for path in islice(remaining, 1):
+            flying.append(pool.submit(work, path))
+        yield done
+
+
+def _chunks(items: Iterator[_Prepared | Answer], size: int) -> Iterator[list[_Prepared | Answer]]:
+    while chunk := list(islice(items, size)):
+        yield chunk

@@ -1,0 +1,108 @@
+"""Progress of long work, shown on stderr: what is done, how fast, how long it will take.
+
+Long functions take a `Progress` and never print. `SILENT` is the default; the command line
+passes `TerminalProgress`. Knows nothing of what is counted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One running piece of work."""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more units as done; `note` replaces the text at the end of the line."""
+
+
+class Progress(Protocol):
+    """Where long work reports to."""
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+        """Begin work of `total` units, each one `unit` (`images`, `epochs`)."""
+        yield _SilentTask()  # pragma: no cover - a protocol's body never runs
+
+
+class _SilentTask:
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Forget it."""
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+        """Begin work that nobody watches."""
+        yield _SilentTask()
+
+
+SILENT = SilentProgress()
+
+
+class TerminalProgress:
+    """A bar on a terminal; on a pipe or in a log, one line when a task ends."""
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+        """Show `title`, a bar, units per second and the time left."""
+        if sys.stderr.isatty():
+            with _bar(title, total, unit) as task:
+                yield task
+            return
+        started = time.monotonic()
+        counter = _Counter()
+        yield counter
+        seconds = max(time.monotonic() - started, 1e-9)
+        rate = f"{counter.done / seconds:.1f} {unit}/s"
+        sys.stderr.write(f"{title}: {counter.done} {unit} in {seconds:.1f} s ({rate})\n")
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.done = 0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+
+
+@contextmanager
+def _bar(title: str, total: int, unit: str) -> Iterator[Task]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as RichProgress
+    from rich.progress import Task as RichTask
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: RichTask) -> Text:
+            return Text(f"{task.speed:.1f} {unit}/s" if task.speed else f"– {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        identifier = bar.add_task(title, total=total, note="")
+
+        class BarTask:
+            def advance(self, count: int = 1, note: str = "") -> None:
+                bar.update(identifier, advance=count, note=note)
+
+        yield BarTask()

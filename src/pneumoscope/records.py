@@ -1,0 +1,85 @@
+"""What the stages hand to each other: small frozen records, no behaviour, no NumPy.
+
+Knows nothing of files' formats, of models or of pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pneumoscope.errors import Reason, Status
+
+CLASS_NAMES: tuple[str, str] = ("NORMAL", "PNEUMONIA")
+"""Index 1, PNEUMONIA, is the positive class everywhere."""
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One labelled image of a data set.
+
+    Attributes:
+        path: the file, absolute.
+        label: 0 for NORMAL, 1 for PNEUMONIA.
+        patient: identifies the child or adult; images of one patient never part.
+        split: the split that the data set itself gives, `None` where it gives none.
+        subtype: `bacteria`, `virus` or `""`; splits are stratified by it.
+        sha256: hex digest of the file's bytes, `""` until hashed.
+        extra: further manifest columns, for subgroups.
+    """
+
+    path: Path
+    label: int
+    patient: str
+    split: Split | None = None
+    subtype: str = ""
+    sha256: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """An indexed data set: where it lies, its images in a stable order, what was odd about it."""
+
+    root: Path
+    records: tuple[ImageRecord, ...]
+    warnings: tuple[str, ...] = ()
+
+    def subset(self, split: Split | Literal["all"]) -> Dataset:
+        """The records of one split (or all), in the same order."""
+        if split == "all":
+            return self
+        return Dataset(self.root, tuple(r for r in self.records if r.split == split), self.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one input: a row of `predictions.csv`.
+
+    `probability` is the calibrated probability of pneumonia in [0, 1]; `prediction` is a class
+    name; `input_score` tells how unlike the training images the input is (`None`: not measured).
+    All four are `None` unless `status` is `ok`. `detail` explains a reason in words.
+    """
+
+    path: str
+    status: Status
+    reason: Reason | None = None
+    probability: float | None = None
+    prediction: str | None = None
+    threshold: float | None = None
+    input_score: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval; NaN-free: what is undefined is `None`."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None

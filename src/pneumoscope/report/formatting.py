@@ -1,0 +1,162 @@
+"""Numbers and names as a reader wants to see them.
+
+Comes in: plain values, some of them absent. Goes out: short text, the same everywhere.
+Knows nothing of pages, of HTML (nothing here is escaped) or of where a number came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pneumoscope.records import Estimate
+
+ABSENT = "–"
+"""Stands where a value is undefined or was not measured."""
+
+_BYTES_STEP = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MetricText:
+    """What to call a metric, and what it says in one plain sentence."""
+
+    label: str
+    meaning: str
+    lower_is_better: bool = False
+    undefined: str = "not defined on these data"
+
+
+METRICS: Mapping[str, MetricText] = {
+    "auc": MetricText(
+        "AUC",
+        "chance that an X-ray with pneumonia scores above one without",
+        undefined="needs both classes",
+    ),
+    "sensitivity": MetricText(
+        "Sensitivity",
+        "share of X-rays with pneumonia that were called so",
+        undefined="needs an X-ray with pneumonia",
+    ),
+    "specificity": MetricText(
+        "Specificity",
+        "share of normal X-rays that were called normal",
+        undefined="needs a normal X-ray",
+    ),
+    "balanced_accuracy": MetricText(
+        "Balanced accuracy",
+        "mean of sensitivity and specificity",
+        undefined="needs both classes",
+    ),
+    "accuracy": MetricText(
+        "Accuracy", "share of right calls at this mix of classes", undefined="needs an X-ray"
+    ),
+    "ppv": MetricText(
+        "Positive predictive value",
+        "share of pneumonia calls that were right at this mix of classes",
+        undefined="nothing was called pneumonia",
+    ),
+    "npv": MetricText(
+        "Negative predictive value",
+        "share of normal calls that were right at this mix of classes",
+        undefined="nothing was called normal",
+    ),
+    "f1": MetricText(
+        "F1",
+        "harmonic mean of sensitivity and positive predictive value",
+        undefined="pneumonia was neither present nor called",
+    ),
+    "average_precision": MetricText(
+        "Average precision",
+        "area under the precision–recall curve",
+        undefined="needs an X-ray with pneumonia",
+    ),
+    "brier": MetricText(
+        "Brier score",
+        "mean squared error of the probability",
+        lower_is_better=True,
+        undefined="needs an X-ray",
+    ),
+    "ece": MetricText(
+        "Calibration error",
+        "mean gap between stated probability and observed share (ECE)",
+        lower_is_better=True,
+        undefined="needs an X-ray",
+    ),
+}
+"""The metrics of `metrics.json` in the order in which a page shows them."""
+
+
+def metric_text(name: str) -> MetricText:
+    """Label and meaning of a metric; a metric that is not known here is called by its name."""
+    return METRICS.get(name, MetricText(name.replace("_", " ").capitalize(), ""))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`0.964`, or a dash for what is absent."""
+    return ABSENT if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def interval(estimate: Estimate, digits: int = 3) -> str:
+    """`0.944–0.978`, or a dash if an end of it is absent."""
+    if estimate.low is None or estimate.high is None:
+        return ABSENT
+    return f"{number(estimate.low, digits)}–{number(estimate.high, digits)}"
+
+
+def in_words(estimate: Estimate, level: float, digits: int = 2) -> str:
+    """`0.96 (95 % interval 0.94–0.98)`; without an interval, the number alone."""
+    span = interval(estimate, digits)
+    if estimate.value is None or span == ABSENT:
+        return number(estimate.value, digits)
+    return f"{number(estimate.value, digits)} ({percent(level)} interval {span})"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """`95 %` with a no-break space; absent is a dash."""
+    return ABSENT if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def count(value: int) -> str:
+    """`5,216`."""
+    return f"{value:,}"
+
+
+def plural(value: int, singular: str, plural_form: str = "") -> str:
+    """`1 patient`, `548 patients`."""
+    return f"{count(value)} {singular if value == 1 else plural_form or singular + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`0.8 s`, `42 s`, `3 min 5 s` or `1 h 12 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def file_size(size: int) -> str:
+    """`812 bytes`, `14.2 KiB`, `3.0 MiB`."""
+    if size < _BYTES_STEP:
+        return plural(size, "byte")
+    value = float(size)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= _BYTES_STEP
+        if value < _BYTES_STEP:
+            return f"{value:.1f} {unit}"
+    return f"{value / _BYTES_STEP:.1f} TiB"
+
+
+def setting(value: object) -> str:
+    """A configuration value in the reader's notation: `yes`, `0.001`, `imagenet`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int):
+        return count(value)
+    return str(value)

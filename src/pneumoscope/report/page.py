@@ -1,0 +1,116 @@
+"""What every page is built of, and the writing of one.
+
+Comes in: a template's name, the page's heading and its sections. Goes out: one HTML file that
+holds all it shows (styles, figures, pictures) and asks the network for nothing.
+Knows nothing of evaluations or audits.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.report.svg import Svg
+from pneumoscope.report.templating import page_environment, template_text
+from pneumoscope.storage import write_text
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section of a page.
+
+    Attributes:
+        identifier: unique in the page; the target of its link.
+        title: its heading.
+        short: its name in the list of sections.
+        template: what lays it out.
+        view: what the template shows, already in words.
+        flows: on paper it may follow the section before on the same sheet.
+    """
+
+    identifier: str
+    title: str
+    short: str
+    template: str
+    view: Any
+    flows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A table's column: numbers are set flush right, code in a fixed-width font."""
+
+    title: str
+    numeric: bool = False
+    code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of text cells; the first cell of a row heads it."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Sequence[str], ...]
+    note: str = ""
+    total: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure under its title (none if the figure bears its own), with a further sentence."""
+
+    title: str
+    svg: Svg
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FiguresView:
+    """A section of figures, with a table below or without; `small` sets three in a row."""
+
+    intro: str
+    figures: tuple[Drawn, ...]
+    tables: tuple[Table, ...] = ()
+    small: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TablesView:
+    """A section of tables, with a sentence above."""
+
+    intro: str
+    tables: tuple[Table, ...]
+
+
+def render_page(template: str, page: Any, sections: Sequence[Section]) -> str:
+    """The page as HTML; whatever the views hold is escaped."""
+    return page_environment().get_template(template).render(
+        page=page,
+        sections=sections,
+        style=template_text("style.css"),
+        version=metadata.version("pneumoscope"),
+    )
+
+
+def write_page(path: Path, template: str, page: Any, sections: Sequence[Section]) -> None:
+    """Render a page and write it to `path`, whole or not at all.
+
+    Raises:
+        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+    """
+    write_text(path, render_page(template, page, sections))
+
+
+def data_uri(png: bytes) -> str:
+    """PNG bytes as an image's address inside the page."""
+    return f"data:image/png;base64,{b64encode(png).decode('ascii')}"
+
+
+def pairs(facts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Facts that are known, in order."""
+    return tuple((name, value) for name, value in facts.items() if value)

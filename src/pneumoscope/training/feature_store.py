@@ -1,0 +1,83 @@
+"""Features on disk: immutable shards of (key, float16 features), memory-mapped, shared by all runs.
+
+Comes in: 32-byte keys and features. Goes out: the features of those keys that are known.
+A shard is one `.npy` file, written beside and renamed, so a kill loses at most the shard being
+gathered, and several processes may write to one store at once. Knows nothing of images or models.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.storage import atomic_writer
+
+_LOGGER = logging.getLogger(__name__)
+
+KEY_BYTES = 32
+
+
+class FeatureStore:
+    """One folder of shards; all of one width and made by one extractor.
+
+    Args:
+        folder: where the shards lie; made when first written to.
+        width: features per row.
+    """
+
+    def __init__(self, folder: Path, width: int) -> None:
+        self._folder = folder
+        self._row = np.dtype([("key", f"V{KEY_BYTES}"), ("features", "<f2", (width,))])
+        self._shards: list[NDArray[np.void]] = []
+        self._place: dict[bytes, tuple[int, int]] = {}
+        for path in sorted(folder.glob("*.npy")):
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        try:
+            shard = np.load(path, mmap_mode="r")
+        except (ValueError, OSError, EOFError) as error:
+            _LOGGER.warning("%s: damaged feature shard, left aside (%s)", path, error)
+            return
+        if shard.dtype != self._row:
+            _LOGGER.warning("%s: feature shard of another layout, left aside", path)
+            return
+        number = len(self._shards)
+        self._shards.append(shard)
+        for row, key in enumerate(shard["key"]):
+            self._place[key.tobytes()] = (number, row)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._place
+
+    def add(self, keys: Sequence[bytes], features: NDArray[np.float32]) -> None:
+        """Write one shard: `features` is (len(keys), width), finite and within float16's range.
+
+        Raises:
+            OSError: the folder can't be written or the disk is full; the store is unchanged.
+        """
+        shard = np.empty(len(keys), self._row)
+        shard["key"] = np.frombuffer(b"".join(keys), f"V{KEY_BYTES}")
+        shard["features"] = features
+        path = self._folder / f"{uuid.uuid4().hex}.npy"
+        with atomic_writer(path) as stream:
+            np.save(stream, shard)
+        self._open(path)
+
+    def take(self, keys: Sequence[bytes]) -> NDArray[np.float32]:
+        """The features of `keys`, float32 (len(keys), width), in their order.
+
+        Raises:
+            KeyError: a key is not in the store.
+        """
+        places = np.array([self._place[key] for key in keys], np.int64).reshape(-1, 2)
+        out = np.empty((len(keys), self._row["features"].shape[0]), np.float32)
+        for number in np.unique(places[:, 0]):
+            chosen = places[:, 0] == number
+            out[chosen] = self._shards[number]["features"][places[chosen, 1]]
+        return out

@@ -1,0 +1,190 @@
+"""Frozen features: each view of each image goes through the backbone once, ever.
+
+Comes in: image records, the preprocessing and augmentation configs, a frozen backbone. Goes out:
+a `FeatureTable` that yields float32 features of any image and view from the store on disk.
+Knows nothing of labels or of the head. A feature's key is made of the image's content, the
+preprocessing, the view, the weights and the engine, so nothing stale can be taken for fresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.config import AugmentConfig, LimitsConfig, PreprocessConfig
+from pneumoscope.errors import ImageRefusedError
+from pneumoscope.images.augment import view, view_fingerprint
+from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.images.read import read_image
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.records import ImageRecord
+from pneumoscope.training.feature_store import FeatureStore
+from pneumoscope.training.network import BACKBONE_WIDTH
+
+_LOGGER = logging.getLogger(__name__)
+
+BATCH = 32
+"""Views per forward pass: on 2 cores larger batches gain nothing and cost memory."""
+
+SHARD_ROWS = 512
+"""Views per shard: a kill loses at most this many, some 15 s of work on 2 cores."""
+
+
+class Extractor(Protocol):
+    """A frozen backbone as an engine runs it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Engine, precision and weights: what, beside the input, decides the output."""
+
+    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pooled features (n, 1024) of preprocessed images (n, size, size, 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureTable:
+    """Features of `images` × `views`, on disk; `kept` are the positions that could be read."""
+
+    store: FeatureStore
+    keys: tuple[tuple[bytes, ...], ...]
+    kept: tuple[int, ...]
+    refused: tuple[ImageRefusedError, ...]
+
+    @property
+    def views(self) -> int:
+        """Views per image."""
+        return len(self.keys[0]) if self.keys else 0
+
+    def take(self, rows: NDArray[np.intp], views: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Features (n, 1024) of image `rows[i]` (an index into `kept`) in view `views[i]`."""
+        wanted = zip(rows.tolist(), views.tolist(), strict=True)
+        return self.store.take([self.keys[r][v] for r, v in wanted])
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Which views of an image are wanted: `count` of them, the first un-augmented."""
+
+    count: int
+    augment: AugmentConfig
+    seed: int
+
+
+def compute_features(
+    records: Sequence[ImageRecord],
+    views: Views,
+    preprocess: PreprocessConfig,
+    extractor: Extractor,
+    cache: Path,
+    progress: Progress = SILENT,
+) -> FeatureTable:
+    """Make sure that every view of every record is in the cache, and say where.
+
+    Images that can't be read are left out and reported in `refused`. Work done before an
+    interruption is found in the cache again.
+
+    Raises:
+        OSError: the cache can't be written (disk full, no permission).
+    """
+    preprocessor = Preprocessor(preprocess)
+    made_by = hashlib.sha256(
+        f"{extractor.fingerprint}|{preprocessor.fingerprint()}".encode()
+    ).hexdigest()
+    store = FeatureStore(cache / "features" / made_by[:24], BACKBONE_WIDTH)
+    prints = [view_fingerprint(views.augment, views.seed, k) for k in range(views.count)]
+    keys = [tuple(_key(record.sha256, mark) for mark in prints) for record in records]
+    missing = [i for i, row in enumerate(keys) if any(key not in store for key in row)]
+    refused: dict[int, ImageRefusedError] = {}
+    pending = _Pending(store)
+    with progress.task("features", len(missing) * views.count, "images") as task:
+        batches = _batches(records, keys, missing, store, preprocessor, views, refused)
+        for batch_keys, batch in _ahead(batches):
+            pending.add(batch_keys, extractor(batch)[: len(batch_keys)])
+            task.advance(len(batch_keys))
+    pending.flush()
+    kept = tuple(i for i in range(len(records)) if i not in refused)
+    for error in refused.values():
+        _LOGGER.warning("left out of training: %s", error)
+    return FeatureTable(
+        store, tuple(keys[i] for i in kept), kept, tuple(refused[i] for i in sorted(refused))
+    )
+
+
+def _key(image_sha256: str, view_mark: str) -> bytes:
+    return hashlib.sha256(f"{image_sha256}|{view_mark}".encode()).digest()
+
+
+class _Pending:
+    """Rows gathered for the next shard."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self._keys: list[bytes] = []
+        self._features: list[NDArray[np.float32]] = []
+
+    def add(self, keys: list[bytes], features: NDArray[np.float32]) -> None:
+        self._keys += keys
+        self._features.append(features)
+        if len(self._keys) >= SHARD_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._keys:
+            self._store.add(self._keys, np.concatenate(self._features))
+        self._keys, self._features = [], []
+
+
+_Batch = tuple[list[bytes], NDArray[np.float32]]
+
+
+def _batches(
+    records: Sequence[ImageRecord],
+    keys: Sequence[tuple[bytes, ...]],
+    missing: Sequence[int],
+    store: FeatureStore,
+    preprocessor: Preprocessor,
+    views: Views,
+    refused: dict[int, ImageRefusedError],
+) -> Iterator[_Batch]:
+    """Batches of exactly `BATCH` preprocessed views (the last one padded) and the keys in them."""
+    size = preprocessor.config.size
+    batch = np.zeros((BATCH, size, size, 3), np.float32)
+    batch_keys: list[bytes] = []
+    # Byte-equal images share their keys: their views are computed once.
+    seen: set[bytes] = set()
+    for position in missing:
+        record = records[position]
+        try:
+            grey = preprocessor.grey(read_image(record.path, LimitsConfig()).pixels)
+        except ImageRefusedError as error:
+            refused[position] = error
+            continue
+        for index, key in enumerate(keys[position]):
+            if key in store or key in seen:
+                continue
+            seen.add(key)
+            changed = view(grey, views.augment, views.seed, record.sha256, index)
+            batch[len(batch_keys)] = preprocessor.normalise(changed)
+            batch_keys.append(key)
+            if len(batch_keys) == BATCH:
+                yield batch_keys, batch
+                batch, batch_keys = np.zeros_like(batch), []
+    if batch_keys:
+        yield batch_keys, batch
+
+
+def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
+    """The same batches, each prepared in a thread while the one before it is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        following = pool.submit(next, batches, None)
+        while (current := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield current

@@ -1,0 +1,141 @@
+"""The network: DenseNet121 → GlobalAveragePooling2D → Dropout → Dense(ReLU) → Dense(1, sigmoid).
+
+Comes in: sizes and a seed. Goes out: Keras models, any backend. Knows nothing of images, files or
+training. The backbone is Huang et al., "Densely Connected Convolutional Networks", CVPR 2017.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.training.runtime import load_keras
+
+BACKBONE_WIDTH = 1024
+"""Channels of DenseNet121's last feature map, and so the width of the pooled features."""
+
+HIDDEN_LAYER = "head_hidden"
+OUTPUT_LAYER = "head_probability"
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What must be known to build the network again; stored in `bundle.json`."""
+
+    name: str = "densenet121"
+    size: int = 224
+    dropout: float = 0.4
+    hidden_units: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class HeadWeights:
+    """The trained head, float32: kernels (1024, units) and (units, 1), biases (units,) and (1,)."""
+
+    hidden_kernel: NDArray[np.float32]
+    hidden_bias: NDArray[np.float32]
+    output_kernel: NDArray[np.float32]
+    output_bias: NDArray[np.float32]
+
+
+def build_backbone(size: int) -> Any:
+    """DenseNet121 without its top for (n, size, size, 3) float32 input; its weights are unset.
+
+    The output is the last feature map, (n, size/32, size/32, 1024), after batch norm and ReLU.
+    """
+    keras = load_keras()
+    backbone = keras.applications.DenseNet121(
+        include_top=False, weights=None, input_shape=(size, size, 3)
+    )
+    # Frozen as a whole: Keras then runs batch normalisation with its moving statistics.
+    backbone.trainable = False
+    return backbone
+
+
+def initialise_randomly(backbone: Any, seed: int) -> None:
+    """Give every convolution He-normal weights drawn from `seed` alone, batch norm the identity.
+
+    He et al., "Delving Deep into Rectifiers", ICCV 2015. Drawn with NumPy, so the same seed gives
+    the same weights on every Keras backend, and no global random state is touched.
+    """
+    generator = np.random.default_rng([seed, 0x0DE_45E])
+    for layer in backbone.layers:
+        weights = layer.get_weights()
+        if len(weights) == 1:
+            shape = weights[0].shape
+            deviation = np.sqrt(2.0 / np.prod(shape[:-1]))
+            kernel = generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+            layer.set_weights([kernel])
+
+
+def weights_digest(model: Any) -> str:
+    """SHA-256 over all weights, in the model's order: tells which weights made a feature."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def build_feature_model(backbone: Any) -> Any:
+    """Backbone and GlobalAveragePooling2D: (n, size, size, 3) → (n, 1024)."""
+    keras = load_keras()
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(backbone.output)
+    return keras.Model(backbone.input, pooled, name="features")
+
+
+def build_head(architecture: Architecture, seed: int) -> Any:
+    """Dropout → Dense(ReLU) → Dense(1): features (n, 1024) → logits (n, 1).
+
+    The layer is linear at its end because the loss is more exact on logits; `build_network` puts
+    the sigmoid back.
+    """
+    keras = load_keras()
+    initial = [keras.initializers.GlorotUniform(seed=2 * seed + k) for k in (0, 1)]
+    features = keras.Input((BACKBONE_WIDTH,), name="features")
+    x = keras.layers.Dropout(architecture.dropout, seed=seed)(features)
+    x = keras.layers.Dense(
+        architecture.hidden_units, activation="relu", kernel_initializer=initial[0]
+    )(x)
+    logits = keras.layers.Dense(1, kernel_initializer=initial[1])(x)
+    return keras.Model(features, logits, name="head")
+
+
+def build_network(backbone: Any, architecture: Architecture, head: HeadWeights) -> Any:
+    """The whole network: images (n, size, size, 3) → probability of pneumonia (n, 1)."""
+    keras = load_keras()
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(backbone.output)
+    x = keras.layers.Dropout(architecture.dropout, name="head_dropout")(x)
+    x = keras.layers.Dense(architecture.hidden_units, activation="relu", name=HIDDEN_LAYER)(x)
+    x = keras.layers.Dense(1, activation="sigmoid", name=OUTPUT_LAYER)(x)
+    network = keras.Model(backbone.input, x, name="pneumoscope")
+    set_head(network, head)
+    return network
+
+
+def set_head(network: Any, head: HeadWeights) -> None:
+    """Put trained head weights into a network of `build_network`."""
+    network.get_layer(HIDDEN_LAYER).set_weights([head.hidden_kernel, head.hidden_bias])
+    network.get_layer(OUTPUT_LAYER).set_weights([head.output_kernel, head.output_bias])
+
+
+def get_head(network: Any) -> HeadWeights:
+    """The head weights of a network of `build_network`."""
+    hidden = network.get_layer(HIDDEN_LAYER).get_weights()
+    output = network.get_layer(OUTPUT_LAYER).get_weights()
+    return HeadWeights(hidden[0], hidden[1], output[0], output[1])
+
+
+def empty_head(architecture: Architecture) -> HeadWeights:
+    """A head of zeros: the shapes, before weights are loaded."""
+    units = architecture.hidden_units
+    return HeadWeights(
+        np.zeros((BACKBONE_WIDTH, units), np.float32),
+        np.zeros(units, np.float32),
+        np.zeros((units, 1), np.float32),
+        np.zeros(1, np.float32),
+    )

@@ -1,0 +1,141 @@
+"""Labelled images through the `Predictor`: what training and evaluation both need.
+
+Comes in: records and a predictor. Goes out: labels, patients and answers in step, the evaluation
+of them, and the pictures of the worst errors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.config import IntervalConfig, PreprocessConfig
+from pneumoscope.errors import DataError, Reason
+from pneumoscope.evaluation.evaluate import Evaluation, evaluate
+from pneumoscope.images.read import read_image
+from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.overlay import film_png, overlay_png
+from pneumoscope.inference.predictor import Answer, Predictor, decide
+from pneumoscope.progress import Progress
+from pneumoscope.records import CLASS_NAMES, ImageRecord
+from pneumoscope.report.content import Refusals, WorstError
+
+WORST_SHOWN = 8
+_THUMBNAIL_SIDE = 320
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Records and the answer to each, in step."""
+
+    records: tuple[ImageRecord, ...]
+    answers: tuple[Answer, ...]
+
+    @property
+    def ok(self) -> list[int]:
+        """Positions of the images that have an answer."""
+        return [k for k, answer in enumerate(self.answers) if answer.prediction.status == "ok"]
+
+    def labels(self) -> NDArray[np.int64]:
+        """Labels (n,) of the images that have an answer."""
+        return np.array([self.records[k].label for k in self.ok], np.int64)
+
+    def patients(self) -> list[str]:
+        """Patients of the images that have an answer."""
+        return [self.records[k].patient for k in self.ok]
+
+    def logits(self) -> NDArray[np.float64]:
+        """Logits (n,) of the images that have an answer."""
+        return np.array([self.answers[k].logit for k in self.ok], np.float64)
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """Calibrated probabilities (n,) of the images that have an answer."""
+        return np.array([self.answers[k].prediction.probability for k in self.ok], np.float64)
+
+    def decided_anew(self, manifest: BundleManifest) -> Answered:
+        """The same forward passes under another calibration and threshold."""
+        return replace(self, answers=tuple(decide(answer, manifest) for answer in self.answers))
+
+
+def answer_all(
+    records: Sequence[ImageRecord], predictor: Predictor, title: str, progress: Progress
+) -> Answered:
+    """Run every record through the predictor.
+
+    Raises:
+        DataError: not one image could be answered for.
+    """
+    answers = []
+    with progress.task(title, len(records), "images") as task:
+        for answer in predictor.predict_files([record.path for record in records]):
+            answers.append(answer)
+            task.advance()
+    answered = Answered(tuple(records), tuple(answers))
+    if not answered.ok:
+        first = answers[0].prediction if answers else None
+        example = f" The first: {first.path}: {first.detail}" if first else ""
+        raise DataError(
+            f"none of {len(records)} images could be answered for.{example} "
+            "Look at the data: pneumoscope data audit DATA"
+        )
+    return answered
+
+
+def evaluate_answers(
+    answered: Answered, manifest: BundleManifest, interval: IntervalConfig
+) -> Evaluation:
+    """Every metric of the answers at the model's threshold."""
+    return evaluate(
+        answered.labels(),
+        answered.probabilities(),
+        answered.patients(),
+        manifest.threshold.value,
+        manifest.threshold.rule,
+        interval,
+        refused=len(answered.answers) - len(answered.ok),
+        subtypes=[answered.records[k].subtype for k in answered.ok],
+    )
+
+
+def refusals_of(answered: Answered) -> tuple[Refusals, ...]:
+    """Inputs without an answer, counted by reason, most frequent first."""
+    without = [a.prediction for a in answered.answers if a.prediction.reason is not None]
+    counts = Counter(p.reason for p in without)
+    return tuple(
+        Refusals(
+            Reason(reason),
+            count,
+            tuple(Path(p.path).name for p in without if p.reason == reason)[:3],
+        )
+        for reason, count in counts.most_common()
+        if reason is not None
+    )
+
+
+def worst_errors(answered: Answered, config: PreprocessConfig) -> tuple[WorstError, ...]:
+    """The most confident wrong answers as thumbnails and overlays, worst first."""
+    wrong = []
+    for k in answered.ok:
+        record, prediction = answered.records[k], answered.answers[k].prediction
+        if prediction.prediction != CLASS_NAMES[record.label]:
+            wrong.append((abs((prediction.probability or 0.0) - record.label), k))
+    wrong.sort(key=lambda item: (-item[0], item[1]))
+    return tuple(_pictured(answered, k, config) for _, k in wrong[:WORST_SHOWN])
+
+
+def _pictured(answered: Answered, k: int, config: PreprocessConfig) -> WorstError:
+    record, answer = answered.records[k], answered.answers[k]
+    pixels = read_image(record.path).pixels
+    cam = answer.cam
+    return WorstError(
+        record.path.name,
+        record.label,
+        answer.prediction.probability or 0.0,
+        film_png(pixels, _THUMBNAIL_SIDE),
+        None if cam is None else overlay_png(pixels, cam, config, _THUMBNAIL_SIDE),
+    )

@@ -1,1 +1,69 @@
-"""pneumoscope."""
+"""pneumoscope: tell pneumonia from normal on chest X-rays, and know how far to believe the answer.
+
+Research software, not a medical device.
+
+    predictor = pneumoscope.Predictor.load("runs/a")
+    answer = predictor.predict_file("film.dcm")
+    answer.prediction.probability
+
+Importing this package loads nothing heavy: each name is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pneumoscope.config import TrainConfig
+    from pneumoscope.data.index import index
+    from pneumoscope.data.split import split
+    from pneumoscope.evaluation.evaluate import Evaluation, evaluate
+    from pneumoscope.images.read import read_image
+    from pneumoscope.inference.bundle import Bundle, load_bundle
+    from pneumoscope.inference.predictor import Answer, Predictor
+    from pneumoscope.records import Dataset, Prediction
+    from pneumoscope.workflows.train import train
+
+__all__ = [
+    "Answer",
+    "Bundle",
+    "Dataset",
+    "Evaluation",
+    "Prediction",
+    "Predictor",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "index",
+    "load_bundle",
+    "read_image",
+    "split",
+    "train",
+]
+
+_HOME = {
+    "Answer": "inference.predictor",
+    "Bundle": "inference.bundle",
+    "Dataset": "records",
+    "Evaluation": "evaluation.evaluate",
+    "Prediction": "records",
+    "Predictor": "inference.predictor",
+    "TrainConfig": "config",
+    "evaluate": "evaluation.evaluate",
+    "index": "data.index",
+    "load_bundle": "inference.bundle",
+    "read_image": "images.read",
+    "split": "data.split",
+    "train": "workflows.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("pneumoscope")
+    if name not in _HOME:
+        raise AttributeError(f"module 'pneumoscope' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pneumoscope.{_HOME[name]}"), name)

@@ -272,7 +272,7 @@ def test_view_is_the_same_in_another_process() -> None:
         " view_fingerprint(AugmentConfig(), 4, 3))\n"
     )
     runs = {
-        subprocess.run(  # noqa: S603
+        subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         ).stdout
         for _ in range(2)

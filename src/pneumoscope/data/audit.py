@@ -99,24 +99,11 @@ def audit(
         What was found; unreadable images are part of it, never an error.
     """
     records = dataset.records
-    with (
-        ThreadPoolExecutor(_THREADS) as pool,
-        progress.task("Auditing", len(records), "images") as task,
-    ):
-        measured: list[_Readable | ImageRefusedError] = []
-        for result in pool.map(lambda record: _measure(record, limits), records):
-            measured.append(result)
-            task.advance()
+    measured = _measure_all(records, limits, progress)
     members = [_member(record, dataset.root) for record in records]
     identical = _identical_groups(records, measured, members)
     close, stopped = _near_groups(measured, members, near)
-    numbers = np.array(
-        [
-            m.numbers if isinstance(m, _Readable) else (np.nan,) * len(distributions.QUANTITIES)
-            for m in measured
-        ],
-        dtype=np.float64,
-    ).reshape(len(records), len(distributions.QUANTITIES))
+    numbers = _table(measured)
     cells = [(member.split, member.label) for member in members]
     spread = distributions.describe(numbers, cells)
     unreadable = tuple(
@@ -148,6 +135,28 @@ def audit(
         distributions=spread.distributions,
         separations=separations,
     )
+
+
+def _measure_all(
+    records: Sequence[ImageRecord], limits: LimitsConfig, progress: Progress
+) -> list[_Readable | ImageRefusedError]:
+    """One result per record, in order; decoding and scaling run beside each other."""
+    measured: list[_Readable | ImageRefusedError] = []
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        progress.task("Auditing", len(records), "images") as task,
+    ):
+        for result in pool.map(lambda record: _measure(record, limits), records):
+            measured.append(result)
+            task.advance()
+    return measured
+
+
+def _table(measured: Sequence[_Readable | ImageRefusedError]) -> npt.NDArray[np.float64]:
+    """The numbers of all images, (n, quantities) float64; a row of NaN if unreadable."""
+    columns = len(distributions.QUANTITIES)
+    rows = [m.numbers if isinstance(m, _Readable) else (np.nan,) * columns for m in measured]
+    return np.array(rows, dtype=np.float64).reshape(len(measured), columns)
 
 
 def _measure(record: ImageRecord, limits: LimitsConfig) -> _Readable | ImageRefusedError:

@@ -175,22 +175,21 @@ def check_no_leak(records: Iterable[ImageRecord], where: str = "the data set") -
     Raises:
         SplitLeakError: names the first such patient with its images per split.
     """
-    images: dict[str, Counter[Split]] = defaultdict(Counter)
-    for record in records:
-        if record.split is not None:
-            images[record.patient][record.split] += 1
-    leaking = sorted((p for p, counts in images.items() if len(counts) > 1), key=natural_key)
+    given = [(record.patient, record.split) for record in records if record.split is not None]
+    first: dict[str, Split] = {}
+    leaking = {patient for patient, name in given if first.setdefault(patient, name) != name}
     if not leaking:
         return
-    counts = images[leaking[0]]
+    patient = min(leaking, key=natural_key)
+    counts = Counter(name for other, name in given if other == patient)
     shown = [
         f"{name} ({counts[name]} image{'s' if counts[name] > 1 else ''})"
         for name in SPLITS
         if counts[name]
     ]
-    others = f" So are {len(leaking) - 1} more patients." if len(leaking) > 1 else ""
+    others = f" Likewise {len(leaking) - 1} more." if len(leaking) > 1 else ""
     raise SplitLeakError(
-        f"patient {leaking[0]!r} is in {', '.join(shown[:-1])} and {shown[-1]} of {where}."
+        f"patient {patient!r} is in {', '.join(shown[:-1])} and {shown[-1]} of {where}."
         f"{others} Splits must not share patients. "
         "Make a new one: pneumoscope data split DATA --out split.csv"
     )

@@ -229,8 +229,6 @@ def _attempt(
             _write_body(response, transfer, start, total, name, progress, limits)
     size = transfer.part.stat().st_size
     if total is not None and size != total:
-        if size > total:
-            transfer.discard()
         raise _BrokenOffError(f"got {size:,} of {total:,} bytes")
     transfer.part.replace(transfer.complete)
     transfer.note.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 _ROWS_PER_BLOCK = 256
 _CANDIDATES_PER_BLOCK = 4096
+_CANDIDATES_PER_PAIR = 50
 
 
 def connected_groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
@@ -73,19 +74,21 @@ def near_pairs(
         thumbnails: (n, pixels) uint8.
         max_distance: most differing bits, 0 to 64.
         min_correlation: least Pearson's r of the thumbnails, in [-1, 1].
-        max_pairs: the search stops here: a data set of copies has n² pairs.
+        max_pairs: the search stops here, or at 50 times as many candidates that the hashes alone
+            put forward: a data set of look-alikes has n² of them.
 
     Returns:
         The pairs, by first and second index; and whether the search stopped early.
     """
     pairs: list[NearPair] = []
+    candidates_left = max_pairs * _CANDIDATES_PER_PAIR
     for start in range(0, len(hashes), _ROWS_PER_BLOCK):
         block = hashes[start : start + _ROWS_PER_BLOCK]
         rest = hashes[start:]
         distances = np.bitwise_count(block[:, None] ^ rest[None, :])
         rows, columns = np.nonzero(distances <= max_distance)
         ahead = columns > rows
-        rows, columns = rows[ahead], columns[ahead]
+        rows, columns = rows[ahead][:candidates_left], columns[ahead][:candidates_left]
         for begin in range(0, len(rows), _CANDIDATES_PER_BLOCK):
             row, column = (part[begin : begin + _CANDIDATES_PER_BLOCK] for part in (rows, columns))
             r = _correlations(thumbnails[start + row], thumbnails[start + column])
@@ -101,6 +104,9 @@ def near_pairs(
                         float(r[place]),
                     )
                 )
+        candidates_left -= len(rows)
+        if not candidates_left:
+            return pairs, True
     return pairs, False
 
 

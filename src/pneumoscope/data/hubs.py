@@ -76,7 +76,8 @@ def _network_errors(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             raise
-        cause = str(error).strip() or type(error).__name__
+        first_line = str(error).strip().partition("\n")[0].rstrip(".")
+        cause = first_line or type(error).__name__
         raise NetworkError(f"{what} could not be downloaded: {cause}. {WAY_OUT}") from error
 
 

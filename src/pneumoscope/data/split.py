@@ -51,7 +51,7 @@ def split(dataset: Dataset, config: SplitConfig) -> Dataset:
             "To deal all patients anew, give --test SHARE."
         )
     anew = [name for name in SPLITS if given[name] and not (name == "test" and held)]
-    if anew:
+    if anew and anew != ["train"]:
         counts = " and ".join(f"{name} ({given[name]} images)" for name in anew)
         notes.append(f"The given {counts} were pooled and dealt anew.")
     return Dataset(dataset.root, dealt, (*dataset.warnings, *notes))

@@ -75,7 +75,9 @@ class Calibration:
         found = tuple(document.get(key) for key in ("method", "slope", "intercept"))
         method, slope, intercept = found
         numbers = all(
-            isinstance(number, int | float) and math.isfinite(number)
+            isinstance(number, int | float)
+            and not isinstance(number, bool)
+            and math.isfinite(number)
             for number in (slope, intercept)
         )
         if method not in METHODS or not numbers or cast(float, slope) <= 0.0:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.calibration import (
     BrierParts,
     CalibrationAssessment,
@@ -185,8 +185,10 @@ def evaluate(
 
     Raises:
         DataError: there is no image, shapes differ, or values are out of range.
-        UsageError: the configuration's level or number of resamples is impossible.
+        UsageError: the threshold, the level or the number of resamples is impossible.
     """
+    if not 0.0 <= threshold <= 1.0:
+        raise UsageError(f"threshold: found {threshold}, wanted a probability from 0 to 1.")
     truth, scores = checked_scores(labels, probabilities)
     if not truth.size:
         raise DataError(
@@ -202,7 +204,7 @@ def evaluate(
         patients=patient_count,
         positives=int(truth.sum()),
         refused=refused,
-        threshold=threshold,
+        threshold=float(threshold),
         rule=rule,
         confusion_matrix=matrix,
         interval=interval,
@@ -299,7 +301,7 @@ def _read(document: Mapping[str, Any]) -> Evaluation:
 
 def _subgroups(
     truth: IntArray,
-    called: np.ndarray[Any, np.dtype[np.bool_]],
+    called: NDArray[np.bool_],
     patients: Patients,
     subtypes: Sequence[str] | None,
     interval: IntervalConfig,
@@ -322,7 +324,7 @@ def _subgroups(
     return groups
 
 
-def _classification_report(truth: IntArray, called: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
+def _classification_report(truth: IntArray, called: NDArray[np.bool_]) -> str:
     """scikit-learn's table; what is undefined reads `nan`."""
     from sklearn.metrics import classification_report
 

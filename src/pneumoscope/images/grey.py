@@ -75,6 +75,11 @@ class GreyImage:
     warnings: tuple[str, ...] = ()
 
 
+def unit_range(grey: npt.NDArray[np.uint8]) -> FloatArray:
+    """8-bit grey, uint8 (h, w), to float32 in [0, 1]: divided by 255, rounded once."""
+    return np.divide(grey, np.float32(255), dtype=np.float32)
+
+
 def check_size(source: str, width: int, height: int, limits: LimitsConfig) -> None:
     """Refuse an image whose header states a size outside the limits.
 

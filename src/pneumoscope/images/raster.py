@@ -15,7 +15,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -25,7 +25,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import structure
-from pneumoscope.images.grey import Decoded, FloatArray, check_size
+from pneumoscope.images.grey import Decoded, FloatArray, check_size, unit_range
 from pneumoscope.images.guard import decoding
 from pneumoscope.images.sniff import Format
 
@@ -56,14 +56,14 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
     """
     if kind == "png":
         structure.check_png(content, source)
-    elif kind == "jpeg":
-        structure.check_jpeg(content, source)
     elif kind == "webp":
         # Pillow allocates the whole canvas on opening, so the limits come before that.
         check_size(source, *structure.webp_size(content, source), limits)
     with decoding(source, f"the {kind.upper()}"):
         image = _OPENERS[kind](BytesIO(content))
         check_size(source, image.width, image.height, limits)
+        if kind == "jpeg" and "progressive" in image.info:
+            structure.check_scans(content, source)
         if kind == "webp":
             structure.refuse_frames(source, cast("WebPImageFile", image).n_frames, "animated WebP")
         if isinstance(image, TiffImageFile):
@@ -120,20 +120,14 @@ def _to_grey(
         return _integer_grey(np.asarray(image), bits, signed)
     if mode == "F":
         return _float_grey(np.asarray(image), source)
-    warnings = ()
-    if bits == 16:
-        warnings = ("16-bit colour was read with 8 bits per sample",)
+    warnings = ("16-bit colour was read with 8 bits per sample",) if bits == 16 else ()
     if mode == "LAB":
         return _lab_grey(image), warnings
     if mode in _ALPHA_MODES or "transparency" in image.info:
         rgba = image if mode in ("LA", "RGBA") else image.convert("RGBA")
-        alpha = _unit(np.asarray(rgba.getchannel("A")))
-        return _unit(np.asarray(rgba.convert("L"))) * alpha, warnings
-    return _unit(np.asarray(image if mode == "L" else image.convert("L"))), warnings
-
-
-def _unit(grey: npt.NDArray[np.uint8]) -> FloatArray:
-    return np.divide(grey, np.float32(255), dtype=np.float32)
+        alpha = unit_range(np.asarray(rgba.getchannel("A")))
+        return unit_range(np.asarray(rgba.convert("L"))) * alpha, warnings
+    return unit_range(np.asarray(image if mode == "L" else image.convert("L"))), warnings
 
 
 def _deep_grey(image: ImageFile.ImageFile, bits: int) -> tuple[FloatArray, tuple[str, ...]]:
@@ -175,9 +169,7 @@ def _float_grey(samples: FloatArray, source: str) -> tuple[FloatArray, tuple[str
     return _stretched(samples.astype(np.float64), "floats outside 0 to 1")
 
 
-def _stretched(
-    samples: npt.NDArray[np.float64], what: str
-) -> tuple[FloatArray, tuple[str, ...]]:
+def _stretched(samples: npt.NDArray[np.float64], what: str) -> tuple[FloatArray, tuple[str, ...]]:
     low, high = float(samples.min()), float(samples.max())
     span = high - low or 1.0
     pixels = ((samples - low) / span).astype(np.float32)

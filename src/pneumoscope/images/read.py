@@ -138,10 +138,18 @@ def _file_error(name: str, error: OSError) -> ImageRefusedError:
     if error.errno == errno.ELOOP:
         return ImageRefusedError(name, Reason.NOT_FOUND, "its symbolic links lead in a circle")
     if error.errno in _ABSENT:
-        if Path(name).is_symlink():
-            target = os.readlink(name)  # noqa: PTH115 - as written, not resolved
-            return ImageRefusedError(
-                name, Reason.NOT_FOUND, f"it is a symbolic link to {target}, which isn't there"
-            )
-        return ImageRefusedError(name, Reason.NOT_FOUND, f"no such file ({words})")
+        target = _link_target(name)
+        detail = (
+            f"it is a symbolic link to {target}, which isn't there"
+            if target
+            else f"no such file ({words})"
+        )
+        return ImageRefusedError(name, Reason.NOT_FOUND, detail)
     return ImageRefusedError(name, Reason.CORRUPT, f"the disk can't read it ({words})")
+
+
+def _link_target(name: str) -> str:
+    try:
+        return os.readlink(name)  # noqa: PTH115 - as written, not resolved
+    except OSError:
+        return ""

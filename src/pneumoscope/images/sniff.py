@@ -100,8 +100,8 @@ def _begins_like_data_set(content: bytes) -> bool:
     if len(content) < 16:
         return False
     for order in ("little", "big"):
-        group = int.from_bytes(content[0:2], order)  # type: ignore[arg-type]
-        element = int.from_bytes(content[2:4], order)  # type: ignore[arg-type]
+        group = int.from_bytes(content[0:2], order)
+        element = int.from_bytes(content[2:4], order)
         if group not in _FIRST_GROUPS or element > 0x0100:
             continue
         if content[4:6] in _EXPLICIT_VRS:

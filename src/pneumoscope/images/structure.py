@@ -53,8 +53,8 @@ def check_png(content: bytes, source: str) -> None:
     )
 
 
-def check_jpeg(content: bytes, source: str) -> None:
-    """Refuse a JPEG of so many scans that decoding it would take minutes.
+def check_scans(content: bytes, source: str) -> None:
+    """Refuse a progressive JPEG of so many scans that decoding it would take minutes.
 
     Raises:
         ImageRefusedError: `corrupt`.

@@ -131,7 +131,6 @@ class ReportContent:
         data: the data set.
         model: what was evaluated.
         learning: learning curves, after training only.
-        classification_report: scikit-learn's, as text, `""` if not made.
         worst_errors: the most confident wrong answers, worst first; the page then holds X-rays.
         refused: inputs without an answer, by reason.
         commands: how to run this again: what it does, and the command, in order.
@@ -144,7 +143,6 @@ class ReportContent:
     data: DataFacts
     model: ModelFacts
     learning: LearningCurves | None = None
-    classification_report: str = ""
     worst_errors: tuple[WorstError, ...] = ()
     refused: tuple[Refusals, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from pneumoscope.records import Estimate
 ABSENT = "–"
 """Stands where a value is undefined or was not measured."""
 
-_BYTES_STEP = 1024
+_BYTES_STEP = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,18 @@ def metric_text(name: str) -> MetricText:
 
 def number(value: float | None, digits: int = 3) -> str:
     """`0.964`, or a dash for what is absent."""
-    return ABSENT if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None:
+        return ABSENT
+    shown = f"{value:.{digits}f}"
+    return shown.replace("-", "−" if float(shown) else "")
 
 
 def interval(estimate: Estimate, digits: int = 3) -> str:
-    """`0.944–0.978`, or a dash if an end of it is absent."""
+    """`0.944–0.978`, `−0.5 to 0.25`, or a dash if an end of it is absent."""
     if estimate.low is None or estimate.high is None:
         return ABSENT
-    return f"{number(estimate.low, digits)}–{number(estimate.high, digits)}"
+    low, high = number(estimate.low, digits), number(estimate.high, digits)
+    return f"{low} to {high}" if "−" in low + high else f"{low}–{high}"
 
 
 def in_words(estimate: Estimate, level: float, digits: int = 2) -> str:
@@ -129,7 +133,7 @@ def plural(value: int, singular: str, plural_form: str = "") -> str:
 
 def duration(seconds: float) -> str:
     """`0.8 s`, `42 s`, `3 min 5 s` or `1 h 12 min`."""
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
@@ -140,15 +144,15 @@ def duration(seconds: float) -> str:
 
 
 def file_size(size: int) -> str:
-    """`812 bytes`, `14.2 KiB`, `3.0 MiB`."""
+    """`812 bytes`, `14.2 kB`, `3.0 MB`; a kB is 1,000 bytes."""
     if size < _BYTES_STEP:
         return plural(size, "byte")
     value = float(size)
-    for unit in ("KiB", "MiB", "GiB"):
+    for unit in ("kB", "MB", "GB"):
         value /= _BYTES_STEP
         if value < _BYTES_STEP:
             return f"{value:.1f} {unit}"
-    return f"{value / _BYTES_STEP:.1f} TiB"
+    return f"{value / _BYTES_STEP:.1f} TB"
 
 
 def setting(value: object) -> str:
@@ -159,4 +163,4 @@ def setting(value: object) -> str:
         return f"{value:g}"
     if isinstance(value, int):
         return count(value)
-    return str(value)
+    return str(value) or ABSENT

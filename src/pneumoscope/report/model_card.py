@@ -23,7 +23,14 @@ from pneumoscope.report.formatting import (
 )
 from pneumoscope.report.templating import markdown_environment
 
-_MAIN_METRICS = ("auc", "sensitivity", "specificity", "balanced_accuracy")
+_HUB_NAMES = {
+    "auc": "roc_auc",
+    "sensitivity": "recall",
+    "specificity": "specificity",
+    "accuracy": "accuracy",
+    "f1": "f1",
+}
+"""What model hubs call our metrics; the others stay out of the front matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +99,8 @@ def model_card(content: ModelCardContent) -> str:
 def _index_entries(content: ModelCardContent) -> list[tuple[str, str, str]]:
     """Metrics for the front matter: type, label and value, the latter two ready for YAML."""
     return [
-        (name, json.dumps(metric_text(name).label), f"{value:.4f}")
-        for name in _MAIN_METRICS
+        (hub_name, json.dumps(metric_text(name).label), f"{value:.4f}")
+        for name, hub_name in _HUB_NAMES.items()
         if (value := content.metrics.get(name, Estimate(None)).value) is not None
     ]
 

@@ -50,12 +50,20 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """The cell that heads a row, with a quiet line below."""
+
+    text: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table of text cells; the first cell of a row heads it."""
 
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[Sequence[str], ...]
+    rows: tuple[Sequence[str | Head], ...]
     note: str = ""
     total: Sequence[str] = ()
 
@@ -71,10 +79,19 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class FiguresView:
-    """A section of figures, with a table below or without; `small` sets three in a row."""
+    """A section of figures.
+
+    Attributes:
+        intro: a sentence above them.
+        figures: two in a row.
+        beside: a table that stands among them.
+        tables: below them.
+        small: three figures in a row.
+    """
 
     intro: str
     figures: tuple[Drawn, ...]
+    beside: Table | None = None
     tables: tuple[Table, ...] = ()
     small: bool = False
 
@@ -89,11 +106,15 @@ class TablesView:
 
 def render_page(template: str, page: Any, sections: Sequence[Section]) -> str:
     """The page as HTML; whatever the views hold is escaped."""
-    return page_environment().get_template(template).render(
-        page=page,
-        sections=sections,
-        style=template_text("style.css"),
-        version=metadata.version("pneumoscope"),
+    return (
+        page_environment()
+        .get_template(template)
+        .render(
+            page=page,
+            sections=sections,
+            style=template_text("style.css"),
+            version=metadata.version("pneumoscope"),
+        )
     )
 
 

@@ -17,18 +17,14 @@ from matplotlib.patches import Rectangle
 from pneumoscope.records import CLASS_NAMES, Estimate
 from pneumoscope.report.axes import (
     HEIGHT,
-    SMALL_HEIGHT,
-    SMALL_WIDTH,
     WIDTH,
     grid,
     mark_point,
     name_axes,
     new_axes,
     say,
-    spread,
     unit_square,
 )
-from pneumoscope.report.content import LearningCurves
 from pneumoscope.report.formatting import count, in_words, interval, number, percent, plural
 from pneumoscope.report.svg import INK, MUTED, NORMAL, PNEUMONIA, RULE, Colour, Svg, drawing, to_svg
 
@@ -39,7 +35,6 @@ if TYPE_CHECKING:
     from pneumoscope.evaluation.metrics import ConfusionMatrix
 
 CLASS_COLOURS: tuple[Colour, Colour] = (NORMAL, PNEUMONIA)
-_BAND_OPACITY = 0.16
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +87,7 @@ def confusion(matrix: ConfusionMatrix) -> Svg:
                 axes.add_patch(tile)
                 say(axes, j + 0.5, i + 0.45, count(images), ha="center", size=21, bold=True)
                 kind = ("right" if i == j else "wrong") + f", {percent(share, 1)}"
-                say(axes, j + 0.5, i + 0.72, kind, MUTED, ha="center", size=10)
+                say(axes, j + 0.5, i + 0.72, kind, ha="center", size=10)
         for j, name in enumerate(CLASS_NAMES):
             say(axes, j + 0.5, -0.1, f"called {name.lower()}", MUTED, ha="center", size=10)
         say(axes, -0.06, -0.1, "labelled", MUTED, ha="right", size=10)
@@ -112,6 +107,8 @@ def roc(curve: Curve, point: OperatingPoint | None, auc: Estimate, level: float)
         name_axes(axes, "False alarms (1 − specificity)", "Sensitivity")
         axes.plot([0, 1], [0, 1], color=MUTED.light, linewidth=0.8, dashes=(3, 3))
         say(axes, 0.68, 0.63, "chance", MUTED)
+        # The curve takes the upper end of a vertical step: at 0 it rises from 0.
+        axes.plot([0, 0], [0, curve.y[0]], color=INK.light, clip_on=False)
         _band(axes, curve)
         text = f"AUC {number(auc.value)}"
         say(axes, 0.97, 0.13, text, ha="right", bold=True, size=12)
@@ -254,114 +251,13 @@ def group_rates(groups: Sequence[Group], rate: str, level: float) -> Svg:
         return to_svg(figure, "groups", f"{rate}: {'; '.join(parts)}.")
 
 
-def learning_loss(curves: LearningCurves) -> Svg:
-    """Training and validation loss per epoch."""
-    best = curves.epochs[_best(curves)]
-    series = {
-        "training": (MUTED, [e.loss for e in curves.epochs]),
-        "validation": (INK, [e.val_loss for e in curves.epochs]),
-    }
-    reading = (
-        f"Validation loss is {number(best.val_loss)} in the best epoch, {best.epoch}, and training "
-        f"loss {number(best.loss)}."
-    )
-    return _learning("learning-loss", "Loss", series, curves, reading)
-
-
-def learning_auc(curves: LearningCurves) -> Svg:
-    """Validation AUC per epoch: what the best epoch was chosen by."""
-    best = curves.epochs[_best(curves)]
-    series = {"validation": (INK, [e.val_auc for e in curves.epochs])}
-    reading = f"Validation AUC peaks at {number(best.val_auc, 4)} in epoch {best.epoch}."
-    return _learning("learning-auc", "AUC", series, curves, reading)
-
-
-def learning_rate(curves: LearningCurves) -> Svg:
-    """The optimiser's step size per epoch, on a logarithmic axis."""
-    rates = [e.learning_rate for e in curves.epochs]
-    first, last = (f"{rate:.8f}".rstrip("0").rstrip(".") for rate in (rates[0], rates[-1]))
-    reading = f"The learning rate goes from {first} to {last} over {plural(len(rates), 'epoch')}."
-    return _learning("learning-rate", "Learning rate", {"": (INK, rates)}, curves, reading)
-
-
-def _learning(
-    name: str,
-    y_label: str,
-    series: dict[str, tuple[Colour, list[float]]],
-    curves: LearningCurves,
-    reading: str,
-) -> Svg:
-    epochs = [e.epoch for e in curves.epochs]
-    rates = not all(series)
-    with drawing():
-        right = 58 if len(series) > 1 else 12
-        figure, axes = new_axes(SMALL_WIDTH, SMALL_HEIGHT, margins=(44, 34, right, 46))
-        grid(axes)
-        for colour, values in series.values():
-            axes.plot(
-                epochs, values, color=colour.light, drawstyle="steps-mid" if rates else "default"
-            )
-        if rates and min(series[""][1]) > 0:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.8f}".rstrip("0").rstrip("."))
-        if len(series) > 1:
-            _end_labels(axes, epochs[-1], series)
-        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-        axes.set_xticks(_epoch_ticks(epochs))
-        axes.axvline(curves.best_epoch, color=INK.light, linewidth=0.8, dashes=(2, 2))
-        near_end = curves.best_epoch > (epochs[0] + epochs[-1]) / 2
-        axes.text(
-            curves.best_epoch,
-            1.03,
-            f"best: epoch {curves.best_epoch}",
-            transform=axes.get_xaxis_transform(),
-            ha="right" if near_end else "left",
-            va="bottom",
-            fontsize=9,
-            color=INK.light,
-        )
-        name_axes(axes, "Epoch", y_label, pad=24)
-
-        return to_svg(figure, name, reading)
-
-
-def _end_labels(axes: Axes, last: int, series: dict[str, tuple[Colour, list[float]]]) -> None:
-    low, high = axes.get_ylim()
-    heights = spread([values[-1] for _, values in series.values()], 0.09 * (high - low))
-    for (label, (colour, _)), height in zip(series.items(), heights, strict=True):
-        axes.annotate(
-            label,
-            (last, height),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=colour.light,
-            annotation_clip=False,
-        )
-
-
-def _epoch_ticks(epochs: Sequence[int]) -> list[int]:
-    step = max(1, -(-len(epochs) // 5))
-    nice = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10_000) if s >= step)
-    return [e for e in epochs if e % nice == 0] or [epochs[0]]
-
-
-def _best(curves: LearningCurves) -> int:
-    numbers = [e.epoch for e in curves.epochs]
-    return numbers.index(curves.best_epoch)
-
-
 def _band(axes: Axes, curve: Curve) -> None:
-    axes.fill_between(
-        np.asarray(curve.x, dtype=np.float64),
-        np.asarray(curve.low, dtype=np.float64),
-        np.asarray(curve.high, dtype=np.float64),
-        color=INK.light,
-        alpha=_BAND_OPACITY,
-        linewidth=0,
-    )
-    axes.plot(np.asarray(curve.x), np.asarray(curve.y), color=INK.light, clip_on=False)
+    if curve.low:
+        opacity = 0.16
+        axes.fill_between(
+            curve.x, curve.low, curve.high, color=INK.light, alpha=opacity, linewidth=0
+        )
+    axes.plot(curve.x, curve.y, color=INK.light, clip_on=False)
 
 
 def _mark_threshold(axes: Axes, point: OperatingPoint) -> None:

@@ -164,7 +164,8 @@ def _rounded(match: re.Match[str]) -> str:
 
 
 def _without_empty_groups(body: str) -> str:
-    """Unwrap groups that carry nothing; those that clip or transform stay."""
+    """Drop groups with nothing in them, unwrap those that carry nothing (no clip, no shift)."""
+    body = re.sub(r"<g(?: [^>]*)?/>", "", body)
     kept: list[bool] = []
 
     def unwrap(match: re.Match[str]) -> str:

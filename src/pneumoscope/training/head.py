@@ -71,7 +71,7 @@ class TrainedHead:
 
 
 Score = Callable[[NDArray[np.int64], NDArray[np.float64]], float]
-"""Labels and scores to one number, higher is better (ROC AUC)."""
+"""Labels and probabilities to one number, higher is better (ROC AUC)."""
 
 
 def train_head(
@@ -108,7 +108,7 @@ def train_head(
             rate = learning_rate(config, scores)
             loss = session.run_epoch(train, (centre, scale), weights, rate, seed, len(history))
             logits = session.logits(val_features)
-            auc = float(score(val.labels, logits.astype(np.float64)))
+            auc = float(score(val.labels, _sigmoid(logits)))
             val_loss = _log_loss(val.labels, logits, weights)
             seconds = time.monotonic() - started
             history.append(Epoch(len(history), rate, loss, val_loss, auc, seconds))
@@ -144,6 +144,10 @@ def _class_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Weight per class, inverse to its frequency, so that the mean weight of an image is 1."""
     counts = np.bincount(labels, minlength=2)
     return np.asarray(len(labels) / (2.0 * counts))
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64))))
 
 
 def _log_loss(

@@ -24,7 +24,7 @@ SIDES = (-1, 1)
 """The patient's right, which is on the left of the picture, and the patient's left."""
 
 RIB_PAIRS = 10
-_RIB_TOP = -0.98
+_RIB_TOP = -0.94
 _VESSEL_LEVELS = 6
 
 
@@ -54,7 +54,8 @@ class Anatomy:
     """Everything that stays the same on all films of a child.
 
     Outlines are closed polygons; `lungs` are in the order of `SIDES`. `stomach` is the centre
-    and the half axes of the gas bubble. `fat` and `bone_density` scale what tissue absorbs.
+    and the half axes of the gas bubble. `vertebrae` has shape (n, 4): x, y, width, height.
+    The densities and `lung_air` scale what bones and vessels absorb more, and lungs less.
     """
 
     age_years: int
@@ -65,7 +66,7 @@ class Anatomy:
     ribs: tuple[Rib, ...]
     clavicles: tuple[Points, Points]
     scapulae: tuple[Points, Points]
-    vertebrae: tuple[tuple[float, float, float, float], ...]
+    vertebrae: Points
     spine_line: Points
     trachea: Points
     vessels: Vessels
@@ -130,12 +131,17 @@ def smooth_closed(points: Points, per_piece: int = 10) -> Points:
 
 
 def band(line: Points, widths: Points | float) -> Points:
-    """The outline of a strip about `line`, `widths` (scalar or one per point) wide."""
-    along = np.gradient(line, axis=0)
-    normal = np.stack([-along[:, 1], along[:, 0]], axis=1)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-    half = np.broadcast_to(np.asarray(widths) / 2, len(line))[:, None]
-    return np.concatenate([line + normal * half, (line - normal * half)[::-1]])
+    """The outline of a strip about `line`, `widths` (scalar or one per point) wide.
+
+    Many lines of as many points at once, shape (…, n, 2), give outlines of shape (…, 2n, 2).
+    """
+    ahead = np.concatenate([line[..., 1:, :], 2 * line[..., -1:, :] - line[..., -2:-1, :]], -2)
+    behind = np.concatenate([2 * line[..., :1, :] - line[..., 1:2, :], line[..., :-1, :]], -2)
+    along = ahead - behind
+    normal = along[..., ::-1] * (-1, 1)
+    normal /= np.maximum(np.hypot(along[..., :1], along[..., 1:]), 1e-9)
+    half = normal * (np.asarray(widths)[..., None] / 2)
+    return np.concatenate([line + half, (line - half)[..., ::-1, :]], axis=-2)
 
 
 def cage_half_width(y: NDArray[np.float64] | float, taper: float) -> NDArray[np.float64]:
@@ -156,9 +162,7 @@ def _dome_heights(rng: np.random.Generator, height: float) -> tuple[float, float
     return right, right + rng.uniform(0.03, 0.11)
 
 
-def _lung(
-    rng: np.random.Generator, side: int, height: float, taper: float, dome: float
-) -> Points:
+def _lung(rng: np.random.Generator, side: int, height: float, taper: float, dome: float) -> Points:
     lateral = np.array([-0.72, -0.45, -0.15, 0.15, 0.42]) * height
     outer = [(float(cage_half_width(y, taper)) - 0.02, float(y)) for y in lateral]
     floor = dome + rng.uniform(0.25, 0.36)
@@ -238,23 +242,24 @@ def _trunk(rng: np.random.Generator, taper: float) -> Points:
 
 
 def _ribs(rng: np.random.Generator, height: float, taper: float) -> tuple[Rib, ...]:
+    """Each rib runs from the spine to the flank and, lower, forwards: half an ellipse and more."""
     slope = rng.uniform(0.8, 1.25)
     width = rng.uniform(0.044, 0.062)
     spacing = rng.uniform(0.165, 0.182) * height
-    ribs = []
-    for side in SIDES:
-        for number in range(RIB_PAIRS):
-            start = _RIB_TOP * height + 0.04 + spacing * number + rng.uniform(-0.012, 0.012)
-            drop = slope * (0.26 + 0.26 * min(number, 6) / 6) * (0.75 if number == 0 else 1)
-            reach = float(cage_half_width(start + 0.5 * drop, taper)) + 0.02
-            angle = np.linspace(0.0, 0.76 * math.pi - 0.03 * max(number - 6, 0), 48)
-            x = side * (0.09 + (reach - 0.09) * np.sin(angle) ** 0.92)
-            y = start + drop * (1 - np.cos(angle)) / 2 - 0.035 * np.sin(2 * angle)
-            line = np.stack([x, y], axis=1)
-            behind, front = line[:32], line[28:]
-            flare = width * np.linspace(1.0, 1.45, len(front))
-            ribs.append(Rib(band(behind, width), band(front, flare)))
-    return tuple(ribs)
+    number = np.tile(np.arange(RIB_PAIRS), len(SIDES))[:, None]
+    side = np.repeat(SIDES, RIB_PAIRS)[:, None]
+    start = _RIB_TOP * height + spacing * number + rng.uniform(-0.012, 0.012, number.shape)
+    drop = slope * (0.26 + 0.26 * np.minimum(number, 6) / 6) * np.where(number == 0, 0.75, 1)
+    reach = cage_half_width(start + 0.5 * drop, taper) + 0.02
+    end = 0.76 * math.pi - 0.03 * np.maximum(number - 6, 0)
+    angle = end * np.linspace(0, 1, 48)
+    x = side * (0.09 + (reach - 0.09) * np.sin(angle) ** 0.92)
+    y = start + drop * (1 - np.cos(angle)) / 2 - 0.035 * np.sin(2 * angle)
+    lines = np.stack([x, y], axis=-1)
+    behind, front = lines[:, :32], lines[:, 28:]
+    flare = width * np.linspace(1.0, 1.45, front.shape[1])
+    pairs = zip(band(behind, width), band(front, flare), strict=True)
+    return tuple(Rib(posterior, anterior) for posterior, anterior in pairs)
 
 
 def _clavicles(rng: np.random.Generator) -> tuple[Points, Points]:
@@ -276,7 +281,7 @@ def _scapulae(rng: np.random.Generator) -> tuple[Points, Points]:
     for side in SIDES:
         blade = [(0.74, -0.80), (1.0, -0.78), (1.08, -0.66), (0.98, -0.42), (0.86, -0.06)]
         blade += [(0.80, -0.05), (0.74, -0.4)]
-        points = _jitter(rng, blade, 0.02) + (outward, 0)
+        points = _jitter(rng, [(x + outward, y) for x, y in blade], 0.02)
         blades.append(smooth_closed(points) * (side, 1))
     return blades[0], blades[1]
 
@@ -287,19 +292,17 @@ def _spine_line(rng: np.random.Generator) -> Points:
     return np.stack([bend, y], axis=1)
 
 
-def _vertebrae(
-    rng: np.random.Generator, spine_line: Points
-) -> tuple[tuple[float, float, float, float], ...]:
+def _vertebrae(rng: np.random.Generator, spine_line: Points) -> Points:
     """Centre x, centre y, width and height of each vertebral body, larger towards the feet."""
-    bodies = []
-    y = -2.0 + rng.uniform(0, 0.1)
-    scale = rng.uniform(0.92, 1.08)
-    while y < 2.4:
-        step = scale * (0.165 + 0.02 * (y + 1))
-        x = float(np.interp(y, spine_line[:, 1], spine_line[:, 0]))
-        bodies.append((x, y, scale * (0.20 + 0.018 * (y + 1)), 0.76 * step))
-        y += step
-    return tuple(bodies)
+    top, scale = -2.0 + rng.uniform(0, 0.1), rng.uniform(0.92, 1.08)
+    levels = [top]
+    while levels[-1] < 2.4:
+        levels.append(levels[-1] + scale * (0.165 + 0.02 * (levels[-1] + 1)))
+    y = np.array(levels)
+    x = np.interp(y, spine_line[:, 1], spine_line[:, 0])
+    width = scale * (0.20 + 0.018 * (y + 1))
+    height = 0.76 * scale * (0.165 + 0.02 * (y + 1))
+    return np.stack([x, y, width, height], axis=1)
 
 
 def _trachea(rng: np.random.Generator) -> Points:
@@ -334,10 +337,12 @@ def _vessels(rng: np.random.Generator, height: float) -> Vessels:
             width = np.concatenate([width * 0.80, width * 0.68])
             length = np.tile(length, 2) * rng.uniform(0.72, 1.12, len(angles))
             start = np.tile(end, (2, 1))
-    order = np.argsort(np.concatenate(widths), kind="stable")
+    tips = np.concatenate(ends)
+    inside = np.flatnonzero((np.abs(tips[:, 0]) < 1.02) & (np.abs(tips[:, 1]) < 1.02 * height))
+    order = inside[np.argsort(np.concatenate(widths)[inside], kind="stable")]
     return Vessels(
         np.concatenate(starts)[order],
-        np.concatenate(ends)[order],
+        tips[order],
         np.concatenate(widths)[order],
         np.concatenate(levels)[order],
     )

@@ -17,14 +17,22 @@ from numpy.typing import NDArray
 
 from pneumoscope.images.phantom.anatomy import SIDES, Anatomy, Points, band
 from pneumoscope.images.phantom.lesion import Chest, Lesion
-from pneumoscope.images.phantom.raster import Picture, Pose, blurred, chord, fill, strokes
+from pneumoscope.images.phantom.raster import (
+    Picture,
+    Pose,
+    Shape,
+    blurred,
+    chord,
+    fill,
+    strokes,
+)
 
 LesionDrawer = Callable[[Pose, Chest], Lesion]
 
 # Absorption (logarithm of the weakening) relative to the thickest soft tissue of the chest.
 _TRUNK, _ARM, _HEART, _ABDOMEN, _AIR = 0.74, 0.42, 0.17, 0.15, 0.47
-_POSTERIOR_RIB, _ANTERIOR_RIB, _CLAVICLE, _SCAPULA = 0.125, 0.07, 0.14, 0.06
-_VERTEBRA, _HUMERUS, _VESSEL, _WINDPIPE, _GAS = 0.12, 0.2, 0.15, 0.11, 0.3
+_POSTERIOR_RIB, _ANTERIOR_RIB, _LONG_BONE, _SCAPULA = 0.125, 0.07, 0.2, 0.06
+_VERTEBRA, _VESSEL, _WINDPIPE, _GAS = 0.12, 0.15, 0.11, 0.3
 _LUNG_EDGE = 0.22
 
 
@@ -63,15 +71,11 @@ def _draw_pose(rng: np.random.Generator, size: int) -> Pose:
     )
 
 
-def _absorption(
-    anatomy: Anatomy, pose: Pose, rng: np.random.Generator
-) -> tuple[Picture, Chest]:
+def _absorption(anatomy: Anatomy, pose: Pose, rng: np.random.Generator) -> tuple[Picture, Chest]:
     size, unit = pose.size, pose.scale
     arms, humeri = _arms(rng, pose)
     trunk = fill([(pose.place(anatomy.trunk), 1.0), *_head(rng, pose)], size)
-    soft = np.maximum(
-        _TRUNK * chord(trunk, 0.2 * unit), _ARM * chord(fill(arms, size), 0.1 * unit)
-    )
+    soft = np.maximum(_TRUNK * chord(trunk, 0.2 * unit), _ARM * chord(fill(arms, size), 0.1 * unit))
     lungs = fill([(pose.place(lung), 1.0) for lung in anatomy.lungs], size, 0.007 * unit)
     heart = fill([(pose.place(anatomy.heart, 0.8), 1.0)], size, 0.016 * unit)
     open_lung = lungs * (1 - 0.84 * heart)
@@ -94,9 +98,7 @@ def _absorption(
     return total.astype(np.float32), Chest(np.clip(inside, 0, None), mask, vessels, bronchi)
 
 
-def _arms(
-    rng: np.random.Generator, pose: Pose
-) -> tuple[list[tuple[Points, float]], list[tuple[Points, float]]]:
+def _arms(rng: np.random.Generator, pose: Pose) -> tuple[list[Shape], list[Shape]]:
     """Outlines of both upper arms and their bones: raised beside the head, or by the sides."""
     raised = rng.random() < 0.45
     arms, humeri = [], []
@@ -115,7 +117,7 @@ def _arms(
     return arms, humeri
 
 
-def _head(rng: np.random.Generator, pose: Pose) -> list[tuple[Points, float]]:
+def _head(rng: np.random.Generator, pose: Pose) -> list[Shape]:
     angle = np.linspace(0, 2 * math.pi, 40, endpoint=False)
     centre = np.array([rng.normal(0, 0.08), -2.0 + rng.uniform(-0.2, 0.06)])
     outline = centre + np.stack([0.62 * np.cos(angle), 0.55 * np.sin(angle)], axis=1)
@@ -145,52 +147,43 @@ def _vessel_pictures(
     return pictured, bronchi
 
 
-def _bones(
-    anatomy: Anatomy, pose: Pose, humeri: list[tuple[Points, float]], open_lung: Picture
-) -> Picture:
+def _bones(anatomy: Anatomy, pose: Pose, humeri: list[Shape], open_lung: Picture) -> Picture:
     size = pose.size
-    posterior: list[tuple[Points, float]] = []
-    for rib in anatomy.ribs:
-        outline = pose.place(rib.posterior, -0.7)
-        posterior += [(outline, 1.0), (_shrunk(outline, 0.5), 0.74)]
-    anterior = [(pose.place(rib.anterior, 0.7), 0.9) for rib in anatomy.ribs]
-    clavicles: list[tuple[Points, float]] = []
-    for bone in anatomy.clavicles:
-        outline = pose.place(bone, 0.8)
-        clavicles += [(outline, 1.0), (_shrunk(outline, 0.5), 0.7)]
+    behind = [rib.posterior for rib in anatomy.ribs]
+    posterior = pose.place_shapes([s for rib in behind for s in _tube(rib, 0.74)], -0.7)
+    anterior = pose.place_shapes([(rib.anterior, 0.9) for rib in anatomy.ribs], 0.7)
+    # One picture serves all long bones: they hardly overlap.
+    clavicles = [(s, 0.7 * g) for bone in anatomy.clavicles for s, g in _tube(bone, 0.7)]
+    long_bones = humeri + pose.place_shapes(clavicles, 0.8)
     # Against the mediastinum and below the domes ribs stand out less than against air.
     shown = 0.45 + 0.55 * open_lung
     bones = shown * _POSTERIOR_RIB * fill(posterior, size, 0.9)
     bones += shown * _ANTERIOR_RIB * fill(anterior, size, 1.5)
-    bones += _CLAVICLE * fill(clavicles, size, 0.9)
     bones += _SCAPULA * fill([(pose.place(s, -0.7), 1.0) for s in anatomy.scapulae], size, 1.6)
-    bones += _HUMERUS * fill(humeri, size, 0.9)
+    bones += _LONG_BONE * fill(long_bones, size, 0.9)
     bones += _VERTEBRA * _spine(anatomy, pose)
     return bones * np.float32(anatomy.bone_density)
 
 
-def _shrunk(outline: Points, share: float) -> Points:
-    """A band's marrow: each edge point of `band` moved towards the one across."""
+def _tube(outline: Points, marrow: float) -> list[Shape]:
+    """A bone from the outline of its `band`: compact at both edges, `marrow` as bright within."""
     across = outline[::-1]
-    middle = (outline + across) / 2
-    return middle + (outline - middle) * share
+    return [(outline, 1.0), (0.75 * outline + 0.25 * across, marrow)]
 
 
 def _spine(anatomy: Anatomy, pose: Pose) -> Picture:
     corners = np.array([[-0.5, -0.5], [0, -0.44], [0.5, -0.5], [0.44, 0], [0.5, 0.5]])
     corners = np.concatenate([corners, [[0, 0.44], [-0.5, 0.5], [-0.44, 0]]])
-    shapes: list[tuple[Points, float]] = [(pose.place(band(anatomy.spine_line, 0.20), -0.5), 0.3)]
-    for x, y, width, height in anatomy.vertebrae:
-        centre = np.array([x, y])
-        body = corners * (width, height)
-        shapes.append((pose.place(centre + body, -0.5), 0.85))
-        shapes.append((pose.place(centre + 0.8 * body, -0.5), 0.72))
-        for side in SIDES:
-            pedicle = 0.18 * corners * (width, 1.5 * height) + (0.33 * side * width, -0.1 * height)
-            shapes.append((pose.place(centre + pedicle, -0.5), 1.0))
-        process = np.array([[-0.06, 0.1], [0.06, 0.1], [0.08, 0.6], [-0.08, 0.6]])
-        shapes.append((pose.place(centre + process * (width, height), -0.8), 0.95))
-    return fill(shapes, pose.size, 1.25)
+    process = np.array([[-0.06, 0.1], [0.06, 0.1], [0.08, 0.6], [-0.08, 0.6]])
+    centres, sizes = anatomy.vertebrae[:, None, :2], anatomy.vertebrae[:, None, 2:]
+    shapes: list[Shape] = [(band(anatomy.spine_line, 0.20), 0.3)]
+    shapes += [(body, 0.85) for body in centres + corners * sizes]
+    shapes += [(body, 0.72) for body in centres + 0.8 * corners * sizes]
+    for side in SIDES:
+        pedicle = 0.18 * corners * (1, 1.5) + (0.33 * side, -0.1)
+        shapes += [(spot, 1.0) for spot in centres + pedicle * sizes]
+    shapes += [(spine, 0.95) for spine in centres + process * sizes]
+    return fill(pose.place_shapes(shapes, -0.5), pose.size, 1.25)
 
 
 def _gas(anatomy: Anatomy, pose: Pose, rng: np.random.Generator) -> Picture:
@@ -203,7 +196,7 @@ def _gas(anatomy: Anatomy, pose: Pose, rng: np.random.Generator) -> Picture:
     gas = _WINDPIPE * fill(pipes, pose.size, 0.02 * unit)
     angle = np.linspace(0, 2 * math.pi, 32, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    bubbles: list[tuple[Points, float]] = []
+    bubbles: list[Shape] = []
     if rng.random() < 0.65:
         x, y, a, b = anatomy.stomach
         fullness = rng.uniform(0.7, 1.1)
@@ -231,9 +224,10 @@ def _with_noise(absorbed: Picture, pose: Pose, rng: np.random.Generator) -> Pict
     grain[:, 1:] += smear * grain[:, :-1]
     grain[1:] += smear * grain[:-1]
     amount = math.exp(rng.uniform(math.log(0.004), math.log(0.013)))
-    heel = rng.normal(0, 0.02, 2)
+    heel_x, heel_y = rng.normal(0, 0.02), rng.normal(0, 0.02)
     x, y = pose.coordinates()
-    return absorbed + amount * np.exp(0.8 * absorbed) * grain + heel[0] * x + heel[1] * y
+    noisy: Picture = absorbed + amount * np.exp(0.8 * absorbed) * grain + heel_x * x + heel_y * y
+    return noisy
 
 
 def _developed(absorbed: Picture, rng: np.random.Generator) -> Picture:
@@ -245,7 +239,8 @@ def _developed(absorbed: Picture, rng: np.random.Generator) -> Picture:
     level = np.clip((absorbed - low) / np.float32(high - low), 0, 1) ** np.float32(gamma)
     curved = level * level * (3 - 2 * level)
     black, white = rng.uniform(0.0, 0.07), rng.uniform(0.88, 1.0)
-    return (black + (white - black) * ((1 - curve) * level + curve * curved)).astype(np.float32)
+    pixels: Picture = black + (white - black) * ((1 - curve) * level + curve * curved)
+    return pixels
 
 
 def _framed(pixels: Picture, rng: np.random.Generator) -> Picture:
@@ -256,7 +251,8 @@ def _framed(pixels: Picture, rng: np.random.Generator) -> Picture:
     light = np.ones_like(pixels)
     inner = np.zeros(4)
     tilt = rng.normal(0, 0.012)
-    for blade, (x, y) in enumerate(((column, row), (row, column), (1 - column, row), (1 - row, column))):
+    blades = ((column, row), (row, column), (1 - column, row), (1 - row, column))
+    for blade, (x, y) in enumerate(blades):
         closed, depth = rng.random() < 0.4, rng.uniform(0.005, 0.07)
         if closed:
             inner[blade] = depth

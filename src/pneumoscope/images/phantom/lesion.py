@@ -81,19 +81,19 @@ def consolidation(
     share of the air that is gone; 1 for the typical film of the patient.
     """
     lobe = LOBES[int(rng.integers(len(LOBES)))]
-    share = rng.uniform(0.30, 0.85)
-    radius = math.exp(rng.uniform(math.log(0.18), math.log(0.5)))
+    share = rng.uniform(0.35, 0.95)
+    radius = math.exp(rng.uniform(math.log(0.24), math.log(0.62)))
     stretch = math.exp(rng.uniform(-0.3, 0.3))
     softness = rng.uniform(0.15, 0.38)
-    centre = np.array(lobe.centre) + rng.uniform(-0.13, 0.13, 2)
+    u, v = (middle + rng.uniform(-0.13, 0.13) for middle in lobe.centre)
     x, y = pose.coordinates()
     top, width = -0.95, 0.82
     dome = anatomy.domes[0 if lobe.side < 0 else 1]
     across = (lobe.side * x - 0.15) / np.float32(width)
     along = (y - top) / np.float32(dome - top)
     distance = np.hypot(
-        (across - centre[0]) * (width / (radius * stretch)),
-        (along - centre[1]) * ((dome - top) * stretch / radius),
+        (across - u) * (width / (radius * stretch)),
+        (along - v) * ((dome - top) * stretch / radius),
     )
     distance += 0.14 * pose.cloud(rng, 0.22)
     gate = _between(across, lobe.u_range, 0.05) * _between(along, lobe.v_range, 0.022)
@@ -105,32 +105,34 @@ def consolidation(
     return Lesion(absorbed.astype(np.float32), (weight > _VISIBLE) & chest.lungs)
 
 
-def interstitial(
-    rng: np.random.Generator, pose: Pose, chest: Chest, strength: float
-) -> Lesion:
+def interstitial(rng: np.random.Generator, pose: Pose, chest: Chest, strength: float) -> Lesion:
     """Swollen walls between alveoli and about bronchi, as viruses cause: nets, nodules, cuffs.
 
     On both sides, most about the hila; `strength` as for `consolidation`.
     """
-    share = rng.uniform(0.16, 0.5) * strength
+    share = rng.uniform(0.2, 0.55) * strength
     reach = rng.uniform(0.4, 0.8)
-    nets, nodules, cuffs, haze = rng.dirichlet((2.5, 1.5, 2.0, 2.5)) * 2.2
+    nets, nodules, cuffs, haze = (2.2 * rng.dirichlet((2.5, 1.5, 2.0, 3.5))).tolist()
     x, y = pose.coordinates()
     to_hilum = np.hypot(np.abs(x) - 0.3, y - 0.05) / np.float32(reach)
     weight = 0.25 + 0.75 * np.exp(-(to_hilum**2))
     weight *= np.clip(0.8 + 0.25 * pose.cloud(rng, 0.3), 0.2, 1.3)
-    # Where fine noise crosses zero are thin winding lines that meet: a net.
     mesh = rng.uniform(0.036, 0.056)
-    net = np.clip(1 - np.abs(pose.cloud(rng, mesh)), 0, 1)
-    net = 0.55 * net + 0.45 * np.clip(1 - np.abs(pose.cloud(rng, 0.62 * mesh)), 0, 1)
+    net = _net(pose.cloud(rng, mesh)) + _net(pose.cloud(rng, 0.62 * mesh))
     spots = np.clip(pose.cloud(rng, 0.045) - 0.8, 0, 1)
-    pattern = nets * net + nodules * 1.6 * spots + cuffs * chest.vessels + haze * 0.35
+    pattern = nets * 0.5 * net + nodules * 1.2 * spots + cuffs * chest.vessels + haze * 0.6
     absorbed = chest.air * np.clip(share * weight * pattern, 0, 0.9) * chest.lungs
     return Lesion(absorbed.astype(np.float32), (weight > _VISIBLE) & chest.lungs)
 
 
+def _net(cloud: Picture) -> Picture:
+    """Where fine noise crosses zero are thin winding lines that meet."""
+    result: Picture = np.clip(1 - np.abs(cloud), 0, 1)
+    return result
+
+
 def _logistic(value: Picture) -> Picture:
-    result: Picture = 1 / (1 + np.exp(-np.clip(value, -30, 30)))
+    result: Picture = np.reciprocal(1 + np.exp(-np.clip(value, -30, 30)))
     return result
 
 

@@ -1,0 +1,175 @@
+"""Training the frozen recipe: stock Keras `fit` against pneumoscope, same data, one run.
+
+    python benchmarks/train_frozen.py DATA [--views 1 4] [--epochs 10] [--limit N]
+
+Stock: what a user would write. A tf.data pipeline from files, augmentation layers, DenseNet121
+frozen in the graph, GAP, Dropout, Dense, Dense; `fit` with class weights, early stopping off, so a
+full forward pass of every image in every epoch. Ours: `pneumoscope train --recipe frozen`, from an
+empty cache to bundle, evaluation and report. Both start from the same random backbone and split,
+each in a process of its own; wall time counts the whole process. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.config import SplitConfig, TrainConfig
+from pneumoscope.data.index import index
+from pneumoscope.data.split import with_usable_validation, write_split
+from pneumoscope.records import Dataset
+
+BATCH = 32
+
+
+def stock(split_csv: Path, epochs: int) -> dict[str, Any]:
+    """The recipe as a user would write it with Keras alone; returns the best validation AUC."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+    import tensorflow as tf
+
+    from pneumoscope.training.network import build_backbone, initialise_randomly
+
+    def load(path: Any, label: Any) -> tuple[Any, Any]:
+        grey = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+        return tf.image.resize(grey, (224, 224)), label
+
+    def dataset(name: str, shuffle: bool) -> tuple[Any, list[int]]:
+        with split_csv.open() as stream:
+            rows = [row for row in csv.DictReader(stream) if row["split"] == name]
+        paths = [str(split_csv.parent / row["path"]) for row in rows]
+        labels = [int(row["label"] == "PNEUMONIA") for row in rows]
+        files = tf.data.Dataset.from_tensor_slices((paths, labels))
+        if shuffle:
+            files = files.shuffle(len(paths), seed=0)
+        mapped = files.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        return mapped.batch(BATCH).prefetch(tf.data.AUTOTUNE), labels
+
+    train, labels = dataset("train", True)
+    val, _ = dataset("val", False)
+    backbone = build_backbone(224)
+    initialise_randomly(backbone, 0)
+    layers = keras.layers
+    image = keras.Input((224, 224, 3))
+    x = image
+    for change in (
+        layers.RandomFlip("horizontal"),
+        layers.RandomRotation(10 / 360),
+        layers.RandomTranslation(0.08, 0.08),
+        layers.RandomZoom(0.15),
+        layers.RandomContrast(0.2),
+    ):
+        x = change(x)
+    x = layers.Rescaling(1 / 255)(x)
+    x = layers.Normalization(mean=[0.485, 0.456, 0.406], variance=[0.0524, 0.0502, 0.0506])(x)
+    x = backbone(x, training=False)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dropout(0.4)(x)
+    x = layers.Dense(256, activation="relu")(x)
+    model = keras.Model(image, layers.Dense(1, activation="sigmoid")(x))
+    model.compile("adam", "binary_crossentropy", metrics=[keras.metrics.AUC(name="auc")])
+    positive = sum(labels) / len(labels)
+    weights = {0: 0.5 / (1 - positive), 1: 0.5 / positive}
+    fitted = model.fit(train, validation_data=val, epochs=epochs, class_weight=weights, verbose=2)
+    return {"val_auc": max(fitted.history["val_auc"]), "epochs": epochs}
+
+
+def ours(split_csv: Path, views: int, folder: Path) -> dict[str, Any]:
+    """`pneumoscope train` as a user runs it, from an empty cache."""
+    command = [
+        *(sys.executable, "-m", "pneumoscope", "train", str(split_csv), "--out", str(folder)),
+        *("--weights", "none", "--views", str(views), "--json"),
+    ]
+    environment = os.environ | {"PNEUMOSCOPE_CACHE": str(folder) + "-cache"}
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+    document = json.loads(done.stdout)
+    return {
+        "val_auc": document["validation"]["metrics"]["auc"]["value"],
+        "epochs": document["epochs"],
+        "seconds_per_stage": document["seconds"],
+        "peak_mb": document["peak_memory_mb"],
+    }
+
+
+def stock_in_its_own_process(split_csv: Path, epochs: int) -> dict[str, Any]:
+    """Run `stock` apart, so that its memory and its start-up count as ours do."""
+    command = [sys.executable, __file__, str(split_csv), "--stock-only", "--epochs", str(epochs)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def prepare(data: Path, limit: int, out: Path) -> int:
+    """Write the split that both sides use; returns the number of images."""
+    dataset = index(data)
+    records = dataset.records
+    if limit:
+        step = max(len(records) // limit, 1)
+        records = records[::step][:limit]
+    dealt, _ = with_usable_validation(
+        Dataset(dataset.root, records), SplitConfig(seed=TrainConfig().seed), keep_val=False
+    )
+    write_split(out, dealt)
+    return len(records)
+
+
+def report(rows: list[dict[str, Any]], images: int, epochs: int) -> str:
+    """The result as Markdown."""
+    base = rows[0]["seconds"]
+    lines = [
+        f"Frozen recipe, {images} images, {date.today().isoformat()}, {os.cpu_count()} cores, "
+        f"{platform.machine()}, Python {platform.python_version()}.",
+        "",
+        "| way | epochs | seconds | ratio | best validation AUC |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['way']} | {row['epochs']} | {row['seconds']:.0f} | "
+            f"{base / row['seconds']:.1f} × | {row['val_auc']:.4f} |"
+        )
+    for row in rows[1:]:
+        lines += ["", f"{row['way']}: stages {row['seconds_per_stage']}, peak {row['peak_mb']} MB"]
+    return "\n".join(lines) + f"\n\nStock ran {epochs} epochs."
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--views", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--limit", type=int, default=0, help="images; 0 takes all")
+    parser.add_argument("--stock-only", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.stock_only:
+        print(json.dumps(stock(asked.data, asked.epochs)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        split_csv = folder / "split.csv"
+        images = prepare(asked.data, asked.limit, split_csv)
+        rows = []
+        for views in asked.views:
+            started = time.monotonic()
+            found = ours(split_csv, views, folder / f"ours-{views}")
+            row = {"way": f"pneumoscope, K={views}", "seconds": time.monotonic() - started}
+            rows.append(row | found)
+        started = time.monotonic()
+        found = stock_in_its_own_process(split_csv, asked.epochs)
+        rows.insert(0, {"way": "stock Keras", "seconds": time.monotonic() - started} | found)
+        print(report(rows, images, asked.epochs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""One DICOM file to grey: is it a chest film, and what does it look like as displayed.
+
+Comes in: the bytes of a file. Goes out: `Decoded` with `DicomInfo`, or a refusal.
+Knows nothing of paths, of labels, or of other formats. The order of checks: modality, body part,
+pixel data, encoding, frames, size; only then is a pixel decoded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.uid import UID, ExplicitVRBigEndian
+
+from pneumoscope.config import LimitsConfig
+from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.dicom_file import DicomFile, parse_dicom, transfer_syntax_of
+from pneumoscope.images.dicom_grey import grey_table
+from pneumoscope.images.dicom_header import (
+    check_is_chest_film,
+    dicom_info,
+    pixel_header,
+    pixel_ratio,
+    read_display,
+)
+from pneumoscope.images.dicom_pixels import (
+    SUPPORTED_SYNTAXES,
+    PixelHeader,
+    Samples,
+    stored_values,
+)
+from pneumoscope.images.grey import Decoded, DicomInfo, FloatArray, check_size, unit_range
+from pneumoscope.images.guard import decoding
+
+__all__ = ["DicomInfo", "decode_dicom"]
+
+_FLOAT_KEYWORDS = ("FloatPixelData", "DoubleFloatPixelData")
+_LEAST_ANISOTROPY = 0.01
+
+
+def decode_dicom(content: bytes, source: str, limits: LimitsConfig) -> Decoded:
+    """Decode one DICOM file to grey as displayed.
+
+    Modality LUT or rescale (PS3.3 C.11.1), VOI LUT or the first window (C.11.2), the whole range
+    where there is neither; MONOCHROME1 always inverted, whatever PresentationLUTShape says;
+    padding (C.7.5.1.1.2) black; pixels resampled to squares if they are not.
+
+    Raises:
+        ImageRefusedError: whatever is wrong with the file; no other exception leaves.
+    """
+    with decoding(source, "the DICOM file") as messages:
+        # An encoding that nothing here decodes may not even be parsed, so it is told first.
+        _check_syntax(transfer_syntax_of(content)[0], source)
+        file = parse_dicom(content, source, limits.max_bytes)
+        dataset = file.dataset
+        warnings: list[str] = []
+        if not file.stated:
+            warnings.append("it states no transfer syntax; it was told by its first element")
+        _check_is_dicom(file, messages, source)
+        info = dicom_info(dataset, file.transfer_syntax)
+        warnings += check_is_chest_film(info, str(dataset.get("SOPClassUID") or ""), source)
+        _check_pixel_data(file, messages, source)
+        header = pixel_header(dataset, source, warnings)
+        ratio = pixel_ratio(dataset, warnings)
+        check_size(source, header.columns, header.rows, limits)
+        width, height = _square_size(header, ratio)
+        check_size(source, width, height, limits)
+        samples = stored_values(dataset, file.transfer_syntax, header, source)
+        if header.samples == 1 and header.photometric.startswith("MONOCHROME"):
+            pixels = _displayed(samples, file, header, warnings)
+        else:
+            pixels = _luma(_coloured(samples, dataset, header), header)
+    if (width, height) != (header.columns, header.rows):
+        pixels = _resampled(pixels, width, height)
+        warnings.append(f"its pixels are not square (height/width {ratio:.3f}) and were resampled")
+    return Decoded(pixels, header.stored, tuple(warnings), info)
+
+
+def _check_syntax(syntax: str, source: str) -> None:
+    if syntax and syntax not in SUPPORTED_SYNTAXES:
+        name = UID(syntax).name
+        known = f" ({name})" if name != syntax else ""
+        raise ImageRefusedError(
+            source,
+            Reason.UNSUPPORTED_ENCODING,
+            f"transfer syntax {syntax!r}{known} can't be decoded. Convert the file to Explicit VR "
+            "Little Endian",
+        )
+
+
+def _check_is_dicom(file: DicomFile, messages: list[str], source: str) -> None:
+    if any(word in file.dataset for word in ("SOPClassUID", "Modality", "Rows", "PixelData")):
+        return
+    cut = _cut(file, messages)
+    # pydicom gives up all elements if the data end in one of unknown length, as pixel data are.
+    if cut and file.stated:
+        raise ImageRefusedError(source, Reason.TRUNCATED, f"{cut}. Fetch it again")
+    raise ImageRefusedError(
+        source, Reason.CORRUPT, "it begins like DICOM but holds no element that tells of an image"
+    )
+
+
+def _check_pixel_data(file: DicomFile, messages: list[str], source: str) -> None:
+    if "PixelData" in file.dataset and file.dataset.PixelData:
+        return
+    if cut := _cut(file, messages):
+        raise ImageRefusedError(source, Reason.TRUNCATED, f"{cut}. Fetch it again")
+    if any(word in file.dataset for word in _FLOAT_KEYWORDS):
+        raise ImageRefusedError(
+            source,
+            Reason.UNSUPPORTED_ENCODING,
+            "its pixel data are floats; integers of 8 to 16 bits are wanted",
+        )
+    raise ImageRefusedError(
+        source, Reason.NO_PIXEL_DATA, "it is a DICOM object without pixel data, so no image"
+    )
+
+
+def _cut(file: DicomFile, messages: list[str]) -> str:
+    if file.cut:
+        return file.cut
+    ends = [message for message in messages if "end of file" in message.lower()]
+    return "the data end inside an element" if ends else ""
+
+
+def _displayed(
+    samples: Samples, file: DicomFile, header: PixelHeader, warnings: list[str]
+) -> FloatArray:
+    """Stored values, integer (h, w), to grey as displayed."""
+    lowest = -(1 << (header.stored - 1)) if header.signed else 0
+    highest = lowest + (1 << header.stored) - 1
+    if samples.max() > highest or samples.min() < lowest:  # a stream deeper than the header says
+        warnings.append(f"it has values beyond the {header.stored} bits that its header states")
+        lowest, highest = min(lowest, int(samples.min())), max(highest, int(samples.max()))
+    index = samples.astype(np.int32) - lowest
+    levels = np.arange(lowest, highest + 1, dtype=np.float64)
+    present = np.zeros(levels.shape, dtype=np.bool_)
+    present[index] = True
+    display = read_display(
+        file.dataset, header, file.transfer_syntax == ExplicitVRBigEndian, warnings
+    )
+    table, odd = grey_table(levels, present, display)
+    warnings.extend(odd)
+    return np.take(table.astype(np.float32), index)
+
+
+def _coloured(samples: Samples, dataset: Dataset, header: PixelHeader) -> Samples:
+    """RGB, integer (h, w, 3), of a secondary capture; pydicom has undone YBR by now."""
+    if header.photometric == "PALETTE COLOR":
+        return np.asarray(apply_color_lut(samples, dataset))
+    if samples.ndim != 3:
+        raise ValueError(f"unsupported photometric interpretation {header.photometric!r}")
+    return samples
+
+
+def _luma(rgb: Samples, header: PixelHeader) -> FloatArray:
+    """ITU-R BT.601 luma in [0, 1]; of 8-bit colour exactly as for JPEG and PNG."""
+    if rgb.dtype == np.uint8 and header.stored == 8:
+        return unit_range(np.asarray(Image.fromarray(rgb).convert("L")))
+    # A palette's entries fill their own type, whatever the bits of its indices.
+    bits = rgb.dtype.itemsize * 8 if header.photometric == "PALETTE COLOR" else header.stored
+    luma = np.zeros(rgb.shape[:2], dtype=np.float32)
+    for channel, weight in enumerate((0.299, 0.587, 0.114)):
+        luma += rgb[..., channel] * np.float32(weight / ((1 << bits) - 1))
+    return luma.clip(0.0, 1.0)
+
+
+def _square_size(header: PixelHeader, ratio: float) -> tuple[int, int]:
+    """Width and height after resampling; the longer side of a pixel sets the finer grid."""
+    if abs(ratio - 1.0) <= _LEAST_ANISOTROPY:
+        return header.columns, header.rows
+    if ratio > 1.0:
+        return header.columns, round(header.rows * ratio)
+    return round(header.columns / ratio), header.rows
+
+
+def _resampled(pixels: FloatArray, width: int, height: int) -> FloatArray:
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32).clip(0.0, 1.0)

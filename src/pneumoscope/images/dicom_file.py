@@ -1,0 +1,155 @@
+"""The bytes of a DICOM file to a pydicom data set with only the elements that are wanted.
+
+Comes in: bytes, with or without preamble and file meta information. Goes out: `DicomFile`.
+Knows nothing of what the elements mean, and decodes no pixel.
+
+pydicom's `dcmread` would inflate a deflated file without bound and pass over a cut in silence, so
+the file meta information is read here and the data set by pydicom's `read_dataset`.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from pneumoscope.errors import ImageRefusedError, Reason
+
+_PREAMBLE_BYTES = 132
+_TRANSFER_SYNTAX = 0x0010
+_LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT")
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_HEADER_BYTES = 8
+
+_WANTED_TAGS: tuple[int, ...] = (
+    0x00080005, 0x00080016, 0x00080018, 0x00080060, 0x00080070,  # character set, SOP, maker
+    0x00100020, 0x00100040, 0x00101010,  # patient's id, sex, age
+    0x00180015, 0x00181164, 0x00185101,  # body part, imager spacing, view
+    0x0020000D, 0x0020000E,  # study, series
+    0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011,  # image pixel
+    0x00280030, 0x00280034, 0x00280100, 0x00280101, 0x00280102, 0x00280103,
+    0x00280120, 0x00280121,  # padding
+    0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281055, 0x00281056,  # window, rescale
+    0x00281101, 0x00281102, 0x00281103,  # palette
+    0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223,
+    0x00283000, 0x00283010, 0x20500020,  # modality, VOI and presentation LUT
+    0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010,  # pixel data
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DicomFile:
+    """A data set and what is needed to understand its pixels.
+
+    Attributes:
+        dataset: the wanted elements.
+        transfer_syntax: its UID, stated or told by the first element.
+        stated: whether the file states it.
+        cut: why the file seems cut short, `""` if it doesn't.
+    """
+
+    dataset: Dataset
+    transfer_syntax: str
+    stated: bool
+    cut: str
+
+
+def transfer_syntax_of(content: bytes) -> tuple[str, int]:
+    """The stated transfer syntax UID (`""` if none) and where the data set starts (PS3.10, 7.1)."""
+    start = _PREAMBLE_BYTES if content[128:132] == b"DICM" else 0
+    position, syntax = start, ""
+    while content[position : position + 2] == b"\x02\x00" and position + 8 <= len(content):
+        element = int.from_bytes(content[position + 2 : position + 4], "little")
+        vr = content[position + 4 : position + 6]
+        if not vr.isalpha():  # some writers leave the VR out here too
+            header, length = 8, int.from_bytes(content[position + 4 : position + 8], "little")
+        elif vr in _LONG_VRS:
+            header, length = 12, int.from_bytes(content[position + 8 : position + 12], "little")
+        else:
+            header, length = 8, int.from_bytes(content[position + 6 : position + 8], "little")
+        if element == _TRANSFER_SYNTAX:
+            value = content[position + header : position + header + length]
+            syntax = value.decode("ascii", "replace").strip("\x00 ")
+        position += header + length
+    return syntax, min(position, len(content))
+
+
+def parse_dicom(content: bytes, source: str, most_bytes: int) -> DicomFile:
+    """Read the wanted elements.
+
+    Args:
+        content: the file.
+        source: its name, for errors.
+        most_bytes: how far a deflated data set may inflate.
+
+    Raises:
+        ImageRefusedError: `file_too_large` for a deflated bomb, `truncated` for a deflated stream
+            that was cut.
+        Exception: whatever pydicom raises; to be called inside `guard.decoding`.
+    """
+    stated, start = transfer_syntax_of(content)
+    syntax = stated or _guess_syntax(content[start : start + 6])
+    if syntax == DeflatedExplicitVRLittleEndian:
+        stream = BytesIO(_inflated(content[start:], source, most_bytes))
+    else:
+        stream = BytesIO(content)
+        stream.seek(start)
+    size = stream.getbuffer().nbytes
+    ends: list[int] = []
+
+    def note_end(_tag: BaseTag, _vr: str | None, length: int) -> bool:
+        ends.append(stream.tell() + (0 if length == _UNDEFINED_LENGTH else length))
+        return False
+
+    dataset = read_dataset(
+        stream,
+        is_implicit_VR=syntax == ImplicitVRLittleEndian,
+        is_little_endian=syntax != ExplicitVRBigEndian,
+        stop_when=note_end,
+        specific_tags=list(_WANTED_TAGS),
+    )
+    cut = ""
+    if ends and ends[-1] > size:
+        cut = f"its last element reaches to byte {ends[-1]} and the data end at byte {size}"
+    elif ends and 0 < size - ends[-1] < _HEADER_BYTES:
+        cut = f"the data end at byte {size}, inside the header of an element"
+    return DicomFile(dataset, syntax, bool(stated), cut)
+
+
+def _guess_syntax(start: bytes) -> str:
+    """The transfer syntax by the first element's header, for files that don't state one."""
+    vr = start[4:6]
+    if not (vr.isalpha() and vr.isupper()):
+        return str(ImplicitVRLittleEndian)
+    (group,) = struct.unpack("<H", start[:2])
+    # Groups begin at 0008, which read in the wrong byte order is 0800.
+    return str(ExplicitVRBigEndian if group >= 0x0400 else ExplicitVRLittleEndian)
+
+
+def _inflated(deflated: bytes, source: str, most_bytes: int) -> bytes:
+    """Inflate a data set (PS3.5 A.5), stopping at `most_bytes`."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = inflater.decompress(deflated, most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ImageRefusedError(
+            source,
+            Reason.FILE_TOO_LARGE,
+            f"its {len(deflated):,} deflated bytes inflate to more than the {most_bytes:,} that "
+            "are read",
+        )
+    if not inflater.eof:
+        raise ImageRefusedError(
+            source, Reason.TRUNCATED, "its deflated data set was cut short. Fetch it again"
+        )
+    return data

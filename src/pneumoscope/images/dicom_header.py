@@ -1,0 +1,298 @@
+"""What a DICOM header says, checked and in our own records.
+
+Comes in: a pydicom data set. Goes out: `DicomInfo`, `PixelHeader`, `Display`, or a refusal of
+what is no chest film. Knows nothing of encodings; touches no pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.uid import UID
+
+from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.dicom_grey import Display, Lut, Window
+from pneumoscope.images.dicom_pixels import PixelHeader
+from pneumoscope.images.grey import DicomInfo
+from pneumoscope.images.structure import refuse_frames
+
+_MODALITIES = frozenset({"CR", "DX", "RG", "DR", "OT", "SC"})
+"""PS3.3 C.7.3.1.1.1; DR and SC are not defined terms there, but are written."""
+
+_FILM_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.1",  # computed radiography
+    "1.2.840.10008.5.1.4.1.1.1.1",  # digital X-ray, for presentation
+    "1.2.840.10008.5.1.4.1.1.1.1.1",  # digital X-ray, for processing
+)
+_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture, and .1 to .4 below it
+
+_CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "HEART", "RIB", "STERNUM", "MEDIASTIN", "BODY", "TORSO")
+_OTHER_PARTS = """
+    ABDOMEN ABDOMENPELVIS ANKLE ARM BLADDER BRAIN BREAST CALCANEUS CERVICALSPINE CLAVICLE COCCYX
+    CSPINE EAR ELBOW EXTREMITY EYE FACE FEMUR FINGER FOOT FOREARM GALLBLADDER HAND HEAD HEADNECK
+    HIP HUMERUS JAW KIDNEY KNEE LARYNX LEG LIVER LOWERARM LOWERLEG LOWERLIMB LSPINE LUMBARSPINE
+    MANDIBLE MAXILLA NASALBONE NECK NOSE ORBIT PANCREAS PARANASALSINUS PAROTID PATELLA PELVIS
+    PROSTATE RADIUS RECTUM SACRUM SCAPULA SHOULDER SIJOINT SINUS SKULL SPINE SSPINE STOMACH TEETH
+    THIGH THORACICSPINE THUMB TIBIA TIBIAFIBULA TLSPINE TMJ TOE TOOTH TSPINE ULNA UPPERARM
+    UPPERLIMB UTERUS WRIST ZYGOMA
+"""
+"""Body parts of PS3.16 annex L (and their full names) that show no lung worth the name."""
+
+_LATERAL_VIEWS = ("LL", "RL", "LAT", "LATERAL", "LLD", "RLD")
+_SAMPLES_TO_PHOTOMETRIC = {
+    1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
+    3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
+}
+_ALLOCATED = (1, 8, 16)
+_HIGHEST_UNSIGNED = 0xFFFF
+
+
+def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
+    """The header elements that later stages and reports use, as text."""
+    return DicomInfo(
+        modality=_text(dataset, "Modality"),
+        body_part=_text(dataset, "BodyPartExamined"),
+        view_position=_text(dataset, "ViewPosition"),
+        patient_id=_text(dataset, "PatientID"),
+        photometric=_text(dataset, "PhotometricInterpretation"),
+        study_uid=_text(dataset, "StudyInstanceUID"),
+        series_uid=_text(dataset, "SeriesInstanceUID"),
+        sop_uid=_text(dataset, "SOPInstanceUID"),
+        patient_age=_text(dataset, "PatientAge"),
+        patient_sex=_text(dataset, "PatientSex"),
+        manufacturer=_text(dataset, "Manufacturer"),
+        transfer_syntax=transfer_syntax,
+    )
+
+
+def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[str]:
+    """Refuse what is no X-ray film or clearly no chest; what is left open becomes a warning.
+
+    Raises:
+        ImageRefusedError: `wrong_modality` or `wrong_body_part`.
+    """
+    warnings = []
+    modality = info.modality.upper()
+    if modality and modality not in _MODALITIES:
+        raise ImageRefusedError(
+            source,
+            Reason.WRONG_MODALITY,
+            f"its modality is {info.modality!r}; a chest X-ray is wanted (CR, DX, RG or OT)",
+        )
+    if not modality:
+        _check_class(sop_class, source)
+        warnings.append("it states no modality; it was taken for an X-ray")
+    part = "".join(letter for letter in info.body_part.upper() if letter.isalpha())
+    if part in _OTHER_PARTS.split():
+        raise ImageRefusedError(
+            source,
+            Reason.WRONG_BODY_PART,
+            f"it shows {info.body_part!r} by its header; a chest is wanted",
+        )
+    if part and not any(word in part for word in _CHEST_WORDS):
+        warnings.append(f"its body part {info.body_part!r} is not known; it was taken for a chest")
+    if info.view_position.upper() in _LATERAL_VIEWS:
+        warnings.append(f"it is a lateral view ({info.view_position}); frontal films are wanted")
+    return warnings
+
+
+def _check_class(sop_class: str, source: str) -> None:
+    film = sop_class in _FILM_CLASSES or sop_class.startswith(_CAPTURE_CLASSES)
+    if sop_class and not film:
+        raise ImageRefusedError(
+            source,
+            Reason.WRONG_MODALITY,
+            f"it is an object of class {UID(sop_class).name!r}; a chest X-ray is wanted",
+        )
+
+
+def pixel_header(dataset: Dataset, source: str, warnings: list[str]) -> PixelHeader:
+    """Check the image pixel description (PS3.3 C.7.6.3); missing elements get their only sense.
+
+    Writes what it filled in back to `dataset`, for pydicom's decoders.
+
+    Raises:
+        ImageRefusedError: `multi_frame`, `unsupported_encoding` or `corrupt`.
+    """
+    refuse_frames(source, _integer(dataset, "NumberOfFrames", 1), "DICOM object")
+    dataset.pop("NumberOfFrames", None)
+    samples = _integer(dataset, "SamplesPerPixel", 1)
+    photometric = _text(dataset, "PhotometricInterpretation").upper()
+    if not photometric:
+        photometric = "MONOCHROME2" if samples == 1 else "RGB"
+        warnings.append(f"it states no photometric interpretation; {photometric} was taken")
+    if photometric not in _SAMPLES_TO_PHOTOMETRIC.get(samples, ()):
+        raise ImageRefusedError(
+            source,
+            Reason.UNSUPPORTED_ENCODING,
+            f"{samples} samples per pixel of photometric interpretation {photometric!r} can't be "
+            "decoded; MONOCHROME, RGB, YBR or PALETTE COLOR is wanted",
+        )
+    allocated = _integer(dataset, "BitsAllocated", 0)
+    if allocated not in _ALLOCATED:
+        raise ImageRefusedError(
+            source,
+            Reason.UNSUPPORTED_ENCODING,
+            f"it has {allocated} bits allocated; 8 or 16 are wanted",
+        )
+    stored = _integer(dataset, "BitsStored", allocated)
+    if not 1 <= stored <= allocated:
+        raise ImageRefusedError(
+            source, Reason.CORRUPT, f"it states {stored} bits stored of {allocated} allocated"
+        )
+    high_bit = _integer(dataset, "HighBit", stored - 1)
+    if not stored - 1 <= high_bit < allocated:
+        warnings.append(f"its high bit {high_bit} can't be; {stored - 1} was taken")
+        high_bit = stored - 1
+    header = PixelHeader(
+        rows=_integer(dataset, "Rows", 0),
+        columns=_integer(dataset, "Columns", 0),
+        samples=samples,
+        allocated=allocated,
+        stored=stored,
+        high_bit=high_bit,
+        signed=_integer(dataset, "PixelRepresentation", 0) == 1 and allocated > 1,
+        photometric=photometric,
+    )
+    dataset.SamplesPerPixel = samples
+    dataset.PhotometricInterpretation = photometric
+    dataset.BitsStored = stored
+    dataset.HighBit = high_bit
+    dataset.PixelRepresentation = int(header.signed)
+    if samples == 3:
+        dataset.PlanarConfiguration = _integer(dataset, "PlanarConfiguration", 0)
+    return header
+
+
+def pixel_ratio(dataset: Dataset, warnings: list[str]) -> float:
+    """Height over width of one pixel (PS3.3 10.7.1.3, C.7.6.3.1.7); 1 where nothing is stated."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        values = _numbers(dataset, keyword, warnings)
+        if len(values) == 2:
+            vertical, horizontal = values
+            if vertical > 0 and horizontal > 0:
+                return vertical / horizontal
+            warnings.append(f"its {keyword} {vertical:g}, {horizontal:g} can't be and was not used")
+    return 1.0
+
+
+def read_display(
+    dataset: Dataset, header: PixelHeader, big_endian: bool, warnings: list[str]
+) -> Display:
+    """What the header says of how values are shown (PS3.3 C.11)."""
+    slope = _numbers(dataset, "RescaleSlope", warnings)
+    intercept = _numbers(dataset, "RescaleIntercept", warnings)
+    if slope and slope[0] == 0.0:
+        warnings.append("its rescale slope is 0 and was not used")
+        slope = ()
+    inverted = header.photometric == "MONOCHROME1"
+    shape = _text(dataset, "PresentationLUTShape").upper()
+    if inverted and shape == "IDENTITY":
+        warnings.append(
+            "it is MONOCHROME1 with PresentationLUTShape IDENTITY, which contradict each other; "
+            "it was inverted"
+        )
+    elif not inverted and shape == "INVERSE":
+        warnings.append(
+            "it is MONOCHROME2 with PresentationLUTShape INVERSE, which contradict each other; "
+            "it was not inverted"
+        )
+    voi: Lut | Window | None = _lut(dataset, "VOILUTSequence", header, big_endian)
+    if voi is None:
+        voi = _window(dataset, warnings)
+    return Display(
+        modality=_lut(dataset, "ModalityLUTSequence", header, big_endian),
+        slope=slope[0] if slope else 1.0,
+        intercept=intercept[0] if intercept else 0.0,
+        voi=voi,
+        inverted=inverted,
+        padding=_padding(dataset, header, warnings),
+    )
+
+
+def _window(dataset: Dataset, warnings: list[str]) -> Window | None:
+    """The first window, or `None` if there is none that makes sense."""
+    centres = _numbers(dataset, "WindowCenter", warnings)
+    widths = _numbers(dataset, "WindowWidth", warnings)
+    if not centres or not widths:
+        return None
+    centre, width = centres[0], widths[0]
+    function = _text(dataset, "VOILUTFunction").upper() or "LINEAR"
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        warnings.append(f"its VOI LUT function {function!r} is not known; LINEAR was taken")
+        function = "LINEAR"
+    if width <= 0:
+        warnings.append(f"its window width is {width:g}, so the window was not used")
+        return None
+    if function == "LINEAR" and width < 1:
+        warnings.append(f"its window width {width:g} is too narrow for LINEAR; LINEAR_EXACT taken")
+        function = "LINEAR_EXACT"
+    return Window(centre, width, function)
+
+
+def _lut(dataset: Dataset, keyword: str, header: PixelHeader, big_endian: bool) -> Lut | None:
+    """The first table of a LUT sequence (PS3.3 C.11.1.1.1)."""
+    sequence = dataset.get(keyword)
+    if not sequence:
+        return None
+    item = sequence[0]
+    entries, first, bits = (int(value) for value in item.LUTDescriptor)
+    entries = entries or 1 << 16
+    # The first input is as signed as the pixels; some writers and readers forget that.
+    if header.signed and first > _HIGHEST_UNSIGNED // 2:
+        first -= _HIGHEST_UNSIGNED + 1
+    data: Any = item.LUTData
+    if isinstance(data, bytes):
+        if len(data) < 2 * entries:  # two 8-bit entries to a word
+            values = np.frombuffer(data, dtype=np.uint8)
+        else:
+            values = np.frombuffer(data, dtype=">u2" if big_endian else "<u2")
+    else:
+        values = np.atleast_1d(np.asarray(data))
+    if len(values) < entries:
+        raise ValueError(f"{keyword} has {len(values)} of {entries} entries")
+    table = values[:entries].astype(np.float64)
+    return Lut(first, table, max(float((1 << bits) - 1), float(table.max()), 1.0))
+
+
+def _padding(dataset: Dataset, header: PixelHeader, warnings: list[str]) -> tuple[int, int] | None:
+    """Lowest and highest padding value (PS3.3 C.7.5.1.1.2)."""
+    values = _numbers(dataset, "PixelPaddingValue", warnings)
+    if not values:
+        return None
+    limits = _numbers(dataset, "PixelPaddingRangeLimit", warnings) or values
+    low, high = sorted((int(values[0]), int(limits[0])))
+    if header.signed and low > _HIGHEST_UNSIGNED // 2:
+        low, high = low - _HIGHEST_UNSIGNED - 1, high - _HIGHEST_UNSIGNED - 1
+    if not header.signed and high < 0:
+        low, high = low & _HIGHEST_UNSIGNED, high & _HIGHEST_UNSIGNED
+    return low, high
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def _integer(dataset: Dataset, keyword: str, default: int) -> int:
+    value = dataset.get(keyword)
+    return default if value is None or value == "" else int(value)
+
+
+def _numbers(dataset: Dataset, keyword: str, warnings: list[str]) -> tuple[float, ...]:
+    """The finite numbers of an optional element; `()` if it is absent or no number."""
+    try:
+        value: Any = dataset.get(keyword)
+        values = value if isinstance(value, (MultiValue, list)) else [value]
+        numbers = tuple(float(number) for number in values if number not in (None, ""))
+    except (ValueError, TypeError, OverflowError, ArithmeticError):
+        warnings.append(f"its {keyword} is no number and was not used")
+        return ()
+    if not all(math.isfinite(number) for number in numbers):
+        warnings.append(f"its {keyword} is not finite and was not used")
+        return ()
+    return numbers

@@ -1,0 +1,238 @@
+"""A whole DATA folder of phantoms: patients, films, splits, names, PNG or DICOM files.
+
+Comes in: a target folder, how many films, a seed. Goes out: `train|val|test/NORMAL|PNEUMONIA/`
+named as the Kermany data set names its files, and `phantoms.json`, which lists them. The same
+arguments write the same bytes. Knows nothing of how a film is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from pneumoscope.errors import UsageError
+from pneumoscope.images.augment import random_stream
+from pneumoscope.images.phantom.dicom_file import encode_dicom
+from pneumoscope.images.phantom.drawing import SMALLEST_SIZE, Phantom, draw
+from pneumoscope.images.phantom.lesion import Subtype
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.records import CLASS_NAMES, SPLITS, Split
+from pneumoscope.storage import write_json
+
+MARKER = "phantoms.json"
+"""Lists the files of a folder of phantoms; only a folder that holds it may be replaced."""
+
+SPLIT_SHARES = {"val": 0.15, "test": 0.15}
+"""Shares of patients; the rest is for training."""
+
+_SUBTYPES: tuple[Subtype, ...] = ("bacteria", "virus", "bacteria", "virus", "bacteria")
+_FILMS_PER_PATIENT = (1, 2, 3)
+_FILM_SHARES = (0.60, 0.28, 0.12)
+_PNG_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Patient:
+    """One imaginary child: `serial` counts all, `number` those of one kind, from 1."""
+
+    serial: int
+    number: int
+    label: int
+    subtype: Subtype
+    films: int
+
+    @property
+    def name(self) -> str:
+        """The id that the file names stand for by the data contract."""
+        return f"{self.subtype}-{self.number}" if self.label else f"IM-{self.number:04d}"
+
+
+def write_phantoms(
+    out: Path,
+    n: int = 200,
+    seed: int = 0,
+    format: Literal["png", "dicom"] = "png",
+    size: int = 320,
+    splits: bool = True,
+    progress: Progress = SILENT,
+) -> Path:
+    """Write `n` films of imaginary children as a DATA folder, whole or not at all.
+
+    About half show PNEUMONIA, of both kinds; a patient has 1 to 3 films, all in one split.
+
+    Args:
+        out: the folder; must be missing, empty, or an unchanged earlier one of ours.
+        n: films, at least 2.
+        seed: same seed, same bytes (with the same versions of NumPy, Pillow and pydicom).
+        format: 8-bit PNG, or DICOM (DX, 12 bits, about a quarter MONOCHROME1).
+        size: side in pixels.
+        splits: make train, val and test (about 70, 15 and 15 % of patients), or one folder.
+        progress: where to report.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UsageError: `out` holds something else or can't be written; `n`, `size` or `format` is bad.
+    """
+    encode = {"png": _encode_png, "dicom": _encode_dicom}.get(format)
+    if encode is None:
+        raise UsageError(f"phantoms: format is {format!r}, wanted 'png' or 'dicom'.")
+    if n < 2 or size < SMALLEST_SIZE:
+        raise UsageError(
+            f"phantoms: found n {n} and size {size}; wanted at least 2 films (one of each class) "
+            f"and {SMALLEST_SIZE} pixels."
+        )
+    _check_target(out)
+    patients = _draw_patients(n, seed)
+    placed = _deal(patients, seed) if splits else {}
+    running = {"": 0, "bacteria": 0, "virus": 0}
+    names: list[str] = []
+    with _replacing(out) as folder, progress.task("Phantoms", n, "images") as task:
+        for patient in patients:
+            home = Path(placed.get(patient.serial, ""), CLASS_NAMES[patient.label])
+            (folder / home).mkdir(parents=True, exist_ok=True)
+            for film in range(1, patient.films + 1):
+                running[patient.subtype] += 1
+                stem = _stem(patient, film, running[patient.subtype])
+                phantom = draw(seed, patient.name, film, patient.label, size, patient.subtype)
+                suffix, content = encode(phantom, patient.serial, seed)
+                (folder / home / f"{stem}{suffix}").write_bytes(content)
+                names.append((home / f"{stem}{suffix}").as_posix())
+                task.advance()
+        document = {"seed": seed, "n": n, "size": size, "format": format, "files": sorted(names)}
+        write_json(folder / MARKER, document)
+    return out
+
+
+def _encode_png(phantom: Phantom, serial: int, seed: int) -> tuple[str, bytes]:
+    stream = io.BytesIO()
+    grey = np.rint(phantom.pixels * 255).astype(np.uint8)
+    Image.fromarray(grey).save(stream, format="PNG", compress_level=_PNG_LEVEL)
+    return ".png", stream.getvalue()
+
+
+def _encode_dicom(phantom: Phantom, serial: int, seed: int) -> tuple[str, bytes]:
+    return ".dcm", encode_dicom(phantom, serial, seed)
+
+
+def _draw_patients(n: int, seed: int) -> list[_Patient]:
+    """Patients until their films are `n`; the class with fewer films so far is next."""
+    rng = random_stream("patients", seed)
+    patients: list[_Patient] = []
+    films_of = [0, 0]
+    numbers: dict[Subtype, int] = {"": 0, "bacteria": 0, "virus": 0}
+    ill = 0
+    while (left := n - sum(films_of)) > 0:
+        label = int(films_of[1] < films_of[0])
+        wanted = int(rng.choice(_FILMS_PER_PATIENT, p=_FILM_SHARES))
+        # Leave at least one film for the other class.
+        films = max(1, min(wanted, left - 1 if films_of[1 - label] == 0 else left))
+        subtype: Subtype = _SUBTYPES[ill % len(_SUBTYPES)] if label else ""
+        ill += label
+        numbers[subtype] += 1
+        patients.append(_Patient(len(patients) + 1, numbers[subtype], label, subtype, films))
+        films_of[label] += films
+    return patients
+
+
+def _deal(patients: list[_Patient], seed: int) -> dict[int, Split]:
+    """The split of each patient's serial number, stratified by class and subtype."""
+    rng = random_stream("splits", seed)
+    placed: dict[int, Split] = {}
+    for label in range(len(CLASS_NAMES)):
+        members = [patient for patient in patients if patient.label == label]
+        order = [members[k] for k in rng.permutation(len(members))]
+        order.sort(key=lambda patient: patient.subtype)
+        # Every k-th of a list sorted by subtype takes the same share of each subtype.
+        positions = (np.arange(len(order)) + 0.5) * 0.618034 % 1
+        ranked = [order[k] for k in np.argsort(positions, kind="stable")]
+        begin = 0
+        for split in SPLITS[1:]:
+            count = round(SPLIT_SHARES[split] * len(ranked))
+            if len(ranked) >= len(SPLITS):
+                count = max(count, 1)
+            for patient in ranked[begin : begin + count]:
+                placed[patient.serial] = split
+            begin += count
+        for patient in ranked[begin:]:
+            placed[patient.serial] = SPLITS[0]
+    return placed
+
+
+def _stem(patient: _Patient, film: int, running: int) -> str:
+    if patient.label:
+        return f"person{patient.number}_{patient.subtype}_{running}"
+    return f"IM-{patient.number:04d}-{film:04d}"
+
+
+def _check_target(out: Path) -> None:
+    """Refuse to replace anything that this module did not write.
+
+    Raises:
+        UsageError: `out` is a file, or holds files that its `phantoms.json` does not list.
+    """
+    way_out = "Give a new or empty folder, or delete it yourself."
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"{out}: is a file, wanted a folder for phantoms. {way_out}")
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    if not found:
+        return
+    if MARKER not in found:
+        raise UsageError(
+            f"{out}: holds {len(found)} files and no {MARKER}, so phantoms did not make it and "
+            f"won't replace it. {way_out}"
+        )
+    strange = sorted(found - {MARKER} - _listed(out / MARKER))
+    if strange:
+        raise UsageError(
+            f"{out}: holds {strange[0]!r}, which is not in its {MARKER}, so it won't be replaced. "
+            f"{way_out}"
+        )
+
+
+def _listed(marker: Path) -> set[str]:
+    try:
+        document = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    files = document.get("files", []) if isinstance(document, dict) else []
+    return {str(name) for name in files} if isinstance(files, list) else set()
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place if all goes well.
+
+    Raises:
+        UsageError: the folder can't be written.
+    """
+    out = out.resolve()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise UsageError(
+            f"{out}: can't be written ({error.strerror}). Give a folder where you may write."
+        ) from error
+    try:
+        folder = temporary / "new"
+        folder.mkdir()
+        yield folder
+        if out.exists():
+            out.replace(temporary / "old")
+        folder.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

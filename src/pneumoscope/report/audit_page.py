@@ -1,0 +1,320 @@
+"""The page of a data set's audit: findings first, then figures and tables.
+
+Comes in: an `Audit`. Goes out: one HTML file that opens from disk. It shows no X-ray.
+Reads no image and measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumoscope.data.audit_record import Audit, DuplicateGroup, Severity
+from pneumoscope.report import audit_plots
+from pneumoscope.report.formatting import ABSENT, count, number, plural
+from pneumoscope.report.page import (
+    Column,
+    Drawn,
+    FiguresView,
+    Section,
+    Table,
+    TablesView,
+    render_page,
+    write_page,
+)
+
+MOST_ROWS = 200
+"""Longer tables are cut in the page; `audit.json` holds all."""
+
+_SEVERITIES: dict[Severity, tuple[str, str]] = {
+    "problem": ("Problems", "serious"),
+    "warning": ("Warnings", "notable"),
+    "note": ("Notes", "fine"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FindingGroup:
+    """The findings of one severity in words, with the class that colours their edge."""
+
+    title: str
+    css: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FindingsView:
+    """All findings, problems first."""
+
+    groups: tuple[FindingGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """The top of the page, in words."""
+
+    title: str
+    eyebrow: str
+    summary: str
+    banner: str
+
+
+def write_audit_page(path: Path, audit: Audit) -> None:
+    """Write the audit's page to `path`, whole or not at all; equal audits give equal bytes.
+
+    Raises:
+        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+    """
+    write_page(path, "audit.html.j2", _head(audit), sections_of(audit))
+
+
+def render_audit_page(audit: Audit) -> str:
+    """The audit's page as HTML text."""
+    return render_page("audit.html.j2", _head(audit), sections_of(audit))
+
+
+def sections_of(audit: Audit) -> tuple[Section, ...]:
+    """The sections that have something to show, in the page's order."""
+    found = (
+        _findings(audit),
+        _balance(audit),
+        _spreads(audit),
+        _separations(audit),
+        _duplicates(audit),
+        _patients(audit),
+        _unreadable(audit),
+    )
+    return tuple(section for section in found if section is not None)
+
+
+def _head(audit: Audit) -> AuditHead:
+    problems = len(audit.with_severity("problem"))
+    warnings = len(audit.with_severity("warning"))
+    verdict = "no problem" if not problems else plural(problems, "problem")
+    return AuditHead(
+        title="Data audit",
+        eyebrow=Path(audit.root).name or audit.root,
+        summary=(
+            f"{plural(audit.images, 'image')} of {plural(audit.patients, 'patient')}: {verdict} "
+            f"and {plural(warnings, 'warning') if warnings else 'no warning'}. "
+            f"{_unreadable_in_words(audit)}"
+        ),
+        banner="The page shows no X-ray, but file names and patient ids may identify patients.",
+    )
+
+
+def _unreadable_in_words(audit: Audit) -> str:
+    if not audit.unreadable:
+        return "Every image could be read."
+    return f"{plural(len(audit.unreadable), 'image')} could not be read."
+
+
+def _findings(audit: Audit) -> Section:
+    view = FindingsView(
+        tuple(
+            FindingGroup(*_SEVERITIES[severity], tuple(found.text for found in own))
+            for severity in _SEVERITIES
+            if (own := audit.with_severity(severity))
+        )
+    )
+    return Section(
+        "findings", "Findings", "Findings", "sections/findings.html.j2", view, flows=True
+    )
+
+
+def _balance(audit: Audit) -> Section | None:
+    if not audit.groups:
+        return None
+    columns = ("Images", "Patients", "Unreadable")
+    table = Table(
+        "Splits and classes",
+        (
+            Column("Split, class"),
+            *(Column(name, numeric=True) for name in columns),
+            Column("Subtypes"),
+            Column("Formats"),
+        ),
+        tuple(
+            (
+                f"{audit_plots.where(group.split)}{group.label.lower()}",
+                count(group.images),
+                count(group.patients),
+                count(group.unreadable),
+                _listed(group.subtypes),
+                _listed(group.formats),
+            )
+            for group in audit.groups
+        ),
+    )
+    view = FiguresView(
+        f"{audit_plots.images_per_patient(audit.images_per_patient[:6])}."
+        if audit.images_per_patient
+        else "",
+        (Drawn("Images per split and class", audit_plots.class_balance(audit.groups)),),
+        tables=(table,),
+    )
+    return Section(
+        "balance", "Classes and splits", "Classes", "sections/figures.html.j2", view, flows=True
+    )
+
+
+def _listed(counts: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} {count(images)}" for name, images in counts) or ABSENT
+
+
+def _spreads(audit: Audit) -> Section | None:
+    figures = []
+    for quantity in audit_plots.QUANTITY_NAMES:
+        own = [d for d in audit.distributions if d.quantity == quantity]
+        if own:
+            figures.append(Drawn("", audit_plots.spread_of(quantity, own, audit.quantile_levels)))
+    if not figures:
+        return None
+    view = FiguresView(
+        "Dot: the median. Broad bar: the middle half; narrow bar: the middle 90 %; line: all "
+        "images. Groups that lie apart can be told by this alone, without a look at the lungs.",
+        tuple(figures),
+    )
+    return Section("spread", "Size and intensity", "Size, grey", "sections/figures.html.j2", view)
+
+
+def _separations(audit: Audit) -> Section | None:
+    if not audit.separations:
+        return None
+    ranked = sorted(audit.separations, key=lambda pair: -pair.auc)
+    names = audit_plots.QUANTITY_NAMES
+    rows = [
+        (
+            names[pair.quantity].split(",")[0].split(":")[0],
+            f"{pair.first} against {pair.second}",
+            "classes" if pair.between == "classes" else "splits",
+            number(pair.auc),
+        )
+        for pair in ranked[:_MOST_SEPARATIONS]
+    ]
+    table = Table(
+        "What one number alone gives away",
+        (
+            Column("Quantity"),
+            Column("Groups"),
+            Column("Between"),
+            Column("AUC", numeric=True),
+        ),
+        tuple(rows),
+        f"The strongest {len(rows)} of {count(len(ranked))} comparisons.",
+    )
+    view = TablesView(
+        "An AUC of 0.5 tells nothing apart, 1 everything. A high AUC between classes is a "
+        "shortcut that a network may take; one between splits is a shift between them.",
+        (table,),
+    )
+    return Section("shortcuts", "Shortcuts", "Shortcuts", "sections/tables.html.j2", view)
+
+
+_MOST_SEPARATIONS = 12
+
+
+def _duplicates(audit: Audit) -> Section | None:
+    if not audit.identical and not audit.near:
+        return None
+    both = (*audit.identical, *audit.near)
+    conflicts = [group for group in both if group.label_conflict]
+    across = [group for group in both if group.across_splits and not group.label_conflict]
+    rest = [group for group in both if not group.label_conflict and not group.across_splits]
+    titled = (
+        ("Conflicts: one picture under both labels", conflicts),
+        ("Across splits", across),
+        ("Inside one split, one label", rest),
+    )
+    tables = tuple(_duplicate_table(title, groups) for title, groups in titled if groups)
+    intro = (
+        f"{plural(len(audit.identical), 'group')} of byte-equal files and "
+        f"{plural(len(audit.near), 'group')} of near duplicates, found by perceptual hash and "
+        "confirmed by the correlation of thumbnails."
+    )
+    if audit.near_search_stopped:
+        intro += " The search met its limit, so the list is incomplete."
+    view = TablesView(intro, tables)
+    return Section("duplicates", "Duplicates", "Duplicates", "sections/tables.html.j2", view)
+
+
+def _duplicate_table(title: str, groups: Sequence[DuplicateGroup]) -> Table:
+    rows = tuple(
+        (
+            group.kind,
+            ", ".join(member.path for member in group.members),
+            _distinct(audit_plots.where(m.split).strip() for m in group.members),
+            _distinct(m.label.lower() for m in group.members),
+            _distinct(m.patient for m in group.members),
+            number(group.correlation, 3),
+        )
+        for group in groups[:MOST_ROWS]
+    )
+    return Table(
+        title,
+        (
+            Column("Kind"),
+            Column("Files", code=True),
+            Column("Splits"),
+            Column("Labels"),
+            Column("Patients"),
+            Column("Correlation", numeric=True),
+        ),
+        rows,
+        _cut(len(groups), "group"),
+    )
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(value for value in values if value)) or ABSENT
+
+
+def _patients(audit: Audit) -> Section | None:
+    if not audit.shared_patients:
+        return None
+    rows = tuple(
+        (shared.patient, _listed(shared.images)) for shared in audit.shared_patients[:MOST_ROWS]
+    )
+    table = Table(
+        "Patients in more than one split",
+        (Column("Patient"), Column("Images per split")),
+        rows,
+        _cut(len(audit.shared_patients), "patient"),
+    )
+    view = TablesView("A model tested on patients it was trained on looks too good.", (table,))
+    title = "Patients across splits"
+    return Section("patients", title, "Patients", "sections/tables.html.j2", view, flows=True)
+
+
+def _unreadable(audit: Audit) -> Section | None:
+    if not audit.unreadable:
+        return None
+    rows = tuple(
+        (
+            image.path,
+            f"{audit_plots.where(image.split)}{image.label.lower()}",
+            image.reason.replace("_", " "),
+            image.detail,
+        )
+        for image in audit.unreadable[:MOST_ROWS]
+    )
+    table = Table(
+        "Images without pixels",
+        (Column("File"), Column("Split, class"), Column("Reason"), Column("Detail")),
+        rows,
+        _cut(len(audit.unreadable), "image"),
+    )
+    intro = (
+        f"{count(len(audit.unreadable))} of {plural(audit.images, 'image')}; training and "
+        "evaluation leave them out."
+    )
+    view = TablesView(intro, (table,))
+    title = "Unreadable images"
+    return Section("unreadable", title, "Unreadable", "sections/tables.html.j2", view, flows=True)
+
+
+def _cut(total: int, what: str) -> str:
+    if total <= MOST_ROWS:
+        return plural(total, what)
+    return f"The first {MOST_ROWS} of {plural(total, what)}; audit.json lists all."

@@ -1,0 +1,203 @@
+"""The sections of a report that are figures, one function each; `None`: nothing to show.
+
+Comes in: `ReportContent`. Goes out: `Section`s that hold drawn figures and tables of words.
+Knows nothing of HTML, and measures nothing.
+"""
+
+from __future__ import annotations
+
+from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.records import Estimate
+from pneumoscope.report import learning_plots, plots
+from pneumoscope.report.content import ReportContent
+from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
+from pneumoscope.report.page import Column, Drawn, FiguresView, Head, Section, Table
+from pneumoscope.report.svg import Svg
+
+
+def evaluation_figures(found: Evaluation) -> tuple[Svg, ...]:
+    """Every figure of an evaluation that is defined: `confusion`, `scores`, `roc` and so on.
+
+    `evaluate` writes them as files: `for svg in …: svg.save(folder / f"{svg.name}.svg")`.
+    """
+    figures = [
+        plots.confusion(found.confusion_matrix),
+        plots.score_histogram(found.histogram, found.threshold, found.confusion_matrix),
+        *roc_and_precision_recall_figures(found),
+    ]
+    if found.reliability.images:
+        figures.append(plots.reliability(found.reliability, found.metrics["ece"]))
+    if found.subgroups:
+        figures.append(_subgroup_figure(found))
+    return tuple(figures)
+
+
+def learning(content: ReportContent) -> Section | None:
+    """Loss, AUC and learning rate per epoch."""
+    curves = content.learning
+    if curves is None or not curves.epochs:
+        return None
+    intro = (
+        f"{plural(len(curves.epochs), 'epoch')}; the weights of epoch {curves.best_epoch} were "
+        "kept, the one with the highest AUC on validation."
+    )
+    drawn = (
+        learning_plots.learning_loss(curves),
+        learning_plots.learning_auc(curves),
+        learning_plots.learning_rate(curves),
+    )
+    view = FiguresView(intro, tuple(Drawn("", svg) for svg in drawn), small=True)
+    return Section(
+        "learning", "Learning curves", "Learning", "sections/figures.html.j2", view, flows=True
+    )
+
+
+def decisions(content: ReportContent) -> Section:
+    """The calls at the threshold: confusion matrix and score histogram."""
+    found = content.evaluation
+    matrix, at = found.confusion_matrix, found.threshold
+    histogram = plots.score_histogram(found.histogram, at, matrix)
+    view = FiguresView(
+        "What the model called, and how sure it was.",
+        (
+            Drawn("Confusion matrix", plots.confusion(matrix)),
+            Drawn(
+                "Probabilities by class",
+                histogram,
+                "Counts are on a square-root scale, so that rare errors stay visible.",
+            ),
+        ),
+    )
+    return Section("calls", "Calls at the threshold", "Calls", "sections/figures.html.j2", view)
+
+
+def ranking(content: ReportContent) -> Section | None:
+    """ROC and precision–recall: what other thresholds would give."""
+    found = content.evaluation
+    level = found.interval.level
+    curves = roc_and_precision_recall_figures(found)
+    if not curves:
+        return None
+    titles = {"roc": "ROC curve", "precision-recall": "Precision–recall curve"}
+    view = FiguresView(
+        "How well the probabilities part the classes at every threshold. The bands are pointwise "
+        f"{percent(level)} intervals.",
+        tuple(Drawn(titles[svg.name], svg) for svg in curves),
+    )
+    title = "Performance at every threshold"
+    return Section("curves", title, "Curves", "sections/figures.html.j2", view, flows=True)
+
+
+def roc_and_precision_recall_figures(found: Evaluation) -> tuple[Svg, ...]:
+    """Those of the two that are defined, with the operating point."""
+    matrix, level, at = found.confusion_matrix, found.interval.level, found.threshold
+    positives, negatives = matrix.tp + matrix.fn, matrix.tn + matrix.fp
+    called = matrix.tp + matrix.fp
+    drawn = []
+    if found.roc is not None and positives and negatives:
+        point = plots.OperatingPoint(matrix.fp / negatives, matrix.tp / positives, at)
+        drawn.append(plots.roc(found.roc, point, found.metrics["auc"], level))
+    if found.precision_recall is not None and positives:
+        on_curve = (
+            plots.OperatingPoint(matrix.tp / positives, matrix.tp / called, at) if called else None
+        )
+        drawn.append(
+            plots.precision_recall(
+                found.precision_recall,
+                on_curve,
+                found.metrics["average_precision"],
+                level,
+                found.positives / found.n,
+            )
+        )
+    return tuple(drawn)
+
+
+def probabilities(content: ReportContent) -> Section | None:
+    """Whether the probabilities can be taken at their word."""
+    found = content.evaluation
+    if not found.reliability.images:
+        return None
+    assessed = found.calibration
+    observed = f"the observed share of pneumonia is {number(assessed.prevalence)}"
+    rows = (
+        (Head("Mean stated probability", observed), number(assessed.mean_probability), ABSENT),
+        _calibration_row("Slope", assessed.slope, "1 is best; below 1, too extreme"),
+        _calibration_row("Intercept", assessed.intercept, "of the line with that slope; best is 0"),
+        _calibration_row(
+            "In the large", assessed.in_the_large, "0 is best; below 0, too high on the whole"
+        ),
+    )
+    columns = (
+        Column("Quantity"),
+        Column("Value", numeric=True),
+        Column(f"{percent(found.interval.level)} interval", numeric=True),
+    )
+    table = Table("On the logit scale", columns, rows)
+    figure = plots.reliability(found.reliability, found.metrics["ece"])
+    view = FiguresView(
+        "Whether a stated probability means what it says: of the X-rays given 0.8, eight in ten "
+        "should show pneumonia.",
+        (Drawn("Reliability", figure, "Vertical lines are Wilson intervals."),),
+        beside=table,
+    )
+    return Section(
+        "calibration", "Calibration", "Calibration", "sections/figures.html.j2", view, flows=True
+    )
+
+
+def _calibration_row(name: str, estimate: Estimate, meaning: str) -> tuple[Head, str, str]:
+    if estimate.value is None:
+        meaning = "not defined: the scores part the classes without error, or one class is missing"
+    return Head(name, meaning), number(estimate.value), interval(estimate)
+
+
+def subgroups(content: ReportContent) -> Section | None:
+    """Sensitivity by subtype, and specificity beside it for comparison."""
+    found = content.evaluation
+    if not found.subgroups:
+        return None
+    table = Table(
+        "Sensitivity by subtype",
+        (
+            Column("Subtype"),
+            *(
+                Column(title, numeric=True)
+                for title in (
+                    "X-rays",
+                    "Patients",
+                    "Sensitivity",
+                    f"{percent(found.interval.level)} interval",
+                    "Wilson",
+                )
+            ),
+        ),
+        tuple(
+            (
+                name.capitalize(),
+                count(group.images),
+                count(group.patients),
+                number(group.sensitivity.value),
+                interval(group.sensitivity),
+                interval(group.wilson),
+            )
+            for name, group in found.subgroups.items()
+        ),
+    )
+    view = FiguresView(
+        "Whether one kind of pneumonia is missed more often than another. Subtypes come from "
+        "the data set.",
+        (Drawn("", _subgroup_figure(found)),),
+        tables=(table,),
+    )
+    return Section(
+        "subgroups", "Subgroups", "Subgroups", "sections/figures.html.j2", view, flows=True
+    )
+
+
+def _subgroup_figure(found: Evaluation) -> Svg:
+    groups = [
+        plots.Group(name.capitalize(), group.sensitivity, group.images)
+        for name, group in found.subgroups.items()
+    ]
+    return plots.group_rates(groups, "Sensitivity", found.interval.level)

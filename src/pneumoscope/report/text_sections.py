@@ -1,0 +1,315 @@
+"""The sections of a report that are words and tables, one function each; `None`: nothing to show.
+
+Comes in: `ReportContent`. Goes out: `Section`s whose views hold words.
+Knows nothing of HTML; the templates lay the views out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from pneumoscope.errors import Reason
+from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.records import CLASS_NAMES
+from pneumoscope.report.content import ReportContent, WorstError
+from pneumoscope.report.formatting import (
+    ABSENT,
+    METRICS,
+    count,
+    duration,
+    interval,
+    metric_text,
+    number,
+    percent,
+    plural,
+    setting,
+)
+from pneumoscope.report.page import (
+    Column,
+    Section,
+    Table,
+    TablesView,
+    data_uri,
+    pairs,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """Facts, counts per split, and what was odd about the data."""
+
+    intro: str
+    facts: tuple[tuple[str, str], ...]
+    counts: Table | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """A metric; `reason` says why it has no value, `""` if it has one."""
+
+    name: str
+    label: str
+    meaning: str
+    value: str
+    span: str
+    second: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsView:
+    """The table of metrics and scikit-learn's report."""
+
+    intro: str
+    note: str
+    level: str
+    rows: tuple[MetricRow, ...]
+    classification_report: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorView:
+    """A wrong answer with its pictures as addresses inside the page."""
+
+    file: str
+    label: str
+    css: str
+    probability: str
+    alt: str
+    thumbnail: str
+    overlay: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorsView:
+    """The gallery of wrong answers."""
+
+    intro: str
+    errors: tuple[ErrorView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsView:
+    """What of the limits depends on this evaluation."""
+
+    rule: str
+    prevalence: str
+    optimism: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A configuration field."""
+
+    name: str
+    value: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingGroup:
+    """The fields of one configuration dataclass; the outermost one has no name."""
+
+    name: str
+    settings: tuple[Setting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReproductionView:
+    """Commands, versions, settings."""
+
+    intro: str
+    commands: tuple[tuple[str, str], ...]
+    versions: tuple[tuple[str, str], ...]
+    settings: tuple[SettingGroup, ...]
+
+
+def run(content: ReportContent) -> Section:
+    """What was run on which data."""
+    data, facts = content.data, content.run
+    total = sum(facts.seconds.values())
+    stages = ", ".join(f"{stage} {duration(s)}" for stage, s in facts.seconds.items())
+    known = {
+        "Model": content.model.name,
+        **content.model.facts,
+        "Data": data.name,
+        "Data fingerprint": data.fingerprint,
+        "Evaluated split": content.split,
+        "Started": facts.started,
+        "Time": f"{duration(total)} ({stages})" if facts.seconds else "",
+    }
+    view = RunView(
+        intro="The model, the data, and how long it took.",
+        facts=pairs(known),
+        counts=_counts_table(content) if data.counts else None,
+        warnings=data.warnings,
+    )
+    return Section("run", "What was run", "Run", "sections/run.html.j2", view, flows=True)
+
+
+def _counts_table(content: ReportContent) -> Table:
+    rows = tuple(
+        (
+            c.name,
+            count(c.normal),
+            count(c.pneumonia),
+            count(c.normal + c.pneumonia),
+            percent(c.pneumonia / (c.normal + c.pneumonia) if c.normal + c.pneumonia else None, 1),
+            count(c.patients),
+        )
+        for c in content.data.counts
+    )
+    columns = ("Normal", "Pneumonia", "X-rays", "With pneumonia", "Patients")
+    return Table(
+        "X-rays and patients per split",
+        (Column("Split"), *(Column(name, numeric=True) for name in columns)),
+        rows,
+        "No patient stands in more than one split." if len(rows) > 1 else "",
+    )
+
+
+def metrics(content: ReportContent) -> Section:
+    """All metrics with their intervals."""
+    found = content.evaluation
+    names = [n for n in METRICS if n in found.metrics]
+    names += [n for n in found.metrics if n not in METRICS]
+    note = (
+        f"{plural(found.interval.resamples, 'bootstrap resample')} of patients; beside them, "
+        "Wilson’s interval for shares and DeLong’s for the AUC. Lower is better for "
+        + " and ".join(t.label for t in METRICS.values() if t.lower_is_better)
+        + "."
+    )
+    view = MetricsView(
+        intro=(
+            f"At the threshold {number(found.threshold)} ({found.rule}). "
+            f"{plural(found.n, 'X-ray')}, {count(found.positives)} with pneumonia."
+        ),
+        note=note,
+        level=percent(found.interval.level),
+        rows=tuple(_metric_row(name, found) for name in names),
+        classification_report=found.classification_report.strip("\n"),
+    )
+    return Section("metrics", "Metrics", "Metrics", "sections/metrics.html.j2", view)
+
+
+def _metric_row(name: str, found: Evaluation) -> MetricRow:
+    estimate, text = found.metrics[name], metric_text(name)
+    second = ABSENT
+    if name in found.wilson:
+        second = f"{interval(found.wilson[name])} Wilson"
+    elif name == "auc":
+        second = f"{interval(found.delong)} DeLong"
+    if second.startswith(ABSENT):
+        second = ABSENT
+    return MetricRow(
+        name=name,
+        label=text.label,
+        meaning=text.meaning,
+        value=number(estimate.value),
+        span=interval(estimate),
+        second=second,
+        reason=text.undefined if estimate.value is None else "",
+    )
+
+
+def worst_errors(content: ReportContent) -> Section | None:
+    """The wrong answers that were given with the most confidence."""
+    if not content.worst_errors:
+        return None
+    view = ErrorsView(
+        intro=(
+            f"The {plural(len(content.worst_errors), 'wrong call')} furthest from the threshold "
+            f"({number(content.evaluation.threshold, 2)}), worst first. Warm colours mark where "
+            "the evidence for pneumonia lay. Some of these may be errors of the label."
+        ),
+        errors=tuple(_error(error) for error in content.worst_errors),
+    )
+    return Section("errors", "Worst errors", "Worst errors", "sections/errors.html.j2", view)
+
+
+def _error(error: WorstError) -> ErrorView:
+    label = CLASS_NAMES[error.label].lower()
+    return ErrorView(
+        file=error.file,
+        label=label,
+        css=label,
+        probability=number(error.probability, 3),
+        alt=f"X-ray labelled {label}, given probability {number(error.probability, 3)}",
+        thumbnail=data_uri(error.thumbnail),
+        overlay=data_uri(error.overlay) if error.overlay is not None else "",
+    )
+
+
+def refused(content: ReportContent) -> Section | None:
+    """Inputs without an answer, by reason."""
+    if not content.refused:
+        return None
+    total = sum(found.count for found in content.refused)
+    rows = tuple(
+        (
+            _reason(found.reason),
+            found.reason.status,
+            count(found.count),
+            ", ".join(found.examples) or ABSENT,
+        )
+        for found in sorted(content.refused, key=lambda found: -found.count)
+    )
+    table = Table(
+        "Inputs without an answer",
+        (Column("Reason"), Column("Status"), Column("Inputs", numeric=True), Column("Such as")),
+        rows,
+    )
+    view = TablesView(
+        f"{plural(total, 'input')} got no answer and {'stands' if total == 1 else 'stand'} in no "
+        "metric.",
+        (table,),
+    )
+    return Section("refused", "Refused inputs", "Refused", "sections/tables.html.j2", view, True)
+
+
+def _reason(reason: Reason) -> str:
+    return reason.value.replace("_", " ")
+
+
+def limits(content: ReportContent) -> Section:
+    """How to read it, and what it can't tell."""
+    found = content.evaluation
+    optimism = {
+        "val": "The epoch and the threshold were chosen on validation images, so numbers on them "
+        "are a little too good. Only a test set that nothing was chosen on is free of that.",
+        "train": "The model was trained on these images: the numbers flatter it and say nothing "
+        "about new ones.",
+        "all": "If the model was trained on some of these images, the numbers flatter it.",
+        "test": "",
+    }
+    view = LimitsView(found.rule, percent(found.positives / found.n), optimism[content.split])
+    return Section("limits", "Limits and use", "Limits", "sections/limits.html.j2", view)
+
+
+def reproduction(content: ReportContent) -> Section:
+    """Commands, versions and settings."""
+    facts = content.run
+    view = ReproductionView(
+        intro="The same data, settings, seed and versions give the same numbers.",
+        commands=(("This page was made by", facts.command), *content.commands.items()),
+        versions=pairs(facts.versions),
+        settings=_settings(facts.config) if facts.config is not None else (),
+    )
+    return Section(
+        "reproduce", "How to reproduce it", "Reproduce", "sections/reproduce.html.j2", view
+    )
+
+
+def _settings(config: Any, name: str = "") -> tuple[SettingGroup, ...]:
+    """A configuration dataclass, nested ones as groups of their own."""
+    plain: list[Setting] = []
+    nested: list[SettingGroup] = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            nested.extend(_settings(value, f"{name}.{field.name}".lstrip(".")))
+        else:
+            plain.append(Setting(field.name, setting(value), str(field.metadata.get("help", ""))))
+    return (SettingGroup(name, tuple(plain)), *nested)

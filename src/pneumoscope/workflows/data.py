@@ -1,0 +1,83 @@
+"""`data …`: download, audit, split and phantom, each with a document and a text."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from pneumoscope.config import SplitConfig
+from pneumoscope.data.audit import audit
+from pneumoscope.data.index import class_counts, index
+from pneumoscope.data.sources import download
+from pneumoscope.data.split import split, write_split
+from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.progress import Progress
+from pneumoscope.records import Dataset
+from pneumoscope.report.audit_page import write_audit_page
+from pneumoscope.storage import write_json
+
+_SHOWN_FINDINGS = 12
+
+
+def run_download(
+    source: str, out: Path, sha256: str | None, progress: Progress
+) -> tuple[dict[str, Any], str]:
+    """Fetch a data set into `out`; raises as `data.sources.download` does."""
+    report = download(source, out, progress, sha256)
+    document = dataclasses.asdict(report) | {"out": str(report.out)}
+    counts = [f"  {c.split:<6} {c.label:<10} {c.images:>6} images" for c in report.images]
+    text = "\n".join([f"{report.source} → {report.out}", *counts, *report.warnings, report.licence])
+    return document, f"{text}\nnext    pneumoscope data audit {report.out}"
+
+
+def run_audit(data: Path, out: Path | None, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Audit `data`; with `out` also write `audit.json` and `audit.html` there."""
+    dataset = index(data, progress=progress, refuse_leaks=False)
+    found = audit(dataset, progress=progress)
+    document = found.to_dict()
+    shown = [f"{finding.severity:<8} {finding.text}" for finding in found.findings]
+    lines = shown[:_SHOWN_FINDINGS]
+    if len(shown) > _SHOWN_FINDINGS:
+        lines.append(f"… and {len(shown) - _SHOWN_FINDINGS} more")
+    if out is None:
+        lines.append("figures and lists: the same command with --out DIR")
+    else:
+        write_json(out / "audit.json", document)
+        write_audit_page(out / "audit.html", found)
+        lines.append(f"page    {out / 'audit.html'}")
+    return document, "\n".join(lines)
+
+
+def run_split(
+    data: Path, out: Path, config: SplitConfig, progress: Progress
+) -> tuple[dict[str, Any], str]:
+    """Deal the patients of `data` and write the manifest `out`."""
+    dealt = split(index(data, progress=progress, refuse_leaks=False), config)
+    write_split(out, dealt)
+    document = {
+        "out": str(out),
+        "splits": [dataclasses.asdict(counts) for counts in class_counts(dealt)],
+        "warnings": list(dealt.warnings),
+    }
+    return document, "\n".join([*_count_lines(dealt), *dealt.warnings, f"split   {out}"])
+
+
+def run_phantom(
+    out: Path, n: int, seed: int, file_format: Literal["png", "dicom"], progress: Progress
+) -> tuple[dict[str, Any], str]:
+    """Draw `n` phantoms into `out`."""
+    write_phantoms(out, n, seed, file_format, progress=progress)
+    drawn = index(out)
+    document = {
+        "out": str(out),
+        "splits": [dataclasses.asdict(counts) for counts in class_counts(drawn)],
+    }
+    return document, "\n".join([*_count_lines(drawn), f"phantoms  {out}"])
+
+
+def _count_lines(dataset: Dataset) -> list[str]:
+    lines = [f"{'split':<7}{'NORMAL':>8}{'PNEUMONIA':>11}{'patients':>10}"]
+    for c in class_counts(dataset):
+        lines.append(f"{c.split or '-':<7}{c.normal:>8}{c.pneumonia:>11}{c.patients:>10}")
+    return lines

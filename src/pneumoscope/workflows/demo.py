@@ -1,0 +1,53 @@
+"""`demo`: the whole way once, offline, on phantoms: draw, train, evaluate, explain, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.config import FitConfig, IntervalConfig, TrainConfig
+from pneumoscope.errors import UsageError
+from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.progress import Progress
+from pneumoscope.workflows.evaluate import run_evaluation
+from pneumoscope.workflows.predict import run_prediction
+from pneumoscope.workflows.train import run_training
+
+PHANTOMS = 600
+_EXPLAINED = 12
+_MARK = ".pneumoscope-demo"
+
+
+def run_demo(out: Path, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Run the demonstration into `out`, over an earlier one if there is one.
+
+    Raises:
+        UsageError: `out` holds something else.
+        ExtraMissingError: the extra `train` is not installed.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+        raise UsageError(f"--out {out}: holds something else. Give an empty or a new folder.")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / _MARK).touch()
+    phantoms = write_phantoms(out / "phantoms", PHANTOMS, progress=progress)
+    config = TrainConfig(
+        weights="none", views=1, keep_val=True, fit=dataclasses.replace(FitConfig(), epochs=40)
+    )
+    trained, _ = run_training(phantoms, out / "run", config, progress)
+    evaluated, table = run_evaluation(
+        phantoms, out / "evaluation", str(out / "run"), "test", IntervalConfig(), progress
+    )
+    films = sorted((phantoms / "test").rglob("*.png"))
+    films = films[:: max(len(films) // _EXPLAINED, 1)][:_EXPLAINED]
+    run_prediction(films, str(out / "run"), out / "predictions.csv", out / "heatmaps", progress)
+    document = {"run": trained, "evaluation": evaluated, "out": str(out)}
+    text = (
+        "Synthetic X-rays, drawn here: the figures show that the way works, not how well a model "
+        f"does on patients.\n\n{table}\n"
+        f"trained {out / 'run' / 'report.html'}\nheatmaps {out / 'heatmaps'}\n"
+        "next    pneumoscope train DATA --out runs/a    (your own folder of X-rays)"
+    )
+    return document, text

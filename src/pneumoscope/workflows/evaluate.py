@@ -1,0 +1,162 @@
+"""`evaluate`: a model on labelled images, measured into a folder.
+
+metrics.json      every metric with its interval (the contract)
+predictions.csv   one row per image (the contract)
+labels.csv        path, label, patient, split of the same images, in the same order
+figures/*.svg     the report's figures
+report.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.config import IntervalConfig, TrainConfig
+from pneumoscope.data.fingerprint import fingerprint
+from pneumoscope.data.index import index
+from pneumoscope.data.split import write_split
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.evaluate import Evaluation, headline
+from pneumoscope.inference.batch import write_predictions
+from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.progress import Progress
+from pneumoscope.records import SPLITS, Dataset
+from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts
+from pneumoscope.report.report_page import write_report
+from pneumoscope.storage import write_json
+from pneumoscope.workflows.answering import (
+    Answered,
+    answer_all,
+    evaluate_answers,
+    refusals_of,
+    worst_errors,
+)
+from pneumoscope.workflows.facts import (
+    command_line,
+    data_facts,
+    model_facts,
+    software_versions,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation and what it was made from."""
+
+    answered: Answered
+    evaluation: Evaluation
+    manifest: BundleManifest
+    dataset: Dataset
+    split: EvaluatedSplit
+    data_name: str
+    model_name: str = ""
+    commands: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_evaluation(
+    data: Path,
+    out: Path,
+    model: str,
+    split: EvaluatedSplit,
+    interval: IntervalConfig,
+    progress: Progress,
+) -> tuple[dict[str, Any], str]:
+    """Evaluate `model` on one split of `data` into the folder `out`.
+
+    Raises:
+        DataError: the split is empty, or no image of it could be answered for.
+        UsageError: there is no such model, or `interval` is impossible.
+    """
+    started = time.monotonic()
+    predictor = Predictor.load(model)
+    dataset = index(data, progress=progress)
+    chosen = _chosen(dataset, split, data)
+    answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
+    evaluation = evaluate_answers(answered, predictor.manifest, interval)
+    evaluated = Evaluated(answered, evaluation, predictor.manifest, chosen, split, data.name, model)
+    seconds = {"evaluation": round(time.monotonic() - started, 2)}
+    write_evaluation(out, evaluated, config=interval, seconds=seconds, page=out / "report.html")
+    document = evaluation.to_metrics_json() | {"out": str(out)}
+    text = f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}"
+    return document, text
+
+
+def _chosen(dataset: Dataset, split: EvaluatedSplit, data: Path) -> Dataset:
+    chosen = dataset.subset(split)
+    if chosen.records:
+        return chosen
+    found = [f"{name} ({len(dataset.subset(name).records)} images)" for name in SPLITS]
+    there = [text for text in found if "(0 " not in text]
+    if not there:
+        raise UsageError(
+            f"{data}: its {len(dataset.records)} images are in no split, wanted a {split} split. "
+            "Give --split all to evaluate every image; not the ones that the model was trained on."
+        )
+    raise DataError(
+        f"{data}: has no {split} split, found {', '.join(there)}. Give another --split, or deal "
+        "patients: pneumoscope data split DATA --out split.csv"
+    )
+
+
+def write_evaluation(
+    out: Path,
+    evaluated: Evaluated,
+    *,
+    config: TrainConfig | IntervalConfig,
+    seconds: Mapping[str, float],
+    page: Path,
+    learning: LearningCurves | None = None,
+) -> None:
+    """Write the files of an evaluation into `out`, and its report to `page`."""
+    answered, evaluation = evaluated.answered, evaluated.evaluation
+    write_json(out / "metrics.json", evaluation.to_metrics_json())
+    predictions = [answer.prediction for answer in answered.answers]
+    write_predictions(out / "predictions.csv", predictions)
+    write_split(out / "labels.csv", Dataset(evaluated.dataset.root, answered.records))
+    content = ReportContent(
+        title="Training report" if learning else "Evaluation report",
+        evaluation=evaluation,
+        split=evaluated.split,
+        run=RunFacts(
+            command_line(),
+            seconds,
+            software_versions(),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            config,
+        ),
+        data=data_facts(
+            evaluated.data_name, evaluated.dataset, fingerprint(evaluated.dataset.records)
+        ),
+        model=model_facts(evaluated.model_name or out.parent / "model", evaluated.manifest),
+        learning=learning,
+        worst_errors=worst_errors(answered, evaluated.manifest.preprocessing),
+        refused=refusals_of(answered),
+        commands=evaluated.commands,
+    )
+    write_report(page, content)
+
+
+def metrics_table(evaluation: Evaluation) -> str:
+    """The metrics with their intervals as lines of text."""
+    level = f"{evaluation.interval.level:.0%}"
+    lines = [
+        f"{evaluation.n} images of {evaluation.patients} patients, threshold "
+        f"{evaluation.threshold:.4f} ({evaluation.rule})",
+        "",
+        f"{'metric':<20}{'value':>8}   {level} interval",
+    ]
+    for row in headline(evaluation):
+        if row.value is None:
+            lines.append(f"{row.name:<20}{'–':>8}   undefined")
+            continue
+        span = "–" if row.low is None else f"{row.low:.4f} to {row.high:.4f}"
+        lines.append(f"{row.name:<20}{row.value:>8.4f}   {span}")
+    matrix = evaluation.confusion_matrix
+    lines += ["", f"tn {matrix.tn}   fp {matrix.fp}   fn {matrix.fn}   tp {matrix.tp}"]
+    return "\n".join(lines)

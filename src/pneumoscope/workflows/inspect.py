@@ -1,0 +1,119 @@
+"""`info` and `doctor`: what a model is, and whether this installation can do its work."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+import tempfile
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.errors import PneumoscopeError
+from pneumoscope.inference.bundle import load_bundle
+from pneumoscope.storage import cache_folder
+
+_EXTRAS = {
+    "train": ("keras", "tensorflow"),
+    "download": ("huggingface_hub", "kagglehub"),
+    "notebook": ("nbclient", "ipykernel"),
+}
+_CORE = ("numpy", "PIL", "pydicom", "imagecodecs", "scipy", "sklearn", "matplotlib", "polars")
+
+
+def run_info(model: str) -> tuple[dict[str, Any], str]:
+    """The manifest of a bundle whose hashes hold.
+
+    Raises:
+        UsageError, MissingError, BundleError: as `load_bundle` does.
+    """
+    bundle = load_bundle(model)
+    document = dataclasses.asdict(bundle.manifest)
+    manifest = bundle.manifest
+    lines = [
+        f"folder        {bundle.folder}",
+        f"architecture  {manifest.architecture.name}, {manifest.architecture.size} pixels",
+        f"made          {manifest.created} by pneumoscope {manifest.pneumoscope_version}",
+        f"from          {manifest.initial_weights.origin}",
+        f"trained on    {manifest.training_data.images} images of "
+        f"{manifest.training_data.patients} patients",
+        f"threshold     {manifest.threshold.value:.4f} ({manifest.threshold.rule}; "
+        f"{manifest.threshold.chosen_on})",
+        f"calibration   {manifest.calibration.method}",
+    ]
+    for name, estimate in manifest.validation.get("metrics", {}).items():
+        if estimate["value"] is not None:
+            lines.append(f"  {name:<18} {estimate['value']:.4f}")
+    lines += [f"card          {bundle.card}", "every file matches its SHA-256"]
+    return document | {"folder": str(bundle.folder)}, "\n".join(lines)
+
+
+def run_doctor() -> tuple[dict[str, Any], str, int]:
+    """Look at what commands need; the exit code is 4 if the core is incomplete."""
+    absent = [name for name in _CORE if util.find_spec(name) is None]
+    extras = {
+        extra: all(util.find_spec(name) is not None for name in names)
+        for extra, names in _EXTRAS.items()
+    }
+    cache = cache_folder()
+    document = {
+        "pneumoscope": metadata.version("pneumoscope"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processors": os.cpu_count(),
+        "memory_gb": _memory_gb(),
+        "core_missing": absent,
+        "extras": extras,
+        "cache": {"folder": str(cache), "writable": _writable(cache), "free_gb": _free_gb(cache)},
+        "default_model": _default_model(),
+    }
+    return document, _doctor_text(document), 4 if absent else 0
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _free_gb(folder: Path) -> float | None:
+    try:
+        return round(shutil.disk_usage(folder).free / (1 << 30), 1)
+    except OSError:
+        return None
+
+
+def _default_model() -> str:
+    try:
+        return f"ok, {load_bundle('default').folder}"
+    except PneumoscopeError as error:
+        return str(error)
+
+
+def _doctor_text(document: dict[str, Any]) -> str:
+    cache = document["cache"]
+    lines = [
+        f"pneumoscope   {document['pneumoscope']} on Python {document['python']}",
+        f"system        {document['system']}, {document['processors']} processors, "
+        f"{document['memory_gb']} GB",
+        f"core          {'ok' if not document['core_missing'] else document['core_missing']}",
+    ]
+    for extra, there in document["extras"].items():
+        way = "ok" if there else f"not installed: pip install 'pneumoscope[{extra}]'"
+        lines.append(f"{extra:<14}{way}")
+    state = "ok" if cache["writable"] else "can't be written; set PNEUMOSCOPE_CACHE"
+    lines.append(f"cache         {state}: {cache['folder']} ({cache['free_gb']} GB free)")
+    lines.append(f"default model {document['default_model']}")
+    return "\n".join(lines)

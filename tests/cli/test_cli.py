@@ -1,0 +1,121 @@
+"""The command line: exit codes, JSON, help with an example for every command."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.cli import app as application
+from pneumoscope.cli.app import run
+
+COMMANDS = [
+    ["demo"],
+    ["info"],
+    ["doctor"],
+    ["train"],
+    ["evaluate"],
+    ["predict"],
+    ["data", "download"],
+    ["data", "audit"],
+    ["data", "split"],
+    ["data", "phantom"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_an_example_and_the_shared_options(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Example: pneumoscope {' '.join(command)}" in text
+    for option in ("--json", "--quiet", "--verbose"):
+        assert option in text
+
+
+def test_help_tells_defaults_from_the_config(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    run(["train", "--help"])
+    text = capsys.readouterr().out
+    assert "most epochs (default 60)" in text
+    assert "(default imagenet)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "fragment"),
+    [
+        (["predict"], 2, "Missing argument"),
+        (["nonsense"], 2, "No such command"),
+        (["train", "x", "--out", "y", "--views", "three"], 2, "--views"),
+        (["info", "--model", "nowhere"], 2, "no such folder"),
+        (["train", "nowhere", "--out", "run", "--weights", "none"], 3, "nowhere"),
+        (["data", "audit", "nowhere"], 3, "nowhere"),
+        (["train", "x", "--out", "y", "--config", "none.toml"], 2, "Give an existing TOML"),
+        (["train", "x", "--out", "run", "--resume"], 2, "holds no run"),
+        (["predict", "x.png", "--out", "x.docx"], 2, "wanted one of .csv"),
+    ],
+)
+def test_exit_codes(
+    arguments: list[str],
+    code: int,
+    fragment: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == code
+    assert fragment in capsys.readouterr().err
+
+
+def test_errors_are_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", "--model", "nowhere", "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["error"]["type"] == "UsageError"
+    assert document["error"]["exit_code"] == 2
+
+
+def test_phantom_split_and_audit_work_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "phantoms", tmp_path / "split.csv"
+    assert run(["data", "phantom", "--out", str(data), "--n", "24", "--json", "-q"]) == 0
+    drawn = json.loads(capsys.readouterr().out)
+    assert sum(row["normal"] + row["pneumonia"] for row in drawn["splits"]) == 24
+    assert run(["data", "split", str(data), "--out", str(out), "--val", "0.3", "--json", "-q"]) == 0
+    dealt = json.loads(capsys.readouterr().out)
+    assert sum(row["normal"] + row["pneumonia"] for row in dealt["splits"]) == 24
+    assert run(["data", "audit", str(out), "--out", str(tmp_path / "audit"), "-q"]) == 0
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text())["findings"]
+    assert (tmp_path / "audit" / "audit.html").exists()
+
+
+def test_doctor_reports_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["core_missing"] == []
+    assert document["cache"]["writable"] is True
+
+
+def test_interruption_and_full_disk_have_their_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(application, "app", interrupted)
+    assert run([]) == 130
+    assert "--resume" in capsys.readouterr().err
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/model")
+
+    monkeypatch.setattr(application, "app", full)
+    assert run([]) == 4
+    assert "runs/a/model: No space left" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""Every bad input gets its code and words, quickly, and nothing but our error ever leaves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.read import read_bytes, read_image
+from support.bad_images import BAD_IMAGES, BadImage
+from support.image_files import encoded, smooth_grey
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES, ids=lambda case: case.name)
+def test_bad_image_is_refused_with_its_reason(case: BadImage, tmp_path: Path) -> None:
+    path = case.build(tmp_path)
+    with pytest.raises(ImageRefusedError) as refusal:
+        read_image(path)
+    assert (refusal.value.reason, case.fragment in refusal.value.detail) == (case.reason, True), (
+        str(refusal.value)
+    )
+    assert refusal.value.source == str(path)
+    assert "\n" not in refusal.value.detail
+
+
+def test_the_table_is_long_and_names_are_unique() -> None:
+    assert len(BAD_IMAGES) >= 32
+    assert len({case.name for case in BAD_IMAGES}) == len(BAD_IMAGES)
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES, ids=lambda case: case.name)
+def test_bytes_get_the_reason_that_the_file_gets(case: BadImage, tmp_path: Path) -> None:
+    path = case.build(tmp_path)
+    if case.reason in (Reason.NOT_FOUND, Reason.NOT_A_FILE, Reason.FILE_TOO_LARGE):
+        pytest.skip("has no bytes, or more than a test should hold")
+    with pytest.raises(ImageRefusedError) as refusal:
+        read_bytes(path.read_bytes(), "upload")
+    assert refusal.value.reason is case.reason
+    assert refusal.value.source == "upload"
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(1, "No")])
+def test_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    # Root may read everything, so the refusal is played.
+    path = tmp_path / "secret.png"
+    path.write_bytes(b"x")
+
+    def refuse(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ImageRefusedError, match="may not read") as refusal:
+        read_image(path)
+    assert refusal.value.reason is Reason.PERMISSION_DENIED
+
+
+def test_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"x")
+
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(ImageRefusedError, match="Input/output error") as refusal:
+        read_image(path)
+    assert refusal.value.reason is Reason.CORRUPT
+
+
+def test_a_file_that_grows_after_the_check_is_still_bounded(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from pneumoscope.config import LimitsConfig
+
+    content = encoded(Image.fromarray(smooth_grey().astype("u1")), "PNG")
+    with pytest.raises(ImageRefusedError) as refusal:
+        read_bytes(content, "x", LimitsConfig(max_bytes=len(content) - 1))
+    assert refusal.value.reason is Reason.FILE_TOO_LARGE
+    assert read_bytes(content, "x", LimitsConfig(max_bytes=len(content))).format == "png"

@@ -1,0 +1,114 @@
+"""The predictor: order, company, refusals and decisions, over a tiny fake backend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.bad_images import BAD_IMAGES
+
+from pneumoscope.config import PreprocessConfig
+from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.inference.backends import Outputs
+from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.predictor import BATCH, Predictor
+
+MANIFEST = BundleManifest(
+    preprocessing=PreprocessConfig(size=32, normalisation="imagenet"),
+    threshold=OperatingPoint(0.6, "for the test", ""),
+    calibration=Calibration("platt", 2.0, -0.5),
+)
+
+
+class MeanBackend:
+    """Logit: the mean of the input's first channel."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def run(self, batch: np.ndarray) -> Outputs:
+        self.batches.append(len(batch))
+        means = batch[..., 0].mean((1, 2)).astype(np.float32)
+        return Outputs(
+            means, np.ones((len(batch), 2, 2), np.float32), np.zeros((len(batch), 4), np.float32)
+        )
+
+
+def films(folder: Path, count: int) -> list[Path]:
+    paths = []
+    for k in range(count):
+        grey = np.full((40, 48), 10 + k % 200, np.uint8)
+        grey[10:20] += 30
+        path = folder / f"film-{k:04}.png"
+        Image.fromarray(grey).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_answers_in_input_order_whatever_the_company(tmp_path: Path) -> None:
+    paths = films(tmp_path, 2 * BATCH + 5)
+    predictor = Predictor(MANIFEST, MeanBackend())
+    together = [a.prediction for a in predictor.predict_files(paths)]
+    alone = [predictor.predict_file(path).prediction for path in paths]
+    assert together == alone
+    assert [p.path for p in together] == [str(path) for path in paths]
+    probabilities = [p.probability for p in together]
+    assert probabilities == sorted(probabilities)
+
+
+def test_probability_is_calibrated_and_decided_at_the_threshold(tmp_path: Path) -> None:
+    answer = Predictor(MANIFEST, MeanBackend()).predict_file(films(tmp_path, 1)[0])
+    wanted = 1 / (1 + np.exp(-(2.0 * answer.logit - 0.5)))
+    assert answer.prediction.probability == pytest.approx(wanted)
+    assert answer.prediction.prediction == "NORMAL"
+    assert answer.prediction.threshold == 0.6
+    lenient = replace(MANIFEST, threshold=OperatingPoint(wanted, "exactly there", ""))
+    answer = Predictor(lenient, MeanBackend()).predict_file(films(tmp_path, 1)[0])
+    assert answer.prediction.prediction == "PNEUMONIA"  # at the threshold is above it
+
+
+def test_bytes_and_file_give_the_same_answer(tmp_path: Path) -> None:
+    path = films(tmp_path, 1)[0]
+    predictor = Predictor(MANIFEST, MeanBackend())
+    by_file, by_bytes = predictor.predict_file(path), predictor.predict_bytes(path.read_bytes())
+    assert by_bytes.prediction.path == "upload"
+    assert by_bytes.prediction.probability == by_file.prediction.probability
+    assert by_bytes.image is not None
+    assert by_bytes.image.pixels.shape == (40, 48)
+
+
+def test_a_batch_of_1000_with_100_bad_ones_gives_1000_rows(tmp_path: Path) -> None:
+    good = films(tmp_path, 50)
+    paths, wanted = [], []
+    for k in range(1000):
+        if k % 10 == 3:
+            bad = BAD_IMAGES[(k // 10) % len(BAD_IMAGES)]
+            folder = tmp_path / f"bad-{k}"
+            folder.mkdir()
+            try:
+                paths.append(bad.build(folder))
+            except PermissionError:
+                pytest.fail(f"{bad.name} could not be built")
+            wanted.append(None)
+        else:
+            paths.append(good[k % 50])
+            wanted.append(str(good[k % 50]))
+    backend = MeanBackend()
+    predictions = [a.prediction for a in Predictor(MANIFEST, backend).predict_files(paths)]
+    assert len(predictions) == 1000
+    assert sum(p.status == "ok" for p in predictions) == 900
+    for path, expected, prediction in zip(paths, wanted, predictions, strict=True):
+        assert prediction.path == str(path)
+        assert (prediction.status == "ok") == (expected is not None), prediction
+        if expected is None:
+            assert prediction.reason is not None
+            assert prediction.detail
+            assert prediction.probability is None
+    assert set(backend.batches) <= {1, BATCH}
+
+
+def test_no_inputs_no_answers() -> None:
+    assert list(Predictor(MANIFEST, MeanBackend()).predict_files([])) == []

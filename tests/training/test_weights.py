@@ -1,0 +1,466 @@
+"""Initial weights: found, fetched, refused, and put into the backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import inspect
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pneumoscope.errors import ExtraMissingError, InputError, WeightsMissingError
+from pneumoscope.training import weight_file, weights
+from pneumoscope.training.weights import load_backbone_weights, resolve_weights
+
+keras = pytest.importorskip("keras")
+h5py = pytest.importorskip("h5py")
+
+# Keras 3.15 on TensorFlow 2.21 warns in its own saving code with NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def build() -> Any:
+    return keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(32, 32, 3))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    """A DenseNet121 whose every number differs, so that a swap of two arrays shows."""
+    model = build()
+    generator = np.random.default_rng(0)
+    model.set_weights(
+        [generator.uniform(0.5, 1.5, array.shape).astype("f4") for array in model.get_weights()]
+    )
+    model.trainable = False
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+def stored_order(layer: Any) -> list[Any]:
+    """The old layout's order, which Keras keeps: trainable weights first."""
+    return [variable.numpy() for variable in layer.weights]
+
+
+def names_attribute(names: list[str]) -> Any:
+    """As Keras 2 stored a list of names: fixed-width bytes, or an empty list of numbers."""
+    return np.array(names, dtype="S") if names else np.array([])
+
+
+def write_legacy(
+    path: Path, model: Any, *, slashes: bool = False, inside: str = "", root: str = ""
+) -> Path:
+    """The old layout by hand: as Keras 2 wrote it, below a model's name, or in a whole model."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group(root) if root else file
+        if root:
+            file.attrs["model_config"] = '{"class_name": "Lambda", "config": {}}'
+        names = []
+        for layer in model.layers:
+            name = layer.name.replace("conv1_", "conv1/") if slashes else layer.name
+            names.append(name)
+            sub = group.create_group(name)
+            weight_names = []
+            for variable, array in zip(layer.weights, stored_order(layer), strict=True):
+                weight_name = f"{name}/{variable.name}:0"
+                weight_names.append(weight_name)
+                sub.create_dataset(weight_name, data=array)
+            sub.attrs["weight_names"] = names_attribute(weight_names)
+        if inside:
+            move_inside(group, names, inside)
+            names = [inside]
+        group.attrs["layer_names"] = names_attribute(names)
+    return path
+
+
+def move_inside(group: Any, names: list[str], inside: str) -> None:
+    """Put all layers into one group, as a backbone that is a layer of another model."""
+    outer = group.create_group(inside)
+    weight_names: list[str] = []
+    for name in names:
+        for weight_name in map(bytes.decode, group[name].attrs["weight_names"]):
+            weight_names.append(weight_name)
+            outer[weight_name] = np.asarray(group[name][weight_name])
+        del group[name]
+    half = len(weight_names) // 2
+    outer.attrs["weight_names0"] = names_attribute(weight_names[:half])
+    outer.attrs["weight_names1"] = names_attribute(weight_names[half:])
+
+
+@pytest.fixture(scope="module")
+def legacy(backbone: Any, folder: Path) -> Path:
+    return write_legacy(folder / "legacy.h5", backbone, slashes=True)
+
+
+@pytest.fixture(scope="module")
+def keras3(backbone: Any, folder: Path) -> Path:
+    path = folder / "keras3.weights.h5"
+    backbone.save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def target() -> Any:
+    return build()
+
+
+def same(left: Any, right: Any) -> bool:
+    return all(
+        np.array_equal(a, b) for a, b in zip(left.get_weights(), right.get_weights(), strict=True)
+    )
+
+
+def load(model: Any, path: Path) -> None:
+    """Spoil the model's weights, then load."""
+    model.set_weights([np.zeros_like(array) for array in model.get_weights()])
+    load_backbone_weights(model, resolve_weights(str(path)))
+
+
+def attempt(model: Any, path: Path) -> None:
+    """Load without spoiling first, where loading is to fail."""
+    load_backbone_weights(model, resolve_weights(str(path)))
+
+
+def test_none_leaves_the_backbone_alone(target: Any) -> None:
+    before = target.get_weights()[0].copy()
+    source = resolve_weights("none")
+    load_backbone_weights(target, source)
+    assert np.array_equal(target.get_weights()[0], before)
+    assert (source.kind, source.path, source.sha256) == ("none", None, "")
+
+
+def test_legacy_layout_with_slashes_in_names(target: Any, backbone: Any, legacy: Path) -> None:
+    source = resolve_weights(str(legacy))
+    assert source.sha256 == hashlib.sha256(legacy.read_bytes()).hexdigest()
+    assert source.kind == "file"
+    load(target, legacy)
+    assert same(target, backbone)
+
+
+def test_keras_reads_our_legacy_files_alike(target: Any, backbone: Any, legacy: Path) -> None:
+    target.set_weights([np.zeros_like(array) for array in target.get_weights()])
+    target.load_weights(legacy)
+    assert same(target, backbone)
+
+
+def test_keras_3_layout(target: Any, backbone: Any, keras3: Path) -> None:
+    load(target, keras3)
+    assert same(target, backbone)
+
+
+@pytest.mark.parametrize("how", [{"inside": "densenet121"}, {"root": "model_weights"}])
+def test_legacy_model_around_the_backbone(
+    target: Any, backbone: Any, tmp_path: Path, how: dict[str, str]
+) -> None:
+    load(target, write_legacy(tmp_path / "model.h5", backbone, **how))
+    assert same(target, backbone)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_keras_3_model_with_a_head(
+    target: Any, backbone: Any, tmp_path: Path, nested: bool
+) -> None:
+    inputs = keras.layers.Input((32, 32, 3)) if nested else backbone.input
+    maps = backbone(inputs) if nested else backbone.output
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    model = keras.Model(inputs, keras.layers.Dense(1, name="head_probability")(pooled))
+    model.save_weights(tmp_path / "model.weights.h5")
+    load(target, tmp_path / "model.weights.h5")
+    assert same(target, backbone)
+
+
+def test_legacy_layers_under_other_names_go_by_position(
+    target: Any, backbone: Any, legacy: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "renamed.h5"
+    path.write_bytes(legacy.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.move("bn", "other")
+        file["other"].attrs["weight_names"] = [
+            name.replace(b"bn/", b"other/") for name in file["other"].attrs["weight_names"]
+        ]
+        file["other"].move("bn", "other")
+        names = [b"other" if name == b"bn" else name for name in file.attrs["layer_names"]]
+        file.attrs["layer_names"] = names
+    load(target, path)
+    assert same(target, backbone)
+
+
+def test_missing_layers_are_named(target: Any, keras3: Path, legacy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "part.weights.h5"
+    path.write_bytes(keras3.read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["layers/conv2d_7"]
+    with pytest.raises(InputError, match=r"lacks 1 of the backbone's 241 layers.*'conv2_block4_1"):
+        attempt(target, path)
+    path = tmp_path / "part.h5"
+    path.write_bytes(legacy.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs["layer_names"] = [n for n in file.attrs["layer_names"] if n != b"pool2_conv"]
+    with pytest.raises(InputError, match=r"lacks 1 of .*'pool2_conv'"):
+        attempt(target, path)
+
+
+def test_other_shapes_are_named_and_nothing_is_loaded(
+    target: Any, keras3: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "shape.weights.h5"
+    path.write_bytes(keras3.read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["layers/conv2d/vars/0"]
+        file["layers/conv2d/vars/0"] = np.zeros((3, 3, 3, 64), "f4")
+    with pytest.raises(InputError) as caught:
+        load(target, path)
+    for words in ("'conv1_conv'", "(3, 3, 3, 64)", "(7, 7, 3, 64)", str(path)):
+        assert words in str(caught.value)
+    assert all(not array.any() for array in target.get_weights())
+
+
+@pytest.mark.parametrize(
+    ("array", "fault"),
+    [
+        (np.full((7, 7, 3, 64), np.nan, "f4"), "not finite"),
+        (np.zeros((7, 7, 3, 64), "i4"), "wanted floating point"),
+    ],
+)
+def test_other_numbers_are_refused(
+    target: Any, keras3: Path, tmp_path: Path, array: Any, fault: str
+) -> None:
+    path = tmp_path / "numbers.weights.h5"
+    path.write_bytes(keras3.read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["layers/conv2d/vars/0"]
+        file["layers/conv2d/vars/0"] = array
+    with pytest.raises(InputError, match=fault):
+        attempt(target, path)
+
+
+def test_a_name_that_occurs_twice(target: Any, keras3: Path, tmp_path: Path) -> None:
+    path = tmp_path / "twice.weights.h5"
+    path.write_bytes(keras3.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["layers/conv2d_7/vars"].attrs["name"] = "conv1_conv"
+    with pytest.raises(InputError, match="two layers named 'conv1_conv'"):
+        attempt(target, path)
+
+
+def test_a_damaged_file_is_refused(target: Any, keras3: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.weights.h5"
+    path.write_bytes(keras3.read_bytes()[:1_000_000])
+    with pytest.raises(InputError, match="damaged"):
+        resolve_weights(str(path))
+
+
+def test_files_that_are_not_hdf5(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    path.write_bytes(b"PK\x03\x04 a .keras file")
+    with pytest.raises(InputError, match="not an HDF5 file"):
+        resolve_weights(str(path))
+    with pytest.raises(WeightsMissingError, match=r"--weights FILE\.h5") as caught:
+        resolve_weights(str(tmp_path / "nowhere.h5"))
+    assert caught.value.exit_code == 4
+    with pytest.raises(WeightsMissingError):
+        resolve_weights(str(tmp_path))
+
+
+def many_bombs(file: Any) -> None:
+    for n in range(40):
+        file.create_dataset(f"a{n}", shape=(1 << 24,), dtype="f4", compression="gzip")
+
+
+def virtual(file: Any) -> None:
+    layout = h5py.VirtualLayout((8,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "a", shape=(8,))
+    file.create_virtual_dataset("a", layout)
+
+
+def array_for_group(file: Any) -> None:
+    file.attrs["layer_names"] = ["a"]
+    file["a"] = np.zeros(3, "f4")
+
+
+HOSTILE: dict[str, Callable[[Any], Any]] = {
+    "bomb": lambda f: f.create_dataset("a", (20_000, 20_000), "f4", compression="gzip"),
+    "bombs": many_bombs,
+    "chunk": lambda f: f.create_dataset("a", (64,), "f4", maxshape=(None,), chunks=(1 << 29,)),
+    "external link": lambda f: f.update(a=h5py.ExternalLink("/etc/passwd", "/")),
+    "soft link": lambda f: f.update(a=h5py.SoftLink("/b")),
+    "external data": lambda f: f.create_dataset("a", (8,), "f4", external=[("/etc/passwd", 0, 32)]),
+    "virtual": virtual,
+    "cycle": lambda f: f.create_group("a").update(again=f["/"]),
+    "deep": lambda f: f.create_group("/".join(["a"] * 40)),
+    "array for group": array_for_group,
+    "unnamed": lambda f: f.create_dataset("layers/conv2d/vars/0", (3,), "f4"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("bomb", "1,600,000,000 bytes of memory"),
+        ("bombs", "bytes of memory"),
+        ("chunk", "bytes of memory"),
+        ("external link", "link to somewhere else"),
+        ("soft link", "link to somewhere else"),
+        ("external data", "in another file"),
+        ("virtual", "in another file"),
+        ("cycle", "a second time"),
+        ("deep", "nested too deeply"),
+        ("array for group", "not a group"),
+        ("unnamed", "does not name its layers"),
+    ],
+)
+def test_hostile_files(tmp_path: Path, kind: str, fault: str) -> None:
+    path = tmp_path / "hostile.h5"
+    with h5py.File(path, "w") as file:
+        HOSTILE[kind](file)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(InputError, match=fault):
+        resolve_weights(str(path))
+
+
+def test_long_lists_of_names_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: Path
+) -> None:
+    monkeypatch.setattr(weight_file, "_MAX_ATTRIBUTE_BYTES", 100)
+    with pytest.raises(InputError, match="too long"):
+        resolve_weights(str(legacy))
+
+
+def test_large_files_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "large.h5"
+    with path.open("wb") as stream:
+        stream.write(b"\x89HDF\r\n\x1a\n")
+        stream.truncate((1 << 30) + 1)
+    with pytest.raises(InputError, match="bytes of memory"):
+        resolve_weights(str(path))
+
+
+def test_missing_h5py(legacy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ExtraMissingError, match=r"pneumoscope\[train\]"):
+        resolve_weights(str(legacy))
+
+
+def test_a_file_that_went_away(target: Any, legacy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "gone.h5"
+    path.write_bytes(legacy.read_bytes())
+    source = resolve_weights(str(path))
+    path.unlink()
+    with pytest.raises(WeightsMissingError, match="gone"):
+        load_backbone_weights(target, source)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def mirror(
+    legacy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[http.server.ThreadingHTTPServer]:
+    """A server in the place of Keras', with our file under ImageNet's name."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    web = tmp_path / "web"
+    web.mkdir()
+    (web / weights.IMAGENET_FILE).write_bytes(legacy.read_bytes())
+    handler = partial(QuietHandler, directory=web)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        base = f"http://127.0.0.1:{server.server_address[1]}/"
+        monkeypatch.setattr(weights, "IMAGENET_BASE_URL", base)
+        digest = hashlib.md5(legacy.read_bytes(), usedforsecurity=False).hexdigest()
+        monkeypatch.setattr(weights, "IMAGENET_MD5", digest)
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_constants_are_keras_own() -> None:
+    densenet = pytest.importorskip("keras.src.applications.densenet")
+    url = weights.IMAGENET_BASE_URL + weights.IMAGENET_FILE
+    assert url == densenet.DENSENET121_WEIGHT_PATH_NO_TOP
+    assert weights.IMAGENET_MD5 in inspect.getsource(densenet.DenseNet)
+
+
+def test_imagenet_is_fetched_once(
+    mirror: Any,
+    target: Any,
+    backbone: Any,
+    legacy: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home = tmp_path / "home"
+    before = socket.getdefaulttimeout()
+    source = resolve_weights("imagenet", home)
+    assert source.path == home / "models" / weights.IMAGENET_FILE
+    assert source.sha256 == hashlib.sha256(legacy.read_bytes()).hexdigest()
+    assert source.origin.startswith("ImageNet")
+    assert capsys.readouterr().out == ""
+    assert socket.getdefaulttimeout() == before
+    load_backbone_weights(target, source)
+    assert same(target, backbone)
+    mirror.RequestHandlerClass = None  # a second request would fail
+    assert resolve_weights("imagenet", home) == source
+
+
+def test_imagenet_in_the_folder_that_the_environment_names(
+    mirror: Any, legacy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keras" / "models" / weights.IMAGENET_FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(legacy.read_bytes())
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    assert resolve_weights("imagenet").path == path
+
+
+def test_a_damaged_cached_file_is_fetched_again(mirror: Any, tmp_path: Path) -> None:
+    path = tmp_path / "models" / weights.IMAGENET_FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"cut off")
+    assert resolve_weights("imagenet", tmp_path).path == path
+    assert path.stat().st_size > 1_000_000
+
+
+def check_message(error: WeightsMissingError, path: Path) -> None:
+    url = weights.IMAGENET_BASE_URL + weights.IMAGENET_FILE
+    for words in (url, f"put it there: {path}", "--weights none", "--weights FILE.h5"):
+        assert words in str(error)
+    assert error.exit_code == 4
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("case", ["wrong digest", "404", "offline"])
+def test_imagenet_failures_say_what_to_put_where(
+    mirror: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    fault = {"wrong digest": "hash", "404": "404", "offline": "refused"}[case]
+    if case == "wrong digest":
+        monkeypatch.setattr(weights, "IMAGENET_MD5", "0" * 32)
+    elif case == "404":
+        (tmp_path / "web" / weights.IMAGENET_FILE).unlink()
+    else:
+        monkeypatch.setattr(weights, "IMAGENET_BASE_URL", "http://127.0.0.1:9/")
+    with pytest.raises(WeightsMissingError, match=fault) as caught:
+        resolve_weights("imagenet", tmp_path / "home")
+    check_message(caught.value, tmp_path / "home" / "models" / weights.IMAGENET_FILE)
+
+
+def test_a_folder_that_cannot_be_made(mirror: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WeightsMissingError, match="--weights none"):
+        resolve_weights("imagenet", tmp_path / "file")

@@ -52,6 +52,7 @@ def test_help_tells_defaults_from_the_config(
     [
         (["predict"], 2, "Missing argument"),
         (["nonsense"], 2, "No such command"),
+        (["data", "split", "x"], 2, "See: pneumoscope data split --help"),
         (["train", "x", "--out", "y", "--views", "three"], 2, "--views"),
         (["info", "--model", "nowhere"], 2, "no such folder"),
         (["train", "nowhere", "--out", "run", "--weights", "none"], 3, "nowhere"),

@@ -12,7 +12,6 @@ from pneumoscope.config import SplitConfig
 from pneumoscope.data.index import index
 from pneumoscope.data.split import (
     check_no_leak,
-    read_split,
     split,
     with_usable_validation,
     write_split,
@@ -353,7 +352,7 @@ def test_a_split_file_reads_back(tmp_path: Path) -> None:
     beside, below = tmp_path / "d" / "split.csv", tmp_path / "run" / "split.csv"
     for path in (beside, below):
         write_split(path, dealt)
-        back = read_split(path)
+        back = index(path)
         assert [(r.path, r.label, r.patient, r.split, r.subtype) for r in back.records] == [
             (r.path, r.label, r.patient, r.split, r.subtype) for r in dealt.records
         ]
@@ -361,12 +360,23 @@ def test_a_split_file_reads_back(tmp_path: Path) -> None:
     assert lines[0] == "path,label,patient,split"
     assert lines[1].startswith("NORMAL/IM-1-1.png,NORMAL,IM-1,")
     assert str(tmp_path) in below.read_text().splitlines()[1]
-    assert index(beside).records == tuple(
-        dataclasses.replace(r, sha256=d.sha256)
-        for r, d in zip(read_split(beside).records, dealt.records, strict=True)
-    )
+    assert index(beside).records == dealt.records
+    assert index(below).records == dealt.records
+
+
+def test_only_a_split_file_may_name_absolute_paths(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png"])
+    row = f"{tmp_path / 'a.png'},NORMAL"
+    manifest = tmp_path / "run" / "table.csv"
+    manifest.parent.mkdir()
+    manifest.write_text(f"path,label,patient,split\n{row},P,train\n")
+    assert index(manifest).records[0].path == tmp_path / "a.png"
+    manifest.write_text(f"path,label,patient,split,age\n{row},P,train,3\n")
     with pytest.raises(ManifestError, match="leaves the folder"):
-        index(below)
+        index(manifest)
+    manifest.write_text("path,label,patient,split\n../a.png,NORMAL,P,train\n")
+    with pytest.raises(ManifestError, match="leaves the folder"):
+        index(manifest)
 
 
 def test_a_split_file_that_was_edited_into_a_leak_is_refused(tmp_path: Path) -> None:
@@ -375,7 +385,7 @@ def test_a_split_file_that_was_edited_into_a_leak_is_refused(tmp_path: Path) -> 
     text = "path,label,patient,split\na.png,NORMAL,P,train\nb.png,NORMAL,P,val\n"
     (tmp_path / "split.csv").write_text(text)
     with pytest.raises(SplitLeakError, match=r"'P' is in train .* and val .* of .*split.csv"):
-        read_split(tmp_path / "split.csv")
+        index(tmp_path / "split.csv")
 
 
 def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:

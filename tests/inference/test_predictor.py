@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.bad_images import BAD_IMAGES
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import BATCH, Predictor
+from support.bad_images import BAD_IMAGES
 
 MANIFEST = BundleManifest(
     preprocessing=PreprocessConfig(size=32, normalisation="imagenet"),

@@ -239,6 +239,12 @@ BAD_IMAGES: tuple[BadImage, ...] = (
         "reach",
     ),
     BadImage(
+        "tiff_cut_before_its_directory",
+        _file("x.tif", _cut(lambda: encoded(_PICTURE, "TIFF", compression="tiff_lzw"), 0.5)),
+        Reason.TRUNCATED,
+        "directory",
+    ),
+    BadImage(
         "half_bmp",
         _file("x.bmp", _cut(lambda: encoded(_PICTURE, "BMP"), 0.6)),
         Reason.TRUNCATED,

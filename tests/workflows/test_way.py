@@ -185,11 +185,12 @@ def test_changed_bundle_is_refused(finished: TrainedRun, tmp_path: Path) -> None
     (copy / "bundle.json").write_text(json.dumps({"schema_version": 99}))
     with pytest.raises(BundleError, match="found schema version 99"):
         load_bundle(copy)
+    (copy / "empty").mkdir()
     (copy / "bundle.json").write_text("{")
     with pytest.raises(BundleError, match="can't be read as JSON"):
         load_bundle(copy)
     with pytest.raises(BundleError, match=r"holds no bundle\.json"):
-        load_bundle(tmp_path)
+        load_bundle(tmp_path / "model" / "empty")
 
 
 def test_command_line_evaluates_and_predicts(

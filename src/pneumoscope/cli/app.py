@@ -10,7 +10,7 @@ import typer
 
 from pneumoscope.cli import data_commands, look_commands, model_commands
 from pneumoscope.cli.options import TERMINAL
-from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError
+from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
 
 app = typer.Typer(
     name="pneumoscope",
@@ -37,8 +37,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         app(list(arguments), standalone_mode=False)
     except typer.TyperException as error:
-        error.show()
-        return error.exit_code
+        message = error.format_message().rstrip(".")
+        if not message:  # no command was given, and the help is printed already
+            return error.exit_code
+        return _report(UsageError(f"{message}. See: pneumoscope {_asked(arguments)}"))
     except typer.Exit as error:
         return error.exit_code
     except PneumoscopeError as error:
@@ -50,6 +52,12 @@ def run(arguments: Sequence[str]) -> int:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _report(MissingError(f"{what}. Make room or allow access, then try again."))
     return TERMINAL.exit_code
+
+
+def _asked(arguments: Sequence[str]) -> str:
+    """The help that fits: of the command that was named, as far as there is one."""
+    named = list(arguments[: 2 if arguments[:1] == ["data"] else 1])
+    return " ".join([*(word for word in named if not word.startswith("-")), "--help"])
 
 
 def _report(error: PneumoscopeError) -> int:

@@ -61,8 +61,9 @@ def settings(kind: type, *names: str) -> Callable[[Command], Command]:
         for name in names:
             help_text = f"{by_name[name].metadata['help']} (default {by_name[name].default})"
             flag = f"--{name.replace('_', '-')}"
-            annotation = Annotated[hints[name] | None, typer.Option(flag, help=help_text)]
-            extra.append(_keyword(name, annotation, None))
+            optional: Any = hints[name] | None
+            option = typer.Option(flag, help=help_text)
+            extra.append(_keyword(name, Annotated[optional, option], None))
         return _with_parameters(command, extra)
 
     return decorate

@@ -58,7 +58,6 @@ def index(
     progress: Progress = SILENT,
     *,
     refuse_leaks: bool = True,
-    allow_outside: bool = False,
 ) -> Dataset:
     """List the images of `data` with label, patient, split and content hash.
 
@@ -69,7 +68,6 @@ def index(
         progress: told of the hashing.
         refuse_leaks: raise if a patient is in two splits. `False` for commands that look for such
             patients or deal them anew.
-        allow_outside: take a manifest's paths that leave its folder too.
 
     Returns:
         The data set. Records are sorted by split, class and path; those of a manifest keep its
@@ -85,7 +83,7 @@ def index(
     if _is(root, "dir"):
         found = tuple(_records_of_folder(root, notes))
     elif _is(root, "file"):
-        found = manifest.read_manifest(root, allow_outside=allow_outside)
+        found = manifest.read_manifest(root)
         root = root.parent
     else:
         raise DataError(f"{data}: there is no such file or folder. Wanted {_SHAPES}.")

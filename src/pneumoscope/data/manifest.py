@@ -33,13 +33,15 @@ class _Row:
     values: dict[str, str]
 
 
-def read_manifest(path: Path, *, allow_outside: bool = False) -> tuple[ImageRecord, ...]:
-    """Read a manifest; paths in it are relative to its folder.
+def read_manifest(path: Path) -> tuple[ImageRecord, ...]:
+    """Read a manifest; paths in it are relative to its folder and stay below it.
+
+    A `split.csv` as `write_split` writes it (its columns, and no others) may lie elsewhere than
+    its images and name them by absolute paths. Any other manifest must not leave its folder: it
+    may come from elsewhere, and should not make us open any file of this machine.
 
     Args:
         path: the CSV: UTF-8 with or without a byte order mark, commas, optionally quoted.
-        allow_outside: take paths that leave the CSV's folder too. Only for a `split.csv` of ours:
-            a manifest from elsewhere must not make us open any file of this machine.
 
     Returns:
         One record per line, in order, with absolute paths, splits as given, further columns in
@@ -52,7 +54,7 @@ def read_manifest(path: Path, *, allow_outside: bool = False) -> tuple[ImageReco
     records: list[ImageRecord] = []
     lines: dict[Path, int] = {}
     for row in _rows(path):
-        record = _record(row, path, folder, allow_outside)
+        record = _record(row, path, folder)
         if record.path in lines:
             raise ManifestError(
                 f"{path}, line {row.line}: found {row.values['path']!r} again, first on line "
@@ -145,7 +147,7 @@ def _checked_header(path: Path, fields: Sequence[str]) -> list[str]:
     return header
 
 
-def _record(row: _Row, path: Path, folder: Path, allow_outside: bool) -> ImageRecord:
+def _record(row: _Row, path: Path, folder: Path) -> ImageRecord:
     where = f"{path}, line {row.line}"
     values = row.values
     label = _LABELS.get(values["label"].lower())
@@ -156,7 +158,7 @@ def _record(row: _Row, path: Path, folder: Path, allow_outside: bool) -> ImageRe
         )
     extra = {name: value for name, value in values.items() if name not in SPLIT_COLUMNS and name}
     return ImageRecord(
-        path=_image_path(values["path"], where, folder, allow_outside),
+        path=_image_path(values["path"], where, folder, tuple(values) == SPLIT_COLUMNS),
         label=label,
         patient=values.get("patient", ""),
         split=_split(values.get("split", ""), where),
@@ -164,14 +166,16 @@ def _record(row: _Row, path: Path, folder: Path, allow_outside: bool) -> ImageRe
     )
 
 
-def _image_path(text: str, where: str, folder: Path, allow_outside: bool) -> Path:
+def _image_path(text: str, where: str, folder: Path, may_be_absolute: bool) -> Path:
     if not text:
         raise ManifestError(
             f"{where}: found an empty path; wanted a path relative to the folder of the CSV. "
             "Fill it in or remove the line."
         )
     image = Path(os.path.normpath(folder / text))
-    if not allow_outside and (image == folder or not image.is_relative_to(folder)):
+    if may_be_absolute and Path(text).is_absolute():
+        return image
+    if image == folder or not image.is_relative_to(folder):
         raise ManifestError(
             f"{where}: found the path {text!r}, which leaves the folder of the CSV; wanted one "
             f"below {folder}. Put the CSV into a folder above its images."

@@ -6,18 +6,15 @@ the file. Knows nothing of pixels or models. All randomness comes from `SplitCon
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
 
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.deal import check_no_leak, check_shares, deal
-from pneumoscope.data.manifest import read_manifest, write_split
-from pneumoscope.data.patients import assign_patients
+from pneumoscope.data.manifest import write_split
 from pneumoscope.data.validation import with_usable_validation
 from pneumoscope.records import SPLITS, Dataset
 
-__all__ = ["check_no_leak", "read_split", "split", "with_usable_validation", "write_split"]
+__all__ = ["check_no_leak", "split", "with_usable_validation", "write_split"]
 
 
 def split(dataset: Dataset, config: SplitConfig) -> Dataset:
@@ -55,19 +52,3 @@ def split(dataset: Dataset, config: SplitConfig) -> Dataset:
         counts = " and ".join(f"{name} ({given[name]} images)" for name in anew)
         notes.append(f"The given {counts} were pooled and dealt anew.")
     return Dataset(dataset.root, dealt, (*dataset.warnings, *notes))
-
-
-def read_split(path: Path) -> Dataset:
-    """Read a `split.csv` that `write_split` wrote; its images may lie anywhere.
-
-    Returns:
-        The records in the file's order, without hashes; `root` is the CSV's folder.
-
-    Raises:
-        ManifestError: the file can't be understood, or an image of it is gone.
-        SplitLeakError: a patient is in two splits.
-    """
-    root = Path(os.path.normpath(path.absolute().parent))
-    records, warnings = assign_patients(read_manifest(path, allow_outside=True), root)
-    check_no_leak(records, str(path))
-    return Dataset(root, records, warnings)

@@ -76,7 +76,7 @@ def decode_rle(stream: bytes, runner: DecodeRunner) -> bytes:
         room = bytearray(pixels + _RLE_SLACK_BYTES)
         segment = packbits_decode(stream[start:end], out=room)
         if len(segment) < pixels:
-            raise EOFError(f"RLE segment {index} has {len(segment)} of {pixels} bytes")
+            raise ValueError(f"RLE segment {index} is truncated: {len(segment)} of {pixels} bytes")
         sample, byte = divmod(index, width)
         planes[sample, :, width - 1 - byte] = np.frombuffer(segment, np.uint8, pixels)
     runner.set_option("planar_configuration", 1)

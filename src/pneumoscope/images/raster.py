@@ -56,6 +56,8 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
     """
     if kind == "png":
         structure.check_png(content, source)
+    elif kind == "tiff":
+        structure.check_tiff_directory(content, source)
     elif kind == "webp":
         # Pillow allocates the whole canvas on opening, so the limits come before that.
         check_size(source, *structure.webp_size(content, source), limits)

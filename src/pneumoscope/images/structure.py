@@ -96,6 +96,37 @@ def webp_size(content: bytes, source: str) -> tuple[int, int]:
     raise ImageRefusedError(source, Reason.CORRUPT, "the WebP header can't be understood")
 
 
+def check_tiff_directory(content: bytes, source: str) -> None:
+    """Check that the first directory lies inside the file: many writers put it last (TIFF 6.0, 2).
+
+    Raises:
+        ImageRefusedError: `truncated`.
+    """
+    order = "<" if content[:2] == b"II" else ">"
+    if 43 in content[2:4]:  # BigTIFF: 64-bit offset, count and entries of 20 bytes
+        offset_format, count_format, offset_at, entry_bytes = f"{order}Q", f"{order}Q", 8, 20
+    else:
+        offset_format, count_format, offset_at, entry_bytes = f"{order}I", f"{order}H", 4, 12
+    offset = _number(content, offset_format, offset_at)
+    count = None if offset is None else _number(content, count_format, offset)
+    end = 0
+    if offset is not None and count is not None:
+        end = offset + struct.calcsize(count_format) + count * entry_bytes
+    if not 0 < end <= len(content):
+        raise ImageRefusedError(
+            source,
+            Reason.TRUNCATED,
+            f"the TIFF ends at byte {len(content)}, before its directory does. Fetch it again",
+        )
+
+
+def _number(content: bytes, number_format: str, position: int) -> int | None:
+    if position + struct.calcsize(number_format) > len(content):
+        return None
+    (number,) = struct.unpack_from(number_format, content, position)
+    return int(number)
+
+
 def check_tiff_strips(
     offsets: Sequence[int], counts: Sequence[int], length: int, source: str
 ) -> None:

@@ -120,7 +120,7 @@ def _metric_rows(metrics: Mapping[str, Estimate]) -> list[tuple[str, str, str]]:
 
 def _headline(content: ModelCardContent) -> str:
     parts = [
-        f"{metric_text(name).label} {number(estimate.value, 2)} ({interval(estimate, 2)})"
+        f"{metric_text(name).label} {number(estimate.value)} ({interval(estimate)})"
         for name in ("auc", "sensitivity", "specificity")
         if (estimate := content.metrics.get(name, Estimate(None))).value is not None
     ]

@@ -26,7 +26,10 @@ def run_download(
     """Fetch a data set into `out`; raises as `data.sources.download` does."""
     report = download(source, out, progress, sha256)
     document = dataclasses.asdict(report) | {"out": str(report.out)}
-    counts = [f"  {c.split:<6} {c.label:<10} {c.images:>6} images" for c in report.images]
+    counts = [
+        f"  {c.split or 'all':<6} NORMAL {c.normal:>6}  PNEUMONIA {c.pneumonia:>6}"
+        for c in report.images
+    ]
     text = "\n".join([f"{report.source} → {report.out}", *counts, *report.warnings, report.licence])
     return document, f"{text}\nnext    pneumoscope data audit {report.out}"
 

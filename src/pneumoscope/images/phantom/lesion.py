@@ -81,8 +81,8 @@ def consolidation(
     share of the air that is gone; 1 for the typical film of the patient.
     """
     lobe = LOBES[int(rng.integers(len(LOBES)))]
-    share = rng.uniform(0.35, 0.95)
-    radius = math.exp(rng.uniform(math.log(0.24), math.log(0.62)))
+    share = rng.uniform(0.6, 0.95)
+    radius = math.exp(rng.uniform(math.log(0.34), math.log(0.75)))
     stretch = math.exp(rng.uniform(-0.3, 0.3))
     softness = rng.uniform(0.15, 0.38)
     u, v = (middle + rng.uniform(-0.13, 0.13) for middle in lobe.centre)
@@ -110,7 +110,7 @@ def interstitial(rng: np.random.Generator, pose: Pose, chest: Chest, strength: f
 
     On both sides, most about the hila; `strength` as for `consolidation`.
     """
-    share = rng.uniform(0.2, 0.55) * strength
+    share = rng.uniform(0.45, 0.85) * strength
     reach = rng.uniform(0.4, 0.8)
     nets, nodules, cuffs, haze = (2.2 * rng.dirichlet((2.5, 1.5, 2.0, 3.5))).tolist()
     x, y = pose.coordinates()

@@ -1,6 +1,6 @@
 """Training the frozen recipe: stock Keras `fit` against pneumoscope, same data, one run.
 
-    python benchmarks/train_frozen.py DATA [--views 1 4] [--epochs 10] [--limit N]
+    python benchmarks/train_frozen.py DATA [--views 1 4] [--epochs 10] [--limit N] [--keep DIR]
 
 Stock: what a user would write. A tf.data pipeline from files, augmentation layers, DenseNet121
 frozen in the graph, GAP, Dropout, Dense, Dense; `fit` with class weights, early stopping off, so a
@@ -150,13 +150,15 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--limit", type=int, default=0, help="images; 0 takes all")
+    parser.add_argument("--keep", type=Path, help="folder to keep the runs in")
     parser.add_argument("--stock-only", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.stock_only:
         print(json.dumps(stock(asked.data, asked.epochs)))
         return
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = asked.keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         split_csv = folder / "split.csv"
         images = prepare(asked.data, asked.limit, split_csv)
         rows = []

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.read import read_bytes, read_image
 from support.bad_images import BAD_IMAGES, BadImage
@@ -56,6 +58,21 @@ def test_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSEr
     assert refusal.value.reason is Reason.PERMISSION_DENIED
 
 
+def test_a_file_too_large_is_not_even_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"x" * 100)
+
+    def fail(*_: object) -> int:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(ImageRefusedError) as refusal:
+        read_image(path, LimitsConfig(max_bytes=99))
+    assert refusal.value.reason is Reason.FILE_TOO_LARGE
+
+
 def test_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"x")
@@ -69,11 +86,7 @@ def test_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal.value.reason is Reason.CORRUPT
 
 
-def test_a_file_that_grows_after_the_check_is_still_bounded(tmp_path: Path) -> None:
-    from PIL import Image
-
-    from pneumoscope.config import LimitsConfig
-
+def test_bytes_are_bounded() -> None:
     content = encoded(Image.fromarray(smooth_grey().astype("u1")), "PNG")
     with pytest.raises(ImageRefusedError) as refusal:
         read_bytes(content, "x", LimitsConfig(max_bytes=len(content) - 1))

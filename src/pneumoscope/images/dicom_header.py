@@ -28,7 +28,7 @@ _FILM_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.1.1",  # digital X-ray, for presentation
     "1.2.840.10008.5.1.4.1.1.1.1.1",  # digital X-ray, for processing
 )
-_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture, and .1 to .4 below it
+_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7."  # secondary capture itself and .1 to .4
 
 _CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "HEART", "RIB", "STERNUM", "MEDIASTIN", "BODY", "TORSO")
 _OTHER_PARTS = """
@@ -101,7 +101,7 @@ def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[st
 
 
 def _check_class(sop_class: str, source: str) -> None:
-    film = sop_class in _FILM_CLASSES or sop_class.startswith(_CAPTURE_CLASSES)
+    film = sop_class in _FILM_CLASSES or f"{sop_class}.".startswith(_CAPTURE_CLASSES)
     if sop_class and not film:
         raise ImageRefusedError(
             source,

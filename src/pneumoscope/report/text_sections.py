@@ -220,9 +220,9 @@ def worst_errors(content: ReportContent) -> Section | None:
         return None
     view = ErrorsView(
         intro=(
-            f"The {plural(len(content.worst_errors), 'wrong call')} furthest from the threshold "
-            f"({number(content.evaluation.threshold, 2)}), worst first. Warm colours mark where "
-            "the evidence for pneumonia lay. Some of these may be errors of the label."
+            f"The {plural(len(content.worst_errors), 'wrong call')} whose probability is furthest "
+            "from the label, worst first. Warm colours mark where the evidence for pneumonia "
+            "lay. Some of these may be errors of the label."
         ),
         errors=tuple(_error(error) for error in content.worst_errors),
     )

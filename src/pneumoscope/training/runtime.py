@@ -7,10 +7,16 @@ serves (`KERAS_BACKEND`); TensorFlow is the default and the one that the `train`
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pneumoscope.errors import ExtraMissingError
+
+_MODULES = {"tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}
 
 
 def load_keras() -> Any:
@@ -19,18 +25,36 @@ def load_keras() -> Any:
     Raises:
         ExtraMissingError: Keras or its backend is not installed.
     """
-    # TensorFlow writes its start-up notes to stderr unless told before the import.
+    if "keras" in sys.modules:
+        return sys.modules["keras"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import keras
+        with _native_stderr_hidden():
+            return importlib.import_module("keras")
     except ImportError as error:
         raise ExtraMissingError("running or training a Keras model", "train") from error
-    return keras
+
+
+@contextmanager
+def _native_stderr_hidden() -> Iterator[None]:
+    """Keep TensorFlow's start-up notes off stderr.
+
+    Its C++ parts write them straight to file descriptor 2, before any log level is heeded.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def describe_runtime() -> str:
     """Keras, its backend and their versions, as text for reports and cache keys."""
     keras = load_keras()
     backend = keras.backend.backend()
-    module = __import__({"torch": "torch", "jax": "jax"}.get(backend, "tensorflow"))
-    return f"keras {keras.__version__} on {backend} {module.__version__}"
+    version = importlib.import_module(_MODULES[backend]).__version__
+    return f"keras {keras.__version__} on {backend} {version}"

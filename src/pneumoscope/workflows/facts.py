@@ -68,14 +68,14 @@ def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
     return ModelFacts(
         str(name),
         {
-            "architecture": f"{architecture.name}, {architecture.size}×{architecture.size} pixels, "
+            "Architecture": f"{architecture.name}, {architecture.size}×{architecture.size} pixels, "
             f"dropout {architecture.dropout}, {architecture.hidden_units} hidden units",
-            "preprocessing": f"{preprocessing.fit} to a square, {preprocessing.normalisation}",
-            "initial weights": manifest.initial_weights.origin,
-            "threshold": f"{manifest.threshold.value:.4f}, {manifest.threshold.rule}",
-            "calibration": f"{calibration.method}, slope {calibration.slope:.3f}, "
+            "Preprocessing": f"{preprocessing.fit} to a square, {preprocessing.normalisation}",
+            "Initial weights": manifest.initial_weights.origin,
+            "Threshold": f"{manifest.threshold.value:.4f}, {manifest.threshold.rule}",
+            "Calibration": f"{calibration.method}, slope {calibration.slope:.3f}, "
             f"intercept {calibration.intercept:.3f}",
-            "trained on": f"{manifest.training_data.images} images of "
+            "Trained on": f"{manifest.training_data.images} images of "
             f"{manifest.training_data.patients} patients",
         },
     )

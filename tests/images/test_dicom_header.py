@@ -1,0 +1,132 @@
+"""What a DICOM header decides: geometry, whether it is a chest film, what is handed on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+)
+
+from pneumoscope.config import LimitsConfig
+from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.read import DicomInfo, read_bytes
+from support.dicom_films import (
+    GREY12,
+    HEIGHT,
+    WIDTH,
+    read,
+    stretched,
+    twelve,
+)
+from support.image_files import dicom
+
+
+@pytest.mark.parametrize(
+    ("elements", "shape"),
+    [
+        ({"PixelSpacing": [0.2, 0.1]}, (2 * HEIGHT, WIDTH)),
+        ({"ImagerPixelSpacing": [0.1, 0.2]}, (HEIGHT, 2 * WIDTH)),
+        ({"PixelAspectRatio": [3, 2]}, (HEIGHT * 3 // 2, WIDTH)),
+        ({"PixelSpacing": [0.1005, 0.1]}, (HEIGHT, WIDTH)),
+        ({"PixelSpacing": [0.1, 0.1], "PixelAspectRatio": [3, 2]}, (HEIGHT, WIDTH)),
+    ],
+)
+def test_pixels_are_made_square(elements: dict[str, Any], shape: tuple[int, int]) -> None:
+    image = read(twelve(**elements))
+    assert image.pixels.shape == shape
+    resampled = shape != (HEIGHT, WIDTH)
+    assert any("not square" in text for text in image.warnings) == resampled
+    whole = np.asarray(Image.fromarray(stretched(GREY12).astype(np.float32)).resize(shape[::-1], 2))
+    np.testing.assert_allclose(image.pixels, whole, atol=1e-6)
+
+
+def test_resampling_keeps_to_the_limits() -> None:
+    content = dicom(twelve(PixelSpacing=[0.8, 0.1]))
+    with pytest.raises(ImageRefusedError) as refusal:
+        read_bytes(content, "x", LimitsConfig(max_side=8 * HEIGHT - 1))
+    assert refusal.value.reason is Reason.TOO_MANY_PIXELS
+
+
+def test_impossible_spacing_is_not_used() -> None:
+    image = read(twelve(PixelSpacing=[0, 0.1]))
+    assert image.pixels.shape == (HEIGHT, WIDTH)
+    assert "PixelSpacing" in image.warnings[0]
+
+
+def test_header_is_handed_on() -> None:
+    dataset = twelve(PatientAge="004Y", PatientSex="F", Manufacturer="Maker")
+    assert read(dataset).dicom == DicomInfo(
+        modality="DX",
+        body_part="CHEST",
+        view_position="AP",
+        patient_id="phantom-7",
+        photometric="MONOCHROME2",
+        study_uid=str(dataset.StudyInstanceUID),
+        series_uid=str(dataset.SeriesInstanceUID),
+        sop_uid=str(dataset.SOPInstanceUID),
+        patient_age="004Y",
+        patient_sex="F",
+        manufacturer="Maker",
+        transfer_syntax=ExplicitVRLittleEndian,
+    )
+
+
+def test_absent_header_elements_are_empty_text() -> None:
+    absent = ("PatientID", "ViewPosition", "BodyPartExamined", "StudyInstanceUID")
+    info = read(twelve(**dict.fromkeys(absent))).dicom
+    assert info is not None
+    assert (info.patient_id, info.view_position, info.body_part, info.study_uid) == ("",) * 4
+    assert (info.patient_age, info.patient_sex, info.manufacturer) == ("",) * 3
+
+
+@pytest.mark.parametrize("modality", ["CR", "DX", "RG", "OT", "cr"])
+def test_film_modalities_pass(modality: str) -> None:
+    assert read(twelve(Modality=modality)).warnings == ()
+
+
+@pytest.mark.parametrize("modality", ["CT", "US", "MG", "NM", "PT", "XA", "PR", "SEG", "ECG"])
+def test_other_modalities_do_not(modality: str) -> None:
+    with pytest.raises(ImageRefusedError, match=modality) as refusal:
+        read(twelve(Modality=modality))
+    assert refusal.value.reason is Reason.WRONG_MODALITY
+
+
+def test_missing_modality_passes_by_its_class_with_a_warning() -> None:
+    assert "no modality" in read(twelve(Modality=None)).warnings[0]
+
+
+@pytest.mark.parametrize("part", ["chest", "CHEST/ABDOMEN", "THORAX", "LUNG", "WHOLEBODY", "RIBS"])
+def test_parts_with_lungs_pass(part: str) -> None:
+    assert read(twelve(BodyPartExamined=part)).warnings == ()
+
+
+@pytest.mark.parametrize("part", ["HAND", "Skull", "ABDOMEN", "KNEE", "C SPINE", "FOOT"])
+def test_parts_without_lungs_do_not(part: str) -> None:
+    with pytest.raises(ImageRefusedError) as refusal:
+        read(twelve(BodyPartExamined=part))
+    assert refusal.value.reason is Reason.WRONG_BODY_PART
+
+
+def test_odd_part_and_lateral_view_are_warned_of() -> None:
+    image = read(twelve(BodyPartExamined="PORT", ViewPosition="LL"))
+    assert "PORT" in image.warnings[0]
+    assert "lateral" in image.warnings[1]
+
+
+def test_values_that_pydicom_warns_of_stay_quiet() -> None:
+    dataset = twelve(PatientAge="four", StudyInstanceUID="1.02.x")
+    assert read(dataset).dicom.patient_age == "four"  # type: ignore[union-attr]
+
+
+def test_class_decides_where_no_modality_is_stated() -> None:
+    capture = "1.2.840.10008.5.1.4.1.1.7"
+    assert "no modality" in read(twelve(Modality=None, SOPClassUID=capture)).warnings[0]
+    assert "no modality" in read(twelve(Modality=None, SOPClassUID=f"{capture}.2")).warnings[0]
+    photograph = "1.2.840.10008.5.1.4.1.1.77.1.4"
+    with pytest.raises(ImageRefusedError, match="Photographic") as refusal:
+        read(twelve(Modality=None, SOPClassUID=photograph))
+    assert refusal.value.reason is Reason.WRONG_MODALITY

@@ -115,7 +115,7 @@ def write_bundle(folder: Path, network: Any, manifest: BundleManifest, card: str
         OSError: the folder can't be written or the disk is full; the old bundle is untouched.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     try:
         network.save_weights(made / _WEIGHTS)
         write_text(made / _CARD, card)
@@ -140,7 +140,7 @@ def _swap(made: Path, folder: Path) -> None:
     if not folder.exists():
         made.rename(folder)
         return
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old.", suffix=".tmp"))
     folder.rename(aside / folder.name)
     made.rename(folder)
     shutil.rmtree(aside)

@@ -38,6 +38,7 @@ from pneumoscope.workflows.answering import (
     worst_errors,
 )
 from pneumoscope.workflows.facts import (
+    announce,
     command_line,
     data_facts,
     model_facts,
@@ -76,6 +77,7 @@ def run_evaluation(
     started = time.monotonic()
     predictor = Predictor.load(model)
     dataset = index(data, progress=progress)
+    announce(dataset)
     chosen = _chosen(dataset, split, data)
     answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
     evaluation = evaluate_answers(answered, predictor.manifest, interval)

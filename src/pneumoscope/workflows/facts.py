@@ -5,6 +5,7 @@ Comes in: datasets, manifests, configs. Goes out: the frozen records of `report.
 
 from __future__ import annotations
 
+import logging
 import platform
 import shlex
 import sys
@@ -15,6 +16,8 @@ from pneumoscope.data.index import class_counts
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.records import Dataset
 from pneumoscope.report.content import DataFacts, ModelFacts, SplitCount
+
+_LOGGER = logging.getLogger(__name__)
 
 _SOFTWARE = ("pneumoscope", "keras", "tensorflow-cpu", "tensorflow", "numpy", "pillow", "pydicom")
 
@@ -54,6 +57,12 @@ def software_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def announce(dataset: Dataset) -> None:
+    """Tell the user what was odd about the data; the report repeats it."""
+    for warning in dataset.warnings:
+        _LOGGER.warning("%s", warning)
 
 
 def command_line() -> str:

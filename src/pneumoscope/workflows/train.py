@@ -45,7 +45,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.storage import cache_folder, write_text
+from pneumoscope.storage import cache_folder, remove_leftovers, write_text
 from pneumoscope.training.extractor import KerasExtractor
 from pneumoscope.training.features import FeatureTable, Views, compute_features
 from pneumoscope.training.head import Epoch, LabelledFeatures, TrainedHead, train_head
@@ -60,6 +60,7 @@ from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
 from pneumoscope.workflows.evaluate import Evaluated, metrics_table, write_evaluation
+from pneumoscope.workflows.facts import announce
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
 
 
@@ -195,6 +196,7 @@ def _prepare(
         raise UsageError(
             f"--out {out}: is not empty. Give another folder, or --resume to go on with its run."
         )
+    remove_leftovers(out)
     if resume:
         config = _resumed(config, from_toml(TrainConfig, stored), given)
     _check(config)
@@ -203,6 +205,7 @@ def _prepare(
         dataset, replace(config.split, seed=config.seed), config.keep_val
     )
     dataset = replace(dataset, warnings=(*dataset.warnings, *messages))
+    announce(dataset)
     found = fingerprint(dataset.records)
     if resume and config.provenance.fingerprint != found:
         raise DataError(

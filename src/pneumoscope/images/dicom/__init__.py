@@ -15,16 +15,16 @@ from pydicom.uid import UID, ExplicitVRBigEndian
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.dicom_file import DicomFile, parse_dicom, transfer_syntax_of
-from pneumoscope.images.dicom_grey import grey_table
-from pneumoscope.images.dicom_header import (
+from pneumoscope.images.dicom.file import DicomFile, parse_dicom, transfer_syntax_of
+from pneumoscope.images.dicom.grey import grey_table
+from pneumoscope.images.dicom.header import (
     check_is_chest_film,
     dicom_info,
     pixel_header,
     pixel_ratio,
     read_display,
 )
-from pneumoscope.images.dicom_pixels import (
+from pneumoscope.images.dicom.pixels import (
     SUPPORTED_SYNTAXES,
     PixelHeader,
     Samples,

@@ -35,7 +35,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.dicom_codecs import JPEG, PLUGIN
+from pneumoscope.images.dicom.codecs import JPEG, PLUGIN
 
 Samples = npt.NDArray[np.integer[Any]]
 

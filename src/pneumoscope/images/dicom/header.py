@@ -15,8 +15,8 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.dicom_grey import Display, Lut, Window
-from pneumoscope.images.dicom_pixels import PixelHeader
+from pneumoscope.images.dicom.grey import Display, Lut, Window
+from pneumoscope.images.dicom.pixels import PixelHeader
 from pneumoscope.images.grey import DicomInfo
 from pneumoscope.images.structure import refuse_frames
 

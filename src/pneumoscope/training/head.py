@@ -31,14 +31,14 @@ from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.storage import atomic_writer
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.network import Architecture, HeadWeights, build_head
+from pneumoscope.training.network import BACKBONE_WIDTH, Architecture, HeadWeights, build_head
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.schedules import best_epoch, learning_rate, should_stop
 
 _LOGGER = logging.getLogger(__name__)
 
-_CHUNK_ROWS = 65_536
-"""Features gathered at once (256 MiB): keeps memory flat for data sets of any size."""
+_CHUNK_ROWS = 16_384
+"""Features gathered at once (64 MiB): keeps memory flat for data sets of any size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +124,13 @@ def _standardisation(table: FeatureTable) -> tuple[NDArray[np.float32], NDArray[
 
     The deviation has a floor: channels that hardly vary would else enter as amplified rounding.
     """
-    total, squares, count = 0.0, 0.0, len(table.keys)
+    count = len(table.keys)
+    total, squares = np.zeros(BACKBONE_WIDTH), np.zeros(BACKBONE_WIDTH)
     for start in range(0, count, _CHUNK_ROWS):
         rows = np.arange(start, min(start + _CHUNK_ROWS, count))
         chunk = table.take(rows, np.zeros_like(rows)).astype(np.float64)
         total, squares = total + chunk.sum(0), squares + (chunk**2).sum(0)
-    mean = np.asarray(total / count)
+    mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     floor = max(0.05 * float(np.median(deviation)), 1e-6)
     return mean.astype(np.float32), np.maximum(deviation, floor).astype(np.float32)

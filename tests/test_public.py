@@ -11,7 +11,7 @@ import pytest
 
 import pneumoscope
 from pneumoscope import errors
-from pneumoscope.config import TrainConfig, from_dict, from_toml, to_toml
+from pneumoscope.config import TrainConfig, from_dict, from_toml, named_in, to_toml
 from pneumoscope.errors import Reason, UsageError
 
 HEAVY = ("tensorflow", "keras", "openvino", "matplotlib", "torch", "jax", "numpy", "scipy")
@@ -86,6 +86,14 @@ def test_config_round_trips_through_toml(tmp_path: Path) -> None:
         ("fit = 3", "wanted a table"),
         ("[fit]\nepoch = 3", "Did you mean 'epochs'"),
         ("views = ", "is no TOML"),
+        ("views = 0", "views: found 0, wanted 1 or more"),
+        ("seed = -1", "seed: found -1, wanted 0 to"),
+        ("[fit]\nbatch_size = 0", "fit: batch_size: found 0, wanted 1 or more"),
+        ("[fit]\ndropout = 1.0", "dropout: found 1.0, wanted 0 to 0.99"),
+        ("[fit]\nlearning_rate = nan", "learning_rate: found nan"),
+        ("[fit]\nlearning_rate = 1" + 400 * "0", "learning_rate: found inf"),
+        ("[augment]\nrotation = inf", "rotation: found inf, wanted a finite number"),
+        ("[threshold]\ntarget = 2", "target: found 2.0, wanted 0 to 1"),
     ],
 )
 def test_bad_config_names_what_is_wrong(tmp_path: Path, text: str, fragment: str) -> None:
@@ -102,3 +110,9 @@ def test_missing_config_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_whole_numbers_serve_as_floats() -> None:
     assert from_dict(TrainConfig, {"split": {"val": 0}}, "here").split.val == 0.0
+
+
+def test_settings_that_a_file_names_are_told_from_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("views = 2\n[fit]\nepochs = 3\n[provenance]\ndata = 'x'\n", encoding="utf-8")
+    assert named_in(path) == {"views", "fit.epochs"}

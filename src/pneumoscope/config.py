@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import sys
 import tomllib
 import types
 import typing
@@ -21,9 +23,12 @@ from pneumoscope.errors import UsageError
 ConfigT = TypeVar("ConfigT")
 
 
-def option(default: Any, help_text: str) -> Any:
-    """A dataclass field with a default and a help text (shown by the command line and the docs)."""
-    return field(default=default, metadata={"help": help_text})
+_MOST_SEED = 2**31 - 1
+
+
+def option(default: Any, help_text: str, least: float = -math.inf, most: float = math.inf) -> Any:
+    """A dataclass field with a default, a help text (for command line and docs) and a range."""
+    return field(default=default, metadata={"help": help_text, "range": (least, most)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class PreprocessConfig:
     """From a decoded image to the network's input. Goes with the model, inside its bundle."""
 
     version: int = option(1, "version of the preprocessing code that this was written for")
-    size: int = option(224, "side of the square network input, pixels")
+    size: int = option(224, "side of the square network input, pixels", 0, 4096)
     fit: Literal["stretch", "pad"] = option(
         "stretch", "stretch to the square, or pad the short side with black"
     )
@@ -77,26 +82,28 @@ class SplitConfig:
     by: Literal["random", "block"] = option(
         "random", "random patients, or the last ids of each kind"
     )
-    seed: int = option(0, "seed of the random deal")
+    seed: int = option(0, "seed of the random deal", 0, _MOST_SEED)
 
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
     """How the head is trained."""
 
-    epochs: int = option(60, "most epochs")
-    batch_size: int = option(64, "images per step")
-    learning_rate: float = option(1e-3, "Adam's step size at the start")
+    epochs: int = option(60, "most epochs", 1)
+    batch_size: int = option(64, "images per step", 1)
+    learning_rate: float = option(1e-3, "Adam's step size at the start", 0)
     schedule: Literal["plateau", "cosine", "constant"] = option(
         "plateau", "how the step size falls"
     )
-    plateau_patience: int = option(4, "epochs without a better validation AUC before it falls")
-    plateau_factor: float = option(0.3, "what it is multiplied by then")
-    min_learning_rate: float = option(1e-6, "it falls no further")
-    stop_patience: int = option(12, "epochs without a better validation AUC before training stops")
-    min_delta: float = option(1e-4, "a gain in validation AUC below this is none")
-    dropout: float = option(0.4, "share of pooled features dropped")
-    hidden_units: int = option(256, "width of the hidden layer")
+    plateau_patience: int = option(4, "epochs without a better validation AUC before it falls", 1)
+    plateau_factor: float = option(0.3, "what it is multiplied by then", 0, 1)
+    min_learning_rate: float = option(1e-6, "it falls no further", 0)
+    stop_patience: int = option(
+        12, "epochs without a better validation AUC before training stops", 1
+    )
+    min_delta: float = option(1e-4, "a gain in validation AUC below this is none", 0)
+    dropout: float = option(0.4, "share of pooled features dropped", 0, 0.99)
+    hidden_units: int = option(256, "width of the hidden layer", 1, 65_536)
     class_weights: bool = option(True, "weigh the classes as if they were equally frequent")
 
 
@@ -108,16 +115,18 @@ class ThresholdConfig:
         "balanced_accuracy",
         "maximise balanced accuracy; or reach at least the target; or take the target itself",
     )
-    target: float = option(0.5, "the wanted sensitivity or specificity, or the fixed threshold")
+    target: float = option(
+        0.5, "the wanted sensitivity or specificity, or the fixed threshold", 0, 1
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalConfig:
     """How uncertainty is stated."""
 
-    level: float = option(0.95, "confidence level")
-    resamples: int = option(2000, "bootstrap resamples of patients")
-    seed: int = option(0, "seed of the bootstrap")
+    level: float = option(0.95, "confidence level", 0.01, 0.9999)
+    resamples: int = option(2000, "bootstrap resamples of patients", 1)
+    seed: int = option(0, "seed of the bootstrap", 0, _MOST_SEED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +144,8 @@ class TrainConfig:
 
     recipe: Literal["frozen"] = option("frozen", "what is trained: the head on a frozen backbone")
     weights: str = option("imagenet", "initial backbone weights: imagenet, none, or a .h5 file")
-    views: int = option(4, "views per training image, the first un-augmented; 1 is that alone")
-    seed: int = option(0, "seed of initialisation, views and order")
+    views: int = option(4, "views per training image, the first un-augmented; 1 is that alone", 1)
+    seed: int = option(0, "seed of initialisation, views and order", 0, _MOST_SEED)
     keep_val: bool = option(False, "use the given val/ even if it is too small to choose by")
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -176,11 +185,24 @@ def from_toml(kind: type[ConfigT], path: Path) -> ConfigT:
     return from_dict(kind, document, str(path))
 
 
+def named_in(path: Path) -> set[str]:
+    """Dotted names (`views`, `fit.epochs`) of the settings in a TOML file that `from_toml` read."""
+    return _names(tomllib.loads(path.read_text(encoding="utf-8")), "")
+
+
+def _names(table: dict[str, Any], prefix: str) -> set[str]:
+    found: set[str] = set()
+    for name, value in table.items():
+        found |= _names(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+    return {name for name in found if not name.startswith("provenance.")}
+
+
 def from_dict(kind: type[ConfigT], document: dict[str, Any], source: str) -> ConfigT:
     """Build a configuration from nested dicts, checking names and types.
 
     Raises:
-        UsageError: an unknown key or a value of another type; names both and what was wanted.
+        UsageError: an unknown key, or a value of another type or out of its range; names the key,
+            what was found and what was wanted.
     """
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(document) - set(hints))
@@ -191,7 +213,32 @@ def from_dict(kind: type[ConfigT], document: dict[str, Any], source: str) -> Con
     values = {
         name: _checked(hints[name], value, f"{source}: {name}") for name, value in document.items()
     }
-    return kind(**values)
+    config = kind(**values)
+    check_ranges(config, source)
+    return config
+
+
+def check_ranges(config: Any, source: str = "") -> None:
+    """See that every number of a configuration, and of those inside it, is in its range.
+
+    Raises:
+        UsageError: names the setting, what was found and what was wanted.
+    """
+    for setting in dataclasses.fields(config):
+        value = getattr(config, setting.name)
+        where = f"{source}: {setting.name}" if source else setting.name
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, where)
+        elif isinstance(value, int | float):
+            least, most = setting.metadata.get("range", (-math.inf, math.inf))
+            if not (least <= value <= most and -math.inf < value < math.inf):
+                raise UsageError(f"{where}: found {value}, wanted {_in_words(least, most)}")
+
+
+def _in_words(least: float, most: float) -> str:
+    if math.isinf(most):
+        return "a finite number" if math.isinf(least) else f"{least:g} or more"
+    return f"{least:g} to {most:g}"
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
@@ -212,7 +259,8 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     allowed = tuple(typing.get_origin(choice) or choice for choice in choices)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        # TOML's integers may have any length; what no float holds is out of any range.
+        return float(value) if abs(value) < sys.float_info.max else math.inf
     if (bool not in allowed and isinstance(value, bool)) or not isinstance(value, allowed):
         wanted = " or ".join(kind.__name__ for kind in allowed)
         raise UsageError(f"{where}: found {value!r}, wanted {wanted}")

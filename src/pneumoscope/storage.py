@@ -10,31 +10,40 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from pneumoscope.errors import UsageError
+
 _CHUNK_BYTES = 1 << 20
+_NAME_CHARACTERS = 40
+"""Characters that a temporary name keeps of the final one: file systems allow 255 bytes."""
+
+
+def temporary_beside(path: Path) -> Path:
+    """A free, hidden name in the folder of `path`, for what is renamed to `path` when whole."""
+    return path.parent / f".{path.name[:_NAME_CHARACTERS]}.{uuid.uuid4().hex}.tmp"
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; on success flush it to disk and rename it into place.
 
+    Its permissions are those of any new file: what the user's umask leaves.
+
     Raises:
         OSError: the folder can't be written or the disk is full; `path` is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
+    temporary = temporary_beside(path)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with temporary.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -56,13 +65,48 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def claim_folder(folder: Path) -> None:
+    """Make `folder` if it is not there, and see that files can be made in it.
+
+    For the beginning of long work: its results should not find no place in the end.
+
+    Raises:
+        UsageError: a file stands where the folder, or one above it, should be.
+        OSError: the folder can't be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{folder}: found a file there or in place of a folder above it, wanted a folder. "
+            "Give another one."
+        ) from error
+    probe = temporary_beside(folder / "probe")
+    probe.touch(exist_ok=False)
+    probe.unlink()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What a killed process left half-written in `folder`: names as `temporary_beside` gives."""
+    return sorted(folder.glob(".*.tmp"))
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left half-written in `folder`: names like `.x.….tmp`."""
-    for entry in folder.glob(".*.tmp"):
+    """Remove the `leftovers` of `folder`; no other process may be writing there."""
+    for entry in leftovers(folder):
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
             entry.unlink(missing_ok=True)
+
+
+def path_text(path: Path | str) -> str:
+    r"""A path as text for any file of ours.
+
+    Bytes of a name that are no UTF-8 are escaped (`\udce9`), and so is a carriage return (`\r`),
+    which Python writes to a CSV without quotes.
+    """
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8").replace("\r", r"\r")
 
 
 def sha256_of_file(path: Path) -> str:

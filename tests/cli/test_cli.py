@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pneumoscope.cli import app as application
 from pneumoscope.cli.app import run
+from pneumoscope.cli.options import TERMINAL
 
 COMMANDS = [
     ["demo"],
@@ -54,6 +59,8 @@ def test_help_tells_defaults_from_the_config(
         (["nonsense"], 2, "No such command"),
         (["data", "split", "x"], 2, "See: pneumoscope data split --help"),
         (["train", "x", "--out", "y", "--views", "three"], 2, "--views"),
+        (["train", "x", "--out", "y", "--seed", "-1"], 2, "seed: found -1, wanted 0 to"),
+        (["train", "x", "--out", "y", "--epochs", "0"], 2, "epochs: found 0, wanted 1 or more"),
         (["info", "--model", "nowhere"], 2, "no such folder"),
         (["train", "nowhere", "--out", "run", "--weights", "none"], 3, "nowhere"),
         (["data", "audit", "nowhere"], 3, "nowhere"),
@@ -80,6 +87,80 @@ def test_errors_are_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(capsys.readouterr().out)
     assert document["error"]["type"] == "UsageError"
     assert document["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["predict", "--json"], 2),
+        (["nonsense", "--json"], 2),
+        (["train", "--views", "x", "--json"], 2),
+    ],
+)
+def test_a_command_line_that_cant_be_parsed_is_json_too(
+    arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == code
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == code
+    assert run(arguments[:-1]) == code  # and the command after it is not
+    assert capsys.readouterr().out == ""
+
+
+def test_a_defect_is_json_and_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(application, "app", broken)
+    with pytest.raises(ZeroDivisionError):
+        run(["doctor", "--json"])
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error == {"type": "ZeroDivisionError", "message": "ours", "exit_code": 1}
+
+
+def test_an_exit_code_does_not_outlive_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    TERMINAL.exit_code = 3
+    assert run(["--help"]) == 0
+    assert "predict" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_a_real_prediction_promptly(tmp_path: Path) -> None:
+    """The process, its threads and all: 130, one line on stderr, soon."""
+    (tmp_path / "films").mkdir()
+    for k in range(400):
+        (tmp_path / "films" / f"{k}.png").write_bytes(b"slow")
+    code = (
+        "import sys, time\n"
+        "from pneumoscope.inference import predictor as p\n"
+        "real = p.read_image\n"
+        "def slow(*a):\n"
+        "    print('reading', flush=True)\n"
+        "    time.sleep(0.2)\n"
+        "    return real(*a)\n"
+        "p.read_image = slow\n"
+        "p.Predictor.load = lambda model: p.Predictor(p.BundleManifest(), None)\n"
+        "sys.argv = ['pneumoscope', 'predict', 'films', '--out', 'p.csv']\n"
+        "from pneumoscope.cli import main\n"
+        "main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "reading\n"
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert time.monotonic() - asked < 3
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_phantom_split_and_audit_work_together(
@@ -111,8 +192,10 @@ def test_interruption_and_full_disk_have_their_codes(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(application, "app", interrupted)
-    assert run([]) == 130
+    assert run(["train", "x"]) == 130
     assert "--resume" in capsys.readouterr().err
+    assert run(["predict", "x"]) == 130
+    assert "--resume" not in capsys.readouterr().err
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a/model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import polars
@@ -39,12 +40,91 @@ def test_csv_paths_are_relative_to_it_and_missing_files_stay(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.parametrize("content", [b"file\nx.png\n", b"\xff\xfe\x00path"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"file\nx.png\n",
+        b"file\n",
+        b"\xff\xfe\x00path",
+        b"label,path\n1\n",
+        b"path,label\n ,1\n",
+        b'path\n"x.png\n',
+    ],
+)
 def test_bad_csv_is_refused(tmp_path: Path, content: bytes) -> None:
     table = tmp_path / "list.csv"
     table.write_bytes(content)
     with pytest.raises(ManifestError, match=r"list\.csv"):
         expand([table])
+
+
+def test_csv_columns_and_lines_are_read_leniently(tmp_path: Path) -> None:
+    table = tmp_path / "LIST.CSV"
+    table.write_bytes(b'Label, Path \r\n\r\n1,"a, b.png"\r\n0, c.png\r\n')
+    assert expand([table]) == [tmp_path / "a, b.png", tmp_path / "c.png"]
+    table.write_bytes(b"")
+    assert expand([table]) == []
+
+
+def test_each_folder_is_read_once_but_a_path_given_twice_stays_twice(tmp_path: Path) -> None:
+    """Links among folders would else name the same files in every order there is."""
+    for k in range(8):
+        folder = tmp_path / f"d{k}"
+        folder.mkdir()
+        (folder / "x.png").touch()
+        for other in range(8):
+            (folder / f"to-{other}").symlink_to(tmp_path / f"d{other}")
+    once = expand([tmp_path])
+    assert len(once) == 8
+    assert expand([tmp_path, tmp_path]) == once * 2
+
+
+def test_what_cant_be_looked_at_stays_in_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, null = Path("x" * 5000), Path("a\0b.png")
+    assert expand([long, null]) == [long, null]
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "open.png").touch()
+    real = Path.iterdir
+
+    def iterdir(path: Path):  # type: ignore[no-untyped-def]
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert expand([tmp_path]) == [tmp_path / "closed", tmp_path / "open.png"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_names_that_are_no_utf8_are_written_escaped(tmp_path: Path, suffix: str) -> None:
+    odd = os.fsdecode(b"caf\xe9.png")
+    out = tmp_path / f"p{suffix}"
+    write_predictions(out, [Prediction(odd, "error", Reason.NOT_FOUND)])
+    if suffix == ".csv":
+        found = polars.read_csv(out)["path"][0]
+    elif suffix == ".jsonl":
+        found = json.loads(out.read_text(encoding="utf-8"))["path"]
+    else:
+        found = polars.read_parquet(out)["path"][0]
+    assert found == "caf\\udce9.png"
+    heatmap_name(odd).encode("utf-8")
+
+
+def test_out_may_lie_in_a_missing_folder_and_replaces_an_older_table(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b" / "p.csv"
+    for rows in (ROWS, ROWS[:1]):
+        write_predictions(out, rows)
+        with out.open(newline="", encoding="utf-8") as stream:
+            assert len(list(csv.DictReader(stream))) == len(rows)
+    assert [path.name for path in out.parent.iterdir()] == ["p.csv"]
+
+
+def test_a_folder_as_out_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        write_predictions(tmp_path / "p.csv", ROWS)
 
 
 def test_csv_is_the_contracts(tmp_path: Path) -> None:
@@ -86,3 +166,4 @@ def test_heatmap_names_differ_and_stay_short() -> None:
     assert heatmap_name("a/x.png") != heatmap_name("b/x.png")
     assert heatmap_name("a/x.png").startswith("x-")
     assert len(heatmap_name("a/" + "x" * 300 + ".png")) < 100
+    assert len(heatmap_name("a/" + "𠮷" * 60 + ".png").encode()) < 255

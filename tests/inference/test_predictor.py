@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,12 @@ import pytest
 from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.errors import Reason
 from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.inference import predictor as predicting
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.overlay import LONGEST_SIDE
 from pneumoscope.inference.predictor import BATCH, Predictor
 from support.bad_images import BAD_IMAGES
 
@@ -112,3 +117,80 @@ def test_a_batch_of_1000_with_100_bad_ones_gives_1000_rows(tmp_path: Path) -> No
 
 def test_no_inputs_no_answers() -> None:
     assert list(Predictor(MANIFEST, MeanBackend()).predict_files([])) == []
+
+
+def test_images_are_kept_only_where_asked_for_and_no_larger_than_overlays(tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    grey = np.zeros((1500, 2 * LONGEST_SIDE), np.uint8)
+    grey[300:900] = 120
+    Image.fromarray(grey).save(large)
+    predictor = Predictor(MANIFEST, MeanBackend())
+    assert next(predictor.predict_files([large])).image is None
+    kept = next(predictor.predict_files([large], keep_images=True)).image
+    assert kept is not None
+    assert kept.pixels.shape == (750, LONGEST_SIDE)
+    whole = predictor.predict_file(large).image
+    assert whole is not None
+    assert whole.pixels.shape == grey.shape
+
+
+def slow_reading(monkeypatch: pytest.MonkeyPatch, reads: list[str]) -> None:
+    real = predicting.read_image
+
+    def read(path: Path | str, limits: object) -> object:
+        reads.append(str(path))
+        time.sleep(0.05)
+        return real(path)
+
+    monkeypatch.setattr(predicting, "read_image", read)
+
+
+def test_a_reader_who_stops_early_leaves_no_thread_and_no_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    slow_reading(monkeypatch, reads)
+    before = threading.active_count()
+    answers = Predictor(MANIFEST, MeanBackend()).predict_files(films(tmp_path, 100))
+    next(answers)
+    answers.close()
+    assert threading.active_count() == before
+    assert len(reads) <= BATCH + 6
+
+
+def test_an_interruption_does_not_wait_for_what_is_still_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(MeanBackend):
+        def run(self, batch: np.ndarray) -> Outputs:
+            raise KeyboardInterrupt
+
+    reads: list[str] = []
+    slow_reading(monkeypatch, reads)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        list(Predictor(MANIFEST, Interrupted()).predict_files(films(tmp_path, 100)))
+    assert threading.active_count() == before
+    assert len(reads) <= BATCH + 6
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_answer_that_is_no_number_is_an_error_not_a_probability(
+    tmp_path: Path, value: float
+) -> None:
+    class Broken(MeanBackend):
+        def run(self, batch: np.ndarray) -> Outputs:
+            return replace(super().run(batch), logits=np.full(len(batch), value, np.float32))
+
+    prediction = Predictor(MANIFEST, Broken()).predict_file(films(tmp_path, 1)[0]).prediction
+    assert (prediction.status, prediction.reason) == ("error", Reason.INTERNAL_ERROR)
+    assert prediction.probability is None
+    assert "no number" in prediction.detail
+
+
+def test_a_path_given_twice_has_two_rows(tmp_path: Path) -> None:
+    path = films(tmp_path, 1)[0]
+    predictions = [
+        a.prediction for a in Predictor(MANIFEST, MeanBackend()).predict_files([path] * 2)
+    ]
+    assert predictions[0] == predictions[1]

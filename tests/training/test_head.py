@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import FitConfig
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.training.feature_store import KEY_BYTES, FeatureStore
 from pneumoscope.training.features import FeatureTable
@@ -115,5 +115,59 @@ def test_seed_matters_and_repeats(parts, tmp_path: Path) -> None:
 def test_one_class_is_refused(parts, tmp_path: Path) -> None:
     train, val = parts
     only = LabelledFeatures(val.table, np.ones_like(val.labels))
-    with pytest.raises(DataError, match="val: found 100 readable images of one class only"):
+    with pytest.raises(DataError, match="val: found 0 NORMAL and 100 PNEUMONIA images"):
         trained((train, only), tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "text", "other settings", "lacks an array"])
+def test_a_checkpoint_that_cant_be_used_begins_anew(
+    parts, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    checkpoint, short = tmp_path / "c.npz", replace(CONFIG, epochs=2)
+    whole = trained(parts, checkpoint, short)
+    content = checkpoint.read_bytes()
+    if damage == "other settings":
+        trained(parts, checkpoint, replace(short, batch_size=16))
+    elif damage == "lacks an array":
+        with np.load(checkpoint) as saved:
+            kept = {name: saved[name] for name in saved.files if name != "best1"}
+        np.savez(checkpoint, **kept)
+    else:
+        torn = {"torn": content[: len(content) // 2], "empty": b"", "text": b"no checkpoint"}
+        checkpoint.write_bytes(torn[damage])
+    again = trained(parts, checkpoint, short)
+    assert "left aside, training begins anew" in caplog.text
+    np.testing.assert_array_equal(again.weights.hidden_kernel, whole.weights.hidden_kernel)
+
+
+def test_a_finished_checkpoint_is_not_trained_again(parts, tmp_path: Path) -> None:
+    checkpoint, short = tmp_path / "c.npz", replace(CONFIG, epochs=2)
+    whole, again = trained(parts, checkpoint, short), trained(parts, checkpoint, short)
+    assert again.history == whole.history  # seconds too: no epoch ran
+
+
+def test_diverging_says_so(parts, tmp_path: Path) -> None:
+    wild = replace(CONFIG, learning_rate=1e30)
+    with pytest.raises(UsageError, match=r"fit\.learning_rate: at 1e\+30"):
+        trained(parts, tmp_path / "c.npz", wild)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "c.npz"
+    whole = trained(parts, tmp_path / "whole.npz")
+    real, calls = np.savez, []
+
+    def savez(stream: object, **arrays: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(stream, **arrays)
+
+    monkeypatch.setattr(np, "savez", savez)
+    with pytest.raises(OSError, match="No space left"):
+        trained(parts, checkpoint)
+    assert [path.name for path in tmp_path.glob("*c.npz*")] == ["c.npz"]
+    resumed = trained(parts, checkpoint)
+    np.testing.assert_array_equal(resumed.weights.hidden_kernel, whole.weights.hidden_kernel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pneumoscope.errors import UsageError
 from pneumoscope.training.network import (
     Architecture,
     build_backbone,
@@ -37,6 +38,11 @@ def test_backbone_is_densenet121_and_frozen(network) -> None:
     assert len(convolutions) == 120  # and one Dense: the 121 of its name
     assert all(not layer.trainable for layer in backbone)
     assert sum(np.prod(w.shape) for w in network.trainable_variables) == 1024 * 256 + 256 + 256 + 1
+
+
+def test_a_size_that_the_backbone_cant_take_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="found 31, wanted 32 or more"):
+        build_backbone(31)
 
 
 def test_random_weights_follow_the_seed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -33,3 +34,16 @@ def test_absent_keras_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExtraMissingError, match=r"pneumoscope\[train\]") as caught:
         load_keras()
     assert caught.value.exit_code == 4
+
+
+def test_a_backend_that_is_none_is_wrong_usage() -> None:
+    code = (
+        "from pneumoscope.errors import UsageError\n"
+        "from pneumoscope.training.runtime import load_keras\n"
+        "try:\n    load_keras()\nexcept UsageError as error:\n    print(error)"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "abacus"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.startswith("KERAS_BACKEND: found 'abacus', wanted tensorflow")

@@ -68,7 +68,11 @@ def test_run_folder_is_the_contracts(finished: TrainedRun) -> None:
     assert len(history) == 6
     assert float(history[-1]["loss"]) < float(history[0]["loss"])
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
-    assert metrics["n"] == len(rows_of(folder / "evaluation" / "predictions.csv"))
+    predictions = rows_of(folder / "evaluation" / "predictions.csv")
+    labels = rows_of(folder / "evaluation" / "labels.csv")
+    assert metrics["n"] == len(predictions) == len(labels)
+    for one, other in zip(predictions, labels, strict=True):
+        assert Path(one["path"]) == (folder / "evaluation" / other["path"]).resolve()
     assert "http-equiv" in (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -171,6 +175,26 @@ def test_shared_patients_refuse_to_train(phantoms: Path, tmp_path: Path) -> None
     shutil.copy(film, leaky / "test" / "PNEUMONIA" / film.name.replace(".png", "9.png"))
     with pytest.raises(SplitLeakError, match="is in train"):
         train(leaky, tmp_path / "run", CONFIG)
+
+
+def test_images_that_cant_be_read_are_left_out_of_what_the_model_saw(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: TrainedRun
+) -> None:
+    cache = finished.folder.parent / "cache"  # of the same images: only what is new is computed
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(cache))
+    broken = tmp_path / "broken"
+    shutil.copytree(phantoms, broken)
+    for split in ("train", "val"):
+        next((broken / split / "PNEUMONIA").glob("*.png")).write_bytes(b"text")
+    run = train(broken, tmp_path / "run", replace(CONFIG, fit=replace(CONFIG.fit, epochs=2)))
+    whole = finished.bundle.manifest.training_data
+    assert run.bundle.manifest.training_data.images == whole.images - 1
+    assert run.bundle.manifest.training_data.positives == whole.positives - 1
+    assert run.evaluation.refused == 1
+    report = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "1 images of train were left out" in report
+    statuses = [row["status"] for row in rows_of(run.folder / "evaluation" / "predictions.csv")]
+    assert statuses.count("refused") == 1
 
 
 def test_changed_bundle_is_refused(finished: TrainedRun, tmp_path: Path) -> None:

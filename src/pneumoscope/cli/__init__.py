@@ -6,6 +6,7 @@ needed is missing · 130 interrupted. Knows nothing of how anything is computed.
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -13,4 +14,6 @@ def main() -> None:
     """Run `pneumoscope` with the arguments of this process and exit with its code."""
     from pneumoscope.cli.app import run
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows its code
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import typer
 
 from pneumoscope.cli import data_commands, look_commands, model_commands
-from pneumoscope.cli.options import TERMINAL
+from pneumoscope.cli.options import TERMINAL, begin
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
+from pneumoscope.storage import path_text
 
 app = typer.Typer(
     name="pneumoscope",
@@ -30,13 +31,17 @@ app.add_typer(_data, name="data")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. An unforeseen error keeps its traceback (code 1).
+    """Run one command and return its exit code.
 
     Errors go to stderr; with `--json` also as a document to stdout, so that scripts need not
     parse prose.
+
+    Raises:
+        Exception: a defect of ours, for the traceback that its report needs; Python makes it 1.
     """
+    begin(arguments)
     try:
-        app(list(arguments), standalone_mode=False, prog_name="pneumoscope")
+        code = app(list(arguments), standalone_mode=False, prog_name="pneumoscope")
     except typer.TyperException as error:
         message = error.format_message().rstrip(".")
         if not message:  # no command was given, and the help is printed already
@@ -47,12 +52,22 @@ def run(arguments: Sequence[str]) -> int:
     except PneumoscopeError as error:
         return _report(error)
     except (KeyboardInterrupt, typer.Abort):
-        text = "interrupted; what was finished is kept, and the same command with --resume goes on"
-        return _report(InterruptedRunError(text))
+        return _report(_interruption(arguments))
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        name = error.filename2 or error.filename
+        what = f"{name}: {error.strerror}" if name else str(error)
         return _report(MissingError(f"{what}. Make room or allow access, then try again."))
+    except Exception as error:
+        _print_json(error, 1)
+        raise
+    if code == InterruptedRunError.exit_code:  # which is what Typer makes of Ctrl-C
+        return _report(_interruption(arguments))
     return TERMINAL.exit_code
+
+
+def _interruption(arguments: Sequence[str]) -> InterruptedRunError:
+    way = "Go on: the same command with --resume" if arguments[:1] == ["train"] else "Run it again"
+    return InterruptedRunError(f"interrupted; no file is left half-written. {way}.")
 
 
 def _asked(arguments: Sequence[str]) -> str:
@@ -62,14 +77,12 @@ def _asked(arguments: Sequence[str]) -> str:
 
 
 def _report(error: PneumoscopeError) -> int:
-    if TERMINAL.as_json:
-        document = {
-            "error": {
-                "type": type(error).__name__,
-                "message": str(error),
-                "exit_code": error.exit_code,
-            }
-        }
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
-    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    _print_json(error, error.exit_code)
+    sys.stderr.write(path_text(f"{type(error).__name__}: {error}\n"))
     return error.exit_code
+
+
+def _print_json(error: Exception, exit_code: int) -> None:
+    if TERMINAL.as_json:
+        told = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code}
+        sys.stdout.write(json.dumps({"error": told}) + "\n")

@@ -11,7 +11,14 @@ import typer
 
 from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
-from pneumoscope.config import FitConfig, IntervalConfig, TrainConfig, from_toml, replace_from
+from pneumoscope.config import (
+    FitConfig,
+    IntervalConfig,
+    TrainConfig,
+    from_toml,
+    named_in,
+    replace_from,
+)
 
 ModelOption = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="a bundle, a run folder, or 'default'")
@@ -54,7 +61,12 @@ def train(
     from pneumoscope.workflows.train import run_training
 
     chosen = from_toml(TrainConfig, config) if config else TrainConfig()
-    given = {name for name, value in options.items() if value is not None}
+    given = {
+        "fit.epochs" if name == "epochs" else name
+        for name, value in options.items()
+        if value is not None
+    }
+    given |= named_in(config) if config else set()
     chosen = replace(chosen, fit=replace_from(chosen.fit, epochs=options.pop("epochs")))
     chosen = replace_from(chosen, **options)
     return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))

@@ -12,13 +12,14 @@ import json
 import logging
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 import typer
 
 from pneumoscope.progress import SILENT, Progress, TerminalProgress
+from pneumoscope.storage import path_text
 
 Command = Callable[..., "Outcome"]
 
@@ -40,7 +41,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Terminal:
-    """How this process talks: set once by the shared options."""
+    """How this process talks: set by `begin` and by the shared options of the command."""
 
     as_json: bool = False
     quiet: bool = False
@@ -49,6 +50,14 @@ class Terminal:
 
 
 TERMINAL = Terminal()
+
+
+def begin(arguments: Sequence[str]) -> None:
+    """Forget the command before; `--json` holds for a command line that can't be parsed, too."""
+    TERMINAL.as_json = "--json" in arguments
+    TERMINAL.quiet = False
+    TERMINAL.exit_code = 0
+    TERMINAL.progress = SILENT
 
 
 def settings(kind: type, *names: str) -> Callable[[Command], Command]:
@@ -86,11 +95,13 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
             _speak(given.pop("json_output"), given.pop("quiet"), given.pop("verbose"))
             outcome = function(**given)
             if TERMINAL.as_json:
-                text = json.dumps(outcome.document, ensure_ascii=False, allow_nan=False)
+                # ASCII, since JSON is UTF-8 and a terminal or pipe may be anything.
+                text = json.dumps(outcome.document, allow_nan=False)
             else:
-                text = outcome.text
+                text = path_text(outcome.text)
             if text:
                 sys.stdout.write(text + "\n")
+                sys.stdout.flush()  # a full disk or closed pipe is found here, with its exit code
             TERMINAL.exit_code = outcome.exit_code
 
         run.__doc__ = function.__doc__
@@ -107,10 +118,9 @@ def _speak(as_json: bool, quiet: bool, verbose: bool) -> None:
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     logger = logging.getLogger("pneumoscope")
     logger.setLevel(level)
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-        logger.addHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger.handlers[:] = [handler]
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -12,11 +12,11 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pneumoscope.errors import ManifestError, UsageError
 from pneumoscope.records import Prediction
-from pneumoscope.storage import write_bytes, write_text
+from pneumoscope.storage import path_text, write_bytes, write_text
 
 COLUMNS = (
     "path",
@@ -36,53 +36,88 @@ def expand(paths: Iterable[Path]) -> list[Path]:
     """The files that `paths` mean: a file itself, a folder's files, the `path` column of a CSV.
 
     Folders are searched recursively in sorted order, hidden files left out; links are followed,
-    loops are not. A path that is not there stays in the list, so that it gets a row that says so.
+    and each real folder is read once. A path that is not there, and a folder that can't be listed,
+    stay in the list, so that they get a row that says so.
 
     Raises:
-        ManifestError: a CSV has no `path` column or is no text.
+        ManifestError: a CSV can't be read, has no `path` column, or a row without a path.
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found += _files_below(path, frozenset())
-        elif path.suffix.lower() == ".csv" and path.is_file():
+        if _is(path, "dir"):
+            found += _files_below(path)
+        elif path.suffix.lower() == ".csv" and _is(path, "file"):
             found += _listed_in(path)
         else:
             found.append(path)
     return found
 
 
-def _files_below(folder: Path, above: frozenset[Path]) -> list[Path]:
-    real = folder.resolve()
-    if real in above:
-        return []
+def _is(path: Path, what: Literal["dir", "file"]) -> bool:
+    try:
+        return path.is_dir() if what == "dir" else path.is_file()
+    except (OSError, ValueError):  # not allowed to look, or a name that no file system holds
+        return False
+
+
+def _files_below(top: Path) -> list[Path]:
     found: list[Path] = []
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
+    seen: set[tuple[int, int]] = set()
+    waiting = [top]
+    while waiting:
+        path = waiting.pop()
+        if not _is(path, "dir"):
+            found.append(path)
             continue
-        found += _files_below(entry, above | {real}) if entry.is_dir() else [entry]
+        try:
+            status = path.stat()
+            inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        except OSError:
+            found.append(path)
+            continue
+        if (status.st_dev, status.st_ino) not in seen:
+            seen.add((status.st_dev, status.st_ino))
+            waiting += reversed(inside)
     return found
 
 
 def _listed_in(table: Path) -> list[Path]:
     try:
-        rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"))))
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            lines = list(csv.reader(stream, strict=True))
+    except OSError as error:
+        raise ManifestError(
+            f"{table}: can't be read ({error.strerror}). Give a CSV that you may read."
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{table}: is no CSV in UTF-8: {error}. Save it as such.") from error
-    if rows and "path" not in rows[0]:
+    rows = [(number, line) for number, line in enumerate(lines, 1) if any(map(str.strip, line))]
+    if not rows:
+        return []
+    columns = [name.strip().lower() for name in rows[0][1]]
+    if "path" not in columns:
         raise ManifestError(
-            f"{table}: found the columns {', '.join(map(str, rows[0]))}, wanted one named 'path'. "
+            f"{table}: found the columns {', '.join(columns)}, wanted one named 'path'. "
             "Name the column of image files 'path'."
         )
-    return [table.parent / row["path"] for row in rows]
+    place = columns.index("path")
+    for number, line in rows[1:]:
+        if len(line) <= place or not line[place].strip():
+            raise ManifestError(
+                f"{table}, row {number}: found no path, wanted one in each row. Remove the row, or "
+                "name its image."
+            )
+    return [table.parent / line[place].strip() for _, line in rows[1:]]
 
 
 def check_format(out: Path) -> None:
     """Refuse an output name that no format goes by, before any work is done.
 
     Raises:
-        UsageError: the suffix is none of `FORMATS`.
+        UsageError: the suffix is none of `FORMATS`, or `out` is a folder.
     """
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / 'p.csv'}")
     if out.suffix.lower() not in FORMATS:
         raise UsageError(
             f"--out {out}: found the suffix {out.suffix!r}, wanted one of {', '.join(FORMATS)}"
@@ -92,6 +127,7 @@ def check_format(out: Path) -> None:
 def as_row(prediction: Prediction) -> dict[str, Any]:
     """A prediction as a row of the contract: JSON types, `None` for what there is not."""
     row = {name: getattr(prediction, name) for name in COLUMNS}
+    row["path"] = path_text(prediction.path)
     row["reason"] = prediction.reason.value if prediction.reason else None
     return row
 
@@ -136,5 +172,6 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 
 def heatmap_name(path: str) -> str:
     """A file name for the heatmap of `path`: its own name, told apart from others of that name."""
-    mark = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{Path(path).stem[:80]}-{mark}.png"
+    mark = hashlib.sha256(path_text(path).encode()).hexdigest()[:16]
+    # File systems allow 255 bytes, and a character may have four.
+    return f"{path_text(Path(path).stem)[:50]}-{mark}.png"

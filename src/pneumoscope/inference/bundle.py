@@ -13,35 +13,40 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.config import PreprocessConfig, from_dict
-from pneumoscope.errors import BundleError, MissingError, UsageError
+import numpy as np
+
+from pneumoscope.config import PreprocessConfig, from_dict, option
+from pneumoscope.errors import BundleError, InputError, MissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.storage import sha256_of_file, write_json, write_text
+from pneumoscope.storage import sha256_of_file, temporary_beside, write_json, write_text
 from pneumoscope.training.network import (
+    LEAST_SIZE,
     Architecture,
     build_backbone,
     build_network,
     empty_head,
 )
+from pneumoscope.training.weight_file import open_weight_file
 
 SCHEMA_VERSION = 1
 _MANIFEST = "bundle.json"
 _WEIGHTS = "model.weights.h5"
 _CARD = "MODEL_CARD.md"
 _MAX_WEIGHTS_BYTES = 1 << 30
+_MAX_MANIFEST_BYTES = 1 << 24
+_MOST_HIDDEN_UNITS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
     """The threshold on the calibrated probability, and how it was chosen."""
 
-    value: float = 0.5
+    value: float = option(0.5, "from this probability up the answer is PNEUMONIA", 0, 1)
     rule: str = "fixed at 0.5"
     chosen_on: str = ""
 
@@ -115,7 +120,8 @@ def write_bundle(folder: Path, network: Any, manifest: BundleManifest, card: str
         OSError: the folder can't be written or the disk is full; the old bundle is untouched.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    made = temporary_beside(folder)
+    made.mkdir()
     try:
         network.save_weights(made / _WEIGHTS)
         write_text(made / _CARD, card)
@@ -124,7 +130,6 @@ def write_bundle(folder: Path, network: Any, manifest: BundleManifest, card: str
         write_json(made / _MANIFEST, document)
         for path in made.iterdir():
             _flush(path)
-        made.chmod(0o755)
         _swap(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -140,9 +145,13 @@ def _swap(made: Path, folder: Path) -> None:
     if not folder.exists():
         made.rename(folder)
         return
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old.", suffix=".tmp"))
-    folder.rename(aside / folder.name)
-    made.rename(folder)
+    aside = temporary_beside(folder)
+    folder.rename(aside)
+    try:
+        made.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
     shutil.rmtree(aside)
 
 
@@ -157,8 +166,9 @@ def load_bundle(model: Path | str) -> Bundle:
     folder = _find(model)
     path = folder / _MANIFEST
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with path.open("rb") as stream:
+            document = json.loads(stream.read(_MAX_MANIFEST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{path}: can't be read as JSON ({error}). Train or copy it again."
         ) from error
@@ -171,7 +181,8 @@ def load_bundle(model: Path | str) -> Bundle:
     try:
         manifest = from_dict(BundleManifest, document, str(path))
     except UsageError as error:
-        raise BundleError(str(error)) from error
+        raise BundleError(f"{error}. Copy the bundle again or train again.") from error
+    _check_model(manifest, path)
     for name in (_WEIGHTS, _CARD):
         _check_file(folder / name, manifest.files.get(name))
     return Bundle(folder, manifest)
@@ -198,8 +209,27 @@ def _find(model: Path | str) -> Path:
     )
 
 
+def _check_model(manifest: BundleManifest, path: Path) -> None:
+    """See that the manifest describes a model that this version can build."""
+    architecture = manifest.architecture
+    found = (
+        architecture.name,
+        architecture.size >= LEAST_SIZE and architecture.size,
+        1 <= architecture.hidden_units <= _MOST_HIDDEN_UNITS,
+        0.0 <= architecture.dropout < 1.0,
+        manifest.labels,
+    )
+    if found != (Architecture().name, manifest.preprocessing.size, True, True, CLASS_NAMES):
+        raise BundleError(
+            f"{path}: found {architecture} for {manifest.preprocessing.size} pixels and the labels "
+            f"{', '.join(manifest.labels)}; wanted {Architecture().name} of the same size, 1 to "
+            f"{_MOST_HIDDEN_UNITS} hidden units, and {', '.join(CLASS_NAMES)}. Train again."
+        )
+    Calibration.from_dict(manifest.calibration.to_dict())
+
+
 def _check_file(path: Path, wanted: str | None) -> None:
-    if not path.exists():
+    if not path.is_file():
         raise BundleError(f"{path}: is missing from the bundle. Copy the whole folder again.")
     if path.stat().st_size > _MAX_WEIGHTS_BYTES:
         raise BundleError(f"{path}: {path.stat().st_size} bytes are more than any bundle of ours.")
@@ -216,16 +246,20 @@ def load_network(bundle: Bundle) -> Any:
 
     Raises:
         ExtraMissingError: Keras is not installed.
-        BundleError: the weights don't fit the architecture that the manifest states.
+        BundleError: the weights don't fit the architecture that the manifest states, would fill
+            the memory, or are no finite numbers.
     """
     architecture = bundle.manifest.architecture
     network = build_network(
         build_backbone(architecture.size), architecture, empty_head(architecture)
     )
     try:
-        network.load_weights(bundle.weights)
-    except (ValueError, OSError, KeyError) as error:
+        with open_weight_file(bundle.weights):  # refuses bombs and links before one is read
+            network.load_weights(bundle.weights)
+    except InputError as error:
         raise BundleError(
             f"{bundle.weights}: does not fit {architecture}: {error}. Train again."
         ) from error
+    if not all(np.isfinite(array).all() for array in network.get_weights()):
+        raise BundleError(f"{bundle.weights}: holds numbers that are not finite. Train again.")
     return network

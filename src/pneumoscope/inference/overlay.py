@@ -61,7 +61,7 @@ def overlay_png(
     longest_side: int = LONGEST_SIDE,
 ) -> bytes:
     """PNG of the image, float32 (h, w) in [0, 1], under its map: the stronger, the more opaque."""
-    small = _shrunk(pixels, longest_side)
+    small = shrunk(pixels, longest_side)
     heat = fit_map(cam, small.shape, config)
     grey = np.repeat(small[..., None], 3, axis=2)
     opacity = _OPACITY * heat[..., None]
@@ -70,10 +70,11 @@ def overlay_png(
 
 def film_png(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> bytes:
     """PNG of the image alone, at the size of `overlay_png`'s."""
-    return _png(_shrunk(pixels, longest_side))
+    return _png(shrunk(pixels, longest_side))
 
 
-def _shrunk(pixels: NDArray[np.float32], longest_side: int) -> NDArray[np.float32]:
+def shrunk(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> NDArray[np.float32]:
+    """The image, float32 (h, w), no larger than overlays are; smaller ones stay as they are."""
     from PIL import Image
 
     height, width = pixels.shape

@@ -6,6 +6,7 @@ every input, in input order. Knows nothing of labels, output files or pages.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.errors import ImageRefusedError
+from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
-from pneumoscope.inference.backends import Backend, KerasBackend
+from pneumoscope.inference.backends import Backend, KerasBackend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, load_bundle, load_network
+from pneumoscope.inference.overlay import shrunk
 from pneumoscope.records import CLASS_NAMES, Prediction
 
 BATCH = 16
@@ -40,7 +42,7 @@ class Answer:
         logit: the network's raw output, before calibration; `None` unless the status is `ok`.
         cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled.
         embedding: pooled features, float32 (c,).
-        image: the decoded image, kept only where asked for.
+        image: the decoded image, kept only where asked for; of many, no larger than overlays.
     """
 
     prediction: Prediction
@@ -89,11 +91,13 @@ class Predictor:
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""
-        return next(self.predict_files([Path(path)], keep_images=True))
+        name = str(path)
+        prepared = self._prepare(lambda: read_image(name, self._limits), name)
+        return next(self._answer([prepared]))
 
     def predict_bytes(self, content: bytes, name: str = "upload") -> Answer:
         """The answer for one file's content, held in memory."""
-        prepared = self._prepare(lambda: read_bytes(content, name, self._limits), name, True)
+        prepared = self._prepare(lambda: read_bytes(content, name, self._limits), name)
         return next(self._answer([prepared]))
 
     def predict_files(
@@ -103,26 +107,32 @@ class Predictor:
 
         Args:
             paths: files of any format that `read_image` knows.
-            keep_images: keep the decoded pixels in each answer (for overlays).
+            keep_images: keep the pixels in each answer, shrunk to the size of overlays, so that
+                memory stays flat however large the films.
         """
 
         def work(path: Path | str) -> _Prepared | Answer:
-            return self._prepare(lambda: read_image(path, self._limits), str(path), keep_images)
+            item = self._prepare(lambda: read_image(path, self._limits), str(path))
+            if isinstance(item, Answer) or item.image is None:
+                return item
+            small = replace(item.image, pixels=shrunk(item.image.pixels)) if keep_images else None
+            return replace(item, image=small)
 
-        with ThreadPoolExecutor(_DECODERS) as pool:
+        pool = ThreadPoolExecutor(_DECODERS)
+        try:
             for chunk in _chunks(_ahead(pool, work, paths), BATCH):
                 yield from self._answer(chunk)
+        finally:  # after Ctrl-C, or when nobody wants the rest, what waits is not read any more
+            pool.shutdown(cancel_futures=True)
 
-    def _prepare(
-        self, read: Callable[[], GreyImage], source: str, keep_image: bool
-    ) -> _Prepared | Answer:
+    def _prepare(self, read: Callable[[], GreyImage], source: str) -> _Prepared | Answer:
         try:
             image = read()
         except ImageRefusedError as error:
             return Answer(
                 Prediction(source, error.reason.status, error.reason, detail=error.detail)
             )
-        return _Prepared(source, image if keep_image else None, self._preprocess(image.pixels))
+        return _Prepared(source, image, self._preprocess(image.pixels))
 
     def _answer(self, prepared: list[_Prepared | Answer]) -> Iterator[Answer]:
         readable = [item for item in prepared if isinstance(item, _Prepared)]
@@ -136,19 +146,23 @@ class Predictor:
         for row, item in enumerate(prepared):
             batch[row] = item.tensor
         outputs = self._backend.run(batch)
-        return [
-            decide(
-                Answer(
-                    Prediction(item.source, "ok"),
-                    logit=float(outputs.logits[row]),
-                    cam=outputs.cams[row],
-                    embedding=outputs.embeddings[row],
-                    image=item.image,
-                ),
-                self.manifest,
+        return [self._answered(item, outputs, row) for row, item in enumerate(prepared)]
+
+    def _answered(self, item: _Prepared, outputs: Outputs, row: int) -> Answer:
+        logit = float(outputs.logits[row])
+        if not math.isfinite(logit):
+            detail = (
+                f"the model's answer is {logit}, no number. Its weights are damaged: train again"
             )
-            for row, item in enumerate(prepared)
-        ]
+            return Answer(Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail))
+        answer = Answer(
+            Prediction(item.source, "ok"),
+            logit=logit,
+            cam=outputs.cams[row],
+            embedding=outputs.embeddings[row],
+            image=item.image,
+        )
+        return decide(answer, self.manifest)
 
 
 def decide(answer: Answer, manifest: BundleManifest) -> Answer:

@@ -2,7 +2,9 @@
 
 Comes in: 32-byte keys and features. Goes out: the features of those keys that are known.
 A shard is one `.npy` file, written beside and renamed, so a kill loses at most the shard being
-gathered, and several processes may write to one store at once. Knows nothing of images or models.
+gathered, and several processes may write to one store at once. It is mapped while rows are taken
+from it and no longer: a mapping holds a file open, and a store may have more shards than a process
+may have open files. Knows nothing of images or models.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.errors import InputError
 from pneumoscope.storage import atomic_writer
 
 _LOGGER = logging.getLogger(__name__)
@@ -31,16 +34,16 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, width: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self._row = np.dtype([("key", f"V{KEY_BYTES}"), ("features", "<f2", (width,))])
-        self._shards: list[NDArray[np.void]] = []
+        self._shards: list[Path] = []
         self._place: dict[bytes, tuple[int, int]] = {}
         for path in sorted(folder.glob("*.npy")):
             self._open(path)
 
     def _open(self, path: Path) -> None:
         try:
-            shard = np.load(path, mmap_mode="r")
+            shard = _mapped(path)
         except (ValueError, OSError, EOFError) as error:
             _LOGGER.warning("%s: damaged feature shard, left aside (%s)", path, error)
             return
@@ -48,7 +51,7 @@ class FeatureStore:
             _LOGGER.warning("%s: feature shard of another layout, left aside", path)
             return
         number = len(self._shards)
-        self._shards.append(shard)
+        self._shards.append(path)
         for row, key in enumerate(shard["key"]):
             self._place[key.tobytes()] = (number, row)
 
@@ -56,15 +59,23 @@ class FeatureStore:
         return key in self._place
 
     def add(self, keys: Sequence[bytes], features: NDArray[np.float32]) -> None:
-        """Write one shard: `features` is (len(keys), width), finite and within float16's range.
+        """Write one shard: `features` is (len(keys), width).
 
         Raises:
+            InputError: a feature is no number, or beyond float16's range; nothing is written.
             OSError: the folder can't be written or the disk is full; the store is unchanged.
         """
         shard = np.empty(len(keys), self._row)
         shard["key"] = np.frombuffer(b"".join(keys), f"V{KEY_BYTES}")
-        shard["features"] = features
-        path = self._folder / f"{uuid.uuid4().hex}.npy"
+        with np.errstate(over="ignore"):
+            shard["features"] = features
+        if not np.isfinite(shard["features"]).all():
+            raise InputError(
+                f"features: found {features.min():g} to {features.max():g}, wanted finite numbers "
+                f"up to {np.finfo(np.float16).max:g}. The backbone's weights are damaged or are no "
+                "DenseNet121's: give other --weights."
+            )
+        path = self.folder / f"{uuid.uuid4().hex}.npy"
         with atomic_writer(path) as stream:
             np.save(stream, shard)
         self._open(path)
@@ -74,10 +85,16 @@ class FeatureStore:
 
         Raises:
             KeyError: a key is not in the store.
+            OSError: a shard was taken away since the store was opened.
         """
         places = np.array([self._place[key] for key in keys], np.int64).reshape(-1, 2)
         out = np.empty((len(keys), self._row["features"].shape[0]), np.float32)
         for number in np.unique(places[:, 0]):
             chosen = places[:, 0] == number
-            out[chosen] = self._shards[number]["features"][places[chosen, 1]]
+            out[chosen] = _mapped(self._shards[number])["features"][places[chosen, 1]]
         return out
+
+
+def _mapped(path: Path) -> NDArray[np.void]:
+    shard: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return shard

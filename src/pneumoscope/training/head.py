@@ -10,14 +10,18 @@ comes out is the mission's, layer by layer, and its input the raw pooled feature
 
 Resuming: every epoch's order and views are drawn from (seed, epoch) alone, schedules are functions
 of the scores so far, and a checkpoint holds weights, optimiser and dropout state. So a run that
-was killed at any moment continues as if it had not been.
+was killed at any moment continues as if it had not been. A checkpoint that is damaged, or of other
+features or settings, is left aside: the head then trains from its start, to the same end.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import FitConfig
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.storage import atomic_writer
 from pneumoscope.training.features import FeatureTable
@@ -88,17 +92,20 @@ def train_head(
 
     Raises:
         DataError: a class is missing from either split.
+        UsageError: the loss is no number any more: the step size is too large.
         OSError: the checkpoint can't be written; the last whole one is still there.
     """
     for name, part in (("train", train), ("val", val)):
-        if len(np.unique(part.labels)) < 2:
+        counts = np.bincount(part.labels, minlength=2)
+        if not counts.all():
             raise DataError(
-                f"{name}: found {len(part.labels)} readable images of one class only. Training "
-                f"needs NORMAL and PNEUMONIA in train and in val. Look: pneumoscope data audit DATA"
+                f"{name}: found {counts[0]} NORMAL and {counts[1]} PNEUMONIA images that can be "
+                "read; wanted both classes in train and in val. Look: pneumoscope data audit DATA"
             )
     centre, scale = _standardisation(train.table)
     val_features = (_plain_views(val.table) - centre) / scale
-    session = _Session(build_head(architecture, seed), config, checkpoint)
+    origin = _origin((train, val), architecture, config, seed)
+    session = _Session(build_head(architecture, seed), config, checkpoint, origin)
     history = session.restore()
     weights = _class_weights(train.labels) if config.class_weights else np.ones(2)
     with progress.task("head", config.epochs, "epochs") as task:
@@ -108,6 +115,11 @@ def train_head(
             rate = learning_rate(config, scores)
             loss = session.run_epoch(train, (centre, scale), weights, rate, seed, len(history))
             logits = session.logits(val_features)
+            if not (math.isfinite(loss) and np.isfinite(logits).all()):
+                raise UsageError(
+                    f"fit.learning_rate: at {rate:g} the loss of epoch {len(history) + 1} is no "
+                    "finite number; wanted steps that converge. Give a smaller one."
+                )
             auc = float(score(val.labels, _sigmoid(logits)))
             val_loss = _log_loss(val.labels, logits, weights)
             seconds = time.monotonic() - started
@@ -117,6 +129,20 @@ def train_head(
             task.advance(1, f"validation AUC {auc:.4f}")
     best = best_epoch(config, [e.val_auc for e in history])
     return TrainedHead(_folded(session.best, centre, scale), tuple(history), best)
+
+
+def _origin(
+    parts: tuple[LabelledFeatures, ...], architecture: Architecture, config: FitConfig, seed: int
+) -> str:
+    """SHA-256 over all that decides how training goes: features, labels, settings."""
+    settings = [asdict(architecture), asdict(config), seed]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for part in parts:
+        digest.update(str(part.table.store.folder.name).encode())
+        digest.update(part.labels.astype("<i8").tobytes())
+        for row in part.table.keys:
+            digest.update(b"".join(row))
+    return digest.hexdigest()
 
 
 def _standardisation(table: FeatureTable) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -173,11 +199,12 @@ def _folded(
 class _Session:
     """The Keras head, its optimiser and their checkpoint."""
 
-    def __init__(self, head: Any, config: FitConfig, checkpoint: Path) -> None:
+    def __init__(self, head: Any, config: FitConfig, checkpoint: Path, origin: str) -> None:
         keras = load_keras()
         self._head = head
         self._batch = config.batch_size
         self._checkpoint = checkpoint
+        self._origin = origin
         self._optimizer = keras.optimizers.Adam(config.learning_rate)
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         head.compile(optimizer=self._optimizer, loss=loss)
@@ -233,18 +260,38 @@ class _Session:
             self.best = self._weights()
         arrays = {f"state{k}": np.asarray(v) for k, v in enumerate(self._state())}
         arrays |= {f"best{k}": array for k, array in enumerate(self.best)}
-        text = json.dumps([asdict(epoch) for epoch in history])
+        text = json.dumps({"origin": self._origin, "history": [asdict(e) for e in history]})
         with atomic_writer(self._checkpoint) as stream:
-            np.savez(stream, allow_pickle=False, history=np.array(text), **arrays)
+            np.savez(stream, allow_pickle=False, about=np.array(text), **arrays)
 
     def restore(self) -> list[Epoch]:
         """Continue from the checkpoint if there is one; returns the finished epochs."""
-        if not self._checkpoint.exists():
+        try:
+            arrays, history = self._read_checkpoint()
+        except FileNotFoundError:
             return []
-        with np.load(self._checkpoint, allow_pickle=False) as saved:
-            for k, variable in enumerate(self._state()):
-                variable.assign(saved[f"state{k}"])
-            self.best = [saved[f"best{k}"] for k in range(len(self.best))]
-            history = [Epoch(**row) for row in json.loads(str(saved["history"]))]
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            _LOGGER.warning("%s: left aside, training begins anew (%s)", self._checkpoint, error)
+            return []
+        for k, variable in enumerate(self._state()):
+            variable.assign(arrays[f"state{k}"])
+        self.best = [arrays[f"best{k}"] for k in range(len(self.best))]
         _LOGGER.info("continuing after epoch %d of %s", len(history), self._checkpoint)
         return history
+
+    def _read_checkpoint(self) -> tuple[dict[str, NDArray[Any]], list[Epoch]]:
+        """All of the checkpoint, read and compared before any of it is used."""
+        with (
+            self._checkpoint.open("rb") as stream,
+            np.load(stream, allow_pickle=False) as saved,
+        ):
+            about = json.loads(str(saved["about"]))
+            if about["origin"] != self._origin:
+                raise ValueError("it is of other features or settings")
+            arrays = {name: saved[name] for name in saved.files}
+        wanted = {f"state{k}": tuple(v.shape) for k, v in enumerate(self._state())}
+        wanted |= {f"best{k}": array.shape for k, array in enumerate(self.best)}
+        for name, shape in wanted.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{name} has the shape {arrays[name].shape}")
+        return arrays, [Epoch(**row) for row in about["history"]]

@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.errors import UsageError
 from pneumoscope.training.runtime import load_keras
 
 BACKBONE_WIDTH = 1024
 """Channels of DenseNet121's last feature map, and so the width of the pooled features."""
+
+LEAST_SIZE = 32
+"""DenseNet121 halves its input five times, pixels."""
 
 HIDDEN_LAYER = "head_hidden"
 OUTPUT_LAYER = "head_probability"
@@ -46,7 +50,12 @@ def build_backbone(size: int) -> Any:
     """DenseNet121 without its top for (n, size, size, 3) float32 input; its weights are unset.
 
     The output is the last feature map, (n, size/32, size/32, 1024), after batch norm and ReLU.
+
+    Raises:
+        UsageError: the size is less than `LEAST_SIZE`.
     """
+    if size < LEAST_SIZE:
+        raise UsageError(f"preprocess.size: found {size}, wanted {LEAST_SIZE} or more")
     keras = load_keras()
     backbone = keras.applications.DenseNet121(
         include_top=False, weights=None, input_shape=(size, size, 3)

@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pneumoscope.errors import ExtraMissingError
-
-_MODULES = {"tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}
+from pneumoscope.errors import ExtraMissingError, UsageError
 
 
 def load_keras() -> Any:
@@ -24,6 +22,7 @@ def load_keras() -> Any:
 
     Raises:
         ExtraMissingError: Keras or its backend is not installed.
+        UsageError: `KERAS_BACKEND` names no backend.
     """
     if "keras" in sys.modules:
         return sys.modules["keras"]
@@ -33,6 +32,13 @@ def load_keras() -> Any:
             return importlib.import_module("keras")
     except ImportError as error:
         raise ExtraMissingError("running or training a Keras model", "train") from error
+    except ValueError as error:
+        named = os.environ.get("KERAS_BACKEND")
+        if named is None:
+            raise
+        raise UsageError(
+            f"KERAS_BACKEND: found {named!r}, wanted tensorflow, torch or jax ({error})."
+        ) from error
 
 
 @contextmanager
@@ -56,5 +62,5 @@ def describe_runtime() -> str:
     """Keras, its backend and their versions, as text for reports and cache keys."""
     keras = load_keras()
     backend = keras.backend.backend()
-    version = importlib.import_module(_MODULES[backend]).__version__
+    version = importlib.import_module(backend).__version__
     return f"keras {keras.__version__} on {backend} {version}"

@@ -11,6 +11,7 @@ from pneumoscope.config import FitConfig, IntervalConfig, TrainConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import Progress
+from pneumoscope.storage import claim_folder
 from pneumoscope.workflows.evaluate import run_evaluation
 from pneumoscope.workflows.predict import run_prediction
 from pneumoscope.workflows.train import run_training
@@ -27,10 +28,11 @@ def run_demo(out: Path, progress: Progress) -> tuple[dict[str, Any], str]:
         UsageError: `out` holds something else.
         ExtraMissingError: the extra `train` is not installed.
     """
-    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+    claim_folder(out)
+    if any(out.iterdir()) and not (out / _MARK).exists():
         raise UsageError(f"--out {out}: holds something else. Give an empty or a new folder.")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    shutil.rmtree(out)
+    out.mkdir()
     (out / _MARK).touch()
     phantoms = write_phantoms(out / "phantoms", PHANTOMS, progress=progress)
     config = TrainConfig(

@@ -29,7 +29,7 @@ from pneumoscope.progress import Progress
 from pneumoscope.records import SPLITS, Dataset
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts
 from pneumoscope.report.report_page import write_report
-from pneumoscope.storage import write_json
+from pneumoscope.storage import claim_folder, write_json
 from pneumoscope.workflows.answering import (
     Answered,
     answer_all,
@@ -79,6 +79,8 @@ def run_evaluation(
     dataset = index(data, progress=progress)
     announce(dataset)
     chosen = _chosen(dataset, split, data)
+    claim_folder(out)
+    write_split(out / "labels.csv", chosen)
     answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
     evaluation = evaluate_answers(answered, predictor.manifest, interval)
     evaluated = Evaluated(answered, evaluation, predictor.manifest, chosen, split, data.name, model)
@@ -115,12 +117,11 @@ def write_evaluation(
     page: Path,
     learning: LearningCurves | None = None,
 ) -> None:
-    """Write the files of an evaluation into `out`, and its report to `page`."""
+    """Write the files of an evaluation but `labels.csv` into `out`, its report to `page`."""
     answered, evaluation = evaluated.answered, evaluated.evaluation
     write_json(out / "metrics.json", evaluation.to_metrics_json())
     predictions = [answer.prediction for answer in answered.answers]
     write_predictions(out / "predictions.csv", predictions)
-    write_split(out / "labels.csv", Dataset(evaluated.dataset.root, answered.records))
     content = ReportContent(
         title="Training report" if learning else "Evaluation report",
         evaluation=evaluation,

@@ -43,9 +43,10 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         f"{manifest.threshold.chosen_on})",
         f"calibration   {manifest.calibration.method}",
     ]
-    for name, estimate in manifest.validation.get("metrics", {}).items():
-        if estimate["value"] is not None:
-            lines.append(f"  {name:<18} {estimate['value']:.4f}")
+    metrics = manifest.validation.get("metrics")
+    for name, estimate in metrics.items() if isinstance(metrics, dict) else ():
+        if isinstance(estimate, dict) and isinstance(value := estimate.get("value"), int | float):
+            lines.append(f"  {name:<18} {value:.4f}")
     lines += [f"card          {bundle.card}", "every file matches its SHA-256"]
     return document | {"folder": str(bundle.folder)}, "\n".join(lines)
 

@@ -19,7 +19,7 @@ from pneumoscope.inference.overlay import overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.progress import Progress
 from pneumoscope.records import Prediction
-from pneumoscope.storage import write_bytes
+from pneumoscope.storage import claim_folder, path_text, write_bytes
 
 REFUSED = InputError.exit_code
 
@@ -40,11 +40,15 @@ def run_prediction(
         anything had none; else 0.
 
     Raises:
-        UsageError: no such model, or `out` has a suffix of no format.
+        UsageError: no such model, `out` has a suffix of no format, or a file is where a folder for
+            `out` or `heatmaps` should be.
         InputError: `paths` mean no file at all.
     """
     if out is not None:
         check_format(out)
+        claim_folder(out.parent)
+    if heatmaps is not None:
+        claim_folder(heatmaps)
     files = expand(paths)
     if not files:
         named = ", ".join(map(str, paths))
@@ -88,19 +92,26 @@ def _text(
     summary = f"{counts['ok']} answered, {counts['refused']} refused, {counts['error']} unreadable"
     lines.append(summary)
     for prediction in [p for p in predictions if p.reason][:10] if out else []:
-        lines.append(f"  {prediction.path}: {prediction.reason}: {prediction.detail}")
+        lines.append(_shown(f"  {prediction.path}: {prediction.reason}: {prediction.detail}"))
     lines += [f"table     {out}"] if out else []
     lines += [f"heatmaps  {heatmaps}"] if heatmaps else []
     return "\n".join(lines)
 
 
+def _shown(text: str) -> str:
+    """Text for a terminal: a file's name must not break the line, nor command the terminal."""
+    kept = path_text(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in kept)
+
+
 def _table(predictions: Sequence[Prediction]) -> list[str]:
-    width = min(max(len(prediction.path) for prediction in predictions), 60)
+    width = min(max(len(_shown(prediction.path)) for prediction in predictions), 60)
     lines = [f"{'path':<{width}}  {'probability':>11}  answer"]
     for p in predictions:
-        path = p.path if len(p.path) <= width else "…" + p.path[1 - width :]
+        path = _shown(p.path)
+        path = path if len(path) <= width else "…" + path[1 - width :]
         if p.probability is None:
-            lines.append(f"{path:<{width}}  {'–':>11}  {p.status}: {p.reason} ({p.detail})")
+            lines.append(f"{path:<{width}}  {'–':>11}  {p.status}: {p.reason} ({_shown(p.detail)})")
         else:
             lines.append(f"{path:<{width}}  {p.probability:>11.4f}  {p.prediction}")
     return [*lines, ""]

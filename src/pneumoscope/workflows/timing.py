@@ -25,11 +25,11 @@ class Stopwatch:
         return sum(self.laps.values())
 
 
-def peak_memory_mb() -> float:
-    """The most memory that this process held, in MB; NaN where the system does not tell."""
+def peak_memory_mb() -> int | None:
+    """The most memory that this process held, in MB; `None` where the system does not tell."""
     try:
         import resource
     except ImportError:  # Windows has no such module
-        return float("nan")
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
+    return round(peak / (1 << 20) if sys.platform == "darwin" else peak / 1024)

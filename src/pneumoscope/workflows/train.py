@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.config import ProvenanceConfig, TrainConfig, from_toml, to_toml
+from pneumoscope.config import ProvenanceConfig, TrainConfig, check_ranges, from_toml, to_toml
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
 from pneumoscope.data.split import with_usable_validation, write_split
@@ -43,9 +43,16 @@ from pneumoscope.inference.bundle import (
 )
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.records import Dataset
+from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.storage import cache_folder, remove_leftovers, write_text
+from pneumoscope.storage import (
+    cache_folder,
+    claim_folder,
+    leftovers,
+    path_text,
+    remove_leftovers,
+    write_text,
+)
 from pneumoscope.training.extractor import KerasExtractor
 from pneumoscope.training.features import FeatureTable, Views, compute_features
 from pneumoscope.training.head import Epoch, LabelledFeatures, TrainedHead, train_head
@@ -111,7 +118,8 @@ def train(
         config: how; with `resume` the run's own config counts.
         progress: is told of every stage.
         resume: go on where the run stopped.
-        given: names of settings that the user gave, to tell them of a conflict on resuming.
+        given: dotted names (`views`, `fit.epochs`) of settings that the user gave, to tell them of
+            a conflict on resuming.
 
     Raises:
         UsageError: `out` is taken, or a setting conflicts with the run that is resumed.
@@ -124,11 +132,9 @@ def train(
     config, dataset = prepared.config, prepared.dataset
     backbone, initial = _backbone(config)
     watch.lap("data and network")
-    train, val = _features(dataset, config, backbone, progress)
+    train, val, dataset = _features(dataset, config, backbone, progress)
     watch.lap("features")
-    architecture = Architecture(
-        "densenet121", config.preprocess.size, config.fit.dropout, config.fit.hidden_units
-    )
+    architecture = _architecture(config)
     checkpoint = out / "checkpoint.npz"
     trained = train_head(
         train, val, architecture, config.fit, config.seed, auc, checkpoint, progress
@@ -136,13 +142,10 @@ def train(
     _write_history(out / "history.csv", trained.history)
     watch.lap("head")
     network = build_network(backbone, architecture, trained.weights)
-    manifest = _manifest(dataset, config, architecture, initial)
-    answered = answer_all(
-        dataset.subset("val").records,
-        Predictor(manifest, KerasBackend(network)),
-        "validation",
-        progress,
-    )
+    seen = [dataset.subset("train").records[k] for k in train.table.kept]
+    manifest = _manifest(seen, config, architecture, initial)
+    predictor = Predictor(manifest, KerasBackend(network))
+    answered = answer_all(dataset.subset("val").records, predictor, "validation", progress)
     manifest = _operating(manifest, answered, config)
     answered = answered.decided_anew(manifest)
     evaluation = evaluate_answers(answered, manifest, config.interval)
@@ -151,18 +154,11 @@ def train(
     bundle = write_bundle(out / "model", network, manifest, card)
     watch.lap("validation and evaluation")
     evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
-    write_evaluation(
-        out / "evaluation",
-        evaluated,
-        config=config,
-        seconds=watch.laps,
-        learning=_curves(trained),
-        page=out / "report.html",
-    )
+    write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))
+    _report(out, evaluated, config, watch.laps, trained)
     checkpoint.unlink(missing_ok=True)
-    return TrainedRun(
-        out, bundle, evaluation, trained.history, trained.best, MappingProxyType(watch.laps)
-    )
+    seconds = MappingProxyType(watch.laps)
+    return TrainedRun(out, bundle, evaluation, trained.history, trained.best, seconds)
 
 
 def run_training(
@@ -192,14 +188,14 @@ def _prepare(
             f"--resume: {stored} is not there, so {out} holds no run to go on with. "
             "Start it: the same command without --resume."
         )
-    if not resume and out.exists() and any(out.iterdir()):
+    # A process killed before it wrote its first file left nothing to go on with, nor to lose.
+    if not resume and out.is_dir() and set(out.iterdir()) > set(leftovers(out)):
         raise UsageError(
             f"--out {out}: is not empty. Give another folder, or --resume to go on with its run."
         )
-    remove_leftovers(out)
     if resume:
         config = _resumed(config, from_toml(TrainConfig, stored), given)
-    _check(config)
+    check_ranges(config)
     dataset = index(data, progress=progress)
     dataset, messages = with_usable_validation(
         dataset, replace(config.split, seed=config.seed), config.keep_val
@@ -215,35 +211,35 @@ def _prepare(
         )
     config = replace(
         config,
-        provenance=ProvenanceConfig(str(data), found, metadata.version("pneumoscope")),
+        provenance=ProvenanceConfig(path_text(data), found, metadata.version("pneumoscope")),
     )
+    claim_folder(out)
+    for folder in (out, out / "evaluation", out / "evaluation" / "figures"):
+        remove_leftovers(folder)
     write_text(stored, to_toml(config))
     write_split(out / "split.csv", dataset)
     return _Prepared(out, config, dataset)
 
 
-def _check(config: TrainConfig) -> None:
-    if config.views < 1:
-        raise UsageError(f"views: found {config.views}, wanted 1 or more")
-    if config.fit.epochs < 1:
-        raise UsageError(f"epochs: found {config.fit.epochs}, wanted 1 or more")
-
-
 def _resumed(asked: TrainConfig, stored: TrainConfig, given: Collection[str]) -> TrainConfig:
     """The stored config; a setting that the user gave must agree with it."""
-    known = {f.name for f in fields(TrainConfig)}
+    mine, its = _settings(asked), _settings(stored)
     for name in given:
-        mine, its = (
-            (getattr(asked, name), getattr(stored, name))
-            if name in known
-            else (getattr(asked.fit, name), getattr(stored.fit, name))
-        )
-        if mine != its:
+        if mine[name] != its[name]:
             raise UsageError(
-                f"--resume: the run has {name} = {its!r}, you gave {mine!r}. Leave it out to go "
-                "on, or begin a new run in another folder."
+                f"--resume: the run has {name} = {its[name]!r}, you gave {mine[name]!r}. Leave it "
+                "out to go on, or begin a new run in another folder."
             )
     return stored
+
+
+def _settings(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted name, `fit.epochs`."""
+    found: dict[str, Any] = {}
+    for setting in fields(config):
+        name, value = prefix + setting.name, getattr(config, setting.name)
+        found |= _settings(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return found
 
 
 def _backbone(config: TrainConfig) -> tuple[Any, InitialWeights]:
@@ -258,11 +254,18 @@ def _backbone(config: TrainConfig) -> tuple[Any, InitialWeights]:
     return backbone, InitialWeights(source.origin, source.sha256)
 
 
+def _architecture(config: TrainConfig) -> Architecture:
+    fit = config.fit
+    return Architecture("densenet121", config.preprocess.size, fit.dropout, fit.hidden_units)
+
+
 def _features(
     dataset: Dataset, config: TrainConfig, backbone: Any, progress: Progress
-) -> tuple[LabelledFeatures, LabelledFeatures]:
+) -> tuple[LabelledFeatures, LabelledFeatures, Dataset]:
+    """Features of train and of val, and the data set with a note of the images that have none."""
     extractor = KerasExtractor(backbone)
     parts = []
+    notes = []
     for split, count in (("val", 1), ("train", config.views)):
         records = dataset.subset(split).records  # type: ignore[arg-type]
         table: FeatureTable = compute_features(
@@ -275,14 +278,21 @@ def _features(
         )
         labels = np.array([records[k].label for k in table.kept], np.int64)
         parts.append(LabelledFeatures(table, labels))
-    return parts[1], parts[0]
+        if table.refused:
+            notes.append(
+                f"{len(table.refused)} images of {split} were left out, the first is "
+                f"{path_text(str(table.refused[0]))}."
+            )
+    return parts[1], parts[0], replace(dataset, warnings=(*dataset.warnings, *notes))
 
 
 def _manifest(
-    dataset: Dataset, config: TrainConfig, architecture: Architecture, initial: InitialWeights
+    train: Sequence[ImageRecord],
+    config: TrainConfig,
+    architecture: Architecture,
+    initial: InitialWeights,
 ) -> BundleManifest:
-    """The manifest before calibration and threshold are known."""
-    train = dataset.subset("train").records
+    """The manifest, before calibration and threshold are known, of what saw the images `train`."""
     return BundleManifest(
         pneumoscope_version=metadata.version("pneumoscope"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -312,6 +322,23 @@ def _operating(manifest: BundleManifest, answered: Answered, config: TrainConfig
     )
 
 
+def _report(
+    out: Path,
+    evaluated: Evaluated,
+    config: TrainConfig,
+    seconds: Mapping[str, float],
+    trained: TrainedHead,
+) -> None:
+    write_evaluation(
+        out / "evaluation",
+        evaluated,
+        config=config,
+        seconds=seconds,
+        learning=_curves(trained),
+        page=out / "report.html",
+    )
+
+
 def _write_history(path: Path, history: tuple[Epoch, ...]) -> None:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, [f.name for f in fields(Epoch)], lineterminator="\n")
@@ -337,13 +364,13 @@ def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
         "epochs": len(run.history),
         "best_epoch": run.best + 1,
         "seconds": dict(run.seconds),
-        "peak_memory_mb": round(peak),
+        "peak_memory_mb": peak,
         "validation": run.evaluation.to_metrics_json(),
     }
     text = (
         f"{metrics_table(run.evaluation)}\n\n"
         f"best of {len(run.history)} epochs: {run.best + 1}; "
-        f"{sum(run.seconds.values()):.0f} s; peak memory {peak:.0f} MB\n"
+        f"{sum(run.seconds.values()):.0f} s; peak memory {peak or '?'} MB\n"
         f"model   {run.bundle.folder}\nreport  {run.folder / 'report.html'}\n"
         f"next    pneumoscope predict FILES --model {run.folder} --heatmaps heatmaps"
     )

@@ -1,0 +1,231 @@
+"""A bundle is what its manifest says, or is refused with a reason; nothing in it can hurt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pneumoscope.config import PreprocessConfig
+from pneumoscope.errors import BundleError, UsageError
+from pneumoscope.inference import bundle as bundles
+from pneumoscope.inference.bundle import (
+    Bundle,
+    BundleManifest,
+    load_bundle,
+    load_network,
+    write_bundle,
+)
+from pneumoscope.storage import sha256_of_file
+from pneumoscope.training.network import Architecture
+from pneumoscope.workflows.inspect import run_info
+
+MANIFEST = BundleManifest(
+    architecture=Architecture(size=64),
+    preprocessing=PreprocessConfig(size=64),
+    validation={"metrics": {"auc": {"value": 0.9, "low": None, "high": None}}},
+)
+
+
+class FakeNetwork:
+    """Its weights are a text."""
+
+    def __init__(self, text: str = "weights") -> None:
+        self._text = text
+
+    def save_weights(self, path: Path) -> None:
+        path.write_text(self._text)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_bundle(tmp_path / "run" / "model", FakeNetwork(), MANIFEST, "card")
+
+
+def changed(bundle: Bundle, change: dict[str, Any]) -> Path:
+    path = bundle.folder / "bundle.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in change.items():
+        *above, last = name.split(".")
+        table = document
+        for part in above:
+            table = table[part]
+        table[last] = value
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return bundle.folder
+
+
+def test_written_bundle_reads_back_by_its_folder_and_its_run(bundle: Bundle) -> None:
+    for place in (bundle.folder, bundle.folder.parent, str(bundle.folder)):
+        found = load_bundle(place).manifest
+        assert dataclasses.replace(found, files={}) == MANIFEST
+    assert sorted(path.name for path in bundle.folder.parent.iterdir()) == ["model"]
+
+
+def test_a_bundle_is_replaced_whole(bundle: Bundle) -> None:
+    again = write_bundle(bundle.folder, FakeNetwork("others"), MANIFEST, "card")
+    assert again.weights.read_text() == "others"
+    assert sorted(path.name for path in bundle.folder.parent.iterdir()) == ["model"]
+
+
+def test_a_bundle_that_cant_be_written_leaves_the_old_one(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(FakeNetwork):
+        def save_weights(self, path: Path) -> None:
+            path.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_bundle(bundle.folder, Full(), MANIFEST, "card")
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if target == bundle.folder and (path / "MODEL_CARD.md").read_text() == "new card":
+            raise OSError(5, "Input/output error")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="Input/output"):
+        write_bundle(bundle.folder, FakeNetwork("new"), MANIFEST, "new card")
+    assert load_bundle(bundle.folder).weights.read_text() == "weights"
+    assert [path.name for path in bundle.folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"threshold": 3}, "wanted a table"),
+        ({"threshold.value": "0.5"}, "wanted float"),
+        ({"threshold.value": 1.5}, "wanted 0 to 1"),
+        ({"threshold.value": float("nan")}, "found nan"),
+        ({"labels": "NORMAL"}, "wanted tuple"),
+        ({"labels": ["PNEUMONIA", "NORMAL"]}, "NORMAL, PNEUMONIA"),
+        ({"labels": [0, 1]}, "wanted str"),
+        ({"architecture.name": "resnet"}, "wanted densenet121"),
+        ({"architecture.size": 224}, "same size"),
+        ({"architecture.size": 16, "preprocessing.size": 16}, "found Architecture"),
+        ({"architecture.hidden_units": 10**12}, "65536 hidden units"),
+        ({"architecture.hidden_units": 0}, "hidden units"),
+        ({"architecture.dropout": 1.0}, "found Architecture"),
+        ({"preprocessing.size": 10**9}, "wanted 0 to 4096"),
+        ({"preprocessing.fit": "crop"}, "wanted one of 'stretch', 'pad'"),
+        ({"calibration.slope": -1.0}, "a number above 0"),
+        ({"calibration.slope": float("inf")}, "found inf"),
+        ({"calibration.method": "magic"}, "wanted one of"),
+        ({"files": []}, "wanted dict"),
+        ({"files": {}}, "says None"),
+        ({"schema_version": "1"}, "found schema version '1'"),
+        ({"code": "import os"}, "unknown setting 'code'"),
+    ],
+)
+def test_a_manifest_of_wrong_types_or_values_is_refused(
+    bundle: Bundle, change: dict[str, Any], fragment: str
+) -> None:
+    with pytest.raises(BundleError, match=fragment):
+        load_bundle(changed(bundle, change))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"schema_version": 1'], ids=repr
+)
+def test_a_manifest_that_is_no_json_object_is_refused(bundle: Bundle, content: bytes) -> None:
+    (bundle.folder / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"bundle\.json"):
+        load_bundle(bundle.folder)
+
+
+def test_files_that_are_missing_or_too_large_are_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "_MAX_WEIGHTS_BYTES", 3)
+    with pytest.raises(BundleError, match="7 bytes are more"):
+        load_bundle(bundle.folder)
+    bundle.weights.unlink()
+    bundle.weights.mkdir()
+    with pytest.raises(BundleError, match="is missing from the bundle"):
+        load_bundle(bundle.folder)
+
+
+def test_there_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        load_bundle(tmp_path / "none")
+    with pytest.raises(BundleError, match=r"holds no bundle\.json"):
+        load_bundle(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match=r"holds no bundle\.json"):
+        load_bundle(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "validation", [{}, {"metrics": 3}, {"metrics": {"auc": 3, "f1": {}, "ppv": {"value": "x"}}}]
+)
+def test_info_survives_any_validation_table(bundle: Bundle, validation: dict[str, Any]) -> None:
+    document, text = run_info(str(changed(bundle, {"validation": validation})))
+    assert document["validation"] == validation
+    assert "SHA-256" in text
+
+
+class Loading:
+    """Stands for a Keras network: takes any file, and has the weights it was told to have."""
+
+    def __init__(self, *arrays: np.ndarray) -> None:
+        self._arrays = arrays
+
+    def load_weights(self, path: Path) -> None:
+        pass
+
+    def get_weights(self) -> tuple[np.ndarray, ...]:
+        return self._arrays
+
+
+def with_weights(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **data: Any) -> Bundle:
+    """The bundle around an HDF5 file of one array; its hash is right."""
+    import h5py
+
+    with h5py.File(bundle.weights, "w") as file:
+        group = file.create_group("layers/dense/vars")
+        group.attrs["name"] = "dense"
+        group.create_dataset("0", **data)
+    monkeypatch.setattr(bundles, "build_backbone", lambda size: None)
+    value = np.float32(data.get("fillvalue", 0))
+    monkeypatch.setattr(bundles, "build_network", lambda *_: Loading(np.full(3, value)))
+    digest = sha256_of_file(bundle.weights)
+    return load_bundle(
+        changed(
+            bundle,
+            {"files": {"MODEL_CARD.md": sha256_of_file(bundle.card), "model.weights.h5": digest}},
+        )
+    )
+
+
+def test_weights_that_unpack_to_far_more_are_refused_unread(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = with_weights(
+        bundle, monkeypatch, shape=(10**12,), dtype="f4", chunks=(1024,), compression="gzip"
+    )
+    assert bomb.weights.stat().st_size < 10_000
+    with pytest.raises(BundleError, match="bytes of memory"):
+        load_network(bomb)
+
+
+def test_weights_that_are_no_numbers_are_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = with_weights(bundle, monkeypatch, shape=(3,), dtype="f4", fillvalue=np.nan)
+    with pytest.raises(BundleError, match="not finite"):
+        load_network(broken)
+
+
+def test_weights_that_are_no_hdf5_are_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "build_backbone", lambda size: None)
+    monkeypatch.setattr(bundles, "build_network", lambda *_: Loading())
+    with pytest.raises(BundleError, match="not an HDF5 file"):
+        load_network(bundle)

@@ -1,0 +1,102 @@
+"""Files are written whole or not at all, with the permissions of any other file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.errors import UsageError
+from pneumoscope.storage import (
+    atomic_writer,
+    claim_folder,
+    leftovers,
+    path_text,
+    remove_leftovers,
+    temporary_beside,
+    write_json,
+    write_text,
+)
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+
+    def failing() -> None:
+        with atomic_writer(path) as stream:
+            stream.write(b"new, and then")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        failing()
+    assert path.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nan_is_not_written_as_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "x.json", {"auc": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_permissions_are_what_the_umask_leaves(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "x.txt", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x.txt").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "肺" * 85])
+def test_the_longest_names_can_be_written(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "x")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_leftovers_are_found_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".hidden", "x.tmp", "config.toml"):
+        (tmp_path / name).touch()
+    file, folder = temporary_beside(tmp_path / "a.csv"), temporary_beside(tmp_path / "model")
+    file.touch()
+    folder.mkdir()
+    (folder / "weights").touch()
+    assert leftovers(tmp_path) == sorted([file, folder])
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "config.toml", "x.tmp"]
+
+
+def test_claiming_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
+    claim_folder(tmp_path / "a" / "b")
+    claim_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+@pytest.mark.parametrize("inside", [".", "deeper"])
+def test_a_file_in_place_of_the_folder_is_wrong_usage(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="wanted a folder"):
+        claim_folder(tmp_path / "file" / inside)
+
+
+def test_a_folder_that_cant_be_written_is_found_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(Path, "touch", denied)
+    with pytest.raises(PermissionError):
+        claim_folder(tmp_path)
+
+
+def test_any_path_becomes_text_that_utf8_holds() -> None:
+    assert path_text(Path("ü/肺.png")) == str(Path("ü/肺.png"))
+    odd = os.fsdecode(b"caf\xe9.png")
+    assert path_text(odd) == "caf\\udce9.png"
+    path_text(odd).encode("utf-8")
+    assert path_text("a\rb.png") == "a\\rb.png"

@@ -31,19 +31,29 @@ def test_import_and_help_load_nothing_heavy() -> None:
 def test_public_surface_is_locked() -> None:
     assert sorted(pneumoscope.__all__) == [
         "Answer",
+        "AugmentConfig",
         "Bundle",
         "Dataset",
         "Evaluation",
+        "FitConfig",
+        "IntervalConfig",
         "Prediction",
         "Predictor",
+        "PreprocessConfig",
+        "SplitConfig",
         "TrainConfig",
         "__version__",
+        "audit",
+        "class_counts",
         "evaluate",
+        "evaluate_model",
         "index",
         "load_bundle",
         "read_image",
         "split",
         "train",
+        "write_phantoms",
+        "write_split",
     ]
     for name in pneumoscope.__all__:
         assert getattr(pneumoscope, name) is not None

@@ -15,47 +15,77 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pneumoscope.config import TrainConfig
-    from pneumoscope.data.index import index
-    from pneumoscope.data.split import split
+    from pneumoscope.config import (
+        AugmentConfig,
+        FitConfig,
+        IntervalConfig,
+        PreprocessConfig,
+        SplitConfig,
+        TrainConfig,
+    )
+    from pneumoscope.data.audit import audit
+    from pneumoscope.data.index import class_counts, index
+    from pneumoscope.data.split import split, write_split
     from pneumoscope.evaluation.evaluate import Evaluation, evaluate
+    from pneumoscope.images.phantom import write_phantoms
     from pneumoscope.images.read import read_image
     from pneumoscope.inference.bundle import Bundle, load_bundle
     from pneumoscope.inference.predictor import Answer, Predictor
     from pneumoscope.records import Dataset, Prediction
+    from pneumoscope.workflows.evaluate import evaluate_model
     from pneumoscope.workflows.train import train
 
 __all__ = [
     "Answer",
+    "AugmentConfig",
     "Bundle",
     "Dataset",
     "Evaluation",
+    "FitConfig",
+    "IntervalConfig",
     "Prediction",
     "Predictor",
+    "PreprocessConfig",
+    "SplitConfig",
     "TrainConfig",
     "__version__",
+    "audit",
+    "class_counts",
     "evaluate",
+    "evaluate_model",
     "index",
     "load_bundle",
     "read_image",
     "split",
     "train",
+    "write_phantoms",
+    "write_split",
 ]
 
 _HOME = {
     "Answer": "inference.predictor",
+    "AugmentConfig": "config",
     "Bundle": "inference.bundle",
     "Dataset": "records",
     "Evaluation": "evaluation.evaluate",
+    "FitConfig": "config",
+    "IntervalConfig": "config",
     "Prediction": "records",
     "Predictor": "inference.predictor",
+    "PreprocessConfig": "config",
+    "SplitConfig": "config",
     "TrainConfig": "config",
+    "audit": "data.audit",
+    "class_counts": "data.index",
     "evaluate": "evaluation.evaluate",
+    "evaluate_model": "workflows.evaluate",
     "index": "data.index",
     "load_bundle": "inference.bundle",
     "read_image": "images.read",
     "split": "data.split",
     "train": "workflows.train",
+    "write_phantoms": "images.phantom",
+    "write_split": "data.split",
 }
 
 

@@ -252,8 +252,17 @@ def test_evaluating_a_split_that_is_not_there_says_which_are(
     model = ["--model", str(finished.folder), "--out", str(tmp_path / "e")]
     assert run(["evaluate", str(data), *model]) == 3
     assert "has no test split, found train" in capsys.readouterr().err
-    assert run(["evaluate", str(data / "train"), *model]) == 2
-    assert "--split all" in capsys.readouterr().err
+
+
+def test_data_without_splits_are_evaluated_whole(
+    finished: TrainedRun, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", str(finished.folder), "--out", str(tmp_path / "e"), "--json"]
+    assert run(["evaluate", str(phantoms / "test"), *model]) == 0
+    spoken = capsys.readouterr()
+    assert "names no splits" in spoken.err
+    films = len(list((phantoms / "test").rglob("*.png")))
+    assert json.loads(spoken.out)["n"] == films
 
 
 def test_the_runs_own_split_can_be_evaluated(

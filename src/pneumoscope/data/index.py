@@ -53,7 +53,7 @@ class ClassCounts:
 
 
 def index(
-    data: Path,
+    data: Path | str,
     hash_files: bool = True,
     progress: Progress = SILENT,
     *,
@@ -78,7 +78,7 @@ def index(
         ManifestError: the CSV can't be understood.
         SplitLeakError: a patient is in two splits.
     """
-    root = Path(os.path.normpath(data.absolute()))
+    root = Path(os.path.normpath(Path(data).absolute()))
     notes: list[str] = []
     if _is(root, "dir"):
         found = tuple(_records_of_folder(root, notes))

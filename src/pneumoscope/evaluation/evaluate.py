@@ -45,6 +45,8 @@ from pneumoscope.records import CLASS_NAMES, Estimate
 
 SCHEMA_VERSION = 1
 
+_INTERVAL = IntervalConfig()
+
 
 @dataclass(frozen=True, slots=True)
 class SubgroupSensitivity:
@@ -167,7 +169,7 @@ def evaluate(
     patients: Patients,
     threshold: float,
     rule: str,
-    interval: IntervalConfig,
+    interval: IntervalConfig = _INTERVAL,
     refused: int = 0,
     subtypes: Sequence[str] | None = None,
 ) -> Evaluation:

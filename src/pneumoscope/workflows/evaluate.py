@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
 from pneumoscope.data.split import write_split
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
 from pneumoscope.inference.batch import write_predictions
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.progress import Progress
+from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, Dataset
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts
 from pneumoscope.report.report_page import write_report
@@ -60,6 +60,45 @@ class Evaluated:
     commands: Mapping[str, str] = field(default_factory=dict)
 
 
+def evaluate_model(
+    data: Path | str,
+    out: Path | str,
+    model: Path | str = "default",
+    split: EvaluatedSplit = "test",
+    interval: IntervalConfig | None = None,
+    progress: Progress = SILENT,
+) -> Evaluated:
+    """Evaluate `model` on one split of `data` into the folder `out`.
+
+    Args:
+        data: DATA by the contract. Where it names no splits at all, every image is evaluated.
+        out: folder for the files named above; made if need be.
+        model: a bundle, a run, or `default`.
+        split: which part of the data.
+        interval: how uncertainty is stated.
+        progress: is told of every image.
+
+    Raises:
+        DataError: the split is empty, or no image of it could be answered for.
+        UsageError: there is no such model, or `interval` is impossible.
+    """
+    data, out, interval = Path(data), Path(out), interval or IntervalConfig()
+    started = time.monotonic()
+    predictor = Predictor.load(model)
+    dataset = index(data, progress=progress)
+    chosen, split = _chosen(dataset, split, data)
+    announce(chosen)
+    claim_folder(out)
+    write_split(out / "labels.csv", chosen)
+    answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
+    evaluation = evaluate_answers(answered, predictor.manifest, interval)
+    name = str(model)
+    evaluated = Evaluated(answered, evaluation, predictor.manifest, chosen, split, data.name, name)
+    seconds = {"evaluation": round(time.monotonic() - started, 2)}
+    write_evaluation(out, evaluated, config=interval, seconds=seconds, page=out / "report.html")
+    return evaluated
+
+
 def run_evaluation(
     data: Path,
     out: Path,
@@ -68,42 +107,26 @@ def run_evaluation(
     interval: IntervalConfig,
     progress: Progress,
 ) -> tuple[dict[str, Any], str]:
-    """Evaluate `model` on one split of `data` into the folder `out`.
-
-    Raises:
-        DataError: the split is empty, or no image of it could be answered for.
-        UsageError: there is no such model, or `interval` is impossible.
-    """
-    started = time.monotonic()
-    predictor = Predictor.load(model)
-    dataset = index(data, progress=progress)
-    announce(dataset)
-    chosen = _chosen(dataset, split, data)
-    claim_folder(out)
-    write_split(out / "labels.csv", chosen)
-    answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
-    evaluation = evaluate_answers(answered, predictor.manifest, interval)
-    evaluated = Evaluated(answered, evaluation, predictor.manifest, chosen, split, data.name, model)
-    seconds = {"evaluation": round(time.monotonic() - started, 2)}
-    write_evaluation(out, evaluated, config=interval, seconds=seconds, page=out / "report.html")
+    """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
+    evaluation = evaluate_model(data, out, model, split, interval, progress).evaluation
     document = evaluation.to_metrics_json() | {"out": str(out)}
-    text = f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}"
-    return document, text
+    return document, f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}"
 
 
-def _chosen(dataset: Dataset, split: EvaluatedSplit, data: Path) -> Dataset:
+def _chosen(dataset: Dataset, split: EvaluatedSplit, data: Path) -> tuple[Dataset, EvaluatedSplit]:
+    sizes = {name: len(dataset.subset(name).records) for name in SPLITS}
+    if split != "all" and not any(sizes.values()):
+        note = (
+            f"{data} names no splits: all of its {len(dataset.records)} images are evaluated. "
+            "Numbers mean something only if the model was not trained on them."
+        )
+        return replace(dataset, warnings=(*dataset.warnings, note)), "all"
     chosen = dataset.subset(split)
     if chosen.records:
-        return chosen
-    found = [f"{name} ({len(dataset.subset(name).records)} images)" for name in SPLITS]
-    there = [text for text in found if "(0 " not in text]
-    if not there:
-        raise UsageError(
-            f"{data}: its {len(dataset.records)} images are in no split, wanted a {split} split. "
-            "Give --split all to evaluate every image; not the ones that the model was trained on."
-        )
+        return chosen, split
+    there = ", ".join(f"{name} ({size} images)" for name, size in sizes.items() if size)
     raise DataError(
-        f"{data}: has no {split} split, found {', '.join(there)}. Give another --split, or deal "
+        f"{data}: has no {split} split, found {there}. Give another --split, or deal "
         "patients: pneumoscope data split DATA --out split.csv"
     )
 

@@ -203,3 +203,14 @@ def test_interruption_and_full_disk_have_their_codes(
     monkeypatch.setattr(application, "app", full)
     assert run([]) == 4
     assert "runs/a/model: No space left" in capsys.readouterr().err
+
+
+def test_missing_weights_leave_no_run_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "phantoms", tmp_path / "run"
+    assert run(["data", "phantom", "--out", str(data), "--n", "24", "-q"]) == 0
+    asked = ["train", str(data), "--out", str(out), "--keep-val", "-q"]
+    assert run([*asked, "--weights", str(tmp_path / "none.h5")]) == 4
+    assert "none.h5" in capsys.readouterr().err
+    assert not out.exists()

@@ -73,7 +73,7 @@ from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A run folder that knows its data and its configuration."""
+    """What a run is about to do: its folder, its configuration and its data."""
 
     folder: Path
     config: TrainConfig
@@ -131,6 +131,7 @@ def train(
     prepared = _prepare(data, out, config or TrainConfig(), progress, resume, given)
     config, dataset = prepared.config, prepared.dataset
     backbone, initial = _backbone(config)
+    _begin(prepared)
     watch.lap("data and network")
     train, val, dataset = _features(dataset, config, backbone, progress)
     watch.lap("features")
@@ -213,12 +214,17 @@ def _prepare(
         config,
         provenance=ProvenanceConfig(path_text(data), found, metadata.version("pneumoscope")),
     )
+    return _Prepared(out, config, dataset)
+
+
+def _begin(prepared: _Prepared) -> None:
+    """Write the first files of a run, once nothing that it needs is missing any more."""
+    out = prepared.folder
     claim_folder(out)
     for folder in (out, out / "evaluation", out / "evaluation" / "figures"):
         remove_leftovers(folder)
-    write_text(stored, to_toml(config))
-    write_split(out / "split.csv", dataset)
-    return _Prepared(out, config, dataset)
+    write_text(out / "config.toml", to_toml(prepared.config))
+    write_split(out / "split.csv", prepared.dataset)
 
 
 def _resumed(asked: TrainConfig, stored: TrainConfig, given: Collection[str]) -> TrainConfig:

@@ -34,7 +34,7 @@ def card_text(
                 "DenseNet121 without its top, frozen, then GlobalAveragePooling2D, "
                 f"Dropout({fit.dropout}), Dense({fit.hidden_units}, ReLU), Dense(1, sigmoid)."
             ),
-            weights_origin=manifest.initial_weights.origin,
+            weights_origin=f"Initial weights: {manifest.initial_weights.origin}.",
             preprocessing=(
                 "Decoded to grey; DICOM through its modality and VOI transformations.",
                 f"{config.preprocess.fit.capitalize()} to {size}×{size} pixels.",

@@ -27,11 +27,14 @@ CONFIG = TrainConfig(
 LONGEST_SECONDS = 300
 
 
-def start(data: Path, out: Path, config: Path, cache: Path, resume: bool) -> subprocess.Popen[str]:
+def start(
+    data: Path, out: Path, config: Path, cache: Path, resume: bool
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "pneumoscope", "train", str(data), "--out", str(out), "-q"]
     command += ["--resume"] if resume else ["--config", str(config)]
     environment = os.environ | {"PNEUMOSCOPE_CACHE": str(cache)}
-    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
+    with (out.parent / "log").open("ab") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
 
 def weights(run: Path) -> list[np.ndarray]:
@@ -48,7 +51,7 @@ def test_killed_at_every_stage_and_resumed(data: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(to_toml(CONFIG), encoding="utf-8")
     whole = start(data, tmp_path / "whole", config, tmp_path / "cache-a", resume=False)
-    assert whole.wait(LONGEST_SECONDS) == 0, whole.stderr and whole.stderr.read()
+    assert whole.wait(LONGEST_SECONDS) == 0, (tmp_path / "log").read_text()
 
     broken, cache = tmp_path / "broken", tmp_path / "cache-b"
     # What there is to see on disk when the process dies: its settings, its first features, its
@@ -72,7 +75,7 @@ def test_killed_at_every_stage_and_resumed(data: Path, tmp_path: Path) -> None:
         process.wait(LONGEST_SECONDS)
     assert killed >= 3
     last = start(data, broken, config, cache, resume=True)
-    assert last.wait(LONGEST_SECONDS) == 0, last.stderr and last.stderr.read()
+    assert last.wait(LONGEST_SECONDS) == 0, (tmp_path / "log").read_text()
 
     for mine, theirs in zip(weights(broken), weights(tmp_path / "whole"), strict=True):
         np.testing.assert_array_equal(mine, theirs)

@@ -24,8 +24,8 @@ def load_keras() -> Any:
         ExtraMissingError: Keras or its backend is not installed.
         UsageError: `KERAS_BACKEND` names no backend.
     """
-    if "keras" in sys.modules:
-        return sys.modules["keras"]
+    if (loaded := sys.modules.get("keras")) is not None:
+        return loaded
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         with _native_stderr_hidden():

@@ -197,12 +197,20 @@ def _names(table: dict[str, Any], prefix: str) -> set[str]:
     return {name for name in found if not name.startswith("provenance.")}
 
 
-def from_dict(kind: type[ConfigT], document: dict[str, Any], source: str) -> ConfigT:
+def from_dict(
+    kind: type[ConfigT], document: dict[str, Any], source: str, *, complete: bool = False
+) -> ConfigT:
     """Build a configuration from nested dicts, checking names and types.
 
+    Args:
+        kind: the dataclass to build.
+        document: its values; dataclasses inside it are dicts.
+        source: names the file in errors.
+        complete: refuse a document that leaves out a value, instead of taking the default.
+
     Raises:
-        UsageError: an unknown key, or a value of another type or out of its range; names the key,
-            what was found and what was wanted.
+        UsageError: an unknown key, a missing one if it must be complete, or a value of another
+            type or out of its range; names the key, what was found and what was wanted.
     """
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(document) - set(hints))
@@ -210,8 +218,12 @@ def from_dict(kind: type[ConfigT], document: dict[str, Any], source: str) -> Con
         near = difflib.get_close_matches(unknown[0], hints, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(hints))}."
         raise UsageError(f"{source}: unknown setting {unknown[0]!r}.{hint}")
+    missing = sorted(set(hints) - set(document))
+    if complete and missing:
+        raise UsageError(f"{source}: {missing[0]!r} is missing, wanted a value for it")
     values = {
-        name: _checked(hints[name], value, f"{source}: {name}") for name, value in document.items()
+        name: _checked(hints[name], value, f"{source}: {name}", complete)
+        for name, value in document.items()
     }
     config = kind(**values)
     check_ranges(config, source)
@@ -241,11 +253,11 @@ def _in_words(least: float, most: float) -> str:
     return f"{least:g} to {most:g}"
 
 
-def _checked(hint: Any, value: Any, where: str) -> Any:
+def _checked(hint: Any, value: Any, where: str, complete: bool) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
             raise UsageError(f"{where}: found {value!r}, wanted a table of settings")
-        return from_dict(hint, value, where)
+        return from_dict(hint, value, where, complete=complete)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
@@ -255,7 +267,9 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         return value
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         item = typing.get_args(hint)[0]
-        return tuple(_checked(item, entry, f"{where}[{k}]") for k, entry in enumerate(value))
+        return tuple(
+            _checked(item, entry, f"{where}[{k}]", complete) for k, entry in enumerate(value)
+        )
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     allowed = tuple(typing.get_origin(choice) or choice for choice in choices)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):

@@ -55,7 +55,7 @@ def test_help_tells_defaults_from_the_config(
     ("arguments", "code", "fragment"),
     [
         (["predict"], 2, "Missing argument"),
-        (["nonsense"], 2, "No such command"),
+        (["nonsense"], 2, "See: pneumoscope --help"),
         (["data", "split", "x"], 2, "See: pneumoscope data split --help"),
         (["train", "x", "--out", "y", "--views", "three"], 2, "--views"),
         (["train", "x", "--out", "y", "--seed", "-1"], 2, "seed: found -1, wanted 0 to"),
@@ -187,7 +187,6 @@ def test_interruption_and_full_disk_have_their_codes(
 
     monkeypatch.setattr(application, "app", interrupted)
     assert run(["train", "x"]) == 130
-    assert "--resume" in capsys.readouterr().err
     assert run(["predict", "x"]) == 130
     assert "--resume" not in capsys.readouterr().err
 
@@ -208,3 +207,50 @@ def test_missing_weights_leave_no_run_behind(
     assert run([*asked, "--weights", str(tmp_path / "none.h5")]) == 4
     assert "none.h5" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_bundled_weights_are_not_taken_for_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "phantoms"
+    assert run(["data", "phantom", "--out", str(data), "--n", "24", "-q"]) == 0
+    asked = ["train", str(data), "--out", str(tmp_path / "run"), "--weights", "bundled", "-q"]
+    assert run(asked) == 4
+    assert "ships no bundled weights" in capsys.readouterr().err
+
+
+def test_outputs_that_cannot_be_are_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert run(["data", "split", "nowhere", "--out", str(tmp_path)]) == 2
+    assert "is a folder, wanted a file" in capsys.readouterr().err
+    assert run(["data", "split", "nowhere", "--out", "x.csv", "--val", "1.5"]) == 2
+    assert run(["data", "audit", "nowhere", "--out", str(file)]) == 2
+    assert "wanted a folder" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_heard_enough_is_no_failure() -> None:
+    command = [sys.executable, "-m", "pneumoscope", "doctor", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, b"")
+
+
+def test_resume_is_recommended_only_where_there_is_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(application, "app", interrupted)
+    asked = ["train", "data", "--out", str(tmp_path)]
+    assert run(asked) == 130
+    assert "Run it again" in capsys.readouterr().err
+    (tmp_path / "config.toml").touch()
+    assert run(asked) == 130
+    assert "--resume" in capsys.readouterr().err

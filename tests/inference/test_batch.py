@@ -45,7 +45,7 @@ def test_csv_paths_are_relative_to_it_and_missing_files_stay(tmp_path: Path) -> 
     [
         b"file\nx.png\n",
         b"file\n",
-        b"\xff\xfe\x00path",
+        b"\xff\xfepath",
         b"label,path\n1\n",
         b"path,label\n ,1\n",
         b'path\n"x.png\n',
@@ -167,3 +167,9 @@ def test_heatmap_names_differ_and_stay_short() -> None:
     assert heatmap_name("a/x.png").startswith("x-")
     assert len(heatmap_name("a/" + "x" * 300 + ".png")) < 100
     assert len(heatmap_name("a/" + "𠮷" * 60 + ".png").encode()) < 255
+
+
+def test_an_image_named_csv_is_an_image(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.csv"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR")
+    assert expand([picture]) == [picture]

@@ -229,3 +229,52 @@ def test_weights_that_are_no_hdf5_are_refused(
     monkeypatch.setattr(bundles, "build_network", lambda *_: Loading())
     with pytest.raises(BundleError, match="not an HDF5 file"):
         load_network(bundle)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("threshold",),
+        ("threshold", "value"),
+        ("calibration", "slope"),
+        ("preprocessing", "fit"),
+        ("architecture",),
+        ("labels",),
+        ("training_data",),
+    ],
+)
+def test_nothing_that_an_answer_depends_on_is_filled_in_by_default(
+    bundle: Bundle, path: tuple[str, ...]
+) -> None:
+    manifest = bundle.folder / "bundle.json"
+    document = json.loads(manifest.read_text())
+    inner = document
+    for name in path[:-1]:
+        inner = inner[name]
+    del inner[path[-1]]
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=f"{path[-1]!r} is missing"):
+        load_bundle(bundle.folder)
+
+
+def test_every_listed_file_is_checked_and_no_other_may_be_there(bundle: Bundle) -> None:
+    load_bundle(bundle.folder / "bundle.json")
+    (bundle.folder / ".DS_Store").touch()
+    load_bundle(bundle.folder)
+    manifest = bundle.folder / "bundle.json"
+    document = json.loads(manifest.read_text())
+    extra = bundle.folder / "extra.pkl"
+    extra.write_bytes(b"code")
+    with pytest.raises(BundleError, match=r"'extra\.pkl' is in the bundle"):
+        load_bundle(bundle.folder)
+    document["files"]["extra.pkl"] = "0" * 64
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=r"extra\.pkl: SHA-256 is"):
+        load_bundle(bundle.folder)
+    extra.unlink()
+    with pytest.raises(BundleError, match=r"'extra\.pkl' is listed in bundle\.json and not"):
+        load_bundle(bundle.folder)
+    document["files"] = {"../elsewhere": "0" * 64}
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=r"'\.\./elsewhere' is listed"):
+        load_bundle(bundle.folder)

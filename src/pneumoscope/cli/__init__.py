@@ -12,8 +12,10 @@ import sys
 
 def main() -> None:
     """Run `pneumoscope` with the arguments of this process and exit with its code."""
-    from pneumoscope.cli.app import run
-
+    try:
+        from pneumoscope.cli.app import run
+    except KeyboardInterrupt:
+        sys.exit(130)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows its code
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import typer
+from typer.main import get_command
 
 from pneumoscope.cli import data_commands, look_commands, model_commands
 from pneumoscope.cli.options import TERMINAL, begin
@@ -66,14 +70,26 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _interruption(arguments: Sequence[str]) -> InterruptedRunError:
-    way = "Go on: the same command with --resume" if arguments[:1] == ["train"] else "Run it again"
+    way = "Go on: the same command with --resume" if _begun(arguments) else "Run it again"
     return InterruptedRunError(f"interrupted; no file is left half-written. {way}.")
+
+
+def _begun(arguments: Sequence[str]) -> bool:
+    """Whether the command was a training that got as far as having something to resume."""
+    named = dict(pairwise(arguments)).get("--out", "")
+    return arguments[:1] == ["train"] and (Path(named) / "config.toml").is_file()
 
 
 def _asked(arguments: Sequence[str]) -> str:
     """The help that fits: of the command that was named, as far as there is one."""
-    named = list(arguments[: 2 if arguments[:1] == ["data"] else 1])
-    return " ".join([*(word for word in named if not word.startswith("-")), "--help"])
+    known: list[str] = []
+    within: Any = get_command(app)
+    for word in arguments[:2]:
+        within = getattr(within, "commands", {}).get(word)
+        if within is None:
+            break
+        known.append(word)
+    return " ".join([*known, "--help"])
 
 
 def _report(error: PneumoscopeError) -> int:

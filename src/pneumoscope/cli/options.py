@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -99,10 +100,9 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
                 text = json.dumps(outcome.document, allow_nan=False)
             else:
                 text = path_text(outcome.text)
-            if text:
-                sys.stdout.write(text + "\n")
-                sys.stdout.flush()  # a full disk or closed pipe is found here, with its exit code
             TERMINAL.exit_code = outcome.exit_code
+            if text:
+                _print(text)
 
         run.__doc__ = function.__doc__
         run.__signature__ = _signature(function, parameters)  # type: ignore[attr-defined]
@@ -110,6 +110,17 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
         return function
 
     return decorate
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()  # a full disk is found here, with its exit code
+    except BrokenPipeError:
+        # Whoever read has heard enough (`| head`): no failure. Python's own flush at the end
+        # would complain again.
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _speak(as_json: bool, quiet: bool, verbose: bool) -> None:

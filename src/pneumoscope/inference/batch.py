@@ -31,6 +31,8 @@ COLUMNS = (
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
+_SNIFFED_BYTES = 4096
+
 
 def expand(paths: Iterable[Path]) -> list[Path]:
     """The files that `paths` mean: a file itself, a folder's files, the `path` column of a CSV.
@@ -46,7 +48,7 @@ def expand(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if _is(path, "dir"):
             found += _files_below(path)
-        elif path.suffix.lower() == ".csv" and _is(path, "file"):
+        elif path.suffix.lower() == ".csv" and _is_text(path):
             found += _listed_in(path)
         else:
             found.append(path)
@@ -57,6 +59,17 @@ def _is(path: Path, what: Literal["dir", "file"]) -> bool:
     try:
         return path.is_dir() if what == "dir" else path.is_file()
     except (OSError, ValueError):  # not allowed to look, or a name that no file system holds
+        return False
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is text by its content: an image that is named .csv is an image."""
+    if not _is(path, "file"):
+        return False
+    try:
+        with path.open("rb") as stream:
+            return b"\0" not in stream.read(_SNIFFED_BYTES)
+    except OSError:
         return False
 
 

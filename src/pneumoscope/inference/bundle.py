@@ -179,12 +179,11 @@ def load_bundle(model: Path | str) -> Bundle:
             "Use the version of pneumoscope that wrote it, or train again."
         )
     try:
-        manifest = from_dict(BundleManifest, document, str(path))
+        manifest = from_dict(BundleManifest, document, str(path), complete=True)
     except UsageError as error:
         raise BundleError(f"{error}. Copy the bundle again or train again.") from error
     _check_model(manifest, path)
-    for name in (_WEIGHTS, _CARD):
-        _check_file(folder / name, manifest.files.get(name))
+    _check_files(folder, manifest.files)
     return Bundle(folder, manifest)
 
 
@@ -198,6 +197,7 @@ def _find(model: Path | str) -> Path:
             )
         return folder
     folder = Path(model)
+    folder = folder.parent if folder.name == _MANIFEST else folder
     for candidate in (folder, folder / "model"):
         if (candidate / _MANIFEST).exists():
             return candidate
@@ -207,6 +207,20 @@ def _find(model: Path | str) -> Path:
         f"{folder}: holds no {_MANIFEST}, nor does {folder / 'model'}. "
         "Give the folder of a finished run or a bundle."
     )
+
+
+def _check_files(folder: Path, listed: dict[str, str]) -> None:
+    """See that the bundle holds the files of its manifest, as they were written, and no others."""
+    present = {p.name for p in folder.iterdir() if not p.name.startswith(".")} - {_MANIFEST}
+    strange = sorted((present ^ set(listed)) - {_WEIGHTS, _CARD})
+    if strange:
+        where = "is listed in bundle.json and not" if strange[0] in listed else "is"
+        raise BundleError(
+            f"{folder}: {strange[0]!r} {where} in the bundle; wanted the files of bundle.json and "
+            "no others. Copy the whole folder again, or take out what was added."
+        )
+    for name in dict.fromkeys((_WEIGHTS, _CARD, *listed)):
+        _check_file(folder / name, listed.get(name))
 
 
 def _check_model(manifest: BundleManifest, path: Path) -> None:

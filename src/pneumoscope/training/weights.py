@@ -48,6 +48,10 @@ class WeightsSource:
     origin: str
 
 
+WEIGHTS_BY_NAME = ("none", "imagenet", "bundled")
+"""What `--weights` knows by name; anything else is a file."""
+
+
 def resolve_weights(choice: str, cache: Path | None = None) -> WeightsSource:
     """Find the initial weights, and fetch those of ImageNet if they are not on this machine.
 
@@ -66,6 +70,11 @@ def resolve_weights(choice: str, cache: Path | None = None) -> WeightsSource:
         path = _imagenet_file(cache or _keras_home())
         origin = f"ImageNet, Keras Applications, {IMAGENET_BASE_URL}{IMAGENET_FILE}"
         return WeightsSource("imagenet", path, sha256_of_file(path), origin)
+    if choice == "bundled":
+        raise WeightsMissingError(
+            "this version of pneumoscope ships no bundled weights. Give --weights imagenet, "
+            "--weights none or --weights FILE.h5"
+        )
     path = Path(choice)
     if not path.is_file():
         raise WeightsMissingError(

@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.audit import audit
+from pneumoscope.data.deal import check_shares
 from pneumoscope.data.index import class_counts, index
 from pneumoscope.data.sources import download
 from pneumoscope.data.split import split, write_split
+from pneumoscope.errors import UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset
 from pneumoscope.report.audit_page import write_audit_page
-from pneumoscope.storage import write_json
+from pneumoscope.storage import claim_folder, write_json
 
 _SHOWN_FINDINGS = 12
 
@@ -36,6 +38,8 @@ def run_download(
 
 def run_audit(data: Path, out: Path | None, progress: Progress) -> tuple[dict[str, Any], str]:
     """Audit `data`; with `out` also write `audit.json` and `audit.html` there."""
+    if out is not None:
+        claim_folder(out)
     dataset = index(data, progress=progress, refuse_leaks=False)
     found = audit(dataset, progress=progress)
     document = found.to_dict()
@@ -56,6 +60,10 @@ def run_split(
     data: Path, out: Path, config: SplitConfig, progress: Progress
 ) -> tuple[dict[str, Any], str]:
     """Deal the patients of `data` and write the manifest `out`."""
+    check_shares(config)
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / 'split.csv'}")
+    claim_folder(out.parent)
     dealt = split(index(data, progress=progress, refuse_leaks=False), config)
     write_split(out, dealt)
     document = {

@@ -63,7 +63,7 @@ from pneumoscope.training.network import (
     initialise_randomly,
     weights_digest,
 )
-from pneumoscope.training.weights import load_backbone_weights, resolve_weights
+from pneumoscope.training.weights import WEIGHTS_BY_NAME, load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
 from pneumoscope.workflows.evaluate import Evaluated, metrics_table, write_evaluation
@@ -131,6 +131,7 @@ def train(
     prepared = _prepare(data, out, config or TrainConfig(), progress, resume, given)
     config, dataset = prepared.config, prepared.dataset
     backbone, initial = _backbone(config)
+    claim_folder(cache_folder())
     _begin(prepared)
     watch.lap("data and network")
     train, val, dataset = _features(dataset, config, backbone, progress)
@@ -194,6 +195,8 @@ def _prepare(
         raise UsageError(
             f"--out {out}: is not empty. Give another folder, or --resume to go on with its run."
         )
+    if config.weights not in WEIGHTS_BY_NAME:  # a file: found again from any folder
+        config = replace(config, weights=str(Path(config.weights).absolute()))
     if resume:
         config = _resumed(config, from_toml(TrainConfig, stored), given)
     check_ranges(config)
@@ -212,7 +215,9 @@ def _prepare(
         )
     config = replace(
         config,
-        provenance=ProvenanceConfig(path_text(data), found, metadata.version("pneumoscope")),
+        provenance=ProvenanceConfig(
+            path_text(data.absolute()), found, metadata.version("pneumoscope")
+        ),
     )
     return _Prepared(out, config, dataset)
 

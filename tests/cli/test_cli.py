@@ -172,6 +172,27 @@ def test_phantom_split_and_audit_work_together(
     assert (tmp_path / "audit" / "audit.html").exists()
 
 
+def test_split_says_what_columns_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "phantoms"
+    assert run(["data", "phantom", "--out", str(data), "--n", "24", "-q"]) == 0
+    films = sorted(path.relative_to(data) for path in data.rglob("*.png"))
+    rows = "".join(f"{film},{film.parent.name},3\n" for film in films)
+    (data / "table.csv").write_text(f"path,label,age\n{rows}")
+    asked = ["data", "split", str(data / "table.csv"), "--out", str(tmp_path / "split.csv")]
+    capsys.readouterr()
+    assert run([*asked, "--json", "-q"]) == 0
+    assert "not in it: age." in json.loads(capsys.readouterr().out)["warnings"][-1]
+
+
+def test_a_choice_that_is_none_names_the_choices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", "x", "--out", str(tmp_path), "--recipe", "magic"]) == 2
+    assert "'--recipe': 'magic' is not one of 'frozen'" in capsys.readouterr().err
+
+
 def test_doctor_reports_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

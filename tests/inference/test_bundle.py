@@ -66,6 +66,14 @@ def test_written_bundle_reads_back_by_its_folder_and_its_run(bundle: Bundle) -> 
     assert sorted(path.name for path in bundle.folder.parent.iterdir()) == ["model"]
 
 
+def test_loading_tells_which_model_when_asked_to_say_more(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG", logger="pneumoscope"):
+        load_bundle(bundle.folder)
+    assert str(bundle.folder) in caplog.text
+
+
 def test_a_bundle_is_replaced_whole(bundle: Bundle) -> None:
     again = write_bundle(bundle.folder, FakeNetwork("others"), MANIFEST, "card")
     assert again.weights.read_text() == "others"

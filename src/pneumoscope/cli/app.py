@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), standalone_mode=False, prog_name="pneumoscope")
     except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
+        message = error.format_message().rstrip(".").replace("Value error, ", "")
         if not message:  # no command was given, and the help is printed already
             return error.exit_code
         return _report(UsageError(f"{message}. See: pneumoscope {_asked(arguments)}"))

@@ -11,6 +11,7 @@ Knows nothing of images. `default`, the model that ships, is found in the packag
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,8 @@ from pneumoscope.training.network import (
     empty_head,
 )
 from pneumoscope.training.weight_file import open_weight_file
+
+_LOGGER = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 _MANIFEST = "bundle.json"
@@ -184,6 +187,7 @@ def load_bundle(model: Path | str) -> Bundle:
         raise BundleError(f"{error}. Copy the bundle again or train again.") from error
     _check_model(manifest, path)
     _check_files(folder, manifest.files)
+    _LOGGER.debug("model: %s, written by pneumoscope %s", folder, manifest.pneumoscope_version)
     return Bundle(folder, manifest)
 
 

@@ -108,7 +108,9 @@ def compute_features(
     keys = [tuple(_key(record.sha256, mark) for mark in prints) for record in records]
     work = _Work(records, keys, views, preprocessor, store)
     pending = _Pending(store)
-    with progress.task("features", work.views_to_make(), "images") as task:
+    wanted = work.views_to_make()
+    _LOGGER.debug("features: %d views to compute, the others are in %s", wanted, store.folder)
+    with progress.task("features", wanted, "images") as task:
         try:
             for batch_keys, batch in _ahead(work):
                 pending.add(batch_keys, extractor(batch)[: len(batch_keys)])

@@ -126,6 +126,7 @@ def train_head(
             history.append(Epoch(len(history), rate, loss, val_loss, auc, seconds))
             is_best = best_epoch(config, [e.val_auc for e in history]) == len(history) - 1
             session.save(history, is_best)
+            _LOGGER.debug("%s", history[-1])
             task.advance(1, f"validation AUC {auc:.4f}")
     best = best_epoch(config, [e.val_auc for e in history])
     return TrainedHead(_folded(session.best, centre, scale), tuple(history), best)

@@ -65,6 +65,10 @@ def run_split(
         raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / 'split.csv'}")
     claim_folder(out.parent)
     dealt = split(index(data, progress=progress, refuse_leaks=False), config)
+    columns = sorted({name for record in dealt.records for name in record.extra})
+    if columns:
+        note = f"{out} holds path, label, patient and split; not in it: {', '.join(columns)}."
+        dealt = dataclasses.replace(dealt, warnings=(*dealt.warnings, note))
     write_split(out, dealt)
     document = {
         "out": str(out),

@@ -226,11 +226,19 @@ def test_run_data_settings_and_commands_are_told(page: Page) -> None:
 def test_summary_counts_errors_in_words(bare: ReportContent) -> None:
     matrix = bare.evaluation.confusion_matrix
     text = summary(bare)
-    assert text.startswith("On 240 X-rays of 120 patients of the test split, never used in")
+    assert text.startswith("On 240 X-rays of 120 patients of the test split, the model finds")
     assert f"raises {matrix.fp} false alarm" in text
     assert f"misses {matrix.fn} of {matrix.fn + matrix.tp}" in text
     assert "got no answer" not in text
     assert "3 further inputs got no answer" in summary(replace(bare, evaluation=scored(40, 3)))
+
+
+def test_only_a_training_report_says_what_was_held_out(bare: ReportContent) -> None:
+    val = replace(bare, split="val")
+    learning = LearningCurves((EpochPoint(1, 0.3, 0.4, 0.9, 1e-3),), 1)
+    assert "held out from training" not in summary(val)
+    assert "held out from training" not in summary(bare)
+    assert "held out from training" in summary(replace(val, learning=learning))
 
 
 def test_research_banner_and_limits_are_on_every_page(small: Page, page: Page) -> None:

@@ -25,10 +25,10 @@ from pneumoscope.report.page import Section, render_page, write_page
 
 _KEY_METRICS = ("auc", "sensitivity", "specificity", "balanced_accuracy")
 _EVALUATED_ON: dict[EvaluatedSplit, str] = {
-    "test": "of the test split, never used in training",
-    "val": "of the validation split, held out from training",
+    "test": "of the test split",
+    "val": "of the validation split",
     "train": "of the training split",
-    "all": "of all splits",
+    "all": "of the whole data set",
 }
 
 
@@ -112,7 +112,9 @@ def summary(content: ReportContent) -> str:
     found = content.evaluation
     level = found.interval.level
     matrix = found.confusion_matrix
-    where = _EVALUATED_ON[content.split]
+    # Only a training knows what it held out; of other data the page must not claim it.
+    held_out = ", held out from training" if content.learning and content.split == "val" else ""
+    where = _EVALUATED_ON[content.split] + held_out
     text = (
         f"On {plural(found.n, 'X-ray')} of {plural(found.patients, 'patient')} {where}, the model "
         f"finds pneumonia with a sensitivity of {in_words(_metric(content, 'sensitivity'), level)} "

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,7 @@ def write_evaluation(
     write_json(out / "metrics.json", evaluation.to_metrics_json())
     predictions = [answer.prediction for answer in answered.answers]
     write_predictions(out / "predictions.csv", predictions)
+    started = datetime.now(UTC) - timedelta(seconds=sum(seconds.values()))
     content = ReportContent(
         title="Training report" if learning else "Evaluation report",
         evaluation=evaluation,
@@ -154,7 +155,7 @@ def write_evaluation(
             command_line(),
             seconds,
             software_versions(),
-            datetime.now(UTC).isoformat(timespec="seconds"),
+            started.isoformat(timespec="seconds"),
             config,
         ),
         data=data_facts(

@@ -7,20 +7,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.errors import BundleError, UsageError
+from pneumoscope.errors import BundleError, MissingError, UsageError
 from pneumoscope.inference import bundle as bundles
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
     load_bundle,
-    load_network,
+    load_networks,
     write_bundle,
 )
 from pneumoscope.storage import sha256_of_file
+from pneumoscope.training import bundle_files
 from pneumoscope.training.network import Architecture
 from pneumoscope.workflows.inspect import run_info
 
@@ -32,18 +34,34 @@ MANIFEST = BundleManifest(
 
 
 class FakeNetwork:
-    """Its weights are a text."""
+    """Its weights are one number."""
 
-    def __init__(self, text: str = "weights") -> None:
-        self._text = text
+    def __init__(self, value: float = 1.0) -> None:
+        self._value = value
 
     def save_weights(self, path: Path) -> None:
-        path.write_text(self._text)
+        with h5py.File(path, "w") as file:
+            file["layers/dense/vars/0"] = np.full((1, 1), self._value, np.float32)
+
+
+def stored(*paths: Path) -> list[float]:
+    """The numbers of fake networks, as they are on disk."""
+    values = []
+    for path in paths:
+        with h5py.File(path, "r") as file:
+            values.append(float(file["layers/dense/vars/0"][0, 0]))
+    return values
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return write_bundle(tmp_path / "run" / "model", FakeNetwork(), MANIFEST, "card")
+
+
+@pytest.fixture
+def ensemble(tmp_path: Path) -> Bundle:
+    members = [FakeNetwork(value) for value in (1.0, 2.0, 3.0)]
+    return write_bundle(tmp_path / "many" / "model", members, MANIFEST, "card")
 
 
 def changed(bundle: Bundle, change: dict[str, Any]) -> Path:
@@ -75,8 +93,8 @@ def test_loading_tells_which_model_when_asked_to_say_more(
 
 
 def test_a_bundle_is_replaced_whole(bundle: Bundle) -> None:
-    again = write_bundle(bundle.folder, FakeNetwork("others"), MANIFEST, "card")
-    assert again.weights.read_text() == "others"
+    again = write_bundle(bundle.folder, FakeNetwork(2.0), MANIFEST, "card")
+    assert stored(*again.weights) == [2.0]
     assert sorted(path.name for path in bundle.folder.parent.iterdir()) == ["model"]
 
 
@@ -99,8 +117,8 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(OSError, match="Input/output"):
-        write_bundle(bundle.folder, FakeNetwork("new"), MANIFEST, "new card")
-    assert load_bundle(bundle.folder).weights.read_text() == "weights"
+        write_bundle(bundle.folder, FakeNetwork(2.0), MANIFEST, "new card")
+    assert stored(*load_bundle(bundle.folder).weights) == [1.0]
     assert [path.name for path in bundle.folder.parent.iterdir()] == ["model"]
 
 
@@ -125,9 +143,16 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"calibration.slope": -1.0}, "a number above 0"),
         ({"calibration.slope": float("inf")}, "found inf"),
         ({"calibration.method": "magic"}, "wanted one of"),
+        ({"members": 0}, "wanted 1 to 32"),
+        ({"members": 33}, "wanted 1 to 32"),
+        ({"members": 2}, r"model-0\.weights\.h5, model-1\.weights\.h5"),
+        ({"flip": 1}, "wanted bool"),
+        ({"store": "int8"}, "wanted one of 'float32', 'float16'"),
         ({"files": []}, "wanted dict"),
         ({"files": {}}, "says None"),
         ({"schema_version": "1"}, "found schema version '1'"),
+        ({"schema_version": True}, "found schema version True"),
+        ({"schema_version": 3}, "found schema version 3"),
         ({"code": "import os"}, "unknown setting 'code'"),
     ],
 )
@@ -151,10 +176,10 @@ def test_files_that_are_missing_or_too_large_are_refused(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundles, "_MAX_WEIGHTS_BYTES", 3)
-    with pytest.raises(BundleError, match="7 bytes are more"):
+    with pytest.raises(BundleError, match=r"\d bytes are more"):
         load_bundle(bundle.folder)
-    bundle.weights.unlink()
-    bundle.weights.mkdir()
+    bundle.weights[0].unlink()
+    bundle.weights[0].mkdir()
     with pytest.raises(BundleError, match="is missing from the bundle"):
         load_bundle(bundle.folder)
 
@@ -193,16 +218,15 @@ class Loading:
 
 def with_weights(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **data: Any) -> Bundle:
     """The bundle around an HDF5 file of one array; its hash is right."""
-    import h5py
-
-    with h5py.File(bundle.weights, "w") as file:
+    (weights,) = bundle.weights
+    with h5py.File(weights, "w") as file:
         group = file.create_group("layers/dense/vars")
         group.attrs["name"] = "dense"
         group.create_dataset("0", **data)
     monkeypatch.setattr(bundles, "build_backbone", lambda size: None)
     value = np.float32(data.get("fillvalue", 0))
     monkeypatch.setattr(bundles, "build_network", lambda *_: Loading(np.full(3, value)))
-    digest = sha256_of_file(bundle.weights)
+    digest = sha256_of_file(weights)
     return load_bundle(
         changed(
             bundle,
@@ -217,9 +241,9 @@ def test_weights_that_unpack_to_far_more_are_refused_unread(
     bomb = with_weights(
         bundle, monkeypatch, shape=(10**12,), dtype="f4", chunks=(1024,), compression="gzip"
     )
-    assert bomb.weights.stat().st_size < 10_000
+    assert bomb.weights[0].stat().st_size < 10_000
     with pytest.raises(BundleError, match="bytes of memory"):
-        load_network(bomb)
+        load_networks(bomb)
 
 
 def test_weights_that_are_no_numbers_are_refused(
@@ -227,7 +251,7 @@ def test_weights_that_are_no_numbers_are_refused(
 ) -> None:
     broken = with_weights(bundle, monkeypatch, shape=(3,), dtype="f4", fillvalue=np.nan)
     with pytest.raises(BundleError, match="not finite"):
-        load_network(broken)
+        load_networks(broken)
 
 
 def test_weights_that_are_no_hdf5_are_refused(
@@ -235,8 +259,9 @@ def test_weights_that_are_no_hdf5_are_refused(
 ) -> None:
     monkeypatch.setattr(bundles, "build_backbone", lambda size: None)
     monkeypatch.setattr(bundles, "build_network", lambda *_: Loading())
+    bundle.weights[0].write_text("weights")
     with pytest.raises(BundleError, match="not an HDF5 file"):
-        load_network(bundle)
+        load_networks(bundle)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +274,8 @@ def test_weights_that_are_no_hdf5_are_refused(
         ("architecture",),
         ("labels",),
         ("training_data",),
+        ("members",),
+        ("flip",),
     ],
 )
 def test_nothing_that_an_answer_depends_on_is_filled_in_by_default(
@@ -286,3 +313,101 @@ def test_every_listed_file_is_checked_and_no_other_may_be_there(bundle: Bundle) 
     manifest.write_text(json.dumps(document))
     with pytest.raises(BundleError, match=r"'\.\./elsewhere' is listed"):
         load_bundle(bundle.folder)
+
+
+def test_an_ensemble_has_a_weights_file_per_member(ensemble: Bundle) -> None:
+    assert ensemble.manifest.members == 3
+    assert [path.name for path in ensemble.weights] == [f"model-{k}.weights.h5" for k in range(3)]
+    assert stored(*ensemble.weights) == [1.0, 2.0, 3.0]
+    assert set(ensemble.manifest.files) == {
+        "MODEL_CARD.md",
+        *(path.name for path in ensemble.weights),
+    }
+    assert load_bundle(ensemble.folder) == ensemble
+
+
+def test_an_ensemble_is_loaded_in_order(ensemble: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reading(Loading):
+        def load_weights(self, path: Path) -> None:
+            self._arrays = (np.array(stored(path)),)
+
+    with_names = ensemble.weights
+    for path in with_names:
+        with h5py.File(path, "r+") as file:
+            file["layers/dense/vars"].attrs["name"] = "dense"
+    monkeypatch.setattr(bundles, "build_backbone", lambda size: None)
+    monkeypatch.setattr(bundles, "build_network", lambda *_: Reading())
+    found = [network.get_weights()[0][0] for network in load_networks(ensemble)]
+    assert found == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("member", [0, 2])
+def test_an_ensemble_without_a_member_is_refused(ensemble: Bundle, member: int) -> None:
+    path = ensemble.weights[member]
+    content = path.read_bytes()
+    path.write_bytes(ensemble.weights[1].read_bytes())
+    with pytest.raises(BundleError, match=rf"model-{member}\.weights\.h5: SHA-256 is"):
+        load_bundle(ensemble.folder)
+    path.unlink()
+    with pytest.raises(BundleError, match=rf"model-{member}\.weights\.h5: is missing"):
+        load_bundle(ensemble.folder)
+    path.write_bytes(content)
+    load_bundle(ensemble.folder)
+
+
+def test_members_that_would_not_be_asked_are_refused(ensemble: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"'model-2\.weights\.h5' and 2 members"):
+        load_bundle(changed(ensemble, {"members": 2}))
+
+
+@pytest.mark.parametrize("count", [0, 33])
+def test_no_network_or_too_many_leave_the_old_bundle(bundle: Bundle, count: int) -> None:
+    with pytest.raises(UsageError, match=f"found {count} networks"):
+        write_bundle(bundle.folder, [FakeNetwork(2.0)] * count, MANIFEST, "card")
+    assert stored(*load_bundle(bundle.folder).weights) == [1.0]
+
+
+def test_an_ensemble_replaces_a_single_network_whole(bundle: Bundle) -> None:
+    members = (FakeNetwork(2.0), FakeNetwork(3.0))
+    again = write_bundle(bundle.folder, members, bundle.manifest, "card")
+    assert stored(*again.weights) == [2.0, 3.0]
+    assert not (bundle.folder / "model.weights.h5").exists()
+    alone = write_bundle(bundle.folder, FakeNetwork(4.0), again.manifest, "card")
+    assert alone.manifest.members == 1
+    assert sorted(path.name for path in bundle.folder.iterdir()) == [
+        "MODEL_CARD.md",
+        "bundle.json",
+        "model.weights.h5",
+    ]
+
+
+def test_the_manifest_says_how_weights_are_stored(tmp_path: Path) -> None:
+    manifest = dataclasses.replace(MANIFEST, store="float16", flip=True)
+    found = write_bundle(tmp_path / "model", FakeNetwork(1.00001), manifest, "card")
+    assert found.manifest.store == "float16"
+    assert found.manifest.flip
+    assert stored(*found.weights) == [1.0]
+
+
+def test_bundles_of_schema_1_are_read(bundle: Bundle) -> None:
+    path = bundle.folder / "bundle.json"
+    document = json.loads(path.read_text())
+    for name in ("members", "flip", "store"):
+        del document[name]
+    path.write_text(json.dumps(document | {"schema_version": 1}))
+    assert load_bundle(bundle.folder).manifest == bundle.manifest
+
+
+def test_default_is_the_bundle_in_the_package(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_files, "default_folder", lambda: bundle.folder)
+    assert load_bundle("default") == bundle
+    monkeypatch.setattr(bundle_files, "default_folder", lambda: tmp_path / "none")
+    with pytest.raises(MissingError, match="ships no default model"):
+        load_bundle("default")
+
+
+def test_the_default_bundle_belongs_in_the_package() -> None:
+    package = Path(bundles.__file__).parent.parent
+    assert bundle_files.default_folder() == package / "models" / "default"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.errors import Reason
+from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.images.read import read_image
 from pneumoscope.inference import predictor as predicting
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
@@ -194,3 +196,50 @@ def test_a_path_given_twice_has_two_rows(tmp_path: Path) -> None:
         a.prediction for a in Predictor(MANIFEST, MeanBackend()).predict_files([path] * 2)
     ]
     assert predictions[0] == predictions[1]
+
+
+def test_decoded_images_are_answered_as_their_files_are(tmp_path: Path) -> None:
+    paths = films(tmp_path, BATCH + 3)
+    backend = MeanBackend()
+    predictor = Predictor(MANIFEST, backend)
+    named = ((str(path), read_image(path).pixels) for path in paths)  # taken once, as it comes
+    decoded = list(predictor.predict_images(named))
+    assert backend.batches == [BATCH, BATCH]
+    assert [a.prediction for a in decoded] == [a.prediction for a in predictor.predict_files(paths)]
+    assert decoded[0].image is None
+    assert decoded[0].embedding is not None
+    alone = predictor.predict_image(read_image(paths[5]).pixels, str(paths[5]))
+    assert alone.prediction == decoded[5].prediction
+    assert predictor.predict_image(read_image(paths[5]).pixels).prediction.path == "image"
+    assert list(predictor.predict_images([])) == []
+
+
+def test_decoded_images_are_taken_a_batch_at_a_time(tmp_path: Path) -> None:
+    taken = []
+
+    def endless() -> Iterator[tuple[str, np.ndarray]]:
+        while True:
+            taken.append(1)
+            yield "film", np.eye(32, dtype=np.float32)
+
+    answers = Predictor(MANIFEST, MeanBackend()).predict_images(endless())
+    next(answers)
+    assert len(taken) == BATCH
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((32, 32), np.uint8),
+        np.zeros((32, 32)),
+        np.zeros((32, 32, 3), np.float32),
+        np.full((32, 32), 255, np.float32),
+        np.full((32, 32), -0.1, np.float32),
+        np.full((32, 32), np.nan, np.float32),
+        np.zeros((0, 32), np.float32),
+    ],
+    ids=["uint8", "float64", "rgb", "to 255", "negative", "nan", "empty"],
+)
+def test_an_array_that_is_no_grey_image_is_no_probability(image: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="wanted"):
+        Predictor(MANIFEST, MeanBackend()).predict_image(image, "film")

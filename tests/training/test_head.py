@@ -11,7 +11,7 @@ import pytest
 from pneumoscope.config import FitConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.training.feature_store import KEY_BYTES, FeatureStore
+from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.head import (
     LabelledFeatures,
@@ -29,7 +29,7 @@ def table(folder: Path, images: int, views: int, seed: int) -> LabelledFeatures:
     generator = np.random.default_rng(seed)
     labels = np.arange(images) % 2
     scale = np.geomspace(1e-3, 10, BACKBONE_WIDTH)
-    store = FeatureStore(folder, BACKBONE_WIDTH)
+    store = ArrayStore(folder, "<f2", (BACKBONE_WIDTH,))
     keys = []
     for k in range(images):
         row = tuple(f"{seed}-{k}-{v}".encode().ljust(KEY_BYTES) for v in range(views))

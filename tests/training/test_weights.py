@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import inspect
+import json
 import socket
 import sys
 import threading
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumoscope.errors import ExtraMissingError, InputError, WeightsMissingError
-from pneumoscope.training import weight_file, weights
+from pneumoscope.errors import BundleError, ExtraMissingError, InputError, WeightsMissingError
+from pneumoscope.training import bundle_files, weight_file, weights
+from pneumoscope.training.network import build_backbone
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 
 keras = pytest.importorskip("keras")
@@ -260,6 +262,88 @@ def test_a_damaged_file_is_refused(target: Any, keras3: Path, tmp_path: Path) ->
     path.write_bytes(keras3.read_bytes()[:1_000_000])
     with pytest.raises(InputError, match="damaged"):
         resolve_weights(str(path))
+
+
+def write_bundle(folder: Path, model: Any, name: str = "model.weights.h5") -> Path:
+    """As much of a bundle as initial weights need: a network with a head, and the manifest."""
+    folder.mkdir(parents=True)
+    pooled = keras.layers.GlobalAveragePooling2D()(model.output)
+    network = keras.Model(model.input, keras.layers.Dense(1, name="head_probability")(pooled))
+    network.save_weights(folder / name)
+    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "bundle.json").write_text(json.dumps({"files": {name: digest}}))
+    return folder
+
+
+@pytest.fixture
+def shipped(backbone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A default bundle that this installation seems to ship."""
+    folder = write_bundle(tmp_path / "models" / "default", backbone)
+    monkeypatch.setattr(bundle_files, "default_folder", lambda: folder)
+    return folder
+
+
+def test_the_bundled_backbone_fits_any_size(shipped: Path, backbone: Any) -> None:
+    source = resolve_weights("bundled")
+    path = shipped / "model.weights.h5"
+    assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (source.kind, source.path) == ("bundle", path)
+    for words in ("'default'", "model.weights.h5", source.sha256):
+        assert words in source.origin
+    larger = build_backbone(64)
+    load_backbone_weights(larger, source)
+    assert same(larger, backbone)
+
+
+def test_a_bundle_or_a_run_gives_its_backbone(target: Any, backbone: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_bundle(run / "model", backbone, "model-0.weights.h5")
+    for place in (run, run / "model"):
+        source = resolve_weights(str(place))
+        assert source.kind == "bundle"
+        assert f"{place.name!r}, model-0.weights.h5" in source.origin
+        target.set_weights([np.zeros_like(array) for array in target.get_weights()])
+        load_backbone_weights(target, source)
+        assert same(target, backbone)
+
+
+def test_half_precision_starts_a_training_too(target: Any, backbone: Any, shipped: Path) -> None:
+    path = shipped / "model.weights.h5"
+    with h5py.File(path, "r+") as file:
+        kernel = file["layers/conv2d/vars/0"][()]
+        del file["layers/conv2d/vars/0"]
+        file["layers/conv2d/vars/0"] = kernel.astype("f2")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (shipped / "bundle.json").write_text(json.dumps({"files": {path.name: digest}}))
+    load_backbone_weights(target, resolve_weights("bundled"))
+    first = target.get_layer("conv1_conv").get_weights()[0]
+    np.testing.assert_array_equal(first, kernel.astype("f2").astype("f4"))
+
+
+def test_no_bundle_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_files, "default_folder", lambda: tmp_path / "none")
+    with pytest.raises(WeightsMissingError, match="ships no model") as caught:
+        resolve_weights("bundled")
+    for words in ("--weights imagenet", "--weights none", "--weights FILE.h5"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "fault"),
+    [
+        ("{", "can't be read as JSON"),
+        ("[]", "holds no weights"),
+        ('{"files": 3}', "holds no weights"),
+        ('{"files": {"model-1.weights.h5": "0"}}', "holds no weights"),
+        ('{"files": {"model-0.weights.h5": "0"}}', "holds no weights"),
+        ('{"files": {"model.weights.h5": "0"}}', "SHA-256 is"),
+        ('{"files": {"model.weights.h5": 3}}', "SHA-256 is"),
+    ],
+)
+def test_a_broken_bundle_starts_no_training(shipped: Path, manifest: str, fault: str) -> None:
+    (shipped / "bundle.json").write_text(manifest)
+    with pytest.raises(BundleError, match=fault):
+        resolve_weights("bundled")
 
 
 def test_files_that_are_not_hdf5(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pneumoscope.config import FitConfig, IntervalConfig, PreprocessConfig, TrainConfig, to_toml
 from pneumoscope.images.phantom.folder import write_phantoms
-from pneumoscope.inference.bundle import load_bundle, load_network
+from pneumoscope.inference.bundle import load_bundle, load_networks
 
 CONFIG = TrainConfig(
     weights="none",
@@ -38,7 +38,7 @@ def start(
 
 
 def weights(run: Path) -> list[np.ndarray]:
-    found: list[np.ndarray] = load_network(load_bundle(run)).get_weights()
+    found: list[np.ndarray] = load_networks(load_bundle(run))[0].get_weights()
     return found
 
 

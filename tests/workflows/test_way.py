@@ -15,7 +15,7 @@ from pneumoscope.cli.app import run
 from pneumoscope.config import FitConfig, IntervalConfig, PreprocessConfig, TrainConfig, from_toml
 from pneumoscope.errors import BundleError, DataError, SplitLeakError, UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
-from pneumoscope.inference.bundle import load_bundle, load_network
+from pneumoscope.inference.bundle import load_bundle, load_networks
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SilentProgress
 from pneumoscope.workflows.train import TrainedRun, train
@@ -100,7 +100,7 @@ def test_network_and_predictor_agree(finished: TrainedRun, phantoms: Path) -> No
     )
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     tensor = ((small.clip(0, 1)[..., None] - mean) / std).astype(np.float32)
-    network = load_network(load_bundle(finished.folder))
+    (network,) = load_networks(load_bundle(finished.folder))
     raw = float(network.predict_on_batch(tensor[None])[0, 0])
     assert 1 / (1 + np.exp(-answer.logit)) == pytest.approx(raw, abs=1e-4)
 
@@ -146,7 +146,7 @@ def test_resumed_run_equals_the_unbroken_one(
     pairs = zip(again.history, finished.history, strict=True)
     for mine, theirs in pairs:
         assert replace(mine, seconds=0.0) == replace(theirs, seconds=0.0)
-    mine, theirs = (load_network(r.bundle).get_weights() for r in (again, finished))
+    mine, theirs = (load_networks(r.bundle)[0].get_weights() for r in (again, finished))
     for a, b in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
 

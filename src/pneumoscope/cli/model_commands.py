@@ -15,10 +15,11 @@ from pneumoscope.config import (
     FitConfig,
     IntervalConfig,
     TrainConfig,
-    from_toml,
     named_in,
     replace_from,
+    training_config,
 )
+from pneumoscope.errors import UsageError
 
 ModelOption = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="a bundle, a run folder, or 'default'")
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
     command(app, "predict")(predict)
 
 
-@settings(TrainConfig, "recipe", "weights", "views", "seed", "keep_val")
+@settings(TrainConfig, "recipe", "weights", "views", "seed", "flip", "backend", "keep_val")
 @settings(FitConfig, "epochs")
 def train(
     data: DataArgument,
@@ -52,6 +53,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with the run in --out where it stopped")
     ] = False,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,…", help="one network per seed, averaged")
+    ] = None,
     **options: Any,
 ) -> Outcome:
     """Train a model: split by patient, train, choose the threshold on validation, report.
@@ -60,7 +64,8 @@ def train(
     """
     from pneumoscope.workflows.train import run_training
 
-    chosen = from_toml(TrainConfig, config) if config else TrainConfig()
+    chosen = training_config(options.get("recipe"), config)
+    options["seeds"] = _seeds(seeds)
     given = {
         "fit.epochs" if name == "epochs" else name
         for name, value in options.items()
@@ -70,6 +75,23 @@ def train(
     chosen = replace(chosen, fit=replace_from(chosen.fit, epochs=options.pop("epochs")))
     chosen = replace_from(chosen, **options)
     return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    """Seeds as the user gave them.
+
+    Raises:
+        UsageError: something else than different whole numbers.
+    """
+    if text is None:
+        return None
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UsageError(f"--seeds: found {text!r}, wanted different whole numbers, as in 0,1,2")
+    return seeds
 
 
 @settings(IntervalConfig, "resamples")

@@ -26,7 +26,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 """Per channel, of ImageNet's training images in [0, 1]; what DenseNet121's weights expect."""
 
-_LEAST_DEVIATION = 1e-3
+LEAST_DEVIATION = 1e-3
+"""An image as good as blank is divided by no less."""
+
 _FINGERPRINT_DIGITS = 16
 
 
@@ -105,7 +107,7 @@ class Preprocessor:
         # One image at a time: a sum over a batch may be taken in another order.
         for target, image in zip(result.reshape(-1, size, size, 3), images, strict=True):
             mean64 = image.mean(dtype=np.float64)
-            deviation64 = max(float(image.std(dtype=np.float64)), _LEAST_DEVIATION)
+            deviation64 = max(float(image.std(dtype=np.float64)), LEAST_DEVIATION)
             target[...] = ((image - mean64) / deviation64).astype(np.float32)[..., None]
         return result
 

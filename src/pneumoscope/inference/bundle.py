@@ -1,20 +1,21 @@
 """A bundle: one folder with all that an answer depends on, checked against its hashes on loading.
 
     bundle.json         what the model is, how it was made, SHA-256 of every other file
-    model.weights.h5    the Keras weights: numbers only, no code, no pickle
+    model.weights.h5    the Keras weights: numbers only, no code, no pickle; of an ensemble
+                        model-0.weights.h5, model-1.weights.h5, …
     MODEL_CARD.md       for people
 
-Comes in: a trained network and its records, or a folder. Goes out: a folder, or a `Bundle`.
+Comes in: trained networks and their records, or a folder. Goes out: a folder, or a `Bundle`.
 Knows nothing of images. `default`, the model that ships, is found in the package.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ import numpy as np
 from pneumoscope.config import PreprocessConfig, from_dict, option
 from pneumoscope.errors import BundleError, InputError, MissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.inference.weights_store import Precision, save_weights
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.storage import sha256_of_file, temporary_beside, write_json, write_text
+from pneumoscope.training import bundle_files
+from pneumoscope.training.bundle_files import CARD, MANIFEST, WEIGHTS_SUFFIX, weight_names
 from pneumoscope.training.network import (
     LEAST_SIZE,
     Architecture,
@@ -36,12 +40,15 @@ from pneumoscope.training.weight_file import open_weight_file
 
 _LOGGER = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
-_MANIFEST = "bundle.json"
-_WEIGHTS = "model.weights.h5"
-_CARD = "MODEL_CARD.md"
+SCHEMA_VERSION = 2
+"""2 added `members`, `flip` and `store`; bundles of schema 1 are read too."""
+
+MOST_MEMBERS = 32
+
+_SINCE_2 = {"members": 1, "flip": False, "store": "float32"}
+"""What every bundle of schema 1 was."""
+
 _MAX_WEIGHTS_BYTES = 1 << 30
-_MAX_MANIFEST_BYTES = 1 << 24
 _MOST_HIDDEN_UNITS = 65_536
 
 
@@ -81,13 +88,21 @@ class InputCheck:
 
 @dataclass(frozen=True, slots=True)
 class BundleManifest:
-    """`bundle.json`."""
+    """`bundle.json`.
+
+    `members` networks of one architecture answer together by their mean probability, with `flip`
+    each for an image and its left-right mirror image. `store` is the precision of their kernels on
+    disk; everything is computed in float32.
+    """
 
     schema_version: int = SCHEMA_VERSION
     pneumoscope_version: str = ""
     created: str = ""
     labels: tuple[str, ...] = CLASS_NAMES
     architecture: Architecture = field(default_factory=Architecture)
+    members: int = option(1, "networks whose probabilities are averaged", 1, MOST_MEMBERS)
+    flip: bool = False
+    store: Precision = "float32"
     preprocessing: PreprocessConfig = field(default_factory=PreprocessConfig)
     threshold: OperatingPoint = field(default_factory=OperatingPoint)
     calibration: Calibration = field(default_factory=lambda: Calibration("none", 1.0, 0.0))
@@ -106,31 +121,50 @@ class Bundle:
     manifest: BundleManifest
 
     @property
-    def weights(self) -> Path:
-        """The Keras weights file."""
-        return self.folder / _WEIGHTS
+    def weights(self) -> tuple[Path, ...]:
+        """The Keras weights files, one per member."""
+        return tuple(self.folder / name for name in weight_names(self.manifest.members))
 
     @property
     def card(self) -> Path:
         """The model card."""
-        return self.folder / _CARD
+        return self.folder / CARD
 
 
-def write_bundle(folder: Path, network: Any, manifest: BundleManifest, card: str) -> Bundle:
+def write_bundle(
+    folder: Path, networks: Any | Sequence[Any], manifest: BundleManifest, card: str
+) -> Bundle:
     """Write a bundle whole: made beside, then renamed over whatever bundle was there.
 
+    Args:
+        folder: the bundle.
+        networks: one network, or the members of an ensemble, all of `manifest.architecture`.
+        manifest: all but `schema_version`, `members` and `files`, which are filled in here; its
+            `store` says in which precision weights are written.
+        card: the text of the model card.
+
     Raises:
+        UsageError: no network, or more than `MOST_MEMBERS`.
         OSError: the folder can't be written or the disk is full; the old bundle is untouched.
     """
+    members = networks if isinstance(networks, Sequence) else (networks,)
+    if not 1 <= len(members) <= MOST_MEMBERS:
+        raise UsageError(
+            f"{folder}: found {len(members)} networks for a bundle, wanted 1 to {MOST_MEMBERS}. "
+            "Give fewer seeds."
+        )
+    manifest = replace(manifest, schema_version=SCHEMA_VERSION, members=len(members), files={})
+    names = weight_names(len(members))
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = temporary_beside(folder)
     made.mkdir()
     try:
-        network.save_weights(made / _WEIGHTS)
-        write_text(made / _CARD, card)
+        for name, network in zip(names, members, strict=True):
+            save_weights(network, made / name, manifest.store)
+        write_text(made / CARD, card)
         document = asdict(manifest)
-        document["files"] = {name: sha256_of_file(made / name) for name in (_WEIGHTS, _CARD)}
-        write_json(made / _MANIFEST, document)
+        document["files"] = {name: sha256_of_file(made / name) for name in (*names, CARD)}
+        write_json(made / MANIFEST, document)
         for path in made.iterdir():
             _flush(path)
         _swap(made, folder)
@@ -167,63 +201,65 @@ def load_bundle(model: Path | str) -> Bundle:
         BundleError: no bundle, of another schema, incomplete, or changed since it was written.
     """
     folder = _find(model)
-    path = folder / _MANIFEST
-    try:
-        with path.open("rb") as stream:
-            document = json.loads(stream.read(_MAX_MANIFEST_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(
-            f"{path}: can't be read as JSON ({error}). Train or copy it again."
-        ) from error
+    path = folder / MANIFEST
+    document = bundle_files.read_manifest(folder)
     found = document.get("schema_version") if isinstance(document, dict) else None
-    if found != SCHEMA_VERSION:
+    if type(found) is not int or found not in (1, SCHEMA_VERSION):
         raise BundleError(
-            f"{path}: found schema version {found!r}, this pneumoscope reads {SCHEMA_VERSION}. "
-            "Use the version of pneumoscope that wrote it, or train again."
+            f"{path}: found schema version {found!r}, this pneumoscope reads 1 and "
+            f"{SCHEMA_VERSION}. Use the version of pneumoscope that wrote it, or train again."
         )
+    if found == 1:
+        document = {**document, **_SINCE_2, "schema_version": SCHEMA_VERSION}
     try:
         manifest = from_dict(BundleManifest, document, str(path), complete=True)
     except UsageError as error:
         raise BundleError(f"{error}. Copy the bundle again or train again.") from error
     _check_model(manifest, path)
-    _check_files(folder, manifest.files)
+    _check_files(folder, manifest)
     _LOGGER.debug("model: %s, written by pneumoscope %s", folder, manifest.pneumoscope_version)
     return Bundle(folder, manifest)
 
 
 def _find(model: Path | str) -> Path:
     if str(model) == "default":
-        folder = Path(__file__).parent.parent / "models" / "default"
-        if not (folder / _MANIFEST).exists():
+        folder = bundle_files.default_folder()
+        if not (folder / MANIFEST).exists():
             raise MissingError(
                 "This installation ships no default model. Train one: pneumoscope train DATA "
                 "--out RUN, then give --model RUN."
             )
         return folder
     folder = Path(model)
-    folder = folder.parent if folder.name == _MANIFEST else folder
-    for candidate in (folder, folder / "model"):
-        if (candidate / _MANIFEST).exists():
-            return candidate
+    folder = folder.parent if folder.name == MANIFEST else folder
+    if (found := bundle_files.bundle_in(folder)) is not None:
+        return found
     if not folder.exists():
         raise UsageError(f"--model {folder}: no such folder. Give a bundle, a run, or 'default'.")
     raise BundleError(
-        f"{folder}: holds no {_MANIFEST}, nor does {folder / 'model'}. "
+        f"{folder}: holds no {MANIFEST}, nor does {folder / 'model'}. "
         "Give the folder of a finished run or a bundle."
     )
 
 
-def _check_files(folder: Path, listed: dict[str, str]) -> None:
+def _check_files(folder: Path, manifest: BundleManifest) -> None:
     """See that the bundle holds the files of its manifest, as they were written, and no others."""
-    present = {p.name for p in folder.iterdir() if not p.name.startswith(".")} - {_MANIFEST}
-    strange = sorted((present ^ set(listed)) - {_WEIGHTS, _CARD})
+    listed, weights = manifest.files, weight_names(manifest.members)
+    present = {p.name for p in folder.iterdir() if not p.name.startswith(".")} - {MANIFEST}
+    strange = sorted((present ^ set(listed)) - {*weights, CARD})
     if strange:
         where = "is listed in bundle.json and not" if strange[0] in listed else "is"
         raise BundleError(
             f"{folder}: {strange[0]!r} {where} in the bundle; wanted the files of bundle.json and "
             "no others. Copy the whole folder again, or take out what was added."
         )
-    for name in dict.fromkeys((_WEIGHTS, _CARD, *listed)):
+    idle = sorted(n for n in listed if n.endswith(WEIGHTS_SUFFIX) and n not in weights)
+    if idle:
+        raise BundleError(
+            f"{folder}: bundle.json lists {idle[0]!r} and {manifest.members} members; wanted "
+            f"{', '.join(weights)}. Copy the whole folder again."
+        )
+    for name in dict.fromkeys((*weights, CARD, *listed)):
         _check_file(folder / name, listed.get(name))
 
 
@@ -259,25 +295,26 @@ def _check_file(path: Path, wanted: str | None) -> None:
         )
 
 
-def load_network(bundle: Bundle) -> Any:
-    """Build the Keras network of a bundle and load its weights.
+def load_networks(bundle: Bundle) -> tuple[Any, ...]:
+    """Build the Keras networks of a bundle, one per member, and load their weights.
 
     Raises:
         ExtraMissingError: Keras is not installed.
         BundleError: the weights don't fit the architecture that the manifest states, would fill
             the memory, or are no finite numbers.
     """
-    architecture = bundle.manifest.architecture
+    return tuple(_load_network(bundle.manifest.architecture, path) for path in bundle.weights)
+
+
+def _load_network(architecture: Architecture, path: Path) -> Any:
     network = build_network(
         build_backbone(architecture.size), architecture, empty_head(architecture)
     )
     try:
-        with open_weight_file(bundle.weights):  # refuses bombs and links before one is read
-            network.load_weights(bundle.weights)
+        with open_weight_file(path):  # refuses bombs and links before one is read
+            network.load_weights(path)
     except InputError as error:
-        raise BundleError(
-            f"{bundle.weights}: does not fit {architecture}: {error}. Train again."
-        ) from error
+        raise BundleError(f"{path}: does not fit {architecture}: {error}. Train again.") from error
     if not all(np.isfinite(array).all() for array in network.get_weights()):
-        raise BundleError(f"{bundle.weights}: holds numbers that are not finite. Train again.")
+        raise BundleError(f"{path}: holds numbers that are not finite. Train again.")
     return network

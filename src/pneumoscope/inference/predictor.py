@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.errors import ImageRefusedError, Reason, UsageError
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, KerasBackend, Outputs
-from pneumoscope.inference.bundle import BundleManifest, load_bundle, load_network
+from pneumoscope.inference.bundle import BundleManifest, load_bundle, load_networks
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.records import CLASS_NAMES, Prediction
 
@@ -87,7 +87,7 @@ class Predictor:
             UsageError, MissingError, BundleError: as `load_bundle` does.
         """
         bundle = load_bundle(model)
-        return cls(bundle.manifest, KerasBackend(load_network(bundle)))
+        return cls(bundle.manifest, KerasBackend(load_networks(bundle), flip=bundle.manifest.flip))
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""
@@ -124,6 +124,20 @@ class Predictor:
                 yield from self._answer(chunk)
         finally:  # after Ctrl-C, or when nobody wants the rest, what waits is not read any more
             pool.shutdown(cancel_futures=True)
+
+    def predict_image(self, image: NDArray[np.float32], name: str = "image") -> Answer:
+        """The answer for one decoded image, float32 (h, w) in [0, 1]; see `predict_images`."""
+        return next(self.predict_images([(name, image)]))
+
+    def predict_images(self, images: Iterable[tuple[str, NDArray[np.float32]]]) -> Iterator[Answer]:
+        """One answer for every name and decoded image, float32 (h, w) in [0, 1], in order.
+
+        Raises:
+            UsageError: an array of another form.
+        """
+        prepared = (_Prepared(n, None, self._preprocess(_checked(n, i))) for n, i in images)
+        for chunk in _chunks(prepared, BATCH):
+            yield from self._answer(chunk)
 
     def _prepare(self, read: Callable[[], GreyImage], source: str) -> _Prepared | Answer:
         try:
@@ -181,6 +195,15 @@ def decide(answer: Answer, manifest: BundleManifest) -> Answer:
         threshold=threshold,
     )
     return replace(answer, prediction=prediction)
+
+
+def _checked(name: str, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    if image.ndim != 2 or image.dtype != np.float32 or not np.array_equal(image, image.clip(0, 1)):
+        raise UsageError(
+            f"{name}: found an array of shape {image.shape} and type {image.dtype}, wanted grey, "
+            "float32 (height, width) in [0, 1]. Give the pixels of `read_image`"
+        )
+    return image
 
 
 def _ahead(

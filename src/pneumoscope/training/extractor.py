@@ -1,7 +1,7 @@
-"""The frozen backbone as Keras runs it: the `Extractor` of this machine.
+"""What is computed of each view once: the frozen part of the network's output, or the view itself.
 
-Comes in: preprocessed batches. Goes out: pooled features. Another engine is another class with the
-same two members; its fingerprint keeps the engines' features apart in the cache.
+Comes in: views. Goes out: rows for the store on disk. Another engine is another class with the
+same members; its fingerprint keeps the engines' rows apart in the cache.
 """
 
 from __future__ import annotations
@@ -11,22 +11,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.training.network import build_feature_model, weights_digest
+from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.training.network import build_feature_model, build_trunk, weights_digest
 from pneumoscope.training.runtime import describe_runtime
 
 
 class KerasExtractor:
-    """Pooled backbone features in float32, on whichever backend Keras runs."""
+    """Pooled features of a frozen backbone, or its activations at `boundary`, by Keras in float32.
 
-    def __init__(self, backbone: Any) -> None:
-        self._model = build_feature_model(backbone)
-        self._fingerprint = f"{describe_runtime()} f32 {weights_digest(backbone)}"
+    Args:
+        backbone: of `build_backbone`.
+        boundary: name of the layer after which training begins; `None` for pooled features.
+    """
+
+    kind = "<f2"
+
+    def __init__(self, backbone: Any, boundary: str | None = None) -> None:
+        if boundary is None:
+            self._model, self.noun = build_feature_model(backbone), "features"
+        else:
+            self._model, self.noun = build_trunk(backbone, boundary), f"activations ({boundary})"
+        self.shape: tuple[int, ...] = tuple(self._model.output.shape[1:])
+        place = boundary or ""
+        self._fingerprint = f"{describe_runtime()} f32 {weights_digest(backbone)} {place}".rstrip()
 
     @property
     def fingerprint(self) -> str:
         """Keras, backend, their versions, precision and the weights' digest."""
         return self._fingerprint
 
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Pooled features, float32 (n, 1024), of `batch`, float32 (n, size, size, 3)."""
-        return np.asarray(self._model.predict_on_batch(batch), np.float32)
+    def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
+        """The network's input, float32 (size, size, 3)."""
+        return preprocessor.normalise(square)
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Float32 (n, *shape) of `batch`, float32 (n, size, size, 3)."""
+        out = self._model.predict_on_batch(batch)
+        return np.asarray(out, np.float32)
+
+
+class SquareExtractor:
+    """The decoded, fitted image itself, uint8: so that no epoch decodes a file again."""
+
+    kind = "u1"
+    noun = "decoding"
+    fingerprint = "squares u1"
+
+    def __init__(self, size: int) -> None:
+        self.shape: tuple[int, ...] = (size, size)
+
+    def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
+        """Grey from 0 to 255, rounded."""
+        squares: NDArray[Any] = np.rint(square * 255.0).astype(np.uint8)
+        return squares
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """The same."""
+        return batch

@@ -1,8 +1,8 @@
-"""Frozen features: each view of each image goes through the backbone once, ever.
+"""What is computed of each view of each image once, ever: features, activations, small squares.
 
-Comes in: image records, the preprocessing and augmentation configs, a frozen backbone. Goes out:
-a `FeatureTable` that yields float32 features of any image and view from the store on disk.
-Knows nothing of labels or of the head. A feature's key is made of the image's content, the
+Comes in: image records, the preprocessing and augmentation configs, an `Extractor`. Goes out:
+a `FeatureTable` that yields the rows of any image and view from the store on disk.
+Knows nothing of labels or of what is trained. A row's key is made of the image's content, the
 preprocessing, the view, the weights and the engine, so nothing stale can be taken for fresh.
 """
 
@@ -12,11 +12,10 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,8 @@ from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
-from pneumoscope.training.feature_store import FeatureStore
-from pneumoscope.training.network import BACKBONE_WIDTH
+from pneumoscope.training.prefetch import ahead
+from pneumoscope.training.store import ArrayStore
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -43,21 +42,34 @@ _NAMED_AT_MOST = 10
 
 
 class Extractor(Protocol):
-    """A frozen backbone as an engine runs it."""
+    """What is computed of a view, as an engine computes it.
+
+    Attributes:
+        kind: type of a row on disk, `<f2` or `u1`.
+        shape: of a row.
+        noun: what the rows are, in the plural, for progress bars.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    noun: str
 
     @property
     def fingerprint(self) -> str:
         """Engine, precision and weights: what, beside the input, decides the output."""
 
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Pooled features (n, 1024) of preprocessed images (n, size, size, 3)."""
+    def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
+        """One view, grey (size, size) in [0, 1], as `__call__` wants it in its batch."""
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Rows (n, *shape) of n prepared views."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureTable:
-    """Features of `images` × `views`, on disk; `kept` are the positions that could be read."""
+    """Rows of `images` × `views`, on disk; `kept` are the positions that could be read."""
 
-    store: FeatureStore
+    store: ArrayStore
     keys: tuple[tuple[bytes, ...], ...]
     kept: tuple[int, ...]
     refused: tuple[ImageRefusedError, ...]
@@ -67,8 +79,15 @@ class FeatureTable:
         """Views per image."""
         return len(self.keys[0]) if self.keys else 0
 
-    def take(self, rows: NDArray[np.intp], views: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Features (n, 1024) of image `rows[i]` (an index into `kept`) in view `views[i]`."""
+    def fingerprint(self) -> str:
+        """SHA-256 over what the rows were made of and by: images, views, extractor."""
+        digest = hashlib.sha256(self.store.folder.name.encode())
+        for row in self.keys:
+            digest.update(b"".join(row))
+        return digest.hexdigest()
+
+    def take(self, rows: NDArray[np.intp], views: NDArray[np.intp]) -> NDArray[Any]:
+        """Row (n, ...) of image `rows[i]` (an index into `kept`) in view `views[i]`."""
         wanted = zip(rows.tolist(), views.tolist(), strict=True)
         return self.store.take([self.keys[r][v] for r, v in wanted])
 
@@ -103,16 +122,18 @@ def compute_features(
     made_by = hashlib.sha256(
         f"{extractor.fingerprint}|{preprocessor.fingerprint()}".encode()
     ).hexdigest()
-    store = FeatureStore(cache / "features" / made_by[:24], BACKBONE_WIDTH)
+    store = ArrayStore(cache / "features" / made_by[:24], extractor.kind, extractor.shape)
     prints = [view_fingerprint(views.augment, views.seed, k) for k in range(views.count)]
     keys = [tuple(_key(record.sha256, mark) for mark in prints) for record in records]
-    work = _Work(records, keys, views, preprocessor, store)
+    work = _Work(records, keys, views, preprocessor, extractor, store)
     pending = _Pending(store)
     wanted = work.views_to_make()
-    _LOGGER.debug("features: %d views to compute, the others are in %s", wanted, store.folder)
-    with progress.task("features", wanted, "images") as task:
+    noun = extractor.noun
+    _LOGGER.debug("%s: %d views to compute, the others are in %s", noun, wanted, store.folder)
+    stopped = threading.Event()  # Ctrl-C waits for one image, not for a batch
+    with progress.task(noun, wanted, "images") as task:
         try:
-            for batch_keys, batch in _ahead(work):
+            for batch_keys, batch in ahead(work.batches(stopped), stopped.set):
                 pending.add(batch_keys, extractor(batch)[: len(batch_keys)])
                 task.advance(len(batch_keys))
         finally:  # after Ctrl-C too: what was computed is kept
@@ -137,24 +158,24 @@ def _warn(refused: dict[int, ImageRefusedError]) -> None:
 class _Pending:
     """Rows gathered for the next shard."""
 
-    def __init__(self, store: FeatureStore) -> None:
+    def __init__(self, store: ArrayStore) -> None:
         self._store = store
         self._keys: list[bytes] = []
-        self._features: list[NDArray[np.float32]] = []
+        self._rows: list[NDArray[Any]] = []
 
-    def add(self, keys: list[bytes], features: NDArray[np.float32]) -> None:
+    def add(self, keys: list[bytes], rows: NDArray[Any]) -> None:
         self._keys += keys
-        self._features.append(features)
+        self._rows.append(rows)
         if len(self._keys) >= SHARD_ROWS:
             self.flush()
 
     def flush(self) -> None:
         if self._keys:
-            self._store.add(self._keys, np.concatenate(self._features))
-        self._keys, self._features = [], []
+            self._store.add(self._keys, np.concatenate(self._rows))
+        self._keys, self._rows = [], []
 
 
-_Batch = tuple[list[bytes], NDArray[np.float32]]
+_Batch = tuple[list[bytes], NDArray[Any]]
 
 
 class _Work:
@@ -166,12 +187,14 @@ class _Work:
         keys: Sequence[tuple[bytes, ...]],
         views: Views,
         preprocessor: Preprocessor,
-        store: FeatureStore,
+        extractor: Extractor,
+        store: ArrayStore,
     ) -> None:
         self._records = records
         self._keys = keys
         self._views = views
         self._preprocessor = preprocessor
+        self._prepare = extractor.prepare
         # A file that could not be hashed has no key of its own, so it is never found in the store.
         self._missing = [
             i
@@ -189,20 +212,14 @@ class _Work:
         return len(self._wanted)
 
     def batches(self, stopped: threading.Event) -> Iterator[_Batch]:
-        """Batches of exactly `BATCH` preprocessed views (the last one padded) and their keys."""
-        size = self._preprocessor.config.size
-        batch = np.zeros((BATCH, size, size, 3), np.float32)
-        batch_keys: list[bytes] = []
-        for key, tensor in self._tensors(stopped):
-            batch[len(batch_keys)] = tensor
-            batch_keys.append(key)
-            if len(batch_keys) == BATCH:
-                yield batch_keys, batch
-                batch, batch_keys = np.zeros_like(batch), []
-        if batch_keys:
-            yield batch_keys, batch
+        """Batches of exactly `BATCH` prepared views (the last one filled up) and their keys."""
+        views = self._tensors(stopped)
+        while gathered := list(islice(views, BATCH)):
+            tensors = [tensor for _, tensor in gathered]
+            filled = tensors + [tensors[-1]] * (BATCH - len(tensors))
+            yield [key for key, _ in gathered], np.stack(filled)
 
-    def _tensors(self, stopped: threading.Event) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
+    def _tensors(self, stopped: threading.Event) -> Iterator[tuple[bytes, NDArray[Any]]]:
         for position in takewhile(lambda _: not stopped.is_set(), self._missing):
             record, row = self._records[position], self._keys[position]
             if record.sha256 and self._wanted.isdisjoint(row):  # a copy of an image before it
@@ -218,7 +235,7 @@ class _Work:
                     changed = view(
                         grey, self._views.augment, self._views.seed, record.sha256, index
                     )
-                    yield key, self._preprocessor.normalise(changed)
+                    yield key, self._prepare(changed, self._preprocessor)
 
 
 def _read(record: ImageRecord) -> NDArray[np.float32]:
@@ -231,17 +248,3 @@ def _read(record: ImageRecord) -> NDArray[np.float32]:
             "its bytes changed since the data set was listed. Leave the data alone during training",
         )
     return image.pixels
-
-
-def _ahead(work: _Work) -> Iterator[_Batch]:
-    """The batches of `work`, each prepared in a thread while the one before it is in use."""
-    stopped = threading.Event()
-    batches = work.batches(stopped)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        try:
-            following = pool.submit(next, batches, None)
-            while (current := following.result()) is not None:
-                following = pool.submit(next, batches, None)
-                yield current
-        finally:  # Ctrl-C waits for one image, not for a batch
-            stopped.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,20 @@ class HeadWeights:
     output_bias: NDArray[np.float32]
 
 
-def build_backbone(size: int) -> Any:
+BOUNDARIES = MappingProxyType({"conv5": "pool4_pool", "conv4": "pool3_pool"})
+"""Block → the layer before it, where a frozen trunk ends if training begins with that block."""
+
+
+def build_backbone(size: int | None) -> Any:
     """DenseNet121 without its top for (n, size, size, 3) float32 input; its weights are unset.
 
     The output is the last feature map, (n, size/32, size/32, 1024), after batch norm and ReLU.
+    With `None` it takes squares of any size.
 
     Raises:
         UsageError: the size is less than `LEAST_SIZE`.
     """
-    if size < LEAST_SIZE:
+    if size is not None and size < LEAST_SIZE:
         raise UsageError(f"preprocess.size: found {size}, wanted {LEAST_SIZE} or more")
     keras = load_keras()
     backbone = keras.applications.DenseNet121(
@@ -97,6 +103,27 @@ def build_feature_model(backbone: Any) -> Any:
     return keras.Model(backbone.input, pooled, name="features")
 
 
+def build_trunk(backbone: Any, boundary: str) -> Any:
+    """The backbone up to the layer `boundary`: (n, size, size, 3) → (n, h, w, c)."""
+    keras = load_keras()
+    return keras.Model(backbone.input, backbone.get_layer(boundary).output, name="trunk")
+
+
+def build_tail(backbone: Any, boundary: str) -> Any:
+    """The backbone behind the layer `boundary`, with its very layers: (n, h, w, c) → last map."""
+    keras = load_keras()
+    return keras.Model(backbone.get_layer(boundary).output, backbone.output, name="tail")
+
+
+def with_head(body: Any, architecture: Architecture, seed: int) -> Any:
+    """GAP and a new head behind `body`, a model that ends in a feature map: → logits (n, 1)."""
+    keras = load_keras()
+    # The mean and what follows in float32: little work, and a loss that is exact.
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(body.output)
+    head = build_head(architecture, seed)
+    return keras.Model(body.input, head(pooled), name="trained")
+
+
 def build_head(architecture: Architecture, seed: int) -> Any:
     """Dropout → Dense(ReLU) → Dense(1): features (n, 1024) → logits (n, 1).
 
@@ -106,11 +133,14 @@ def build_head(architecture: Architecture, seed: int) -> Any:
     keras = load_keras()
     initial = [keras.initializers.GlorotUniform(seed=2 * seed + k) for k in (0, 1)]
     features = keras.Input((BACKBONE_WIDTH,), name="features")
-    x = keras.layers.Dropout(architecture.dropout, seed=seed)(features)
+    x = keras.layers.Dropout(architecture.dropout, seed=seed, dtype="float32")(features)
     x = keras.layers.Dense(
-        architecture.hidden_units, activation="relu", kernel_initializer=initial[0]
+        architecture.hidden_units,
+        activation="relu",
+        kernel_initializer=initial[0],
+        dtype="float32",
     )(x)
-    logits = keras.layers.Dense(1, kernel_initializer=initial[1])(x)
+    logits = keras.layers.Dense(1, kernel_initializer=initial[1], dtype="float32")(x)
     return keras.Model(features, logits, name="head")
 
 

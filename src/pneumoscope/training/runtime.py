@@ -8,6 +8,7 @@ serves (`KERAS_BACKEND`); TensorFlow is the default and the one that the `train`
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,32 @@ from contextlib import contextmanager
 from typing import Any
 
 from pneumoscope.errors import ExtraMissingError, UsageError
+
+
+def choose_backend(name: str, *, trains_convolutions: bool) -> None:
+    """Decide what Keras runs on, before it is loaded.
+
+    `auto` leaves the choice to `KERAS_BACKEND`, or to whatever is loaded already; else it takes
+    Torch for training convolutions on a processor if it is installed, TensorFlow for the rest.
+
+    Raises:
+        UsageError: Keras runs on another backend in this process already.
+    """
+    loaded = sys.modules.get("keras")
+    if loaded is not None:
+        running = loaded.backend.backend()
+        if name not in ("auto", running):
+            raise UsageError(
+                f"backend: found Keras running on {running} in this process, wanted {name}. "
+                f"Begin a new process, or set KERAS_BACKEND={name} before Keras is imported."
+            )
+    elif name != "auto":
+        os.environ["KERAS_BACKEND"] = name
+    elif "KERAS_BACKEND" not in os.environ:
+        installed = [n for n in ("tensorflow", "torch", "jax") if importlib.util.find_spec(n)]
+        if trains_convolutions and "torch" in installed:
+            installed.insert(0, "torch")
+        os.environ["KERAS_BACKEND"] = installed[0] if installed else "tensorflow"
 
 
 def load_keras() -> Any:
@@ -56,6 +83,62 @@ def _native_stderr_hidden() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextmanager
+def arithmetic(precision: str) -> Iterator[None]:
+    """Layers made inside compute in `f32`, in `bf16` (weights stay float32), or `auto`.
+
+    `auto` is bfloat16 where it is faster: on Torch with a processor or card that has it. TensorFlow
+    and JAX on a processor are slower in bfloat16 than in float32.
+    """
+    keras = load_keras()
+    before = keras.config.dtype_policy()
+    mixed = precision == "bf16" or (precision == "auto" and _has_fast_bfloat16())
+    keras.config.set_dtype_policy("mixed_bfloat16" if mixed else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _has_fast_bfloat16() -> bool:
+    backend = load_keras().backend.backend()
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(_gpus())
+
+
+def _gpus() -> list[str]:
+    return list(load_keras().distribution.list_devices("gpu"))
+
+
+def distribute(batch_size: int) -> int:
+    """Spread every batch over all devices, where there are several; returns how many.
+
+    By `keras.distribution.DataParallel`, which Keras has for JAX; on the other backends one
+    device is used.
+
+    Raises:
+        UsageError: the batch can't be dealt evenly.
+    """
+    keras = load_keras()
+    if keras.backend.backend() != "jax":
+        return 1
+    devices = keras.distribution.list_devices()
+    if len(devices) < 2:
+        return 1
+    if batch_size % len(devices):
+        raise UsageError(
+            f"fit.batch_size: found {batch_size}, wanted a multiple of {len(devices)}, the number "
+            "of devices"
+        )
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    return len(devices)
 
 
 def describe_runtime() -> str:

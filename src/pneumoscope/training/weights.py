@@ -1,8 +1,8 @@
 """Initial weights of the backbone: where they come from, and how they get into the model.
 
-Comes in: the choice `imagenet`, `none` or a file. Goes out: a `WeightsSource` that says what was
-chosen, and a backbone that holds it. ImageNet weights are fetched by Keras' own loader into
-Keras' own cache. Files are read layer by layer; no model description in them is run.
+Comes in: the choice `imagenet`, `bundled`, `none`, a bundle or a file. Goes out: a `WeightsSource`
+that says what was chosen, and a backbone that holds it. ImageNet weights are fetched by Keras' own
+loader into Keras' own cache. Files are read layer by layer; no model description in them is run.
 Does not know images or heads.
 """
 
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pneumoscope.errors import InputError, WeightsMissingError
+from pneumoscope.errors import BundleError, InputError, WeightsMissingError
 from pneumoscope.storage import sha256_of_file
+from pneumoscope.training import bundle_files
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.weight_file import open_weight_file, read_array
 
@@ -42,26 +43,35 @@ class WeightsSource:
         origin: where they come from, in words for a bundle or a report.
     """
 
-    kind: Literal["none", "imagenet", "file"]
+    kind: Literal["none", "imagenet", "bundle", "file"]
     path: Path | None
     sha256: str
     origin: str
 
 
 WEIGHTS_BY_NAME = ("none", "imagenet", "bundled")
-"""What `--weights` knows by name; anything else is a file."""
+"""What `--weights` knows by name; anything else is a file, a bundle or a run."""
+
+_CHOICES = (
+    "Give --weights imagenet, --weights none, --weights FILE.h5, or --weights with the folder of "
+    "a bundle or a run"
+)
 
 
 def resolve_weights(choice: str, cache: Path | None = None) -> WeightsSource:
     """Find the initial weights, and fetch those of ImageNet if they are not on this machine.
 
     Args:
-        choice: `imagenet`, `none`, or the path of an HDF5 file (`.h5`, `.weights.h5`).
+        choice: `imagenet`; `bundled`, the backbone of the model that ships; `none`; or the path
+            of an HDF5 file (`.h5`, `.weights.h5`), of a bundle, or of a run. Of an ensemble the
+            first network's backbone is taken.
         cache: Keras' folder; `None`: `$KERAS_HOME`, else `~/.keras`.
 
     Raises:
-        WeightsMissingError: the file is not there, or ImageNet's can't be downloaded.
+        WeightsMissingError: the file is not there, ImageNet's can't be downloaded, or this
+            installation ships no model.
         InputError: the file is not HDF5, damaged, or would fill the memory.
+        BundleError: the bundle's weights are not those that its manifest names.
         ExtraMissingError: Keras is needed and not installed.
     """
     if choice == "none":
@@ -71,19 +81,47 @@ def resolve_weights(choice: str, cache: Path | None = None) -> WeightsSource:
         origin = f"ImageNet, Keras Applications, {IMAGENET_BASE_URL}{IMAGENET_FILE}"
         return WeightsSource("imagenet", path, sha256_of_file(path), origin)
     if choice == "bundled":
-        raise WeightsMissingError(
-            "this version of pneumoscope ships no bundled weights. Give --weights imagenet, "
-            "--weights none or --weights FILE.h5"
-        )
+        folder = bundle_files.default_folder()
+        if not (folder / bundle_files.MANIFEST).exists():
+            raise WeightsMissingError(
+                f"this installation ships no model to start from: {folder} is not there. {_CHOICES}"
+            )
+        return _of_bundle(folder, "default")
     path = Path(choice)
+    if path.is_dir() and (found := bundle_files.bundle_in(path)) is not None:
+        return _of_bundle(found, path.resolve().name)
     if not path.is_file():
         raise WeightsMissingError(
-            f"the weights {choice!r} are neither 'imagenet' nor 'none' nor a file that is there. "
-            "Give --weights imagenet, --weights none or --weights FILE.h5"
+            f"the weights {choice!r} are neither {', '.join(map(repr, WEIGHTS_BY_NAME))} nor a "
+            f"file, bundle or run that is there. {_CHOICES}"
         )
     with open_weight_file(path):
         pass  # opening it is the check
     return WeightsSource("file", path.resolve(), sha256_of_file(path), f"file {path.name}")
+
+
+def _of_bundle(folder: Path, name: str) -> WeightsSource:
+    """The weights of the first network of a bundle, seen to be those that its manifest names."""
+    manifest = bundle_files.read_manifest(folder)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    files = files if isinstance(files, dict) else {}
+    first = [bundle_files.weight_names(members)[0] for members in (1, 2)]
+    listed = next((entry for entry in first if entry in files), None)
+    if listed is None or not (folder / listed).is_file():
+        raise BundleError(
+            f"{folder}: holds no weights: wanted {' or '.join(first)}, listed in its "
+            f"{bundle_files.MANIFEST}. Copy the bundle again or choose other --weights."
+        )
+    path = folder / listed
+    with open_weight_file(path):
+        digest = sha256_of_file(path)
+    if digest != files[listed]:
+        raise BundleError(
+            f"{path}: SHA-256 is {digest[:16]}…, bundle.json says {str(files[listed])[:16]}…. The "
+            "file was changed or damaged; copy the bundle again or choose other --weights."
+        )
+    origin = f"backbone of the bundle {name!r}, {listed}, SHA-256 {digest}"
+    return WeightsSource("bundle", path.resolve(), digest, origin)
 
 
 def load_backbone_weights(backbone: Any, source: WeightsSource) -> None:

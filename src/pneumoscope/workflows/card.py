@@ -14,6 +14,12 @@ _NORMALISATION = {
     "standardise": "each image to mean 0 and deviation 1",
 }
 
+_TRAINED = {
+    "frozen": "frozen",
+    "finetune": "trained from block {unfreeze} on, batch normalisation kept as it was",
+    "scratch": "trained whole",
+}
+
 
 def card_text(
     data_name: str,
@@ -24,16 +30,13 @@ def card_text(
     epochs: int,
 ) -> str:
     """`MODEL_CARD.md` of a run."""
-    size, fit = config.preprocess.size, config.fit
+    size = config.preprocess.size
     val = dataset.subset("val").records
     return model_card(
         ModelCardContent(
             name=f"pneumoscope-{config.recipe}",
             version=manifest.pneumoscope_version,
-            architecture=(
-                "DenseNet121 without its top, frozen, then GlobalAveragePooling2D, "
-                f"Dropout({fit.dropout}), Dense({fit.hidden_units}, ReLU), Dense(1, sigmoid)."
-            ),
+            architecture=_architecture(config),
             weights_origin=f"Initial weights: {manifest.initial_weights.origin}.",
             preprocessing=(
                 "Decoded to grey; DICOM through its modality and VOI transformations.",
@@ -41,16 +44,14 @@ def card_text(
                 f"Normalised {_NORMALISATION[config.preprocess.normalisation]}.",
             ),
             training=(
-                f"Features of {config.views} views per training image, the first un-augmented.",
-                f"The head trained for {epochs} epochs with Adam, step size {fit.learning_rate:g}, "
-                f"schedule {fit.schedule}; the epoch of the best validation AUC kept.",
-                "Calibration and threshold were chosen on the validation patients alone.",
+                *_training(config, epochs),
+                f"Calibration and threshold were chosen on {manifest.threshold.chosen_on}.",
             ),
             data_name=data_name,
             kermany=is_kermany(dataset),
             counts=split_counts(dataset),
-            evaluated_on="the validation patients, on whom epoch, calibration and threshold were "
-            "chosen; expect less elsewhere",
+            evaluated_on="the validation patients, on whom calibration and threshold were chosen; "
+            "expect less elsewhere",
             n=evaluation.n,
             patients=len({record.patient for record in val}),
             threshold=manifest.threshold.value,
@@ -60,3 +61,40 @@ def card_text(
             fingerprint=manifest.training_data.fingerprint,
         )
     )
+
+
+def _architecture(config: TrainConfig) -> str:
+    fit = config.fit
+    trained = _TRAINED[config.recipe].format(unfreeze=config.finetune.unfreeze)
+    text = (
+        f"DenseNet121 without its top, {trained}, then GlobalAveragePooling2D, "
+        f"Dropout({fit.dropout}), Dense({fit.hidden_units}, ReLU), Dense(1, sigmoid)."
+    )
+    if len(config.seeds) > 1:
+        text += f" {len(config.seeds)} such networks; their probabilities are averaged."
+    if config.flip:
+        text += " Each image is answered together with its mirror image."
+    return text
+
+
+def _training(config: TrainConfig, epochs: int) -> tuple[str, ...]:
+    """How it was trained, in order, one sentence each."""
+    fit = config.fit
+    kept = "the last epoch" if fit.keep == "last" else "the epoch of the best validation AUC"
+    average = f", as a running average of weights (decay {fit.ema:g} per step)" if fit.ema else ""
+    steps = (
+        f"{epochs} epochs with Adam, largest step size {fit.learning_rate:g}, weight decay "
+        f"{fit.weight_decay:g}, schedule {fit.schedule}; {kept} kept{average}."
+    )
+    if config.recipe == "scratch":
+        sizes = " → ".join(str(size) for size in config.scratch.sizes)
+        return (
+            f"All layers from pixels, squares of {sizes} pixels one after the other, each image "
+            "changed anew in every epoch: random resized crop, rotation, flip, contrast, gamma, "
+            "brightness, shading, blur and sharpening, JPEG, noise, borders, markers, erasing.",
+            steps,
+        )
+    views = f"{config.views} views per training image, the first un-augmented."
+    if config.recipe == "frozen":
+        return (f"The head alone, on features of {views}", steps)
+    return (f"The head on features of {views}", f"Then the blocks behind the boundary: {steps}")

@@ -1,11 +1,11 @@
 """`train`: from a folder of X-rays to a bundle, its evaluation on validation, and a report.
 
-RUN/config.toml     everything needed to run it again
-RUN/split.csv       who is in which split
-RUN/checkpoint.npz  the head after the last whole epoch; gone when the run is finished
-RUN/history.csv     what every epoch scored
-RUN/model/          the bundle
-RUN/evaluation/     metrics, predictions and figures on validation
+RUN/config.toml          everything needed to run it again
+RUN/split.csv            who is in which split
+RUN/checkpoint-*.npz     a stage after its last whole epoch; gone when the run is finished
+RUN/history.csv          what every epoch scored
+RUN/model/               the bundle
+RUN/evaluation/          metrics, predictions and figures on validation
 RUN/report.html
 """
 
@@ -14,30 +14,23 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from pneumoscope.config import ProvenanceConfig, TrainConfig, check_ranges, from_toml, to_toml
+from pneumoscope.config import TrainConfig
 from pneumoscope.data.fingerprint import fingerprint
-from pneumoscope.data.index import index
-from pneumoscope.data.split import with_usable_validation, write_split
-from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.calibration import fit_calibration
+from pneumoscope.data.split import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.evaluation.threshold import choose_threshold
 from pneumoscope.inference.backends import KerasBackend
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
     InitialWeights,
-    OperatingPoint,
     TrainingData,
     write_bundle,
 )
@@ -45,39 +38,18 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.storage import (
-    cache_folder,
-    claim_folder,
-    leftovers,
-    path_text,
-    remove_leftovers,
-    write_text,
-)
-from pneumoscope.training.extractor import KerasExtractor
-from pneumoscope.training.features import FeatureTable, Views, compute_features
-from pneumoscope.training.head import Epoch, LabelledFeatures, TrainedHead, train_head
-from pneumoscope.training.network import (
-    Architecture,
-    build_backbone,
-    build_network,
-    initialise_randomly,
-    weights_digest,
-)
-from pneumoscope.training.weights import WEIGHTS_BY_NAME, load_backbone_weights, resolve_weights
-from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
+from pneumoscope.storage import cache_folder, claim_folder, path_text, write_text
+from pneumoscope.training.checkpoint import Epoch
+from pneumoscope.training.network import build_backbone, initialise_randomly, weights_digest
+from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
+from pneumoscope.training.runtime import choose_backend, describe_runtime, distribute
+from pneumoscope.training.weights import load_backbone_weights, resolve_weights
+from pneumoscope.workflows.answering import answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
 from pneumoscope.workflows.evaluate import Evaluated, metrics_table, write_evaluation
-from pneumoscope.workflows.facts import announce
+from pneumoscope.workflows.operating import with_operating_point
+from pneumoscope.workflows.run_folder import Prepared, begin, prepare
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What a run is about to do: its folder, its configuration and its data."""
-
-    folder: Path
-    config: TrainConfig
-    dataset: Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +60,15 @@ class TrainedRun:
         folder: RUN.
         bundle: the model, as it lies in `RUN/model`.
         evaluation: on the validation images, on which epoch and threshold were chosen too.
-        history: what every epoch scored.
-        best: index of the epoch that was kept.
+        history: what every epoch of every stage scored.
+        best: index, in `history`, of the epoch that the first network kept.
         seconds: wall time per stage.
     """
 
     folder: Path
     bundle: Bundle
     evaluation: Evaluation
-    history: tuple[Epoch, ...]
+    history: tuple[StageEpoch, ...]
     best: int
     seconds: Mapping[str, float]
 
@@ -128,39 +100,39 @@ def train(
     """
     data, out = Path(data), Path(out)
     watch = Stopwatch()
-    prepared = _prepare(data, out, config or TrainConfig(), progress, resume, given)
+    prepared = prepare(data, out, config or TrainConfig(), progress, resume, given)
     config, dataset = prepared.config, prepared.dataset
-    backbone, initial = _backbone(config)
-    claim_folder(cache_folder())
-    _begin(prepared)
-    watch.lap("data and network")
-    train, val, dataset = _features(dataset, config, backbone, progress)
-    watch.lap("features")
-    architecture = _architecture(config)
-    checkpoint = out / "checkpoint.npz"
-    trained = train_head(
-        train, val, architecture, config.fit, config.seed, auc, checkpoint, progress
-    )
-    _write_history(out / "history.csv", trained.history)
-    watch.lap("head")
-    network = build_network(backbone, architecture, trained.weights)
-    seen = [dataset.subset("train").records[k] for k in train.table.kept]
-    manifest = _manifest(seen, config, architecture, initial)
-    predictor = Predictor(manifest, KerasBackend(network))
+    trained, initial = _networks(prepared, progress, watch)
+    history = tuple(row for one in trained for row in one.history)
+    _write_history(out / "history.csv", history)
+    dataset = _with_notes(dataset, trained[0])
+    backend = KerasBackend([one.network for one in trained], flip=config.flip)
+    seen = [dataset.subset("train").records[k] for k in trained[0].kept]
+    manifest = _manifest(seen, config, initial)
+    predictor = Predictor(manifest, backend)
     answered = answer_all(dataset.subset("val").records, predictor, "validation", progress)
-    manifest = _operating(manifest, answered, config)
+    manifest = with_operating_point(manifest, answered, predictor, config, progress)
     answered = answered.decided_anew(manifest)
     evaluation = evaluate_answers(answered, manifest, config.interval)
     manifest = replace(manifest, validation=evaluation.to_metrics_json())
-    card = card_text(data.name, dataset, manifest, config, evaluation, len(trained.history))
-    bundle = write_bundle(out / "model", network, manifest, card)
+    card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
+    bundle = write_bundle(out / "model", [one.network for one in trained], manifest, card)
     watch.lap("validation and evaluation")
     evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
     write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))
-    _report(out, evaluated, config, watch.laps, trained)
-    checkpoint.unlink(missing_ok=True)
-    seconds = MappingProxyType(watch.laps)
-    return TrainedRun(out, bundle, evaluation, trained.history, trained.best, seconds)
+    write_evaluation(
+        out / "evaluation",
+        evaluated,
+        config=config,
+        seconds=watch.laps,
+        learning=_curves(trained[0]),
+        page=out / "report.html",
+    )
+    for checkpoint in out.glob("checkpoint-*.npz"):
+        checkpoint.unlink()
+    return TrainedRun(
+        out, bundle, evaluation, history, trained[0].best, MappingProxyType(watch.laps)
+    )
 
 
 def run_training(
@@ -176,81 +148,32 @@ def run_training(
     return _outcome(train(data, out, config, progress=progress, resume=resume, given=given))
 
 
-def _prepare(
-    data: Path,
-    out: Path,
-    config: TrainConfig,
-    progress: Progress,
-    resume: bool,
-    given: Collection[str],
-) -> _Prepared:
-    stored = out / "config.toml"
-    if resume and not stored.exists():
-        raise UsageError(
-            f"--resume: {stored} is not there, so {out} holds no run to go on with. "
-            "Start it: the same command without --resume."
-        )
-    # A process killed before it wrote its first file left nothing to go on with, nor to lose.
-    if not resume and out.is_dir() and set(out.iterdir()) > set(leftovers(out)):
-        raise UsageError(
-            f"--out {out}: is not empty. Give another folder, or --resume to go on with its run."
-        )
-    if config.weights not in WEIGHTS_BY_NAME:  # a file: found again from any folder
-        config = replace(config, weights=str(Path(config.weights).absolute()))
-    if resume:
-        config = _resumed(config, from_toml(TrainConfig, stored), given)
-    check_ranges(config)
-    dataset = index(data, progress=progress)
-    dataset, messages = with_usable_validation(
-        dataset, replace(config.split, seed=config.seed), config.keep_val
-    )
-    dataset = replace(dataset, warnings=(*dataset.warnings, *messages))
-    announce(dataset)
-    found = fingerprint(dataset.records)
-    if resume and config.provenance.fingerprint != found:
-        raise DataError(
-            f"{data}: its fingerprint is {found[:16]}…, the run began on "
-            f"{config.provenance.fingerprint[:16]}… ({config.provenance.data}). The images, labels "
-            "or patients changed: begin a new run in another folder."
-        )
-    config = replace(
-        config,
-        provenance=ProvenanceConfig(
-            path_text(data.absolute()), found, metadata.version("pneumoscope")
-        ),
-    )
-    return _Prepared(out, config, dataset)
-
-
-def _begin(prepared: _Prepared) -> None:
-    """Write the first files of a run, once nothing that it needs is missing any more."""
-    out = prepared.folder
-    claim_folder(out)
-    for folder in (out, out / "evaluation", out / "evaluation" / "figures"):
-        remove_leftovers(folder)
-    write_text(out / "config.toml", to_toml(prepared.config))
-    write_split(out / "split.csv", prepared.dataset)
-
-
-def _resumed(asked: TrainConfig, stored: TrainConfig, given: Collection[str]) -> TrainConfig:
-    """The stored config; a setting that the user gave must agree with it."""
-    mine, its = _settings(asked), _settings(stored)
-    for name in given:
-        if mine[name] != its[name]:
-            raise UsageError(
-                f"--resume: the run has {name} = {its[name]!r}, you gave {mine[name]!r}. Leave it "
-                "out to go on, or begin a new run in another folder."
-            )
-    return stored
-
-
-def _settings(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its dotted name, `fit.epochs`."""
-    found: dict[str, Any] = {}
-    for setting in fields(config):
-        name, value = prefix + setting.name, getattr(config, setting.name)
-        found |= _settings(value, f"{name}.") if is_dataclass(value) else {name: value}
-    return found
+def _networks(
+    prepared: Prepared, progress: Progress, watch: Stopwatch
+) -> tuple[list[Trained], InitialWeights]:
+    """Train one network per seed; the run's first files are written once nothing is missing."""
+    config, dataset, out = prepared.config, prepared.dataset, prepared.folder
+    choose_backend(config.backend, trains_convolutions=config.recipe != "frozen")
+    distribute(config.fit.batch_size)
+    seeds = config.seeds or (config.seed,)
+    train, val = dataset.subset("train").records, dataset.subset("val").records
+    trained: list[Trained] = []
+    initial: list[InitialWeights] = []
+    for seed in seeds:
+        one = replace(config, seed=seed)
+        backbone, origin = _backbone(one)
+        if not trained:
+            claim_folder(cache_folder())
+            begin(prepared)
+            watch.lap("data and network")
+        job = Job(train, val, one, backbone, cache_folder(), out, auc, progress)
+        trained.append(train_network(job))
+        initial.append(origin)
+        watch.lap(f"training, seed {seed}" if len(seeds) > 1 else "training")
+    if len(seeds) == 1:
+        return trained, initial[0]
+    origins = "; ".join(dict.fromkeys(each.origin for each in initial))
+    return trained, InitialWeights(origins, initial[0].sha256)
 
 
 def _backbone(config: TrainConfig) -> tuple[Any, InitialWeights]:
@@ -265,49 +188,28 @@ def _backbone(config: TrainConfig) -> tuple[Any, InitialWeights]:
     return backbone, InitialWeights(source.origin, source.sha256)
 
 
-def _architecture(config: TrainConfig) -> Architecture:
-    fit = config.fit
-    return Architecture("densenet121", config.preprocess.size, fit.dropout, fit.hidden_units)
-
-
-def _features(
-    dataset: Dataset, config: TrainConfig, backbone: Any, progress: Progress
-) -> tuple[LabelledFeatures, LabelledFeatures, Dataset]:
-    """Features of train and of val, and the data set with a note of the images that have none."""
-    extractor = KerasExtractor(backbone)
-    parts = []
-    notes = []
-    for split, count in (("val", 1), ("train", config.views)):
-        records = dataset.subset(split).records  # type: ignore[arg-type]
-        table: FeatureTable = compute_features(
-            records,
-            Views(count, config.augment, config.seed),
-            config.preprocess,
-            extractor,
-            cache_folder(),
-            progress,
-        )
-        labels = np.array([records[k].label for k in table.kept], np.int64)
-        parts.append(LabelledFeatures(table, labels))
-        if table.refused:
-            notes.append(
-                f"{len(table.refused)} images of {split} were left out, the first is "
-                f"{path_text(str(table.refused[0]))}."
-            )
-    return parts[1], parts[0], replace(dataset, warnings=(*dataset.warnings, *notes))
+def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:
+    """The data set with a note of the images that could not be trained on."""
+    notes = [
+        f"{len(refused)} images of {split} were left out, the first is "
+        f"{path_text(str(refused[0]))}."
+        for split, refused in trained.refused.items()
+        if refused
+    ]
+    return replace(dataset, warnings=(*dataset.warnings, *notes))
 
 
 def _manifest(
-    train: Sequence[ImageRecord],
-    config: TrainConfig,
-    architecture: Architecture,
-    initial: InitialWeights,
+    train: Sequence[ImageRecord], config: TrainConfig, initial: InitialWeights
 ) -> BundleManifest:
     """The manifest, before calibration and threshold are known, of what saw the images `train`."""
     return BundleManifest(
         pneumoscope_version=metadata.version("pneumoscope"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        architecture=architecture,
+        architecture=architecture(config),
+        members=len(config.seeds) or 1,
+        flip=config.flip,
+        store=config.store,
         preprocessing=config.preprocess,
         training_data=TrainingData(
             fingerprint(train),
@@ -319,49 +221,20 @@ def _manifest(
     )
 
 
-def _operating(manifest: BundleManifest, answered: Answered, config: TrainConfig) -> BundleManifest:
-    """Calibration and threshold, both chosen on the validation images and on nothing else."""
-    labels, patients = answered.labels(), answered.patients()
-    calibration = fit_calibration(labels, answered.logits(), patients, config.seed)
-    calibrated = answered.decided_anew(replace(manifest, calibration=calibration))
-    chosen = choose_threshold(labels, calibrated.probabilities(), config.threshold)
-    where = f"{len(labels)} validation images of {len(set(patients))} patients"
-    return replace(
-        manifest,
-        calibration=calibration,
-        threshold=OperatingPoint(chosen.value, chosen.rule, where),
-    )
-
-
-def _report(
-    out: Path,
-    evaluated: Evaluated,
-    config: TrainConfig,
-    seconds: Mapping[str, float],
-    trained: TrainedHead,
-) -> None:
-    write_evaluation(
-        out / "evaluation",
-        evaluated,
-        config=config,
-        seconds=seconds,
-        learning=_curves(trained),
-        page=out / "report.html",
-    )
-
-
-def _write_history(path: Path, history: tuple[Epoch, ...]) -> None:
+def _write_history(path: Path, history: tuple[StageEpoch, ...]) -> None:
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, [f.name for f in fields(Epoch)], lineterminator="\n")
+    names = ["seed", "stage", *(f.name for f in fields(Epoch))]
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(epoch) for epoch in history)
+    writer.writerows({"seed": r.seed, "stage": r.stage, **asdict(r.epoch)} for r in history)
     write_text(path, stream.getvalue())
 
 
-def _curves(trained: TrainedHead) -> LearningCurves:
+def _curves(trained: Trained) -> LearningCurves:
+    """Of the first network; the epochs of a second stage follow those of the first."""
     points = tuple(
-        EpochPoint(e.epoch + 1, e.loss, e.val_loss, e.val_auc, e.learning_rate)
-        for e in trained.history
+        EpochPoint(k + 1, e.loss, e.val_loss, e.val_auc, e.learning_rate)
+        for k, e in enumerate(row.epoch for row in trained.history)
     )
     return LearningCurves(points, trained.best + 1)
 
@@ -374,6 +247,7 @@ def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
         "report": str(run.folder / "report.html"),
         "epochs": len(run.history),
         "best_epoch": run.best + 1,
+        "runtime": describe_runtime(),
         "seconds": dict(run.seconds),
         "peak_memory_mb": peak,
         "validation": run.evaluation.to_metrics_json(),

@@ -1,6 +1,7 @@
-"""Features on disk: immutable shards of (key, float16 features), memory-mapped, shared by all runs.
+"""Arrays on disk: immutable shards of (key, values), memory-mapped, shared by all runs.
 
-Comes in: 32-byte keys and features. Goes out: the features of those keys that are known.
+Comes in: 32-byte keys and rows of values: pooled features or activations in float16, squares of
+grey in uint8. Goes out: the rows of those keys that are known.
 A shard is one `.npy` file, written beside and renamed, so a kill loses at most the shard being
 gathered, and several processes may write to one store at once. It is mapped while rows are taken
 from it and no longer: a mapping holds a file open, and a store may have more shards than a process
@@ -13,6 +14,7 @@ import logging
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +27,18 @@ _LOGGER = logging.getLogger(__name__)
 KEY_BYTES = 32
 
 
-class FeatureStore:
-    """One folder of shards; all of one width and made by one extractor.
+class ArrayStore:
+    """One folder of shards; all rows of one shape and type, and made by one extractor.
 
     Args:
         folder: where the shards lie; made when first written to.
-        width: features per row.
+        kind: type on disk, `<f2` or `u1`.
+        shape: of one row.
     """
 
-    def __init__(self, folder: Path, width: int) -> None:
+    def __init__(self, folder: Path, kind: str, shape: tuple[int, ...]) -> None:
         self.folder = folder
-        self._row = np.dtype([("key", f"V{KEY_BYTES}"), ("features", "<f2", (width,))])
+        self._row = np.dtype([("key", f"V{KEY_BYTES}"), ("values", kind, shape)])
         self._shards: list[Path] = []
         self._place: dict[bytes, tuple[int, int]] = {}
         for path in sorted(folder.glob("*.npy")):
@@ -45,10 +48,10 @@ class FeatureStore:
         try:
             shard = _mapped(path)
         except (ValueError, OSError, EOFError) as error:
-            _LOGGER.warning("%s: damaged feature shard, left aside (%s)", path, error)
+            _LOGGER.warning("%s: damaged shard, left aside (%s)", path, error)
             return
         if shard.dtype != self._row:
-            _LOGGER.warning("%s: feature shard of another layout, left aside", path)
+            _LOGGER.warning("%s: shard of another layout, left aside", path)
             return
         number = len(self._shards)
         self._shards.append(path)
@@ -58,20 +61,20 @@ class FeatureStore:
     def __contains__(self, key: bytes) -> bool:
         return key in self._place
 
-    def add(self, keys: Sequence[bytes], features: NDArray[np.float32]) -> None:
-        """Write one shard: `features` is (len(keys), width).
+    def add(self, keys: Sequence[bytes], values: NDArray[Any]) -> None:
+        """Write one shard: `values` is (len(keys), *shape).
 
         Raises:
-            InputError: a feature is no number, or beyond float16's range; nothing is written.
+            InputError: a value is no number, or beyond float16's range; nothing is written.
             OSError: the folder can't be written or the disk is full; the store is unchanged.
         """
         shard = np.empty(len(keys), self._row)
         shard["key"] = np.frombuffer(b"".join(keys), f"V{KEY_BYTES}")
         with np.errstate(over="ignore"):
-            shard["features"] = features
-        if not np.isfinite(shard["features"]).all():
+            shard["values"] = values
+        if not np.isfinite(shard["values"]).all():
             raise InputError(
-                f"features: found {features.min():g} to {features.max():g}, wanted finite numbers "
+                f"features: found {values.min():g} to {values.max():g}, wanted finite numbers "
                 f"up to {np.finfo(np.float16).max:g}. The backbone's weights are damaged or are no "
                 "DenseNet121's: give other --weights."
             )
@@ -80,18 +83,20 @@ class FeatureStore:
             np.save(stream, shard)
         self._open(path)
 
-    def take(self, keys: Sequence[bytes]) -> NDArray[np.float32]:
-        """The features of `keys`, float32 (len(keys), width), in their order.
+    def take(self, keys: Sequence[bytes]) -> NDArray[Any]:
+        """The rows of `keys`, (len(keys), *shape), in their order: float32, or uint8 as stored.
 
         Raises:
             KeyError: a key is not in the store.
             OSError: a shard was taken away since the store was opened.
         """
         places = np.array([self._place[key] for key in keys], np.int64).reshape(-1, 2)
-        out = np.empty((len(keys), self._row["features"].shape[0]), np.float32)
+        values = self._row["values"]
+        kind = np.uint8 if values.base == np.uint8 else np.float32
+        out = np.empty((len(keys), *values.shape), kind)
         for number in np.unique(places[:, 0]):
             chosen = places[:, 0] == number
-            out[chosen] = _mapped(self._shards[number])["features"][places[chosen, 1]]
+            out[chosen] = _mapped(self._shards[number])["values"][places[chosen, 1]]
         return out
 
 

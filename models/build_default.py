@@ -1,0 +1,97 @@
+"""Train the model that ships, test it, and put it into the package: the one documented command.
+
+    make default-model DATA=chest_xray        (or: python models/build_default.py DATA)
+
+Comes in: the Kermany training folder (a folder with `train/`). Goes out:
+`src/pneumoscope/models/default/`, the bundle with its model card. Everything is decided by
+`default.toml` and the seed in it. The run folder is kept, and an interrupted one is gone on with.
+
+1. Patients are split by blocks of ids: the last 10 % of each kind are the test, the 10 % before
+   them validation.
+2. `pneumoscope train` on the rest.
+3. `pneumoscope evaluate` on the test block, and `benchmarks/perturbations.py` on changed copies
+   of it: what the card says of the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.inference.bundle import load_bundle, with_card
+
+HERE = Path(__file__).parent
+TARGET = HERE.parent / "src" / "pneumoscope" / "models" / "default"
+_SHOWN = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "brier", "ece")
+
+
+def main() -> None:
+    """Build from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="the Kermany folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/default"), help="folder of the run")
+    arguments = parser.parse_args()
+    build(arguments.data, arguments.out)
+
+
+def build(data: Path, out: Path) -> None:
+    """Split, train, test and install; finished steps are not done again."""
+    out.mkdir(parents=True, exist_ok=True)
+    split, run = out / "split.csv", out / "run"
+    if not split.exists():
+        _pneumoscope("data", "split", data, "--out", split, "--val", 0.1, "--test", 0.1,
+                     "--by", "block")  # fmt: skip
+    if not (run / "report.html").exists():
+        resume = ["--resume"] if (run / "config.toml").exists() else []
+        _pneumoscope("train", split, "--out", run, "--config", HERE / "default.toml", *resume)
+    _pneumoscope("evaluate", split, "--model", run, "--out", out / "test")
+    script = HERE.parent / "benchmarks" / "perturbations.py"
+    table = out / "perturbations.md"
+    _run([sys.executable, str(script), str(split), "--model", str(run), "--out", str(table)])
+    bundle = load_bundle(run)
+    card = bundle.card.read_text(encoding="utf-8")
+    metrics = json.loads((out / "test" / "metrics.json").read_text(encoding="utf-8"))
+    installed = with_card(bundle, TARGET, _told(card, metrics, table.read_text(encoding="utf-8")))
+    size = sum(path.stat().st_size for path in installed.folder.iterdir()) / 1e6
+    print(f"{installed.folder}: {size:.1f} MB", file=sys.stderr)
+
+
+def _pneumoscope(*arguments: object) -> None:
+    _run([sys.executable, "-m", "pneumoscope", *map(str, arguments)])
+
+
+def _run(command: list[str]) -> None:
+    print("+", shlex.join(command), file=sys.stderr)
+    subprocess.run(command, check=True)
+
+
+def _told(card: str, metrics: dict[str, Any], table: str) -> str:
+    """The run's card with what the test block and its changed copies scored, and the limits."""
+    fragment = (HERE / "where_it_fails.md").read_text(encoding="utf-8")
+    rows = "\n".join(
+        f"| {name} | {each['value']:.4f} | {each['low']:.4f} to {each['high']:.4f} |"
+        for name in _SHOWN
+        if (each := metrics["metrics"][name])["value"] is not None
+    )
+    counts = metrics["confusion_matrix"]
+    tested = (
+        "## Tested on patients that it never saw\n\n"
+        f"The last 10 % of patient ids of each kind: {metrics['n']} X-rays of "
+        f"{metrics['patients']} patients, {metrics['positives']} with pneumonia. Neither training "
+        "nor threshold knew them. They are of the same hospital as the training images.\n\n"
+        f"| Metric | Value | 95 % interval |\n| --- | ---: | ---: |\n{rows}\n\n"
+        f"True negatives {counts['tn']}, false positives {counts['fp']}, false negatives "
+        f"{counts['fn']}, true positives {counts['tp']}.\n\n"
+        f"### The same X-rays, changed\n\n{table.strip()}\n\n{fragment.strip()}\n\n"
+    )
+    before, heading, after = card.partition("## Limitations")
+    return before + tested + heading + after
+
+
+if __name__ == "__main__":
+    main()

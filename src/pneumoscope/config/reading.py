@@ -1,0 +1,172 @@
+"""Configurations from and to TOML, with every name, type and range checked.
+
+Comes in: a dataclass of `stages`, and a TOML file or nested dicts. Goes out: a checked instance,
+or TOML that reads back to the same one. Knows nothing of what the settings mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import sys
+import tomllib
+import types
+import typing
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pneumoscope.errors import UsageError
+
+ConfigT = TypeVar("ConfigT")
+
+
+def option(default: Any, help_text: str, least: float = -math.inf, most: float = math.inf) -> Any:
+    """A dataclass field with a default, a help text (for command line and docs) and a range."""
+    return field(default=default, metadata={"help": help_text, "range": (least, most)})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested plain dicts, for TOML or JSON."""
+    return dataclasses.asdict(config)
+
+
+def to_toml(config: Any) -> str:
+    """A configuration as TOML text that `from_toml` reads back."""
+    import tomli_w
+
+    return tomli_w.dumps(to_dict(config))
+
+
+def from_toml(kind: type[ConfigT], path: Path, base: ConfigT | None = None) -> ConfigT:
+    """Read a configuration; what the file leaves out keeps its default, or its value in `base`.
+
+    Raises:
+        UsageError: the file is missing or no TOML, or holds an unknown key or a bad value.
+    """
+    return from_dict(kind, read_toml(path), str(path), base=base)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, unchecked.
+
+    Raises:
+        UsageError: the file is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{path}: can't be read ({error.strerror}). Give an existing TOML file."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is no TOML: {error}") from error
+
+
+def named_in(path: Path) -> set[str]:
+    """Dotted names (`views`, `fit.epochs`) of the settings in a TOML file that `from_toml` read."""
+    return _names(tomllib.loads(path.read_text(encoding="utf-8")), "")
+
+
+def _names(table: dict[str, Any], prefix: str) -> set[str]:
+    found: set[str] = set()
+    for name, value in table.items():
+        found |= _names(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+    return {name for name in found if not name.startswith("provenance.")}
+
+
+def from_dict(
+    kind: type[ConfigT],
+    document: dict[str, Any],
+    source: str,
+    *,
+    complete: bool = False,
+    base: ConfigT | None = None,
+) -> ConfigT:
+    """Build a configuration from nested dicts, checking names and types.
+
+    Args:
+        kind: the dataclass to build.
+        document: its values; dataclasses inside it are dicts.
+        source: names the file in errors.
+        complete: refuse a document that leaves out a value, instead of taking the default.
+        base: where values that are left out come from, instead of the defaults.
+
+    Raises:
+        UsageError: an unknown key, a missing one if it must be complete, or a value of another
+            type or out of its range; names the key, what was found and what was wanted.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(document) - set(hints))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], hints, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(hints))}."
+        raise UsageError(f"{source}: unknown setting {unknown[0]!r}.{hint}")
+    missing = sorted(set(hints) - set(document))
+    if complete and missing:
+        raise UsageError(f"{source}: {missing[0]!r} is missing, wanted a value for it")
+    values = {
+        name: _checked(hints[name], value, f"{source}: {name}", complete, getattr(base, name, None))
+        for name, value in document.items()
+    }
+    config = kind(**values) if base is None else dataclasses.replace(base, **values)  # type: ignore[type-var]
+    check_ranges(config, source)
+    return config
+
+
+def check_ranges(config: Any, source: str = "") -> None:
+    """See that every number of a configuration, and of those inside it, is in its range.
+
+    Raises:
+        UsageError: names the setting, what was found and what was wanted.
+    """
+    for setting in dataclasses.fields(config):
+        value = getattr(config, setting.name)
+        where = f"{source}: {setting.name}" if source else setting.name
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, where)
+        elif isinstance(value, int | float):
+            least, most = setting.metadata.get("range", (-math.inf, math.inf))
+            if not (least <= value <= most and -math.inf < value < math.inf):
+                raise UsageError(f"{where}: found {value}, wanted {_in_words(least, most)}")
+
+
+def _in_words(least: float, most: float) -> str:
+    if math.isinf(most):
+        return "a finite number" if math.isinf(least) else f"{least:g} or more"
+    return f"{least:g} to {most:g}"
+
+
+def _checked(hint: Any, value: Any, where: str, complete: bool, base: Any = None) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise UsageError(f"{where}: found {value!r}, wanted a table of settings")
+        return from_dict(hint, value, where, complete=complete, base=base)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise UsageError(
+                f"{where}: found {value!r}, wanted one of {', '.join(map(repr, choices))}"
+            )
+        return value
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        item = typing.get_args(hint)[0]
+        return tuple(
+            _checked(item, entry, f"{where}[{k}]", complete) for k, entry in enumerate(value)
+        )
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    allowed = tuple(typing.get_origin(choice) or choice for choice in choices)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        # TOML's integers may have any length; what no float holds is out of any range.
+        return float(value) if abs(value) < sys.float_info.max else math.inf
+    if (bool not in allowed and isinstance(value, bool)) or not isinstance(value, allowed):
+        wanted = " or ".join(kind.__name__ for kind in allowed)
+        raise UsageError(f"{where}: found {value!r}, wanted {wanted}")
+    return value
+
+
+def replace_from(config: ConfigT, **values: Any) -> ConfigT:
+    """A copy of `config` with those of `values` that are not `None`."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return dataclasses.replace(config, **given)  # type: ignore[type-var]

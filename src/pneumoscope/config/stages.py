@@ -1,0 +1,210 @@
+"""Every default, in one frozen dataclass per stage; the command line is generated from these.
+
+Each field carries its help text (`metadata["help"]`), range and units. Knows nothing of how a stage
+uses its values, and imports no NumPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pneumoscope.config.reading import option
+
+_MOST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """What an image file may cost before a pixel of it is decoded."""
+
+    max_bytes: int = option(256 << 20, "largest file, bytes")
+    max_pixels: int = option(50_000_000, "most pixels, read from the header")
+    max_side: int = option(16_384, "longest side, pixels")
+    min_side: int = option(32, "shortest side, pixels")
+    max_aspect: float = option(
+        8.0, "longest side over shortest, at most (the most oblong Kermany film has 3.4)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessConfig:
+    """From a decoded image to the network's input. Goes with the model, inside its bundle."""
+
+    version: int = option(1, "version of the preprocessing code that this was written for")
+    size: int = option(224, "side of the square network input, pixels", 0, 4096)
+    fit: Literal["stretch", "pad"] = option(
+        "stretch", "stretch to the square, or pad the short side with black"
+    )
+    normalisation: Literal["imagenet", "standardise"] = option(
+        "imagenet", "ImageNet mean and deviation per channel, or each image to mean 0, deviation 1"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Ranges of the random changes that make further views of a training image. 0 turns one off."""
+
+    rotation: float = option(10.0, "degrees, either way")
+    shift: float = option(0.08, "share of the side, each axis, either way")
+    zoom: float = option(0.15, "log-scale range: factors e^-zoom to e^zoom")
+    crop: float = option(0.25, "share of the area that a random crop may take away, at most")
+    flip: float = option(0.5, "chance of a left-right flip")
+    brightness: float = option(0.12, "share of the grey range, either way")
+    contrast: float = option(0.25, "log range: factors e^-contrast to e^contrast about the mean")
+    gamma: float = option(0.25, "log range of the exponent")
+    erasing: float = option(0.25, "chance that a random rectangle is painted in one grey")
+
+
+@dataclass(frozen=True, slots=True)
+class DistortConfig:
+    """Random changes on the device while the whole network is trained. 0 turns one off."""
+
+    crop_least: float = option(0.3, "random resized crop: least share of the area shown", 0.05, 2)
+    crop_most: float = option(1.1, "most share; above 1 shows what lies beyond the edge", 0.05, 2)
+    aspect: float = option(0.25, "log range of the crop's aspect ratio", 0, 1)
+    rotation: float = option(14.0, "degrees, either way", 0, 180)
+    flip: float = option(0.5, "chance of a left-right flip", 0, 1)
+    contrast: float = option(0.8, "log range: factors about the mean", 0, 3)
+    gamma: float = option(0.7, "log range of the exponent", 0, 3)
+    brightness: float = option(0.2, "share of the grey range, either way", 0, 1)
+    shading: float = option(0.1, "slope of brightness from the centre to each edge, at most", 0, 1)
+    blur: float = option(0.5, "chance of blur or sharpening", 0, 1)
+    sharpen: float = option(0.7, "strongest sharpening, in units of the strongest blur", 0, 3)
+    jpeg: float = option(0.2, "chance of JPEG loss, quality about 10 to 90", 0, 1)
+    noise: float = option(0.06, "largest standard deviation of noise, share of the range", 0, 1)
+    frame: float = option(0.2, "chance of a painted border", 0, 1)
+    frame_width: float = option(0.12, "widest border, share of the side", 0, 0.4)
+    marker: float = option(0.2, "chance of a painted marker", 0, 1)
+    erasing: float = option(0.5, "chance that a random rectangle is painted in one grey", 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitConfig:
+    """How patients are dealt to the splits."""
+
+    val: float = option(0.15, "share of patients for validation")
+    test: float = option(0.0, "share of patients for an internal test")
+    by: Literal["random", "block"] = option(
+        "random", "random patients, or the last ids of each kind"
+    )
+    seed: int = option(0, "seed of the random deal", 0, _MOST_SEED)
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """How weights are trained: the head, its part of the backbone, or the whole network."""
+
+    epochs: int = option(60, "most epochs", 1)
+    batch_size: int = option(64, "images per step", 1)
+    accumulate: int = option(1, "steps whose gradients make one update", 1)
+    learning_rate: float = option(1e-3, "Adam's largest step size", 0)
+    schedule: Literal["constant", "cosine", "one-cycle", "plateau", "step"] = option(
+        "plateau", "how the step size changes"
+    )
+    warmup: float = option(0.0, "share of all steps over which it rises from a 25th", 0, 0.9)
+    plateau_patience: int = option(4, "plateau: epochs without a better validation AUC", 1)
+    plateau_factor: float = option(0.3, "plateau, step: what it is multiplied by then", 0, 1)
+    step_epochs: int = option(20, "step: epochs between two falls", 1)
+    min_learning_rate: float = option(1e-6, "it falls no further", 0)
+    stop_patience: int = option(
+        12, "epochs without a better validation AUC before training stops", 1
+    )
+    min_delta: float = option(1e-4, "a gain in validation AUC below this is none", 0)
+    keep: Literal["best", "last"] = option("best", "which epoch's weights the model gets")
+    dropout: float = option(0.4, "share of pooled features dropped", 0, 0.99)
+    hidden_units: int = option(256, "width of the hidden layer", 1, 65_536)
+    class_weights: bool = option(True, "weigh the classes as if they were equally frequent")
+    label_smoothing: float = option(0.0, "labels 0 and 1 become this/2 and 1 - this/2", 0, 0.9)
+    weight_decay: float = option(0.0, "AdamW's, of kernels only; 0 is plain Adam", 0, 1)
+    ema: float = option(
+        0.0, "decay per step of the running average of weights; 0 is none", 0, 0.99999
+    )
+    precision: Literal["auto", "f32", "bf16"] = option(
+        "f32", "arithmetic in float32, or mixed with bfloat16; auto: the faster one here"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneConfig:
+    """What `finetune` trains after the head, and how gently."""
+
+    unfreeze: Literal["conv5", "conv4", "all"] = option(
+        "conv5", "the first block that is trained; what lies before it stays frozen"
+    )
+    head_epochs: int = option(30, "most epochs of the first stage, the head alone", 1)
+    backbone_rate: float = option(0.1, "the last block's step size, as a share of the head's", 0, 1)
+    depth_decay: float = option(0.5, "each block before it: its share of the next one's", 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchConfig:
+    """The image sizes of `scratch`, one after the other."""
+
+    sizes: tuple[int, ...] = option((96, 128, 160), "sides of the square input, pixels")
+    shares: tuple[float, ...] = option((0.4, 0.4, 0.2), "share of the epochs at each size")
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdConfig:
+    """How the operating point is chosen, always on validation."""
+
+    rule: Literal["balanced_accuracy", "sensitivity", "specificity", "fixed"] = option(
+        "balanced_accuracy",
+        "maximise balanced accuracy; or reach at least the target; or take the target itself",
+    )
+    target: float = option(
+        0.5, "the wanted sensitivity or specificity, or the fixed threshold", 0, 1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalConfig:
+    """How uncertainty is stated."""
+
+    level: float = option(0.95, "confidence level", 0.01, 0.9999)
+    resamples: int = option(2000, "bootstrap resamples of patients", 1)
+    seed: int = option(0, "seed of the bootstrap", 0, _MOST_SEED)
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenanceConfig:
+    """Which data a run was made from; filled in by `train`, checked by `--resume`."""
+
+    data: str = option("", "the DATA that was given")
+    fingerprint: str = option("", "SHA-256 over the content, label and patient of every image")
+    pneumoscope: str = option("", "version that ran")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Everything needed to train again; written to `RUN/config.toml`."""
+
+    recipe: Literal["frozen", "finetune", "scratch"] = option(
+        "frozen", "what is trained: the head; the head, then the last blocks too; everything"
+    )
+    weights: str = option(
+        "imagenet", "initial backbone weights: imagenet, bundled, none, or a .h5 file"
+    )
+    views: int = option(4, "views per training image, the first un-augmented; 1 is that alone", 1)
+    seed: int = option(0, "seed of initialisation, views and order", 0, _MOST_SEED)
+    seeds: tuple[int, ...] = option((), "one network per seed, probabilities averaged; empty: one")
+    flip: bool = option(False, "answer for image and mirror image, probabilities averaged")
+    backend: Literal["auto", "tensorflow", "torch", "jax"] = option(
+        "auto", "what Keras runs on; auto: $KERAS_BACKEND, else the fastest installed"
+    )
+    keep_val: bool = option(False, "use the given val/ even if it is too small to choose by")
+    perturb_val: bool = option(
+        False, "choose calibration and threshold on perturbed copies of val as well"
+    )
+    store: Literal["float32", "float16"] = option("float32", "precision of the weights on disk")
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    distort: DistortConfig = field(default_factory=DistortConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    interval: IntervalConfig = field(default_factory=IntervalConfig)
+    provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)

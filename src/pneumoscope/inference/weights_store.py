@@ -1,0 +1,92 @@
+"""Weights of a network as a file of Keras' own layout, in full or in half precision.
+
+Comes in: a network and a path. Goes out: a `.weights.h5` that Keras' `load_weights` reads on any
+backend. The same weights give the same bytes, however many layers this process built before: what
+has no numbers (Keras numbers the names of input and padding layers) is left out. Knows nothing of
+bundles.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.errors import ExtraMissingError
+from pneumoscope.storage import write_bytes
+
+if TYPE_CHECKING:
+    import h5py
+
+Precision = Literal["float32", "float16"]
+
+MOST_ROUNDED = 1e-3
+"""Largest relative error, by norm, that half precision may make in an array. Rounding within its
+range makes 3e-4; above 65,504 numbers overflow, below 6e-5 they lose digits."""
+
+
+def save_weights(network: Any, path: Path, store: Precision) -> None:
+    """Write the weights of `network` to `path` (`….weights.h5`), whole or not at all.
+
+    Args:
+        network: a Keras model.
+        path: the file.
+        store: with `float16` the kernels (two axes and more) are rounded to half precision. Biases
+            and batch normalisation stay in float32: they are few, and moving variances can be any
+            number above 0. So does a kernel to which rounding would do more than `MOST_ROUNDED`.
+
+    Raises:
+        OSError: the disk is full or the folder can't be written.
+        ExtraMissingError: h5py is not installed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ExtraMissingError("writing weights", "train") from error
+
+    whole = path.with_name(f"whole.{path.name}")
+    packed = io.BytesIO()
+    try:
+        network.save_weights(whole)
+        with h5py.File(whole, "r") as source, h5py.File(packed, "w") as target:
+            _copy(source, target, store)
+    finally:
+        whole.unlink(missing_ok=True)
+    write_bytes(path, packed.getvalue())
+
+
+def _copy(source: h5py.Group, target: h5py.Group, store: Precision) -> None:
+    """Copy the arrays of a group, and the groups in it that hold any."""
+    import h5py
+
+    target.attrs.update(source.attrs)
+    for name, item in source.items():
+        if isinstance(item, h5py.Dataset):
+            array = np.asarray(item[()])
+            copied = target.create_dataset(
+                name, data=_rounded(array) if store != "float32" else array
+            )
+            copied.attrs.update(item.attrs)
+        elif _holds_arrays(item):
+            _copy(item, target.create_group(name), store)
+
+
+def _holds_arrays(group: h5py.Group) -> bool:
+    import h5py
+
+    return any(isinstance(item, h5py.Dataset) or _holds_arrays(item) for item in group.values())
+
+
+def _rounded(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in half precision if that is near enough, else as it is."""
+    if array.dtype != np.float32 or array.ndim < 2:
+        return array
+    exact = array.astype(np.float64).ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = array.astype(np.float16)
+        error = np.linalg.norm(half.ravel() - exact)
+        near = bool(error <= MOST_ROUNDED * np.linalg.norm(exact))  # False where one is no number
+    return half if near else array

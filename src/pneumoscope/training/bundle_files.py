@@ -1,0 +1,56 @@
+"""Which files make a bundle, and where the bundle that ships lies: no more of a bundle than that.
+
+Comes in: a folder, a number of members. Goes out: names, paths, `bundle.json` as it was parsed.
+`inference/bundle.py` reads whole bundles; `weights.py` takes a backbone out of one. Does not know
+what the manifest means.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.errors import BundleError
+
+MANIFEST = "bundle.json"
+CARD = "MODEL_CARD.md"
+WEIGHTS_SUFFIX = ".weights.h5"
+
+_MAX_MANIFEST_BYTES = 1 << 24
+
+
+def weight_names(members: int) -> tuple[str, ...]:
+    """The weight files of a bundle: `model.weights.h5`; of several networks `model-0.…`, …."""
+    if members == 1:
+        return (f"model{WEIGHTS_SUFFIX}",)
+    return tuple(f"model-{k}{WEIGHTS_SUFFIX}" for k in range(members))
+
+
+def default_folder() -> Path:
+    """Where the bundle that ships lies in the package, if this installation has it."""
+    return Path(__file__).parent.parent / "models" / "default"
+
+
+def bundle_in(folder: Path) -> Path | None:
+    """The bundle that `folder` is, or holds as a run does (`RUN/model`); `None`: neither."""
+    for candidate in (folder, folder / "model"):
+        if (candidate / MANIFEST).exists():
+            return candidate
+    return None
+
+
+def read_manifest(folder: Path) -> Any:
+    """`bundle.json` of a bundle as JSON has it, unchecked.
+
+    Raises:
+        BundleError: it can't be read, or is no JSON.
+    """
+    path = folder / MANIFEST
+    try:
+        with path.open("rb") as stream:
+            return json.loads(stream.read(_MAX_MANIFEST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{path}: can't be read as JSON ({error}). Train or copy it again."
+        ) from error

@@ -1,0 +1,257 @@
+"""Random changes of a batch of training images, on the device, in Keras ops: any backend.
+
+Comes in: grey squares as stored, uint8. Goes out: float32 squares of the network's size in [0, 1],
+each changed in its own way. Knows nothing of files, labels or networks.
+
+A radiograph's exposure, contrast, framing and borders tell the site where it was made; a network
+that may use them learns them instead of the lungs. So each is made random, far more than any
+site differs from another. Geometry is one map and one bilinear interpolation. Randomness comes
+from the layer's own seed state, which is a variable like any weight: a checkpoint that holds
+the variables goes on with the same random numbers.
+
+| setting | imitates |
+| --- | --- |
+| crop, aspect, rotation, flip | another framing, collimation, size of child |
+| frame | black or grey borders, printed or scanned |
+| marker | a side marker, a burnt-in label |
+| gamma, contrast, brightness, shading | another dose, tube voltage, detector, window, heel effect |
+| blur | another resolution; its opposite, the edge enhancement of a detector's software |
+| jpeg, noise | lossy storage, low dose |
+| erasing | whatever hides a part (Zhong et al., arXiv:1708.04896) |
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from pneumoscope.config import DistortConfig
+from pneumoscope.training.runtime import load_keras
+
+_JPEG_BLOCK = 8
+
+_JPEG_TABLE = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+"""Luminance quantisation at quality 50: ITU-T T.81 (JPEG), table K.1."""
+
+
+def build_distortion(config: DistortConfig, size: int, seed: int) -> Any:
+    """A Keras layer: uint8 (n, side, side) → float32 (n, size, size) in [0, 1], randomly changed.
+
+    Outside training it only scales to [0, 1] and interpolates. `size` is a multiple of 8 if
+    `config.jpeg` is on.
+    """
+    return _layer_class()(config, size, seed, name="distort", dtype="float32")
+
+
+class _Draw:
+    """Random numbers for a batch, each of shape (n, 1, 1), from one seed state."""
+
+    def __init__(self, keras: Any, count: Any, generator: Any) -> None:
+        self._keras, self._count, self._generator = keras, count, generator
+
+    def uniform(self, low: float, high: float) -> Any:
+        shape = (self._count, 1, 1)
+        return self._keras.random.uniform(shape, low, high, seed=self._generator)
+
+    def chance(self, share: float) -> Any:
+        """1.0 with the probability `share`, else 0.0."""
+        drawn = self.uniform(0.0, 1.0) < share
+        return self._keras.ops.cast(drawn, "float32")
+
+    def factor(self, reach: float) -> Any:
+        """Log-uniform between e^-reach and e^reach."""
+        return self._keras.ops.exp(self.uniform(-reach, reach))
+
+    def normal(self, size: int) -> Any:
+        shape = (self._count, size, size)
+        return self._keras.random.normal(shape, seed=self._generator)
+
+
+def _warp(ops: Any, images: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig) -> Any:
+    """Random resized crop, rotation and flip: one map, one bilinear interpolation.
+
+    Coordinates run from -1 to 1 over the image. A crop of more than the whole shows what lies
+    beyond the edge: black, one grey, or the edge's own pixels drawn out.
+    """
+    area = draw.uniform(config.crop_least, config.crop_most)
+    half_x = ops.sqrt(area * draw.factor(config.aspect))
+    half_y = area / half_x
+    angle = draw.uniform(-1.0, 1.0) * math.radians(config.rotation)
+    cosine, sine = ops.cos(angle), ops.sin(angle)
+    mirror = 1.0 - 2.0 * draw.chance(config.flip)
+    u, v = grid[0] * half_x * mirror, grid[1] * half_y
+    x = draw.uniform(-1.0, 1.0) * ops.abs(1.0 - half_x) + cosine * u - sine * v
+    y = draw.uniform(-1.0, 1.0) * ops.abs(1.0 - half_y) + sine * u + cosine * v
+    sampled = _bilinear(ops, images, x, y)
+    inside = ops.cast(ops.maximum(ops.abs(x), ops.abs(y)) <= 1.0, "float32")
+    inside = ops.maximum(inside, draw.chance(0.5))
+    fill = draw.uniform(0.0, 1.0) * draw.chance(0.3)
+    return inside * sampled + (1.0 - inside) * fill
+
+
+def _bilinear(ops: Any, images: Any, x: Any, y: Any) -> Any:
+    """Values at (x, y) in [-1, 1], beyond it the nearest pixel's: (n, rows, columns) in [0, 1]."""
+    side = images.shape[1]
+    flat = ops.reshape(ops.cast(images, "float32") * (1.0 / 255.0), (-1, side * side))
+    shape = ops.shape(x)
+    column = ops.clip((x + 1.0) * (side / 2) - 0.5, 0.0, side - 1.0)
+    row = ops.clip((y + 1.0) * (side / 2) - 0.5, 0.0, side - 1.0)
+    left = ops.minimum(ops.floor(column), side - 2.0)
+    top = ops.minimum(ops.floor(row), side - 2.0)
+    across, down = column - left, row - top
+    first = ops.reshape(ops.cast(top * side + left, "int32"), (-1, shape[1] * shape[2]))
+
+    def at(offset: int) -> Any:
+        return ops.reshape(ops.take_along_axis(flat, first + offset, axis=1), shape)
+
+    upper = at(0) * (1.0 - across) + at(1) * across
+    lower = at(side) * (1.0 - across) + at(side + 1) * across
+    return upper * (1.0 - down) + lower * down
+
+
+def _tone(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig) -> Any:
+    """Contrast about the mean, brightness with a slope over the image, gamma."""
+    mean = ops.mean(x, axis=(1, 2), keepdims=True)
+    x = mean + (x - mean) * draw.factor(config.contrast)
+    x = x + draw.uniform(-config.brightness, config.brightness)
+    for axis in grid:
+        x = x + draw.uniform(-config.shading, config.shading) * axis
+    x = ops.clip(x, 0.0, 1.0)
+    return ops.power(x + 1e-6, draw.factor(config.gamma))
+
+
+def _sharpness(ops: Any, x: Any, draw: _Draw, config: DistortConfig) -> Any:
+    """Towards a smoothed copy or away from it: blur or edge enhancement."""
+    smooth = _smoothed(ops, _smoothed(ops, x))
+    strength = draw.uniform(-config.sharpen, 1.0) * draw.chance(config.blur)
+    return ops.clip(x + strength * (smooth - x), 0.0, 1.0)
+
+
+def _smoothed(ops: Any, x: Any) -> Any:
+    """The binomial filter 1-2-1 in both directions, the edges repeated."""
+    for axis in (1, 2):
+        before = ops.concatenate([_slice(x, axis, 0, 1), _slice(x, axis, 0, -1)], axis)
+        after = ops.concatenate([_slice(x, axis, 1, None), _slice(x, axis, -1, None)], axis)
+        x = 0.5 * x + 0.25 * (before + after)
+    return x
+
+
+def _slice(x: Any, axis: int, start: int, stop: int | None) -> Any:
+    return x[:, start:stop] if axis == 1 else x[:, :, start:stop]
+
+
+def _jpeg(ops: Any, x: Any, draw: _Draw, config: DistortConfig) -> Any:
+    """Quantise 8×8 blocks in the cosine domain, as JPEG does (ITU-T T.81, A.3.3)."""
+    size, b = x.shape[1], _JPEG_BLOCK
+    k = np.arange(b)
+    basis = np.cos((2 * k[None, :] + 1) * k[:, None] * math.pi / (2 * b)) * math.sqrt(2 / b)
+    basis[0] /= math.sqrt(2)
+    transform = ops.convert_to_tensor(basis.astype(np.float32))
+    table = ops.convert_to_tensor(np.array(_JPEG_TABLE, np.float32)[None, None, :, None, :] / 255)
+    # Quality 50 is factor 1, quality 10 is 5, quality 90 is 0.2.
+    steps = table * ops.reshape(draw.factor(math.log(5.0)), (-1, 1, 1, 1, 1))
+    blocks = ops.reshape(x, (-1, size // b, b, size // b, b))
+    coefficients = ops.einsum("ki,nrics,ls->nrkcl", transform, blocks, transform)
+    coefficients = ops.round(coefficients / steps) * steps
+    blocks = ops.einsum("ki,nrkcl,ls->nrics", transform, coefficients, transform)
+    used = draw.chance(config.jpeg)
+    return ops.clip(x + used * (ops.reshape(blocks, ops.shape(x)) - x), 0.0, 1.0)
+
+
+def _paint(ops: Any, x: Any, box: tuple[Any, Any, Any, Any], ink: Any, used: Any) -> Any:
+    """Paint `ink` where |distance to the centre| is below the half sides of the box."""
+    across, down, half_width, half_height = box
+    covered = ops.logical_and(ops.abs(across) <= half_width, ops.abs(down) <= half_height)
+    mask = ops.cast(covered, "float32") * used
+    return x + mask * (ink - x)
+
+
+def _frame(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig) -> Any:
+    """A border of one grey, most often black, of its own width on each side."""
+    used = draw.chance(config.frame)
+    ink = draw.uniform(0.0, 1.0) * draw.chance(0.3)
+    outside = 0.0 * x
+    for axis in grid:
+        for sign in (-1.0, 1.0):
+            edge = 1.0 - 2.0 * draw.uniform(-config.frame_width / 2, config.frame_width)
+            outside = ops.maximum(outside, ops.cast(sign * axis > edge, "float32"))
+    return x + outside * used * (ink - x)
+
+
+def _marker(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig) -> Any:
+    """A small bright striped patch anywhere: about what letters look like at this size."""
+    across = grid[0] - draw.uniform(-1.0, 1.0)
+    down = grid[1] - draw.uniform(-1.0, 1.0)
+    stripes = ops.cos(across * draw.uniform(10.0, 60.0)) * ops.cos(down * draw.uniform(0.0, 40.0))
+    ink = draw.uniform(0.7, 1.0) * ops.cast(stripes > -0.3, "float32")
+    box = (across, down, draw.uniform(0.03, 0.15), draw.uniform(0.03, 0.1))
+    return _paint(ops, x, box, ink, draw.chance(config.marker))
+
+
+def _erase(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig) -> Any:
+    """A rectangle of 2 to 20 % of the area in one grey."""
+    stretch = ops.sqrt(draw.factor(math.log(2.0)))
+    half = ops.sqrt(draw.uniform(0.02, 0.20))
+    across, down = grid[0] - draw.uniform(-1.0, 1.0), grid[1] - draw.uniform(-1.0, 1.0)
+    box = (across, down, half * stretch, half / stretch)
+    return _paint(ops, x, box, draw.uniform(0.0, 1.0), draw.chance(config.erasing))
+
+
+def _grid(ops: Any, size: int) -> tuple[Any, Any]:
+    """X and y of the pixels' centres, from -1 to 1: (1, 1, size) and (1, size, 1)."""
+    centres = (2.0 * np.arange(size, dtype=np.float32) + 1.0) / size - 1.0
+    return (
+        ops.convert_to_tensor(centres[None, None, :]),
+        ops.convert_to_tensor(centres[None, :, None]),
+    )
+
+
+@functools.cache
+def _layer_class() -> Any:
+    """The layer's class, made on first use, since Keras is imported late."""
+    keras = load_keras()
+    ops = keras.ops
+
+    class Distortion(keras.layers.Layer):  # type: ignore[misc,name-defined]
+        def __init__(self, config: DistortConfig, size: int, seed: int, **settings: Any) -> None:
+            super().__init__(trainable=False, **settings)
+            self._config, self._size = config, size
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+        def call(self, images: Any, training: bool | None = None) -> Any:
+            grid = _grid(ops, self._size)
+            if not training:
+                columns, rows = (ops.broadcast_to(axis, self._shape(images)) for axis in grid)
+                return _bilinear(ops, images, columns, rows)
+            config = self._config
+            draw = _Draw(keras, ops.shape(images)[0], self.seed_generator)
+            x = _warp(ops, images, grid, draw, config)
+            x = _marker(ops, x, grid, draw, config)
+            x = _tone(ops, x, grid, draw, config)
+            x = _sharpness(ops, x, draw, config)
+            if config.jpeg:
+                x = _jpeg(ops, x, draw, config)
+            x = _frame(ops, x, grid, draw, config)
+            x = _erase(ops, x, grid, draw, config)
+            noise = draw.uniform(0.0, config.noise) * draw.normal(self._size)
+            return ops.clip(x + noise, 0.0, 1.0)
+
+        def _shape(self, images: Any) -> tuple[Any, int, int]:
+            return (ops.shape(images)[0], self._size, self._size)
+
+        def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (shape[0], self._size, self._size)
+
+    return Distortion

@@ -1,0 +1,256 @@
+"""The training loop: any Keras model, any backend, killed and resumed at any moment.
+
+Comes in: a curriculum (which model and which batches in which epoch), `FitConfig`, the labels of
+validation. Goes out: the weights of the best or last epoch and what every epoch scored.
+Knows nothing of images, recipes or what the model is made of.
+
+Resuming: every epoch's batches depend on its number alone, schedules are functions of the scores
+so far, and a checkpoint holds everything else that an epoch changes: weights, optimiser, the
+average of weights, the states of all random numbers. So a run that was killed at any moment goes
+on from its last whole epoch as if it had not been.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.config import FitConfig
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.training.averaging import WeightAverage
+from pneumoscope.training.checkpoint import Epoch, restore, save
+from pneumoscope.training.optimizer import build_optimizer
+from pneumoscope.training.runtime import load_keras
+from pneumoscope.training.schedules import best_epoch, learning_rate, should_stop
+
+_LOGGER = logging.getLogger(__name__)
+
+Labels = NDArray[np.int64]
+Score = Callable[[Labels, NDArray[np.float64]], float]
+"""Labels and probabilities to one number, higher is better (ROC AUC)."""
+
+
+class Lesson(Protocol):
+    """What is trained in one epoch.
+
+    Attributes:
+        model: a Keras model from a batch's input to logits (n, 1), around the curriculum's network.
+        steps: batches per epoch.
+    """
+
+    model: Any
+    steps: int
+
+    def batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], Labels]]:
+        """Inputs and labels (0, 1) of one epoch; the same ones whenever it is asked."""
+
+    def val_logits(self) -> NDArray[np.float32]:
+        """Logits (n,) of the validation images, by the network as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """What is trained, epoch by epoch.
+
+    Attributes:
+        network: the Keras model whose weights are trained; every lesson's model has it inside.
+        lessons: in the order in which they are taught.
+        until: for each lesson, the epoch at which the next one begins; the last is not asked.
+        factors: variable path → its share of the step size; 1 where it is not named.
+    """
+
+    network: Any
+    lessons: Sequence[Lesson]
+    until: Sequence[int] = ()
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    def lesson(self, epoch: int) -> Lesson:
+        """The lesson of an epoch, counted from 0."""
+        return self.lessons[sum(epoch >= end for end in self.until[: len(self.lessons) - 1])]
+
+    def variables(self) -> list[Any]:
+        """Every variable that an epoch may change, each once: weights and random states."""
+        found = {id(v): v for v in self.network.variables}
+        for lesson in self.lessons:
+            found |= {id(v): v for v in lesson.model.variables}
+        return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The kept weights, in the order of `network.get_weights()`, and what every epoch scored."""
+
+    weights: list[NDArray[np.float32]]
+    history: tuple[Epoch, ...]
+    best: int
+
+
+def check_classes(parts: Mapping[str, Labels]) -> None:
+    """See that each split has both classes.
+
+    Raises:
+        DataError: one is missing.
+    """
+    for name, labels in parts.items():
+        counts = np.bincount(labels, minlength=2)
+        if not counts.all():
+            raise DataError(
+                f"{name}: found {counts[0]} NORMAL and {counts[1]} PNEUMONIA images that can be "
+                "read; wanted both classes in train and in val. Look: pneumoscope data audit DATA"
+            )
+
+
+def class_weights(labels: Labels) -> NDArray[np.float64]:
+    """Weight per class, inverse to its frequency, so that the mean weight of an image is 1."""
+    counts = np.bincount(labels, minlength=2)
+    return np.asarray(len(labels) / (2.0 * counts))
+
+
+def fit(
+    curriculum: Curriculum,
+    labels: Labels,
+    val_labels: Labels,
+    config: FitConfig,
+    score: Score,
+    checkpoint: Path,
+    origin: str,
+    progress: Progress = SILENT,
+) -> Fitted:
+    """Train until `should_stop`, from the checkpoint if there is one.
+
+    Args:
+        curriculum: what is trained.
+        labels: of all training images: the classes' weights come from them.
+        val_labels: of the validation images, as `Lesson.val_logits` has them.
+        config: how.
+        score: ROC AUC; decides on the best epoch, schedules and stopping.
+        checkpoint: file that is written after every epoch.
+        origin: digest of all that decides how training goes: data, settings, initial weights.
+        progress: is told of every epoch.
+
+    Raises:
+        DataError: a class is missing from either split.
+        UsageError: the loss is no number any more: the step size is too large.
+        OSError: the checkpoint can't be written; the last whole one is still there.
+    """
+    check_classes({"train": labels, "val": val_labels})
+    weights = class_weights(labels) if config.class_weights else np.ones(2)
+    session = _Session(curriculum, config, weights)
+    history, best = session.resume(checkpoint, origin)
+    with progress.task("training", config.epochs, "epochs") as task:
+        task.advance(len(history))
+        while not should_stop(config, scores := [e.val_auc for e in history]):
+            started = time.monotonic()
+            loss, rate = session.teach(scores)
+            logits = session.val_logits(len(history))
+            if not (math.isfinite(loss) and np.isfinite(logits).all()):
+                raise UsageError(
+                    f"fit.learning_rate: at {rate:g} the loss of epoch {len(history) + 1} is no "
+                    "finite number; wanted steps that converge. Give a smaller one."
+                )
+            auc = float(score(val_labels, sigmoid(logits)))
+            val_loss = _log_loss(val_labels, logits, weights)
+            seconds = time.monotonic() - started
+            history.append(Epoch(len(history), rate, loss, val_loss, auc, seconds))
+            if best_epoch(config, [e.val_auc for e in history]) == len(history) - 1:
+                best = session.weights()
+            save(checkpoint, origin, history, {**session.state(), "best": best})
+            _LOGGER.debug("%s", history[-1])
+            task.advance(1, f"validation AUC {auc:.4f}")
+    return Fitted(best, tuple(history), best_epoch(config, [e.val_auc for e in history]))
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities, float64, that don't overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64))))
+
+
+def _log_loss(labels: Labels, logits: NDArray[np.float32], weights: NDArray[np.float64]) -> float:
+    """Mean of the class-weighted binary cross-entropy, the loss that training minimises."""
+    signed = np.where(labels == 1, -logits, logits).astype(np.float64)
+    return float(np.mean(np.logaddexp(0.0, signed) * weights[labels]))
+
+
+class _Session:
+    """The network, its optimiser and the average of its weights."""
+
+    def __init__(
+        self, curriculum: Curriculum, config: FitConfig, class_weights: NDArray[np.float64]
+    ) -> None:
+        keras = load_keras()
+        self._curriculum = curriculum
+        self._network = curriculum.network
+        self._config = config
+        self._class_weights = class_weights.astype(np.float32)
+        self._optimizer = build_optimizer(self._network, config, curriculum.factors)
+        for lesson in curriculum.lessons:
+            loss = keras.losses.BinaryCrossentropy(
+                from_logits=True, label_smoothing=config.label_smoothing
+            )
+            lesson.model.compile(optimizer=self._optimizer, loss=loss, auto_scale_loss=False)
+        self._average = WeightAverage(self._network, config.ema) if config.ema else None
+
+    def teach(self, scores: Sequence[float]) -> tuple[float, float]:
+        """One epoch; returns the mean loss and the last step size."""
+        epoch = len(scores)
+        lesson = self._curriculum.lesson(epoch)
+        total, seen, rate = 0.0, 0, 0.0
+        for step, (inputs, labels) in enumerate(lesson.batches(epoch)):
+            rate = learning_rate(self._config, scores, step / lesson.steps)
+            self._optimizer.learning_rate = rate
+            loss = lesson.model.train_on_batch(
+                inputs,
+                labels.astype(np.float32)[:, None],
+                sample_weight=self._class_weights[labels],
+            )
+            if self._average:
+                self._average.step()
+            total, seen = total + float(loss) * len(labels), seen + len(labels)
+        return total / seen, rate
+
+    def val_logits(self, epoch: int) -> NDArray[np.float32]:
+        """Logits of validation, by the average of weights where there is one."""
+        lesson = self._curriculum.lesson(epoch)
+        if self._average is None:
+            return lesson.val_logits()
+        with self._average.in_use():
+            return lesson.val_logits()
+
+    def weights(self) -> list[NDArray[np.float32]]:
+        """The weights as they would be kept now."""
+        if self._average is not None:
+            return [w.copy() for w in self._average.weights]
+        return [np.array(w, np.float32) for w in self._network.get_weights()]
+
+    def state(self) -> dict[str, list[NDArray[Any]]]:
+        """Everything that an epoch changes."""
+        changing = [*self._curriculum.variables(), *self._optimizer.variables]
+        state = [load_keras().ops.convert_to_numpy(v) for v in changing]
+        return {"state": state, "average": self._average.state() if self._average else []}
+
+    def resume(
+        self, checkpoint: Path, origin: str
+    ) -> tuple[list[Epoch], list[NDArray[np.float32]]]:
+        """Continue from the checkpoint if there is one; the finished epochs, the kept weights."""
+        best = self.weights()
+        wanted = {**self.state(), "best": best}
+        shapes = {name: [array.shape for array in each] for name, each in wanted.items()}
+        found = restore(checkpoint, origin, shapes)
+        if found is None:
+            return [], best
+        history, arrays = found
+        changing = [*self._curriculum.variables(), *self._optimizer.variables]
+        for variable, value in zip(changing, arrays["state"], strict=True):
+            variable.assign(value)
+        if self._average is not None:
+            self._average.restore(arrays["average"])
+        return history, arrays["best"]

@@ -1,0 +1,316 @@
+"""The three ways to train: frozen, finetune, scratch. Each one is a function with one signature.
+
+Comes in: image records of train and val, a backbone with its initial weights, `TrainConfig`.
+Goes out: the trained network for inference and what every epoch scored. Knows nothing of
+thresholds, calibration, bundles or reports.
+
+    frozen     features once → head
+    finetune   frozen, then the last blocks and the head from cached activations at the boundary
+               (or everything, from pixels), batch normalisation in inference mode
+    scratch    everything from pixels, at growing sizes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pneumoscope.config import RECIPES, FitConfig, PreprocessConfig, ScratchConfig, TrainConfig
+from pneumoscope.errors import ImageRefusedError
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.records import ImageRecord
+from pneumoscope.training.checkpoint import Epoch
+from pneumoscope.training.extractor import KerasExtractor, SquareExtractor
+from pneumoscope.training.features import Extractor, FeatureTable, Views, compute_features
+from pneumoscope.training.head import LabelledFeatures, TrainedHead, train_head
+from pneumoscope.training.loop import Fitted, Score, fit
+from pneumoscope.training.native_torch import with_native_layers
+from pneumoscope.training.network import (
+    BOUNDARIES,
+    Architecture,
+    HeadWeights,
+    build_backbone,
+    build_network,
+    build_tail,
+    weights_digest,
+    with_head,
+)
+from pneumoscope.training.runtime import arithmetic, load_keras
+from pneumoscope.training.tail import build_tail_curriculum
+from pneumoscope.training.whole import Squares, build_curriculum, stored_side
+
+
+def architecture(config: TrainConfig) -> Architecture:
+    """The network that a configuration trains."""
+    fit = config.fit
+    return Architecture("densenet121", config.preprocess.size, fit.dropout, fit.hidden_units)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one network is trained from.
+
+    Attributes:
+        train, val: the images, their labels within.
+        config: the run's.
+        backbone: of `build_backbone` at the network's size, initial weights in.
+        cache: folder for what is computed once.
+        folder: of the run, for checkpoints.
+        score: ROC AUC.
+        progress: is told of every stage.
+    """
+
+    train: Sequence[ImageRecord]
+    val: Sequence[ImageRecord]
+    config: TrainConfig
+    backbone: Any
+    cache: Path
+    folder: Path
+    score: Score
+    progress: Progress = SILENT
+
+    def checkpoint(self, stage: str) -> Path:
+        """The file of one stage; with several networks in a run, of this one's."""
+        return self.folder / f"checkpoint-{stage}-{self.config.seed}.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class StageEpoch:
+    """A row of `history.csv`: which network and stage, and what the epoch scored there."""
+
+    seed: int
+    stage: str
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One trained network.
+
+    Attributes:
+        network: for inference, with its sigmoid, float32.
+        kept: positions in `Job.train` of the images that were trained on.
+        refused: why the others were not, of train and of val.
+        history: of all stages, in order.
+        best: index in `history` of the epoch whose weights were kept.
+    """
+
+    network: Any
+    kept: tuple[int, ...]
+    refused: Mapping[str, tuple[ImageRefusedError, ...]]
+    history: tuple[StageEpoch, ...]
+    best: int
+
+
+def train_network(job: Job) -> Trained:
+    """Train one network as `job.config.recipe` says.
+
+    Raises:
+        DataError: a class is missing from train or val.
+        UsageError: settings that make no sense together, or a step size that is too large.
+        OSError: the cache or a checkpoint can't be written.
+    """
+    return _RECIPES[job.config.recipe](job)
+
+
+def _frozen(job: Job) -> Trained:
+    tables, head = _trained_head(job, job.config.fit)
+    network = build_network(job.backbone, architecture(job.config), head.weights)
+    history = _history(job, "head", head.history)
+    return Trained(network, tables["train"].kept, _refused(tables), history, head.best)
+
+
+def _finetune(job: Job) -> Trained:
+    """The head alone, by the frozen recipe; then it and the blocks behind the boundary."""
+    config = job.config
+    first = replace(RECIPES["frozen"].fit, epochs=config.finetune.head_epochs)
+    first = replace(first, dropout=config.fit.dropout, hidden_units=config.fit.hidden_units)
+    tables, head = _trained_head(job, first)
+    history = _history(job, "head", head.history)
+    if config.finetune.unfreeze == "all":
+        sizes = ScratchConfig(sizes=(config.preprocess.size,), shares=(1.0,))
+        tables, fitted = _train_whole(job, sizes, head.weights)
+    else:
+        tables, fitted = _train_tail(job, BOUNDARIES[config.finetune.unfreeze], head.weights)
+    network = _for_inference(job, fitted)
+    best = len(history) + fitted.best
+    history += _history(job, "network", fitted.history)
+    return Trained(network, tables["train"].kept, _refused(tables), history, best)
+
+
+def _scratch(job: Job) -> Trained:
+    tables, fitted = _train_whole(job, job.config.scratch, None)
+    network = _for_inference(job, fitted)
+    history = _history(job, "network", fitted.history)
+    return Trained(network, tables["train"].kept, _refused(tables), history, fitted.best)
+
+
+def _for_inference(job: Job, fitted: Fitted) -> Any:
+    """The network with the job's backbone, whose weights are trained, and the fitted head."""
+    head = HeadWeights(*fitted.weights[-4:])
+    return build_network(job.backbone, architecture(job.config), head)
+
+
+_RECIPES: Mapping[str, Callable[[Job], Trained]] = MappingProxyType(
+    {"frozen": _frozen, "finetune": _finetune, "scratch": _scratch}
+)
+
+
+def _trained_head(job: Job, config: FitConfig) -> tuple[dict[str, FeatureTable], TrainedHead]:
+    tables = _tables(job, job.config.views, KerasExtractor(job.backbone), job.config.preprocess)
+    parts = [LabelledFeatures(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
+    head = train_head(
+        parts[0],
+        parts[1],
+        architecture(job.config),
+        config,
+        job.config.seed,
+        job.score,
+        job.checkpoint("head"),
+        job.progress,
+    )
+    return tables, head
+
+
+def _train_tail(
+    job: Job, boundary: str, head: HeadWeights
+) -> tuple[dict[str, FeatureTable], Fitted]:
+    """Train what lies behind `boundary`; its weights go into the job's backbone."""
+    config = job.config
+    extractor = KerasExtractor(job.backbone, boundary)
+    tables = _tables(job, config.views, extractor, config.preprocess)
+    with arithmetic(config.fit.precision):
+        body = _trainable(job.backbone, config.preprocess.size, train_statistics=False)
+        network = with_head(build_tail(body, boundary), architecture(job.config), config.seed)
+    _set_head(network, head)
+    parts = [LabelledFeatures(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
+    factors = _factors(network, config)
+    curriculum = build_tail_curriculum(network, parts[0], parts[1], config, factors)
+    fitted = _fitted(job, curriculum, tables)
+    network.set_weights(fitted.weights)
+    job.backbone.set_weights(body.get_weights())
+    return tables, fitted
+
+
+def _train_whole(
+    job: Job, sizes: ScratchConfig, head: HeadWeights | None
+) -> tuple[dict[str, FeatureTable], Fitted]:
+    """Train every layer from pixels; a head given is where it begins, as in `finetune`."""
+    config = job.config
+    side = stored_side(max(sizes.sizes))
+    stored = replace(config.preprocess, size=side)
+    tables = _tables(job, 1, SquareExtractor(side), stored)
+    with arithmetic(config.fit.precision):
+        body = _trainable(job.backbone, None, train_statistics=head is None)
+        network = with_head(body, architecture(job.config), config.seed)
+    if head is not None:
+        _set_head(network, head)
+    factors = {} if head is None else _factors(network, config)
+    squares = [Squares(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
+    curriculum = build_curriculum(network, (squares[0], squares[1]), config, sizes, factors)
+    fitted = _fitted(job, curriculum, tables)
+    job.backbone.set_weights(fitted.weights[:-4])
+    return tables, fitted
+
+
+def _trainable(backbone: Any, size: int | None, *, train_statistics: bool) -> Any:
+    """A copy of the backbone that trains, in the arithmetic of the moment.
+
+    Without `train_statistics` batch normalisation keeps its moving statistics and its scale, as a
+    network must that is only fine-tuned: batches of few images would spoil them.
+    """
+    keras = load_keras()
+    copy = build_backbone(size)
+    copy.set_weights(backbone.get_weights())
+    copy.trainable = True
+    copy = with_native_layers(copy)
+    for layer in copy.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = train_statistics
+    return copy
+
+
+def _set_head(network: Any, head: HeadWeights) -> None:
+    """Put a trained head into the model of `with_head`."""
+    arrays = [head.hidden_kernel, head.hidden_bias, head.output_kernel, head.output_bias]
+    network.get_layer("head").set_weights(arrays)
+
+
+def _factors(network: Any, config: TrainConfig) -> dict[str, float]:
+    """Step-size factor of each backbone variable: smaller, the further from the head."""
+    tuning = config.finetune
+    blocks = ("conv5", "conv4", "conv3", "conv2", "conv1")
+    factors = {}
+    for variable in network.trainable_variables:
+        # A transition, `pool4_conv`, goes with the block before it; `bn` is the last layer.
+        name = variable.path.split("/")[0].replace("pool", "conv")
+        depth = next((k for k, block in enumerate(blocks) if name.startswith(block)), None)
+        if depth is not None or name == "bn":
+            factors[variable.path] = tuning.backbone_rate * tuning.depth_decay ** (depth or 0)
+    return factors
+
+
+def _fitted(job: Job, curriculum: Any, tables: Mapping[str, FeatureTable]) -> Fitted:
+    labels = {split: _labels(job, split, tables[split]) for split in ("train", "val")}
+    return fit(
+        curriculum,
+        labels["train"],
+        labels["val"],
+        job.config.fit,
+        job.score,
+        job.checkpoint("network"),
+        _origin(job, curriculum.network, tables, labels),
+        job.progress,
+    )
+
+
+def _origin(
+    job: Job, network: Any, tables: Mapping[str, FeatureTable], labels: Mapping[str, Any]
+) -> str:
+    """SHA-256 over all that decides how training goes: data, settings, initial weights."""
+    settings = asdict(job.config)
+    for unused in ("provenance", "threshold", "interval", "seeds"):
+        del settings[unused]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(weights_digest(network).encode())
+    for split, table in tables.items():
+        digest.update(table.fingerprint().encode())
+        digest.update(labels[split].astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _tables(
+    job: Job, views: int, extractor: Extractor, preprocess: PreprocessConfig
+) -> dict[str, FeatureTable]:
+    """What `extractor` makes of val, un-augmented, and of `views` views of train."""
+    return {
+        split: compute_features(
+            records,
+            Views(count, job.config.augment, job.config.seed),
+            preprocess,
+            extractor,
+            job.cache,
+            job.progress,
+        )
+        for split, records, count in (("val", job.val, 1), ("train", job.train, views))
+    }
+
+
+def _labels(job: Job, split: str, table: FeatureTable) -> Any:
+    records = job.train if split == "train" else job.val
+    return np.array([records[k].label for k in table.kept], np.int64)
+
+
+def _refused(tables: Mapping[str, FeatureTable]) -> dict[str, tuple[ImageRefusedError, ...]]:
+    return {split: table.refused for split, table in tables.items()}
+
+
+def _history(job: Job, stage: str, epochs: Sequence[Epoch]) -> tuple[StageEpoch, ...]:
+    return tuple(StageEpoch(job.config.seed, stage, epoch) for epoch in epochs)

@@ -1,0 +1,153 @@
+"""Train the network from its pixels: `scratch`, and `finetune` with everything unfrozen.
+
+Comes in: squares of train and val on disk, labels, a network. Goes out: a curriculum of one lesson
+per image size. Knows nothing of files, thresholds or bundles.
+
+Images lie decoded on disk as uint8, a third larger than the network sees them, so that crops keep
+their sharpness; each step changes them anew on the device (`distort.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pneumoscope.config import PreprocessConfig, ScratchConfig, TrainConfig
+from pneumoscope.errors import UsageError
+from pneumoscope.images.preprocess import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    LEAST_DEVIATION,
+    Preprocessor,
+)
+from pneumoscope.training.distort import build_distortion
+from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.loop import Curriculum, Labels
+from pneumoscope.training.network import LEAST_SIZE
+from pneumoscope.training.prefetch import ahead
+from pneumoscope.training.runtime import load_keras
+
+_VAL_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """Decoded images of one split on disk, uint8 (side, side), and the label of each."""
+
+    table: FeatureTable
+    labels: Labels
+
+    def take(self, rows: NDArray[np.intp], side: int) -> NDArray[np.uint8]:
+        """Images (n, side, side), made smaller with antialiasing."""
+        squares = self.table.take(rows, np.zeros_like(rows))
+        if squares.shape[1] == side:
+            return squares
+        shape = (side, side)
+        small = [Image.fromarray(s).resize(shape, Image.Resampling.BILINEAR) for s in squares]
+        return np.stack([np.asarray(image) for image in small])
+
+
+def stored_side(size: int) -> int:
+    """Side of the stored images for a network input of `size` pixels: a third more, even."""
+    return 2 * round(size * 2 / 3)
+
+
+def check_sizes(config: ScratchConfig) -> None:
+    """See that the sizes and their shares can be trained at.
+
+    Raises:
+        UsageError: none, of different counts, of no multiple of 32, or shares that don't add up.
+    """
+    sizes, shares = config.sizes, config.shares
+    if not sizes or any(size < LEAST_SIZE or size % 16 for size in sizes):
+        raise UsageError(
+            f"scratch.sizes: found {list(sizes)}, wanted multiples of 16, {LEAST_SIZE} or more"
+        )
+    if len(shares) != len(sizes) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UsageError(
+            f"scratch.shares: found {list(shares)}, wanted {len(sizes)} positive numbers, one per "
+            "size, that add up to 1"
+        )
+
+
+def build_curriculum(
+    network: Any,
+    parts: tuple[Squares, Squares],
+    config: TrainConfig,
+    sizes: ScratchConfig,
+    factors: Mapping[str, float],
+) -> Curriculum:
+    """One lesson per size; `parts` are train and val, `network` takes squares of any size."""
+    check_sizes(sizes)
+    train, val = parts
+    lessons = [_SizeLesson(network, size, train, val, config) for size in sizes.sizes]
+    ends = np.cumsum(sizes.shares) * config.fit.epochs
+    until = [round(end) for end in ends.tolist()]
+    return Curriculum(network, lessons, until, factors)
+
+
+class _SizeLesson:
+    """Every epoch at one size: all training images in a new order, distorted on the device."""
+
+    def __init__(
+        self, network: Any, size: int, train: Squares, val: Squares, config: TrainConfig
+    ) -> None:
+        self._network, self._train, self._val = network, train, val
+        self._side, self._batch, self._seed = stored_side(size), config.fit.batch_size, config.seed
+        self.steps = max(len(train.labels) // self._batch, 1)
+        self._preprocessor = Preprocessor(_at(config.preprocess, size))
+        self.model = _training_model(network, self._side, size, config)
+
+    def batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], Labels]]:
+        """Whole batches only, so that one compiled step does for all."""
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._train.labels))
+        rows = np.resize(order, (self.steps, self._batch))
+
+        def make() -> Iterator[tuple[NDArray[Any], Labels]]:
+            for chosen in rows:
+                yield self._train.take(chosen, self._side), self._train.labels[chosen]
+
+        return ahead(make())
+
+    def val_logits(self) -> NDArray[np.float32]:
+        size = self._preprocessor.config.size
+        count = len(self._val.labels)
+        logits = np.empty(count, np.float32)
+        for start in range(0, count, _VAL_BATCH):
+            rows = np.arange(start, start + _VAL_BATCH) % count  # one shape: compiled once
+            grey = self._val.take(rows, size).astype(np.float32) / np.float32(255)
+            out = self._network.predict_on_batch(self._preprocessor.normalise(grey))
+            logits[start : start + _VAL_BATCH] = np.asarray(out, np.float32)[: count - start, 0]
+        return logits
+
+
+def _at(config: PreprocessConfig, size: int) -> PreprocessConfig:
+    return PreprocessConfig(config.version, size, config.fit, config.normalisation)
+
+
+def _training_model(network: Any, side: int, size: int, config: TrainConfig) -> Any:
+    """Squares as stored, uint8 (n, side, side) → distorted, normalised → logits (n, 1)."""
+    keras = load_keras()
+    squares = keras.Input((side, side), dtype="uint8", name="squares")
+    grey = build_distortion(config.distort, size, config.seed)(squares)
+    return keras.Model(squares, network(_normalised(grey, config.preprocess)), name="lesson")
+
+
+def _normalised(grey: Any, config: PreprocessConfig) -> Any:
+    """As `Preprocessor.normalise`, in Keras ops: (n, size, size) → (n, size, size, 3)."""
+    ops = load_keras().ops
+    if config.normalisation == "standardise":
+        centred = grey - ops.mean(grey, axis=(1, 2), keepdims=True)
+        deviation = ops.sqrt(ops.mean(centred * centred, axis=(1, 2), keepdims=True))
+        scaled = centred / ops.maximum(deviation, LEAST_DEVIATION)
+        return ops.repeat(ops.expand_dims(scaled, -1), 3, axis=-1)
+    channels = [
+        (grey - mean) / deviation
+        for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)
+    ]
+    return ops.stack(channels, axis=-1)

@@ -1,0 +1,116 @@
+"""The folder of a training run: whether it can begin or go on there, and its first files.
+
+Comes in: DATA, RUN and a configuration. Goes out: what the run is about to do, and
+`config.toml` and `split.csv`, which hold all that is needed to run it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.config import ProvenanceConfig, TrainConfig, check_ranges, from_toml, to_toml
+from pneumoscope.data.fingerprint import fingerprint
+from pneumoscope.data.index import index
+from pneumoscope.data.split import with_usable_validation, write_split
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.progress import Progress
+from pneumoscope.records import Dataset
+from pneumoscope.storage import claim_folder, leftovers, path_text, remove_leftovers, write_text
+from pneumoscope.training.weights import WEIGHTS_BY_NAME
+from pneumoscope.workflows.facts import announce
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run is about to do: its folder, its configuration and its data."""
+
+    folder: Path
+    config: TrainConfig
+    dataset: Dataset
+
+
+def prepare(
+    data: Path,
+    out: Path,
+    config: TrainConfig,
+    progress: Progress,
+    resume: bool,
+    given: Collection[str],
+) -> Prepared:
+    """See that `out` can take the run and that the data can be trained on; writes nothing.
+
+    Raises:
+        UsageError: `out` is taken, or a setting conflicts with the run that is resumed.
+        DataError: the data can't be trained on, or changed since the run began.
+    """
+    stored = out / "config.toml"
+    if resume and not stored.exists():
+        raise UsageError(
+            f"--resume: {stored} is not there, so {out} holds no run to go on with. "
+            "Start it: the same command without --resume."
+        )
+    # A process killed before it wrote its first file left nothing to go on with, nor to lose.
+    if not resume and out.is_dir() and set(out.iterdir()) > set(leftovers(out)):
+        raise UsageError(
+            f"--out {out}: is not empty. Give another folder, or --resume to go on with its run."
+        )
+    if config.weights not in WEIGHTS_BY_NAME:  # a file: found again from any folder
+        config = replace(config, weights=str(Path(config.weights).absolute()))
+    if resume:
+        config = _resumed(config, from_toml(TrainConfig, stored), given)
+    check_ranges(config)
+    dataset = index(data, progress=progress)
+    dataset, messages = with_usable_validation(
+        dataset, replace(config.split, seed=config.seed), config.keep_val
+    )
+    dataset = replace(dataset, warnings=(*dataset.warnings, *messages))
+    announce(dataset)
+    found = fingerprint(dataset.records)
+    if resume and config.provenance.fingerprint != found:
+        raise DataError(
+            f"{data}: its fingerprint is {found[:16]}…, the run began on "
+            f"{config.provenance.fingerprint[:16]}… ({config.provenance.data}). The images, labels "
+            "or patients changed: begin a new run in another folder."
+        )
+    config = replace(
+        config,
+        provenance=ProvenanceConfig(
+            path_text(data.absolute()), found, metadata.version("pneumoscope")
+        ),
+    )
+    return Prepared(out, config, dataset)
+
+
+def begin(prepared: Prepared) -> None:
+    """Write the first files of a run, once nothing that it needs is missing any more."""
+    out = prepared.folder
+    claim_folder(out)
+    for folder in (out, out / "evaluation", out / "evaluation" / "figures"):
+        remove_leftovers(folder)
+    write_text(out / "config.toml", to_toml(prepared.config))
+    write_split(out / "split.csv", prepared.dataset)
+
+
+def _resumed(asked: TrainConfig, stored: TrainConfig, given: Collection[str]) -> TrainConfig:
+    """The stored config; a setting that the user gave must agree with it."""
+    mine, its = _settings(asked), _settings(stored)
+    for name in given:
+        if mine[name] != its[name]:
+            raise UsageError(
+                f"--resume: the run has {name} = {its[name]!r}, you gave {mine[name]!r}. Leave it "
+                "out to go on, or begin a new run in another folder."
+            )
+    return stored
+
+
+def _settings(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted name, `fit.epochs`."""
+    found: dict[str, Any] = {}
+    for setting in fields(config):
+        name, value = prefix + setting.name, getattr(config, setting.name)
+        found |= _settings(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return found

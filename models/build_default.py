@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.inference.bundle import load_bundle, with_card
+from pneumoscope.inference.bundle import load_bundle, write_revised
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "src" / "pneumoscope" / "models" / "default"
@@ -56,7 +56,8 @@ def build(data: Path, out: Path) -> None:
     bundle = load_bundle(run)
     card = bundle.card.read_text(encoding="utf-8")
     metrics = json.loads((out / "test" / "metrics.json").read_text(encoding="utf-8"))
-    installed = with_card(bundle, TARGET, _told(card, metrics, table.read_text(encoding="utf-8")))
+    told = _told(card, metrics, table.read_text(encoding="utf-8"))
+    installed = write_revised(TARGET, bundle, bundle.manifest, told)
     size = sum(path.stat().st_size for path in installed.folder.iterdir()) / 1e6
     print(f"{installed.folder}: {size:.1f} MB", file=sys.stderr)
 

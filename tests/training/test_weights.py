@@ -322,7 +322,7 @@ def test_half_precision_starts_a_training_too(target: Any, backbone: Any, shippe
 
 def test_no_bundle_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_files, "default_folder", lambda: tmp_path / "none")
-    with pytest.raises(WeightsMissingError, match="ships no model") as caught:
+    with pytest.raises(WeightsMissingError, match="ships no bundled weights") as caught:
         resolve_weights("bundled")
     for words in ("--weights imagenet", "--weights none", "--weights FILE.h5"):
         assert words in str(caught.value)

@@ -126,10 +126,12 @@ def check_ranges(config: Any, source: str = "") -> None:
         where = f"{source}: {setting.name}" if source else setting.name
         if dataclasses.is_dataclass(value):
             check_ranges(value, where)
-        elif isinstance(value, int | float):
-            least, most = setting.metadata.get("range", (-math.inf, math.inf))
-            if not (least <= value <= most and -math.inf < value < math.inf):
-                raise UsageError(f"{where}: found {value}, wanted {_in_words(least, most)}")
+        least, most = setting.metadata.get("range", (-math.inf, math.inf))
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float):
+                continue
+            if not (least <= number <= most and -math.inf < number < math.inf):
+                raise UsageError(f"{where}: found {number}, wanted {_in_words(least, most)}")
 
 
 def _in_words(least: float, most: float) -> str:
@@ -161,7 +163,8 @@ def _checked(hint: Any, value: Any, where: str, complete: bool, base: Any = None
         # TOML's integers may have any length; what no float holds is out of any range.
         return float(value) if abs(value) < sys.float_info.max else math.inf
     if (bool not in allowed and isinstance(value, bool)) or not isinstance(value, allowed):
-        wanted = " or ".join(kind.__name__ for kind in allowed)
+        # TOML has no tuples: what is one here is a list there.
+        wanted = " or ".join("list" if kind is tuple else kind.__name__ for kind in allowed)
         raise UsageError(f"{where}: found {value!r}, wanted {wanted}")
     return value
 

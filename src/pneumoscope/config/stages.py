@@ -141,8 +141,8 @@ class FinetuneConfig:
 class ScratchConfig:
     """The image sizes of `scratch`, one after the other."""
 
-    sizes: tuple[int, ...] = option((96, 128, 160), "sides of the square input, pixels")
-    shares: tuple[float, ...] = option((0.4, 0.4, 0.2), "share of the epochs at each size")
+    sizes: tuple[int, ...] = option((96, 112, 128), "sides of the square input, pixels")
+    shares: tuple[float, ...] = option((0.3, 0.4, 0.3), "share of the epochs at each size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,9 @@ class TrainConfig:
     )
     views: int = option(4, "views per training image, the first un-augmented; 1 is that alone", 1)
     seed: int = option(0, "seed of initialisation, views and order", 0, _MOST_SEED)
-    seeds: tuple[int, ...] = option((), "one network per seed, probabilities averaged; empty: one")
+    seeds: tuple[int, ...] = option(
+        (), "one network per seed, probabilities averaged; empty: one", 0, _MOST_SEED
+    )
     flip: bool = option(False, "answer for image and mirror image, probabilities averaged")
     backend: Literal["auto", "tensorflow", "torch", "jax"] = option(
         "auto", "what Keras runs on; auto: $KERAS_BACKEND, else the fastest installed"

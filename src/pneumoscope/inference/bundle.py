@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -153,14 +153,42 @@ def write_bundle(
             f"{folder}: found {len(members)} networks for a bundle, wanted 1 to {MOST_MEMBERS}. "
             "Give fewer seeds."
         )
-    manifest = replace(manifest, schema_version=SCHEMA_VERSION, members=len(members), files={})
-    names = weight_names(len(members))
+    manifest = replace(manifest, schema_version=SCHEMA_VERSION, members=len(members))
+
+    def put(path: Path, number: int) -> None:
+        save_weights(members[number], path, manifest.store)
+
+    return _written(folder, manifest, card, put)
+
+
+def write_revised(folder: Path, bundle: Bundle, manifest: BundleManifest, card: str) -> Bundle:
+    """Write a bundle with the weights of another one, byte for byte, and all else as given.
+
+    Raises:
+        OSError: as `write_bundle` does.
+    """
+
+    def put(path: Path, number: int) -> None:
+        shutil.copyfile(bundle.weights[number], path)
+
+    theirs = bundle.manifest
+    kept = replace(
+        manifest, schema_version=SCHEMA_VERSION, members=theirs.members, store=theirs.store
+    )
+    return _written(folder, kept, card, put)
+
+
+def _written(
+    folder: Path, manifest: BundleManifest, card: str, put: Callable[[Path, int], None]
+) -> Bundle:
+    """Make the folder beside with the weights that `put` gives by number, and rename it."""
+    names = weight_names(manifest.members)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = temporary_beside(folder)
     made.mkdir()
     try:
-        for name, network in zip(names, members, strict=True):
-            save_weights(network, made / name, manifest.store)
+        for number, name in enumerate(names):
+            put(made / name, number)
         write_text(made / CARD, card)
         document = asdict(manifest)
         document["files"] = {name: sha256_of_file(made / name) for name in (*names, CARD)}

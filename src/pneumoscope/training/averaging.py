@@ -21,14 +21,25 @@ _EVERY = 8
 class WeightAverage:
     """The average of `model`'s weights, float32, with `decay` per step.
 
-    Early on the decay is smaller, so that the random start is forgotten.
+    Early on the decay is smaller, so that the random start is forgotten. Until the first update
+    the average is the model itself.
     """
 
     def __init__(self, model: Any, decay: float) -> None:
         self._model = model
         self._decay = decay**_EVERY
         self._steps = 0
-        self.weights = [np.array(w, np.float32) for w in model.get_weights()]
+        self._average = self._present()
+
+    @property
+    def weights(self) -> list[NDArray[np.float32]]:
+        """The average, float32, in the order of `get_weights()`."""
+        if self._steps < _EVERY:
+            return self._present()
+        return [w.copy() for w in self._average]
+
+    def _present(self) -> list[NDArray[np.float32]]:
+        return [np.array(w, np.float32) for w in self._model.get_weights()]
 
     def step(self) -> None:
         """Take note of the model after one more step."""
@@ -37,22 +48,22 @@ class WeightAverage:
             return
         updates = self._steps / _EVERY
         kept = np.float32(min(self._decay, updates / (9 + updates)))
-        for average, now in zip(self.weights, self._model.get_weights(), strict=True):
+        for average, now in zip(self._average, self._model.get_weights(), strict=True):
             average *= kept
             average += (1 - kept) * np.asarray(now, np.float32)
 
     def state(self) -> list[NDArray[Any]]:
         """What a checkpoint must hold."""
-        return [np.array(self._steps), *self.weights]
+        return [np.array(self._steps), *self._average]
 
     def restore(self, state: list[NDArray[Any]]) -> None:
         """Go on from what `state` gave."""
         self._steps = int(state[0])
-        self.weights = [np.array(w, np.float32) for w in state[1:]]
+        self._average = [np.array(w, np.float32) for w in state[1:]]
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """The model with the average's weights for a while."""
+        """The model with the average's weights for a while, then with its own again."""
         kept = [np.array(w) for w in self._model.get_weights()]
         self._model.set_weights(self.weights)
         try:

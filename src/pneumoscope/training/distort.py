@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.config import DistortConfig
+from pneumoscope.errors import UsageError
 from pneumoscope.training.runtime import load_keras
 
 _JPEG_BLOCK = 8
@@ -51,7 +52,15 @@ def build_distortion(config: DistortConfig, size: int, seed: int) -> Any:
 
     Outside training it only scales to [0, 1] and interpolates. `size` is a multiple of 8 if
     `config.jpeg` is on.
+
+    Raises:
+        UsageError: the largest crop is smaller than the least.
     """
+    if config.crop_least > config.crop_most:
+        raise UsageError(
+            f"distort.crop_least: found {config.crop_least:g}, wanted at most distort.crop_most, "
+            f"{config.crop_most:g}"
+        )
     return _layer_class()(config, size, seed, name="distort", dtype="float32")
 
 

@@ -228,7 +228,7 @@ class _Session:
     def weights(self) -> list[NDArray[np.float32]]:
         """The weights as they would be kept now."""
         if self._average is not None:
-            return [w.copy() for w in self._average.weights]
+            return self._average.weights
         return [np.array(w, np.float32) for w in self._network.get_weights()]
 
     def state(self) -> dict[str, list[NDArray[Any]]]:

@@ -7,7 +7,7 @@ Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pneumoscope.config import FitConfig
@@ -17,7 +17,8 @@ from pneumoscope.training.runtime import load_keras
 def build_optimizer(model: Any, config: FitConfig, factors: Mapping[str, float]) -> Any:
     """An optimizer for the trainable variables of `model`, its own variables made.
 
-    Weight decay holds for kernels alone: biases and batch normalisation have none.
+    Weight decay holds for kernels alone: biases and batch normalisation have none. It is a share
+    of the step, so a factor holds for it too.
 
     Args:
         model: a Keras model.
@@ -28,17 +29,19 @@ def build_optimizer(model: Any, config: FitConfig, factors: Mapping[str, float])
     settings: dict[str, Any] = {"learning_rate": config.learning_rate}
     if config.accumulate > 1:
         settings["gradient_accumulation_steps"] = config.accumulate
-    if config.weight_decay:
-        settings["weight_decay"] = config.weight_decay
-    # Keras' own class where it will do: on Torch it updates all variables at once.
-    optimizer = (
-        _graded_adam()(factors, **settings) if factors else keras.optimizers.Adam(**settings)
-    )
-    if config.weight_decay:
-        flat = [v for v in model.trainable_variables if len(v.shape) < 2]
+    if factors:
+        shares = [factors.get(v.path, 1.0) for v in model.trainable_variables]
+        optimizer = _graded_adam()(shares, config.weight_decay, **settings)
+    else:  # Keras' own class where it will do: on Torch it updates all variables at once
+        optimizer = keras.optimizers.Adam(weight_decay=config.weight_decay or None, **settings)
+        flat = [v for v in model.trainable_variables if not _is_kernel(v)]
         optimizer.exclude_from_weight_decay(var_list=flat)
     optimizer.build(model.trainable_variables)
     return optimizer
+
+
+def _is_kernel(variable: Any) -> bool:
+    return len(variable.shape) > 1
 
 
 @functools.cache
@@ -47,14 +50,20 @@ def _graded_adam() -> Any:
     keras = load_keras()
 
     class GradedAdam(keras.optimizers.Adam):  # type: ignore[misc,name-defined]
-        """Adam with a factor of the step size for some of the variables."""
+        """Adam with a factor of the step size for some of the variables.
 
-        def __init__(self, factors: Mapping[str, float], **settings: Any) -> None:
+        Keras would decay every weight by the whole step size, so decay is done here.
+        """
+
+        def __init__(self, shares: Sequence[float], decay: float, **settings: Any) -> None:
             super().__init__(**settings)
-            self._factors = dict(factors)
+            self._shares, self._decay = list(shares), decay
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            factor = self._factors.get(variable.path, 1.0)
-            super().update_step(gradient, variable, learning_rate * factor)
+            # As Keras' optimizers find their moments: TensorFlow's variables here have no path.
+            rate = learning_rate * self._shares[self._get_variable_index(variable)]
+            if self._decay and _is_kernel(variable):
+                self.assign(variable, variable * (1.0 - self._decay * rate))
+            super().update_step(gradient, variable, rate)
 
     return GradedAdam

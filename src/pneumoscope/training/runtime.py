@@ -120,8 +120,13 @@ def _gpus() -> list[str]:
 def distribute(batch_size: int) -> int:
     """Spread every batch over all devices, where there are several; returns how many.
 
-    By `keras.distribution.DataParallel`, which Keras has for JAX; on the other backends one
-    device is used.
+    By `keras.distribution.DataParallel`, which Keras 3.15 has for JAX alone: TensorFlow's trainer
+    takes no notice of it and Torch has none, so there one device is used. To be called before any
+    model is built: JAX can't compile a step over variables of which some lie on one device and
+    some on all.
+
+    Batches of `batch_size` are dealt. What comes in any other count (a last batch, validation)
+    goes to every device whole, so that no such count needs to be even.
 
     Raises:
         UsageError: the batch can't be dealt evenly.
@@ -130,15 +135,25 @@ def distribute(batch_size: int) -> int:
     if keras.backend.backend() != "jax":
         return 1
     devices = keras.distribution.list_devices()
-    if len(devices) < 2:
+    count = len(devices)
+    if count < 2:
         return 1
-    if batch_size % len(devices):
+    if batch_size % count:
+        near = max(batch_size // count, 1) * count
         raise UsageError(
-            f"fit.batch_size: found {batch_size}, wanted a multiple of {len(devices)}, the number "
-            "of devices"
+            f"fit.batch_size: found {batch_size}, wanted a multiple of {count}, the number of "
+            f"devices that Keras finds. Give {near}, or show it fewer (CUDA_VISIBLE_DEVICES)."
         )
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-    return len(devices)
+
+    class DealtEvenly(keras.distribution.DataParallel):  # type: ignore[misc,name-defined]
+        def get_data_layout(self, data_shape: tuple[int, ...]) -> Any:
+            if data_shape[0] == batch_size:
+                return super().get_data_layout(data_shape)
+            whole = [None] * len(data_shape)
+            return keras.distribution.TensorLayout(whole, self.device_mesh)
+
+    keras.distribution.set_distribution(DealtEvenly(devices=devices))
+    return count
 
 
 def describe_runtime() -> str:

@@ -84,7 +84,7 @@ def resolve_weights(choice: str, cache: Path | None = None) -> WeightsSource:
         folder = bundle_files.default_folder()
         if not (folder / bundle_files.MANIFEST).exists():
             raise WeightsMissingError(
-                f"this installation ships no model to start from: {folder} is not there. {_CHOICES}"
+                f"this installation ships no bundled weights: {folder} is not there. {_CHOICES}"
             )
         return _of_bundle(folder, "default")
     path = Path(choice)
@@ -98,6 +98,20 @@ def resolve_weights(choice: str, cache: Path | None = None) -> WeightsSource:
     with open_weight_file(path):
         pass  # opening it is the check
     return WeightsSource("file", path.resolve(), sha256_of_file(path), f"file {path.name}")
+
+
+def preprocessing_of(choice: str) -> dict[str, Any] | None:
+    """The preprocessing that the weights `choice` were trained with, if a bundle says so.
+
+    Raises:
+        BundleError: the bundle's manifest can't be read.
+    """
+    named = bundle_files.default_folder() if choice == "bundled" else Path(choice)
+    if choice in ("none", "imagenet") or (folder := bundle_files.bundle_in(named)) is None:
+        return None
+    manifest = bundle_files.read_manifest(folder)
+    found = manifest.get("preprocessing") if isinstance(manifest, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _of_bundle(folder: Path, name: str) -> WeightsSource:

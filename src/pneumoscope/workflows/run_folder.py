@@ -6,13 +6,22 @@ Comes in: DATA, RUN and a configuration. Goes out: what the run is about to do, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.config import ProvenanceConfig, TrainConfig, check_ranges, from_toml, to_toml
+from pneumoscope.config import (
+    PreprocessConfig,
+    ProvenanceConfig,
+    TrainConfig,
+    check_ranges,
+    from_dict,
+    from_toml,
+    to_toml,
+)
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
 from pneumoscope.data.split import with_usable_validation, write_split
@@ -20,8 +29,10 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset
 from pneumoscope.storage import claim_folder, leftovers, path_text, remove_leftovers, write_text
-from pneumoscope.training.weights import WEIGHTS_BY_NAME
+from pneumoscope.training.weights import WEIGHTS_BY_NAME, preprocessing_of
 from pneumoscope.workflows.facts import announce
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,8 @@ def prepare(
         )
     if config.weights not in WEIGHTS_BY_NAME:  # a file: found again from any folder
         config = replace(config, weights=str(Path(config.weights).absolute()))
+    if not resume:
+        config = _as_the_weights_saw(config, given)
     if resume:
         config = _resumed(config, from_toml(TrainConfig, stored), given)
     check_ranges(config)
@@ -83,6 +96,25 @@ def prepare(
         ),
     )
     return Prepared(out, config, dataset)
+
+
+def _as_the_weights_saw(config: TrainConfig, given: Collection[str]) -> TrainConfig:
+    """With a bundle's backbone, the preprocessing that it was trained with, unless one was given.
+
+    Raises:
+        BundleError, UsageError: the bundle's manifest can't be read.
+    """
+    theirs = preprocessing_of(config.weights)
+    if theirs is None or any(name.startswith("preprocess.") for name in given):
+        return config
+    preprocess = from_dict(PreprocessConfig, theirs, f"--weights {config.weights}")
+    if preprocess != config.preprocess:
+        _LOGGER.info(
+            "preprocessing as the weights saw it: %d pixels, %s. Set [preprocess] for another.",
+            preprocess.size,
+            preprocess.normalisation,
+        )
+    return replace(config, preprocess=preprocess)
 
 
 def begin(prepared: Prepared) -> None:

@@ -1,10 +1,10 @@
-"""A stand-in for DenseNet121 that trains in milliseconds, and how to train with it in a process.
+"""A stand-in for DenseNet121 that trains in milliseconds, and data and processes to train it with.
 
-It has DenseNet121's parts under DenseNet121's names (a stem, four blocks of one unit, three
-transitions, `bn`), 1,024 channels at its end, and a fiftieth of its layers' work: what depends on
-names, boundaries, batch normalisation and shapes is tested by it, the real network elsewhere.
+It has DenseNet121's parts under DenseNet121's names (a stem, four blocks of one unit each, three
+transitions, `bn`) and 1,024 channels at its end, but few layers and narrow ones: what depends on
+names, boundaries, shapes or batch normalisation is tested with it, the real network elsewhere.
 
-`train_in_child` runs in a process of its own, which is killed, or kills itself, at a given moment.
+`train_in_child` is run in a process of its own, which is to die at a given moment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,12 @@ import pytest
 from pneumoscope.config import TrainConfig
 from pneumoscope.progress import SILENT
 from pneumoscope.training.network import BACKBONE_WIDTH
+from pneumoscope.training.runtime import load_keras
 
 
 @contextmanager
 def small_network() -> Iterator[None]:
     """Within, every network that is built has the stand-in for its backbone."""
-    from pneumoscope.training.runtime import load_keras
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load_keras().applications, "DenseNet121", _small_densenet)
         yield
@@ -42,10 +41,9 @@ def small_network() -> Iterator[None]:
 def _small_densenet(
     *, include_top: bool, weights: None, input_shape: tuple[int | None, int | None, int]
 ) -> Any:
-    from pneumoscope.training.runtime import load_keras
-
-    layers = load_keras().layers
     assert not include_top
+    assert weights is None
+    layers = load_keras().layers
 
     def normalised(x: Any, name: str) -> Any:
         x = layers.BatchNormalization(epsilon=1.001e-5, name=f"{name}bn")(x)
@@ -78,81 +76,70 @@ def _small_densenet(
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """When a process kills itself with SIGKILL.
+    """When a process gets SIGKILL.
 
     Attributes:
-        steps: how many steps of progress (an epoch, a batch of images) it makes before.
-        later: seconds from then to the end, while it works on.
-        during: instead, in the midst of writing `checkpoint` or `bundle`, half of it written.
+        steps: after so many steps of progress in `unit`,
+        unit: `epochs` or `images`,
+        later: and so many seconds more, while it works on;
+        writing: or else in the midst of writing the next `checkpoint` or `bundle`.
     """
 
     steps: int = 0
+    unit: str = "epochs"
     later: float = 0.0
-    during: str = ""
+    writing: str = ""
 
 
 def train_in_child(
     data: Path, out: Path, config: TrainConfig | None, cache: Path, death: Death | None
 ) -> None:
-    """Train with the stand-in; `config` begins the run, without one it is gone on with."""
-    log = (out.parent / "log").open("a", encoding="utf-8")
-    os.dup2(log.fileno(), sys.stdout.fileno())
-    os.dup2(log.fileno(), sys.stderr.fileno())
-    logging.basicConfig(level=logging.INFO, stream=log, force=True)
+    """Train the stand-in; `config` begins the run, without one it is gone on with."""
+    with (out.parent / "log").open("ab") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    logging.basicConfig(level=logging.INFO, force=True)
     os.environ["PNEUMOSCOPE_CACHE"] = str(cache)
     from pneumoscope.workflows.train import train
 
+    if death is not None and death.writing == "checkpoint":
+        np.savez = _write_half_and_die
+    elif death is not None and death.writing == "bundle":
+        from pneumoscope.inference import bundle
+
+        bundle.write_text = _kill_this_process
+    progress = SILENT if death is None else _Dying(death)
     with small_network():
-        progress: Any = _Dying(death) if death else SILENT
-        if death and death.during:
-            {"checkpoint": _die_writing_a_checkpoint, "bundle": _die_writing_a_bundle}[
-                death.during
-            ]()
         train(data, out, config, resume=config is None, progress=progress)
 
 
-def _die() -> None:
+def _kill_this_process(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _write_half_and_die(stream: Any, allow_pickle: bool, **arrays: Any) -> None:
+    whole = io.BytesIO()
+    np.lib.npyio.savez(whole, allow_pickle=allow_pickle, **arrays)
+    stream.write(whole.getvalue()[: whole.tell() // 2])
+    stream.flush()
+    _kill_this_process()
+
+
 class _Dying:
-    """Progress that counts its steps, and after the last one dies."""
+    """Progress that counts its steps down."""
 
     def __init__(self, death: Death) -> None:
-        self._left, self._later = death.steps, death.later
+        self._death, self._left = death, death.steps
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator[_Dying]:
-        yield self
+    def task(self, title: str, total: int, unit: str) -> Iterator[Any]:
+        if unit == self._death.unit:
+            yield self
+        else:
+            with SILENT.task(title, total, unit) as task:
+                yield task
 
     def advance(self, count: int = 1, note: str = "") -> None:
         self._left -= 1
         if self._left == 0:
-            threading.Timer(self._later, _die).start()
-
-
-def _die_writing_a_checkpoint() -> None:
-    real = np.savez
-
-    def savez(stream: Any, **arrays: Any) -> None:
-        whole = io.BytesIO()
-        real(whole, **arrays)
-        stream.write(whole.getvalue()[: whole.tell() // 2])
-        stream.flush()
-        _die()
-
-    np.savez = savez  # type: ignore[assignment]
-
-
-def _die_writing_a_bundle() -> None:
-    from pneumoscope.inference import bundle
-
-    bundle.write_text = _dying_write  # type: ignore[assignment]
-
-
-def _dying_write(path: Path, text: str) -> None:
-    path.write_text(text[: len(text) // 2], encoding="utf-8")
-    _die()
-
-
-Trainer = Callable[..., int]
+            threading.Timer(self._death.later, _kill_this_process).start()

@@ -184,7 +184,7 @@ class TrainConfig:
         "frozen", "what is trained: the head; the head, then the last blocks too; everything"
     )
     weights: str = option(
-        "imagenet", "initial backbone weights: imagenet, bundled, none, or a .h5 file"
+        "imagenet", "initial backbone weights: imagenet, bundled, none, a bundle, or a .h5 file"
     )
     views: int = option(4, "views per training image, the first un-augmented; 1 is that alone", 1)
     seed: int = option(0, "seed of initialisation, views and order", 0, _MOST_SEED)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +23,13 @@ from numpy.typing import NDArray
 from pneumoscope.storage import atomic_writer
 
 _LOGGER = logging.getLogger(__name__)
+
+_DAMAGE = (
+    *(ValueError, KeyError, TypeError, OSError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    RuntimeError,  # by `zipfile`, of flags that it does not know
+)
+"""What reading a file of any content can raise."""
 
 Arrays = Mapping[str, Sequence[NDArray[Any]]]
 """Named lists of arrays: `state` (weights, optimiser, seeds), `best`, `average`."""
@@ -67,7 +76,7 @@ def restore(
         history, arrays = _read(path, origin, shapes)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         _LOGGER.warning("%s: left aside, training begins anew (%s)", path, error)
         return None
     _LOGGER.info("continuing after epoch %d of %s", len(history), path)

@@ -70,6 +70,13 @@ def command_line() -> str:
     return shlex.join(["pneumoscope", *sys.argv[1:]])
 
 
+def how_many(manifest: BundleManifest) -> str:
+    """How many networks answer, in which precision their weights lie on disk, and of what."""
+    networks = f"{manifest.members}, averaged" if manifest.members > 1 else "1"
+    mirrored = "; image and mirror image" if manifest.flip else ""
+    return f"{networks}; weights in {manifest.store}{mirrored}"
+
+
 def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
     """What a bundle says of its model, for a report."""
     architecture, preprocessing = manifest.architecture, manifest.preprocessing
@@ -79,6 +86,7 @@ def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
         {
             "Architecture": f"{architecture.name}, {architecture.size}×{architecture.size} pixels, "
             f"dropout {architecture.dropout}, {architecture.hidden_units} hidden units",
+            "Networks": how_many(manifest),
             "Preprocessing": f"{preprocessing.fit} to a square, {preprocessing.normalisation}",
             "Initial weights": manifest.initial_weights.origin,
             "Threshold": f"{manifest.threshold.value:.4f}, {manifest.threshold.rule}",

@@ -14,9 +14,12 @@ from typing import Any
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.storage import cache_folder
+from pneumoscope.workflows.facts import how_many
 
 _EXTRAS = {
     "train": ("keras", "tensorflow"),
+    "torch": ("torch",),
+    "jax": ("jax",),
     "download": ("huggingface_hub", "kagglehub"),
     "notebook": ("nbclient", "ipykernel"),
 }
@@ -35,6 +38,7 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
     lines = [
         f"folder        {bundle.folder}",
         f"architecture  {manifest.architecture.name}, {manifest.architecture.size} pixels",
+        f"networks      {how_many(manifest)}",
         f"made          {manifest.created} by pneumoscope {manifest.pneumoscope_version}",
         f"from          {manifest.initial_weights.origin}",
         f"trained on    {manifest.training_data.images} images of "

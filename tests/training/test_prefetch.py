@@ -1,0 +1,79 @@
+"""The next item is made while this one is in use; none is lost, doubled or left running."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pneumoscope.training.prefetch import ahead
+
+
+def test_yields_the_same_items_in_the_same_order() -> None:
+    assert list(ahead(iter(range(50)))) == list(range(50))
+    assert list(ahead(iter([]))) == []
+
+
+def test_makes_the_next_item_while_this_one_is_in_use() -> None:
+    made = [threading.Event() for _ in range(4)]
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+
+    taken = ahead(items())
+    for number in taken:
+        if number < 3:
+            assert made[number + 1].wait(30), "the next one is not made before it is asked for"
+        # One ahead, no further: items may be large.
+        assert not any(event.is_set() for event in made[number + 2 :])
+
+
+def test_items_are_made_in_one_other_thread() -> None:
+    seen = []
+
+    def items() -> Iterator[int]:
+        for number in range(10):
+            seen.append(threading.get_ident())
+            yield number
+
+    list(ahead(items()))
+    assert len(set(seen)) == 1
+    assert seen[0] != threading.get_ident()
+
+
+def test_an_error_in_the_making_comes_after_the_items_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise OSError("disk")
+
+    before, taken = threading.active_count(), []
+    with pytest.raises(OSError, match="disk"):
+        for item in ahead(items()):
+            taken.append(item)
+    assert taken == [1, 2]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("leaving", ["close", "error"])
+def test_leaving_early_calls_stop_and_leaves_no_thread(leaving: str) -> None:
+    before, stopped = threading.active_count(), threading.Event()
+
+    def items() -> Iterator[int]:
+        number = 0
+        while not (number and stopped.wait(0.001)):  # for ever, if it were not told
+            yield number
+            number += 1
+
+    taken = ahead(items(), stopped.set)
+    assert next(taken) == 0
+    if leaving == "close":
+        taken.close()  # type: ignore[attr-defined]
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            taken.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+    assert stopped.is_set()
+    assert threading.active_count() == before

@@ -6,6 +6,7 @@ the name of one of the parts below.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -35,7 +36,7 @@ from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import SILENT, SilentProgress
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.loop import Fitted, fit
-from pneumoscope.training.runtime import distribute, load_keras
+from pneumoscope.training.runtime import describe_runtime, distribute, load_keras
 from pneumoscope.training.store import ArrayStore
 from pneumoscope.training.whole import Squares, build_curriculum, stored_side
 
@@ -74,6 +75,11 @@ def run_part(name: str, *arguments: Path, backend: str, devices: int = 1) -> Any
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("backends") / "phantoms", 50, 5, size=64)
@@ -89,12 +95,18 @@ def test_a_network_of_another_backend_answers_alike_on_tensorflow(
     trained = run_part("train", phantoms, tmp_path / "run", backend=backend)
     assert trained["runtime"].split()[3] == backend
     assert np.isfinite(trained["loss"]).all()
+    told = rows_of(tmp_path / "run" / "evaluation" / "predictions.csv")
     answered = run_part("answer", tmp_path / "run", backend="tensorflow")
     assert answered["runtime"].split()[3] == "tensorflow"
-    mine, theirs = np.array(trained["raw"]), np.array(answered["raw"])
-    assert np.ptp(mine) > 1e-3  # of answers that are all alike equality would say nothing
+    mine = np.array([float(row["probability"]) for row in told])
+    theirs = np.array(answered["probabilities"])
     np.testing.assert_allclose(theirs, mine, atol=1e-4)
-    np.testing.assert_allclose(answered["calibrated"], trained["calibrated"], atol=1e-4)
+    # A network of few steps may be sure of one class; what it says beyond that must agree too.
+    mine, theirs = np.log(mine / (1 - mine)), np.log(theirs / (1 - theirs))
+    centre = np.median(mine)
+    mine, theirs = (1 / (1 + np.exp(centre - logits)) for logits in (mine, theirs))
+    assert np.ptp(mine) > 0.1
+    np.testing.assert_allclose(theirs, mine, atol=1e-4)
 
 
 @installed("jax")
@@ -128,25 +140,18 @@ def part_train(data: Path, out: Path) -> dict[str, Any]:
     from pneumoscope.workflows.train import train
 
     run = train(data, out, SCRATCH)
-    return part_answer(out) | {"loss": [row.epoch.loss for row in run.history]}
+    return {"runtime": describe_runtime(), "loss": [row.epoch.loss for row in run.history]}
 
 
 def part_answer(run: Path) -> dict[str, Any]:
-    """Probabilities of the run's model for its validation images, with and without calibration."""
-    import csv
-
+    """Probabilities of the run's model for its validation images."""
     from pneumoscope.inference.predictor import Predictor
-    from pneumoscope.training.loop import sigmoid
-    from pneumoscope.training.runtime import describe_runtime
 
-    with (run / "evaluation" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
-        paths = [row["path"] for row in csv.DictReader(stream)]
-    answers = list(Predictor.load(run).predict_files(paths))
-    logits = np.array([answer.logit for answer in answers], np.float32)
+    paths = [row["path"] for row in rows_of(run / "evaluation" / "predictions.csv")]
+    answers = Predictor.load(run).predict_files(paths)
     return {
         "runtime": describe_runtime(),
-        "raw": sigmoid(logits).tolist(),
-        "calibrated": [answer.prediction.probability for answer in answers],
+        "probabilities": [answer.prediction.probability for answer in answers],
     }
 
 
@@ -161,7 +166,7 @@ def part_spread(folder: Path) -> dict[str, Any]:
     devices = distribute(16)
     network = small_network()
     before = network.get_weights()
-    fitted = train_small(network, folder, epochs=1)
+    fitted = train_small(network, folder, {"epochs": 1})
     np.savez(folder / "weights.npz", *fitted.weights)
     moved = max(float(np.abs(b - a).max()) for a, b in zip(before, fitted.weights, strict=True))
     return {
@@ -190,11 +195,13 @@ def images_per_device(count: int) -> list[int]:
 def part_resume(folder: Path) -> dict[str, Any]:
     """Two epochs at once against two with a death between them: the largest difference."""
     distribute(16)
-    whole = train_small(small_network(), folder / "whole", epochs=2)
+    # Nine steps in an epoch: the death is between two whose gradients make one update.
+    settings = {"epochs": 2, "accumulate": 2}
+    whole = train_small(small_network(), folder / "whole", settings)
     try:
-        train_small(small_network(), folder / "broken", epochs=2, progress=DeadAfterOne())
+        train_small(small_network(), folder / "broken", settings, DeadAfterOne())
     except DeadError:
-        again = train_small(small_network(), folder / "broken", epochs=2)
+        again = train_small(small_network(), folder / "broken", settings)
     pairs = zip(whole.weights, again.weights, strict=True)
     difference = max(float(np.abs(a - b).max()) for a, b in pairs)
     return {"epochs": len(again.history), "difference": difference}
@@ -231,11 +238,11 @@ def small_network() -> Any:
     return keras.Model(image, layers.Dense(1, kernel_initializer=initial[2])(x))
 
 
-def train_small(network: Any, folder: Path, epochs: int, progress: Any = SILENT) -> Fitted:
+def train_small(
+    network: Any, folder: Path, settings: dict[str, int], progress: Any = SILENT
+) -> Fitted:
     """The loop over noise: 144 images to train on, 21 to validate on."""
-    fit_config = FitConfig(
-        epochs=epochs, batch_size=16, schedule="cosine", weight_decay=0.01, ema=0.5
-    )
+    fit_config = FitConfig(batch_size=16, schedule="cosine", weight_decay=0.01, ema=0.5, **settings)
     config = TrainConfig(
         preprocess=PreprocessConfig(size=SIZE, normalisation="standardise"),
         distort=DistortConfig(),
@@ -243,7 +250,8 @@ def train_small(network: Any, folder: Path, epochs: int, progress: Any = SILENT)
     )
     parts = [noise(folder / f"squares-{count}", count) for count in (144, 21)]
     sizes = ScratchConfig((SIZE,), (1.0,))
-    curriculum = build_curriculum(network, (parts[0], parts[1]), config, sizes, {})
+    factors = {network.trainable_variables[0].path: 0.1}
+    curriculum = build_curriculum(network, (parts[0], parts[1]), config, sizes, factors)
     checkpoint = folder / "checkpoint.npz"
     labels = [part.labels for part in parts]
     return fit(curriculum, labels[0], labels[1], fit_config, auc, checkpoint, "", progress)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pneumoscope.config import AugmentConfig, PreprocessConfig
 from pneumoscope.errors import InputError, Reason
+from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.progress import SilentProgress
 from pneumoscope.records import ImageRecord
 from pneumoscope.storage import sha256_of_file
@@ -27,19 +28,37 @@ VIEWS = Views(2, AugmentConfig(), 7)
 class CountingExtractor:
     """Feature k of an image: its mean, times k. Counts the views that it saw."""
 
+    kind, shape, noun = "<f2", (BACKBONE_WIDTH,), "features"
+
     def __init__(self, fingerprint: str = "fake", stop_after: int = 10**9) -> None:
         self.fingerprint = fingerprint
         self.seen = 0
         self._left = stop_after
 
+    def prepare(self, square: np.ndarray, preprocessor: Preprocessor) -> np.ndarray:
+        return preprocessor.normalise(square)
+
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         self._left -= 1
         if self._left < 0:
             raise KeyboardInterrupt
-        filled = np.abs(batch).reshape(len(batch), -1).max(1) > 0
-        self.seen += int(filled.sum())
+        # A batch that is not full is filled up with its last view.
+        self.seen += len({view.tobytes() for view in batch})
         means = batch.mean((1, 2, 3), dtype=np.float64).astype(np.float32)
         return means[:, None] * np.linspace(0, 1, BACKBONE_WIDTH, dtype=np.float32)
+
+
+class SquareCorner(CountingExtractor):
+    """Rows of another kind: the upper left corner of what was prepared, uint8 (2, 3)."""
+
+    kind, shape, noun = "u1", (2, 3), "corners"
+
+    def prepare(self, square: np.ndarray, preprocessor: Preprocessor) -> np.ndarray:
+        assert square.shape == (32, 32)
+        return np.rint(square * 255).astype(np.uint8)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return batch[:, :2, :3]
 
 
 def film(path: Path, level: int) -> ImageRecord:
@@ -209,10 +228,10 @@ def test_progress_counts_the_views_that_are_made(
     records: list[ImageRecord], own_cache: Path
 ) -> None:
     class Counting(SilentProgress):
-        total = 0
+        total, title = 0, ""
 
         def task(self, title: str, total: int, unit: str):  # type: ignore[no-untyped-def, override]
-            self.total = total
+            self.total, self.title = total, title
             return super().task(title, total, unit)
 
     for expected in (4, 6):  # two new images, then three and two known ones twice
@@ -220,6 +239,50 @@ def test_progress_counts_the_views_that_are_made(
         chosen = records[:2] if expected == 4 else [*records, *records]
         compute_features(chosen, VIEWS, PREPROCESS, extractor, own_cache, progress)
         assert progress.total == extractor.seen == expected
+        assert progress.title == extractor.noun
+
+
+def test_rows_of_any_shape_and_type_are_kept_as_they_are(
+    records: list[ImageRecord], own_cache: Path
+) -> None:
+    table = compute_features(records, VIEWS, PREPROCESS, SquareCorner(), own_cache)
+    again = compute_features(records, VIEWS, PREPROCESS, SquareCorner(), own_cache)
+    for found in (table, again):
+        corners = plain(found)
+        assert corners.dtype == np.uint8
+        assert corners.shape == (5, 2, 3)
+        np.testing.assert_array_equal(corners[:, 0, 0], 20 + 3 * np.arange(5))
+
+
+def test_a_table_answers_for_the_rows_and_views_that_are_asked_of_it(
+    records: list[ImageRecord], own_cache: Path
+) -> None:
+    table, _ = computed(records, own_cache)
+    each = [[table.take(np.array([r]), np.array([v]))[0] for v in (0, 1)] for r in range(5)]
+    asked = [(4, 1), (0, 0), (4, 0), (2, 1), (4, 1)]
+    rows, views = (np.array(part) for part in zip(*asked, strict=True))
+    taken = table.take(rows, views)
+    assert np.abs(each[4][0] - each[4][1]).max() > 0  # views differ
+    for got, (row, view) in zip(taken, asked, strict=True):
+        np.testing.assert_array_equal(got, each[row][view])
+
+
+@pytest.mark.parametrize("change", ["nothing", "an image", "order", "views", "extractor"])
+def test_a_tables_fingerprint_stands_for_all_that_its_rows_are_made_of(
+    records: list[ImageRecord], own_cache: Path, change: str
+) -> None:
+    first = computed(records, own_cache)[0].fingerprint()
+    other, views, extractor = list(records), VIEWS, CountingExtractor()
+    if change == "an image":
+        other[3] = film(records[3].path.with_name("new.png"), 77)
+    elif change == "order":
+        other.reverse()
+    elif change == "views":
+        views = replace(VIEWS, seed=8)
+    elif change == "extractor":
+        extractor = CountingExtractor("other")
+    again = computed(other, own_cache, views, extractor=extractor)[0].fingerprint()
+    assert (again == first) == (change == "nothing")
 
 
 def test_no_records_no_features(own_cache: Path) -> None:

@@ -44,7 +44,7 @@ from pneumoscope.training.network import (
 )
 from pneumoscope.training.runtime import arithmetic, load_keras
 from pneumoscope.training.tail import build_tail_curriculum
-from pneumoscope.training.whole import Squares, build_curriculum, stored_side
+from pneumoscope.training.whole import Squares, build_curriculum, check_sizes, stored_side
 
 
 def architecture(config: TrainConfig) -> Architecture:
@@ -203,6 +203,7 @@ def _train_whole(
     job: Job, sizes: ScratchConfig, head: HeadWeights | None
 ) -> tuple[dict[str, FeatureTable], Fitted]:
     """Train every layer from pixels; a head given is where it begins, as in `finetune`."""
+    check_sizes(sizes)
     config = job.config
     side = stored_side(max(sizes.sizes))
     stored = replace(config.preprocess, size=side)

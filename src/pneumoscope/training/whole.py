@@ -61,7 +61,7 @@ def check_sizes(config: ScratchConfig) -> None:
     """See that the sizes and their shares can be trained at.
 
     Raises:
-        UsageError: none, of different counts, of no multiple of 32, or shares that don't add up.
+        UsageError: none, of different counts, no multiples of 16, or shares that don't add up.
     """
     sizes, shares = config.sizes, config.shares
     if not sizes or any(size < LEAST_SIZE or size % 16 for size in sizes):

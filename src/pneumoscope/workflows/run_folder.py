@@ -26,10 +26,12 @@ from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
 from pneumoscope.data.split import with_usable_validation, write_split
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.inference.bundle import MOST_MEMBERS
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset
 from pneumoscope.storage import claim_folder, leftovers, path_text, remove_leftovers, write_text
 from pneumoscope.training.weights import WEIGHTS_BY_NAME, preprocessing_of
+from pneumoscope.training.whole import check_sizes
 from pneumoscope.workflows.facts import announce
 
 _LOGGER = logging.getLogger(__name__)
@@ -55,7 +57,8 @@ def prepare(
     """See that `out` can take the run and that the data can be trained on; writes nothing.
 
     Raises:
-        UsageError: `out` is taken, or a setting conflicts with the run that is resumed.
+        UsageError: `out` is taken, a setting conflicts with the run that is resumed, or settings
+            make no sense together.
         DataError: the data can't be trained on, or changed since the run began.
     """
     stored = out / "config.toml"
@@ -76,6 +79,7 @@ def prepare(
     if resume:
         config = _resumed(config, from_toml(TrainConfig, stored), given)
     check_ranges(config)
+    _check_together(config)
     dataset = index(data, progress=progress)
     dataset, messages = with_usable_validation(
         dataset, replace(config.split, seed=config.seed), config.keep_val
@@ -96,6 +100,32 @@ def prepare(
         ),
     )
     return Prepared(out, config, dataset)
+
+
+def _check_together(config: TrainConfig) -> None:
+    """See, before hours of work, that settings that are right each also fit one another.
+
+    Raises:
+        UsageError: they don't.
+    """
+    size = config.preprocess.size
+    if len(set(config.seeds)) != len(config.seeds) or len(config.seeds) > MOST_MEMBERS:
+        raise UsageError(
+            f"seeds: found {list(config.seeds)}, wanted at most {MOST_MEMBERS}, all different"
+        )
+    if config.recipe == "scratch":
+        check_sizes(config.scratch)
+        if config.scratch.sizes[-1] != size:
+            _LOGGER.warning(
+                "training ends at %d pixels (scratch.sizes), the model will answer at %d "
+                "(preprocess.size). Make them the same unless that is meant.",
+                config.scratch.sizes[-1],
+                size,
+            )
+    if config.recipe == "finetune" and config.finetune.unfreeze == "all" and size % 16:
+        raise UsageError(
+            f"preprocess.size: found {size}, wanted a multiple of 16 for finetune.unfreeze = 'all'"
+        )
 
 
 def _as_the_weights_saw(config: TrainConfig, given: Collection[str]) -> TrainConfig:

@@ -1,0 +1,318 @@
+"""Each recipe trains what it says and leaves alone what it says, from one image folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pneumoscope.config import (
+    FinetuneConfig,
+    FitConfig,
+    PreprocessConfig,
+    ScratchConfig,
+    TrainConfig,
+)
+from pneumoscope.data.index import index
+from pneumoscope.errors import Reason, UsageError
+from pneumoscope.evaluation.metrics import auc
+from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.images.read import read_image
+from pneumoscope.records import Dataset
+from pneumoscope.storage import sha256_of_file
+from pneumoscope.training.network import (
+    BOUNDARIES,
+    Architecture,
+    build_backbone,
+    build_tail,
+    initialise_randomly,
+    with_head,
+)
+from pneumoscope.training.recipes import (
+    Job,
+    Trained,
+    _factors,
+    _trainable,
+    architecture,
+    train_network,
+)
+from support.small_network import small_network
+
+Weights = dict[str, list[np.ndarray]]
+
+CONFIG = TrainConfig(
+    views=2,
+    preprocess=PreprocessConfig(size=32),
+    fit=FitConfig(epochs=2, batch_size=8, learning_rate=3e-3, hidden_units=16),
+    finetune=FinetuneConfig(head_epochs=3),
+    scratch=ScratchConfig(sizes=(32, 48), shares=(0.5, 0.5)),
+)
+BLOCKS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with small_network():
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recipes")
+
+
+@pytest.fixture(scope="module")
+def phantoms(shared: Path) -> Dataset:
+    return index(write_phantoms(shared / "phantoms", 40, 1, size=64))
+
+
+def backbone_for(config: TrainConfig) -> Any:
+    backbone = build_backbone(config.preprocess.size)
+    initialise_randomly(backbone, 0)
+    return backbone
+
+
+def job_for(phantoms: Dataset, folder: Path, config: TrainConfig) -> Job:
+    train, val = phantoms.subset("train").records, phantoms.subset("val").records
+    folder.mkdir(exist_ok=True)
+    backbone = backbone_for(config)
+    return Job(train, val, config, backbone, folder.parent / "cache", folder, auc)
+
+
+def weights_of(model: Any) -> Weights:
+    """Weights per layer of the backbone, by name."""
+    return {
+        layer.name: layer.get_weights()
+        for layer in model.layers
+        if layer.weights and not layer.name.startswith("head")
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    config: TrainConfig
+    folder: Path
+    before: Weights
+    trained: Trained
+
+    @property
+    def after(self) -> Weights:
+        return weights_of(self.trained.network)
+
+    def changed(self) -> set[str]:
+        """Names of the layers whose weights changed."""
+        return {
+            name
+            for name, arrays in self.before.items()
+            if any((a != b).any() for a, b in zip(arrays, self.after[name], strict=True))
+        }
+
+
+@pytest.fixture(scope="module")
+def run_of(shared: Path, phantoms: Dataset, small: None):  # type: ignore[no-untyped-def]
+    """A recipe's run by name, trained once."""
+    runs: dict[str, Run] = {}
+
+    def get(name: str) -> Run:
+        if name not in runs:
+            recipe: Any = name if name in ("frozen", "scratch") else "finetune"
+            config = replace(CONFIG, recipe=recipe)
+            if recipe == "finetune":
+                unfreeze: Any = name
+                config = replace(config, finetune=replace(CONFIG.finetune, unfreeze=unfreeze))
+            job = job_for(phantoms, shared / name, config)
+            before = weights_of(job.backbone)
+            runs[name] = Run(config, job.folder, before, train_network(job))
+        return runs[name]
+
+    return get
+
+
+def batch_norms(names: set[str]) -> set[str]:
+    return {name for name in names if name.endswith("bn")}
+
+
+def test_frozen_trains_the_head_alone(run_of) -> None:
+    run = run_of("frozen")
+    assert run.changed() == set()
+    assert [(row.seed, row.stage, row.epoch.epoch) for row in run.trained.history] == [
+        (0, "head", 0),
+        (0, "head", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "trained", "transitions"),
+    [
+        ("conv5", BLOCKS[4:], ()),
+        ("conv4", BLOCKS[3:], ("pool4",)),
+        ("all", BLOCKS, ("pool2", "pool3", "pool4")),
+    ],
+)
+def test_finetune_changes_the_kernels_from_its_block_on_and_nothing_else(
+    run_of, unfreeze: str, trained: tuple[str, ...], transitions: tuple[str, ...]
+) -> None:
+    run = run_of(unfreeze)
+    kernels = {name for name in run.before if name.endswith("conv")}
+    wanted = {name for name in kernels if name.startswith((*trained, *transitions))}
+    assert len(wanted) >= 2
+    assert run.changed() == wanted
+    # So neither scale nor moving statistics of any batch normalisation, frozen or not, changed.
+    assert len(batch_norms(set(run.before))) > 10
+
+
+@pytest.mark.parametrize("unfreeze", ["conv5", "conv4", "all"])
+def test_finetune_has_two_stages_and_keeps_an_epoch_of_the_second(run_of, unfreeze: str) -> None:
+    trained = run_of(unfreeze).trained
+    stages = [(row.stage, row.epoch.epoch) for row in trained.history]
+    assert stages == [("head", 0), ("head", 1), ("head", 2), ("network", 0), ("network", 1)]
+    assert trained.history[trained.best].stage == "network"
+
+
+def test_scratch_trains_everything_statistics_too(run_of) -> None:
+    run = run_of("scratch")
+    assert run.changed() == set(run.before)
+    for name in batch_norms(set(run.before)):
+        for before, after in zip(run.before[name], run.after[name], strict=True):
+            assert (before != after).any(), name
+    assert [(row.stage, row.epoch.epoch) for row in run.trained.history] == [
+        ("network", 0),
+        ("network", 1),
+    ]
+
+
+@pytest.mark.parametrize("name", ["conv5", "conv4", "all", "scratch"])
+def test_the_network_for_inference_has_the_kept_weights(run_of, phantoms: Dataset, name) -> None:
+    """Assembled from backbone and head, it answers as the trained network scored itself."""
+    run = run_of(name)
+    kept = run.trained.history[run.trained.best].epoch
+    # `finetune` from a boundary sees the very images that inference sees, in float16 activations.
+    if name in BOUNDARIES:
+        records = phantoms.subset("val").records
+        preprocessor = Preprocessor(run.config.preprocess)
+        images = np.stack([preprocessor(read_image(record.path).pixels) for record in records])
+        found = np.asarray(run.trained.network.predict_on_batch(images))[:, 0]
+        labels = np.array([record.label for record in records])
+        counts = np.bincount(labels)
+        weights = (len(run.trained.kept) / 2) / np.bincount(
+            [phantoms.subset("train").records[k].label for k in run.trained.kept]
+        )
+        assert counts.all()
+        losses = -np.log(np.where(labels == 1, found, 1 - found).astype(np.float64))
+        assert float(np.mean(losses * weights[labels])) == pytest.approx(kept.val_loss, rel=5e-3)
+    with np.load(run.folder / "checkpoint-network-0.npz") as saved:
+        names = sorted((n for n in saved.files if n.startswith("best")), key=lambda n: int(n[4:]))
+        best = [saved[n] for n in names]
+    mine = run.trained.network.get_weights()
+    for wanted, found in zip(best[::-1], mine[::-1], strict=False):  # a tail has fewer: from behind
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_deeper_blocks_take_smaller_steps() -> None:
+    tuning = FinetuneConfig(unfreeze="all", backbone_rate=0.2, depth_decay=0.5)
+    config = replace(CONFIG, recipe="finetune", finetune=tuning)
+    body = _trainable(backbone_for(config), None, train_statistics=False)
+    network = with_head(body, architecture(config), 0)
+    factors = _factors(network, config)
+    kernels = {name.split("/")[0]: factor for name, factor in factors.items()}
+    assert kernels == pytest.approx(
+        {
+            "conv5_block1_1_conv": 0.2,
+            "conv5_block1_2_conv": 0.2,
+            "pool4_conv": 0.1,
+            "conv4_block1_1_conv": 0.1,
+            "conv4_block1_2_conv": 0.1,
+            "pool3_conv": 0.05,
+            "conv3_block1_1_conv": 0.05,
+            "conv3_block1_2_conv": 0.05,
+            "pool2_conv": 0.025,
+            "conv2_block1_1_conv": 0.025,
+            "conv2_block1_2_conv": 0.025,
+            "conv1_conv": 0.0125,
+        }
+    )
+    # All but the head's four: what has no factor takes the whole step.
+    free = {v.path for v in network.trainable_variables} - set(factors)
+    assert len(free) == len(network.get_layer("head").trainable_variables) == 4
+
+
+def test_a_tail_knows_the_blocks_by_the_same_names() -> None:
+    tuning = FinetuneConfig(unfreeze="conv4", backbone_rate=0.1, depth_decay=0.3)
+    config = replace(CONFIG, recipe="finetune", finetune=tuning)
+    body = _trainable(backbone_for(config), 32, train_statistics=False)
+    network = with_head(build_tail(body, BOUNDARIES["conv4"]), architecture(config), 0)
+    factors = _factors(network, config)
+    assert {name[:5]: factor for name, factor in factors.items()} == pytest.approx(
+        {"conv5": 0.1, "pool4": 0.03, "conv4": 0.03}
+    )
+
+
+def test_a_backbone_that_takes_no_steps_stays(phantoms: Dataset, shared: Path) -> None:
+    """So factors hold in training, too: those of the backbone alone."""
+    tuning = FinetuneConfig(head_epochs=1, backbone_rate=0.0)
+    config = replace(CONFIG, recipe="finetune", finetune=tuning)
+    config = replace(config, fit=replace(CONFIG.fit, epochs=1))
+    job = job_for(phantoms, shared / "still", config)
+    before = weights_of(job.backbone)
+    trained = train_network(job)
+    for name, arrays in weights_of(trained.network).items():
+        for found, wanted in zip(arrays, before[name], strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    head, network = trained.history
+    assert head.epoch.loss != network.epoch.loss
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(
+    run_of, phantoms: Dataset, shared: Path
+) -> None:
+    run = run_of("conv5")
+    for seed in (0, 1):
+        config = replace(run.config, seed=seed)
+        again = train_network(job_for(phantoms, shared / f"seed-{seed}", config))
+        pairs = zip(again.network.get_weights(), run.trained.network.get_weights(), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs) == (seed == 0)
+        assert {row.seed for row in again.history} == {seed}
+
+
+def test_a_finished_run_is_not_trained_again(run_of, phantoms: Dataset) -> None:
+    run = run_of("scratch")
+    again = train_network(job_for(phantoms, run.folder, run.config))
+    assert again.history == run.trained.history  # seconds too: no epoch ran
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "scratch"])
+def test_images_that_cant_be_read_are_left_out_with_their_labels(
+    phantoms: Dataset, shared: Path, tmp_path: Path, recipe: Any
+) -> None:
+    records = list(phantoms.subset("train").records)
+    text = tmp_path / "text.png"
+    text.write_bytes(b"no image")
+    first = replace(records[0], path=text, sha256=sha256_of_file(text))
+    config = replace(CONFIG, recipe=recipe, fit=replace(CONFIG.fit, epochs=1))
+    config = replace(config, scratch=ScratchConfig(sizes=(32,), shares=(1.0,)))
+    job = job_for(phantoms, shared / f"unreadable-{recipe}", config)
+    trained = train_network(replace(job, train=[first, *records[1:]]))
+    assert trained.kept == tuple(range(1, len(records)))
+    assert [error.reason for error in trained.refused["train"]] == [Reason.NOT_AN_IMAGE]
+    assert trained.refused["val"] == ()
+
+
+def test_sizes_that_make_no_sense_are_told_before_the_work(
+    phantoms: Dataset, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, recipe="scratch", scratch=ScratchConfig(sizes=(32, 48)))
+    job = job_for(phantoms, tmp_path / "run", config)
+    with pytest.raises(UsageError, match=r"scratch\.shares: found .*, wanted 2 positive numbers"):
+        train_network(job)
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_the_architecture_is_the_settings() -> None:
+    fit = replace(CONFIG.fit, dropout=0.3, hidden_units=77)
+    found = architecture(replace(CONFIG, fit=fit, preprocess=PreprocessConfig(size=96)))
+    assert found == Architecture("densenet121", 96, 0.3, 77)

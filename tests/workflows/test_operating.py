@@ -1,0 +1,152 @@
+"""Calibration and threshold from validation's answers, and, if asked for, its perturbed copies'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumoscope.config import PreprocessConfig, ThresholdConfig, TrainConfig
+from pneumoscope.evaluation.calibration import fit_calibration
+from pneumoscope.images.perturb import PERTURBATIONS
+from pneumoscope.images.read import read_image
+from pneumoscope.inference.backends import Outputs
+from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.progress import SILENT, SilentProgress
+from pneumoscope.records import ImageRecord
+from pneumoscope.workflows.answering import Answered, answer_all
+from pneumoscope.workflows.operating import with_operating_point
+
+MANIFEST = BundleManifest(preprocessing=PreprocessConfig(size=32))
+PLAIN = TrainConfig()
+PERTURBED = TrainConfig(perturb_val=True)
+
+
+class BrightBackend:
+    """Logit: how bright the image is. Keeps what it said, and can be struck dumb."""
+
+    def __init__(self, dumb_above: float = np.inf) -> None:
+        self.said: list[float] = []
+        self._dumb_above = dumb_above
+
+    def run(self, batch: np.ndarray) -> Outputs:
+        logits = 4 * batch[..., 0].mean((1, 2)).astype(np.float32)
+        logits[logits > self._dumb_above] = np.nan
+        self.said += logits.tolist()
+        count = len(batch)
+        return Outputs(logits, np.ones((count, 2, 2), np.float32), np.zeros((count, 4), np.float32))
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[ImageRecord]:
+    """Twelve films of eight patients, the ill brighter: perfectly told apart by brightness."""
+    made = []
+    for k in range(12):
+        grey = np.random.default_rng(k).normal(150 if k % 2 else 110, 6, (40, 40))
+        path = tmp_path / f"film-{k}.png"
+        Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(path)
+        made.append(ImageRecord(path, k % 2, f"patient-{k % 8}"))
+    return made
+
+
+def answered_by(backend: BrightBackend, records: list[ImageRecord]) -> tuple[Answered, Predictor]:
+    predictor = Predictor(MANIFEST, backend)
+    return answer_all(records, predictor, "validation", SILENT), predictor
+
+
+def test_without_copies_validation_alone_decides(records: list[ImageRecord]) -> None:
+    backend = BrightBackend()
+    answered, predictor = answered_by(backend, records)
+    seen = len(backend.said)
+    found = with_operating_point(MANIFEST, answered, predictor, PLAIN, SILENT)
+    assert len(backend.said) == seen  # nothing was run again
+    assert found.threshold.chosen_on == "12 validation images of 8 patients"
+    assert found.threshold.rule == "highest balanced accuracy"
+    probabilities = found.calibration.apply(answered.logits())
+    ill = answered.labels() == 1
+    assert probabilities[~ill].max() < found.threshold.value <= probabilities[ill].min()
+
+
+def test_copies_take_part_in_both_choices(records: list[ImageRecord]) -> None:
+    answered, predictor = answered_by(BrightBackend(), records)
+    plain = with_operating_point(MANIFEST, answered, predictor, PLAIN, SILENT)
+    found = with_operating_point(MANIFEST, answered, predictor, PERTURBED, SILENT)
+    assert found.threshold.chosen_on == (
+        f"12 validation images of 8 patients, each as it is and in {len(PERTURBATIONS)} perturbed "
+        "copies"
+    )
+    # By hand: every copy of every film, in its patient's name, beside the films themselves.
+    logits, labels = list(answered.logits()), [record.label for record in records]
+    patients = [record.patient for record in records]
+    for record in records:
+        pixels = read_image(record.path).pixels
+        for perturbation in PERTURBATIONS:
+            answer = predictor.predict_image(perturbation.apply(pixels, PERTURBED.seed))
+            logits.append(answer.logit)
+            labels.append(record.label)
+            patients.append(record.patient)
+    wanted = fit_calibration(labels, logits, patients, PERTURBED.seed)
+    assert found.calibration.slope == pytest.approx(wanted.slope)
+    assert found.calibration.intercept == pytest.approx(wanted.intercept)
+    assert (found.calibration, found.threshold.value) != (plain.calibration, plain.threshold.value)
+
+
+def test_progress_counts_the_copies(records: list[ImageRecord]) -> None:
+    counted: list[tuple[str, int]] = []
+
+    class Counting(SilentProgress):
+        @contextmanager
+        def task(self, title: str, total: int, unit: str) -> Iterator[Any]:
+            counted.append((title, total))
+            yield self
+
+        def advance(self, count: int = 1, note: str = "") -> None:
+            counted.append(("advance", count))
+
+    answered, predictor = answered_by(BrightBackend(), records)
+    with_operating_point(MANIFEST, answered, predictor, PERTURBED, Counting())
+    total = 12 * len(PERTURBATIONS)
+    assert counted == [("perturbed copies", total)] + [("advance", 1)] * total
+
+
+def test_copies_without_an_answer_are_left_out(records: list[ImageRecord]) -> None:
+    everything = BrightBackend()
+    answered, _ = answered_by(everything, records)
+    dumb = Predictor(MANIFEST, BrightBackend(dumb_above=answered.logits().max()))
+    found = with_operating_point(MANIFEST, answered, dumb, PERTURBED, SILENT)
+    whole = with_operating_point(
+        MANIFEST, answered, Predictor(MANIFEST, everything), PERTURBED, SILENT
+    )
+    assert found.calibration != whole.calibration  # it did leave out some
+    assert 0 < found.threshold.value < 1
+
+
+def test_films_that_are_gone_meanwhile_are_left_out(records: list[ImageRecord]) -> None:
+    backend = BrightBackend()
+    answered, predictor = answered_by(backend, records)
+    for record in records[:2]:
+        record.path.unlink()
+    backend.said.clear()
+    with_operating_point(MANIFEST, answered, predictor, PERTURBED, SILENT)
+    batches = -(-10 * len(PERTURBATIONS) // 16)
+    assert len(backend.said) == 16 * batches  # ten films' copies in whole batches
+
+
+def test_refused_films_are_in_neither(records: list[ImageRecord]) -> None:
+    records[3].path.write_bytes(b"text")
+    answered, predictor = answered_by(BrightBackend(), records)
+    found = with_operating_point(MANIFEST, answered, predictor, PERTURBED, SILENT)
+    assert found.threshold.chosen_on.startswith("11 validation images of 8 patients")
+
+
+def test_a_fixed_threshold_stays_fixed(records: list[ImageRecord]) -> None:
+    answered, predictor = answered_by(BrightBackend(), records)
+    config = TrainConfig(threshold=ThresholdConfig(rule="fixed", target=0.3), perturb_val=True)
+    found = with_operating_point(MANIFEST, answered, predictor, config, SILENT)
+    assert found.threshold.value == 0.3

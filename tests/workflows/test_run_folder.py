@@ -1,0 +1,178 @@
+"""Where a run may begin or go on, what it writes first, and what it says where it may not."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pneumoscope.config import (
+    RECIPES,
+    FinetuneConfig,
+    PreprocessConfig,
+    ScratchConfig,
+    TrainConfig,
+    from_dict,
+    from_toml,
+    training_config,
+)
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.progress import SILENT
+from pneumoscope.storage import temporary_beside
+from pneumoscope.workflows.run_folder import Prepared, _settings, begin, prepare
+
+CONFIG = replace(RECIPES["finetune"], weights="none", keep_val=True)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_phantoms(tmp_path_factory.mktemp("run-folder") / "phantoms", 30, 2, size=64)
+
+
+def prepared(
+    data: Path, out: Path, config: TrainConfig = CONFIG, resume: bool = False, given: Any = ()
+) -> Prepared:
+    return prepare(data, out, config, SILENT, resume, given)
+
+
+@pytest.fixture
+def begun(phantoms: Path, tmp_path: Path) -> Path:
+    begin(prepared(phantoms, tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def test_preparing_writes_nothing_and_beginning_two_files(phantoms: Path, tmp_path: Path) -> None:
+    ready = prepared(phantoms, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    begin(ready)
+    assert {path.name for path in ready.folder.iterdir()} == {"config.toml", "split.csv"}
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_the_config_holds_every_setting_and_reads_back(
+    phantoms: Path, tmp_path: Path, recipe: str
+) -> None:
+    config = replace(RECIPES[recipe], weights="none", keep_val=True, seeds=(3, 1))
+    ready = prepared(phantoms, tmp_path / "run", config)
+    begin(ready)
+    stored = ready.folder / "config.toml"
+    document = tomllib.loads(stored.read_text(encoding="utf-8"))
+    complete = from_dict(TrainConfig, document, "stored", complete=True)  # nothing is left out
+    assert complete == ready.config == from_toml(TrainConfig, stored)
+    assert complete == replace(config, provenance=complete.provenance)
+    assert complete.provenance.data == str(phantoms)
+    # It is a --config as well: the same training from it alone, whatever the recipe's defaults.
+    assert training_config(None, stored) == complete
+
+
+def test_a_folder_with_anything_in_it_is_taken(phantoms: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    temporary_beside(tmp_path / "run" / "config.toml").touch()  # of a process that was killed
+    prepared(phantoms, tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(UsageError, match=r"--out .*run: is not empty\. Give another folder, or"):
+        prepared(phantoms, tmp_path / "run")
+
+
+def test_beginning_clears_what_killed_processes_left(phantoms: Path, begun: Path) -> None:
+    left = [temporary_beside(begun / name) for name in ("model", "evaluation/metrics.json")]
+    left[0].mkdir()
+    left[1].parent.mkdir()
+    left[1].touch()
+    begin(prepared(phantoms, begun, resume=True))
+    assert not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("recipe", {"recipe": "scratch"}, "recipe = 'finetune', you gave 'scratch'"),
+        ("views", {"views": 9}, "views = 4, you gave 9"),
+        ("seeds", {"seeds": (0, 1)}, r"seeds = \(\), you gave \(0, 1\)"),
+        ("flip", {"flip": True}, "flip = False, you gave True"),
+        ("backend", {"backend": "jax"}, "backend = 'auto', you gave 'jax'"),
+        ("fit.epochs", {"fit": replace(CONFIG.fit, epochs=3)}, "fit.epochs = 20, you gave 3"),
+        (
+            "finetune.unfreeze",
+            {"finetune": FinetuneConfig(unfreeze="conv4")},
+            "finetune.unfreeze = 'conv5', you gave 'conv4'",
+        ),
+    ],
+)
+def test_a_setting_that_conflicts_on_resuming_is_named(
+    phantoms: Path, begun: Path, name: str, change: dict[str, Any], said: str
+) -> None:
+    other = replace(CONFIG, **change)
+    with pytest.raises(UsageError, match=rf"--resume: the run has {said}\. Leave it out"):
+        prepared(phantoms, begun, other, resume=True, given=[name])
+    # What was not given but merely differs from the defaults of another recipe is the run's.
+    assert prepared(phantoms, begun, other, resume=True).config.recipe == "finetune"
+    assert prepared(phantoms, begun, CONFIG, resume=True, given=[name]).folder == begun
+
+
+def test_resuming_takes_the_runs_own_settings_and_the_same_data(
+    phantoms: Path, begun: Path, tmp_path: Path
+) -> None:
+    first = from_toml(TrainConfig, begun / "config.toml")
+    assert prepared(phantoms, begun, TrainConfig(), resume=True).config == first
+    other = write_phantoms(tmp_path / "other", 30, 9, size=64)
+    with pytest.raises(DataError, match=r"its fingerprint is .* changed: begin a new run"):
+        prepared(other, begun, TrainConfig(), resume=True)
+    with pytest.raises(UsageError, match="holds no run to go on with"):
+        prepared(phantoms, tmp_path / "nothing", TrainConfig(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": (1, 2, 1)}, r"seeds: found \[1, 2, 1\], wanted at most 32, all different"),
+        ({"seeds": tuple(range(33))}, "wanted at most 32"),
+        ({"seeds": (-1,)}, "seeds: found -1, wanted 0 to"),
+        ({"recipe": "scratch", "scratch": ScratchConfig(sizes=())}, r"scratch\.sizes: found \[\]"),
+        ({"recipe": "scratch", "scratch": ScratchConfig(sizes=(64,))}, r"scratch\.shares: found"),
+        (
+            {"preprocess": PreprocessConfig(size=72), "finetune": FinetuneConfig(unfreeze="all")},
+            r"preprocess\.size: found 72, wanted a multiple of 16 for finetune\.unfreeze = 'all'",
+        ),
+    ],
+)
+def test_settings_that_dont_fit_one_another_are_refused_before_any_work(
+    phantoms: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        prepared(phantoms, tmp_path / "run", replace(CONFIG, **change))
+    # Where the recipe does not use a setting, it does not matter.
+    unused = {k: v for k, v in change.items() if k in ("scratch", "preprocess")}
+    prepared(phantoms, tmp_path / "run", replace(CONFIG, **unused))
+
+
+def test_answering_at_another_size_than_training_ended_at_is_said(
+    phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(RECIPES["scratch"], keep_val=True)
+    prepared(phantoms, tmp_path / "run", config)
+    assert "training ends at" not in caplog.text
+    prepared(phantoms, tmp_path / "run", replace(config, preprocess=PreprocessConfig(size=224)))
+    assert "training ends at 128 pixels (scratch.sizes), the model will answer at 224" in (
+        caplog.text
+    )
+
+
+def test_a_file_of_weights_is_found_from_any_folder(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = prepared(phantoms, tmp_path / "run", replace(CONFIG, weights="mine.h5")).config
+    assert config.weights == str(tmp_path / "mine.h5")
+
+
+def test_every_setting_has_a_dotted_name() -> None:
+    names = _settings(CONFIG)
+    assert names["fit.epochs"] == 20
+    assert names["scratch.sizes"] == ScratchConfig().sizes
+    assert names["recipe"] == "finetune"
+    assert "fit" not in names

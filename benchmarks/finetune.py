@@ -39,7 +39,7 @@ from pneumoscope.records import ImageRecord, Split
 from pneumoscope.training.network import build_backbone, initialise_randomly
 from pneumoscope.training.recipes import Job, train_network
 from pneumoscope.training.runtime import describe_runtime, load_keras
-from train_frozen import prepare
+from train_frozen import ON_TENSORFLOW, prepare
 
 WANTED_RATIO = 3.0
 """Issue 3: what an epoch of stock Keras takes, over what one of ours does, at least."""
@@ -143,6 +143,7 @@ def stock(split_csv: Path, asked: argparse.Namespace) -> dict[str, Any]:
         epochs=config.fit.epochs,
         class_weight={0: 0.5 / (1 - positive), 1: 0.5 / positive},
         callbacks=[clock],
+        shuffle=False,  # the pipeline does
         verbose=0,
     )
     return {"epochs": clock.whole[1:], "training": clock.training[1:]}
@@ -247,8 +248,9 @@ def report(mine: dict[str, Any], theirs: dict[str, Any], asked: argparse.Namespa
 def in_its_own_process(part: str, split_csv: Path) -> dict[str, Any]:
     """Run one side apart, with the arguments of this process."""
     command = [sys.executable, __file__, *sys.argv[1:], "--part", part, "--split", str(split_csv)]
-    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, env=os.environ | ON_TENSORFLOW, check=True, stdout=subprocess.PIPE, text=True
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

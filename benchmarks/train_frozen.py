@@ -6,7 +6,7 @@ Stock: what a user would write. A tf.data pipeline from files, augmentation laye
 frozen in the graph, GAP, Dropout, Dense, Dense; `fit` with class weights, early stopping off, so a
 full forward pass of every image in every epoch. Ours: `pneumoscope train --recipe frozen`, from an
 empty cache to bundle, evaluation and report. Both start from the same random backbone and split,
-each in a process of its own; wall time counts the whole process. Prints Markdown.
+each in a process of its own on TensorFlow; wall time counts the whole process. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from pneumoscope.records import Dataset
 
 BATCH = 32
 
+ON_TENSORFLOW = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+"""Both sides on the same backend, whatever else is installed."""
+
 
 def stock(split_csv: Path, epochs: int) -> dict[str, Any]:
     """The recipe as a user would write it with Keras alone; returns the best validation AUC."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
     import tensorflow as tf
 
@@ -88,9 +90,9 @@ def ours(split_csv: Path, views: int, folder: Path) -> dict[str, Any]:
     """`pneumoscope train` as a user runs it, from an empty cache."""
     command = [
         *(sys.executable, "-m", "pneumoscope", "train", str(split_csv), "--out", str(folder)),
-        *("--weights", "none", "--views", str(views), "--json"),
+        *("--recipe", "frozen", "--weights", "none", "--views", str(views), "--json"),
     ]
-    environment = os.environ | {"PNEUMOSCOPE_CACHE": str(folder) + "-cache"}
+    environment = os.environ | ON_TENSORFLOW | {"PNEUMOSCOPE_CACHE": str(folder) + "-cache"}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
     document = json.loads(done.stdout)
     return {
@@ -104,7 +106,9 @@ def ours(split_csv: Path, views: int, folder: Path) -> dict[str, Any]:
 def stock_in_its_own_process(split_csv: Path, epochs: int) -> dict[str, Any]:
     """Run `stock` apart, so that its memory and its start-up count as ours do."""
     command = [sys.executable, __file__, str(split_csv), "--stock-only", "--epochs", str(epochs)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, env=os.environ | ON_TENSORFLOW, check=True, stdout=subprocess.PIPE, text=True
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

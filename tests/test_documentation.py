@@ -32,7 +32,7 @@ MADE_BY_COMMANDS = ("demo/", "runs/", "xrays", "heatmaps")
 """What the documents name and only a run makes."""
 OF_USERS = ("train/", "val/", "test/", "NORMAL/", "PNEUMONIA/", "RUN/", "config.toml")
 """What the documents name and only users have."""
-SAID_TO_BE_ABSENT: tuple[str, ...] = ()
+SAID_TO_BE_ABSENT = ("models/default",)
 """What the documents say is not there yet; when it comes, they must say so."""
 
 

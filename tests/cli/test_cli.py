@@ -230,16 +230,6 @@ def test_missing_weights_leave_no_run_behind(
     assert not out.exists()
 
 
-def test_bundled_weights_are_not_taken_for_a_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = tmp_path / "phantoms"
-    assert run(["data", "phantom", "--out", str(data), "--n", "24", "-q"]) == 0
-    asked = ["train", str(data), "--out", str(tmp_path / "run"), "--weights", "bundled", "-q"]
-    assert run(asked) == 4
-    assert "ships no bundled weights" in capsys.readouterr().err
-
-
 def test_outputs_that_cannot_be_are_told_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,8 @@ from pneumoscope.progress import SILENT
 from pneumoscope.training.network import BACKBONE_WIDTH
 from pneumoscope.training.runtime import load_keras
 
+_savez = np.savez
+
 
 @contextmanager
 def small_network() -> Iterator[None]:
@@ -119,7 +121,7 @@ def _kill_this_process(*_: object) -> None:
 
 def _write_half_and_die(stream: Any, allow_pickle: bool, **arrays: Any) -> None:
     whole = io.BytesIO()
-    np.lib.npyio.savez(whole, allow_pickle=allow_pickle, **arrays)
+    _savez(whole, allow_pickle=allow_pickle, **arrays)
     stream.write(whole.getvalue()[: whole.tell() // 2])
     stream.flush()
     _kill_this_process()

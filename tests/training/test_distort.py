@@ -33,7 +33,11 @@ COUNT = 48
 
 
 def changed(
-    images: np.ndarray, config: DistortConfig, size: int = SIZE, seed: int = 0, training: bool = True
+    images: np.ndarray,
+    config: DistortConfig,
+    size: int = SIZE,
+    seed: int = 0,
+    training: bool = True,
 ) -> np.ndarray:
     layer = build_distortion(config, size, seed)
     return np.array(load_keras().ops.convert_to_numpy(layer(images, training=training)))
@@ -273,8 +277,10 @@ class _Fixed:
 def test_jpeg_is_jpeg() -> None:
     """At quality 50, where the standard's own table holds: what Pillow's encoder loses."""
     x, y = coordinates()
-    picture = 128 + 80 * np.sin(4 * x + 3 * y) + 12 * np.random.default_rng(0).standard_normal(
-        (SIZE, SIZE)
+    picture = (
+        128
+        + 80 * np.sin(4 * x + 3 * y)
+        + 12 * np.random.default_rng(0).standard_normal((SIZE, SIZE))
     )
     grey = np.clip(picture, 0, 255).astype(np.uint8)
     stream = io.BytesIO()

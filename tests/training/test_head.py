@@ -17,11 +17,13 @@ from pneumoscope.training.head import (
     LabelledFeatures,
     TrainedHead,
     _folded,
+    _HeadLesson,
+    _origin,
     train_head,
 )
 from pneumoscope.training.network import BACKBONE_WIDTH, Architecture, HeadWeights
 
-CONFIG = FitConfig(epochs=8, batch_size=32)
+CONFIG = FitConfig(epochs=4, batch_size=50, plateau_patience=1, min_delta=0.01)
 
 
 def table(folder: Path, images: int, views: int, seed: int) -> LabelledFeatures:
@@ -29,14 +31,15 @@ def table(folder: Path, images: int, views: int, seed: int) -> LabelledFeatures:
     generator = np.random.default_rng(seed)
     labels = np.arange(images) % 2
     scale = np.geomspace(1e-3, 10, BACKBONE_WIDTH)
+    values = generator.standard_normal((images, views, BACKBONE_WIDTH)) + 3.0
+    values[:, :, ::51] += 1.5 * labels[:, None, None]
+    keys = [
+        tuple(f"{seed}-{k}-{v}".encode().ljust(KEY_BYTES) for v in range(views))
+        for k in range(images)
+    ]
     store = ArrayStore(folder, "<f2", (BACKBONE_WIDTH,))
-    keys = []
-    for k in range(images):
-        row = tuple(f"{seed}-{k}-{v}".encode().ljust(KEY_BYTES) for v in range(views))
-        values = generator.standard_normal((views, BACKBONE_WIDTH)) + 3.0
-        values[:, ::51] += 1.0 * labels[k]
-        store.add(row, (values * scale).astype(np.float32))
-        keys.append(row)
+    rows = (values * scale).astype(np.float32).reshape(-1, BACKBONE_WIDTH)
+    store.add([key for row in keys for key in row], rows)
     found = FeatureTable(store, tuple(keys), tuple(range(images)), ())
     return LabelledFeatures(found, labels.astype(np.int64))
 
@@ -44,11 +47,16 @@ def table(folder: Path, images: int, views: int, seed: int) -> LabelledFeatures:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledFeatures, LabelledFeatures]:
     folder = tmp_path_factory.mktemp("features")
-    return table(folder / "t", 300, 2, 1), table(folder / "v", 100, 1, 2)
+    return table(folder / "t", 200, 2, 1), table(folder / "v", 80, 1, 2)
 
 
 def trained(parts, checkpoint: Path, config: FitConfig = CONFIG, seed: int = 4) -> TrainedHead:
     return train_head(*parts, Architecture(), config, seed, auc, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def whole(parts, tmp_path_factory: pytest.TempPathFactory) -> TrainedHead:
+    return trained(parts, tmp_path_factory.mktemp("whole") / "c.npz")
 
 
 def logits_of(head: HeadWeights, features: np.ndarray) -> np.ndarray:
@@ -56,14 +64,67 @@ def logits_of(head: HeadWeights, features: np.ndarray) -> np.ndarray:
     return (hidden @ head.output_kernel + head.output_bias)[:, 0]
 
 
-def test_learns_and_yields_a_head_for_raw_features(parts, tmp_path: Path) -> None:
-    found = trained(parts, tmp_path / "c.npz")
-    rows = np.arange(100)
+def test_learns_and_yields_a_head_for_raw_features(parts, whole) -> None:
+    rows = np.arange(len(parts[1].labels))
     raw = parts[1].table.take(rows, np.zeros_like(rows))
-    logits = logits_of(found.weights, raw)
+    logits = logits_of(whole.weights, raw)
     score = auc(parts[1].labels, 1 / (1 + np.exp(-logits.astype(np.float64))))
-    assert score > 0.9
-    assert score == pytest.approx(found.history[found.best].val_auc, abs=1e-3)
+    assert score > 0.85
+    assert score == pytest.approx(whole.history[whole.best].val_auc, abs=1e-3)
+
+
+def test_the_order_of_magnitude_of_a_feature_does_not_matter(parts, tmp_path, whole) -> None:
+    """What standardising is for: a power of two more, which rounds to nothing, changes nothing."""
+    train, val = (scaled(part, tmp_path / str(k)) for k, part in enumerate(parts))
+    found = trained((train, val), tmp_path / "c.npz", replace(CONFIG, epochs=1))
+    assert found.history[0].loss == pytest.approx(whole.history[0].loss, rel=1e-4)
+    assert found.history[0].val_loss == pytest.approx(whole.history[0].val_loss, rel=1e-4)
+
+
+def scaled(part: LabelledFeatures, folder: Path) -> LabelledFeatures:
+    """The same features, eight times as large."""
+    keys = [key for row in part.table.keys for key in row]
+    store = ArrayStore(folder, "<f2", (BACKBONE_WIDTH,))
+    store.add(keys, 8 * part.table.store.take(keys))
+    return replace(part, table=replace(part.table, store=store))
+
+
+def test_every_epoch_shows_each_image_once_in_one_of_its_views(parts) -> None:
+    train, val = parts
+    lesson = _HeadLesson(None, train, val, 64, seed=4)
+    count = len(train.labels)
+    each = np.stack(
+        [train.table.take(np.arange(count), np.full(count, view)) for view in (0, 1)], 1
+    )
+    each = (each - lesson.centre) / lesson.scale
+    orders = []
+    for epoch in (0, 1):
+        shown = list(lesson.batches(epoch))
+        assert [len(labels) for _, labels in shown] == [64, 64, 64, 8]
+        assert len(shown) == lesson.steps
+        features = np.concatenate([features for features, _ in shown])
+        # The first ten numbers tell all views apart.
+        distances = np.abs(each[None, :, :, :10] - features[:, None, None, :10]).max(-1)
+        image, view = np.unravel_index(distances.reshape(count, -1).argmin(1), (count, 2))
+        assert distances.min((1, 2)).max() < 1e-5
+        assert sorted(image.tolist()) == list(range(count))
+        assert 0.3 < view.mean() < 0.7
+        labels = np.concatenate([labels for _, labels in shown])
+        np.testing.assert_array_equal(labels, train.labels[image])
+        orders.append(image.tolist())
+    assert orders[0] != orders[1]
+
+
+def test_standardised_features_have_mean_0_and_deviation_1(parts) -> None:
+    rows = np.arange(len(parts[0].labels))
+    lesson = _HeadLesson(None, *parts, 64, seed=4)
+    plain = (parts[0].table.take(rows, np.zeros_like(rows)) - lesson.centre) / lesson.scale
+    np.testing.assert_allclose(plain.mean(0, dtype=np.float64), 0, atol=1e-3)
+    deviations = plain.std(0, dtype=np.float64)
+    assert deviations.max() < 1.001
+    # The median deviation is about 0.1, the floor a twentieth of it, the second one's 0.001.
+    assert np.median(deviations) == pytest.approx(1, abs=1e-3)
+    assert deviations[1] == pytest.approx(0.2, abs=0.05)
 
 
 def test_folding_is_exact() -> None:
@@ -77,29 +138,31 @@ def test_folding_is_exact() -> None:
     )
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
-def test_resumed_equals_unbroken(parts, tmp_path: Path, schedule) -> None:
-    config = replace(CONFIG, schedule=schedule, plateau_patience=1, min_delta=0.05)
-    whole = trained(parts, tmp_path / "whole.npz", config)
+def test_resumed_equals_unbroken(parts, whole, tmp_path: Path) -> None:
+    """Killed in the third epoch, after its steps and before its checkpoint."""
 
     class StopError(Exception):
         pass
 
+    scored = []
+
     def failing_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
-        failing_score.calls += 1  # type: ignore[attr-defined]
-        if failing_score.calls == 4:  # type: ignore[attr-defined]
+        scored.append(1)
+        if len(scored) == 3:
             raise StopError
         return auc(labels, probabilities)
 
-    failing_score.calls = 0  # type: ignore[attr-defined]
     checkpoint = tmp_path / "broken.npz"
     with pytest.raises(StopError):
-        train_head(*parts, Architecture(), config, 4, failing_score, checkpoint)
-    resumed = trained(parts, checkpoint, config)
+        train_head(*parts, Architecture(), CONFIG, 4, failing_score, checkpoint)
+    resumed = trained(parts, checkpoint)
     for mine, theirs in zip(resumed.history, whole.history, strict=True):
         assert replace(mine, seconds=0.0) == replace(theirs, seconds=0.0)
-    np.testing.assert_array_equal(resumed.weights.hidden_kernel, whole.weights.hidden_kernel)
-    np.testing.assert_array_equal(resumed.weights.output_bias, whole.weights.output_bias)
+    for name in HeadWeights.__dataclass_fields__:
+        mine, theirs = (getattr(found.weights, name) for found in (resumed, whole))
+        np.testing.assert_array_equal(mine, theirs)
+    again = trained(parts, checkpoint)
+    assert again.history == resumed.history  # seconds too: what is finished is not trained again
 
 
 def test_seed_matters_and_repeats(parts, tmp_path: Path) -> None:
@@ -112,62 +175,47 @@ def test_seed_matters_and_repeats(parts, tmp_path: Path) -> None:
     assert np.abs(one - other).max() > 0
 
 
-def test_one_class_is_refused(parts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_one_class_is_refused(parts, tmp_path: Path, split: str) -> None:
+    train, val = (
+        replace(part, labels=np.ones_like(part.labels)) if name == split else part
+        for name, part in zip(("train", "val"), parts, strict=True)
+    )
+    count = len((train if split == "train" else val).labels)
+    with pytest.raises(DataError, match=f"{split}: found 0 NORMAL and {count} PNEUMONIA images"):
+        trained((train, val), tmp_path / "c.npz")
+    assert not (tmp_path / "c.npz").exists()
+
+
+@pytest.mark.parametrize("change", ["features", "labels", "architecture", "settings", "seed"])
+def test_whatever_decides_how_training_goes_is_in_its_origin(parts, change: str) -> None:
+    def origin(parts=parts, architecture=Architecture(), config=CONFIG, seed=4) -> str:
+        return _origin(parts, architecture, config, seed)
+
     train, val = parts
-    only = LabelledFeatures(val.table, np.ones_like(val.labels))
-    with pytest.raises(DataError, match="val: found 0 NORMAL and 100 PNEUMONIA images"):
-        trained((train, only), tmp_path / "c.npz")
+    changed = {
+        "features": {"parts": (replace(train, table=val.table), val)},
+        "labels": {"parts": (train, replace(val, labels=1 - val.labels))},
+        "architecture": {"architecture": Architecture(dropout=0.3)},
+        "settings": {"config": replace(CONFIG, batch_size=16)},
+        "seed": {"seed": 5},
+    }[change]
+    assert origin(**changed) != origin() == origin()
 
 
-@pytest.mark.parametrize("damage", ["torn", "empty", "text", "other settings", "lacks an array"])
-def test_a_checkpoint_that_cant_be_used_begins_anew(
-    parts, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+def test_a_checkpoint_of_other_settings_begins_anew(
+    parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoint, short = tmp_path / "c.npz", replace(CONFIG, epochs=2)
-    whole = trained(parts, checkpoint, short)
-    content = checkpoint.read_bytes()
-    if damage == "other settings":
-        trained(parts, checkpoint, replace(short, batch_size=16))
-    elif damage == "lacks an array":
-        with np.load(checkpoint) as saved:
-            kept = {name: saved[name] for name in saved.files if name != "best1"}
-        np.savez(checkpoint, **kept)
-    else:
-        torn = {"torn": content[: len(content) // 2], "empty": b"", "text": b"no checkpoint"}
-        checkpoint.write_bytes(torn[damage])
-    again = trained(parts, checkpoint, short)
+    checkpoint, short = tmp_path / "c.npz", replace(CONFIG, epochs=1)
+    fresh = trained(parts, checkpoint, replace(short, dropout=0.1))
+    assert "left aside" not in caplog.text
+    trained(parts, checkpoint, short)
     assert "left aside, training begins anew" in caplog.text
-    np.testing.assert_array_equal(again.weights.hidden_kernel, whole.weights.hidden_kernel)
-
-
-def test_a_finished_checkpoint_is_not_trained_again(parts, tmp_path: Path) -> None:
-    checkpoint, short = tmp_path / "c.npz", replace(CONFIG, epochs=2)
-    whole, again = trained(parts, checkpoint, short), trained(parts, checkpoint, short)
-    assert again.history == whole.history  # seconds too: no epoch ran
+    again = trained(parts, checkpoint, replace(short, dropout=0.1))
+    np.testing.assert_array_equal(again.weights.hidden_kernel, fresh.weights.hidden_kernel)
 
 
 def test_diverging_says_so(parts, tmp_path: Path) -> None:
     wild = replace(CONFIG, learning_rate=1e30)
     with pytest.raises(UsageError, match=r"fit\.learning_rate: at 1e\+30"):
         trained(parts, tmp_path / "c.npz", wild)
-
-
-def test_a_full_disk_leaves_the_checkpoint_before(
-    parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = tmp_path / "c.npz"
-    whole = trained(parts, tmp_path / "whole.npz")
-    real, calls = np.savez, []
-
-    def savez(stream: object, **arrays: object) -> None:
-        calls.append(1)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")
-        real(stream, **arrays)
-
-    monkeypatch.setattr(np, "savez", savez)
-    with pytest.raises(OSError, match="No space left"):
-        trained(parts, checkpoint)
-    assert [path.name for path in tmp_path.glob("*c.npz*")] == ["c.npz"]
-    resumed = trained(parts, checkpoint)
-    np.testing.assert_array_equal(resumed.weights.hidden_kernel, whole.weights.hidden_kernel)

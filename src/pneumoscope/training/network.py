@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import UsageError
+from pneumoscope.training.native_torch import with_native_layers
 from pneumoscope.training.runtime import load_keras
 
 BACKBONE_WIDTH = 1024
@@ -66,6 +67,7 @@ def build_backbone(size: int | None) -> Any:
     backbone = keras.applications.DenseNet121(
         include_top=False, weights=None, input_shape=(size, size, 3)
     )
+    backbone = with_native_layers(backbone)
     # Frozen as a whole: Keras then runs batch normalisation with its moving statistics.
     backbone.trainable = False
     return backbone

@@ -31,7 +31,6 @@ from pneumoscope.training.extractor import KerasExtractor, SquareExtractor
 from pneumoscope.training.features import Extractor, FeatureTable, Views, compute_features
 from pneumoscope.training.head import LabelledFeatures, TrainedHead, train_head
 from pneumoscope.training.loop import Fitted, Score, fit
-from pneumoscope.training.native_torch import with_native_layers
 from pneumoscope.training.network import (
     BOUNDARIES,
     Architecture,
@@ -231,7 +230,6 @@ def _trainable(backbone: Any, size: int | None, *, train_statistics: bool) -> An
     copy = build_backbone(size)
     copy.set_weights(backbone.get_weights())
     copy.trainable = True
-    copy = with_native_layers(copy)
     for layer in copy.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = train_statistics

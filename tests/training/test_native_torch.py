@@ -1,0 +1,291 @@
+"""Native layers answer, learn and are stored as Keras' own: in processes where it runs on Torch.
+
+Keras takes one backend per process, so every part runs in a process of its own: this file, with
+the name of one of the parts below.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pneumoscope.training.native_torch import with_native_layers
+from pneumoscope.training.network import initialise_randomly
+from pneumoscope.training.runtime import arithmetic, load_keras
+
+SIZE = 64
+NATIVE = {"Conv2D", "BatchNormalization", "MaxPooling2D", "AveragePooling2D"}
+
+on_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None,
+    reason="torch is not installed: pip install torch",
+)
+
+
+def run_part(name: str) -> Any:
+    """What a part returns, as JSON, after it ran with Keras on Torch."""
+    environment = os.environ | {
+        "KERAS_BACKEND": "torch",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)]),
+    }
+    done = subprocess.run(
+        [sys.executable, __file__, name],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_on_other_backends_the_model_stays_as_it_is() -> None:
+    keras = load_keras()
+    if keras.backend.backend() == "torch":
+        pytest.skip("Keras runs on Torch here")
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs))
+    assert with_native_layers(model) is model
+
+
+@on_torch
+@pytest.mark.parametrize("part", ["inference", "whole densenet"])
+def test_answers_as_keras_own_layers_do(part: str) -> None:
+    told = run_part(part)
+    assert told["replaced"] == sorted(NATIVE)
+    assert told["scale"] > 0.01
+    assert told["difference"] <= 1e-5 * max(1.0, told["scale"])
+
+
+@on_torch
+def test_is_stored_as_keras_own_layers_are() -> None:
+    told = run_part("storage")
+    assert told["same paths"]
+    assert told["same trainable"]
+    assert told["copied"] == 0
+    assert told["loaded"] == 0
+
+
+@on_torch
+def test_learns_as_keras_own_layers_do() -> None:
+    told = run_part("gradients")
+    assert told["weights"] > 20
+    assert told["smallest gradient"] > 0
+    assert told["difference"] < 1e-4
+    assert told["output"] < 1e-4
+    assert told["moving mean"] < 1e-5
+    # The one difference that is meant: the unbiased variance, n/(n - 1) of Keras'.
+    assert told["moving variance"] < 1e-4
+    assert told["moved"] > 1e-3
+
+
+@on_torch
+def test_frozen_statistics_stay_frozen_while_the_rest_learns() -> None:
+    told = run_part("frozen statistics")
+    assert told["moved"] == 0
+    assert told["difference"] < 1e-4
+    assert told["without gradient"] == 0
+
+
+@on_torch
+def test_keeps_its_weights_in_float32_where_it_computes_in_bfloat16() -> None:
+    told = run_part("bfloat16")
+    assert told["variables"] == ["float32"]
+    assert told["computes"] == "bfloat16"
+    assert 0 < told["difference"] < 0.05 * told["scale"]
+
+
+# The parts, each in a process of its own.
+
+
+def stand_in(statistics: bool = True) -> Any:
+    """A small DenseNet with Keras' own layers, every weight of it random, statistics too."""
+    from support.small_network import small_network
+
+    with small_network():
+        model = densenet(SIZE)
+    randomise(model)
+    for layer in model.layers:
+        if type(layer).__name__ == "BatchNormalization":
+            layer.trainable = statistics
+    return model
+
+
+def densenet(size: int | None) -> Any:
+    return load_keras().applications.DenseNet121(
+        include_top=False, weights=None, input_shape=(size, size, 3)
+    )
+
+
+def randomise(model: Any) -> None:
+    initialise_randomly(model, 0)
+    generator = np.random.default_rng(1)
+    for layer in model.layers:
+        weights = layer.get_weights()
+        if len(weights) == 4:  # scale and mean about their usual, variance never near nothing
+            near = [1.0, 0.0, 0.0, 1.0]
+            noise = [0.2 * generator.uniform(-1, 1, w.shape).astype(np.float32) for w in weights]
+            layer.set_weights([np.float32(n) + part for n, part in zip(near, noise, strict=True)])
+
+
+def images(size: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(2).standard_normal((6, size, size, 3)).astype(np.float32)
+
+
+def as_array(tensor: Any) -> np.ndarray:
+    return np.array(load_keras().ops.convert_to_numpy(tensor), np.float32)
+
+
+def furthest(mine: Any, theirs: Any) -> float:
+    """The largest difference between two lists of arrays."""
+    return max(float(np.abs(a - b).max()) for a, b in zip(mine, theirs, strict=True))
+
+
+def replaced(own: Any, native: Any) -> list[str]:
+    """Keras' names of the layers that are another class in `native`."""
+    pairs = zip(own.layers, native.layers, strict=True)
+    return sorted({type(a).__name__ for a, b in pairs if type(a) is not type(b)})
+
+
+def part_inference() -> dict[str, Any]:
+    own = stand_in()
+    native = with_native_layers(own)
+    mine, theirs = (as_array(model(images())) for model in (native, own))
+    return {
+        "replaced": replaced(own, native),
+        "scale": float(np.abs(theirs).mean()),
+        "difference": furthest([mine], [theirs]),
+    }
+
+
+def part_whole_densenet() -> dict[str, Any]:
+    own = densenet(None)
+    initialise_randomly(own, 0)
+    native = with_native_layers(own)
+    mine, theirs = (as_array(model(images(32)[:2])) for model in (native, own))
+    return {
+        "replaced": replaced(own, native),
+        "scale": float(np.abs(theirs).mean()),
+        "difference": furthest([mine], [theirs]),
+    }
+
+
+def part_storage() -> dict[str, Any]:
+    """Weights by position and by file, from one to the other."""
+    own = stand_in()
+    native = with_native_layers(own)
+    copied = furthest(native.get_weights(), own.get_weights())
+    native.set_weights([array + 1 for array in native.get_weights()])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w.weights.h5"
+        native.save_weights(path)
+        own.load_weights(path)
+    return {
+        "same paths": [v.path for v in own.weights] == [v.path for v in native.weights],
+        "same trainable": [v.path for v in own.trainable_variables]
+        == [v.path for v in native.trainable_variables],
+        "copied": copied,
+        "loaded": furthest(own.get_weights(), native.get_weights()),
+    }
+
+
+def learned(model: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+    """One pass in training and the gradients of a fixed random sum of its output."""
+    out = model(images(), training=True)
+    target = np.random.default_rng(3).standard_normal(tuple(out.shape)).astype(np.float32)
+    loss = (out * load_keras().ops.convert_to_tensor(target)).mean()
+    loss.backward()
+    return as_array(out.detach()), [as_array(v.value.grad) for v in model.trainable_variables]
+
+
+def apart(mine: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """The largest relative difference between two lists of gradients, each by its own size."""
+    pairs = zip(mine, theirs, strict=True)
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+
+
+def statistics(model: Any) -> dict[str, np.ndarray]:
+    names = ("moving_mean", "moving_variance")
+    found = [v for v in model.non_trainable_variables if v.path.endswith(names)]
+    return {v.path: as_array(v) for v in found}
+
+
+def part_gradients() -> dict[str, Any]:
+    own = stand_in()
+    native = with_native_layers(own)
+    before = statistics(own)
+    (mine, my_slopes), (theirs, slopes) = learned(native), learned(own)
+    after, wanted = statistics(native), statistics(own)
+    difference = {"moving_mean": 0.0, "moving_variance": 0.0}
+    for path, array in wanted.items():
+        layer, kind = path.split("/")
+        batch = array - before[path]
+        if kind == "moving_variance":
+            # What Keras mixed in was momentum × old + (1 - momentum) × variance of the batch.
+            layer_ = own.get_layer(layer)
+            height, width = layer_.output.shape[1:3]
+            n = len(images()) * height * width
+            mixed = array - layer_.momentum * before[path]
+            array = layer_.momentum * before[path] + mixed * n / (n - 1)
+        difference[kind] = max(difference[kind], furthest([after[path]], [array]))
+        assert np.abs(batch).max() > 0
+    return {
+        "weights": len(slopes),
+        "smallest gradient": min(float(np.abs(array).max()) for array in slopes),
+        "difference": apart(my_slopes, slopes),
+        "output": furthest([mine], [theirs]),
+        "moving mean": difference["moving_mean"],
+        "moving variance": difference["moving_variance"],
+        "moved": furthest(after.values(), before.values()),
+    }
+
+
+def part_frozen_statistics() -> dict[str, Any]:
+    own = stand_in(statistics=False)
+    native = with_native_layers(own)
+    for layer in native.layers:
+        if type(layer).__name__ == "BatchNormalization":
+            layer.trainable = False
+    before = statistics(native)
+    (_, my_slopes), (_, slopes) = learned(native), learned(own)
+    return {
+        "moved": furthest(statistics(native).values(), before.values()),
+        "difference": apart(my_slopes, slopes),
+        "without gradient": sum(not np.abs(array).max() for array in my_slopes),
+    }
+
+
+def part_bfloat16() -> dict[str, Any]:
+    exact = stand_in()
+    with arithmetic("bf16"):
+        native = with_native_layers(stand_in())
+    out = native(images(), training=False)
+    mine, theirs = as_array(out.float()), as_array(exact(images(), training=False))
+    return {
+        "variables": sorted({str(v.dtype) for v in native.variables if v.dtype != "uint32"}),
+        "computes": str(out.dtype).removeprefix("torch."),
+        "difference": float(np.abs(mine - theirs).mean()),
+        "scale": float(np.abs(theirs).mean()),
+    }
+
+
+if __name__ == "__main__":
+    parts = {
+        "inference": part_inference,
+        "whole densenet": part_whole_densenet,
+        "storage": part_storage,
+        "gradients": part_gradients,
+        "frozen statistics": part_frozen_statistics,
+        "bfloat16": part_bfloat16,
+    }
+    sys.stdout.write(json.dumps(parts[sys.argv[1]]()))

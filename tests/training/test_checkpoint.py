@@ -89,7 +89,7 @@ def test_no_pickle_is_ever_loaded(path: Path) -> None:
 
 
 def test_whatever_is_damaged_is_left_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Cut anywhere, or any byte's bit flipped: either nothing comes back, or exactly what was saved."""
+    """Cut anywhere, or any bit flipped: either nothing comes back, or exactly what was saved."""
     caplog.set_level(logging.CRITICAL)
     save(path, "origin", HISTORY, ARRAYS)
     content = path.read_bytes()

@@ -133,6 +133,7 @@ def test_trains_a_keras_model_by_its_variables_paths() -> None:
     model.compile(optimizer=build_optimizer(model, config, {"dense/kernel": 0.25}), loss="mse")
     before = model.get_weights()
     model.train_on_batch(np.ones((2, 3), np.float32), np.full((2, 1), 9.0, np.float32))
-    kernel, bias = (np.abs(now - then) for now, then in zip(model.get_weights(), before))
+    pairs = zip(model.get_weights(), before, strict=True)
+    kernel, bias = (np.abs(now - then) for now, then in pairs)
     np.testing.assert_allclose(kernel, RATE * 0.25, rtol=1e-3)  # Adam's first step is the rate
     np.testing.assert_allclose(bias, RATE, rtol=1e-3)

@@ -52,8 +52,7 @@ def test_an_error_in_the_making_comes_after_the_items_before_it() -> None:
 
     before, taken = threading.active_count(), []
     with pytest.raises(OSError, match="disk"):
-        for item in ahead(items()):
-            taken.append(item)
+        taken.extend(ahead(items()))
     assert taken == [1, 2]
     assert threading.active_count() == before
 

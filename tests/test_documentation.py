@@ -30,7 +30,7 @@ SUFFIXES = (".py", ".md", ".toml", ".txt", ".ipynb", ".cff")
 MARK = "<!-- commands: run by tests/test_documentation.py -->"
 MADE_BY_COMMANDS = ("demo/", "runs/", "xrays", "heatmaps")
 """What the documents name and only a run makes."""
-OF_USERS = ("train/", "val/", "test/", "NORMAL/", "PNEUMONIA/", "RUN/", "config.toml")
+OF_USERS = ("train/", "val/", "test/", "NORMAL/", "PNEUMONIA/", "RUN/", "config.toml", "FILE.toml")
 """What the documents name and only users have."""
 SAID_TO_BE_ABSENT = ("models/default",)
 """What the documents say is not there yet; when it comes, they must say so."""

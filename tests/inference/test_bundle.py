@@ -129,7 +129,7 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"threshold.value": "0.5"}, "wanted float"),
         ({"threshold.value": 1.5}, "wanted 0 to 1"),
         ({"threshold.value": float("nan")}, "found nan"),
-        ({"labels": "NORMAL"}, "wanted tuple"),
+        ({"labels": "NORMAL"}, "wanted list"),
         ({"labels": ["PNEUMONIA", "NORMAL"]}, "NORMAL, PNEUMONIA"),
         ({"labels": [0, 1]}, "wanted str"),
         ({"architecture.name": "resnet"}, "wanted densenet121"),

@@ -1,7 +1,7 @@
 """Native layers answer, learn and are stored as Keras' own: in processes where it runs on Torch.
 
-Keras takes one backend per process, so every part runs in a process of its own: this file, with
-the name of one of the parts below.
+Keras takes one backend per process, so what needs Torch runs in a process of its own: this file
+as a script, which tells what it found.
 """
 
 from __future__ import annotations
@@ -31,22 +31,20 @@ on_torch = pytest.mark.skipif(
 )
 
 
-def run_part(name: str) -> Any:
-    """What a part returns, as JSON, after it ran with Keras on Torch."""
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """What every part returns, in a process where Keras runs on Torch."""
     environment = os.environ | {
         "KERAS_BACKEND": "torch",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)]),
     }
     done = subprocess.run(
-        [sys.executable, __file__, name],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, __file__], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def test_on_other_backends_the_model_stays_as_it_is() -> None:
@@ -60,53 +58,54 @@ def test_on_other_backends_the_model_stays_as_it_is() -> None:
 
 @on_torch
 @pytest.mark.parametrize("part", ["inference", "whole densenet"])
-def test_answers_as_keras_own_layers_do(part: str) -> None:
-    told = run_part(part)
-    assert told["replaced"] == sorted(NATIVE)
-    assert told["scale"] > 0.01
-    assert told["difference"] <= 1e-5 * max(1.0, told["scale"])
+def test_answers_as_keras_own_layers_do(told, part: str) -> None:
+    found = told[part]
+    assert found["replaced"] == sorted(NATIVE)
+    assert found["scale"] > 0.01
+    assert found["difference"] <= 1e-5 * max(1.0, found["scale"])
 
 
 @on_torch
-def test_is_stored_as_keras_own_layers_are() -> None:
-    told = run_part("storage")
-    assert told["same paths"]
-    assert told["same trainable"]
-    assert told["copied"] == 0
-    assert told["loaded"] == 0
+def test_is_stored_as_keras_own_layers_are(told) -> None:
+    found = told["storage"]
+    assert found["same paths"]
+    assert found["same trainable"]
+    assert found["copied"] == 0
+    assert found["loaded"] == 0
 
 
 @on_torch
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_learns_as_keras_own_layers_do(precision: str) -> None:
-    told = run_part(f"gradients {precision}")
-    assert told["weights"] > 20
-    assert told["smallest gradient"] > 0
-    assert told["difference"] < 1e-4
-    assert told["output"] < 1e-4
-    assert told["moving mean"] < 1e-5
+@pytest.mark.parametrize(("precision", "most"), [("float32", 5e-4), ("float64", 1e-4)])
+def test_learns_as_keras_own_layers_do(told, precision: str, most: float) -> None:
+    """In double precision what is left is Keras' own: it has a step in single precision."""
+    found = told[f"gradients {precision}"]
+    assert found["weights"] > 20
+    assert found["smallest gradient"] > 0
+    assert found["difference"] < most
+    assert found["output"] < 1e-4
+    assert found["moving mean"] < 1e-5
     # The one difference that is meant: the unbiased variance, n/(n - 1) of Keras'.
-    assert told["moving variance"] < 1e-4
-    assert told["moved"] > 1e-3
+    assert found["moving variance"] < 1e-4
+    assert found["moved"] > 1e-3
 
 
 @on_torch
-def test_frozen_statistics_stay_frozen_while_the_rest_learns() -> None:
-    told = run_part("frozen statistics")
-    assert told["moved"] == 0
-    assert told["difference"] < 1e-4
-    assert told["without gradient"] == 0
+def test_frozen_statistics_stay_frozen_while_the_rest_learns(told) -> None:
+    found = told["frozen statistics"]
+    assert found["moved"] == 0
+    assert found["difference"] < 1e-4
+    assert found["without gradient"] == 0
 
 
 @on_torch
-def test_keeps_its_weights_in_float32_where_it_computes_in_bfloat16() -> None:
-    told = run_part("bfloat16")
-    assert told["variables"] == ["float32"]
-    assert told["computes"] == "bfloat16"
-    assert 0 < told["difference"] < 0.05 * told["scale"]
+def test_keeps_its_weights_in_float32_where_it_computes_in_bfloat16(told) -> None:
+    found = told["bfloat16"]
+    assert found["variables"] == ["float32"]
+    assert found["computes"] == "bfloat16"
+    assert 0 < found["difference"] < 0.05 * found["scale"]
 
 
-# The parts, each in a process of its own.
+# The parts, which run in that process.
 
 
 def stand_in(statistics: bool = True) -> Any:
@@ -288,13 +287,13 @@ def part_bfloat16() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parts = {
-        "inference": part_inference,
-        "whole densenet": part_whole_densenet,
-        "storage": part_storage,
-        "gradients float32": lambda: part_gradients("float32"),
-        "gradients float64": lambda: part_gradients("float64"),
-        "frozen statistics": part_frozen_statistics,
-        "bfloat16": part_bfloat16,
+    answers = {
+        "inference": part_inference(),
+        "whole densenet": part_whole_densenet(),
+        "storage": part_storage(),
+        "frozen statistics": part_frozen_statistics(),
+        "bfloat16": part_bfloat16(),
+        "gradients float32": part_gradients("float32"),
+        "gradients float64": part_gradients("float64"),
     }
-    sys.stdout.write(json.dumps(parts[sys.argv[1]]()))
+    sys.stdout.write(json.dumps(answers))

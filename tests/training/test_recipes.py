@@ -140,7 +140,7 @@ def batch_norms(names: set[str]) -> set[str]:
 def test_frozen_trains_the_head_alone(run_of) -> None:
     run = run_of("frozen")
     assert run.changed() == set()
-    assert [(row.seed, row.stage, row.epoch.epoch) for row in run.trained.history] == [
+    assert [(row.seed, row.stage, row.epoch) for row in run.trained.history] == [
         (0, "head", 0),
         (0, "head", 1),
     ]
@@ -169,7 +169,7 @@ def test_finetune_changes_the_kernels_from_its_block_on_and_nothing_else(
 @pytest.mark.parametrize("unfreeze", ["conv5", "conv4", "all"])
 def test_finetune_has_two_stages_and_keeps_an_epoch_of_the_second(run_of, unfreeze: str) -> None:
     trained = run_of(unfreeze).trained
-    stages = [(row.stage, row.epoch.epoch) for row in trained.history]
+    stages = [(row.stage, row.epoch) for row in trained.history]
     assert stages == [("head", 0), ("head", 1), ("head", 2), ("network", 0), ("network", 1)]
     assert trained.history[trained.best].stage == "network"
 
@@ -180,7 +180,7 @@ def test_scratch_trains_everything_statistics_too(run_of) -> None:
     for name in batch_norms(set(run.before)):
         for before, after in zip(run.before[name], run.after[name], strict=True):
             assert (before != after).any(), name
-    assert [(row.stage, row.epoch.epoch) for row in run.trained.history] == [
+    assert [(row.stage, row.epoch) for row in run.trained.history] == [
         ("network", 0),
         ("network", 1),
     ]
@@ -190,7 +190,7 @@ def test_scratch_trains_everything_statistics_too(run_of) -> None:
 def test_the_network_for_inference_has_the_kept_weights(run_of, phantoms: Dataset, name) -> None:
     """Assembled from backbone and head, it answers as the trained network scored itself."""
     run = run_of(name)
-    kept = run.trained.history[run.trained.best].epoch
+    kept = run.trained.history[run.trained.best]
     # `finetune` from a boundary sees the very images that inference sees, in float16 activations.
     if name in BOUNDARIES:
         records = phantoms.subset("val").records
@@ -264,7 +264,7 @@ def test_a_backbone_that_takes_no_steps_stays(phantoms: Dataset, shared: Path) -
         for found, wanted in zip(arrays, before[name], strict=True):
             np.testing.assert_array_equal(found, wanted)
     head, network = trained.history
-    assert head.epoch.loss != network.epoch.loss
+    assert head.loss != network.loss
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(

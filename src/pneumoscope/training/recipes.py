@@ -81,12 +81,11 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class StageEpoch:
-    """A row of `history.csv`: which network and stage, and what the epoch scored there."""
+class StageEpoch(Epoch):
+    """A row of `history.csv`: an epoch of one stage (`head`, `network`) of one seed's network."""
 
     seed: int
     stage: str
-    epoch: Epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,4 +311,5 @@ def _refused(tables: Mapping[str, FeatureTable]) -> dict[str, tuple[ImageRefused
 
 
 def _history(job: Job, stage: str, epochs: Sequence[Epoch]) -> tuple[StageEpoch, ...]:
-    return tuple(StageEpoch(job.config.seed, stage, epoch) for epoch in epochs)
+    seed = job.config.seed
+    return tuple(StageEpoch(**asdict(epoch), seed=seed, stage=stage) for epoch in epochs)

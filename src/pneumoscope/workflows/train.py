@@ -226,7 +226,7 @@ def _write_history(path: Path, history: tuple[StageEpoch, ...]) -> None:
     names = ["seed", "stage", *(f.name for f in fields(Epoch))]
     writer = csv.DictWriter(stream, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({"seed": r.seed, "stage": r.stage, **asdict(r.epoch)} for r in history)
+    writer.writerows(asdict(row) for row in history)
     write_text(path, stream.getvalue())
 
 
@@ -234,7 +234,7 @@ def _curves(trained: Trained) -> LearningCurves:
     """Of the first network; the epochs of a second stage follow those of the first."""
     points = tuple(
         EpochPoint(k + 1, e.loss, e.val_loss, e.val_auc, e.learning_rate)
-        for k, e in enumerate(row.epoch for row in trained.history)
+        for k, e in enumerate(trained.history)
     )
     return LearningCurves(points, trained.best + 1)
 

@@ -1,0 +1,92 @@
+"""A recipe is a whole configuration; a file changes what it names and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.config import RECIPES, TrainConfig, to_toml, training_config
+from pneumoscope.errors import UsageError
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_there_are_three_and_each_knows_its_name() -> None:
+    assert list(RECIPES) == ["frozen", "finetune", "scratch"]
+    for name, config in RECIPES.items():
+        assert config.recipe == name
+        assert training_config(name) == config
+
+
+def test_without_a_name_and_a_file_it_is_frozen_as_ever() -> None:
+    assert training_config() == RECIPES["frozen"] == TrainConfig()
+
+
+def test_what_the_recipes_are_known_for() -> None:
+    finetune, scratch = RECIPES["finetune"].fit, RECIPES["scratch"].fit
+    assert RECIPES["scratch"].weights == "none"
+    assert (finetune.schedule, scratch.schedule) == ("cosine", "one-cycle")
+    for fit in (finetune, scratch):
+        assert fit.warmup > 0
+        assert fit.ema > 0
+        assert fit.weight_decay > 0
+        assert fit.label_smoothing > 0
+    assert finetune.stop_patience < finetune.epochs  # it stops early
+    sizes = RECIPES["scratch"].scratch.sizes
+    assert list(sizes) == sorted(sizes)
+    assert sizes[-1] == RECIPES["scratch"].preprocess.size  # it ends at the size it answers at
+    assert sum(RECIPES["scratch"].scratch.shares) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_file_overrides_what_it_names(tmp_path: Path, recipe: str) -> None:
+    path = written(tmp_path, "views = 2\n[fit]\nepochs = 3\n")
+    base = RECIPES[recipe]
+    assert training_config(recipe, path) == replace(
+        base, views=2, fit=replace(base.fit, epochs=3)
+    )
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_file_may_name_the_recipe(tmp_path: Path, recipe: str) -> None:
+    path = written(tmp_path, f"recipe = '{recipe}'\nseed = 4\n")
+    assert training_config(None, path) == replace(RECIPES[recipe], seed=4)
+
+
+def test_a_name_given_goes_before_the_files(tmp_path: Path) -> None:
+    path = written(tmp_path, "recipe = 'finetune'\nseed = 4\n")
+    assert training_config("scratch", path) == replace(RECIPES["scratch"], seed=4)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_file_that_a_run_writes_says_it_all(tmp_path: Path, recipe: str) -> None:
+    config = replace(RECIPES[recipe], seed=9, seeds=(1, 2), flip=True, backend="jax")
+    assert training_config(None, written(tmp_path, to_toml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text", "fragment"),
+    [
+        ("magic", "", "found 'magic', wanted one of 'frozen', 'finetune', 'scratch'"),
+        (None, "recipe = 'magic'", "settings.toml: recipe: found 'magic'"),
+        (None, "recipe = 3", "settings.toml: recipe: found 3"),
+        ("scratch", "[scratch]\nsize = [96]", "scratch: .*Did you mean 'sizes'"),
+        ("finetune", "[finetune]\nunfreeze = 'conv3'", "wanted one of 'conv5', 'conv4', 'all'"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    tmp_path: Path, recipe: str | None, text: str, fragment: str
+) -> None:
+    with pytest.raises(UsageError, match=fragment):
+        training_config(recipe, written(tmp_path, text))
+
+
+def test_a_name_that_is_wrong_is_looked_for_where_it_was_given() -> None:
+    with pytest.raises(UsageError, match="--recipe: recipe: found 'magic'"):
+        training_config("magic")

@@ -1,0 +1,52 @@
+"""Every setting tells what it is, and every default is one that its own checks allow."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from pneumoscope.config import LimitsConfig, TrainConfig, check_ranges, stages
+
+
+KINDS = [
+    kind
+    for kind in vars(stages).values()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_setting_has_a_help_text_and_an_allowed_default(kind: type[Any]) -> None:
+    for setting in dataclasses.fields(kind):
+        if setting.default is dataclasses.MISSING:  # a table of settings
+            continue
+        assert setting.metadata["help"]
+        assert not setting.metadata["help"].endswith(".")
+        least, most = setting.metadata["range"]
+        assert least < most
+    check_ranges(kind())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_settings_cant_be_changed_under_way(kind: type[Any]) -> None:
+    config = kind()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, dataclasses.fields(kind)[0].name, None)
+    assert hash(config) == hash(kind())
+
+
+def test_a_run_can_be_made_again_from_its_settings_alone() -> None:
+    """All stages but the limits of reading are in the configuration that a run writes."""
+    inside = {type(getattr(TrainConfig(), field.name)) for field in dataclasses.fields(TrainConfig)}
+    assert len(KINDS) > 10
+    assert set(KINDS) - inside == {TrainConfig, LimitsConfig}
+
+
+@pytest.mark.parametrize("share", ["flip", "blur", "jpeg", "frame", "marker", "erasing"])
+def test_chances_lie_between_never_and_always(share: str) -> None:
+    found = {field.name: field for field in dataclasses.fields(stages.DistortConfig)}
+    assert found[share].metadata["range"] == (0, 1)
+    assert not math.isinf(found[share].default)

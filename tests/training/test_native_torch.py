@@ -1,4 +1,4 @@
-"""Native layers answer, learn and are stored as Keras' own: in processes where it runs on Torch.
+"""Native layers answer, learn and are stored as Keras' own, where it runs on Torch.
 
 Keras takes one backend per process, so what needs Torch runs in a process of its own: this file
 as a script, which tells what it found.
@@ -228,6 +228,7 @@ def statistics(model: Any) -> dict[str, np.ndarray]:
 
 def part_gradients(precision: str) -> dict[str, Any]:
     load_keras().config.set_floatx(precision)
+    load_keras().config.set_dtype_policy(precision)
     own = stand_in()
     native = with_native_layers(own)
     before = statistics(own)

@@ -68,7 +68,7 @@ def train_head(
     check_classes({"train": train.labels, "val": val.labels})
     lesson = _HeadLesson(build_head(architecture, seed), train, val, config.batch_size, seed)
     fitted = fit(
-        Curriculum(lesson.model, [lesson]),
+        Curriculum(lesson.model, [lesson], stage="head"),
         train.labels,
         val.labels,
         config,

@@ -66,12 +66,14 @@ class Curriculum:
         lessons: in the order in which they are taught.
         until: for each lesson, the epoch at which the next one begins; the last is not asked.
         factors: variable path → its share of the step size; 1 where it is not named.
+        stage: what is trained, for progress bars.
     """
 
     network: Any
     lessons: Sequence[Lesson]
     until: Sequence[int] = ()
     factors: Mapping[str, float] = field(default_factory=dict)
+    stage: str = "network"
 
     def lesson(self, epoch: int) -> Lesson:
         """The lesson of an epoch, counted from 0."""
@@ -146,7 +148,7 @@ def fit(
     weights = class_weights(labels) if config.class_weights else np.ones(2)
     session = _Session(curriculum, config, weights)
     history, best = session.resume(checkpoint, origin)
-    with progress.task("training", config.epochs, "epochs") as task:
+    with progress.task(curriculum.stage, config.epochs, "epochs") as task:
         task.advance(len(history))
         while not should_stop(config, scores := [e.val_auc for e in history]):
             started = time.monotonic()

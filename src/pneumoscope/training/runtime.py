@@ -114,7 +114,7 @@ def _has_fast_bfloat16() -> bool:
 
 
 def _gpus() -> list[str]:
-    return list(load_keras().distribution.list_devices("gpu"))
+    return [d for d in load_keras().distribution.list_devices() if d.startswith("gpu")]
 
 
 def distribute(batch_size: int) -> int:

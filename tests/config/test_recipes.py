@@ -48,9 +48,7 @@ def test_what_the_recipes_are_known_for() -> None:
 def test_a_file_overrides_what_it_names(tmp_path: Path, recipe: str) -> None:
     path = written(tmp_path, "views = 2\n[fit]\nepochs = 3\n")
     base = RECIPES[recipe]
-    assert training_config(recipe, path) == replace(
-        base, views=2, fit=replace(base.fit, epochs=3)
-    )
+    assert training_config(recipe, path) == replace(base, views=2, fit=replace(base.fit, epochs=3))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

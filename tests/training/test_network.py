@@ -145,7 +145,9 @@ def test_a_boundary_lies_right_before_its_block(network, block: str, boundary: s
     behind = names[names.index(boundary) + 1 :]
     assert behind[0].startswith(f"{block}_block1")
     assert not any(name.startswith(block) for name in names[: names.index(boundary)])
-    begun = ("conv4", "pool4", "conv5", "bn", "relu") if block == "conv4" else ("conv5", "bn", "relu")
+    begun = (
+        ("conv4", "pool4", "conv5", "bn", "relu") if block == "conv4" else ("conv5", "bn", "relu")
+    )
     assert all(name.startswith(begun) for name in behind)
 
 

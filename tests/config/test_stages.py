@@ -10,7 +10,6 @@ import pytest
 
 from pneumoscope.config import LimitsConfig, TrainConfig, check_ranges, stages
 
-
 KINDS = [
     kind
     for kind in vars(stages).values()

@@ -1,4 +1,4 @@
-"""Keras comes in quietly, on the backend that was asked for, or with a message that says why not."""
+"""The door to Keras: the backend that was asked for, or a message that says why not."""
 
 from __future__ import annotations
 

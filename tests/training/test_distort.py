@@ -209,6 +209,8 @@ def test_blur_smooths_and_sharpening_does_the_opposite() -> None:
     both = roughness(changed(grey, replace(NOTHING, blur=1, sharpen=1))) / plain
     assert both.min() < 0.7
     assert both.max() > 1.3
+    for image in changed(flat(128, 6), replace(NOTHING, blur=1, sharpen=1)):
+        np.testing.assert_allclose(image, 128 / 255, atol=1e-5)  # edges and all
     seldom = roughness(changed(grey, replace(NOTHING, blur=0.5))) / plain
     assert 0.2 < np.mean(np.abs(seldom - 1) < 1e-3) < 0.8
 
@@ -277,15 +279,13 @@ class _Fixed:
 def test_jpeg_is_jpeg() -> None:
     """At quality 50, where the standard's own table holds: what Pillow's encoder loses."""
     x, y = coordinates()
-    picture = (
-        128
-        + 80 * np.sin(4 * x + 3 * y)
-        + 12 * np.random.default_rng(0).standard_normal((SIZE, SIZE))
-    )
-    grey = np.clip(picture, 0, 255).astype(np.uint8)
+    grain = np.random.default_rng(0).standard_normal((SIZE, SIZE))  # of all frequencies
+    grey = np.clip(128 + 60 * np.sin(4 * x + 3 * y) + 20 * grain, 0, 255).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "JPEG", quality=50)
-    wanted = np.asarray(Image.open(stream)).astype(np.float32) / 255
+    encoded = Image.open(stream)
+    assert distort._JPEG_TABLE == tuple(map(tuple, np.reshape(encoded.quantization[0], (8, 8))))
+    wanted = np.asarray(encoded).astype(np.float32) / 255
     ops = load_keras().ops
     x32 = ops.convert_to_tensor(grey[None].astype(np.float32) / 255)
     out = np.asarray(distort._jpeg(ops, x32, _Fixed(), DistortConfig(jpeg=1)))[0]  # type: ignore[arg-type]

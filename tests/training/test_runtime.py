@@ -182,7 +182,7 @@ def test_auto_is_bfloat16_where_it_is_faster(
     pretended = SimpleNamespace(
         config=keras.config,
         backend=SimpleNamespace(backend=lambda: backend),
-        distribution=SimpleNamespace(list_devices=lambda kind: gpus),
+        distribution=SimpleNamespace(list_devices=lambda: [*gpus, "cpu:0"]),
     )
     with monkeypatch.context() as patched:
         patched.setattr(runtime, "load_keras", lambda: pretended)

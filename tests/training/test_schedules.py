@@ -98,7 +98,8 @@ def test_cosine_is_half_way_down_in_the_middle() -> None:
 def test_one_cycle_rises_along_a_cosine() -> None:
     config = FitConfig(schedule="one-cycle", epochs=10, warmup=0.4, learning_rate=1.0)
     assert learning_rate(config, [0.5] * 2) == pytest.approx((1 + 1 / 25) / 2)
-    assert learning_rate(config, [0.5]) < (1 + 3 / 25) / 4  # below the straight line
+    quarter = 0.5 * (1 - np.cos(np.pi / 4))  # of the rise, a quarter of the way up
+    assert learning_rate(config, [0.5]) == pytest.approx(1 / 25 + 24 / 25 * quarter)
 
 
 def test_plateau_falls_after_patience_without_a_gain() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,7 @@ def test_settings_that_dont_fit_one_another_are_refused_before_any_work(
 def test_answering_at_another_size_than_training_ended_at_is_said(
     phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="pneumoscope")  # a command before may have hushed it
     config = replace(RECIPES["scratch"], keep_val=True)
     prepared(phantoms, tmp_path / "run", config)
     assert "training ends at" not in caplog.text

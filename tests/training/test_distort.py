@@ -284,7 +284,7 @@ def test_jpeg_is_jpeg() -> None:
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "JPEG", quality=50)
     encoded = Image.open(stream)
-    assert distort._JPEG_TABLE == tuple(map(tuple, np.reshape(encoded.quantization[0], (8, 8))))
+    assert tuple(map(tuple, np.reshape(encoded.quantization[0], (8, 8)))) == distort._JPEG_TABLE
     wanted = np.asarray(encoded).astype(np.float32) / 255
     ops = load_keras().ops
     x32 = ops.convert_to_tensor(grey[None].astype(np.float32) / 255)

@@ -23,7 +23,15 @@ from pneumoscope.training.network import initialise_randomly
 from pneumoscope.training.runtime import arithmetic, load_keras
 
 SIZE = 64
-NATIVE = {"Conv2D", "BatchNormalization", "MaxPooling2D", "AveragePooling2D"}
+NATIVE = {
+    "Activation",
+    "AveragePooling2D",
+    "BatchNormalization",
+    "Concatenate",
+    "Conv2D",
+    "MaxPooling2D",
+    "ZeroPadding2D",
+}
 
 on_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
@@ -103,6 +111,13 @@ def test_keeps_its_weights_in_float32_where_it_computes_in_bfloat16(told) -> Non
     assert found["variables"] == ["float32"]
     assert found["computes"] == "bfloat16"
     assert 0 < found["difference"] < 0.05 * found["scale"]
+
+
+@on_torch
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux's list of instructions")
+def test_auto_is_bfloat16_only_where_the_processor_has_instructions_for_it(told) -> None:
+    has = "bf16" in Path("/proc/cpuinfo").read_text()
+    assert told["auto"] == ("mixed_bfloat16" if has else "float32")
 
 
 # The parts, which run in that process.
@@ -287,6 +302,11 @@ def part_bfloat16() -> dict[str, Any]:
     }
 
 
+def part_auto() -> str:
+    with arithmetic("auto"):
+        return str(load_keras().config.dtype_policy().name)
+
+
 if __name__ == "__main__":
     answers = {
         "inference": part_inference(),
@@ -294,6 +314,7 @@ if __name__ == "__main__":
         "storage": part_storage(),
         "frozen statistics": part_frozen_statistics(),
         "bfloat16": part_bfloat16(),
+        "auto": part_auto(),
         "gradients float32": part_gradients("float32"),
         "gradients float64": part_gradients("float64"),
     }

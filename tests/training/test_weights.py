@@ -7,7 +7,6 @@ import http.server
 import inspect
 import json
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumoscope.errors import BundleError, ExtraMissingError, InputError, WeightsMissingError
+from pneumoscope.errors import BundleError, InputError, WeightsMissingError
 from pneumoscope.training import bundle_files, weight_file, weights
 from pneumoscope.training.network import build_backbone
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
@@ -429,12 +428,6 @@ def test_large_files_are_refused_unread(tmp_path: Path) -> None:
         stream.truncate((1 << 30) + 1)
     with pytest.raises(InputError, match="bytes of memory"):
         resolve_weights(str(path))
-
-
-def test_missing_h5py(legacy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ExtraMissingError, match=r"pneumoscope\[train\]"):
-        resolve_weights(str(legacy))
 
 
 def test_a_file_that_went_away(target: Any, legacy: Path, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason, UsageError
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
-from pneumoscope.inference.backends import Backend, KerasBackend, Outputs
-from pneumoscope.inference.bundle import BundleManifest, load_bundle, load_networks
+from pneumoscope.inference.backends import Backend, Outputs
+from pneumoscope.inference.bundle import BundleManifest, load_bundle
+from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.records import CLASS_NAMES, Prediction
 
@@ -87,7 +88,7 @@ class Predictor:
             UsageError, MissingError, BundleError: as `load_bundle` does.
         """
         bundle = load_bundle(model)
-        return cls(bundle.manifest, KerasBackend(load_networks(bundle), flip=bundle.manifest.flip))
+        return cls(bundle.manifest, OpenVinoBackend.load(bundle))
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""

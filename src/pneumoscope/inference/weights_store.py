@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import ExtraMissingError
 from pneumoscope.storage import write_bytes
 
 if TYPE_CHECKING:
@@ -40,12 +39,8 @@ def save_weights(network: Any, path: Path, store: Precision) -> None:
 
     Raises:
         OSError: the disk is full or the folder can't be written.
-        ExtraMissingError: h5py is not installed.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ExtraMissingError("writing weights", "train") from error
+    import h5py
 
     whole = path.with_name(f"whole.{path.name}")
     packed = io.BytesIO()

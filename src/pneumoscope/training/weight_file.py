@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import ExtraMissingError, InputError
+from pneumoscope.errors import InputError
 
 if TYPE_CHECKING:
     import h5py
@@ -71,12 +71,8 @@ def open_weight_file(path: Path, names: Collection[str] = ()) -> Iterator[Stored
 
     Raises:
         InputError: not HDF5, damaged, links to other files, or too large when unpacked.
-        ExtraMissingError: h5py is not installed.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ExtraMissingError("reading weights", "train") from error
+    import h5py
 
     with path.open("rb") as stream:
         magic = stream.read(len(_MAGIC))

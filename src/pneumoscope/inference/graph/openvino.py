@@ -1,0 +1,120 @@
+"""The graph as an OpenVINO model.
+
+Comes in: what `densenet.py` writes. Goes out: an `openvino.Model`. Does not compile or run it.
+OpenVINO is imported when a writer is made, never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.inference.graph.densenet import write_average
+from pneumoscope.inference.graph.stored import FloatArray, NetworkArrays
+
+OUTPUTS = ("logit", "cam", "embedding")
+
+
+def build_model(
+    networks: Sequence[NetworkArrays], size: int, batch: int | None, *, flip: bool = False
+) -> Any:
+    """Networks as one model: `images`, float32 (n, size, size, 3), to `OUTPUTS`.
+
+    Args:
+        networks: the members of a bundle.
+        size: side of the images, pixels.
+        batch: images per pass; `None` leaves it open.
+        flip: as in the bundle.
+
+    Raises:
+        BundleError: a layer is missing from the arrays.
+    """
+    to = OpenVinoWriter()
+    images = to.parameter((-1 if batch is None else batch, size, size, 3), np.float32, "images")
+    channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
+    return to.model(images, write_average(to, networks, channels_first, size, flip=flip))
+
+
+class OpenVinoWriter:
+    """Writes nodes of OpenVINO's operation set."""
+
+    def __init__(self) -> None:
+        import openvino
+        from openvino import opset13
+
+        self.openvino = openvino
+        self.operations = opset13
+
+    def parameter(self, shape: Sequence[int], kind: Any, name: str) -> Any:
+        """An input of the graph; -1 where the length is open."""
+        node = self.operations.parameter(list(shape), kind, name=name)
+        node.output(0).set_names({name})
+        return node
+
+    def model(self, images: Any, outputs: Sequence[Any]) -> Any:
+        """The finished model, its outputs named as `OUTPUTS`."""
+        results = []
+        for name, node in zip(OUTPUTS, outputs, strict=True):
+            # A node may have several outputs, of which an output stands for itself.
+            output = node.output(0) if hasattr(node, "output") else node
+            output.set_names({name})
+            results.append(self.operations.result(output))
+        return self.openvino.Model(results, [images], "pneumoscope")
+
+    def constant(self, value: NDArray[np.generic]) -> Any:
+        """An array that is part of the graph."""
+        return self.operations.constant(value)
+
+    def convolution(self, x: Any, kernel: FloatArray, stride: int, padding: int) -> Any:
+        """Kernel (out, in, h, w) over (n, in, h, w), zeros beyond the edge."""
+        pads = [padding, padding]
+        return self.operations.convolution(
+            x, self.constant(kernel), [stride, stride], pads, pads, [1, 1]
+        )
+
+    def pool(self, x: Any, kind: str, side: int, stride: int, padding: int) -> Any:
+        """The `max` or the `mean` of squares."""
+        strides, pads, kernel = [stride, stride], [padding, padding], [side, side]
+        if kind == "mean":
+            return self.operations.avg_pool(x, strides, pads, pads, kernel, True)
+        return self.operations.max_pool(x, strides, [1, 1], pads, pads, kernel).output(0)
+
+    def concatenate(self, nodes: Sequence[Any], axis: int) -> Any:
+        """Nodes in a row along an axis."""
+        return self.operations.concat(list(nodes), axis)
+
+    def combine(self, kind: str, a: Any, b: Any) -> Any:
+        """Element by element."""
+        return getattr(self.operations, kind)(a, b)
+
+    def apply(self, kind: str, x: Any) -> Any:
+        """Element by element."""
+        if kind == "step":
+            above = self.operations.greater(x, self.constant(np.zeros(1, np.float32)))
+            return self.operations.convert(above, np.float32)
+        return getattr(self.operations, kind)(x)
+
+    def product(self, a: Any, b: Any) -> Any:
+        """Matrix product."""
+        return self.operations.matmul(a, b, False, False)
+
+    def reduce(self, kind: str, x: Any, axes: Sequence[int], *, keep: bool = False) -> Any:
+        """`mean`, `sum` or `max` over axes."""
+        return getattr(self.operations, f"reduce_{kind}")(x, np.array(axes), keep)
+
+    def halves(self, x: Any) -> tuple[Any, Any]:
+        """The first axis in two."""
+        parts = self.operations.split(x, 0, 2)
+        return parts.output(0), parts.output(1)
+
+    def mirror(self, x: Any) -> Any:
+        """The last axis turned round."""
+        one = np.array([-1])
+        return self.operations.slice(x, one, np.array([np.iinfo(np.int32).min]), one, one)
+
+    def reshape(self, x: Any, shape: Sequence[int]) -> Any:
+        """Another shape; 0 keeps an axis, one -1 takes what is left."""
+        return self.operations.reshape(x, np.array(shape), True)

@@ -1,0 +1,176 @@
+"""The engine gives the numbers of the Keras networks, alone, in ensembles and mirrored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pneumoscope.errors import BundleError
+from pneumoscope.inference.backends import KerasBackend, Outputs
+from pneumoscope.inference.bundle import Bundle, BundleManifest, write_bundle
+from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.graph.densenet import map_side
+from pneumoscope.inference.graph.stored import NetworkArrays, read_network
+from pneumoscope.training.network import (
+    BACKBONE_WIDTH,
+    Architecture,
+    HeadWeights,
+    build_backbone,
+    build_network,
+    initialise_randomly,
+)
+from support.small_network import small_network
+
+SIZE, UNITS = 96, 8
+
+
+def a_network(seed: int, size: int = SIZE) -> Any:
+    """Every weight random, statistics too."""
+    backbone = build_backbone(size)
+    initialise_randomly(backbone, seed)
+    generator = np.random.default_rng(seed)
+    for layer in backbone.layers:
+        weights = layer.get_weights()
+        if len(weights) == 4:
+            near = (1.0, 0.0, 0.0, 1.0)
+            pairs = zip(near, weights, strict=True)
+            layer.set_weights([n + 0.2 * generator.uniform(-1, 1, w.shape) for n, w in pairs])
+
+    def random(*shape: int) -> np.ndarray:
+        return (0.2 * generator.standard_normal(shape)).astype(np.float32)
+
+    head = HeadWeights(random(BACKBONE_WIDTH, UNITS), random(UNITS), random(UNITS, 1), random(1))
+    return build_network(backbone, Architecture(size=size, hidden_units=UNITS), head)
+
+
+def images(count: int, size: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((count, size, size, 3)).astype(np.float32)
+
+
+def manifest(size: int = SIZE, **values: Any) -> BundleManifest:
+    base = BundleManifest()
+    return replace(
+        base,
+        architecture=Architecture(size=size, hidden_units=UNITS),
+        preprocessing=replace(base.preprocessing, size=size),
+        **values,
+    )
+
+
+@pytest.fixture(scope="module")
+def networks() -> list[Any]:
+    with small_network():
+        return [a_network(seed) for seed in range(3)]
+
+
+def assert_same(found: Outputs, wanted: Outputs) -> None:
+    for name in ("logits", "cams", "embeddings"):
+        mine, theirs = getattr(found, name), getattr(wanted, name)
+        assert mine.dtype == np.float32
+        assert mine.shape == theirs.shape
+        assert np.ptp(theirs) > 0
+        np.testing.assert_allclose(mine, theirs, atol=2e-5 * max(1.0, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("size", [64, 97])
+def test_the_whole_densenet_answers_as_in_keras(size: int, tmp_path: Path) -> None:
+    network = a_network(0, size)
+    bundle = write_bundle(tmp_path / "model", network, manifest(size), "card")
+    batch = images(3, size)
+    assert_same(OpenVinoBackend.load(bundle).run(batch), KerasBackend(network).run(batch))
+
+
+@pytest.mark.parametrize("size", [32, 33, 63, 96, 112, 127, 224, 299])
+def test_the_side_of_the_map_is_what_keras_makes_of_it(size: int) -> None:
+    with small_network():
+        assert build_backbone(size).output.shape[1] == map_side(size)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("members", [1, 3])
+def test_ensembles_and_mirror_images_answer_as_in_keras(
+    networks: list[Any], members: int, flip: bool, tmp_path: Path
+) -> None:
+    bundle = write_bundle(tmp_path / "model", networks[:members], manifest(flip=flip), "card")
+    found = OpenVinoBackend.load(bundle).run(images(5))
+    assert_same(found, KerasBackend(networks[:members], flip=flip).run(images(5)))
+
+
+def test_the_mean_probability_is_exact_at_both_ends(networks: list[Any], tmp_path: Path) -> None:
+    """Logits of ±300, of which no float holds the probability."""
+    arrays = []
+    for number, shift in enumerate((300.0, 310.0)):
+        bundle = write_bundle(tmp_path / str(number), networks[number], manifest(), "card")
+        read = read_network(bundle.weights[0], bundle.manifest.architecture)
+        kernel, bias = read.of("head_probability")
+        arrays.append(
+            NetworkArrays({**read.layers, "head_probability": (0 * kernel, bias + shift)})
+        )
+    low = [
+        NetworkArrays({**a.layers, "head_probability": tuple(-x for x in a.of("head_probability"))})
+        for a in arrays
+    ]
+    for pair in (arrays, low):
+        each = np.array([one.of("head_probability")[1][0] for one in pair], np.float64)
+        signs = np.sign(each[0])
+        # log of the mean of the smaller of p and 1 - p, which is e^-|logit| out here.
+        wanted = -signs * np.log(np.mean(np.exp(-np.abs(each) + 300.0))) + signs * 300.0
+        found = OpenVinoBackend(pair, SIZE).run(images(1)).logits
+        np.testing.assert_allclose(found, [wanted], rtol=1e-5)
+
+
+def test_company_changes_nothing(networks: list[Any], tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "model", networks[0], manifest(), "card")
+    backend, batch = OpenVinoBackend.load(bundle), images(4)
+    together = backend.run(batch)
+    kept = together.logits.copy()
+    alone = [backend.run(batch[k : k + 1]).logits[0] for k in range(4)]
+    np.testing.assert_allclose(alone, kept, atol=1e-5)
+    np.testing.assert_array_equal(together.logits, kept)  # not overwritten by later answers
+
+
+def test_compiled_graphs_are_kept(networks: list[Any], tmp_path: Path, own_cache: Path) -> None:
+    bundle = write_bundle(tmp_path / "model", networks[0], manifest(), "card")
+    first = OpenVinoBackend.load(bundle).run(images(2))
+    kept = {path: path.stat().st_mtime_ns for path in (own_cache / "graphs").rglob("*.blob")}
+    assert kept
+    again = OpenVinoBackend.load(bundle).run(images(2))
+    assert {p: p.stat().st_mtime_ns for p in (own_cache / "graphs").rglob("*.blob")} == kept
+    np.testing.assert_array_equal(first.logits, again.logits)
+
+
+def stored(networks: list[Any], folder: Path) -> tuple[Bundle, NetworkArrays]:
+    bundle = write_bundle(folder, networks[0], manifest(), "card")
+    return bundle, read_network(bundle.weights[0], bundle.manifest.architecture)
+
+
+def test_weights_without_a_layer_are_refused(networks: list[Any], tmp_path: Path) -> None:
+    _, arrays = stored(networks, tmp_path / "model")
+    less = NetworkArrays({name: a for name, a in arrays.layers.items() if name != "conv1_bn"})
+    with pytest.raises(BundleError, match="no layer 'conv1_bn'"):
+        OpenVinoBackend([less], SIZE).run(images(1))
+
+
+def test_weights_without_a_block_are_refused(networks: list[Any], tmp_path: Path) -> None:
+    _, arrays = stored(networks, tmp_path / "model")
+    less = {name: a for name, a in arrays.layers.items() if not name.startswith("conv5")}
+    with pytest.raises(BundleError, match="not those of DenseNet121"):
+        OpenVinoBackend([NetworkArrays(less)], SIZE).run(images(1))
+
+
+def test_a_head_of_another_width_is_refused(networks: list[Any], tmp_path: Path) -> None:
+    bundle, _ = stored(networks, tmp_path / "model")
+    with pytest.raises(BundleError, match="found a head of"):
+        read_network(bundle.weights[0], Architecture(size=SIZE, hidden_units=UNITS + 1))
+
+
+def test_a_damaged_file_is_refused(networks: list[Any], tmp_path: Path) -> None:
+    bundle, _ = stored(networks, tmp_path / "model")
+    content = bundle.weights[0].read_bytes()
+    bundle.weights[0].write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match="damaged"):
+        read_network(bundle.weights[0], bundle.manifest.architecture)

@@ -65,6 +65,42 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+@contextmanager
+def folder_writer(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`; on success flush its files and put it in its place.
+
+    What was there before is removed only when the new one stands.
+
+    Raises:
+        OSError: the disk is full or the folder can't be written; what was there is untouched.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = temporary_beside(folder)
+    made.mkdir()
+    try:
+        yield made
+        for path in made.iterdir():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        _swap(made, folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _swap(made: Path, folder: Path) -> None:
+    if not folder.exists():
+        made.rename(folder)
+        return
+    aside = temporary_beside(folder)
+    folder.rename(aside)
+    try:
+        made.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
+
+
 def claim_folder(folder: Path) -> None:
     """Make `folder` if it is not there, and see that files can be made in it.
 

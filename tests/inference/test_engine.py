@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +10,25 @@ import pytest
 
 from pneumoscope.errors import BundleError
 from pneumoscope.inference.backends import KerasBackend, Outputs
-from pneumoscope.inference.bundle import Bundle, BundleManifest, write_bundle
+from pneumoscope.inference.bundle import Bundle, write_bundle
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.graph.densenet import map_side
 from pneumoscope.inference.graph.stored import NetworkArrays, read_network
-from pneumoscope.training.network import (
-    BACKBONE_WIDTH,
-    Architecture,
-    HeadWeights,
-    build_backbone,
-    build_network,
-    initialise_randomly,
-)
+from pneumoscope.training.network import Architecture, build_backbone
+from support.small_bundle import UNITS, manifest_for, random_network
 from support.small_network import small_network
 
-SIZE, UNITS = 96, 8
-
-
-def a_network(seed: int, size: int = SIZE) -> Any:
-    """Every weight random, statistics too."""
-    backbone = build_backbone(size)
-    initialise_randomly(backbone, seed)
-    generator = np.random.default_rng(seed)
-    for layer in backbone.layers:
-        weights = layer.get_weights()
-        if len(weights) == 4:
-            near = (1.0, 0.0, 0.0, 1.0)
-            pairs = zip(near, weights, strict=True)
-            layer.set_weights([n + 0.2 * generator.uniform(-1, 1, w.shape) for n, w in pairs])
-
-    def random(*shape: int) -> np.ndarray:
-        return (0.2 * generator.standard_normal(shape)).astype(np.float32)
-
-    head = HeadWeights(random(BACKBONE_WIDTH, UNITS), random(UNITS), random(UNITS, 1), random(1))
-    return build_network(backbone, Architecture(size=size, hidden_units=UNITS), head)
+SIZE = 96
 
 
 def images(count: int, size: int = SIZE) -> np.ndarray:
     return np.random.default_rng(7).standard_normal((count, size, size, 3)).astype(np.float32)
 
 
-def manifest(size: int = SIZE, **values: Any) -> BundleManifest:
-    base = BundleManifest()
-    return replace(
-        base,
-        architecture=Architecture(size=size, hidden_units=UNITS),
-        preprocessing=replace(base.preprocessing, size=size),
-        **values,
-    )
-
-
 @pytest.fixture(scope="module")
 def networks() -> list[Any]:
     with small_network():
-        return [a_network(seed) for seed in range(3)]
+        return [random_network(seed, SIZE) for seed in range(3)]
 
 
 def assert_same(found: Outputs, wanted: Outputs) -> None:
@@ -78,8 +42,8 @@ def assert_same(found: Outputs, wanted: Outputs) -> None:
 
 @pytest.mark.parametrize("size", [64, 97])
 def test_the_whole_densenet_answers_as_in_keras(size: int, tmp_path: Path) -> None:
-    network = a_network(0, size)
-    bundle = write_bundle(tmp_path / "model", network, manifest(size), "card")
+    network = random_network(0, size)
+    bundle = write_bundle(tmp_path / "model", network, manifest_for(size), "card")
     batch = images(3, size)
     assert_same(OpenVinoBackend.load(bundle).run(batch), KerasBackend(network).run(batch))
 
@@ -95,7 +59,9 @@ def test_the_side_of_the_map_is_what_keras_makes_of_it(size: int) -> None:
 def test_ensembles_and_mirror_images_answer_as_in_keras(
     networks: list[Any], members: int, flip: bool, tmp_path: Path
 ) -> None:
-    bundle = write_bundle(tmp_path / "model", networks[:members], manifest(flip=flip), "card")
+    bundle = write_bundle(
+        tmp_path / "model", networks[:members], manifest_for(SIZE, flip=flip), "card"
+    )
     found = OpenVinoBackend.load(bundle).run(images(5))
     assert_same(found, KerasBackend(networks[:members], flip=flip).run(images(5)))
 
@@ -104,7 +70,7 @@ def test_the_mean_probability_is_exact_at_both_ends(networks: list[Any], tmp_pat
     """Logits of ±300, of which no float holds the probability."""
     arrays = []
     for number, shift in enumerate((300.0, 310.0)):
-        bundle = write_bundle(tmp_path / str(number), networks[number], manifest(), "card")
+        bundle = write_bundle(tmp_path / str(number), networks[number], manifest_for(SIZE), "card")
         read = read_network(bundle.weights[0], bundle.manifest.architecture)
         kernel, bias = read.of("head_probability")
         arrays.append(
@@ -124,7 +90,7 @@ def test_the_mean_probability_is_exact_at_both_ends(networks: list[Any], tmp_pat
 
 
 def test_company_changes_nothing(networks: list[Any], tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "model", networks[0], manifest(), "card")
+    bundle = write_bundle(tmp_path / "model", networks[0], manifest_for(SIZE), "card")
     backend, batch = OpenVinoBackend.load(bundle), images(4)
     together = backend.run(batch)
     kept = together.logits.copy()
@@ -134,7 +100,7 @@ def test_company_changes_nothing(networks: list[Any], tmp_path: Path) -> None:
 
 
 def test_compiled_graphs_are_kept(networks: list[Any], tmp_path: Path, own_cache: Path) -> None:
-    bundle = write_bundle(tmp_path / "model", networks[0], manifest(), "card")
+    bundle = write_bundle(tmp_path / "model", networks[0], manifest_for(SIZE), "card")
     first = OpenVinoBackend.load(bundle).run(images(2))
     kept = {path: path.stat().st_mtime_ns for path in (own_cache / "graphs").rglob("*.blob")}
     assert kept
@@ -144,7 +110,7 @@ def test_compiled_graphs_are_kept(networks: list[Any], tmp_path: Path, own_cache
 
 
 def stored(networks: list[Any], folder: Path) -> tuple[Bundle, NetworkArrays]:
-    bundle = write_bundle(folder, networks[0], manifest(), "card")
+    bundle = write_bundle(folder, networks[0], manifest_for(SIZE), "card")
     return bundle, read_network(bundle.weights[0], bundle.manifest.architecture)
 
 

@@ -12,7 +12,6 @@ Knows nothing of images. `default`, the model that ships, is found in the packag
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +25,7 @@ from pneumoscope.errors import BundleError, InputError, MissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.inference.weights_store import Precision, save_weights
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.storage import sha256_of_file, temporary_beside, write_json, write_text
+from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
 from pneumoscope.training import bundle_files
 from pneumoscope.training.bundle_files import CARD, MANIFEST, WEIGHTS_SUFFIX, weight_names
 from pneumoscope.training.network import (
@@ -183,41 +182,14 @@ def _written(
 ) -> Bundle:
     """Make the folder beside with the weights that `put` gives by number, and rename it."""
     names = weight_names(manifest.members)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = temporary_beside(folder)
-    made.mkdir()
-    try:
+    with folder_writer(folder) as made:
         for number, name in enumerate(names):
             put(made / name, number)
         write_text(made / CARD, card)
         document = asdict(manifest)
         document["files"] = {name: sha256_of_file(made / name) for name in (*names, CARD)}
         write_json(made / MANIFEST, document)
-        for path in made.iterdir():
-            _flush(path)
-        _swap(made, folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return load_bundle(folder)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _swap(made: Path, folder: Path) -> None:
-    if not folder.exists():
-        made.rename(folder)
-        return
-    aside = temporary_beside(folder)
-    folder.rename(aside)
-    try:
-        made.rename(folder)
-    except OSError:
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside)
 
 
 def load_bundle(model: Path | str) -> Bundle:

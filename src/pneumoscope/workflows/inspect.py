@@ -20,10 +20,22 @@ _EXTRAS = {
     "train": ("keras", "tensorflow"),
     "torch": ("torch",),
     "jax": ("jax",),
+    "export": ("onnx", "onnxruntime"),
     "download": ("huggingface_hub", "kagglehub"),
     "notebook": ("nbclient", "ipykernel"),
 }
-_CORE = ("numpy", "PIL", "pydicom", "imagecodecs", "scipy", "sklearn", "matplotlib", "polars")
+_CORE = (
+    "numpy",
+    "PIL",
+    "pydicom",
+    "imagecodecs",
+    "openvino",
+    "h5py",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "polars",
+)
 
 
 def run_info(model: str) -> tuple[dict[str, Any], str]:

@@ -6,7 +6,7 @@ OpenVINO is imported when a writer is made, never before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ def build_model(
     to = OpenVinoWriter()
     images = to.parameter((-1 if batch is None else batch, size, size, 3), np.float32, "images")
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
-    return to.model(images, write_average(to, networks, channels_first, size, flip=flip))
+    nodes = write_average(to, networks, channels_first, size, flip=flip)
+    return to.model(images, dict(zip(OUTPUTS, nodes, strict=True)))
 
 
 class OpenVinoWriter:
@@ -54,15 +55,15 @@ class OpenVinoWriter:
         node.output(0).set_names({name})
         return node
 
-    def model(self, images: Any, outputs: Sequence[Any]) -> Any:
-        """The finished model, its outputs named as `OUTPUTS`."""
+    def model(self, given: Any, outputs: Mapping[str, Any]) -> Any:
+        """The finished model, from its input to its outputs by name."""
         results = []
-        for name, node in zip(OUTPUTS, outputs, strict=True):
+        for name, node in outputs.items():
             # A node may have several outputs, of which an output stands for itself.
             output = node.output(0) if hasattr(node, "output") else node
             output.set_names({name})
             results.append(self.operations.result(output))
-        return self.openvino.Model(results, [images], "pneumoscope")
+        return self.openvino.Model(results, [given], "pneumoscope")
 
     def constant(self, value: NDArray[np.generic]) -> Any:
         """An array that is part of the graph."""
@@ -94,7 +95,9 @@ class OpenVinoWriter:
         """Element by element."""
         if kind == "step":
             above = self.operations.greater(x, self.constant(np.zeros(1, np.float32)))
-            return self.operations.convert(above, np.float32)
+            return self.as_float(above)
+        if kind == "round":
+            return self.operations.round(x, "half_to_even")
         return getattr(self.operations, kind)(x)
 
     def product(self, a: Any, b: Any) -> Any:
@@ -104,6 +107,19 @@ class OpenVinoWriter:
     def reduce(self, kind: str, x: Any, axes: Sequence[int], *, keep: bool = False) -> Any:
         """`mean`, `sum` or `max` over axes."""
         return getattr(self.operations, f"reduce_{kind}")(x, np.array(axes), keep)
+
+    def as_float(self, x: Any) -> Any:
+        """Numbers of any type as float32."""
+        return self.operations.convert(x, np.float32)
+
+    def length(self, x: Any, axis: int) -> Any:
+        """The length of an axis, float32 ()."""
+        shape = self.operations.shape_of(x)
+        return self.as_float(self.operations.gather(shape, np.int64(axis), np.int64(0)))
+
+    def counted(self, length: Any) -> Any:
+        """0, 1, … below `length`, float32 (length,)."""
+        return self.operations.range(np.float32(0), length, np.float32(1), "f32")
 
     def halves(self, x: Any) -> tuple[Any, Any]:
         """The first axis in two."""

@@ -1,0 +1,193 @@
+"""A bundle as one graph for other programs: from a film's grey pixels to its answer.
+
+    model.onnx, or model.xml and model.bin    the graph
+    export.json     labels, threshold, version, what goes in and comes out
+    example.py      how to ask it, in Python
+    example.html    how to ask it in a browser (ONNX)
+    MODEL_CARD.md   the bundle's
+    certificate.json    how nearly it answers as the bundle does, where that was measured
+
+Comes in: a bundle and a format. Goes out: that folder, or an `ExportedModel` that runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.errors import ExtraMissingError, UsageError
+from pneumoscope.inference.bundle import Bundle, BundleManifest
+from pneumoscope.inference.graph.answer import OUTPUTS, write_answer
+from pneumoscope.inference.graph.densenet import map_side
+from pneumoscope.inference.graph.onnx import OnnxWriter
+from pneumoscope.inference.graph.openvino import OpenVinoWriter
+from pneumoscope.inference.graph.stored import NetworkArrays, read_network
+from pneumoscope.records import CLASS_NAMES
+from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
+from pneumoscope.training.network import BACKBONE_WIDTH
+
+Target = Literal["onnx", "openvino"]
+
+ABOUT = "export.json"
+CERTIFICATE = "certificate.json"
+INPUT = "pixels"
+GRAPH_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
+
+_EXAMPLES = {"onnx": ("example.py", "example.html"), "openvino": ("example.py",)}
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedAnswer:
+    """Of one film: the calibrated probability, the heatmap (m, m), the embedding (c,)."""
+
+    probability: float
+    heatmap: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+def write_export(folder: Path, bundle: Bundle, target: Target) -> None:
+    """Write the graph of a bundle and what belongs to it, whole or not at all.
+
+    Raises:
+        UsageError: `folder` holds something else than an export.
+        ExtraMissingError: the format's library is not installed.
+        BundleError: the weights are damaged.
+        OSError: the folder can't be written.
+    """
+    check_folder(folder)
+    manifest = bundle.manifest
+    networks = [read_network(path, manifest.architecture) for path in bundle.weights]
+    about = describe(bundle, target)
+    with folder_writer(folder) as made:
+        write = _write_onnx if target == "onnx" else _write_openvino
+        write(made, manifest, networks, about)
+        write_json(made / ABOUT, about)
+        shutil.copyfile(bundle.card, made / bundle.card.name)
+        for name in _EXAMPLES[target]:
+            text = resources.files("pneumoscope.delivery").joinpath("examples", name).read_text()
+            write_text(made / name, text)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder whose content an export would wipe out.
+
+    Raises:
+        UsageError: it is a file, or holds something else than an export.
+    """
+    if folder.is_file() or (
+        folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).exists()
+    ):
+        raise UsageError(
+            f"--out {folder}: found something there that is no export, wanted a new or empty "
+            "folder, or an export to replace. Give another one."
+        )
+
+
+def describe(bundle: Bundle, target: Target) -> dict[str, Any]:
+    """What a program must know that asks the graph: `export.json`, and inside an ONNX file."""
+    manifest = bundle.manifest
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "pneumoscope_version": manifest.pneumoscope_version,
+        "format": target,
+        "labels": list(manifest.labels),
+        "positive": CLASS_NAMES[1],
+        "threshold": {"value": manifest.threshold.value, "rule": manifest.threshold.rule},
+        "input": {INPUT: "uint8 (n, height, width): grey, 0 is black, any height and width"},
+        "outputs": {
+            "probability": "float32 (n,): calibrated probability of pneumonia",
+            "heatmap": "float32 (n, m, m): Grad-CAM on the network's grid, 1 at its peak; it "
+            f"covers the image as it was fitted into the square ({manifest.preprocessing.fit})",
+            "embedding": f"float32 (n, {BACKBONE_WIDTH}): pooled features",
+        },
+        "model": {"bundle_sha256": sha256_of_file(bundle.folder / "bundle.json")},
+        "use": "Research software, not a medical device.",
+    }
+
+
+def _write_onnx(
+    folder: Path, manifest: BundleManifest, networks: list[NetworkArrays], about: dict[str, Any]
+) -> None:
+    to = OnnxWriter()
+    side = map_side(manifest.preprocessing.size)
+    shapes: tuple[list[int | str], ...] = (["n"], ["n", side, side], ["n", BACKBONE_WIDTH])
+    nodes = write_answer(to, manifest, networks, INPUT)
+    outputs = {n: (node, s) for n, node, s in zip(OUTPUTS, nodes, shapes, strict=True)}
+    metadata = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
+    model = to.model(INPUT, outputs, metadata)
+    (folder / GRAPH_FILES["onnx"]).write_bytes(model.SerializeToString())
+
+
+def _write_openvino(
+    folder: Path, manifest: BundleManifest, networks: list[NetworkArrays], about: dict[str, Any]
+) -> None:
+    to = OpenVinoWriter()
+    pixels = to.parameter((-1, -1, -1), np.uint8, INPUT)
+    nodes = write_answer(to, manifest, networks, pixels)
+    model = to.model(pixels, dict(zip(OUTPUTS, nodes, strict=True)))
+    for key, value in about.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        model.set_rt_info(text, ["pneumoscope", key])
+    path = folder / GRAPH_FILES["openvino"]
+    to.openvino.save_model(model, path, compress_to_fp16=False)
+
+
+class ExportedModel:
+    """An export, run by the engine of its format in float32.
+
+    Raises:
+        UsageError: the folder is no export.
+        ExtraMissingError: the engine is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / ABOUT
+        if not path.exists():
+            raise UsageError(f"{folder}: holds no {ABOUT}. Make one: pneumoscope export --out DIR")
+        self.about: dict[str, Any] = json.loads(path.read_text())
+        target = self.about["format"]
+        graph = folder / GRAPH_FILES[target]
+        self._run = _onnx_runner(graph) if target == "onnx" else _openvino_runner(graph)
+
+    def answer(self, pixels: NDArray[np.uint8]) -> ExportedAnswer:
+        """The answer for one film, grey (h, w), 0 is black."""
+        probability, heatmap, embedding = self._run(pixels[None])
+        return ExportedAnswer(float(probability[0]), heatmap[0], embedding[0])
+
+
+_Run = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
+
+
+def _onnx_runner(graph: Path) -> _Run:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExtraMissingError("running an ONNX export", "export") from error
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+    def run(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        found: list[NDArray[np.float32]] = session.run(list(OUTPUTS), {INPUT: pixels})
+        return found
+
+    return run
+
+
+def _openvino_runner(graph: Path) -> _Run:
+    import openvino
+
+    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        found = compiled({INPUT: pixels})
+        return [np.array(found[name]) for name in OUTPUTS]
+
+    return run

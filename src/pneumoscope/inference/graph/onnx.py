@@ -1,0 +1,150 @@
+"""The graph as an ONNX model, opset 18.
+
+Comes in: what `answer.py` writes. Goes out: an `onnx.ModelProto`. Does not run it.
+ONNX is imported when a writer is made, never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.errors import ExtraMissingError
+from pneumoscope.inference.graph.stored import FloatArray
+
+OPSET = 18
+_IR_VERSION = 9
+"""The file format that goes with that opset: older runtimes read it too."""
+
+_NAMES = {"subtract": "Sub", "multiply": "Mul", "divide": "Div", "maximum": "Max", "add": "Add"}
+
+
+class OnnxWriter:
+    """Writes nodes of ONNX; a node is the name of its output."""
+
+    def __init__(self) -> None:
+        try:
+            import onnx
+        except ImportError as error:
+            raise ExtraMissingError("exporting to ONNX", "export") from error
+        self._onnx = onnx
+        self._nodes: list[Any] = []
+        self._arrays: list[Any] = []
+
+    def model(
+        self,
+        pixels: str,
+        outputs: Mapping[str, tuple[str, Sequence[int | str]]],
+        about: Mapping[str, str],
+    ) -> Any:
+        """The finished model.
+
+        Args:
+            pixels: name of the input, uint8 (n, height, width).
+            outputs: name → node and shape.
+            about: metadata.
+        """
+        helper, kinds = self._onnx.helper, self._onnx.TensorProto
+        for name, (node, _) in outputs.items():
+            self._nodes.append(helper.make_node("Identity", [node], [name]))
+        given = helper.make_tensor_value_info(pixels, kinds.UINT8, ["n", "height", "width"])
+        found = [
+            helper.make_tensor_value_info(name, kinds.FLOAT, shape)
+            for name, (_, shape) in outputs.items()
+        ]
+        graph = helper.make_graph(self._nodes, "pneumoscope", [given], found, self._arrays)
+        model = helper.make_model(
+            graph,
+            producer_name="pneumoscope",
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=_IR_VERSION,
+        )
+        helper.set_model_props(model, dict(about))
+        self._onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _add(self, kind: str, inputs: Sequence[str], **settings: Any) -> str:
+        return self._add_several(kind, inputs, 1, **settings)[0]
+
+    def _add_several(
+        self, kind: str, inputs: Sequence[str], count: int, **settings: Any
+    ) -> list[str]:
+        names = [f"{kind}_{len(self._nodes)}_{k}" for k in range(count)]
+        self._nodes.append(self._onnx.helper.make_node(kind, list(inputs), names, **settings))
+        return names
+
+    def constant(self, value: NDArray[np.generic]) -> str:
+        """An array that is part of the graph."""
+        name = f"array_{len(self._arrays)}"
+        whole = np.ascontiguousarray(value)
+        self._arrays.append(self._onnx.numpy_helper.from_array(whole.reshape(value.shape), name))
+        return name
+
+    def convolution(self, x: str, kernel: FloatArray, stride: int, padding: int) -> str:
+        """Kernel (out, in, h, w) over (n, in, h, w), zeros beyond the edge."""
+        return self._add(
+            "Conv", [x, self.constant(kernel)], strides=[stride] * 2, pads=[padding] * 4
+        )
+
+    def pool(self, x: str, kind: str, side: int, stride: int, padding: int) -> str:
+        """The `max` or the `mean` of squares."""
+        name = "MaxPool" if kind == "max" else "AveragePool"
+        return self._add(
+            name, [x], kernel_shape=[side] * 2, strides=[stride] * 2, pads=[padding] * 4
+        )
+
+    def concatenate(self, nodes: Sequence[str], axis: int) -> str:
+        """Nodes in a row along an axis."""
+        return self._add("Concat", nodes, axis=axis)
+
+    def combine(self, kind: str, a: str, b: str) -> str:
+        """Element by element."""
+        return self._add(_NAMES[kind], [a, b])
+
+    def apply(self, kind: str, x: str) -> str:
+        """Element by element."""
+        if kind == "step":
+            return self.as_float(self._add("Greater", [x, self.constant(np.zeros(1, np.float32))]))
+        return self._add(kind.capitalize(), [x])
+
+    def product(self, a: str, b: str) -> str:
+        """Matrix product."""
+        return self._add("MatMul", [a, b])
+
+    def reduce(self, kind: str, x: str, axes: Sequence[int], *, keep: bool = False) -> str:
+        """`mean`, `sum` or `max` over axes."""
+        return self._add(f"Reduce{kind.capitalize()}", [x, self._numbers(axes)], keepdims=int(keep))
+
+    def as_float(self, x: str) -> str:
+        """Numbers of any type as float32."""
+        return self._add("Cast", [x], to=self._onnx.TensorProto.FLOAT)
+
+    def length(self, x: str, axis: int) -> str:
+        """The length of an axis, float32 ()."""
+        found = self._add("Gather", [self._add("Shape", [x]), self.constant(np.array(axis))])
+        return self.as_float(found)
+
+    def counted(self, length: str) -> str:
+        """0, 1, … below `length`, float32 (length,)."""
+        ends = [self.constant(np.array(end, np.float32)) for end in (0, 1)]
+        return self._add("Range", [ends[0], length, ends[1]])
+
+    def halves(self, x: str) -> tuple[str, str]:
+        """The first axis in two."""
+        first, second = self._add_several("Split", [x], 2, axis=0, num_outputs=2)
+        return first, second
+
+    def mirror(self, x: str) -> str:
+        """The last axis turned round."""
+        last = [self._numbers([each]) for each in (-1, np.iinfo(np.int64).min, -1, -1)]
+        return self._add("Slice", [x, *last])
+
+    def reshape(self, x: str, shape: Sequence[int]) -> str:
+        """Another shape; 0 keeps an axis, one -1 takes what is left."""
+        return self._add("Reshape", [x, self._numbers(shape)])
+
+    def _numbers(self, values: Sequence[int]) -> str:
+        return self.constant(np.array(values, np.int64))

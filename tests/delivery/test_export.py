@@ -1,0 +1,180 @@
+"""Exports answer as their bundle does, from films of any size, and say when they don't."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumoscope.config import PreprocessConfig
+from pneumoscope.delivery.certificate import Limits, certify
+from pneumoscope.delivery.export import ExportedModel, write_export
+from pneumoscope.errors import DataError, ExtraMissingError, UsageError
+from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.inference.bundle import Bundle
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.records import ImageRecord
+from support.small_bundle import small_bundle
+
+TARGETS = ("onnx", "openvino")
+SIZES = ((64, 64), (200, 150), (70, 97), (300, 301), (64, 500))
+
+
+def films(folder: Path) -> list[ImageRecord]:
+    """Smooth noise of several sizes, 8-bit grey."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(5)
+    records = []
+    for number, (height, width) in enumerate(SIZES * 2):
+        coarse = generator.integers(0, 256, (9, 7), dtype=np.uint8)
+        path = folder / f"{number}.png"
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
+        records.append(ImageRecord(path, number % 2, f"p{number}"))
+    return records
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[ImageRecord]:
+    return films(tmp_path_factory.mktemp("films") / "all")
+
+
+@pytest.fixture(scope="module", params=["imagenet stretch", "standardise pad flip ensemble"])
+def bundle(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    words = request.param.split()
+    return small_bundle(
+        tmp_path_factory.mktemp("bundle") / "model",
+        members=2 if "ensemble" in words else 1,
+        flip="flip" in words,
+        preprocessing=PreprocessConfig(size=64, normalisation=words[0], fit=words[1]),
+        calibration=Calibration("platt", 1.5, -0.25),
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_answers_as_the_bundle_does(
+    bundle: Bundle, target: Any, records: list[ImageRecord], tmp_path: Path
+) -> None:
+    write_export(tmp_path / "out", bundle, target)
+    exported, predictor = ExportedModel(tmp_path / "out"), Predictor.load(bundle.folder)
+    found = certify(records, predictor, exported)
+    assert found.failures == ()
+    assert (found.images, found.refused, found.rounded) == (len(records), 0, 0)
+    assert found.largest_difference <= 2e-5
+    assert found.heatmap_correlation is not None
+    assert found.heatmap_correlation > 0.9999
+    assert found.auc_before == found.auc_after
+    answer = predictor.predict_file(records[1].path)
+    pixels = np.asarray(Image.open(records[1].path))
+    other = exported.answer(pixels)
+    np.testing.assert_allclose(other.embedding, answer.embedding, atol=1e-4)
+    assert other.heatmap.max() == pytest.approx(1.0)
+
+
+def test_the_onnx_file_says_what_it_is(bundle: Bundle, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    write_export(tmp_path / "out", bundle, "onnx")
+    props = {p.key: p.value for p in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
+    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert json.loads(props["labels"]) == about["labels"] == ["NORMAL", "PNEUMONIA"]
+    assert json.loads(props["threshold"])["value"] == bundle.manifest.threshold.value
+    assert props["pneumoscope_version"] == bundle.manifest.pneumoscope_version
+    assert (tmp_path / "out" / "MODEL_CARD.md").read_bytes() == bundle.card.read_bytes()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_example_gives_the_bundles_answer(
+    bundle: Bundle, target: Any, records: list[ImageRecord], tmp_path: Path
+) -> None:
+    write_export(tmp_path / "out", bundle, target)
+    film = str(records[1].path)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "out" / "example.py", film],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wanted = Predictor.load(bundle.folder).predict_file(film).prediction
+    found = re.search(r"(\w+), probability ([\d.]+) ", done.stdout)
+    assert found is not None
+    assert found[1] == wanted.prediction
+    assert float(found[2]) == pytest.approx(wanted.probability, abs=1e-4)
+
+
+def test_another_models_export_fails_its_certificate(
+    bundle: Bundle, records: list[ImageRecord], tmp_path: Path
+) -> None:
+    other = small_bundle(tmp_path / "other", seed=40, size=64)
+    write_export(tmp_path / "out", other, "openvino")
+    found = certify(records, Predictor.load(bundle.folder), ExportedModel(tmp_path / "out"))
+    assert any("probability" in failure for failure in found.failures)
+    assert found.to_json()["passed"] is False
+
+
+def test_films_of_16_bits_are_counted_apart(
+    bundle: Bundle, tmp_path: Path, records: list[ImageRecord]
+) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (90, 80)).astype(np.uint16)
+    path = tmp_path / "deep.png"
+    Image.fromarray(deep).save(path)
+    write_export(tmp_path / "out", bundle, "openvino")
+    predictor, exported = Predictor.load(bundle.folder), ExportedModel(tmp_path / "out")
+    found = certify([*records, ImageRecord(path, 1, "deep")], predictor, exported)
+    assert found.rounded == 1
+    assert found.largest_rounded_difference is not None
+    assert found.largest_difference <= 2e-5
+    strict = certify(
+        [ImageRecord(path, 1, "deep")], predictor, exported, Limits(rounded_probability=0.0)
+    )
+    assert len(strict.failures) == 1
+    assert strict.auc_before is None
+
+
+def test_unreadable_images_are_counted(
+    bundle: Bundle, records: list[ImageRecord], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    write_export(tmp_path / "out", bundle, "openvino")
+    predictor, exported = Predictor.load(bundle.folder), ExportedModel(tmp_path / "out")
+    found = certify([ImageRecord(broken, 0, "b"), *records], predictor, exported)
+    assert (found.images, found.refused) == (len(records), 1)
+    with pytest.raises(DataError, match="none of 1 images"):
+        certify([ImageRecord(broken, 0, "b")], predictor, exported)
+
+
+def test_a_folder_of_something_else_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("ours")
+    with pytest.raises(UsageError, match="no export"):
+        write_export(tmp_path, bundle, "openvino")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(UsageError, match="holds no"):
+        ExportedModel(tmp_path)
+
+
+def test_an_export_is_replaced_whole(bundle: Bundle, tmp_path: Path) -> None:
+    write_export(tmp_path / "out", bundle, "onnx")
+    write_export(tmp_path / "out", bundle, "openvino")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "MODEL_CARD.md",
+        "example.py",
+        "export.json",
+        "model.bin",
+        "model.xml",
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_without_onnx_it_says_what_to_install(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ExtraMissingError, match=r"pneumoscope\[export\]"):
+        write_export(tmp_path / "out", bundle, "onnx")
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.inference.overlay import film_png, fit_map, overlay_png
+from pneumoscope.inference.overlay import film_png, fit_map, heatmap_name, overlay_png
 
 CORNER = np.zeros((7, 7), np.float32)
 CORNER[0, 0] = 3.0
@@ -47,3 +47,10 @@ def test_colours_mark_the_peak_and_large_films_shrink() -> None:
     assert picture[5, 5, 0] > picture[5, 5, 2] + 30
     assert abs(int(picture[-5, -5, 0]) - int(picture[-5, -5, 2])) <= 1
     assert Image.open(io.BytesIO(film_png(grey))).size == (512, 1024)
+
+
+def test_heatmap_names_differ_and_stay_short() -> None:
+    assert heatmap_name("a/x.png") != heatmap_name("b/x.png")
+    assert heatmap_name("a/x.png").startswith("x-")
+    assert len(heatmap_name("a/" + "x" * 300 + ".png")) < 100
+    assert len(heatmap_name("a/" + "𠮷" * 60 + ".png").encode()) < 255

@@ -124,6 +124,9 @@ def predict(
     heatmaps: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder for Grad-CAM overlays, PNG")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the rows in --out's .partial file")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
     ] = False,
@@ -134,4 +137,7 @@ def predict(
     """
     from pneumoscope.workflows.predict import run_prediction
 
-    return Outcome(*run_prediction(paths, model, out, heatmaps, TERMINAL.progress, strict=strict))
+    found = run_prediction(
+        paths, model, out, heatmaps, TERMINAL.progress, resume=resume, strict=strict
+    )
+    return Outcome(*found)

@@ -5,12 +5,15 @@ Comes in: an image, its map, how it was preprocessed. Goes out: PNG bytes. Loads
 
 from __future__ import annotations
 
+import hashlib
 import io
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.storage import path_text
 
 _OPACITY = 0.55
 
@@ -104,3 +107,10 @@ def _png(values: NDArray[np.float32]) -> bytes:
         stream, "PNG", compress_level=_COMPRESSION
     )
     return stream.getvalue()
+
+
+def heatmap_name(path: str) -> str:
+    """A file name for the heatmap of `path`: its own name, told apart from others of that name."""
+    mark = hashlib.sha256(path_text(path).encode()).hexdigest()[:16]
+    # File systems allow 255 bytes, and a character may have four.
+    return f"{path_text(Path(path).stem)[:50]}-{mark}.png"

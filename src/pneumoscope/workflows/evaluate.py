@@ -22,9 +22,9 @@ from pneumoscope.data.index import index
 from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
-from pneumoscope.inference.batch import write_predictions
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.table import write_predictions
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, Dataset
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts

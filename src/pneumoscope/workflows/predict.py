@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.errors import InputError
-from pneumoscope.inference.batch import (
-    as_row,
-    check_format,
-    expand,
-    heatmap_name,
-    write_predictions,
-)
-from pneumoscope.inference.overlay import overlay_png
+from pneumoscope.errors import InputError, UsageError
+from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.inputs import expand
+from pneumoscope.inference.overlay import heatmap_name, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.table import Journal, as_row, check_format
 from pneumoscope.progress import Progress
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text, write_bytes
 
 REFUSED = InputError.exit_code
+
+MOST_LISTED = 10_000
+"""Rows that the JSON document holds where there is a table too; of more it names the table only."""
+
+_EXPLAINED = 10
+"""Inputs without an answer that the text explains."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What is told at the end: few rows, however many there are."""
+
+    rows: list[Prediction] = field(default_factory=list)
+    unanswered: list[Prediction] = field(default_factory=list)
 
 
 def run_prediction(
@@ -31,48 +45,104 @@ def run_prediction(
     heatmaps: Path | None,
     progress: Progress,
     *,
+    resume: bool = False,
     strict: bool = False,
 ) -> tuple[dict[str, Any], str, int]:
     """Answer for every input of `paths`, one row each, in their order.
+
+    Args:
+        paths: files, folders, CSVs.
+        model: a bundle, a run, or `default`.
+        out: the table; until it is whole its rows are in `OUT.partial`.
+        heatmaps: folder for overlays.
+        progress: is told of every image.
+        resume: go on with the rows of `OUT.partial`, if there are any.
+        strict: an input without an answer is a failure.
 
     Returns:
         A document, a text, and the exit code: 3 if nothing had an answer, or with `strict` if
         anything had none; else 0.
 
     Raises:
-        UsageError: no such model, `out` has a suffix of no format, or a file is where a folder for
-            `out` or `heatmaps` should be.
+        UsageError: no such model, `out` has a suffix of no format, a file is where a folder for
+            `out` or `heatmaps` should be, or there is nothing of this command to resume.
         InputError: `paths` mean no file at all.
     """
-    if out is not None:
-        check_format(out)
-        claim_folder(out.parent)
-    if heatmaps is not None:
-        claim_folder(heatmaps)
+    _check(out, heatmaps, resume)
     files = expand(paths)
     if not files:
         named = ", ".join(map(str, paths))
         raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
     predictor = Predictor.load(model)
-    predictions: list[Prediction] = []
-    with progress.task("predicting", len(files), "images") as task:
-        for answer in predictor.predict_files(files, keep_images=heatmaps is not None):
-            if heatmaps is not None:
-                _write_overlay(heatmaps, answer, predictor)
-            predictions.append(answer.prediction)
-            task.advance()
-    if out is not None:
-        write_predictions(out, predictions)
-    counts = Counter(prediction.status for prediction in predictions)
+    journal = Journal(out, _origin(predictor.manifest, files), resume=resume) if out else None
+    before = journal.rows if journal else 0
+    kept = _Kept()
+    counts: Counter[str] = journal.counts if journal else Counter()
+    try:
+        for prediction in _predictions(files, before, predictor, heatmaps, progress):
+            if journal:
+                journal.add(prediction)
+            else:
+                counts[prediction.status] += 1
+            _keep(kept, prediction, listed=journal is None or len(files) <= MOST_LISTED)
+    finally:
+        if journal:
+            journal.close()
+    if journal:
+        journal.finish()
     document = {
         "counts": {status: counts[status] for status in ("ok", "refused", "error")},
-        "predictions": [as_row(prediction) for prediction in predictions],
+        "resumed_after": before,
+        "predictions": [as_row(p) for p in kept.rows] if len(kept.rows) == len(files) else None,
         "out": None if out is None else str(out),
         "heatmaps": None if heatmaps is None else str(heatmaps),
     }
-    unanswered = len(predictions) - counts["ok"]
+    unanswered = len(files) - counts["ok"]
     failed = not counts["ok"] or (strict and unanswered)
-    return document, _text(predictions, counts, out, heatmaps), REFUSED if failed else 0
+    return document, _text(kept, counts, out, heatmaps), REFUSED if failed else 0
+
+
+def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
+    if resume and out is None:
+        raise UsageError("--resume: wanted --out FILE, the table to go on with. Give it too.")
+    if out is not None:
+        check_format(out)
+        claim_folder(out.parent)
+    if heatmaps is not None:
+        claim_folder(heatmaps)
+
+
+def _origin(manifest: BundleManifest, files: Sequence[Path]) -> str:
+    """What decides the rows: this version, the model, the inputs in their order."""
+    model = json.dumps(asdict(manifest), sort_keys=True)
+    digest = hashlib.sha256(f"{metadata.version('pneumoscope')} {model}".encode())
+    for path in files:
+        digest.update(path_text(path).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _predictions(
+    files: Sequence[Path],
+    done: int,
+    predictor: Predictor,
+    heatmaps: Path | None,
+    progress: Progress,
+) -> Iterator[Prediction]:
+    """The predictions of all files after the first `done`; overlays are written on the way."""
+    with progress.task("predicting", len(files), "images") as task:
+        task.advance(done)
+        for answer in predictor.predict_files(files[done:], keep_images=heatmaps is not None):
+            if heatmaps is not None:
+                _write_overlay(heatmaps, answer, predictor)
+            yield answer.prediction
+            task.advance()
+
+
+def _keep(kept: _Kept, prediction: Prediction, *, listed: bool) -> None:
+    if listed:
+        kept.rows.append(prediction)
+    if prediction.reason and len(kept.unanswered) < _EXPLAINED:
+        kept.unanswered.append(prediction)
 
 
 def _write_overlay(folder: Path, answer: Answer, predictor: Predictor) -> None:
@@ -82,16 +152,11 @@ def _write_overlay(folder: Path, answer: Answer, predictor: Predictor) -> None:
     write_bytes(folder / heatmap_name(answer.prediction.path), png)
 
 
-def _text(
-    predictions: Sequence[Prediction],
-    counts: Counter[Any],
-    out: Path | None,
-    heatmaps: Path | None,
-) -> str:
-    lines = [] if out else _table(predictions)
+def _text(kept: _Kept, counts: Counter[str], out: Path | None, heatmaps: Path | None) -> str:
+    lines = [] if out else _table(kept.rows)
     summary = f"{counts['ok']} answered, {counts['refused']} refused, {counts['error']} unreadable"
     lines.append(summary)
-    for prediction in [p for p in predictions if p.reason][:10] if out else []:
+    for prediction in kept.unanswered if out else []:
         lines.append(_shown(f"  {prediction.path}: {prediction.reason}: {prediction.detail}"))
     lines += [f"table     {out}"] if out else []
     lines += [f"heatmaps  {heatmaps}"] if heatmaps else []

@@ -1,35 +1,16 @@
-"""Many inputs: which files a PATH means, and the table of their predictions.
+"""Many inputs: which files a PATH means.
 
-Comes in: paths as users give them, answers as the predictor yields them. Goes out: a list of files
-and `predictions.csv`, `.jsonl` or `.parquet`, whole or not at all. Knows nothing of models.
+Comes in: paths as users give them. Goes out: a list of files. Knows nothing of models or tables.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pneumoscope.errors import ManifestError, UsageError
-from pneumoscope.records import Prediction
-from pneumoscope.storage import path_text, write_bytes, write_text
-
-COLUMNS = (
-    "path",
-    "status",
-    "reason",
-    "probability",
-    "prediction",
-    "threshold",
-    "input_score",
-)
-"""The columns of a predictions file, in order."""
-
-FORMATS = (".csv", ".jsonl", ".parquet")
+from pneumoscope.errors import ManifestError
 
 _SNIFFED_BYTES = 4096
 
@@ -121,70 +102,3 @@ def _listed_in(table: Path) -> list[Path]:
                 "name its image."
             )
     return [table.parent / line[place].strip() for _, line in rows[1:]]
-
-
-def check_format(out: Path) -> None:
-    """Refuse an output name that no format goes by, before any work is done.
-
-    Raises:
-        UsageError: the suffix is none of `FORMATS`, or `out` is a folder.
-    """
-    if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / 'p.csv'}")
-    if out.suffix.lower() not in FORMATS:
-        raise UsageError(
-            f"--out {out}: found the suffix {out.suffix!r}, wanted one of {', '.join(FORMATS)}"
-        )
-
-
-def as_row(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as a row of the contract: JSON types, `None` for what there is not."""
-    row = {name: getattr(prediction, name) for name in COLUMNS}
-    row["path"] = path_text(prediction.path)
-    row["reason"] = prediction.reason.value if prediction.reason else None
-    return row
-
-
-def write_predictions(out: Path, predictions: Sequence[Prediction]) -> None:
-    """Write one row per prediction, in order, in the format of the suffix.
-
-    Raises:
-        UsageError: an unknown suffix.
-        OSError: the file can't be written; what was there is untouched.
-    """
-    check_format(out)
-    rows = [as_row(prediction) for prediction in predictions]
-    if out.suffix.lower() == ".csv":
-        write_text(out, _csv_text(rows))
-    elif out.suffix.lower() == ".jsonl":
-        write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    else:
-        write_bytes(out, _parquet(rows))
-
-
-def _csv_text(rows: list[dict[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
-    import polars
-
-    text, number = polars.String, polars.Float64
-    schema = {
-        name: number if name in {"probability", "threshold", "input_score"} else text
-        for name in COLUMNS
-    }
-    stream = io.BytesIO()
-    polars.DataFrame(rows, schema=schema).write_parquet(stream)
-    return stream.getvalue()
-
-
-def heatmap_name(path: str) -> str:
-    """A file name for the heatmap of `path`: its own name, told apart from others of that name."""
-    mark = hashlib.sha256(path_text(path).encode()).hexdigest()[:16]
-    # File systems allow 255 bytes, and a character may have four.
-    return f"{path_text(Path(path).stem)[:50]}-{mark}.png"

@@ -1,0 +1,209 @@
+"""Predictions as a table: `.csv`, `.jsonl` or `.parquet`, and the journal that becomes one.
+
+Comes in: predictions, one by one. Goes out: a file with a row for each, in order, whole or not at
+all. Memory does not grow with the rows. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from pneumoscope.errors import UsageError
+from pneumoscope.records import Prediction
+from pneumoscope.storage import atomic_writer, path_text, temporary_beside
+
+COLUMNS = (
+    "path",
+    "status",
+    "reason",
+    "probability",
+    "prediction",
+    "threshold",
+    "input_score",
+)
+"""The columns of a predictions file, in order."""
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+
+_NUMBERS = {"probability", "threshold", "input_score"}
+_CHUNK_ROWS = 512
+_CHUNK_SECONDS = 5.0
+"""What a kill may cost: rows since the last flush are answered for again."""
+
+
+def check_format(out: Path) -> None:
+    """Refuse an output name that no format goes by, before any work is done.
+
+    Raises:
+        UsageError: the suffix is none of `FORMATS`, or `out` is a folder.
+    """
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / 'p.csv'}")
+    if out.suffix.lower() not in FORMATS:
+        raise UsageError(
+            f"--out {out}: found the suffix {out.suffix!r}, wanted one of {', '.join(FORMATS)}"
+        )
+
+
+def as_row(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as a row of the contract: JSON types, `None` for what there is not."""
+    row = {name: getattr(prediction, name) for name in COLUMNS}
+    row["path"] = path_text(prediction.path)
+    row["reason"] = prediction.reason.value if prediction.reason else None
+    return row
+
+
+def write_predictions(out: Path, predictions: Iterable[Prediction]) -> None:
+    """Write one row per prediction, in order, in the format of the suffix.
+
+    Raises:
+        UsageError: an unknown suffix.
+        OSError: the file can't be written; what was there is untouched.
+    """
+    check_format(out)
+    _write_rows(out, map(as_row, predictions))
+
+
+def _write_rows(out: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with atomic_writer(out) as stream:
+        if out.suffix.lower() == ".csv":
+            _write_csv(stream, rows)
+        elif out.suffix.lower() == ".jsonl":
+            stream.writelines(map(_line, rows))
+        else:
+            _write_parquet(stream, rows, out)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _write_csv(stream: IO[bytes], rows: Iterable[dict[str, Any]]) -> None:
+    text = io.TextIOWrapper(stream, "utf-8", newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    text.flush()
+    text.detach()
+
+
+def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path) -> None:
+    """By way of lines on disk, which polars turns into Parquet without holding them all."""
+    import polars
+
+    schema = {n: polars.Float64 if n in _NUMBERS else polars.String for n in COLUMNS}
+    lines = temporary_beside(out)
+    try:
+        with lines.open("xb") as target:
+            target.writelines(map(_line, rows))
+        if lines.stat().st_size:
+            polars.scan_ndjson(lines, schema=schema).sink_parquet(stream)
+        else:
+            polars.DataFrame(schema=schema).write_parquet(stream)
+    finally:
+        lines.unlink(missing_ok=True)
+
+
+class Journal:
+    """Rows on disk as they come, in `OUT.partial`, until `finish` makes `OUT` of them.
+
+    The first line says what the rows are of; every other is a row. Rows are flushed to disk in
+    chunks, and after a kill those that are there need not be computed again.
+
+    Args:
+        out: the table to be.
+        origin: digest of the model and the inputs.
+        resume: go on with the rows that are there; else they are dropped.
+
+    Attributes:
+        rows: how many there are.
+        counts: how many of each status.
+
+    Raises:
+        UsageError: `resume`, and the rows are of another model or other inputs.
+        OSError: the folder can't be written.
+    """
+
+    def __init__(self, out: Path, origin: str, *, resume: bool) -> None:
+        self.rows = 0
+        self.counts: Counter[str] = Counter()
+        self._out = out
+        self._path = out.with_name(f"{out.name}.partial")
+        self._waiting: list[bytes] = []
+        self._flushed = time.monotonic()
+        whole = self._whole_bytes(origin) if resume and self._path.exists() else 0
+        self._stream = self._path.open("r+b" if whole else "wb")
+        self._stream.truncate(whole)
+        self._stream.seek(whole)
+        if not whole:
+            self._stream.write(_line({"origin": origin}))
+            self._flush()
+
+    def _whole_bytes(self, origin: str) -> int:
+        """Count the rows that are there; returns where the last whole one ends."""
+        end = 0
+        with self._path.open("rb") as stream:
+            for number, line in enumerate(stream):
+                document = _parsed(line)
+                if document is None:  # what the kill cut off
+                    break
+                if number == 0 and document.get("origin") != origin:
+                    raise UsageError(
+                        f"{self._path}: holds rows of another model, version or list of images; "
+                        "wanted those of this command. Leave out --resume to begin anew."
+                    )
+                if number:
+                    self.rows += 1
+                    self.counts[document["status"]] += 1
+                end += len(line)
+        return end
+
+    def add(self, prediction: Prediction) -> None:
+        """One more row."""
+        self._waiting.append(_line(as_row(prediction)))
+        self.rows += 1
+        self.counts[prediction.status] += 1
+        late = time.monotonic() - self._flushed > _CHUNK_SECONDS
+        if late or len(self._waiting) >= _CHUNK_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Flush what waits; the rows stay for `resume`."""
+        if not self._stream.closed:
+            self._flush()
+            self._stream.close()
+
+    def finish(self) -> None:
+        """Make the table and remove the journal."""
+        self.close()
+        _write_rows(self._out, self._read())
+        self._path.unlink()
+
+    def _flush(self) -> None:
+        self._stream.writelines(self._waiting)
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._waiting, self._flushed = [], time.monotonic()
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        with self._path.open("rb") as stream:
+            for line in islice(stream, 1, None):
+                yield json.loads(line)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A whole line as JSON; `None` if it is none."""
+    try:
+        document = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None

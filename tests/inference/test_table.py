@@ -1,0 +1,166 @@
+"""Predictions files in all three formats, whole or resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import polars
+import pytest
+
+from pneumoscope.errors import Reason, UsageError
+from pneumoscope.inference.overlay import heatmap_name
+from pneumoscope.inference.table import COLUMNS, Journal, write_predictions
+from pneumoscope.records import Prediction
+
+ROWS = [
+    Prediction("a, b.png", "ok", probability=0.25, prediction="NORMAL", threshold=0.5),
+    Prediction("ü\n.png", "refused", Reason.TOO_SMALL, detail="1×1"),
+    Prediction("gone.png", "error", Reason.NOT_FOUND),
+]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_names_that_are_no_utf8_are_written_escaped(tmp_path: Path, suffix: str) -> None:
+    odd = os.fsdecode(b"caf\xe9.png")
+    out = tmp_path / f"p{suffix}"
+    write_predictions(out, [Prediction(odd, "error", Reason.NOT_FOUND)])
+    if suffix == ".csv":
+        found = polars.read_csv(out)["path"][0]
+    elif suffix == ".jsonl":
+        found = json.loads(out.read_text(encoding="utf-8"))["path"]
+    else:
+        found = polars.read_parquet(out)["path"][0]
+    assert found == "caf\\udce9.png"
+    heatmap_name(odd).encode("utf-8")
+
+
+def test_out_may_lie_in_a_missing_folder_and_replaces_an_older_table(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b" / "p.csv"
+    for rows in (ROWS, ROWS[:1]):
+        write_predictions(out, rows)
+        with out.open(newline="", encoding="utf-8") as stream:
+            assert len(list(csv.DictReader(stream))) == len(rows)
+    assert [path.name for path in out.parent.iterdir()] == ["p.csv"]
+
+
+def test_a_folder_as_out_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        write_predictions(tmp_path / "p.csv", ROWS)
+
+
+def test_csv_is_the_contracts(tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    write_predictions(out, ROWS)
+    with out.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0]) == COLUMNS
+    assert rows[0] == {
+        "path": "a, b.png",
+        "status": "ok",
+        "reason": "",
+        "probability": "0.25",
+        "prediction": "NORMAL",
+        "threshold": "0.5",
+        "input_score": "",
+    }
+    assert (rows[1]["path"], rows[1]["reason"]) == ("ü\n.png", "too_small")
+    assert [row["status"] for row in rows] == ["ok", "refused", "error"]
+
+
+def test_jsonl_and_parquet_say_the_same(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "p.jsonl", ROWS)
+    write_predictions(tmp_path / "p.parquet", ROWS)
+    lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
+    documents = [json.loads(line) for line in lines]
+    assert polars.read_parquet(tmp_path / "p.parquet").to_dicts() == documents
+    assert documents[1]["reason"] == "too_small"
+    assert documents[2]["probability"] is None
+
+
+def test_unknown_suffix_is_wrong_usage_and_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"wanted one of \.csv"):
+        write_predictions(tmp_path / "p.xlsx", ROWS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def rows_of(out: Path) -> list[dict]:
+    """A table of any format as JSON has it."""
+    if out.suffix == ".parquet":
+        return polars.read_parquet(out).to_dicts()
+    if out.suffix == ".jsonl":
+        return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    with out.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_journal_becomes_the_table(tmp_path: Path, suffix: str) -> None:
+    out, wanted = tmp_path / f"p{suffix}", tmp_path / f"whole{suffix}"
+    journal = Journal(out, "o", resume=False)
+    for row in ROWS:
+        journal.add(row)
+    assert not out.exists()
+    journal.finish()
+    write_predictions(wanted, ROWS)
+    assert out.read_bytes() == wanted.read_bytes()
+    assert len(rows_of(out)) == len(ROWS)
+    assert not (tmp_path / f"p{suffix}.partial").exists()
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 7))
+def test_wherever_a_kill_cuts_it_resuming_gives_the_same_table(tmp_path: Path, cut: int) -> None:
+    out = tmp_path / "p.csv"
+    journal = Journal(out, "o", resume=False)
+    for row in ROWS:
+        journal.add(row)
+    journal.close()
+    partial = tmp_path / "p.csv.partial"
+    partial.write_bytes(partial.read_bytes()[:-cut] if cut else partial.read_bytes())
+    again = Journal(out, "o", resume=True)
+    assert again.rows == sum(again.counts.values()) <= len(ROWS)
+    for row in ROWS[again.rows :]:
+        again.add(row)
+    again.finish()
+    write_predictions(tmp_path / "whole.csv", ROWS)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_zeros_that_a_power_cut_leaves_are_dropped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "p.csv", "o", resume=False)
+    journal.add(ROWS[0])
+    journal.close()
+    with (tmp_path / "p.csv.partial").open("ab") as stream:
+        stream.write(bytes(300) + b"\n")
+    again = Journal(tmp_path / "p.csv", "o", resume=True)
+    again.close()
+    assert again.rows == 1
+
+
+def test_rows_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "p.csv", "one model", resume=False)
+    journal.add(ROWS[0])
+    journal.close()
+    with pytest.raises(UsageError, match="another model"):
+        Journal(tmp_path / "p.csv", "another", resume=True)
+    anew = Journal(tmp_path / "p.csv", "another", resume=False)
+    anew.close()
+    assert anew.rows == 0
+
+
+def test_rows_are_on_disk_chunk_by_chunk(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "p.csv", "o", resume=False)
+    for _ in range(1200):
+        journal.add(ROWS[0])
+    there = (tmp_path / "p.csv.partial").read_bytes().count(b"\n")
+    journal.close()
+    assert there == 1 + 1024
+
+
+def test_no_rows_make_an_empty_table(tmp_path: Path) -> None:
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        write_predictions(tmp_path / f"p{suffix}", [])
+        assert rows_of(tmp_path / f"p{suffix}") == []

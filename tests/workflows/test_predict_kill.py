@@ -69,7 +69,7 @@ def test_killed_and_resumed(films: Path, tmp_path: Path) -> None:
     assert 3 * CHUNK < lines(partial) < FILMS
     document, _, _ = run_prediction([films], model, out, None, SILENT, resume=True)
     assert document["resumed_after"] >= 3 * CHUNK
-    assert document["counts"] == {"ok": FILMS - 1, "refused": 0, "error": 1}
+    assert document["counts"] == {"ok": FILMS - 1, "refused": 1, "error": 0}
     run_prediction([films], model, tmp_path / "whole.csv", None, SILENT)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not partial.exists()

@@ -13,6 +13,7 @@ import pytest
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import BundleError, MissingError, UsageError
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.inference import bundle as bundles
 from pneumoscope.inference.bundle import (
     Bundle,
@@ -23,7 +24,6 @@ from pneumoscope.inference.bundle import (
 )
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import bundle_files
-from pneumoscope.training.network import Architecture
 from pneumoscope.workflows.inspect import run_info
 
 MANIFEST = BundleManifest(

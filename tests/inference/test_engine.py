@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import BundleError
+from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.densenet import map_side
+from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.backends import KerasBackend, Outputs
 from pneumoscope.inference.bundle import Bundle, write_bundle
 from pneumoscope.inference.engine import OpenVinoBackend
-from pneumoscope.inference.graph.densenet import map_side
-from pneumoscope.inference.graph.stored import NetworkArrays, read_network
-from pneumoscope.training.network import Architecture, build_backbone
+from pneumoscope.training.network import build_backbone
 from support.small_bundle import UNITS, manifest_for, random_network
 from support.small_network import small_network
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
 from pneumoscope.inference.gradcam import build_inference_graph
 from pneumoscope.training.network import (
-    BACKBONE_WIDTH,
-    Architecture,
     HeadWeights,
     build_backbone,
     build_network,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.backends import KerasBackend
@@ -25,8 +26,6 @@ from pneumoscope.inference.bundle import (
 from pneumoscope.inference.weights_store import Precision, save_weights
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training.network import (
-    BACKBONE_WIDTH,
-    Architecture,
     HeadWeights,
     build_backbone,
     build_network,

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
 from pneumoscope.inference.bundle import Bundle, BundleManifest, write_bundle
 from pneumoscope.training.network import (
-    BACKBONE_WIDTH,
-    Architecture,
     HeadWeights,
     build_backbone,
     build_network,

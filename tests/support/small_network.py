@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import TrainConfig
+from pneumoscope.graph.architecture import BACKBONE_WIDTH
 from pneumoscope.progress import SILENT
-from pneumoscope.training.network import BACKBONE_WIDTH
 from pneumoscope.training.runtime import load_keras
 
 _savez = np.savez

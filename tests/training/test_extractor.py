@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.graph.architecture import BACKBONE_WIDTH, BOUNDARIES
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.training.extractor import KerasExtractor, SquareExtractor
-from pneumoscope.training.network import (
-    BACKBONE_WIDTH,
-    BOUNDARIES,
-    build_backbone,
-    build_tail,
-    initialise_randomly,
+from pneumoscope.training import extractor as extractors
+from pneumoscope.training.extractor import (
+    EngineExtractor,
+    KerasExtractor,
+    SquareExtractor,
+    frozen_extractor,
 )
+from pneumoscope.training.features import BATCH
+from pneumoscope.training.network import build_backbone, build_tail, initialise_randomly
 from support.small_network import small_network
 
 PREPROCESSOR = Preprocessor(PreprocessConfig(size=64))
@@ -41,12 +43,17 @@ def backbone(small: None):  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="module")
 def batch() -> np.ndarray:
-    squares = np.random.default_rng(3).random((5, 64, 64), np.float32)
+    squares = np.random.default_rng(3).random((BATCH, 64, 64), np.float32)
     return PREPROCESSOR.normalise(squares)
 
 
-def test_pooled_features_are_the_means_of_the_last_map(backbone, batch) -> None:
-    extractor = KerasExtractor(backbone)
+@pytest.fixture(params=[KerasExtractor, EngineExtractor])
+def made_by(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
+    return request.param
+
+
+def test_pooled_features_are_the_means_of_the_last_map(backbone, batch, made_by) -> None:
+    extractor = made_by(backbone)
     assert (extractor.shape, extractor.kind, extractor.noun) == ((1024,), "<f2", "features")
     found = extractor(batch)
     assert found.dtype == np.float32
@@ -55,14 +62,16 @@ def test_pooled_features_are_the_means_of_the_last_map(backbone, batch) -> None:
 
 
 @pytest.mark.parametrize(("block", "side"), [("conv5", 2), ("conv4", 4)])
-def test_the_tail_goes_on_where_the_trunk_ends(backbone, batch, block: str, side: int) -> None:
-    extractor = KerasExtractor(backbone, BOUNDARIES[block])
+def test_the_tail_goes_on_where_the_trunk_ends(
+    backbone, batch, made_by, block: str, side: int
+) -> None:
+    extractor = made_by(backbone, BOUNDARIES[block])
     assert extractor.shape == (side, side, 6)
     assert BOUNDARIES[block] in extractor.noun
     activations = extractor(batch)
     tail = build_tail(backbone, BOUNDARIES[block])
     whole = np.asarray(backbone.predict_on_batch(batch))
-    assert whole.shape == (5, 2, 2, BACKBONE_WIDTH)
+    assert whole.shape == (BATCH, 2, 2, BACKBONE_WIDTH)
     scale = np.abs(whole).max()
     exact = np.asarray(tail.predict_on_batch(activations))
     np.testing.assert_allclose(exact, whole, atol=1e-5 * scale)
@@ -71,26 +80,48 @@ def test_the_tail_goes_on_where_the_trunk_ends(backbone, batch, block: str, side
     np.testing.assert_allclose(rounded, whole, atol=3e-3 * scale)
 
 
-def test_an_image_is_the_same_in_any_batch(backbone, batch) -> None:
+def test_an_image_is_the_same_in_any_batch(backbone, batch, made_by) -> None:
     """A resumed run computes what is missing, in other batches than an unbroken one."""
-    extractor = KerasExtractor(backbone, BOUNDARIES["conv5"])
-    filled = np.concatenate([batch] * 7)[:32]
-    shifted = np.roll(filled, 11, axis=0)
-    np.testing.assert_array_equal(extractor(filled), np.roll(extractor(shifted), -11, axis=0))
+    extractor = made_by(backbone, BOUNDARIES["conv5"])
+    first = extractor(batch)
+    shifted = extractor(np.roll(batch, 11, axis=0))
+    np.testing.assert_array_equal(first, np.roll(shifted, -11, axis=0))
 
 
-def test_fingerprints_tell_weights_and_boundaries_apart(backbone) -> None:
+def test_fingerprints_tell_weights_boundaries_and_engines_apart(backbone) -> None:
     made = [
-        KerasExtractor(backbone),
-        KerasExtractor(backbone, BOUNDARIES["conv5"]),
-        KerasExtractor(backbone, BOUNDARIES["conv4"]),
-        KerasExtractor(backbone_of(1)),
-        KerasExtractor(backbone_of(1), BOUNDARIES["conv5"]),
+        kind(*arguments)
+        for kind in (KerasExtractor, EngineExtractor)
+        for arguments in (
+            (backbone,),
+            (backbone, BOUNDARIES["conv5"]),
+            (backbone, BOUNDARIES["conv4"]),
+            (backbone_of(1),),
+            (backbone_of(1), BOUNDARIES["conv5"]),
+        )
     ]
+    made.append(EngineExtractor(backbone, None, "bf16"))
     prints = [extractor.fingerprint for extractor in made]
     assert len(set(prints)) == len(prints)
     assert KerasExtractor(backbone_of(0)).fingerprint == prints[0]
     assert "keras" in prints[0]
+    assert "openvino" in prints[-1]
+
+
+@pytest.mark.parametrize(
+    ("precision", "fast", "wanted"),
+    [("auto", True, "bf16"), ("auto", False, "f32"), ("f32", True, "f32"), ("bf16", False, "bf16")],
+)
+def test_the_engine_is_chosen_by_the_machine(
+    backbone, precision: str, fast: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extractors, "has_fast_bfloat16", lambda: fast)
+    monkeypatch.setattr(extractors, "has_gpu", lambda: False)
+    found = frozen_extractor(backbone, None, precision)
+    assert isinstance(found, EngineExtractor)
+    assert f" {wanted} " in f"{found.fingerprint} "
+    monkeypatch.setattr(extractors, "has_gpu", lambda: True)
+    assert isinstance(frozen_extractor(backbone, None, precision), KerasExtractor)
 
 
 def test_squares_are_kept_as_they_are_to_the_grey_level() -> None:

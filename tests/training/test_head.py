@@ -11,6 +11,7 @@ import pytest
 from pneumoscope.config import FitConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import auc
+from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.head import (
     LabelledFeatures,
@@ -20,7 +21,7 @@ from pneumoscope.training.head import (
     _origin,
     train_head,
 )
-from pneumoscope.training.network import BACKBONE_WIDTH, Architecture, HeadWeights
+from pneumoscope.training.network import HeadWeights
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
 
 CONFIG = FitConfig(epochs=4, batch_size=50, plateau_patience=1, min_delta=0.01)

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import UsageError
+from pneumoscope.graph.architecture import BACKBONE_WIDTH, BOUNDARIES, Architecture
 from pneumoscope.training.network import (
-    BACKBONE_WIDTH,
-    BOUNDARIES,
-    Architecture,
     HeadWeights,
     build_backbone,
     build_feature_model,

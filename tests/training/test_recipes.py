@@ -20,19 +20,13 @@ from pneumoscope.config import (
 from pneumoscope.data.index import index
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.metrics import auc
+from pneumoscope.graph.architecture import BOUNDARIES, Architecture
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.records import Dataset
 from pneumoscope.storage import sha256_of_file
-from pneumoscope.training.network import (
-    BOUNDARIES,
-    Architecture,
-    build_backbone,
-    build_tail,
-    initialise_randomly,
-    with_head,
-)
+from pneumoscope.training.network import build_backbone, build_tail, initialise_randomly, with_head
 from pneumoscope.training.recipes import (
     Job,
     Trained,

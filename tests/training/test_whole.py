@@ -12,15 +12,11 @@ from PIL import Image
 
 from pneumoscope.config import FitConfig, PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import UsageError
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.loop import Curriculum
-from pneumoscope.training.network import (
-    Architecture,
-    build_backbone,
-    initialise_randomly,
-    with_head,
-)
+from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from pneumoscope.training.whole import (
     Squares,

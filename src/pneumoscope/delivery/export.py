@@ -24,15 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ExtraMissingError, UsageError
+from pneumoscope.graph.architecture import BACKBONE_WIDTH
+from pneumoscope.graph.densenet import map_side
+from pneumoscope.graph.onnx import OnnxWriter
+from pneumoscope.graph.openvino import OpenVinoWriter
+from pneumoscope.graph.stored import NetworkArrays, read_network
+from pneumoscope.inference.answer_graph import OUTPUTS, write_answer
 from pneumoscope.inference.bundle import Bundle, BundleManifest
-from pneumoscope.inference.graph.answer import OUTPUTS, write_answer
-from pneumoscope.inference.graph.densenet import map_side
-from pneumoscope.inference.graph.onnx import OnnxWriter
-from pneumoscope.inference.graph.openvino import OpenVinoWriter
-from pneumoscope.inference.graph.stored import NetworkArrays, read_network
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
-from pneumoscope.training.network import BACKBONE_WIDTH
 
 Target = Literal["onnx", "openvino"]
 

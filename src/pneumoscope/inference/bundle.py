@@ -23,19 +23,14 @@ import numpy as np
 from pneumoscope.config import PreprocessConfig, from_dict, option
 from pneumoscope.errors import BundleError, InputError, MissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.graph.architecture import LEAST_SIZE, Architecture
+from pneumoscope.graph.weight_file import open_weight_file
 from pneumoscope.inference.weights_store import Precision, save_weights
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
 from pneumoscope.training import bundle_files
 from pneumoscope.training.bundle_files import CARD, MANIFEST, WEIGHTS_SUFFIX, weight_names
-from pneumoscope.training.network import (
-    LEAST_SIZE,
-    Architecture,
-    build_backbone,
-    build_network,
-    empty_head,
-)
-from pneumoscope.training.weight_file import open_weight_file
+from pneumoscope.training.network import build_backbone, build_network, empty_head
 
 _LOGGER = logging.getLogger(__name__)
 

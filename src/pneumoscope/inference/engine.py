@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError
+from pneumoscope.graph.openvino import OUTPUTS, build_model, compile_model
+from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Bundle
-from pneumoscope.inference.graph.openvino import OUTPUTS, build_model
-from pneumoscope.inference.graph.stored import NetworkArrays, read_network
 from pneumoscope.storage import cache_folder
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,13 +45,7 @@ class OpenVinoBackend:
         self._networks = tuple(networks)
         self._size = size
         self._flip = flip
-        self._settings: dict[str, Any] = {
-            # Without the hint OpenVINO takes bfloat16 wherever the processor has it.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        if cache is not None:
-            self._settings["CACHE_DIR"] = str(cache)
+        self._cache = cache
         self._compiled: dict[int, Any] = {}
 
     @classmethod
@@ -74,8 +68,6 @@ class OpenVinoBackend:
 
     def _graph(self, batch: int) -> Any:
         if batch not in self._compiled:
-            import openvino
-
             try:
                 model = build_model(self._networks, self._size, batch, flip=self._flip)
             except RuntimeError as error:  # shapes that don't fit together
@@ -83,6 +75,6 @@ class OpenVinoBackend:
                     f"the weights are not those of DenseNet121 for {self._size} pixels: {error} "
                     "Copy the bundle again or train again."
                 ) from error
-            self._compiled[batch] = openvino.Core().compile_model(model, "CPU", self._settings)
+            self._compiled[batch] = compile_model(model, "f32", self._cache)
             _LOGGER.debug("graph compiled for batches of %d", batch)
         return self._compiled[batch]

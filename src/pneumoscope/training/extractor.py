@@ -11,9 +11,71 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.graph.openvino import (
+    Precision,
+    build_frozen_part,
+    compile_model,
+    has_fast_bfloat16,
+    version,
+)
+from pneumoscope.graph.stored import NetworkArrays
 from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.training.features import BATCH, Extractor
 from pneumoscope.training.network import build_feature_model, build_trunk, weights_digest
-from pneumoscope.training.runtime import describe_runtime
+from pneumoscope.training.runtime import describe_runtime, has_gpu
+
+
+def frozen_extractor(backbone: Any, boundary: str | None, precision: str) -> Extractor:
+    """The fastest there is for a frozen part: Keras on a GPU, else OpenVINO.
+
+    Args:
+        backbone: of `build_backbone`.
+        boundary: where the frozen part ends; `None` for pooled features.
+        precision: `f32`, `bf16`, or `auto`, which is bfloat16 where the processor has it.
+    """
+    if has_gpu():
+        return KerasExtractor(backbone, boundary)
+    exact = precision == "f32" or (precision == "auto" and not has_fast_bfloat16())
+    return EngineExtractor(backbone, boundary, "f32" if exact else "bf16")
+
+
+class EngineExtractor:
+    """Pooled features of a frozen backbone, or its activations at `boundary`, by OpenVINO.
+
+    Args:
+        backbone: of `build_backbone`, for a fixed size.
+        boundary: name of the layer after which training begins; `None` for pooled features.
+        precision: what is computed in; what goes out is rounded to half precision anyway.
+    """
+
+    kind = "<f2"
+
+    def __init__(
+        self, backbone: Any, boundary: str | None = None, precision: Precision = "f32"
+    ) -> None:
+        self.noun = "features" if boundary is None else f"activations ({boundary})"
+        arrays = {layer.name: tuple(layer.get_weights()) for layer in backbone.layers}
+        network = NetworkArrays({name: each for name, each in arrays.items() if each})
+        self._model = compile_model(
+            build_frozen_part(network, backbone.input_shape[1], BATCH, boundary), precision
+        )
+        self.shape: tuple[int, ...] = tuple(self._model.output(0).shape)[1:]
+        digest = weights_digest(backbone)
+        self._fingerprint = f"openvino {version()} {precision} {digest} {boundary or ''}".rstrip()
+
+    @property
+    def fingerprint(self) -> str:
+        """OpenVINO, its version, precision and the weights' digest."""
+        return self._fingerprint
+
+    def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
+        """The network's input, float32 (size, size, 3)."""
+        return preprocessor.normalise(square)
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Float32 (n, *shape) of `batch`, float32 (n, size, size, 3), n being `BATCH`."""
+        # A copy: the engine writes its next answer into the same memory.
+        return np.array(self._model(batch)["rows"], np.float32)
 
 
 class KerasExtractor:

@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import FitConfig
+from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.loop import Curriculum, Labels, Score, check_classes, fit
-from pneumoscope.training.network import BACKBONE_WIDTH, Architecture, HeadWeights, build_head
+from pneumoscope.training.network import HeadWeights, build_head
 
 _CHUNK_ROWS = 16_384
 """Features gathered at once (64 MiB): keeps memory flat for data sets of any size."""

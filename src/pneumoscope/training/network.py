@@ -8,34 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import UsageError
+from pneumoscope.graph.architecture import (
+    BACKBONE_WIDTH,
+    HIDDEN_LAYER,
+    LEAST_SIZE,
+    OUTPUT_LAYER,
+    Architecture,
+)
 from pneumoscope.training.native_torch import with_native_layers
 from pneumoscope.training.runtime import load_keras
-
-BACKBONE_WIDTH = 1024
-"""Channels of DenseNet121's last feature map, and so the width of the pooled features."""
-
-LEAST_SIZE = 32
-"""DenseNet121 halves its input five times, pixels."""
-
-HIDDEN_LAYER = "head_hidden"
-OUTPUT_LAYER = "head_probability"
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """What must be known to build the network again; stored in `bundle.json`."""
-
-    name: str = "densenet121"
-    size: int = 224
-    dropout: float = 0.4
-    hidden_units: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +33,6 @@ class HeadWeights:
     hidden_bias: NDArray[np.float32]
     output_kernel: NDArray[np.float32]
     output_bias: NDArray[np.float32]
-
-
-BOUNDARIES = MappingProxyType({"conv5": "pool4_pool", "conv4": "pool3_pool"})
-"""Block → the layer before it, where a frozen trunk ends if training begins with that block."""
 
 
 def build_backbone(size: int | None) -> Any:

@@ -24,16 +24,15 @@ import numpy as np
 
 from pneumoscope.config import RECIPES, FitConfig, PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import ImageRefusedError
+from pneumoscope.graph.architecture import BOUNDARIES, Architecture
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.checkpoint import Epoch
-from pneumoscope.training.extractor import KerasExtractor, SquareExtractor
+from pneumoscope.training.extractor import SquareExtractor, frozen_extractor
 from pneumoscope.training.features import Extractor, FeatureTable, Views, compute_features
 from pneumoscope.training.head import LabelledFeatures, TrainedHead, train_head
 from pneumoscope.training.loop import Fitted, Score, fit
 from pneumoscope.training.network import (
-    BOUNDARIES,
-    Architecture,
     HeadWeights,
     build_backbone,
     build_network,
@@ -162,7 +161,8 @@ _RECIPES: Mapping[str, Callable[[Job], Trained]] = MappingProxyType(
 
 
 def _trained_head(job: Job, config: FitConfig) -> tuple[dict[str, FeatureTable], TrainedHead]:
-    tables = _tables(job, job.config.views, KerasExtractor(job.backbone), job.config.preprocess)
+    extractor = frozen_extractor(job.backbone, None, config.precision)
+    tables = _tables(job, job.config.views, extractor, job.config.preprocess)
     parts = [LabelledFeatures(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
     head = train_head(
         parts[0],
@@ -182,7 +182,7 @@ def _train_tail(
 ) -> tuple[dict[str, FeatureTable], Fitted]:
     """Train what lies behind `boundary`; its weights go into the job's backbone."""
     config = job.config
-    extractor = KerasExtractor(job.backbone, boundary)
+    extractor = frozen_extractor(job.backbone, boundary, config.fit.precision)
     tables = _tables(job, config.views, extractor, config.preprocess)
     with arithmetic(config.fit.precision):
         body = _trainable(job.backbone, config.preprocess.size, train_statistics=False)

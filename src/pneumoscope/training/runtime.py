@@ -113,6 +113,11 @@ def _has_fast_bfloat16() -> bool:
         # instructions for: without them it takes twice the time of float32.
         found = torch.cpu.get_capabilities()
         return any(bool(has) for name, has in found.items() if name.endswith("bf16"))
+    return has_gpu()
+
+
+def has_gpu() -> bool:
+    """Whether Keras finds a GPU."""
     return bool(_gpus())
 
 

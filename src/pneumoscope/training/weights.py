@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pneumoscope.errors import BundleError, InputError, WeightsMissingError
+from pneumoscope.graph.weight_file import open_weight_file, read_array
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import bundle_files
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.weight_file import open_weight_file, read_array
 
 # As in keras.applications.densenet; a test compares them with the installed Keras.
 IMAGENET_BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import UsageError
+from pneumoscope.graph.architecture import LEAST_SIZE
 from pneumoscope.images.preprocess import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
@@ -28,7 +29,6 @@ from pneumoscope.images.preprocess import (
 from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.loop import Curriculum, Labels
-from pneumoscope.training.network import LEAST_SIZE
 from pneumoscope.training.prefetch import ahead
 from pneumoscope.training.runtime import load_keras
 

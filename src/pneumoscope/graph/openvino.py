@@ -1,19 +1,22 @@
 """The graph as an OpenVINO model.
 
-Comes in: what `densenet.py` writes. Goes out: an `openvino.Model`. Does not compile or run it.
-OpenVINO is imported when a writer is made, never before.
+Comes in: what `densenet.py` writes. Goes out: an `openvino.Model`, or one that is compiled.
+OpenVINO is imported when it is needed, never before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.inference.graph.densenet import write_average
-from pneumoscope.inference.graph.stored import FloatArray, NetworkArrays
+from pneumoscope.graph.densenet import write_average, write_feature_map
+from pneumoscope.graph.stored import FloatArray, NetworkArrays
+
+Precision = Literal["f32", "bf16"]
 
 OUTPUTS = ("logit", "cam", "embedding")
 
@@ -37,6 +40,59 @@ def build_model(
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
     nodes = write_average(to, networks, channels_first, size, flip=flip)
     return to.model(images, dict(zip(OUTPUTS, nodes, strict=True)))
+
+
+def build_frozen_part(network: NetworkArrays, size: int, batch: int, boundary: str | None) -> Any:
+    """The frozen part of a network: `images`, float32 (n, size, size, 3), to `rows`.
+
+    Args:
+        network: the backbone's arrays.
+        size: side of the images, pixels.
+        batch: images per pass.
+        boundary: the layer at which it ends, giving maps (n, h, w, c); `None` gives pooled
+            features (n, c).
+    """
+    to = OpenVinoWriter()
+    images = to.parameter((batch, size, size, 3), np.float32, "images")
+    channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
+    maps = write_feature_map(to, network, channels_first, boundary)
+    if boundary is None:
+        return to.model(images, {"rows": to.reduce("mean", maps, (2, 3))})
+    return to.model(images, {"rows": to.operations.transpose(maps, np.array([0, 2, 3, 1]))})
+
+
+def compile_model(model: Any, precision: Precision, cache: Path | None = None) -> Any:
+    """The model, ready to run on the processor.
+
+    Args:
+        model: of this module.
+        precision: what it computes in.
+        cache: folder where compiled graphs are kept; `None` keeps none.
+    """
+    import openvino
+
+    settings: dict[str, Any] = {
+        # Always said: without it OpenVINO takes bfloat16 wherever the processor has it.
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if cache is not None:
+        settings["CACHE_DIR"] = str(cache)
+    return openvino.Core().compile_model(model, "CPU", settings)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16, and so computes faster in it."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def version() -> str:
+    """OpenVINO's, for cache keys."""
+    import openvino
+
+    return str(openvino.__version__)
 
 
 class OpenVinoWriter:

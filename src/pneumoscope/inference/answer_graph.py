@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.graph.densenet import write_average
+from pneumoscope.graph.stored import FloatArray, NetworkArrays
+from pneumoscope.graph.writer import Node, Writer
 from pneumoscope.images.preprocess import IMAGENET_DEVIATION, IMAGENET_MEAN, LEAST_DEVIATION
 from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.inference.graph.densenet import write_average
-from pneumoscope.inference.graph.stored import FloatArray, NetworkArrays
-from pneumoscope.inference.graph.writer import Node, Writer
 
 OUTPUTS = ("probability", "heatmap", "embedding")
 

@@ -15,9 +15,9 @@ from itertools import count, takewhile
 
 import numpy as np
 
-from pneumoscope.inference.graph.stored import FloatArray, NetworkArrays
-from pneumoscope.inference.graph.writer import Node, Writer
-from pneumoscope.training.network import HIDDEN_LAYER, OUTPUT_LAYER
+from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER
+from pneumoscope.graph.stored import FloatArray, NetworkArrays
+from pneumoscope.graph.writer import Node, Writer
 
 EPSILON = 1.001e-5
 """What Keras' DenseNet adds to every variance."""
@@ -27,7 +27,7 @@ def write_network(
     to: Writer[Node], network: NetworkArrays, images: Node, size: int
 ) -> tuple[Node, Node, Node]:
     """One network from images (n, 3, s, s) to logit (n,), cam (n, h, w) ≥ 0, embedding (n, c)."""
-    return _head(to, network, _feature_map(to, network, images), map_side(size) ** 2)
+    return _head(to, network, write_feature_map(to, network, images), map_side(size) ** 2)
 
 
 def write_average(
@@ -79,13 +79,20 @@ def _log_sum(to: Writer[Node], logs: Node) -> Node:
     return to.combine("add", total, to.reshape(top, (-1,)))
 
 
-def _feature_map(to: Writer[Node], network: NetworkArrays, images: Node) -> Node:
-    """The stem, the blocks of units with a transition before each but the first, the last norm."""
+def write_feature_map(
+    to: Writer[Node], network: NetworkArrays, images: Node, boundary: str | None = None
+) -> Node:
+    """Images (n, 3, s, s) to the last feature map, or to the map behind the layer `boundary`.
+
+    The stem, the blocks of units with a transition before each but the first, the last norm.
+    """
     x = _conv_norm_relu(to, network, images, "conv1_conv", "conv1_bn", stride=2, padding=3)
     x = to.pool(x, "max", 3, 2, 1)  # what is padded with counts for nothing: all is 0 or more
     for block in takewhile(lambda b: f"conv{b}_block1_1_conv" in network.layers, count(2)):
         if block > 2:
             x = _transition(to, network, x, f"pool{block - 1}")
+            if boundary == f"pool{block - 1}_pool":
+                return x
         units = (f"conv{block}_block{number}" for number in count(1))
         for unit in takewhile(lambda name: f"{name}_1_conv" in network.layers, units):
             x = to.concatenate([x, _unit(to, network, x, unit)], 1)

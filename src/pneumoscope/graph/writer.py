@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.inference.graph.stored import FloatArray
+from pneumoscope.graph.stored import FloatArray
 
 Node = TypeVar("Node")
 """What a writer calls a value in its graph."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ExtraMissingError
-from pneumoscope.inference.graph.stored import FloatArray
+from pneumoscope.graph.stored import FloatArray
 
 OPSET = 18
 _IR_VERSION = 9

@@ -14,13 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError, InputError
-from pneumoscope.training.network import (
-    BACKBONE_WIDTH,
-    HIDDEN_LAYER,
-    OUTPUT_LAYER,
-    Architecture,
-)
-from pneumoscope.training.weight_file import open_weight_file, read_array
+from pneumoscope.graph.architecture import BACKBONE_WIDTH, HIDDEN_LAYER, OUTPUT_LAYER, Architecture
+from pneumoscope.graph.weight_file import open_weight_file, read_array
 
 FloatArray = NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""The network as arrays and operations, for engines that know no Keras."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,15 @@ def test_compiled_graphs_are_kept(networks: list[Any], tmp_path: Path, own_cache
     again = OpenVinoBackend.load(bundle).run(images(2))
     assert {p: p.stat().st_mtime_ns for p in (own_cache / "graphs").rglob("*.blob")} == kept
     np.testing.assert_array_equal(first.logits, again.logits)
+
+
+def test_the_engine_brings_nothing_that_reports_over_the_network() -> None:
+    code = (
+        "import sys; from pneumoscope.graph.openvino import load_openvino; load_openvino().Core();"
+        "print([m for m in sys.modules if 'telemetry' in m or 'tensorflow' in m or 'keras' in m])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def stored(networks: list[Any], folder: Path) -> tuple[Bundle, NetworkArrays]:

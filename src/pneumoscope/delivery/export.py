@@ -27,7 +27,7 @@ from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.graph.architecture import BACKBONE_WIDTH
 from pneumoscope.graph.densenet import map_side
 from pneumoscope.graph.onnx import OnnxWriter
-from pneumoscope.graph.openvino import OpenVinoWriter
+from pneumoscope.graph.openvino import OpenVinoWriter, compile_model
 from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.answer_graph import OUTPUTS, write_answer
 from pneumoscope.inference.bundle import Bundle, BundleManifest
@@ -182,9 +182,7 @@ def _onnx_runner(graph: Path) -> _Run:
 
 
 def _openvino_runner(graph: Path) -> _Run:
-    import openvino
-
-    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = compile_model(graph, "f32")
 
     def run(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         found = compiled({INPUT: pixels})

@@ -6,6 +6,8 @@ OpenVINO is imported when it is needed, never before.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 
 from pneumoscope.graph.densenet import write_average, write_feature_map
 from pneumoscope.graph.stored import FloatArray, NetworkArrays
+
+_CONVERTER = "openvino.tools.ovc"
 
 Precision = Literal["f32", "bf16"]
 
@@ -62,15 +66,13 @@ def build_frozen_part(network: NetworkArrays, size: int, batch: int, boundary: s
 
 
 def compile_model(model: Any, precision: Precision, cache: Path | None = None) -> Any:
-    """The model, ready to run on the processor.
+    """The model (or the path of one), ready to run on the processor.
 
     Args:
         model: of this module.
         precision: what it computes in.
         cache: folder where compiled graphs are kept; `None` keeps none.
     """
-    import openvino
-
     settings: dict[str, Any] = {
         # Always said: without it OpenVINO takes bfloat16 wherever the processor has it.
         "INFERENCE_PRECISION_HINT": precision,
@@ -78,32 +80,41 @@ def compile_model(model: Any, precision: Precision, cache: Path | None = None) -
     }
     if cache is not None:
         settings["CACHE_DIR"] = str(cache)
-    return openvino.Core().compile_model(model, "CPU", settings)
+    return load_openvino().Core().compile_model(model, "CPU", settings)
 
 
 def has_fast_bfloat16() -> bool:
     """Whether the processor has instructions for bfloat16, and so computes faster in it."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def version() -> str:
     """OpenVINO's, for cache keys."""
-    import openvino
+    return str(load_openvino().__version__)
 
-    return str(openvino.__version__)
+
+def load_openvino() -> Any:
+    """OpenVINO, without its converter of other programs' models.
+
+    That is not used here, takes a quarter of a start, and brings a module that reports usage over
+    the network. Where OpenVINO was imported before, it stays as it is.
+    """
+    blocked = "openvino" not in sys.modules
+    if blocked:
+        sys.modules[_CONVERTER] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if blocked:
+            del sys.modules[_CONVERTER]
 
 
 class OpenVinoWriter:
     """Writes nodes of OpenVINO's operation set."""
 
     def __init__(self) -> None:
-        import openvino
-        from openvino import opset13
-
-        self.openvino = openvino
-        self.operations = opset13
+        self.openvino = load_openvino()
+        self.operations = importlib.import_module("openvino.opset13")
 
     def parameter(self, shape: Sequence[int], kind: Any, name: str) -> Any:
         """An input of the graph; -1 where the length is open."""

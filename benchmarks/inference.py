@@ -62,7 +62,11 @@ def predict_the_stock_way(films: Path, model: str, out: Path) -> None:
         return (grey - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
 
     data = tf.data.Dataset.from_tensor_slices(paths).map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    found = network.predict(data.batch(BATCH).prefetch(tf.data.AUTOTUNE), verbose=0)[:, 0]
+    data = data.batch(BATCH).prefetch(tf.data.AUTOTUNE)
+    found = network.predict(data, verbose=0)[:, 0]
+    if bundle.manifest.flip:
+        mirrored = network.predict(data.map(tf.image.flip_left_right), verbose=0)[:, 0]
+        found = (found + mirrored) / 2
     odds = np.log(found.astype(np.float64)) - np.log1p(-found.astype(np.float64))
     with out.open("w", newline="") as stream:
         writer = csv.writer(stream)

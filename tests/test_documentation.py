@@ -32,8 +32,6 @@ MADE_BY_COMMANDS = ("demo/", "runs/", "xrays", "heatmaps")
 """What the documents name and only a run makes."""
 OF_USERS = ("train/", "val/", "test/", "NORMAL/", "PNEUMONIA/", "RUN/", "config.toml", "FILE.toml")
 """What the documents name and only users have."""
-SAID_TO_BE_ABSENT = ("models/default",)
-"""What the documents say is not there yet; when it comes, they must say so."""
 
 
 def fences(text: str) -> list[tuple[str, str]]:
@@ -131,7 +129,7 @@ def test_paths_in_prose_exist(document: str) -> None:
     prose = FENCE.sub("", DOCUMENTS[document])
     words = [word for text in INLINE.findall(prose) for word in text.split()]
     named = [w for w in words if PATH.fullmatch(w) and ("/" in w or w.endswith(SUFFIXES))]
-    known = (*MADE_BY_COMMANDS, *OF_USERS, *SAID_TO_BE_ABSENT)
+    known = (*MADE_BY_COMMANDS, *OF_USERS)
     asked = [word for word in named if not word.startswith(known)]
     assert asked, "the pattern finds no path any more"
     everything = [path.name for path in PACKAGE.rglob("*.py")]
@@ -141,12 +139,6 @@ def test_paths_in_prose_exist(document: str) -> None:
         if not any((base / word).exists() for base in (ROOT, PACKAGE)) and word not in everything
     ]
     assert missing == []
-
-
-def test_what_is_said_to_be_absent_is() -> None:
-    for name in SAID_TO_BE_ABSENT:
-        assert f"`{name}`" in ARCHITECTURE
-        assert not (PACKAGE / name).exists(), f"{name} is there: say so in ARCHITECTURE.md"
 
 
 def test_readme_tree_exists() -> None:

@@ -1,0 +1,78 @@
+"""The model that ships: small enough, told of honestly, answering right after the install."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.config import training_config
+from pneumoscope.images.phantom import write_phantoms
+from pneumoscope.inference.bundle import Bundle, load_bundle
+from pneumoscope.training.weights import resolve_weights
+
+SETTINGS = Path(__file__).parents[1] / "models" / "default.toml"
+MOST_BYTES = 16_000_000
+
+WITHOUT_KERAS = """
+import sys
+for name in ("keras", "tensorflow", "torch", "jax"):
+    sys.modules[name] = None
+from pneumoscope.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle("default")
+
+
+def test_it_is_small_enough_for_a_repository(bundle: Bundle) -> None:
+    assert sum(path.stat().st_size for path in bundle.folder.iterdir()) <= MOST_BYTES
+    assert bundle.manifest.store == "float16"
+
+
+def test_it_is_what_its_settings_say(bundle: Bundle) -> None:
+    settings = training_config(file=SETTINGS)
+    assert bundle.manifest.preprocessing == settings.preprocess
+    assert bundle.manifest.flip == settings.flip
+    assert bundle.manifest.store == settings.store
+    assert f"seed {settings.seed}" in bundle.manifest.initial_weights.origin
+    assert "perturbed copies" in bundle.manifest.threshold.chosen_on
+    assert settings.threshold.rule in bundle.manifest.threshold.rule
+
+
+def test_its_card_says_what_it_scored_and_where_it_fails(bundle: Bundle) -> None:
+    card = bundle.card.read_text(encoding="utf-8")
+    for words in (
+        "Not a medical device",
+        "Tested on patients that it never saw",
+        "The same X-rays, changed",
+        "0.466",
+        "children",
+        f"{bundle.manifest.training_data.images}",
+    ):
+        assert words in card, words
+
+
+@pytest.mark.parametrize("kind", ["png", "dicom"])
+def test_it_answers_offline_without_a_training_framework(kind: str, tmp_path: Path) -> None:
+    folder = write_phantoms(tmp_path / "films", 4, format=kind)
+    film = next(path for path in sorted((folder / "test").rglob("*.*")) if path.is_file())
+    command = ["predict", str(film), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERAS, *command], capture_output=True, text=True, check=True
+    )
+    (row,) = json.loads(done.stdout)["predictions"]
+    assert row["status"] == "ok"
+    assert 0 <= row["probability"] <= 1
+
+
+def test_trainings_can_start_from_it(bundle: Bundle) -> None:
+    source = resolve_weights("bundled")
+    assert source.path == bundle.weights[0]
+    assert source.sha256 == bundle.manifest.files[bundle.weights[0].name]

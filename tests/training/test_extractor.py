@@ -124,6 +124,18 @@ def test_the_engine_is_chosen_by_the_machine(
     assert isinstance(frozen_extractor(backbone, None, precision), KerasExtractor)
 
 
+def test_nothing_is_compiled_before_a_row_is_wanted(
+    backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(extractors, "compile_model", never)
+    extractor = EngineExtractor(backbone, BOUNDARIES["conv5"])
+    assert extractor.shape == (2, 2, 6)
+    assert extractor.fingerprint
+
+
 def test_squares_are_kept_as_they_are_to_the_grey_level() -> None:
     levels = np.arange(256, dtype=np.float32).reshape(16, 16) / 255
     extractor = SquareExtractor(16)

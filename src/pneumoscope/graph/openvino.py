@@ -26,21 +26,21 @@ OUTPUTS = ("logit", "cam", "embedding")
 
 
 def build_model(
-    networks: Sequence[NetworkArrays], size: int, batch: int | None, *, flip: bool = False
+    networks: Sequence[NetworkArrays], size: int, batch: int, *, flip: bool = False
 ) -> Any:
     """Networks as one model: `images`, float32 (n, size, size, 3), to `OUTPUTS`.
 
     Args:
         networks: the members of a bundle.
         size: side of the images, pixels.
-        batch: images per pass; `None` leaves it open.
+        batch: images per pass.
         flip: as in the bundle.
 
     Raises:
         BundleError: a layer is missing from the arrays.
     """
     to = OpenVinoWriter()
-    images = to.parameter((-1 if batch is None else batch, size, size, 3), np.float32, "images")
+    images = to.parameter((batch, size, size, 3), np.float32, "images")
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
     nodes = write_average(to, networks, channels_first, size, flip=flip)
     return to.model(images, dict(zip(OUTPUTS, nodes, strict=True)))

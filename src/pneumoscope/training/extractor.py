@@ -6,6 +6,7 @@ same members; its fingerprint keeps the engines' rows apart in the cache.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,36 @@ def frozen_extractor(backbone: Any, boundary: str | None, precision: str) -> Ext
     return EngineExtractor(backbone, boundary, "f32" if exact else "bf16")
 
 
-class EngineExtractor:
+class _FrozenPart:
+    """What both engines share: half-precision rows of preprocessed images.
+
+    Args:
+        engine: name, version and precision of what computes.
+        backbone: of `build_backbone`.
+        boundary: name of the layer after which training begins; `None` for pooled features.
+        shape: of a row.
+    """
+
+    kind = "<f2"
+
+    def __init__(
+        self, engine: str, backbone: Any, boundary: str | None, shape: tuple[int, ...]
+    ) -> None:
+        self.shape = shape
+        self.noun = "features" if boundary is None else f"activations ({boundary})"
+        self._fingerprint = f"{engine} {weights_digest(backbone)} {boundary or ''}".rstrip()
+
+    @property
+    def fingerprint(self) -> str:
+        """Engine, version, precision, the weights' digest, the boundary."""
+        return self._fingerprint
+
+    def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
+        """The network's input, float32 (size, size, 3)."""
+        return preprocessor.normalise(square)
+
+
+class EngineExtractor(_FrozenPart):
     """Pooled features of a frozen backbone, or its activations at `boundary`, by OpenVINO.
 
     Args:
@@ -48,63 +78,41 @@ class EngineExtractor:
         precision: what is computed in; what goes out is rounded to half precision anyway.
     """
 
-    kind = "<f2"
-
     def __init__(
         self, backbone: Any, boundary: str | None = None, precision: Precision = "f32"
     ) -> None:
-        self.noun = "features" if boundary is None else f"activations ({boundary})"
         arrays = {layer.name: tuple(layer.get_weights()) for layer in backbone.layers}
         network = NetworkArrays({name: each for name, each in arrays.items() if each})
-        self._model = compile_model(
-            build_frozen_part(network, backbone.input_shape[1], BATCH, boundary), precision
-        )
-        self.shape: tuple[int, ...] = tuple(self._model.output(0).shape)[1:]
-        digest = weights_digest(backbone)
-        self._fingerprint = f"openvino {version()} {precision} {digest} {boundary or ''}".rstrip()
+        self._model = build_frozen_part(network, backbone.input_shape[1], BATCH, boundary)
+        self._precision: Precision = precision
+        shape = tuple(self._model.output(0).shape)[1:]
+        super().__init__(f"openvino {version()} {precision}", backbone, boundary, shape)
 
-    @property
-    def fingerprint(self) -> str:
-        """OpenVINO, its version, precision and the weights' digest."""
-        return self._fingerprint
-
-    def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
-        """The network's input, float32 (size, size, 3)."""
-        return preprocessor.normalise(square)
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        # Seconds of work, for nothing where every row is in the store already.
+        return compile_model(self._model, self._precision)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Float32 (n, *shape) of `batch`, float32 (n, size, size, 3), n being `BATCH`."""
         # A copy: the engine writes its next answer into the same memory.
-        return np.array(self._model(batch)["rows"], np.float32)
+        return np.array(self._compiled(batch)["rows"], np.float32)
 
 
-class KerasExtractor:
-    """Pooled features of a frozen backbone, or its activations at `boundary`, by Keras in float32.
+class KerasExtractor(_FrozenPart):
+    """The same by Keras in float32.
 
     Args:
         backbone: of `build_backbone`.
         boundary: name of the layer after which training begins; `None` for pooled features.
     """
 
-    kind = "<f2"
-
     def __init__(self, backbone: Any, boundary: str | None = None) -> None:
-        if boundary is None:
-            self._model, self.noun = build_feature_model(backbone), "features"
-        else:
-            self._model, self.noun = build_trunk(backbone, boundary), f"activations ({boundary})"
-        self.shape: tuple[int, ...] = tuple(self._model.output.shape[1:])
-        place = boundary or ""
-        self._fingerprint = f"{describe_runtime()} f32 {weights_digest(backbone)} {place}".rstrip()
-
-    @property
-    def fingerprint(self) -> str:
-        """Keras, backend, their versions, precision and the weights' digest."""
-        return self._fingerprint
-
-    def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
-        """The network's input, float32 (size, size, 3)."""
-        return preprocessor.normalise(square)
+        self._model = (
+            build_feature_model(backbone) if boundary is None else build_trunk(backbone, boundary)
+        )
+        shape = tuple(self._model.output.shape[1:])
+        super().__init__(f"{describe_runtime()} f32", backbone, boundary, shape)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Float32 (n, *shape) of `batch`, float32 (n, size, size, 3)."""

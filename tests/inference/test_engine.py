@@ -112,6 +112,30 @@ def test_compiled_graphs_are_kept(networks: list[Any], tmp_path: Path, own_cache
     np.testing.assert_array_equal(first.logits, again.logits)
 
 
+def test_without_a_cache_it_answers_all_the_same(
+    networks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = write_bundle(tmp_path / "model", networks[0], manifest_for(SIZE), "card")
+    wanted = OpenVinoBackend.load(bundle).run(images(1))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "file" / "cache"))
+    np.testing.assert_array_equal(OpenVinoBackend.load(bundle).run(images(1)).logits, wanted.logits)
+
+
+def test_a_damaged_graph_in_the_cache_is_made_anew(
+    networks: list[Any], tmp_path: Path, own_cache: Path
+) -> None:
+    bundle = write_bundle(tmp_path / "model", networks[0], manifest_for(SIZE), "card")
+    wanted = OpenVinoBackend.load(bundle).run(images(1))
+    (blob,) = (own_cache / "graphs").rglob("*.blob")
+    whole = blob.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], bytes(100)):
+        blob.unlink()
+        blob.write_bytes(damaged)
+        found = OpenVinoBackend.load(bundle).run(images(1))
+        np.testing.assert_array_equal(found.logits, wanted.logits)
+
+
 def test_the_engine_brings_nothing_that_reports_over_the_network() -> None:
     code = (
         "import sys; from pneumoscope.graph.openvino import load_openvino; load_openvino().Core();"

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import BundleError
+from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.graph.openvino import OUTPUTS, build_model, compile_model
 from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Bundle
-from pneumoscope.storage import cache_folder
+from pneumoscope.storage import cache_folder, claim_folder
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class OpenVinoBackend:
         """
         manifest = bundle.manifest
         networks = [read_network(path, manifest.architecture) for path in bundle.weights]
-        cache = cache_folder() / "graphs"
-        return cls(networks, manifest.architecture.size, flip=manifest.flip, cache=cache)
+        size, flip = manifest.architecture.size, manifest.flip
+        return cls(networks, size, flip=flip, cache=_writable(cache_folder() / "graphs"))
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
         """The outputs for preprocessed images, float32 (n, size, size, 3)."""
@@ -78,3 +78,13 @@ class OpenVinoBackend:
             self._compiled[batch] = compile_model(model, "f32", self._cache)
             _LOGGER.debug("graph compiled for batches of %d", batch)
         return self._compiled[batch]
+
+
+def _writable(folder: Path) -> Path | None:
+    """The folder if files can be made in it: answers don't wait for a cache to be repaired."""
+    try:
+        claim_folder(folder)
+    except (OSError, UsageError) as error:
+        _LOGGER.info("compiled graphs are not kept, every start takes longer: %s", error)
+        return None
+    return folder

@@ -63,4 +63,8 @@ def _ask_default(films: list[Path], progress: Progress) -> tuple[dict[str, Any] 
         document, table, _ = run_prediction(films, "default", None, None, progress)
     except MissingError:
         return None, ""
-    return document, f"The model that ships, trained on real X-rays, on drawings:\n{table}\n\n"
+    return document, (
+        f"The model that ships, trained on real X-rays, asked about drawings:\n{table}\n"
+        "It never saw a drawing and is sure all the same: a high probability is no sign that a model "
+        "knows what it is shown. It does not refuse such images yet.\n\n"
+    )

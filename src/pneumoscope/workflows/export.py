@@ -17,6 +17,7 @@ from pneumoscope.delivery.export import (
 )
 from pneumoscope.errors import InputError
 from pneumoscope.inference.bundle import load_bundle
+from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
 from pneumoscope.storage import write_json
@@ -44,8 +45,9 @@ def run_export(
     write_export(out, bundle, target)
     certificate = None
     if check:
+        predictor = Predictor(bundle.manifest, OpenVinoBackend.load(bundle))
         exported = ExportedModel(out)
-        certificate = certify(records, Predictor.load(model), exported, progress=progress)
+        certificate = certify(records, predictor, exported, progress=progress)
         write_json(out / CERTIFICATE, certificate.to_json())
     graph = out / GRAPH_FILES[target]
     document = {

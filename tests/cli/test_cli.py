@@ -265,3 +265,9 @@ def test_resume_is_recommended_only_where_there_is_a_run(
     (tmp_path / "config.toml").touch()
     assert run(asked) == 130
     assert "--resume" in capsys.readouterr().err
+    asked = ["predict", "films", "--out", str(tmp_path / "p.csv")]
+    assert run(asked) == 130
+    assert "Run it again" in capsys.readouterr().err
+    (tmp_path / "p.csv.partial").touch()
+    assert run(asked) == 130
+    assert "--resume" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 from pathlib import Path
@@ -158,6 +159,36 @@ def test_rows_are_on_disk_chunk_by_chunk(tmp_path: Path) -> None:
     there = (tmp_path / "p.csv.partial").read_bytes().count(b"\n")
     journal.close()
     assert there == 1 + 1024
+
+
+def test_a_full_disk_doubles_no_row(tmp_path: Path) -> None:
+    """Half of what was to be written is there; what is written next takes its place."""
+    journal = Journal(tmp_path / "p.csv", "o", resume=False)
+    journal.add(ROWS[0])
+
+    class Full:
+        def __init__(self, stream) -> None:  # type: ignore[no-untyped-def]
+            self._stream, self.full = stream, True
+
+        def write(self, content: memoryview) -> int:
+            if self.full:
+                self._stream.write(content[: len(content) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self._stream.write(content)
+
+        def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
+            return getattr(self._stream, name)
+
+    full = Full(journal._stream)
+    journal._stream = full
+    with pytest.raises(OSError, match="No space"):
+        journal._flush()
+    full.full = False
+    for row in ROWS[1:]:
+        journal.add(row)
+    journal.finish()
+    write_predictions(tmp_path / "whole.csv", ROWS)
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_no_rows_make_an_empty_table(tmp_path: Path) -> None:

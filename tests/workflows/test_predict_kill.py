@@ -52,7 +52,8 @@ def lines(partial: Path) -> int:
 
 def test_killed_and_resumed(films: Path, tmp_path: Path) -> None:
     model = str(small_bundle(tmp_path / "model").folder)
-    out, partial = tmp_path / "p.csv", tmp_path / "p.csv.partial"
+    # Among the films, where neither may be taken for one when the run is gone on with.
+    out, partial = films / "p.csv", films / "p.csv.partial"
     command = ["predict", str(films), "--model", model, "--out", str(out), "--resume", "-q"]
     generator = np.random.default_rng(1)
     kills = 0
@@ -70,8 +71,13 @@ def test_killed_and_resumed(films: Path, tmp_path: Path) -> None:
     document, _, _ = run_prediction([films], model, out, None, SILENT, resume=True)
     assert document["resumed_after"] >= 3 * CHUNK
     assert document["counts"] == {"ok": FILMS - 1, "refused": 1, "error": 0}
-    run_prediction([films], model, tmp_path / "whole.csv", None, SILENT)
-    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert len(document["predictions"]) == FILMS
+    whole = tmp_path / "whole.csv"
+    table = out.read_bytes()
+    out.unlink()
+    unbroken, _, _ = run_prediction([films], model, whole, None, SILENT)
+    assert table == whole.read_bytes()
+    assert document["predictions"] == unbroken["predictions"]
     assert not partial.exists()
 
 

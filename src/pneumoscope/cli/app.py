@@ -76,9 +76,11 @@ def _interruption(arguments: Sequence[str]) -> InterruptedRunError:
 
 
 def _begun(arguments: Sequence[str]) -> bool:
-    """Whether the command was a training that got as far as having something to resume."""
-    named = dict(pairwise(arguments)).get("--out", "")
-    return arguments[:1] == ["train"] and (Path(named) / "config.toml").is_file()
+    """Whether the command got as far as having something to resume."""
+    named = Path(dict(pairwise(arguments)).get("--out", ""))
+    marks = {"train": named / "config.toml", "predict": Path(f"{named}.partial")}
+    mark = marks.get("".join(arguments[:1]))
+    return mark is not None and mark.is_file()
 
 
 def _asked(arguments: Sequence[str]) -> str:

@@ -113,6 +113,11 @@ def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path)
         lines.unlink(missing_ok=True)
 
 
+def journal_of(out: Path) -> Path:
+    """Where the rows of a table are until it is whole."""
+    return out.with_name(f"{out.name}.partial")
+
+
 class Journal:
     """Rows on disk as they come, in `OUT.partial`, until `finish` makes `OUT` of them.
 
@@ -137,15 +142,14 @@ class Journal:
         self.rows = 0
         self.counts: Counter[str] = Counter()
         self._out = out
-        self._path = out.with_name(f"{out.name}.partial")
+        self._path = journal_of(out)
         self._waiting: list[bytes] = []
         self._flushed = time.monotonic()
-        whole = self._whole_bytes(origin) if resume and self._path.exists() else 0
-        self._stream = self._path.open("r+b" if whole else "wb")
-        self._stream.truncate(whole)
-        self._stream.seek(whole)
-        if not whole:
-            self._stream.write(_line({"origin": origin}))
+        self._end = self._whole_bytes(origin) if resume and self._path.exists() else 0
+        self._stream = self._path.open("r+b" if self._end else "wb", buffering=0)
+        self._stream.truncate(self._end)
+        if not self._end:
+            self._waiting.append(_line({"origin": origin}))
             self._flush()
 
     def _whole_bytes(self, origin: str) -> int:
@@ -179,22 +183,29 @@ class Journal:
     def close(self) -> None:
         """Flush what waits; the rows stay for `resume`."""
         if not self._stream.closed:
-            self._flush()
-            self._stream.close()
+            try:
+                self._flush()
+            finally:
+                self._stream.close()
 
     def finish(self) -> None:
         """Make the table and remove the journal."""
         self.close()
-        _write_rows(self._out, self._read())
+        _write_rows(self._out, self.read())
         self._path.unlink()
 
     def _flush(self) -> None:
-        self._stream.writelines(self._waiting)
-        self._stream.flush()
+        # Always from the last whole row: where the disk was full, what was begun is written over.
+        self._stream.seek(self._end)
+        content = memoryview(b"".join(self._waiting))
+        while content:
+            content = content[self._stream.write(content) :]
         os.fsync(self._stream.fileno())
+        self._end = self._stream.tell()
         self._waiting, self._flushed = [], time.monotonic()
 
-    def _read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The rows that are on disk, those of a run before included."""
         with self._path.open("rb") as stream:
             for line in islice(stream, 1, None):
                 yield json.loads(line)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.inputs import expand
 from pneumoscope.inference.overlay import heatmap_name, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor
-from pneumoscope.inference.table import Journal, as_row, check_format
+from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
 from pneumoscope.progress import Progress
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text, write_bytes
@@ -28,14 +28,6 @@ MOST_LISTED = 10_000
 
 _EXPLAINED = 10
 """Inputs without an answer that the text explains."""
-
-
-@dataclass(slots=True)
-class _Kept:
-    """What is told at the end: few rows, however many there are."""
-
-    rows: list[Prediction] = field(default_factory=list)
-    unanswered: list[Prediction] = field(default_factory=list)
 
 
 def run_prediction(
@@ -69,37 +61,73 @@ def run_prediction(
         InputError: `paths` mean no file at all.
     """
     _check(out, heatmaps, resume)
-    files = expand(paths)
+    files = _without_journal(expand(paths), out)
     if not files:
         named = ", ".join(map(str, paths))
         raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
     predictor = Predictor.load(model)
     journal = Journal(out, _origin(predictor.manifest, files), resume=resume) if out else None
     before = journal.rows if journal else 0
-    kept = _Kept()
-    counts: Counter[str] = journal.counts if journal else Counter()
-    try:
-        for prediction in _predictions(files, before, predictor, heatmaps, progress):
-            if journal:
-                journal.add(prediction)
-            else:
-                counts[prediction.status] += 1
-            _keep(kept, prediction, listed=journal is None or len(files) <= MOST_LISTED)
-    finally:
-        if journal:
-            journal.close()
-    if journal:
-        journal.finish()
+    predictions = _predictions(files, before, predictor, heatmaps, progress)
+    told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
-        "counts": {status: counts[status] for status in ("ok", "refused", "error")},
+        "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
         "resumed_after": before,
-        "predictions": [as_row(p) for p in kept.rows] if len(kept.rows) == len(files) else None,
+        "predictions": told.rows,
         "out": None if out is None else str(out),
         "heatmaps": None if heatmaps is None else str(heatmaps),
     }
-    unanswered = len(files) - counts["ok"]
-    failed = not counts["ok"] or (strict and unanswered)
-    return document, _text(kept, counts, out, heatmaps), REFUSED if failed else 0
+    unanswered = len(files) - told.counts["ok"]
+    failed = not told.counts["ok"] or (strict and unanswered)
+    text = "\n".join([*told.table, *_summary(told, out, heatmaps)])
+    return document, text, REFUSED if failed else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is told at the end, however many rows there are.
+
+    Attributes:
+        counts: rows of each status.
+        rows: of the contract; `None` if there are more than `MOST_LISTED` and a table has them.
+        unanswered: the first inputs of this run without an answer.
+        table: lines for the terminal, where no file is written.
+    """
+
+    counts: Counter[str]
+    rows: list[dict[str, Any]] | None
+    unanswered: list[Prediction]
+    table: list[str]
+
+
+def _to_journal(predictions: Iterator[Prediction], journal: Journal) -> _Told:
+    """Every prediction into the journal as it comes, and at the end the table."""
+    unanswered: list[Prediction] = []
+    try:
+        for prediction in predictions:
+            journal.add(prediction)
+            if prediction.reason and len(unanswered) < _EXPLAINED:
+                unanswered.append(prediction)
+    finally:
+        journal.close()
+    rows = list(journal.read()) if journal.rows <= MOST_LISTED else None
+    journal.finish()
+    return _Told(journal.counts, rows, unanswered, [])
+
+
+def _listed(predictions: Iterator[Prediction]) -> _Told:
+    """Every prediction at once, for the terminal."""
+    rows = list(predictions)
+    counts = Counter[str](prediction.status for prediction in rows)
+    return _Told(counts, [as_row(p) for p in rows], [], _table(rows))
+
+
+def _without_journal(files: list[Path], out: Path | None) -> list[Path]:
+    """The files but the rows of this very command, which may lie in a folder of films."""
+    if out is None:
+        return files
+    journal = journal_of(out).absolute()
+    return [path for path in files if path.absolute() != journal]
 
 
 def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
@@ -138,13 +166,6 @@ def _predictions(
             task.advance()
 
 
-def _keep(kept: _Kept, prediction: Prediction, *, listed: bool) -> None:
-    if listed:
-        kept.rows.append(prediction)
-    if prediction.reason and len(kept.unanswered) < _EXPLAINED:
-        kept.unanswered.append(prediction)
-
-
 def _write_overlay(folder: Path, answer: Answer, predictor: Predictor) -> None:
     if answer.image is None or answer.cam is None:
         return
@@ -152,15 +173,14 @@ def _write_overlay(folder: Path, answer: Answer, predictor: Predictor) -> None:
     write_bytes(folder / heatmap_name(answer.prediction.path), png)
 
 
-def _text(kept: _Kept, counts: Counter[str], out: Path | None, heatmaps: Path | None) -> str:
-    lines = [] if out else _table(kept.rows)
-    summary = f"{counts['ok']} answered, {counts['refused']} refused, {counts['error']} unreadable"
-    lines.append(summary)
-    for prediction in kept.unanswered if out else []:
+def _summary(told: _Told, out: Path | None, heatmaps: Path | None) -> list[str]:
+    counts = told.counts
+    lines = [f"{counts['ok']} answered, {counts['refused']} refused, {counts['error']} unreadable"]
+    for prediction in told.unanswered:
         lines.append(_shown(f"  {prediction.path}: {prediction.reason}: {prediction.detail}"))
     lines += [f"table     {out}"] if out else []
     lines += [f"heatmaps  {heatmaps}"] if heatmaps else []
-    return "\n".join(lines)
+    return lines
 
 
 def _shown(text: str) -> str:

@@ -65,6 +65,6 @@ def _ask_default(films: list[Path], progress: Progress) -> tuple[dict[str, Any] 
         return None, ""
     return document, (
         f"The model that ships, trained on real X-rays, asked about drawings:\n{table}\n"
-        "It never saw a drawing and is sure all the same: a high probability is no sign that a model "
-        "knows what it is shown. It does not refuse such images yet.\n\n"
+        "It never saw a drawing and is sure all the same: a high probability is no sign that a "
+        "model knows what it is shown. It does not refuse such images yet.\n\n"
     )

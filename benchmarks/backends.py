@@ -64,6 +64,7 @@ class Way:
 WAYS = (
     Way("tensorflow", "f32"),
     Way("torch", "f32"),
+    Way("torch", "f32", native=True),
     Way("torch", "bf16"),
     Way("torch", "bf16", native=True),
     Way("jax", "f32"),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -27,6 +28,13 @@ from pneumoscope.inference.bundle import load_bundle, write_revised
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "src" / "pneumoscope" / "models" / "default"
+_INDEXED = {
+    "auc": "AUC",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "accuracy": "Accuracy",
+    "f1": "F1",
+}
 _SHOWN = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "brier", "ece")
 
 
@@ -90,8 +98,19 @@ def _told(card: str, metrics: dict[str, Any], table: str) -> str:
         f"{counts['fn']}, true positives {counts['tp']}.\n\n"
         f"### The same X-rays, changed\n\n{table.strip()}\n\n{fragment.strip()}\n\n"
     )
-    before, heading, after = card.partition("## Limitations")
+    before, heading, after = _indexed(card, metrics).partition("## Limitations")
     return before + tested + heading + after
+
+
+def _indexed(card: str, metrics: dict[str, Any]) -> str:
+    """The card with the test's numbers in its front matter: what lists of models show of it."""
+    card = card.replace('name: "split.csv"', 'name: "training folder, last 10 % of patient ids"')
+    for name, shown in _INDEXED.items():
+        value = f"{metrics['metrics'][name]['value']:.4f}"
+        card, found = re.subn(rf'(name: "{shown}"\n +value: )[\d.]+', rf"\g<1>{value}", card)
+        if found != 1:
+            raise ValueError(f"the card's front matter names {shown} {found} times, wanted once")
+    return card
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,9 +55,19 @@ def test_its_card_says_what_it_scored_and_where_it_fails(bundle: Bundle) -> None
         "The same X-rays, changed",
         "0.466",
         "children",
-        f"{bundle.manifest.training_data.images}",
+        f"{bundle.manifest.training_data.patients:,}",
     ):
         assert words in card, words
+
+
+def test_lists_of_models_show_what_it_scored_on_patients_it_never_saw(bundle: Bundle) -> None:
+    card = bundle.card.read_text(encoding="utf-8")
+    front, tested = card.split("---")[1], card.split("## Tested on patients")[1]
+    rows = re.findall(r"\| (auc|sensitivity|specificity|accuracy) \| ([\d.]+) \|", tested)
+    assert len(rows) == 4
+    for name, value in rows:
+        shown = re.findall(rf'name: "{name}"\s+value: ([\d.]+)', front, re.IGNORECASE)
+        assert shown == [value]
 
 
 @pytest.mark.parametrize("kind", ["png", "dicom"])

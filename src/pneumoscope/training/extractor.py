@@ -19,10 +19,14 @@ from pneumoscope.graph.openvino import (
     has_fast_bfloat16,
     version,
 )
-from pneumoscope.graph.stored import NetworkArrays
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.features import BATCH, Extractor
-from pneumoscope.training.network import build_feature_model, build_trunk, weights_digest
+from pneumoscope.training.network import (
+    arrays_of,
+    build_feature_model,
+    build_trunk,
+    weights_digest,
+)
 from pneumoscope.training.runtime import describe_runtime, has_gpu
 
 
@@ -81,9 +85,8 @@ class EngineExtractor(_FrozenPart):
     def __init__(
         self, backbone: Any, boundary: str | None = None, precision: Precision = "f32"
     ) -> None:
-        arrays = {layer.name: tuple(layer.get_weights()) for layer in backbone.layers}
-        network = NetworkArrays({name: each for name, each in arrays.items() if each})
-        self._model = build_frozen_part(network, backbone.input_shape[1], BATCH, boundary)
+        size = backbone.input_shape[1]
+        self._model = build_frozen_part(arrays_of(backbone), size, BATCH, boundary)
         self._precision: Precision = precision
         shape = tuple(self._model.output(0).shape)[1:]
         super().__init__(f"openvino {version()} {precision}", backbone, boundary, shape)

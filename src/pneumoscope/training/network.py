@@ -21,6 +21,7 @@ from pneumoscope.graph.architecture import (
     OUTPUT_LAYER,
     Architecture,
 )
+from pneumoscope.graph.stored import NetworkArrays
 from pneumoscope.training.native_torch import with_native_layers
 from pneumoscope.training.runtime import load_keras
 
@@ -79,6 +80,12 @@ def weights_digest(model: Any) -> str:
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
     return digest.hexdigest()
+
+
+def arrays_of(model: Any) -> NetworkArrays:
+    """The weights of a Keras model by layer, for engines that know no Keras."""
+    arrays = {layer.name: tuple(layer.get_weights()) for layer in model.layers}
+    return NetworkArrays({name: each for name, each in arrays.items() if each})
 
 
 def build_feature_model(backbone: Any) -> Any:

@@ -26,7 +26,6 @@ from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.split import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.inference.backends import KerasBackend
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -34,13 +33,19 @@ from pneumoscope.inference.bundle import (
     TrainingData,
     write_bundle,
 )
+from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
 from pneumoscope.storage import cache_folder, claim_folder, path_text, write_text
 from pneumoscope.training.checkpoint import Epoch
-from pneumoscope.training.network import build_backbone, initialise_randomly, weights_digest
+from pneumoscope.training.network import (
+    arrays_of,
+    build_backbone,
+    initialise_randomly,
+    weights_digest,
+)
 from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
 from pneumoscope.training.runtime import choose_backend, describe_runtime, distribute
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
@@ -106,7 +111,9 @@ def train(
     history = tuple(row for one in trained for row in one.history)
     _write_history(out / "history.csv", history)
     dataset = _with_notes(dataset, trained[0])
-    backend = KerasBackend([one.network for one in trained], flip=config.flip)
+    # Validation is answered by the engine that will answer for the bundle: to the last digit alike.
+    networks = [arrays_of(one.network) for one in trained]
+    backend = OpenVinoBackend(networks, config.preprocess.size, flip=config.flip)
     seen = [dataset.subset("train").records[k] for k in trained[0].kept]
     manifest = _manifest(seen, config, initial)
     predictor = Predictor(manifest, backend)

@@ -36,7 +36,7 @@ $(READY): requirements/lock.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# PyTorch is no part of the lock file: on a CPU Keras trains four times faster on it.
+# PyTorch is no part of the lock file: nothing but training needs it (benchmarks/RESULTS.md).
 default-model: $(READY)
 	@test -n "$(DATA)" || { echo "wanted: make default-model DATA=chest_xray" >&2; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.*'

@@ -1,7 +1,8 @@
 """DenseNet's layers by PyTorch's own kernels, where Keras runs on Torch.
 
 Comes in: a Keras model. Goes out: the same model, layer by layer, name by name, with the same
-weights and outputs, but trained 1.5 to 2 times faster on a CPU: Keras' own layers copy every
+weights and outputs, trained about twice as fast on a CPU that has bfloat16, and up to a tenth
+faster on others (`docs/experiments.md`, `benchmarks/RESULTS.md`): Keras' own layers copy every
 channels-last map to channels-first and back around each convolution, and work out batch
 statistics in single steps of 32-bit arithmetic. Knows nothing of images or training.
 

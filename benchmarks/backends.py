@@ -31,6 +31,7 @@ import numpy as np
 
 from pneumoscope.config import RECIPES, ScratchConfig, TrainConfig
 from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.kinds import UNKNOWN
 from pneumoscope.training.loop import Lesson
 from pneumoscope.training.native_torch import with_native_layers
 from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
@@ -109,7 +110,8 @@ def noise(folder: Path, side: int, images: int) -> Squares:
     keys = [k.to_bytes(32, "little") for k in range(images)]
     store.add(keys, np.random.default_rng(0).integers(0, 256, (images, side, side), np.uint8))
     table = FeatureTable(store, tuple((key,) for key in keys), tuple(range(images)), ())
-    return Squares(table, np.arange(images, dtype=np.int64) % 2)
+    labels = np.arange(images, dtype=np.int64) % 2
+    return Squares(table, labels, np.full_like(labels, UNKNOWN))
 
 
 def time_steps(network: Any, lesson: Lesson, config: TrainConfig, steps: int) -> list[float]:

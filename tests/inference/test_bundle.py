@@ -21,7 +21,9 @@ from pneumoscope.inference.bundle import (
     load_bundle,
     load_networks,
     write_bundle,
+    write_revised,
 )
+from pneumoscope.inference.bundle_tables import read_table
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import bundle_files
 from pneumoscope.workflows.inspect import run_info
@@ -152,7 +154,8 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"files": {}}, "says None"),
         ({"schema_version": "1"}, "found schema version '1'"),
         ({"schema_version": True}, "found schema version True"),
-        ({"schema_version": 3}, "found schema version 3"),
+        ({"schema_version": 4}, "found schema version 4"),
+        ({"schema_version": 0}, "found schema version 0"),
         ({"code": "import os"}, "unknown setting 'code'"),
     ],
 )
@@ -396,6 +399,48 @@ def test_bundles_of_schema_1_are_read(bundle: Bundle) -> None:
         del document[name]
     path.write_text(json.dumps(document | {"schema_version": 1}))
     assert load_bundle(bundle.folder).manifest == bundle.manifest
+
+
+def test_bundles_of_schema_2_are_read(bundle: Bundle) -> None:
+    path = bundle.folder / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+    assert load_bundle(bundle.folder).manifest == bundle.manifest
+
+
+def test_tables_lie_beside_the_weights_and_stay_when_a_bundle_is_revised(tmp_path: Path) -> None:
+    numbers = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1, 2])}
+    first = write_bundle(tmp_path / "a", FakeNetwork(), MANIFEST, "card", {"numbers": numbers})
+    assert set(first.manifest.files) == {"model.weights.h5", "MODEL_CARD.md", "numbers.npz"}
+    revised = write_revised(tmp_path / "b", first, MANIFEST, "other", {"more": {"c": np.ones(1)}})
+    assert set(revised.tables()) == {"numbers", "more"}
+    found = revised.table("numbers")
+    assert found is not None
+    assert {name: array.tolist() for name, array in found.items()} == {
+        name: array.tolist() for name, array in numbers.items()
+    }
+    assert revised.table("absent") is None
+
+
+def test_a_table_that_was_changed_is_found_out(tmp_path: Path) -> None:
+    found = write_bundle(tmp_path / "a", FakeNetwork(), MANIFEST, "c", {"t": {"x": np.ones(2)}})
+    np.savez(found.folder / "t.npz", x=np.zeros(2))
+    with pytest.raises(BundleError, match=r"t\.npz: SHA-256 is"):
+        load_bundle(found.folder)
+
+
+def test_a_table_of_objects_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    np.savez(path, x=np.array([{"code": "runs"}], dtype=object))
+    with pytest.raises(BundleError, match="wanted arrays of numbers"):
+        read_table(path)
+
+
+def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    np.savez_compressed(path, x=np.zeros(70 << 20, np.uint8))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(BundleError, match="more than any table of ours"):
+        read_table(path)
 
 
 def test_default_is_the_bundle_in_the_package(

@@ -274,7 +274,8 @@ def noise(folder: Path, count: int) -> Squares:
         generator = np.random.default_rng(count)
         store.add(keys, generator.integers(0, 256, (count, side, side), np.uint8))
     table = FeatureTable(store, tuple((key,) for key in keys), tuple(range(count)), ())
-    return Squares(table, np.arange(count, dtype=np.int64) % 2)
+    numbers = np.arange(count, dtype=np.int64)
+    return Squares(table, numbers % 2, numbers % 3 - 1)
 
 
 if __name__ == "__main__":

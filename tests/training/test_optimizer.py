@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -25,8 +23,7 @@ class Trained:
             keras.Variable(generator.standard_normal(shape).astype(np.float32), name=name)
             for name, shape in shapes.items()
         ]
-        model = SimpleNamespace(trainable_variables=self._variables)
-        self.optimizer = build_optimizer(model, config, factors or {})
+        self.optimizer = build_optimizer(self._variables, config, factors or {})
 
     def step(self, *gradients: np.ndarray) -> None:
         ops = load_keras().ops
@@ -130,7 +127,8 @@ def test_trains_a_keras_model_by_its_variables_paths() -> None:
     dense = keras.layers.Dense(1, name="dense")
     model = keras.Model(inputs, dense(inputs))
     config = FitConfig(learning_rate=RATE)
-    model.compile(optimizer=build_optimizer(model, config, {"dense/kernel": 0.25}), loss="mse")
+    optimizer = build_optimizer(model.trainable_variables, config, {"dense/kernel": 0.25})
+    model.compile(optimizer=optimizer, loss="mse")
     before = model.get_weights()
     model.train_on_batch(np.ones((2, 3), np.float32), np.full((2, 1), 9.0, np.float32))
     pairs = zip(model.get_weights(), before, strict=True)

@@ -50,7 +50,7 @@ def squares_of(folder: Path, count: int, seed: int = 0) -> Squares:
     keys = [f"{seed}-{k}".encode().ljust(KEY_BYTES) for k in range(count)]
     store.add(keys, pixels)
     table = FeatureTable(store, tuple((key,) for key in keys), tuple(range(count)), ())
-    return Squares(table, np.arange(count) % 2)
+    return Squares(table, np.arange(count) % 2, np.arange(count) % 3 - 1)
 
 
 @pytest.fixture(scope="module")

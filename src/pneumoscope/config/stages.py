@@ -191,6 +191,9 @@ class TrainConfig:
     seeds: tuple[int, ...] = option(
         (), "one network per seed, probabilities averaged; empty: one", 0, _MOST_SEED
     )
+    kinds: float = option(
+        0.0, "scratch: weight of asking for the kind of pneumonia too, where data tell; 0: not", 0
+    )
     flip: bool = option(False, "answer for image and mirror image, probabilities averaged")
     backend: Literal["auto", "tensorflow", "torch", "jax"] = option(
         "auto", "what Keras runs on; auto: $KERAS_BACKEND, else the fastest installed"

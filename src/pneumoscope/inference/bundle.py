@@ -3,6 +3,7 @@
     bundle.json         what the model is, how it was made, SHA-256 of every other file
     model.weights.h5    the Keras weights: numbers only, no code, no pickle; of an ensemble
                         model-0.weights.h5, model-1.weights.h5, …
+    NAME.npz            arrays beside the weights, if there are any
     MODEL_CARD.md       for people
 
 Comes in: trained networks and their records, or a folder. Goes out: a folder, or a `Bundle`.
@@ -13,18 +14,20 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pneumoscope.config import PreprocessConfig, from_dict, option
 from pneumoscope.errors import BundleError, InputError, MissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.graph.architecture import LEAST_SIZE, Architecture
 from pneumoscope.graph.weight_file import open_weight_file
+from pneumoscope.inference.bundle_tables import TABLE_SUFFIX, Table, read_table, save_table
 from pneumoscope.inference.weights_store import Precision, save_weights
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
@@ -34,13 +37,16 @@ from pneumoscope.training.network import build_backbone, build_network, empty_he
 
 _LOGGER = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
-"""2 added `members`, `flip` and `store`; bundles of schema 1 are read too."""
+SCHEMA_VERSION = 3
+"""2 added `members`, `flip` and `store`, 3 tables; bundles of schema 1 and 2 are read too."""
 
 MOST_MEMBERS = 32
 
-_SINCE_2 = {"members": 1, "flip": False, "store": "float32"}
-"""What every bundle of schema 1 was."""
+_SINCE: dict[int, dict[str, Any]] = {
+    2: {"members": 1, "flip": False, "store": "float32"},
+    3: {},
+}
+"""The keys that each schema added, with what every bundle before it was."""
 
 _MAX_WEIGHTS_BYTES = 1 << 30
 _MOST_HIDDEN_UNITS = 65_536
@@ -119,6 +125,20 @@ class Bundle:
         """The Keras weights files, one per member."""
         return tuple(self.folder / name for name in weight_names(self.manifest.members))
 
+    def table(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """The arrays of `NAME.npz`; `None` if the bundle has no such table.
+
+        Raises:
+            BundleError: the file holds no arrays of numbers.
+        """
+        file = f"{name}{TABLE_SUFFIX}"
+        return read_table(self.folder / file) if file in self.manifest.files else None
+
+    def tables(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """All tables by name."""
+        names = [f.removesuffix(TABLE_SUFFIX) for f in self.manifest.files if f.endswith(".npz")]
+        return {name: read_table(self.folder / f"{name}{TABLE_SUFFIX}") for name in names}
+
     @property
     def card(self) -> Path:
         """The model card."""
@@ -126,7 +146,11 @@ class Bundle:
 
 
 def write_bundle(
-    folder: Path, networks: Any | Sequence[Any], manifest: BundleManifest, card: str
+    folder: Path,
+    networks: Any | Sequence[Any],
+    manifest: BundleManifest,
+    card: str,
+    tables: Mapping[str, Table] | None = None,
 ) -> Bundle:
     """Write a bundle whole: made beside, then renamed over whatever bundle was there.
 
@@ -136,6 +160,7 @@ def write_bundle(
         manifest: all but `schema_version`, `members` and `files`, which are filled in here; its
             `store` says in which precision weights are written.
         card: the text of the model card.
+        tables: arrays by name, by the name of their file without its suffix.
 
     Raises:
         UsageError: no network, or more than `MOST_MEMBERS`.
@@ -152,11 +177,19 @@ def write_bundle(
     def put(path: Path, number: int) -> None:
         save_weights(members[number], path, manifest.store)
 
-    return _written(folder, manifest, card, put)
+    return _written(folder, manifest, card, tables or {}, put)
 
 
-def write_revised(folder: Path, bundle: Bundle, manifest: BundleManifest, card: str) -> Bundle:
+def write_revised(
+    folder: Path,
+    bundle: Bundle,
+    manifest: BundleManifest,
+    card: str,
+    tables: Mapping[str, Table] | None = None,
+) -> Bundle:
     """Write a bundle with the weights of another one, byte for byte, and all else as given.
+
+    Tables that are not given are those of the other one.
 
     Raises:
         OSError: as `write_bundle` does.
@@ -169,20 +202,27 @@ def write_revised(folder: Path, bundle: Bundle, manifest: BundleManifest, card: 
     kept = replace(
         manifest, schema_version=SCHEMA_VERSION, members=theirs.members, store=theirs.store
     )
-    return _written(folder, kept, card, put)
+    return _written(folder, kept, card, {**bundle.tables(), **(tables or {})}, put)
 
 
 def _written(
-    folder: Path, manifest: BundleManifest, card: str, put: Callable[[Path, int], None]
+    folder: Path,
+    manifest: BundleManifest,
+    card: str,
+    tables: Mapping[str, Table],
+    put: Callable[[Path, int], None],
 ) -> Bundle:
     """Make the folder beside with the weights that `put` gives by number, and rename it."""
     names = weight_names(manifest.members)
+    extra = {f"{name}{TABLE_SUFFIX}": table for name, table in tables.items()}
     with folder_writer(folder) as made:
         for number, name in enumerate(names):
             put(made / name, number)
+        for name, table in extra.items():
+            save_table(made / name, table)
         write_text(made / CARD, card)
         document = asdict(manifest)
-        document["files"] = {name: sha256_of_file(made / name) for name in (*names, CARD)}
+        document["files"] = {name: sha256_of_file(made / name) for name in (*names, CARD, *extra)}
         write_json(made / MANIFEST, document)
     return load_bundle(folder)
 
@@ -199,13 +239,13 @@ def load_bundle(model: Path | str) -> Bundle:
     path = folder / MANIFEST
     document = bundle_files.read_manifest(folder)
     found = document.get("schema_version") if isinstance(document, dict) else None
-    if type(found) is not int or found not in (1, SCHEMA_VERSION):
+    if type(found) is not int or not 1 <= found <= SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: found schema version {found!r}, this pneumoscope reads 1 and "
+            f"{path}: found schema version {found!r}, this pneumoscope reads 1 to "
             f"{SCHEMA_VERSION}. Use the version of pneumoscope that wrote it, or train again."
         )
-    if found == 1:
-        document = {**document, **_SINCE_2, "schema_version": SCHEMA_VERSION}
+    for version in range(found + 1, SCHEMA_VERSION + 1):
+        document = {**document, **_SINCE[version], "schema_version": version}
     try:
         manifest = from_dict(BundleManifest, document, str(path), complete=True)
     except UsageError as error:

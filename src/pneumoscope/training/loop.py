@@ -50,8 +50,8 @@ class Lesson(Protocol):
     model: Any
     steps: int
 
-    def batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], Labels]]:
-        """Inputs and labels (0, 1) of one epoch; the same ones whenever it is asked."""
+    def batches(self, epoch: int) -> Iterator[tuple[Any, Labels]]:
+        """What the model takes, and labels (0, 1), of one epoch; the same whenever it is asked."""
 
     def val_logits(self) -> NDArray[np.float32]:
         """Logits (n,) of the validation images, by the network as it stands."""
@@ -84,6 +84,13 @@ class Curriculum:
         found = {id(v): v for v in self.network.variables}
         for lesson in self.lessons:
             found |= {id(v): v for v in lesson.model.variables}
+        return list(found.values())
+
+    def trainable(self) -> list[Any]:
+        """Every variable that gradients change, each once: the network's, then what lessons add."""
+        found = {id(v): v for v in self.network.trainable_variables}
+        for lesson in self.lessons:
+            found |= {id(v): v for v in lesson.model.trainable_variables}
         return list(found.values())
 
 
@@ -193,7 +200,7 @@ class _Session:
         self._network = curriculum.network
         self._config = config
         self._class_weights = class_weights.astype(np.float32)
-        self._optimizer = build_optimizer(self._network, config, curriculum.factors)
+        self._optimizer = build_optimizer(curriculum.trainable(), config, curriculum.factors)
         for lesson in curriculum.lessons:
             loss = keras.losses.BinaryCrossentropy(
                 from_logits=True, label_smoothing=config.label_smoothing

@@ -14,14 +14,16 @@ from pneumoscope.config import FitConfig
 from pneumoscope.training.runtime import load_keras
 
 
-def build_optimizer(model: Any, config: FitConfig, factors: Mapping[str, float]) -> Any:
-    """An optimizer for the trainable variables of `model`, its own variables made.
+def build_optimizer(
+    variables: Sequence[Any], config: FitConfig, factors: Mapping[str, float]
+) -> Any:
+    """An optimizer for trainable `variables`, its own variables made.
 
     Weight decay holds for kernels alone: biases and batch normalisation have none. It is a share
     of the step, so a factor holds for it too.
 
     Args:
-        model: a Keras model.
+        variables: those of a Keras model.
         config: `learning_rate`, `weight_decay` and `accumulate` are taken from it.
         factors: variable path → its share of the step size; 1 where it is not named.
     """
@@ -30,13 +32,13 @@ def build_optimizer(model: Any, config: FitConfig, factors: Mapping[str, float])
     if config.accumulate > 1:
         settings["gradient_accumulation_steps"] = config.accumulate
     if factors:
-        shares = [factors.get(v.path, 1.0) for v in model.trainable_variables]
+        shares = [factors.get(v.path, 1.0) for v in variables]
         optimizer = _graded_adam()(shares, config.weight_decay, **settings)
     else:  # Keras' own class where it will do: on Torch it updates all variables at once
         optimizer = keras.optimizers.Adam(weight_decay=config.weight_decay or None, **settings)
-        flat = [v for v in model.trainable_variables if not _is_kernel(v)]
+        flat = [v for v in variables if not _is_kernel(v)]
         optimizer.exclude_from_weight_decay(var_list=flat)
-    optimizer.build(model.trainable_variables)
+    optimizer.build(list(variables))
     return optimizer
 
 

@@ -31,6 +31,7 @@ from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.extractor import SquareExtractor, frozen_extractor
 from pneumoscope.training.features import Extractor, FeatureTable, Views, compute_features
 from pneumoscope.training.head import LabelledFeatures, TrainedHead, train_head
+from pneumoscope.training.kinds import kind_codes
 from pneumoscope.training.loop import Fitted, Score, fit
 from pneumoscope.training.network import (
     HeadWeights,
@@ -212,7 +213,10 @@ def _train_whole(
     if head is not None:
         _set_head(network, head)
     factors = {} if head is None else _factors(network, config)
-    squares = [Squares(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
+    squares = [
+        Squares(tables[s], _labels(job, s, tables[s]), _kinds(job, s, tables[s]))
+        for s in ("train", "val")
+    ]
     curriculum = build_curriculum(network, (squares[0], squares[1]), config, sizes, factors)
     fitted = _fitted(job, curriculum, tables)
     job.backbone.set_weights(fitted.weights[:-4])
@@ -304,6 +308,11 @@ def _tables(
 def _labels(job: Job, split: str, table: FeatureTable) -> Any:
     records = job.train if split == "train" else job.val
     return np.array([records[k].label for k in table.kept], np.int64)
+
+
+def _kinds(job: Job, split: str, table: FeatureTable) -> Any:
+    codes = kind_codes(job.train if split == "train" else job.val)
+    return codes[list(table.kept)]
 
 
 def _refused(tables: Mapping[str, FeatureTable]) -> dict[str, tuple[ImageRefusedError, ...]]:

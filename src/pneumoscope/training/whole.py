@@ -28,6 +28,7 @@ from pneumoscope.images.preprocess import (
 )
 from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.kinds import UNKNOWN, build_kind_question
 from pneumoscope.training.loop import Curriculum, Labels
 from pneumoscope.training.prefetch import ahead
 from pneumoscope.training.runtime import load_keras
@@ -37,10 +38,14 @@ _VAL_BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Squares:
-    """Decoded images of one split on disk, uint8 (side, side), and the label of each."""
+    """Decoded images of one split on disk, uint8 (side, side); label and kind of each.
+
+    `kinds` are codes of `kind_codes`.
+    """
 
     table: FeatureTable
     labels: Labels
+    kinds: Labels
 
     def take(self, rows: NDArray[np.intp], side: int) -> NDArray[np.uint8]:
         """Images (n, side, side), made smaller with antialiasing."""
@@ -85,32 +90,49 @@ def build_curriculum(
     """One lesson per size; `parts` are train and val, `network` takes squares of any size."""
     check_sizes(sizes)
     train, val = parts
-    lessons = [_SizeLesson(network, size, train, val, config) for size in sizes.sizes]
+    question = _kind_question(train, config)
+    lessons = [_SizeLesson(network, size, train, val, config, question) for size in sizes.sizes]
     ends = np.cumsum(sizes.shares) * config.fit.epochs
     until = [round(end) for end in ends.tolist()]
     return Curriculum(network, lessons, until, factors)
+
+
+def _kind_question(train: Squares, config: TrainConfig) -> Any:
+    """The layer that asks for the kind of pneumonia, or `None` where there is nothing to ask."""
+    kinds = int(train.kinds.max(initial=UNKNOWN)) + 1
+    asked = config.kinds > 0 and kinds > 1
+    return build_kind_question(kinds, config.kinds, config.seed) if asked else None
 
 
 class _SizeLesson:
     """Every epoch at one size: all training images in a new order, distorted on the device."""
 
     def __init__(
-        self, network: Any, size: int, train: Squares, val: Squares, config: TrainConfig
+        self,
+        network: Any,
+        size: int,
+        train: Squares,
+        val: Squares,
+        config: TrainConfig,
+        question: Any = None,
     ) -> None:
         self._network, self._train, self._val = network, train, val
         self._side, self._batch, self._seed = stored_side(size), config.fit.batch_size, config.seed
         self.steps = max(len(train.labels) // self._batch, 1)
         self._preprocessor = Preprocessor(_at(config.preprocess, size))
-        self.model = _training_model(network, self._side, size, config)
+        self._asks = question is not None
+        self.model = _training_model(network, self._side, size, config, question)
 
-    def batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], Labels]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Any, Labels]]:
         """Whole batches only, so that one compiled step does for all."""
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._train.labels))
         rows = np.resize(order, (self.steps, self._batch))
 
-        def make() -> Iterator[tuple[NDArray[Any], Labels]]:
+        def make() -> Iterator[tuple[Any, Labels]]:
             for chosen in rows:
-                yield self._train.take(chosen, self._side), self._train.labels[chosen]
+                squares = self._train.take(chosen, self._side)
+                codes = self._train.kinds[chosen, None].astype(np.float32)
+                yield [squares, codes] if self._asks else squares, self._train.labels[chosen]
 
         return ahead(make())
 
@@ -130,12 +152,20 @@ def _at(config: PreprocessConfig, size: int) -> PreprocessConfig:
     return PreprocessConfig(config.version, size, config.fit, config.normalisation)
 
 
-def _training_model(network: Any, side: int, size: int, config: TrainConfig) -> Any:
-    """Squares as stored, uint8 (n, side, side) → distorted, normalised → logits (n, 1)."""
+def _training_model(network: Any, side: int, size: int, config: TrainConfig, question: Any) -> Any:
+    """Squares as stored, uint8 (n, side, side) → distorted, normalised → logits (n, 1).
+
+    With a question for the kind it takes codes (n, 1) as well.
+    """
     keras = load_keras()
     squares = keras.Input((side, side), dtype="uint8", name="squares")
     grey = build_distortion(config.distort, size, config.seed)(squares)
-    return keras.Model(squares, network(_normalised(grey, config.preprocess)), name="lesson")
+    images = _normalised(grey, config.preprocess)
+    if question is None:
+        return keras.Model(squares, network(images), name="lesson")
+    codes = keras.Input((1,), name="codes")
+    both = keras.Model(network.input, [network.output, network.get_layer("pool").output])
+    return keras.Model([squares, codes], question([*both(images), codes]), name="lesson")
 
 
 def _normalised(grey: Any, config: PreprocessConfig) -> Any:

@@ -1,0 +1,92 @@
+"""The second question: asked of known kinds alone, and gone from what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pneumoscope.graph.architecture import Architecture
+from pneumoscope.records import ImageRecord
+from pneumoscope.training.kinds import UNKNOWN, build_kind_question, kind_codes
+from pneumoscope.training.loop import Curriculum, fit
+from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.runtime import load_keras
+from pneumoscope.training.whole import Squares, build_curriculum
+from support.small_network import small_network
+from training.test_whole import CONFIG, SIZES, squares_of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with small_network():
+        yield
+
+
+def test_codes_follow_the_names() -> None:
+    names = ("virus", "", "bacteria", "virus")
+    records = [ImageRecord(Path(f"{k}.png"), 1, str(k), subtype=s) for k, s in enumerate(names)]
+    assert kind_codes(records).tolist() == [1, UNKNOWN, 0, 1]
+    assert kind_codes([]).tolist() == []
+
+
+def test_the_loss_is_of_known_kinds_alone() -> None:
+    keras = load_keras()
+    layer = build_kind_question(2, 0.5, 0)
+    logits, pooled = np.zeros((4, 1), np.float32), np.zeros((4, 3), np.float32)
+
+    def added(codes: list[float]) -> float:
+        layer([logits, pooled, np.array(codes, np.float32)[:, None]], training=True)
+        (loss,) = layer.losses
+        return float(keras.ops.convert_to_numpy(loss))
+
+    # Of features that say nothing each of two kinds is as likely: log 2 for each known one.
+    assert added([0, 1, 0, 1]) == pytest.approx(0.5 * np.log(2), rel=1e-5)
+    assert added([0, -1, -1, -1]) == pytest.approx(0.5 * np.log(2) / 4, rel=1e-5)
+    assert added([-1, -1, -1, -1]) == 0.0
+
+
+def curriculum_of(parts: tuple[Squares, Squares], weight: float) -> Curriculum:
+    backbone = build_backbone(None)
+    initialise_randomly(backbone, 0)
+    backbone.trainable = True
+    network = with_head(backbone, Architecture(), 0)
+    return build_curriculum(network, parts, replace(CONFIG, kinds=weight), SIZES, {})
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Squares, Squares]:
+    folder = tmp_path_factory.mktemp("squares")
+    return squares_of(folder / "train", 24), squares_of(folder / "val", 70, 1)
+
+
+def test_what_is_kept_is_the_network_alone(parts: tuple[Squares, Squares], tmp_path: Path) -> None:
+    curriculum = curriculum_of(parts, 0.5)
+    shapes = [w.shape for w in curriculum.network.get_weights()]
+    assert len(curriculum.trainable()) == len(curriculum.network.trainable_variables) + 2
+    config = replace(CONFIG.fit, epochs=1)
+    labels = (parts[0].labels, parts[1].labels)
+    fitted = fit(curriculum, *labels, config, lambda *_: 0.5, tmp_path / "c.npz", "o")
+    assert [w.shape for w in fitted.weights] == shapes
+
+
+def test_the_question_changes_what_is_learnt(
+    parts: tuple[Squares, Squares], tmp_path: Path
+) -> None:
+    config = replace(CONFIG.fit, epochs=1)
+    labels = (parts[0].labels, parts[1].labels)
+    kept = [
+        fit(curriculum_of(parts, w), *labels, config, lambda *_: 0.5, tmp_path / f"{w}.npz", "o")
+        for w in (0.0, 5.0)
+    ]
+    first, second = (np.concatenate([w.ravel() for w in each.weights]) for each in kept)
+    assert not np.allclose(first, second)
+
+
+def test_nothing_is_asked_where_there_is_one_kind(parts: tuple[Squares, Squares]) -> None:
+    alone = replace(parts[0], kinds=np.minimum(parts[0].kinds, 0))
+    curriculum = curriculum_of((alone, parts[1]), 0.5)
+    assert len(curriculum.trainable()) == len(curriculum.network.trainable_variables)

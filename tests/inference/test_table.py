@@ -182,7 +182,7 @@ def test_a_full_disk_doubles_no_row(tmp_path: Path) -> None:
     full = Full(journal._stream)
     journal._stream = full
     with pytest.raises(OSError, match="No space"):
-        journal._flush()
+        journal.flush()
     full.full = False
     for row in ROWS[1:]:
         journal.add(row)

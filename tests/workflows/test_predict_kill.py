@@ -23,13 +23,13 @@ CHUNK = 10
 SLOWLY = f"""
 import sys, time
 from pneumoscope.cli import main
-from pneumoscope.inference import predictor, table
+from pneumoscope.inference import decoding, table
 table._CHUNK_ROWS = {CHUNK}
-real = predictor.read_image
+real = decoding.read_image
 def slow(*a):
     time.sleep(0.01)
     return real(*a)
-predictor.read_image = slow
+decoding.read_image = slow
 main()
 """
 

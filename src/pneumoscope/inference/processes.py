@@ -59,7 +59,7 @@ def decoded_in_processes(
                 found = future.result()
             except BrokenProcessPool:
                 pool.shutdown(cancel_futures=True)
-                found = [_read_alone(path, decode) for path in chunk]
+                found = _read_one_by_one(chunk, decode)
                 pool = _started(decode, workers)
                 flying = deque((lost, _sent(pool, lost)) for lost, _ in flying)
             flying.extend((chunk, _sent(pool, chunk)) for chunk in islice(chunks, 1))
@@ -83,22 +83,32 @@ def _sent(pool: ProcessPoolExecutor, chunk: list[str]) -> Future[_Found]:
         return lost
 
 
-def _read_alone(path: str, decode: Decoder) -> Prepared | Prediction:
-    for _ in range(_TRIES):
-        pool = _started(decode, 1)
-        try:
-            return pool.submit(_read, [path]).result()[0]
-        except BrokenProcessPool:
-            continue
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return Prediction(
-        path,
-        "error",
-        Reason.INTERNAL_ERROR,
-        detail=f"{_TRIES} processes that read it died, killed or crashed. Convert it to PNG, or "
-        "give the machine more memory",
+def _read_one_by_one(paths: list[str], decode: Decoder) -> _Found:
+    """Read what was lost, a file at a time, to tell the one at which processes die."""
+    found: _Found = []
+    pool = _started(decode, 1)
+    try:
+        for path in paths:
+            for _ in range(_TRIES):
+                try:
+                    found += pool.submit(_read, [path]).result()
+                    break
+                except BrokenProcessPool:
+                    pool.shutdown(cancel_futures=True)
+                    pool = _started(decode, 1)
+            else:
+                found.append(_given_up(path))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return found
+
+
+def _given_up(path: str) -> Prediction:
+    detail = (
+        f"{_TRIES} processes that read it died, killed or crashed. Convert it to PNG, or give the "
+        "machine more memory"
     )
+    return Prediction(path, "error", Reason.INTERNAL_ERROR, detail=detail)
 
 
 def _started(decode: Decoder, workers: int) -> ProcessPoolExecutor:

@@ -36,7 +36,7 @@ FORMATS = (".csv", ".jsonl", ".parquet")
 
 _NUMBERS = {"probability", "threshold", "input_score"}
 _CHUNK_ROWS = 512
-_CHUNK_SECONDS = 5.0
+_CHUNK_SECONDS = 2.0
 """What a kill may cost: rows since the last flush are answered for again."""
 
 

@@ -1,11 +1,12 @@
 """Controls: how far the classes can be told apart by what is not pneumonia, without the model.
 
-Comes in: one row of numbers per image (a thumbnail, file properties, a lung outline), labels, patient
-ids. Goes out: out-of-sample probabilities, and their AUC with its interval. Knows nothing of images.
+Comes in: one row of numbers per image (a thumbnail, file properties, a lung outline), labels,
+patient ids. Goes out: out-of-sample probabilities, and their AUC with its interval. Knows nothing
+of images.
 
-A logistic regression on standardised numbers, in folds that part no patient: weak on purpose, and its
-strength is fixed, not chosen. What it can use, a network can use as well; an AUC beside the model's
-says that a good score is no proof of having read the lungs.
+A logistic regression on standardised numbers, in folds that part no patient: weak on purpose, and
+its strength is fixed, not chosen. What it can use, a network can use as well; an AUC beside the
+model's says that a good score is no proof of having read the lungs.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """What a change of the images costs a model, on the same images, with intervals; and the verdict.
 
 Comes in: labels, patient ids, the model's threshold, probabilities of the images as they are and of
-changed copies (NaN where there was no answer). Goes out: one `Paired` per change, a `Judgement` of it.
-Knows nothing of images, of models, or of what a change is.
+changed copies (NaN where there was no answer). Goes out: one `Paired` per change, a `Judgement` of
+it. Knows nothing of images, of models, or of what a change is.
 
-Sensitivity, specificity and AUC are those of the images that had an answer both ways; so is what they
-are compared with. Every resample of patients is drawn once and scores both ways: the interval of a
-change is that of the paired difference, far narrower than the two intervals beside each other say.
+Sensitivity, specificity and AUC are those of the images that had an answer both ways; so is what
+they are compared with. Every resample of patients is drawn once and scores both ways: the interval
+of a change is that of the paired difference, far narrower than the two intervals beside each other
+say.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def compare_paired(
 ) -> Paired:
     """Metrics both ways and their difference, with percentile intervals over patients.
 
-    The paired cluster bootstrap: patients are drawn with replacement (Davison & Hinkley 1997, section
-    3.8), and each resample weighs the same images both ways.
+    The paired cluster bootstrap: patients are drawn with replacement (Davison & Hinkley 1997,
+    section 3.8), and each resample weighs the same images both ways.
 
     Args:
         labels: int, (n,), 0 or 1.

@@ -1,15 +1,15 @@
 """Where the lungs are on a frontal film: a simple, classical segmentation, and how sure it is.
 
-Comes in: one decoded grey image, float32 (h, w) in [0, 1], of any size. Goes out: a mask of the same
-shape with a quality in [0, 1]. Learns nothing and knows nothing of labels, models or files. Made for
-asking what a model looks at, not for measuring lungs.
+Comes in: one decoded grey image, float32 (h, w) in [0, 1], of any size. Goes out: a mask of the
+same shape with a quality in [0, 1]. Learns nothing and knows nothing of labels, models or files.
+Made for asking what a model looks at, not for measuring lungs.
 
-The steps, on a square of 128 pixels: slow changes of brightness are taken off (a Gaussian's worth of
-neighbourhood); what is darker than its surroundings, and lies where lungs can lie (two upright
+The steps, on a square of 128 pixels: slow changes of brightness are taken off (a Gaussian's worth
+of neighbourhood); what is darker than its surroundings, and lies where lungs can lie (two upright
 ellipses beside the midline), is cut by Otsu's threshold (Otsu 1979), once for either side; the
-largest piece of each side is opened, closed and filled to its convex hull, so that a rib, a vessel or
-an opacity in the middle of a lung does not cut it in two. An opacity at the lung's edge can still be
-missed: the lungs' outline is then not free of the illness (see `evaluation/controls.py`).
+largest piece of each side is opened, closed and filled to its convex hull, so that a rib, a vessel
+or an opacity in the middle of a lung does not cut it in two. An opacity at the lung's edge can
+still be missed: the lungs' outline is then not free of the illness (see `evaluation/controls.py`).
 """
 
 from __future__ import annotations

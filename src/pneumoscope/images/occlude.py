@@ -1,7 +1,7 @@
 """What is left of a film when a part is painted black: its ring, its centre, its lungs, the rest.
 
-Comes in: one decoded grey image, float32 (h, w) in [0, 1], and a width or a mask. Goes out: a new image
-of the same shape, type and range. Knows nothing of models, or of where a mask comes from.
+Comes in: one decoded grey image, float32 (h, w) in [0, 1], and a width or a mask. Goes out: a new
+image of the same shape, type and range. Knows nothing of models, or of where a mask comes from.
 
 A model that ranks as well by the ring, or without the lungs, reads something else than pneumonia.
 """
@@ -32,6 +32,15 @@ def without(image: FloatArray, mask: Mask) -> FloatArray:
         PneumoscopeError: the mask is of another shape.
     """
     return np.where(_fitting(image, mask), np.float32(0), image)
+
+
+def box_around(mask: Mask) -> Mask:
+    """The smallest upright rectangle that holds the mask, bool (h, w): an outline of few words."""
+    box = np.zeros_like(mask)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size:
+        box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    return box
 
 
 def only(image: FloatArray, mask: Mask) -> FloatArray:

@@ -17,11 +17,15 @@ import hashlib
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.images.augment import random_stream
 from pneumoscope.images.grey import FloatArray
+
+Points = NDArray[np.float64]
+"""Four of them, (4, 2): column and row."""
 
 _CORNER_SHIFT = 0.09
 """Largest move of a corner, shares of the side."""
@@ -71,7 +75,7 @@ def photograph(image: FloatArray, strength: float, seed: int = 0) -> FloatArray:
     return np.clip(seen, 0, 1, dtype=np.float32)
 
 
-def _tilted(image: FloatArray, inward: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> FloatArray:
+def _tilted(image: FloatArray, inward: Points) -> FloatArray:
     """The film with its corners moved inwards by shares of the sides, (4, 2); black beside it."""
     height, width = image.shape
     outer = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64)
@@ -85,8 +89,8 @@ def _tilted(image: FloatArray, inward: np.ndarray[tuple[int, int], np.dtype[np.f
 
 
 def _perspective(
-    shown: np.ndarray[tuple[int, int], np.dtype[np.float64]],
-    film: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    shown: Points,
+    film: Points,
 ) -> tuple[float, ...]:
     """The eight numbers that take points `shown` (4, 2) to points of the `film` (4, 2).
 

@@ -3,8 +3,8 @@
 Comes in: nothing. Goes out: `SWEEPS`. Knows nothing of models, of labels, or of how far an answer
 may move; which strengths are plausible is said here, since it is said of films.
 
-A strength is called plausible where films of another site or scanner, read by the same program, look
-like that: a verdict goes by these. The stronger ones show where an answer breaks down. All of
+A strength is called plausible where films of another site or scanner, read by the same program,
+look like that: a verdict goes by these. The stronger ones show where an answer breaks down. All of
 `perturb.PERTURBATIONS` are among the plausible ones.
 """
 
@@ -78,7 +78,8 @@ def _sweep(  # noqa: PLR0913 - a row of the table below
     for number, strength in enumerate(strengths, start=1):
         likely = bool(plausible) and plausible[0] <= strength <= plausible[-1]
         words = wording.format(scale * strength).replace("-", "−")
-        steps.append(Step(Perturbation(f"{name}_{number}", words, change, strength, seeded), likely))
+        changed = Perturbation(f"{name}_{number}", words, change, strength, seeded)
+        steps.append(Step(changed, likely))
     return Sweep(name, title, axis, neutral, tuple(steps))
 
 

@@ -26,6 +26,12 @@ _PARTS = {
         "outside of the lungs.",
         "With the lungs blacked out the model ranks with an AUC of {auc}, no better than chance.",
     ),
+    "lungs_only": (
+        "Shown the lungs alone, all else black, the model ranks with an AUC of {auc}: there is "
+        "something in them that it reads.",
+        "Shown the lungs alone, all else black, the model ranks with an AUC of {auc}, no better "
+        "than chance: without their surroundings it can’t read them.",
+    ),
     "box_removed": (
         "With a box about both lungs and the heart blacked out the model still ranks with an AUC "
         "of {auc}: it reads what lies around the chest.",
@@ -89,7 +95,7 @@ def _of_changes(content: StressContent) -> list[StressFinding]:
             StressFinding(
                 "warning",
                 f"{plural(len(unsure), 'plausible change')} stayed within the limit, but so few "
-                f"images can't rule out that the fall is larger: {_named(unsure)}.",
+                f"images can’t rule out that the fall is larger: {_named(unsure)}.",
             )
         )
     refused = [row for row in content.worst_first if row.found.refused]
@@ -120,24 +126,34 @@ def _of_parts(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
             continue
         above = auc.low > _CHANCE
         severity: Severity = "note"
-        if above:
+        if row.name == "lungs_only":
+            severity = "note" if above else "warning"
+        elif above:
             severity = "problem" if auc.value >= _STRONG else "warning"
         text = _PARTS[row.name][0 if above else 1].format(auc=in_words(auc, level, 3))
         if above and row.name == "lungs_removed":
-            text += _outline_too(shortcuts)
+            severity, text = _within_the_chest(shortcuts, severity, text)
         found.append(StressFinding(severity, text))
     return found
 
 
-def _outline_too(shortcuts: Shortcuts) -> str:
-    """What the shape that was painted black may have given away."""
+def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tuple[Severity, str]:
+    """What else may explain that a model ranks without the lungs: their outline, their neighbours.
+
+    The shape that was painted black is still there to be read, and so is what lies between the
+    lungs. Where a box about both leaves nothing over, all that is read lies within the chest.
+    """
     outline = shortcuts.controls.get("outline")
-    if outline is None or outline.auc.low is None or outline.auc.low <= _CHANCE:
-        return ""
-    return (
-        " A part of that may be the shape of what was blacked out, which by itself reaches "
-        f"{number(outline.auc.value)}; the box about the lungs gives less of it away."
-    )
+    if outline is not None and outline.auc.low is not None and outline.auc.low > _CHANCE:
+        text += (
+            " A part of that may be the shape of what was blacked out, which by itself reaches "
+            f"{number(outline.auc.value)}."
+        )
+    box = next((r.found.changed["auc"] for r in shortcuts.rows if r.name == "box_removed"), None)
+    if box is not None and box.low is not None and box.low <= _CHANCE:
+        text += " It lies within the chest: a box about lungs and heart leaves nothing of it."
+        severity = "warning"
+    return severity, text
 
 
 def _of_controls(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
@@ -173,8 +189,10 @@ def _of_heatmaps(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
         f"On average {in_words(energy, level)} of a heatmap’s energy lies in the lungs, which take "
         f"{number(share.value, 2)} of the film."
     )
-    if energy.value < share.value:
-        return [StressFinding("problem", f"{told} A heatmap spread evenly would have more there.")]
-    severity: Severity = "warning" if energy.value < _CHANCE else "note"
-    outside = " Most of the evidence is drawn from elsewhere." if severity == "warning" else ""
-    return [StressFinding(severity, told + outside)]
+    if energy.value >= _CHANCE:
+        return [StressFinding("note", told)]
+    even = energy.value < share.value
+    more = (
+        "A heatmap spread evenly would have more there." if even else "Most of it lies elsewhere."
+    )
+    return [StressFinding("warning", f"{told} {more} Its grid is coarse: read it with care.")]

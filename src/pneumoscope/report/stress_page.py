@@ -19,9 +19,9 @@ from pneumoscope.report.page import (
     Column,
     Drawn,
     FiguresView,
-    Head,
     Section,
     Table,
+    TablesView,
     data_uri,
     render_page,
     write_page,
@@ -40,16 +40,10 @@ _JUDGED = {
     "fails": "beyond",
     "shown": "not judged",
 }
-_COLUMNS = (
-    Column("Images"),
+_METRIC_COLUMNS = (
     Column("Sensitivity", numeric=True),
-    Column("its change", numeric=True),
     Column("Specificity", numeric=True),
-    Column("its change", numeric=True),
     Column("AUC", numeric=True),
-    Column("its change", numeric=True),
-    Column("Refused", numeric=True),
-    Column("Limit"),
 )
 
 
@@ -176,28 +170,34 @@ def _findings(content: StressContent) -> Section:
 
 
 def _changes(content: StressContent) -> Section:
-    plain = ["as they are"]
-    for metric in METRICS:
-        plain += [_with_interval(content.plain[metric]), ABSENT]
-    total = [*plain, ABSENT, ABSENT]
-    table = Table(
-        "Every change, worst first",
-        _COLUMNS,
-        tuple(_row(row) for row in content.worst_first),
-        "By the larger fall of sensitivity and specificity, each number with its interval; a "
-        "change is that of the same images, with the interval of the paired difference.",
-        total,
+    rows = content.worst_first
+    changes = Table(
+        "What is lost and gained, worst first",
+        (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS, Column("Refused", numeric=True)),
+        tuple(
+            (row.title, _JUDGED[row.judgement], *_differences(row), count(row.found.refused))
+            for row in rows
+        ),
+        "The change of each metric on the same images, with the interval of the paired "
+        "difference; sorted by the larger fall of sensitivity and specificity.",
     )
-    view = FiguresView("", (), tables=(table,))
-    return Section("changes", "What each change costs", "Changes", "sections/figures.html.j2", view)
+    values = Table(
+        "What is left",
+        (Column("X-rays"), *_METRIC_COLUMNS),
+        tuple((row.title, *_values(row)) for row in rows),
+        "Each metric of the changed images, with its interval, in the same order.",
+        ["as they are", *(_with_interval(content.plain[metric]) for metric in METRICS)],
+    )
+    view = TablesView("", (changes, values))
+    return Section("changes", "What each change costs", "Changes", "sections/tables.html.j2", view)
 
 
-def _row(row: StressRow) -> tuple[str | Head, ...]:
-    cells: list[str | Head] = [Head(row.title, "" if row.plausible else "beyond the plausible")]
-    for metric in METRICS:
-        cells += [_with_interval(row.found.changed[metric]),
-                  _with_interval(row.found.difference[metric])]  # fmt: skip
-    return (*cells, count(row.found.refused), _JUDGED[row.judgement])
+def _values(row: StressRow) -> list[str]:
+    return [_with_interval(row.found.changed[metric]) for metric in METRICS]
+
+
+def _differences(row: StressRow) -> list[str]:
+    return [_with_interval(row.found.difference[metric]) for metric in METRICS]
 
 
 def _with_interval(estimate: Estimate) -> str:
@@ -241,9 +241,9 @@ def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | Non
         return None
     parts = Table(
         "Parts of the film, shown to the model",
-        (*_COLUMNS[:7], Column("Images", numeric=True)),
-        tuple((*_row(row)[:7], count(row.found.images)) for row in shortcuts.rows),
-        "The changes are from the same images, whole.",
+        (Column("Shown"), *_METRIC_COLUMNS, Column("X-rays", numeric=True)),
+        tuple((row.title, *_values(row), count(row.found.images)) for row in shortcuts.rows),
+        "Each metric with its interval, on the images for which there is such a part.",
     )
     level = percent(content.interval.level)
     controls = Table(

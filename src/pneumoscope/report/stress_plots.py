@@ -14,7 +14,7 @@ from pneumoscope.evaluation.stress import METRICS, Metric
 from pneumoscope.images.sweeps import Sweep
 from pneumoscope.records import Estimate
 from pneumoscope.report.axes import grid, mark_point, name_axes, new_axes, say, spread
-from pneumoscope.report.formatting import ABSENT, in_words, metric_text, number
+from pneumoscope.report.formatting import in_words, metric_text, number, percent
 from pneumoscope.report.stress_content import StressRow
 from pneumoscope.report.svg import INK, MUTED, NORMAL, PNEUMONIA, RULE, Colour, Svg, drawing, to_svg
 
@@ -96,8 +96,8 @@ def auc_rows(rows: Sequence[AucRow], level: float) -> Svg:
         axes.spines["left"].set_visible(False)
         grid(axes, "x")
         axes.set_xlabel("AUC", labelpad=5)
-        told = "; ".join(f"{row.label} {in_words(row.auc, level, 3)}" for row in rows)
-        return to_svg(figure, "shortcuts", f"AUC: {told}.")
+        told = "; ".join(f"{row.label} {number(row.auc.value)}" for row in rows)
+        return to_svg(figure, "shortcuts", f"AUC with {percent(level)} intervals: {told}.")
 
 
 def _points(
@@ -149,10 +149,10 @@ def _reading(sweep: Sweep, rows: Sequence[StressRow], level: float) -> str:
         ("sensitivity", "specificity"), key=lambda m: worst.found.difference[m].value or 0.0
     )
     change = worst.found.difference[metric]
+    before, after = worst.found.plain[metric].value, worst.found.changed[metric].value
     if change.value is None or change.value >= 0:
         return f"{sweep.title}: no strength lowers sensitivity or specificity."
     return (
-        f"{sweep.title}: the most is lost at {worst.title}, where {metric} goes from "
-        f"{number(worst.found.plain[metric].value)} to {number(worst.found.changed[metric].value)} "
-        f"({in_words(change, level, 3) if change.low is not None else ABSENT})."
+        f"{sweep.title}: the most is lost at {worst.title}, where {metric} changes from "
+        f"{number(before)} to {number(after)}, by {in_words(change, level, 3)}."
     )

@@ -119,11 +119,11 @@ def test_intervals_of_differences_cover_the_truth_with_clustered_patients() -> N
         "specificity": cdf((shift + fade) / after) - cdf(shift / spread),
         "auc": cdf(math.sqrt(2) * shift / after) - cdf(math.sqrt(2) * shift / spread),
     }
-    runs, hits = 150, dict.fromkeys(METRICS, 0)
+    runs, hits = 1000, dict.fromkeys(METRICS, 0)
     widths, apart = [], []
     for _ in range(runs):
         data = simulated(rng, 100, 2, shift, fade)
-        found = compare_paired(*data, THRESHOLD, IntervalConfig(resamples=250))
+        found = compare_paired(*data, THRESHOLD, IntervalConfig(resamples=400))
         for metric in METRICS:
             estimate = found.difference[metric]
             hits[metric] += estimate.low <= truths[metric] <= estimate.high
@@ -131,7 +131,7 @@ def test_intervals_of_differences_cover_the_truth_with_clustered_patients() -> N
         widths.append(difference.high - difference.low)
         apart.append(math.hypot(*(e.high - e.low for e in both)))
     coverage = {metric: count / runs for metric, count in hits.items()}
-    assert all(0.88 <= share <= 1.0 for share in coverage.values()), coverage
+    assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
     # What comparing two independent samples would have claimed is far wider.
     assert np.mean(widths) < 0.75 * np.mean(apart)
 

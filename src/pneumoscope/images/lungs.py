@@ -100,7 +100,7 @@ def _widened(sides: list[Mask]) -> Mask:
     for own, other in (sides, sides[::-1]):
         reflection = other[:, mirrored.clip(0, _SIDE - 1)] & there
         joined.append(_hull(own | reflection))
-    return np.asarray(binary_dilation(joined[0] | joined[1], iterations=2))
+    return np.asarray(binary_dilation(joined[0] | joined[1], iterations=4))
 
 
 def _darkness(square: FloatArray) -> NDArray[np.float64]:

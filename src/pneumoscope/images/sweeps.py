@@ -77,7 +77,9 @@ def _sweep(  # noqa: PLR0913 - a row of the table below
     steps = []
     for number, strength in enumerate(strengths, start=1):
         likely = bool(plausible) and plausible[0] <= strength <= plausible[-1]
-        words = wording.format(scale * strength).replace("-", "−")
+        words = (
+            wording.format(scale * strength).replace("-", "−").replace(" %", "\N{NO-BREAK SPACE}%")
+        )
         changed = Perturbation(f"{name}_{number}", words, change, strength, seeded)
         steps.append(Step(changed, likely))
     return Sweep(name, title, axis, neutral, tuple(steps))

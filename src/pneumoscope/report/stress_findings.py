@@ -192,7 +192,5 @@ def _of_heatmaps(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
     if energy.value >= _CHANCE:
         return [StressFinding("note", told)]
     even = energy.value < share.value
-    more = (
-        "A heatmap spread evenly would have more there." if even else "Most of it lies elsewhere."
-    )
+    more = "Spread evenly it would have more there." if even else "Most of it lies elsewhere."
     return [StressFinding("warning", f"{told} {more} Its grid is coarse: read it with care.")]

@@ -38,7 +38,7 @@ _JUDGED = {
     "holds": "within",
     "unsure": "within, unsure",
     "fails": "beyond",
-    "shown": "not judged",
+    "shown": ABSENT,
 }
 _METRIC_COLUMNS = (
     Column("Sensitivity", numeric=True),
@@ -171,11 +171,18 @@ def _findings(content: StressContent) -> Section:
 
 def _changes(content: StressContent) -> Section:
     rows = content.worst_first
+    refusing = any(row.found.refused for row in rows)
+    refused = (Column("Refused", numeric=True),) if refusing else ()
     changes = Table(
         "What is lost and gained, worst first",
-        (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS, Column("Refused", numeric=True)),
+        (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS, *refused),
         tuple(
-            (row.title, _JUDGED[row.judgement], *_differences(row), count(row.found.refused))
+            (
+                row.title,
+                _JUDGED[row.judgement],
+                *_differences(row),
+                *((count(row.found.refused),) if refusing else ()),
+            )
             for row in rows
         ),
         "The change of each metric on the same images, with the interval of the paired "

@@ -61,7 +61,7 @@ class _Film:
 
 def shortcut_conditions(config: StressConfig) -> tuple[Condition, ...]:
     """The parts of a film that are shown alone, or not at all."""
-    width = f"{100 * config.ring:g} %"
+    width = f"{100 * config.ring:g}\N{NO-BREAK SPACE}%"
     return (
         Condition("lungs_removed", "lungs painted black", _without_lungs),
         Condition("box_removed", "a box about the lungs painted black", _without_box),

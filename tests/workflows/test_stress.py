@@ -287,6 +287,15 @@ def test_own_masks_take_the_place_of_the_segmentation(
         stress(films, tmp_path / "out", config=StressConfig(shortcuts=False), masks=masks)
 
 
+def test_settings_out_of_range_are_refused_before_anything_is_done(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, value in (("--limit", "1"), ("--largest-fall", "1.5"), ("--resamples", "0")):
+        assert run(["stress", str(films), "--out", str(tmp_path / "out"), option, value]) == 2
+        assert option.strip("-").replace("-", "_") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_class_and_a_missing_split_are_refused(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

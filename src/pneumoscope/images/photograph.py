@@ -85,7 +85,8 @@ def _tilted(image: FloatArray, inward: Points) -> FloatArray:
     turned = Image.fromarray(image).transform(
         (width, height), Image.Transform.PERSPECTIVE, data, Image.Resampling.BILINEAR, fillcolor=0
     )
-    return np.asarray(turned)
+    film: FloatArray = np.asarray(turned)
+    return film
 
 
 def _perspective(
@@ -95,7 +96,7 @@ def _perspective(
     """The eight numbers that take points `shown` (4, 2) to points of the `film` (4, 2).
 
     u = (a x + b y + c) / (g x + h y + 1), v = (d x + e y + f) / (g x + h y + 1): four pairs of
-    points give eight linear equations (Heckbert 1989, section 2.2.3).
+    points give eight linear equations (Heckbert 1989).
     """
     rows, wanted = [], []
     for (x, y), (u, v) in zip(shown.tolist(), film.tolist(), strict=True):
@@ -108,9 +109,9 @@ def _perspective(
 def _grid(shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
     """Column (1, w) and row (h, 1) of every pixel, from -1 to 1."""
     height, width = shape
-    x = (2 * (np.arange(width, dtype=np.float32) + 0.5) / width - 1)[None, :]
-    y = (2 * (np.arange(height, dtype=np.float32) + 0.5) / height - 1)[:, None]
-    return x, y
+    x = 2 * (np.arange(width) + 0.5) / width - 1
+    y = 2 * (np.arange(height) + 0.5) / height - 1
+    return x.astype(np.float32)[None, :], y.astype(np.float32)[:, None]
 
 
 def _light(shape: tuple[int, ...], strength: float, angle: float) -> FloatArray:

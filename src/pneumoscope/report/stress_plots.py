@@ -126,7 +126,9 @@ def _curve(axes: Axes, points: Sequence[_Point], metric: Metric, shift: float) -
         if estimate.low is not None and estimate.high is not None:
             axes.plot([place, place], [estimate.low, estimate.high], color=colour.light,
                       linewidth=1.0, alpha=0.55)  # fmt: skip
-    axes.plot(places, [e.value for e in found], color=colour.light, marker=shape, markersize=4.2)
+    axes.plot(
+        places, [e.value or 0.0 for e in found], color=colour.light, marker=shape, markersize=4.2
+    )
 
 
 def _label_ends(

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.config import IntervalConfig, StressConfig
+from pneumoscope.config import IntervalConfig, StressConfig, check_ranges
 from pneumoscope.data.index import index, require_both_classes
 from pneumoscope.data.sample import sample_patients
 from pneumoscope.errors import UsageError
@@ -73,10 +73,13 @@ def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
 
     Raises:
         DataError: the split is empty, or no image of one class had an answer.
-        UsageError: no such model or masks, or the answers in `out` are of something else.
+        UsageError: no such model or masks, a setting out of its range, or the answers in `out` are
+            of something else.
     """
     data, out = Path(data), Path(out)
     config, interval = config or StressConfig(), interval or IntervalConfig()
+    check_ranges(config, "stress")
+    check_ranges(interval, "interval")
     started = time.monotonic()
     predictor = Predictor.load(model)
     given = _given(data, split, config, interval, masks, progress)

@@ -115,4 +115,5 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _stressed(document: dict[str, Any]) -> Stressed:
     lists: Sequence[str] = ("said", "properties", "thumbnail", "outline")
-    return Stressed(**{n: tuple(v) if n in lists else v for n, v in document.items()})
+    values: dict[str, Any] = {n: tuple(v) if n in lists else v for n, v in document.items()}
+    return Stressed(**values)

@@ -201,9 +201,9 @@ def _shortcuts(answered: _Answered, compared: dict[str, Paired], given: StressGi
         for part in shortcut_conditions(given.config)
     )
     lungs = answered.where([one.lung_share is not None for one in answered.stressed])
-    shares = [one.lung_share for one in lungs.stressed]
+    shares = [one.lung_share or 0.0 for one in lungs.stressed]
     warm = lungs.where([one.energy is not None for one in lungs.stressed])
-    energies = [one.energy for one in warm.stressed]
+    energies = [one.energy or 0.0 for one in warm.stressed]
     return Shortcuts(
         rows=rows,
         controls=_controls(answered, lungs, given),

@@ -135,7 +135,7 @@ def test_reading_outside_of_the_lungs_is_a_problem_unless_all_of_it_lies_in_the_
     assert "shape of what was blacked out, which by itself reaches 0.800" in warnings
     assert "It lies within the chest" in warnings
     clean = content(shortcuts=shortcuts(chance, chance, chance, energy, chance))
-    assert "no better than chance" in texts(clean, "note")
+    assert "can’t be told from chance" in texts(clean, "note")
     assert "blacked out the model still" not in texts(clean, "warning")
 
 

@@ -72,7 +72,8 @@ def photograph(image: FloatArray, strength: float, seed: int = 0) -> FloatArray:
     seen = _tilted(image, _CORNER_SHIFT * strength * corners)
     seen = seen * _light(image.shape, strength, float(angle))
     seen = _cast(seen, strength) + _stripes(image.shape, strength, float(turn), phases.tolist())
-    return np.clip(seen, 0, 1, dtype=np.float32)
+    taken: FloatArray = np.clip(seen, 0, 1, dtype=np.float32)
+    return taken
 
 
 def _tilted(image: FloatArray, inward: Points) -> FloatArray:

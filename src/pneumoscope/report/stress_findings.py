@@ -24,24 +24,26 @@ _PARTS = {
     "lungs_removed": (
         "With the lungs blacked out the model still ranks with an AUC of {auc}: it reads something "
         "outside of the lungs.",
-        "With the lungs blacked out the model ranks with an AUC of {auc}, no better than chance.",
+        "With the lungs blacked out the model ranks with an AUC of {auc}, which can’t be told "
+        "from chance.",
     ),
     "lungs_only": (
         "Shown the lungs alone, all else black, the model ranks with an AUC of {auc}: there is "
         "something in them that it reads.",
-        "Shown the lungs alone, all else black, the model ranks with an AUC of {auc}, no better "
-        "than chance: without their surroundings it can’t read them.",
+        "Shown the lungs alone, all else black, the model ranks with an AUC of {auc}, which can’t "
+        "be told from chance: without their surroundings it does not read them.",
     ),
     "box_removed": (
         "With a box about both lungs and the heart blacked out the model still ranks with an AUC "
         "of {auc}: it reads what lies around the chest.",
         "With a box about both lungs and the heart blacked out the model ranks with an AUC of "
-        "{auc}, no better than chance.",
+        "{auc}, which can’t be told from chance.",
     ),
     "ring_only": (
         "From the outer ring of the film alone the model ranks with an AUC of {auc}: frame, "
         "shoulders and exposure give the class away.",
-        "From the outer ring alone the model ranks with an AUC of {auc}, no better than chance.",
+        "From the outer ring alone the model ranks with an AUC of {auc}, which can’t be told from "
+        "chance.",
     ),
 }
 CONTROL_NAMES = {
@@ -151,7 +153,10 @@ def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tu
         )
     box = next((r.found.changed["auc"] for r in shortcuts.rows if r.name == "box_removed"), None)
     if box is not None and box.low is not None and box.low <= _CHANCE:
-        text += " It lies within the chest: a box about lungs and heart leaves nothing of it."
+        text += (
+            " It lies within the chest: with a box about lungs and heart blacked out no sign of it "
+            "is left."
+        )
         severity = "warning"
     return severity, text
 

@@ -29,6 +29,7 @@ from pneumoscope.config.stages import (
     ProvenanceConfig,
     ScratchConfig,
     SplitConfig,
+    StressConfig,
     ThresholdConfig,
     TrainConfig,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "ProvenanceConfig",
     "ScratchConfig",
     "SplitConfig",
+    "StressConfig",
     "ThresholdConfig",
     "TrainConfig",
     "check_ranges",

@@ -87,7 +87,7 @@ def evaluate_model(
     started = time.monotonic()
     predictor = Predictor.load(model)
     dataset = index(data, progress=progress)
-    chosen, split = _chosen(dataset, split, data)
+    chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
     claim_folder(out)
     write_split(out / "labels.csv", chosen)
@@ -114,7 +114,14 @@ def run_evaluation(
     return document, f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}"
 
 
-def _chosen(dataset: Dataset, split: EvaluatedSplit, data: Path) -> tuple[Dataset, EvaluatedSplit]:
+def chosen_split(
+    dataset: Dataset, split: EvaluatedSplit, data: Path
+) -> tuple[Dataset, EvaluatedSplit]:
+    """One split of the data; all of them, with a warning, where they name none.
+
+    Raises:
+        DataError: there are splits, but not this one.
+    """
     sizes = {name: len(dataset.subset(name).records) for name in SPLITS}
     if split != "all" and not any(sizes.values()):
         note = (

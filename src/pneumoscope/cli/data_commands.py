@@ -59,14 +59,23 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder for audit.html and audit.json")
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="judge labels by a model's answers for these films"),
+    ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option("--pictures/--no-pictures", help="show doubtful films in the page"),
+    ] = True,
 ) -> Outcome:
-    """Look for what makes results wrong: unreadable files, duplicates, shared patients, shortcuts.
+    """Look for what makes results wrong: duplicates, shared patients, shortcuts, shift, odd labels.
 
     Example: pneumoscope data audit chest_xray --out audit
     """
     from pneumoscope.workflows.data import run_audit
 
-    return Outcome(*run_audit(data, out, TERMINAL.progress))
+    found = run_audit(data, out, TERMINAL.progress, predictions, pictures=pictures)
+    return Outcome(*found)
 
 
 @settings(SplitConfig, "val", "test", "by", "seed")

@@ -126,7 +126,11 @@ def run_evaluation(
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
     evaluation = evaluate_model(data, out, model, split, interval, progress).evaluation
     document = evaluation.to_metrics_json() | {"out": str(out)}
-    return document, f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}"
+    text = (
+        f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}\n"
+        f"papers  {out / 'checklist.html'}"
+    )
+    return document, text
 
 
 def _chosen(dataset: Dataset, split: EvaluatedSplit, data: Path) -> tuple[Dataset, EvaluatedSplit]:
@@ -193,7 +197,7 @@ def write_evaluation(
     write_report(page, content)
     answers = checklist_answers(flow, whole, chosen, evaluation, evaluated.manifest, config)
     named = f"{content.model.name} · {content.data.name}"
-    write_checklist(page.with_name("checklist.html"), ChecklistContent(named, answers, flow))
+    write_checklist(out / "checklist.html", ChecklistContent(named, answers, flow))
 
 
 def metrics_table(evaluation: Evaluation) -> str:

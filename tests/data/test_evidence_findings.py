@@ -72,7 +72,10 @@ def test_shared_ids_are_a_leak_or_start_again_or_nobody_knows() -> None:
 
 def test_numbers_of_two_series() -> None:
     numbers = replace(SHARED, kind="number", same=0.0, low=-0.02, high=0.02, p_value=0.5)
-    assert told(Evidence((numbers,))) == [("note", "numbers_not_alike")]
+    assert told(Evidence((REAL, numbers)))[1] == ("note", "numbers_not_alike")
+    assert told(Evidence((numbers,))) == [("note", "numbers_unclear")]
+    other_class = replace(REAL, where="NORMAL in train")
+    assert told(Evidence((other_class, numbers)))[1] == ("note", "numbers_unclear")
     assert told(Evidence((replace(numbers, p_value=0.002),))) == [("warning", "numbers_alike")]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from pneumoscope.data.audit_evidence import Driver, Evidence, LabelReview, Likeness, SplitTest
 from pneumoscope.data.audit_record import Finding
+from pneumoscope.records import CLASS_NAMES
 
 PROPERTY_WORDS = {
     "width": "width",
@@ -40,17 +41,24 @@ def evidence_findings(evidence: Evidence) -> tuple[Finding, ...]:
 
 
 def _on_likeness(found: tuple[Likeness, ...]) -> Iterator[Finding]:
-    control = max(
-        (one.difference for one in found if one.kind == "patient" and one.p_value <= _SURE),
-        default=None,
-    )
     for one in found:
         if one.kind == "patient":
             yield from _on_ids(one)
         elif one.kind == "across":
-            yield _on_shared(one, control)
+            yield _on_shared(one, _control(one, found))
         else:
-            yield _on_numbers(one)
+            yield _on_numbers(one, _control(one, found))
+
+
+def _control(one: Likeness, found: tuple[Likeness, ...]) -> float | None:
+    """What films of one patient and class have in common: without it, silence proves nothing."""
+    label = next((name for name in CLASS_NAMES if one.where.startswith(name)), "")
+    alike = [
+        other.difference
+        for other in found
+        if other.kind == "patient" and other.where.startswith(label) and other.p_value <= _SURE
+    ]
+    return max(alike, default=None)
 
 
 def _figures(one: Likeness) -> str:
@@ -117,7 +125,7 @@ def _on_shared(one: Likeness, control: float | None) -> Finding:
     )
 
 
-def _on_numbers(one: Likeness) -> Finding:
+def _on_numbers(one: Likeness, control: float | None) -> Finding:
     who = f"{one.where}: films whose ids share a number ({one.patients} numbers)"
     if one.p_value <= _SURE:
         return Finding(
@@ -126,11 +134,19 @@ def _on_numbers(one: Likeness) -> Finding:
             f"{who} look more alike than strangers: {_figures(one)}. The same number may be the "
             "same person; then give a manifest with one id for both.",
         )
+    if control is not None and one.high < control / 2:
+        return Finding(
+            "note",
+            "numbers_not_alike",
+            f"{who} look no more alike than strangers: {_figures(one)}; true pairs differ from "
+            f"strangers by {control:.2f}. The numbers start again in each series: it is right to "
+            "take them for different persons.",
+        )
     return Finding(
         "note",
-        "numbers_not_alike",
-        f"{who} look no more alike than strangers: {_figures(one)}. The numbers start again in "
-        "each series, and it is right to take them for different persons.",
+        "numbers_unclear",
+        f"{who} can't be told from strangers by thumbnails: {_figures(one)}. That does not show "
+        "that they are different persons.",
     )
 
 

@@ -130,6 +130,10 @@ def predict(
     strict: Annotated[
         bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
     ] = False,
+    dicom_out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for a DICOM SR and capture of every DICOM input"),
+    ] = None,
 ) -> Outcome:
     """Answer for images: one row each, with a reason where there is no answer.
 
@@ -138,6 +142,13 @@ def predict(
     from pneumoscope.workflows.predict import run_prediction
 
     found = run_prediction(
-        paths, model, out, heatmaps, TERMINAL.progress, resume=resume, strict=strict
+        paths,
+        model,
+        out,
+        heatmaps,
+        TERMINAL.progress,
+        resume=resume,
+        strict=strict,
+        dicom_out=dicom_out,
     )
     return Outcome(*found)

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pneumoscope.delivery.dicom_report.folder import ReportFolder
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.inputs import expand
@@ -39,6 +40,7 @@ def run_prediction(
     *,
     resume: bool = False,
     strict: bool = False,
+    dicom_out: Path | None = None,
 ) -> tuple[dict[str, Any], str, int]:
     """Answer for every input of `paths`, one row each, in their order.
 
@@ -50,6 +52,7 @@ def run_prediction(
         progress: is told of every image.
         resume: go on with the rows of `OUT.partial`, if there are any.
         strict: an input without an answer is a failure.
+        dicom_out: folder for a DICOM report and capture of every DICOM input.
 
     Returns:
         A document, a text, and the exit code: 3 if nothing had an answer, or with `strict` if
@@ -57,7 +60,9 @@ def run_prediction(
 
     Raises:
         UsageError: no such model, `out` has a suffix of no format, a file is where a folder for
-            `out` or `heatmaps` should be, or there is nothing of this command to resume.
+            `out`, `heatmaps` or `dicom_out` should be, or there is nothing of this command to
+            resume.
+        ExtraMissingError: `dicom_out` without the packages that it needs.
         InputError: `paths` mean no file at all.
     """
     _check(out, heatmaps, resume)
@@ -66,9 +71,10 @@ def run_prediction(
         named = ", ".join(map(str, paths))
         raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
     predictor = Predictor.load(model)
+    reports = ReportFolder(dicom_out, predictor.manifest) if dicom_out else None
     journal = Journal(out, _origin(predictor.manifest, files), resume=resume) if out else None
     before = journal.rows if journal else 0
-    predictions = _predictions(files, before, predictor, heatmaps, progress)
+    predictions = _predictions(files, before, predictor, heatmaps, progress, reports)
     told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
         "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
@@ -76,10 +82,13 @@ def run_prediction(
         "predictions": told.rows,
         "out": None if out is None else str(out),
         "heatmaps": None if heatmaps is None else str(heatmaps),
+        "dicom_out": reports.document() if reports else None,
     }
     unanswered = len(files) - told.counts["ok"]
     failed = not told.counts["ok"] or (strict and unanswered)
-    text = "\n".join([*told.table, *_summary(told, out, heatmaps)])
+    text = "\n".join(
+        [*told.table, *_summary(told, out, heatmaps), *(reports.lines() if reports else [])]
+    )
     return document, text, REFUSED if failed else 0
 
 
@@ -155,13 +164,17 @@ def _predictions(
     predictor: Predictor,
     heatmaps: Path | None,
     progress: Progress,
+    reports: ReportFolder | None = None,
 ) -> Iterator[Prediction]:
     """The predictions of all files after the first `done`; overlays are written on the way."""
+    pictures = heatmaps is not None or reports is not None
     with progress.task("predicting", len(files), "images") as task:
         task.advance(done)
-        for answer in predictor.predict_files(files[done:], keep_images=heatmaps is not None):
+        for answer in predictor.predict_files(files[done:], keep_images=pictures):
             if heatmaps is not None:
                 _write_overlay(heatmaps, answer, predictor)
+            if reports is not None:
+                reports.add(answer)
             yield answer.prediction
             task.advance()
 

@@ -1,5 +1,6 @@
 """Settings: every default, the recipes made of them, and how they are read and checked.
 
+node.py      settings of the DICOM node
 stages.py    one frozen dataclass per stage: every setting, its default, range and help
 recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
 reading.py   from and to TOML
@@ -7,6 +8,7 @@ reading.py   from and to TOML
 
 from __future__ import annotations
 
+from pneumoscope.config.node import NodeConfig
 from pneumoscope.config.reading import (
     check_ranges,
     from_dict,
@@ -41,6 +43,7 @@ __all__ = [
     "FitConfig",
     "IntervalConfig",
     "LimitsConfig",
+    "NodeConfig",
     "PreprocessConfig",
     "ProvenanceConfig",
     "ScratchConfig",

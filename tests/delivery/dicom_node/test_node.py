@@ -29,7 +29,6 @@ from pneumoscope.errors import UsageError
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.predictor import Predictor
 from support.dicom_peers import (
-    LEAKS_OF_PYNETDICOM,
     Archive,
     archive,
     audited,
@@ -38,8 +37,6 @@ from support.dicom_peers import (
     until,
 )
 from support.dicom_reports import MANIFEST, BrightnessBackend, film_bytes, predictor
-
-pytestmark = LEAKS_OF_PYNETDICOM
 
 
 @contextmanager

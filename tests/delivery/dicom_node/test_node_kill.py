@@ -21,7 +21,6 @@ from pneumoscope.delivery.dicom_node.sender import pause
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
 from support import node_process
 from support.dicom_peers import (
-    LEAKS_OF_PYNETDICOM,
     archive,
     audited,
     modality,
@@ -31,8 +30,6 @@ from support.dicom_peers import (
 )
 from support.dicom_reports import film_bytes, predictor
 from support.free_port import free_port
-
-pytestmark = LEAKS_OF_PYNETDICOM
 
 FILMS = 20
 KILLED_AFTER = 8
@@ -50,11 +47,12 @@ def test_sigkill_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     port = free_port()
     films = [film_bytes(k) for k in range(FILMS)]
     acknowledged: list[int] = []
+    over = threading.Event()
     with archive() as kept:
         settings = {"port": port, "forward": f"A@127.0.0.1:{kept.port}", "spool": str(tmp_path)}
         node = node_process.start(**settings)
         sender = threading.Thread(
-            target=send_until_acknowledged, args=(port, films, acknowledged.append)
+            target=send_until_acknowledged, args=(port, films, acknowledged.append, over)
         )
         sender.start()
         try:
@@ -64,9 +62,10 @@ def test_sigkill_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
             node = node_process.start(**settings)
             until(lambda: len({uid for uid, _ in kept.received}) == 2 * FILMS, "all reports")
         finally:
+            over.set()
+            sender.join()
             node.terminate()
             ended = node.wait(30)
-            sender.join()
     assert ended == 0
     assert sorted(acknowledged) == list(range(FILMS))
     # Sent again is at most what was on its way when the kill came: the same bytes, the same UID.

@@ -1,7 +1,8 @@
-"""`pneumoscope export`: take a model elsewhere."""
+"""`pneumoscope export`, `node`: take a model elsewhere, or let others ask it."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from pneumoscope.cli.model_commands import ModelOption
-from pneumoscope.cli.options import TERMINAL, Outcome, command
+from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
+from pneumoscope.config import NodeConfig, replace_from
 
 
 class TargetChoice(StrEnum):
@@ -22,6 +24,7 @@ class TargetChoice(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "export")(export)
+    command(app, "node")(node)
 
 
 def export(
@@ -40,3 +43,26 @@ def export(
 
     target: Any = to.value
     return Outcome(*run_export(model, target, out, check, TERMINAL.progress))
+
+
+_NODE_SETTINGS = [f.name for f in fields(NodeConfig) if f.name != "callers"]
+
+
+@settings(NodeConfig, *_NODE_SETTINGS)
+def node(
+    model: ModelOption = "default",
+    callers: Annotated[
+        str | None,
+        typer.Option(metavar="AET,AET,…", help="AE titles that may call (default: every one)"),
+    ] = None,
+    **options: Any,
+) -> Outcome:
+    """Run as a DICOM node: films in by C-STORE, reports and heatmaps out by C-STORE.
+
+    Example: pneumoscope node --aet PNEUMOSCOPE --port 11112 --forward PACS@10.0.0.5:104
+    """
+    from pneumoscope.workflows.node import run_node
+
+    allowed = tuple(title.strip() for title in callers.split(",")) if callers else None
+    config = replace_from(NodeConfig(), callers=allowed, **options)
+    return Outcome(*run_node(config, model))

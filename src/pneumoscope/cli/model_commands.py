@@ -136,6 +136,10 @@ def predict(
     workers: Annotated[
         int, typer.Option(metavar="N", min=0, help="processes that read images; 0: threads")
     ] = 0,
+    dicom_out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for a DICOM SR and capture of every DICOM input"),
+    ] = None,
 ) -> Outcome:
     """Answer for images: one row each, with a reason where there is no answer.
 
@@ -152,5 +156,6 @@ def predict(
         resume=resume,
         strict=strict,
         workers=workers,
+        dicom_out=dicom_out,
     )
     return Outcome(*found)

@@ -1,5 +1,6 @@
 """Settings: every default, the recipes made of them, and how they are read and checked.
 
+node.py      settings of the DICOM node
 stages.py    one frozen dataclass per stage: every setting, its default, range and help
 recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
 adopting.py  which films of a public data set are kept
@@ -9,6 +10,7 @@ reading.py   from and to TOML
 from __future__ import annotations
 
 from pneumoscope.config.adopting import AdoptConfig
+from pneumoscope.config.node import NodeConfig
 from pneumoscope.config.reading import (
     check_ranges,
     from_dict,
@@ -45,6 +47,7 @@ __all__ = [
     "FitConfig",
     "IntervalConfig",
     "LimitsConfig",
+    "NodeConfig",
     "PreprocessConfig",
     "ProvenanceConfig",
     "ScratchConfig",

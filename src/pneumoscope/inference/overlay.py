@@ -67,12 +67,26 @@ def overlay_png(
     config: PreprocessConfig,
     longest_side: int = LONGEST_SIDE,
 ) -> bytes:
-    """PNG of the image, float32 (h, w) in [0, 1], under its map: the stronger, the more opaque."""
+    """PNG of `overlay_rgb`."""
+    return _png(overlay_rgb(pixels, cam, config, longest_side))
+
+
+def overlay_rgb(
+    pixels: NDArray[np.float32],
+    cam: NDArray[np.float32],
+    config: PreprocessConfig,
+    longest_side: int = LONGEST_SIDE,
+) -> NDArray[np.float32]:
+    """The image, float32 (h, w) in [0, 1], under its map: the stronger, the more opaque.
+
+    Returns:
+        float32 (h, w, 3) in [0, 1], no side longer than `longest_side`.
+    """
     small = shrunk(pixels, longest_side)
     heat = fit_map(cam, small.shape, config)
     grey = np.repeat(small[..., None], 3, axis=2)
     opacity = _OPACITY * heat[..., None]
-    return _png(grey * (1 - opacity) + _coloured(heat) * opacity)
+    return grey * (1 - opacity) + _coloured(heat) * opacity
 
 
 def film_png(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> bytes:

@@ -21,6 +21,7 @@ _EXTRAS = {
     "torch": ("torch",),
     "jax": ("jax",),
     "export": ("onnx", "onnxruntime"),
+    "dicom": ("highdicom", "pynetdicom"),
     "download": ("huggingface_hub", "kagglehub"),
     "notebook": ("nbclient", "ipykernel"),
 }

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pneumoscope.delivery.dicom_report.folder import ReportFolder
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.inference.inputs import FileList
 from pneumoscope.inference.overlay import heatmap_name, overlay_png
@@ -40,6 +41,7 @@ def run_prediction(
     resume: bool = False,
     strict: bool = False,
     workers: int = 0,
+    dicom_out: Path | None = None,
 ) -> tuple[dict[str, Any], str, int]:
     """Answer for every input of `paths`, one row each, in their order.
 
@@ -52,6 +54,7 @@ def run_prediction(
         resume: go on with the rows of `OUT.partial`, if there are any.
         strict: an input without an answer is a failure.
         workers: processes that read images; 0 for threads of this one.
+        dicom_out: folder for a DICOM report and capture of every DICOM input.
 
     Returns:
         A document, a text, and the exit code: 3 if nothing had an answer, or with `strict` if
@@ -59,8 +62,9 @@ def run_prediction(
 
     Raises:
         UsageError: no such model, `out` has a suffix of no format, a file is where a folder for
-            `out` or `heatmaps` should be, there is nothing of this command to resume, or another
-            process writes the same `out`.
+            `out`, `heatmaps` or `dicom_out` should be, there is nothing of this command to
+            resume, or another process writes the same `out`.
+        ExtraMissingError: `dicom_out` without the packages that it needs.
         InputError: `paths` mean no file at all.
     """
     _check(out, heatmaps, resume)
@@ -70,9 +74,10 @@ def run_prediction(
             named = ", ".join(map(str, paths))
             raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
         predictor = Predictor.load(model)
+        reports = ReportFolder(dicom_out, predictor.manifest) if dicom_out else None
         journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
         before = journal.rows if journal else 0
-        predictions = _predictions(files, before, predictor, heatmaps, progress, workers)
+        predictions = _predictions(files, before, predictor, heatmaps, progress, workers, reports)
         told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
         "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
@@ -80,10 +85,13 @@ def run_prediction(
         "predictions": told.rows,
         "out": None if out is None else str(out),
         "heatmaps": None if heatmaps is None else str(heatmaps),
+        "dicom_out": reports.document() if reports else None,
     }
     unanswered = told.counts.total() - told.counts["ok"]
     failed = not told.counts["ok"] or (strict and unanswered)
-    text = "\n".join([*told.table, *_summary(told, out, heatmaps)])
+    text = "\n".join(
+        [*told.table, *_summary(told, out, heatmaps), *(reports.lines() if reports else [])]
+    )
     return document, text, REFUSED if failed else 0
 
 
@@ -151,12 +159,15 @@ def _predictions(
     heatmaps: Path | None,
     progress: Progress,
     workers: int,
+    reports: ReportFolder | None,
 ) -> Iterator[Prediction]:
     """The predictions of all files after the first `done`; overlays are written on the way."""
     # From the beginning of a batch: in other company an answer may differ in its last bit.
     again = done % BATCH if done < len(files) else 0
     answers = predictor.predict_files(
-        files.after(done - again), keep_images=heatmaps is not None, workers=workers
+        files.after(done - again),
+        keep_images=heatmaps is not None or reports is not None,
+        workers=workers,
     )
     title = f"predicting, after {done}" if done else "predicting"
     with closing(answers), progress.task(title, len(files) - done, "images") as task:
@@ -165,6 +176,8 @@ def _predictions(
                 continue
             if heatmaps is not None:
                 _write_overlay(heatmaps, answer, predictor)
+            if reports is not None:
+                reports.add(answer)
             yield answer.prediction
             task.advance()
 

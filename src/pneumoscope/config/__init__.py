@@ -20,11 +20,13 @@ from pneumoscope.config.reading import (
 from pneumoscope.config.recipes import RECIPES, training_config
 from pneumoscope.config.stages import (
     AugmentConfig,
+    CompareConfig,
     DistortConfig,
     FinetuneConfig,
     FitConfig,
     IntervalConfig,
     LimitsConfig,
+    PlanConfig,
     PreprocessConfig,
     ProvenanceConfig,
     ScratchConfig,
@@ -36,11 +38,13 @@ from pneumoscope.config.stages import (
 __all__ = [
     "RECIPES",
     "AugmentConfig",
+    "CompareConfig",
     "DistortConfig",
     "FinetuneConfig",
     "FitConfig",
     "IntervalConfig",
     "LimitsConfig",
+    "PlanConfig",
     "PreprocessConfig",
     "ProvenanceConfig",
     "ScratchConfig",

@@ -168,6 +168,26 @@ class IntervalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanTarget:
+    """What is wanted of an operating point; `None`: nothing."""
+
+    prevalence: float | None = option(
+        None, "share of pneumonia where the model is to be used; else that of the images", 0, 1
+    )
+    min_sensitivity: float | None = option(
+        None, "choose the threshold that keeps this sensitivity with confidence", 0, 1
+    )
+    min_specificity: float | None = option(None, "or the one that keeps this specificity", 0, 1)
+    threshold: float | None = option(None, "or take this threshold", 0, 1)
+    band: float | None = option(
+        None, "answer 'uncertain' around it, so that at most this share of answers is wrong", 0, 1
+    )
+    sets: float | None = option(
+        None, "or where the conformal set of this coverage is not one class", 0, 1
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PlanConfig:
     """How an operating point is planned."""
 
@@ -175,7 +195,7 @@ class PlanConfig:
         0.95, "one-sided confidence that the wanted rate holds at the chosen threshold", 0.5, 0.999
     )
     power: float = option(
-        0.9, "chance that a check on local patients succeeds, if the rate is as expected", 0.5, 0.999
+        0.9, "chance that a check on local patients succeeds if all is as expected", 0.5, 0.999
     )
     margin: float = option(
         0.05, "what a local check may find less than expected, where no rate is wanted", 0.001, 0.5

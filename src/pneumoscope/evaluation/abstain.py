@@ -261,15 +261,11 @@ def _surest_first(
     return order, ends, wrong
 
 
-def _areas(
-    weights: FloatArray, ends: IntArray, wrong: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _areas(weights: FloatArray, ends: IntArray, wrong: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Risk at every run's end (b, g), and the mean risk (b,)."""
     answered = np.cumsum(weights, axis=1)[:, ends]
     errors = np.cumsum(weights * wrong, axis=1)[:, ends]
-    risk: FloatArray = np.divide(
-        errors, answered, out=np.zeros_like(errors), where=answered > 0
-    )
+    risk: FloatArray = np.divide(errors, answered, out=np.zeros_like(errors), where=answered > 0)
     steps = np.diff(answered, axis=1, prepend=0.0)
     return risk, (risk * steps).sum(axis=1) / answered[:, -1]
 

@@ -297,9 +297,7 @@ def _useful(truth: IntArray, scores: FloatArray, kind: Kind, threshold: float) -
     return bool((scores[truth == 1] >= threshold).any())
 
 
-def _too_few(
-    kind: Kind, wanted: float, confidence: float, best: float, patients: int
-) -> DataError:
+def _too_few(kind: Kind, wanted: float, confidence: float, best: float, patients: int) -> DataError:
     answer = "PNEUMONIA" if kind == "sensitivity" else "NORMAL"
     if best < wanted:
         why = (

@@ -83,9 +83,7 @@ def patients_to_verify(
     counts, powers = critical_counts(sizes, expected, least, confidence)
     short = np.flatnonzero(powers < power)
     first = int(short[-1]) + 1 if short.size else 0
-    return Verification(
-        expected, least, confidence, power, int(sizes[first]), int(counts[first])
-    )
+    return Verification(expected, least, confidence, power, int(sizes[first]), int(counts[first]))
 
 
 def critical_counts(
@@ -95,6 +93,6 @@ def critical_counts(
     from scipy.stats import binom
 
     # The smallest count whose chance of being reached is small enough.
-    counts = binom.isf(1.0 - confidence, sizes, least).astype(np.int64) + 1
+    counts = np.asarray(binom.isf(1.0 - confidence, sizes, least), np.int64) + 1
     powers = np.where(counts <= sizes, binom.sf(counts - 1, sizes, expected), 0.0)
     return counts, powers

@@ -22,7 +22,7 @@ from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import film_png, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor, decide
 from pneumoscope.progress import Progress
-from pneumoscope.records import CLASS_NAMES, ImageRecord
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord
 from pneumoscope.report.content import Refusals, WorstError
 
 WORST_SHOWN = 8
@@ -122,7 +122,7 @@ def worst_errors(answered: Answered, config: PreprocessConfig) -> tuple[WorstErr
     wrong = []
     for k in answered.ok:
         record, prediction = answered.records[k], answered.answers[k].prediction
-        if prediction.prediction != CLASS_NAMES[record.label]:
+        if prediction.prediction not in (CLASS_NAMES[record.label], UNCERTAIN):
             wrong.append((abs((prediction.probability or 0.0) - record.label), k))
     wrong.sort(key=lambda item: (-item[0], item[1]))
     return tuple(_pictured(answered, k, config) for _, k in wrong[:WORST_SHOWN])

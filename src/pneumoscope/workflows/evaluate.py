@@ -23,6 +23,7 @@ from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
 from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import write_predictions
 from pneumoscope.progress import SILENT, Progress
@@ -143,7 +144,8 @@ def write_evaluation(
 ) -> None:
     """Write the files of an evaluation but `labels.csv` into `out`, its report to `page`."""
     answered, evaluation = evaluated.answered, evaluated.evaluation
-    write_json(out / "metrics.json", evaluation.to_metrics_json())
+    model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(evaluated.manifest)}
+    write_json(out / "metrics.json", evaluation.to_metrics_json() | {"model": model})
     predictions = [answer.prediction for answer in answered.answers]
     write_predictions(out / "predictions.csv", predictions)
     started = datetime.now(UTC) - timedelta(seconds=sum(seconds.values()))

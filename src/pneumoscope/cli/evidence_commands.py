@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pneumoscope.cli.model_commands import ModelOption
+from pneumoscope.cli.data_commands import DataArgument
+from pneumoscope.cli.model_commands import ModelOption, SplitChoice
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
-from pneumoscope.config import PlanConfig, PlanTarget, replace_from
+from pneumoscope.config import CompareConfig, PlanConfig, PlanTarget, replace_from
 
 _TARGETS = ("prevalence", "min_sensitivity", "min_specificity", "threshold", "band", "sets")
 
@@ -17,6 +18,7 @@ _TARGETS = ("prevalence", "min_sensitivity", "min_specificity", "threshold", "ba
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "plan")(plan)
+    command(app, "compare")(compare)
 
 
 @settings(PlanTarget, *_TARGETS)
@@ -49,3 +51,27 @@ def plan(
     config = replace_from(PlanConfig(), **options)
     request = PlanRequest(evaluation, target, out, model, apply, recalibrate)
     return Outcome(*run_plan(request, config, TERMINAL.progress))
+
+
+@settings(
+    CompareConfig,
+    *("auc_margin", "sensitivity_margin", "specificity_margin", "confidence", "fewest"),
+    "resamples",
+)
+def compare(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="a bundle, a run, or 'default'")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="the model to take its place")],
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder for compare.json and .html")],
+    split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
+    **options: Any,
+) -> Outcome:
+    """Say whether NEW is as good as OLD on the same images; exit code 3 where that is not shown.
+
+    Example: pneumoscope compare default runs/a chest_xray --out comparison
+    """
+    from pneumoscope.workflows.compare import run_compare
+
+    chosen: Any = split.value
+    config = replace_from(CompareConfig(), **options)
+    return Outcome(*run_compare(old, new, data, out, chosen, config, TERMINAL.progress))

@@ -46,12 +46,14 @@ class PairedAuc:
         new: of the new one.
         difference: with a normal interval; none where the variance is 0 or undefined.
         p: two-sided, of no difference; `None` where the variance is 0 or undefined.
+        error: standard error of the difference, likewise.
     """
 
     old: float | None
     new: float | None
     difference: Estimate
     p: float | None
+    error: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +96,18 @@ def paired_auc(
     truth, before = checked_scores(labels, old)
     _, after = checked_scores(labels, new)
     if not 0 < truth.sum() < truth.size:
-        return PairedAuc(None, None, Estimate(None), None)
+        return PairedAuc(None, None, Estimate(None), None, None)
     first, second = auc_components(truth, before), auc_components(truth, after)
     gap = second.auc - first.auc
     codes, count = patient_codes(patients, truth.size)
     spread = components_covariance(truth, codes, count, (first, second))
     variance = float(spread[0, 0] + spread[1, 1] - 2 * spread[0, 1])
     if math.isnan(variance) or variance <= 1e-18:
-        return PairedAuc(first.auc, second.auc, Estimate(gap), None)
+        return PairedAuc(first.auc, second.auc, Estimate(gap), None, None)
     error = math.sqrt(variance)
     half = NormalDist().inv_cdf((1.0 + level) / 2) * error
     p = math.erfc(abs(gap) / error / math.sqrt(2))
-    return PairedAuc(first.auc, second.auc, Estimate(gap, gap - half, gap + half), p)
+    return PairedAuc(first.auc, second.auc, Estimate(gap, gap - half, gap + half), p, error)
 
 
 def mcnemar(old_right: ArrayLike, new_right: ArrayLike) -> McNemar:

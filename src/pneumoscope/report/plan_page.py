@@ -26,6 +26,7 @@ from pneumoscope.report.page import (
     Column,
     Drawn,
     FiguresView,
+    Head,
     Section,
     Table,
     TablesView,
@@ -225,9 +226,9 @@ def page_data(content: PlanContent) -> dict[str, Any]:
 
 def _choice(content: PlanContent) -> Section:
     """The threshold in use beside the chosen one, and what it takes to verify it."""
-    rows = [_plan_cells("In use", content.current)]
+    rows = [_plan_cells("in use", content.current)]
     if content.chosen:
-        rows.append(_plan_cells("Chosen", content.row))
+        rows.append(_plan_cells("chosen", content.row))
     intro = f"Chosen: {content.chosen.rule}." if content.chosen else "No other was asked for."
     if content.confident:
         sure = content.confident
@@ -236,7 +237,8 @@ def _choice(content: PlanContent) -> Section:
             f"{number(sure.limit)}; in {percent(sure.chance, 1)} of resamples of patients it "
             f"reaches {number(sure.wanted)}."
         )
-    tables = [Table("Operating points", _PLAN_COLUMNS, tuple(rows))]
+    note = "Missed cases and false alarms are among 1,000 patients."
+    tables = [Table("Operating points", _PLAN_COLUMNS, tuple(rows), note)]
     if content.verify:
         tables.append(_verify_table(content))
     view = TablesView(" ".join([*content.notes, intro]), tuple(tables))
@@ -245,29 +247,28 @@ def _choice(content: PlanContent) -> Section:
 
 _PLAN_COLUMNS = (
     Column("Threshold"),
-    Column("At", numeric=True),
     Column("Sensitivity", numeric=True),
     Column("Specificity", numeric=True),
     Column("PPV", numeric=True),
     Column("NPV", numeric=True),
-    Column("Missed per 1,000", numeric=True),
-    Column("False alarms per 1,000", numeric=True),
+    Column("Missed", numeric=True),
+    Column("False alarms", numeric=True),
 )
 
 
-def _plan_cells(name: str, row: PlanRow) -> tuple[str, ...]:
+def _plan_cells(name: str, row: PlanRow) -> tuple[str | Head, ...]:
+    at = number(row.threshold, 4)
     return (
-        name,
-        number(row.threshold, 4),
+        Head(at, name) if name else at,
         *(_both(e) for e in (row.sensitivity, row.specificity, row.ppv, row.npv)),
-        _both(row.missed, 1),
-        _both(row.false_alarms, 1),
+        number(row.missed.value, 1),
+        number(row.false_alarms.value, 1),
     )
 
 
-def _both(found: Estimate, digits: int = 3) -> str:
-    span = interval(found, digits)
-    return number(found.value, digits) + (f" ({span})" if span != ABSENT else "")
+def _both(found: Estimate) -> str:
+    span = interval(found)
+    return number(found.value) + (f" ({span})" if span != ABSENT else "")
 
 
 def _verify_table(content: PlanContent) -> Table:
@@ -332,9 +333,9 @@ def _thresholds(content: PlanContent) -> Section:
     near = {int(np.abs(moved - target).argmin()) for target in targets} | {content.at}
     rows = []
     for k in sorted(near):
-        name = "Chosen" if k == content.at and content.chosen else ""
-        name = name or ("In use" if k == content.at else "")
-        rows.append(_plan_cells(name or f"{k + 1} of {size}", table.row(k, content.prevalence)))
+        name = "chosen" if k == content.at and content.chosen else ""
+        name = name or ("in use" if k == content.at else "")
+        rows.append(_plan_cells(name, table.row(k, content.prevalence)))
     view = TablesView(
         f"{plural(size, 'threshold')} give different answers; plan.csv has them all. Predictive "
         f"values, misses and false alarms hold at a prevalence of {percent(content.prevalence, 1)}"

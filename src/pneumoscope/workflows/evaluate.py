@@ -88,7 +88,7 @@ def evaluate_model(
     started = time.monotonic()
     predictor = Predictor.load(model)
     dataset = index(data, progress=progress)
-    chosen, split = _chosen(dataset, split, data)
+    chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
     claim_folder(out)
     write_split(out / "labels.csv", chosen)
@@ -115,7 +115,14 @@ def run_evaluation(
     return document, f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}"
 
 
-def _chosen(dataset: Dataset, split: EvaluatedSplit, data: Path) -> tuple[Dataset, EvaluatedSplit]:
+def chosen_split(
+    dataset: Dataset, split: EvaluatedSplit, data: Path
+) -> tuple[Dataset, EvaluatedSplit]:
+    """The split's images, or all where the data name no splits, and which of the two it was.
+
+    Raises:
+        DataError: the split is empty.
+    """
     sizes = {name: len(dataset.subset(name).records) for name in SPLITS}
     if split != "all" and not any(sizes.values()):
         note = (

@@ -237,7 +237,7 @@ def _choice(content: PlanContent) -> Section:
             f"{number(sure.limit)}; in {percent(sure.chance, 1)} of resamples of patients it "
             f"reaches {number(sure.wanted)}."
         )
-    note = "Missed cases and false alarms are among 1,000 patients."
+    note = "Missed cases and (false) alarms are among 1,000 patients."
     tables = [Table("Operating points", _PLAN_COLUMNS, tuple(rows), note)]
     if content.verify:
         tables.append(_verify_table(content))
@@ -252,7 +252,7 @@ _PLAN_COLUMNS = (
     Column("PPV", numeric=True),
     Column("NPV", numeric=True),
     Column("Missed", numeric=True),
-    Column("False alarms", numeric=True),
+    Column("Alarms", numeric=True),
 )
 
 

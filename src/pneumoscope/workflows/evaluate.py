@@ -30,6 +30,7 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, Dataset
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts
 from pneumoscope.report.figure_sections import evaluation_figures
+from pneumoscope.report.group_sections import group_figures
 from pneumoscope.report.report_page import write_report
 from pneumoscope.storage import claim_folder, write_json
 from pneumoscope.workflows.answering import (
@@ -176,7 +177,7 @@ def write_evaluation(
         refused=refusals_of(answered),
         commands=evaluated.commands,
     )
-    for figure in evaluation_figures(evaluation):
+    for figure in (*evaluation_figures(evaluation), *group_figures(evaluation)):
         figure.save(out / "figures" / f"{figure.name}.svg")
     write_report(page, content)
 

@@ -6,8 +6,8 @@ Comes in: labels (int, (n,)), probabilities (float64, (n,)), patient ids, a prev
 Predictive values follow from sensitivity and specificity by Bayes' rule at the prevalence of the
 place where the model is to be used, not that of the images. Each is a rising function of itself
 at prevalence 1/2 (`even_ppv`, `even_npv`), whatever the prevalence; so percentile limits taken
-there once are, carried over, the percentile limits at any other, and hold the uncertainty of
-sensitivity and specificity together.
+there once are, carried over, those at any other (but for interpolation between two resamples), and
+hold the uncertainty of sensitivity and specificity together.
 """
 
 from __future__ import annotations

@@ -175,7 +175,11 @@ def intervals(sample: Sample, config: IntervalConfig) -> Iterator[tuple[str, Est
     for name, side in (("sensitivity", 1), ("specificity", 0)):
         inside = y == side
         right = (p[inside] >= THRESHOLD) == (side == 1)
-        yield f"exact, effective: {name}", clustered_interval(right, who[inside], 0.95), truth[name]
+        yield (
+            f"Wilson, effective: {name}",
+            clustered_interval(right, who[inside], 0.95),
+            truth[name],
+        )
         wilson = wilson_interval(int(right.sum()), right.size, 0.95)
         yield f"Wilson: {name}", wilson, truth[name]
         parts = [

@@ -31,7 +31,7 @@ def test_rates_and_intervals_of_each_group() -> None:
         hits = int((p[y == 1] >= 0.5).sum())
         assert group.sensitivity.value == pytest.approx(sk.recall_score(y, p >= 0.5))
         assert (group.sensitivity.low, group.sensitivity.high) == pytest.approx(
-            proportion_confint(hits, int(y.sum()), 0.05, "beta")
+            proportion_confint(hits, int(y.sum()), 0.05, "wilson")
         )
         assert group.specificity.value == pytest.approx(sk.recall_score(y, p >= 0.5, pos_label=0))
         assert group.auc.value == pytest.approx(sk.roc_auc_score(y, p))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, special, stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
 from pneumoscope.config import CompareConfig, IntervalConfig
@@ -23,6 +23,7 @@ from pneumoscope.evaluation.paired import (
     paired_auc,
     paired_differences,
     paired_share_lower,
+    tango_lower,
 )
 
 CONFIG = IntervalConfig(resamples=80, seed=5)
@@ -104,15 +105,37 @@ def test_mcnemar_counts_who_was_right() -> None:
     assert (found.only_old, found.only_new) == (2, 2)
 
 
-def test_share_limit_is_bonett_and_prices() -> None:
-    """Their adjusted Wald limit of the same published table, 21 pairs, as written."""
+def test_share_limit_of_a_published_example() -> None:
+    """Fagerland, Lydersen & Laake 2014 (doi:10.1002/sim.6148): Tango's interval of 1, 7 of 21."""
     before = np.array([True] * 1 + [False] * 7 + [True] * 13)
     after = np.array([False] * 1 + [True] * 7 + [True] * 13)
-    p12, p21 = (1 + 1) / 23, (7 + 1) / 23
-    wanted = p21 - p12 - 1.959964 * np.sqrt((p12 + p21 - (p21 - p12) ** 2) / 23)
-    assert paired_share_lower(before, after, 0.975) == pytest.approx(wanted, abs=1e-6)
-    assert wanted == pytest.approx(0.013, abs=5e-4)
-    assert paired_share_lower([True] * 10, [True] * 10, 0.95) < -0.1
+    low = -paired_share_lower(before, after, 0.975)
+    high = -paired_share_lower(after, before, 0.975)
+    assert (round(high, 3), round(low, 3)) == (0.517, -0.026)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "n"), [(0, 1, 44), (4, 9, 120), (0, 0, 30), (20, 5, 60)]
+)
+def test_share_limit_is_where_the_score_test_turns(gained: int, lost: int, n: int) -> None:
+    limit = tango_lower(gained, lost, n, 0.95)
+
+    def likelihood(loss: float) -> float:
+        cells = np.array([loss + limit, loss, 1 - 2 * loss - limit])
+        seen = np.array([gained, lost, n - gained - lost])
+        return -float(special.xlogy(seen, np.maximum(cells, 1e-300)).sum())
+
+    found = optimize.minimize_scalar(
+        likelihood, bounds=(max(0.0, -limit), (1 - limit) / 2), options={"xatol": 1e-12}
+    )
+    spread = (2 * found.x + limit - limit**2) / n
+    score = ((gained - lost) / n - limit) / np.sqrt(spread)
+    assert score == pytest.approx(stats.norm.ppf(0.95), abs=1e-4)
+
+
+def test_share_limit_never_collapses() -> None:
+    assert paired_share_lower([True] * 10, [True] * 10, 0.95) < -0.2
+    assert paired_share_lower([True] * 10, [False] * 10, 0.95) == -1.0
     assert paired_share_lower([], [], 0.95) == -1.0
 
 

@@ -1,12 +1,14 @@
 """Settings: every default, the recipes made of them, and how they are read and checked.
 
 stages.py    one frozen dataclass per stage: every setting, its default, range and help
+evidence.py  how operating points are planned and models compared
 recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
 reading.py   from and to TOML
 """
 
 from __future__ import annotations
 
+from pneumoscope.config.evidence import CompareConfig, PlanConfig, PlanTarget
 from pneumoscope.config.reading import (
     check_ranges,
     from_dict,
@@ -20,14 +22,11 @@ from pneumoscope.config.reading import (
 from pneumoscope.config.recipes import RECIPES, training_config
 from pneumoscope.config.stages import (
     AugmentConfig,
-    CompareConfig,
     DistortConfig,
     FinetuneConfig,
     FitConfig,
     IntervalConfig,
     LimitsConfig,
-    PlanConfig,
-    PlanTarget,
     PreprocessConfig,
     ProvenanceConfig,
     ScratchConfig,

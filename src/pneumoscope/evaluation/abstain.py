@@ -68,7 +68,7 @@ class Uncertain:
         high: PNEUMONIA is answered from there up.
         rule: how it was chosen, in words.
         coverage: share of images that get an answer.
-        risk: share of wrong ones among these; exact interval at the effective number.
+        risk: share of wrong ones among these; both with intervals as `shares` makes them.
     """
 
     method: str

@@ -4,7 +4,7 @@ Comes in: labels (int, (n,)), probabilities (float64, (n,)), patients, a thresho
 texts, one per image. Goes out: frozen `GroupColumn`s. Does not know what the columns mean, nor of
 models or files.
 
-Sensitivity and specificity have the exact interval at the effective number of images (`shares`),
+Sensitivity and specificity have Wilson's interval at the effective number of images (`shares`),
 AUC DeLong's; a gap is a group minus all other images, with the interval that follows from the two
 (`shares.difference`). None of them collapses where a small group is answered without error.
 Rule: fewer than `FEWEST` patients of a class are too few to tell. Gaps are not corrected for how

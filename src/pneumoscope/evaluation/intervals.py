@@ -203,16 +203,18 @@ def wilson_interval(successes: int, trials: int, level: float) -> Estimate:
     Returns:
         All `None` without a trial. Never collapses: 20 of 20 at 0.95 is 0.839 to 1.
     """
-    if trials == 0:
-        return Estimate(None)
+    return Estimate(None) if trials == 0 else score_interval(successes / trials, trials, level)
+
+
+def score_interval(share: float, trials: float, level: float) -> Estimate:
+    """Wilson's interval of a share of `trials`, above 0, which need not be whole."""
     z = NormalDist().inv_cdf((1.0 + level) / 2)
-    share = successes / trials
     shrink = 1.0 + z * z / trials
     middle = (share + z * z / (2 * trials)) / shrink
     half = z / shrink * math.sqrt(share * (1.0 - share) / trials + z * z / (4 * trials * trials))
     # Rounding would leave 1e-17 where the interval ends exactly at 0 or 1.
-    low = 0.0 if successes == 0 else middle - half
-    high = 1.0 if successes == trials else middle + half
+    low = 0.0 if share == 0.0 else middle - half
+    high = 1.0 if share == 1.0 else middle + half
     return Estimate(share, low, high)
 
 

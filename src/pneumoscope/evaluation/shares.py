@@ -4,9 +4,10 @@ Comes in: which images of a class count as hits, one patient id per image. Goes 
 or one-sided limits. Does not know of scores, models or files.
 
 The bootstrap's interval collapses where every image is a hit, and Wilson's takes the images of one
-patient for independent. Here the exact binomial limits (Clopper & Pearson 1934) are taken at the
-effective number of images: as many independent ones as tell as much (Korn & Graubard 1998, Survey
-Methodology 24:193-201).
+patient for independent. Here binomial limits are taken at the effective number of images: as many
+independent ones as tell as much (Korn & Graubard 1998, Survey Methodology 24:193-201). Intervals
+are Wilson's, which hold at their level on average; one-sided limits for a promise are the exact
+ones (Clopper & Pearson 1934), which hold at least at it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumoscope.evaluation.intervals import Patients, patient_codes
+from pneumoscope.evaluation.intervals import Patients, patient_codes, score_interval
 from pneumoscope.evaluation.ranked import FloatArray, IntArray
 from pneumoscope.records import Estimate
 
 
 def clustered_interval(hits: ArrayLike, patients: Patients, level: float) -> Estimate:
-    """A share of images with the exact interval at their effective number.
+    """A share of images with Wilson's interval at their effective number.
 
     Args:
         hits: bool, (n,), whether each image counts.
@@ -41,8 +42,7 @@ def clustered_interval(hits: ArrayLike, patients: Patients, level: float) -> Est
         return Estimate(share)
     rank = np.argsort(-found, kind="stable")
     effective = effective_images(codes[rank], count)[int(found.sum())]
-    low, high = exact_limits(np.array([share]), np.array([effective]), (1.0 - level) / 2)
-    return Estimate(share, float(low[0]), float(high[0]))
+    return score_interval(share, float(effective), level)
 
 
 def effective_images(codes: IntArray, patients: int) -> FloatArray:

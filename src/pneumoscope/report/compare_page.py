@@ -182,7 +182,7 @@ def _verdict(content: CompareContent) -> Section:
     view = TablesView(
         "A question is passed where the one-sided limit of “new minus old” lies above minus the "
         f"margin, on at least {content.config.fewest} patients of each class. The limit is the "
-        "lower of the bootstrap’s over patients and DeLong’s (AUC) or Bonett & Price’s (shares).",
+        "lower of the bootstrap’s over patients and DeLong’s (AUC) or Tango’s (shares).",
         (Table("Verdict", columns, rows),),
     )
     return Section("verdict", "Verdict", "Verdict", "sections/tables.html.j2", view)

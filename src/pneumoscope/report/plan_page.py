@@ -14,11 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.evaluation.abstain import RiskCoverage, Uncertain
-from pneumoscope.evaluation.decision import DecisionCurve
-from pneumoscope.evaluation.plan import ConfidentThreshold, PlanRow, ThresholdTable
-from pneumoscope.evaluation.sample_size import Verification
-from pneumoscope.inference.bundle import OperatingPoint
+from pneumoscope.evaluation.plan import PlanRow
 from pneumoscope.records import Estimate
 from pneumoscope.report import plan_plots
 from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
@@ -33,6 +29,7 @@ from pneumoscope.report.page import (
     render_page,
     write_page,
 )
+from pneumoscope.report.plan_content import PlanContent
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 
 _SCRIPT = "plan.js"
@@ -40,58 +37,6 @@ _TEMPLATE = "plan.html.j2"
 _STATIC_ROWS = 25
 _MOST_STEPS = 400
 """Steps of the page's threshold control: what a reader can tell apart, and a page can carry."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanContent:
-    """Everything on the page.
-
-    Attributes:
-        name: of the evaluation.
-        images: with an answer.
-        patients: how many they are of.
-        positives: PNEUMONIA images among them.
-        prevalence: at which predictive values hold.
-        given: whether the user gave it.
-        table: every threshold.
-        at: index of the chosen threshold in it, or of the one in use.
-        current: the threshold in use.
-        chosen: the new threshold, if one was asked for.
-        confident: how sure it is that the wanted rate holds.
-        verify: patients needed, by `sensitivity` and `specificity`.
-        curve: net benefit.
-        risk: risk against coverage.
-        abstention: where the answer is to be `uncertain`, if asked for.
-        recalibration: as in `plan.json`.
-        level: of the intervals.
-        notes: what the reader must know first.
-        command: that made the page.
-    """
-
-    name: str
-    images: int
-    patients: int
-    positives: int
-    prevalence: float
-    given: bool
-    table: ThresholdTable
-    at: int
-    current: PlanRow
-    chosen: OperatingPoint | None
-    confident: ConfidentThreshold | None
-    verify: Mapping[str, Verification]
-    curve: DecisionCurve
-    risk: RiskCoverage
-    abstention: Uncertain | None
-    recalibration: Mapping[str, Any] | None
-    level: float
-    notes: tuple[str, ...]
-    command: str
-
-    @property
-    def row(self) -> PlanRow:
-        """The chosen threshold, or the one in use, at the prevalence."""
-        return self.table.row(self.at, self.prevalence)
 
 
 @dataclass(frozen=True, slots=True)

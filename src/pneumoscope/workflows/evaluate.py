@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import write_predictions
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.records import SPLITS, Dataset
+from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts
 from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.group_sections import group_figures
@@ -111,9 +111,9 @@ def run_evaluation(
     progress: Progress,
 ) -> tuple[dict[str, Any], str]:
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
-    evaluation = evaluate_model(data, out, model, split, interval, progress).evaluation
-    document = evaluation.to_metrics_json() | {"out": str(out)}
-    return document, f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}"
+    evaluated = evaluate_model(data, out, model, split, interval, progress)
+    document = metrics_document(evaluated) | {"out": str(out)}
+    return document, f"{metrics_table(evaluated.evaluation)}\n\nreport  {out / 'report.html'}"
 
 
 def chosen_split(
@@ -152,8 +152,7 @@ def write_evaluation(
 ) -> None:
     """Write the files of an evaluation but `labels.csv` into `out`, its report to `page`."""
     answered, evaluation = evaluated.answered, evaluated.evaluation
-    model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(evaluated.manifest)}
-    write_json(out / "metrics.json", evaluation.to_metrics_json() | {"model": model})
+    write_json(out / "metrics.json", metrics_document(evaluated))
     predictions = [answer.prediction for answer in answered.answers]
     write_predictions(out / "predictions.csv", predictions)
     started = datetime.now(UTC) - timedelta(seconds=sum(seconds.values()))
@@ -180,6 +179,15 @@ def write_evaluation(
     for figure in (*evaluation_figures(evaluation), *group_figures(evaluation)):
         figure.save(out / "figures" / f"{figure.name}.svg")
     write_report(page, content)
+
+
+def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
+    """`metrics.json`: the evaluation, which model it is of, and how many answers it withheld."""
+    manifest = evaluated.manifest
+    answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
+    withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
+    model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
+    return evaluated.evaluation.to_metrics_json() | {"model": model, "abstention": withheld}
 
 
 def metrics_table(evaluation: Evaluation) -> str:

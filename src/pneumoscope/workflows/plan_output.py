@@ -13,7 +13,7 @@ from typing import Any
 
 from pneumoscope.config import PlanConfig
 from pneumoscope.evaluation.sample_size import FORMULA
-from pneumoscope.report.plan_page import PlanContent
+from pneumoscope.report.plan_content import PlanContent
 from pneumoscope.storage import write_text
 
 SCHEMA_VERSION = 1

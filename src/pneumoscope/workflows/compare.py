@@ -76,8 +76,7 @@ def run_compare(
         config,
     )
     flipped = _flipped(records, scores, found.thresholds)
-    pairs = [tuple(one.answers[both[k]] for one in answered) for k in flipped[:FLIPS_SHOWN]]
-    preprocessing = tuple(predictor.manifest.preprocessing for predictor in predictors)
+    flips = _pictures(flipped[:FLIPS_SHOWN], both, records, answered, predictors)
     content = CompareContent(
         old=old,
         new=new,
@@ -87,19 +86,17 @@ def run_compare(
         config=config,
         only_old=len(set(answered[0].ok) - set(both)),
         only_new=len(set(answered[1].ok) - set(both)),
-        flips=tuple(
-            _pictured(records[k], pair, preprocessing)
-            for k, pair in zip(flipped, pairs, strict=False)
-        ),
+        flips=flips,
         flipped=len(flipped),
         command=command_line(),
     )
+    marks = [
+        {"name": name, "fingerprint": model_fingerprint(predictor.manifest)}
+        for name, predictor in zip((old, new), predictors, strict=True)
+    ]
     document = {
         "schema_version": SCHEMA_VERSION,
-        "old": {"name": old, "fingerprint": model_fingerprint(predictors[0].manifest)},
-        "new": {"name": new, "fingerprint": model_fingerprint(predictors[1].manifest)},
-        "data": str(data),
-        "split": split,
+        **{"old": marks[0], "new": marks[1], "data": str(data), "split": split},
         "config": asdict(config),
         "answered_by_one": {"old": content.only_old, "new": content.only_new},
         **found.to_dict(),
@@ -137,6 +134,21 @@ def _flip_row(
         "old": {"probability": float(scores[0][k]), "prediction": answers[0]},
         "new": {"probability": float(scores[1][k]), "prediction": answers[1]},
     }
+
+
+def _pictures(
+    shown: list[int],
+    both: list[int],
+    records: list[ImageRecord],
+    answered: list[Answered],
+    predictors: tuple[Predictor, Predictor],
+) -> tuple[Flip, ...]:
+    """The cases to show, as pictures."""
+    configs = tuple(predictor.manifest.preprocessing for predictor in predictors)
+    return tuple(
+        _pictured(records[k], tuple(one.answers[both[k]] for one in answered), configs)
+        for k in shown
+    )
 
 
 def _pictured(

@@ -16,7 +16,7 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.read import read_image
-from pneumoscope.inference import predictor as predicting
+from pneumoscope.inference import decoding
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.overlay import LONGEST_SIDE
@@ -137,14 +137,14 @@ def test_images_are_kept_only_where_asked_for_and_no_larger_than_overlays(tmp_pa
 
 
 def slow_reading(monkeypatch: pytest.MonkeyPatch, reads: list[str]) -> None:
-    real = predicting.read_image
+    real = decoding.read_image
 
     def read(path: Path | str, limits: object) -> object:
         reads.append(str(path))
         time.sleep(0.05)
         return real(path)
 
-    monkeypatch.setattr(predicting, "read_image", read)
+    monkeypatch.setattr(decoding, "read_image", read)
 
 
 def test_a_reader_who_stops_early_leaves_no_thread_and_no_reading(
@@ -157,7 +157,7 @@ def test_a_reader_who_stops_early_leaves_no_thread_and_no_reading(
     next(answers)
     answers.close()
     assert threading.active_count() == before
-    assert len(reads) <= BATCH + 6
+    assert len(reads) <= BATCH + 3 * decoding.threads()
 
 
 def test_an_interruption_does_not_wait_for_what_is_still_unread(
@@ -173,7 +173,7 @@ def test_an_interruption_does_not_wait_for_what_is_still_unread(
     with pytest.raises(KeyboardInterrupt):
         list(Predictor(MANIFEST, Interrupted()).predict_files(films(tmp_path, 100)))
     assert threading.active_count() == before
-    assert len(reads) <= BATCH + 6
+    assert len(reads) <= BATCH + 3 * decoding.threads()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

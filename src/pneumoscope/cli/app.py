@@ -18,6 +18,7 @@ from pneumoscope.cli import (
     evidence_commands,
     look_commands,
     model_commands,
+    stress_command,
 )
 from pneumoscope.cli.options import TERMINAL, begin
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
@@ -37,6 +38,7 @@ _data = typer.Typer(help="Get, check and split images; draw synthetic ones.", no
 look_commands.register(app)
 model_commands.register(app)
 evidence_commands.register(app)
+stress_command.register(app)
 delivery_commands.register(app)
 data_commands.register(_data)
 app.add_typer(_data, name="data")
@@ -85,7 +87,11 @@ def _interruption(arguments: Sequence[str]) -> InterruptedRunError:
 def _begun(arguments: Sequence[str]) -> bool:
     """Whether the command got as far as having something to resume."""
     named = Path(dict(pairwise(arguments)).get("--out", ""))
-    marks = {"train": named / "config.toml", "predict": Path(f"{named}.partial")}
+    marks = {
+        "train": named / "config.toml",
+        "predict": Path(f"{named}.partial"),
+        "stress": named / "answers.jsonl",
+    }
     mark = marks.get("".join(arguments[:1]))
     return mark is not None and mark.is_file()
 

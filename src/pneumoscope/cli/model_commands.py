@@ -115,7 +115,10 @@ def evaluate(
 
 def predict(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="files, folders, or a CSV of paths")
+        list[Path],
+        typer.Argument(
+            metavar="PATH...", help="files, folders, patterns in quotes, or a CSV of paths"
+        ),
     ],
     model: ModelOption = "default",
     out: Annotated[
@@ -130,6 +133,9 @@ def predict(
     strict: Annotated[
         bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=0, help="processes that read images; 0: threads")
+    ] = 0,
 ) -> Outcome:
     """Answer for images: one row each, with a reason where there is no answer.
 
@@ -138,6 +144,13 @@ def predict(
     from pneumoscope.workflows.predict import run_prediction
 
     found = run_prediction(
-        paths, model, out, heatmaps, TERMINAL.progress, resume=resume, strict=strict
+        paths,
+        model,
+        out,
+        heatmaps,
+        TERMINAL.progress,
+        resume=resume,
+        strict=strict,
+        workers=workers,
     )
     return Outcome(*found)

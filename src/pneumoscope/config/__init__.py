@@ -3,11 +3,13 @@
 stages.py    one frozen dataclass per stage: every setting, its default, range and help
 evidence.py  how operating points are planned and models compared
 recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
+adopting.py  which films of a public data set are kept
 reading.py   from and to TOML
 """
 
 from __future__ import annotations
 
+from pneumoscope.config.adopting import AdoptConfig
 from pneumoscope.config.evidence import CompareConfig, PlanConfig, PlanTarget
 from pneumoscope.config.reading import (
     check_ranges,
@@ -31,12 +33,14 @@ from pneumoscope.config.stages import (
     ProvenanceConfig,
     ScratchConfig,
     SplitConfig,
+    StressConfig,
     ThresholdConfig,
     TrainConfig,
 )
 
 __all__ = [
     "RECIPES",
+    "AdoptConfig",
     "AugmentConfig",
     "CompareConfig",
     "DistortConfig",
@@ -50,6 +54,7 @@ __all__ = [
     "ProvenanceConfig",
     "ScratchConfig",
     "SplitConfig",
+    "StressConfig",
     "ThresholdConfig",
     "TrainConfig",
     "check_ranges",

@@ -7,9 +7,7 @@ every input, in input order. Knows nothing of labels, output files or pages.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,20 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.errors import ImageRefusedError, Reason, UsageError
+from pneumoscope.errors import Reason, UsageError
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
+from pneumoscope.inference.decoding import Decoder, Prepared, decoded, prepared
 from pneumoscope.inference.engine import OpenVinoBackend
-from pneumoscope.inference.overlay import shrunk
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
 """Images per forward pass."""
-
-_DECODERS = 2
-"""Threads that read and preprocess ahead of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +46,6 @@ class Answer:
     cam: NDArray[np.float32] | None = None
     embedding: NDArray[np.float32] | None = None
     image: GreyImage | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    source: str
-    image: GreyImage | None
-    tensor: NDArray[np.float32]
 
 
 class Predictor:
@@ -93,38 +81,36 @@ class Predictor:
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""
         name = str(path)
-        prepared = self._prepare(lambda: read_image(name, self._limits), name)
-        return next(self._answer([prepared]))
+        item = prepared(lambda: read_image(name, self._limits), name, self._preprocess)
+        return next(self._answer([item]))
 
     def predict_bytes(self, content: bytes, name: str = "upload") -> Answer:
         """The answer for one file's content, held in memory."""
-        prepared = self._prepare(lambda: read_bytes(content, name, self._limits), name)
-        return next(self._answer([prepared]))
+        item = prepared(lambda: read_bytes(content, name, self._limits), name, self._preprocess)
+        return next(self._answer([item]))
 
     def predict_files(
-        self, paths: Iterable[Path | str], *, keep_images: bool = False
-    ) -> Iterator[Answer]:
-        """One answer for every path, in order; reading runs ahead of the engine in threads.
+        self, paths: Iterable[Path | str], *, keep_images: bool = False, workers: int = 0
+    ) -> Generator[Answer]:
+        """One answer for every path, in order; reading runs ahead of the engine.
+
+        Memory stays flat however many paths there are and however large the films.
 
         Args:
-            paths: files of any format that `read_image` knows.
-            keep_images: keep the pixels in each answer, shrunk to the size of overlays, so that
-                memory stays flat however large the films.
+            paths: files of any format that `read_image` knows; taken as they are wanted.
+            keep_images: keep the pixels in each answer, shrunk to the size of overlays.
+            workers: processes that read; 0 for threads of this one.
+
+        Raises:
+            MissingError: processes can't be started here.
         """
-
-        def work(path: Path | str) -> _Prepared | Answer:
-            item = self._prepare(lambda: read_image(path, self._limits), str(path))
-            if isinstance(item, Answer) or item.image is None:
-                return item
-            small = replace(item.image, pixels=shrunk(item.image.pixels)) if keep_images else None
-            return replace(item, image=small)
-
-        pool = ThreadPoolExecutor(_DECODERS)
+        decode = Decoder(self._limits, self._preprocess, keep_images)
+        items = decoded(paths, decode, workers)
         try:
-            for chunk in _chunks(_ahead(pool, work, paths), BATCH):
+            for chunk in _chunks(items, BATCH):
                 yield from self._answer(chunk)
-        finally:  # after Ctrl-C, or when nobody wants the rest, what waits is not read any more
-            pool.shutdown(cancel_futures=True)
+        finally:
+            items.close()
 
     def predict_image(self, image: NDArray[np.float32], name: str = "image") -> Answer:
         """The answer for one decoded image, float32 (h, w) in [0, 1]; see `predict_images`."""
@@ -136,34 +122,25 @@ class Predictor:
         Raises:
             UsageError: an array of another form.
         """
-        prepared = (_Prepared(n, None, self._preprocess(_checked(n, i))) for n, i in images)
-        for chunk in _chunks(prepared, BATCH):
+        items = (Prepared(n, None, self._preprocess(_checked(n, i))) for n, i in images)
+        for chunk in _chunks(items, BATCH):
             yield from self._answer(chunk)
 
-    def _prepare(self, read: Callable[[], GreyImage], source: str) -> _Prepared | Answer:
-        try:
-            image = read()
-        except ImageRefusedError as error:
-            return Answer(
-                Prediction(source, error.reason.status, error.reason, detail=error.detail)
-            )
-        return _Prepared(source, image, self._preprocess(image.pixels))
-
-    def _answer(self, prepared: list[_Prepared | Answer]) -> Iterator[Answer]:
-        readable = [item for item in prepared if isinstance(item, _Prepared)]
+    def _answer(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
+        readable = [item for item in items if isinstance(item, Prepared)]
         answered = iter(self._run(readable)) if readable else iter(())
-        for item in prepared:
-            yield item if isinstance(item, Answer) else next(answered)
+        for item in items:
+            yield Answer(item) if isinstance(item, Prediction) else next(answered)
 
-    def _run(self, prepared: list[_Prepared]) -> list[Answer]:
+    def _run(self, items: Sequence[Prepared]) -> list[Answer]:
         # One batch size only: engines compile once, and results don't depend on the company.
-        batch = np.zeros((BATCH if len(prepared) > 1 else 1, *prepared[0].tensor.shape), np.float32)
-        for row, item in enumerate(prepared):
+        batch = np.zeros((BATCH if len(items) > 1 else 1, *items[0].tensor.shape), np.float32)
+        for row, item in enumerate(items):
             batch[row] = item.tensor
         outputs = self._backend.run(batch)
-        return [self._answered(item, outputs, row) for row, item in enumerate(prepared)]
+        return [self._answered(item, outputs, row) for row, item in enumerate(items)]
 
-    def _answered(self, item: _Prepared, outputs: Outputs, row: int) -> Answer:
+    def _answered(self, item: Prepared, outputs: Outputs, row: int) -> Answer:
         logit = float(outputs.logits[row])
         if not math.isfinite(logit):
             detail = (
@@ -209,23 +186,8 @@ def _checked(name: str, image: NDArray[np.float32]) -> NDArray[np.float32]:
     return image
 
 
-def _ahead(
-    pool: ThreadPoolExecutor,
-    work: Callable[[Path | str], _Prepared | Answer],
-    paths: Iterable[Path | str],
-) -> Iterator[_Prepared | Answer]:
-    """Apply `work` in order, keeping at most two batches in flight so that memory stays flat."""
-    remaining = iter(paths)
-    flying: deque[Future[_Prepared | Answer]] = deque(
-        pool.submit(work, path) for path in islice(remaining, 2 * BATCH)
-    )
-    while flying:
-        done = flying.popleft().result()
-        for path in islice(remaining, 1):
-            flying.append(pool.submit(work, path))
-        yield done
-
-
-def _chunks(items: Iterator[_Prepared | Answer], size: int) -> Iterator[list[_Prepared | Answer]]:
+def _chunks(
+    items: Iterator[Prepared] | Iterator[Prepared | Prediction], size: int
+) -> Iterator[list[Prepared | Prediction]]:
     while chunk := list(islice(items, size)):
         yield chunk

@@ -6,16 +6,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import InputError, UsageError
-from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.inference.inputs import expand
+from pneumoscope.inference.inputs import FileList
 from pneumoscope.inference.overlay import heatmap_name, overlay_png
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import BATCH, Answer, Predictor
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
 from pneumoscope.progress import Progress
 from pneumoscope.records import Prediction
@@ -39,17 +39,19 @@ def run_prediction(
     *,
     resume: bool = False,
     strict: bool = False,
+    workers: int = 0,
 ) -> tuple[dict[str, Any], str, int]:
     """Answer for every input of `paths`, one row each, in their order.
 
     Args:
-        paths: files, folders, CSVs.
+        paths: files, folders, CSVs, patterns.
         model: a bundle, a run, or `default`.
         out: the table; until it is whole its rows are in `OUT.partial`.
         heatmaps: folder for overlays.
         progress: is told of every image.
         resume: go on with the rows of `OUT.partial`, if there are any.
         strict: an input without an answer is a failure.
+        workers: processes that read images; 0 for threads of this one.
 
     Returns:
         A document, a text, and the exit code: 3 if nothing had an answer, or with `strict` if
@@ -57,19 +59,21 @@ def run_prediction(
 
     Raises:
         UsageError: no such model, `out` has a suffix of no format, a file is where a folder for
-            `out` or `heatmaps` should be, or there is nothing of this command to resume.
+            `out` or `heatmaps` should be, there is nothing of this command to resume, or another
+            process writes the same `out`.
         InputError: `paths` mean no file at all.
     """
     _check(out, heatmaps, resume)
-    files = _without_journal(expand(paths), out)
-    if not files:
-        named = ", ".join(map(str, paths))
-        raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
-    predictor = Predictor.load(model)
-    journal = Journal(out, _origin(predictor.manifest, files), resume=resume) if out else None
-    before = journal.rows if journal else 0
-    predictions = _predictions(files, before, predictor, heatmaps, progress)
-    told = _to_journal(predictions, journal) if journal else _listed(predictions)
+    # The rows of this very command may lie in a folder of films.
+    with FileList(paths, without=journal_of(out) if out else None) as files:
+        if not len(files):
+            named = ", ".join(map(str, paths))
+            raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
+        predictor = Predictor.load(model)
+        journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
+        before = journal.rows if journal else 0
+        predictions = _predictions(files, before, predictor, heatmaps, progress, workers)
+        told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
         "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
         "resumed_after": before,
@@ -77,7 +81,7 @@ def run_prediction(
         "out": None if out is None else str(out),
         "heatmaps": None if heatmaps is None else str(heatmaps),
     }
-    unanswered = len(files) - told.counts["ok"]
+    unanswered = told.counts.total() - told.counts["ok"]
     failed = not told.counts["ok"] or (strict and unanswered)
     text = "\n".join([*told.table, *_summary(told, out, heatmaps)])
     return document, text, REFUSED if failed else 0
@@ -108,10 +112,11 @@ def _to_journal(predictions: Iterator[Prediction], journal: Journal) -> _Told:
             journal.add(prediction)
             if prediction.reason and len(unanswered) < _EXPLAINED:
                 unanswered.append(prediction)
+        journal.flush()
+        rows = list(journal.read()) if journal.rows <= MOST_LISTED else None
+        journal.finish()
     finally:
         journal.close()
-    rows = list(journal.read()) if journal.rows <= MOST_LISTED else None
-    journal.finish()
     return _Told(journal.counts, rows, unanswered, [])
 
 
@@ -120,14 +125,6 @@ def _listed(predictions: Iterator[Prediction]) -> _Told:
     rows = list(predictions)
     counts = Counter[str](prediction.status for prediction in rows)
     return _Told(counts, [as_row(p) for p in rows], [], _table(rows))
-
-
-def _without_journal(files: list[Path], out: Path | None) -> list[Path]:
-    """The files but the rows of this very command, which may lie in a folder of films."""
-    if out is None:
-        return files
-    journal = journal_of(out).absolute()
-    return [path for path in files if path.absolute() != journal]
 
 
 def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
@@ -140,26 +137,32 @@ def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
         claim_folder(heatmaps)
 
 
-def _origin(manifest: BundleManifest, files: Sequence[Path]) -> str:
+def _origin(predictor: Predictor, files: FileList) -> str:
     """What decides the rows: this version, the model, the inputs in their order."""
-    model = json.dumps(asdict(manifest), sort_keys=True)
-    digest = hashlib.sha256(f"{metadata.version('pneumoscope')} {model}".encode())
-    for path in files:
-        digest.update(path_text(path).encode() + b"\0")
-    return digest.hexdigest()
+    model = json.dumps(asdict(predictor.manifest), sort_keys=True)
+    text = f"{metadata.version('pneumoscope')} {model} {files.digest}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _predictions(
-    files: Sequence[Path],
+    files: FileList,
     done: int,
     predictor: Predictor,
     heatmaps: Path | None,
     progress: Progress,
+    workers: int,
 ) -> Iterator[Prediction]:
     """The predictions of all files after the first `done`; overlays are written on the way."""
-    with progress.task("predicting", len(files), "images") as task:
-        task.advance(done)
-        for answer in predictor.predict_files(files[done:], keep_images=heatmaps is not None):
+    # From the beginning of a batch: in other company an answer may differ in its last bit.
+    again = done % BATCH if done < len(files) else 0
+    answers = predictor.predict_files(
+        files.after(done - again), keep_images=heatmaps is not None, workers=workers
+    )
+    title = f"predicting, after {done}" if done else "predicting"
+    with closing(answers), progress.task(title, len(files) - done, "images") as task:
+        for number, answer in enumerate(answers):
+            if number < again:
+                continue
             if heatmaps is not None:
                 _write_overlay(heatmaps, answer, predictor)
             yield answer.prediction

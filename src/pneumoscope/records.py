@@ -15,6 +15,9 @@ from pneumoscope.errors import Reason, Status
 CLASS_NAMES: tuple[str, str] = ("NORMAL", "PNEUMONIA")
 """Index 1, PNEUMONIA, is the positive class everywhere."""
 
+UNCERTAIN = "uncertain"
+"""The prediction where the model has a probability but was told to withhold an answer."""
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -62,8 +65,8 @@ class Prediction:
     """The answer for one input: a row of `predictions.csv`.
 
     `probability` is the calibrated probability of pneumonia in [0, 1]; `prediction` is a class
-    name; `input_score` tells how unlike the training images the input is (`None`: not measured).
-    All four are `None` unless `status` is `ok`. `detail` explains a reason in words.
+    name or `uncertain`; `input_score` tells how unlike the training images the input is (`None`:
+    not measured). All four are `None` unless `status` is `ok`. `detail` explains a reason in words.
     """
 
     path: str

@@ -15,6 +15,7 @@ from typer.main import get_command
 from pneumoscope.cli import (
     data_commands,
     delivery_commands,
+    evidence_commands,
     look_commands,
     model_commands,
     stress_command,
@@ -36,6 +37,7 @@ app = typer.Typer(
 _data = typer.Typer(help="Get, check and split images; draw synthetic ones.", no_args_is_help=True)
 look_commands.register(app)
 model_commands.register(app)
+evidence_commands.register(app)
 stress_command.register(app)
 delivery_commands.register(app)
 data_commands.register(_data)

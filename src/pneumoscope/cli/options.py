@@ -70,7 +70,7 @@ def settings(kind: type, *names: str) -> Callable[[Command], Command]:
         extra = []
         for name in names:
             default = by_name[name].default
-            told = "" if default == "" else f" (default {default})"
+            told = "" if default in ("", None) else f" (default {default})"
             help_text = f"{by_name[name].metadata['help']}{told}"
             flag = f"--{name.replace('_', '-')}"
             optional: Any = hints[name] | None

@@ -2,6 +2,7 @@
 
 node.py      settings of the DICOM node
 stages.py    one frozen dataclass per stage: every setting, its default, range and help
+evidence.py  how operating points are planned and models compared
 recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
 adopting.py  which films of a public data set are kept
 reading.py   from and to TOML
@@ -10,6 +11,7 @@ reading.py   from and to TOML
 from __future__ import annotations
 
 from pneumoscope.config.adopting import AdoptConfig
+from pneumoscope.config.evidence import CompareConfig, PlanConfig, PlanTarget
 from pneumoscope.config.node import NodeConfig
 from pneumoscope.config.reading import (
     check_ranges,
@@ -42,12 +44,15 @@ __all__ = [
     "RECIPES",
     "AdoptConfig",
     "AugmentConfig",
+    "CompareConfig",
     "DistortConfig",
     "FinetuneConfig",
     "FitConfig",
     "IntervalConfig",
     "LimitsConfig",
     "NodeConfig",
+    "PlanConfig",
+    "PlanTarget",
     "PreprocessConfig",
     "ProvenanceConfig",
     "ScratchConfig",

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +38,15 @@ from pneumoscope.training.network import build_backbone, build_network, empty_he
 _LOGGER = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
-"""2 added `members`, `flip` and `store`, 3 tables; bundles of schema 1 and 2 are read too."""
+"""2 added `members`, `flip` and `store`, 3 tables and `abstention`; 1 and 2 are read too."""
 
 MOST_MEMBERS = 32
 
 _SINCE: dict[int, dict[str, Any]] = {
     2: {"members": 1, "flip": False, "store": "float32"},
-    3: {},
+    3: {
+        "abstention": {"method": "none", "low": 0.5, "high": 0.5, "rule": "", "chosen_on": ""},
+    },
 }
 """The keys that each schema added, with what every bundle before it was."""
 
@@ -58,6 +60,17 @@ class OperatingPoint:
 
     value: float = option(0.5, "from this probability up the answer is PNEUMONIA", 0, 1)
     rule: str = "fixed at 0.5"
+    chosen_on: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """Where the answer is `uncertain`: low <= probability < high; `none`: nowhere."""
+
+    method: Literal["none", "band", "conformal"] = "none"
+    low: float = option(0.5, "NORMAL is answered below it", 0, 1)
+    high: float = option(0.5, "PNEUMONIA is answered from there up", 0, 1)
+    rule: str = ""
     chosen_on: str = ""
 
 
@@ -105,6 +118,7 @@ class BundleManifest:
     store: Precision = "float32"
     preprocessing: PreprocessConfig = field(default_factory=PreprocessConfig)
     threshold: OperatingPoint = field(default_factory=OperatingPoint)
+    abstention: Abstention = field(default_factory=Abstention)
     calibration: Calibration = field(default_factory=lambda: Calibration("none", 1.0, 0.0))
     input_check: InputCheck = field(default_factory=InputCheck)
     training_data: TrainingData = field(default_factory=TrainingData)
@@ -246,6 +260,7 @@ def load_bundle(model: Path | str) -> Bundle:
         )
     for version in range(found + 1, SCHEMA_VERSION + 1):
         document = {**document, **_SINCE[version], "schema_version": version}
+    document = {**_SINCE[SCHEMA_VERSION], **document}  # the newest schema may still grow
     try:
         manifest = from_dict(BundleManifest, document, str(path), complete=True)
     except UsageError as error:
@@ -315,6 +330,12 @@ def _check_model(manifest: BundleManifest, path: Path) -> None:
             f"{_MOST_HIDDEN_UNITS} hidden units, and {', '.join(CLASS_NAMES)}. Train again."
         )
     Calibration.from_dict(manifest.calibration.to_dict())
+    band, threshold = manifest.abstention, manifest.threshold.value
+    if band.method != "none" and not band.low <= threshold <= band.high:
+        raise BundleError(
+            f"{path}: found the threshold {threshold} and answers withheld from {band.low} to "
+            f"{band.high}; wanted the threshold in between. Plan again: pneumoscope plan"
+        )
 
 
 def _check_file(path: Path, wanted: str | None) -> None:

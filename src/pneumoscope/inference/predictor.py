@@ -23,7 +23,7 @@ from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
 from pneumoscope.inference.decoding import Decoder, Prepared, decoded, prepared
 from pneumoscope.inference.engine import OpenVinoBackend
-from pneumoscope.records import CLASS_NAMES, Prediction
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
 """Images per forward pass."""
@@ -160,16 +160,18 @@ class Predictor:
 def decide(answer: Answer, manifest: BundleManifest) -> Answer:
     """The answer with probability and prediction as `manifest` calibrates and decides.
 
+    The prediction is `uncertain` where the manifest's `abstention` withholds it.
     An answer without a logit (refused, unreadable) stays as it is.
     """
     if answer.logit is None:
         return answer
     probability = float(manifest.calibration.apply(np.array([answer.logit]))[0])
-    threshold = manifest.threshold.value
+    threshold, band = manifest.threshold.value, manifest.abstention
+    withheld = band.method != "none" and band.low <= probability < band.high
     prediction = replace(
         answer.prediction,
         probability=probability,
-        prediction=CLASS_NAMES[int(probability >= threshold)],
+        prediction=UNCERTAIN if withheld else CLASS_NAMES[int(probability >= threshold)],
         threshold=threshold,
     )
     return replace(answer, prediction=prediction)

@@ -6,6 +6,7 @@ Knows nothing of HTML, and measures nothing.
 
 from __future__ import annotations
 
+from pneumoscope.evaluation.calibration import BrierParts
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.records import Estimate
 from pneumoscope.report import learning_plots, plots
@@ -140,13 +141,16 @@ def probabilities(content: ReportContent) -> Section | None:
         _calibration_row(
             "In the large", assessed.in_the_large, "0 is best; below 0, too high on the whole"
         ),
+        *_brier_rows(assessed.brier),
     )
     columns = (
         Column("Quantity"),
         Column("Value", numeric=True),
         Column(f"{percent(found.interval.level)} interval", numeric=True),
     )
-    table = Table("On the logit scale", columns, rows)
+    note = "Slope to ‘in the large’ on the logit scale; then the Brier score taken apart: "
+    note += "reliability − resolution + uncertainty + within bins."
+    table = Table("Calibration in numbers", columns, rows, note)
     figure = plots.reliability(found.reliability, found.metrics["ece"])
     view = FiguresView(
         "Whether a stated probability means what it says: of the X-rays given 0.8, eight in ten "
@@ -157,6 +161,17 @@ def probabilities(content: ReportContent) -> Section | None:
     return Section(
         "calibration", "Calibration", "Calibration", "sections/figures.html.j2", view, flows=True
     )
+
+
+def _brier_rows(parts: BrierParts) -> tuple[tuple[Head, str, str], ...]:
+    """Murphy's parts of the Brier score."""
+    named = (
+        ("Reliability", parts.reliability, "gap of probability and share, squared; 0 is best"),
+        ("Resolution", parts.resolution, "how far the shares differ; higher is better"),
+        ("Uncertainty", parts.uncertainty, "of the mix of classes; no merit of the model"),
+        ("Within bins", parts.within_bin, "what taking bins as one leaves over"),
+    )
+    return tuple((Head(name, meaning), number(value, 4), ABSENT) for name, value, meaning in named)
 
 
 def _calibration_row(name: str, estimate: Estimate, meaning: str) -> tuple[Head, str, str]:

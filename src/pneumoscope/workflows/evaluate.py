@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,16 @@ from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
 from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import write_predictions
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.records import SPLITS, Dataset
+from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
 from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts
 from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.flow import flow_diagram
+from pneumoscope.report.group_sections import group_figures
 from pneumoscope.report.report_page import write_report
 from pneumoscope.storage import claim_folder, write_json
 from pneumoscope.workflows.answering import (
@@ -124,10 +126,10 @@ def run_evaluation(
     progress: Progress,
 ) -> tuple[dict[str, Any], str]:
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
-    evaluation = evaluate_model(data, out, model, split, interval, progress).evaluation
-    document = evaluation.to_metrics_json() | {"out": str(out)}
+    evaluated = evaluate_model(data, out, model, split, interval, progress)
+    document = metrics_document(evaluated) | {"out": str(out)}
     text = (
-        f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}\n"
+        f"{metrics_table(evaluated.evaluation)}\n\nreport  {out / 'report.html'}\n"
         f"papers  {out / 'checklist.html'}"
     )
     return document, text
@@ -169,7 +171,7 @@ def write_evaluation(
 ) -> None:
     """Write the files of an evaluation but `labels.csv` into `out`, its report to `page`."""
     answered, evaluation = evaluated.answered, evaluated.evaluation
-    write_json(out / "metrics.json", evaluation.to_metrics_json())
+    write_json(out / "metrics.json", metrics_document(evaluated))
     predictions = [answer.prediction for answer in answered.answers]
     write_predictions(out / "predictions.csv", predictions)
     refused = refusals_of(answered)
@@ -198,13 +200,22 @@ def write_evaluation(
         flow=flow,
         commands=evaluated.commands,
     )
-    for figure in evaluation_figures(evaluation):
+    for figure in (*evaluation_figures(evaluation), *group_figures(evaluation)):
         figure.save(out / "figures" / f"{figure.name}.svg")
     flow_diagram(flow).save(out / "figures" / "flow.svg")
     write_report(page, content)
     answers = checklist_answers(flow, whole, chosen, evaluation, evaluated.manifest, config)
     named = f"{content.model.name} · {content.data.name}"
     write_checklist(out / "checklist.html", ChecklistContent(named, answers, flow))
+
+
+def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
+    """`metrics.json`: the evaluation, which model it is of, and how many answers it withheld."""
+    manifest = evaluated.manifest
+    answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
+    withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
+    model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
+    return evaluated.evaluation.to_metrics_json() | {"model": model, "abstention": withheld}
 
 
 def metrics_table(evaluation: Evaluation) -> str:

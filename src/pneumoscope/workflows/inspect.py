@@ -60,6 +60,8 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         f"{manifest.threshold.chosen_on})",
         f"calibration   {manifest.calibration.method}",
     ]
+    if (band := manifest.abstention).method != "none":
+        lines.append(f"uncertain     {band.low:.4f} to {band.high:.4f} ({band.rule})")
     metrics = manifest.validation.get("metrics")
     for name, estimate in metrics.items() if isinstance(metrics, dict) else ():
         if isinstance(estimate, dict) and isinstance(value := estimate.get("value"), int | float):

@@ -20,6 +20,7 @@ from pneumoscope.config.reading import (
 from pneumoscope.config.recipes import RECIPES, training_config
 from pneumoscope.config.stages import (
     AugmentConfig,
+    BatchConfig,
     DistortConfig,
     FinetuneConfig,
     FitConfig,
@@ -36,6 +37,7 @@ from pneumoscope.config.stages import (
 __all__ = [
     "RECIPES",
     "AugmentConfig",
+    "BatchConfig",
     "DistortConfig",
     "FinetuneConfig",
     "FitConfig",

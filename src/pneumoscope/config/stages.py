@@ -168,6 +168,16 @@ class IntervalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """How `predict` goes through many files."""
+
+    engine: Literal["local", "ray"] = option(
+        "local", "what does the work: this machine, or a Ray cluster, which reads URLs too"
+    )
+    workers: int = option(0, "processes that read images, on each machine; 0 for threads", 0, 1024)
+
+
+@dataclass(frozen=True, slots=True)
 class ProvenanceConfig:
     """Which data a run was made from; filled in by `train`, checked by `--resume`."""
 

@@ -1,0 +1,185 @@
+"""Predictions by a Ray cluster: the same `Predictor`, once on every node.
+
+Comes in: names, and how every node loads the model. Goes out: a prediction for each name, in
+order. Knows nothing of tables. Needs the extra `ray`.
+
+Names go out in blocks; a block is one task of an actor that holds the compiled graph. Ray Data
+keeps the order, and where a node is lost gives its blocks, and its actor, to others. Blocks begin
+where batches do, so that answers are those of one machine to the last bit where the processors are
+of one kind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import Any
+
+from pneumoscope.config import LimitsConfig
+from pneumoscope.errors import (
+    ExtraMissingError,
+    MissingError,
+    PneumoscopeError,
+    Reason,
+    UsageError,
+)
+from pneumoscope.images.read import GreyImage
+from pneumoscope.inference.inputs import is_url
+from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
+from pneumoscope.inference.remote import read_anywhere
+from pneumoscope.records import Prediction
+
+_MOST_PER_BLOCK = 64 * BATCH
+_BLOCKS_PER_NODE = 16
+"""At least so many where there are files enough: nodes end at nearly the same time then."""
+
+_SEGMENT = 1024 * _MOST_PER_BLOCK
+"""Names that the cluster holds at once; after each such million the graphs are loaded anew."""
+
+Load = Callable[[], Predictor]
+
+
+def predicted_on_cluster(
+    names: Iterable[str], count: int, load: Load, mark: str, workers: int = 0
+) -> Generator[Prediction]:
+    """One prediction for every name, in order.
+
+    The cluster is that of `RAY_ADDRESS`, else one that runs on this machine, else a new one of
+    this machine alone. Every node must have this version of the package and be able to load the
+    model.
+
+    Args:
+        names: URLs, or paths that every node can read.
+        count: how many.
+        load: loads the model; called once on every node.
+        mark: `mark_of` the model, which is to be the same everywhere.
+        workers: processes that read on every node; 0 for threads.
+
+    Raises:
+        ExtraMissingError: Ray is not installed.
+        UsageError: a node has another model or version.
+        MissingError: the cluster can't go on.
+    """
+    # No statistics of use leave this machine; Ray looks when it is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ExtraMissingError("--engine ray", "ray") from error
+    ours = not ray.is_initialized()
+    try:
+        if ours:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        nodes = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+        arguments = (load, mark, os.getcwd(), workers)  # noqa: PTH109 - may hold any bytes
+        size = min(_MOST_PER_BLOCK, count // (nodes * _BLOCKS_PER_NODE)) // BATCH * BATCH
+        remaining = iter(names)
+        while segment := list(_blocks(islice(remaining, _SEGMENT), max(size, BATCH))):
+            yield from _rows(ray, segment, min(nodes, len(segment)), arguments)
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise _told(error) from error
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _blocks(names: Iterator[str], size: int) -> Iterator[Any]:
+    import pyarrow
+
+    while block := list(islice(names, size)):
+        yield pyarrow.table({"name": [json.dumps(name) for name in block]})
+
+
+def _rows(
+    ray: Any, blocks: list[Any], actors: int, arguments: tuple[Any, ...]
+) -> Iterator[Prediction]:
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False  # ours shows what has arrived
+    data = ray.data.from_arrow(blocks).map_batches(
+        _Scorer,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        fn_constructor_args=arguments,
+        # Spread out, so one to a node. Each uses all processors of its node but claims one: what
+        # was on a lost node finds room on another.
+        num_cpus=1,
+        scheduling_strategy="SPREAD",
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from map(_as_prediction, batch["row"].to_pylist())
+
+
+class _Scorer:
+    """What runs on every node.
+
+    Args:
+        load: loads the model.
+        mark: what it must be.
+        folder: where relative paths begin.
+        workers: processes that read.
+
+    Raises:
+        UsageError: it is another.
+    """
+
+    def __init__(self, load: Load, mark: str, folder: str, workers: int) -> None:
+        self._predictor = load()
+        if mark_of(self._predictor) != mark:
+            raise UsageError(
+                "a node has another version of pneumoscope or of the model than the machine that "
+                "asks, wanted the same on all. Install the same version, and copy the bundle again."
+            )
+        self._read = _FromFolder(folder)
+        self._workers = workers
+
+    def __call__(self, block: Any) -> Any:
+        """Rows for names: a table with one column to another, both as JSON."""
+        import pyarrow
+
+        names = map(json.loads, block["name"].to_pylist())
+        answers = self._predictor.predict_files(names, workers=self._workers, read=self._read)
+        rows = [json.dumps(asdict(answer.prediction)) for answer in answers]
+        return pyarrow.table({"row": rows})
+
+
+class _FromFolder:
+    """Reads names that were given in a certain folder; keeps them as they were given."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def __call__(self, name: str, limits: LimitsConfig) -> GreyImage:
+        place = name if is_url(name) else os.path.join(self._folder, name)  # noqa: PTH118
+        return replace(read_anywhere(place, limits), source=name)
+
+
+def _as_prediction(row: str) -> Prediction:
+    values = json.loads(row)
+    if values["reason"] is not None:
+        values["reason"] = Reason(values["reason"])
+    return Prediction(**values)
+
+
+def _told(error: Exception) -> PneumoscopeError:
+    """What the cluster says, in our words: an error of ours on a node is raised as it was."""
+    cause: BaseException | None = error
+    while cause is not None:
+        inner = getattr(cause, "cause", None)
+        for found in (cause, inner):
+            if isinstance(found, PneumoscopeError):
+                return found
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    words = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
+    return MissingError(
+        f"the cluster ended the run: {words or type(error).__name__}. See `ray status`, then go "
+        "on: the same command with --resume."
+    )

@@ -12,8 +12,11 @@ of one kind.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
@@ -47,7 +50,7 @@ def predicted_on_cluster(
 ) -> Generator[Prediction]:
     """One prediction for every name, in order.
 
-    The cluster is that of `RAY_ADDRESS`, else one that runs on this machine, else a new one of
+    The cluster is that of `RAY_ADDRESS` (`auto`: one that runs on this machine), else a new one of
     this machine alone. Every node must have this version of the package and be able to load the
     model.
 
@@ -71,20 +74,29 @@ def predicted_on_cluster(
     except ImportError as error:
         raise ExtraMissingError("--engine ray", "ray") from error
     ours = not ray.is_initialized()
-    try:
-        if ours:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        nodes = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
-        arguments = (load, mark, os.getcwd(), workers)  # noqa: PTH109 - may hold any bytes
-        size = min(_MOST_PER_BLOCK, count // (nodes * _BLOCKS_PER_NODE)) // BATCH * BATCH
-        remaining = iter(names)
-        while segment := list(_blocks(islice(remaining, _SEGMENT), max(size, BATCH))):
-            yield from _rows(ray, segment, min(nodes, len(segment)), arguments)
-    except (ray.exceptions.RayError, ConnectionError) as error:
-        raise _told(error) from error
-    finally:
-        if ours:
-            ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints what it thinks of lost nodes
+        try:
+            if ours:
+                _begin(ray)
+            nodes = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+            arguments = (load, mark, os.getcwd(), workers)  # noqa: PTH109 - may hold any bytes
+            size = min(_MOST_PER_BLOCK, count // (nodes * _BLOCKS_PER_NODE)) // BATCH * BATCH
+            remaining = iter(names)
+            while segment := list(_blocks(islice(remaining, _SEGMENT), max(size, BATCH))):
+                yield from _rows(ray, segment, min(nodes, len(segment)), arguments)
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise _told(error) from error
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+def _begin(ray: Any) -> None:
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        ray.init(address="local", _node_ip_address="127.0.0.1", **quiet)
 
 
 def _blocks(names: Iterator[str], size: int) -> Iterator[Any]:
@@ -100,18 +112,17 @@ def _rows(
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False  # ours shows what has arrived
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     data = ray.data.from_arrow(blocks).map_batches(
         _Scorer,
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors),
         fn_constructor_args=arguments,
-        # Spread out, so one to a node. Each uses all processors of its node but claims one: what
-        # was on a lost node finds room on another.
+        # Ray Data spreads actors out, so there is one to a node, and restarts them however often.
+        # Each uses all processors of its node but claims one: what was on a lost node finds room
+        # on another.
         num_cpus=1,
-        scheduling_strategy="SPREAD",
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from map(_as_prediction, batch["row"].to_pylist())

@@ -22,13 +22,7 @@ from itertools import islice
 from typing import Any
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.errors import (
-    ExtraMissingError,
-    MissingError,
-    PneumoscopeError,
-    Reason,
-    UsageError,
-)
+from pneumoscope.errors import ExtraMissingError, MissingError, Reason, UsageError
 from pneumoscope.images.read import GreyImage
 from pneumoscope.inference.inputs import is_url
 from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
@@ -63,8 +57,7 @@ def predicted_on_cluster(
 
     Raises:
         ExtraMissingError: Ray is not installed.
-        UsageError: a node has another model or version.
-        MissingError: the cluster can't go on.
+        MissingError: the cluster can't go on, or a node has another model or version.
     """
     # No statistics of use leave this machine; Ray looks when it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -78,7 +71,8 @@ def predicted_on_cluster(
         try:
             if ours:
                 _begin(ray)
-            nodes = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+            alive = [node for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+            nodes = max(len(alive), 1)
             arguments = (load, mark, os.getcwd(), workers)  # noqa: PTH109 - may hold any bytes
             size = min(_MOST_PER_BLOCK, count // (nodes * _BLOCKS_PER_NODE)) // BATCH * BATCH
             remaining = iter(names)
@@ -179,18 +173,11 @@ def _as_prediction(row: str) -> Prediction:
     return Prediction(**values)
 
 
-def _told(error: Exception) -> PneumoscopeError:
-    """What the cluster says, in our words: an error of ours on a node is raised as it was."""
-    cause: BaseException | None = error
-    while cause is not None:
-        inner = getattr(cause, "cause", None)
-        for found in (cause, inner):
-            if isinstance(found, PneumoscopeError):
-                return found
-        cause = cause.__cause__
+def _told(error: Exception) -> MissingError:
+    """What the cluster says, in one sentence: of a traceback the error itself."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     words = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
     return MissingError(
-        f"the cluster ended the run: {words or type(error).__name__}. See `ray status`, then go "
-        "on: the same command with --resume."
+        f"the cluster ended the run ({words.rstrip('.') or type(error).__name__}). Rows so far are "
+        "kept: when that is mended, the same command with --resume goes on."
     )

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -115,7 +114,7 @@ def decoded(
 
         yield from decoded_in_processes(paths, decode, workers)
         return
-    _keep_freed_memory_once()
+    keep_freed_memory()
     pool = ThreadPoolExecutor(threads())
     try:
         remaining = iter(paths)
@@ -128,8 +127,3 @@ def decoded(
             yield done
     finally:  # after Ctrl-C, or when nobody wants the rest, what waits is not read any more
         pool.shutdown(cancel_futures=True)
-
-
-@cache
-def _keep_freed_memory_once() -> None:
-    keep_freed_memory()

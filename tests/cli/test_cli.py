@@ -22,6 +22,7 @@ COMMANDS = [
     ["train"],
     ["evaluate"],
     ["predict"],
+    ["stress"],
     ["data", "download"],
     ["data", "audit"],
     ["data", "split"],

@@ -177,7 +177,13 @@ def test_unreadable_images_are_counted_and_stand_in_no_metric(
     rows = rows_of(out / "predictions.csv")
     assert [row["status"] for row in rows] == ["ok", "refused", "ok", "ok"]
     assert len(rows_of(out / "labels.csv")) == 4
-    assert "8.png" in (out / "report.html").read_text(encoding="utf-8")
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "8.png" in report
+    assert "4 X-rays of 4 patients were evaluated and 1 got no answer (not an image 1)." in report
+    assert "not an image: 1" in (out / "figures" / "flow.svg").read_text(encoding="utf-8")
+    checklist = (out / "checklist.html").read_text(encoding="utf-8")
+    assert "Here: not an image (1)." in checklist
+    assert "3 X-rays of 3 patients" in checklist
     for k in range(4):
         (tmp_path / "d" / f"{9 - k}.png").write_bytes(b"text")
     failed = answered(capsys, "evaluate", data, "--out", out, code=3)

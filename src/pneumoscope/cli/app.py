@@ -12,7 +12,13 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from pneumoscope.cli import data_commands, delivery_commands, look_commands, model_commands
+from pneumoscope.cli import (
+    data_commands,
+    delivery_commands,
+    look_commands,
+    model_commands,
+    stress_command,
+)
 from pneumoscope.cli.options import TERMINAL, begin
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
 from pneumoscope.storage import path_text
@@ -30,6 +36,7 @@ app = typer.Typer(
 _data = typer.Typer(help="Get, check and split images; draw synthetic ones.", no_args_is_help=True)
 look_commands.register(app)
 model_commands.register(app)
+stress_command.register(app)
 delivery_commands.register(app)
 data_commands.register(_data)
 app.add_typer(_data, name="data")
@@ -78,7 +85,11 @@ def _interruption(arguments: Sequence[str]) -> InterruptedRunError:
 def _begun(arguments: Sequence[str]) -> bool:
     """Whether the command got as far as having something to resume."""
     named = Path(dict(pairwise(arguments)).get("--out", ""))
-    marks = {"train": named / "config.toml", "predict": Path(f"{named}.partial")}
+    marks = {
+        "train": named / "config.toml",
+        "predict": Path(f"{named}.partial"),
+        "stress": named / "answers.jsonl",
+    }
     mark = marks.get("".join(arguments[:1]))
     return mark is not None and mark.is_file()
 

@@ -2,11 +2,13 @@
 
 stages.py    one frozen dataclass per stage: every setting, its default, range and help
 recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
+adopting.py  which films of a public data set are kept
 reading.py   from and to TOML
 """
 
 from __future__ import annotations
 
+from pneumoscope.config.adopting import AdoptConfig
 from pneumoscope.config.reading import (
     check_ranges,
     from_dict,
@@ -30,12 +32,14 @@ from pneumoscope.config.stages import (
     ProvenanceConfig,
     ScratchConfig,
     SplitConfig,
+    StressConfig,
     ThresholdConfig,
     TrainConfig,
 )
 
 __all__ = [
     "RECIPES",
+    "AdoptConfig",
     "AugmentConfig",
     "BatchConfig",
     "DistortConfig",
@@ -47,6 +51,7 @@ __all__ = [
     "ProvenanceConfig",
     "ScratchConfig",
     "SplitConfig",
+    "StressConfig",
     "ThresholdConfig",
     "TrainConfig",
     "check_ranges",

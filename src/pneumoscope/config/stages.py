@@ -178,6 +178,26 @@ class BatchConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StressConfig:
+    """How a model is stressed, and what it may lose."""
+
+    limit: int = option(500, "most images: whole patients, drawn by class", 2)
+    seed: int = option(0, "seed of the draw, of noise and of photographs", 0, _MOST_SEED)
+    largest_fall: float = option(
+        0.05, "largest fall of sensitivity or specificity at a plausible strength", 0, 1
+    )
+    longest_side: int = option(
+        512, "films longer than this are shrunk before they are changed, pixels", 32, 16_384
+    )
+    shortcuts: bool = option(True, "ask as well whether it reads the lungs at all")
+    ring: float = option(0.125, "shortcuts: width of the outer ring, share of each side", 0, 0.49)
+    lung_quality: float = option(
+        0.5, "shortcuts: films whose lungs are found less surely than this are left out", 0, 1
+    )
+    folds: int = option(5, "shortcuts: folds in which the controls are trained", 2)
+
+
+@dataclass(frozen=True, slots=True)
 class ProvenanceConfig:
     """Which data a run was made from; filled in by `train`, checked by `--resume`."""
 

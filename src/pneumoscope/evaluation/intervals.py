@@ -175,10 +175,10 @@ def bootstrap_metrics(
 
 
 def bootstrap_share(hits: ArrayLike, patients: Patients, config: IntervalConfig) -> Estimate:
-    """A share with its percentile interval over resampled patients.
+    """A share, or a mean of shares, with its percentile interval over resampled patients.
 
     Args:
-        hits: bool, (n,), whether each image counts.
+        hits: (n,), bool, whether each image counts, or float, how much of it does.
         patients: (n,), ids.
         config: level, resamples, seed.
 

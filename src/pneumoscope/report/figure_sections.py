@@ -10,6 +10,7 @@ from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.records import Estimate
 from pneumoscope.report import learning_plots, plots
 from pneumoscope.report.content import ReportContent
+from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
 from pneumoscope.report.page import Column, Drawn, FiguresView, Head, Section, Table
 from pneumoscope.report.svg import Svg
@@ -30,6 +31,18 @@ def evaluation_figures(found: Evaluation) -> tuple[Svg, ...]:
     if found.subgroups:
         figures.append(_subgroup_figure(found))
     return tuple(figures)
+
+
+def flow(content: ReportContent) -> Section | None:
+    """From the images that were found to the cells of the result."""
+    if content.flow is None:
+        return None
+    view = FiguresView(
+        "Index test: the model. Reference standard: the labels of the data set.",
+        (Drawn("", flow_diagram(content.flow)),),
+    )
+    title = "Flow of participants"
+    return Section("flow", title, "Flow", "sections/figures.html.j2", view, flows=True)
 
 
 def learning(content: ReportContent) -> Section | None:

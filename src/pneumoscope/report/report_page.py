@@ -70,6 +70,7 @@ def sections_of(content: ReportContent) -> tuple[Section, ...]:
     """The sections that have something to show, in the page's order."""
     found = (
         text_sections.run(content),
+        figure_sections.flow(content),
         figure_sections.learning(content),
         text_sections.metrics(content),
         figure_sections.decisions(content),

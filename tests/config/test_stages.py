@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from pneumoscope.config import LimitsConfig, StressConfig, TrainConfig, check_ranges, stages
+from pneumoscope.config import (
+    BatchConfig,
+    LimitsConfig,
+    StressConfig,
+    TrainConfig,
+    check_ranges,
+    stages,
+)
 
 KINDS = [
     kind
@@ -41,7 +48,7 @@ def test_a_run_can_be_made_again_from_its_settings_alone() -> None:
     """All that training depends on, but the limits of reading, is in what a run writes."""
     inside = {type(getattr(TrainConfig(), field.name)) for field in dataclasses.fields(TrainConfig)}
     assert len(KINDS) > 10
-    assert set(KINDS) - inside == {TrainConfig, LimitsConfig, StressConfig}
+    assert set(KINDS) - inside == {TrainConfig, LimitsConfig, BatchConfig, StressConfig}
 
 
 @pytest.mark.parametrize("share", ["flip", "blur", "jpeg", "frame", "marker", "erasing"])

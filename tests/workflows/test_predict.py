@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumoscope.config import PreprocessConfig
+from pneumoscope.config import BatchConfig, PreprocessConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest
@@ -95,7 +95,7 @@ def test_processes_give_the_table_that_threads_give(films: Path, tmp_path: Path)
     (films / "bad.png").write_bytes(b"no image")
     tables = [tmp_path / f"{workers}.csv" for workers in (0, 2)]
     for workers, out in zip((0, 2), tables, strict=True):
-        run_prediction([films], "m", out, None, SILENT, workers=workers)
+        run_prediction([films], "m", out, None, SILENT, batch=BatchConfig(workers=workers))
     assert tables[0].read_bytes() == tables[1].read_bytes()
     assert b"not_an_image" in tables[0].read_bytes()
 

@@ -12,6 +12,7 @@ import typer
 from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
 from pneumoscope.config import (
+    BatchConfig,
     FitConfig,
     IntervalConfig,
     TrainConfig,
@@ -113,9 +114,10 @@ def evaluate(
     return Outcome(*run_evaluation(data, out, model, chosen, interval, TERMINAL.progress))
 
 
+@settings(BatchConfig, "engine", "workers")
 def predict(
     paths: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="PATH...", help="files, folders, patterns in quotes, or a CSV of paths"
         ),
@@ -133,13 +135,11 @@ def predict(
     strict: Annotated[
         bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
     ] = False,
-    workers: Annotated[
-        int, typer.Option(metavar="N", min=0, help="processes that read images; 0: threads")
-    ] = 0,
     dicom_out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="folder for a DICOM SR and capture of every DICOM input"),
     ] = None,
+    **options: Any,
 ) -> Outcome:
     """Answer for images: one row each, with a reason where there is no answer.
 
@@ -147,6 +147,7 @@ def predict(
     """
     from pneumoscope.workflows.predict import run_prediction
 
+    batch = replace_from(BatchConfig(strict=strict), **options)
     found = run_prediction(
         paths,
         model,
@@ -154,8 +155,7 @@ def predict(
         heatmaps,
         TERMINAL.progress,
         resume=resume,
-        strict=strict,
-        workers=workers,
         dicom_out=dicom_out,
+        batch=batch,
     )
     return Outcome(*found)

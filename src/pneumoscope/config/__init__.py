@@ -26,6 +26,7 @@ from pneumoscope.config.reading import (
 from pneumoscope.config.recipes import RECIPES, training_config
 from pneumoscope.config.stages import (
     AugmentConfig,
+    BatchConfig,
     DistortConfig,
     FinetuneConfig,
     FitConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "RECIPES",
     "AdoptConfig",
     "AugmentConfig",
+    "BatchConfig",
     "CompareConfig",
     "DistortConfig",
     "FinetuneConfig",

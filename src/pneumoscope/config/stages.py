@@ -168,6 +168,17 @@ class IntervalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """How `predict` goes through many files."""
+
+    engine: Literal["local", "ray"] = option(
+        "local", "what does the work: this machine, or a Ray cluster, which reads URLs too"
+    )
+    workers: int = option(0, "processes that read images, on each machine; 0 for threads", 0, 1024)
+    strict: bool = option(False, "an input without an answer is a failure")
+
+
+@dataclass(frozen=True, slots=True)
 class StressConfig:
     """How a model is stressed, and what it may lose."""
 

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -33,6 +32,9 @@ from pneumoscope.records import Prediction
 
 WINDOW = 32
 """Images that are read or being read ahead of the engine, at most."""
+
+Reader = Callable[[str, LimitsConfig], GreyImage]
+"""From a name to its image, or `ImageRefusedError` and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,19 @@ class Decoder:
         limits: what a file may cost.
         preprocess: from its pixels to the network's input.
         keep_images: keep the pixels, shrunk to the size of overlays.
+        read: how a file is read, `read_image` where nothing is said.
     """
 
     limits: LimitsConfig
     preprocess: Preprocessor
     keep_images: bool = False
+    read: Reader | None = None
 
     def __call__(self, path: Path | str) -> Prepared | Prediction:
         """The network's input for one file, or the row that says why there is none."""
         name = str(path)
-        item = prepared(lambda: read_image(name, self.limits), name, self.preprocess)
+        read = self.read or read_image
+        item = prepared(lambda: read(name, self.limits), name, self.preprocess)
         if isinstance(item, Prediction) or item.image is None:
             return item
         image = item.image
@@ -109,7 +114,7 @@ def decoded(
 
         yield from decoded_in_processes(paths, decode, workers)
         return
-    _keep_freed_memory_once()
+    keep_freed_memory()
     pool = ThreadPoolExecutor(threads())
     try:
         remaining = iter(paths)
@@ -122,8 +127,3 @@ def decoded(
             yield done
     finally:  # after Ctrl-C, or when nobody wants the rest, what waits is not read any more
         pool.shutdown(cancel_futures=True)
-
-
-@cache
-def _keep_freed_memory_once() -> None:
-    keep_freed_memory()

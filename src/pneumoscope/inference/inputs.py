@@ -28,38 +28,37 @@ _LENGTH_BYTES = 4
 class FileList:
     """The files that paths mean, as they were when it was made: what comes later is not among them.
 
-    Their names lie in a temporary file without a name, so that memory does not grow with them.
+    The names lie in a temporary file without a name, so that memory does not grow with them.
 
     Args:
-        paths: as for `expand`.
+        names: as `expand` gives them; taken to their end.
         without: a file that is left out wherever it turns up.
 
     Attributes:
         digest: SHA-256, hex, of the names in their order.
 
     Raises:
-        ManifestError: as `expand` does.
         OSError: the temporary folder is full.
     """
 
-    def __init__(self, paths: Iterable[Path], without: Path | None = None) -> None:
+    def __init__(self, names: Iterable[str], without: Path | None = None) -> None:
         self._names = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - __exit__
         self._count = 0
         try:
-            self.digest = self._filled(paths, without)
+            self.digest = self._filled(names, without)
         except BaseException:
             self._names.close()
             raise
 
-    def _filled(self, paths: Iterable[Path], without: Path | None) -> str:
+    def _filled(self, names: Iterable[str], without: Path | None) -> str:
         digest = hashlib.sha256()
         left_out = None if without is None else without.absolute()
-        for path in expand(paths):
-            if left_out is not None and path.name == left_out.name and path.absolute() == left_out:
+        for name in names:
+            if left_out and name.endswith(left_out.name) and Path(name).absolute() == left_out:
                 continue
-            name = str(path).encode("utf-8", "surrogatepass")
-            self._names.write(len(name).to_bytes(_LENGTH_BYTES) + name)
-            digest.update(path_text(path).encode() + b"\0")
+            content = name.encode("utf-8", "surrogatepass")
+            self._names.write(len(content).to_bytes(_LENGTH_BYTES) + content)
+            digest.update(path_text(name).encode() + b"\0")
             self._count += 1
         return digest.hexdigest()
 
@@ -91,27 +90,27 @@ class FileList:
         self._names.close()
 
 
-def expand(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files that `paths` mean: itself, a folder's files, a CSV's `path` column, a pattern's.
+def expand(paths: Iterable[Path]) -> Iterator[str]:
+    """The names of the files that paths mean: itself, a folder's, a CSV's, a pattern's.
 
-    Folders are searched recursively in sorted order, hidden files left out; links are followed,
-    and each real folder is read once. A pattern (`*`, `?`, `[…]`; `**` for any folders between)
-    means the files and folders that it fits, in sorted order; with `**` files alone. A path that
-    is not there, a pattern that fits nothing, and a folder that can't be listed are named
-    themselves, so that they get a row that says so.
+    Of a CSV it is the column `path`. Folders are searched recursively in sorted order, hidden files
+    left out; links are followed, and each real folder is read once. A pattern (`*`, `?`, `[…]`;
+    `**` for any folders between) means the files and folders that it fits, in sorted order; with
+    `**` files alone. A path that is not there, a pattern that fits nothing, and a folder that can't
+    be listed are named themselves, so that they get a row that says so.
 
     Raises:
         ManifestError: a CSV can't be read, has no `path` column, or a row without a path.
     """
     for path in paths:
         if _is(path, "dir"):
-            yield from _files_below(path)
+            yield from map(str, _files_below(path))
         elif path.suffix.lower() == ".csv" and _is_text(path):
             yield from _listed_in(path)
         elif _is_pattern(path):
-            yield from _fitting(path)
+            yield from map(str, _fitting(path))
         else:
-            yield path
+            yield str(path)
 
 
 def _is(path: Path, what: Literal["dir", "file"]) -> bool:
@@ -197,31 +196,47 @@ def _fits(parts: tuple[str, ...], names: tuple[str, ...]) -> bool:
     return fnmatch.fnmatchcase(names[0], parts[0]) and _fits(parts[1:], names[1:])
 
 
-def _listed_in(table: Path) -> Iterator[Path]:
+def _listed_in(table: Path) -> Iterator[str]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            place = None
-            for number, line in enumerate(csv.reader(stream, strict=True), 1):
-                if not any(map(str.strip, line)):
-                    continue
-                if place is None:
-                    place = _column(table, line)
-                elif len(line) <= place or not line[place].strip():
-                    raise ManifestError(
-                        f"{table}, row {number}: found no path, wanted one in each row. Remove "
-                        "the row, or name its image."
-                    )
-                else:
-                    yield table.parent / line[place].strip()
+            for name in listed(stream, str(table)):
+                yield name if is_url(name) else str(table.parent / name)
     except OSError as error:
         raise ManifestError(
             f"{table}: can't be read ({error.strerror}). Give a CSV that you may read."
         ) from error
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is that of a file on some storage (`s3://…`), not of one on this machine."""
+    return "://" in name
+
+
+def listed(stream: Iterable[str], table: str) -> Iterator[str]:
+    """The `path` column of a CSV, as it is written there; empty lines are left out.
+
+    Raises:
+        ManifestError: no CSV, no such column, or a row without a path.
+    """
+    place = None
+    try:
+        for number, line in enumerate(csv.reader(stream, strict=True), 1):
+            if not any(map(str.strip, line)):
+                continue
+            if place is None:
+                place = _column(table, line)
+            elif len(line) <= place or not line[place].strip():
+                raise ManifestError(
+                    f"{table}, row {number}: found no path, wanted one in each row. Remove the "
+                    "row, or name its image."
+                )
+            else:
+                yield line[place].strip()
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{table}: is no CSV in UTF-8: {error}. Save it as such.") from error
 
 
-def _column(table: Path, header: list[str]) -> int:
+def _column(table: str, header: list[str]) -> int:
     columns = [name.strip().lower() for name in header]
     if "path" not in columns:
         raise ManifestError(

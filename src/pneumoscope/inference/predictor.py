@@ -6,9 +6,12 @@ every input, in input order. Knows nothing of labels, output files or pages.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
-from pneumoscope.inference.decoding import Decoder, Prepared, decoded, prepared
+from pneumoscope.inference.decoding import Decoder, Prepared, Reader, decoded, prepared
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
@@ -90,7 +93,12 @@ class Predictor:
         return next(self._answer([item]))
 
     def predict_files(
-        self, paths: Iterable[Path | str], *, keep_images: bool = False, workers: int = 0
+        self,
+        paths: Iterable[Path | str],
+        *,
+        keep_images: bool = False,
+        workers: int = 0,
+        read: Reader | None = None,
     ) -> Generator[Answer]:
         """One answer for every path, in order; reading runs ahead of the engine.
 
@@ -100,11 +108,12 @@ class Predictor:
             paths: files of any format that `read_image` knows; taken as they are wanted.
             keep_images: keep the pixels in each answer, shrunk to the size of overlays.
             workers: processes that read; 0 for threads of this one.
+            read: how a file is read, `read_image` where nothing is said.
 
         Raises:
             MissingError: processes can't be started here.
         """
-        decode = Decoder(self._limits, self._preprocess, keep_images)
+        decode = Decoder(self._limits, self._preprocess, keep_images, read)
         items = decoded(paths, decode, workers)
         try:
             for chunk in _chunks(items, BATCH):
@@ -155,6 +164,12 @@ class Predictor:
             image=item.image,
         )
         return decide(answer, self.manifest)
+
+
+def mark_of(predictor: Predictor) -> str:
+    """SHA-256, hex, of what decides the answers of a predictor: this version and the model."""
+    model = json.dumps(asdict(predictor.manifest), sort_keys=True)
+    return hashlib.sha256(f"{metadata.version('pneumoscope')} {model}".encode()).hexdigest()
 
 
 def decide(answer: Answer, manifest: BundleManifest) -> Answer:

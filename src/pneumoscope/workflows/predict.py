@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pneumoscope.config import BatchConfig, check_ranges
 from pneumoscope.delivery.dicom_report.folder import ReportFolder
 from pneumoscope.errors import InputError, UsageError
-from pneumoscope.inference.inputs import FileList
+from pneumoscope.inference.inputs import FileList, expand, is_url
 from pneumoscope.inference.overlay import heatmap_name, overlay_png
-from pneumoscope.inference.predictor import BATCH, Answer, Predictor
+from pneumoscope.inference.predictor import BATCH, Answer, Predictor, mark_of
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
-from pneumoscope.progress import Progress
+from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text, write_bytes
+
+Engine = Literal["local", "ray"]
 
 REFUSED = InputError.exit_code
 
@@ -32,16 +35,15 @@ _EXPLAINED = 10
 
 
 def run_prediction(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     model: str,
     out: Path | None,
     heatmaps: Path | None,
     progress: Progress,
     *,
     resume: bool = False,
-    strict: bool = False,
-    workers: int = 0,
     dicom_out: Path | None = None,
+    batch: BatchConfig | None = None,
 ) -> tuple[dict[str, Any], str, int]:
     """Answer for every input of `paths`, one row each, in their order.
 
@@ -52,12 +54,11 @@ def run_prediction(
         heatmaps: folder for overlays.
         progress: is told of every image.
         resume: go on with the rows of `OUT.partial`, if there are any.
-        strict: an input without an answer is a failure.
-        workers: processes that read images; 0 for threads of this one.
         dicom_out: folder for a DICOM report and capture of every DICOM input.
+        batch: how to go through them; with the engine `ray` paths may be URLs.
 
     Returns:
-        A document, a text, and the exit code: 3 if nothing had an answer, or with `strict` if
+        A document, a text, and the exit code: 3 if nothing had an answer, or with `batch.strict` if
         anything had none; else 0.
 
     Raises:
@@ -68,8 +69,13 @@ def run_prediction(
         InputError: `paths` mean no file at all.
     """
     _check(out, heatmaps, resume)
+    batch = batch or BatchConfig()
+    check_ranges(batch)
+    _check_engine(batch.engine, paths, pictures=bool(heatmaps or dicom_out))
     # The rows of this very command may lie in a folder of films.
-    with FileList(paths, without=journal_of(out) if out else None) as files:
+    with FileList(
+        _expanded(batch.engine, paths), without=journal_of(out) if out else None
+    ) as files:
         if not len(files):
             named = ", ".join(map(str, paths))
             raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
@@ -77,7 +83,11 @@ def run_prediction(
         reports = ReportFolder(dicom_out, predictor.manifest) if dicom_out else None
         journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
         before = journal.rows if journal else 0
-        predictions = _predictions(files, before, predictor, heatmaps, progress, workers, reports)
+        reading = _Reading(files, before, batch.workers)
+        if batch.engine == "ray":
+            predictions = _by_cluster(reading, predictor, model, progress)
+        else:
+            predictions = _predictions(reading, predictor, heatmaps, reports, progress)
         told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
         "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
@@ -88,7 +98,7 @@ def run_prediction(
         "dicom_out": reports.document() if reports else None,
     }
     unanswered = told.counts.total() - told.counts["ok"]
-    failed = not told.counts["ok"] or (strict and unanswered)
+    failed = not told.counts["ok"] or (batch.strict and unanswered)
     text = "\n".join(
         [*told.table, *_summary(told, out, heatmaps), *(reports.lines() if reports else [])]
     )
@@ -146,40 +156,96 @@ def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
 
 
 def _origin(predictor: Predictor, files: FileList) -> str:
-    """What decides the rows: this version, the model, the inputs in their order."""
-    model = json.dumps(asdict(predictor.manifest), sort_keys=True)
-    text = f"{metadata.version('pneumoscope')} {model} {files.digest}"
-    return hashlib.sha256(text.encode()).hexdigest()
+    """What decides the rows: the model, the inputs in their order."""
+    return hashlib.sha256(f"{mark_of(predictor)} {files.digest}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What is to be read: the files after those that are done, by threads or so many processes."""
+
+    files: FileList
+    done: int
+    workers: int
+
+    @property
+    def again(self) -> int:
+        """Files before these that are read again, to begin where a batch does.
+
+        In other company an answer may differ in its last bit.
+        """
+        return self.done % BATCH if self.done < len(self.files) else 0
+
+    @property
+    def names(self) -> Iterator[str]:
+        return self.files.after(self.done - self.again)
+
+    @contextmanager
+    def shown(self, progress: Progress) -> Iterator[Task]:
+        title = f"predicting, after {self.done}" if self.done else "predicting"
+        with progress.task(title, len(self.files) - self.done, "images") as task:
+            yield task
 
 
 def _predictions(
-    files: FileList,
-    done: int,
+    reading: _Reading,
     predictor: Predictor,
     heatmaps: Path | None,
-    progress: Progress,
-    workers: int,
     reports: ReportFolder | None,
+    progress: Progress,
 ) -> Iterator[Prediction]:
-    """The predictions of all files after the first `done`; overlays are written on the way."""
-    # From the beginning of a batch: in other company an answer may differ in its last bit.
-    again = done % BATCH if done < len(files) else 0
+    """The predictions of what is not done yet; overlays are written on the way."""
     answers = predictor.predict_files(
-        files.after(done - again),
+        reading.names,
         keep_images=heatmaps is not None or reports is not None,
-        workers=workers,
+        workers=reading.workers,
     )
-    title = f"predicting, after {done}" if done else "predicting"
-    with closing(answers), progress.task(title, len(files) - done, "images") as task:
-        for number, answer in enumerate(answers):
-            if number < again:
-                continue
+    with closing(answers), reading.shown(progress) as task:
+        for answer in islice(answers, reading.again, None):
             if heatmaps is not None:
                 _write_overlay(heatmaps, answer, predictor)
             if reports is not None:
                 reports.add(answer)
             yield answer.prediction
             task.advance()
+
+
+def _by_cluster(
+    reading: _Reading, predictor: Predictor, model: str, progress: Progress
+) -> Iterator[Prediction]:
+    """The predictions of what is not done yet, made by a cluster."""
+    from pneumoscope.inference.cluster import predicted_on_cluster
+
+    place = str(Path(model).absolute()) if Path(model).is_dir() else model
+    rows = predicted_on_cluster(
+        reading.names,
+        len(reading.files) - reading.done,
+        partial(Predictor.load, place),
+        mark_of(predictor),
+        reading.workers,
+    )
+    with closing(rows), reading.shown(progress) as task:
+        for prediction in islice(rows, reading.again, None):
+            yield prediction
+            task.advance()
+
+
+def _check_engine(engine: Engine, paths: Sequence[Path | str], *, pictures: bool) -> None:
+    if engine == "ray" and pictures:
+        raise UsageError(
+            "--heatmaps, --dicom-out: a cluster makes tables alone. Leave out --engine ray."
+        )
+    url = next((path for path in map(str, paths) if is_url(path)), None)
+    if engine == "local" and url is not None:
+        raise UsageError(f"{url}: found a URL, wanted a path. Give --engine ray, which reads URLs.")
+
+
+def _expanded(engine: Engine, paths: Sequence[Path | str]) -> Iterator[str]:
+    if engine == "local":
+        return expand(map(Path, paths))
+    from pneumoscope.inference.remote import expand_anywhere
+
+    return expand_anywhere(paths)
 
 
 def _write_overlay(folder: Path, answer: Answer, predictor: Predictor) -> None:

@@ -26,6 +26,15 @@ ModelOption = Annotated[
 ]
 
 
+class PrecisionChoice(StrEnum):
+    """What answers are computed in."""
+
+    auto = "auto"
+    f32 = "f32"
+    bf16 = "bf16"
+    int8 = "int8"
+
+
 class SplitChoice(StrEnum):
     """Which part of the data is evaluated."""
 
@@ -130,6 +139,10 @@ def predict(
     strict: Annotated[
         bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
     ] = False,
+    precision: Annotated[
+        PrecisionChoice,
+        typer.Option(help="what to compute in; auto: the fastest that is certified, here"),
+    ] = PrecisionChoice.auto,
 ) -> Outcome:
     """Answer for images: one row each, with a reason where there is no answer.
 
@@ -138,6 +151,13 @@ def predict(
     from pneumoscope.workflows.predict import run_prediction
 
     found = run_prediction(
-        paths, model, out, heatmaps, TERMINAL.progress, resume=resume, strict=strict
+        paths,
+        model,
+        out,
+        heatmaps,
+        TERMINAL.progress,
+        resume=resume,
+        strict=strict,
+        precision=precision.value,
     )
     return Outcome(*found)

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason, UsageError
+from pneumoscope.graph.precision import Precision
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
+from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.records import CLASS_NAMES, Prediction
@@ -67,6 +69,7 @@ class Predictor:
         manifest: preprocessing, calibration and threshold of the model.
         backend: the engine, with the model's weights loaded.
         limits: what an image file may cost.
+        precision: what the backend computes in, for those who ask.
     """
 
     def __init__(
@@ -74,21 +77,31 @@ class Predictor:
         manifest: BundleManifest,
         backend: Backend,
         limits: LimitsConfig | None = None,
+        *,
+        precision: Precision = "f32",
     ) -> None:
         self.manifest = manifest
+        self.precision: Precision = precision
         self._backend = backend
         self._preprocess = Preprocessor(manifest.preprocessing)
         self._limits = limits or LimitsConfig()
 
     @classmethod
-    def load(cls, model: Path | str = "default") -> Predictor:
+    def load(cls, model: Path | str = "default", precision: Choice = "auto") -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
+
+        Args:
+            model: the bundle.
+            precision: `f32`, `bf16` or `int8`; `auto` is the fastest that the bundle's
+                certificates allow on this processor.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
+            UsageError: the bundle or the processor doesn't allow the precision.
         """
         bundle = load_bundle(model)
-        return cls(bundle.manifest, OpenVinoBackend.load(bundle))
+        backend = OpenVinoBackend.load(bundle, precision)
+        return cls(bundle.manifest, backend, precision=backend.precision)
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""

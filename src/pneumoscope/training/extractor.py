@@ -12,13 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.graph.openvino import (
-    Precision,
-    build_frozen_part,
-    compile_model,
-    has_fast_bfloat16,
-    version,
-)
+from pneumoscope.graph.openvino import build_frozen_part, capabilities, compile_model, version
+from pneumoscope.graph.precision import Floats, fast_here
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.features import BATCH, Extractor
 from pneumoscope.training.network import (
@@ -40,7 +35,7 @@ def frozen_extractor(backbone: Any, boundary: str | None, precision: str) -> Ext
     """
     if has_gpu():
         return KerasExtractor(backbone, boundary)
-    exact = precision == "f32" or (precision == "auto" and not has_fast_bfloat16())
+    exact = precision == "f32" or (precision == "auto" and "bf16" not in fast_here(capabilities()))
     return EngineExtractor(backbone, boundary, "f32" if exact else "bf16")
 
 
@@ -83,11 +78,11 @@ class EngineExtractor(_FrozenPart):
     """
 
     def __init__(
-        self, backbone: Any, boundary: str | None = None, precision: Precision = "f32"
+        self, backbone: Any, boundary: str | None = None, precision: Floats = "f32"
     ) -> None:
         size = backbone.input_shape[1]
         self._model = build_frozen_part(arrays_of(backbone), size, BATCH, boundary)
-        self._precision: Precision = precision
+        self._precision: Floats = precision
         shape = tuple(self._model.output(0).shape)[1:]
         super().__init__(f"openvino {version()} {precision}", backbone, boundary, shape)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import InputError, UsageError
-from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.inputs import expand
 from pneumoscope.inference.overlay import heatmap_name, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor
@@ -39,6 +39,7 @@ def run_prediction(
     *,
     resume: bool = False,
     strict: bool = False,
+    precision: Choice = "auto",
 ) -> tuple[dict[str, Any], str, int]:
     """Answer for every input of `paths`, one row each, in their order.
 
@@ -50,6 +51,7 @@ def run_prediction(
         progress: is told of every image.
         resume: go on with the rows of `OUT.partial`, if there are any.
         strict: an input without an answer is a failure.
+        precision: what to compute in.
 
     Returns:
         A document, a text, and the exit code: 3 if nothing had an answer, or with `strict` if
@@ -65,13 +67,14 @@ def run_prediction(
     if not files:
         named = ", ".join(map(str, paths))
         raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
-    predictor = Predictor.load(model)
-    journal = Journal(out, _origin(predictor.manifest, files), resume=resume) if out else None
+    predictor = Predictor.load(model, precision)
+    journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
     before = journal.rows if journal else 0
     predictions = _predictions(files, before, predictor, heatmaps, progress)
     told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
         "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
+        "precision": predictor.precision,
         "resumed_after": before,
         "predictions": told.rows,
         "out": None if out is None else str(out),
@@ -140,9 +143,9 @@ def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
         claim_folder(heatmaps)
 
 
-def _origin(manifest: BundleManifest, files: Sequence[Path]) -> str:
-    """What decides the rows: this version, the model, the inputs in their order."""
-    model = json.dumps(asdict(manifest), sort_keys=True)
+def _origin(predictor: Predictor, files: Sequence[Path]) -> str:
+    """What decides the rows: this version, the model, its precision, the inputs in their order."""
+    model = f"{json.dumps(asdict(predictor.manifest), sort_keys=True)} {predictor.precision}"
     digest = hashlib.sha256(f"{metadata.version('pneumoscope')} {model}".encode())
     for path in files:
         digest.update(path_text(path).encode() + b"\0")

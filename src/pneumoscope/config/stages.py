@@ -194,6 +194,9 @@ class TrainConfig:
     kinds: float = option(
         0.0, "scratch: weight of asking for the kind of pneumonia too, where data tell; 0: not", 0
     )
+    features: Literal["auto", "f32", "bf16"] = option(
+        "auto", "what the frozen part computes in; auto: bfloat16 where the processor has it"
+    )
     flip: bool = option(False, "answer for image and mirror image, probabilities averaged")
     backend: Literal["auto", "tensorflow", "torch", "jax"] = option(
         "auto", "what Keras runs on; auto: $KERAS_BACKEND, else the fastest installed"

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError, UsageError
-from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities, compile_model
+from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities
 from pneumoscope.graph.precision import Floats, Precision, Ranges, fast_here
+from pneumoscope.graph.runner import Runner
 from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Bundle
@@ -30,7 +31,7 @@ INT8_TABLE = "int8"
 
 
 class OpenVinoBackend:
-    """Networks on the processor, one compiled graph per batch size that is asked for.
+    """Networks on the processor, one compiled graph per size of a batch that is asked for.
 
     Args:
         networks: the members of a bundle.
@@ -54,10 +55,9 @@ class OpenVinoBackend:
         self._networks = tuple(networks)
         self._size = size
         self._flip = flip
-        self._cache = cache
         self._floats: Floats = floats
         self._ranges = ranges
-        self._compiled: dict[int, Any] = {}
+        self._runner = Runner(self._build, OUTPUTS, floats, cache)
 
     @classmethod
     def load(cls, bundle: Bundle, precision: Choice = "f32") -> OpenVinoBackend:
@@ -93,25 +93,19 @@ class OpenVinoBackend:
         return "int8" if self._ranges is not None else self._floats
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
-        """The outputs for preprocessed images, float32 (n, size, size, 3)."""
-        found = self._graph(len(batch))(np.ascontiguousarray(batch))
-        # Copies: the engine writes its next answers into the same memory.
-        return Outputs(*(np.array(found[name], np.float32) for name in OUTPUTS))
+        """The outputs for preprocessed images, float32 (n, size, size, 3); one caller at a time."""
+        return Outputs(*self._runner(batch))
 
-    def _graph(self, batch: int) -> Any:
-        if batch not in self._compiled:
-            try:
-                model = build_model(
-                    self._networks, self._size, batch, flip=self._flip, ranges=self._ranges
-                )
-            except RuntimeError as error:  # shapes that don't fit together
-                raise BundleError(
-                    f"the weights are not those of DenseNet121 for {self._size} pixels: {error} "
-                    "Copy the bundle again or train again."
-                ) from error
-            self._compiled[batch] = compile_model(model, self._floats, self._cache)
-            _LOGGER.debug("graph compiled for batches of %d", batch)
-        return self._compiled[batch]
+    def _build(self, images: int) -> Any:
+        try:
+            return build_model(
+                self._networks, self._size, images, flip=self._flip, ranges=self._ranges
+            )
+        except RuntimeError as error:  # shapes that don't fit together
+            raise BundleError(
+                f"the weights are not those of DenseNet121 for {self._size} pixels: {error} "
+                "Copy the bundle again or train again."
+            ) from error
 
 
 def fast_precisions() -> tuple[Precision, ...]:

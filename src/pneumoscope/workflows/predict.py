@@ -14,12 +14,12 @@ from typing import Any
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.inputs import expand
-from pneumoscope.inference.overlay import heatmap_name, overlay_png
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
 from pneumoscope.progress import Progress
 from pneumoscope.records import Prediction
-from pneumoscope.storage import claim_folder, path_text, write_bytes
+from pneumoscope.storage import claim_folder, path_text
+from pneumoscope.workflows.heatmaps import with_overlays
 
 REFUSED = InputError.exit_code
 
@@ -160,20 +160,14 @@ def _predictions(
     progress: Progress,
 ) -> Iterator[Prediction]:
     """The predictions of all files after the first `done`; overlays are written on the way."""
+    answers = predictor.predict_files(files[done:], keep_images=heatmaps is not None)
+    if heatmaps is not None:
+        answers = with_overlays(answers, heatmaps, predictor.manifest.preprocessing)
     with progress.task("predicting", len(files), "images") as task:
         task.advance(done)
-        for answer in predictor.predict_files(files[done:], keep_images=heatmaps is not None):
-            if heatmaps is not None:
-                _write_overlay(heatmaps, answer, predictor)
+        for answer in answers:
             yield answer.prediction
             task.advance()
-
-
-def _write_overlay(folder: Path, answer: Answer, predictor: Predictor) -> None:
-    if answer.image is None or answer.cam is None:
-        return
-    png = overlay_png(answer.image.pixels, answer.cam, predictor.manifest.preprocessing)
-    write_bytes(folder / heatmap_name(answer.prediction.path), png)
 
 
 def _summary(told: _Told, out: Path | None, heatmaps: Path | None) -> list[str]:

@@ -118,7 +118,8 @@ def choose_precision(
         raise UsageError(f"--precision {asked}: the model has no certificate for it. {_WAY_OUT}")
     if not found.passed:
         raise UsageError(
-            f"--precision {asked}: its certificate failed ({'; '.join(found.failures)}). {_WAY_OUT}"
+            f"--precision {asked}: its certificate failed ({'; '.join(found.failures)}). "
+            "Take --precision auto."
         )
     if asked not in fast:
         raise UsageError(

@@ -32,7 +32,7 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     kind = _COLOUR_TYPES[rows.shape[1] // width]
     header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
-    packed = bytes(imagecodecs.deflate_encode(filtered, level=_LEVEL))
+    packed = bytes(imagecodecs.deflate_encode(filtered.tobytes(), level=_LEVEL))
     chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
     return _SIGNATURE + b"".join(_chunk(name, content) for name, content in chunks)
 

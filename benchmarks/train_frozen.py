@@ -127,7 +127,7 @@ def ours(split_csv: Path, views: int, folder: Path) -> dict[str, Any]:
 
 
 def timed(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `run`, which waits for one child process, found, and what that cost from start to end."""
+    """What `run`, which waits for one child process, found, and what that cost altogether."""
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     found = run()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

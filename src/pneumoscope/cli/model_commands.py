@@ -114,7 +114,7 @@ def evaluate(
     return Outcome(*run_evaluation(data, out, model, chosen, interval, TERMINAL.progress))
 
 
-@settings(BatchConfig, "engine", "workers")
+@settings(BatchConfig, "engine", "workers", "precision")
 def predict(
     paths: Annotated[
         list[str],

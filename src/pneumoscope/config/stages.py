@@ -175,6 +175,9 @@ class BatchConfig:
         "local", "what does the work: this machine, or a Ray cluster, which reads URLs too"
     )
     workers: int = option(0, "processes that read images, on each machine; 0 for threads", 0, 1024)
+    precision: Literal["auto", "f32", "bf16", "int8"] = option(
+        "auto", "what is computed in; auto: the fastest that is certified for the model, here"
+    )
     strict: bool = option(False, "an input without an answer is a failure")
 
 
@@ -224,6 +227,9 @@ class TrainConfig:
     )
     kinds: float = option(
         0.0, "scratch: weight of asking for the kind of pneumonia too, where data tell; 0: not", 0
+    )
+    features: Literal["auto", "f32", "bf16"] = option(
+        "auto", "what the frozen part computes in; auto: bfloat16 where the processor has it"
     )
     flip: bool = option(False, "answer for image and mirror image, probabilities averaged")
     backend: Literal["auto", "tensorflow", "torch", "jax"] = option(

@@ -28,6 +28,7 @@ from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.graph.architecture import LEAST_SIZE, Architecture
 from pneumoscope.graph.weight_file import open_weight_file
 from pneumoscope.inference.bundle_tables import TABLE_SUFFIX, Table, read_table, save_table
+from pneumoscope.inference.certificates import PrecisionCertificate
 from pneumoscope.inference.weights_store import Precision, save_weights
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
@@ -46,6 +47,7 @@ _SINCE: dict[int, dict[str, Any]] = {
     2: {"members": 1, "flip": False, "store": "float32"},
     3: {
         "abstention": {"method": "none", "low": 0.5, "high": 0.5, "rule": "", "chosen_on": ""},
+        "certificates": [],
     },
 }
 """The keys that each schema added, with what every bundle before it was."""
@@ -105,7 +107,7 @@ class BundleManifest:
 
     `members` networks of one architecture answer together by their mean probability, with `flip`
     each for an image and its left-right mirror image. `store` is the precision of their kernels on
-    disk; everything is computed in float32.
+    disk; everything is computed in float32, or faster where `certificates` allow it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -121,6 +123,7 @@ class BundleManifest:
     abstention: Abstention = field(default_factory=Abstention)
     calibration: Calibration = field(default_factory=lambda: Calibration("none", 1.0, 0.0))
     input_check: InputCheck = field(default_factory=InputCheck)
+    certificates: tuple[PrecisionCertificate, ...] = ()
     training_data: TrainingData = field(default_factory=TrainingData)
     initial_weights: InitialWeights = field(default_factory=InitialWeights)
     validation: dict[str, Any] = field(default_factory=dict)
@@ -199,11 +202,11 @@ def write_revised(
     bundle: Bundle,
     manifest: BundleManifest,
     card: str,
-    tables: Mapping[str, Table] | None = None,
+    tables: Mapping[str, Table | None] | None = None,
 ) -> Bundle:
     """Write a bundle with the weights of another one, byte for byte, and all else as given.
 
-    Tables that are not given are those of the other one.
+    Tables that are not given are those of the other one; one that is given as `None` is left out.
 
     Raises:
         OSError: as `write_bundle` does.
@@ -216,7 +219,9 @@ def write_revised(
     kept = replace(
         manifest, schema_version=SCHEMA_VERSION, members=theirs.members, store=theirs.store
     )
-    return _written(folder, kept, card, {**bundle.tables(), **(tables or {})}, put)
+    all_tables: dict[str, Table | None] = {**bundle.tables(), **(tables or {})}
+    there = {name: table for name, table in all_tables.items() if table is not None}
+    return _written(folder, kept, card, there, put)
 
 
 def _written(

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import Reason, UsageError
+from pneumoscope.graph.precision import Precision
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
+from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.decoding import Decoder, Prepared, Reader, decoded, prepared
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
@@ -58,6 +60,7 @@ class Predictor:
         manifest: preprocessing, calibration and threshold of the model.
         backend: the engine, with the model's weights loaded.
         limits: what an image file may cost.
+        precision: what the backend computes in, for those who ask.
     """
 
     def __init__(
@@ -65,21 +68,31 @@ class Predictor:
         manifest: BundleManifest,
         backend: Backend,
         limits: LimitsConfig | None = None,
+        *,
+        precision: Precision = "f32",
     ) -> None:
         self.manifest = manifest
+        self.precision: Precision = precision
         self._backend = backend
         self._preprocess = Preprocessor(manifest.preprocessing)
         self._limits = limits or LimitsConfig()
 
     @classmethod
-    def load(cls, model: Path | str = "default") -> Predictor:
+    def load(cls, model: Path | str = "default", precision: Choice = "auto") -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
+
+        Args:
+            model: the bundle.
+            precision: `f32`, `bf16` or `int8`; `auto` is the fastest that the bundle's
+                certificates allow on this processor.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
+            UsageError: the bundle or the processor doesn't allow the precision.
         """
         bundle = load_bundle(model)
-        return cls(bundle.manifest, OpenVinoBackend.load(bundle))
+        backend = OpenVinoBackend.load(bundle, precision)
+        return cls(bundle.manifest, backend, precision=backend.precision)
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""
@@ -167,8 +180,8 @@ class Predictor:
 
 
 def mark_of(predictor: Predictor) -> str:
-    """SHA-256, hex, of what decides the answers of a predictor: this version and the model."""
-    model = json.dumps(asdict(predictor.manifest), sort_keys=True)
+    """SHA-256, hex, of what decides answers: this version, the model, what it computes in."""
+    model = json.dumps([asdict(predictor.manifest), predictor.precision], sort_keys=True)
     return hashlib.sha256(f"{metadata.version('pneumoscope')} {model}".encode()).hexdigest()
 
 

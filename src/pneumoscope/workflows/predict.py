@@ -16,12 +16,12 @@ from pneumoscope.config import BatchConfig, check_ranges
 from pneumoscope.delivery.dicom_report.folder import ReportFolder
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.inference.inputs import FileList, expand, is_url
-from pneumoscope.inference.overlay import heatmap_name, overlay_png
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor, mark_of
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
 from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
-from pneumoscope.storage import claim_folder, path_text, write_bytes
+from pneumoscope.storage import claim_folder, path_text
+from pneumoscope.workflows.heatmaps import with_overlays
 
 Engine = Literal["local", "ray"]
 
@@ -79,7 +79,7 @@ def run_prediction(
         if not len(files):
             named = ", ".join(map(str, paths))
             raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
-        predictor = Predictor.load(model)
+        predictor = Predictor.load(model, batch.precision)
         reports = ReportFolder(dicom_out, predictor.manifest) if dicom_out else None
         journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
         before = journal.rows if journal else 0
@@ -91,6 +91,7 @@ def run_prediction(
         told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
         "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
+        "precision": predictor.precision,
         "resumed_after": before,
         "predictions": told.rows,
         "out": None if out is None else str(out),
@@ -200,10 +201,11 @@ def _predictions(
         keep_images=heatmaps is not None or reports is not None,
         workers=reading.workers,
     )
+    wanted: Iterator[Answer] = islice(answers, reading.again, None)
+    if heatmaps is not None:
+        wanted = with_overlays(wanted, heatmaps, predictor.manifest.preprocessing)
     with closing(answers), reading.shown(progress) as task:
-        for answer in islice(answers, reading.again, None):
-            if heatmaps is not None:
-                _write_overlay(heatmaps, answer, predictor)
+        for answer in wanted:
             if reports is not None:
                 reports.add(answer)
             yield answer.prediction
@@ -220,7 +222,7 @@ def _by_cluster(
     rows = predicted_on_cluster(
         reading.names,
         len(reading.files) - reading.done,
-        partial(Predictor.load, place),
+        partial(Predictor.load, place, predictor.precision),
         mark_of(predictor),
         reading.workers,
     )
@@ -246,13 +248,6 @@ def _expanded(engine: Engine, paths: Sequence[Path | str]) -> Iterator[str]:
     from pneumoscope.inference.remote import expand_anywhere
 
     return expand_anywhere(paths)
-
-
-def _write_overlay(folder: Path, answer: Answer, predictor: Predictor) -> None:
-    if answer.image is None or answer.cam is None:
-        return
-    png = overlay_png(answer.image.pixels, answer.cam, predictor.manifest.preprocessing)
-    write_bytes(folder / heatmap_name(answer.prediction.path), png)
 
 
 def _summary(told: _Told, out: Path | None, heatmaps: Path | None) -> list[str]:

@@ -68,7 +68,7 @@ def test_it_shows_the_overlay_whole_with_the_label_below() -> None:
     overlay = overlay_rgb(answer.image.pixels, answer.cam, MANIFEST.preprocessing)
     shown = capture(content).pixel_array
     assert shown.shape[1] == 600
-    np.testing.assert_array_equal(shown[:700], np.round(overlay * 255).astype(np.uint8))
+    np.testing.assert_array_equal(shown[:700], overlay)
     label = shown[700:]
     assert len(label) > 40
     assert (label == 255).any(axis=2).sum() > 500  # white letters on black
@@ -77,7 +77,7 @@ def test_it_shows_the_overlay_whole_with_the_label_below() -> None:
 
 def test_the_label_is_what_it_should_be() -> None:
     author, answer = Author.of(MANIFEST), answered(film_bytes())
-    overlay = np.zeros((600, 600, 3), np.float32)
+    overlay = np.zeros((600, 600, 3), np.uint8)
     first = labelled(overlay, author, answer.prediction)
     other = labelled(overlay, author, answered(film_bytes(), 0.1).prediction)
     # Another answer changes the line of the answer, and not that of research use.

@@ -40,9 +40,9 @@ _LETTERS = frozenset("LRAPHF")
 
 
 def secondary_capture(
-    source: SourceFilm, author: Author, prediction: Prediction, overlay: NDArray[np.float32]
+    source: SourceFilm, author: Author, prediction: Prediction, overlay: NDArray[np.uint8]
 ) -> SCImage:
-    """The overlay, float32 (h, w, 3) in [0, 1], in the film's own study.
+    """The overlay, uint8 (h, w, 3), in the film's own study.
 
     Modality OT and conversion type WSD: drawn on a workstation, no film of its own (C.8.6.1). It
     names the film that it was made of (C.7.6.1, Source Image Sequence).
@@ -96,12 +96,12 @@ def secondary_capture(
 
 
 def labelled(
-    overlay: NDArray[np.float32], author: Author, prediction: Prediction
+    overlay: NDArray[np.uint8], author: Author, prediction: Prediction
 ) -> NDArray[np.uint8]:
-    """The overlay, float32 (h, w, 3) in [0, 1], with what it is written below it, as uint8."""
+    """The overlay, uint8 (h, w, 3), with what it is written below it."""
     from PIL import Image, ImageDraw, ImageFont
 
-    picture = Image.fromarray(np.round(overlay.clip(0, 1) * 255).astype(np.uint8))
+    picture = Image.fromarray(overlay)
     if picture.width < _LEAST_WIDTH:
         factor = -(-_LEAST_WIDTH // picture.width)
         picture = picture.resize((picture.width * factor, picture.height * factor))

@@ -69,7 +69,9 @@ def settings(kind: type, *names: str) -> Callable[[Command], Command]:
         hints = typing.get_type_hints(kind)
         extra = []
         for name in names:
-            help_text = f"{by_name[name].metadata['help']} (default {by_name[name].default})"
+            default = by_name[name].default
+            help_text = by_name[name].metadata["help"]
+            help_text += "" if default == "" else f" (default {default})"
             flag = f"--{name.replace('_', '-')}"
             optional: Any = hints[name] | None
             option = typer.Option(flag, help=help_text)

@@ -23,6 +23,9 @@ _COMPRESSION = 3
 LONGEST_SIDE = 1024
 """Overlays are for looking: larger films are shown at this size, pixels."""
 
+MAP_SIDE = 512
+"""Longest side of a map without its film, pixels."""
+
 # Perceptually even ramp, dark violet to yellow, in steps of one sixth; readable in grey too.
 _RAMP = np.array(
     [
@@ -78,6 +81,34 @@ def overlay_png(
 def film_png(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> bytes:
     """PNG of the image alone, at the size of `overlay_png`'s."""
     return _png(shrunk(pixels, longest_side))
+
+
+def map_png(
+    shape: tuple[int, ...],
+    cam: NDArray[np.float32],
+    config: PreprocessConfig,
+    longest_side: int = MAP_SIDE,
+) -> bytes:
+    """PNG of the map alone, see-through where it is weak, to be laid over the image.
+
+    Args:
+        shape: height and width of the image.
+        cam: its map.
+        config: how the image was preprocessed.
+        longest_side: of the picture; maps are coarse, and whoever shows it scales it.
+    """
+    from PIL import Image
+
+    height, width = shape
+    scale = min(longest_side / max(height, width), 1.0)
+    small = (max(round(height * scale), 1), max(round(width * scale), 1))
+    levels = np.round(fit_map(cam, small, config) * 255).astype(np.uint8)
+    ramp = np.round(_coloured(np.linspace(0, 1, 256, dtype=np.float32)) * 255).astype(np.uint8)
+    picture = Image.fromarray(levels).convert("P")
+    picture.putpalette(ramp.tobytes())
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", transparency=bytes(range(256)), compress_level=_COMPRESSION)
+    return stream.getvalue()
 
 
 def shrunk(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> NDArray[np.float32]:

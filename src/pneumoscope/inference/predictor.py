@@ -81,14 +81,14 @@ class Predictor:
         self._limits = limits or LimitsConfig()
 
     @classmethod
-    def load(cls, model: Path | str = "default") -> Predictor:
+    def load(cls, model: Path | str = "default", limits: LimitsConfig | None = None) -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
         """
         bundle = load_bundle(model)
-        return cls(bundle.manifest, OpenVinoBackend.load(bundle))
+        return cls(bundle.manifest, OpenVinoBackend.load(bundle), limits)
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""

@@ -16,12 +16,13 @@ from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.storage import cache_folder
 from pneumoscope.workflows.facts import how_many
 
-_EXTRAS = {
+EXTRAS = {
     "train": ("keras", "tensorflow"),
     "torch": ("torch",),
     "jax": ("jax",),
     "export": ("onnx", "onnxruntime"),
     "download": ("huggingface_hub", "kagglehub"),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
     "notebook": ("nbclient", "ipykernel"),
 }
 _CORE = (
@@ -72,7 +73,7 @@ def run_doctor() -> tuple[dict[str, Any], str, int]:
     absent = [name for name in _CORE if util.find_spec(name) is None]
     extras = {
         extra: all(util.find_spec(name) is not None for name in names)
-        for extra, names in _EXTRAS.items()
+        for extra, names in EXTRAS.items()
     }
     cache = cache_folder()
     document = {

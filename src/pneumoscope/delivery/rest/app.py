@@ -197,11 +197,11 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         summary="Answer for one film",
         openapi_extra=schemas.form(many=False),
         responses=schemas.answers(
-            {"model": schemas.Row}, 400, 401, 408, 413, 415, 422, 429, 500, 503
+            {"model": schemas.Row, "description": "the answer"}, 400, 401, 408, 413, 415, 422, 429, 500, 503
         ),
     )
     async def predict(request: Request, heatmap: bool = False, preview: bool = False) -> Response:
-        """One row, as `pneumoscope predict` writes it; with pictures if asked for."""
+        """One row, as the command line writes it; with pictures if asked for."""
         (upload,) = await service.receive(request, 1)
         try:
             found = await service.answer(request, upload, Wanted(heatmap, preview))
@@ -216,14 +216,17 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         openapi_extra=schemas.form(many=True),
         response_class=StreamingResponse,
         responses=schemas.answers(
-            {"content": {_NDJSON: {"schema": schemas.Line.model_json_schema()}}},
+            {
+                "content": {_NDJSON: {"schema": schemas.Line.model_json_schema()}},
+                "description": "a line per film",
+            },
             *(400, 401, 408, 413, 415, 429, 503),
         ),
     )
     async def predict_batch(
         request: Request, heatmap: bool = False, preview: bool = False
     ) -> Response:
-        """The field `file` several times; a line of JSON for each, in order, as it is done.
+        """The field several times; a line of JSON for each film, in order, as it is done.
 
         A film that is refused has its row and reason like any other.
         """

@@ -94,11 +94,9 @@ def _pictures(answer: Answer, wanted: Wanted, config: PreprocessConfig) -> dict[
     """PNG as base64 under `heatmap`, `preview` and `map`; `None` where there is none."""
     pixels = None if answer.image is None else answer.image.pixels
     cam = answer.cam
-    found: dict[str, str | None] = {}
-    if wanted.heatmap:
-        found["heatmap"] = None
-        if pixels is not None and cam is not None:
-            found["heatmap"] = _base64(overlay_png(pixels, cam, config))
+    found: dict[str, str | None] = {"heatmap": None}
+    if wanted.heatmap and pixels is not None and cam is not None:
+        found["heatmap"] = _base64(overlay_png(pixels, cam, config))
     if wanted.preview:
         found |= {"preview": None, "map": None}
         if pixels is not None:

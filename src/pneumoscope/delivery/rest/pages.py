@@ -72,4 +72,4 @@ def _named(schema: dict[str, Any]) -> str:
         return "file"
     if schema.get("type") == "array":
         return f"one or more: {_named(schema.get('items', {}))}"
-    return str(schema.get("type", "JSON"))
+    return str(schema.get("title") or schema.get("type", "JSON"))

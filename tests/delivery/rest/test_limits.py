@@ -73,12 +73,12 @@ def test_who_would_wait_too_long_is_turned_away_at_once() -> None:
         queue = WorkQueue(ServeConfig(workers=2, waiting=1000, longest_wait=1.0))
         queue.seconds = 0.5
         with ExitStack() as held:
-            for _ in range(5):  # two at work, four seconds' worth of halves among two threads
+            for _ in range(6):  # two at work; four wait, a second for two threads
                 held.enter_context(queue.taken_on())
             with pytest.raises(RequestError) as refused, queue.taken_on():
                 pytest.fail("was taken on")
             assert refused.value.status == 503
-            assert refused.value.headers["Retry-After"] == "1"
+            assert refused.value.headers["Retry-After"] == "2"
         with queue.taken_on():
             assert queue.requests == 1
 
@@ -123,7 +123,7 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
         for task in (first, second):
             with pytest.raises(ClientGoneError):
                 await task
-        assert queue.films == 1  # a thread can't be stopped
+        await until(lambda: queue.films == 1)  # a thread can't be stopped
         backend.gate.set()
         await until(lambda: queue.films == 0)
         assert done == []
@@ -163,6 +163,26 @@ def test_bodies_that_dawdle_are_given_up() -> None:
         assert (response.status_code, response.json()["reason"]) == (408, "timed_out")
 
     asked(app, ask)
+
+
+def test_files_too_large_are_refused_before_they_are_whole() -> None:
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    sent: list[int] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+        for number in range(100):
+            sent.append(number)
+            yield bytes(1 << 16)
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        response = await client.post(ONE, content=endless(), headers=kind)
+        assert (response.status_code, response.json()["reason"]) == (413, "file_too_large")
+        assert len(sent) == 5
+        stated = await client.post(ONE, content=b"", headers=kind | {"Content-Length": "9" * 12})
+        assert stated.status_code == 413
+
+    asked(fake_app(max_upload=1 << 18), ask)
 
 
 def test_memory_of_all_bodies_is_bounded_and_given_back() -> None:
@@ -308,7 +328,7 @@ def test_defect_is_told_without_its_words(monkeypatch: pytest.MonkeyPatch) -> No
         assert (response.status_code, response.json()["reason"]) == (500, "internal_error")
         assert "SMITH" not in response.text
         assert "pneumoscope_requests_under_way 0.0" in client.get("/metrics").text
-    lines = told_of(app, film_png())
+    lines = told_of(fake_app(), film_png())
     (defect,) = (line for line in lines if line["event"] == "defect")
     assert defect["exception"] == "KeyError"
     assert any("fails" in frame for frame in defect["where"])

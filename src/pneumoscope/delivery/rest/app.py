@@ -41,6 +41,11 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction
 
 _NDJSON = "application/x-ndjson"
+_NO_TELEMETRY: Any = dict.fromkeys(
+    ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
+)
+"""FastAPI would report requests and exceptions wherever the environment tells it to."""
+
 _CLIENT_GONE = 499
 """nginx's code for a client that hung up; nobody receives it."""
 
@@ -178,6 +183,7 @@ def build_app(
         title="pneumoscope",
         version=predictor.manifest.pneumoscope_version or "0",
         description=DESCRIPTION,
+        telemetry=_NO_TELEMETRY,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,

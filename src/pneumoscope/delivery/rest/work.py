@@ -76,22 +76,24 @@ class WorkQueue:
         Raises:
             ClientGoneError: `gone` ended first.
         """
-        self.films += 1
         loop = asyncio.get_running_loop()
-        job = self._pool.submit(_timed, work)
-        # Counted until the thread is done with it, even if nobody waits for it any more.
-        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
-        running = asyncio.wrap_future(job)
         leaving = asyncio.ensure_future(gone)
         try:
+            job = self._pool.submit(_timed, work)
+            self.films += 1
+            # Counted until the thread is done with it, even if nobody waits for it any more.
+            job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
+            running = asyncio.wrap_future(job)
             ends: set[asyncio.Future[Any]] = {running, leaving}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not running.done():
-                raise ClientGoneError("the client hung up before it had its answer")
-            seconds, result = running.result()
+            try:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if not running.done():
+                    raise ClientGoneError("the client hung up before it had its answer")
+                seconds, result = running.result()
+            finally:
+                running.cancel()  # of what was begun, the thread makes an end all the same
         finally:
             leaving.cancel()
-            running.cancel()  # of what was begun, the thread makes an end all the same
         self.seconds += _WEIGHT * (seconds - self.seconds)
         return result
 

@@ -52,7 +52,9 @@ def small_png(content: bytes) -> bytes:
     """The same picture in few colours."""
     stream = io.BytesIO()
     picture = Image.open(io.BytesIO(content)).convert("RGB")
-    picture.quantize(_COLOURS, kmeans=2, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    picture.quantize(_COLOURS, kmeans=2, dither=Image.Dither.NONE).save(
+        stream, "PNG", optimize=True
+    )
     return stream.getvalue()
 
 

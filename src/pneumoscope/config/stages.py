@@ -19,7 +19,7 @@ class LimitsConfig:
     """What an image file may cost before a pixel of it is decoded."""
 
     max_bytes: int = option(256 << 20, "largest file, bytes")
-    max_pixels: int = option(50_000_000, "most pixels, read from the header")
+    max_pixels: int = option(50_000_000, "most pixels, read from the header", 1)
     max_side: int = option(16_384, "longest side, pixels")
     min_side: int = option(32, "shortest side, pixels")
     max_aspect: float = option(

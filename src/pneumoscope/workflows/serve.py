@@ -39,7 +39,8 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
     check_ranges(limits)
     server.api_keys(config)
     bound = server.bind(config)
-    predictor = Predictor.load(model, replace(limits, max_bytes=config.max_upload))
-    level = logging.getLogger("pneumoscope").level or logging.INFO
-    server.serve(predictor, config, bound, level)
+    with bound.socket:
+        predictor = Predictor.load(model, replace(limits, max_bytes=config.max_upload))
+        level = logging.getLogger("pneumoscope").level or logging.INFO
+        server.serve(predictor, config, bound, level)
     return {"url": bound.url, "stopped": True}, f"stopped answering on {bound.url}"

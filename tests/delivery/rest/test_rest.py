@@ -122,7 +122,11 @@ PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\
         (b"x", "multipart/form-data", 415),
         (b"no form at all", "multipart/form-data; boundary=x", 400),
         (PART + b"cut", "multipart/form-data; boundary=x", 400),
-        (PART.replace(b"file", b"other") + b"a\r\n--x--\r\n", "multipart/form-data; boundary=x", 400),
+        (
+            PART.replace(b"file", b"other") + b"a\r\n--x--\r\n",
+            "multipart/form-data; boundary=x",
+            400,
+        ),
         (b"--x\r\n" + b"A: " + b"b" * 9000 + b"\r\n\r\n", "multipart/form-data; boundary=x", 400),
         (b"a", f"multipart/form-data; boundary={'x' * 500}", 400),
         (PART + b"a\r\n" + PART + b"b\r\n--x--\r\n", "multipart/form-data; boundary=x", 400),

@@ -203,7 +203,16 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         summary="Answer for one film",
         openapi_extra=schemas.form(many=False),
         responses=schemas.answers(
-            {"model": schemas.Row, "description": "the answer"}, 400, 401, 408, 413, 415, 422, 429, 500, 503
+            {"model": schemas.Row, "description": "the answer"},
+            400,
+            401,
+            408,
+            413,
+            415,
+            422,
+            429,
+            500,
+            503,
         ),
     )
     async def predict(request: Request, heatmap: bool = False, preview: bool = False) -> Response:

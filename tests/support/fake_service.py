@@ -24,6 +24,9 @@ MANIFEST = BundleManifest(
 )
 
 
+LIMITS = LimitsConfig(max_pixels=4_000_000)
+
+
 class MeanBackend:
     """Logit: the mean of the input's first channel.
 
@@ -46,12 +49,12 @@ class MeanBackend:
 
 
 def fake_predictor(backend: MeanBackend | None = None) -> Predictor:
-    return Predictor(MANIFEST, backend or MeanBackend(), LimitsConfig(max_pixels=4_000_000))
+    return Predictor(MANIFEST, backend or MeanBackend())
 
 
 def fake_app(backend: MeanBackend | None = None, keys: tuple[str, ...] = (), **limits: Any) -> Any:
     """The whole application around the fake model."""
-    return build_app(fake_predictor(backend), ServeConfig(**limits), keys)
+    return build_app(fake_predictor(backend), ServeConfig(**limits), LIMITS, keys)
 
 
 def film_png(level: int = 120, side: int = 48) -> bytes:

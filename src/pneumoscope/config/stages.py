@@ -173,9 +173,11 @@ class ServeConfig:
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all of this machine's")
     port: int = option(8000, "port to listen on; 0: a free one", 0, 65_535)
-    workers: int = option(2, "films that are read and answered for at once", 1, 64)
-    waiting: int = option(32, "requests taken on beyond those; more get 503", 0)
-    longest_wait: float = option(2.0, "a film that would wait longer gets 503, seconds", 0)
+    workers: int = option(12, "films in memory as pixels, read and answered for at once", 1, 64)
+    waiting: int = option(52, "requests taken on beyond those; more get 503", 0)
+    longest_wait: float = option(
+        2.0, "a request that would have to wait longer for its answer gets 503, seconds", 0
+    )
     timeout: float = option(30.0, "a request may take, seconds", 0)
     stop_timeout: float = option(30.0, "requests under way may take after SIGTERM, seconds", 0)
     max_upload: int = option(64 << 20, "largest file, bytes", 1)

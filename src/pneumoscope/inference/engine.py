@@ -7,7 +7,6 @@ the next start is fast. Knows nothing of files, thresholds or calibration.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,6 @@ class OpenVinoBackend:
         self._flip = flip
         self._cache = cache
         self._compiled: dict[int, Any] = {}
-        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, bundle: Bundle) -> OpenVinoBackend:
@@ -63,11 +61,10 @@ class OpenVinoBackend:
         return cls(networks, size, flip=flip, cache=_writable(cache_folder() / "graphs"))
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
-        """The outputs for preprocessed images, float32 (n, size, size, 3); one thread at a time."""
-        with self._lock:
-            found = self._graph(len(batch))(np.ascontiguousarray(batch))
-            # Copies: the engine writes its next answers into the same memory.
-            return Outputs(*(np.array(found[name], np.float32) for name in OUTPUTS))
+        """The outputs for preprocessed images, float32 (n, size, size, 3)."""
+        found = self._graph(len(batch))(np.ascontiguousarray(batch))
+        # Copies: the engine writes its next answers into the same memory.
+        return Outputs(*(np.array(found[name], np.float32) for name in OUTPUTS))
 
     def _graph(self, batch: int) -> Any:
         if batch not in self._compiled:

@@ -6,6 +6,7 @@ every input, in input order. Knows nothing of labels, output files or pages.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -81,14 +82,20 @@ class Predictor:
         self._limits = limits or LimitsConfig()
 
     @classmethod
-    def load(cls, model: Path | str = "default", limits: LimitsConfig | None = None) -> Predictor:
+    def load(cls, model: Path | str = "default") -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
         """
         bundle = load_bundle(model)
-        return cls(bundle.manifest, OpenVinoBackend.load(bundle), limits)
+        return cls(bundle.manifest, OpenVinoBackend.load(bundle))
+
+    def adapted(self, around: Callable[[Backend], Backend], limits: LimitsConfig) -> Predictor:
+        """The same model with other limits, behind an engine that is made `around` its own."""
+        other = copy.copy(self)
+        other._backend, other._limits = around(self._backend), limits
+        return other
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""

@@ -7,7 +7,9 @@ from `Predictor.predict_bytes`, as everywhere. Knows nothing of sockets, signals
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -20,7 +22,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from pneumoscope.config import ServeConfig
+from pneumoscope.config import LimitsConfig, ServeConfig
 from pneumoscope.delivery.rest import pages, schemas
 from pneumoscope.delivery.rest.documents import (
     Document,
@@ -30,6 +32,7 @@ from pneumoscope.delivery.rest.documents import (
     model_id,
     prediction_document,
 )
+from pneumoscope.delivery.rest.gather import GatheringBackend
 from pneumoscope.delivery.rest.guard import HELD, Guard, error_response
 from pneumoscope.delivery.rest.logs import LOGGER, event
 from pneumoscope.delivery.rest.metrics import CONTENT_TYPE, Metrics
@@ -37,6 +40,7 @@ from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, Request
 from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, receive_files
 from pneumoscope.delivery.rest.work import WorkQueue
 from pneumoscope.errors import Reason
+from pneumoscope.inference.backends import Backend
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction
 
@@ -60,13 +64,15 @@ class Service:
     """What the routes share: the model, the queue before it, and the counters.
 
     Args:
-        predictor: answers for one film at a time, from several threads.
-        config: limits.
+        predictor: the model.
+        config: what is taken on.
+        limits: what a film may cost.
     """
 
-    def __init__(self, predictor: Predictor, config: ServeConfig) -> None:
+    def __init__(self, predictor: Predictor, config: ServeConfig, limits: LimitsConfig) -> None:
         self.config = config
-        self.predictor = predictor
+        self.engine: GatheringBackend | None = None
+        self.predictor = predictor.adapted(self._behind, limits)
         self.model = model_id(predictor.manifest)
         self.model_document = model_document(predictor.manifest)
         self.queue = WorkQueue(config)
@@ -78,9 +84,19 @@ class Service:
         self.metrics.gauge("pneumoscope_bytes_held", "of bodies", lambda: self.memory.held)
         self.state = "starting"
 
+    def _behind(self, backend: Backend) -> Backend:
+        self.engine = GatheringBackend(backend)
+        return self.engine
+
     def warm_up(self) -> None:
-        """Answer for a picture of nothing, so that the first film does not wait for the engine."""
-        self.predictor.predict_image(np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64))
+        """Make the engine ready, and see what a film costs: a drawn one of 2 megapixels."""
+        if self.engine is not None:
+            self.engine.warm_up(self.predictor.manifest.preprocessing.size)
+        film = _nothing()
+        self.predictor.predict_bytes(film, "nothing")
+        began = time.perf_counter()
+        self.predictor.predict_bytes(film, "nothing")
+        self.queue.cost = time.perf_counter() - began
         self.state = "ok"
 
     async def receive(self, request: Request, files: int) -> list[Upload]:
@@ -160,17 +176,21 @@ class Service:
 
 
 def build_app(
-    predictor: Predictor, config: ServeConfig | None = None, keys: Collection[str] = ()
+    predictor: Predictor,
+    config: ServeConfig | None = None,
+    limits: LimitsConfig | None = None,
+    keys: Collection[str] = (),
 ) -> Guard:
     """The whole application around one model.
 
     Args:
         predictor: the model.
-        config: limits; defaults if left out.
+        config: what is taken on; defaults if left out.
+        limits: what a film may cost; defaults if left out.
         keys: API keys, of which each request must bring one; none: no key is wanted.
     """
     config = config or ServeConfig()
-    service = Service(predictor, config)
+    service = Service(predictor, config, limits or LimitsConfig(max_bytes=config.max_upload))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -222,7 +242,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
             found = await service.answer(request, upload, Wanted(heatmap, preview))
         except TimeoutError as error:
             words = f"no answer within {service.config.timeout:g} s"
-            raise overloaded(words, service.queue.expected_wait) from error
+            raise overloaded(words, service.queue.expected) from error
         return JSONResponse(found.body, found.status)
 
     @app.post(
@@ -321,6 +341,16 @@ def _add_errors(app: FastAPI) -> None:
         LOGGER.error("defect", exc_info=error)
         words = "a defect of ours; the server's log says where"
         return error_response(RequestError(500, Problem.DEFECT, words))
+
+
+def _nothing() -> bytes:
+    """A JPEG of 2 megapixels that shows a ramp."""
+    from PIL import Image
+
+    ramp = np.linspace(0, 255, 1600).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(np.broadcast_to(ramp, (1250, 1600)).copy()).save(stream, "JPEG")
+    return stream.getvalue()
 
 
 async def _hung_up(request: Request) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
-from pneumoscope.config import ServeConfig
+from pneumoscope.config import LimitsConfig, ServeConfig
 from pneumoscope.delivery.rest.app import build_app
 from pneumoscope.delivery.rest.logs import LOGGER, event, write_json_lines
 from pneumoscope.errors import UsageError
@@ -95,12 +95,15 @@ def check_tls(config: ServeConfig) -> None:
                 raise UsageError(f"{name} {file}: no such file. Give both, as PEM files.")
 
 
-def serve(predictor: Predictor, config: ServeConfig, bound: Bound, level: int) -> None:
+def serve(
+    predictor: Predictor, config: ServeConfig, limits: LimitsConfig, bound: Bound, level: int
+) -> None:
     """Answer until SIGTERM or Ctrl-C, and then for what is under way.
 
     Args:
         predictor: the model.
-        config: limits, TLS.
+        config: what is taken on, TLS.
+        limits: what a film may cost.
         bound: where to listen.
         level: of the log, as of `logging`.
 
@@ -112,7 +115,7 @@ def serve(predictor: Predictor, config: ServeConfig, bound: Bound, level: int) -
     if not keys and not config.host.startswith(_LOOPBACK):
         LOGGER.warning("other machines can ask, and no API key is wanted")
     settings = uvicorn.Config(
-        build_app(predictor, config, keys),
+        build_app(predictor, config, limits, keys),
         log_config=None,
         access_log=False,
         server_header=False,

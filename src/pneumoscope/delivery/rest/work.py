@@ -20,7 +20,7 @@ from pneumoscope.delivery.rest.problems import ClientGoneError, overloaded
 ResultT = TypeVar("ResultT")
 
 _WEIGHT = 0.1
-"""Of the newest film in the running mean of seconds per film."""
+"""Of the newest film in the running mean."""
 
 
 class WorkQueue:
@@ -32,7 +32,8 @@ class WorkQueue:
     Attributes:
         requests: that were taken on and are not done.
         films: that wait for a thread or are in one.
-        seconds: running mean of a film's time in a thread.
+        cost: running mean of the machine's seconds per film: its time in a thread over how many
+            were in threads beside it.
     """
 
     def __init__(self, config: ServeConfig) -> None:
@@ -40,12 +41,12 @@ class WorkQueue:
         self._pool = ThreadPoolExecutor(config.workers, "film")
         self.requests = 0
         self.films = 0
-        self.seconds = 0.1
+        self.cost = 0.1
 
     @property
-    def expected_wait(self) -> float:
-        """Seconds until a film that comes now would be begun."""
-        return max(self.films + 1 - self._config.workers, 0) * self.seconds / self._config.workers
+    def expected(self) -> float:
+        """Seconds until a request that comes now would have its answer."""
+        return (max(self.requests, self.films) + 1) * self.cost
 
     @contextmanager
     def taken_on(self) -> Iterator[None]:
@@ -55,11 +56,11 @@ class WorkQueue:
             RequestError: 503, with the seconds after which to try again.
         """
         full = self.requests >= self._config.workers + self._config.waiting
-        # Of those that are taken on, the ones whose body is still coming in count as well.
-        ahead = max(self.requests, self.films) + 1 - self._config.workers
-        wait = max(ahead, 0) * self.seconds / self._config.workers
-        if full or wait > self._config.longest_wait:
-            raise overloaded(f"{self.requests} requests are under way, no room for more", wait)
+        late = self.expected - self._config.longest_wait
+        # Where nothing else is under way, waiting would not make it faster.
+        if full or (self.requests and late > 0):
+            words = f"{self.requests} requests are under way, no room for more"
+            raise overloaded(words, self.expected if full else late)
         self.requests += 1
         try:
             yield
@@ -81,6 +82,7 @@ class WorkQueue:
         try:
             job = self._pool.submit(_timed, work)
             self.films += 1
+            beside = self.films
             # Counted until the thread is done with it, even if nobody waits for it any more.
             job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
             running = asyncio.wrap_future(job)
@@ -94,7 +96,8 @@ class WorkQueue:
                 running.cancel()  # of what was begun, the thread makes an end all the same
         finally:
             leaving.cancel()
-        self.seconds += _WEIGHT * (seconds - self.seconds)
+        beside = min(max(beside, self.films + 1), self._config.workers)
+        self.cost += _WEIGHT * (seconds / beside - self.cost)
         return result
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -92,9 +93,16 @@ def send_films(url: str, process: int, count: int) -> Found:
 
 def make_requests(program: str, url: str, cases: int) -> tuple[int, str]:
     """Schemathesis' exit code and what it said at the end."""
-    command = [program, "run", f"{url}openapi.json", "--checks", "not_a_server_error"]
+    command = [
+        str(Path(program).resolve()),
+        "run",
+        f"{url}openapi.json",
+        "--checks",
+        "not_a_server_error",
+    ]
     command += ["--max-examples", str(cases), "--no-color"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:  # it leaves files where it runs
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return done.returncode, "\n".join(done.stdout.splitlines()[-25:])
 
 

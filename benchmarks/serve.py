@@ -17,6 +17,7 @@ import io
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,7 @@ class Load:
     seconds: list[float] = field(default_factory=list)
     memory_mb: list[tuple[float, float]] = field(default_factory=list)
     elapsed: float = 0.0
+    worked: float = 0.0
 
 
 def draw_films(folder: Path, count: int) -> list[Path]:
@@ -61,19 +63,23 @@ def draw_films(folder: Path, count: int) -> list[Path]:
     return made
 
 
-def predict_rate(films: list[Path], model: str) -> float:
-    """Films per second of `predict`, its start-up taken off."""
+def predict_rate(films: list[Path], model: str) -> tuple[float, float]:
+    """Films per second of `predict`, and its processor seconds per film, start-up taken off."""
 
-    def seconds(paths: list[Path]) -> float:
+    def seconds(paths: list[Path]) -> tuple[float, float]:
         command = [sys.executable, "-m", "pneumoscope", "predict", "-q", "--json"]
-        began = time.perf_counter()
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [*command, "--model", model, *map(str, paths)], check=True, stdout=subprocess.DEVNULL
         )
-        return time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return time.perf_counter() - began, worked
 
-    seconds(films[:1])  # fills the cache of compiled graphs
-    return (4 * len(films) - 1) / (seconds(films * 4) - seconds(films[:1]))
+    seconds(films[:2])  # fills the cache of compiled graphs
+    (wall, worked), (least_wall, least_worked) = seconds(films * 4), seconds(films[:2])
+    more = 4 * len(films) - 2
+    return more / (wall - least_wall), (worked - least_worked) / more
 
 
 async def load(url: str, process: int, films: list[bytes], clients: int, seconds: float) -> Load:
@@ -103,7 +109,9 @@ async def load(url: str, process: int, films: list[bytes], clients: int, seconds
                 await asyncio.sleep(1)
 
         watching = asyncio.create_task(watch())
+        told.worked = -worked_seconds(process)
         await asyncio.gather(*map(one, range(clients)))
+        told.worked += worked_seconds(process)
         watching.cancel()
     told.elapsed = time.perf_counter() - began
     return told
@@ -113,6 +121,12 @@ def resident_mb(process: int) -> float:
     """Memory of a process, Linux alone."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+def worked_seconds(process: int) -> float:
+    """Processor time of a process, Linux alone."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def serve_and_load(model: str, films: list[Path], clients: int, seconds: float) -> Load:
@@ -139,13 +153,16 @@ def listening(log: io.TextIOBase) -> str:
     return next((str(line["url"]) for line in lines if line["event"] == "listening"), "")
 
 
-def report(told: Load, rates: tuple[float, float], clients: int) -> str:
+def report(told: Load, beside: list[tuple[float, float]], clients: int) -> str:
     """All that was seen, as Markdown."""
     settled = min(SETTLED, told.elapsed / 3)
     after = [mb for when, mb in told.memory_mb if when >= settled]
     p50, p99 = np.percentile(told.seconds, [50, 99])
     throughput = len(told.seconds) / told.elapsed
-    predict = sum(rates) / 2
+    rates = [rate for rate, _ in beside]
+    predict = sum(rates) / len(rates)
+    ours = told.worked / len(told.seconds)
+    theirs = sum(worked for _, worked in beside) / len(beside)
     counts = ", ".join(f"{code}: {n}" for code, n in sorted(told.statuses.items()))
     return "\n".join(
         [
@@ -158,6 +175,7 @@ def report(told: Load, rates: tuple[float, float], clients: int) -> str:
             f"| accepted films/s | {throughput:.1f} |",
             f"| `predict` films/s, before and after | {rates[0]:.1f}, {rates[1]:.1f} |",
             f"| server over `predict` | {throughput / predict:.2f} |",
+            f"| processor seconds per film, server and `predict` | {ours:.3f}, {theirs:.3f} |",
             f"| memory after {settled:.0f} s, at the end | {after[0]:.0f} MB, {after[-1]:.0f} MB |",
             f"| least and most in between | {min(after):.0f} MB, {max(after):.0f} MB |",
         ]
@@ -176,12 +194,12 @@ def main() -> None:
         films = draw_films(Path(name), asked.films)
         before = predict_rate(films, asked.model)
         told = serve_and_load(asked.model, films, asked.clients, asked.seconds)
-        rates = (before, predict_rate(films, asked.model))
+        beside = [before, predict_rate(films, asked.model)]
     print(
         f"{date.today().isoformat()}, {os.cpu_count()} cores, {platform.machine()}, "
         f"Python {platform.python_version()}.\n"
     )
-    print(report(told, rates, asked.clients))
+    print(report(told, beside, asked.clients))
 
 
 if __name__ == "__main__":

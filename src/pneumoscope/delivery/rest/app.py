@@ -81,6 +81,9 @@ class Service:
         self.metrics.gauge(
             "pneumoscope_requests_under_way", "requests", lambda: self.queue.requests
         )
+        self.metrics.gauge(
+            "pneumoscope_cost_seconds", "of the machine per film", lambda: self.queue.cost
+        )
         self.metrics.gauge("pneumoscope_bytes_held", "of bodies", lambda: self.memory.held)
         self.state = "starting"
 

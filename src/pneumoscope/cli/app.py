@@ -18,6 +18,7 @@ from pneumoscope.cli import (
     evidence_commands,
     look_commands,
     model_commands,
+    serve_command,
     stress_command,
 )
 from pneumoscope.cli.options import TERMINAL, begin
@@ -40,6 +41,7 @@ model_commands.register(app)
 evidence_commands.register(app)
 stress_command.register(app)
 delivery_commands.register(app)
+serve_command.register(app)
 data_commands.register(_data)
 app.add_typer(_data, name="data")
 

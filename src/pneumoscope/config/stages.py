@@ -19,7 +19,7 @@ class LimitsConfig:
     """What an image file may cost before a pixel of it is decoded."""
 
     max_bytes: int = option(256 << 20, "largest file, bytes")
-    max_pixels: int = option(50_000_000, "most pixels, read from the header")
+    max_pixels: int = option(50_000_000, "most pixels, read from the header", 1)
     max_side: int = option(16_384, "longest side, pixels")
     min_side: int = option(32, "shortest side, pixels")
     max_aspect: float = option(
@@ -199,6 +199,31 @@ class StressConfig:
         0.5, "shortcuts: films whose lungs are found less surely than this are left out", 0, 1
     )
     folds: int = option(5, "shortcuts: folds in which the controls are trained", 2)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """How a model answers over HTTP, and what a request may cost."""
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all of this machine's")
+    port: int = option(8000, "port to listen on; 0: a free one", 0, 65_535)
+    workers: int = option(12, "films in memory as pixels, read and answered for at once", 1, 64)
+    waiting: int = option(52, "requests taken on beyond those; more get 503", 0)
+    longest_wait: float = option(
+        2.0, "a request that would have to wait longer for its answer gets 503, seconds", 0
+    )
+    timeout: float = option(30.0, "a request may take, seconds", 0)
+    stop_timeout: float = option(30.0, "requests under way may take after SIGTERM, seconds", 0)
+    max_upload: int = option(64 << 20, "largest file, bytes", 1)
+    max_files: int = option(200, "most files of one request", 1)
+    max_held: int = option(512 << 20, "all requests under way together, bytes", 1)
+    rate: float = option(0.0, "requests per second of one client address; 0: any number", 0)
+    burst: int = option(20, "requests at once before the rate counts", 1)
+    api_key_file: str = option(
+        "", "keys that requests must bring in X-API-Key, one per line; or $PNEUMOSCOPE_API_KEY"
+    )
+    tls_certificate: str = option("", "certificate chain, PEM: answers over HTTPS alone")
+    tls_key: str = option("", "its private key, PEM")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Comes in: an image, its map, how it was preprocessed. Goes out: PNG bytes. Loads
 from __future__ import annotations
 
 import hashlib
+import io
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,9 @@ _OPACITY = 0.55
 
 LONGEST_SIDE = 512
 """Overlays are for looking: larger films are shown at this size, pixels."""
+
+MAP_SIDE = 512
+"""Longest side of a map without its film, pixels."""
 
 # Perceptually even ramp, dark violet to yellow, in steps of one sixth; readable in grey too.
 _RAMP = np.array(
@@ -90,6 +94,33 @@ def film_png(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> b
     return encode_png(_levels(shrunk(pixels, longest_side)))
 
 
+def map_png(
+    shape: tuple[int, ...],
+    cam: NDArray[np.float32],
+    config: PreprocessConfig,
+    longest_side: int = MAP_SIDE,
+) -> bytes:
+    """PNG of the map alone, see-through where it is weak, to be laid over the image.
+
+    Args:
+        shape: height and width of the image.
+        cam: its map.
+        config: how the image was preprocessed.
+        longest_side: of the picture; maps are coarse, and whoever shows it scales it.
+    """
+    from PIL import Image
+
+    height, width = shape
+    scale = min(longest_side / max(height, width), 1.0)
+    small = (max(round(height * scale), 1), max(round(width * scale), 1))
+    levels = np.round(fit_map(cam, small, config) * 255).astype(np.uint8)
+    picture = Image.fromarray(levels).convert("P")
+    picture.putpalette(np.round(_colours() * 255).astype(np.uint8).tobytes())
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", transparency=bytes(range(256)))
+    return stream.getvalue()
+
+
 def shrunk(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> NDArray[np.float32]:
     """The image, float32 (h, w), no larger than overlays are; smaller ones stay as they are."""
     from PIL import Image
@@ -109,6 +140,12 @@ def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.round(values * np.float32(255)).astype(np.uint8)
 
 
+def _colours() -> NDArray[np.float64]:
+    """The ramp in 256 steps, (256, 3) in [0, 1]."""
+    heat, steps = np.linspace(0.0, 1.0, 256), np.linspace(0.0, 1.0, len(_RAMP))
+    return np.stack([np.interp(heat, steps, _RAMP[:, k]) for k in range(3)], axis=-1)
+
+
 @cache
 def _blended() -> NDArray[np.uint8]:
     """Every grey under every heat, (256 · 256, 3): heat h over grey g is row 256 h + g.
@@ -116,10 +153,8 @@ def _blended() -> NDArray[np.uint8]:
     Looking it up takes a quarter of the time of working it out for each pixel.
     """
     heat, grey = np.linspace(0.0, 1.0, 256)[:, None, None], np.linspace(0.0, 1.0, 256)[:, None]
-    steps = np.linspace(0.0, 1.0, len(_RAMP))
-    colours = np.stack([np.interp(heat, steps, _RAMP[:, k]) for k in range(3)], axis=-1)[:, 0]
     opacity = _OPACITY * heat
-    blended = grey * (1 - opacity) + colours * opacity
+    blended = grey * (1 - opacity) + _colours()[:, None] * opacity
     return np.round(blended * 255).astype(np.uint8).reshape(-1, 3)
 
 

@@ -6,10 +6,11 @@ every input, in input order. Knows nothing of labels, output files or pages.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from itertools import islice
@@ -93,6 +94,12 @@ class Predictor:
         bundle = load_bundle(model)
         backend = OpenVinoBackend.load(bundle, precision)
         return cls(bundle.manifest, backend, precision=backend.precision)
+
+    def adapted(self, around: Callable[[Backend], Backend], limits: LimitsConfig) -> Predictor:
+        """The same model with other limits, behind an engine that is made `around` its own."""
+        other = copy.copy(self)
+        other._backend, other._limits = around(self._backend), limits
+        return other
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""

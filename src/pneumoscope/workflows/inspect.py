@@ -19,7 +19,7 @@ from pneumoscope.storage import cache_folder
 from pneumoscope.workflows.certify import certificate_lines
 from pneumoscope.workflows.facts import how_many
 
-_EXTRAS = {
+EXTRAS = {
     "train": ("keras", "tensorflow"),
     "torch": ("torch",),
     "jax": ("jax",),
@@ -27,6 +27,7 @@ _EXTRAS = {
     "dicom": ("highdicom", "pynetdicom"),
     "quantise": ("nncf",),
     "download": ("huggingface_hub", "kagglehub"),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
     "notebook": ("nbclient", "ipykernel"),
 }
 _CORE = (
@@ -90,7 +91,7 @@ def run_doctor() -> tuple[dict[str, Any], str, int]:
     absent = [name for name in _CORE if util.find_spec(name) is None]
     extras = {
         extra: all(util.find_spec(name) is not None for name in names)
-        for extra, names in _EXTRAS.items()
+        for extra, names in EXTRAS.items()
     }
     cache = cache_folder()
     document = {

@@ -12,7 +12,13 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from pneumoscope.cli import data_commands, delivery_commands, look_commands, model_commands
+from pneumoscope.cli import (
+    check_commands,
+    data_commands,
+    delivery_commands,
+    look_commands,
+    model_commands,
+)
 from pneumoscope.cli.options import TERMINAL, begin
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
 from pneumoscope.storage import path_text
@@ -30,6 +36,7 @@ app = typer.Typer(
 _data = typer.Typer(help="Get, check and split images; draw synthetic ones.", no_args_is_help=True)
 look_commands.register(app)
 model_commands.register(app)
+check_commands.register(app)
 delivery_commands.register(app)
 data_commands.register(_data)
 app.add_typer(_data, name="data")

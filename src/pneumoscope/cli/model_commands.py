@@ -25,6 +25,14 @@ ModelOption = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="a bundle, a run folder, or 'default'")
 ]
 
+CheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--input-check/--no-input-check",
+        help="refuse what is no chest X-ray of the kind that the model knows, if it can tell",
+    ),
+]
+
 
 class SplitChoice(StrEnum):
     """Which part of the data is evaluated."""
@@ -100,6 +108,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for metrics, pages, figures")],
     model: ModelOption = "default",
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
+    input_check: CheckOption = True,
     **options: Any,
 ) -> Outcome:
     """Measure a model on labelled images: every metric with its interval, curves, a report.
@@ -110,7 +119,10 @@ def evaluate(
 
     interval = replace_from(IntervalConfig(), **options)
     chosen: Any = split.value
-    return Outcome(*run_evaluation(data, out, model, chosen, interval, TERMINAL.progress))
+    found = run_evaluation(
+        data, out, model, chosen, interval, TERMINAL.progress, input_check=input_check
+    )
+    return Outcome(*found)
 
 
 def predict(
@@ -130,6 +142,7 @@ def predict(
     strict: Annotated[
         bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
     ] = False,
+    input_check: CheckOption = True,
 ) -> Outcome:
     """Answer for images: one row each, with a reason where there is no answer.
 
@@ -138,6 +151,13 @@ def predict(
     from pneumoscope.workflows.predict import run_prediction
 
     found = run_prediction(
-        paths, model, out, heatmaps, TERMINAL.progress, resume=resume, strict=strict
+        paths,
+        model,
+        out,
+        heatmaps,
+        TERMINAL.progress,
+        resume=resume,
+        strict=strict,
+        input_check=input_check,
     )
     return Outcome(*found)

@@ -18,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.errors import ImageRefusedError, Reason, UsageError
+from pneumoscope.errors import BundleError, ImageRefusedError, Reason, UsageError
+from pneumoscope.images.look import Look, look_at
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, Outputs
-from pneumoscope.inference.bundle import BundleManifest, load_bundle
+from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
+from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.input_check import METHOD, MOST_COLOUR, TABLE, Statistics
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.records import CLASS_NAMES, Prediction
 
@@ -41,8 +44,9 @@ class Answer:
     Attributes:
         prediction: the row for `predictions.csv`.
         logit: the network's raw output, before calibration; `None` unless the status is `ok`.
-        cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled.
-        embedding: pooled features, float32 (c,).
+        cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled;
+            `None` as the logit is.
+        embedding: pooled features, float32 (c,), of every input that the network saw.
         image: the decoded image, kept only where asked for; of many, no larger than overlays.
     """
 
@@ -58,6 +62,7 @@ class _Prepared:
     source: str
     image: GreyImage | None
     tensor: NDArray[np.float32]
+    look: Look | None
 
 
 class Predictor:
@@ -67,6 +72,8 @@ class Predictor:
         manifest: preprocessing, calibration and threshold of the model.
         backend: the engine, with the model's weights loaded.
         limits: what an image file may cost.
+        statistics: what the model's training images look like; without them nothing is refused
+            for what it shows.
     """
 
     def __init__(
@@ -74,21 +81,30 @@ class Predictor:
         manifest: BundleManifest,
         backend: Backend,
         limits: LimitsConfig | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         self.manifest = manifest
         self._backend = backend
         self._preprocess = Preprocessor(manifest.preprocessing)
         self._limits = limits or LimitsConfig()
+        self._statistics = statistics
 
     @classmethod
-    def load(cls, model: Path | str = "default") -> Predictor:
+    def load(cls, model: Path | str = "default", *, input_check: bool = True) -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
+
+        Args:
+            model: the model.
+            input_check: refuse what is unlike the training images, if the model can tell; without
+                it every image that can be read has an answer, for research.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
         """
         bundle = load_bundle(model)
-        return cls(bundle.manifest, OpenVinoBackend.load(bundle))
+        check, table = bundle.manifest.input_check, bundle.table(TABLE) or {}
+        statistics = statistics_of(check, table) if input_check else None
+        return cls(bundle.manifest, OpenVinoBackend.load(bundle), statistics=statistics)
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""
@@ -136,7 +152,7 @@ class Predictor:
         Raises:
             UsageError: an array of another form.
         """
-        prepared = (_Prepared(n, None, self._preprocess(_checked(n, i))) for n, i in images)
+        prepared = (self._seen(name, _checked(name, image)) for name, image in images)
         for chunk in _chunks(prepared, BATCH):
             yield from self._answer(chunk)
 
@@ -147,7 +163,19 @@ class Predictor:
             return Answer(
                 Prediction(source, error.reason.status, error.reason, detail=error.detail)
             )
-        return _Prepared(source, image, self._preprocess(image.pixels))
+        if self._statistics is not None and image.colour > MOST_COLOUR:
+            detail = (
+                f"it is a picture in colour (mean chroma {image.colour:.2f}, at most "
+                f"{MOST_COLOUR} is taken for a film). Give the X-ray itself, in grey"
+            )
+            return Answer(Prediction(source, "refused", Reason.NOT_A_CHEST_XRAY, detail=detail))
+        return replace(self._seen(source, image.pixels), image=image)
+
+    def _seen(self, source: str, pixels: NDArray[np.float32]) -> _Prepared:
+        """What the network and the input check see of a decoded image."""
+        square = self._preprocess.grey(pixels)
+        look = look_at(square) if self._statistics is not None else None
+        return _Prepared(source, None, self._preprocess.normalise(square), look)
 
     def _answer(self, prepared: list[_Prepared | Answer]) -> Iterator[Answer]:
         readable = [item for item in prepared if isinstance(item, _Prepared)]
@@ -170,14 +198,47 @@ class Predictor:
                 f"the model's answer is {logit}, no number. Its weights are damaged: train again"
             )
             return Answer(Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail))
+        embedding = outputs.embeddings[row]
+        score = None
+        if self._statistics is not None and item.look is not None:
+            verdict = self._statistics.verdict(item.look, embedding)
+            score, reason = verdict.score, verdict.reason
+            if reason is not None:
+                refusal = Prediction(
+                    item.source, "refused", reason, input_score=score, detail=verdict.detail
+                )
+                return Answer(refusal, embedding=embedding, image=item.image)
         answer = Answer(
-            Prediction(item.source, "ok"),
+            Prediction(item.source, "ok", input_score=score),
             logit=logit,
             cam=outputs.cams[row],
-            embedding=outputs.embeddings[row],
+            embedding=embedding,
             image=item.image,
         )
         return decide(answer, self.manifest)
+
+
+def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
+    """What a model's training images look like; `None` if it doesn't know.
+
+    Args:
+        check: of the bundle's manifest.
+        table: the bundle's table `input_check`, empty if it has none.
+
+    Raises:
+        BundleError: another method than ours, or arrays that can't be used.
+    """
+    if check == InputCheck():
+        return None
+    try:
+        if check.method != METHOD:
+            raise ValueError(f"found the method {check.method!r}, wanted {METHOD!r}")
+        return Statistics.from_table(table, check.limits)
+    except ValueError as error:
+        raise BundleError(
+            f"the model's input check can't be used: {error}. Copy the bundle again, make it anew "
+            "(pneumoscope input-check), or do without it (--no-input-check)."
+        ) from error
 
 
 def decide(answer: Answer, manifest: BundleManifest) -> Answer:

@@ -39,6 +39,7 @@ def run_prediction(
     *,
     resume: bool = False,
     strict: bool = False,
+    input_check: bool = True,
 ) -> tuple[dict[str, Any], str, int]:
     """Answer for every input of `paths`, one row each, in their order.
 
@@ -50,6 +51,7 @@ def run_prediction(
         progress: is told of every image.
         resume: go on with the rows of `OUT.partial`, if there are any.
         strict: an input without an answer is a failure.
+        input_check: refuse what is unlike the training images, where the model can tell.
 
     Returns:
         A document, a text, and the exit code: 3 if nothing had an answer, or with `strict` if
@@ -65,8 +67,9 @@ def run_prediction(
     if not files:
         named = ", ".join(map(str, paths))
         raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
-    predictor = Predictor.load(model)
-    journal = Journal(out, _origin(predictor.manifest, files), resume=resume) if out else None
+    predictor = Predictor.load(model, input_check=input_check)
+    origin = _origin(predictor.manifest, files, input_check)
+    journal = Journal(out, origin, resume=resume) if out else None
     before = journal.rows if journal else 0
     predictions = _predictions(files, before, predictor, heatmaps, progress)
     told = _to_journal(predictions, journal) if journal else _listed(predictions)
@@ -140,9 +143,9 @@ def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
         claim_folder(heatmaps)
 
 
-def _origin(manifest: BundleManifest, files: Sequence[Path]) -> str:
-    """What decides the rows: this version, the model, the inputs in their order."""
-    model = json.dumps(asdict(manifest), sort_keys=True)
+def _origin(manifest: BundleManifest, files: Sequence[Path], input_check: bool) -> str:
+    """What decides the rows: this version, the model, its check, the inputs in their order."""
+    model = json.dumps([asdict(manifest), input_check], sort_keys=True)
     digest = hashlib.sha256(f"{metadata.version('pneumoscope')} {model}".encode())
     for path in files:
         digest.update(path_text(path).encode() + b"\0")

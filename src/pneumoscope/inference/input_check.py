@@ -30,8 +30,10 @@ TABLE = "input_check"
 """Names of the method in `bundle.json`, and of its table."""
 
 EMBEDDING = "embedding"
-COMPONENTS: Mapping[str, int] = {THUMBNAIL: 32, GRADIENTS: 64, EDGES: 64, EMBEDDING: 64}
-"""The four descriptions, and how many leading components each one's distribution has."""
+DESCRIPTIONS = (THUMBNAIL, GRADIENTS, EDGES, EMBEDDING)
+
+COMPONENTS = 32
+"""Leading components of each description's distribution."""
 
 MOST_COLOUR = 0.15
 """Mean chroma (`GreyImage.colour`) of a film: a tinted scan has less, a photograph mostly more."""
@@ -63,7 +65,7 @@ class Statistics:
     """What training images look like.
 
     Attributes:
-        gaussians: one for each name of `COMPONENTS`.
+        gaussians: one for each of `DESCRIPTIONS`.
         limits: the distance in each at which the score is 1.
     """
 
@@ -86,9 +88,11 @@ class Statistics:
         Raises:
             ValueError: arrays or limits are missing or can't be used.
         """
-        if set(limits) != set(COMPONENTS) or not all(limit > 0 for limit in limits.values()):
-            raise ValueError(f"found limits {dict(limits)}, wanted one for {', '.join(COMPONENTS)}")
-        return cls({name: Gaussian.from_arrays(table, name) for name in COMPONENTS}, limits)
+        if set(limits) != set(DESCRIPTIONS) or not all(limit > 0 for limit in limits.values()):
+            raise ValueError(
+                f"found limits {dict(limits)}, wanted one for {', '.join(DESCRIPTIONS)}"
+            )
+        return cls({name: Gaussian.from_arrays(table, name) for name in DESCRIPTIONS}, limits)
 
     def shares(
         self, looks: list[Look], embeddings: NDArray[np.float32] | None = None
@@ -152,11 +156,11 @@ def fit_statistics(
     """The distributions of n training images, the embeddings' by class."""
     described = [look.descriptions() for look in looks]
     found = {}
-    for name, components in COMPONENTS.items():
+    for name in DESCRIPTIONS:
         if name == EMBEDDING:
-            found[name] = fit_gaussian(embeddings, components, labels)
+            found[name] = fit_gaussian(embeddings, COMPONENTS, labels)
         else:
-            found[name] = fit_gaussian(np.stack([each[name] for each in described]), components)
+            found[name] = fit_gaussian(np.stack([each[name] for each in described]), COMPONENTS)
     return found
 
 

@@ -40,6 +40,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.formatting import count, percent
+from pneumoscope.workflows.facts import check_words
 
 FloatArray = NDArray[np.float32]
 
@@ -139,17 +140,10 @@ def tables_of(table: Table) -> dict[str, Table]:
 def card_with_check(card: str, check: InputCheck) -> str:
     """A model card with a section on the check, in place of the one that it had."""
     rest = _SECTION.sub("\n\n", card).rstrip("\n")
-    if check == InputCheck():
-        text = "It does not know what is no chest X-ray: whatever can be read gets an answer."
-    else:
-        text = (
-            "What is unlike the training images is refused, not answered: statistics of "
-            f"{count(check.images)} training images, limits chosen on {count(check.patients)} "
-            f"held-out patients, of whose images it refuses {percent(check.refused, 1)}, and "
-            f"{percent(check.refused_changed, 1)} of their copies with another exposure, framing "
-            "or quality. Films that are turned by 90° or more, or inverted, are refused too."
-        )
-    return f"{rest}\n\n{_HEADING}\n\n{text}\n"
+    words = f"What is refused as unlike the training images: {check_words(check)}."
+    if check != InputCheck():
+        words += " Films that are turned by 90° or more, or inverted, are refused too."
+    return f"{rest}\n\n{_HEADING}\n\n{words}\n"
 
 
 def run_input_check(

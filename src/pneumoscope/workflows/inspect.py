@@ -14,7 +14,7 @@ from typing import Any
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.storage import cache_folder
-from pneumoscope.workflows.facts import how_many
+from pneumoscope.workflows.facts import check_words, how_many
 
 _EXTRAS = {
     "train": ("keras", "tensorflow"),
@@ -58,6 +58,7 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         f"threshold     {manifest.threshold.value:.4f} ({manifest.threshold.rule}; "
         f"{manifest.threshold.chosen_on})",
         f"calibration   {manifest.calibration.method}",
+        f"input check   {check_words(manifest.input_check)}",
     ]
     metrics = manifest.validation.get("metrics")
     for name, estimate in metrics.items() if isinstance(metrics, dict) else ():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     ExplicitVRLittleEndian,
 )
@@ -111,10 +112,48 @@ def test_parts_without_lungs_do_not(part: str) -> None:
     assert refusal.value.reason is Reason.WRONG_BODY_PART
 
 
-def test_odd_part_and_lateral_view_are_warned_of() -> None:
-    image = read(twelve(BodyPartExamined="PORT", ViewPosition="LL"))
+def test_odd_part_and_odd_view_are_warned_of() -> None:
+    image = read(twelve(BodyPartExamined="PORT", ViewPosition="LLD"))
     assert "PORT" in image.warnings[0]
-    assert "lateral" in image.warnings[1]
+    assert "LLD" in image.warnings[1]
+
+
+@pytest.mark.parametrize("view", ["LL", "RL", "lateral", "LAT"])
+def test_lateral_views_are_refused(view: str) -> None:
+    with pytest.raises(ImageRefusedError, match=f"{view!r}.*frontal") as refusal:
+        read(twelve(ViewPosition=view))
+    assert refusal.value.reason is Reason.LATERAL_VIEW
+
+
+@pytest.mark.parametrize("view", ["PA", "AP", ""])
+def test_frontal_and_unstated_views_pass(view: str) -> None:
+    assert read(twelve(ViewPosition=view)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("meaning", "passes"),
+    [
+        ("left lateral", False),
+        ("Medio-lateral", False),
+        ("postero-anterior", True),
+        ("left lateral decubitus", True),
+        ("right posterior oblique, lateral", True),
+    ],
+)
+def test_a_coded_view_counts_where_no_other_is_stated(meaning: str, passes: bool) -> None:
+    code = Dataset()
+    code.CodeMeaning = meaning
+    coded = twelve(ViewPosition=None, ViewCodeSequence=[code])
+    if passes:
+        info = read(coded).dicom
+        assert info is not None
+        assert info.view_position == meaning
+    else:
+        with pytest.raises(ImageRefusedError, match=meaning) as refusal:
+            read(coded)
+        assert refusal.value.reason is Reason.LATERAL_VIEW
+    stated = twelve(ViewPosition="AP", ViewCodeSequence=[code])
+    assert read(stated).dicom.view_position == "AP"  # type: ignore[union-attr]
 
 
 def test_values_that_pydicom_warns_of_stay_quiet() -> None:

@@ -60,7 +60,9 @@ def test_lab_is_coloured_by_a_and_b() -> None:
 
 def test_dicom_in_colour_is_measured_and_grey_is_not() -> None:
     rgb = colour()
-    found = read(film(rgb, PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0))
+    found = read(
+        film(rgb, PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0)
+    )
     assert found.colour == pytest.approx(mean_chroma(rgb), abs=1e-6)
     assert found.colour > 0.2
     assert read(film(rgb[..., 0])).colour == 0.0
@@ -77,4 +79,3 @@ def test_a_photograph_has_colour() -> None:
 
     for photograph in load_sample_images().images:
         assert stored(Image.fromarray(photograph), "JPEG") > 0.1
-

@@ -14,7 +14,6 @@ import argparse
 import io
 import json
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -260,7 +259,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="also write the Markdown to this file")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     asked = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")  # pydicom's, of its own broken test files
     try:
         found, text = measure(asked, TerminalProgress())
     except PneumoscopeError as error:

@@ -6,6 +6,8 @@ for it. Shows no patient: what is made of X-rays (turned, inverted) is made in `
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,13 +258,15 @@ def slices() -> Iterator[Other]:
     """CT and MR of pydicom's own test files: as DICOM, and their pixels as pictures."""
     import pydicom
 
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # it warns of its own broken test files
     folder = Path(pydicom.__file__).parent / "data" / "test_files"
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.suffix in (".gz", ".json", ".txt", ".dump", ".icc"):
             continue
         try:
-            dataset = pydicom.dcmread(path, force=True)
-            values = dataset.pixel_array if dataset.get("Modality") in ("CT", "MR") else None
+            with warnings.catch_warnings(action="ignore"):
+                dataset = pydicom.dcmread(path, force=True)
+                values = dataset.pixel_array if dataset.get("Modality") in ("CT", "MR") else None
         except (AttributeError, KeyError, ValueError, TypeError, NotImplementedError):
             continue  # test files of pydicom are broken in every way; these have no pixels
         if values is not None and values.ndim == 2 and min(values.shape) >= 32:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -14,7 +16,7 @@ from pydicom.uid import (
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.read import DicomInfo, read_bytes
+from pneumoscope.images.read import DicomInfo, read_bytes, read_image
 from support.dicom_films import (
     GREY12,
     HEIGHT,
@@ -154,6 +156,15 @@ def test_a_coded_view_counts_where_no_other_is_stated(meaning: str, passes: bool
         assert refusal.value.reason is Reason.LATERAL_VIEW
     stated = twelve(ViewPosition="AP", ViewCodeSequence=[code])
     assert read(stated).dicom.view_position == "AP"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "MR_small_implicit.dcm"])
+def test_a_preamble_that_is_a_tiff_header_hides_no_dicom_file(name: str) -> None:
+    path = Path(pydicom.__file__).parent / "data" / "test_files" / name
+    assert path.read_bytes().startswith((b"II", b"MM"))
+    with pytest.raises(ImageRefusedError, match=name[:2]) as refusal:
+        read_image(path)
+    assert refusal.value.reason is Reason.WRONG_MODALITY
 
 
 def test_values_that_pydicom_warns_of_stay_quiet() -> None:

@@ -69,13 +69,14 @@ def tell_format(content: bytes) -> Format | None:
     """The format that the bytes begin like, or `None`."""
     for prefix, name in _PREFIXES:
         if content.startswith(prefix):
-            return name
+            # A DICOM file's preamble may hold a TIFF header as well (PS3.10, 7.1).
+            return "dicom" if name == "tiff" and _is_marked_dicom(content) else name
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "webp"
     header_size = int.from_bytes(content[14:18], "little")
     if content[:2] == b"BM" and header_size in _BMP_HEADER_SIZES:
         return "bmp"
-    if content[128:132] == b"DICM" or _begins_like_data_set(content):
+    if _is_marked_dicom(content) or _begins_like_data_set(content):
         return "dicom"
     return None
 
@@ -93,6 +94,10 @@ def describe(content: bytes) -> str:
     except UnicodeDecodeError:
         return "binary data of an unknown kind"
     return "text" if all(c.isprintable() or c.isspace() for c in text) else "unknown binary data"
+
+
+def _is_marked_dicom(content: bytes) -> bool:
+    return content[128:132] == b"DICM"
 
 
 def _begins_like_data_set(content: bytes) -> bool:

@@ -51,6 +51,10 @@ class Reason(StrEnum):
     BLANK = "blank"
     WRONG_MODALITY = "wrong_modality"
     WRONG_BODY_PART = "wrong_body_part"
+    LATERAL_VIEW = "lateral_view"
+    NOT_A_CHEST_XRAY = "not_a_chest_xray"
+    INVERTED = "inverted"
+    ROTATED = "rotated"
 
     @property
     def status(self) -> Literal["refused", "error"]:

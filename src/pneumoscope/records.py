@@ -65,8 +65,10 @@ class Prediction:
     """The answer for one input: a row of `predictions.csv`.
 
     `probability` is the calibrated probability of pneumonia in [0, 1]; `prediction` is a class
-    name or `uncertain`; `input_score` tells how unlike the training images the input is (`None`:
-    not measured). All four are `None` unless `status` is `ok`. `detail` explains a reason in words.
+    name or `uncertain`; with `threshold` they are `None` unless `status` is `ok`. `input_score` ≥ 0
+    tells how unlike the training images the input is, or how much better it would fit turned or
+    inverted: above 1 it is refused. It is given for refused inputs too, `None` where it was not
+    measured. `detail` explains a reason in words.
     """
 
     path: str

@@ -63,7 +63,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> Predictor:
     predictor = Predictor(MANIFEST, MeanBackend())
-    monkeypatch.setattr(Predictor, "load", lambda model: predictor)
+    monkeypatch.setattr(Predictor, "load", lambda model, **_: predictor)
     return predictor
 
 
@@ -245,6 +245,6 @@ def test_a_model_without_a_number_is_told(
             outputs.logits[:] = np.nan
             return outputs
 
-    monkeypatch.setattr(Predictor, "load", lambda model: Predictor(MANIFEST, Broken()))
+    monkeypatch.setattr(Predictor, "load", lambda model, **_: Predictor(MANIFEST, Broken()))
     assert script.main([str(exposed(tmp_path / "films", films=2))]) == 1
     assert "no number" in capsys.readouterr().err

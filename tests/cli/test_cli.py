@@ -139,7 +139,7 @@ def test_ctrl_c_ends_a_real_prediction_promptly(tmp_path: Path) -> None:
         "    time.sleep(0.2)\n"
         "    return real(*a)\n"
         "decoding.read_image = slow\n"
-        "p.Predictor.load = lambda model, *_: p.Predictor(p.BundleManifest(), None)\n"
+        "p.Predictor.load = lambda model, *_, **__: p.Predictor(p.BundleManifest(), None)\n"
         "sys.argv = ['pneumoscope', 'predict', 'films', '--out', 'p.csv']\n"
         "from pneumoscope.cli import main\n"
         "main()\n"

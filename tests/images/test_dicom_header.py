@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     ExplicitVRLittleEndian,
 )
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.read import DicomInfo, read_bytes
+from pneumoscope.images.read import DicomInfo, read_bytes, read_image
 from support.dicom_films import (
     GREY12,
     HEIGHT,
@@ -111,10 +114,57 @@ def test_parts_without_lungs_do_not(part: str) -> None:
     assert refusal.value.reason is Reason.WRONG_BODY_PART
 
 
-def test_odd_part_and_lateral_view_are_warned_of() -> None:
-    image = read(twelve(BodyPartExamined="PORT", ViewPosition="LL"))
+def test_odd_part_and_odd_view_are_warned_of() -> None:
+    image = read(twelve(BodyPartExamined="PORT", ViewPosition="LLD"))
     assert "PORT" in image.warnings[0]
-    assert "lateral" in image.warnings[1]
+    assert "LLD" in image.warnings[1]
+
+
+@pytest.mark.parametrize("view", ["LL", "RL", "lateral", "LAT"])
+def test_lateral_views_are_refused(view: str) -> None:
+    with pytest.raises(ImageRefusedError, match=f"{view!r}.*frontal") as refusal:
+        read(twelve(ViewPosition=view))
+    assert refusal.value.reason is Reason.LATERAL_VIEW
+
+
+@pytest.mark.parametrize("view", ["PA", "AP", ""])
+def test_frontal_and_unstated_views_pass(view: str) -> None:
+    assert read(twelve(ViewPosition=view)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("meaning", "passes"),
+    [
+        ("left lateral", False),
+        ("Medio-lateral", False),
+        ("postero-anterior", True),
+        ("left lateral decubitus", True),
+        ("right posterior oblique, lateral", True),
+    ],
+)
+def test_a_coded_view_counts_where_no_other_is_stated(meaning: str, passes: bool) -> None:
+    code = Dataset()
+    code.CodeMeaning = meaning
+    coded = twelve(ViewPosition=None, ViewCodeSequence=[code])
+    if passes:
+        info = read(coded).dicom
+        assert info is not None
+        assert info.view_position == meaning
+    else:
+        with pytest.raises(ImageRefusedError, match=meaning) as refusal:
+            read(coded)
+        assert refusal.value.reason is Reason.LATERAL_VIEW
+    stated = twelve(ViewPosition="AP", ViewCodeSequence=[code])
+    assert read(stated).dicom.view_position == "AP"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "MR_small_implicit.dcm"])
+def test_a_preamble_that_is_a_tiff_header_hides_no_dicom_file(name: str) -> None:
+    path = Path(pydicom.__file__).parent / "data" / "test_files" / name
+    assert path.read_bytes().startswith((b"II", b"MM"))
+    with pytest.raises(ImageRefusedError, match=name[:2]) as refusal:
+        read_image(path)
+    assert refusal.value.reason is Reason.WRONG_MODALITY
 
 
 def test_values_that_pydicom_warns_of_stay_quiet() -> None:

@@ -155,6 +155,8 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"schema_version": "1"}, "found schema version '1'"),
         ({"schema_version": True}, "found schema version True"),
         ({"schema_version": 4}, "found schema version 4"),
+        ({"input_check.refused": 1.5}, "wanted 0 to 1"),
+        ({"input_check": {"method": "none"}}, "'images' is missing"),
         ({"schema_version": 0}, "found schema version 0"),
         ({"code": "import os"}, "unknown setting 'code'"),
     ],
@@ -401,9 +403,11 @@ def test_bundles_of_schema_1_are_read(bundle: Bundle) -> None:
     assert load_bundle(bundle.folder).manifest == bundle.manifest
 
 
-def test_bundles_of_schema_2_are_read(bundle: Bundle) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_bundles_that_knew_no_input_check_are_read(bundle: Bundle, version: int) -> None:
     path = bundle.folder / "bundle.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+    older = {"schema_version": version, "input_check": {"method": "none"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | older))
     assert load_bundle(bundle.folder).manifest == bundle.manifest
 
 

@@ -38,7 +38,9 @@ class MeanBackend:
 
 @pytest.fixture(autouse=True)
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "load", lambda model, *_: Predictor(MANIFEST, MeanBackend()))
+    monkeypatch.setattr(
+        Predictor, "load", lambda model, *_, **__: Predictor(MANIFEST, MeanBackend())
+    )
 
 
 def film(path: Path, level: int) -> Path:
@@ -125,7 +127,9 @@ def test_a_file_in_place_of_a_folder_is_found_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     path = film(tmp_path / "x.png", 90)
-    monkeypatch.setattr(Predictor, "load", lambda model, *_: pytest.fail("worked before it looked"))
+    monkeypatch.setattr(
+        Predictor, "load", lambda model, *_, **__: pytest.fail("worked before it looked")
+    )
     place = tmp_path / "x.png" / ("p.csv" if option == "--out" else "maps")
     document = answered(capsys, "predict", path, option, place, code=2)
     assert "wanted a folder" in document["error"]["message"]

@@ -13,6 +13,7 @@ import typer
 from typer.main import get_command
 
 from pneumoscope.cli import (
+    check_commands,
     data_commands,
     delivery_commands,
     evidence_commands,
@@ -40,6 +41,7 @@ look_commands.register(app)
 model_commands.register(app)
 evidence_commands.register(app)
 stress_command.register(app)
+check_commands.register(app)
 delivery_commands.register(app)
 serve_command.register(app)
 data_commands.register(_data)

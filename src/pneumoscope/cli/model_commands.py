@@ -26,6 +26,14 @@ ModelOption = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="a bundle, a run folder, or 'default'")
 ]
 
+CheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--input-check/--no-input-check",
+        help="refuse what is no chest X-ray of the kind that the model knows, if it can tell",
+    ),
+]
+
 
 class SplitChoice(StrEnum):
     """Which part of the data is evaluated."""
@@ -101,6 +109,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for metrics, pages, figures")],
     model: ModelOption = "default",
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
+    input_check: CheckOption = True,
     **options: Any,
 ) -> Outcome:
     """Measure a model on labelled images: every metric with its interval, curves, a report.
@@ -111,7 +120,10 @@ def evaluate(
 
     interval = replace_from(IntervalConfig(), **options)
     chosen: Any = split.value
-    return Outcome(*run_evaluation(data, out, model, chosen, interval, TERMINAL.progress))
+    found = run_evaluation(
+        data, out, model, chosen, interval, TERMINAL.progress, input_check=input_check
+    )
+    return Outcome(*found)
 
 
 @settings(BatchConfig, "engine", "workers", "precision")
@@ -139,6 +151,7 @@ def predict(
         Path | None,
         typer.Option(metavar="DIR", help="folder for a DICOM SR and capture of every DICOM input"),
     ] = None,
+    input_check: CheckOption = True,
     **options: Any,
 ) -> Outcome:
     """Answer for images: one row each, with a reason where there is no answer.
@@ -147,7 +160,7 @@ def predict(
     """
     from pneumoscope.workflows.predict import run_prediction
 
-    batch = replace_from(BatchConfig(strict=strict), **options)
+    batch = replace_from(BatchConfig(strict=strict, input_check=input_check), **options)
     found = run_prediction(
         paths,
         model,

@@ -178,6 +178,7 @@ class BatchConfig:
     precision: Literal["auto", "f32", "bf16", "int8"] = option(
         "auto", "what is computed in; auto: the fastest that is certified for the model, here"
     )
+    input_check: bool = option(True, "refuse what is no chest X-ray, where the model can tell")
     strict: bool = option(False, "an input without an answer is a failure")
 
 

@@ -7,7 +7,8 @@
     MODEL_CARD.md   the bundle's
     certificate.json    how nearly it answers as the bundle does, where that was measured
 
-Comes in: a bundle and a format. Goes out: that folder, or an `ExportedModel` that runs it.
+Comes in: a bundle and a format. Goes out: that folder, or an `ExportedModel` that runs it. The
+graph answers for whatever it is given: the bundle's input check is no part of it.
 """
 
 from __future__ import annotations

@@ -44,12 +44,14 @@ class Decoded:
         bit_depth: bits per sample in the file.
         warnings: what was odd about the file, one sentence each.
         dicom: the header, for DICOM alone.
+        colour: mean chroma, 0 (grey) to 1, before it was made grey.
     """
 
     pixels: FloatArray
     bit_depth: int
     warnings: tuple[str, ...] = ()
     dicom: DicomInfo | None = None
+    colour: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +66,7 @@ class GreyImage:
         sha256: hex digest of the file's bytes.
         dicom: what the DICOM header tells; `None` for other formats.
         warnings: what was odd about the file, one sentence each.
+        colour: mean chroma of the file's pixels, 0 (grey, as films stored as RGB are) to 1.
     """
 
     pixels: FloatArray
@@ -73,6 +76,7 @@ class GreyImage:
     sha256: str
     dicom: DicomInfo | None = None
     warnings: tuple[str, ...] = ()
+    colour: float = 0.0
 
 
 def unit_range(grey: npt.NDArray[np.uint8]) -> FloatArray:

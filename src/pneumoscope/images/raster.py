@@ -25,6 +25,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import structure
+from pneumoscope.images.colour import colour_of
 from pneumoscope.images.grey import Decoded, FloatArray, check_size, unit_range
 from pneumoscope.images.guard import decoding
 from pneumoscope.images.sniff import Format
@@ -74,11 +75,12 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
         orientation = structure.exif_orientation(image.info.get("exif", b""))
         image.load()
         pixels, warnings = _to_grey(image, bits, source)
+        colour = colour_of(image)
     if white_is_zero:
         pixels = np.float32(1) - pixels
     if kind != "tiff":  # Pillow turns TIFF itself
         pixels = oriented(pixels, orientation)
-    return Decoded(np.ascontiguousarray(pixels), bits, warnings)
+    return Decoded(np.ascontiguousarray(pixels), bits, warnings, colour=colour)
 
 
 def oriented(pixels: FloatArray, orientation: int) -> FloatArray:

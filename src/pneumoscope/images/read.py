@@ -80,6 +80,7 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
         sha256=hashlib.sha256(content).hexdigest(),
         dicom=decoded.dicom,
         warnings=decoded.warnings,
+        colour=decoded.colour,
     )
 
 

@@ -99,6 +99,10 @@ def describe(content: bytes) -> str:
     return "text" if all(c.isprintable() or c.isspace() for c in text) else "unknown binary data"
 
 
+def _is_marked_dicom(content: bytes) -> bool:
+    return content[128:132] == b"DICM"
+
+
 def _begins_like_data_set(content: bytes) -> bool:
     """Whether a DICOM data set without the 128-byte preamble may begin here (PS3.5 7.1)."""
     if len(content) < 16:

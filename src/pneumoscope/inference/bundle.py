@@ -39,18 +39,9 @@ from pneumoscope.training.network import build_backbone, build_network, empty_he
 _LOGGER = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
-"""2 added `members`, `flip` and `store`, 3 tables and `abstention`; 1 and 2 are read too."""
+"""2 added `members`, `flip` and `store`; 3 tables, certificates, abstention, the input check."""
 
 MOST_MEMBERS = 32
-
-_SINCE: dict[int, dict[str, Any]] = {
-    2: {"members": 1, "flip": False, "store": "float32"},
-    3: {
-        "abstention": {"method": "none", "low": 0.5, "high": 0.5, "rule": "", "chosen_on": ""},
-        "certificates": [],
-    },
-}
-"""The keys that each schema added, with what every bundle before it was."""
 
 _MAX_WEIGHTS_BYTES = 1 << 30
 _MOST_HIDDEN_UNITS = 65_536
@@ -96,9 +87,34 @@ class InitialWeights:
 
 @dataclass(frozen=True, slots=True)
 class InputCheck:
-    """How unlike the training images an input is measured to be; `none`: not measured."""
+    """How unlike the training images an input may be; method `none`: that is not measured.
+
+    Attributes:
+        method: `none`, or `gaussians` with their arrays in the table `input_check`.
+        limits: the distance at which an input is refused, by what is described.
+        images: training images that the statistics are of.
+        patients: held-out patients whom the limits were chosen on.
+        refused: share of their images that is refused.
+        refused_changed: share of perturbed copies of their images that is refused.
+    """
 
     method: str = "none"
+    limits: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+    patients: int = 0
+    refused: float = option(0.0, "share of held-out images", 0, 1)
+    refused_changed: float = option(0.0, "share of their perturbed copies", 0, 1)
+
+
+_SINCE: dict[int, dict[str, Any]] = {
+    2: {"members": 1, "flip": False, "store": "float32"},
+    3: {
+        "abstention": {"method": "none", "low": 0.5, "high": 0.5, "rule": "", "chosen_on": ""},
+        "certificates": [],
+        "input_check": asdict(InputCheck()),
+    },
+}
+"""The keys that each schema added or changed, with what every bundle before it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +281,6 @@ def load_bundle(model: Path | str) -> Bundle:
         )
     for version in range(found + 1, SCHEMA_VERSION + 1):
         document = {**document, **_SINCE[version], "schema_version": version}
-    document = {**_SINCE[SCHEMA_VERSION], **document}  # the newest schema may still grow
     try:
         manifest = from_dict(BundleManifest, document, str(path), complete=True)
     except UsageError as error:

@@ -20,15 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.errors import Reason, UsageError
+from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, Outputs
-from pneumoscope.inference.bundle import BundleManifest, load_bundle
+from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
+from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.certificates import Choice
-from pneumoscope.inference.decoding import Decoder, Prepared, Reader, decoded, prepared
+from pneumoscope.inference.decoding import Decoder, Prepared, Reader, decoded, prepared, seen
 from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
@@ -42,8 +44,9 @@ class Answer:
     Attributes:
         prediction: the row for `predictions.csv`.
         logit: the network's raw output, before calibration; `None` unless the status is `ok`.
-        cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled.
-        embedding: pooled features, float32 (c,).
+        cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled;
+            `None` as the logit is.
+        embedding: pooled features, float32 (c,), of every input that the network saw.
         image: the decoded image, kept only where asked for; of many, no larger than overlays.
     """
 
@@ -62,6 +65,8 @@ class Predictor:
         backend: the engine, with the model's weights loaded.
         limits: what an image file may cost.
         precision: what the backend computes in, for those who ask.
+        statistics: what the model's training images look like; without them nothing is refused
+            for what it shows.
     """
 
     def __init__(
@@ -71,21 +76,31 @@ class Predictor:
         limits: LimitsConfig | None = None,
         *,
         precision: Precision = "f32",
+        statistics: Statistics | None = None,
     ) -> None:
         self.manifest = manifest
         self.precision: Precision = precision
         self._backend = backend
         self._preprocess = Preprocessor(manifest.preprocessing)
         self._limits = limits or LimitsConfig()
+        self._statistics = statistics
 
     @classmethod
-    def load(cls, model: Path | str = "default", precision: Choice = "auto") -> Predictor:
+    def load(
+        cls,
+        model: Path | str = "default",
+        precision: Choice = "auto",
+        *,
+        input_check: bool = True,
+    ) -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
 
         Args:
             model: the bundle.
             precision: `f32`, `bf16` or `int8`; `auto` is the fastest that the bundle's
                 certificates allow on this processor.
+            input_check: refuse what is unlike the training images, if the model can tell; without
+                it every image that can be read has an answer, for research.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
@@ -93,7 +108,14 @@ class Predictor:
         """
         bundle = load_bundle(model)
         backend = OpenVinoBackend.load(bundle, precision)
-        return cls(bundle.manifest, backend, precision=backend.precision)
+        check, table = bundle.manifest.input_check, bundle.table(TABLE) or {}
+        statistics = statistics_of(check, table) if input_check else None
+        return cls(bundle.manifest, backend, precision=backend.precision, statistics=statistics)
+
+    @property
+    def checks_inputs(self) -> bool:
+        """Whether inputs unlike the training images are refused."""
+        return self._statistics is not None
 
     def adapted(self, around: Callable[[Backend], Backend], limits: LimitsConfig) -> Predictor:
         """The same model with other limits, behind an engine that is made `around` its own."""
@@ -104,13 +126,15 @@ class Predictor:
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""
         name = str(path)
-        item = prepared(lambda: read_image(name, self._limits), name, self._preprocess)
-        return next(self._answer([item]))
+        return next(self._answer([self._prepared(lambda: read_image(name, self._limits), name)]))
 
     def predict_bytes(self, content: bytes, name: str = "upload") -> Answer:
         """The answer for one file's content, held in memory."""
-        item = prepared(lambda: read_bytes(content, name, self._limits), name, self._preprocess)
+        item = self._prepared(lambda: read_bytes(content, name, self._limits), name)
         return next(self._answer([item]))
+
+    def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
+        return prepared(read, name, self._preprocess, looks=self.checks_inputs)
 
     def predict_files(
         self,
@@ -133,7 +157,9 @@ class Predictor:
         Raises:
             MissingError: processes can't be started here.
         """
-        decode = Decoder(self._limits, self._preprocess, keep_images, read)
+        decode = Decoder(
+            self._limits, self._preprocess, keep_images, read, looks=self.checks_inputs
+        )
         items = decoded(paths, decode, workers)
         try:
             for chunk in _chunks(items, BATCH):
@@ -151,7 +177,8 @@ class Predictor:
         Raises:
             UsageError: an array of another form.
         """
-        items = (Prepared(n, None, self._preprocess(_checked(n, i))) for n, i in images)
+        looks = self.checks_inputs
+        items = (seen(n, _checked(n, i), self._preprocess, looks=looks) for n, i in images)
         for chunk in _chunks(items, BATCH):
             yield from self._answer(chunk)
 
@@ -176,20 +203,54 @@ class Predictor:
                 f"the model's answer is {logit}, no number. Its weights are damaged: train again"
             )
             return Answer(Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail))
+        embedding = outputs.embeddings[row]
+        score = None
+        if self._statistics is not None and item.look is not None:
+            verdict = self._statistics.verdict(item.look, embedding)
+            score, reason = verdict.score, verdict.reason
+            if reason is not None:
+                refusal = Prediction(
+                    item.source, "refused", reason, input_score=score, detail=verdict.detail
+                )
+                return Answer(refusal, embedding=embedding, image=item.image)
         answer = Answer(
-            Prediction(item.source, "ok"),
+            Prediction(item.source, "ok", input_score=score),
             logit=logit,
             cam=outputs.cams[row],
-            embedding=outputs.embeddings[row],
+            embedding=embedding,
             image=item.image,
         )
         return decide(answer, self.manifest)
 
 
 def mark_of(predictor: Predictor) -> str:
-    """SHA-256, hex, of what decides answers: this version, the model, what it computes in."""
-    model = json.dumps([asdict(predictor.manifest), predictor.precision], sort_keys=True)
-    return hashlib.sha256(f"{metadata.version('pneumoscope')} {model}".encode()).hexdigest()
+    """SHA-256, hex, of what decides answers: version, model, how it computes and checks."""
+    decisive = [asdict(predictor.manifest), predictor.precision, predictor.checks_inputs]
+    text = f"{metadata.version('pneumoscope')} {json.dumps(decisive, sort_keys=True)}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
+    """What a model's training images look like; `None` if it doesn't know.
+
+    Args:
+        check: of the bundle's manifest.
+        table: the bundle's table `input_check`, empty if it has none.
+
+    Raises:
+        BundleError: another method than ours, or arrays that can't be used.
+    """
+    if check == InputCheck():
+        return None
+    try:
+        if check.method != METHOD:
+            raise ValueError(f"found the method {check.method!r}, wanted {METHOD!r}")
+        return Statistics.from_table(table, check.limits)
+    except ValueError as error:
+        raise BundleError(
+            f"the model's input check can't be used: {error}. Copy the bundle again, make it anew "
+            "(pneumoscope input-check), or do without it (--no-input-check)."
+        ) from error
 
 
 def decide(answer: Answer, manifest: BundleManifest) -> Answer:

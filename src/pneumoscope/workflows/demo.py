@@ -65,6 +65,16 @@ def _ask_default(films: list[Path], progress: Progress) -> tuple[dict[str, Any] 
         return None, ""
     return document, (
         f"The model that ships, trained on real X-rays, asked about drawings:\n{table}\n"
-        "It never saw a drawing and is sure all the same: a high probability is no sign that a "
-        "model knows what it is shown. It does not refuse such images yet.\n\n"
+        f"{_judged(document['counts']['refused'], len(films))}\n\n"
+    )
+
+
+def _judged(refused: int, films: int) -> str:
+    """What it means that a model refused so many drawings, and answered for the others."""
+    if refused == films:
+        return "It refuses them all: they are unlike the X-rays that it was trained on."
+    told = f"It refuses {refused} of {films} as unlike its X-rays. " if refused else ""
+    return (
+        f"{told}It never saw a drawing and answers all the same: a high probability is no sign "
+        "that a model knows what it is shown."
     )

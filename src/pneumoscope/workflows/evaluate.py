@@ -76,6 +76,8 @@ def evaluate_model(
     split: EvaluatedSplit = "test",
     interval: IntervalConfig | None = None,
     progress: Progress = SILENT,
+    *,
+    input_check: bool = True,
 ) -> Evaluated:
     """Evaluate `model` on one split of `data` into the folder `out`.
 
@@ -86,6 +88,7 @@ def evaluate_model(
         split: which part of the data.
         interval: how uncertainty is stated.
         progress: is told of every image.
+        input_check: refuse what is unlike the training images, where the model can tell.
 
     Raises:
         DataError: the split is empty, or no image of it could be answered for.
@@ -93,7 +96,7 @@ def evaluate_model(
     """
     data, out, interval = Path(data), Path(out), interval or IntervalConfig()
     started = time.monotonic()
-    predictor = Predictor.load(model)
+    predictor = Predictor.load(model, input_check=input_check)
     dataset = index(data, progress=progress)
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
@@ -124,9 +127,11 @@ def run_evaluation(
     split: EvaluatedSplit,
     interval: IntervalConfig,
     progress: Progress,
+    *,
+    input_check: bool = True,
 ) -> tuple[dict[str, Any], str]:
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
-    evaluated = evaluate_model(data, out, model, split, interval, progress)
+    evaluated = evaluate_model(data, out, model, split, interval, progress, input_check=input_check)
     document = metrics_document(evaluated) | {"out": str(out)}
     text = (
         f"{metrics_table(evaluated.evaluation)}\n\nreport  {out / 'report.html'}\n"

@@ -13,9 +13,10 @@ from importlib import metadata
 from pathlib import Path
 
 from pneumoscope.data.index import class_counts
-from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.bundle import BundleManifest, InputCheck
 from pneumoscope.records import Dataset
 from pneumoscope.report.content import DataFacts, ModelFacts, SplitCount
+from pneumoscope.report.formatting import count, percent
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -77,6 +78,17 @@ def how_many(manifest: BundleManifest) -> str:
     return f"{networks}; weights in {manifest.store}{mirrored}"
 
 
+def check_words(check: InputCheck) -> str:
+    """What a model refuses for what it shows, and how often it would refuse films of its kind."""
+    if check == InputCheck():
+        return "none: whatever can be read gets an answer"
+    return (
+        f"{check.method} of {count(check.images)} training images, limits chosen on "
+        f"{count(check.patients)} held-out patients: refuses {percent(check.refused, 1)} of their "
+        f"images, {percent(check.refused_changed, 1)} of changed copies"
+    )
+
+
 def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
     """What a bundle says of its model, for a report."""
     architecture, preprocessing = manifest.architecture, manifest.preprocessing
@@ -92,6 +104,7 @@ def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
             "Threshold": f"{manifest.threshold.value:.4f}, {manifest.threshold.rule}",
             "Calibration": f"{calibration.method}, slope {calibration.slope:.3f}, "
             f"intercept {calibration.intercept:.3f}",
+            "Input check": check_words(manifest.input_check),
             "Trained on": f"{manifest.training_data.images} images of "
             f"{manifest.training_data.patients} patients",
         },

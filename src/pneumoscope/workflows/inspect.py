@@ -17,7 +17,7 @@ from pneumoscope.inference.certificates import choose_precision
 from pneumoscope.inference.engine import fast_precisions
 from pneumoscope.storage import cache_folder
 from pneumoscope.workflows.certify import certificate_lines
-from pneumoscope.workflows.facts import how_many
+from pneumoscope.workflows.facts import check_words, how_many
 
 EXTRAS = {
     "train": ("keras", "tensorflow"),
@@ -64,6 +64,7 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         f"threshold     {manifest.threshold.value:.4f} ({manifest.threshold.rule}; "
         f"{manifest.threshold.chosen_on})",
         f"calibration   {manifest.calibration.method}",
+        f"input check   {check_words(manifest.input_check)}",
     ]
     if (band := manifest.abstention).method != "none":
         lines.append(f"uncertain     {band.low:.4f} to {band.high:.4f} ({band.rule})")

@@ -79,7 +79,7 @@ def run_prediction(
         if not len(files):
             named = ", ".join(map(str, paths))
             raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
-        predictor = Predictor.load(model, batch.precision)
+        predictor = Predictor.load(model, batch.precision, input_check=batch.input_check)
         reports = ReportFolder(dicom_out, predictor.manifest) if dicom_out else None
         journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
         before = journal.rows if journal else 0
@@ -222,7 +222,7 @@ def _by_cluster(
     rows = predicted_on_cluster(
         reading.names,
         len(reading.files) - reading.done,
-        partial(Predictor.load, place, predictor.precision),
+        partial(Predictor.load, place, predictor.precision, input_check=predictor.checks_inputs),
         mark_of(predictor),
         reading.workers,
     )

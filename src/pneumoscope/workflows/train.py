@@ -34,7 +34,7 @@ from pneumoscope.inference.bundle import (
     write_bundle,
 )
 from pneumoscope.inference.engine import OpenVinoBackend
-from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.predictor import Predictor, statistics_of
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
@@ -52,6 +52,7 @@ from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
 from pneumoscope.workflows.evaluate import Evaluated, metrics_table, write_evaluation
+from pneumoscope.workflows.input_check import card_with_check, tables_of, with_input_check
 from pneumoscope.workflows.operating import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
@@ -116,14 +117,22 @@ def train(
     backend = OpenVinoBackend(networks, config.preprocess.size, flip=config.flip)
     seen = [dataset.subset("train").records[k] for k in trained[0].kept]
     manifest = _manifest(seen, config, initial)
-    predictor = Predictor(manifest, backend)
+    embeddings = OpenVinoBackend(networks[:1], config.preprocess.size)
+    check, table = with_input_check(
+        Predictor(manifest, embeddings), seen, dataset.subset("val").records, progress
+    )
+    manifest = replace(manifest, input_check=check)
+    predictor = Predictor(manifest, backend, statistics=statistics_of(check, table))
     answered = answer_all(dataset.subset("val").records, predictor, "validation", progress)
     manifest = with_operating_point(manifest, answered, predictor, config, progress)
     answered = answered.decided_anew(manifest)
     evaluation = evaluate_answers(answered, manifest, config.interval)
     manifest = replace(manifest, validation=evaluation.to_metrics_json())
     card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
-    bundle = write_bundle(out / "model", [one.network for one in trained], manifest, card)
+    members = [one.network for one in trained]
+    bundle = write_bundle(
+        out / "model", members, manifest, card_with_check(card, check), tables_of(table)
+    )
     watch.lap("validation and evaluation")
     evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
     write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))

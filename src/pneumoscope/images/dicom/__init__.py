@@ -15,6 +15,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.colour import mean_chroma
 from pneumoscope.images.dicom.file import DicomFile, parse_dicom, transfer_syntax_of
 from pneumoscope.images.dicom.grey import grey_table
 from pneumoscope.images.dicom.header import (
@@ -68,13 +69,15 @@ def decode_dicom(content: bytes, source: str, limits: LimitsConfig) -> Decoded:
         check_size(source, width, height, limits)
         samples = stored_values(dataset, file.transfer_syntax, header, source)
         if header.samples == 1 and header.photometric.startswith("MONOCHROME"):
-            pixels = _displayed(samples, file, header, warnings)
+            pixels, colour = _displayed(samples, file, header, warnings), 0.0
         else:
-            pixels = _luma(_coloured(samples, dataset, header), header)
+            rgb = _coloured(samples, dataset, header)
+            white = (1 << _sample_bits(rgb, header)) - 1
+            pixels, colour = _luma(rgb, header), mean_chroma(rgb, white)
     if (width, height) != (header.columns, header.rows):
         pixels = _resampled(pixels, width, height)
         warnings.append(f"its pixels are not square (height/width {ratio:.3f}) and were resampled")
-    return Decoded(pixels, header.stored, tuple(warnings), info)
+    return Decoded(pixels, header.stored, tuple(warnings), info, colour)
 
 
 def _check_syntax(syntax: str, source: str) -> None:
@@ -154,12 +157,16 @@ def _coloured(samples: Samples, dataset: Dataset, header: PixelHeader) -> Sample
     return samples
 
 
+def _sample_bits(rgb: Samples, header: PixelHeader) -> int:
+    # A palette's entries fill their own type, whatever the bits of its indices.
+    return rgb.dtype.itemsize * 8 if header.photometric == "PALETTE COLOR" else header.stored
+
+
 def _luma(rgb: Samples, header: PixelHeader) -> FloatArray:
     """ITU-R BT.601 luma in [0, 1]; of 8-bit colour exactly as for JPEG and PNG."""
     if rgb.dtype == np.uint8 and header.stored == 8:
         return unit_range(np.asarray(Image.fromarray(rgb).convert("L")))
-    # A palette's entries fill their own type, whatever the bits of its indices.
-    bits = rgb.dtype.itemsize * 8 if header.photometric == "PALETTE COLOR" else header.stored
+    bits = _sample_bits(rgb, header)
     luma = np.zeros(rgb.shape[:2], dtype=np.float32)
     for channel, weight in enumerate((0.299, 0.587, 0.114)):
         luma += rgb[..., channel] * np.float32(weight / ((1 << bits) - 1))

@@ -46,6 +46,7 @@ _WANTED_TAGS: tuple[int, ...] = (
     0x00281101, 0x00281102, 0x00281103,  # palette
     0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223,
     0x00283000, 0x00283010, 0x20500020,  # modality, VOI and presentation LUT
+    0x00540220,  # view, coded
     0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010,  # pixel data
 )  # fmt: skip
 

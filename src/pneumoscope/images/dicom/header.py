@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from pneumoscope.errors import ImageRefusedError, Reason
@@ -42,7 +43,9 @@ _OTHER_PARTS = """
 """
 """Body parts of PS3.16 annex L (and their full names) that show no lung worth the name."""
 
-_LATERAL_VIEWS = ("LL", "RL", "LAT", "LATERAL", "LLD", "RLD")
+_LATERAL_VIEWS = ("LL", "RL", "LAT", "LATERAL")
+_ODD_VIEWS = ("LLD", "RLD", "LLO", "RLO")
+"""View positions of PS3.3 C.8.1.1.1.2: from the side; lying on the side, and oblique."""
 _SAMPLES_TO_PHOTOMETRIC = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
@@ -56,7 +59,7 @@ def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
     return DicomInfo(
         modality=_text(dataset, "Modality"),
         body_part=_text(dataset, "BodyPartExamined"),
-        view_position=_text(dataset, "ViewPosition"),
+        view_position=_text(dataset, "ViewPosition") or _view_meaning(dataset),
         patient_id=_text(dataset, "PatientID"),
         photometric=_text(dataset, "PhotometricInterpretation"),
         study_uid=_text(dataset, "StudyInstanceUID"),
@@ -73,7 +76,7 @@ def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[st
     """Refuse what is no X-ray film or clearly no chest; what is left open becomes a warning.
 
     Raises:
-        ImageRefusedError: `wrong_modality` or `wrong_body_part`.
+        ImageRefusedError: `wrong_modality`, `wrong_body_part` or `lateral_view`.
     """
     warnings = []
     modality = info.modality.upper()
@@ -95,9 +98,22 @@ def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[st
         )
     if part and not any(word in part for word in _CHEST_WORDS):
         warnings.append(f"its body part {info.body_part!r} is not known; it was taken for a chest")
-    if info.view_position.upper() in _LATERAL_VIEWS:
-        warnings.append(f"it is a lateral view ({info.view_position}); frontal films are wanted")
+    view = info.view_position.upper()
+    if view in _LATERAL_VIEWS or _seen_from_the_side(view):
+        raise ImageRefusedError(
+            source,
+            Reason.LATERAL_VIEW,
+            f"its view is {info.view_position!r} by its header; a frontal film is wanted (PA or "
+            "AP). Give the frontal film of the same study",
+        )
+    if view in _ODD_VIEWS:
+        warnings.append(f"its view is {info.view_position}; upright frontal films are wanted")
     return warnings
+
+
+def _seen_from_the_side(view: str) -> bool:
+    """Whether a view's meaning (PS3.16 CID 4010), in capitals, says that it is lateral."""
+    return "LATERAL" in view and not any(w in view for w in ("DECUBITUS", "OBLIQUE", "BILATERAL"))
 
 
 def _check_class(sop_class: str, source: str) -> None:
@@ -271,6 +287,12 @@ def _padding(dataset: Dataset, header: PixelHeader, warnings: list[str]) -> tupl
     if not header.signed and high < 0:
         low, high = low & _HIGHEST_UNSIGNED, high & _HIGHEST_UNSIGNED
     return low, high
+
+
+def _view_meaning(dataset: Dataset) -> str:
+    """The view of a digital X-ray in words (PS3.3 C.8.11.5), where it is coded."""
+    views = dataset.get("ViewCodeSequence")
+    return _text(views[0], "CodeMeaning") if isinstance(views, Sequence) and views else ""
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

@@ -1,0 +1,256 @@
+"""`input-check`: what a model's training images look like, so that it knows what is none.
+
+Comes in: a model that answers, the images that it was trained on, held-out ones. Goes out: the
+`InputCheck` of a manifest and its table, or a bundle that has both.
+
+Statistics are of training images as they are and of one changed copy each: another site's exposure
+and framing are no reason to refuse. Limits are chosen on held-out patients, their images as they
+are and in every changed copy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.data.index import index
+from pneumoscope.errors import DataError, ImageRefusedError
+from pneumoscope.graph.stored import read_network
+from pneumoscope.images.look import Look, look_at
+from pneumoscope.images.perturb import PERTURBATIONS, rotation
+from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.images.read import read_image
+from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle, write_revised
+from pneumoscope.inference.bundle_tables import Table
+from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.input_check import (
+    METHOD,
+    TABLE,
+    Statistics,
+    choose_limits,
+    fit_statistics,
+)
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.records import ImageRecord
+from pneumoscope.report.formatting import count, percent
+from pneumoscope.workflows.facts import check_words
+
+FloatArray = NDArray[np.float32]
+
+REFUSALS = 0.01
+"""Share of held-out films and their copies that may be refused; real ones are all of them."""
+
+LEAST_IMAGES = 100
+LEAST_PATIENTS = 10
+"""Of fewer training images, or held-out patients, nothing is concluded."""
+
+_MOST_IMAGES = 1500
+_MOST_CHANGED = 150
+"""Training images that are looked at, and held-out ones whose copies are."""
+
+_HEADING = "## Input check"
+_SECTION = re.compile(rf"\n*^{_HEADING}$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+
+
+def _mirrored(image: FloatArray) -> FloatArray:
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+CHANGES: tuple[Callable[[FloatArray], FloatArray], ...] = (
+    *(perturbation.apply for perturbation in PERTURBATIONS),
+    lambda image: rotation(image, 15.0),
+    lambda image: rotation(image, -15.0),
+    _mirrored,
+)
+"""What may be done to a film without its being refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Films as the check sees them: looks, embeddings (n, c), labels (n,)."""
+
+    looks: list[Look]
+    embeddings: FloatArray
+    labels: NDArray[np.int64]
+
+
+_Film = tuple[ImageRecord, FloatArray]
+
+
+def with_input_check(
+    predictor: Predictor,
+    train: Sequence[ImageRecord],
+    held_out: Sequence[ImageRecord],
+    progress: Progress = SILENT,
+) -> tuple[InputCheck, dict[str, NDArray[Any]]]:
+    """What the model's images look like, and how far from them others may be.
+
+    Args:
+        predictor: the model; only its embeddings count, so without its flip it is quicker.
+        train: images that it was trained on.
+        held_out: images of other patients.
+        progress: is told of every image.
+
+    Returns:
+        The manifest's entry and the table's arrays; method `none` and no array, where there are
+        fewer than `LEAST_IMAGES` or `LEAST_PATIENTS`.
+    """
+    some, few = _spread(train, _MOST_IMAGES), _spread(held_out, _MOST_CHANGED)
+    patients = len({record.patient for record in held_out})
+    if len(some) < LEAST_IMAGES or patients < LEAST_PATIENTS:
+        return InputCheck(), {}
+    total = 2 * len(some) + len(held_out) + len(CHANGES) * len(few)
+    with progress.task("input check", total, "images") as task:
+
+        def see(films: Iterator[_Film]) -> _Seen:
+            return _see(films, predictor, task.advance)
+
+        known = see(_with_one_copy(some))
+        plain, changed = see(_films(held_out)), see(_with_every_copy(few))
+    if min(len(seen.looks) for seen in (known, plain, changed)) < LEAST_PATIENTS:
+        return InputCheck(), {}
+    gaussians = fit_statistics(known.looks, known.embeddings, known.labels)
+    whole = Statistics(gaussians, dict.fromkeys(gaussians, 1.0))
+    distances = [whole.shares(seen.looks, seen.embeddings) for seen in (plain, changed)]
+    pooled = {name: np.concatenate([each[name] for each in distances]) for name in gaussians}
+    statistics = Statistics(gaussians, choose_limits(pooled, REFUSALS, patients))
+    check = InputCheck(
+        METHOD,
+        dict(statistics.limits),
+        len(some),
+        patients,
+        _refused(plain, statistics),
+        _refused(changed, statistics),
+    )
+    return check, statistics.to_table()
+
+
+def tables_of(table: Table) -> dict[str, Table]:
+    """The tables of a bundle, as `write_bundle` takes them."""
+    return {TABLE: table} if table else {}
+
+
+def card_with_check(card: str, check: InputCheck) -> str:
+    """A model card with a section on the check, in place of the one that it had."""
+    rest = _SECTION.sub("\n\n", card).rstrip("\n")
+    words = f"What is refused as unlike the training images: {check_words(check)}."
+    if check != InputCheck():
+        words += " Films that are turned by 90° or more, or inverted, are refused too."
+    return f"{rest}\n\n{_HEADING}\n\n{words}\n"
+
+
+def run_input_check(
+    data: Path, model: str, out: Path | None, progress: Progress
+) -> tuple[dict[str, Any], str]:
+    """Make the check of `model` from its data, and write a bundle with it to `out`.
+
+    Raises:
+        UsageError: no such model.
+        DataError: `data` has no `train` or no `val` split, or too few images in them.
+    """
+    bundle = load_bundle(model)
+    dataset = index(data, hash_files=False, progress=progress)
+    parts = {name: dataset.subset(name).records for name in ("train", "val", "test")}
+    predictor = embedding_predictor(bundle)
+    check, table = with_input_check(predictor, parts["train"], parts["val"], progress)
+    if check == InputCheck():
+        raise DataError(
+            f"{data}: found {len(parts['train'])} images in train and "
+            f"{len({record.patient for record in parts['val']})} patients in val, wanted at least "
+            f"{LEAST_IMAGES} and {LEAST_PATIENTS} that can be read. Give the data that the model "
+            "was trained on, split as then: RUN/split.csv"
+        )
+    tested = None
+    if parts["test"]:
+        statistics = Statistics.from_table(table, check.limits)
+        with progress.task("test", len(parts["test"]), "images") as task:
+            seen = _see(_films(parts["test"]), predictor, task.advance)
+        tested = _refused(seen, statistics)
+    if out is not None:
+        manifest = replace(bundle.manifest, input_check=check)
+        card = card_with_check(bundle.card.read_text(encoding="utf-8"), check)
+        write_revised(out, bundle, manifest, card, tables_of(table))
+    document = {
+        "out": None if out is None else str(out),
+        "images": check.images,
+        "patients": check.patients,
+        "refused": {"val": check.refused, "val_changed": check.refused_changed, "test": tested},
+        "limits": check.limits,
+    }
+    lines = [
+        f"statistics of {count(check.images)} training images, limits chosen on "
+        f"{count(check.patients)} held-out patients",
+        f"refused of val             {percent(check.refused, 1)}",
+        f"of changed copies of it    {percent(check.refused_changed, 1)}",
+    ]
+    lines += [] if tested is None else [f"of test                    {percent(tested, 1)}"]
+    lines += [f"model  {out}" if out else "nothing written: give --out BUNDLE"]
+    return document, "\n".join(lines)
+
+
+def embedding_predictor(bundle: Bundle) -> Predictor:
+    """A bundle's first network alone, un-flipped: its embeddings are those of the whole bundle."""
+    manifest = bundle.manifest
+    network = read_network(bundle.weights[0], manifest.architecture)
+    return Predictor(manifest, OpenVinoBackend([network], manifest.architecture.size))
+
+
+def _spread(records: Sequence[ImageRecord], most: int) -> Sequence[ImageRecord]:
+    """At most so many records, evenly spread, so that classes keep their shares."""
+    step = max(len(records) / most, 1.0)
+    return [records[int(k * step)] for k in range(min(len(records), most))]
+
+
+def _films(records: Sequence[ImageRecord]) -> Iterator[_Film]:
+    for record in records:
+        try:
+            yield record, read_image(record.path).pixels
+        except ImageRefusedError:  # training and evaluation tell of it
+            continue
+
+
+def _with_one_copy(records: Sequence[ImageRecord]) -> Iterator[_Film]:
+    """Each film and one copy of it: the changes take turns, every other one is mirrored as well."""
+    for number, (record, pixels) in enumerate(_films(records)):
+        yield record, pixels
+        changed = CHANGES[number % len(CHANGES)](pixels)
+        yield record, _mirrored(changed) if number // len(CHANGES) % 2 else changed
+
+
+def _with_every_copy(records: Sequence[ImageRecord]) -> Iterator[_Film]:
+    for record, pixels in _films(records):
+        for change in CHANGES:
+            yield record, change(pixels)
+
+
+def _see(films: Iterator[_Film], predictor: Predictor, advance: Callable[[], None]) -> _Seen:
+    grey = Preprocessor(predictor.manifest.preprocessing).grey
+    waiting: list[tuple[Look, int]] = []
+
+    def named() -> Iterator[tuple[str, FloatArray]]:
+        for record, pixels in films:
+            waiting.append((look_at(grey(pixels)), record.label))
+            yield str(record.path), pixels
+
+    answers = []
+    for answer in predictor.predict_images(named()):
+        answers.append(answer.embedding)
+        advance()
+    kept = [k for k, embedding in enumerate(answers) if embedding is not None]
+    return _Seen(
+        [waiting[k][0] for k in kept],
+        np.array([answers[k] for k in kept], np.float32),
+        np.array([waiting[k][1] for k in kept], np.int64),
+    )
+
+
+def _refused(seen: _Seen, statistics: Statistics) -> float:
+    verdicts = map(statistics.verdict, seen.looks, seen.embeddings)
+    return float(np.mean([verdict.reason is not None for verdict in verdicts]))

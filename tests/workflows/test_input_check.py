@@ -1,0 +1,173 @@
+"""The check is made by `train` and `input-check`, lies in the bundle, is obeyed afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumoscope.cli.app import run
+from pneumoscope.config import FitConfig, IntervalConfig, PreprocessConfig, TrainConfig
+from pneumoscope.images.phantom import write_phantoms
+from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle
+from pneumoscope.inference.input_check import METHOD, TABLE
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.records import ImageRecord
+from pneumoscope.workflows import input_check as checking
+from pneumoscope.workflows.input_check import card_with_check, embedding_predictor
+from pneumoscope.workflows.train import TrainedRun, train
+from support.small_bundle import small_bundle
+from support.small_network import small_network
+
+SIDE = 48
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_are_enough() -> Iterator[None]:
+    with small_network(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "LEAST_IMAGES", 50)
+        patch.setattr(checking, "_MOST_CHANGED", 6)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checked")
+
+
+@pytest.fixture(scope="module")
+def phantoms(folder: Path) -> Path:
+    return write_phantoms(folder / "phantoms", 120, 1, size=64)
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Bundle:
+    return small_bundle(folder / "bundle", size=SIDE)
+
+
+@pytest.fixture(scope="module")
+def others(folder: Path) -> list[Path]:
+    """A page of noise and an inverted phantom."""
+    stream = np.random.default_rng(0)
+    place = folder / "others"
+    place.mkdir()
+    Image.fromarray(stream.integers(0, 256, (64, 64), np.uint8)).save(place / "noise.png")
+    return [place / "noise.png"]
+
+
+def document(capsys: pytest.CaptureFixture[str], *words: Any, code: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run([*map(str, words), "--json", "-q"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_gives_a_bundle_its_check(
+    bundle: Bundle,
+    phantoms: Path,
+    others: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    found = document(capsys, "input-check", phantoms, "--model", bundle.folder, "--out", out)
+    made = load_bundle(out)
+    check = made.manifest.input_check
+    assert (check.method, check.images) == (METHOD, found["images"])
+    assert check.limits == found["limits"]
+    assert found["refused"]["val"] == check.refused <= 0.1
+    assert 0 <= found["refused"]["test"] <= 0.2
+    assert made.weights[0].read_bytes() == bundle.weights[0].read_bytes()
+    assert (made.folder / f"{TABLE}.npz").stat().st_size < 1_500_000
+    card = made.card.read_text(encoding="utf-8")
+    assert card.startswith("A card.")
+    assert f"{check.patients} held-out patients" in card
+    rows = document(capsys, "predict", *others, "--model", out, code=3)["predictions"]
+    assert [row["reason"] for row in rows] == ["not_a_chest_xray"]
+    assert rows[0]["input_score"] > 1
+    rows = document(capsys, "predict", *others, "--model", out, "--no-input-check")["predictions"]
+    assert [(row["status"], row["input_score"]) for row in rows] == [("ok", None)]
+    films = sorted((phantoms / "test").rglob("*.png"))
+    counts = document(capsys, "predict", *films, "--model", out)["counts"]
+    assert counts["refused"] == round(found["refused"]["test"] * len(films))
+    evaluated = document(capsys, "evaluate", phantoms, "--model", out, "--out", tmp_path / "e")
+    assert evaluated["refused"] == counts["refused"]
+    assert "input check   gaussians of" in _text(capsys, "info", "--model", out)
+
+
+def _text(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
+    capsys.readouterr()
+    assert run([*map(str, words), "-q"]) == 0
+    return capsys.readouterr().out
+
+
+def test_without_out_nothing_is_written_and_too_few_are_no_check(
+    bundle: Bundle, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in bundle.folder.iterdir()}
+    text = _text(capsys, "input-check", phantoms, "--model", bundle.folder)
+    assert "nothing written" in text
+    assert {path.name: path.read_bytes() for path in bundle.folder.iterdir()} == before
+    few = write_phantoms(tmp_path / "few", 20, 2, size=64)
+    error = document(capsys, "input-check", few, "--model", bundle.folder, code=3)["error"]
+    assert "wanted at least 50 and 10" in error["message"]
+
+
+def test_embeddings_are_those_of_the_whole_bundle(folder: Path, phantoms: Path) -> None:
+    several = small_bundle(folder / "several", size=SIDE, members=2, flip=True)
+    film = next(phantoms.rglob("*.png"))
+    quick, whole = embedding_predictor(several), Predictor.load(several.folder)
+    np.testing.assert_allclose(
+        quick.predict_file(film).embedding, whole.predict_file(film).embedding, atol=1e-5
+    )
+
+
+def test_the_section_of_a_card_is_replaced_not_repeated() -> None:
+    card = "# Model\n\nText.\n\n## Input check\n\nold words\n\n## Citation\n\nA paper.\n"
+    once = card_with_check(card, InputCheck(METHOD, {}, 1500, 367, 0.006, 0.004))
+    assert "old words" not in once
+    assert once.index("## Citation") < once.index("## Input check")
+    assert "1,500 training images" in once
+    again = card_with_check(once, InputCheck())
+    assert again.count("## Input check") == 1
+    assert "1,500" not in again
+    assert "whatever can be read gets an answer" in again
+
+
+def test_training_makes_the_check_and_evaluates_what_passes(
+    phantoms: Path, others: list[Path], tmp_path: Path
+) -> None:
+    config = TrainConfig(
+        weights="none",
+        views=1,
+        keep_val=True,
+        preprocess=PreprocessConfig(size=SIDE),
+        fit=FitConfig(epochs=2),
+        interval=IntervalConfig(resamples=50),
+    )
+    finished: TrainedRun = train(phantoms, tmp_path / "run", config)
+    check = finished.bundle.manifest.input_check
+    assert check.method == METHOD
+    metrics = json.loads((finished.folder / "evaluation" / "metrics.json").read_text())
+    held_out = len(list((phantoms / "val").rglob("*.png")))
+    assert metrics["n"] + metrics["refused"] == held_out
+    assert metrics["refused"] == round(check.refused * held_out)
+    predictor = Predictor.load(finished.folder)
+    assert predictor.predict_file(others[0]).prediction.status == "refused"
+    assert "## Input check" in finished.bundle.card.read_text(encoding="utf-8")
+
+
+def test_unreadable_images_are_left_out(bundle: Bundle, phantoms: Path) -> None:
+    films = sorted((phantoms / "train").rglob("*.png"))[:60]
+    records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(films)]
+    gone = [ImageRecord(phantoms / f"gone-{k}.png", 0, f"g{k}") for k in range(60)]
+    predictor = embedding_predictor(bundle)
+    check, table = checking.with_input_check(predictor, records, gone)
+    assert (check, table) == (InputCheck(), {})
+    check, table = checking.with_input_check(predictor, [*records, *gone], records)
+    assert check.method == METHOD
+    assert set(table) >= {"embedding.means", "thumbnail.axes"}

@@ -1,12 +1,18 @@
 """Files to a table of answers: pneumoscope beside the stock way, end to end.
 
     python benchmarks/inference.py DATA [--model default] [--images 600] [--large 150]
+        [--precisions f32 bf16 int8]
 
 The stock way is what one would write in an afternoon: `tf.data` reads, decodes and resizes, the
-Keras model of the same weights predicts, a CSV is written; its answers are calibrated alike. Each
-way runs in a process of its own, counted from start to end and, for the rates, less the time of
-one image (start-up). Once on the files as they are, once on JPEGs of 2 megapixels made from them.
-Prints Markdown: images/s, ratios, the largest difference between the answers, peak memory.
+Keras model of the same weights predicts, a CSV is written; its answers are calibrated alike; its
+heatmaps are Grad-CAM by `tf.GradientTape`, blended and saved by Pillow. Ours runs in every
+precision that the model is certified for and the processor has, with and without heatmaps. Each way
+runs in a process of its own, counted from start to end and, for the rates, less the time of one
+image (start-up). Once on the files as they are, once on JPEGs of 2 megapixels made from them.
+Prints Markdown: images/s, ratios, what heatmaps cost, the largest difference between the answers,
+peak memory, and which share that is of the processor's peak: of a large matrix product in float32
+(for stock and f32) or bfloat16 (for bf16 and int8), measured by the same engine in the same run.
+Processor time per image is told too: on a machine that others use, it is what can be believed.
 """
 
 from __future__ import annotations
@@ -19,17 +25,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+from pneumoscope.errors import UsageError
+from pneumoscope.graph.openvino import (
+    OpenVinoWriter,
+    build_model,
+    compile_model,
+    convolutions_of,
+    processor,
+)
+from pneumoscope.graph.precision import PRECISIONS, Floats, Precision
+from pneumoscope.graph.stored import read_network
+from pneumoscope.inference.bundle import load_bundle
+from pneumoscope.inference.certificates import choose_precision
+from pneumoscope.inference.engine import fast_precisions
 
 BATCH = 32
 LARGE = (1600, 1250)
 """Width and height of a film of 2 megapixels."""
+
+HEATMAPS = ", heatmaps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +61,16 @@ class Timed:
     """One way over some films."""
 
     seconds: float
+    cpu_seconds: float
     peak_mb: float
     table: Path
 
 
-def predict_the_stock_way(films: Path, model: str, out: Path) -> None:
-    """`tf.data` and Keras: paths and probabilities into a CSV."""
+def predict_the_stock_way(films: Path, model: str, out: Path, heatmaps: Path | None) -> None:
+    """`tf.data` and Keras: paths and probabilities into a CSV, heatmaps into a folder."""
     import tensorflow as tf
 
-    from pneumoscope.inference.bundle import load_bundle, load_networks
+    from pneumoscope.inference.bundle import load_networks
 
     bundle = load_bundle(model)
     (network,) = load_networks(bundle)
@@ -63,7 +88,10 @@ def predict_the_stock_way(films: Path, model: str, out: Path) -> None:
 
     data = tf.data.Dataset.from_tensor_slices(paths).map(read, num_parallel_calls=tf.data.AUTOTUNE)
     data = data.batch(BATCH).prefetch(tf.data.AUTOTUNE)
-    found = network.predict(data, verbose=0)[:, 0]
+    if heatmaps is None:
+        found = network.predict(data, verbose=0)[:, 0]
+    else:
+        found = _with_autodiff_heatmaps(network, data, paths, heatmaps)
     if bundle.manifest.flip:
         mirrored = network.predict(data.map(tf.image.flip_left_right), verbose=0)[:, 0]
         found = (found + mirrored) / 2
@@ -74,12 +102,45 @@ def predict_the_stock_way(films: Path, model: str, out: Path) -> None:
         writer.writerows(zip(paths, bundle.manifest.calibration.apply(odds), strict=True))
 
 
+def _with_autodiff_heatmaps(
+    network: Any, data: Any, paths: Sequence[str], folder: Path
+) -> NDArray[np.float32]:
+    """Probabilities (n,), and Grad-CAM as Keras' own example has it, blended in red over films."""
+    import keras
+    import tensorflow as tf
+
+    folder.mkdir()
+    inner = keras.Model(network.input, [network.get_layer("pool").input, network.output])
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def ask(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            maps, probabilities = inner(images, training=False)
+        weights = tf.reduce_mean(tape.gradient(probabilities, maps), (1, 2), keepdims=True)
+        cams = tf.nn.relu(tf.reduce_sum(maps * weights, -1))
+        return probabilities[:, 0], cams / tf.maximum(tf.reduce_max(cams, (1, 2), True), 1e-12)
+
+    found = []
+    names = iter(enumerate(paths))
+    for images in data:
+        probabilities, cams = ask(images)
+        found.append(probabilities.numpy())
+        for cam in cams.numpy():
+            number, path = next(names)
+            film = Image.open(path).convert("RGB")
+            heat = Image.fromarray(np.uint8(128 * cam)).resize(film.size, Image.Resampling.BICUBIC)
+            film.paste((255, 0, 0), mask=heat)
+            film.save(folder / f"{number}.png")
+    return np.concatenate(found)
+
+
 def timed(command: Sequence[str], table: Path) -> Timed:
-    """Run a command; wall time and the most memory of it and its children."""
+    """Run a command; wall and processor time and the most memory of it and its children."""
     code = (
         "import resource, subprocess, sys\n"
         "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)\n"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(used.ru_maxrss, used.ru_utime + used.ru_stime)\n"
         "sys.exit(done.returncode)\n"
     )
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -91,26 +152,33 @@ def timed(command: Sequence[str], table: Path) -> Timed:
         capture_output=True,
         text=True,
     )
-    return Timed(time.perf_counter() - started, int(done.stdout) / 1024, table)
+    memory, cpu = done.stdout.split()
+    return Timed(time.perf_counter() - started, float(cpu), int(memory) / 1024, table)
 
 
-def run_both(films: Sequence[Path], model: str, folder: Path) -> dict[str, Timed]:
-    """Both ways over the same films."""
+def run_all(
+    films: Sequence[Path], model: str, folder: Path, precisions: Sequence[Precision]
+) -> dict[str, Timed]:
+    """Every way over the same films: stock, then each precision; each without heatmaps and with."""
     folder.mkdir()
     lists = folder / "films.txt"
     lists.write_text("\n".join(map(str, films)))
     with (folder / "films.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("path",), *((path,) for path in films)])
-    stock, ours = folder / "stock.csv", folder / "ours.csv"
-    commands = {
-        "stock": [sys.executable, __file__, "--stock", str(lists), str(stock), "--model", model],
-        "pneumoscope": [
-            *(sys.executable, "-m", "pneumoscope", "predict", str(folder / "films.csv")),
-            *("--model", model, "--out", str(ours), "-q"),
-        ],
-    }
-    tables = {"stock": stock, "pneumoscope": ours}
-    return {way: timed(command, tables[way]) for way, command in commands.items()}
+    found = {}
+    for way in ("stock", *precisions):
+        for heatmaps in (False, True):
+            name = f"{way}{HEATMAPS if heatmaps else ''}"
+            table, pictures = folder / f"{name}.csv", folder / f"{name}.png"
+            command = [
+                *(sys.executable, "-m", "pneumoscope", "predict", str(folder / "films.csv")),
+                *("--model", model, "--out", str(table), "-q", "--precision", way),
+            ]
+            if way == "stock":
+                command = [sys.executable, __file__, "--stock", str(lists), str(table)]
+                command += ["--model", model]
+            found[name] = timed(command + ["--heatmaps", str(pictures)] * heatmaps, table)
+    return found
 
 
 def furthest(one: Path, other: Path) -> float:
@@ -132,24 +200,86 @@ def enlarged(films: Sequence[Path], folder: Path) -> list[Path]:
     return made
 
 
-def report(name: str, images: int, alone: dict[str, Timed], many: dict[str, Timed]) -> str:
-    """Both ways over one kind of film, as Markdown."""
-    rates = {w: (images - 1) / (many[w].seconds - alone[w].seconds) for w in many}
+def certified(model: str) -> list[Precision]:
+    """What the model can be asked in, on this processor."""
+    certificates = load_bundle(model).manifest.certificates
+    found = []
+    for precision in PRECISIONS:
+        try:
+            found.append(choose_precision(precision, certificates, fast_precisions()))
+        except UsageError as error:
+            print(f"Not measured: {error}\n")
+    return found
+
+
+def gflop_per_image(model: str) -> float:
+    """Of the convolutions, which are all but a thousandth; a product and a sum are two."""
+    bundle = load_bundle(model)
+    manifest = bundle.manifest
+    networks = [read_network(path, manifest.architecture) for path in bundle.weights]
+    graph = build_model(networks, manifest.architecture.size, 1, flip=manifest.flip)
+    count = 0
+    for node in convolutions_of(graph):
+        inside = int(np.prod(node.input_value(1).get_shape()[1:]))
+        count += 2 * inside * int(np.prod(node.output(0).get_shape()))
+    return count / 1e9
+
+
+def measured_peak(floats: Floats) -> float:
+    """GFLOP/s of a large matrix product, the best of several."""
+    side, to = 3072, OpenVinoWriter()
+    given = to.parameter((side, side), np.float32, "a")
+    kernel = np.random.default_rng(0).standard_normal((side, side)).astype(np.float32)
+    product = to.product(given, to.constant(kernel))
+    compiled = compile_model(to.model(given, {"b": to.reduce("max", product, (1,))}), floats)
+    times = []
+    for _ in range(8):
+        started = time.perf_counter()
+        compiled(kernel)
+        times.append(time.perf_counter() - started)
+    return 2 * side**3 / min(times) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an image costs, GFLOP, and what the processor does at most, GFLOP/s."""
+
+    image: float
+    peak: Mapping[str, float]
+
+    def share(self, way: str, rate: float) -> float:
+        """Of the peak, at so many images/s."""
+        kind = "bf16" if way.startswith(("bf16", "int8")) else "f32"
+        return rate * self.image / self.peak[kind]
+
+
+def report(
+    name: str, images: int, alone: dict[str, Timed], many: dict[str, Timed], work: Work
+) -> str:
+    """Every way over one kind of film, as Markdown."""
+    more = max(images - 1, 1)
+    rates = {w: more / (many[w].seconds - alone[w].seconds) for w in many}
+    cpu = {w: 1000 * (many[w].cpu_seconds - alone[w].cpu_seconds) / more for w in many}
     lines = [
         f"{name}, {images} films:",
         "",
-        "| way | seconds, one film | seconds, all | images/s after start-up | peak memory, MB |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| way | seconds, one film | seconds, all | images/s after start-up | processor ms per "
+        "image | share of peak | heatmaps cost | furthest from stock | peak memory, MB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for way, found in many.items():
+        plain = way.removesuffix(HEATMAPS)
+        cost = "" if plain == way else f"{rates[plain] / rates[way] - 1:+.0%}"
+        apart = furthest(many["stock"].table, found.table)
         lines.append(
-            f"| {way} | {alone[way].seconds:.1f} ({alone[way].seconds / alone['stock'].seconds:.2f}"
-            f" ×) | {found.seconds:.1f} ({found.seconds / many['stock'].seconds:.2f} ×) | "
-            f"{rates[way]:.1f} ({rates[way] / rates['stock']:.2f} ×) | {found.peak_mb:.0f} |"
+            f"| {way if plain == 'stock' else 'pneumoscope, ' + way} | {alone[way].seconds:.1f} "
+            f"({alone[way].seconds / alone['stock'].seconds:.2f} ×) | {found.seconds:.1f} "
+            f"({found.seconds / many['stock'].seconds:.2f} ×) | {rates[way]:.1f} "
+            f"({rates[way] / rates['stock']:.2f} ×) | {cpu[way]:.1f} "
+            f"({cpu['stock'] / cpu[way]:.2f} ×) | {work.share(way, rates[way]):.0%} | {cost} | "
+            f"{apart:.2g} | {found.peak_mb:.0f} |"
         )
-    apart = furthest(many["stock"].table, many["pneumoscope"].table)
-    lines += ["", f"Largest difference of probability: {apart:.2g}.", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
@@ -158,28 +288,39 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", help="a folder of JPEGs")
     parser.add_argument("--model", default="default")
     parser.add_argument("--images", type=int, default=600)
-    parser.add_argument("--large", type=int, default=150, help="films of 2 megapixels")
+    parser.add_argument("--large", type=int, default=150, help="films of 2 megapixels; 0: none")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--stock", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--heatmaps", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.stock:
-        predict_the_stock_way(asked.stock[0], asked.model, asked.stock[1])
+        predict_the_stock_way(asked.stock[0], asked.model, asked.stock[1], asked.heatmaps)
         return
     found = sorted(p.resolve() for p in asked.data.rglob("*.jpeg"))
     films = [found[k] for k in np.linspace(0, len(found) - 1, asked.images).astype(int)]
     print(
-        f"{date.today().isoformat()}, {os.cpu_count()} cores, {platform.machine()}, "
+        f"{date.today().isoformat()}, {os.cpu_count()} cores, {processor()}, "
         f"Python {platform.python_version()}.\n"
     )
+    model = asked.model if asked.model == "default" else str(Path(asked.model).resolve())
+    ways = [p for p in certified(model) if p in asked.precisions]
+    kinds: tuple[Floats, ...] = ("f32", "bf16") if "bf16" in fast_precisions() else ("f32",)
+    peak: dict[str, float] = {floats: measured_peak(floats) for floats in kinds}
+    work = Work(gflop_per_image(model), {"bf16": peak["f32"]} | peak)
+    told = ", ".join(f"{value:.0f} in {name}" for name, value in peak.items())
+    print(f"{work.image:.1f} GFLOP an image; at most {told} GFLOP/s by a matrix product.\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        small = run_both(films[:1], asked.model, folder / "warm-up")  # fills caches on both sides
-        small = run_both(films[:1], asked.model, folder / "one")
-        many = run_both(films, asked.model, folder / "many")
-        print(report("Files as they are", len(films), small, many))
+        run_all(films[:1], model, folder / "warm-up", ways)  # fills caches on all sides
+        one = run_all(films[:1], model, folder / "one", ways)
+        many = run_all(films, model, folder / "many", ways)
+        print(report("Files as they are", len(films), one, many, work))
+        if not asked.large:
+            return
         large = enlarged(films[: asked.large], folder / "large")
-        one = run_both(large[:1], asked.model, folder / "one-large")
-        many = run_both(large, asked.model, folder / "many-large")
-        print(report("JPEGs of 2 megapixels", len(large), one, many))
+        one = run_all(large[:1], model, folder / "one-large", ways)
+        many = run_all(large, model, folder / "many-large", ways)
+        print(report("JPEGs of 2 megapixels", len(large), one, many, work))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from pneumoscope import storage
 from pneumoscope.errors import UsageError
 from pneumoscope.storage import (
     atomic_writer,
@@ -100,3 +102,25 @@ def test_any_path_becomes_text_that_utf8_holds() -> None:
     assert path_text(odd) == "caf\\udce9.png"
     path_text(odd).encode("utf-8")
     assert path_text("a\rb.png") == "a\\rb.png"
+
+
+def test_a_file_that_its_holder_removed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking whoever had it may be done with it."""
+    path, real, locked = tmp_path / "journal", storage._lock, []
+
+    def lock(stream: IO[bytes]) -> None:
+        if not locked:
+            path.unlink()
+        locked.append(stream)
+        real(stream)
+
+    monkeypatch.setattr(storage, "_lock", lock)
+    with storage.open_alone(path) as stream:
+        stream.write(b"mine")
+        assert path.read_bytes() == b"mine"
+        with pytest.raises(BlockingIOError):
+            storage.open_alone(path)
+    assert len(locked) == 3
+    assert locked[0].closed

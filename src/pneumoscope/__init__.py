@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         IntervalConfig,
         PreprocessConfig,
         SplitConfig,
+        StressConfig,
         TrainConfig,
     )
     from pneumoscope.data.audit import audit
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pneumoscope.inference.predictor import Answer, Predictor
     from pneumoscope.records import Dataset, Prediction
     from pneumoscope.workflows.evaluate import evaluate_model
+    from pneumoscope.workflows.stress import stress
     from pneumoscope.workflows.train import train
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Predictor",
     "PreprocessConfig",
     "SplitConfig",
+    "StressConfig",
     "TrainConfig",
     "__version__",
     "audit",
@@ -57,6 +60,7 @@ __all__ = [
     "load_bundle",
     "read_image",
     "split",
+    "stress",
     "train",
     "write_phantoms",
     "write_split",
@@ -74,6 +78,7 @@ _HOME = {
     "Predictor": "inference.predictor",
     "PreprocessConfig": "config",
     "SplitConfig": "config",
+    "StressConfig": "config",
     "TrainConfig": "config",
     "audit": "data.audit",
     "class_counts": "data.index",
@@ -83,6 +88,7 @@ _HOME = {
     "load_bundle": "inference.bundle",
     "read_image": "images.read",
     "split": "data.split",
+    "stress": "workflows.stress",
     "train": "workflows.train",
     "write_phantoms": "images.phantom",
     "write_split": "data.split",

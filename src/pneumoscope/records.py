@@ -15,6 +15,9 @@ from pneumoscope.errors import Reason, Status
 CLASS_NAMES: tuple[str, str] = ("NORMAL", "PNEUMONIA")
 """Index 1, PNEUMONIA, is the positive class everywhere."""
 
+UNCERTAIN = "uncertain"
+"""The prediction where the model has a probability but was told to withhold an answer."""
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -62,10 +65,10 @@ class Prediction:
     """The answer for one input: a row of `predictions.csv`.
 
     `probability` is the calibrated probability of pneumonia in [0, 1]; `prediction` is a class
-    name; with `threshold` they are `None` unless `status` is `ok`. `input_score` ≥ 0 tells how
-    unlike the training images the input is, or how much better it would fit turned or inverted:
-    above 1 it is refused. It is given for refused inputs too, `None` where it was not measured.
-    `detail` explains a reason in words.
+    name or `uncertain`; with `threshold` they are `None` unless `status` is `ok`. `input_score` ≥ 0
+    tells how unlike the training images the input is, or how much better it would fit turned or
+    inverted: above 1 it is refused. It is given for refused inputs too, `None` where it was not
+    measured. `detail` explains a reason in words.
     """
 
     path: str

@@ -122,6 +122,48 @@ def claim_folder(folder: Path) -> None:
     probe.unlink()
 
 
+def open_alone(path: Path) -> IO[bytes]:
+    """Open a file for reading and writing, made if it is not there, that no other process has so.
+
+    The lock is the system's (flock(2)): it ends with the process, however that ends. Where the
+    system or the file system has no such locks there is none.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: it can't be made or opened.
+    """
+    while True:
+        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        try:
+            _lock(stream)
+            if _is_open_in(stream, path):
+                return stream
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()  # whoever had it removed it meanwhile: this is no file of that name any more
+
+
+def _is_open_in(stream: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(stream: IO[bytes]) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return
+
+
 def leftovers(folder: Path) -> list[Path]:
     """What a killed process left half-written in `folder`: names as `temporary_beside` gives."""
     return sorted(folder.glob(".*.tmp"))

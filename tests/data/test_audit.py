@@ -129,6 +129,8 @@ def test_findings_name_everything_the_gravest_first(found: Audit) -> None:
         ("warning", "unreadable"),
         ("warning", "shortcut"),
         ("note", "identical_same_patient"),
+        ("note", "splits_alike"),
+        ("note", "labels_not_judged"),
         ("note", "class_balance"),
     }
     ranks = [["problem", "warning", "note"].index(f.severity) for f in found.findings]

@@ -119,6 +119,21 @@ def test_jpeg_baseline_is_decoded_as_by_libjpeg() -> None:
     same(read_bytes(encapsulated(dataset, stream, JPEGBaseline8Bit), "x"), expected / 255)
 
 
+@pytest.mark.parametrize("filling", [b"", b"\x00", b"\xff", b"\xff\x00\x00"])
+def test_what_fills_up_a_stream_is_no_part_of_it(filling: bytes) -> None:
+    # PS3.5 A.4: fragments are of even length.
+    stream = imagecodecs.jpeg8_encode(GREY12, lossless=True, bitspersample=12)
+    content = encapsulated(twelve(), stream + filling, JPEGLosslessSV1)
+    same(read_bytes(content, "x"), stretched(GREY12))
+
+
+def test_a_preamble_may_be_that_of_a_tiff() -> None:
+    # PS3.10 7.1; the file is both.
+    content = dicom(twelve())
+    both = b"II*\x00" + (1 << 20).to_bytes(4, "little") + content[8:]
+    same(read_bytes(both, "x"), stretched(GREY12))
+
+
 def test_jpeg_extended_of_12_bits() -> None:
     stream = imagecodecs.jpeg8_encode(GREY12, level=98, bitspersample=12)
     image = read_bytes(encapsulated(twelve(**WHOLE), stream, JPEGExtended12Bit), "x")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from pneumoscope.errors import ManifestError
-from pneumoscope.inference.inputs import expand
+from pneumoscope.inference import inputs
+from pneumoscope.inference.inputs import FileList
+
+
+def expand(paths: list[Path]) -> list[Path]:
+    """The names, as paths again, all at once."""
+    return [Path(name) for name in inputs.expand(paths)]
 
 
 def test_folders_are_searched_in_order_without_hidden_files(tmp_path: Path) -> None:
@@ -51,6 +59,8 @@ def test_csv_columns_and_lines_are_read_leniently(tmp_path: Path) -> None:
     table = tmp_path / "LIST.CSV"
     table.write_bytes(b'Label, Path \r\n\r\n1,"a, b.png"\r\n0, c.png\r\n')
     assert expand([table]) == [tmp_path / "a, b.png", tmp_path / "c.png"]
+    table.write_bytes(b"path\ns3://films/a.png\n")
+    assert list(inputs.expand([table])) == ["s3://films/a.png"]
     table.write_bytes(b"")
     assert expand([table]) == []
 
@@ -75,14 +85,14 @@ def test_what_cant_be_looked_at_stays_in_the_list(
     assert expand([long, null]) == [long, null]
     (tmp_path / "closed").mkdir()
     (tmp_path / "open.png").touch()
-    real = Path.iterdir
+    real = os.listdir
 
-    def iterdir(path: Path):  # type: ignore[no-untyped-def]
+    def listdir(path: Path) -> list[str]:
         if path.name == "closed":
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "listdir", listdir)
     assert expand([tmp_path]) == [tmp_path / "closed", tmp_path / "open.png"]
 
 
@@ -90,3 +100,81 @@ def test_an_image_named_csv_is_an_image(tmp_path: Path) -> None:
     picture = tmp_path / "picture.csv"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR")
     assert expand([picture]) == [picture]
+
+
+PATTERNS = [
+    ("*.png", ["a.png", "b.png"]),
+    ("?.jpeg", ["a.jpeg"]),
+    ("[!a].png", ["b.png"]),
+    ("*/*.png", ["sub/c.png"]),
+    ("s*", ["sub/c.png", "sub/deep/d.png"]),
+    ("**/*.png", ["a.png", "b.png", "sub/c.png", "sub/deep/d.png"]),
+    ("**/deep/*", ["sub/deep/d.png"]),
+    ("sub/**", ["sub/c.png", "sub/deep/d.png"]),
+    ("s*/**/d.png", ["sub/deep/d.png"]),
+]
+
+
+@pytest.mark.parametrize(("pattern", "wanted"), PATTERNS)
+def test_a_pattern_means_the_files_that_fit(
+    tmp_path: Path, pattern: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "a.jpeg", "b.png", ".c.png", "sub/c.png", "sub/deep/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "sub" / "deep" / "loop").symlink_to(tmp_path / "sub")
+    found = expand([tmp_path / pattern])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == wanted
+    monkeypatch.chdir(tmp_path)
+    assert [path.as_posix() for path in expand([Path(pattern)])] == wanted
+
+
+def test_a_pattern_that_fits_nothing_is_named_itself(tmp_path: Path) -> None:
+    patterns = [tmp_path / "*.png", tmp_path / "none" / "**" / "x?", Path("a\0*.png")]
+    assert expand(patterns) == patterns
+
+
+def test_a_file_whose_name_has_brackets_is_that_file(tmp_path: Path) -> None:
+    for name in ("film[1].png", "film1.png"):
+        (tmp_path / name).touch()
+    assert expand([tmp_path / "film[1].png"]) == [tmp_path / "film[1].png"]
+
+
+def test_a_list_gives_its_names_again_and_from_any_on(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(b"caf\xe9.png"))
+    paths = [Path("a\nb.png"), Path("n\0l.png"), odd, tmp_path / "journal", Path("a\nb.png")]
+    with FileList(map(str, paths), without=tmp_path / "journal") as files:
+        wanted = [str(path) for path in paths if path.name != "journal"]
+        assert len(files) == 4
+        assert list(files) == list(files) == wanted
+        assert list(files.after(3)) == wanted[3:]
+        assert list(files.after(4)) == []
+        digest = files.digest
+    with FileList(map(str, paths[:3] + paths[4:])) as same, FileList(map(str, paths[1:])) as other:
+        assert digest == same.digest != other.digest
+
+
+def test_a_list_is_of_what_was_there_when_it_was_made(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    with FileList(inputs.expand([tmp_path])) as files:
+        (tmp_path / "b.png").touch()
+        assert list(files) == [str(tmp_path / "a.png")]
+
+
+def test_memory_does_not_grow_with_the_names() -> None:
+    count = 60_000
+    tracemalloc.start()
+    with FileList(f"films/{k:060}.png" for k in range(count)) as files:
+        assert sum(1 for _ in files) == count
+        peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 * count  # the names alone have 70 bytes each, as strings 120
+
+
+def test_names_come_one_by_one(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("path,label\nx.png,1\n ,1\n")
+    names = inputs.expand([table])
+    assert next(names) == str(tmp_path / "x.png")
+    with pytest.raises(ManifestError, match="row 3"):
+        next(names)

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.inference import overlay
 from pneumoscope.inference.overlay import film_png, fit_map, heatmap_name, overlay_png
+from pneumoscope.inference.png import encode_png
 
 CORNER = np.zeros((7, 7), np.float32)
 CORNER[0, 0] = 3.0
@@ -43,10 +45,33 @@ def test_a_map_of_zeros_leaves_the_film_grey() -> None:
 def test_colours_mark_the_peak_and_large_films_shrink() -> None:
     grey = np.full((3000, 1500), 0.5, np.float32)
     picture = np.asarray(Image.open(io.BytesIO(overlay_png(grey, CORNER, PreprocessConfig()))))
-    assert picture.shape == (1024, 512, 3)
+    assert picture.shape == (512, 256, 3)
     assert picture[5, 5, 0] > picture[5, 5, 2] + 30
     assert abs(int(picture[-5, -5, 0]) - int(picture[-5, -5, 2])) <= 1
-    assert Image.open(io.BytesIO(film_png(grey))).size == (512, 1024)
+    assert Image.open(io.BytesIO(film_png(grey))).size == (256, 512)
+
+
+def test_an_overlay_is_film_and_colour_by_the_heat() -> None:
+    """Worked out for each pixel in floating point, as the table of colours stands for."""
+    grey = np.random.default_rng(0).random((40, 50)).astype(np.float32)
+    cam = np.random.default_rng(1).random((5, 5)).astype(np.float32)
+    picture = np.asarray(Image.open(io.BytesIO(overlay_png(grey, cam, PreprocessConfig()))))
+    heat = fit_map(cam, grey.shape, PreprocessConfig())
+    steps = np.linspace(0, 1, len(overlay._RAMP))
+    for channel in range(3):
+        opacity = overlay._OPACITY * heat
+        colour = np.interp(heat, steps, overlay._RAMP[:, channel])
+        wanted = 255 * (grey * (1 - opacity) + colour * opacity)
+        np.testing.assert_allclose(picture[..., channel], wanted, atol=1.5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (64, 48, 3), (1, 5, 3)])
+def test_a_png_reads_back_as_it_was(shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(2).integers(0, 256, shape, dtype=np.uint8)
+    found = Image.open(io.BytesIO(encode_png(image)))
+    found.verify()  # checksums
+    read = np.asarray(Image.open(io.BytesIO(encode_png(image))))
+    np.testing.assert_array_equal(read, image)
 
 
 def test_heatmap_names_differ_and_stay_short() -> None:

@@ -6,6 +6,8 @@ import csv
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import polars
@@ -182,7 +184,7 @@ def test_a_full_disk_doubles_no_row(tmp_path: Path) -> None:
     full = Full(journal._stream)
     journal._stream = full
     with pytest.raises(OSError, match="No space"):
-        journal._flush()
+        journal.flush()
     full.full = False
     for row in ROWS[1:]:
         journal.add(row)
@@ -195,3 +197,36 @@ def test_no_rows_make_an_empty_table(tmp_path: Path) -> None:
     for suffix in (".csv", ".jsonl", ".parquet"):
         write_predictions(tmp_path / f"p{suffix}", [])
         assert rows_of(tmp_path / f"p{suffix}") == []
+
+
+def test_two_runs_dont_share_a_table(tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    journal = Journal(out, "o", resume=False)
+    journal.add(ROWS[0])
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=r"another process is writing it.* give another file"):
+            Journal(out, "o", resume=resume)
+    Journal(tmp_path / "q.csv", "o", resume=False).close()
+    journal.finish()
+    assert len(rows_of(out)) == 1
+    Journal(out, "o", resume=False).close()
+
+
+def test_a_killed_run_keeps_its_table_from_nobody(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from pneumoscope.inference.table import Journal\n"
+        "journal = Journal(Path(sys.argv[1]), 'o', resume=False)\n"
+        "print('open', flush=True); time.sleep(60)\n"
+    )
+    out = tmp_path / "p.csv"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UsageError, match="another process"):
+            Journal(out, "o", resume=True)
+        process.kill()
+        process.wait()
+        Journal(out, "o", resume=True).close()

@@ -110,3 +110,14 @@ def test_names_can_not_change_the_markdown(content: ModelCardContent) -> None:
 def test_same_content_gives_the_same_text(content: ModelCardContent) -> None:
     assert model_card(content) == model_card(content)
     assert model_card(content).endswith("\n")
+
+
+def test_the_hub_client_reads_the_card_and_its_results(content: ModelCardContent) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    card = huggingface_hub.ModelCard(model_card(content))
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found == {"roc_auc": 0.9931, "specificity": 0.9452}
+    assert card.data.model_name == 'frozen "A" model'
+    assert card.data.license == "apache-2.0"
+    again = huggingface_hub.ModelCard(str(card))
+    assert again.data.to_dict() == card.data.to_dict()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.graph import runner
 from pneumoscope.graph.architecture import BACKBONE_WIDTH, BOUNDARIES
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training import extractor as extractors
@@ -115,7 +116,8 @@ def test_fingerprints_tell_weights_boundaries_and_engines_apart(backbone) -> Non
 def test_the_engine_is_chosen_by_the_machine(
     backbone, precision: str, fast: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extractors, "has_fast_bfloat16", lambda: fast)
+    has = frozenset({"BF16"} if fast else ())
+    monkeypatch.setattr(extractors, "capabilities", lambda: has)
     monkeypatch.setattr(extractors, "has_gpu", lambda: False)
     found = frozen_extractor(backbone, None, precision)
     assert isinstance(found, EngineExtractor)
@@ -130,7 +132,7 @@ def test_nothing_is_compiled_before_a_row_is_wanted(
     def never(*_: object) -> None:
         raise AssertionError("compiled")
 
-    monkeypatch.setattr(extractors, "compile_model", never)
+    monkeypatch.setattr(runner, "compile_model", never)
     extractor = EngineExtractor(backbone, BOUNDARIES["conv5"])
     assert extractor.shape == (2, 2, 6)
     assert extractor.fingerprint

@@ -38,7 +38,9 @@ class MeanBackend:
 
 @pytest.fixture(autouse=True)
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "load", lambda model, **_: Predictor(MANIFEST, MeanBackend()))
+    monkeypatch.setattr(
+        Predictor, "load", lambda model, *_, **__: Predictor(MANIFEST, MeanBackend())
+    )
 
 
 def film(path: Path, level: int) -> Path:
@@ -126,7 +128,7 @@ def test_a_file_in_place_of_a_folder_is_found_before_the_work(
 ) -> None:
     path = film(tmp_path / "x.png", 90)
     monkeypatch.setattr(
-        Predictor, "load", lambda model, **_: pytest.fail("worked before it looked")
+        Predictor, "load", lambda model, *_, **__: pytest.fail("worked before it looked")
     )
     place = tmp_path / "x.png" / ("p.csv" if option == "--out" else "maps")
     document = answered(capsys, "predict", path, option, place, code=2)
@@ -179,7 +181,13 @@ def test_unreadable_images_are_counted_and_stand_in_no_metric(
     rows = rows_of(out / "predictions.csv")
     assert [row["status"] for row in rows] == ["ok", "refused", "ok", "ok"]
     assert len(rows_of(out / "labels.csv")) == 4
-    assert "8.png" in (out / "report.html").read_text(encoding="utf-8")
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "8.png" in report
+    assert "4 X-rays of 4 patients were evaluated and 1 got no answer (not an image 1)." in report
+    assert "not an image: 1" in (out / "figures" / "flow.svg").read_text(encoding="utf-8")
+    checklist = (out / "checklist.html").read_text(encoding="utf-8")
+    assert "Here: not an image (1)." in checklist
+    assert "3 X-rays of 3 patients" in checklist
     for k in range(4):
         (tmp_path / "d" / f"{9 - k}.png").write_bytes(b"text")
     failed = answered(capsys, "evaluate", data, "--out", out, code=3)

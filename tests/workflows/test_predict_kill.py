@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
+import importlib.util
 import sys
-import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,13 +22,13 @@ CHUNK = 10
 SLOWLY = f"""
 import sys, time
 from pneumoscope.cli import main
-from pneumoscope.inference import predictor, table
+from pneumoscope.inference import decoding, table
 table._CHUNK_ROWS = {CHUNK}
-real = predictor.read_image
+real = decoding.read_image
 def slow(*a):
     time.sleep(0.01)
     return real(*a)
-predictor.read_image = slow
+decoding.read_image = slow
 main()
 """
 
@@ -46,28 +45,30 @@ def films(tmp_path: Path) -> Path:
     return folder
 
 
-def lines(partial: Path) -> int:
-    return partial.read_bytes().count(b"\n") if partial.exists() else 0
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+    specification = importlib.util.spec_from_file_location("kills_script", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[module.__name__] = module  # where dataclasses look their annotations up
+    specification.loader.exec_module(module)
+    return module
 
 
-def test_killed_and_resumed(films: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed(films: Path, tmp_path: Path, script: ModuleType) -> None:
     model = str(small_bundle(tmp_path / "model").folder)
     # Among the films, where neither may be taken for one when the run is gone on with.
     out, partial = films / "p.csv", films / "p.csv.partial"
     command = ["predict", str(films), "--model", model, "--out", str(out), "--resume", "-q"]
-    generator = np.random.default_rng(1)
-    kills = 0
-    for _ in range(3):
-        before = lines(partial)
-        with subprocess.Popen([sys.executable, "-c", SLOWLY, *command]) as process:
-            while lines(partial) < before + CHUNK and process.poll() is None:
-                time.sleep(0.01)
-            time.sleep(generator.uniform(0, 0.3))
-            process.send_signal(signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
-    assert kills == 3
+    moments = np.random.default_rng(1).uniform(0, 0.3, 3)
+    kills = list(
+        script.kill_one_by_one([sys.executable, "-c", SLOWLY, *command], partial, moments, CHUNK)
+    )
+    assert [kill.alive for kill in kills] == [True, True, True]
     assert not out.exists()
-    assert 3 * CHUNK < lines(partial) < FILMS
+    assert 3 * CHUNK <= script.rows_in(partial) == kills[-1].rows < FILMS
     document, _, _ = run_prediction([films], model, out, None, SILENT, resume=True)
     assert document["resumed_after"] >= 3 * CHUNK
     assert document["counts"] == {"ok": FILMS - 1, "refused": 1, "error": 0}

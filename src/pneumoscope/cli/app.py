@@ -16,8 +16,11 @@ from pneumoscope.cli import (
     check_commands,
     data_commands,
     delivery_commands,
+    evidence_commands,
     look_commands,
     model_commands,
+    serve_command,
+    stress_command,
 )
 from pneumoscope.cli.options import TERMINAL, begin
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
@@ -36,8 +39,11 @@ app = typer.Typer(
 _data = typer.Typer(help="Get, check and split images; draw synthetic ones.", no_args_is_help=True)
 look_commands.register(app)
 model_commands.register(app)
+evidence_commands.register(app)
+stress_command.register(app)
 check_commands.register(app)
 delivery_commands.register(app)
+serve_command.register(app)
 data_commands.register(_data)
 app.add_typer(_data, name="data")
 
@@ -85,7 +91,11 @@ def _interruption(arguments: Sequence[str]) -> InterruptedRunError:
 def _begun(arguments: Sequence[str]) -> bool:
     """Whether the command got as far as having something to resume."""
     named = Path(dict(pairwise(arguments)).get("--out", ""))
-    marks = {"train": named / "config.toml", "predict": Path(f"{named}.partial")}
+    marks = {
+        "train": named / "config.toml",
+        "predict": Path(f"{named}.partial"),
+        "stress": named / "answers.jsonl",
+    }
     mark = marks.get("".join(arguments[:1]))
     return mark is not None and mark.is_file()
 

@@ -1,4 +1,4 @@
-"""`pneumoscope data …`: download, audit, split, phantom."""
+"""`pneumoscope data …`: download, adopt, audit, split, phantom."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
-from pneumoscope.config import SplitConfig, replace_from
+from pneumoscope.config import AdoptConfig, SplitConfig, replace_from
 
 DataArgument = Annotated[
     Path,
@@ -30,6 +30,7 @@ class PhantomFormat(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the commands to the `data` group."""
     command(app, "download")(download)
+    command(app, "adopt")(adopt)
     command(app, "audit")(audit)
     command(app, "split")(split)
     command(app, "phantom")(phantom)
@@ -54,19 +55,51 @@ def download(
     return Outcome(*run_download(source, out, sha256, TERMINAL.progress))
 
 
+@settings(AdoptConfig, "min_age", "max_age", "view", "others", "uncertain", "splits")
+@settings(AdoptConfig, "table", "columns", "pneumonia", "normal")
+def adopt(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="rsna, nih, chexpert, vindr-pcxr, padchest or csv"),
+    ],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="the data set as its owner distributes it")
+    ],
+    out: Annotated[Path, typer.Option(metavar="manifest.csv", help="the manifest to write")],
+    **options: Any,
+) -> Outcome:
+    """Turn a public data set into a manifest that `evaluate` takes; says what is left out.
+
+    Example: pneumoscope data adopt nih ChestX-ray14 --out ChestX-ray14/children.csv --max-age 5
+    """
+    from pneumoscope.workflows.adopt import run_adoption
+
+    config = replace_from(AdoptConfig(), **options)
+    return Outcome(*run_adoption(name, folder, out, config, TERMINAL.progress))
+
+
 def audit(
     data: DataArgument,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder for audit.html and audit.json")
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="judge labels by a model's answers for these films"),
+    ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option("--pictures/--no-pictures", help="show doubtful films in the page"),
+    ] = True,
 ) -> Outcome:
-    """Look for what makes results wrong: unreadable files, duplicates, shared patients, shortcuts.
+    """Look for what makes results wrong: duplicates, shared patients, shortcuts, shift, odd labels.
 
     Example: pneumoscope data audit chest_xray --out audit
     """
     from pneumoscope.workflows.data import run_audit
 
-    return Outcome(*run_audit(data, out, TERMINAL.progress))
+    found = run_audit(data, out, TERMINAL.progress, predictions, pictures=pictures)
+    return Outcome(*found)
 
 
 @settings(SplitConfig, "val", "test", "by", "seed")

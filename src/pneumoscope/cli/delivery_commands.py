@@ -1,15 +1,19 @@
-"""`pneumoscope export`: take a model elsewhere."""
+"""`pneumoscope export`, `certify`, `node`: a model elsewhere, faster, or for others to ask."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pneumoscope.cli.model_commands import ModelOption
-from pneumoscope.cli.options import TERMINAL, Outcome, command
+from pneumoscope.cli.data_commands import DataArgument
+from pneumoscope.cli.model_commands import ModelOption, SplitChoice
+from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
+from pneumoscope.config import NodeConfig, replace_from
+from pneumoscope.errors import UsageError
 
 
 class TargetChoice(StrEnum):
@@ -22,6 +26,8 @@ class TargetChoice(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "export")(export)
+    command(app, "node")(node)
+    command(app, "certify")(certify)
 
 
 def export(
@@ -40,3 +46,56 @@ def export(
 
     target: Any = to.value
     return Outcome(*run_export(model, target, out, check, TERMINAL.progress))
+
+
+_NODE_SETTINGS = [f.name for f in fields(NodeConfig) if f.name != "callers"]
+
+
+@settings(NodeConfig, *_NODE_SETTINGS)
+def node(
+    model: ModelOption = "default",
+    callers: Annotated[
+        str | None,
+        typer.Option(metavar="AET,AET,…", help="AE titles that may call (default: every one)"),
+    ] = None,
+    **options: Any,
+) -> Outcome:
+    """Run as a DICOM node: films in by C-STORE, reports and heatmaps out by C-STORE.
+
+    Example: pneumoscope node --aet PNEUMOSCOPE --port 11112 --forward PACS@10.0.0.5:104
+    """
+    from pneumoscope.workflows.node import run_node
+
+    allowed = tuple(title.strip() for title in callers.split(",")) if callers else None
+    config = replace_from(NodeConfig(), callers=allowed, **options)
+    return Outcome(*run_node(config, model))
+
+
+def certify(
+    data: DataArgument,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="a bundle, a run folder, or 'default'")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="where to write it; else over the model")
+    ] = None,
+    split: Annotated[SplitChoice, typer.Option(help="images to compare on")] = SplitChoice.val,
+    precision: Annotated[
+        str, typer.Option(metavar="bf16,int8", help="what to certify")
+    ] = "bf16,int8",
+) -> Outcome:
+    """Let a model answer in bfloat16 or int8 where that is faster and it answers alike on DATA.
+
+    int8 is calibrated on the training images. What changes more than 2 decisions in 1,000, or moves
+    the AUC by more than 0.001, is refused.
+
+    Example: pneumoscope certify split.csv --model runs/a
+    """
+    from pneumoscope.workflows.certify import LOWER, run_certify
+
+    names = [name.strip() for name in precision.split(",")]
+    asked = [name for name in LOWER if name in names]
+    if not asked or set(names) - set(asked):
+        raise UsageError(f"--precision: found {precision!r}, wanted some of {', '.join(LOWER)}")
+    found = run_certify(data, model, out, split.value, asked, TERMINAL.progress)
+    return Outcome(*found)

@@ -12,6 +12,7 @@ import typer
 from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
 from pneumoscope.config import (
+    BatchConfig,
     FitConfig,
     IntervalConfig,
     TrainConfig,
@@ -125,9 +126,13 @@ def evaluate(
     return Outcome(*found)
 
 
+@settings(BatchConfig, "engine", "workers", "precision")
 def predict(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="files, folders, or a CSV of paths")
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="files, folders, patterns in quotes, or a CSV of paths"
+        ),
     ],
     model: ModelOption = "default",
     out: Annotated[
@@ -142,7 +147,12 @@ def predict(
     strict: Annotated[
         bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
     ] = False,
+    dicom_out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for a DICOM SR and capture of every DICOM input"),
+    ] = None,
     input_check: CheckOption = True,
+    **options: Any,
 ) -> Outcome:
     """Answer for images: one row each, with a reason where there is no answer.
 
@@ -150,6 +160,7 @@ def predict(
     """
     from pneumoscope.workflows.predict import run_prediction
 
+    batch = replace_from(BatchConfig(strict=strict, input_check=input_check), **options)
     found = run_prediction(
         paths,
         model,
@@ -157,7 +168,7 @@ def predict(
         heatmaps,
         TERMINAL.progress,
         resume=resume,
-        strict=strict,
-        input_check=input_check,
+        dicom_out=dicom_out,
+        batch=batch,
     )
     return Outcome(*found)

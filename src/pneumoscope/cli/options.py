@@ -69,7 +69,9 @@ def settings(kind: type, *names: str) -> Callable[[Command], Command]:
         hints = typing.get_type_hints(kind)
         extra = []
         for name in names:
-            help_text = f"{by_name[name].metadata['help']} (default {by_name[name].default})"
+            default = by_name[name].default
+            told = "" if default in ("", None) else f" (default {default})"
+            help_text = f"{by_name[name].metadata['help']}{told}"
             flag = f"--{name.replace('_', '-')}"
             optional: Any = hints[name] | None
             option = typer.Option(flag, help=help_text)

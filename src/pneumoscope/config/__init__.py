@@ -1,12 +1,18 @@
 """Settings: every default, the recipes made of them, and how they are read and checked.
 
+node.py      settings of the DICOM node
 stages.py    one frozen dataclass per stage: every setting, its default, range and help
+evidence.py  how operating points are planned and models compared
 recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
+adopting.py  which films of a public data set are kept
 reading.py   from and to TOML
 """
 
 from __future__ import annotations
 
+from pneumoscope.config.adopting import AdoptConfig
+from pneumoscope.config.evidence import CompareConfig, PlanConfig, PlanTarget
+from pneumoscope.config.node import NodeConfig
 from pneumoscope.config.reading import (
     check_ranges,
     from_dict,
@@ -20,6 +26,7 @@ from pneumoscope.config.reading import (
 from pneumoscope.config.recipes import RECIPES, training_config
 from pneumoscope.config.stages import (
     AugmentConfig,
+    BatchConfig,
     DistortConfig,
     FinetuneConfig,
     FitConfig,
@@ -28,23 +35,33 @@ from pneumoscope.config.stages import (
     PreprocessConfig,
     ProvenanceConfig,
     ScratchConfig,
+    ServeConfig,
     SplitConfig,
+    StressConfig,
     ThresholdConfig,
     TrainConfig,
 )
 
 __all__ = [
     "RECIPES",
+    "AdoptConfig",
     "AugmentConfig",
+    "BatchConfig",
+    "CompareConfig",
     "DistortConfig",
     "FinetuneConfig",
     "FitConfig",
     "IntervalConfig",
     "LimitsConfig",
+    "NodeConfig",
+    "PlanConfig",
+    "PlanTarget",
     "PreprocessConfig",
     "ProvenanceConfig",
     "ScratchConfig",
+    "ServeConfig",
     "SplitConfig",
+    "StressConfig",
     "ThresholdConfig",
     "TrainConfig",
     "check_ranges",

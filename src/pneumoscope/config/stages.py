@@ -19,7 +19,7 @@ class LimitsConfig:
     """What an image file may cost before a pixel of it is decoded."""
 
     max_bytes: int = option(256 << 20, "largest file, bytes")
-    max_pixels: int = option(50_000_000, "most pixels, read from the header")
+    max_pixels: int = option(50_000_000, "most pixels, read from the header", 1)
     max_side: int = option(16_384, "longest side, pixels")
     min_side: int = option(32, "shortest side, pixels")
     max_aspect: float = option(
@@ -168,6 +168,66 @@ class IntervalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """How `predict` goes through many files."""
+
+    engine: Literal["local", "ray"] = option(
+        "local", "what does the work: this machine, or a Ray cluster, which reads URLs too"
+    )
+    workers: int = option(0, "processes that read images, on each machine; 0 for threads", 0, 1024)
+    precision: Literal["auto", "f32", "bf16", "int8"] = option(
+        "auto", "what is computed in; auto: the fastest that is certified for the model, here"
+    )
+    input_check: bool = option(True, "refuse what is no chest X-ray, where the model can tell")
+    strict: bool = option(False, "an input without an answer is a failure")
+
+
+@dataclass(frozen=True, slots=True)
+class StressConfig:
+    """How a model is stressed, and what it may lose."""
+
+    limit: int = option(500, "most images: whole patients, drawn by class", 2)
+    seed: int = option(0, "seed of the draw, of noise and of photographs", 0, _MOST_SEED)
+    largest_fall: float = option(
+        0.05, "largest fall of sensitivity or specificity at a plausible strength", 0, 1
+    )
+    longest_side: int = option(
+        512, "films longer than this are shrunk before they are changed, pixels", 32, 16_384
+    )
+    shortcuts: bool = option(True, "ask as well whether it reads the lungs at all")
+    ring: float = option(0.125, "shortcuts: width of the outer ring, share of each side", 0, 0.49)
+    lung_quality: float = option(
+        0.5, "shortcuts: films whose lungs are found less surely than this are left out", 0, 1
+    )
+    folds: int = option(5, "shortcuts: folds in which the controls are trained", 2)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """How a model answers over HTTP, and what a request may cost."""
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all of this machine's")
+    port: int = option(8000, "port to listen on; 0: a free one", 0, 65_535)
+    workers: int = option(12, "films in memory as pixels, read and answered for at once", 1, 64)
+    waiting: int = option(52, "requests taken on beyond those; more get 503", 0)
+    longest_wait: float = option(
+        2.0, "a request that would have to wait longer for its answer gets 503, seconds", 0
+    )
+    timeout: float = option(30.0, "a request may take, seconds", 0)
+    stop_timeout: float = option(30.0, "requests under way may take after SIGTERM, seconds", 0)
+    max_upload: int = option(64 << 20, "largest file, bytes", 1)
+    max_files: int = option(200, "most files of one request", 1)
+    max_held: int = option(512 << 20, "all requests under way together, bytes", 1)
+    rate: float = option(0.0, "requests per second of one client address; 0: any number", 0)
+    burst: int = option(20, "requests at once before the rate counts", 1)
+    api_key_file: str = option(
+        "", "keys that requests must bring in X-API-Key, one per line; or $PNEUMOSCOPE_API_KEY"
+    )
+    tls_certificate: str = option("", "certificate chain, PEM: answers over HTTPS alone")
+    tls_key: str = option("", "its private key, PEM")
+
+
+@dataclass(frozen=True, slots=True)
 class ProvenanceConfig:
     """Which data a run was made from; filled in by `train`, checked by `--resume`."""
 
@@ -193,6 +253,9 @@ class TrainConfig:
     )
     kinds: float = option(
         0.0, "scratch: weight of asking for the kind of pneumonia too, where data tell; 0: not", 0
+    )
+    features: Literal["auto", "f32", "bf16"] = option(
+        "auto", "what the frozen part computes in; auto: bfloat16 where the processor has it"
     )
     flip: bool = option(False, "answer for image and mirror image, probabilities averaged")
     backend: Literal["auto", "tensorflow", "torch", "jax"] = option(

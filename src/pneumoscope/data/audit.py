@@ -1,15 +1,15 @@
 """An audit of a data set: what would make a result on it wrong.
 
-Comes in: an indexed data set. Goes out: an `Audit` of frozen records. Each image is decoded once;
-kept of it are a few numbers, a 64-bit perceptual hash and a 32×32 thumbnail (1 KiB).
-Knows nothing of models or pages.
+Comes in: an indexed data set, and a model's probabilities if there are any. Goes out: an `Audit` of
+frozen records. Each image is decoded once; kept of it are a few numbers, a 64-bit perceptual hash
+and a 32×32 thumbnail (1 KiB). Knows nothing of models or pages.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ from pneumoscope.data.audit_record import (
     Unreadable,
 )
 from pneumoscope.data.duplicates import NearPair, connected_groups, near_pairs
+from pneumoscope.data.evidence import gather_evidence
+from pneumoscope.data.evidence_findings import evidence_findings
+from pneumoscope.data.films import THUMBNAIL_SIDE, Films
 from pneumoscope.data.findings import findings_of
 from pneumoscope.data.patients import natural_key
 from pneumoscope.errors import ImageRefusedError, Reason
@@ -39,7 +42,6 @@ from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord
 NO_SPLIT = "none"
 
 _THREADS = 2
-_THUMBNAIL_SIDE = 32
 _HASH_SIDE = 8
 
 
@@ -82,6 +84,7 @@ def audit(
     limits: LimitsConfig = _LIMITS,
     progress: Progress = SILENT,
     near: NearConfig = _NEAR,
+    answers: Mapping[Path, float] | None = None,
 ) -> Audit:
     """Look through all images of a data set.
 
@@ -94,6 +97,8 @@ def audit(
         limits: what the reader of images refuses.
         progress: told of each image.
         near: when two images count as near duplicates.
+        answers: a model's probability of pneumonia by path, to review labels by; without them
+            classifiers on thumbnails judge.
 
     Returns:
         What was found; unreadable images are part of it, never an error.
@@ -116,12 +121,23 @@ def audit(
     separations = distributions.separations(numbers, cells)
     per_patient = Counter(Counter(record.patient for record in records).values())
     odd = tuple(Finding("warning", "index", text) for text in dataset.warnings)
+    films, readable = _films(records, members, measured)
+    given = None
+    if answers is not None:
+        given = np.array([answers.get(records[k].path, np.nan) for k in readable], np.float64)
+    evidence = gather_evidence(films, given, progress)
     return Audit(
         root=str(dataset.root),
         images=len(records),
         patients=len({record.patient for record in records}),
         findings=findings_of(
-            groups, unreadable, (*identical, *close), stopped, shared, separations, odd
+            groups,
+            unreadable,
+            (*identical, *close),
+            stopped,
+            shared,
+            separations,
+            (*odd, *evidence_findings(evidence)),
         ),
         groups=groups,
         unreadable=unreadable,
@@ -134,6 +150,7 @@ def audit(
         edges=spread.edges,
         distributions=spread.distributions,
         separations=separations,
+        evidence=evidence,
     )
 
 
@@ -159,6 +176,27 @@ def _table(measured: Sequence[_Readable | ImageRefusedError]) -> npt.NDArray[np.
     return np.array(rows, dtype=np.float64).reshape(len(measured), columns)
 
 
+def _films(
+    records: Sequence[ImageRecord],
+    members: Sequence[Member],
+    measured: Sequence[_Readable | ImageRefusedError],
+) -> tuple[Films, list[int]]:
+    """The readable images, and their places among `records`."""
+    found = [(place, m) for place, m in enumerate(measured) if isinstance(m, _Readable)]
+    places = [place for place, _ in found]
+    pixels = THUMBNAIL_SIDE * THUMBNAIL_SIDE
+    films = Films(
+        thumbnails=np.array([m.thumbnail for _, m in found], np.uint8).reshape(-1, pixels),
+        numbers=_table([m for _, m in found]),
+        labels=np.array([records[place].label for place in places], np.int64),
+        patients=np.array([records[place].patient for place in places], np.str_),
+        splits=np.array([members[place].split for place in places], np.str_),
+        digests=tuple(m.sha256 for _, m in found),
+        members=tuple(members[place] for place in places),
+    )
+    return films, places
+
+
 def _measure(record: ImageRecord, limits: LimitsConfig) -> _Readable | ImageRefusedError:
     from imagehash import phash
     from PIL import Image
@@ -174,9 +212,7 @@ def _measure(record: ImageRecord, limits: LimitsConfig) -> _Readable | ImageRefu
         return ImageRefusedError(str(record.path), Reason.NOT_FOUND, str(error.strerror))
     pixels = image.pixels
     grey = np.clip(pixels * np.float32(255.0) + np.float32(0.5), 0, 255).astype(np.uint8)
-    small = Image.fromarray(grey).resize(
-        (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS
-    )
+    small = Image.fromarray(grey).resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     # imagehash scales to 32×32 itself: the thumbnail has that size already and is used as it is.
     bits = np.packbits(phash(small, hash_size=_HASH_SIDE).hash.ravel())
     height, width = pixels.shape

@@ -10,8 +10,10 @@ names; paths are relative to `Audit.root` where they lie below it.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from pneumoscope.data.audit_evidence import Evidence
 
 Severity = Literal["problem", "warning", "note"]
 """`problem`: results would be wrong; `warning`: look into it; `note`: good to know."""
@@ -175,6 +177,7 @@ class Audit:
         edges: bin edges, one entry per quantity.
         distributions: one per quantity, split and class with readable images.
         separations: one per quantity and pair of groups that was compared.
+        evidence: likeness of patients, tests of splits, doubtful labels.
     """
 
     root: str
@@ -192,6 +195,7 @@ class Audit:
     edges: tuple[Edges, ...]
     distributions: tuple[Distribution, ...]
     separations: tuple[Separation, ...]
+    evidence: Evidence = field(default_factory=Evidence)
 
     def edges_of(self, quantity: Quantity) -> tuple[float, ...]:
         """The bin edges of a quantity's histograms; empty if no image was readable."""

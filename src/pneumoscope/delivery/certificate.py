@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.delivery.export import ExportedModel
 from pneumoscope.errors import DataError, ImageRefusedError
-from pneumoscope.evaluation.metrics import auc
+from pneumoscope.evaluation.agreement import compare, correlation, differences, passed_limits
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.progress import SILENT, Progress
@@ -123,27 +123,16 @@ def _asked(
     answer: Answer = predictor.predict_image(grey)
     other = exported.answer(pixels)
     before = answer.prediction.probability
-    same = None if answer.cam is None else _correlation(answer.cam, other.heatmap)
+    same = None if answer.cam is None else correlation(answer.cam, other.heatmap)
     return _Pair(label, float("nan") if before is None else before, other.probability, exact, same)
-
-
-def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
-    """Pearson's; `None` if both are flat, 0 if only one is."""
-    flat = [float(np.ptp(each)) == 0.0 for each in (one, other)]
-    if any(flat):
-        return None if all(flat) else 0.0
-    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
 def _judged(pairs: Sequence[_Pair], asked: int, threshold: float, limits: Limits) -> Certificate:
     labels = np.array([p.label for p in pairs])
     before, after = (np.array([getattr(p, n) for p in pairs]) for n in ("before", "after"))
     exact = np.array([p.exact for p in pairs])
-    apart = np.abs(before - after)
-    apart = np.where(np.isnan(apart), 1.0, apart)  # no number on one side: as far as can be
-    both = len(set(labels.tolist())) == 2 and not np.isnan(before + after).any()
-    aucs = [auc(labels, p) for p in (before, after)] if both else [None, None]
-    seen = [p.correlation for p in pairs if p.correlation is not None]
+    apart = differences(before, after)
+    agreed = compare(labels, before, after, threshold, [p.correlation for p in pairs])
     found: dict[str, Any] = {
         "images": len(pairs),
         "refused": asked - len(pairs),
@@ -151,18 +140,12 @@ def _judged(pairs: Sequence[_Pair], asked: int, threshold: float, limits: Limits
         "largest_difference": float(apart[exact].max(initial=0.0)),
         "mean_difference": float(apart[exact].mean()) if exact.any() else 0.0,
         "largest_rounded_difference": None if exact.all() else float(apart[~exact].max()),
-        "decisions_changed": int(((before >= threshold) != (after >= threshold)).sum()),
-        "auc_before": aucs[0],
-        "auc_after": aucs[1],
-        "heatmap_correlation": min(seen, default=None),
+        "decisions_changed": agreed.decisions_changed,
+        "auc_before": agreed.auc_before,
+        "auc_after": agreed.auc_after,
+        "heatmap_correlation": agreed.heatmap_correlation,
     }
-    return Certificate(**found, limits=limits, failures=_failures(found, limits))
-
-
-def _failures(found: dict[str, Any], limits: Limits) -> tuple[str, ...]:
-    """Each limit that is passed, with what was found and wanted."""
-    shares = 1000.0 * found["decisions_changed"] / found["images"]
-    ends = (found["auc_before"], found["auc_after"])
+    same = agreed.heatmap_correlation
     tests = (
         ("largest difference of probability", found["largest_difference"], limits.probability),
         (
@@ -170,16 +153,16 @@ def _failures(found: dict[str, Any], limits: Limits) -> tuple[str, ...]:
             found["largest_rounded_difference"],
             limits.rounded_probability,
         ),
-        ("decisions changed in 1,000", shares, limits.decisions_per_thousand),
-        ("difference of AUC", None if None in ends else abs(ends[0] - ends[1]), limits.auc),
+        (
+            "decisions changed in 1,000",
+            agreed.decisions_per_thousand,
+            limits.decisions_per_thousand,
+        ),
+        ("difference of AUC", agreed.auc_difference, limits.auc),
         (
             "heatmaps' distance from correlation 1",
-            None if found["heatmap_correlation"] is None else 1 - found["heatmap_correlation"],
+            None if same is None else 1 - same,
             1 - limits.heatmap_correlation,
         ),
     )
-    return tuple(
-        f"{name}: found {value:.3g}, wanted at most {limit:.3g}"
-        for name, value, limit in tests
-        if value is not None and value > limit
-    )
+    return Certificate(**found, limits=limits, failures=passed_limits(tests))

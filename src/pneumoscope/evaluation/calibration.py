@@ -173,6 +173,35 @@ def fit_calibration(
     Raises:
         DataError: shapes differ, a label is not 0 or 1, a logit is not finite.
     """
+    truth, values = _checked_logits(labels, logits)
+    codes, count = patient_codes(patients, truth.size)
+    if truth.min(initial=1) == truth.max(initial=0) or count < 2:
+        return Calibration()
+    losses = held_out_losses(truth, values, patients, seed)
+    best = min(METHODS, key=lambda method: float(losses[method].mean()))
+    chosen = next(
+        method
+        for method in METHODS
+        if _within_one_error(losses[method] - losses[best], codes, count)
+    )
+    fitted = fit_line(chosen, truth, values)
+    return fitted if fitted.slope > 0.0 else Calibration()
+
+
+def held_out_losses(
+    labels: ArrayLike, logits: ArrayLike, patients: Patients, seed: int
+) -> dict[Method, FloatArray]:
+    """Log-loss (n,) of every image under each method, fitted on the patients of other folds.
+
+    Arguments and errors as of `fit_calibration`; there must be at least 2 patients.
+    """
+    truth, values = _checked_logits(labels, logits)
+    codes, count = patient_codes(patients, truth.size)
+    folds = _deal(truth, codes, count, seed)[codes]
+    return {method: _held_out_losses(method, truth, values, folds) for method in METHODS}
+
+
+def _checked_logits(labels: ArrayLike, logits: ArrayLike) -> tuple[IntArray, FloatArray]:
     truth = checked_labels(labels)
     values = np.asarray(logits, dtype=np.float64)
     if values.shape != truth.shape or not np.isfinite(values).all():
@@ -180,19 +209,7 @@ def fit_calibration(
             f"logits: found shape {values.shape} with {np.count_nonzero(~np.isfinite(values))} "
             f"that are not finite, wanted {truth.shape}, all finite. Leave refused images out."
         )
-    codes, count = patient_codes(patients, truth.size)
-    if truth.min(initial=1) == truth.max(initial=0) or count < 2:
-        return Calibration()
-    folds = _deal(truth, codes, count, seed)
-    losses = {method: _held_out_losses(method, truth, values, folds[codes]) for method in METHODS}
-    best = min(METHODS, key=lambda method: float(losses[method].mean()))
-    chosen = next(
-        method
-        for method in METHODS
-        if _within_one_error(losses[method] - losses[best], codes, count)
-    )
-    fitted = _fit(chosen, truth, values)
-    return fitted if fitted.slope > 0.0 else Calibration()
+    return truth, values
 
 
 def assess_calibration(
@@ -276,7 +293,7 @@ def _held_out_losses(
     losses = np.empty(truth.size)
     for fold in np.unique(folds):
         held = folds == fold
-        fitted = _fit(method, truth[~held], logits[~held])
+        fitted = fit_line(method, truth[~held], logits[~held])
         calibrated = fitted.slope * logits[held] + fitted.intercept
         losses[held] = np.logaddexp(0.0, calibrated) - truth[held] * calibrated
     return losses
@@ -290,7 +307,8 @@ def _within_one_error(excess: FloatArray, codes: IntArray, patients: int) -> boo
     return mean <= error
 
 
-def _fit(method: Method, truth: IntArray, logits: FloatArray) -> Calibration:
+def fit_line(method: Method, truth: IntArray, logits: FloatArray) -> Calibration:
+    """One method fitted to all images given, with Platt's targets; see `fit_calibration`."""
     if method == "none":
         return Calibration()
     positives = int(truth.sum())

@@ -30,6 +30,7 @@ from pneumoscope.evaluation.curves import (
     roc_and_precision_recall,
     score_histogram,
 )
+from pneumoscope.evaluation.groups import GroupColumn
 from pneumoscope.evaluation.intervals import (
     BOOTSTRAP_METHOD,
     Patients,
@@ -89,6 +90,7 @@ class Evaluation:
         calibration: slope, intercept, calibration in the large, parts of the Brier score.
         subgroups: sensitivity by subtype (`bacteria`, `virus`), sorted by name.
         classification_report: scikit-learn's text.
+        groups: rates by further columns; filled in by who knows them.
     """
 
     n: int
@@ -110,6 +112,7 @@ class Evaluation:
     calibration: CalibrationAssessment
     subgroups: Mapping[str, SubgroupSensitivity]
     classification_report: str
+    groups: tuple[GroupColumn, ...] = ()
 
     def to_metrics_json(self) -> dict[str, Any]:
         """The document of `metrics.json`: plain values, `None` where undefined, never NaN."""
@@ -150,6 +153,7 @@ class Evaluation:
                 for name, group in self.subgroups.items()
             },
             "classification_report": self.classification_report,
+            "groups": [column.to_dict() for column in self.groups],
         }
 
 
@@ -298,6 +302,7 @@ def _read(document: Mapping[str, Any]) -> Evaluation:
             for name, group in document["subgroups"].items()
         },
         classification_report=str(document["classification_report"]),
+        groups=tuple(GroupColumn.from_dict(column) for column in document.get("groups", ())),
     )
 
 

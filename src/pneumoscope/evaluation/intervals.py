@@ -175,10 +175,10 @@ def bootstrap_metrics(
 
 
 def bootstrap_share(hits: ArrayLike, patients: Patients, config: IntervalConfig) -> Estimate:
-    """A share with its percentile interval over resampled patients.
+    """A share, or a mean of shares, with its percentile interval over resampled patients.
 
     Args:
-        hits: bool, (n,), whether each image counts.
+        hits: (n,), bool, whether each image counts, or float, how much of it does.
         patients: (n,), ids.
         config: level, resamples, seed.
 
@@ -203,16 +203,18 @@ def wilson_interval(successes: int, trials: int, level: float) -> Estimate:
     Returns:
         All `None` without a trial. Never collapses: 20 of 20 at 0.95 is 0.839 to 1.
     """
-    if trials == 0:
-        return Estimate(None)
+    return Estimate(None) if trials == 0 else score_interval(successes / trials, trials, level)
+
+
+def score_interval(share: float, trials: float, level: float) -> Estimate:
+    """Wilson's interval of a share of `trials`, above 0, which need not be whole."""
     z = NormalDist().inv_cdf((1.0 + level) / 2)
-    share = successes / trials
     shrink = 1.0 + z * z / trials
     middle = (share + z * z / (2 * trials)) / shrink
     half = z / shrink * math.sqrt(share * (1.0 - share) / trials + z * z / (4 * trials * trials))
     # Rounding would leave 1e-17 where the interval ends exactly at 0 or 1.
-    low = 0.0 if successes == 0 else middle - half
-    high = 1.0 if successes == trials else middle + half
+    low = 0.0 if share == 0.0 else middle - half
+    high = 1.0 if share == 1.0 else middle + half
     return Estimate(share, low, high)
 
 
@@ -232,25 +234,57 @@ def delong_auc(
     truth, scores = checked_scores(labels, probabilities)
     ids: Patients = np.arange(truth.size) if patients is None else patients
     codes, count = patient_codes(ids, truth.size)
+    if not 0 < truth.sum() < truth.size:
+        return math.nan, math.nan
+    found = auc_components(truth, scores)
+    variance = float(components_covariance(truth, codes, count, (found,))[0, 0])
+    return found.auc, variance if math.isnan(variance) else max(variance, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class AucComponents:
+    """An AUC and what each image contributes to it.
+
+    Attributes:
+        auc: in [0, 1].
+        gain: (m,), of each PNEUMONIA image, the share of NORMAL ones that it beats, less `auc`.
+        loss: (n,), of each NORMAL image, the share of PNEUMONIA ones that beat it, less `auc`.
+    """
+
+    auc: float
+    gain: FloatArray
+    loss: FloatArray
+
+
+def auc_components(truth: IntArray, scores: FloatArray) -> AucComponents:
+    """DeLong's structural components of checked labels and scores of both classes."""
     positive = truth == 1
     m, n = int(positive.sum()), int((~positive).sum())
-    if not m or not n:
-        return math.nan, math.nan
     ranks = _midranks(scores)
-    # The share of the other class that each image beats.
     above = (ranks[positive] - _midranks(scores[positive])) / n
     below = 1.0 - (ranks[~positive] - _midranks(scores[~positive])) / m
     auc = float(above.mean())
-    held = [np.bincount(codes[side], minlength=count) for side in (positive, ~positive)]
-    patients_with = [int(np.count_nonzero(images)) for images in held]
-    if min(patients_with) < 2:
-        return auc, math.nan
-    gain = np.bincount(codes[positive], above - auc, minlength=count)
-    loss = np.bincount(codes[~positive], below - auc, minlength=count)
-    spread = (gain @ gain) * patients_with[0] / ((patients_with[0] - 1) * m * m)
-    spread += (loss @ loss) * patients_with[1] / ((patients_with[1] - 1) * n * n)
-    spread += 2.0 * (gain @ loss) * count / ((count - 1) * m * n)
-    return auc, max(float(spread), 0.0)
+    return AucComponents(auc, above - auc, below - auc)
+
+
+def components_covariance(
+    truth: IntArray, codes: IntArray, patients: int, found: Sequence[AucComponents]
+) -> FloatArray:
+    """Covariance matrix (k, k) of k AUCs on the same images, clustered by patient.
+
+    All NaN with fewer than two patients in either class.
+    """
+    positive = truth == 1
+    m, n = int(positive.sum()), int((~positive).sum())
+    held = [np.bincount(codes[side], minlength=patients) for side in (positive, ~positive)]
+    ill, well = (int(np.count_nonzero(images)) for images in held)
+    if min(ill, well) < 2:
+        return np.full((len(found), len(found)), np.nan)
+    gain = np.array([np.bincount(codes[positive], one.gain, patients) for one in found]) / m
+    loss = np.array([np.bincount(codes[~positive], one.loss, patients) for one in found]) / n
+    covariance: FloatArray = gain @ gain.T * ill / (ill - 1) + loss @ loss.T * well / (well - 1)
+    covariance += (gain @ loss.T + loss @ gain.T) * patients / (patients - 1)
+    return covariance
 
 
 def delong_interval(

@@ -10,23 +10,29 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.graph.densenet import write_average, write_feature_map
+from pneumoscope.graph.precision import INT8_LEVELS, Floats, Ranges, largest_per_output
 from pneumoscope.graph.stored import FloatArray, NetworkArrays
 
 _CONVERTER = "openvino.tools.ovc"
 
-Precision = Literal["f32", "bf16"]
-
 OUTPUTS = ("logit", "cam", "embedding")
+
+_CONVOLUTION = "convolution-"
 
 
 def build_model(
-    networks: Sequence[NetworkArrays], size: int, batch: int, *, flip: bool = False
+    networks: Sequence[NetworkArrays],
+    size: int,
+    batch: int,
+    *,
+    flip: bool = False,
+    ranges: Ranges | None = None,
 ) -> Any:
     """Networks as one model: `images`, float32 (n, size, size, 3), to `OUTPUTS`.
 
@@ -35,14 +41,16 @@ def build_model(
         size: side of the images, pixels.
         batch: images per pass.
         flip: as in the bundle.
+        ranges: of the convolutions' inputs, for an answer in int8; `None` leaves all in float.
 
     Raises:
-        BundleError: a layer is missing from the arrays.
+        BundleError: a layer is missing from the arrays, or `ranges` are of another network.
     """
-    to = OpenVinoWriter()
+    to = OpenVinoWriter(ranges)
     images = to.parameter((batch, size, size, 3), np.float32, "images")
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
     nodes = write_average(to, networks, channels_first, size, flip=flip)
+    to.check_ranges()
     return to.model(images, dict(zip(OUTPUTS, nodes, strict=True)))
 
 
@@ -65,27 +73,36 @@ def build_frozen_part(network: NetworkArrays, size: int, batch: int, boundary: s
     return to.model(images, {"rows": to.operations.transpose(maps, np.array([0, 2, 3, 1]))})
 
 
-def compile_model(model: Any, precision: Precision, cache: Path | None = None) -> Any:
+def compile_model(model: Any, floats: Floats, cache: Path | None = None, requests: int = 1) -> Any:
     """The model (or the path of one), ready to run on the processor.
 
     Args:
-        model: of this module.
-        precision: what it computes in.
+        model: of this module; one that was built with ranges has its convolutions in int8.
+        floats: what it computes in otherwise.
         cache: folder where compiled graphs are kept; `None` keeps none.
+        requests: how many are asked at the same time, at most: threads are dealt to them. A fifth
+            is gained over all threads on one, since none waits for another after each node.
     """
     settings: dict[str, Any] = {
         # Always said: without it OpenVINO takes bfloat16 wherever the processor has it.
-        "INFERENCE_PRECISION_HINT": precision,
-        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": floats,
+        "PERFORMANCE_HINT": "THROUGHPUT" if requests > 1 else "LATENCY",
     }
+    if requests > 1:
+        settings["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
     if cache is not None:
         settings["CACHE_DIR"] = str(cache)
     return load_openvino().Core().compile_model(model, "CPU", settings)
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether the processor has instructions for bfloat16, and so computes faster in it."""
-    return "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def capabilities() -> frozenset[str]:
+    """`BF16`, `INT8`, …: what OpenVINO says that the processor can compute in."""
+    return frozenset(load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def processor() -> str:
+    """Its name, as OpenVINO has it."""
+    return str(load_openvino().Core().get_property("CPU", "FULL_DEVICE_NAME"))
 
 
 def version() -> str:
@@ -109,12 +126,30 @@ def load_openvino() -> Any:
             del sys.modules[_CONVERTER]
 
 
-class OpenVinoWriter:
-    """Writes nodes of OpenVINO's operation set."""
+def convolutions_of(model: Any) -> list[Any]:
+    """The convolutions of a model of this module, in the order they were written."""
+    found = {
+        int(name.removeprefix(_CONVOLUTION)): node
+        for node in model.get_ops()
+        if node.get_type_name() == "Convolution"
+        and (name := node.get_friendly_name()).startswith(_CONVOLUTION)
+    }
+    return [found[number] for number in sorted(found)]
 
-    def __init__(self) -> None:
+
+class OpenVinoWriter:
+    """Writes nodes of OpenVINO's operation set.
+
+    Args:
+        ranges: of the inputs of the convolutions that are to come, which are written so that the
+            engine computes them in int8; `None` leaves all in float.
+    """
+
+    def __init__(self, ranges: Ranges | None = None) -> None:
         self.openvino = load_openvino()
         self.operations = importlib.import_module("openvino.opset13")
+        self._ranges = ranges
+        self._convolutions = 0
 
     def parameter(self, shape: Sequence[int], kind: Any, name: str) -> Any:
         """An input of the graph; -1 where the length is open."""
@@ -138,10 +173,31 @@ class OpenVinoWriter:
 
     def convolution(self, x: Any, kernel: FloatArray, stride: int, padding: int) -> Any:
         """Kernel (out, in, h, w) over (n, in, h, w), zeros beyond the edge."""
+        number = self._convolutions
+        self._convolutions += 1
+        weights = self.constant(kernel)
+        if self._ranges is not None and self._ranges.has(number):
+            x = self._rounded(x, *self._ranges.of(number), INT8_LEVELS)
+            most = largest_per_output(kernel)
+            weights = self._rounded(weights, -most, most, INT8_LEVELS - 1)
         pads = [padding, padding]
-        return self.operations.convolution(
-            x, self.constant(kernel), [stride, stride], pads, pads, [1, 1]
-        )
+        node = self.operations.convolution(x, weights, [stride, stride], pads, pads, [1, 1])
+        node.set_friendly_name(f"{_CONVOLUTION}{number}")
+        return node
+
+    def _rounded(self, x: Any, low: FloatArray, high: FloatArray, levels: int) -> Any:
+        """The values cut to a range and rounded to so many even steps in it."""
+        ends = [self.constant(end) for end in (low, high)]
+        return self.operations.fake_quantize(x, *ends, *ends, levels)
+
+    def check_ranges(self) -> None:
+        """See that there was a range for each convolution written, and none more.
+
+        Raises:
+            BundleError: the ranges are of another network.
+        """
+        if self._ranges is not None:
+            self._ranges.check(self._convolutions)
 
     def pool(self, x: Any, kind: str, side: int, stride: int, padding: int) -> Any:
         """The `max` or the `mean` of squares."""

@@ -19,6 +19,12 @@ train with; these are the ones that a trained model is measured by.
 | blur | deviation, in shares of the mean side | movement, a coarser detector |
 | noise | deviation, in shares of the range | less dose |
 | jpeg | quality, 1 to 100 | lossy storage |
+| resolution | pixels kept on the longer side | a thumbnail, a picture out of a document |
+| zoom | factor, below 1 shows the child smaller | another distance, a smaller child |
+| inversion | share of the way to the negative | a viewer set to black bones |
+| marker | height of a letter, in shares of the side | a lead letter in the corner |
+
+`photograph` holds a further one, `sweeps` the strengths that each is tried at.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.images.augment import random_stream
@@ -38,6 +44,13 @@ from pneumoscope.images.grey import FloatArray, unit_range
 
 _REACH = 4.0
 """Deviations at which the Gaussian of `blur` is cut off: 6e-5 of its mass lies beyond."""
+
+_MARKER_MARGIN, _MARKER_STROKE, _MARKER_GREY = 0.05, 0.16, 0.97
+_LETTER_R = (
+    ((0, 1), (0, 0), (0.42, 0), (0.6, 0.13), (0.6, 0.36), (0.42, 0.5), (0, 0.5)),
+    ((0.28, 0.5), (0.62, 1)),
+)
+"""Two strokes in units of the letter's height."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +181,68 @@ def jpeg(image: FloatArray, quality: float) -> FloatArray:
     Image.fromarray(eight_bits).save(stream, format="JPEG", quality=round(quality))
     with Image.open(stream) as stored:
         return unit_range(np.asarray(stored))
+
+
+def resolution(image: FloatArray, pixels: float) -> FloatArray:
+    """Reduced to `pixels` (8 or more, rounded) on the longer side, then enlarged again, bilinear.
+
+    A film that is no larger stays as it is.
+    """
+    _check(image, "resolution: pixels", pixels, 8.0, math.inf)
+    height, width = image.shape
+    scale = round(pixels) / max(height, width)
+    if scale >= 1:
+        return _clipped(image)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    return _clipped(np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)))
+
+
+def zoom(image: FloatArray, factor: float) -> FloatArray:
+    """Magnified about the centre by `factor` (0.2 to 5), bilinear, same shape.
+
+    Below 1 the film's edge goes on with its last row or column, where `border` puts black.
+    """
+    _check(image, "zoom: factor", factor, 0.2, 5.0)
+    if factor >= 1:
+        height, width = image.shape
+        x, y = (width - width / factor) / 2, (height - height / factor) / 2
+        part = Image.fromarray(image).resize(
+            (width, height), Image.Resampling.BILINEAR, box=(x, y, width - x, height - y)
+        )
+        return _clipped(np.asarray(part))
+    small = border(image, (1 / factor - 1) / 2)
+    inside = [max(1, round(side * factor)) for side in image.shape]
+    starts = [(side - kept) // 2 for side, kept in zip(image.shape, inside, strict=True)]
+    rows, columns = (
+        np.clip(np.arange(side), start, start + kept - 1)
+        for side, start, kept in zip(image.shape, starts, inside, strict=True)
+    )
+    return _clipped(small[np.ix_(rows, columns)])
+
+
+def inversion(image: FloatArray, share: float) -> FloatArray:
+    """`share` (0 to 1) of the way from the film to its negative; at 0.5 all is grey."""
+    _check(image, "inversion: share", share, 0.0, 1.0)
+    return _clipped(image + np.float32(share) * (1 - 2 * image))
+
+
+def marker(image: FloatArray, height: float) -> FloatArray:
+    """A white letter R, `height` (0 to 0.5) of the shorter side high, at the upper left.
+
+    There the patient's right is, and most lead letters are.
+    """
+    _check(image, "marker: height", height, 0.0, 0.5)
+    side = min(image.shape)
+    size, margin = height * side, _MARKER_MARGIN * side
+    canvas = Image.new("L", (image.shape[1], image.shape[0]))
+    width = max(1, round(_MARKER_STROKE * size))
+    if size >= 1:
+        draw = ImageDraw.Draw(canvas)
+        for line in _LETTER_R:
+            draw.line([(margin + size * x, margin + size * y) for x, y in line], 255, width)
+    letter = unit_range(np.asarray(canvas))
+    return _clipped(image + letter * (np.float32(_MARKER_GREY) - image))
 
 
 PERTURBATIONS: tuple[Perturbation, ...] = (

@@ -45,7 +45,7 @@ def read_image(path: Path | str, limits: LimitsConfig = _DEFAULT_LIMITS) -> Grey
         ImageRefusedError: for every failure whatsoever; `.reason` is the code, `.detail` the words.
     """
     name = str(path)
-    return read_bytes(_read_file(name, limits), name, limits)
+    return read_bytes(read_file(name, limits), name, limits)
 
 
 def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS) -> GreyImage:
@@ -95,7 +95,12 @@ def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> De
     return decode_raster(content, kind, name, limits)
 
 
-def _read_file(name: str, limits: LimitsConfig) -> bytes:
+def read_file(name: str, limits: LimitsConfig) -> bytes:
+    """The bytes of a regular file within the limits; never blocks on a pipe, socket or device.
+
+    Raises:
+        ImageRefusedError: it is not there, may not be read, is no file, or is too large.
+    """
     try:
         _check_status(name, os.stat(name), limits)  # noqa: PTH116 - Path drops trailing slashes
         # Between the two checks the file may be replaced; not blocking keeps that harmless.

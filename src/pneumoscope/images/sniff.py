@@ -66,19 +66,22 @@ _LONGEST_FIRST_VALUE = 0x1000
 
 
 def tell_format(content: bytes) -> Format | None:
-    """The format that the bytes begin like, or `None`."""
+    """The format that the bytes begin like, or `None`.
+
+    A DICOM file may begin like a TIFF, since its preamble is free (PS3.10 7.1): some scanners write
+    files that are both.
+    """
+    if content[128:132] == b"DICM":
+        return "dicom"
     for prefix, name in _PREFIXES:
         if content.startswith(prefix):
-            # A DICOM file's preamble may hold a TIFF header as well (PS3.10, 7.1).
-            return "dicom" if name == "tiff" and _is_marked_dicom(content) else name
+            return name
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "webp"
     header_size = int.from_bytes(content[14:18], "little")
     if content[:2] == b"BM" and header_size in _BMP_HEADER_SIZES:
         return "bmp"
-    if _is_marked_dicom(content) or _begins_like_data_set(content):
-        return "dicom"
-    return None
+    return "dicom" if _begins_like_data_set(content) else None
 
 
 def describe(content: bytes) -> str:

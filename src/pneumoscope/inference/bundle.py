@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.graph.architecture import LEAST_SIZE, Architecture
 from pneumoscope.graph.weight_file import open_weight_file
 from pneumoscope.inference.bundle_tables import TABLE_SUFFIX, Table, read_table, save_table
+from pneumoscope.inference.certificates import PrecisionCertificate
 from pneumoscope.inference.weights_store import Precision, save_weights
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
@@ -37,8 +38,8 @@ from pneumoscope.training.network import build_backbone, build_network, empty_he
 
 _LOGGER = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4
-"""2 added `members`, `flip` and `store`, 3 tables, 4 the input check; all before are read too."""
+SCHEMA_VERSION = 3
+"""2 added `members`, `flip` and `store`; 3 tables, certificates, abstention, the input check."""
 
 MOST_MEMBERS = 32
 
@@ -52,6 +53,17 @@ class OperatingPoint:
 
     value: float = option(0.5, "from this probability up the answer is PNEUMONIA", 0, 1)
     rule: str = "fixed at 0.5"
+    chosen_on: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """Where the answer is `uncertain`: low <= probability < high; `none`: nowhere."""
+
+    method: Literal["none", "band", "conformal"] = "none"
+    low: float = option(0.5, "NORMAL is answered below it", 0, 1)
+    high: float = option(0.5, "PNEUMONIA is answered from there up", 0, 1)
+    rule: str = ""
     chosen_on: str = ""
 
 
@@ -96,8 +108,11 @@ class InputCheck:
 
 _SINCE: dict[int, dict[str, Any]] = {
     2: {"members": 1, "flip": False, "store": "float32"},
-    3: {},
-    4: {"input_check": asdict(InputCheck())},
+    3: {
+        "abstention": {"method": "none", "low": 0.5, "high": 0.5, "rule": "", "chosen_on": ""},
+        "certificates": [],
+        "input_check": asdict(InputCheck()),
+    },
 }
 """The keys that each schema added or changed, with what every bundle before it was."""
 
@@ -108,7 +123,7 @@ class BundleManifest:
 
     `members` networks of one architecture answer together by their mean probability, with `flip`
     each for an image and its left-right mirror image. `store` is the precision of their kernels on
-    disk; everything is computed in float32.
+    disk; everything is computed in float32, or faster where `certificates` allow it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -121,8 +136,10 @@ class BundleManifest:
     store: Precision = "float32"
     preprocessing: PreprocessConfig = field(default_factory=PreprocessConfig)
     threshold: OperatingPoint = field(default_factory=OperatingPoint)
+    abstention: Abstention = field(default_factory=Abstention)
     calibration: Calibration = field(default_factory=lambda: Calibration("none", 1.0, 0.0))
     input_check: InputCheck = field(default_factory=InputCheck)
+    certificates: tuple[PrecisionCertificate, ...] = ()
     training_data: TrainingData = field(default_factory=TrainingData)
     initial_weights: InitialWeights = field(default_factory=InitialWeights)
     validation: dict[str, Any] = field(default_factory=dict)
@@ -201,11 +218,11 @@ def write_revised(
     bundle: Bundle,
     manifest: BundleManifest,
     card: str,
-    tables: Mapping[str, Table] | None = None,
+    tables: Mapping[str, Table | None] | None = None,
 ) -> Bundle:
     """Write a bundle with the weights of another one, byte for byte, and all else as given.
 
-    Tables that are not given are those of the other one.
+    Tables that are not given are those of the other one; one that is given as `None` is left out.
 
     Raises:
         OSError: as `write_bundle` does.
@@ -218,7 +235,9 @@ def write_revised(
     kept = replace(
         manifest, schema_version=SCHEMA_VERSION, members=theirs.members, store=theirs.store
     )
-    return _written(folder, kept, card, {**bundle.tables(), **(tables or {})}, put)
+    all_tables: dict[str, Table | None] = {**bundle.tables(), **(tables or {})}
+    there = {name: table for name, table in all_tables.items() if table is not None}
+    return _written(folder, kept, card, there, put)
 
 
 def _written(
@@ -331,6 +350,12 @@ def _check_model(manifest: BundleManifest, path: Path) -> None:
             f"{_MOST_HIDDEN_UNITS} hidden units, and {', '.join(CLASS_NAMES)}. Train again."
         )
     Calibration.from_dict(manifest.calibration.to_dict())
+    band, threshold = manifest.abstention, manifest.threshold.value
+    if band.method != "none" and not band.low <= threshold <= band.high:
+        raise BundleError(
+            f"{path}: found the threshold {threshold} and answers withheld from {band.low} to "
+            f"{band.high}; wanted the threshold in between. Plan again: pneumoscope plan"
+        )
 
 
 def _check_file(path: Path, wanted: str | None) -> None:

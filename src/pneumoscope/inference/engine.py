@@ -15,23 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError, UsageError
-from pneumoscope.graph.openvino import OUTPUTS, build_model, compile_model
+from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities
+from pneumoscope.graph.precision import Floats, Precision, Ranges, fast_here
+from pneumoscope.graph.runner import Runner
 from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Bundle
+from pneumoscope.inference.certificates import Choice, choose_precision, floats_for
 from pneumoscope.storage import cache_folder, claim_folder
 
 _LOGGER = logging.getLogger(__name__)
 
+INT8_TABLE = "int8"
+"""The bundle's table of the ranges that int8 needs."""
+
 
 class OpenVinoBackend:
-    """Networks in float32 on the processor, one compiled graph per batch size that is asked for.
+    """Networks on the processor, one compiled graph per size of a batch that is asked for.
 
     Args:
         networks: the members of a bundle.
         size: side of the images, pixels.
         flip: as in the bundle.
         cache: folder for compiled graphs; `None` keeps none.
+        floats: what is computed in, where it is not in int8.
+        ranges: with them convolutions are computed in int8.
     """
 
     def __init__(
@@ -41,49 +49,87 @@ class OpenVinoBackend:
         *,
         flip: bool = False,
         cache: Path | None = None,
+        floats: Floats = "f32",
+        ranges: Ranges | None = None,
     ) -> None:
         self._networks = tuple(networks)
         self._size = size
         self._flip = flip
-        self._cache = cache
-        self._compiled: dict[int, Any] = {}
+        self._floats: Floats = floats
+        self._ranges = ranges
+        self._runner = Runner(self._build, OUTPUTS, floats, cache)
 
     @classmethod
-    def load(cls, bundle: Bundle) -> OpenVinoBackend:
+    def load(cls, bundle: Bundle, precision: Choice = "f32") -> OpenVinoBackend:
         """The engine with the networks of a bundle.
 
+        Args:
+            bundle: of `load_bundle`.
+            precision: what to compute in; `auto` is the fastest that the bundle's certificates
+                allow on this processor.
+
         Raises:
-            BundleError: the weights are damaged, or not those of the bundle's architecture.
+            BundleError: the weights are damaged, or not those of the bundle's architecture; or
+                int8 was certified and its table is not there.
+            UsageError: the bundle or the processor doesn't allow the precision.
         """
         manifest = bundle.manifest
+        fast = fast_precisions()
+        chosen = choose_precision(precision, manifest.certificates, fast)
         networks = [read_network(path, manifest.architecture) for path in bundle.weights]
-        size, flip = manifest.architecture.size, manifest.flip
-        return cls(networks, size, flip=flip, cache=_writable(cache_folder() / "graphs"))
+        _LOGGER.debug("answers are computed in %s", chosen)
+        return cls(
+            networks,
+            manifest.architecture.size,
+            flip=manifest.flip,
+            cache=writable_graph_cache(),
+            floats=floats_for(chosen, manifest.certificates, fast),
+            ranges=_ranges(bundle) if chosen == "int8" else None,
+        )
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+        return "int8" if self._ranges is not None else self._floats
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
-        """The outputs for preprocessed images, float32 (n, size, size, 3)."""
-        found = self._graph(len(batch))(np.ascontiguousarray(batch))
-        # Copies: the engine writes its next answers into the same memory.
-        return Outputs(*(np.array(found[name], np.float32) for name in OUTPUTS))
+        """The outputs for preprocessed images, float32 (n, size, size, 3); one caller at a time."""
+        return Outputs(*self._runner(batch))
 
-    def _graph(self, batch: int) -> Any:
-        if batch not in self._compiled:
-            try:
-                model = build_model(self._networks, self._size, batch, flip=self._flip)
-            except RuntimeError as error:  # shapes that don't fit together
-                raise BundleError(
-                    f"the weights are not those of DenseNet121 for {self._size} pixels: {error} "
-                    "Copy the bundle again or train again."
-                ) from error
-            self._compiled[batch] = compile_model(model, "f32", self._cache)
-            _LOGGER.debug("graph compiled for batches of %d", batch)
-        return self._compiled[batch]
+    def _build(self, images: int) -> Any:
+        try:
+            return build_model(
+                self._networks, self._size, images, flip=self._flip, ranges=self._ranges
+            )
+        except RuntimeError as error:  # shapes that don't fit together
+            raise BundleError(
+                f"the weights are not those of DenseNet121 for {self._size} pixels: {error} "
+                "Copy the bundle again or train again."
+            ) from error
 
 
-def _writable(folder: Path) -> Path | None:
-    """The folder if files can be made in it: answers don't wait for a cache to be repaired."""
+def fast_precisions() -> tuple[Precision, ...]:
+    """What this processor has instructions for, slowest first."""
+    return fast_here(capabilities())
+
+
+def _ranges(bundle: Bundle) -> Ranges:
+    table = bundle.table(INT8_TABLE)
+    if table is None:
+        raise BundleError(
+            f"{bundle.folder}: is certified for int8 and holds no {INT8_TABLE} table, wanted both. "
+            "Take --precision f32, or certify it again: pneumoscope certify DATA --model MODEL."
+        )
+    return Ranges.from_table(table)
+
+
+def writable_graph_cache() -> Path | None:
+    """The folder for compiled graphs if files can be made in it.
+
+    Answers don't wait for a cache to be repaired.
+    """
     try:
-        claim_folder(folder)
+        claim_folder(folder := cache_folder() / "graphs")
     except (OSError, UsageError) as error:
         _LOGGER.info("compiled graphs are not kept, every start takes longer: %s", error)
         return None

@@ -1,39 +1,116 @@
-"""Many inputs: which files a PATH means.
+"""Many inputs: which files a PATH means, in an order that stays.
 
-Comes in: paths as users give them. Goes out: a list of files. Knows nothing of models or tables.
+Comes in: paths as users give them. Goes out: files, one by one, or a `FileList` of them. Holds the
+names of one folder at a time, never a whole archive's. Knows nothing of models or tables.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import fnmatch
+import glob
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Literal
 
 from pneumoscope.errors import ManifestError
+from pneumoscope.storage import path_text
 
 _SNIFFED_BYTES = 4096
+_IN_MEMORY_BYTES = 1 << 20
+_LENGTH_BYTES = 4
 
 
-def expand(paths: Iterable[Path]) -> list[Path]:
-    """The files that `paths` mean: a file itself, a folder's files, the `path` column of a CSV.
+class FileList:
+    """The files that paths mean, as they were when it was made: what comes later is not among them.
 
-    Folders are searched recursively in sorted order, hidden files left out; links are followed,
-    and each real folder is read once. A path that is not there, and a folder that can't be listed,
-    stay in the list, so that they get a row that says so.
+    The names lie in a temporary file without a name, so that memory does not grow with them.
+
+    Args:
+        names: as `expand` gives them; taken to their end.
+        without: a file that is left out wherever it turns up.
+
+    Attributes:
+        digest: SHA-256, hex, of the names in their order.
+
+    Raises:
+        OSError: the temporary folder is full.
+    """
+
+    def __init__(self, names: Iterable[str], without: Path | None = None) -> None:
+        self._names = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - __exit__
+        self._count = 0
+        try:
+            self.digest = self._filled(names, without)
+        except BaseException:
+            self._names.close()
+            raise
+
+    def _filled(self, names: Iterable[str], without: Path | None) -> str:
+        digest = hashlib.sha256()
+        left_out = None if without is None else without.absolute()
+        for name in names:
+            if left_out and name.endswith(left_out.name) and Path(name).absolute() == left_out:
+                continue
+            content = name.encode("utf-8", "surrogatepass")
+            self._names.write(len(content).to_bytes(_LENGTH_BYTES) + content)
+            digest.update(path_text(name).encode() + b"\0")
+            self._count += 1
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        """How many files."""
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        """Every name, in order; one reader at a time."""
+        return self.after(0)
+
+    def after(self, count: int) -> Iterator[str]:
+        """The names but the first `count`; one reader at a time."""
+        self._names.seek(0)
+        for number in range(self._count):
+            name = self._names.read(int.from_bytes(self._names.read(_LENGTH_BYTES)))
+            if number >= count:
+                yield name.decode("utf-8", "surrogatepass")
+
+    def __enter__(self) -> FileList:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._names.close()
+
+
+def expand(paths: Iterable[Path]) -> Iterator[str]:
+    """The names of the files that paths mean: itself, a folder's, a CSV's, a pattern's.
+
+    Of a CSV it is the column `path`. Folders are searched recursively in sorted order, hidden files
+    left out; links are followed, and each real folder is read once. A pattern (`*`, `?`, `[…]`;
+    `**` for any folders between) means the files and folders that it fits, in sorted order; with
+    `**` files alone. A path that is not there, a pattern that fits nothing, and a folder that can't
+    be listed are named themselves, so that they get a row that says so.
 
     Raises:
         ManifestError: a CSV can't be read, has no `path` column, or a row without a path.
     """
-    found: list[Path] = []
     for path in paths:
         if _is(path, "dir"):
-            found += _files_below(path)
+            yield from map(str, _files_below(path))
         elif path.suffix.lower() == ".csv" and _is_text(path):
-            found += _listed_in(path)
+            yield from _listed_in(path)
+        elif _is_pattern(path):
+            yield from map(str, _fitting(path))
         else:
-            found.append(path)
-    return found
+            yield str(path)
 
 
 def _is(path: Path, what: Literal["dir", "file"]) -> bool:
@@ -41,6 +118,12 @@ def _is(path: Path, what: Literal["dir", "file"]) -> bool:
         return path.is_dir() if what == "dir" else path.is_file()
     except (OSError, ValueError):  # not allowed to look, or a name that no file system holds
         return False
+
+
+def _is_pattern(path: Path) -> bool:
+    """Whether a PATH is a pattern; a file whose own name has brackets is that file."""
+    text = str(path)
+    return glob.has_magic(text) and "\0" not in text and not os.path.lexists(path)
 
 
 def _is_text(path: Path) -> bool:
@@ -54,51 +137,110 @@ def _is_text(path: Path) -> bool:
         return False
 
 
-def _files_below(top: Path) -> list[Path]:
-    found: list[Path] = []
+def _files_below(top: Path) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
-    waiting = [top]
+    waiting = [iter((top,))]
     while waiting:
-        path = waiting.pop()
+        path = next(waiting[-1], None)
+        if path is None:
+            waiting.pop()
+            continue
         if not _is(path, "dir"):
-            found.append(path)
+            yield path
             continue
         try:
             status = path.stat()
-            inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+            names = sorted(name for name in os.listdir(path) if not name.startswith("."))  # noqa: PTH208 - a tenth of the memory
         except OSError:
-            found.append(path)
+            yield path
             continue
         if (status.st_dev, status.st_ino) not in seen:
             seen.add((status.st_dev, status.st_ino))
-            waiting += reversed(inside)
-    return found
+            waiting.append(map(path.joinpath, names))
 
 
-def _listed_in(table: Path) -> list[Path]:
+def _fitting(pattern: Path) -> Iterator[Path]:
+    found = False
+    if "**" in pattern.parts:
+        top = Path(*_plain_parts(pattern))
+        parts = pattern.parts[len(top.parts) :]
+        matches = (p for p in _files_below(top) if _fits(parts, p.relative_to(top).parts))
+    else:
+        matches = (
+            file
+            for name in sorted(glob.iglob(str(pattern)))  # noqa: PTH207 - Path's takes no absolute one
+            for file in (_files_below(Path(name)) if _is(Path(name), "dir") else (Path(name),))
+        )
+    for path in matches:
+        found = True
+        yield path
+    if not found:
+        yield pattern
+
+
+def _plain_parts(pattern: Path) -> Iterator[str]:
+    for part in pattern.parts:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _fits(parts: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Whether the folders and the name of a file fit a pattern's parts."""
+    if not parts or not names:
+        return not parts and not names
+    if parts == ("**",):
+        return True
+    if parts[0] == "**":
+        return any(_fits(parts[1:], names[k:]) for k in range(len(names)))
+    return fnmatch.fnmatchcase(names[0], parts[0]) and _fits(parts[1:], names[1:])
+
+
+def _listed_in(table: Path) -> Iterator[str]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            lines = list(csv.reader(stream, strict=True))
+            for name in listed(stream, str(table)):
+                yield name if is_url(name) else str(table.parent / name)
     except OSError as error:
         raise ManifestError(
             f"{table}: can't be read ({error.strerror}). Give a CSV that you may read."
         ) from error
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is that of a file on some storage (`s3://…`), not of one on this machine."""
+    return "://" in name
+
+
+def listed(stream: Iterable[str], table: str) -> Iterator[str]:
+    """The `path` column of a CSV, as it is written there; empty lines are left out.
+
+    Raises:
+        ManifestError: no CSV, no such column, or a row without a path.
+    """
+    place = None
+    try:
+        for number, line in enumerate(csv.reader(stream, strict=True), 1):
+            if not any(map(str.strip, line)):
+                continue
+            if place is None:
+                place = _column(table, line)
+            elif len(line) <= place or not line[place].strip():
+                raise ManifestError(
+                    f"{table}, row {number}: found no path, wanted one in each row. Remove the "
+                    "row, or name its image."
+                )
+            else:
+                yield line[place].strip()
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{table}: is no CSV in UTF-8: {error}. Save it as such.") from error
-    rows = [(number, line) for number, line in enumerate(lines, 1) if any(map(str.strip, line))]
-    if not rows:
-        return []
-    columns = [name.strip().lower() for name in rows[0][1]]
+
+
+def _column(table: str, header: list[str]) -> int:
+    columns = [name.strip().lower() for name in header]
     if "path" not in columns:
         raise ManifestError(
             f"{table}: found the columns {', '.join(columns)}, wanted one named 'path'. "
             "Name the column of image files 'path'."
         )
-    place = columns.index("path")
-    for number, line in rows[1:]:
-        if len(line) <= place or not line[place].strip():
-            raise ManifestError(
-                f"{table}, row {number}: found no path, wanted one in each row. Remove the row, or "
-                "name its image."
-            )
-    return [table.parent / line[place].strip() for _, line in rows[1:]]
+    return columns.index("path")

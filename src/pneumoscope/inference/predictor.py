@@ -6,11 +6,13 @@ every input, in input order. Knows nothing of labels, output files or pages.
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
@@ -18,23 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.errors import BundleError, ImageRefusedError, Reason, UsageError
-from pneumoscope.images.look import Look, look_at
+from pneumoscope.errors import BundleError, Reason, UsageError
+from pneumoscope.graph.precision import Precision
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
+from pneumoscope.inference.certificates import Choice
+from pneumoscope.inference.decoding import Decoder, Prepared, Reader, decoded, prepared, seen
 from pneumoscope.inference.engine import OpenVinoBackend
-from pneumoscope.inference.input_check import METHOD, MOST_COLOUR, TABLE, Statistics
-from pneumoscope.inference.overlay import shrunk
-from pneumoscope.records import CLASS_NAMES, Prediction
+from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
 """Images per forward pass."""
-
-_DECODERS = 2
-"""Threads that read and preprocess ahead of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,6 @@ class Answer:
     image: GreyImage | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    source: str
-    image: GreyImage | None
-    tensor: NDArray[np.float32]
-    look: Look | None
-
-
 class Predictor:
     """Answers for images with one model.
 
@@ -72,6 +64,7 @@ class Predictor:
         manifest: preprocessing, calibration and threshold of the model.
         backend: the engine, with the model's weights loaded.
         limits: what an image file may cost.
+        precision: what the backend computes in, for those who ask.
         statistics: what the model's training images look like; without them nothing is refused
             for what it shows.
     """
@@ -81,66 +74,98 @@ class Predictor:
         manifest: BundleManifest,
         backend: Backend,
         limits: LimitsConfig | None = None,
+        *,
+        precision: Precision = "f32",
         statistics: Statistics | None = None,
     ) -> None:
         self.manifest = manifest
+        self.precision: Precision = precision
         self._backend = backend
         self._preprocess = Preprocessor(manifest.preprocessing)
         self._limits = limits or LimitsConfig()
         self._statistics = statistics
 
     @classmethod
-    def load(cls, model: Path | str = "default", *, input_check: bool = True) -> Predictor:
+    def load(
+        cls,
+        model: Path | str = "default",
+        precision: Choice = "auto",
+        *,
+        input_check: bool = True,
+    ) -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
 
         Args:
-            model: the model.
+            model: the bundle.
+            precision: `f32`, `bf16` or `int8`; `auto` is the fastest that the bundle's
+                certificates allow on this processor.
             input_check: refuse what is unlike the training images, if the model can tell; without
                 it every image that can be read has an answer, for research.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
+            UsageError: the bundle or the processor doesn't allow the precision.
         """
         bundle = load_bundle(model)
+        backend = OpenVinoBackend.load(bundle, precision)
         check, table = bundle.manifest.input_check, bundle.table(TABLE) or {}
         statistics = statistics_of(check, table) if input_check else None
-        return cls(bundle.manifest, OpenVinoBackend.load(bundle), statistics=statistics)
+        return cls(bundle.manifest, backend, precision=backend.precision, statistics=statistics)
+
+    @property
+    def checks_inputs(self) -> bool:
+        """Whether inputs unlike the training images are refused."""
+        return self._statistics is not None
+
+    def adapted(self, around: Callable[[Backend], Backend], limits: LimitsConfig) -> Predictor:
+        """The same model with other limits, behind an engine that is made `around` its own."""
+        other = copy.copy(self)
+        other._backend, other._limits = around(self._backend), limits
+        return other
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""
         name = str(path)
-        prepared = self._prepare(lambda: read_image(name, self._limits), name)
-        return next(self._answer([prepared]))
+        return next(self._answer([self._prepared(lambda: read_image(name, self._limits), name)]))
 
     def predict_bytes(self, content: bytes, name: str = "upload") -> Answer:
         """The answer for one file's content, held in memory."""
-        prepared = self._prepare(lambda: read_bytes(content, name, self._limits), name)
-        return next(self._answer([prepared]))
+        item = self._prepared(lambda: read_bytes(content, name, self._limits), name)
+        return next(self._answer([item]))
+
+    def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
+        return prepared(read, name, self._preprocess, looks=self.checks_inputs)
 
     def predict_files(
-        self, paths: Iterable[Path | str], *, keep_images: bool = False
-    ) -> Iterator[Answer]:
-        """One answer for every path, in order; reading runs ahead of the engine in threads.
+        self,
+        paths: Iterable[Path | str],
+        *,
+        keep_images: bool = False,
+        workers: int = 0,
+        read: Reader | None = None,
+    ) -> Generator[Answer]:
+        """One answer for every path, in order; reading runs ahead of the engine.
+
+        Memory stays flat however many paths there are and however large the films.
 
         Args:
-            paths: files of any format that `read_image` knows.
-            keep_images: keep the pixels in each answer, shrunk to the size of overlays, so that
-                memory stays flat however large the films.
+            paths: files of any format that `read_image` knows; taken as they are wanted.
+            keep_images: keep the pixels in each answer, shrunk to the size of overlays.
+            workers: processes that read; 0 for threads of this one.
+            read: how a file is read, `read_image` where nothing is said.
+
+        Raises:
+            MissingError: processes can't be started here.
         """
-
-        def work(path: Path | str) -> _Prepared | Answer:
-            item = self._prepare(lambda: read_image(path, self._limits), str(path))
-            if isinstance(item, Answer) or item.image is None:
-                return item
-            small = replace(item.image, pixels=shrunk(item.image.pixels)) if keep_images else None
-            return replace(item, image=small)
-
-        pool = ThreadPoolExecutor(_DECODERS)
+        decode = Decoder(
+            self._limits, self._preprocess, keep_images, read, looks=self.checks_inputs
+        )
+        items = decoded(paths, decode, workers)
         try:
-            for chunk in _chunks(_ahead(pool, work, paths), BATCH):
+            for chunk in _chunks(items, BATCH):
                 yield from self._answer(chunk)
-        finally:  # after Ctrl-C, or when nobody wants the rest, what waits is not read any more
-            pool.shutdown(cancel_futures=True)
+        finally:
+            items.close()
 
     def predict_image(self, image: NDArray[np.float32], name: str = "image") -> Answer:
         """The answer for one decoded image, float32 (h, w) in [0, 1]; see `predict_images`."""
@@ -152,46 +177,26 @@ class Predictor:
         Raises:
             UsageError: an array of another form.
         """
-        prepared = (self._seen(name, _checked(name, image)) for name, image in images)
-        for chunk in _chunks(prepared, BATCH):
+        looks = self.checks_inputs
+        items = (seen(n, _checked(n, i), self._preprocess, looks=looks) for n, i in images)
+        for chunk in _chunks(items, BATCH):
             yield from self._answer(chunk)
 
-    def _prepare(self, read: Callable[[], GreyImage], source: str) -> _Prepared | Answer:
-        try:
-            image = read()
-        except ImageRefusedError as error:
-            return Answer(
-                Prediction(source, error.reason.status, error.reason, detail=error.detail)
-            )
-        if self._statistics is not None and image.colour > MOST_COLOUR:
-            detail = (
-                f"it is a picture in colour (mean chroma {image.colour:.2f}, at most "
-                f"{MOST_COLOUR} is taken for a film). Give the X-ray itself, in grey"
-            )
-            return Answer(Prediction(source, "refused", Reason.NOT_A_CHEST_XRAY, detail=detail))
-        return replace(self._seen(source, image.pixels), image=image)
-
-    def _seen(self, source: str, pixels: NDArray[np.float32]) -> _Prepared:
-        """What the network and the input check see of a decoded image."""
-        square = self._preprocess.grey(pixels)
-        look = look_at(square) if self._statistics is not None else None
-        return _Prepared(source, None, self._preprocess.normalise(square), look)
-
-    def _answer(self, prepared: list[_Prepared | Answer]) -> Iterator[Answer]:
-        readable = [item for item in prepared if isinstance(item, _Prepared)]
+    def _answer(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
+        readable = [item for item in items if isinstance(item, Prepared)]
         answered = iter(self._run(readable)) if readable else iter(())
-        for item in prepared:
-            yield item if isinstance(item, Answer) else next(answered)
+        for item in items:
+            yield Answer(item) if isinstance(item, Prediction) else next(answered)
 
-    def _run(self, prepared: list[_Prepared]) -> list[Answer]:
+    def _run(self, items: Sequence[Prepared]) -> list[Answer]:
         # One batch size only: engines compile once, and results don't depend on the company.
-        batch = np.zeros((BATCH if len(prepared) > 1 else 1, *prepared[0].tensor.shape), np.float32)
-        for row, item in enumerate(prepared):
+        batch = np.zeros((BATCH if len(items) > 1 else 1, *items[0].tensor.shape), np.float32)
+        for row, item in enumerate(items):
             batch[row] = item.tensor
         outputs = self._backend.run(batch)
-        return [self._answered(item, outputs, row) for row, item in enumerate(prepared)]
+        return [self._answered(item, outputs, row) for row, item in enumerate(items)]
 
-    def _answered(self, item: _Prepared, outputs: Outputs, row: int) -> Answer:
+    def _answered(self, item: Prepared, outputs: Outputs, row: int) -> Answer:
         logit = float(outputs.logits[row])
         if not math.isfinite(logit):
             detail = (
@@ -216,6 +221,13 @@ class Predictor:
             image=item.image,
         )
         return decide(answer, self.manifest)
+
+
+def mark_of(predictor: Predictor) -> str:
+    """SHA-256, hex, of what decides answers: version, model, how it computes and checks."""
+    decisive = [asdict(predictor.manifest), predictor.precision, predictor.checks_inputs]
+    text = f"{metadata.version('pneumoscope')} {json.dumps(decisive, sort_keys=True)}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
@@ -244,16 +256,18 @@ def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
 def decide(answer: Answer, manifest: BundleManifest) -> Answer:
     """The answer with probability and prediction as `manifest` calibrates and decides.
 
+    The prediction is `uncertain` where the manifest's `abstention` withholds it.
     An answer without a logit (refused, unreadable) stays as it is.
     """
     if answer.logit is None:
         return answer
     probability = float(manifest.calibration.apply(np.array([answer.logit]))[0])
-    threshold = manifest.threshold.value
+    threshold, band = manifest.threshold.value, manifest.abstention
+    withheld = band.method != "none" and band.low <= probability < band.high
     prediction = replace(
         answer.prediction,
         probability=probability,
-        prediction=CLASS_NAMES[int(probability >= threshold)],
+        prediction=UNCERTAIN if withheld else CLASS_NAMES[int(probability >= threshold)],
         threshold=threshold,
     )
     return replace(answer, prediction=prediction)
@@ -268,23 +282,8 @@ def _checked(name: str, image: NDArray[np.float32]) -> NDArray[np.float32]:
     return image
 
 
-def _ahead(
-    pool: ThreadPoolExecutor,
-    work: Callable[[Path | str], _Prepared | Answer],
-    paths: Iterable[Path | str],
-) -> Iterator[_Prepared | Answer]:
-    """Apply `work` in order, keeping at most two batches in flight so that memory stays flat."""
-    remaining = iter(paths)
-    flying: deque[Future[_Prepared | Answer]] = deque(
-        pool.submit(work, path) for path in islice(remaining, 2 * BATCH)
-    )
-    while flying:
-        done = flying.popleft().result()
-        for path in islice(remaining, 1):
-            flying.append(pool.submit(work, path))
-        yield done
-
-
-def _chunks(items: Iterator[_Prepared | Answer], size: int) -> Iterator[list[_Prepared | Answer]]:
+def _chunks(
+    items: Iterator[Prepared] | Iterator[Prepared | Prediction], size: int
+) -> Iterator[list[Prepared | Prediction]]:
     while chunk := list(islice(items, size)):
         yield chunk

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from pneumoscope.errors import UsageError
 from pneumoscope.records import Prediction
-from pneumoscope.storage import atomic_writer, path_text, temporary_beside
+from pneumoscope.storage import atomic_writer, open_alone, path_text, temporary_beside
 
 COLUMNS = (
     "path",
@@ -36,7 +36,7 @@ FORMATS = (".csv", ".jsonl", ".parquet")
 
 _NUMBERS = {"probability", "threshold", "input_score"}
 _CHUNK_ROWS = 512
-_CHUNK_SECONDS = 5.0
+_CHUNK_SECONDS = 2.0
 """What a kill may cost: rows since the last flush are answered for again."""
 
 
@@ -134,7 +134,8 @@ class Journal:
         counts: how many of each status.
 
     Raises:
-        UsageError: `resume`, and the rows are of another model or other inputs.
+        UsageError: another process writes the same table; or `resume`, and the rows are of another
+            model or other inputs.
         OSError: the folder can't be written.
     """
 
@@ -145,12 +146,16 @@ class Journal:
         self._path = journal_of(out)
         self._waiting: list[bytes] = []
         self._flushed = time.monotonic()
-        self._end = self._whole_bytes(origin) if resume and self._path.exists() else 0
-        self._stream = self._path.open("r+b" if self._end else "wb", buffering=0)
-        self._stream.truncate(self._end)
-        if not self._end:
-            self._waiting.append(_line({"origin": origin}))
-            self._flush()
+        self._stream = _opened(self._path, out)
+        try:
+            self._end = self._whole_bytes(origin) if resume else 0
+            self._stream.truncate(self._end)
+            if not self._end:
+                self._waiting.append(_line({"origin": origin}))
+                self.flush()
+        except BaseException:
+            self._stream.close()
+            raise
 
     def _whole_bytes(self, origin: str) -> int:
         """Count the rows that are there; returns where the last whole one ends."""
@@ -178,23 +183,25 @@ class Journal:
         self.counts[prediction.status] += 1
         late = time.monotonic() - self._flushed > _CHUNK_SECONDS
         if late or len(self._waiting) >= _CHUNK_ROWS:
-            self._flush()
+            self.flush()
 
     def close(self) -> None:
         """Flush what waits; the rows stay for `resume`."""
         if not self._stream.closed:
             try:
-                self._flush()
+                self.flush()
             finally:
                 self._stream.close()
 
     def finish(self) -> None:
-        """Make the table and remove the journal."""
-        self.close()
+        """Make the table, remove the journal, and only then let others have it."""
+        self.flush()
         _write_rows(self._out, self.read())
         self._path.unlink()
+        self._stream.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Put what waits on the disk."""
         # Always from the last whole row: where the disk was full, what was begun is written over.
         self._stream.seek(self._end)
         content = memoryview(b"".join(self._waiting))
@@ -209,6 +216,16 @@ class Journal:
         with self._path.open("rb") as stream:
             for line in islice(stream, 1, None):
                 yield json.loads(line)
+
+
+def _opened(path: Path, out: Path) -> IO[bytes]:
+    try:
+        return open_alone(path)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"{path}: found that another process is writing it, wanted it for this one. Wait for "
+            f"that one, stop it, or give another file than --out {out}."
+        ) from error
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

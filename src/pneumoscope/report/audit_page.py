@@ -1,17 +1,18 @@
 """The page of a data set's audit: findings first, then figures and tables.
 
-Comes in: an `Audit`. Goes out: one HTML file that opens from disk. It shows no X-ray.
+Comes in: an `Audit`, and pictures of films with doubtful labels if they are to be shown. Goes out:
+one HTML file that opens from disk; without those pictures it shows no X-ray.
 Reads no image and measures nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.data.audit_record import Audit, DuplicateGroup, Severity
-from pneumoscope.report import audit_plots
+from pneumoscope.report import audit_plots, evidence_sections
 from pneumoscope.report.formatting import ABSENT, count, number, plural
 from pneumoscope.report.page import (
     Column,
@@ -26,6 +27,8 @@ from pneumoscope.report.page import (
 
 MOST_ROWS = 200
 """Longer tables are cut in the page; `audit.json` holds all."""
+
+_NO_PICTURES: Mapping[str, bytes] = {}
 
 _SEVERITIES: dict[Severity, tuple[str, str]] = {
     "problem": ("Problems", "serious"),
@@ -60,35 +63,47 @@ class AuditHead:
     banner: str
 
 
-def write_audit_page(path: Path, audit: Audit) -> None:
+def write_audit_page(
+    path: Path, audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES
+) -> None:
     """Write the audit's page to `path`, whole or not at all; equal audits give equal bytes.
+
+    Args:
+        path: the HTML file.
+        audit: what was found.
+        pictures: PNG bytes by `Doubt.path`; the page then holds X-rays.
 
     Raises:
         OSError: the folder can't be written or the disk is full; `path` is then untouched.
     """
-    write_page(path, "audit.html.j2", _head(audit), sections_of(audit))
+    sections = sections_of(audit, pictures)
+    write_page(path, "audit.html.j2", _head(audit, bool(pictures)), sections)
 
 
-def render_audit_page(audit: Audit) -> str:
+def render_audit_page(audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES) -> str:
     """The audit's page as HTML text."""
-    return render_page("audit.html.j2", _head(audit), sections_of(audit))
+    sections = sections_of(audit, pictures)
+    return render_page("audit.html.j2", _head(audit, bool(pictures)), sections)
 
 
-def sections_of(audit: Audit) -> tuple[Section, ...]:
+def sections_of(audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES) -> tuple[Section, ...]:
     """The sections that have something to show, in the page's order."""
     found = (
         _findings(audit),
         _balance(audit),
         _spreads(audit),
         _separations(audit),
+        evidence_sections.splits(audit),
         _duplicates(audit),
         _patients(audit),
+        evidence_sections.likeness(audit),
+        evidence_sections.labels(audit, pictures),
         _unreadable(audit),
     )
     return tuple(section for section in found if section is not None)
 
 
-def _head(audit: Audit) -> AuditHead:
+def _head(audit: Audit, shows_films: bool) -> AuditHead:
     problems = len(audit.with_severity("problem"))
     warnings = len(audit.with_severity("warning"))
     verdict = "no problem" if not problems else plural(problems, "problem")
@@ -100,7 +115,11 @@ def _head(audit: Audit) -> AuditHead:
             f"and {plural(warnings, 'warning') if warnings else 'no warning'}. "
             f"{_unreadable_in_words(audit)}"
         ),
-        banner="The page shows no X-ray, but file names and patient ids may identify patients.",
+        banner=(
+            "The page shows X-rays: share it as carefully as the images themselves."
+            if shows_films
+            else "The page shows no X-ray, but file names and patient ids may identify patients."
+        ),
     )
 
 

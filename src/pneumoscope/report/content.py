@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pneumoscope.errors import Reason
 from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.evaluation.metrics import ConfusionMatrix
 from pneumoscope.records import Split
 
 EvaluatedSplit = Split | Literal["all"]
@@ -120,6 +121,38 @@ class Refusals:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """Images and patients under one name."""
+
+    name: str
+    images: int
+    patients: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What became of the images.
+
+    Attributes:
+        found: all images of the data set, the unreadable ones included.
+        elsewhere: the splits that are not evaluated here, each with what it was for.
+        evaluated: the images that the model was asked for.
+        refused: (reason in words, images) without an answer.
+        answered: the images with an answer.
+        matrix: of those with an answer.
+        threshold: PNEUMONIA is the answer from here up.
+    """
+
+    found: Counted
+    elsewhere: tuple[Counted, ...]
+    evaluated: Counted
+    refused: tuple[tuple[str, int], ...]
+    answered: Counted
+    matrix: ConfusionMatrix
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReportContent:
     """Everything in one report.
 
@@ -134,6 +167,7 @@ class ReportContent:
         worst_errors: the most confident wrong answers, worst first; the page then holds X-rays.
         refused: inputs without an answer, by reason.
         commands: how to run this again: what it does, and the command, in order.
+        flow: of participants, drawn as a diagram.
     """
 
     title: str
@@ -146,3 +180,4 @@ class ReportContent:
     worst_errors: tuple[WorstError, ...] = ()
     refused: tuple[Refusals, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
+    flow: Flow | None = None

@@ -6,10 +6,12 @@ Knows nothing of HTML, and measures nothing.
 
 from __future__ import annotations
 
+from pneumoscope.evaluation.calibration import BrierParts
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.records import Estimate
 from pneumoscope.report import learning_plots, plots
 from pneumoscope.report.content import ReportContent
+from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
 from pneumoscope.report.page import Column, Drawn, FiguresView, Head, Section, Table
 from pneumoscope.report.svg import Svg
@@ -30,6 +32,18 @@ def evaluation_figures(found: Evaluation) -> tuple[Svg, ...]:
     if found.subgroups:
         figures.append(_subgroup_figure(found))
     return tuple(figures)
+
+
+def flow(content: ReportContent) -> Section | None:
+    """From the images that were found to the cells of the result."""
+    if content.flow is None:
+        return None
+    view = FiguresView(
+        "Index test: the model. Reference standard: the labels of the data set.",
+        (Drawn("", flow_diagram(content.flow)),),
+    )
+    title = "Flow of participants"
+    return Section("flow", title, "Flow", "sections/figures.html.j2", view, flows=True)
 
 
 def learning(content: ReportContent) -> Section | None:
@@ -127,13 +141,16 @@ def probabilities(content: ReportContent) -> Section | None:
         _calibration_row(
             "In the large", assessed.in_the_large, "0 is best; below 0, too high on the whole"
         ),
+        *_brier_rows(assessed.brier),
     )
     columns = (
         Column("Quantity"),
         Column("Value", numeric=True),
         Column(f"{percent(found.interval.level)} interval", numeric=True),
     )
-    table = Table("On the logit scale", columns, rows)
+    note = "Slope to ‘in the large’ on the logit scale; then the Brier score taken apart: "
+    note += "reliability − resolution + uncertainty + within bins."
+    table = Table("Calibration in numbers", columns, rows, note)
     figure = plots.reliability(found.reliability, found.metrics["ece"])
     view = FiguresView(
         "Whether a stated probability means what it says: of the X-rays given 0.8, eight in ten "
@@ -144,6 +161,17 @@ def probabilities(content: ReportContent) -> Section | None:
     return Section(
         "calibration", "Calibration", "Calibration", "sections/figures.html.j2", view, flows=True
     )
+
+
+def _brier_rows(parts: BrierParts) -> tuple[tuple[Head, str, str], ...]:
+    """Murphy's parts of the Brier score."""
+    named = (
+        ("Reliability", parts.reliability, "gap of probability and share, squared; 0 is best"),
+        ("Resolution", parts.resolution, "how far the shares differ; higher is better"),
+        ("Uncertainty", parts.uncertainty, "of the mix of classes; no merit of the model"),
+        ("Within bins", parts.within_bin, "what taking bins as one leaves over"),
+    )
+    return tuple((Head(name, meaning), number(value, 4), ABSENT) for name, value, meaning in named)
 
 
 def _calibration_row(name: str, estimate: Estimate, meaning: str) -> tuple[Head, str, str]:

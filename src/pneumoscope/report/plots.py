@@ -225,7 +225,7 @@ def score_histogram(histogram: ScoreHistogram, threshold: float, matrix: Confusi
         return to_svg(figure, "scores", reading)
 
 
-def group_rates(groups: Sequence[Group], rate: str, level: float) -> Svg:
+def group_rates(groups: Sequence[Group], rate: str, level: float, name: str = "groups") -> Svg:
     """A dot and an interval per group of images (bacterial, viral), on one scale."""
     with drawing():
         height = 70 + 38 * len(groups)
@@ -248,7 +248,7 @@ def group_rates(groups: Sequence[Group], rate: str, level: float) -> Svg:
         axes.tick_params(axis="y", length=0, labelcolor=INK.light, labelsize=10)
         axes.set_xlabel(rate, labelpad=5)
         parts = [f"{in_words(g.estimate, level)} for {g.label.lower()}" for g in groups]
-        return to_svg(figure, "groups", f"{rate}: {'; '.join(parts)}.")
+        return to_svg(figure, name, f"{rate}: {'; '.join(parts)}.")
 
 
 def _band(axes: Axes, curve: Curve) -> None:

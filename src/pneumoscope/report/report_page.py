@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.records import Estimate
-from pneumoscope.report import figure_sections, text_sections
+from pneumoscope.report import figure_sections, group_sections, text_sections
 from pneumoscope.report.content import EvaluatedSplit, ReportContent
 from pneumoscope.report.formatting import (
     ABSENT,
@@ -70,12 +70,14 @@ def sections_of(content: ReportContent) -> tuple[Section, ...]:
     """The sections that have something to show, in the page's order."""
     found = (
         text_sections.run(content),
+        figure_sections.flow(content),
         figure_sections.learning(content),
         text_sections.metrics(content),
         figure_sections.decisions(content),
         figure_sections.ranking(content),
         figure_sections.probabilities(content),
         figure_sections.subgroups(content),
+        group_sections.groups(content),
         text_sections.worst_errors(content),
         text_sections.refused(content),
         text_sections.limits(content),

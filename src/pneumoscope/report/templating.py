@@ -6,8 +6,10 @@ given and refuse undefined names. Knows nothing of what is rendered.
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -29,6 +31,8 @@ def page_environment() -> Environment:
     )
     environment.filters["figure_markup"] = _figure_markup
     environment.filters["style_markup"] = Markup  # our own style sheet, from the package
+    environment.filters["script_markup"] = Markup  # our own script, from the package
+    environment.filters["json_markup"] = _json_markup
     return environment
 
 
@@ -56,6 +60,12 @@ def template_text(name: str) -> str:
 def _figure_markup(drawn: Svg) -> Markup:
     # Matplotlib has escaped every label in it, and `svg` the reading.
     return Markup(drawn.inline)  # noqa: S704
+
+
+def _json_markup(document: Any) -> Markup:
+    # Inside <script type="application/json"> only `<` could end the element, or begin a comment.
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704
 
 
 def _as_markdown_text(text: str) -> str:

@@ -6,13 +6,14 @@ Knows nothing of HTML; the templates lay the views out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from pneumoscope.errors import Reason
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.report.content import ReportContent, WorstError
+from pneumoscope.report.content import ReportContent, RunFacts, WorstError
 from pneumoscope.report.formatting import (
     ABSENT,
     METRICS,
@@ -290,10 +291,14 @@ def limits(content: ReportContent) -> Section:
 
 def reproduction(content: ReportContent) -> Section:
     """Commands, versions and settings."""
-    facts = content.run
+    return reproduction_section(content.run, content.commands)
+
+
+def reproduction_section(facts: RunFacts, commands: Mapping[str, str] | None = None) -> Section:
+    """Commands, versions and settings of any page: its own command, then further ones."""
     view = ReproductionView(
         intro="The same data, settings, seed and versions give the same numbers.",
-        commands=(("This page was made by", facts.command), *content.commands.items()),
+        commands=(("This page was made by", facts.command), *(commands or {}).items()),
         versions=pairs(facts.versions),
         settings=_settings(facts.config) if facts.config is not None else (),
     )

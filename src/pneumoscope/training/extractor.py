@@ -6,21 +6,16 @@ same members; its fingerprint keeps the engines' rows apart in the cache.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.graph.openvino import (
-    Precision,
-    build_frozen_part,
-    compile_model,
-    has_fast_bfloat16,
-    version,
-)
+from pneumoscope.graph.openvino import build_frozen_part, capabilities, version
+from pneumoscope.graph.precision import Floats, fast_here
+from pneumoscope.graph.runner import Runner
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.training.features import BATCH, Extractor
+from pneumoscope.training.features import Extractor
 from pneumoscope.training.network import (
     arrays_of,
     build_feature_model,
@@ -40,7 +35,7 @@ def frozen_extractor(backbone: Any, boundary: str | None, precision: str) -> Ext
     """
     if has_gpu():
         return KerasExtractor(backbone, boundary)
-    exact = precision == "f32" or (precision == "auto" and not has_fast_bfloat16())
+    exact = precision == "f32" or (precision == "auto" and "bf16" not in fast_here(capabilities()))
     return EngineExtractor(backbone, boundary, "f32" if exact else "bf16")
 
 
@@ -83,23 +78,21 @@ class EngineExtractor(_FrozenPart):
     """
 
     def __init__(
-        self, backbone: Any, boundary: str | None = None, precision: Precision = "f32"
+        self, backbone: Any, boundary: str | None = None, precision: Floats = "f32"
     ) -> None:
-        size = backbone.input_shape[1]
-        self._model = build_frozen_part(arrays_of(backbone), size, BATCH, boundary)
-        self._precision: Precision = precision
-        shape = tuple(self._model.output(0).shape)[1:]
-        super().__init__(f"openvino {version()} {precision}", backbone, boundary, shape)
+        arrays, size = arrays_of(backbone), backbone.input_shape[1]
 
-    @functools.cached_property
-    def _compiled(self) -> Any:
-        # Seconds of work, for nothing where every row is in the store already.
-        return compile_model(self._model, self._precision)
+        def build(images: int) -> Any:
+            return build_frozen_part(arrays, size, images, boundary)
+
+        # Compiled when a row is wanted: seconds, for nothing where all are in the store already.
+        self._runner = Runner(build, ("rows",), precision)
+        shape = tuple(build(1).output(0).shape)[1:]
+        super().__init__(f"openvino {version()} {precision}", backbone, boundary, shape)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Float32 (n, *shape) of `batch`, float32 (n, size, size, 3), n being `BATCH`."""
-        # A copy: the engine writes its next answer into the same memory.
-        return np.array(self._compiled(batch)["rows"], np.float32)
+        return self._runner(batch)[0]
 
 
 class KerasExtractor(_FrozenPart):

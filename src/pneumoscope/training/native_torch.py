@@ -12,16 +12,11 @@ unbiased batch variance, n/(n - 1) of Keras', where n is the pixels of a batch's
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import functools
-import sys
 from typing import Any
 
+from pneumoscope.images.memory import keep_freed_memory
 from pneumoscope.training.runtime import load_keras
-
-_MALLOPT_TRIM_THRESHOLD = -1
-_MALLOPT_MMAP_THRESHOLD = -3
 
 
 def with_native_layers(model: Any) -> Any:
@@ -32,7 +27,9 @@ def with_native_layers(model: Any) -> Any:
     keras = load_keras()
     if keras.backend.backend() != "torch":
         return model
-    keep_freed_memory()
+    # Training takes and frees the same buffers in every step; each page given back is a page fault
+    # in the next one (10 to 15 % of a step on 2 cores).
+    keep_freed_memory(largest=1 << 30, kept=(1 << 31) - 1)
     replacements = _layer_classes()
 
     def replaced(layer: Any) -> Any:
@@ -42,20 +39,6 @@ def with_native_layers(model: Any) -> Any:
     clone = keras.models.clone_model(model, clone_function=replaced)
     clone.set_weights(model.get_weights())
     return clone
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks instead of giving them back at once.
-
-    Training takes and frees the same buffers in every step; each page given back is a page fault
-    in the next one (10 to 15 % of a step on 2 cores).
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(ctypes.util.find_library("c"))
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_MALLOPT_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(_MALLOPT_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 class _Direct:

@@ -162,7 +162,7 @@ _RECIPES: Mapping[str, Callable[[Job], Trained]] = MappingProxyType(
 
 
 def _trained_head(job: Job, config: FitConfig) -> tuple[dict[str, FeatureTable], TrainedHead]:
-    extractor = frozen_extractor(job.backbone, None, config.precision)
+    extractor = frozen_extractor(job.backbone, None, job.config.features)
     tables = _tables(job, job.config.views, extractor, job.config.preprocess)
     parts = [LabelledFeatures(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
     head = train_head(
@@ -183,7 +183,7 @@ def _train_tail(
 ) -> tuple[dict[str, FeatureTable], Fitted]:
     """Train what lies behind `boundary`; its weights go into the job's backbone."""
     config = job.config
-    extractor = frozen_extractor(job.backbone, boundary, config.fit.precision)
+    extractor = frozen_extractor(job.backbone, boundary, config.features)
     tables = _tables(job, config.views, extractor, config.preprocess)
     with arithmetic(config.fit.precision):
         body = _trainable(job.backbone, config.preprocess.size, train_statistics=False)

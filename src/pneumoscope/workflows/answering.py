@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from pneumoscope.config import IntervalConfig, PreprocessConfig
 from pneumoscope.errors import DataError, Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate
+from pneumoscope.evaluation.groups import by_group
+from pneumoscope.images.dicom.attributes import film_attributes
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import film_png, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor, decide
 from pneumoscope.progress import Progress
-from pneumoscope.records import CLASS_NAMES, ImageRecord
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord
 from pneumoscope.report.content import Refusals, WorstError
 
 WORST_SHOWN = 8
@@ -89,8 +91,8 @@ def answer_all(
 def evaluate_answers(
     answered: Answered, manifest: BundleManifest, interval: IntervalConfig
 ) -> Evaluation:
-    """Every metric of the answers at the model's threshold."""
-    return evaluate(
+    """Every metric of the answers at the model's threshold, and by group of patients."""
+    found = evaluate(
         answered.labels(),
         answered.probabilities(),
         answered.patients(),
@@ -100,6 +102,28 @@ def evaluate_answers(
         refused=len(answered.answers) - len(answered.ok),
         subtypes=[answered.records[k].subtype for k in answered.ok],
     )
+    groups = by_group(
+        answered.labels(),
+        answered.probabilities(),
+        answered.patients(),
+        manifest.threshold.value,
+        group_columns([answered.records[k] for k in answered.ok]),
+        interval.level,
+    )
+    return replace(found, groups=groups)
+
+
+def group_columns(records: Sequence[ImageRecord]) -> dict[str, list[str]]:
+    """Subtypes, further columns of the manifest, what DICOM headers say of patient and film.
+
+    A column of the manifest counts before what a header says under the same name.
+    """
+    told = [
+        {"subtype": record.subtype, **film_attributes(record.path), **record.extra}
+        for record in records
+    ]
+    names = dict.fromkeys(name for values in told for name in values)
+    return {name: [values.get(name, "") for values in told] for name in names}
 
 
 def refusals_of(answered: Answered) -> tuple[Refusals, ...]:
@@ -122,7 +146,7 @@ def worst_errors(answered: Answered, config: PreprocessConfig) -> tuple[WorstErr
     wrong = []
     for k in answered.ok:
         record, prediction = answered.records[k], answered.answers[k].prediction
-        if prediction.prediction != CLASS_NAMES[record.label]:
+        if prediction.prediction not in (CLASS_NAMES[record.label], UNCERTAIN):
             wrong.append((abs((prediction.probability or 0.0) - record.label), k))
     wrong.sort(key=lambda item: (-item[0], item[1]))
     return tuple(_pictured(answered, k, config) for _, k in wrong[:WORST_SHOWN])

@@ -18,6 +18,7 @@ from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset
 from pneumoscope.report.audit_page import write_audit_page
 from pneumoscope.storage import claim_folder, write_json
+from pneumoscope.workflows.label_review import answers_for, pictures_of
 
 _SHOWN_FINDINGS = 12
 
@@ -36,22 +37,39 @@ def run_download(
     return document, f"{text}\nnext    pneumoscope data audit {report.out}"
 
 
-def run_audit(data: Path, out: Path | None, progress: Progress) -> tuple[dict[str, Any], str]:
-    """Audit `data`; with `out` also write `audit.json` and `audit.html` there."""
+def run_audit(
+    data: Path,
+    out: Path | None,
+    progress: Progress,
+    predictions: Path | None = None,
+    *,
+    pictures: bool = True,
+) -> tuple[dict[str, Any], str]:
+    """Audit `data`; with `out` also write `audit.json` and `audit.html` there.
+
+    Args:
+        data: DATA by the contract; its splits may share patients.
+        out: folder for the two files.
+        progress: told of each image and each analysis.
+        predictions: a predictions file of these films, to review labels by.
+        pictures: show the films whose labels are most doubtful in the page.
+    """
     if out is not None:
         claim_folder(out)
     dataset = index(data, progress=progress, refuse_leaks=False)
-    found = audit(dataset, progress=progress)
+    answers = None if predictions is None else answers_for(dataset, predictions)
+    found = audit(dataset, progress=progress, answers=answers)
     document = found.to_dict()
-    shown = [f"{finding.severity:<8} {finding.text}" for finding in found.findings]
-    lines = shown[:_SHOWN_FINDINGS]
-    if len(shown) > _SHOWN_FINDINGS:
-        lines.append(f"… and {len(shown) - _SHOWN_FINDINGS} more")
+    told = [f"{finding.severity:<8} {finding.text}" for finding in found.findings]
+    lines = told[:_SHOWN_FINDINGS]
+    if len(told) > _SHOWN_FINDINGS:
+        lines.append(f"… and {len(told) - _SHOWN_FINDINGS} more")
     if out is None:
         lines.append("figures and lists: the same command with --out DIR")
     else:
         write_json(out / "audit.json", document)
-        write_audit_page(out / "audit.html", found)
+        shown = pictures_of(found) if pictures else {}
+        write_audit_page(out / "audit.html", found, shown)
         lines.append(f"page    {out / 'audit.html'}")
     return document, "\n".join(lines)
 

@@ -3,15 +3,16 @@
 metrics.json      every metric with its interval (the contract)
 predictions.csv   one row per image (the contract)
 labels.csv        path, label, patient, split of the same images, in the same order
-figures/*.svg     the report's figures
+figures/*.svg     the report's figures, the flow of participants among them
 report.html
+checklist.html    CLAIM 2024, TRIPOD+AI, STARD-AI, filled in as far as the files tell
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,16 @@ from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
 from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import write_predictions
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.records import SPLITS, Dataset
+from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
+from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts
 from pneumoscope.report.figure_sections import evaluation_figures
+from pneumoscope.report.flow import flow_diagram
+from pneumoscope.report.group_sections import group_figures
 from pneumoscope.report.report_page import write_report
 from pneumoscope.storage import claim_folder, write_json
 from pneumoscope.workflows.answering import (
@@ -38,6 +43,7 @@ from pneumoscope.workflows.answering import (
     refusals_of,
     worst_errors,
 )
+from pneumoscope.workflows.checklist import checklist_answers, flow_of
 from pneumoscope.workflows.facts import (
     announce,
     command_line,
@@ -59,6 +65,8 @@ class Evaluated:
     data_name: str
     model_name: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
+    whole: Dataset | None = None
+    """The data set of which `dataset` is a part, if it is one."""
 
 
 def evaluate_model(
@@ -90,14 +98,23 @@ def evaluate_model(
     started = time.monotonic()
     predictor = Predictor.load(model, input_check=input_check)
     dataset = index(data, progress=progress)
-    chosen, split = _chosen(dataset, split, data)
+    chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
     claim_folder(out)
     write_split(out / "labels.csv", chosen)
     answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
     evaluation = evaluate_answers(answered, predictor.manifest, interval)
     name = str(model)
-    evaluated = Evaluated(answered, evaluation, predictor.manifest, chosen, split, data.name, name)
+    evaluated = Evaluated(
+        answered,
+        evaluation,
+        predictor.manifest,
+        chosen,
+        split,
+        data.name,
+        name,
+        whole=dataset,
+    )
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     write_evaluation(out, evaluated, config=interval, seconds=seconds, page=out / "report.html")
     return evaluated
@@ -114,14 +131,23 @@ def run_evaluation(
     input_check: bool = True,
 ) -> tuple[dict[str, Any], str]:
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
-    evaluation = evaluate_model(
-        data, out, model, split, interval, progress, input_check=input_check
-    ).evaluation
-    document = evaluation.to_metrics_json() | {"out": str(out)}
-    return document, f"{metrics_table(evaluation)}\n\nreport  {out / 'report.html'}"
+    evaluated = evaluate_model(data, out, model, split, interval, progress, input_check=input_check)
+    document = metrics_document(evaluated) | {"out": str(out)}
+    text = (
+        f"{metrics_table(evaluated.evaluation)}\n\nreport  {out / 'report.html'}\n"
+        f"papers  {out / 'checklist.html'}"
+    )
+    return document, text
 
 
-def _chosen(dataset: Dataset, split: EvaluatedSplit, data: Path) -> tuple[Dataset, EvaluatedSplit]:
+def chosen_split(
+    dataset: Dataset, split: EvaluatedSplit, data: Path
+) -> tuple[Dataset, EvaluatedSplit]:
+    """One split of the data; all of them, with a warning, where they name none.
+
+    Raises:
+        DataError: there are splits, but not this one.
+    """
     sizes = {name: len(dataset.subset(name).records) for name in SPLITS}
     if split != "all" and not any(sizes.values()):
         note = (
@@ -150,9 +176,13 @@ def write_evaluation(
 ) -> None:
     """Write the files of an evaluation but `labels.csv` into `out`, its report to `page`."""
     answered, evaluation = evaluated.answered, evaluated.evaluation
-    write_json(out / "metrics.json", evaluation.to_metrics_json())
+    write_json(out / "metrics.json", metrics_document(evaluated))
     predictions = [answer.prediction for answer in answered.answers]
     write_predictions(out / "predictions.csv", predictions)
+    refused = refusals_of(answered)
+    whole = evaluated.whole or evaluated.dataset
+    chosen = replace(whole, records=answered.records)
+    flow = flow_of(whole, chosen, evaluated.split, evaluated.data_name, evaluation, refused)
     started = datetime.now(UTC) - timedelta(seconds=sum(seconds.values()))
     content = ReportContent(
         title="Training report" if learning else "Evaluation report",
@@ -171,12 +201,26 @@ def write_evaluation(
         model=model_facts(evaluated.model_name or out.parent / "model", evaluated.manifest),
         learning=learning,
         worst_errors=worst_errors(answered, evaluated.manifest.preprocessing),
-        refused=refusals_of(answered),
+        refused=refused,
+        flow=flow,
         commands=evaluated.commands,
     )
-    for figure in evaluation_figures(evaluation):
+    for figure in (*evaluation_figures(evaluation), *group_figures(evaluation)):
         figure.save(out / "figures" / f"{figure.name}.svg")
+    flow_diagram(flow).save(out / "figures" / "flow.svg")
     write_report(page, content)
+    answers = checklist_answers(flow, whole, chosen, evaluation, evaluated.manifest, config)
+    named = f"{content.model.name} · {content.data.name}"
+    write_checklist(out / "checklist.html", ChecklistContent(named, answers, flow))
+
+
+def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
+    """`metrics.json`: the evaluation, which model it is of, and how many answers it withheld."""
+    manifest = evaluated.manifest
+    answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
+    withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
+    model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
+    return evaluated.evaluation.to_metrics_json() | {"model": model, "abstention": withheld}
 
 
 def metrics_table(evaluation: Evaluation) -> str:

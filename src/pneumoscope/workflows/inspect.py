@@ -12,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.inference.bundle import load_bundle
+from pneumoscope.inference.bundle import BundleManifest, load_bundle
+from pneumoscope.inference.certificates import choose_precision
+from pneumoscope.inference.engine import fast_precisions
 from pneumoscope.storage import cache_folder
+from pneumoscope.workflows.certify import certificate_lines
 from pneumoscope.workflows.facts import check_words, how_many
 
-_EXTRAS = {
+EXTRAS = {
     "train": ("keras", "tensorflow"),
     "torch": ("torch",),
     "jax": ("jax",),
     "export": ("onnx", "onnxruntime"),
+    "dicom": ("highdicom", "pynetdicom"),
+    "quantise": ("nncf",),
     "download": ("huggingface_hub", "kagglehub"),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
     "notebook": ("nbclient", "ipykernel"),
 }
 _CORE = (
@@ -60,12 +66,25 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         f"calibration   {manifest.calibration.method}",
         f"input check   {check_words(manifest.input_check)}",
     ]
+    if (band := manifest.abstention).method != "none":
+        lines.append(f"uncertain     {band.low:.4f} to {band.high:.4f} ({band.rule})")
+    fast = fast_precisions()
+    auto = choose_precision("auto", manifest.certificates, fast)
+    lines.append(f"precision     auto takes {auto} here (the processor has {', '.join(fast)})")
+    lines += _certificates(manifest)
     metrics = manifest.validation.get("metrics")
     for name, estimate in metrics.items() if isinstance(metrics, dict) else ():
         if isinstance(estimate, dict) and isinstance(value := estimate.get("value"), int | float):
             lines.append(f"  {name:<18} {value:.4f}")
     lines += [f"card          {bundle.card}", "every file matches its SHA-256"]
-    return document | {"folder": str(bundle.folder)}, "\n".join(lines)
+    here = {"auto": auto, "processor_has": list(fast)}
+    return document | {"folder": str(bundle.folder), "precision": here}, "\n".join(lines)
+
+
+def _certificates(manifest: BundleManifest) -> list[str]:
+    if not manifest.certificates:
+        return ["certificates  none: pneumoscope certify DATA --model MODEL makes answers faster"]
+    return [line for each in manifest.certificates for line in certificate_lines(each)]
 
 
 def run_doctor() -> tuple[dict[str, Any], str, int]:
@@ -73,7 +92,7 @@ def run_doctor() -> tuple[dict[str, Any], str, int]:
     absent = [name for name in _CORE if util.find_spec(name) is None]
     extras = {
         extra: all(util.find_spec(name) is not None for name in names)
-        for extra, names in _EXTRAS.items()
+        for extra, names in EXTRAS.items()
     }
     cache = cache_folder()
     document = {

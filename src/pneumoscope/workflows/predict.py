@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pneumoscope.config import BatchConfig, check_ranges
+from pneumoscope.delivery.dicom_report.folder import ReportFolder
 from pneumoscope.errors import InputError, UsageError
-from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.inference.inputs import expand
-from pneumoscope.inference.overlay import heatmap_name, overlay_png
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.inputs import FileList, expand, is_url
+from pneumoscope.inference.predictor import BATCH, Answer, Predictor, mark_of
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
-from pneumoscope.progress import Progress
+from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
-from pneumoscope.storage import claim_folder, path_text, write_bytes
+from pneumoscope.storage import claim_folder, path_text
+from pneumoscope.workflows.heatmaps import with_overlays
+
+Engine = Literal["local", "ray"]
 
 REFUSED = InputError.exit_code
 
@@ -31,58 +35,74 @@ _EXPLAINED = 10
 
 
 def run_prediction(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     model: str,
     out: Path | None,
     heatmaps: Path | None,
     progress: Progress,
     *,
     resume: bool = False,
-    strict: bool = False,
-    input_check: bool = True,
+    dicom_out: Path | None = None,
+    batch: BatchConfig | None = None,
 ) -> tuple[dict[str, Any], str, int]:
     """Answer for every input of `paths`, one row each, in their order.
 
     Args:
-        paths: files, folders, CSVs.
+        paths: files, folders, CSVs, patterns.
         model: a bundle, a run, or `default`.
         out: the table; until it is whole its rows are in `OUT.partial`.
         heatmaps: folder for overlays.
         progress: is told of every image.
         resume: go on with the rows of `OUT.partial`, if there are any.
-        strict: an input without an answer is a failure.
-        input_check: refuse what is unlike the training images, where the model can tell.
+        dicom_out: folder for a DICOM report and capture of every DICOM input.
+        batch: how to go through them; with the engine `ray` paths may be URLs.
 
     Returns:
-        A document, a text, and the exit code: 3 if nothing had an answer, or with `strict` if
+        A document, a text, and the exit code: 3 if nothing had an answer, or with `batch.strict` if
         anything had none; else 0.
 
     Raises:
         UsageError: no such model, `out` has a suffix of no format, a file is where a folder for
-            `out` or `heatmaps` should be, or there is nothing of this command to resume.
+            `out`, `heatmaps` or `dicom_out` should be, there is nothing of this command to
+            resume, or another process writes the same `out`.
+        ExtraMissingError: `dicom_out` without the packages that it needs.
         InputError: `paths` mean no file at all.
     """
     _check(out, heatmaps, resume)
-    files = _without_journal(expand(paths), out)
-    if not files:
-        named = ", ".join(map(str, paths))
-        raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
-    predictor = Predictor.load(model, input_check=input_check)
-    origin = _origin(predictor.manifest, files, input_check)
-    journal = Journal(out, origin, resume=resume) if out else None
-    before = journal.rows if journal else 0
-    predictions = _predictions(files, before, predictor, heatmaps, progress)
-    told = _to_journal(predictions, journal) if journal else _listed(predictions)
+    batch = batch or BatchConfig()
+    check_ranges(batch)
+    _check_engine(batch.engine, paths, pictures=bool(heatmaps or dicom_out))
+    # The rows of this very command may lie in a folder of films.
+    with FileList(
+        _expanded(batch.engine, paths), without=journal_of(out) if out else None
+    ) as files:
+        if not len(files):
+            named = ", ".join(map(str, paths))
+            raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
+        predictor = Predictor.load(model, batch.precision, input_check=batch.input_check)
+        reports = ReportFolder(dicom_out, predictor.manifest) if dicom_out else None
+        journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
+        before = journal.rows if journal else 0
+        reading = _Reading(files, before, batch.workers)
+        if batch.engine == "ray":
+            predictions = _by_cluster(reading, predictor, model, progress)
+        else:
+            predictions = _predictions(reading, predictor, heatmaps, reports, progress)
+        told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
         "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
+        "precision": predictor.precision,
         "resumed_after": before,
         "predictions": told.rows,
         "out": None if out is None else str(out),
         "heatmaps": None if heatmaps is None else str(heatmaps),
+        "dicom_out": reports.document() if reports else None,
     }
-    unanswered = len(files) - told.counts["ok"]
-    failed = not told.counts["ok"] or (strict and unanswered)
-    text = "\n".join([*told.table, *_summary(told, out, heatmaps)])
+    unanswered = told.counts.total() - told.counts["ok"]
+    failed = not told.counts["ok"] or (batch.strict and unanswered)
+    text = "\n".join(
+        [*told.table, *_summary(told, out, heatmaps), *(reports.lines() if reports else [])]
+    )
     return document, text, REFUSED if failed else 0
 
 
@@ -111,10 +131,11 @@ def _to_journal(predictions: Iterator[Prediction], journal: Journal) -> _Told:
             journal.add(prediction)
             if prediction.reason and len(unanswered) < _EXPLAINED:
                 unanswered.append(prediction)
+        journal.flush()
+        rows = list(journal.read()) if journal.rows <= MOST_LISTED else None
+        journal.finish()
     finally:
         journal.close()
-    rows = list(journal.read()) if journal.rows <= MOST_LISTED else None
-    journal.finish()
     return _Told(journal.counts, rows, unanswered, [])
 
 
@@ -123,14 +144,6 @@ def _listed(predictions: Iterator[Prediction]) -> _Told:
     rows = list(predictions)
     counts = Counter[str](prediction.status for prediction in rows)
     return _Told(counts, [as_row(p) for p in rows], [], _table(rows))
-
-
-def _without_journal(files: list[Path], out: Path | None) -> list[Path]:
-    """The files but the rows of this very command, which may lie in a folder of films."""
-    if out is None:
-        return files
-    journal = journal_of(out).absolute()
-    return [path for path in files if path.absolute() != journal]
 
 
 def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
@@ -143,37 +156,98 @@ def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
         claim_folder(heatmaps)
 
 
-def _origin(manifest: BundleManifest, files: Sequence[Path], input_check: bool) -> str:
-    """What decides the rows: this version, the model, its check, the inputs in their order."""
-    model = json.dumps([asdict(manifest), input_check], sort_keys=True)
-    digest = hashlib.sha256(f"{metadata.version('pneumoscope')} {model}".encode())
-    for path in files:
-        digest.update(path_text(path).encode() + b"\0")
-    return digest.hexdigest()
+def _origin(predictor: Predictor, files: FileList) -> str:
+    """What decides the rows: the model, the inputs in their order."""
+    return hashlib.sha256(f"{mark_of(predictor)} {files.digest}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What is to be read: the files after those that are done, by threads or so many processes."""
+
+    files: FileList
+    done: int
+    workers: int
+
+    @property
+    def again(self) -> int:
+        """Files before these that are read again, to begin where a batch does.
+
+        In other company an answer may differ in its last bit.
+        """
+        return self.done % BATCH if self.done < len(self.files) else 0
+
+    @property
+    def names(self) -> Iterator[str]:
+        return self.files.after(self.done - self.again)
+
+    @contextmanager
+    def shown(self, progress: Progress) -> Iterator[Task]:
+        title = f"predicting, after {self.done}" if self.done else "predicting"
+        with progress.task(title, len(self.files) - self.done, "images") as task:
+            yield task
 
 
 def _predictions(
-    files: Sequence[Path],
-    done: int,
+    reading: _Reading,
     predictor: Predictor,
     heatmaps: Path | None,
+    reports: ReportFolder | None,
     progress: Progress,
 ) -> Iterator[Prediction]:
-    """The predictions of all files after the first `done`; overlays are written on the way."""
-    with progress.task("predicting", len(files), "images") as task:
-        task.advance(done)
-        for answer in predictor.predict_files(files[done:], keep_images=heatmaps is not None):
-            if heatmaps is not None:
-                _write_overlay(heatmaps, answer, predictor)
+    """The predictions of what is not done yet; overlays are written on the way."""
+    answers = predictor.predict_files(
+        reading.names,
+        keep_images=heatmaps is not None or reports is not None,
+        workers=reading.workers,
+    )
+    wanted: Iterator[Answer] = islice(answers, reading.again, None)
+    if heatmaps is not None:
+        wanted = with_overlays(wanted, heatmaps, predictor.manifest.preprocessing)
+    with closing(answers), reading.shown(progress) as task:
+        for answer in wanted:
+            if reports is not None:
+                reports.add(answer)
             yield answer.prediction
             task.advance()
 
 
-def _write_overlay(folder: Path, answer: Answer, predictor: Predictor) -> None:
-    if answer.image is None or answer.cam is None:
-        return
-    png = overlay_png(answer.image.pixels, answer.cam, predictor.manifest.preprocessing)
-    write_bytes(folder / heatmap_name(answer.prediction.path), png)
+def _by_cluster(
+    reading: _Reading, predictor: Predictor, model: str, progress: Progress
+) -> Iterator[Prediction]:
+    """The predictions of what is not done yet, made by a cluster."""
+    from pneumoscope.inference.cluster import predicted_on_cluster
+
+    place = str(Path(model).absolute()) if Path(model).is_dir() else model
+    rows = predicted_on_cluster(
+        reading.names,
+        len(reading.files) - reading.done,
+        partial(Predictor.load, place, predictor.precision, input_check=predictor.checks_inputs),
+        mark_of(predictor),
+        reading.workers,
+    )
+    with closing(rows), reading.shown(progress) as task:
+        for prediction in islice(rows, reading.again, None):
+            yield prediction
+            task.advance()
+
+
+def _check_engine(engine: Engine, paths: Sequence[Path | str], *, pictures: bool) -> None:
+    if engine == "ray" and pictures:
+        raise UsageError(
+            "--heatmaps, --dicom-out: a cluster makes tables alone. Leave out --engine ray."
+        )
+    url = next((path for path in map(str, paths) if is_url(path)), None)
+    if engine == "local" and url is not None:
+        raise UsageError(f"{url}: found a URL, wanted a path. Give --engine ray, which reads URLs.")
+
+
+def _expanded(engine: Engine, paths: Sequence[Path | str]) -> Iterator[str]:
+    if engine == "local":
+        return expand(map(Path, paths))
+    from pneumoscope.inference.remote import expand_anywhere
+
+    return expand_anywhere(paths)
 
 
 def _summary(told: _Told, out: Path | None, heatmaps: Path | None) -> list[str]:

@@ -31,6 +31,8 @@ _TRANSFER_SYNTAX = 0x0010
 _LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT")
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _HEADER_BYTES = 8
+_FIRST_TABLE = 0x00283000
+"""The first of the look-up tables, which may be large; after them come the pixels."""
 
 _WANTED_TAGS: tuple[int, ...] = (
     0x00080005, 0x00080016, 0x00080018, 0x00080060, 0x00080070,  # character set, SOP, maker
@@ -99,13 +101,7 @@ def parse_dicom(content: bytes, source: str, most_bytes: int) -> DicomFile:
             that was cut.
         Exception: whatever pydicom raises; to be called inside `guard.decoding`.
     """
-    stated, start = transfer_syntax_of(content)
-    syntax = stated or _guess_syntax(content[start : start + 6])
-    if syntax == DeflatedExplicitVRLittleEndian:
-        stream = BytesIO(_inflated(content[start:], source, most_bytes))
-    else:
-        stream = BytesIO(content)
-        stream.seek(start)
+    stated, syntax, stream = _opened(content, source, most_bytes)
     size = stream.getbuffer().nbytes
     ends: list[int] = []
 
@@ -126,6 +122,36 @@ def parse_dicom(content: bytes, source: str, most_bytes: int) -> DicomFile:
     elif ends and 0 < size - ends[-1] < _HEADER_BYTES:
         cut = f"the data end at byte {size}, inside the header of an element"
     return DicomFile(dataset, syntax, bool(stated), cut)
+
+
+def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
+    """Read every element before the look-up tables and the pixels, for what is made of a film.
+
+    Patient, study, series and equipment stand there, in groups up to 0028. Sequences in it are
+    read as they are; nothing is checked.
+
+    Raises:
+        ImageRefusedError: as `parse_dicom` does.
+        Exception: whatever pydicom raises; to be called inside `guard.decoding`.
+    """
+    _, syntax, stream = _opened(content, source, most_bytes)
+    return read_dataset(
+        stream,
+        is_implicit_VR=syntax == ImplicitVRLittleEndian,
+        is_little_endian=syntax != ExplicitVRBigEndian,
+        stop_when=lambda tag, _vr, _length: tag >= _FIRST_TABLE,
+    )
+
+
+def _opened(content: bytes, source: str, most_bytes: int) -> tuple[str, str, BytesIO]:
+    """The stated transfer syntax, the one to read by, and the data set, inflated."""
+    stated, start = transfer_syntax_of(content)
+    syntax = stated or _guess_syntax(content[start : start + 6])
+    if syntax == DeflatedExplicitVRLittleEndian:
+        return stated, syntax, BytesIO(_inflated(content[start:], source, most_bytes))
+    stream = BytesIO(content)
+    stream.seek(start)
+    return stated, syntax, stream
 
 
 def _guess_syntax(start: bytes) -> str:

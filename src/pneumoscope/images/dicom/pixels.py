@@ -161,7 +161,8 @@ def _check_stream(stream: bytes, uid: UID, header: PixelHeader, source: str) -> 
             f"its compressed stream has {size[0]} × {size[1]} pixels of {size[2]} samples, its "
             f"header {header.columns} × {header.rows} of {header.samples}",
         )
-    if not stream.rstrip(b"\x00").endswith(_END_OF_IMAGE):
+    # Fragments are of even length (PS3.5 A.4); writers fill up with 00, some with FF.
+    if not stream.rstrip(b"\x00\xff").endswith(_END_OF_IMAGE):
         raise ImageRefusedError(
             source, Reason.TRUNCATED, "its compressed stream has no end marker. Fetch it again"
         )

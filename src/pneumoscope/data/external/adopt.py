@@ -1,0 +1,153 @@
+"""A public data set → the films that can be evaluated on, and a count of all that are left out.
+
+Comes in: a source, its folder, filters. Goes out: `Adopted`, and its manifest.
+Knows nothing of any single data set's tables.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumoscope.config import AdoptConfig
+from pneumoscope.data.external.case import NOT_FOUND, TWICE, Case, Source
+from pneumoscope.data.external.header import with_header
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.records import CLASS_NAMES
+from pneumoscope.storage import write_text
+
+_AGES = AdoptConfig()
+_COLUMNS = ("path", "label", "patient", "age", "sex", "view", "finding", "labelled_by")
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What became of a data set.
+
+    Attributes:
+        source: which one.
+        folder: where it lies.
+        cases: the films that are kept, each with a label and a file.
+        left_out: (reason, films), the most frequent first.
+        keeps_splits: the owner's splits go into the manifest's `split`.
+    """
+
+    source: Source
+    folder: Path
+    cases: tuple[Case, ...]
+    left_out: tuple[tuple[str, int], ...]
+    keeps_splits: bool
+
+
+def adopt(
+    source: Source, folder: Path, config: AdoptConfig, progress: Progress = SILENT
+) -> Adopted:
+    """Read every film of `folder` and keep those that have a label, a file and pass the filters.
+
+    Raises:
+        DataError: the tables are not there or can't be read, or no film is kept.
+        UsageError: the ages are impossible.
+    """
+    if config.min_age > config.max_age:
+        raise UsageError(
+            f"--min-age {config.min_age:g} is above --max-age {config.max_age:g}; give a range."
+        )
+    folder = Path(os.path.normpath(folder.absolute()))
+    left_out: Counter[str] = Counter()
+    kept: list[Case] = []
+    seen: set[Path | None] = set()
+    listed = list(source.read(folder, config))
+    with progress.task("Adopting", len(listed), "films") as task:
+        for case in listed:
+            case, why = _judged(case, source, config)
+            if not why and case.path in seen:
+                why = TWICE
+            if why:
+                left_out[why] += 1
+            else:
+                kept.append(case)
+                seen.add(case.path)
+            task.advance()
+    if not kept:
+        reasons = ", ".join(f"{why} ({count})" for why, count in left_out.most_common())
+        raise DataError(
+            f"{folder}: no film of {len(listed)} can be kept: {reasons or 'the tables are empty'}. "
+            "Check the folder and the filters."
+        )
+    return Adopted(
+        source, folder, tuple(kept), tuple(left_out.most_common()), config.splits == "keep"
+    )
+
+
+def _judged(case: Case, source: Source, config: AdoptConfig) -> tuple[Case, str]:
+    """The case, with what its header adds, and why it is left out, `""` if it is not."""
+    if case.label is None:
+        return case, case.why
+    if case.path is None:
+        return case, NOT_FOUND
+    if source.headers:
+        case = with_header(case)
+    return case, _filtered(case, config)
+
+
+def _filtered(case: Case, config: AdoptConfig) -> str:
+    if config.view == "frontal" and case.view in ("lateral", "other"):
+        return f"{case.view} view"
+    if config.view in ("AP", "PA") and case.view != config.view:
+        return f"view not {config.view}" if case.view else "view not known"
+    if (config.min_age, config.max_age) != (_AGES.min_age, _AGES.max_age):
+        if case.age is None:
+            return "age not known"
+        if not config.min_age <= case.age <= config.max_age:
+            return "age outside the range"
+    return ""
+
+
+def check_place(out: Path, folder: Path) -> None:
+    """Make sure that a manifest at `out` may name the films of `folder`.
+
+    Raises:
+        UsageError: `out` lies neither in `folder` nor in a folder above it.
+    """
+    place = Path(os.path.normpath(out.absolute().parent))
+    if not Path(os.path.normpath(folder.absolute())).is_relative_to(place):
+        raise UsageError(
+            f"--out {out}: lies beside the films; a manifest must lie in their folder or above it, "
+            f"for paths in it stay below it. Give --out {folder / out.name}"
+        )
+
+
+def write_manifest(out: Path, adopted: Adopted) -> None:
+    """Write a manifest by the contract, with further columns for subgroups.
+
+    `path,label,patient,age,sex,view,finding,labelled_by` and the owner's split: as `split` if it
+    is kept, else as `official_split`, which nothing follows.
+    """
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow((*_COLUMNS, "split" if adopted.keeps_splits else "official_split"))
+    writer.writerows(_rows(adopted, Path(os.path.normpath(out.absolute().parent))))
+    write_text(out, lines.getvalue())
+
+
+def _rows(adopted: Adopted, place: Path) -> Iterator[tuple[str, ...]]:
+    for case in adopted.cases:
+        if case.path is None or case.label is None:  # `adopt` keeps no such case
+            continue
+        yield (
+            case.path.relative_to(place).as_posix(),
+            CLASS_NAMES[case.label],
+            case.patient,
+            "" if case.age is None else f"{case.age:.3g}",
+            case.sex,
+            case.view,
+            case.finding,
+            case.labelled_by,
+            case.split or "",
+        )

@@ -1,0 +1,134 @@
+"""Any table of films: the user names its columns and the words for either class.
+
+Reads one CSV in the folder. Columns are found by usual names, or as `--columns` says; words for
+the classes as `--normal` and `--pneumonia` say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pneumoscope.config import AdoptConfig
+from pneumoscope.data.external.case import (
+    NO_LABEL,
+    NORMAL,
+    PNEUMONIA,
+    Case,
+    Source,
+    age_in_years,
+    other_finding,
+    sex_of,
+    view_of,
+)
+from pneumoscope.data.external.table import images_below, rows_of, table_in
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.records import SPLITS, Split
+
+_USUAL = {
+    "path": ("path", "file", "filename", "file_name", "image", "image_path", "image_id"),
+    "label": ("label", "class", "finding", "diagnosis", "target"),
+    "patient": ("patient", "patient_id", "patientid", "subject_id", "subject"),
+    "split": ("split", "set", "fold"),
+    "age": ("age", "patient_age"),
+    "sex": ("sex", "gender", "patient_sex"),
+    "view": ("view", "view_position", "projection"),
+}
+_NEEDED = ("path", "label")
+
+
+def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
+    """Every row, in order."""
+    table = _table(folder, config.table)
+    names = _columns(table, config.columns)
+    words = dict.fromkeys(_listed(config.normal), NORMAL)
+    words |= dict.fromkeys(_listed(config.pneumonia), PNEUMONIA)
+    images = images_below(folder)
+    for row in rows_of(table, [names[what] for what in _NEEDED]):
+        told = {what: row.get(column, "") for what, column in names.items()}
+        word = told["label"].lower()
+        label, why = (words[word], "") if word in words else other_finding(config.others)
+        if not word:
+            label, why = None, NO_LABEL
+        yield Case(
+            path=_image(table.parent, told["path"], images),
+            label=label,
+            patient=told.get("patient", ""),
+            split=_split(told.get("split", "")),
+            age=age_in_years(told.get("age", "")),
+            sex=sex_of(told.get("sex", "")),
+            view=view_of(told.get("view", "")),
+            finding=told["label"],
+            why=why,
+        )
+
+
+def _listed(text: str) -> list[str]:
+    return [word.strip().lower() for word in text.split(",") if word.strip()]
+
+
+def _table(folder: Path, name: str) -> Path:
+    if name:
+        return table_in(folder, name)
+    tables = sorted(folder.glob("*.csv")) if folder.is_dir() else []
+    if len(tables) == 1:
+        return tables[0]
+    shown = ", ".join(table.name for table in tables[:5]) or "none"
+    raise DataError(f"{folder}: found the tables {shown}; wanted one CSV. Name it: --table FILE")
+
+
+def _columns(table: Path, given: str) -> dict[str, str]:
+    """What is asked for → the table's own name of the column."""
+    header = next(rows_of(table, ()), None)
+    if header is None:
+        raise DataError(f"{table}: found no row below the header; wanted one per film.")
+    by_lower = {name.lower(): name for name in header}
+    found = {
+        what: by_lower[usual[0]]
+        for what, names in _USUAL.items()
+        if (usual := [name for name in names if name in by_lower])
+    }
+    for part in _parts(given):
+        what, _, column = part.partition("=")
+        if what not in _USUAL or column.lower() not in by_lower:
+            raise UsageError(
+                f"--columns: found {part!r}; wanted WHAT=COLUMN with WHAT one of "
+                f"{', '.join(_USUAL)} and COLUMN one of {', '.join(header)}"
+            )
+        found[what] = by_lower[column.lower()]
+    missing = [what for what in _NEEDED if what not in found]
+    if missing:
+        raise UsageError(
+            f"{table}: found the columns {', '.join(header)}, none of which is known as the "
+            f"{missing[0]}. Name it: --columns {missing[0]}=COLUMN"
+        )
+    return found
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _image(folder: Path, text: str, images: dict[str, Path]) -> Path | None:
+    """The file at that path below the table's folder, else one of that name anywhere below."""
+    if not text:
+        return None
+    path = folder / text
+    inside = ".." not in Path(text).parts and not Path(text).is_absolute()
+    return path if inside and path.is_file() else images.get(Path(text).name)
+
+
+def _split(text: str) -> Split | None:
+    names: dict[str, Split] = {"valid": "val", "validation": "val"}
+    names |= {name: name for name in SPLITS}
+    return names.get(text.lower())
+
+
+SOURCE = Source(
+    name="csv",
+    title="A table of your own",
+    paper="",
+    layout="one CSV, images below the folder",
+    labels="the words of --pneumonia → PNEUMONIA, those of --normal → NORMAL",
+    read=read,
+)

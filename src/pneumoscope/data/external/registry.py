@@ -1,0 +1,20 @@
+"""Every public data set that `data adopt` knows, by name: the one list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pneumoscope.data.external import chexpert, nih, padchest, plain, rsna, vindr
+from pneumoscope.data.external.case import Source
+
+SOURCES: Mapping[str, Source] = {
+    source.name: source
+    for source in (
+        rsna.SOURCE,
+        nih.SOURCE,
+        chexpert.SOURCE,
+        vindr.SOURCE,
+        padchest.SOURCE,
+        plain.SOURCE,
+    )
+}

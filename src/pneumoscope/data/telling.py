@@ -1,0 +1,127 @@
+"""From which split is this film? If a classifier can tell, the splits differ in their making.
+
+Comes in: `Films`. Goes out: `SplitTest` records, one per class and pair of splits.
+Knows nothing of files, pages or models.
+
+A classifier of two samples as a test that they differ: Lopez-Paz and Oquab 2017,
+"Revisiting classifier two-sample tests" (arXiv:1610.06545). Patients are held out whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.data.audit_evidence import Driver, Property, SplitTest
+from pneumoscope.data.distributions import QUANTITIES, roc_area
+from pneumoscope.data.films import Films, Floats, standardised
+from pneumoscope.data.folds import area, cross_validated, interval_of_area
+from pneumoscope.progress import Task
+from pneumoscope.records import CLASS_NAMES, SPLITS
+
+_FEWEST_FILMS = 20
+_MOST_DRIVERS = 3
+_SKEWED = ("width", "height", "file_bytes")
+"""Taken as logarithms by the classifier: their ratios count, not their differences."""
+
+PAIRS = (("train", "test"), ("train", "val"), ("val", "test"))
+"""The comparisons, in this order; SPLITS gives the names."""
+
+
+def split_tests(films: Films, seed: int, task: Task) -> tuple[SplitTest, ...]:
+    """One test per class and pair of splits that both have 20 films of five patients.
+
+    Args:
+        films: readable films.
+        seed: of the deal to folds and of the bootstrap.
+        task: told of each comparison.
+    """
+    found = []
+    for label, (first, second) in itertools.product(range(len(CLASS_NAMES)), PAIRS):
+        of_class = films.labels == label
+        places = np.flatnonzero(of_class & np.isin(films.splits, (first, second)))
+        classes = (films.splits[places] == second).astype(np.int64)
+        if min(classes.sum(), len(classes) - classes.sum()) >= _FEWEST_FILMS:
+            found.append(_test(films, places, classes, (label, first, second), seed))
+        task.advance()
+    return tuple(test for test in found if test is not None)
+
+
+def comparisons() -> int:
+    """How many comparisons `split_tests` may make."""
+    return len(CLASS_NAMES) * len(list(itertools.combinations(SPLITS, 2)))
+
+
+def _test(
+    films: Films,
+    places: npt.NDArray[np.int64],
+    classes: npt.NDArray[np.int64],
+    named: tuple[int, str, str],
+    seed: int,
+) -> SplitTest | None:
+    label, first, second = named
+    patients = films.patients[places]
+    properties = {name: values[places] for name, values in _properties(films).items()}
+    columns = _columns(properties)
+    small = films.small[places]
+    whole = cross_validated(np.hstack([small, columns]), classes, patients, seed)
+    shape = cross_validated(standardised(small), classes, patients, seed)
+    alone = cross_validated(columns, classes, patients, seed) if columns.shape[1] else None
+    if whole is None or shape is None:
+        return None
+    low, high = interval_of_area(whole, classes, patients, seed)
+    drivers = sorted(_drivers(properties, classes), key=lambda driver: -driver.auc)
+    return SplitTest(
+        label=CLASS_NAMES[label],
+        first=first,
+        second=second,
+        images=len(places),
+        patients=len(np.unique(patients)),
+        auc=round(area(whole, classes), 4),
+        low=round(low, 4),
+        high=round(high, 4),
+        shape_auc=round(area(shape, classes), 4),
+        property_auc=round(area(alone, classes), 4) if alone is not None else 0.5,
+        drivers=tuple(drivers[:_MOST_DRIVERS]),
+    )
+
+
+def _properties(films: Films) -> Mapping[Property, npt.NDArray[np.float64]]:
+    """Every property of every film, (n,) float64 each."""
+    found: dict[Property, npt.NDArray[np.float64]] = {
+        cast("Property", name): films.numbers[:, column] for column, name in enumerate(QUANTITIES)
+    }
+    found["border"] = films.border.astype(np.float64)
+    found["centre"] = films.centre.astype(np.float64)
+    return found
+
+
+def _columns(properties: Mapping[Property, npt.NDArray[np.float64]]) -> Floats:
+    """(n, k) float32: the properties that vary, skewed ones as logarithms."""
+    varying = [
+        np.log(np.maximum(values, 1.0)) if name in _SKEWED else values
+        for name, values in properties.items()
+        if np.ptp(values) > 0
+    ]
+    if not varying:
+        return np.zeros((len(next(iter(properties.values()))), 0), np.float32)
+    return np.stack(varying, axis=1).astype(np.float32)
+
+
+def _drivers(
+    properties: Mapping[Property, npt.NDArray[np.float64]], classes: npt.NDArray[np.int64]
+) -> Iterator[Driver]:
+    for name, values in properties.items():
+        if np.ptp(values) > 0:
+            one, other = values[classes == 0], values[classes == 1]
+            alone = roc_area(one, other)
+            yield Driver(
+                name,
+                round(max(alone, 1 - alone), 4),
+                round(float(np.median(one)), 4),
+                round(float(np.median(other)), 4),
+            )

@@ -1,0 +1,136 @@
+"""The node as a whole: receiver, answerer, sender over one spool; started, watched, stopped.
+
+Comes in: settings and a predictor. Goes out: reports at the destination. If one of its parts
+fails, all stop and the failure is raised: whoever runs the node starts it again, and nothing that
+was acknowledged is lost by that.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from threading import Event
+
+from pneumoscope.config import LimitsConfig, NodeConfig
+from pneumoscope.delivery.dicom_node.answerer import Answerer
+from pneumoscope.delivery.dicom_node.audit import Audit
+from pneumoscope.delivery.dicom_node.peers import parse_peer
+from pneumoscope.delivery.dicom_node.receiver import Receiver
+from pneumoscope.delivery.dicom_node.sender import Sender
+from pneumoscope.delivery.dicom_node.spool import Spool
+from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.inference.predictor import Predictor
+
+_LOGGER = logging.getLogger(__name__)
+
+_WATCH_SECONDS = 0.2
+_TROUBLE_SECONDS = 5.0
+"""Pause after the disk refused something, which may be full for a while."""
+
+
+class Node:
+    """A running node.
+
+    Args:
+        config: its settings.
+        predictor: the model that answers.
+        limits: what a film may cost.
+
+    Attributes:
+        port: that it listens on.
+
+    Raises:
+        UsageError: a setting can't be.
+        OSError: the spool can't be written.
+    """
+
+    def __init__(
+        self, config: NodeConfig, predictor: Predictor, limits: LimitsConfig | None = None
+    ) -> None:
+        destination = parse_peer(config.forward, "--forward") if config.forward else None
+        reporter = Reporter(predictor.manifest, limits)
+        self._config = config
+        folder = Path(config.spool)
+        self.spool = Spool(folder, reporter.author.fingerprint, sending=destination is not None)
+        self.audit = Audit(folder / "audit.jsonl")
+        self._stop = Event()
+        self._parts: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="dicom-node")
+        try:
+            sender = destination and Sender(config, destination, self.spool, self.audit)
+            self._receiver = Receiver(config, self.spool, self.audit)
+        except BaseException:
+            self._close()
+            raise
+        self.port = self._receiver.port
+        answerer = Answerer(self.spool, predictor, reporter, self.audit)
+        self._begin(answerer.run)
+        if sender:
+            self._begin(sender.run)
+        waiting = self.spool.count("films", "waiting")
+        self.audit.note(
+            "started", port=self.port, model=reporter.author.fingerprint, waiting=waiting
+        )
+        _LOGGER.info(
+            "%s listens on %s:%d; reports go to %s; films waiting: %d",
+            config.aet,
+            config.host,
+            self.port,
+            destination or folder / "outgoing",
+            waiting,
+        )
+
+    def _begin(self, work: Callable[[Event], None]) -> None:
+        self._parts.append(self._pool.submit(self._through_trouble, work))
+
+    def _through_trouble(self, work: Callable[[Event], None]) -> None:
+        """Run a part; what the disk refuses is tried again, for a full one may be emptied."""
+        while True:
+            try:
+                work(self._stop)
+                return
+            except (OSError, sqlite3.OperationalError) as error:
+                _LOGGER.error("the spool can't be written: %s; trying again", error)
+                if self._stop.wait(_TROUBLE_SECONDS):
+                    return
+
+    def run(self, stop: Event) -> None:
+        """Until `stop` is set.
+
+        Raises:
+            Exception: what one of the parts failed of, a defect of ours.
+        """
+        while not stop.is_set():
+            done, _ = wait(self._parts, timeout=_WATCH_SECONDS, return_when=FIRST_COMPLETED)
+            for part in done:
+                part.result()
+
+    def stop(self) -> dict[str, int]:
+        """Take no more films, end what was begun, keep the rest for the next start.
+
+        Returns:
+            How many films and reports wait, and how many reports were sent and given up, ever.
+        """
+        self._receiver.stop(self._config.grace)
+        self._stop.set()
+        self.spool.wake()
+        wait(self._parts)
+        counts = {
+            "films_waiting": self.spool.count("films", "waiting"),
+            "films_answered": self.spool.count("films", "answered"),
+            "reports_waiting": self.spool.count("reports", "waiting"),
+            "reports_sent": self.spool.count("reports", "sent"),
+            "reports_given_up": self.spool.count("reports", "given up"),
+            "reports_kept": self.spool.count("reports", "kept"),
+        }
+        self.audit.note("stopped", **counts)
+        self._close()
+        return counts
+
+    def _close(self) -> None:
+        self._pool.shutdown()
+        self.audit.close()
+        self.spool.close()

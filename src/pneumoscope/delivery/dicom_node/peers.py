@@ -1,0 +1,103 @@
+"""Who speaks with whom: AE titles, addresses, TLS.
+
+Comes in: settings as text. Goes out: a checked `Peer`, contexts of `ssl`. Opens no connection.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+
+from pneumoscope.config import NodeConfig
+from pneumoscope.errors import UsageError
+
+_MOST_AET = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A DICOM application entity elsewhere."""
+
+    aet: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.aet}@{self.host}:{self.port}"
+
+
+def check_aet(text: str, where: str) -> str:
+    """An application entity title (PS3.5 6.2, VR AE).
+
+    Raises:
+        UsageError: it is empty, too long, or has characters that none may have.
+    """
+    title = text.strip()
+    if (
+        not 1 <= len(title) <= _MOST_AET
+        or not title.isascii()
+        or not title.isprintable()
+        or ("\\" in title)
+    ):
+        raise UsageError(
+            f"{where}: found {text!r}, wanted an AE title: 1 to {_MOST_AET} plain characters "
+            "without a backslash"
+        )
+    return title
+
+
+def parse_peer(text: str, where: str) -> Peer:
+    """`AET@HOST:PORT`, the host being a name or an address (IPv6 in brackets).
+
+    Raises:
+        UsageError: it is written otherwise.
+    """
+    title, at, address = text.partition("@")
+    host, colon, port = address.rpartition(":")
+    if not (at and colon and host and port.isdecimal() and 1 <= int(port) <= 65_535):
+        raise UsageError(f"{where}: found {text!r}, wanted AET@HOST:PORT, as in PACS@10.0.0.5:104")
+    return Peer(check_aet(title, where), host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def server_context(config: NodeConfig) -> ssl.SSLContext | None:
+    """TLS for callers, `None` if they come in plain; with `tls_ca` they must prove who they are.
+
+    Raises:
+        UsageError: a file is missing or is no certificate or key.
+    """
+    if not config.tls_cert:
+        if config.tls_key:
+            raise UsageError("--tls-key: found a key alone, wanted --tls-cert as well. Give both.")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load(context, config)
+    if config.tls_ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(config: NodeConfig) -> ssl.SSLContext | None:
+    """TLS for the destination, `None` if it is spoken to in plain.
+
+    Raises:
+        UsageError: as `server_context` does.
+    """
+    if not config.forward_tls:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    _load(context, config)
+    return context
+
+
+def _load(context: ssl.SSLContext, config: NodeConfig) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if config.tls_cert:
+            context.load_cert_chain(config.tls_cert, config.tls_key or None)
+        if config.tls_ca:
+            context.load_verify_locations(config.tls_ca)
+    except (OSError, ssl.SSLError) as error:
+        named = ", ".join(filter(None, (config.tls_cert, config.tls_key, config.tls_ca)))
+        raise UsageError(
+            f"TLS files {named}: can't be used ({error}). Give certificates and key as PEM files."
+        ) from error

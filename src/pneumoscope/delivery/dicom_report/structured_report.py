@@ -1,0 +1,203 @@
+"""An answer as a Comprehensive SR: TID 1500 Measurement Report (PS3.16).
+
+Comes in: the film, who answers, the answer. Goes out: a data set to be written or sent. Knows
+nothing of files, networks or pixels. An input without an answer gets a report as well, which says
+why: whoever waits for it should not wait for nothing.
+
+    Measurement Report (TID 1500)
+      Observer: device (TID 1004)
+      Procedure reported
+      Imaging Measurements
+        Measurement Group (TID 1501)
+          Finding                pneumonia
+          Algorithm (TID 4019)   name, version, model, threshold, validation
+          Source image
+          Probability            with its threshold beside it (TID 300)
+          Presence of property   present, absent, not evaluated: the model's class
+          Comment                why there is no answer
+      Comment                    research use only
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pneumoscope.delivery.dicom_report.author import MANUFACTURER, RESEARCH_ONLY, Author
+from pneumoscope.delivery.dicom_report.source import SourceFilm
+from pneumoscope.records import CLASS_NAMES, Prediction
+
+if TYPE_CHECKING:
+    from highdicom.sr import (
+        AlgorithmIdentification,
+        CodedConcept,
+        ComprehensiveSR,
+        Measurement,
+        MeasurementsAndQualitativeEvaluations,
+        ObservationContext,
+    )
+
+SERIES_NUMBER = 9001
+"""Beyond those of any modality; a Series Number (PS3.3 C.7.3.1) need not be unique."""
+
+_SCHEME = "99PNEUMOSCOPE"
+"""Private codes begin with 99 (PS3.16 8.2)."""
+
+_PNEUMONIA = ("233604007", "SCT", "Pneumonia")
+_CHEST_XRAY = ("399208008", "SCT", "Plain chest X-ray")
+_IMAGING = ("363679005", "SCT", "Imaging procedure")
+_PRESENT = ("52101004", "SCT", "Present")  # CID 240
+_ABSENT = ("272519000", "SCT", "Absent")
+_NOT_EVALUATED = ("373121007", "SCT", "Not Evaluated")
+_PRESENCE = ("121052", "DCM", "Presence of property")
+_PROBABILITY = ("122157", "DCM", "Probability")
+_THRESHOLD = ("122411", "DCM", "Threshold Value")
+_UNLIKENESS = ("UNLIKENESS", _SCHEME, "How unlike its training images the model finds the input")
+_COMMENT = ("121106", "DCM", "Comment")
+_NO_UNITS = ("1", "UCUM", "no units")
+
+
+def structured_report(
+    source: SourceFilm, author: Author, prediction: Prediction
+) -> ComprehensiveSR:
+    """The report of one answer, in the film's own study, in a series of the author's own.
+
+    Patient and study are the film's, as PS3.3 A.35.3 wants; text is in UTF-8 whatever the film's
+    character set. The report is complete and unverified: no person answers for it.
+
+    Raises:
+        Exception: whatever highdicom raises of a film's odd values; to be called inside
+            `guard.decoding`.
+    """
+    from highdicom.sr import ComprehensiveSR, MeasurementReport
+
+    report = MeasurementReport(
+        observation_context=_observer(author),
+        procedure_reported=_procedure(prediction),
+        imaging_measurements=[_group(source, author, prediction)],
+    )
+    report[0].ContentSequence.append(
+        _comment(f"{RESEARCH_ONLY}. Research software, no medical device")
+    )
+    return ComprehensiveSR(
+        evidence=[source.dataset],
+        content=report,
+        series_instance_uid=author.uid("report series", source.series_uid),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=author.uid("report", source.sop_uid),
+        instance_number=source.number,
+        manufacturer=MANUFACTURER,
+        is_complete=True,
+        is_verified=False,
+        series_description="Pneumonia: model's report. RESEARCH USE ONLY",
+        manufacturer_model_name=author.model_name,
+        software_versions=author.version,
+        device_serial_number=author.fingerprint,
+        specific_character_set="ISO_IR 192",
+    )
+
+
+def _code(triplet: tuple[str, str, str]) -> CodedConcept:
+    from highdicom.sr import CodedConcept
+
+    value, scheme, meaning = triplet
+    return CodedConcept(value, scheme, meaning)
+
+
+def _observer(author: Author) -> ObservationContext:
+    """TID 1001 with TID 1004: the observer is a device, and no person."""
+    from highdicom.sr import (
+        DeviceObserverIdentifyingAttributes,
+        ObservationContext,
+        ObserverContext,
+    )
+    from pydicom.sr.codedict import codes
+
+    device = DeviceObserverIdentifyingAttributes(
+        uid=author.uid("device"),
+        name=MANUFACTURER,
+        manufacturer_name=MANUFACTURER,
+        model_name=author.model_name,
+        serial_number=author.fingerprint,
+    )
+    context = ObserverContext(codes.DCM.Device, device)
+    return ObservationContext(observer_device_context=context)
+
+
+def _procedure(prediction: Prediction) -> CodedConcept:
+    """What was reported on: of what was refused nobody here can say that it is a chest X-ray."""
+    return _code(_CHEST_XRAY if prediction.status == "ok" else _IMAGING)
+
+
+def _group(
+    source: SourceFilm, author: Author, prediction: Prediction
+) -> MeasurementsAndQualitativeEvaluations:
+    """TID 1501 of the one finding there is."""
+    from highdicom.sr import (
+        MeasurementsAndQualitativeEvaluations,
+        QualitativeEvaluation,
+        SourceImageForMeasurementGroup,
+        TrackingIdentifier,
+    )
+
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=author.uid("finding", source.sop_uid), identifier="pneumonia"
+        ),
+        finding_type=_code(_PNEUMONIA),
+        algorithm_id=_algorithm(author),
+        measurements=_measurements(author, prediction) or None,
+        qualitative_evaluations=[
+            QualitativeEvaluation(_code(_PRESENCE), _code(_class(prediction)))
+        ],
+        source_images=[SourceImageForMeasurementGroup(source.sop_class, source.sop_uid)],
+    )
+    if prediction.reason is not None:
+        words = f"No answer was given: {prediction.reason.value}: {prediction.detail}"
+        group[0].ContentSequence.append(_comment(words))
+    return group
+
+
+def _class(prediction: Prediction) -> tuple[str, str, str]:
+    if prediction.prediction is None:
+        return _NOT_EVALUATED
+    return _PRESENT if prediction.prediction == CLASS_NAMES[1] else _ABSENT
+
+
+def _algorithm(author: Author) -> AlgorithmIdentification:
+    """TID 4019: name, version, parameters."""
+    from highdicom.sr import AlgorithmIdentification
+
+    parameters = [
+        f"model: {author.architecture}, manifest SHA-256 {author.fingerprint}",
+        f"threshold: {author.threshold:.6f} ({author.rule})",
+        *author.validation,
+    ]
+    return AlgorithmIdentification(
+        name=MANUFACTURER,
+        version=author.version,
+        parameters=parameters,
+        manufacturer=MANUFACTURER,
+    )
+
+
+def _measurements(author: Author, prediction: Prediction) -> list[Measurement]:
+    """TID 300 for each number; none where there is no answer."""
+    numbers = [
+        (_PROBABILITY, prediction.probability),
+        (_THRESHOLD, prediction.threshold),
+        (_UNLIKENESS, prediction.input_score),
+    ]
+    return [_measurement(name, value) for name, value in numbers if value is not None]
+
+
+def _measurement(name: tuple[str, str, str], value: float) -> Measurement:
+    from highdicom.sr import Measurement
+
+    return Measurement(_code(name), value, _code(_NO_UNITS))
+
+
+def _comment(text: str) -> Any:
+    """A remark beside what the template asks for; TIDs 1500 and 1501 are extensible."""
+    from highdicom.sr import RelationshipTypeValues, TextContentItem
+
+    return TextContentItem(_code(_COMMENT), text, RelationshipTypeValues.CONTAINS)

@@ -1,0 +1,160 @@
+"""Around every request: who may ask, how often, what is held for it, what is written down.
+
+Comes in: ASGI calls. Goes out: the same to the routes, or a refusal; headers that keep browsers
+from running or loading anything but the page's own files; a line in the log and counts for
+Prometheus. Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Collection
+from contextlib import ExitStack
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pneumoscope.config import ServeConfig
+from pneumoscope.delivery.rest.logs import event
+from pneumoscope.delivery.rest.metrics import Metrics
+from pneumoscope.delivery.rest.problems import Problem, RequestError
+
+HELD = "pneumoscope.held"
+"""Key of the ASGI scope: an `ExitStack` that closes when the request is over, however it ends."""
+
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+_NEEDS_KEY = ("/v1/", "/metrics")
+_MOST_ADDRESSES = 10_000
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+
+
+class RateLimit:
+    """A bucket per client address: filled at `rate` per second up to `burst`, one per request.
+
+    Addresses that were not heard of for longest are forgotten first.
+    """
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate, self._burst = rate, burst
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, address: str, now: float) -> float:
+        """Seconds until this client may ask again; 0 lets it in and counts it."""
+        if not self._rate:
+            return 0.0
+        left, since = self._buckets.pop(address, (float(self._burst), now))
+        left = min(left + (now - since) * self._rate, float(self._burst))
+        allowed = left >= 1
+        self._buckets[address] = (left - 1 if allowed else left, now)
+        if len(self._buckets) > _MOST_ADDRESSES:
+            self._buckets.popitem(last=False)
+        return 0.0 if allowed else (1 - left) / self._rate
+
+
+class Guard:
+    """The outermost part of the application.
+
+    Args:
+        app: the routes.
+        config: the rate.
+        keys: of which one must be in X-API-Key; none: everyone may ask.
+        metrics: counts every request.
+        routes: paths that are counted under their own name.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: ServeConfig,
+        keys: Collection[str],
+        metrics: Metrics,
+        routes: Collection[str],
+    ) -> None:
+        self._app = app
+        self._rate = RateLimit(config.rate, config.burst)
+        self._keys = [key.encode() for key in keys]
+        self._metrics = metrics
+        self._routes = frozenset(routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection's request, or the server's start and stop."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = secrets.token_hex(8)
+        began = time.perf_counter()
+        code = 500
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message["headers"], *_headers(message, request)]
+            await send(message)
+
+        try:
+            with ExitStack() as held:
+                scope[HELD] = held
+                refusal = self._refusal(scope)
+                await (refusal or self._app)(scope, receive, send_guarded)
+        finally:
+            self._tell(scope, request, code, time.perf_counter() - began)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        path = scope["path"]
+        headers = dict(scope["headers"])
+        if self._keys and path.startswith(_NEEDS_KEY):
+            given = headers.get(b"x-api-key", b"")
+            # Every key is compared, in time that does not tell how much of one was right.
+            if not sum(hmac.compare_digest(given, key) for key in self._keys):
+                words = "the header X-API-Key is missing or wrong. Ask who runs this server"
+                return error_response(RequestError(401, Problem.NO_KEY, words))
+        if scope["method"] == "POST":
+            address = (scope.get("client") or ("", 0))[0]
+            if wait := self._rate.wait(address, time.monotonic()):
+                words = "this client asks more often than it may"
+                return error_response(RequestError(429, Problem.RATE_LIMITED, words, wait))
+        return None
+
+    def _tell(self, scope: Scope, request: str, code: int, seconds: float) -> None:
+        path = scope["path"]
+        route = path if path in self._routes else "other"
+        self._metrics.count_request(route, code, seconds)
+        level = logging.DEBUG if route in _QUIET else logging.INFO
+        event(
+            "request",
+            level,
+            request=request,
+            method=scope["method"] if route != "other" else "",
+            route=route,
+            code=code,
+            seconds=round(seconds, 4),
+        )
+
+
+def error_response(error: RequestError) -> JSONResponse:
+    """The answer to a request that can't be answered."""
+    body = {"status": "error", "reason": str(error.reason), "detail": error.detail}
+    return JSONResponse(body, error.status, error.headers)
+
+
+def _headers(message: Message, request: str) -> list[tuple[bytes, bytes]]:
+    there = {name.lower() for name, _ in message["headers"]}
+    found = HEADERS | {"X-Request-ID": request}
+    pairs = [(name.lower().encode(), value.encode()) for name, value in found.items()]
+    return [pair for pair in pairs if pair[0] not in there]

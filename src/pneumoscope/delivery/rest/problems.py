@@ -1,0 +1,51 @@
+"""What is wrong with a request, as opposed to an image: each with its HTTP status.
+
+Comes in: a status, a code, words. Goes out: an error that `app.py` answers with. Knows nothing of
+images.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+from pneumoscope.errors import InputError
+
+
+class Problem(StrEnum):
+    """Why a request was not answered: the codes of `reason` that are none of an image."""
+
+    BAD_REQUEST = "bad_request"
+    NO_KEY = "no_key"
+    NOT_FOUND = "no_such_page"
+    TIMED_OUT = "timed_out"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    DEFECT = "internal_error"
+
+
+class RequestError(InputError):
+    """A request can't be answered; `status` is HTTP's, `reason` a code, `detail` the words."""
+
+    def __init__(
+        self, status: int, reason: str, detail: str, retry_after: float | None = None
+    ) -> None:
+        super().__init__(f"{status} {reason}: {detail}")
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.headers = {} if retry_after is None else {"Retry-After": whole_seconds(retry_after)}
+
+
+def whole_seconds(seconds: float) -> str:
+    """Seconds as the header Retry-After has them: whole, at least one (RFC 9110, 10.2.3)."""
+    return str(max(math.ceil(seconds), 1))
+
+
+def overloaded(detail: str, retry_after: float) -> RequestError:
+    """The error of a request for which there is no room now."""
+    return RequestError(503, Problem.OVERLOADED, detail, retry_after)
+
+
+class ClientGoneError(InputError):
+    """The client hung up before it had its answer."""

@@ -1,0 +1,150 @@
+"""A socket, TLS and signals around the application.
+
+Comes in: a model and a configuration. Goes out: when the server has stopped. SIGTERM and Ctrl-C
+close the door; requests under way are answered first. Knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from pneumoscope.config import LimitsConfig, ServeConfig
+from pneumoscope.delivery.rest.app import build_app
+from pneumoscope.delivery.rest.logs import LOGGER, event, write_json_lines
+from pneumoscope.errors import UsageError
+from pneumoscope.inference.predictor import Predictor
+
+KEY_VARIABLE = "PNEUMOSCOPE_API_KEY"
+_LEAST_KEY = 16
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A socket that listens, and the address to say of it."""
+
+    socket: socket.socket
+    url: str
+
+
+def api_keys(config: ServeConfig) -> tuple[str, ...]:
+    """The keys of the file and of the environment.
+
+    Raises:
+        UsageError: the file can't be read or holds no key, or a key is too short to be one.
+    """
+    keys = [os.environ.get(KEY_VARIABLE, "").strip()]
+    if config.api_key_file:
+        try:
+            lines = Path(config.api_key_file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"--api-key-file {config.api_key_file}: can't be read ({error}). Give a text file "
+                "with one key per line."
+            ) from error
+        keys += [line.strip() for line in lines]
+        if not any(keys[1:]):
+            raise UsageError(f"--api-key-file {config.api_key_file}: holds no key, wanted one")
+    found = tuple(key for key in keys if key)
+    if short := [key for key in found if len(key) < _LEAST_KEY]:
+        raise UsageError(
+            f"an API key has {len(short[0])} characters, wanted {_LEAST_KEY} or more. Make one: "
+            "python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    return found
+
+
+def bind(config: ServeConfig) -> Bound:
+    """Take the port, before a model is loaded for it.
+
+    Raises:
+        UsageError: the address is none of this machine's, the port is taken or may not be had, or
+            the files of TLS are not both there.
+    """
+    check_tls(config)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        taken = socket.create_server((config.host, config.port), family=family, backlog=256)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"--host {config.host} --port {config.port}: can't listen there ({error}). Give "
+            "another port, or 0 for a free one."
+        ) from error
+    scheme = "https" if config.tls_certificate else "http"
+    shown = f"[{config.host}]" if family == socket.AF_INET6 else config.host
+    return Bound(taken, f"{scheme}://{shown}:{taken.getsockname()[1]}/")
+
+
+def check_tls(config: ServeConfig) -> None:
+    """See that certificate and key are both given and there, or neither.
+
+    Raises:
+        UsageError: one is missing.
+    """
+    given = {"--tls-certificate": config.tls_certificate, "--tls-key": config.tls_key}
+    if any(given.values()):
+        for name, file in given.items():
+            if not file or not Path(file).is_file():
+                raise UsageError(f"{name} {file}: no such file. Give both, as PEM files.")
+
+
+def serve(
+    predictor: Predictor, config: ServeConfig, limits: LimitsConfig, bound: Bound, level: int
+) -> None:
+    """Answer until SIGTERM or Ctrl-C, and then for what is under way.
+
+    Args:
+        predictor: the model.
+        config: what is taken on, TLS.
+        limits: what a film may cost.
+        bound: where to listen.
+        level: of the log, as of `logging`.
+
+    Raises:
+        KeyboardInterrupt: it was Ctrl-C.
+    """
+    write_json_lines(level)
+    keys = api_keys(config)
+    if not keys and not config.host.startswith(_LOOPBACK):
+        LOGGER.warning("other machines can ask, and no API key is wanted")
+    settings = uvicorn.Config(
+        build_app(predictor, config, limits, keys),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        http="h11",
+        ws="none",
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=max(round(config.stop_timeout), 1),
+        ssl_certfile=config.tls_certificate or None,
+        ssl_keyfile=config.tls_key or None,
+    )
+    server = _Server(settings, bound.url)
+    # uvicorn raises the signal again once it has stopped; what was asked for is done by then.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        server.run([bound.socket])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        event("stopped", logging.INFO)
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and where."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        event("listening", url=self._url)

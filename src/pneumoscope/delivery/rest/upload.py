@@ -1,0 +1,221 @@
+"""A multipart body to files in memory, as it comes in: counted by the byte, never on disk.
+
+Comes in: a request whose body was not read yet, and limits. Goes out: `Upload`s, or a
+`RequestError`. Starlette's own parser writes what is larger than 1 MB to a temporary file, which
+pictures of patients should not be in; so this one stands on python-multipart alone. File names are
+text for people here, and no path anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+
+from pneumoscope.delivery.rest.problems import Problem, RequestError, overloaded
+from pneumoscope.errors import Reason
+from pneumoscope.storage import path_text
+
+FIELD = "file"
+"""The name of the form field that holds a file."""
+
+_LONGEST_NAME = 120
+_OVERHEAD = 64 << 10
+"""Bytes that a form may have beside its files."""
+
+_UNSHOWABLE = re.compile(r"[^\w .,()+@=#&\[\]-]")
+_WAY_OUT = f"Send multipart/form-data with the field {FIELD!r}, as a browser's form does"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file of a request.
+
+    Attributes:
+        name: what the client calls it, made harmless; for people alone.
+        content: its bytes; none if it was larger than allowed.
+        size: how many came, at least.
+    """
+
+    name: str
+    content: bytes
+    size: int
+
+    @property
+    def too_large(self) -> bool:
+        """Whether its bytes were dropped."""
+        return self.size > len(self.content)
+
+
+class Memory:
+    """Counts the bytes of all bodies that are held, and refuses more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+
+    def take(self, count: int, until: ExitStack) -> None:
+        """Hold `count` bytes more; they are given back when `until` closes.
+
+        Raises:
+            RequestError: there is no room, 503.
+        """
+        if self.held + count > self._most:
+            raise overloaded("the server holds as many bytes of images as it may", 2.0)
+        self.held += count
+        until.callback(self._give_back, count)
+
+    def _give_back(self, count: int) -> None:
+        self.held -= count
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What one request may bring: files, and bytes of each and of all together."""
+
+    files: int
+    file_bytes: int
+    body_bytes: int
+
+
+@dataclass(slots=True)
+class _Part:
+    header: bytearray = field(default_factory=bytearray)
+    value: bytearray = field(default_factory=bytearray)
+    name: str | None = None
+    field_name: str = ""
+    content: bytearray = field(default_factory=bytearray)
+    size: int = 0
+
+
+async def receive_files(
+    content_type: str, length: str, body: AsyncIterator[bytes], limits: UploadLimits
+) -> list[Upload]:
+    """The files of a multipart body.
+
+    Args:
+        content_type: of the request, with the boundary.
+        length: the header Content-Length, "" if there is none.
+        body: the bytes as they come.
+        limits: a single file larger than they allow is an error; of several, its bytes are dropped.
+
+    Raises:
+        RequestError: 400 where the body is no whole form with a file, 413 where it is too large,
+            415 where it is something else than a form.
+    """
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        found = content_type[:80] or "none"
+        raise RequestError(
+            415, Problem.BAD_REQUEST, f"Content-Type: found {path_text(found)}. {_WAY_OUT}"
+        )
+    most = min(limits.body_bytes, limits.files * limits.file_bytes) + _OVERHEAD
+    if length.isdecimal() and int(length) > most:
+        raise _too_large(int(length), limits)
+    form = _Form(limits)
+    received = 0
+    try:
+        parser = MultipartParser(options[b"boundary"], form.callbacks(), max_header_size=8192)
+        async for chunk in body:
+            received += len(chunk)
+            if received > most:
+                raise _too_large(received, limits)
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as error:
+        raise _malformed(f"the body is no multipart form ({error})") from error
+    if not form.ended:
+        raise _malformed("the body ends before the form does")
+    if not form.uploads:
+        raise _malformed(f"the form has no field {FIELD!r}")
+    return form.uploads
+
+
+class _Form:
+    """What the parser calls back; one part at a time."""
+
+    def __init__(self, limits: UploadLimits) -> None:
+        self.uploads: list[Upload] = []
+        self.ended = False
+        self._limits = limits
+        self._part = _Part()
+
+    def callbacks(self) -> Any:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_part_data": self._data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._part = _Part()
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._part.header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._part.value += data[start:end]
+
+    def _header_end(self) -> None:
+        part = self._part
+        if bytes(part.header).lower() == b"content-disposition":
+            _, options = parse_options_header(part.value.decode("latin-1"))
+            part.field_name = options.get(b"name", b"").decode("utf-8", "replace")
+            part.name = harmless(options.get(b"filename", b"").decode("utf-8", "replace"))
+        part.header, part.value = bytearray(), bytearray()
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        part = self._part
+        if part.field_name != FIELD:
+            return
+        part.size += end - start
+        if part.size <= self._limits.file_bytes:
+            part.content += data[start:end]
+        elif self._limits.files == 1:
+            raise _too_large(part.size, self._limits)
+        else:
+            part.content.clear()
+
+    def _end_part(self) -> None:
+        part = self._part
+        if part.field_name != FIELD:
+            return
+        if len(self.uploads) == self._limits.files:
+            many = (
+                "/v1/predictions/batch takes several" if self._limits.files == 1 else "Send fewer"
+            )
+            raise _malformed(f"more than {self._limits.files} file(s). {many}", "")
+        self.uploads.append(Upload(part.name or "upload", bytes(part.content), part.size))
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def harmless(name: str) -> str:
+    """A client's file name as short text: no folders, no control or markup characters."""
+    last = re.split(r"[/\\]", name)[-1]
+    kept = _UNSHOWABLE.sub("_", path_text(last)).strip(" .")
+    return kept[-_LONGEST_NAME:]
+
+
+def _malformed(what: str, way_out: str = _WAY_OUT) -> RequestError:
+    return RequestError(400, Problem.BAD_REQUEST, f"{what}. {way_out}".strip())
+
+
+def _too_large(found: int, limits: UploadLimits) -> RequestError:
+    return RequestError(
+        413,
+        Reason.FILE_TOO_LARGE,
+        f"found at least {found:,} bytes; at most {limits.file_bytes:,} a file and "
+        f"{min(limits.body_bytes, limits.files * limits.file_bytes):,} together are taken",
+    )

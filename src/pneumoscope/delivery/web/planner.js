@@ -1,0 +1,89 @@
+// What sensitivity and specificity mean at a prevalence. Comes in: the model's validation. Goes
+// out: numbers and their text. Bayes' rule; ranges are the ends of the 95 % intervals.
+
+import { fixed, percent } from "/words.js";
+
+const byId = (id) => document.getElementById(id);
+
+// Both rates at the model's own threshold, with intervals; null where validation lacks them.
+function ownRates(model) {
+  const { sensitivity, specificity } = model.validation?.metrics ?? {};
+  const known = (rate) => rate && typeof rate.value === "number";
+  return known(sensitivity) && known(specificity) ? { sensitivity, specificity } : null;
+}
+
+// Both rates at the lower edge of bin `step` of validation's histogram of probabilities.
+export function ratesAt(histogram, step) {
+  const sum = (counts) => counts.reduce((a, b) => a + b, 0);
+  const { normal, pneumonia } = histogram;
+  if (!sum(normal) || !sum(pneumonia)) return null;
+  return {
+    sensitivity: { value: sum(pneumonia.slice(step)) / sum(pneumonia) },
+    specificity: { value: sum(normal.slice(0, step)) / sum(normal) },
+  };
+}
+
+// The share of the flagged that have it, and of the others that have not; null for 0 of 0.
+export function predictiveValues(sensitivity, specificity, prevalence) {
+  const tp = sensitivity * prevalence;
+  const fp = (1 - specificity) * (1 - prevalence);
+  const tn = specificity * (1 - prevalence);
+  const fn = (1 - sensitivity) * prevalence;
+  return { tp, fp, tn, fn, ppv: tp + fp > 0 ? tp / (tp + fp) : null, npv: tn + fn > 0 ? tn / (tn + fn) : null };
+}
+
+export function startPlanner(model) {
+  const rates = ownRates(model);
+  const source = byId("planner-source");
+  if (!rates) {
+    source.textContent = "This model's folder tells no sensitivity and specificity, so nothing can be worked out here.";
+    return;
+  }
+  const { validation } = model;
+  const patients = validation.patients ? ` of ${validation.patients} patients` : "";
+  source.textContent = `From the model's validation (${validation.n} films${patients}), for films like those; elsewhere it is usually worse. Measure on your own films first.`;
+  byId("plan").hidden = false;
+  const histogram = validation.curves?.histogram;
+  const slider = byId("threshold");
+  const steps = histogram?.normal?.length ?? 0;
+  slider.max = steps;
+  slider.disabled = steps === 0;
+  let own = true;
+
+  const update = () => {
+    const asked = Number(byId("prevalence").value);
+    const prevalence = Math.min(Math.max(Number.isFinite(asked) ? asked : 0, 0), 100) / 100;
+    const at = own ? rates : ratesAt(histogram, Number(slider.value));
+    const threshold = own ? model.threshold.value : Number(slider.value) / steps;
+    byId("threshold-text").textContent = own ? `${fixed(threshold)}, the model's own` : fixed(threshold);
+    byId("own-threshold").disabled = own;
+    write(at, prevalence);
+  };
+  slider.addEventListener("input", () => { own = false; update(); });
+  byId("prevalence").addEventListener("input", update);
+  byId("plan-form").addEventListener("submit", (event) => event.preventDefault());
+  const back = () => { own = true; slider.value = Math.round(model.threshold.value * steps); update(); };
+  byId("own-threshold").addEventListener("click", back);
+  back();
+}
+
+function write({ sensitivity, specificity }, prevalence) {
+  const found = predictiveValues(sensitivity.value, specificity.value, prevalence);
+  for (const name of ["tp", "fp", "fn", "tn"]) byId(name).textContent = Math.round(1000 * found[name]);
+  const ends = [sensitivity, specificity].every((rate) => typeof rate.low === "number");
+  const low = ends ? predictiveValues(sensitivity.low, specificity.low, prevalence) : null;
+  const high = ends ? predictiveValues(sensitivity.high, specificity.high, prevalence) : null;
+  for (const name of ["ppv", "npv"]) {
+    byId(name).textContent = found[name] === null ? "–" : percent(found[name], 1);
+    range(`${name}-range`, low?.[name], high?.[name]);
+  }
+  for (const [name, rate] of Object.entries({ sensitivity, specificity })) {
+    byId(name).textContent = percent(rate.value, 1);
+    range(`${name}-range`, rate.low, rate.high);
+  }
+}
+
+function range(id, low, high) {
+  const there = typeof low === "number" && typeof high === "number";
+  byId(id).textContent = there ? `${percent(low, 1)} to ${percent(high, 1)}` : "";
+}

@@ -1,0 +1,146 @@
+// Shows a film and its map on a canvas: zoom, pan, window and level, opacity. Comes in: pictures.
+// Knows nothing of answers. Changes of grey are of what is shown alone: the answer is of the file.
+
+const MOST_ZOOM = 12;
+const STEP = 1.25;
+
+export class Viewer {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.film = null;
+    this.map = null;
+    this.grey = document.createElement("canvas");
+    this.shows = { map: true, opacity: 0.45, window: 1, level: 0.5 };
+    this.reset();
+    new ResizeObserver(() => this.draw()).observe(canvas);
+    this.listen();
+  }
+
+  show(film, map) {
+    this.film = film;
+    this.map = map;
+    this.reset();
+    this.shade();
+  }
+
+  reset() {
+    this.view = { zoom: 1, x: 0, y: 0 };
+    this.draw();
+  }
+
+  set(name, value) {
+    this.shows[name] = value;
+    if (name === "window" || name === "level") this.shade();
+    else this.draw();
+  }
+
+  // Grey values through window and level, once per change and not per drawing.
+  shade() {
+    if (!this.film) {
+      this.draw();
+      return;
+    }
+    const { width, height } = this.film;
+    this.grey.width = width;
+    this.grey.height = height;
+    const context = this.grey.getContext("2d", { willReadFrequently: true });
+    context.drawImage(this.film, 0, 0);
+    const { window: wide, level } = this.shows;
+    if (wide !== 1 || level !== 0.5) {
+      const table = new Uint8ClampedArray(256);
+      for (let grey = 0; grey < 256; grey += 1) table[grey] = 255 * ((grey / 255 - level) / wide + 0.5);
+      const pixels = context.getImageData(0, 0, width, height);
+      for (let k = 0; k < pixels.data.length; k += 4) {
+        pixels.data[k] = table[pixels.data[k]];
+        pixels.data[k + 1] = table[pixels.data[k + 1]];
+        pixels.data[k + 2] = table[pixels.data[k + 2]];
+      }
+      context.putImageData(pixels, 0, 0);
+    }
+    this.draw();
+  }
+
+  draw() {
+    const ratio = window.devicePixelRatio || 1;
+    const width = Math.round(this.canvas.clientWidth * ratio);
+    const height = Math.round(this.canvas.clientHeight * ratio);
+    if (this.canvas.width !== width || this.canvas.height !== height) {
+      this.canvas.width = width;
+      this.canvas.height = height;
+    }
+    const context = this.canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.fillStyle = "#000";
+    context.fillRect(0, 0, width, height);
+    if (!this.film || !width) return;
+    const scale = this.view.zoom * Math.min(width / this.film.width, height / this.film.height);
+    const x = width / 2 + this.view.x * ratio - (scale * this.film.width) / 2;
+    const y = height / 2 + this.view.y * ratio - (scale * this.film.height) / 2;
+    context.imageSmoothingQuality = "high";
+    const place = [x, y, scale * this.film.width, scale * this.film.height];
+    context.drawImage(this.grey, ...place);
+    if (this.map && this.shows.map) {
+      context.globalAlpha = this.shows.opacity;
+      context.drawImage(this.map, ...place);
+      context.globalAlpha = 1;
+    }
+  }
+
+  zoom(factor, x = 0, y = 0) {
+    const before = this.view.zoom;
+    const after = Math.min(Math.max(before * factor, 1), MOST_ZOOM);
+    this.view = { zoom: after, x: x - ((x - this.view.x) * after) / before, y: y - ((y - this.view.y) * after) / before };
+    if (after === 1) this.view = { zoom: 1, x: 0, y: 0 };
+    this.draw();
+  }
+
+  pan(x, y) {
+    if (this.view.zoom === 1) return;
+    const widest = ((this.view.zoom - 1) * this.canvas.clientWidth) / 2;
+    const highest = ((this.view.zoom - 1) * this.canvas.clientHeight) / 2;
+    this.view.x = Math.min(Math.max(this.view.x + x, -widest), widest);
+    this.view.y = Math.min(Math.max(this.view.y + y, -highest), highest);
+    this.draw();
+  }
+
+  listen() {
+    const { canvas } = this;
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      const box = canvas.getBoundingClientRect();
+      this.zoom(event.deltaY < 0 ? STEP : 1 / STEP, event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2);
+    }, { passive: false });
+    const fingers = new Map();
+    canvas.addEventListener("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      fingers.set(event.pointerId, event);
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      const before = fingers.get(event.pointerId);
+      if (!before) return;
+      if (fingers.size === 1) this.pan(event.clientX - before.clientX, event.clientY - before.clientY);
+      else this.pinch(fingers, event);
+      fingers.set(event.pointerId, event);
+    });
+    for (const end of ["pointerup", "pointercancel"]) {
+      canvas.addEventListener(end, (event) => fingers.delete(event.pointerId));
+    }
+    const keys = {
+      "+": () => this.zoom(STEP), "=": () => this.zoom(STEP), "-": () => this.zoom(1 / STEP), 0: () => this.reset(),
+      ArrowLeft: () => this.pan(40, 0), ArrowRight: () => this.pan(-40, 0),
+      ArrowUp: () => this.pan(0, 40), ArrowDown: () => this.pan(0, -40),
+    };
+    canvas.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in keys)) return;
+      event.preventDefault();
+      keys[event.key]();
+    });
+  }
+
+  pinch(fingers, moved) {
+    const other = [...fingers.values()].find((finger) => finger.pointerId !== moved.pointerId);
+    const before = fingers.get(moved.pointerId);
+    const apart = (finger) => Math.hypot(finger.clientX - other.clientX, finger.clientY - other.clientY);
+    if (apart(before) > 0) this.zoom(apart(moved) / apart(before));
+  }
+}

@@ -1,0 +1,139 @@
+"""Decision curves: what a model is worth to those who decide by it (Vickers & Elkin 2006).
+
+Comes in: labels, probabilities, patients, a prevalence. Goes out: a frozen `DecisionCurve` of
+tuples. Does not know of models, pages or files.
+
+Who acts from a probability of pneumonia p upwards says that a missed case weighs as much as
+(1 - p) / p false alarms. Net benefit is the gain in those terms, per patient:
+sensitivity × π - (1 - specificity) × (1 - π) × p / (1 - p), π being the prevalence
+(doi:10.1177/0272989X06295361). Acting for all, or for none (0), are the rivals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pneumoscope.config import IntervalConfig
+from pneumoscope.evaluation.calibration import logit, sigmoid
+from pneumoscope.evaluation.intervals import Patients, patient_codes, resampled_counts
+from pneumoscope.evaluation.plan import column_limits
+from pneumoscope.evaluation.ranked import (
+    FloatArray,
+    RankedCounts,
+    RankedScores,
+    checked_scores,
+    ratio,
+)
+
+GRID = tuple(float(k) / 100 for k in range(1, 100))
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionCurve:
+    """Net benefit per patient at probabilities from which one would act.
+
+    Attributes:
+        prevalence: at which it holds.
+        probability: 0.01, …, 0.99: who acts, acts from there up.
+        model: net benefit of acting by the model.
+        low: lower end of its percentile interval; empty without one.
+        high: upper end likewise.
+        treat_all: net benefit of acting for all. For none it is 0.
+    """
+
+    prevalence: float
+    probability: tuple[float, ...]
+    model: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    treat_all: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Lists, for JSON."""
+        return {
+            "prevalence": self.prevalence,
+            "probability": [*self.probability],
+            "model": [*self.model],
+            "low": [*self.low],
+            "high": [*self.high],
+            "treat_all": [*self.treat_all],
+            "treat_none": 0.0,
+        }
+
+    def useful(self) -> tuple[float, float] | None:
+        """The widest run of probabilities at which the model's lower limit beats both rivals."""
+        if not self.low:
+            return None
+        best, start = (0, 0), None
+        rivals = np.maximum(self.treat_all, 0.0)
+        wins = [*(np.asarray(self.low) > rivals), False]
+        for k, win in enumerate(wins):
+            if win and start is None:
+                start = k
+            if not win and start is not None:
+                best = max(best, (start, k), key=lambda run: run[1] - run[0])
+                start = None
+        if best[0] == best[1]:
+            return None
+        return self.probability[best[0]], self.probability[best[1] - 1]
+
+
+def decision_curve(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    patients: Patients,
+    prevalence: float,
+    config: IntervalConfig,
+) -> DecisionCurve:
+    """Net benefit at `prevalence`, with pointwise percentile intervals over resampled patients.
+
+    Where `prevalence` is not that of the images, the probabilities are first moved to it by
+    Bayes' rule (their odds are multiplied by the ratio of the prevalences' odds).
+
+    Args:
+        labels: int, (n,), 0 or 1, both present.
+        probabilities: float64, (n,), in [0, 1].
+        patients: (n,), ids; with one patient there is no interval.
+        prevalence: above 0 and below 1.
+        config: level, resamples, seed.
+    """
+    truth, scores = checked_scores(labels, probabilities)
+    moved = shifted(scores, float(truth.mean()), prevalence)
+    grid = np.array(GRID)
+    odds = grid / (1.0 - grid)
+
+    def benefit(counts: RankedCounts) -> FloatArray:
+        called = np.count_nonzero(counts.scores[:, None] >= grid, axis=0)
+        none = np.zeros((len(counts.positives), 1))
+        ill = np.concatenate([none, counts.true_positives], axis=1)[:, called]
+        well = np.concatenate([none, counts.false_positives], axis=1)[:, called]
+        gained = ratio(ill, counts.all_positives[:, None]) * prevalence
+        lost = ratio(well, counts.all_negatives[:, None]) * (1.0 - prevalence)
+        return gained - lost * odds
+
+    point = benefit(RankedScores.of(truth, moved).counts_once())[0]
+    low = high = np.empty(0)
+    if patient_codes(patients, truth.size)[1] > 1:
+        blocks = [benefit(counts) for counts in resampled_counts(truth, moved, patients, config)]
+        low, high = column_limits(np.concatenate(blocks), config.level)
+    treat_all = prevalence - (1.0 - prevalence) * odds
+    columns = (point, low, high, treat_all)
+    return DecisionCurve(
+        prevalence, GRID, *(tuple(float(value) for value in column) for column in columns)
+    )
+
+
+def shifted(probabilities: ArrayLike, prevalence: float, wanted: float) -> FloatArray:
+    """Probabilities that hold at one prevalence, moved to another; shape as given.
+
+    Saerens, Latinne & Decaestecker 2002, doi:10.1162/089976602753284446.
+    """
+    scores = np.asarray(probabilities, dtype=np.float64)
+    if prevalence == wanted:
+        return scores
+    move = logit(wanted) - logit(prevalence)
+    moved = sigmoid(logit(scores) + move)
+    return np.where(scores <= 0.0, 0.0, np.where(scores >= 1.0, 1.0, moved))

@@ -1,0 +1,236 @@
+"""Two models on the same images: differences, and whether they are more than chance.
+
+Comes in: labels (int, (n,)), both models' probabilities (float64, (n,)), patients. Goes out:
+frozen records of `Estimate`s and p-values. Does not know of models, margins or files.
+
+All differences are new minus old.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope.config import IntervalConfig
+from pneumoscope.evaluation.intervals import (
+    Patients,
+    auc_components,
+    checked_interval,
+    components_covariance,
+    patient_codes,
+    percentile_interval,
+    resampled_weights,
+)
+from pneumoscope.evaluation.ranked import (
+    METRIC_NAMES,
+    FloatArray,
+    IntArray,
+    RankedScores,
+    checked_scores,
+    metric_values,
+)
+from pneumoscope.records import Estimate
+
+_HALVINGS = 60
+"""Of an interval of at most 2: what is left is below any double's rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairedAuc:
+    """Two AUCs on the same images, compared by DeLong, DeLong & Clarke-Pearson 1988.
+
+    Attributes:
+        old: AUC of the old model; `None` without images of both classes.
+        new: of the new one.
+        difference: with a normal interval; none where the variance is 0 or undefined.
+        p: two-sided, of no difference; `None` where the variance is 0 or undefined.
+        error: standard error of the difference, likewise.
+    """
+
+    old: float | None
+    new: float | None
+    difference: Estimate
+    p: float | None
+    error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Who was right where the two disagree (McNemar 1947).
+
+    Attributes:
+        only_old: images that the old model alone answers rightly.
+        only_new: images that the new model alone answers rightly.
+        exact: two-sided p of the exact conditional test; 1 without disagreement.
+        mid: mid-p (Fagerland, Lydersen & Laake 2013, doi:10.1186/1471-2288-13-91), which keeps
+            its level nearly as well and is less cautious. Both take images for independent.
+    """
+
+    only_old: int
+    only_new: int
+    exact: float
+    mid: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifferences:
+    """Differences of every metric with limits from one bootstrap over patients.
+
+    Attributes:
+        two_sided: percentile interval at the configuration's level.
+        lower: one-sided lower limit per metric, at `confidence`; `None` where undefined.
+        upper: one-sided upper limit likewise.
+    """
+
+    two_sided: Mapping[str, Estimate]
+    lower: Mapping[str, float | None]
+    upper: Mapping[str, float | None]
+
+
+def paired_auc(
+    labels: ArrayLike, old: ArrayLike, new: ArrayLike, level: float, patients: Patients
+) -> PairedAuc:
+    """Both AUCs and their difference; components are summed per patient (Obuchowski 1997)."""
+    truth, before = checked_scores(labels, old)
+    _, after = checked_scores(labels, new)
+    if not 0 < truth.sum() < truth.size:
+        return PairedAuc(None, None, Estimate(None), None, None)
+    first, second = auc_components(truth, before), auc_components(truth, after)
+    gap = second.auc - first.auc
+    codes, count = patient_codes(patients, truth.size)
+    spread = components_covariance(truth, codes, count, (first, second))
+    variance = float(spread[0, 0] + spread[1, 1] - 2 * spread[0, 1])
+    if math.isnan(variance) or variance <= 1e-18:
+        return PairedAuc(first.auc, second.auc, Estimate(gap), None, None)
+    error = math.sqrt(variance)
+    half = NormalDist().inv_cdf((1.0 + level) / 2) * error
+    p = math.erfc(abs(gap) / error / math.sqrt(2))
+    return PairedAuc(first.auc, second.auc, Estimate(gap, gap - half, gap + half), p, error)
+
+
+def mcnemar(old_right: ArrayLike, new_right: ArrayLike) -> McNemar:
+    """Exact and mid-p McNemar tests of two answers to the same images.
+
+    Args:
+        old_right: bool, (n,), whether the old model's answer is right.
+        new_right: bool, (n,), whether the new model's is.
+    """
+    before = np.asarray(old_right, dtype=bool)
+    after = np.asarray(new_right, dtype=bool)
+    only_old = int(np.count_nonzero(before & ~after))
+    only_new = int(np.count_nonzero(~before & after))
+    return McNemar(only_old, only_new, *mcnemar_p(only_old, only_new))
+
+
+def mcnemar_p(only_old: int, only_new: int) -> tuple[float, float]:
+    """Two-sided exact and mid-p values from the two discordant counts."""
+    total, least = only_old + only_new, min(only_old, only_new)
+    if not total:
+        return 1.0, 1.0
+    chances = [_half_binomial(total, k) for k in range(least + 1)]
+    exact = min(2.0 * math.fsum(chances), 1.0)
+    mid = 2.0 * (math.fsum(chances) - 0.5 * chances[-1]) if only_old != only_new else 1.0
+    if only_old == only_new:
+        mid = 1.0 - 0.5 * chances[-1]
+    return exact, min(mid, 1.0)
+
+
+def _half_binomial(total: int, k: int) -> float:
+    """P(X = k) of `total` fair coins."""
+    log = math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1)
+    return math.exp(log - total * math.log(2.0))
+
+
+def paired_share_lower(old_right: ArrayLike, new_right: ArrayLike, confidence: float) -> float:
+    """One-sided lower limit of a difference of paired shares that does not collapse.
+
+    Tango's score limit (1998, Statistics in Medicine 17:891-908): the largest difference below
+    the one seen that a score test at `confidence` rejects. Takes images for independent. -1
+    without images.
+    """
+    before = np.asarray(old_right, dtype=bool)
+    after = np.asarray(new_right, dtype=bool)
+    if not before.size:
+        return -1.0
+    gained = int(np.count_nonzero(~before & after))
+    lost = int(np.count_nonzero(before & ~after))
+    return tango_lower(gained, lost, before.size, confidence)
+
+
+def tango_lower(gained: int, lost: int, n: int, confidence: float) -> float:
+    """The limit of `paired_share_lower` from counts: of n images, found by halving."""
+    z = NormalDist().inv_cdf(confidence)
+
+    def statistic(gap: float) -> float:
+        # The chance of a loss that fits best where the difference is `gap`.
+        middle = -gained - lost + (2 * n - gained + lost) * gap
+        root = math.sqrt(max(middle**2 + 8 * n * lost * gap * (1 - gap), 0.0))
+        loss = (root - middle) / (4 * n)
+        spread = n * (2 * loss + gap * (1 - gap))
+        return (gained - lost - n * gap) / math.sqrt(spread) if spread > 0 else math.inf
+
+    low, high = -1.0, (gained - lost) / n
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if statistic(middle) > z else (low, middle)
+    return low
+
+
+def paired_differences(
+    labels: ArrayLike,
+    scores: tuple[ArrayLike, ArrayLike],
+    thresholds: tuple[float, float],
+    patients: Patients,
+    config: IntervalConfig,
+    confidence: float,
+) -> PairedDifferences:
+    """Differences of every metric of the contract, both models on the same resampled patients.
+
+    Args:
+        labels: int, (n,), 0 or 1.
+        scores: the old and the new model's probabilities, float64, (n,) each.
+        thresholds: of the old and the new model.
+        patients: (n,), ids; with one patient there are no limits.
+        config: level, resamples, seed.
+        confidence: of the one-sided limits.
+    """
+    truth, before = checked_scores(labels, scores[0])
+    _, after = checked_scores(labels, scores[1])
+    ranked = [RankedScores.of(truth, values) for values in (before, after)]
+    points = [
+        metric_values(one.counts_once(), at) for one, at in zip(ranked, thresholds, strict=True)
+    ]
+    codes, count = patient_codes(patients, truth.size)
+    collected: dict[str, list[FloatArray]] = {name: [] for name in METRIC_NAMES}
+    if count > 1:
+        for weights in resampled_weights(codes, count, checked_interval(config)):
+            old, new = (
+                metric_values(one.counts(weights[:, one.order]), at, noise_sources=2)
+                for one, at in zip(ranked, thresholds, strict=True)
+            )
+            for name in METRIC_NAMES:
+                collected[name].append(new[name] - old[name])
+    two_sided, lower, upper = {}, {}, {}
+    for name in METRIC_NAMES:
+        gap = float(points[1][name][0] - points[0][name][0])
+        values = np.concatenate([*collected[name], np.empty(0)])
+        low, high, _ = percentile_interval(values, config.level)
+        defined = not math.isnan(gap)
+        two_sided[name] = Estimate(gap, low, high) if defined else Estimate(None)
+        # A one-sided limit at c is an end of the two-sided interval at 2c - 1.
+        low, high, _ = percentile_interval(values, 2 * confidence - 1)
+        lower[name], upper[name] = (low, high) if defined else (None, None)
+    return PairedDifferences(two_sided, lower, upper)
+
+
+def answered_rightly(
+    labels: IntArray, probabilities: FloatArray, threshold: float
+) -> NDArray[np.bool_]:
+    """Whether each image's answer is right, bool (n,)."""
+    right: NDArray[np.bool_] = (probabilities >= threshold) == (labels == 1)
+    return right

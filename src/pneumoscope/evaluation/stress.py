@@ -1,0 +1,186 @@
+"""What a change of the images costs a model, on the same images, with intervals; and the verdict.
+
+Comes in: labels, patient ids, the model's threshold, probabilities of the images as they are and of
+changed copies (NaN where there was no answer). Goes out: one `Paired` per change, a `Judgement` of
+it. Knows nothing of images, of models, or of what a change is.
+
+Sensitivity, specificity and AUC are those of the images that had an answer both ways; so is what
+they are compared with. Every resample of patients is drawn once and scores both ways: the interval
+of a change is that of the paired difference, far narrower than the two intervals beside each other
+say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope.config import IntervalConfig
+from pneumoscope.errors import DataError
+from pneumoscope.evaluation.intervals import (
+    Patients,
+    checked_interval,
+    patient_codes,
+    percentile_interval,
+    resampled_weights,
+)
+from pneumoscope.evaluation.ranked import (
+    FloatArray,
+    IntArray,
+    RankedScores,
+    auc_values,
+    checked_labels,
+    ratio,
+)
+from pneumoscope.records import Estimate
+
+Metric = Literal["sensitivity", "specificity", "auc"]
+METRICS: tuple[Metric, ...] = ("sensitivity", "specificity", "auc")
+
+Judgement = Literal["holds", "unsure", "fails", "shown"]
+"""`unsure`: within the limit, but the interval of the fall reaches beyond. `shown`: not judged."""
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """One change of the images, compared with the same images as they are.
+
+    Attributes:
+        images: those with an answer both ways; all below is of them.
+        patients: how many patients they are of.
+        positives: PNEUMONIA images among them.
+        refused: images with an answer as they are, but none when changed.
+        plain: each metric of the images as they are, with its interval.
+        changed: of the changed copies.
+        difference: changed minus plain; below 0 is worse.
+    """
+
+    images: int
+    patients: int
+    positives: int
+    refused: int
+    plain: dict[Metric, Estimate]
+    changed: dict[Metric, Estimate]
+    difference: dict[Metric, Estimate]
+
+    @property
+    def fall(self) -> float:
+        """The larger of the falls of sensitivity and specificity; below 0 if both rise."""
+        falls = [-(self.difference[m].value or 0.0) for m in ("sensitivity", "specificity")]
+        return max(falls)
+
+
+def compare_paired(
+    labels: ArrayLike,
+    patients: Patients,
+    plain: ArrayLike,
+    changed: ArrayLike,
+    threshold: float,
+    config: IntervalConfig,
+) -> Paired:
+    """Metrics both ways and their difference, with percentile intervals over patients.
+
+    The paired cluster bootstrap: patients are drawn with replacement (Davison & Hinkley 1997,
+    section 3.8), and each resample weighs the same images both ways.
+
+    Args:
+        labels: int, (n,), 0 or 1.
+        patients: (n,), ids.
+        plain: float64, (n,), probabilities of the images as they are; NaN: no answer.
+        changed: float64, (n,), of their changed copies; NaN: no answer.
+        threshold: PNEUMONIA is the answer from here up.
+        config: level, resamples, seed.
+
+    Returns:
+        Values that are `None` where they are undefined (a class is missing, no image is left).
+
+    Raises:
+        DataError: shapes differ or a label is neither 0 nor 1.
+        UsageError: the configuration's level or number of resamples is impossible.
+    """
+    truth = checked_labels(labels)
+    before, after = np.asarray(plain, np.float64), np.asarray(changed, np.float64)
+    if before.shape != truth.shape or after.shape != truth.shape:
+        raise DataError(
+            f"probabilities: found shapes {before.shape} and {after.shape}, wanted {truth.shape}, "
+            "one per label."
+        )
+    answered = ~np.isnan(before)
+    both = answered & ~np.isnan(after)
+    ids = np.asarray(patients)[both]
+    columns = (_Column(truth[both], before[both], threshold),
+               _Column(truth[both], after[both], threshold))  # fmt: skip
+    points = [column.values(np.ones((1, column.labels.size))) for column in columns]
+    drawn: list[dict[Metric, list[FloatArray]]] = [{m: [] for m in METRICS} for _ in columns]
+    for weights in _resamples(ids, checked_interval(config)):
+        for column, collected in zip(columns, drawn, strict=True):
+            for metric, values in column.values(weights).items():
+                collected[metric].append(values)
+    plain_rows, changed_rows = (
+        {m: np.concatenate([*collected[m], np.empty(0)]) for m in METRICS} for collected in drawn
+    )
+    level = config.level
+    return Paired(
+        images=int(both.sum()),
+        patients=len(set(ids.tolist())),
+        positives=int(truth[both].sum()),
+        refused=int((answered & ~both).sum()),
+        plain={m: _estimate(points[0][m][0], plain_rows[m], level) for m in METRICS},
+        changed={m: _estimate(points[1][m][0], changed_rows[m], level) for m in METRICS},
+        difference={
+            m: _estimate(points[1][m][0] - points[0][m][0], changed_rows[m] - plain_rows[m], level)
+            for m in METRICS
+        },
+    )
+
+
+def judge(found: Paired, largest_fall: float, *, plausible: bool) -> Judgement:
+    """Whether sensitivity and specificity fall by no more than `largest_fall` (0 to 1)."""
+    if not plausible or not found.images:
+        return "shown"
+    if found.fall > largest_fall + _ROUNDING:
+        return "fails"
+    lows = [found.difference[m].low for m in ("sensitivity", "specificity")]
+    reaches = any(low is None or -low > largest_fall + _ROUNDING for low in lows)
+    return "unsure" if reaches else "holds"
+
+
+class _Column:
+    """One set of probabilities, sorted once: the three metrics of any weighting of its images."""
+
+    def __init__(self, labels: IntArray, probabilities: FloatArray, threshold: float) -> None:
+        self.labels = labels
+        self._ranked = RankedScores.of(labels, probabilities)
+        called = probabilities >= threshold
+        self._positive = (labels == 1).astype(np.float64)
+        self._found = self._positive * called
+        self._cleared = (1 - self._positive) * ~called
+
+    def values(self, weights: NDArray[np.float64]) -> dict[Metric, FloatArray]:
+        """Metrics (b,) of weights (b, n), NaN where undefined."""
+        positives, negatives = weights @ self._positive, weights @ (1 - self._positive)
+        counts = self._ranked.counts(weights[:, self._ranked.order])
+        return {
+            "sensitivity": ratio(weights @ self._found, positives),
+            "specificity": ratio(weights @ self._cleared, negatives),
+            "auc": auc_values(counts) if self.labels.size else np.full(len(weights), np.nan),
+        }
+
+
+def _resamples(ids: NDArray[np.str_], config: IntervalConfig) -> Iterator[FloatArray]:
+    codes, count = patient_codes(ids, ids.size)
+    if count > 1:  # with one patient nothing can be resampled
+        yield from resampled_weights(codes, count, config)
+
+
+def _estimate(point: float, resampled: FloatArray, level: float) -> Estimate:
+    if np.isnan(point):
+        return Estimate(None)
+    low, high, _ = percentile_interval(resampled, level)
+    return Estimate(float(point), low, high)

@@ -1,0 +1,222 @@
+"""Where the lungs are on a frontal film: a simple, classical segmentation, and how sure it is.
+
+Comes in: one decoded grey image, float32 (h, w) in [0, 1], of any size. Goes out: a mask of the
+same shape with a quality in [0, 1]. Learns nothing and knows nothing of labels, models or files.
+Made for asking what a model looks at, not for measuring lungs.
+
+The steps, on a square of 128 pixels: slow changes of brightness are taken off (a Gaussian's worth
+of neighbourhood); what is darker than its surroundings, and lies where lungs can lie (two upright
+ellipses beside the midline), is cut by Otsu's threshold (Otsu 1979), once for either side; the
+largest piece of each side is opened, closed and filled to its convex hull, so that a rib, a vessel
+or an opacity in the middle of a lung does not cut it in two. An opacity at the lung's edge can
+still be missed: the lungs' outline is then not free of the illness (see `evaluation/controls.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from pneumoscope.images.grey import FloatArray
+
+Mask = NDArray[np.bool_]
+
+_SIDE = 128
+_SMOOTH = (4.0, 1.5)
+"""Deviations down and across: ribs run across, and between them lung is lung."""
+
+_SLOW = 26.0
+_PRIOR_CENTRES = ((0.29, 0.44), (0.71, 0.44))
+"""Column and row of the middle of either lung field, shares of the side."""
+
+_PRIOR_RADII = (0.215, 0.36)
+_PRIOR_WEIGHT = 0.55
+"""How dark a point at the ellipse's edge must be, in deviations of the picture, to be lung."""
+
+_SEED = 0.15
+"""Squared radius, in the ellipse's units, of what is taken to be lung on every film."""
+
+_LUNG_AREA = (0.03, 0.06, 0.22, 0.30)
+"""Share of the picture that one lung takes: none below the first, likely from second to third."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LungFields:
+    """Lungs on one film.
+
+    Attributes:
+        mask: bool (h, w), both lung fields.
+        wide: bool (h, w), for taking the lungs away: either field joined with the mirror image of
+            the other, so that what an opacity or the heart hides of one is covered too.
+        quality: 0 (nothing like two lungs) to 1; below `StressConfig.lung_quality` don't use it.
+    """
+
+    mask: Mask
+    wide: Mask
+    quality: float
+
+
+def find_lungs(image: FloatArray) -> LungFields:
+    """The lung fields of a frontal film.
+
+    Args:
+        image: float32 (h, w) in [0, 1], 1 is white.
+
+    Returns:
+        A mask of the same shape, empty where nothing was found (quality 0).
+    """
+    height, width = image.shape
+    small = Image.fromarray(np.ascontiguousarray(image, np.float32))
+    square = np.asarray(small.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    darkness = _darkness(square)
+    inside = _inside(square)
+    sides = [_lung(darkness, inside, centre) for centre in _PRIOR_CENTRES]
+    mask, wide = sides[0] | sides[1], _widened(sides)
+    return LungFields(
+        resized_mask(mask, (height, width)),
+        resized_mask(wide, (height, width)),
+        _quality(sides, darkness),
+    )
+
+
+def resized_mask(mask: Mask, shape: tuple[int, int]) -> Mask:
+    """A mask, bool (h, w), stretched to another shape."""
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(picture.resize(shape[::-1], Image.Resampling.BILINEAR)) >= 128
+
+
+def _widened(sides: list[Mask]) -> Mask:
+    """Each field with the mirror image of the other about the line half-way between them."""
+    from scipy.ndimage import binary_dilation
+
+    columns = np.arange(_SIDE)
+    middles = [float(side.sum(axis=0) @ columns / max(side.sum(), 1)) for side in sides]
+    mirrored = np.round(sum(middles) - columns).astype(int)
+    there = (mirrored >= 0) & (mirrored < _SIDE)
+    joined = []
+    for own, other in (sides, sides[::-1]):
+        reflection = other[:, mirrored.clip(0, _SIDE - 1)] & there
+        joined.append(_hull(own | reflection))
+    return np.asarray(binary_dilation(joined[0] | joined[1], iterations=4))
+
+
+def _darkness(square: FloatArray) -> NDArray[np.float64]:
+    """How much darker than its wide surroundings each point is, in deviations."""
+    from scipy.ndimage import gaussian_filter
+
+    fine = gaussian_filter(square.astype(np.float64), _SMOOTH, mode="nearest")
+    slow = gaussian_filter(square.astype(np.float64), _SLOW, mode="nearest")
+    dark = slow - fine
+    inner = dark[_SIDE // 8 : -_SIDE // 8, _SIDE // 8 : -_SIDE // 8]
+    return np.asarray(dark / max(float(inner.std()), 1e-6))
+
+
+def _prior(centre: tuple[float, float]) -> NDArray[np.float64]:
+    """Squared distance from a lung's middle in units of the ellipse: 1 at its edge."""
+    at = (np.arange(_SIDE) + 0.5) / _SIDE
+    x = (at - centre[0])[None, :] / _PRIOR_RADII[0]
+    y = (at - centre[1])[:, None] / _PRIOR_RADII[1]
+    return np.asarray(x * x + y * y)
+
+
+def _inside(square: FloatArray) -> Mask:
+    """What lies on the lungs' side of the chest wall, not on the film edge's.
+
+    Two floods rise from the picture's upper and lateral edges and from the middles of both lungs; a
+    point is of the one that reaches it over the lower ridge (watershed by image foresting, Falcão,
+    Stolfi & Lotufo 2004), and the chest wall is a ridge.
+    """
+    from scipy.ndimage import gaussian_filter, watershed_ift
+
+    relief = gaussian_filter(square.astype(np.float64), _SMOOTH, mode="nearest")
+    seeds = np.zeros((_SIDE, _SIDE), np.int16)
+    seeds[: -_SIDE // 8, [0, -1]] = 1
+    seeds[0] = 1
+    for centre in _PRIOR_CENTRES:
+        seeds[_prior(centre) < _SEED] = 2
+    flooded = watershed_ift(np.round(relief * 255).astype(np.uint8), seeds)
+    return np.asarray(flooded == 2)
+
+
+def _lung(darkness: NDArray[np.float64], inside: Mask, centre: tuple[float, float]) -> Mask:
+    from scipy.ndimage import (
+        binary_closing,
+        binary_dilation,
+        binary_fill_holes,
+        binary_opening,
+    )
+
+    distance = _prior(centre)
+    score = darkness - _PRIOR_WEIGHT * distance
+    near = inside & (distance < 1.6)
+    score = np.where(near, score, -np.inf)
+    cut = otsu(score[near & (distance < 1.2)])
+    found = near & (score > min(cut, 0.25))
+    found = binary_opening(found, iterations=2)
+    found = _largest(found)
+    found = binary_fill_holes(binary_closing(found, iterations=3))
+    return np.asarray(binary_dilation(_hull(found)))  # the smoothing has drawn the edge in
+
+
+def otsu(values: NDArray[np.float64], bins: int = 64) -> float:
+    """The cut that leaves the least variance on both sides of it (Otsu 1979).
+
+    Args:
+        values: (n,), n ≥ 1, finite.
+        bins: of the histogram that is cut.
+    """
+    counts, edges = np.histogram(values, bins=bins)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    sums = np.cumsum(counts * middles)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
+        between = below * above * gap * gap
+    return float(edges[1:-1][int(np.nanargmax(between))]) if bins > 1 else float(edges[0])
+
+
+def _largest(found: Mask) -> Mask:
+    from scipy.ndimage import label
+
+    pieces, count = label(found)
+    if not count:
+        return found
+    sizes = np.bincount(pieces.ravel())[1:]
+    return np.asarray(pieces == int(sizes.argmax()) + 1)
+
+
+def _hull(found: Mask) -> Mask:
+    """The convex hull of a piece, filled."""
+    from scipy.spatial import ConvexHull, QhullError
+
+    points = np.argwhere(found)[:, ::-1]
+    try:
+        hull = ConvexHull(points) if len(points) > 2 else None
+    except QhullError:  # all on one line
+        hull = None
+    if hull is None:
+        return np.zeros_like(found)
+    canvas = Image.new("1", (_SIDE, _SIDE))
+    corners = [(float(x), float(y)) for x, y in points[hull.vertices]]
+    ImageDraw.Draw(canvas).polygon(corners, fill=1)
+    return np.asarray(canvas) | found
+
+
+def _quality(sides: list[Mask], darkness: NDArray[np.float64]) -> float:
+    """The worst of: likely sizes, alike sizes, dark inside, apart from the picture's edge."""
+    from scipy.ndimage import binary_dilation
+
+    areas = [float(side.mean()) for side in sides]
+    if min(areas) == 0:
+        return 0.0
+    sizes = min(float(np.interp(area, _LUNG_AREA, (0, 1, 1, 0))) for area in areas)
+    alike = float(np.interp(min(areas) / max(areas), (0.25, 0.55), (0, 1)))
+    both = sides[0] | sides[1]
+    around = binary_dilation(both, iterations=_SIDE // 16) & ~both
+    dark = float(np.interp(darkness[both].mean() - darkness[around].mean(), (0.3, 0.9), (0, 1)))
+    apart = 1.0 - float(np.mean(sides[0] & sides[1])) / min(areas)
+    return min(sizes, alike, dark, apart)

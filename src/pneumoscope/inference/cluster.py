@@ -1,0 +1,183 @@
+"""Predictions by a Ray cluster: the same `Predictor`, once on every node.
+
+Comes in: names, and how every node loads the model. Goes out: a prediction for each name, in
+order. Knows nothing of tables. Needs the extra `ray`.
+
+Names go out in blocks; a block is one task of an actor that holds the compiled graph. Ray Data
+keeps the order, and where a node is lost gives its blocks, and its actor, to others. Blocks begin
+where batches do, so that answers are those of one machine to the last bit where the processors are
+of one kind.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import Any
+
+from pneumoscope.config import LimitsConfig
+from pneumoscope.errors import ExtraMissingError, MissingError, Reason, UsageError
+from pneumoscope.images.read import GreyImage
+from pneumoscope.inference.inputs import is_url
+from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
+from pneumoscope.inference.remote import read_anywhere
+from pneumoscope.records import Prediction
+
+_MOST_PER_BLOCK = 64 * BATCH
+_BLOCKS_PER_NODE = 16
+"""At least so many where there are files enough: nodes end at nearly the same time then."""
+
+_SEGMENT = 1024 * _MOST_PER_BLOCK
+"""Names that the cluster holds at once; after each such million the graphs are loaded anew."""
+
+Load = Callable[[], Predictor]
+
+
+def predicted_on_cluster(
+    names: Iterable[str], count: int, load: Load, mark: str, workers: int = 0
+) -> Generator[Prediction]:
+    """One prediction for every name, in order.
+
+    The cluster is that of `RAY_ADDRESS` (`auto`: one that runs on this machine), else a new one of
+    this machine alone. Every node must have this version of the package and be able to load the
+    model.
+
+    Args:
+        names: URLs, or paths that every node can read.
+        count: how many.
+        load: loads the model; called once on every node.
+        mark: `mark_of` the model, which is to be the same everywhere.
+        workers: processes that read on every node; 0 for threads.
+
+    Raises:
+        ExtraMissingError: Ray is not installed.
+        MissingError: the cluster can't go on, or a node has another model or version.
+    """
+    # No statistics of use leave this machine; Ray looks when it is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ExtraMissingError("--engine ray", "ray") from error
+    ours = not ray.is_initialized()
+    with redirect_stdout(sys.stderr):  # Ray prints what it thinks of lost nodes
+        try:
+            if ours:
+                _begin(ray)
+            alive = [node for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+            nodes = max(len(alive), 1)
+            arguments = (load, mark, os.getcwd(), workers)  # noqa: PTH109 - may hold any bytes
+            size = min(_MOST_PER_BLOCK, count // (nodes * _BLOCKS_PER_NODE)) // BATCH * BATCH
+            remaining = iter(names)
+            while segment := list(_blocks(islice(remaining, _SEGMENT), max(size, BATCH))):
+                yield from _rows(ray, segment, min(nodes, len(segment)), arguments)
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise _told(error) from error
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+def _begin(ray: Any) -> None:
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        ray.init(address="local", _node_ip_address="127.0.0.1", **quiet)
+
+
+def _blocks(names: Iterator[str], size: int) -> Iterator[Any]:
+    import pyarrow
+
+    while block := list(islice(names, size)):
+        yield pyarrow.table({"name": [json.dumps(name) for name in block]})
+
+
+def _rows(
+    ray: Any, blocks: list[Any], actors: int, arguments: tuple[Any, ...]
+) -> Iterator[Prediction]:
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False  # ours shows what has arrived
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data = ray.data.from_arrow(blocks).map_batches(
+        _Scorer,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        fn_constructor_args=arguments,
+        # Ray Data spreads actors out, so there is one to a node, and restarts them however often.
+        # Each uses all processors of its node but claims one: what was on a lost node finds room
+        # on another.
+        num_cpus=1,
+    )
+    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from map(_as_prediction, batch["row"].to_pylist())
+
+
+class _Scorer:
+    """What runs on every node.
+
+    Args:
+        load: loads the model.
+        mark: what it must be.
+        folder: where relative paths begin.
+        workers: processes that read.
+
+    Raises:
+        UsageError: it is another.
+    """
+
+    def __init__(self, load: Load, mark: str, folder: str, workers: int) -> None:
+        self._predictor = load()
+        if mark_of(self._predictor) != mark:
+            raise UsageError(
+                "a node has another version of pneumoscope or of the model than the machine that "
+                "asks, wanted the same on all. Install the same version, and copy the bundle again."
+            )
+        self._read = _FromFolder(folder)
+        self._workers = workers
+
+    def __call__(self, block: Any) -> Any:
+        """Rows for names: a table with one column to another, both as JSON."""
+        import pyarrow
+
+        names = map(json.loads, block["name"].to_pylist())
+        answers = self._predictor.predict_files(names, workers=self._workers, read=self._read)
+        rows = [json.dumps(asdict(answer.prediction)) for answer in answers]
+        return pyarrow.table({"row": rows})
+
+
+class _FromFolder:
+    """Reads names that were given in a certain folder; keeps them as they were given."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def __call__(self, name: str, limits: LimitsConfig) -> GreyImage:
+        place = name if is_url(name) else os.path.join(self._folder, name)  # noqa: PTH118
+        return replace(read_anywhere(place, limits), source=name)
+
+
+def _as_prediction(row: str) -> Prediction:
+    values = json.loads(row)
+    if values["reason"] is not None:
+        values["reason"] = Reason(values["reason"])
+    return Prediction(**values)
+
+
+def _told(error: Exception) -> MissingError:
+    """What the cluster says, in one sentence: of a traceback the error itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    words = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
+    return MissingError(
+        f"the cluster ended the run ({words.rstrip('.') or type(error).__name__}). Rows so far are "
+        "kept: when that is mended, the same command with --resume goes on."
+    )

@@ -1,0 +1,159 @@
+"""The flow of participants: from the images that were found to the four cells of the result.
+
+Comes in: counts. Goes out: `Svg`, the same bytes for the same counts. After the diagram of STARD
+2015 (Bossuyt et al. 2015, doi:10.1136/bmj.h5527): index test against reference standard.
+Knows nothing of pages, and counts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.patches import Rectangle
+
+from pneumoscope.evaluation.metrics import ConfusionMatrix
+from pneumoscope.records import CLASS_NAMES
+from pneumoscope.report.axes import POINTS_PER_INCH, say
+from pneumoscope.report.content import Counted, Flow
+from pneumoscope.report.formatting import number, plural
+from pneumoscope.report.svg import INK, MUTED, NORMAL, PNEUMONIA, Colour, Svg, drawing, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_WIDTH = 400
+_LINE = 17
+_PADDING = 11
+_GAP = 28
+_MAIN = (4.0, 186.0)
+"""Left edge and width of the boxes that go on."""
+
+_ASIDE = (214.0, 182.0)
+"""Left edge and width of the boxes that leave."""
+
+
+def flow_diagram(flow: Flow) -> Svg:
+    """Boxes from top to bottom; what leaves goes to the right."""
+    steps = _steps(flow)
+    sides = _sides(flow)
+    heights = [
+        max(_height(lines), _height(side) if side else 0)
+        for lines, side in zip(steps, (*sides, ()), strict=True)
+    ]
+    cells = _height(("", "", ""))
+    total = sum(heights) + _GAP * len(steps) + cells + 8
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(_WIDTH / POINTS_PER_INCH, total / POINTS_PER_INCH))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlim(0, _WIDTH)
+        axes.set_ylim(total, 0)
+        axes.axis("off")
+        top = 4.0
+        for place, lines in enumerate(steps):
+            _box(axes, _MAIN, top, heights[place], lines)
+            if place < len(sides) and sides[place]:
+                _box(axes, _ASIDE, top, heights[place], sides[place], MUTED)
+                middle = top + heights[place] / 2
+                _arrow(axes, (sum(_MAIN), middle), (_ASIDE[0], middle))
+            top += heights[place] + _GAP
+            if place < len(steps) - 1:
+                _arrow(axes, (_centre(_MAIN), top - _GAP), (_centre(_MAIN), top))
+        _result(axes, flow.matrix, top)
+        return to_svg(figure, "flow", reading(flow))
+
+
+def reading(flow: Flow) -> str:
+    """The diagram as one sentence."""
+    matrix = flow.matrix
+    left = "; ".join(f"{name} {count}" for name, count in flow.refused)
+    return (
+        f"Of {_both(flow.found)}, {_both(flow.evaluated)} were evaluated"
+        f"{f' and {sum(c for _, c in flow.refused)} got no answer ({left})' if left else ''}. "
+        f"Called PNEUMONIA: {matrix.tp} with it and {matrix.fp} without; called NORMAL: "
+        f"{matrix.tn} without it and {matrix.fn} with."
+    )
+
+
+def _both(counted: Counted) -> str:
+    return f"{plural(counted.images, 'X-ray')} of {plural(counted.patients, 'patient')}"
+
+
+def _steps(flow: Flow) -> tuple[tuple[str, ...], ...]:
+    return (
+        (f"Found in {flow.found.name}", _both(flow.found)),
+        (f"Evaluated: {flow.evaluated.name}", _both(flow.evaluated)),
+        ("Index test: the model", _both(flow.answered), f"threshold {number(flow.threshold)}"),
+    )
+
+
+def _sides(flow: Flow) -> tuple[tuple[str, ...], ...]:
+    """What leaves after the first and the second step."""
+    other = [line for one in flow.elsewhere for line in (f"{one.name}:", _both(one))]
+    refused = tuple(f"{name}: {count}" for name, count in flow.refused)
+    return (
+        ("Not evaluated here", *other) if other else (),
+        ("No answer", *refused) if refused else ("No answer: none",),
+    )
+
+
+def _height(lines: Sequence[str]) -> float:
+    return len(lines) * _LINE + 2 * _PADDING
+
+
+def _centre(column: tuple[float, float]) -> float:
+    return column[0] + column[1] / 2
+
+
+def _box(
+    axes: Axes,
+    column: tuple[float, float],
+    top: float,
+    height: float,
+    lines: Sequence[str],
+    colour: Colour = INK,
+) -> None:
+    """A frame with its first line bold."""
+    axes.add_patch(
+        Rectangle(
+            (column[0], top), column[1], height, fill=False, edgecolor=colour.light, linewidth=1
+        )
+    )
+    start = top + (height - len(lines) * _LINE) / 2 + _LINE / 2
+    for place, line in enumerate(lines):
+        y = start + place * _LINE
+        say(axes, column[0] + _PADDING, y, line, colour, bold=place == 0, size=9.5)
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axes.annotate(
+        "",
+        xy=end,
+        xytext=start,
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": MUTED.light,
+            "linewidth": 1,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
+    )
+
+
+def _result(axes: Axes, matrix: ConfusionMatrix, top: float) -> None:
+    """The two answers side by side, each with what the reference standard says of it."""
+    columns = (_MAIN, (210.0, 186.0))
+    called = (
+        (1, matrix.tp + matrix.fp, (matrix.tp, matrix.fp), PNEUMONIA),
+        (0, matrix.tn + matrix.fn, (matrix.fn, matrix.tn), NORMAL),
+    )
+    for column, (answer, total, (ill, well), colour) in zip(columns, called, strict=True):
+        lines = (
+            f"Called {CLASS_NAMES[answer]}: {total:,}",
+            f"reference {CLASS_NAMES[1]}: {ill:,}",
+            f"reference {CLASS_NAMES[0]}: {well:,}",
+        )
+        _box(axes, column, top, _height(lines), lines, colour)
+        _arrow(axes, (_centre(_MAIN), top - _GAP), (_centre(column), top))

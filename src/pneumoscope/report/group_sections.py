@@ -1,0 +1,116 @@
+"""The section of a report that sets groups of patients side by side.
+
+Comes in: an `Evaluation` with groups. Goes out: a `Section`, or figures. Knows nothing of HTML.
+"""
+
+from __future__ import annotations
+
+from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.evaluation.groups import FEWEST, RATES, Group, GroupColumn
+from pneumoscope.records import Estimate
+from pneumoscope.report import plots
+from pneumoscope.report.content import ReportContent
+from pneumoscope.report.formatting import ABSENT, count, interval, metric_text, number, percent
+from pneumoscope.report.page import Column, Drawn, FiguresView, Head, Section, Table
+from pneumoscope.report.svg import NORMAL, PNEUMONIA, Svg
+
+_FIGURES = {"sensitivity": PNEUMONIA, "specificity": NORMAL}
+
+
+def groups(content: ReportContent) -> Section | None:
+    """Every column that makes groups: rates, gaps, and where there are too few to tell."""
+    columns = content.evaluation.groups
+    if not columns:
+        return None
+    level = content.evaluation.interval.level
+    few = sum(bool(group.too_few) for column in columns for group in column.groups)
+    warning = (
+        f" {few} of the groups rest on fewer than {FEWEST} patients of a class: they are too small "
+        "to tell, whatever their numbers say."
+        if few
+        else ""
+    )
+    view = FiguresView(
+        "Whether the model serves one group worse than another. A gap is the group minus all "
+        "other images; where its interval holds 0, chance may have made it. Nothing is corrected "
+        "for how many gaps there are." + warning,
+        tuple(Drawn("", figure) for figure in group_figures(content.evaluation)),
+        tables=tuple(table for column in columns for table in _tables(column, level)),
+    )
+    title = "Groups of patients"
+    return Section("groups", title, "Groups", "sections/figures.html.j2", view, flows=True)
+
+
+def group_figures(found: Evaluation) -> tuple[Svg, ...]:
+    """Sensitivity and specificity per group, a figure per column and rate."""
+    drawn = []
+    for place, column in enumerate(found.groups):
+        for rate, colour in _FIGURES.items():
+            rows = [
+                plots.Group(group.name, _of(group, rate), _images(group, rate), colour)
+                for group in column.groups
+                if _of(group, rate).value is not None
+            ]
+            if rows:
+                name = f"group-{place}-{rate}"
+                label = f"{metric_text(rate).label} by {column.name}"
+                drawn.append(plots.group_rates(rows, label, found.interval.level, name))
+    return tuple(drawn)
+
+
+def _tables(column: GroupColumn, level: float) -> tuple[Table, Table]:
+    span = f"{percent(level)} interval"
+    without = f"{count(column.without)} X-rays have no value. " if column.without else ""
+    note = (without + column.note.capitalize()).strip()
+    rates = Table(
+        f"By {column.name}",
+        (
+            Column("Group"),
+            Column("X-rays", numeric=True),
+            Column("Patients", numeric=True),
+            *(Column(f"{metric_text(rate).label} ({span})", numeric=True) for rate in RATES),
+        ),
+        tuple(
+            (
+                Head(group.name, _few(group)) if group.too_few else group.name,
+                count(group.images),
+                count(group.patients),
+                *(_cell(_of(group, rate)) for rate in RATES),
+            )
+            for group in column.groups
+        ),
+        note,
+    )
+    gaps = Table(
+        f"Gaps by {column.name}",
+        (
+            Column("Group minus the others"),
+            *(Column(f"{metric_text(rate).label} ({span})", numeric=True) for rate in RATES),
+        ),
+        tuple(
+            (group.name, *(_cell(group.gaps[rate], signed=True) for rate in RATES))
+            for group in column.groups
+        ),
+    )
+    return rates, gaps
+
+
+def _few(group: Group) -> str:
+    return "too few to tell: " + ", ".join(metric_text(rate).label for rate in group.too_few)
+
+
+def _of(group: Group, rate: str) -> Estimate:
+    found: Estimate = getattr(group, rate)
+    return found
+
+
+def _images(group: Group, rate: str) -> int:
+    return group.positives if rate == "sensitivity" else group.images - group.positives
+
+
+def _cell(found: Estimate, *, signed: bool = False) -> str:
+    if found.value is None:
+        return ABSENT
+    text = ("+" if signed and found.value > 0 else "") + number(found.value)
+    span = interval(found)
+    return text if span == ABSENT else f"{text} ({span})"

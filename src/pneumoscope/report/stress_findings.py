@@ -1,0 +1,201 @@
+"""What a stress test says, in plain sentences.
+
+Comes in: `StressContent`. Goes out: `StressFinding`s, the gravest first. Measures nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pneumoscope.data.audit_record import Severity
+from pneumoscope.evaluation.controls import Control
+from pneumoscope.records import Estimate
+from pneumoscope.report.formatting import in_words, number, plural
+from pneumoscope.report.stress_content import Shortcuts, StressContent, StressRow
+
+_MOST_NAMED = 6
+_CHANCE, _STRONG = 0.5, 0.7
+"""An AUC whose interval lies above the first ranks better than chance; from the second, well."""
+
+_NEAR = 0.03
+"""A control this near to the model's AUC does as well."""
+
+_PARTS = {
+    "lungs_removed": (
+        "With the lungs blacked out the model still ranks with an AUC of {auc}: it reads something "
+        "outside of the lungs.",
+        "With the lungs blacked out the model ranks with an AUC of {auc}, which can’t be told "
+        "from chance.",
+    ),
+    "lungs_only": (
+        "Shown the lungs alone, all else black, the model ranks with an AUC of {auc}: there is "
+        "something in them that it reads.",
+        "Shown the lungs alone, all else black, the model ranks with an AUC of {auc}, which can’t "
+        "be told from chance: without their surroundings it does not read them.",
+    ),
+    "box_removed": (
+        "With a box about both lungs and the heart blacked out the model still ranks with an AUC "
+        "of {auc}: it reads what lies around the chest.",
+        "With a box about both lungs and the heart blacked out the model ranks with an AUC of "
+        "{auc}, which can’t be told from chance.",
+    ),
+    "ring_only": (
+        "From the outer ring of the film alone the model ranks with an AUC of {auc}: frame, "
+        "shoulders and exposure give the class away.",
+        "From the outer ring alone the model ranks with an AUC of {auc}, which can’t be told from "
+        "chance.",
+    ),
+}
+CONTROL_NAMES = {
+    "thumbnails": "a thumbnail of 16×16 greys alone",
+    "properties": "a file’s size in pixels and bytes, its mean grey and deviation alone",
+    "outline": "nothing but the outline that the lungs were found to have",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StressFinding:
+    """One finding: how grave it is, and a sentence or two."""
+
+    severity: Severity
+    text: str
+
+
+def stress_findings(content: StressContent) -> tuple[StressFinding, ...]:
+    """All findings, problems first."""
+    found = [*_of_changes(content)]
+    if content.shortcuts is not None:
+        found += _of_parts(content.shortcuts, content.interval.level)
+        found += _of_controls(content.shortcuts, content)
+        found += _of_heatmaps(content.shortcuts, content.interval.level)
+    order: tuple[Severity, ...] = ("problem", "warning", "note")
+    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+
+
+def verdict(content: StressContent) -> str:
+    """Whether the limit holds, in one sentence."""
+    limit = f"{number(content.config.largest_fall, 2)} of sensitivity or specificity"
+    plausible = [row for row in content.worst_first if row.plausible]
+    fails = content.judged("fails")
+    if not fails:
+        most = plausible[0]
+        return (
+            f"The limit holds: none of {plural(len(plausible), 'plausible change')} takes more "
+            f"than {limit}; the most is {number(max(most.found.fall, 0.0))} ({most.title})."
+        )
+    verb = "takes" if len(fails) == 1 else "take"
+    return (
+        f"The limit does not hold: {len(fails)} of {plural(len(plausible), 'plausible change')} "
+        f"{verb} more than {limit}: {_named(fails)}."
+    )
+
+
+def _of_changes(content: StressContent) -> list[StressFinding]:
+    found = [StressFinding("note" if content.holds else "problem", verdict(content))]
+    if unsure := content.judged("unsure"):
+        found.append(
+            StressFinding(
+                "warning",
+                f"{plural(len(unsure), 'plausible change')} stayed within the limit, but so few "
+                f"images can’t rule out that the fall is larger: {_named(unsure)}.",
+            )
+        )
+    refused = [row for row in content.worst_first if row.found.refused]
+    if refused:
+        most = max(refused, key=lambda row: row.found.refused)
+        found.append(
+            StressFinding(
+                "note",
+                f"{plural(len(refused), 'change')} made the model refuse images that it answers "
+                f"for as they are; the most, {most.found.refused}, at {most.title}. Refusals count "
+                "in no metric.",
+            )
+        )
+    return found
+
+
+def _named(rows: tuple[StressRow, ...]) -> str:
+    shown = [f"{row.title} ({number(row.found.fall)})" for row in rows[:_MOST_NAMED]]
+    more = len(rows) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _of_parts(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
+    found = []
+    for row in shortcuts.rows:
+        auc = row.found.changed["auc"]
+        if row.name not in _PARTS or auc.value is None or auc.low is None:
+            continue
+        above = auc.low > _CHANCE
+        severity: Severity = "note"
+        if row.name == "lungs_only":
+            severity = "note" if above else "warning"
+        elif above:
+            severity = "problem" if auc.value >= _STRONG else "warning"
+        text = _PARTS[row.name][0 if above else 1].format(auc=in_words(auc, level, 3))
+        if above and row.name == "lungs_removed":
+            severity, text = _within_the_chest(shortcuts, severity, text)
+        found.append(StressFinding(severity, text))
+    return found
+
+
+def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tuple[Severity, str]:
+    """What else may explain that a model ranks without the lungs: their outline, their neighbours.
+
+    The shape that was painted black is still there to be read, and so is what lies between the
+    lungs. Where a box about both leaves nothing over, all that is read lies within the chest.
+    """
+    outline = shortcuts.controls.get("outline")
+    if outline is not None and outline.auc.low is not None and outline.auc.low > _CHANCE:
+        text += (
+            " A part of that may be the shape of what was blacked out, which by itself reaches "
+            f"{number(outline.auc.value)}."
+        )
+    box = next((r.found.changed["auc"] for r in shortcuts.rows if r.name == "box_removed"), None)
+    if box is not None and box.low is not None and box.low <= _CHANCE:
+        text += (
+            " It lies within the chest: with a box about lungs and heart blacked out no sign of it "
+            "is left."
+        )
+        severity = "warning"
+    return severity, text
+
+
+def _of_controls(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
+    found = []
+    model, level = content.plain["auc"], content.interval.level
+    for name, control in shortcuts.controls.items():
+        if control is None or control.auc.value is None or model.value is None:
+            continue
+        found.append(_of_control(CONTROL_NAMES[name], control, model, level))
+    return found
+
+
+def _of_control(name: str, control: Control, model: Estimate, level: float) -> StressFinding:
+    reached, best = control.auc.value or 0.0, model.value or 0.0
+    told = f"Without the model, {name} tells the classes apart with an AUC of "
+    told += f"{in_words(control.auc, level, 3)}; the model reaches {number(best)}."
+    if reached >= best - _NEAR:
+        return StressFinding(
+            "problem", f"{told} These images can’t show that the model knows more than that."
+        )
+    if reached >= _STRONG:
+        return StressFinding(
+            "warning", f"{told} A part of the model’s score may come from the same."
+        )
+    return StressFinding("note", told)
+
+
+def _of_heatmaps(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
+    energy, share = shortcuts.energy, shortcuts.lung_share
+    if energy.value is None or share.value is None:
+        return []
+    told = (
+        f"On average {in_words(energy, level)} of a heatmap’s energy lies in the lungs, which take "
+        f"{number(share.value, 2)} of the film."
+    )
+    if energy.value >= _CHANCE:
+        return [StressFinding("note", told)]
+    even = energy.value < share.value
+    more = "Spread evenly it would have more there." if even else "Most of it lies elsewhere."
+    return [StressFinding("warning", f"{told} {more} Its grid is coarse: read it with care.")]

@@ -1,0 +1,296 @@
+"""`certify`: how nearly a model answers in bfloat16 and int8 as in float32, kept in its bundle.
+
+Comes in: labelled images, a model. Goes out: the bundle with a certificate for each precision that
+was measured, passed or not, and with int8's table if that passed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.data.fingerprint import fingerprint
+from pneumoscope.data.index import index
+from pneumoscope.errors import DataError, ImageRefusedError, InputError, MissingError, UsageError
+from pneumoscope.evaluation.agreement import Agreement, compare, correlation
+from pneumoscope.graph.openvino import processor
+from pneumoscope.graph.precision import Floats, Precision, Ranges
+from pneumoscope.graph.stored import read_network
+from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.images.read import read_image
+from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
+from pneumoscope.inference.certificates import PrecisionCertificate, choose_precision, judged
+from pneumoscope.inference.engine import (
+    INT8_TABLE,
+    OpenVinoBackend,
+    fast_precisions,
+    writable_graph_cache,
+)
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.quantise import MOST_IMAGES, measure_ranges
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.records import Dataset, ImageRecord
+from pneumoscope.training import bundle_files
+from pneumoscope.workflows.answering import Answered, answer_all
+from pneumoscope.workflows.facts import announce
+
+Lower = Literal["bf16", "int8"]
+LOWER: tuple[Lower, ...] = ("bf16", "int8")
+
+FAILED = InputError.exit_code
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What came of it.
+
+    Attributes:
+        bundle: the revised one.
+        certificates: those of this run.
+        skipped: precisions that this processor has no instructions for.
+        auto: what answers are computed in here from now on.
+    """
+
+    bundle: Bundle
+    certificates: tuple[PrecisionCertificate, ...]
+    skipped: tuple[Lower, ...]
+    auto: Precision
+
+
+def certify_model(
+    data: Path | str,
+    model: Path | str,
+    out: Path | None = None,
+    split: Literal["test", "val", "train", "all"] = "val",
+    precisions: Sequence[Lower] = LOWER,
+    progress: Progress = SILENT,
+) -> Certified:
+    """Measure a model's precisions on one split of `data` and write what came of it.
+
+    Args:
+        data: DATA by the contract; int8 is calibrated on its training images.
+        model: a bundle, a run, or `default`.
+        out: folder of the revised bundle; `None` writes it in place of the old one.
+        split: which images are answered for.
+        precisions: what to certify.
+        progress: is told of every image.
+
+    Raises:
+        UsageError: there is no such model, or `out` can't be written to.
+        DataError: the split is empty, none of it could be read, or int8 has no training images.
+        MissingError: the processor has instructions for none of `precisions`, or NNCF is missing.
+    """
+    bundle = load_bundle(model)
+    target = _target(bundle, out)
+    possible = _possible(precisions)
+    dataset = index(Path(data), progress=progress)
+    records = dataset.subset(split).records
+    if not records:
+        raise DataError(
+            f"{data}: has no {split} images. Give another --split, or deal patients: pneumoscope "
+            "data split DATA --out split.csv"
+        )
+    announce(dataset)
+    before = _answers(bundle, records, OpenVinoBackend.load(bundle), "float32", progress)
+    about = f"{split}, {fingerprint(records)}"
+    found: list[PrecisionCertificate] = []
+    ranges = None
+    for precision in possible:
+        blank = PrecisionCertificate(precision, data=about, processor=processor())
+        if precision == "int8":
+            images = _calibration_images(bundle, dataset, data, progress)
+            ranges = _ranges(bundle, images)
+            blank = replace(blank, calibrated_on=len(images))
+        found.append(_certificate(bundle, blank, ranges, before, progress))
+    return _written(
+        target, bundle, found, ranges, tuple(p for p in precisions if p not in possible)
+    )
+
+
+def run_certify(
+    data: Path,
+    model: str,
+    out: Path | None,
+    split: Any,
+    precisions: Sequence[Lower],
+    progress: Progress,
+) -> tuple[dict[str, Any], str, int]:
+    """`certify_model`, told as a document, a text and the exit code: 3 if nothing passed."""
+    done = certify_model(data, model, out, split, precisions, progress)
+    document = {
+        "model": str(done.bundle.folder),
+        "certificates": [asdict(c) | {"passed": c.passed} for c in done.certificates],
+        "skipped": list(done.skipped),
+        "auto": done.auto,
+    }
+    lines = [line for c in done.certificates for line in certificate_lines(c)]
+    lines += [
+        f"{p:<12}  not measured: this processor has no such instructions" for p in done.skipped
+    ]
+    lines += [f"auto          {done.auto} on this processor", f"model         {done.bundle.folder}"]
+    failed = not any(c.passed for c in done.certificates)
+    return document, "\n".join(lines), FAILED if failed else 0
+
+
+def certificate_lines(certificate: PrecisionCertificate) -> list[str]:
+    """A certificate as lines of text."""
+    c = certificate
+    between = ", the rest in bfloat16" if (c.precision, c.floats) == ("int8", "bf16") else ""
+    return [
+        f"{c.precision:<12}  {'passed' if c.passed else 'FAILED'} on {c.images} images{between}",
+        f"  largest, mean difference  {c.largest_difference:.2g}, {c.mean_difference:.2g}",
+        f"  decisions changed         {c.decisions_changed}",
+        f"  AUC before, after         {_shown(c.auc_before)}, {_shown(c.auc_after)}",
+        f"  heatmap correlation       {_shown(c.heatmap_correlation)} at least",
+        *(f"  {failure}" for failure in c.failures),
+    ]
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5f}"
+
+
+def _target(bundle: Bundle, out: Path | None) -> Path:
+    """Where the revised bundle goes.
+
+    Raises:
+        UsageError: the model that ships, without `out`; or something else is there.
+    """
+    if out is None:
+        if bundle.folder == bundle_files.default_folder():
+            raise UsageError(
+                "--model default: is part of the installation and stays as it is. Give --out DIR "
+                "for a copy with certificates."
+            )
+        return bundle.folder
+    if out.is_file() or (
+        out.is_dir() and any(out.iterdir()) and not (out / bundle_files.MANIFEST).is_file()
+    ):
+        raise UsageError(
+            f"--out {out}: found something there that is no bundle, wanted a new or empty folder, "
+            "or a bundle to replace. Give another one."
+        )
+    return out
+
+
+def _possible(precisions: Sequence[Lower]) -> tuple[Lower, ...]:
+    fast = fast_precisions()
+    possible = tuple(p for p in LOWER if p in precisions and p in fast)
+    if not possible:
+        raise MissingError(
+            f"--precision: this processor has instructions for {', '.join(fast)}, wanted them for "
+            f"{', '.join(precisions)}. Certify where there are; the bundle can be copied."
+        )
+    return possible
+
+
+def _calibration_images(
+    bundle: Bundle, dataset: Dataset, data: Path | str, progress: Progress
+) -> NDArray[np.float32]:
+    """Training images, evenly from all of them, as the network takes them."""
+    records = dataset.subset("train").records
+    records = records[:: max(len(records) // MOST_IMAGES, 1)][:MOST_IMAGES]
+    preprocess = Preprocessor(bundle.manifest.preprocessing)
+    images = []
+    with progress.task("reading training images", len(records), "images") as task:
+        for record in records:
+            task.advance()
+            try:
+                images.append(preprocess(read_image(record.path).pixels))
+            except ImageRefusedError as error:
+                _LOGGER.warning("left out: %s", error)
+    if not images:
+        raise DataError(
+            f"{data}: found no training images that can be read, wanted some to calibrate int8 on. "
+            "Give data with a train split, or --precision bf16."
+        )
+    return np.stack(images)
+
+
+def _ranges(bundle: Bundle, images: NDArray[np.float32]) -> Ranges:
+    manifest = bundle.manifest
+    networks = [read_network(path, manifest.architecture) for path in bundle.weights]
+    _LOGGER.info("int8: measuring ranges on %d training images", len(images))
+    return measure_ranges(networks, manifest.architecture.size, images, flip=manifest.flip)
+
+
+def _certificate(
+    bundle: Bundle,
+    blank: PrecisionCertificate,
+    ranges: Ranges | None,
+    before: Answered,
+    progress: Progress,
+) -> PrecisionCertificate:
+    """Answer in a precision and compare; int8 with bfloat16 between, where that passes."""
+    ways: tuple[Floats, ...] = ("bf16",)
+    if blank.precision == "int8":
+        ways = ("bf16", "f32") if "bf16" in fast_precisions() else ("f32",)
+    for floats in ways:
+        backend = _backend(bundle, floats, ranges if blank.precision == "int8" else None)
+        after = _answers(bundle, before.records, backend, blank.precision, progress)
+        agreed = _agreement(before, after, bundle.manifest.threshold.value)
+        found = judged(replace(blank, floats=floats), agreed)
+        if found.passed:
+            break
+    return found
+
+
+def _backend(bundle: Bundle, floats: Floats, ranges: Ranges | None) -> OpenVinoBackend:
+    manifest = bundle.manifest
+    return OpenVinoBackend(
+        [read_network(path, manifest.architecture) for path in bundle.weights],
+        manifest.architecture.size,
+        flip=manifest.flip,
+        cache=writable_graph_cache(),
+        floats=floats,
+        ranges=ranges,
+    )
+
+
+def _answers(
+    bundle: Bundle,
+    records: Sequence[ImageRecord],
+    backend: OpenVinoBackend,
+    name: str,
+    progress: Progress,
+) -> Answered:
+    predictor = Predictor(bundle.manifest, backend)
+    return answer_all(records, predictor, f"answering in {name}", progress)
+
+
+def _agreement(before: Answered, after: Answered, threshold: float) -> Agreement:
+    """Of what has an answer in float32; one without in the other is as wrong as can be."""
+    pairs = [(before.answers[k], after.answers[k]) for k in before.ok]
+    others = [a.prediction.probability for _, a in pairs]
+    answered = np.array([float("nan") if p is None else p for p in others])
+    same = [0.0 if b.cam is None or a.cam is None else correlation(b.cam, a.cam) for b, a in pairs]
+    return compare(before.labels(), before.probabilities(), answered, threshold, same)
+
+
+def _written(
+    target: Path,
+    bundle: Bundle,
+    found: Sequence[PrecisionCertificate],
+    ranges: Ranges | None,
+    skipped: tuple[Lower, ...],
+) -> Certified:
+    """The bundle with these certificates in place of older ones of the same precisions."""
+    measured = {c.precision for c in found}
+    kept = [c for c in bundle.manifest.certificates if c.precision not in measured]
+    manifest = replace(bundle.manifest, certificates=(*kept, *found))
+    tables = {}
+    if "int8" in measured:
+        passed = any(c.passed for c in found if c.precision == "int8")
+        tables[INT8_TABLE] = ranges.as_table() if passed and ranges else None
+    card = bundle.card.read_text(encoding="utf-8")
+    revised = write_revised(target, bundle, manifest, card, tables)
+    auto = choose_precision("auto", manifest.certificates, fast_precisions())
+    return Certified(revised, tuple(found), skipped, auto)

@@ -1,0 +1,268 @@
+"""What a run says of itself for reporting checklists, and the flow of its participants.
+
+Comes in: an evaluation and the settings it was made with. Goes out: sentences by fact; counts.
+Says nothing that is not in the run's own files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from pneumoscope.config import IntervalConfig, TrainConfig
+from pneumoscope.data.index import class_counts
+from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
+from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.records import Dataset, Estimate, ImageRecord
+from pneumoscope.report.checklists.item import Fact
+from pneumoscope.report.content import Counted, Flow, Refusals
+from pneumoscope.report.formatting import METRICS, in_words, interval, metric_text, number, plural
+from pneumoscope.workflows.facts import is_kermany, software_versions
+
+_SHOWN_DIGITS = 16
+"""Of a digest: the files hold it whole."""
+
+_PURPOSE = {"train": "train, for training", "val": "val, for choosing", "test": "test"}
+_NORMALISATION = {
+    "imagenet": "normalised by ImageNet's mean and deviation per channel",
+    "standardise": "each image normalised to mean 0 and deviation 1",
+}
+
+
+def flow_of(
+    whole: Dataset,
+    chosen: Dataset,
+    split: str,
+    data_name: str,
+    evaluation: Evaluation,
+    refusals: Sequence[Refusals],
+) -> Flow:
+    """The flow of participants.
+
+    Args:
+        whole: the data set as it was found.
+        chosen: the records that were evaluated.
+        split: what they are called.
+        data_name: what the reader knows the data by.
+        evaluation: of those with an answer.
+        refusals: of those without.
+    """
+    elsewhere = [c for c in class_counts(whole) if split not in ("all", c.split or "all")]
+    return Flow(
+        found=_counted(data_name, whole.records),
+        elsewhere=tuple(
+            Counted(_PURPOSE.get(c.split or "", "no split"), c.images, c.patients)
+            for c in elsewhere
+        ),
+        evaluated=_counted("all of it" if split == "all" else f"split {split}", chosen.records),
+        refused=tuple((r.reason.value.replace("_", " "), r.count) for r in refusals),
+        answered=Counted("answered", evaluation.n, evaluation.patients),
+        matrix=evaluation.confusion_matrix,
+        threshold=evaluation.threshold,
+    )
+
+
+def _counted(name: str, records: Sequence[ImageRecord]) -> Counted:
+    return Counted(name, len(records), len({record.patient for record in records}))
+
+
+def checklist_answers(
+    flow: Flow,
+    whole: Dataset,
+    chosen: Dataset,
+    evaluation: Evaluation,
+    manifest: BundleManifest,
+    config: TrainConfig | IntervalConfig,
+) -> dict[Fact, str]:
+    """Every fact that the run knows, as one or a few sentences; what it does not know is absent."""
+    found = {
+        **_on_data(flow, whole, chosen),
+        **_on_model(manifest),
+        **(_on_training(config) if isinstance(config, TrainConfig) else {}),
+        **_on_evaluation(flow, evaluation),
+    }
+    return {fact: text for fact, text in found.items() if text}
+
+
+def _on_data(flow: Flow, whole: Dataset, chosen: Dataset) -> dict[Fact, str]:
+    known = "Kermany et al. 2018, doi:10.17632/rscbjbr9sj.2. " if is_kermany(whole) else ""
+    parts = "; ".join(
+        f"{c.split or 'no split'}: {c.normal:,} NORMAL and {c.pneumonia:,} PNEUMONIA X-rays of "
+        f"{plural(c.patients, 'patient')}"
+        for c in class_counts(whole)
+    )
+    refused = "; ".join(f"{name} ({count})" for name, count in flow.refused)
+    several = len(class_counts(whole)) > 1
+    return {
+        "data": f"{flow.found.name}: {plural(flow.found.images, 'X-ray')} of "
+        f"{plural(flow.found.patients, 'patient')}. {known}{' '.join(whole.warnings)}".strip(),
+        "inputs": f"Evaluated: {flow.evaluated.name}, every image of it. The pixels alone are the "
+        "predictor; the model is told nothing else of the patient.",
+        "missing": "An image that can't be read or used gets no answer but a reason, and stands "
+        f"in no measure. Here: {refused or 'none'}. Such inputs are counted beside the results.",
+        "partitions": f"{parts}. Listed image by image in split.csv or labels.csv."
+        if several
+        else "",
+        "disjoint": "Patients: none stands in two splits (checked on reading; data that share one "
+        "are refused). An image that names no patient counts as one."
+        if several
+        else "",
+        "characteristics": f"{parts}.{_known_of(chosen.records)}",
+    }
+
+
+def _known_of(records: Sequence[ImageRecord]) -> str:
+    """Age, sex and view of the evaluated images, where the manifest tells them."""
+    parts = []
+    ages = [age for record in records if (age := _number(record.extra.get("age", ""))) is not None]
+    if ages:
+        middle = f"{median(ages):.3g} ({min(ages):.3g} to {max(ages):.3g})"
+        parts.append(f"age known of {len(ages):,}, median {middle}")
+    for column in ("sex", "view"):
+        counts = Counter(record.extra.get(column, "") for record in records)
+        del counts[""]
+        if counts:
+            listed = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(4))
+            parts.append(f"{column} {listed}")
+    return f" Of the evaluated X-rays: {'; '.join(parts)}." if parts else ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if abs(value) < float("inf") else None
+
+
+def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
+    net, seen = manifest.architecture, manifest.training_data
+    point, calibration = manifest.threshold, manifest.calibration
+    versions = ", ".join(f"{name} {version}" for name, version in software_versions().items())
+    network = (
+        f"DenseNet121 without its top, GlobalAveragePooling2D, Dropout({net.dropout:g}), "
+        f"Dense({net.hidden_units}, ReLU), Dense(1, sigmoid); input {net.size}×{net.size} pixels"
+    )
+    mirrored = " Each answer is the mean of image and mirror image." if manifest.flip else ""
+    recalibrated = (
+        "none"
+        if calibration.method == "none"
+        else f"{calibration.method}: slope {calibration.slope:.3f}, intercept "
+        f"{calibration.intercept:.3f} on the logit"
+    )
+    chosen_on = f", chosen on {point.chosen_on}" if point.chosen_on else ""
+    threshold = f"{point.value:.4f}: {point.rule}{chosen_on}."
+    return {
+        "technology": "Deep learning: a convolutional neural network (DenseNet121) that tells "
+        "pneumonia from normal on chest X-rays.",
+        "preprocessing": "Decoded to grey (DICOM through its modality and VOI transformations), "
+        f"{manifest.preprocessing.fit} to {manifest.preprocessing.size}×"
+        f"{manifest.preprocessing.size} pixels, "
+        f"{_NORMALISATION[manifest.preprocessing.normalisation]}.",
+        "model": f"{network}.{mirrored}",
+        "specification": f"{network}.{mirrored} All weights, preprocessing, calibration and "
+        "threshold are in the bundle (bundle.json holds the SHA-256 of every file); made by "
+        f"pneumoscope {manifest.pneumoscope_version}.",
+        "software": f"{versions}.",
+        "initial": f"{manifest.initial_weights.origin}; SHA-256 "
+        f"{manifest.initial_weights.sha256[:_SHOWN_DIGITS]}…."
+        if manifest.initial_weights.origin
+        else "",
+        "ensemble": f"{plural(manifest.members, 'network')}"
+        f"{', probabilities averaged' if manifest.members > 1 else ''}.{mirrored}",
+        "training": f"Trained on {plural(seen.images, 'X-ray')} ({seen.positives:,} PNEUMONIA) of "
+        f"{plural(seen.patients, 'patient')}, fingerprint {seen.fingerprint[:_SHOWN_DIGITS]}…."
+        if seen.images
+        else "",
+        "threshold": threshold,
+        "output": "The calibrated probability of pneumonia, and PNEUMONIA from the threshold up "
+        f"({threshold.rstrip('.')}).",
+        "updating": f"Recalibration on validation – {recalibrated}. None on the evaluated images.",
+        "calculation": "By `pneumoscope predict` (or its Python and exported graphs) from the "
+        "bundle; one image, one forward pass.",
+    }
+
+
+def _on_training(config: TrainConfig) -> dict[Fact, str]:
+    fit = config.fit
+    kept = "last epoch" if fit.keep == "last" else "epoch with the best validation AUC"
+    weighed = (
+        "classes weighed as if equally frequent in the loss; calibrated afterwards on validation"
+        if fit.class_weights
+        else "none"
+    )
+    seeds = ", ".join(str(seed) for seed in config.seeds or (config.seed,))
+    return {
+        "training": f"Recipe {config.recipe}, weights {config.weights}, views per image "
+        f"{config.views}, at most {fit.epochs} epochs, batches of {fit.batch_size}, largest step "
+        f"size {fit.learning_rate:g} ({fit.schedule}), weight decay {fit.weight_decay:g}, label "
+        f"smoothing {fit.label_smoothing:g}, seed {seeds}. All settings: config.toml; every epoch: "
+        "history.csv.",
+        "selection": f"The weights of the {kept} were kept; calibration and threshold were "
+        "chosen on validation. No test image took part.",
+        "imbalance": f"{weighed[0].upper()}{weighed[1:]}.",
+    }
+
+
+def _on_evaluation(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
+    level, matrix = evaluation.interval.level, evaluation.confusion_matrix
+    named = ", ".join(metric_text(name).label for name in METRICS if name in evaluation.metrics)
+    return {
+        "sample": f"{plural(evaluation.n, 'X-ray')} of {plural(evaluation.patients, 'patient')}, "
+        f"{evaluation.positives:,} with pneumonia "
+        f"({100 * evaluation.positives / evaluation.n:.1f} %).",
+        "measures": f"{named}; ROC, precision–recall and reliability curves; calibration slope and "
+        "intercept.",
+        "uncertainty": f"{evaluation.interval.level:.0%} intervals: {BOOTSTRAP_METHOD}, "
+        f"{evaluation.interval.resamples:,} resamples, seed {evaluation.interval.seed}; Wilson and "
+        "DeLong beside them.",
+        "internal": f"Evaluated on {flow.evaluated.name} of {flow.found.name}.",
+        "flow": f"{flow.found.images:,} X-rays found, {flow.evaluated.images:,} evaluated, "
+        f"{flow.answered.images:,} answered; see the diagram above and figures/flow.svg.",
+        "performance": _listed(evaluation.metrics, level) + _calibrated(evaluation),
+        "crosstab": f"Called PNEUMONIA: {matrix.tp} with it, {matrix.fp} without. Called NORMAL: "
+        f"{matrix.tn} without, {matrix.fn} with it.",
+        "subgroups": _subgroups(evaluation),
+        "errors": f"{plural(matrix.fn, 'missed case')} and {plural(matrix.fp, 'false alarm')}; the "
+        "worst are shown with heatmaps in the report. "
+        f"{_subgroups(evaluation)}".strip(),
+        "explanation": "Grad-CAM (Selvaraju et al. 2017), in closed form, for any image.",
+        "records": "predictions.csv holds every answer, labels.csv what it was held against, "
+        "metrics.json the results.",
+        "limits": "The numbers hold for these images; a model of this kind learns the hospital "
+        "that it was trained on as well. Intervals tell chance, not bias.",
+        "availability": "pneumoscope (Apache-2.0); the bundle holds weights and card.",
+    }
+
+
+def _listed(metrics: Mapping[str, Estimate], level: float) -> str:
+    names = ("auc", "sensitivity", "specificity", "ppv", "npv", "brier")
+    return (
+        "; ".join(
+            f"{metric_text(name).label} {in_words(metrics[name], level, 3)}"
+            for name in names
+            if name in metrics
+        )
+        + "."
+    )
+
+
+def _calibrated(evaluation: Evaluation) -> str:
+    slope, ece = evaluation.calibration.slope, evaluation.metrics.get("ece", Estimate(None))
+    return (
+        f" Calibration: slope {number(slope.value)} ({interval(slope)}), error (ECE) "
+        f"{number(ece.value)} ({interval(ece)})."
+    )
+
+
+def _subgroups(evaluation: Evaluation) -> str:
+    if not evaluation.subgroups:
+        return ""
+    level = evaluation.interval.level
+    parts = "; ".join(
+        f"{name} {in_words(group.sensitivity, level, 3)} on {group.images:,}"
+        for name, group in evaluation.subgroups.items()
+    )
+    return f"Sensitivity by subtype: {parts}."

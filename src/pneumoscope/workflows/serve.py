@@ -1,0 +1,46 @@
+"""`serve`: a model loaded once, answering over HTTP until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from importlib import util
+from typing import Any
+
+from pneumoscope.config import LimitsConfig, ServeConfig, check_ranges
+from pneumoscope.errors import ExtraMissingError
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.workflows.inspect import EXTRAS
+
+
+def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[dict[str, Any], str]:
+    """Answer over HTTP until SIGTERM.
+
+    Args:
+        model: a bundle, a run, or `default`.
+        config: where to listen, how much to take on.
+        limits: what a film may cost; its bytes are those of `config`.
+
+    Returns:
+        A document and a text, when the server has stopped.
+
+    Raises:
+        ExtraMissingError: the extra `serve` is not installed.
+        UsageError: no such model, a setting out of its range, the port is taken, or files of keys
+            or TLS are not there.
+        MissingError, BundleError: as `load_bundle` raises.
+        KeyboardInterrupt: Ctrl-C; requests under way were answered.
+    """
+    if not all(util.find_spec(name) for name in EXTRAS["serve"]):
+        raise ExtraMissingError("serve", "serve")
+    from pneumoscope.delivery.rest import server
+
+    check_ranges(config)
+    check_ranges(limits)
+    server.api_keys(config)
+    bound = server.bind(config)
+    with bound.socket:
+        predictor = Predictor.load(model)
+        level = logging.getLogger("pneumoscope").level or logging.INFO
+        server.serve(predictor, config, replace(limits, max_bytes=config.max_upload), bound, level)
+    return {"url": bound.url, "stopped": True}, f"stopped answering on {bound.url}"

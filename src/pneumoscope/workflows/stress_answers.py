@@ -1,0 +1,230 @@
+"""Every image as it is and as each changed copy, through the `Predictor`.
+
+Comes in: records, a predictor, the settings. Goes out: one `Stressed` per image, in order. A film
+is decoded once; its copies are made in a thread while those of the film before are answered for.
+Knows nothing of metrics or pages.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from pneumoscope.config import PreprocessConfig, StressConfig
+from pneumoscope.errors import ImageRefusedError
+from pneumoscope.images.grey import FloatArray
+from pneumoscope.images.lungs import LungFields, find_lungs
+from pneumoscope.images.masks import MaskFolder
+from pneumoscope.images.occlude import box_around, centre_only, only, ring_only, without
+from pneumoscope.images.read import read_image
+from pneumoscope.images.sweeps import SWEEPS
+from pneumoscope.inference.overlay import fit_map, shrunk
+from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.records import ImageRecord
+from pneumoscope.training.prefetch import ahead
+from pneumoscope.workflows.stress_journal import Said, Stressed
+
+PLAIN = "plain"
+_THUMBNAIL = 16
+_DIGITS = 4
+
+Change = Callable[[FloatArray, LungFields | None], FloatArray | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One way of showing an image; `change` gives `None` where it needs lungs and has none."""
+
+    name: str
+    title: str
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class _Film:
+    """A decoded film: what is known of it, and the copies that could be made."""
+
+    path: str
+    known: Stressed
+    lungs: LungFields | None
+    copies: tuple[FloatArray | None, ...]
+
+    @property
+    def made(self) -> int:
+        """How many answers it waits for."""
+        return sum(copy is not None for copy in self.copies)
+
+
+def shortcut_conditions(config: StressConfig) -> tuple[Condition, ...]:
+    """The parts of a film that are shown alone, or not at all."""
+    width = f"{100 * config.ring:g}\N{NO-BREAK SPACE}%"
+    return (
+        Condition("lungs_removed", "lungs painted black", _without_lungs),
+        Condition("box_removed", "a box about the lungs painted black", _without_box),
+        Condition("lungs_only", "lungs alone, all else black", _lungs_alone),
+        Condition(
+            "ring_only",
+            f"outer ring of {width} alone",
+            lambda image, _: ring_only(image, config.ring),
+        ),
+        Condition(
+            "centre_only",
+            f"without the outer ring of {width}",
+            lambda image, _: centre_only(image, config.ring),
+        ),
+    )
+
+
+def conditions_of(config: StressConfig) -> tuple[Condition, ...]:
+    """All ways, the image as it is first: sweeps in their order, then shortcuts."""
+
+    def changed(step_change: Callable[..., FloatArray]) -> Change:
+        return lambda image, _: step_change(image, config.seed)
+
+    found = [Condition(PLAIN, "as they are", lambda image, _: image)]
+    for sweep in SWEEPS:
+        for step in sweep.steps:
+            change = step.perturbation
+            found.append(Condition(change.name, change.title, changed(change.apply)))
+    return (*found, *(shortcut_conditions(config) if config.shortcuts else ()))
+
+
+def answer_stressed(
+    records: Sequence[ImageRecord],
+    predictor: Predictor,
+    config: StressConfig,
+    masks: MaskFolder | None,
+) -> Iterator[Stressed]:
+    """One `Stressed` per record, in order.
+
+    Args:
+        records: labelled images.
+        predictor: answers.
+        config: longest side, shortcuts, seed.
+        masks: a user's lung masks; `None`: lungs are looked for.
+
+    Raises:
+        ImageRefusedError: a mask is there and can't be read.
+    """
+    conditions = conditions_of(config)
+    preprocessing = predictor.manifest.preprocessing
+    waiting: deque[_Film] = deque()
+
+    def copies() -> Iterator[tuple[str, FloatArray]]:
+        for film in ahead(_film(record, conditions, config, masks) for record in records):
+            waiting.append(film)
+            for condition, copy in zip(conditions, film.copies, strict=False):
+                if copy is not None:
+                    yield f"{film.path} ({condition.name})", copy
+
+    collected: list[Answer] = []
+    for answer in predictor.predict_images(copies()):
+        collected.append(answer)
+        while waiting and len(collected) >= waiting[0].made:
+            film = waiting.popleft()
+            yield _finished(film, collected[: film.made], preprocessing)
+            del collected[: film.made]
+    while waiting:  # what can't be read at the end of the list
+        yield waiting.popleft().known
+
+
+def read_film(record: ImageRecord, config: StressConfig) -> FloatArray:
+    """The film's pixels, no longer than `config.longest_side`.
+
+    Raises:
+        ImageRefusedError: it can't be read.
+    """
+    return shrunk(read_image(record.path).pixels, config.longest_side)
+
+
+def lungs_of(
+    record: ImageRecord, film: FloatArray, config: StressConfig, masks: MaskFolder | None
+) -> LungFields | None:
+    """The lungs of a film by its mask, or found; `None`: neither.
+
+    Raises:
+        ImageRefusedError: the mask can't be read.
+    """
+    if not config.shortcuts:
+        return None
+    height, width = film.shape
+    return masks.lungs(record.path, (height, width)) if masks else find_lungs(film)
+
+
+def _film(
+    record: ImageRecord,
+    conditions: Sequence[Condition],
+    config: StressConfig,
+    masks: MaskFolder | None,
+) -> _Film:
+    try:
+        pixels = read_image(record.path).pixels
+    except ImageRefusedError as error:
+        return _Film(str(record.path), Stressed(reason=error.reason.value), None, ())
+    film = shrunk(pixels, config.longest_side)
+    lungs = lungs_of(record, film, config, masks)
+    known = Stressed(
+        lung_quality=None if lungs is None else round(lungs.quality, _DIGITS),
+        properties=_properties(record, pixels),
+        thumbnail=_thumbnail(film),
+    )
+    if lungs is not None and lungs.quality < config.lung_quality:
+        lungs = None
+    if lungs is not None:
+        share = round(float(lungs.mask.mean()), _DIGITS)
+        outline = _thumbnail(lungs.wide.astype(np.float32))
+        known = replace(known, lung_share=share, outline=outline)
+    made = tuple(condition.change(film, lungs) for condition in conditions)
+    return _Film(str(record.path), known, lungs, made)
+
+
+def _finished(film: _Film, answers: list[Answer], config: PreprocessConfig) -> Stressed:
+    given = iter(answers)
+    said: list[Said] = []
+    energy = None
+    for copy in film.copies:
+        if copy is None:
+            said.append(None)
+            continue
+        answer = next(given)
+        prediction = answer.prediction
+        said.append(prediction.reason if prediction.probability is None else prediction.probability)
+        if len(said) == 1 and film.lungs is not None and answer.cam is not None:
+            energy = _energy(answer.cam, film.lungs, config)
+    return replace(film.known, said=tuple(said), energy=energy)
+
+
+def _energy(cam: FloatArray, lungs: LungFields, config: PreprocessConfig) -> float | None:
+    """The share of a heatmap that lies in the lungs; `None` where nothing speaks for pneumonia."""
+    height, width = lungs.mask.shape
+    heat = fit_map(cam, (height, width), config).astype(np.float64)
+    total = float(heat.sum())
+    return round(float(heat[lungs.mask].sum()) / total, _DIGITS) if total > 0 else None
+
+
+def _properties(record: ImageRecord, pixels: FloatArray) -> tuple[float, ...]:
+    height, width = pixels.shape
+    size = float(record.path.stat().st_size)
+    mean, deviation = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
+    return (float(width), float(height), width / height, size, mean, deviation)
+
+
+def _thumbnail(image: FloatArray) -> tuple[float, ...]:
+    small = Image.fromarray(image).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return tuple(np.asarray(small, np.float64).ravel().round(_DIGITS).tolist())
+
+
+def _without_lungs(image: FloatArray, lungs: LungFields | None) -> FloatArray | None:
+    return None if lungs is None else without(image, lungs.wide)
+
+
+def _without_box(image: FloatArray, lungs: LungFields | None) -> FloatArray | None:
+    return None if lungs is None else without(image, box_around(lungs.wide))
+
+
+def _lungs_alone(image: FloatArray, lungs: LungFields | None) -> FloatArray | None:
+    return None if lungs is None else only(image, lungs.mask)

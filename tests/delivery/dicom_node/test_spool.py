@@ -1,0 +1,196 @@
+"""The spool: order of states, and what a kill leaves behind."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
+
+from pneumoscope.delivery.dicom_node import spool as spooling
+from pneumoscope.delivery.dicom_node.spool import Film, Spool
+from pneumoscope.delivery.dicom_report.objects import ReportObject
+
+
+def opened(folder: Path, model: str = "m", sending: bool = True) -> Spool:
+    return Spool(folder, model, sending=sending)
+
+
+def keep(spool: Spool, uid: str, content: bytes = b"film") -> str:
+    return spool.receive(uid, content, 100, 0)[0]
+
+
+def report(uid: str) -> ReportObject:
+    return ReportObject("report", "1.2", uid, b"report")
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_film_goes_its_way(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    assert keep(spool, "1.1") == "new"
+    (film,) = spool.take(16)
+    assert film.path.read_bytes() == b"film"
+    assert spool.answered(film, [report("2.1"), report("2.2")]) == 2
+    assert not film.path.exists()
+    first, second = spool.due(0.0, 10)
+    assert first.path.read_bytes() == b"report"
+    spool.sent(first)
+    assert not first.path.exists()
+    spool.refused(second, 100.0, give_up=False)
+    assert spool.due(99.0, 10) == []
+    (again,) = spool.due(100.0, 10)
+    assert (again.number, again.refusals) == (second.number, 1)
+    spool.refused(again, 0.0, give_up=True)
+    assert spool.due(1e12, 10) == []
+    assert again.path.exists()
+    spool.close()
+
+
+def test_names_of_files_are_never_the_caller_s(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    for uid in ("../../etc/passwd", "/abs", "a\0b", "", "x" * 5000):
+        assert keep(spool, uid) == "new"
+    assert len(names(tmp_path / "incoming")) == 5
+    assert all(len(name) == 36 for name in names(tmp_path / "incoming"))
+    assert names(tmp_path) <= {"incoming", "outgoing", "queue.sqlite", "queue.sqlite-wal"}
+    spool.close()
+
+
+def test_a_film_is_known_again_by_its_uid_for_the_same_model(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    assert [keep(spool, "1.1"), keep(spool, "1.1")] == ["new", "known"]
+    assert keep(spool, "1.1", b"other") == "known, other bytes"
+    assert len(names(tmp_path / "incoming")) == 1
+    spool.close()
+    again = opened(tmp_path, "other model")
+    assert keep(again, "1.1") == "new"
+    again.close()
+
+
+def test_it_turns_films_away_when_it_is_full(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    assert spool.receive("1.1", b"film", 1, 0)[0] == "new"
+    assert spool.receive("1.2", b"film", 1, 0) == ("full", 0)
+    assert spool.receive("1.3", b"film", 9, 1 << 60) == ("full", 0)
+    assert len(names(tmp_path / "incoming")) == 1
+    spool.close()
+
+
+def test_the_same_film_by_many_threads_at_once_is_one(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(keep(spool, "1.1"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["known"] * 7 + ["new"]
+    assert len(names(tmp_path / "incoming")) == 1
+    spool.close()
+
+
+def test_what_was_begun_and_not_ended_is_given_alone_after_the_others(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    for uid in ("1.1", "1.2", "1.3"):
+        keep(spool, uid)
+    assert [film.attempts for film in spool.take(2)] == [1, 1]
+    spool.close()  # as a kill would, with both begun
+    again = opened(tmp_path)
+    assert [film.number for film in again.take(16)] == [3]
+    assert [(film.number, film.attempts) for film in again.take(16)] == [(1, 2)]
+    again.put_back([Film(1, tmp_path, 2)])
+    assert [(film.number, film.attempts) for film in again.take(16)] == [(1, 2)]
+    again.close()
+
+
+def test_what_a_kill_left_without_a_row_goes_and_what_has_one_stays(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    keep(spool, "1.1")
+    keep(spool, "1.2")
+    spool.answered(spool.take(1)[0], [report("2.1")])
+    kept = names(tmp_path / "incoming") | names(tmp_path / "outgoing")
+    spool.close()
+    for place in ("incoming", "outgoing"):  # written, and killed before the row
+        (tmp_path / place / f"{'f' * 32}.dcm").write_bytes(b"x")
+        (tmp_path / place / f".{'e' * 32}.dcm.{'0' * 32}.tmp").write_bytes(b"x")
+    again = opened(tmp_path)
+    assert names(tmp_path / "incoming") | names(tmp_path / "outgoing") == kept
+    assert len(again.take(16)) == 1
+    assert len(again.due(0.0, 9)) == 1
+    again.close()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_a_kill_between_any_two_writes_of_reports_loses_and_doubles_nothing(
+    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+    keep(spool, "1.1")
+    (film,) = spool.take(1)
+    left = [writes]
+    real = spooling.write_bytes
+
+    def dying(path: Path, content: bytes) -> None:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        real(path, content)
+
+    monkeypatch.setattr(spooling, "write_bytes", dying)
+    if writes < 2:
+        with pytest.raises(Killed):
+            spool.answered(film, [report("2.1"), report("2.2")])
+    else:
+        spool.answered(film, [report("2.1"), report("2.2")])
+    spool.close()
+    monkeypatch.undo()
+    again = opened(tmp_path)
+    for later in again.take(16):
+        again.answered(later, [report("2.1"), report("2.2")])
+    assert len(again.due(0.0, 9)) == 2
+    assert len(names(tmp_path / "outgoing")) == 2
+    assert names(tmp_path / "incoming") == set()
+    again.close()
+
+
+def test_a_kill_before_the_row_of_a_film_leaves_it_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+
+    class Clock:
+        @staticmethod
+        def time() -> float:
+            raise Killed
+
+    monkeypatch.setattr(spooling, "time", Clock)  # asked between file and row
+    with pytest.raises(Killed):
+        keep(spool, "1.1")
+    assert len(names(tmp_path / "incoming")) == 1
+    spool.close()
+    monkeypatch.undo()
+    again = opened(tmp_path)
+    assert names(tmp_path / "incoming") == set()
+    assert keep(again, "1.1") == "new"  # it was not acknowledged, so it comes again
+    again.close()
+
+
+def test_commits_are_on_disk_when_they_return(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    keep(spool, "1.1")
+    assert spool._rows("PRAGMA journal_mode") == [("wal",)]
+    assert spool._rows("PRAGMA synchronous") == [(2,)]  # FULL
+    spool.close()
+    database = sqlite3.connect(tmp_path / "queue.sqlite")
+    assert database.execute("SELECT sop_uid, state FROM films").fetchall() == [("1.1", "waiting")]
+    database.close()

@@ -1,0 +1,104 @@
+"""`predict --dicom-out`: files for DICOM inputs, notes for others, and the batch goes on."""
+
+from __future__ import annotations
+
+import json
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
+
+import numpy as np
+from PIL import Image
+from pydicom import dcmread
+from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
+
+from pneumoscope.cli.app import run
+from pneumoscope.delivery.dicom_report.folder import ReportFolder
+from pneumoscope.inference.predictor import Predictor
+from support.dicom_reports import MANIFEST, film_bytes, predictor
+from support.image_files import smooth_grey
+
+
+@pytest.fixture(autouse=True)
+def quick_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Predictor, "load", lambda model: predictor())
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(film_bytes(1))
+    (folder / "b.dcm").write_bytes(film_bytes(2, Modality="CT"))
+    Image.fromarray(smooth_grey().astype(np.uint8)).save(folder / "c.png")
+    (folder / "d.dcm").write_bytes(film_bytes(3, StudyInstanceUID=None))
+    (folder / "e.dcm").write_bytes(film_bytes(5))
+    return folder
+
+
+def test_every_dicom_input_gets_a_report_and_every_other_one_a_note(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(["predict", str(films), "--dicom-out", str(out), "--json"]) == 0
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    told = document["dicom_out"]
+    assert (told["reports"], told["captures"], told["without"]) == (3, 2, 2)
+    assert {Path(note["path"]).name: note["note"] for note in told["notes"]} == {
+        "c.png": "it is a png file, which belongs to no study. DICOM reports are written of DICOM "
+        "files",
+        "d.dcm": "its StudyInstanceUID is 'missing'; a report must refer to the film by a valid "
+        "one. Fetch it again",
+    }
+    assert "c.png: no DICOM report: it is a png file" in shown.err
+    assert document["counts"] == {"ok": 4, "refused": 1, "error": 0}
+    made = [dcmread(path) for path in sorted(out.iterdir())]
+    kinds = [dataset.SOPClassUID for dataset in made]
+    assert kinds.count(ComprehensiveSRStorage) == 3
+    assert kinds.count(SecondaryCaptureImageStorage) == 2
+    assert {d.PatientID for d in made} == {"P-0001", "P-0002", "P-0005"}
+    names = {path.name[0] for path in out.iterdir()}
+    assert names == {"a", "b", "e"}
+
+
+def test_a_repeated_run_writes_the_same_objects_again(films: Path, tmp_path: Path) -> None:
+    def uids() -> dict[str, str]:
+        assert run(["predict", str(films), "--dicom-out", str(tmp_path / "out"), "-q"]) == 0
+        found = (tmp_path / "out").iterdir()
+        return {path.name: str(dcmread(path).SOPInstanceUID) for path in found}
+
+    assert uids() == uids()
+    assert len(uids()) == 5
+
+
+def test_what_is_told_at_the_end(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["predict", str(films), "--dicom-out", str(tmp_path / "out")])
+    assert "(3 reports, 2 captures, 2 inputs without)" in capsys.readouterr().out
+
+
+def test_a_file_that_changed_meanwhile_gets_no_report(films: Path, tmp_path: Path) -> None:
+    reports = ReportFolder(tmp_path / "out", MANIFEST)
+    answer = predictor().predict_file(films / "a.dcm")
+    (films / "a.dcm").write_bytes(film_bytes(9))
+    reports.add(answer)
+    assert reports.reports == 0
+    assert "changed" in reports.notes[0][1]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_the_extra_it_says_what_to_install(
+    films: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    assert run(["predict", str(films), "--dicom-out", str(tmp_path / "out")]) == 4
+    assert "pip install 'pneumoscope[dicom]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

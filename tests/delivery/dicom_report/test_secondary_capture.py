@@ -1,0 +1,127 @@
+"""The picture of an answer, read back by pydicom and judged by dciodvfy; clauses as cited."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from pneumoscope.delivery.dicom_report.author import Author
+from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.delivery.dicom_report.secondary_capture import labelled
+from pneumoscope.inference.overlay import overlay_rgb
+from support.dicom_reports import (
+    MANIFEST,
+    answered,
+    film_bytes,
+    judged_by_dciodvfy,
+    needs,
+    patient_film,
+)
+from support.image_files import dicom, smooth_grey
+
+
+def capture_bytes(content: bytes) -> bytes:
+    made = Reporter(MANIFEST).objects(content, answered(content))
+    assert [entry.kind for entry in made] == ["report", "capture"]
+    return made[1].content
+
+
+def capture(content: bytes) -> Dataset:
+    return dcmread(BytesIO(capture_bytes(content)))
+
+
+def test_it_stands_in_the_film_s_study_and_names_the_film() -> None:
+    # PS3.3 A.8.1; C.7.6.1.1.4: Source Image Sequence; C.8.6.1: drawn on a workstation.
+    film = patient_film()
+    sc = capture(dicom(film))
+    assert sc.SOPClassUID == SecondaryCaptureImageStorage
+    assert (sc.Modality, sc.ConversionType) == ("OT", "WSD")
+    assert sc.ImageType[0] == "DERIVED"
+    for keyword in (
+        "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge",
+        "StudyInstanceUID", "StudyID", "StudyDate", "AccessionNumber", "StudyDescription",
+        "PatientOrientation", "BodyPartExamined",
+    ):  # fmt: skip
+        assert sc[keyword].value == film[keyword].value, keyword
+    assert sc.SeriesInstanceUID != film.SeriesInstanceUID
+    (source,) = sc.SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == film.SOPInstanceUID
+    assert source.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
+
+
+def test_it_shows_the_overlay_whole_with_the_label_below() -> None:
+    samples = smooth_grey(700, 600, 4095)
+    content = film_bytes(samples=samples)
+    answer = answered(content)
+    assert answer.image is not None
+    assert answer.cam is not None
+    overlay = overlay_rgb(answer.image.pixels, answer.cam, MANIFEST.preprocessing)
+    shown = capture(content).pixel_array
+    assert shown.shape[1] == 600
+    np.testing.assert_array_equal(shown[:700], overlay)
+    label = shown[700:]
+    assert len(label) > 40
+    assert (label == 255).any(axis=2).sum() > 500  # white letters on black
+    assert label.min() == 0
+
+
+def test_the_label_is_what_it_should_be() -> None:
+    author, answer = Author.of(MANIFEST), answered(film_bytes())
+    overlay = np.zeros((600, 600, 3), np.uint8)
+    first = labelled(overlay, author, answer.prediction)
+    other = labelled(overlay, author, answered(film_bytes(), 0.1).prediction)
+    # Another answer changes the line of the answer, and not that of research use.
+    changed = np.flatnonzero((first != other).any(axis=(1, 2)))
+    assert changed.min() >= 600 + 18 * 3 // 2
+    assert not (first[600 : 600 + 18] == 0).all()
+    assert "RESEARCH USE ONLY" in capture(film_bytes()).SeriesDescription
+    assert "not for diagnosis" in capture(film_bytes()).ImageComments
+
+
+def test_a_small_film_is_enlarged_so_that_the_label_can_be_read() -> None:
+    shown = capture(film_bytes())
+    assert shown.Columns >= 512
+    assert shown.Columns % 56 == 0
+
+
+@pytest.mark.parametrize("orientation", [None, "", ["L"], ["LEFT", "F"], ["L", "F", "H"]])
+def test_an_orientation_that_nobody_knows_stays_empty(orientation: Any) -> None:
+    # PS3.3 C.7.6.1: PatientOrientation is of type 2C.
+    sc = capture(film_bytes(PatientOrientation=orientation))
+    assert "PatientOrientation" in sc
+    assert not sc.PatientOrientation
+
+
+def test_once_lossy_is_always_lossy() -> None:
+    # PS3.3 C.7.6.1.1.5.
+    lossy = {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": "12.5",
+        "LossyImageCompressionMethod": "ISO_10918_1",
+    }
+    sc = capture(film_bytes(**lossy))
+    assert {keyword: str(sc[keyword].value) for keyword in lossy} == lossy
+    assert "LossyImageCompression" not in capture(film_bytes())
+
+
+def test_what_is_burnt_in_the_film_is_burnt_in_here() -> None:
+    # PS3.3 C.7.6.1: BurnedInAnnotation is of what identifies the patient; our label does not.
+    assert capture(film_bytes(BurnedInAnnotation="YES")).BurnedInAnnotation == "YES"
+    assert capture(film_bytes(BurnedInAnnotation="NO")).BurnedInAnnotation == "NO"
+    assert "BurnedInAnnotation" not in capture(film_bytes())
+
+
+@needs("dciodvfy")
+@pytest.mark.parametrize("elements", [{}, {"PatientOrientation": None, "PatientName": ""}])
+def test_dciodvfy_finds_nothing(elements: dict[str, Any], tmp_path: Path) -> None:
+    assert judged_by_dciodvfy(capture_bytes(film_bytes(**elements)), tmp_path) == []

@@ -1,0 +1,239 @@
+"""The report of an answer, read back by pydicom and judged by dciodvfy; clauses as cited."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian
+
+from pneumoscope.delivery.dicom_report.author import Author
+from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.inference.bundle import OperatingPoint
+from pneumoscope.inference.predictor import Answer
+from support.dicom_reports import (
+    MANIFEST,
+    REFUSED,
+    answered,
+    film_bytes,
+    judged_by_dciodvfy,
+    needs,
+    patient_film,
+)
+from support.image_files import dicom
+
+
+def report_bytes(content: bytes, answer: Answer) -> bytes:
+    made = Reporter(MANIFEST).objects(content, answer)
+    assert made[0].kind == "report"
+    return made[0].content
+
+
+def report(content: bytes, answer: Answer) -> Dataset:
+    return dcmread(BytesIO(report_bytes(content, answer)))
+
+
+def items(node: Dataset, meaning: str) -> list[Dataset]:
+    """Every content item below `node` whose concept name has this meaning, in order."""
+    found = []
+    for item in node.get("ContentSequence", []):
+        name = item.get("ConceptNameCodeSequence")
+        if name and name[0].CodeMeaning == meaning:
+            found.append(item)
+        found += items(item, meaning)
+    return found
+
+
+def item(node: Dataset, meaning: str) -> Dataset:
+    found = items(node, meaning)
+    assert len(found) == 1, (meaning, len(found))
+    return found[0]
+
+
+def code(entry: Any) -> tuple[str, str]:
+    return entry.CodeValue, entry.CodingSchemeDesignator
+
+
+def number(node: Dataset, meaning: str) -> float:
+    measured = item(node, meaning).MeasuredValueSequence[0]
+    assert code(measured.MeasurementUnitsCodeSequence[0]) == ("1", "UCUM")
+    return float(measured.NumericValue)
+
+
+def test_it_stands_in_the_film_s_study_in_a_series_of_its_own() -> None:
+    # PS3.3 A.35.3: a Comprehensive SR; C.7.1.1, C.7.2.1: patient and study are the film's.
+    film = patient_film()
+    sr = report(dicom(film), answered(dicom(film)))
+    assert sr.SOPClassUID == ComprehensiveSRStorage
+    assert sr.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert sr.Modality == "SR"
+    for keyword in (
+        "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge",
+        "StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
+        "StudyDescription", "ReferringPhysicianName",
+    ):  # fmt: skip
+        assert sr[keyword].value == film[keyword].value, keyword
+    assert sr.SeriesInstanceUID != film.SeriesInstanceUID
+    assert sr.SOPInstanceUID != film.SOPInstanceUID
+    assert sr.Manufacturer == "pneumoscope"
+
+
+def test_it_is_complete_and_nobody_has_verified_it() -> None:
+    # PS3.3 C.17.2: SR Document General.
+    sr = report(film_bytes(), answered(film_bytes()))
+    assert (sr.CompletionFlag, sr.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
+    assert "VerifyingObserverSequence" not in sr
+
+
+def test_it_is_a_measurement_report_by_a_device() -> None:
+    # PS3.16 TID 1500, and TID 1004 for the observer.
+    sr = report(film_bytes(), answered(film_bytes()))
+    assert code(sr.ConceptNameCodeSequence[0]) == ("126000", "DCM")
+    template = sr.ContentTemplateSequence[0]
+    assert (template.TemplateIdentifier, template.MappingResource) == ("1500", "DCMR")
+    assert code(item(sr, "Observer Type").ConceptCodeSequence[0]) == ("121007", "DCM")
+    assert item(sr, "Device Observer Name").TextValue == "pneumoscope"
+
+
+@pytest.mark.parametrize(
+    ("probability", "presence"),
+    [(0.75, ("52101004", "SCT")), (0.6, ("52101004", "SCT")), (0.5999, ("272519000", "SCT"))],
+)
+def test_probability_threshold_and_class(probability: float, presence: tuple[str, str]) -> None:
+    # PS3.16 TID 1501: finding, measurements (TID 300), qualitative evaluation (CID 240).
+    sr = report(film_bytes(), answered(film_bytes(), probability))
+    group = item(sr, "Measurement Group")
+    assert code(item(group, "Finding").ConceptCodeSequence[0]) == ("233604007", "SCT")
+    assert number(group, "Probability") == pytest.approx(probability, abs=1e-9)
+    assert number(group, "Threshold Value") == 0.6
+    assert code(item(group, "Presence of property").ConceptCodeSequence[0]) == presence
+    assert not items(group, "Comment")
+
+
+def test_how_unlike_the_training_images_it_is_where_that_is_measured() -> None:
+    answer = answered(film_bytes())
+    name = "How unlike its training images the model finds the input"
+    assert not items(report(film_bytes(), answer), name)
+    scored = replace(answer, prediction=replace(answer.prediction, input_score=1.25))
+    sr = report(film_bytes(), scored)
+    assert number(sr, name) == 1.25
+    # PS3.16 8.2: a private scheme's designator begins with 99.
+    scheme = item(sr, name).ConceptNameCodeSequence[0].CodingSchemeDesignator
+    assert scheme.startswith("99")
+
+
+def test_it_names_the_algorithm_its_version_and_its_model() -> None:
+    # PS3.16 TID 4019: Algorithm Identification.
+    sr = report(film_bytes(), answered(film_bytes()))
+    author = Author.of(MANIFEST)
+    assert item(sr, "Algorithm Name").TextValue == "pneumoscope"
+    assert item(sr, "Algorithm Version").TextValue == author.version
+    parameters = [entry.TextValue for entry in items(sr, "Algorithm Parameters")]
+    assert author.fingerprint in parameters[0]
+    assert parameters[1] == "threshold: 0.600000 (for the test)"
+    # How sure: validation's intervals, where there are any.
+    assert parameters[2:] == ["sensitivity on validation 0.900 (0.850 to 0.940)"]
+
+
+def test_it_refers_to_the_film() -> None:
+    # PS3.3 C.17.2.3: what the content refers to is in the evidence as well.
+    film = patient_film()
+    sr = report(dicom(film), answered(dicom(film)))
+    group = item(sr, "Measurement Group")
+    images = [entry for entry in group.ContentSequence if entry.ValueType == "IMAGE"]
+    (reference,) = images[0].ReferencedSOPSequence
+    assert reference.ReferencedSOPInstanceUID == film.SOPInstanceUID
+    assert reference.ReferencedSOPClassUID == film.SOPClassUID
+    (study,) = sr.CurrentRequestedProcedureEvidenceSequence
+    assert study.StudyInstanceUID == film.StudyInstanceUID
+    series = study.ReferencedSeriesSequence[0]
+    assert series.SeriesInstanceUID == film.SeriesInstanceUID
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == film.SOPInstanceUID
+
+
+def test_it_says_that_it_is_for_research_only() -> None:
+    for answer in (answered(film_bytes()), Answer(REFUSED)):
+        sr = report(film_bytes(), answer)
+        last = sr.ContentSequence[-1]
+        assert last.TextValue.startswith("RESEARCH USE ONLY – not for diagnosis")
+        assert "RESEARCH USE ONLY" in sr.SeriesDescription
+
+
+def test_a_refused_film_gets_a_report_with_the_reason_and_no_number() -> None:
+    made = Reporter(MANIFEST).objects(film_bytes(), Answer(REFUSED))
+    assert [entry.kind for entry in made] == ["report"]
+    sr = dcmread(BytesIO(made[0].content))
+    group = item(sr, "Measurement Group")
+    assert items(group, "Probability") == []
+    assert items(group, "Threshold Value") == []
+    evaluation = item(group, "Presence of property").ConceptCodeSequence[0]
+    assert code(evaluation) == ("373121007", "SCT")
+    assert item(group, "Comment").TextValue == (
+        "No answer was given: wrong_modality: its modality is 'MG'; a chest is wanted"
+    )
+    # Nobody here can say that what was refused is a chest X-ray.
+    assert code(item(sr, "Procedure reported").ConceptCodeSequence[0]) == ("363679005", "SCT")
+
+
+def test_uids_are_the_same_in_every_run_and_of_one_film_by_one_model() -> None:
+    # PS3.5 9: one UID, one object. What is sent again must be recognised.
+    def uids(content: bytes, reporter: Reporter) -> list[str]:
+        return [entry.sop_uid for entry in reporter.objects(content, answered(content))]
+
+    first = uids(film_bytes(1), Reporter(MANIFEST))
+    assert uids(film_bytes(1), Reporter(MANIFEST)) == first
+    other_film = uids(film_bytes(2), Reporter(MANIFEST))
+    stricter = replace(MANIFEST, threshold=OperatingPoint(0.7, "for the test", ""))
+    other_model = uids(film_bytes(1), Reporter(stricter))
+    assert len({*first, *other_film, *other_model}) == 6
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 100", "Müller^Jürgen"),
+        ("ISO_IR 144", "Иванов^Иван"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        ("ISO_IR 192", "王^小東"),
+    ],
+)
+def test_names_in_any_character_set_come_through(character_set: Any, name: str) -> None:
+    # PS3.3 C.12.1.1.2; the report is in UTF-8 (ISO_IR 192) whatever the film is in.
+    content = film_bytes(SpecificCharacterSet=character_set, PatientName=name)
+    sr = report(content, answered(content))
+    assert sr.SpecificCharacterSet == "ISO_IR 192"
+    assert str(sr.PatientName) == name
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PatientName": None, "PatientID": None, "StudyID": None, "ReferringPhysicianName": None},
+        {"PatientSex": "U", "PatientBirthDate": "unknown", "StudyDate": "1.4.99", "StudyTime": "x"},
+        {"InstanceNumber": None, "PatientOrientation": None, "Manufacturer": None},
+        {"InstanceNumber": "", "PatientOrientation": ""},
+    ],
+    ids=["absent", "impossible", "no number", "empty number"],
+)
+def test_odd_patients_and_studies_get_a_report_too(elements: dict[str, Any]) -> None:
+    content = film_bytes(**elements)
+    sr = report(content, answered(content))
+    for keyword in ("PatientName", "PatientID", "PatientSex", "StudyID", "StudyDate", "StudyTime"):
+        assert keyword in sr  # type 2: there, if empty
+    assert sr.PatientSex in ("", "F")
+    assert sr.InstanceNumber >= 1
+
+
+@needs("dciodvfy")
+@pytest.mark.parametrize("what", ["answered", "refused"])
+def test_dciodvfy_finds_nothing(what: str, tmp_path: Path) -> None:
+    answer = answered(film_bytes()) if what == "answered" else Answer(REFUSED)
+    assert judged_by_dciodvfy(report_bytes(film_bytes(), answer), tmp_path) == []

@@ -1,0 +1,48 @@
+"""Controls: what they can tell, what no patient may help them with, when there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from pneumoscope.config import IntervalConfig
+from pneumoscope.evaluation.controls import control, cross_validated
+
+QUICK = IntervalConfig(resamples=100)
+
+
+def test_what_gives_the_class_away_is_found_and_noise_is_not() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1], 60)
+    patients = np.arange(120).astype(str)
+    numbers = rng.normal(size=(120, 6))
+    noise = control(numbers, labels, patients, 5, QUICK)
+    assert noise is not None
+    assert noise.auc.low < 0.5 < noise.auc.high
+    numbers[:, 2] = 1e6 * (labels + rng.normal(0, 0.3, 120))  # in bytes, say
+    told = control(numbers, labels, patients, 5, QUICK)
+    assert told is not None
+    assert told.auc.value > 0.97
+    assert (told.images, told.patients) == (120, 120)
+
+
+def test_a_patient_never_helps_with_his_own_images() -> None:
+    # Each patient's images are alike and of one class, which nothing but the patient tells.
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, 40).repeat(5)
+    patients = np.arange(40).repeat(5).astype(str)
+    numbers = rng.normal(size=(40, 60)).repeat(5, axis=0)
+    grouped = cross_validated(numbers, labels, patients, 5, 0)
+    split_up = cross_validated(numbers, labels, np.arange(200).astype(str), 5, 0)
+    assert roc_auc_score(labels, split_up) > 0.95
+    assert roc_auc_score(labels, grouped) < 0.75
+    assert np.isfinite(grouped).all()
+
+
+@pytest.mark.parametrize(("ill", "there"), [(1, False), (2, True)])
+def test_one_patient_of_a_class_is_too_few(ill: int, there: bool) -> None:
+    labels = np.array([0] * 10 + [1] * ill * 2)
+    patients = [f"n{k}" for k in range(10)] + [f"i{k // 2}" for k in range(2 * ill)]
+    numbers = np.arange(len(labels), dtype=float)[:, None]
+    assert (control(numbers, labels, patients, 5, QUICK) is not None) == there

@@ -1,0 +1,70 @@
+"""Decision curves against the formula as written, resample by resample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from pneumoscope.config import IntervalConfig
+from pneumoscope.evaluation.decision import decision_curve, shifted
+from pneumoscope.evaluation.intervals import patient_codes, resampled_weights
+
+CONFIG = IntervalConfig(resamples=60, seed=1)
+
+
+def simulated(n: int = 200):
+    rng = np.random.default_rng(3)
+    scores = np.round(rng.random(n), 3)
+    return (rng.random(n) < scores).astype(int), scores, [f"p{k // 2}" for k in range(n)]
+
+
+def test_net_benefit_of_the_images_is_vickers_and_elkins() -> None:
+    labels, scores, patients = simulated()
+    curve = decision_curve(labels, scores, patients, float(labels.mean()), CONFIG)
+    n = len(labels)
+    for p, benefit, everyone in zip(curve.probability, curve.model, curve.treat_all, strict=True):
+        _, fp, _, tp = confusion_matrix(labels, scores >= p).ravel()
+        assert benefit == pytest.approx(tp / n - fp / n * p / (1 - p))
+        ill = labels.sum()
+        assert everyone == pytest.approx(ill / n - (n - ill) / n * p / (1 - p))
+
+
+def test_intervals_are_those_of_the_same_resamples_one_by_one() -> None:
+    labels, scores, patients = simulated()
+    curve = decision_curve(labels, scores, patients, 0.2, CONFIG)
+    moved = shifted(scores, labels.mean(), 0.2)
+    codes, count = patient_codes(patients, len(labels))
+    k = curve.probability.index(0.3)
+    values = []
+    for weights in np.concatenate(list(resampled_weights(codes, count, CONFIG))):
+        called = moved >= 0.3
+        ill, well = weights * labels, weights * (1 - labels)
+        gained = 0.2 * (ill @ called) / ill.sum()
+        values.append(gained - 0.8 * (well @ called) / well.sum() * 0.3 / 0.7)
+    assert curve.low[k] == pytest.approx(np.quantile(values, 0.025))
+    assert curve.high[k] == pytest.approx(np.quantile(values, 0.975))
+
+
+def test_moving_the_prevalence_is_bayes_rule() -> None:
+    # Probability 0.5 where half are ill is a likelihood ratio of 1: the prevalence itself.
+    assert shifted([0.5], 0.5, 0.03)[0] == pytest.approx(0.03)
+    assert shifted([0.0, 1.0], 0.5, 0.03).tolist() == [0.0, 1.0]
+    back = shifted(shifted([0.2, 0.9], 0.4, 0.1), 0.1, 0.4)
+    assert back == pytest.approx([0.2, 0.9])
+
+
+def test_a_flawless_model_gains_every_case() -> None:
+    labels = np.arange(80) % 2
+    curve = decision_curve(labels, labels * 1.0, np.arange(80), 0.3, CONFIG)
+    assert set(np.round(curve.model, 12)) == {0.3}
+    assert curve.useful() == (0.01, 0.99)
+
+
+def test_a_model_that_knows_nothing_is_useful_nowhere() -> None:
+    rng = np.random.default_rng(0)
+    curve = decision_curve(np.arange(80) % 2, rng.random(80), np.arange(80), 0.3, CONFIG)
+    assert curve.useful() is None
+    single = decision_curve([0, 1], [0.2, 0.7], ["a", "a"], 0.3, CONFIG)
+    assert single.low == ()
+    assert single.useful() is None

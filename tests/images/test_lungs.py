@@ -1,0 +1,119 @@
+"""Lung fields: against the known outlines of phantoms; what is no chest has no quality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import label
+
+from pneumoscope.errors import ImageRefusedError, PneumoscopeError
+from pneumoscope.images.lungs import find_lungs, otsu, resized_mask
+from pneumoscope.images.masks import MaskFolder
+from pneumoscope.images.occlude import box_around, centre_only, only, ring_only, without
+from pneumoscope.images.phantom import draw
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def test_it_finds_the_lungs_of_phantoms_whose_outlines_are_known() -> None:
+    phantoms = [draw(11, f"p{k}", 1, k % 2, size=160) for k in range(24)]
+    found = [find_lungs(phantom.pixels) for phantom in phantoms]
+    good = [k for k, lungs in enumerate(found) if lungs.quality >= 0.5]
+    assert len(good) >= 18
+    overlaps = [dice(found[k].mask, phantoms[k].lungs) for k in good]
+    assert np.mean(overlaps) > 0.8
+    assert min(overlaps) > 0.6
+    # What is taken away with the lungs holds nearly all of them.
+    covered = [(found[k].wide & phantoms[k].lungs).sum() / phantoms[k].lungs.sum() for k in good]
+    assert np.mean(covered) > 0.9
+
+
+def test_two_fields_on_any_shape_with_the_film_left_as_it_was() -> None:
+    film = np.asarray(Image.fromarray(draw(2, "a", 1, 0, size=128).pixels).resize((300, 200)))
+    film = film.clip(0, 1)
+    before = film.copy()
+    lungs = find_lungs(film)
+    np.testing.assert_array_equal(film, before)
+    assert lungs.mask.shape == lungs.wide.shape == (200, 300)
+    assert lungs.mask.dtype == bool
+    assert label(lungs.mask)[1] == 2
+    assert (lungs.mask <= lungs.wide).mean() > 0.99
+
+
+@pytest.mark.parametrize("name", ["black", "noise", "ramp", "turned"])
+def test_what_is_no_upright_chest_has_little_quality(name: str) -> None:
+    ramp = np.tile(np.linspace(0, 1, 96, dtype=np.float32), (96, 1))
+    pictures = {
+        "black": np.zeros((96, 96), np.float32),
+        "noise": np.random.default_rng(0).random((96, 96), dtype=np.float32),
+        "ramp": ramp,
+        "turned": np.ascontiguousarray(1 - draw(2, "a", 1, 0, size=96).pixels),
+    }
+    assert find_lungs(pictures[name]).quality < 0.5
+
+
+def test_otsu_is_the_cut_of_least_variance_within() -> None:
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(0, 0.5, 300), rng.normal(4, 0.7, 200)])
+
+    def within(cut: float) -> float:
+        sides = (values[values < cut], values[values >= cut])
+        return sum(len(side) * side.var() for side in sides if len(side))
+
+    best = min(np.linspace(values.min(), values.max(), 400), key=within)
+    # The variance hardly changes across the gap: compare what is left, not the place.
+    assert within(otsu(values)) <= within(best) * 1.02
+
+
+def test_ring_and_centre_make_up_the_film() -> None:
+    image = np.random.default_rng(0).random((80, 40), dtype=np.float32) + 0.01
+    ring, centre = ring_only(image, 0.125), centre_only(image, 0.125)
+    np.testing.assert_allclose(ring + centre, image)
+    assert (ring[10:70, 5:35] == 0).all()
+    assert (ring[:10] > 0).all()
+    assert (ring[:, :5] > 0).all()
+
+
+def test_lungs_and_the_rest_make_up_the_film() -> None:
+    image = np.full((20, 20), 0.5, np.float32)
+    mask = np.zeros((20, 20), bool)
+    mask[4:9, 3:6] = mask[12:15, 14:18] = True
+    np.testing.assert_allclose(without(image, mask) + only(image, mask), image)
+    assert only(image, mask)[5, 4] == 0.5
+    assert without(image, mask)[5, 4] == 0
+    box = box_around(mask)
+    assert box.sum() == (15 - 4) * (18 - 3)
+    assert (box >= mask).all()
+    assert not box_around(np.zeros((5, 5), bool)).any()
+    with pytest.raises(PneumoscopeError, match="mask: found shape"):
+        without(image, mask[:10])
+
+
+def test_masks_are_found_by_the_films_place_or_name(tmp_path: Path) -> None:
+    films, masks = tmp_path / "films", tmp_path / "masks"
+    (masks / "NORMAL").mkdir(parents=True)
+    white = np.zeros((50, 50), np.uint8)
+    white[10:40, 5:20] = 255
+    Image.fromarray(white).save(masks / "NORMAL" / "a.png")
+    Image.fromarray(white.T.copy()).save(masks / "b.png")
+    Image.fromarray(np.zeros((50, 50), np.uint8)).save(masks / "empty.png")
+    (masks / "broken.png").write_bytes(b"no image")
+    folder = MaskFolder(masks, films)
+    lungs = folder.lungs(films / "NORMAL" / "a.jpeg", (100, 200))
+    assert lungs is not None
+    assert lungs.quality == 1.0
+    np.testing.assert_array_equal(lungs.mask, resized_mask(white > 0, (100, 200)))
+    assert lungs.mask[50, 50]
+    assert not lungs.mask[50, 150]
+    elsewhere = folder.lungs(Path("/elsewhere/b.dcm"), (50, 50))
+    assert elsewhere is not None
+    assert elsewhere.mask[10, 30]
+    assert folder.lungs(films / "c.png", (50, 50)) is None
+    assert folder.lungs(films / "empty.png", (50, 50)) is None
+    with pytest.raises(ImageRefusedError, match=r"broken\.png"):
+        folder.lungs(films / "broken.jpeg", (50, 50))

@@ -1,0 +1,248 @@
+"""The plan's page: its words, its policy, and its script run on its own numbers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pneumoscope.config import IntervalConfig, PlanConfig
+from pneumoscope.evaluation.abstain import choose_sets, risk_coverage
+from pneumoscope.evaluation.decision import decision_curve
+from pneumoscope.evaluation.plan import confident_threshold, threshold_table
+from pneumoscope.evaluation.sample_size import patients_to_verify
+from pneumoscope.inference.bundle import OperatingPoint
+from pneumoscope.report.formatting import number
+from pneumoscope.report.plan_content import PlanContent
+from pneumoscope.report.plan_page import page_data, render_plan_page
+from pneumoscope.report.templating import template_text
+
+HOSTILE = "</script><script>alert(1)</script>"
+FAST = IntervalConfig(resamples=40)
+
+
+@pytest.fixture(scope="module")
+def content() -> PlanContent:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(300) < 0.5).astype(int)
+    scores = 1 / (1 + np.exp(-(4 * (labels - 0.5) + rng.normal(size=300))))
+    patients = [f"p{k // 2}" for k in range(300)]
+    sure = confident_threshold(
+        labels, scores, patients, "sensitivity", 0.9, PlanConfig(resamples=40)
+    )
+    table = threshold_table(labels, scores, patients, FAST, keep=sure.value)
+    return PlanContent(
+        name=HOSTILE,
+        images=300,
+        patients=150,
+        positives=int(labels.sum()),
+        prevalence=0.1,
+        given=True,
+        table=table,
+        at=table.nearest(sure.value),
+        current=table.row(table.nearest(0.5), 0.1),
+        chosen=OperatingPoint(sure.value, sure.rule, "300 images"),
+        confident=sure,
+        verify={"sensitivity": patients_to_verify(0.97, 0.9, 0.95, 0.9)},
+        curve=decision_curve(labels, scores, patients, 0.1, FAST),
+        risk=risk_coverage(labels, scores, patients, 0.5, FAST),
+        abstention=choose_sets(labels, scores, patients, sure.value, 0.9),
+        recalibration=None,
+        level=0.95,
+        notes=("A note of the plan.",),
+        command="pneumoscope plan evaluation",
+    )
+
+
+@pytest.fixture(scope="module")
+def page(content: PlanContent) -> str:
+    return render_plan_page(content)
+
+
+def scripts(page: str) -> list[tuple[str, str]]:
+    """Attributes and content of every script element."""
+    return re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
+
+
+def test_policy_lets_our_script_run_and_no_other(page: str) -> None:
+    (kind, data), (plain, code) = scripts(page)
+    assert 'type="application/json"' in kind
+    assert plain == ""
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    assert policy[1] == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )
+    json.loads(data)
+    assert HOSTILE not in page
+    assert not re.search(r"""\son\w+\s*=\s*["']""", page)
+    assert not re.search(r'(?:src|href)="https?:', page)
+
+
+def test_controls_are_named_and_need_no_mouse(page: str) -> None:
+    class Controls(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inputs: dict[str, dict[str, str | None]] = {}
+            self.labelled: set[str | None] = set()
+            self.live: list[str | None] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            told = dict(attrs)
+            if tag == "input":
+                self.inputs[told["id"] or ""] = told
+            if tag == "label":
+                self.labelled.add(told["for"])
+            if "aria-live" in told:
+                self.live.append(told["id"])
+            assert int(told.get("tabindex") or 0) <= 0  # the page's own order
+
+    found = Controls()
+    found.feed(page)
+    assert {name: told["type"] for name, told in found.inputs.items()} == {
+        "plan-threshold": "range",
+        "plan-prevalence": "number",
+    }
+    assert found.labelled == set(found.inputs)
+    assert found.live == ["plan-told"]
+    assert "<noscript>" in page
+
+
+def test_without_the_script_the_numbers_stand_there(page: str, content: PlanContent) -> None:
+    row = content.row
+    cell = re.search(r'id="plan-ppv">([^<]*)<', page)
+    assert cell
+    assert cell[1] == number(row.ppv.value)
+    text = re.sub(r"<[^>]+>", " ", page)
+    assert "A note of the plan." in text
+    assert number(row.threshold, 4) in text
+    assert "Sensitivity above 0.900" in text
+    assert "at least 0.9 with 95% confidence" in text
+    assert text.count("chosen") >= 2
+
+
+def test_what_was_not_asked_for_has_no_section(content: PlanContent) -> None:
+    bare = replace(
+        content, chosen=None, confident=None, abstention=None, verify={}, curve=content.curve
+    )
+    page = render_plan_page(bare)
+    assert 'id="uncertain"' not in page
+    assert 'id="calibration"' not in page
+    assert "No other was asked for." in page
+    assert 'id="uncertain"' in render_plan_page(content)
+
+
+DRIVER = """
+const fs = require("fs");
+const [code, data, moves] = JSON.parse(fs.readFileSync(0, "utf8"));
+const elements = {};
+const element = () => ({
+  textContent: "", value: "", hidden: true, attributes: {}, heard: {},
+  setAttribute(name, value) { this.attributes[name] = value; },
+  addEventListener(name, listener) { this.heard[name] = listener; },
+});
+global.document = { getElementById: (id) => (elements[id] ??= element()) };
+document.getElementById("plan-data").textContent = data;
+(0, eval)(code);
+const told = [];
+for (const [threshold, prevalence] of [[null, null], ...moves]) {
+  if (threshold !== null) {
+    elements["plan-threshold"].value = String(threshold);
+    elements["plan-threshold"].heard.input();
+    elements["plan-prevalence"].value = prevalence;
+    elements["plan-prevalence"].heard.input();
+  }
+  const shown = {};
+  for (const [id, one] of Object.entries(elements)) {
+    if (id !== "plan-data") shown[id] = [one.textContent, one.hidden, { ...one.attributes }];
+  }
+  told.push(shown);
+}
+console.log(JSON.stringify(told));
+"""
+
+
+def driven(page: str, moves: list[tuple[int, str]]) -> list[dict[str, Any]]:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    (_, data), (_, code) = scripts(page)
+    done = subprocess.run(
+        [node, "-e", DRIVER],
+        input=json.dumps([code, data, moves]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told: list[dict[str, Any]] = json.loads(done.stdout)
+    return told
+
+
+def test_script_says_what_python_says(page: str, content: PlanContent) -> None:
+    table = content.table
+    size = table.thresholds.size
+    assert len(page_data(content)["thresholds"]) == size  # none was thinned here
+    places = [0, 1, size // 3, size // 2, size - 2, size - 1]
+    moves = [(k, share) for k in places for share in ("0.5", "10", "73.5")]
+    start, *told = driven(page, moves)
+    assert start["plan-controls"][1] is False
+    assert start["plan-at"][0] == number(content.row.threshold, 4)
+    for (k, share), shown in zip(moves, told, strict=True):
+        row = table.row(k, float(share) / 100)
+        wanted = {
+            "sensitivity": (row.sensitivity, 3),
+            "specificity": (row.specificity, 3),
+            "ppv": (row.ppv, 3),
+            "npv": (row.npv, 3),
+            "missed": (row.missed, 1),
+            "alarms": (row.false_alarms, 1),
+        }
+        for name, (estimate, digits) in wanted.items():
+            value = shown[f"plan-{name}"][0]
+            if estimate.value is None:
+                assert value == "–"
+                continue
+            # The page carries six digits: the last one shown may round the other way.
+            near = pytest.approx(estimate.value, abs=0.51 * 10**-digits)
+            assert float(value.replace("−", "-")) == near, (name, k, share)
+            low, high = shown[f"plan-{name}-span"][0].split("–")
+            assert float(low) == pytest.approx(estimate.low, abs=0.51 * 10**-digits)
+            assert float(high) == pytest.approx(estimate.high, abs=0.51 * 10**-digits)
+        assert shown["plan-threshold"][2]["aria-valuetext"] == number(row.threshold, 4)
+        assert f"prevalence {share} %" in shown["plan-told"][0]
+
+
+@pytest.mark.parametrize("share", ["", "0", "100", "-3", "abc"])
+def test_script_says_what_is_no_prevalence(page: str, share: str) -> None:
+    _, shown = driven(page, [(3, share)])
+    assert shown["plan-wrong"][1] is False
+    assert shown["plan-prevalence"][2]["aria-invalid"] == "true"
+    assert "NaN" not in json.dumps(shown)
+
+
+def test_other_pages_run_no_script() -> None:
+    from pneumoscope.report.page import render_page
+    from pneumoscope.report.report_page import ReportHead
+
+    page = render_page("report.html.j2", ReportHead("t", "e", "s", "b", ()), ())
+    assert "script" not in page
+    assert template_text("plan.js").startswith("\n")  # as between the tags
+
+
+def test_page_is_written_whole(tmp_path: Path, content: PlanContent, page: str) -> None:
+    from pneumoscope.report.plan_page import write_plan_page
+
+    write_plan_page(tmp_path / "plan.html", content)
+    assert (tmp_path / "plan.html").read_text(encoding="utf-8") == page

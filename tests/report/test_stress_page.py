@@ -1,0 +1,212 @@
+"""The page of a stress test: what it says of numbers that are known, and in which order."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from pneumoscope.config import IntervalConfig, StressConfig
+from pneumoscope.evaluation.controls import Control
+from pneumoscope.evaluation.stress import METRICS, Metric, Paired, judge
+from pneumoscope.images.sweeps import SWEEPS
+from pneumoscope.records import Estimate
+from pneumoscope.report.content import DataFacts, ModelFacts, RunFacts
+from pneumoscope.report.stress_content import Example, Shortcuts, StressContent, StressRow
+from pneumoscope.report.stress_findings import stress_findings, verdict
+from pneumoscope.report.stress_page import render_stress_page, stress_figures
+
+HOSTILE = "<script>alert('x')</script>"
+PLAIN: dict[Metric, Estimate] = {
+    "sensitivity": Estimate(0.9, 0.85, 0.95),
+    "specificity": Estimate(0.8, 0.7, 0.9),
+    "auc": Estimate(0.95, 0.92, 0.98),
+}
+
+
+def paired(fall: float = 0.0, auc: Estimate | None = None, refused: int = 0) -> Paired:
+    """A change that lowers specificity by `fall`, known to 0.01 either way."""
+    changed = {**PLAIN, "specificity": Estimate(0.8 - fall, 0.6 - fall, 0.9 - fall)}
+    changed["auc"] = auc or PLAIN["auc"]
+    difference: dict[Metric, Estimate] = {metric: Estimate(0.0, 0.0, 0.0) for metric in METRICS}
+    difference["specificity"] = Estimate(-fall, -fall - 0.01, -fall + 0.01)
+    return Paired(100, 90, 60, refused, PLAIN, changed, difference)
+
+
+def rows(falls: dict[str, float]) -> tuple[StressRow, ...]:
+    """Every step of the sweeps with its fall, 0 where none is given."""
+    found = []
+    for sweep in SWEEPS:
+        for step in sweep.steps:
+            change = step.perturbation
+            own = paired(falls.get(change.name, 0.0))
+            found.append(
+                StressRow(
+                    sweep.name,
+                    change.name,
+                    change.title,
+                    change.strength,
+                    step.plausible,
+                    own,
+                    judge(own, 0.05, plausible=step.plausible),
+                )
+            )
+    return tuple(found)
+
+
+def shortcuts(
+    removed: Estimate, box: Estimate, outline: Estimate, energy: Estimate, thumbnails: Estimate
+) -> Shortcuts:
+    chance = Estimate(0.5, 0.4, 0.6)
+    aucs = {"lungs_removed": removed, "box_removed": box, "lungs_only": chance, "ring_only": chance}
+    return Shortcuts(
+        tuple(
+            StressRow("", name, name.replace("_", " "), 0.0, False, paired(auc=auc), "shown")
+            for name, auc in aucs.items()
+        ),
+        {
+            "thumbnails": Control(100, 90, thumbnails),
+            "properties": None,
+            "outline": Control(88, 80, outline),
+        },
+        "found",
+        88,
+        12,
+        Estimate(0.2, 0.19, 0.21),
+        energy,
+        88,
+    )
+
+
+def content(falls: dict[str, float] | None = None, **changes: object) -> StressContent:
+    whole = StressContent(
+        split="test",
+        images=100,
+        patients=90,
+        positives=60,
+        drawn_from=100,
+        refused={},
+        threshold=0.7,
+        plain=PLAIN,
+        rows=rows(falls or {}),
+        shortcuts=None,
+        config=StressConfig(),
+        interval=IntervalConfig(),
+        run=RunFacts("pneumoscope stress x --out y"),
+        data=DataFacts(HOSTILE, ()),
+        model=ModelFacts("default"),
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def texts(found: StressContent, severity: str) -> str:
+    return " | ".join(f.text for f in stress_findings(found) if f.severity == severity)
+
+
+def test_a_plausible_fall_beyond_the_limit_fails_and_a_stronger_change_does_not() -> None:
+    found = content({"blur_2": 0.06, "blur_4": 0.7})
+    assert not found.holds
+    assert "1 of 24 plausible changes takes more than 0.05" in verdict(found)
+    assert "blur 1\N{NO-BREAK SPACE}% of the side (0.060)" in texts(found, "problem")
+    strong = content({"blur_4": 0.7})
+    assert strong.holds
+    assert "none of 24 plausible changes takes more" in texts(strong, "note")
+    assert texts(strong, "problem") == ""
+
+
+def test_a_fall_that_may_be_larger_is_a_warning() -> None:
+    found = content({"gamma_2": 0.045})
+    assert found.holds
+    assert "can’t rule out that the fall is larger: gamma 0.6 (0.045)" in texts(found, "warning")
+
+
+def test_reading_outside_of_the_lungs_is_a_problem_unless_all_of_it_lies_in_the_chest() -> None:
+    high, chance = Estimate(0.9, 0.85, 0.95), Estimate(0.52, 0.42, 0.62)
+    energy = Estimate(0.6, 0.55, 0.65)
+    found = content(shortcuts=shortcuts(high, high, chance, energy, chance))
+    problems = texts(found, "problem")
+    assert "With the lungs blacked out the model still ranks with an AUC of 0.900" in problems
+    assert "the shape of what was blacked out" not in problems
+    assert "what lies around the chest" in problems
+    within = content(shortcuts=shortcuts(high, chance, Estimate(0.8, 0.7, 0.9), energy, chance))
+    assert texts(within, "problem") == ""
+    warnings = texts(within, "warning")
+    assert "shape of what was blacked out, which by itself reaches 0.800" in warnings
+    assert "It lies within the chest" in warnings
+    clean = content(shortcuts=shortcuts(chance, chance, chance, energy, chance))
+    assert "can’t be told from chance" in texts(clean, "note")
+    assert "blacked out the model still" not in texts(clean, "warning")
+
+
+@pytest.mark.parametrize(("auc", "severity"), [(0.93, "problem"), (0.8, "warning"), (0.6, "note")])
+def test_a_control_is_the_graver_the_nearer_it_comes_to_the_model(
+    auc: float, severity: str
+) -> None:
+    chance = Estimate(0.5, 0.4, 0.6)
+    control = Estimate(auc, auc - 0.05, auc + 0.05)
+    found = content(shortcuts=shortcuts(chance, chance, chance, Estimate(0.6), control))
+    assert f"a thumbnail of 16×16 greys alone tells the classes apart with an AUC of {auc:.3f}" in (
+        texts(found, severity)
+    )
+
+
+@pytest.mark.parametrize(
+    ("energy", "said"),
+    [(0.15, "Spread evenly it would have more"), (0.3, "Most of it lies elsewhere")],
+)
+def test_heatmaps_outside_of_the_lungs_are_a_warning(energy: float, said: str) -> None:
+    chance = Estimate(0.5, 0.4, 0.6)
+    found = content(shortcuts=shortcuts(chance, chance, chance, Estimate(energy), chance))
+    assert said in texts(found, "warning")
+
+
+def test_the_table_is_worst_first_and_refusals_have_a_column_only_where_there_are_any() -> None:
+    page = render_stress_page(content({"crop_4": 0.3, "noise_4": 0.2, "zoom_1": 0.1}))
+    cropped = "20\N{NO-BREAK SPACE}% cropped off each edge"
+    titles = (cropped, "noise 0.2", "zoom × 0.75", "brightness −0.30")
+    order = [page.index(f'<th scope="row">{title}') for title in titles]
+    assert order == sorted(order)
+    assert ">Refused<" not in page
+    refused = content()
+    first = replace(refused.rows[0], found=paired(refused=7))
+    page = render_stress_page(replace(refused, rows=(first, *refused.rows[1:])))
+    assert ">Refused<" in page
+    assert "the most, 7, at brightness −0.30" in page
+
+
+def test_the_page_is_whole_quiet_and_escaped() -> None:
+    high = Estimate(0.9, 0.85, 0.95)
+    found = content(
+        shortcuts=shortcuts(high, high, high, high, high),
+        examples=(
+            Example("Blur", HOSTILE, b"\x89PNG", 0.25),
+            Example("Blur", "b", b"\x89PNG", None),
+        ),
+    )
+    page = render_stress_page(found)
+    assert HOSTILE not in page
+    assert "0.250" in page
+    assert "no answer" in page
+    assert "This page contains X-rays." in page
+    identifiers = re.findall(r'<section id="([^"]+)"', page)
+    assert identifiers == [
+        *("findings", "changes", "curves", "shortcuts", "examples", "method", "reproduce")
+    ]
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert "://" not in re.sub(r'xmlns="[^"]+"', "", page)
+    assert render_stress_page(found) == page
+
+
+def test_every_sweep_has_its_curve_with_the_unchanged_films_in_it() -> None:
+    figures = {figure.name: figure for figure in stress_figures(content({"blur_4": 0.7}))}
+    assert set(figures) == {f"sweep-{sweep.name}" for sweep in SWEEPS}
+    assert "the most is lost at blur 4" in figures["sweep-blur"].reading
+    assert "from 0.800 to 0.100, by −0.70" in figures["sweep-blur"].reading
+    assert "no strength lowers" in figures["sweep-jpeg"].reading
+    blur = figures["sweep-blur"].inline
+    assert [label for label in ("0", "0.5", "1", "2", "4") if f">{label}<" in blur] == [
+        *("0", "0.5", "1", "2", "4")
+    ]
+    assert ">none<" in figures["sweep-resolution"].inline

@@ -1,0 +1,123 @@
+"""Films with patients, answers for them, and outside programs that judge what is made of them.
+
+Comes in: nothing, or elements to override. Goes out: bytes of DICOM files, answers of a model that
+is none. No real X-ray is in any of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from pneumoscope.config import PreprocessConfig
+from pneumoscope.errors import Reason
+from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.images.read import read_bytes
+from pneumoscope.inference.backends import Outputs
+from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.records import Prediction
+from support.image_files import Array, dicom, film, smooth_grey
+
+VALIDATION = {
+    "metrics": {
+        "sensitivity": {"value": 0.9, "low": 0.85, "high": 0.94},
+        "specificity": {"value": 0.96, "low": None, "high": None},
+    }
+}
+MANIFEST = BundleManifest(
+    preprocessing=PreprocessConfig(size=32),
+    threshold=OperatingPoint(0.6, "for the test", ""),
+    calibration=Calibration("platt", 2.0, -0.5),
+    validation=VALIDATION,
+)
+REFUSED = Prediction(
+    "film.dcm", "refused", Reason.WRONG_MODALITY, detail="its modality is 'MG'; a chest is wanted"
+)
+
+
+class BrightnessBackend:
+    """Logit: the mean of the input's first channel; the map is strong at the upper left."""
+
+    def run(self, batch: np.ndarray) -> Outputs:
+        means = batch[..., 0].mean((1, 2)).astype(np.float32)
+        cams = np.zeros((len(batch), 4, 4), np.float32)
+        cams[:, 0, 0] = 1.0
+        return Outputs(means, cams, np.zeros((len(batch), 4), np.float32))
+
+
+def predictor() -> Predictor:
+    """Answers in no time and loads no model."""
+    return Predictor(MANIFEST, BrightnessBackend())
+
+
+def patient_film(number: int = 1, samples: Array | None = None, **elements: Any) -> Dataset:
+    """Film `number` of a study of its own, the same for the same number; `None` leaves one out."""
+    values = smooth_grey(64, 56, 4095, seed=number) if samples is None else samples
+    given = {
+        "BitsStored": 12,
+        "HighBit": 11,
+        "SOPInstanceUID": generate_uid(entropy_srcs=["sop", str(number)]),
+        "SeriesInstanceUID": generate_uid(entropy_srcs=["series", str(number)]),
+        "StudyInstanceUID": generate_uid(entropy_srcs=["study", str(number)]),
+        "PatientName": f"FILM^{number:04}",
+        "PatientID": f"P-{number:04}",
+        "PatientBirthDate": "19600704",
+        "PatientSex": "F",
+        "PatientAge": "064Y",
+        "AccessionNumber": f"A{number}",
+        "StudyID": f"S{number}",
+        "StudyDate": "20240229",
+        "StudyTime": "081500",
+        "StudyDescription": "Chest",
+        "ReferringPhysicianName": "DOCTOR^SOME",
+        "InstanceNumber": 3,
+        "PatientOrientation": ["L", "F"],
+        "Manufacturer": "Detectors",
+    }
+    wanted = {**given, **elements}
+    made = film(values.astype(np.uint16), **{k: v for k, v in wanted.items() if v is not None})
+    for keyword, value in elements.items():
+        if value is None and keyword in made:
+            del made[keyword]
+    return made
+
+
+def film_bytes(number: int = 1, **elements: Any) -> bytes:
+    """The same as a file."""
+    return dicom(patient_film(number, **elements))
+
+
+def answered(content: bytes, probability: float = 0.75) -> Answer:
+    """An answer at the manifest's threshold, with image and map."""
+    image = read_bytes(content, "film.dcm")
+    decided = "PNEUMONIA" if probability >= MANIFEST.threshold.value else "NORMAL"
+    cam = np.zeros((4, 4), np.float32)
+    cam[0, 0] = 1.0
+    prediction = Prediction("film.dcm", "ok", None, probability, decided, 0.6)
+    return Answer(prediction, logit=1.0, cam=cam, image=image)
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Skip a test where one of the programs is not installed, saying which."""
+    absent = [name for name in programs if not _found(name)]
+    return pytest.mark.skipif(bool(absent), reason=f"not installed: {', '.join(absent)}")
+
+
+def _found(program: str) -> str | None:
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+
+
+def judged_by_dciodvfy(content: bytes, folder: Path) -> list[str]:
+    """What dciodvfy (dicom3tools) finds wrong with a DICOM object."""
+    path = folder / "judged.dcm"
+    path.write_bytes(content)
+    done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True)
+    return [line for line in done.stderr.splitlines() if line.startswith(("Error", "Warning"))]

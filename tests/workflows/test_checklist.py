@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pneumoscope.config import IntervalConfig, TrainConfig
+from pneumoscope.errors import Reason
+from pneumoscope.evaluation.evaluate import Evaluation, evaluate
+from pneumoscope.inference.bundle import BundleManifest, InitialWeights, TrainingData
+from pneumoscope.records import Dataset, ImageRecord, Split
+from pneumoscope.report.content import Refusals
+from pneumoscope.workflows.checklist import checklist_answers, flow_of
+
+
+def records(split: Split, count: int) -> list[ImageRecord]:
+    return [
+        ImageRecord(
+            Path(f"/x/{split}{k}.png"),
+            k % 2,
+            f"{split}-{k // 2}",
+            split,
+            subtype="virus" if k % 2 else "",
+            extra={"age": str(2 + k), "sex": "F" if k % 4 else "M", "view": ""},
+        )
+        for k in range(count)
+    ]
+
+
+@pytest.fixture
+def whole() -> Dataset:
+    return Dataset(Path("/x"), (*records("train", 20), *records("test", 12)), ("Odd thing.",))
+
+
+@pytest.fixture
+def evaluation(whole: Dataset) -> Evaluation:
+    own = whole.subset("test").records[:10]
+    labels = np.array([record.label for record in own])
+    return evaluate(
+        labels,
+        np.where(labels == 1, 0.8, 0.3) + np.linspace(0, 0.1, 10),
+        [record.patient for record in own],
+        0.5,
+        "fixed at 0.5",
+        IntervalConfig(resamples=20),
+        refused=2,
+        subtypes=[record.subtype for record in own],
+    )
+
+
+REFUSALS = (Refusals(Reason.NOT_AN_IMAGE, 2, ("a",)),)
+MANIFEST = BundleManifest(
+    pneumoscope_version="9.9",
+    members=2,
+    training_data=TrainingData("f" * 64, 20, 10, 10),
+    initial_weights=InitialWeights("random (seed 3)", "a" * 64),
+)
+
+
+def test_the_flow_counts_what_was_found_and_what_became_of_it(
+    whole: Dataset, evaluation: Evaluation
+) -> None:
+    flow = flow_of(whole, whole.subset("test"), "test", "films", evaluation, REFUSALS)
+    assert (flow.found.name, flow.found.images, flow.found.patients) == ("films", 32, 16)
+    assert [(c.name, c.images) for c in flow.elsewhere] == [("train, for training", 20)]
+    assert (flow.evaluated.images, flow.evaluated.patients) == (12, 6)
+    assert flow.refused == (("not an image", 2),)
+    assert (flow.answered.images, flow.answered.patients) == (10, 5)
+    assert flow.matrix == evaluation.confusion_matrix
+    everything = flow_of(whole, whole, "all", "films", evaluation, ())
+    assert everything.elsewhere == ()
+    assert everything.evaluated.images == 32
+
+
+def test_answers_come_from_the_run(whole: Dataset, evaluation: Evaluation) -> None:
+    chosen = whole.subset("test")
+    flow = flow_of(whole, chosen, "test", "films", evaluation, REFUSALS)
+    answers = checklist_answers(flow, whole, chosen, evaluation, MANIFEST, TrainConfig(seed=7))
+    for fact, part in {
+        "data": "films: 32 X-rays of 16 patients. Odd thing.",
+        "missing": "Here: not an image (2).",
+        "partitions": "train: 10 NORMAL and 10 PNEUMONIA X-rays of 10 patients; test: 6 NORMAL",
+        "disjoint": "none stands in two splits",
+        "characteristics": "age known of 12, median 7.5 (2 to 13); sex F 9, M 3.",
+        "software": "numpy",
+        "initial": "random (seed 3); SHA-256 aaaaaaaaaaaaaaaa….",
+        "ensemble": "2 networks, probabilities averaged.",
+        "threshold": "0.5000: fixed at 0.5.",
+        "training": "Recipe frozen, weights imagenet",
+        "selection": "The weights of the epoch with the best validation AUC were kept",
+        "imbalance": "Classes weighed as if equally frequent",
+        "sample": "10 X-rays of 5 patients, 5 with pneumonia (50.0 %)",
+        "performance": "AUC 1.000",
+        "crosstab": "Called PNEUMONIA: 5 with it, 0 without. Called NORMAL: 5 without, 0 with it.",
+        "subgroups": "Sensitivity by subtype: virus 1.000",
+        "specification": "made by pneumoscope 9.9",
+    }.items():
+        assert part in answers[fact], (fact, answers[fact])  # type: ignore[index]
+    assert "seed 7" in answers["training"]
+
+
+def test_what_the_run_does_not_know_is_left_out(whole: Dataset, evaluation: Evaluation) -> None:
+    chosen = Dataset(whole.root, whole.subset("test").records)
+    flow = flow_of(chosen, chosen, "all", "films", evaluation, ())
+    bare = BundleManifest()
+    answers = checklist_answers(flow, chosen, chosen, evaluation, bare, IntervalConfig())
+    for fact in ("training", "selection", "imbalance", "initial", "partitions", "disjoint"):
+        assert fact not in answers
+    assert all(answers.values())

@@ -1,0 +1,116 @@
+"""`predict` over many inputs: gone on with at any row, and what it tells on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumoscope.config import BatchConfig, PreprocessConfig
+from pneumoscope.errors import UsageError
+from pneumoscope.inference.backends import Outputs
+from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.predictor import BATCH, Predictor
+from pneumoscope.inference.table import Journal, journal_of
+from pneumoscope.progress import SILENT, Task
+from pneumoscope.workflows.predict import run_prediction
+
+MANIFEST = BundleManifest(preprocessing=PreprocessConfig(size=32))
+FILMS = 2 * BATCH + 1
+
+
+class CompanyBackend:
+    """Answers depend on the row and on the size of the batch, as an engine's last bits may."""
+
+    def run(self, batch: np.ndarray) -> Outputs:
+        rows = np.arange(len(batch), dtype=np.float32) / len(batch)
+        logits = batch[..., 0].mean((1, 2)) + rows
+        zeros = np.zeros((len(batch), 2, 2), np.float32)
+        return Outputs(logits.astype(np.float32), zeros, np.zeros((len(batch), 4), np.float32))
+
+
+@pytest.fixture(autouse=True)
+def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(MANIFEST, CompanyBackend())
+    monkeypatch.setattr(Predictor, "load", lambda *_: predictor)
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for k in range(FILMS):
+        grey = np.full((40, 48), 10 + k, np.uint8)
+        grey[10:20] += 30
+        Image.fromarray(grey).save(folder / f"{k:03}.png")
+    return folder
+
+
+def cut_journal(out: Path, films: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run that was killed after so many rows leaves."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda _: None)
+        run_prediction([films], "m", out, None, SILENT)
+    journal = journal_of(out)
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[: rows + 1]))
+
+
+class Watching:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.title, self.total, self.done = "", 0, 0
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+        self.title, self.total = title, total
+        yield self
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+
+
+@pytest.mark.parametrize("rows", [0, 1, BATCH - 1, BATCH, BATCH + 3, FILMS - 1, FILMS])
+def test_gone_on_with_at_any_row_the_table_is_the_same(
+    films: Path, tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "p.csv"
+    run_prediction([films], "m", whole, None, SILENT)
+    cut_journal(out, films, rows, monkeypatch)
+    watching = Watching()
+    document, _, _ = run_prediction([films], "m", out, None, watching, resume=True)
+    assert document["resumed_after"] == rows
+    assert out.read_bytes() == whole.read_bytes()
+    assert whole.read_bytes().count(b"\n") == 1 + FILMS
+    # The rate and the time left are of what is done now.
+    assert watching.total == watching.done == FILMS - rows
+    assert watching.title == (f"predicting, after {rows}" if rows else "predicting")
+
+
+def test_processes_give_the_table_that_threads_give(films: Path, tmp_path: Path) -> None:
+    (films / "bad.png").write_bytes(b"no image")
+    tables = [tmp_path / f"{workers}.csv" for workers in (0, 2)]
+    for workers, out in zip((0, 2), tables, strict=True):
+        run_prediction([films], "m", out, None, SILENT, batch=BatchConfig(workers=workers))
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    assert b"not_an_image" in tables[0].read_bytes()
+
+
+def test_a_pattern_is_as_good_as_its_files(films: Path, tmp_path: Path) -> None:
+    document, _, _ = run_prediction([films / "00*.png"], "m", None, None, SILENT)
+    paths = [row["path"] for row in document["predictions"]]
+    assert paths == [str(films / f"00{k}.png") for k in range(10)]
+
+
+def test_two_runs_for_one_table_are_wrong_usage(films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    other = Journal(out, "o", resume=False)
+    with pytest.raises(UsageError, match="another process is writing it"):
+        run_prediction([films], "m", out, None, SILENT)
+    other.close()
+    run_prediction([films], "m", out, None, SILENT)
+    assert out.exists()

@@ -1,0 +1,309 @@
+"""`stress` from a folder of films to its files, with a model that reads what it is told to."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pneumoscope
+from pneumoscope.cli.app import run
+from pneumoscope.config import IntervalConfig, PreprocessConfig, StressConfig
+from pneumoscope.errors import DataError, Reason, UsageError
+from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.images.phantom import draw
+from pneumoscope.images.read import read_image
+from pneumoscope.images.sweeps import SWEEPS
+from pneumoscope.inference.backends import Outputs
+from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.records import Prediction
+from pneumoscope.report.stress_content import StressContent
+from pneumoscope.workflows.stress import stress
+
+SIZE = 32
+MANIFEST = BundleManifest(
+    preprocessing=PreprocessConfig(size=SIZE),
+    threshold=OperatingPoint(0.5, "for the test", "nothing"),
+    calibration=Calibration("platt", 40.0, 0.0),
+)
+QUICK = IntervalConfig(resamples=30)
+WAYS = 1 + sum(len(sweep.steps) for sweep in SWEEPS) + 5
+
+
+class Reader:
+    """Logit: how bright a part of the picture is, against 0.3; its heatmap is that part."""
+
+    def __init__(self, part: str = "ring") -> None:
+        self.runs = 0
+        self.part = np.zeros((SIZE, SIZE), bool)
+        if part == "ring":
+            self.part[:3] = True
+        else:
+            self.part[10:22, 6:13] = self.part[10:22, 19:26] = True
+
+    def run(self, batch: np.ndarray) -> Outputs:
+        self.runs += 1
+        grey = batch[..., 0] * 0.229 + 0.485
+        logits = (grey[:, self.part].mean(1) - 0.3).astype(np.float32)
+        cams = np.repeat(self.part[None].astype(np.float32), len(batch), 0)
+        return Outputs(logits, cams, np.zeros((len(batch), 2), np.float32))
+
+
+class Refusing(Predictor):
+    """Refuses what is mostly white."""
+
+    def predict_images(self, images: object) -> Iterator[Answer]:
+        for answer in super().predict_images(images):  # type: ignore[arg-type]
+            bright = answer.logit is not None and answer.logit > 0.5
+            refused = Prediction(answer.prediction.path, "refused", Reason.BLANK, detail="white")
+            yield Answer(refused) if bright else answer
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty phantoms of ten patients, none of them ill; those labelled so have a bright top."""
+    folder = tmp_path_factory.mktemp("stress") / "films"
+    folder.mkdir()
+    rows = []
+    for k in range(20):
+        label = k % 2
+        grey = draw(3, f"p{k // 2}", k, 0, size=96).pixels.copy()
+        grey[:10] = 0.55 if label else 0.05 + 0.01 * (k % 5)
+        Image.fromarray((grey * 255).astype(np.uint8)).save(folder / f"{k}.png")
+        rows.append((f"{k}.png", label, f"p{k // 2}-{label}", "test"))
+    with (folder / "split.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("path", "label", "patient", "split"), *rows])
+    return folder / "split.csv"
+
+
+def with_model(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> None:
+    monkeypatch.setattr(Predictor, "load", lambda model: predictor)
+
+
+def answers_of(out: Path) -> dict[tuple[str, str], str]:
+    with (out / "answers.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {(Path(row["path"]).name, row["change"]): row["probability"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def whole(films: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StressContent, Path]:
+    """What a model that reads the upper edge is found to do, and where the files are."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        with_model(monkeypatch, Predictor(MANIFEST, Reader("ring")))
+        return pneumoscope.stress(films, out, interval=QUICK), out
+
+
+def test_it_measures_every_change_and_finds_that_the_ring_is_read(
+    films: Path, whole: tuple[StressContent, Path]
+) -> None:
+    predictor, (content, out) = Predictor(MANIFEST, Reader("ring")), whole
+    assert (content.images, content.patients, content.positives) == (20, 20, 10)
+    assert content.plain["auc"].value == content.plain["sensitivity"].value == 1.0
+    # What it says of each copy is what the predictor says of the copy.
+    answers = answers_of(out)
+    film = read_image(films.parent / "7.png").pixels
+    for sweep in SWEEPS:
+        for step in sweep.steps[:1]:
+            copy = step.perturbation.apply(film, StressConfig().seed)
+            wanted = predictor.predict_image(copy).prediction.probability
+            assert float(answers["7.png", step.perturbation.name]) == pytest.approx(
+                wanted, rel=1e-5
+            )
+    # The black border takes the bright top away: everything looks normal.
+    border = next(row for row in content.rows if row.name == "border_2")
+    assert border.found.changed["sensitivity"].value == 0.0
+    assert border.found.difference["sensitivity"].value == -1.0
+    assert border.judgement == "fails"
+    assert not content.holds
+    assert content.worst_first[0].found.fall == 1.0
+    # A model that reads the top edge does so without the lungs and not by them.
+    parts = {row.name: row.found.changed["auc"].value for row in content.shortcuts.rows}
+    assert parts["ring_only"] == parts["lungs_removed"] == parts["box_removed"] == 1.0
+    assert parts["centre_only"] == 0.5
+    assert parts["lungs_only"] < 0.7
+    assert content.shortcuts.with_lungs + content.shortcuts.without_lungs == 20
+    assert content.shortcuts.with_lungs >= 10
+    assert content.shortcuts.energy.value < 0.05
+    assert content.shortcuts.controls["thumbnails"].auc.value > 0.9  # the top is in them
+    assert content.shortcuts.controls["outline"].auc.value < 0.9
+
+
+def test_a_model_that_reads_the_lungs_is_told_apart(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_model(monkeypatch, Predictor(MANIFEST, Reader("lungs")))
+    content = stress(films, tmp_path, interval=QUICK)
+    assert content.shortcuts.energy.value > 0.5
+    ring = next(row for row in content.shortcuts.rows if row.name == "ring_only")
+    assert ring.found.changed["auc"].value == 0.5
+
+
+def test_files_hold_what_was_found(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_model(monkeypatch, Predictor(MANIFEST, Reader()))
+    arguments = ["stress", str(films), "--out", str(tmp_path), "--resamples", "30", "--json"]
+    assert run(arguments) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("out") == str(tmp_path)
+    document = json.loads((tmp_path / "stress.json").read_text(encoding="utf-8"))
+    assert told == document
+    assert document["schema_version"] == 1
+    assert len(document["rows"]) == WAYS - 6
+    falls = [row["fall"] for row in document["rows"]]
+    assert falls == sorted(falls, reverse=True)
+    assert not document["holds"]
+    assert {finding["severity"] for finding in document["findings"]} >= {"problem"}
+    with (tmp_path / "stress.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["name"] for row in rows][: WAYS - 6] == [row["name"] for row in document["rows"]]
+    assert [row["name"] for row in rows][WAYS - 6 :] == [
+        row["name"] for row in document["shortcuts"]["parts"]
+    ]
+    assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} == {
+        "shortcuts",
+        *(f"sweep-{sweep.name}" for sweep in SWEEPS),
+    }
+    page = (tmp_path / "stress.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == WAYS
+    assert "With the lungs blacked out the model still ranks" in page
+
+
+def test_a_stopped_run_goes_on_and_asks_nothing_twice(
+    films: Path,
+    whole: tuple[StressContent, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stopped(Reader):
+        def run(self, batch: np.ndarray) -> Outputs:
+            if self.runs == 20:
+                raise KeyboardInterrupt
+            return super().run(batch)
+
+    out = tmp_path / "out"
+    with_model(monkeypatch, Predictor(MANIFEST, Stopped()))
+    with pytest.raises(KeyboardInterrupt):
+        stress(films, out, interval=QUICK)
+    journal = out / "answers.jsonl"
+    done = len(journal.read_bytes().splitlines()) - 1
+    assert 3 <= done <= 6
+    assert not (out / "stress.json").exists()
+    with journal.open("ab") as stream:
+        stream.write(b'{"said": [0.1, ')  # what a kill leaves
+    rest = Reader()
+    with_model(monkeypatch, Predictor(MANIFEST, rest))
+    resumed = stress(films, out, interval=QUICK, resume=True)
+    assert resumed.rows == whole[0].rows
+    assert resumed.shortcuts == whole[0].shortcuts
+    assert answers_of(out) == answers_of(whole[1])
+    assert rest.runs <= (20 - done) * WAYS // 16 + 1
+
+
+def test_answers_of_something_else_are_not_gone_on_with(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_model(monkeypatch, Predictor(MANIFEST, Reader()))
+    few = StressConfig(limit=6, shortcuts=False)
+    stress(films, tmp_path, config=few, interval=QUICK)
+    again = Reader()
+    with_model(monkeypatch, Predictor(MANIFEST, again))
+    limits = StressConfig(limit=6, shortcuts=False, largest_fall=0.5)  # needs no new answers
+    assert stress(films, tmp_path, config=limits, interval=QUICK, resume=True).config == limits
+    assert again.runs == 0
+    with pytest.raises(UsageError, match="another model, version, settings or list"):
+        stress(films, tmp_path, config=StressConfig(limit=8, shortcuts=False), resume=True)
+
+
+def test_a_limit_draws_patients_and_without_shortcuts_no_lung_is_looked_for(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_model(monkeypatch, Predictor(MANIFEST, Reader()))
+    content = stress(films, tmp_path, config=StressConfig(limit=8, shortcuts=False), interval=QUICK)
+    assert (content.images, content.drawn_from, content.positives) == (8, 20, 4)
+    assert content.shortcuts is None
+    assert "8 X-rays of 20" in (tmp_path / "stress.html").read_text(encoding="utf-8")
+    assert len(answers_of(tmp_path)) == 8 * (WAYS - 5)
+    assert not (tmp_path / "figures" / "shortcuts.svg").exists()
+
+
+def test_refusals_are_counted_apart_and_unreadable_films_left_out(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_model(monkeypatch, Refusing(MANIFEST, Reader()))
+    folder = tmp_path / "films"
+    folder.mkdir()
+    rows = films.read_text(encoding="utf-8").splitlines()[:9]
+    for row in rows[1:]:
+        name = row.split(",")[0]
+        (folder / name).write_bytes((films.parent / name).read_bytes())
+    (folder / "bad.png").write_bytes(b"no image")
+    (folder / "split.csv").write_text("\n".join([*rows, "bad.png,1,bad,test"]), encoding="utf-8")
+    config = StressConfig(shortcuts=False)
+    content = stress(folder / "split.csv", tmp_path / "out", config=config, interval=QUICK)
+    assert content.images == 8
+    assert content.refused == {"not_an_image": 1}
+    negative = next(row for row in content.rows if row.name == "inversion_1")
+    assert negative.found.refused == 4  # the negatives of dark tops are white
+    assert negative.found.images == 4
+    assert negative.found.changed["specificity"].value is None
+    bright = json.loads((tmp_path / "out" / "stress.json").read_text(encoding="utf-8"))
+    assert "refuse images that it answers for" in json.dumps(bright["findings"])
+    assert answers_of(tmp_path / "out")["bad.png", "plain"] == ""
+
+
+def test_own_masks_take_the_place_of_the_segmentation(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_model(monkeypatch, Predictor(MANIFEST, Reader("ring")))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    top = np.zeros((96, 96), np.uint8)
+    top[:10] = 255
+    for k in range(18):
+        Image.fromarray(top).save(masks / f"{k}.png")
+    content = stress(films, tmp_path / "out", interval=QUICK, masks=masks)
+    shortcuts = content.shortcuts
+    assert (shortcuts.lungs_from, shortcuts.with_lungs, shortcuts.without_lungs) == (
+        "masks",
+        18,
+        2,
+    )
+    parts = {row.name: row.found.changed["auc"].value for row in shortcuts.rows}
+    assert parts["lungs_removed"] == 0.5  # by these masks, the ring is the lungs
+    assert parts["lungs_only"] == 1.0
+    assert shortcuts.energy.value > 0.9
+    with pytest.raises(UsageError, match=r"holds no mask of any of 20 films.*such as"):
+        stress(films, tmp_path / "out", masks=tmp_path)
+    with pytest.raises(UsageError, match="Drop one"):
+        stress(films, tmp_path / "out", config=StressConfig(shortcuts=False), masks=masks)
+
+
+def test_settings_out_of_range_are_refused_before_anything_is_done(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, value in (("--limit", "1"), ("--largest-fall", "1.5"), ("--resamples", "0")):
+        assert run(["stress", str(films), "--out", str(tmp_path / "out"), option, value]) == 2
+        assert option.strip("-").replace("-", "_") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_class_and_a_missing_split_are_refused(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_model(monkeypatch, Predictor(MANIFEST, Reader()))
+    with pytest.raises(DataError, match="has no val split"):
+        stress(films, tmp_path, split="val")
+    rows = films.read_text(encoding="utf-8").splitlines()
+    alone = films.parent / "alone.csv"
+    alone.write_text("\n".join(row for row in rows if ",1," not in row), encoding="utf-8")
+    with pytest.raises(DataError, match="wanted both"):
+        stress(alone, tmp_path)

@@ -82,9 +82,8 @@ def changes() -> Iterator[Perturbation]:
     """What films are changed by: all of `perturb`, other strengths, turns up to 15°, mirroring."""
     yield from PERTURBATIONS
     for name, strength in _BETWEEN.items():
-        yield replace(
-            _BY_NAME[name], title=f"{_BY_NAME[name].title}, but {strength:g}", strength=strength
-        )
+        title = f"{_BY_NAME[name].change.__name__}, {strength:g}"
+        yield replace(_BY_NAME[name], title=title, strength=strength)
     for degrees in (-15.0, -5.0, 15.0):
         yield Perturbation("rotation", f"rotation {degrees:g}°", rotation, degrees)
     yield Perturbation("mirrored", "mirrored", lambda image, _: image[:, ::-1].copy(), 0.0)

@@ -212,7 +212,7 @@ def test_pictures_in_colour_are_refused_before_the_network_sees_them(
 def test_a_bundle_brings_its_check_and_can_do_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statistics: Statistics
 ) -> None:
-    monkeypatch.setattr(predicting.OpenVinoBackend, "load", lambda bundle: CoarseBackend())
+    monkeypatch.setattr(predicting.OpenVinoBackend, "load", lambda *_: CoarseBackend())
     first = small_bundle(tmp_path / "a", size=SIDE)
     check = InputCheck(METHOD, dict(statistics.limits), 80, 40)
     manifest = manifest_for(SIDE, input_check=check)

@@ -34,6 +34,8 @@ def coarse(batch: np.ndarray) -> np.ndarray:
 class CoarseBackend:
     """Logit: the mean of the input's first channel; embedding: `coarse`."""
 
+    precision = "f32"
+
     def run(self, batch: np.ndarray) -> Outputs:
         logits = batch[..., 0].mean((1, 2)).astype(np.float32)
         return Outputs(logits, np.ones((len(batch), 2, 2), np.float32), coarse(batch))

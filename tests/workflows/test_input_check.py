@@ -130,10 +130,12 @@ def test_the_section_of_a_card_is_replaced_not_repeated() -> None:
     card = "# Model\n\nText.\n\n## Input check\n\nold words\n\n## Citation\n\nA paper.\n"
     once = card_with_check(card, InputCheck(METHOD, {}, 1500, 367, 0.006, 0.004))
     assert "old words" not in once
-    assert once.index("## Citation") < once.index("## Input check")
+    assert once.index("Text.") < once.index("## Input check") < once.index("## Citation")
+    assert once.endswith("## Citation\n\nA paper.\n")
     assert "1,500 training images" in once
     again = card_with_check(once, InputCheck())
-    assert again.count("## Input check") == 1
+    assert again.count("## Input check") == again.count("## Citation") == 1
+    assert card_with_check("# Model\n", InputCheck()).startswith("# Model\n\n## Input check\n\nIt")
     assert "1,500" not in again
     assert "whatever can be read gets an answer" in again
 

@@ -5,7 +5,7 @@ Comes in: a model that answers, the images that it was trained on, held-out ones
 
 Statistics are of training images as they are and of one changed copy each: another site's exposure
 and framing are no reason to refuse. Limits are chosen on held-out patients, their images as they
-are and in every changed copy.
+are and in changed copies.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ LEAST_PATIENTS = 10
 """Of fewer training images, or held-out patients, nothing is concluded."""
 
 _MOST_IMAGES = 1500
-_MOST_CHANGED = 150
-"""Training images that are looked at, and held-out ones whose copies are."""
+_MOST_CHANGED = 300
+_COPIES = 5
+"""Training images that are looked at; held-out ones whose copies are, and copies of each."""
 
-_HEADING = "## Input check"
+_HEADING, _CITATION = "## Input check", "## Citation"
 _SECTION = re.compile(rf"\n*^{_HEADING}$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -106,14 +107,14 @@ def with_input_check(
     patients = len({record.patient for record in held_out})
     if len(some) < LEAST_IMAGES or patients < LEAST_PATIENTS:
         return InputCheck(), {}
-    total = 2 * len(some) + len(held_out) + len(CHANGES) * len(few)
+    total = 2 * len(some) + len(held_out) + _COPIES * len(few)
     with progress.task("input check", total, "images") as task:
 
         def see(films: Iterator[_Film]) -> _Seen:
             return _see(films, predictor, task.advance)
 
         known = see(_with_one_copy(some))
-        plain, changed = see(_films(held_out)), see(_with_every_copy(few))
+        plain, changed = see(_films(held_out)), see(_copies(few))
     if min(len(seen.looks) for seen in (known, plain, changed)) < LEAST_PATIENTS:
         return InputCheck(), {}
     gaussians = fit_statistics(known.looks, known.embeddings, known.labels)
@@ -139,11 +140,11 @@ def tables_of(table: Table) -> dict[str, Table]:
 
 def card_with_check(card: str, check: InputCheck) -> str:
     """A model card with a section on the check, in place of the one that it had."""
-    rest = _SECTION.sub("\n\n", card).rstrip("\n")
-    words = f"What is refused as unlike the training images: {check_words(check)}."
-    if check != InputCheck():
-        words += " Films that are turned by 90° or more, or inverted, are refused too."
-    return f"{rest}\n\n{_HEADING}\n\n{words}\n"
+    rest, citation, end = _SECTION.sub("\n\n", card).partition(_CITATION)
+    words = f"What is unlike the training images is refused; how it is told: {check_words(check)}."
+    if check == InputCheck():
+        words = "It can't tell what is no chest X-ray: whatever can be read gets an answer."
+    return f"{rest.rstrip()}\n\n{_HEADING}\n\n{words}\n" + (citation and f"\n{citation}{end}")
 
 
 def run_input_check(
@@ -224,10 +225,11 @@ def _with_one_copy(records: Sequence[ImageRecord]) -> Iterator[_Film]:
         yield record, _mirrored(changed) if number // len(CHANGES) % 2 else changed
 
 
-def _with_every_copy(records: Sequence[ImageRecord]) -> Iterator[_Film]:
-    for record, pixels in _films(records):
-        for change in CHANGES:
-            yield record, change(pixels)
+def _copies(records: Sequence[ImageRecord]) -> Iterator[_Film]:
+    """A few copies of each film; the changes take turns."""
+    for number, (record, pixels) in enumerate(_films(records)):
+        for k in range(_COPIES):
+            yield record, CHANGES[(_COPIES * number + k) % len(CHANGES)](pixels)
 
 
 def _see(films: Iterator[_Film], predictor: Predictor, advance: Callable[[], None]) -> _Seen:

@@ -33,6 +33,7 @@ from pneumoscope.inference.bundle import (
     TrainingData,
     write_bundle,
 )
+from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor, statistics_of
 from pneumoscope.progress import SILENT, Progress
@@ -112,27 +113,16 @@ def train(
     history = tuple(row for one in trained for row in one.history)
     _write_history(out / "history.csv", history)
     dataset = _with_notes(dataset, trained[0])
-    # Validation is answered by the engine that will answer for the bundle: to the last digit alike.
-    networks = [arrays_of(one.network) for one in trained]
-    backend = OpenVinoBackend(networks, config.preprocess.size, flip=config.flip)
-    seen = [dataset.subset("train").records[k] for k in trained[0].kept]
-    manifest = _manifest(seen, config, initial)
-    embeddings = OpenVinoBackend(networks[:1], config.preprocess.size)
-    check, table = with_input_check(
-        Predictor(manifest, embeddings), seen, dataset.subset("val").records, progress
-    )
-    manifest = replace(manifest, input_check=check)
-    predictor = Predictor(manifest, backend, statistics=statistics_of(check, table))
+    predictor, table = _answering(trained, dataset, config, initial, progress)
     answered = answer_all(dataset.subset("val").records, predictor, "validation", progress)
-    manifest = with_operating_point(manifest, answered, predictor, config, progress)
+    manifest = with_operating_point(predictor.manifest, answered, predictor, config, progress)
     answered = answered.decided_anew(manifest)
     evaluation = evaluate_answers(answered, manifest, config.interval)
     manifest = replace(manifest, validation=evaluation.to_metrics_json())
     card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
+    card = card_with_check(card, manifest.input_check)
     members = [one.network for one in trained]
-    bundle = write_bundle(
-        out / "model", members, manifest, card_with_check(card, check), tables_of(table)
-    )
+    bundle = write_bundle(out / "model", members, manifest, card, tables_of(table))
     watch.lap("validation and evaluation")
     evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
     write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))
@@ -202,6 +192,28 @@ def _backbone(config: TrainConfig) -> tuple[Any, InitialWeights]:
         )
     load_backbone_weights(backbone, source)
     return backbone, InitialWeights(source.origin, source.sha256)
+
+
+def _answering(
+    trained: Sequence[Trained],
+    dataset: Dataset,
+    config: TrainConfig,
+    initial: InitialWeights,
+    progress: Progress,
+) -> tuple[Predictor, Table]:
+    """The trained networks as they will answer, input check and all, and the check's table.
+
+    Validation is answered by the engine that will answer for the bundle: to the last digit alike.
+    """
+    networks = [arrays_of(one.network) for one in trained]
+    size = config.preprocess.size
+    seen = [dataset.subset("train").records[k] for k in trained[0].kept]
+    manifest = _manifest(seen, config, initial)
+    embeddings = Predictor(manifest, OpenVinoBackend(networks[:1], size))
+    check, table = with_input_check(embeddings, seen, dataset.subset("val").records, progress)
+    backend = OpenVinoBackend(networks, size, flip=config.flip)
+    manifest = replace(manifest, input_check=check)
+    return Predictor(manifest, backend, statistics=statistics_of(check, table)), table
 
 
 def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:

@@ -83,7 +83,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_model(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> None:
-    monkeypatch.setattr(Predictor, "load", lambda model: predictor)
+    monkeypatch.setattr(Predictor, "load", lambda model, **_: predictor)
 
 
 def answers_of(out: Path) -> dict[tuple[str, str], str]:

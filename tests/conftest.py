@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -15,3 +16,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_starts() -> None:
+    """A command with `-q`, or the server, changes how all of this process logs."""
+    logger = logging.getLogger("pneumoscope")
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    logger.handlers.clear()

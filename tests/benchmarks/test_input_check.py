@@ -98,7 +98,7 @@ def test_it_measures_a_model_on_films_copies_and_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     predictor = Predictor(KNOWN, CoarseBackend(), statistics=known_films())
-    monkeypatch.setattr(Predictor, "load", lambda model: predictor)
+    monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor)
     data = write_phantoms(tmp_path / "films", 30, 3, size=64)
     mine = tmp_path / "mine"
     mine.mkdir()

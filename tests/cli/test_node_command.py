@@ -49,7 +49,7 @@ def test_wrong_usage(
     from support.dicom_reports import predictor
 
     if "--model" not in arguments:
-        monkeypatch.setattr(Predictor, "load", lambda model: predictor())
+        monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor())
     assert run(["node", *arguments]) == 2
     assert fragment in capsys.readouterr().err
 

@@ -144,7 +144,7 @@ def part_train(data: Path, out: Path) -> dict[str, Any]:
     calibration = run.bundle.manifest.calibration
     return {
         "runtime": describe_runtime(),
-        "loss": [row.epoch.loss for row in run.history],
+        "loss": [row.loss for row in run.history],
         "slope": calibration.slope,
         "intercept": calibration.intercept,
     }

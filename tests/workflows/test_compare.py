@@ -47,7 +47,7 @@ MODELS: dict[str, tuple[BundleManifest, Any]] = {
 
 @pytest.fixture(autouse=True)
 def fake_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "load", lambda model: Predictor(*MODELS[model]))
+    monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: Predictor(*MODELS[model]))
 
 
 @pytest.fixture(scope="module")

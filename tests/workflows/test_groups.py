@@ -37,7 +37,9 @@ class MeanBackend:
 
 
 def load(monkeypatch: pytest.MonkeyPatch, manifest: BundleManifest = MANIFEST) -> None:
-    monkeypatch.setattr(Predictor, "load", lambda model: Predictor(manifest, MeanBackend()))
+    monkeypatch.setattr(
+        Predictor, "load", lambda model, *_, **__: Predictor(manifest, MeanBackend())
+    )
 
 
 def films(folder: Path) -> Path:

@@ -224,7 +224,9 @@ def test_recalibration_changes_the_scale_and_no_decision(
     manifest = replace(
         load_bundle(bundle).manifest, preprocessing=PreprocessConfig(size=32, fit="pad")
     )
-    monkeypatch.setattr(Predictor, "load", lambda model: Predictor(manifest, BrightBackend()))
+    monkeypatch.setattr(
+        Predictor, "load", lambda model, *_, **__: Predictor(manifest, BrightBackend())
+    )
     rng = np.random.default_rng(1)
     for k in range(90):  # a site where the brighter are ill, but much less surely than stated
         level = rng.uniform(60, 190)

@@ -36,7 +36,7 @@ class CompanyBackend:
 @pytest.fixture(autouse=True)
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(MANIFEST, CompanyBackend())
-    monkeypatch.setattr(Predictor, "load", lambda *_: predictor)
+    monkeypatch.setattr(Predictor, "load", lambda *_, **__: predictor)
 
 
 @pytest.fixture

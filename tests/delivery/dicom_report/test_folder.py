@@ -24,7 +24,7 @@ from support.image_files import smooth_grey
 
 @pytest.fixture(autouse=True)
 def quick_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "load", lambda model: predictor())
+    monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor())
 
 
 @pytest.fixture

@@ -60,16 +60,16 @@ def test_it_stands_in_the_film_s_study_and_names_the_film() -> None:
 
 
 def test_it_shows_the_overlay_whole_with_the_label_below() -> None:
-    samples = smooth_grey(700, 600, 4095)
+    samples = smooth_grey(500, 512, 4095)
     content = film_bytes(samples=samples)
     answer = answered(content)
     assert answer.image is not None
     assert answer.cam is not None
     overlay = overlay_rgb(answer.image.pixels, answer.cam, MANIFEST.preprocessing)
     shown = capture(content).pixel_array
-    assert shown.shape[1] == 600
-    np.testing.assert_array_equal(shown[:700], overlay)
-    label = shown[700:]
+    assert shown.shape[1] == 512
+    np.testing.assert_array_equal(shown[:500], overlay)
+    label = shown[500:]
     assert len(label) > 40
     assert (label == 255).any(axis=2).sum() > 500  # white letters on black
     assert label.min() == 0

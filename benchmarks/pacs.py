@@ -4,8 +4,9 @@
 
 Orthanc (as Debian has it), the node and the senders run where there is no network but loopback
 (`unshare -n`), the node as its own command with a real model. Films are synthetic. Senders store
-each film until it is acknowledged, and never again; every report ends in Orthanc. Prints Markdown;
-exits with 1 if a report is missing or there is one too many.
+each film until it is acknowledged, and never again; every report ends in Orthanc, and a capture of
+every film that the model does not refuse (drawings are no X-rays). Prints Markdown; exits with 1 if a
+report or capture is missing or there is one too many.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pydicom import dcmread  # noqa: E402
 from pydicom.uid import generate_uid  # noqa: E402
 
 from pneumoscope.images.phantom.folder import write_phantoms  # noqa: E402
+from pneumoscope.inference.predictor import Predictor  # noqa: E402
 from support import orthanc  # type: ignore[import-not-found]  # noqa: E402
 from support.dicom_peers import (  # type: ignore[import-not-found]  # noqa: E402
     audited,
@@ -63,10 +65,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         films = made_films(folder, asked.films)
+        wanted = {"SR": len(films), "OT": answered(films, asked.model)}
         with orthanc.orthanc(folder, NODE, route=False):
-            seconds, kills = storm(folder, films, asked)
+            seconds, kills = storm(folder, films, sum(wanted.values()), asked)
             found = orthanc.instances()
-        return told(folder, found, len(films), seconds, kills, asked)
+        return told(folder, found, wanted, seconds, kills, asked)
 
 
 def made_films(folder: Path, count: int) -> list[bytes]:
@@ -87,6 +90,13 @@ def made_films(folder: Path, count: int) -> list[bytes]:
     return films
 
 
+def answered(films: list[bytes], model: str) -> int:
+    """How many of the films the model answers for; the others get a report of their refusal."""
+    predictor = Predictor.load(model)
+    patterns = [predictor.predict_bytes(film).prediction.status for film in films[:PATTERNS]]
+    return sum(patterns[k % PATTERNS] == "ok" for k in range(len(films)))
+
+
 def start(folder: Path, model: str) -> subprocess.Popen[bytes]:
     """The node, by its command."""
     options = ["--port", str(NODE), "--forward", f"PACS@127.0.0.1:{orthanc.DICOM}", "-q"]
@@ -95,8 +105,10 @@ def start(folder: Path, model: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
-def storm(folder: Path, films: list[bytes], asked: argparse.Namespace) -> tuple[float, int]:
-    """Send all, kill now and then, wait until all reports are sent; seconds and kills."""
+def storm(
+    folder: Path, films: list[bytes], wanted: int, asked: argparse.Namespace
+) -> tuple[float, int]:
+    """Send all, kill now and then, wait for `wanted` objects in Orthanc; seconds and kills."""
     acknowledged: list[int] = []
     over = threading.Event()
     node = start(folder, asked.model)
@@ -121,7 +133,7 @@ def storm(folder: Path, films: list[bytes], asked: argparse.Namespace) -> tuple[
         node = start(folder, asked.model)
     for thread in threads:
         thread.join()
-    while orthanc.get("/statistics")["CountInstances"] < 2 * len(films):
+    while orthanc.get("/statistics")["CountInstances"] < wanted:
         if node.poll() is not None:
             sys.exit(f"the node ended with {node.returncode}")
         time.sleep(0.2)
@@ -145,7 +157,7 @@ def wait_until_it_listens() -> None:
 def told(
     folder: Path,
     found: list[dict[str, Any]],
-    films: int,
+    wanted: dict[str, int],
     seconds: float,
     kills: int,
     asked: argparse.Namespace,
@@ -155,17 +167,17 @@ def told(
     events = Counter(line["event"] for line in audited(folder / "spool"))
     print(
         f"{date.today().isoformat()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"model {asked.model}: {films} films by {asked.associations} associations, node killed "
+        f"model {asked.model}: {wanted['SR']} films by {asked.associations} associations, node killed "
         f"{kills} times.\n\n| | in Orthanc | missing | doubled |\n| --- | --- | --- | --- |"
     )
     wrong = 0
     for modality_word, name in KINDS.items():
         counts = [n for (_, word), n in of_patient.items() if word == modality_word]
-        missing, doubled = films - len(counts), sum(n - 1 for n in counts)
+        missing, doubled = wanted[modality_word] - len(counts), sum(n - 1 for n in counts)
         wrong += missing + doubled
         print(f"| {name} | {sum(counts)} | {missing} | {doubled} |")
     print(
-        f"\n{films / seconds:.1f} films/s from the first byte to the last report in Orthanc, kills "
+        f"\n{wanted['SR'] / seconds:.1f} films/s from the first byte to the last report in Orthanc, kills "
         f"included ({seconds:.0f} s). Audit: {json.dumps(dict(sorted(events.items())))}"
     )
     return 1 if wrong else 0

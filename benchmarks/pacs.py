@@ -5,8 +5,8 @@
 Orthanc (as Debian has it), the node and the senders run where there is no network but loopback
 (`unshare -n`), the node as its own command with a real model. Films are synthetic. Senders store
 each film until it is acknowledged, and never again; every report ends in Orthanc, and a capture of
-every film that the model does not refuse (drawings are no X-rays). Prints Markdown; exits with 1 if a
-report or capture is missing or there is one too many.
+every film that the model does not refuse (drawings are no X-rays). Prints Markdown; exits with 1 if
+a report or capture is missing or there is one too many.
 """
 
 from __future__ import annotations
@@ -163,11 +163,12 @@ def told(
     asked: argparse.Namespace,
 ) -> int:
     """Print the table; 1 if anything is missing or double."""
+    films = wanted["SR"]
     of_patient = Counter((entry["PatientID"], entry["Modality"]) for entry in found)
     events = Counter(line["event"] for line in audited(folder / "spool"))
     print(
         f"{date.today().isoformat()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"model {asked.model}: {wanted['SR']} films by {asked.associations} associations, node killed "
+        f"model {asked.model}: {films} films by {asked.associations} associations, node killed "
         f"{kills} times.\n\n| | in Orthanc | missing | doubled |\n| --- | --- | --- | --- |"
     )
     wrong = 0
@@ -177,7 +178,7 @@ def told(
         wrong += missing + doubled
         print(f"| {name} | {sum(counts)} | {missing} | {doubled} |")
     print(
-        f"\n{wanted['SR'] / seconds:.1f} films/s from the first byte to the last report in Orthanc, kills "
+        f"\n{films / seconds:.1f} films/s from the first byte to the last report in Orthanc, kills "
         f"included ({seconds:.0f} s). Audit: {json.dumps(dict(sorted(events.items())))}"
     )
     return 1 if wrong else 0

@@ -185,7 +185,9 @@ def furthest(one: Path, other: Path) -> float:
     """The largest difference of probability between two tables."""
     both = [list(csv.DictReader(path.open())) for path in (one, other)]
     pairs = zip(*both, strict=True)
-    return max(abs(float(a["probability"]) - float(b["probability"])) for a, b in pairs)
+    # What the input check refused has no probability on our side.
+    answered = [(a, b) for a, b in pairs if a["probability"] and b["probability"]]
+    return max(abs(float(a["probability"]) - float(b["probability"])) for a, b in answered)
 
 
 def enlarged(films: Sequence[Path], folder: Path) -> list[Path]:

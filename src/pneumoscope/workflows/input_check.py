@@ -100,8 +100,13 @@ class Effort:
         changed: held-out images of which copies are.
     """
 
-    images: int = 1500
-    changed: int = 300
+    images: int
+    changed: int
+
+
+WHOLE = Effort(1500, 300)
+QUICK = Effort(600, 100)
+"""Where all else takes a minute."""
 
 
 def with_input_check(
@@ -111,7 +116,7 @@ def with_input_check(
     progress: Progress = SILENT,
     *,
     known: Known = _unknown,
-    effort: Effort = Effort(),
+    effort: Effort | None = None,
 ) -> tuple[InputCheck, dict[str, NDArray[Any]]]:
     """What the model's images look like, and how far from them others may be.
 
@@ -121,12 +126,13 @@ def with_input_check(
         held_out: images of other patients.
         progress: is told of every image.
         known: embeddings that need not be worked out again.
-        effort: how many images are looked at.
+        effort: how many images are looked at; `None` is `WHOLE`.
 
     Returns:
         The manifest's entry and the table's arrays; method `none` and no array, where there are
         fewer than `LEAST_IMAGES` or `LEAST_PATIENTS`.
     """
+    effort = effort or WHOLE
     some, few = _spread(train, effort.images), _spread(held_out, effort.changed)
     patients = len({record.patient for record in held_out})
     if len(some) < LEAST_IMAGES or patients < LEAST_PATIENTS:

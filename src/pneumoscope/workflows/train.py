@@ -56,7 +56,7 @@ from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answe
 from pneumoscope.workflows.card import card_text
 from pneumoscope.workflows.evaluate import Evaluated, metrics_table, write_evaluation
 from pneumoscope.workflows.input_check import (
-    Effort,
+    QUICK,
     card_with_check,
     tables_of,
     with_input_check,
@@ -249,7 +249,7 @@ def _input_check(
         answered.records,
         progress,
         known=lambda record: told[record.path] if record.path in told else known(record),
-        effort=Effort(600, 100) if pooled else Effort(),
+        effort=QUICK if pooled else None,
     )
 
 

@@ -32,7 +32,7 @@ class Remembering:
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
         """The outputs for preprocessed images, float32 (n, size, size, 3)."""
-        key = hashlib.sha256(np.ascontiguousarray(batch)).digest()
+        key = hashlib.sha256(np.ascontiguousarray(batch).data).digest()
         if key not in self._known:
             self._known[key] = self._backend.run(batch)
         return self._known[key]

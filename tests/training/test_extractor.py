@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pneumoscope import training
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.graph import runner
 from pneumoscope.graph.architecture import BACKBONE_WIDTH, BOUNDARIES
+from pneumoscope.graph.measured import count_convolutions, measure_ends, ranges_between
+from pneumoscope.graph.precision import Ranges
 from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.inference.png import encode_png
+from pneumoscope.records import ImageRecord
 from pneumoscope.training import extractor as extractors
 from pneumoscope.training.extractor import (
     EngineExtractor,
@@ -19,7 +28,8 @@ from pneumoscope.training.extractor import (
     frozen_extractor,
 )
 from pneumoscope.training.features import BATCH
-from pneumoscope.training.network import build_backbone, build_tail, initialise_randomly
+from pneumoscope.training.network import arrays_of, build_backbone, build_tail, initialise_randomly
+from pneumoscope.training.ranges import training_ranges
 from support.small_network import small_network
 
 PREPROCESSOR = Preprocessor(PreprocessConfig(size=64))
@@ -46,6 +56,11 @@ def backbone(small: None):  # type: ignore[no-untyped-def]
 def batch() -> np.ndarray:
     squares = np.random.default_rng(3).random((BATCH, 64, 64), np.float32)
     return PREPROCESSOR.normalise(squares)
+
+
+@pytest.fixture(scope="module")
+def ranges(backbone, batch):  # type: ignore[no-untyped-def]
+    return ranges_between(measure_ends(arrays_of(backbone), 64, [batch], "f32"))
 
 
 @pytest.fixture(params=[KerasExtractor, EngineExtractor])
@@ -111,19 +126,92 @@ def test_fingerprints_tell_weights_boundaries_and_engines_apart(backbone) -> Non
 
 @pytest.mark.parametrize(
     ("precision", "fast", "wanted"),
-    [("auto", True, "bf16"), ("auto", False, "f32"), ("f32", True, "f32"), ("bf16", False, "bf16")],
+    [
+        ("auto", {"BF16"}, "bf16"),
+        ("auto", set(), "f32"),
+        ("f32", {"BF16", "INT8"}, "f32"),
+        ("bf16", set(), "bf16"),
+        ("bf16", {"BF16", "INT8"}, "bf16"),
+        ("auto", {"BF16", "INT8"}, "bf16"),
+        ("auto", {"INT8"}, "f32"),
+        ("int8", set(), "f32 int8"),
+    ],
 )
 def test_the_engine_is_chosen_by_the_machine(
-    backbone, precision: str, fast: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+    backbone, ranges, precision: str, fast: set[str], wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    has = frozenset({"BF16"} if fast else ())
-    monkeypatch.setattr(extractors, "capabilities", lambda: has)
+    order = ("f32", "bf16", "int8")
+    has = tuple(p for p in order if p == "f32" or p.upper() in fast)
+    monkeypatch.setattr(extractors, "fast_here", lambda _: has)
     monkeypatch.setattr(extractors, "has_gpu", lambda: False)
-    found = frozen_extractor(backbone, None, precision)
+    found = frozen_extractor(backbone, None, precision, lambda *_: ranges)
     assert isinstance(found, EngineExtractor)
     assert f" {wanted} " in f"{found.fingerprint} "
+    assert ("int8" in found.fingerprint) == ("int8" in wanted)
+    # Without ranges, and behind a boundary, it is never int8.
+    for other in (
+        frozen_extractor(backbone, None, precision),
+        frozen_extractor(backbone, None, precision, lambda *_: None),
+        frozen_extractor(backbone, BOUNDARIES["conv5"], precision, lambda *_: ranges),
+    ):
+        assert "int8" not in other.fingerprint
     monkeypatch.setattr(extractors, "has_gpu", lambda: True)
-    assert isinstance(frozen_extractor(backbone, None, precision), KerasExtractor)
+    found = frozen_extractor(backbone, None, precision, lambda *_: ranges)
+    assert isinstance(found, KerasExtractor)
+
+
+def test_int8_is_close_to_float_and_another_fingerprint(backbone, batch, ranges) -> None:
+    exact, rounded = (EngineExtractor(backbone, None, "f32", r) for r in (None, ranges))
+    a, b = exact(batch), rounded(batch)
+    assert not np.array_equal(a, b)
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
+    half = Ranges(ranges.low / 2, ranges.high / 2)
+    assert EngineExtractor(backbone, None, "f32", half).fingerprint != rounded.fingerprint
+
+
+def test_measured_ends_are_what_the_convolutions_read(backbone, batch) -> None:
+    ends = measure_ends(arrays_of(backbone), 64, [batch[:16], batch[16:]], "f32")
+    assert ends.shape == (2, count_convolutions(arrays_of(backbone), 64))
+    # The first convolution reads the pixels.
+    np.testing.assert_allclose(ends[0, 0], batch.min((1, 2, 3)).mean(), rtol=1e-5)
+    np.testing.assert_allclose(ends[1, 0], batch.max((1, 2, 3)).mean(), rtol=1e-5)
+    assert (ends[0, 1:] >= 0).all()  # behind an activation
+    ranges = ranges_between(ends)
+    assert not ranges.has(0)
+    assert ranges.has(1)
+    flat = ranges_between(np.zeros((2, 3), np.float32))
+    assert not any(flat.has(k) for k in range(3))
+
+
+def test_ranges_are_measured_once_and_named_by_what_they_were_measured_on(
+    backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = []
+    for k in range(3):
+        pixels = np.random.default_rng(k).integers(0, 255, (70, 70), np.uint8)
+        content = encode_png(pixels)
+        (tmp_path / f"{k}.png").write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        records.append(ImageRecord(tmp_path / f"{k}.png", 0, str(k), sha256=sha256))
+    calls = []
+
+    def counted(*given: Any) -> Any:
+        calls.append(given)
+        return measure_ends(*given)
+
+    monkeypatch.setattr(training.ranges, "measure_ends", counted)
+    arrays, config, cache = arrays_of(backbone), PreprocessConfig(size=64), tmp_path / "cache"
+    first = training_ranges(records, config, cache, arrays, "f32")
+    again = training_ranges(records, config, cache, arrays, "f32")
+    assert first is not None
+    assert again is not None
+    np.testing.assert_array_equal(first.high, again.high)
+    assert len(calls) == 1
+    training_ranges(records[:2], config, cache, arrays, "f32")
+    training_ranges(records, config, cache, arrays_of(backbone_of(1)), "f32")
+    assert len(calls) == 3
+    gone = [replace(record, path=tmp_path / "gone.png", sha256="0") for record in records]
+    assert training_ranges(gone, config, cache, arrays, "f32") is None
 
 
 def test_nothing_is_compiled_before_a_row_is_wanted(

@@ -31,7 +31,7 @@ SIDE = 48
 def few_are_enough() -> Iterator[None]:
     with small_network(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(checking, "LEAST_IMAGES", 50)
-        patch.setattr(checking, "_MOST_CHANGED", 6)
+        patch.setattr(checking, "WHOLE", checking.Effort(1500, 6))
         yield
 
 
@@ -161,6 +161,34 @@ def test_training_makes_the_check_and_evaluates_what_passes(
     predictor = Predictor.load(finished.folder)
     assert predictor.predict_file(others[0]).prediction.status == "refused"
     assert "## Input check" in finished.bundle.card.read_text(encoding="utf-8")
+
+
+def test_known_embeddings_are_taken_and_only_for_films_as_they_are(
+    bundle: Bundle, phantoms: Path
+) -> None:
+    films = sorted((phantoms / "train").rglob("*.png"))
+    records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(films)]
+    predictor = embedding_predictor(bundle)
+    told = {p: predictor.predict_file(p).embedding for p in films}
+    asked: list[Path] = []
+
+    def known(record: ImageRecord) -> np.ndarray | None:
+        asked.append(record.path)
+        return told[record.path] if int(record.patient) % 3 else None
+
+    parts = records[:60], records[60:]
+    effort = checking.Effort(60, 5)
+    plain, table = checking.with_input_check(predictor, *parts, effort=effort)
+    quick, same = checking.with_input_check(predictor, *parts, known=known, effort=effort)
+    assert len(asked) == len(films)  # once each, and for no copy
+    assert (plain.method, plain.images, quick.images) == (METHOD, 60, 60)
+    assert plain.limits == pytest.approx(quick.limits, rel=0.05)
+    np.testing.assert_allclose(table["embedding.means"], same["embedding.means"], atol=1e-3)
+    wrong = {path: embedding + 5 for path, embedding in told.items()}
+    _, moved = checking.with_input_check(
+        predictor, *parts, known=lambda record: wrong[record.path], effort=effort
+    )
+    assert not np.allclose(table["embedding.means"], moved["embedding.means"], atol=1e-1)
 
 
 def test_unreadable_images_are_left_out(bundle: Bundle, phantoms: Path) -> None:

@@ -254,8 +254,9 @@ class TrainConfig:
     kinds: float = option(
         0.0, "scratch: weight of asking for the kind of pneumonia too, where data tell; 0: not", 0
     )
-    features: Literal["auto", "f32", "bf16"] = option(
-        "auto", "what the frozen part computes in; auto: bfloat16 where the processor has it"
+    features: Literal["auto", "f32", "bf16", "int8"] = option(
+        "auto",
+        "what the frozen part computes in; auto: bfloat16 if fast here; int8: pooled features",
     )
     flip: bool = option(False, "answer for image and mirror image, probabilities averaged")
     backend: Literal["auto", "tensorflow", "torch", "jax"] = option(

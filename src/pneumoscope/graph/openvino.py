@@ -54,7 +54,13 @@ def build_model(
     return to.model(images, dict(zip(OUTPUTS, nodes, strict=True)))
 
 
-def build_frozen_part(network: NetworkArrays, size: int, batch: int, boundary: str | None) -> Any:
+def build_frozen_part(
+    network: NetworkArrays,
+    size: int,
+    batch: int,
+    boundary: str | None,
+    ranges: Ranges | None = None,
+) -> Any:
     """The frozen part of a network: `images`, float32 (n, size, size, 3), to `rows`.
 
     Args:
@@ -63,11 +69,16 @@ def build_frozen_part(network: NetworkArrays, size: int, batch: int, boundary: s
         batch: images per pass.
         boundary: the layer at which it ends, giving maps (n, h, w, c); `None` gives pooled
             features (n, c).
+        ranges: of its convolutions' inputs, for int8; `None` leaves all in float.
+
+    Raises:
+        BundleError: `ranges` are of another network.
     """
-    to = OpenVinoWriter()
+    to = OpenVinoWriter(ranges)
     images = to.parameter((batch, size, size, 3), np.float32, "images")
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
     maps = write_feature_map(to, network, channels_first, boundary)
+    to.check_ranges()
     if boundary is None:
         return to.model(images, {"rows": to.reduce("mean", maps, (2, 3))})
     return to.model(images, {"rows": to.operations.transpose(maps, np.array([0, 2, 3, 1]))})

@@ -6,14 +6,17 @@ same members; its fingerprint keeps the engines' rows apart in the cache.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.graph.openvino import build_frozen_part, capabilities, version
-from pneumoscope.graph.precision import Floats, fast_here
+from pneumoscope.graph.precision import Floats, Ranges, fast_here
 from pneumoscope.graph.runner import Runner
+from pneumoscope.graph.stored import NetworkArrays
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.features import Extractor
 from pneumoscope.training.network import (
@@ -24,19 +27,32 @@ from pneumoscope.training.network import (
 )
 from pneumoscope.training.runtime import describe_runtime, has_gpu
 
+Measure = Callable[[NetworkArrays, Floats], Ranges | None]
+"""The ranges of a backbone for int8, seen in these floats; `None` where no image can be read."""
 
-def frozen_extractor(backbone: Any, boundary: str | None, precision: str) -> Extractor:
+
+def frozen_extractor(
+    backbone: Any, boundary: str | None, precision: str, measure: Measure | None = None
+) -> Extractor:
     """The fastest there is for a frozen part: Keras on a GPU, else OpenVINO.
 
     Args:
         backbone: of `build_backbone`.
         boundary: where the frozen part ends; `None` for pooled features.
-        precision: `f32`, `bf16`, or `auto`, which is bfloat16 where the processor has it.
+        precision: `f32`, `bf16`, `int8`, or `auto`, which is bfloat16 where the processor has
+            it. Pooled features alone are made in int8, and only with `measure`:
+            behind a boundary training goes on from what bfloat16 makes.
+        measure: where ranges for int8 come from.
     """
     if has_gpu():
         return KerasExtractor(backbone, boundary)
-    exact = precision == "f32" or (precision == "auto" and "bf16" not in fast_here(capabilities()))
-    return EngineExtractor(backbone, boundary, "f32" if exact else "bf16")
+    fast = fast_here(capabilities())
+    floats: Floats = "bf16" if "bf16" in fast or precision == "bf16" else "f32"
+    if precision == "f32":
+        floats = "f32"
+    wanted = precision == "int8"
+    ranges = measure(arrays_of(backbone), floats) if wanted and measure and not boundary else None
+    return EngineExtractor(backbone, boundary, floats, ranges)
 
 
 class _FrozenPart:
@@ -75,24 +91,37 @@ class EngineExtractor(_FrozenPart):
         backbone: of `build_backbone`, for a fixed size.
         boundary: name of the layer after which training begins; `None` for pooled features.
         precision: what is computed in; what goes out is rounded to half precision anyway.
+        ranges: with them convolutions are computed in int8.
     """
 
     def __init__(
-        self, backbone: Any, boundary: str | None = None, precision: Floats = "f32"
+        self,
+        backbone: Any,
+        boundary: str | None = None,
+        precision: Floats = "f32",
+        ranges: Ranges | None = None,
     ) -> None:
         arrays, size = arrays_of(backbone), backbone.input_shape[1]
 
         def build(images: int) -> Any:
-            return build_frozen_part(arrays, size, images, boundary)
+            return build_frozen_part(arrays, size, images, boundary, ranges)
 
         # Compiled when a row is wanted: seconds, for nothing where all are in the store already.
         self._runner = Runner(build, ("rows",), precision)
         shape = tuple(build(1).output(0).shape)[1:]
-        super().__init__(f"openvino {version()} {precision}", backbone, boundary, shape)
+        engine = f"openvino {version()} {precision}"
+        if ranges is not None:
+            engine += f" int8 {_digest(ranges)}"
+        super().__init__(engine, backbone, boundary, shape)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Float32 (n, *shape) of `batch`, float32 (n, size, size, 3), n being `BATCH`."""
         return self._runner(batch)[0]
+
+
+def _digest(ranges: Ranges) -> str:
+    """SHA-256, hex, of both ends of every range."""
+    return hashlib.sha256(ranges.low.tobytes() + ranges.high.tobytes()).hexdigest()
 
 
 class KerasExtractor(_FrozenPart):

@@ -225,7 +225,7 @@ class _Work:
             if record.sha256 and self._wanted.isdisjoint(row):  # a copy of an image before it
                 continue
             try:
-                grey = self._preprocessor.grey(_read(record))
+                grey = self._preprocessor.grey(read_listed(record))
             except ImageRefusedError as error:
                 self.refused[position] = error
                 continue
@@ -238,8 +238,12 @@ class _Work:
                     yield key, self._prepare(changed, self._preprocessor)
 
 
-def _read(record: ImageRecord) -> NDArray[np.float32]:
-    """The pixels of a record, if its file still has the bytes that the features' keys stand for."""
+def read_listed(record: ImageRecord) -> NDArray[np.float32]:
+    """The pixels of a record, if its file still has the bytes that the features' keys stand for.
+
+    Raises:
+        ImageRefusedError: it can't be read, or its bytes changed.
+    """
     image = read_image(record.path, LimitsConfig())
     if image.sha256 != record.sha256:
         raise ImageRefusedError(

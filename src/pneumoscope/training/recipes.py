@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -41,6 +42,7 @@ from pneumoscope.training.network import (
     weights_digest,
     with_head,
 )
+from pneumoscope.training.ranges import training_ranges
 from pneumoscope.training.runtime import arithmetic, load_keras
 from pneumoscope.training.tail import build_tail_curriculum
 from pneumoscope.training.whole import Squares, build_curriculum, check_sizes, stored_side
@@ -89,6 +91,14 @@ class StageEpoch(Epoch):
 
 
 @dataclass(frozen=True, slots=True)
+class Pooled:
+    """Pooled features of a frozen backbone: the rows of `Trained.kept`, and what makes more."""
+
+    table: FeatureTable
+    extractor: Extractor
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """One trained network.
 
@@ -98,6 +108,7 @@ class Trained:
         refused: why the others were not, of train and of val.
         history: of all stages, in order.
         best: index in `history` of the epoch whose weights were kept.
+        pooled: where the backbone stayed as it was, the training images' features.
     """
 
     network: Any
@@ -105,6 +116,7 @@ class Trained:
     refused: Mapping[str, tuple[ImageRefusedError, ...]]
     history: tuple[StageEpoch, ...]
     best: int
+    pooled: Pooled | None = None
 
 
 def train_network(job: Job) -> Trained:
@@ -119,10 +131,11 @@ def train_network(job: Job) -> Trained:
 
 
 def _frozen(job: Job) -> Trained:
-    tables, head = _trained_head(job, job.config.fit)
+    extractor, tables, head = _trained_head(job, job.config.fit)
     network = build_network(job.backbone, architecture(job.config), head.weights)
     history = _history(job, "head", head.history)
-    return Trained(network, tables["train"].kept, _refused(tables), history, head.best)
+    pooled = Pooled(tables["train"], extractor)
+    return Trained(network, tables["train"].kept, _refused(tables), history, head.best, pooled)
 
 
 def _finetune(job: Job) -> Trained:
@@ -130,7 +143,7 @@ def _finetune(job: Job) -> Trained:
     config = job.config
     first = replace(RECIPES["frozen"].fit, epochs=config.finetune.head_epochs)
     first = replace(first, dropout=config.fit.dropout, hidden_units=config.fit.hidden_units)
-    tables, head = _trained_head(job, first)
+    _, tables, head = _trained_head(job, first)
     history = _history(job, "head", head.history)
     if config.finetune.unfreeze == "all":
         sizes = ScratchConfig(sizes=(config.preprocess.size,), shares=(1.0,))
@@ -161,8 +174,11 @@ _RECIPES: Mapping[str, Callable[[Job], Trained]] = MappingProxyType(
 )
 
 
-def _trained_head(job: Job, config: FitConfig) -> tuple[dict[str, FeatureTable], TrainedHead]:
-    extractor = frozen_extractor(job.backbone, None, job.config.features)
+def _trained_head(
+    job: Job, config: FitConfig
+) -> tuple[Extractor, dict[str, FeatureTable], TrainedHead]:
+    ranges = partial(training_ranges, job.train, job.config.preprocess, job.cache)
+    extractor = frozen_extractor(job.backbone, None, job.config.features, ranges)
     tables = _tables(job, job.config.views, extractor, job.config.preprocess)
     parts = [LabelledFeatures(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
     head = train_head(
@@ -175,7 +191,7 @@ def _trained_head(job: Job, config: FitConfig) -> tuple[dict[str, FeatureTable],
         job.checkpoint("head"),
         job.progress,
     )
-    return tables, head
+    return extractor, tables, head
 
 
 def _train_tail(

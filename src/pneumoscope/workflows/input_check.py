@@ -51,10 +51,8 @@ LEAST_IMAGES = 100
 LEAST_PATIENTS = 10
 """Of fewer training images, or held-out patients, nothing is concluded."""
 
-_MOST_IMAGES = 1500
-_MOST_CHANGED = 300
 _COPIES = 5
-"""Training images that are looked at; held-out ones whose copies are, and copies of each."""
+"""Of each held-out image whose copies are looked at."""
 
 _HEADING, _CITATION = "## Input check", "## Citation"
 _SECTION = re.compile(rf"\n*^{_HEADING}$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -82,7 +80,33 @@ class _Seen:
     labels: NDArray[np.int64]
 
 
-_Film = tuple[ImageRecord, FloatArray]
+_Film = tuple[ImageRecord, FloatArray, bool]
+"""Record, pixels, and whether these are as the file has them."""
+
+Known = Callable[[ImageRecord], FloatArray | None]
+"""The embedding (c,) of a film as it is, if it was worked out before."""
+
+
+def _unknown(_: ImageRecord) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How many images are looked at, at most.
+
+    Attributes:
+        images: training images; one copy of each is, too.
+        changed: held-out images of which copies are.
+    """
+
+    images: int
+    changed: int
+
+
+WHOLE = Effort(1500, 300)
+QUICK = Effort(600, 100)
+"""Where all else takes a minute."""
 
 
 def with_input_check(
@@ -90,6 +114,9 @@ def with_input_check(
     train: Sequence[ImageRecord],
     held_out: Sequence[ImageRecord],
     progress: Progress = SILENT,
+    *,
+    known: Known = _unknown,
+    effort: Effort | None = None,
 ) -> tuple[InputCheck, dict[str, NDArray[Any]]]:
     """What the model's images look like, and how far from them others may be.
 
@@ -98,12 +125,15 @@ def with_input_check(
         train: images that it was trained on.
         held_out: images of other patients.
         progress: is told of every image.
+        known: embeddings that need not be worked out again.
+        effort: how many images are looked at; `None` is `WHOLE`.
 
     Returns:
         The manifest's entry and the table's arrays; method `none` and no array, where there are
         fewer than `LEAST_IMAGES` or `LEAST_PATIENTS`.
     """
-    some, few = _spread(train, _MOST_IMAGES), _spread(held_out, _MOST_CHANGED)
+    effort = effort or WHOLE
+    some, few = _spread(train, effort.images), _spread(held_out, effort.changed)
     patients = len({record.patient for record in held_out})
     if len(some) < LEAST_IMAGES or patients < LEAST_PATIENTS:
         return InputCheck(), {}
@@ -111,13 +141,13 @@ def with_input_check(
     with progress.task("input check", total, "images") as task:
 
         def see(films: Iterator[_Film]) -> _Seen:
-            return _see(films, predictor, task.advance)
+            return _see(films, predictor, known, task.advance)
 
-        known = see(_with_one_copy(some))
+        ours = see(_with_one_copy(some))
         plain, changed = see(_films(held_out)), see(_copies(few))
-    if min(len(seen.looks) for seen in (known, plain, changed)) < LEAST_PATIENTS:
+    if min(len(seen.looks) for seen in (ours, plain, changed)) < LEAST_PATIENTS:
         return InputCheck(), {}
-    gaussians = fit_statistics(known.looks, known.embeddings, known.labels)
+    gaussians = fit_statistics(ours.looks, ours.embeddings, ours.labels)
     whole = Statistics(gaussians, dict.fromkeys(gaussians, 1.0))
     distances = [whole.shares(seen.looks, seen.embeddings) for seen in (plain, changed)]
     pooled = {name: np.concatenate([each[name] for each in distances]) for name in gaussians}
@@ -172,7 +202,7 @@ def run_input_check(
     if parts["test"]:
         statistics = Statistics.from_table(table, check.limits)
         with progress.task("test", len(parts["test"]), "images") as task:
-            seen = _see(_films(parts["test"]), predictor, task.advance)
+            seen = _see(_films(parts["test"]), predictor, _unknown, task.advance)
         tested = _refused(seen, statistics)
     if out is not None:
         manifest = replace(bundle.manifest, input_check=check)
@@ -212,44 +242,52 @@ def _spread(records: Sequence[ImageRecord], most: int) -> Sequence[ImageRecord]:
 def _films(records: Sequence[ImageRecord]) -> Iterator[_Film]:
     for record in records:
         try:
-            yield record, read_image(record.path).pixels
+            yield record, read_image(record.path).pixels, True
         except ImageRefusedError:  # training and evaluation tell of it
             continue
 
 
 def _with_one_copy(records: Sequence[ImageRecord]) -> Iterator[_Film]:
     """Each film and one copy of it: the changes take turns, every other one is mirrored as well."""
-    for number, (record, pixels) in enumerate(_films(records)):
-        yield record, pixels
+    for number, (record, pixels, plain) in enumerate(_films(records)):
+        yield record, pixels, plain
         changed = CHANGES[number % len(CHANGES)](pixels)
-        yield record, _mirrored(changed) if number // len(CHANGES) % 2 else changed
+        yield record, _mirrored(changed) if number // len(CHANGES) % 2 else changed, False
 
 
 def _copies(records: Sequence[ImageRecord]) -> Iterator[_Film]:
     """A few copies of each film; the changes take turns."""
-    for number, (record, pixels) in enumerate(_films(records)):
+    for number, (record, pixels, _) in enumerate(_films(records)):
         for k in range(_COPIES):
-            yield record, CHANGES[(_COPIES * number + k) % len(CHANGES)](pixels)
+            yield record, CHANGES[(_COPIES * number + k) % len(CHANGES)](pixels), False
 
 
-def _see(films: Iterator[_Film], predictor: Predictor, advance: Callable[[], None]) -> _Seen:
+def _see(
+    films: Iterator[_Film], predictor: Predictor, known: Known, advance: Callable[[], None]
+) -> _Seen:
     grey = Preprocessor(predictor.manifest.preprocessing).grey
-    waiting: list[tuple[Look, int]] = []
+    found: list[tuple[Look, int, FloatArray | None]] = []
+    asked: list[int] = []
 
     def named() -> Iterator[tuple[str, FloatArray]]:
-        for record, pixels in films:
-            waiting.append((look_at(grey(pixels)), record.label))
-            yield str(record.path), pixels
+        for record, pixels, plain in films:
+            embedding = known(record) if plain else None
+            found.append((look_at(grey(pixels)), record.label, embedding))
+            if embedding is None:
+                asked.append(len(found) - 1)
+                yield str(record.path), pixels
+            else:
+                advance()
 
-    answers = []
-    for answer in predictor.predict_images(named()):
-        answers.append(answer.embedding)
+    for number, answer in enumerate(predictor.predict_images(named())):
+        look, label, _ = found[asked[number]]
+        found[asked[number]] = look, label, answer.embedding
         advance()
-    kept = [k for k, embedding in enumerate(answers) if embedding is not None]
+    kept = [each for each in found if each[2] is not None]
     return _Seen(
-        [waiting[k][0] for k in kept],
-        np.array([answers[k] for k in kept], np.float32),
-        np.array([waiting[k][1] for k in kept], np.int64),
+        [look for look, _, _ in kept],
+        np.array([embedding for _, _, embedding in kept], np.float32),
+        np.array([label for _, label, _ in kept], np.int64),
     )
 
 

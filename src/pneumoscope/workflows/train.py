@@ -26,10 +26,12 @@ from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.split import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
+from pneumoscope.graph.stored import NetworkArrays
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
     InitialWeights,
+    InputCheck,
     TrainingData,
     write_bundle,
 )
@@ -50,10 +52,16 @@ from pneumoscope.training.network import (
 from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
 from pneumoscope.training.runtime import choose_backend, describe_runtime, distribute
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
-from pneumoscope.workflows.answering import answer_all, evaluate_answers
+from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
 from pneumoscope.workflows.evaluate import Evaluated, metrics_table, write_evaluation
-from pneumoscope.workflows.input_check import card_with_check, tables_of, with_input_check
+from pneumoscope.workflows.input_check import (
+    QUICK,
+    card_with_check,
+    tables_of,
+    with_input_check,
+)
+from pneumoscope.workflows.known_answers import EmbeddingBackend, Remembering, pooled_by_record
 from pneumoscope.workflows.operating import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
@@ -113,8 +121,7 @@ def train(
     history = tuple(row for one in trained for row in one.history)
     _write_history(out / "history.csv", history)
     dataset = _with_notes(dataset, trained[0])
-    predictor, table = _answering(trained, dataset, config, initial, progress)
-    answered = answer_all(dataset.subset("val").records, predictor, "validation", progress)
+    predictor, table, answered = _answering(trained, dataset, config, initial, progress)
     manifest = with_operating_point(predictor.manifest, answered, predictor, config, progress)
     answered = answered.decided_anew(manifest)
     evaluation = evaluate_answers(answered, manifest, config.interval)
@@ -200,20 +207,50 @@ def _answering(
     config: TrainConfig,
     initial: InitialWeights,
     progress: Progress,
-) -> tuple[Predictor, Table]:
-    """The trained networks as they will answer, input check and all, and the check's table.
+) -> tuple[Predictor, Table, Answered]:
+    """The trained networks as they will answer, the input check's table, the answers on validation.
 
     Validation is answered by the engine that will answer for the bundle: to the last digit alike.
     """
     networks = [arrays_of(one.network) for one in trained]
-    size = config.preprocess.size
     seen = [dataset.subset("train").records[k] for k in trained[0].kept]
+    val = dataset.subset("val").records
     manifest = _manifest(seen, config, initial)
-    embeddings = Predictor(manifest, OpenVinoBackend(networks[:1], size))
-    check, table = with_input_check(embeddings, seen, dataset.subset("val").records, progress)
-    backend = OpenVinoBackend(networks, size, flip=config.flip)
-    manifest = replace(manifest, input_check=check)
-    return Predictor(manifest, backend, statistics=statistics_of(check, table)), table
+    backend = OpenVinoBackend(networks, config.preprocess.size, flip=config.flip)
+    remembering = Remembering(backend)  # the check comes after, and needs what is found now
+    answered = answer_all(val, Predictor(manifest, remembering), "validation", progress)
+    check, table = _input_check(networks[0], trained[0], seen, answered, manifest, progress)
+    manifest, statistics = replace(manifest, input_check=check), statistics_of(check, table)
+    if statistics is not None:
+        checked = Predictor(manifest, remembering, statistics=statistics)
+        answered = answer_all(val, checked, "validation, checked", progress)
+    return Predictor(manifest, backend, statistics=statistics), table, answered
+
+
+def _input_check(
+    network: NetworkArrays,
+    trained: Trained,
+    seen: Sequence[ImageRecord],
+    answered: Answered,
+    manifest: BundleManifest,
+    progress: Progress,
+) -> tuple[InputCheck, Table]:
+    """The input check of the first network; what was found of films before is not found again."""
+    pooled, size = trained.pooled, manifest.preprocessing.size
+    backend = EmbeddingBackend(pooled.extractor) if pooled else OpenVinoBackend([network], size)
+    known = pooled_by_record(pooled, seen) if pooled else lambda _: None
+    told = {
+        record.path: answer.embedding
+        for record, answer in zip(answered.records, answered.answers, strict=True)
+    }
+    return with_input_check(
+        Predictor(manifest, backend),
+        seen,
+        answered.records,
+        progress,
+        known=lambda record: told[record.path] if record.path in told else known(record),
+        effort=QUICK if pooled else None,
+    )
 
 
 def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:

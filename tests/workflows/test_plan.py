@@ -17,6 +17,7 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.evaluation.calibration import Calibration, sigmoid
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import OperatingPoint, load_bundle, write_revised
+from pneumoscope.inference.certificates import PrecisionCertificate
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import COLUMNS
@@ -155,6 +156,19 @@ def test_folders_that_are_no_evaluation(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no row" in planned(capsys, folder, code=3)["error"]["message"]
     (folder / "metrics.json").write_text("{")
     assert "can't be read" in planned(capsys, folder, code=3)["error"]["message"]
+
+
+def test_certificates_compared_decisions_at_the_old_threshold_and_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bundle: Path
+) -> None:
+    plain = load_bundle(bundle)
+    manifest = replace(plain.manifest, certificates=(PrecisionCertificate("bf16"),))
+    certified = write_revised(tmp_path / "certified", plain, manifest, "# A card\n")
+    assert certified.manifest.certificates
+    folder = evaluation(tmp_path / "e", model_fingerprint(certified.manifest))
+    made = tmp_path / "made"
+    planned(capsys, folder, "--threshold", 0.7, "--model", certified.folder, "--apply", made)
+    assert load_bundle(made).manifest.certificates == ()
 
 
 def test_apply_writes_a_model_that_answers_by_the_plan(

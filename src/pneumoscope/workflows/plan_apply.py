@@ -133,7 +133,8 @@ def apply_plan(
         point.rule,
         config.intervals(),
     )
-    manifest = replace(manifest, validation=measured.to_metrics_json())
+    # Certificates compared decisions at the old threshold: at this one nothing is known yet.
+    manifest = replace(manifest, validation=measured.to_metrics_json(), certificates=())
     card = bundle.card.read_text(encoding="utf-8").rstrip("\n") + _card_note(content, point)
     made = write_revised(folder, bundle, manifest, card)
     return {
@@ -154,6 +155,7 @@ def _card_note(content: PlanContent, point: OperatingPoint) -> str:
         "above that depend on the threshold or the calibration are those from before.",
         "",
         f"- Threshold {point.value:.4f}: {point.rule}. Chosen on {point.chosen_on}.",
+        "- Answers are computed in float32 until `pneumoscope certify` has compared decisions anew.",
     ]
     if content.recalibration and content.recalibration["changed"]:
         told = content.recalibration

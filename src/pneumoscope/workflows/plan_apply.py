@@ -155,7 +155,7 @@ def _card_note(content: PlanContent, point: OperatingPoint) -> str:
         "above that depend on the threshold or the calibration are those from before.",
         "",
         f"- Threshold {point.value:.4f}: {point.rule}. Chosen on {point.chosen_on}.",
-        "- Answers are computed in float32 until `pneumoscope certify` has compared decisions anew.",
+        "- Computed in float32 until `pneumoscope certify` has compared decisions anew.",
     ]
     if content.recalibration and content.recalibration["changed"]:
         told = content.recalibration

@@ -9,6 +9,7 @@ names, boundaries, shapes or batch normalisation is tested with it, the real net
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import logging
 import os
@@ -94,12 +95,21 @@ class Death:
 
 
 def train_in_child(
-    data: Path, out: Path, config: TrainConfig | None, cache: Path, death: Death | None
+    data: Path,
+    out: Path,
+    config: TrainConfig | None,
+    cache: Path,
+    death: Death | None,
+    longest_seconds: float,
 ) -> None:
-    """Train the stand-in; `config` begins the run, without one it is gone on with."""
+    """Train the stand-in; `config` begins the run, without one it is gone on with.
+
+    A process that works on after `longest_seconds` writes into the log where it is, and ends.
+    """
     with (out.parent / "log").open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
+    faulthandler.dump_traceback_later(longest_seconds, exit=True)
     logging.basicConfig(level=logging.INFO, force=True)
     os.environ["PNEUMOSCOPE_CACHE"] = str(cache)
     from pneumoscope.workflows.train import train

@@ -70,10 +70,10 @@ FINETUNE = TrainConfig(
     interval=IntervalConfig(resamples=50),
 )
 FILMS = 50
-LONGEST_SECONDS = 900
+LONGEST_SECONDS = 120
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["keras", "pneumoscope.workflows.train"])
+# Spawned: a process forked from one that has loaded TensorFlow may wait for a lock for ever.
+PROCESSES = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +154,15 @@ def trained(data: Path, tmp_path: Path) -> Trainer:
     """Train `whole` or `broken` in a process of its own; returns how that ended."""
 
     def run(name: str, config: TrainConfig | None, death: Death | None) -> int:
-        arguments = (data, tmp_path / name, config, tmp_path / f"cache-{name}", death)
+        cache = tmp_path / f"cache-{name}"
+        arguments = (data, tmp_path / name, config, cache, death, LONGEST_SECONDS)
         process = PROCESSES.Process(target=train_in_child, args=arguments)
         process.start()
-        process.join(LONGEST_SECONDS)
-        process.kill()  # one that hangs
+        process.join(2 * LONGEST_SECONDS)
+        hung = process.exitcode is None
+        process.kill()
         process.join()
+        assert not hung, f"{death}: {(tmp_path / 'log').read_text()}"
         assert process.exitcode is not None
         return process.exitcode
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,8 +11,15 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.inference import overlay
-from pneumoscope.inference.overlay import film_png, fit_map, heatmap_name, overlay_png
-from pneumoscope.inference.png import encode_png
+from pneumoscope.inference.overlay import (
+    film_png,
+    fit_map,
+    heatmap_name,
+    indexed_overlay_png,
+    overlay_png,
+    shrunk,
+)
+from pneumoscope.inference.png import encode_indexed_png, encode_png
 
 CORNER = np.zeros((7, 7), np.float32)
 CORNER[0, 0] = 3.0
@@ -45,10 +53,10 @@ def test_a_map_of_zeros_leaves_the_film_grey() -> None:
 def test_colours_mark_the_peak_and_large_films_shrink() -> None:
     grey = np.full((3000, 1500), 0.5, np.float32)
     picture = np.asarray(Image.open(io.BytesIO(overlay_png(grey, CORNER, PreprocessConfig()))))
-    assert picture.shape == (512, 256, 3)
+    assert picture.shape == (600, 300, 3)
     assert picture[5, 5, 0] > picture[5, 5, 2] + 30
     assert abs(int(picture[-5, -5, 0]) - int(picture[-5, -5, 2])) <= 1
-    assert Image.open(io.BytesIO(film_png(grey))).size == (256, 512)
+    assert Image.open(io.BytesIO(film_png(grey))).size == (300, 600)
 
 
 def test_an_overlay_is_film_and_colour_by_the_heat() -> None:
@@ -63,6 +71,57 @@ def test_an_overlay_is_film_and_colour_by_the_heat() -> None:
         colour = np.interp(heat, steps, overlay._RAMP[:, channel])
         wanted = 255 * (grey * (1 - opacity) + colour * opacity)
         np.testing.assert_allclose(picture[..., channel], wanted, atol=1.5)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_a_map_is_resized_as_pillow_does(fit: Literal["stretch", "pad"]) -> None:
+    cam = np.random.default_rng(3).random((7, 7)).astype(np.float32)
+    margin = 7 * (1 - 60 / 90) / 2 if fit == "pad" else 0.0
+    whole = Image.fromarray(cam / cam.max())
+    box = (margin, 0.0, 7 - margin, 7.0)
+    wanted = np.asarray(whole.resize((60, 90), Image.Resampling.BICUBIC, box=box)).clip(0, 1)
+    found = fit_map(cam, (90, 60), PreprocessConfig(fit=fit))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_256_colours_look_like_all_of_them() -> None:
+    """Seen from afar: dithering leaves the mean of any few pixels."""
+    generator = np.random.default_rng(4)
+    coarse = Image.fromarray(generator.random((6, 5)).astype(np.float32))
+    grey = np.asarray(coarse.resize((160, 200), Image.Resampling.BICUBIC)).clip(0, 1)
+    cam = generator.random((3, 3)).astype(np.float32)
+    few, all_of_them = (
+        np.asarray(Image.open(io.BytesIO(made(grey, cam, PreprocessConfig()))).convert("RGB"))
+        for made in (indexed_overlay_png, overlay_png)
+    )
+    means = [x.reshape(20, 10, 16, 10, 3).mean((1, 3)) for x in (few, all_of_them)]
+    assert np.abs(means[0] - means[1]).max() < 8
+    assert Image.open(io.BytesIO(indexed_overlay_png(grey, cam, PreprocessConfig()))).mode == "P"
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [((1200, 900), (600, 450)), ((1201, 900), (400, 300)), ((2, 6000), (1, 600)), ((9, 9), (9, 9))],
+)
+def test_large_films_become_means_of_their_pixels(
+    shape: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    film = np.random.default_rng(5).random(shape, np.float32)
+    small = shrunk(film)
+    assert small.shape == wanted
+    k = shape[1] // wanted[1]
+    if shape[0] >= k:
+        assert small[-1, 0] == pytest.approx(film[: k * wanted[0]][-k:, :k].mean(), abs=1e-6)
+
+
+def test_colours_of_a_palette_read_back_as_they_were() -> None:
+    generator = np.random.default_rng(6)
+    palette = generator.integers(0, 256, (200, 3), dtype=np.uint8)
+    indices = generator.integers(0, 200, (300, 301), dtype=np.uint8)
+    png = encode_indexed_png(indices, palette)
+    Image.open(io.BytesIO(png)).verify()
+    read = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    np.testing.assert_array_equal(read, palette[indices])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (64, 48, 3), (1, 5, 3)])

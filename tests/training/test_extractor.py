@@ -132,8 +132,8 @@ def test_fingerprints_tell_weights_boundaries_and_engines_apart(backbone) -> Non
         ("f32", {"BF16", "INT8"}, "f32"),
         ("bf16", set(), "bf16"),
         ("bf16", {"BF16", "INT8"}, "bf16"),
-        ("auto", {"BF16", "INT8"}, "bf16"),
-        ("auto", {"INT8"}, "f32"),
+        ("auto", {"BF16", "INT8"}, "bf16 int8"),
+        ("auto", {"INT8"}, "f32 int8"),
         ("int8", set(), "f32 int8"),
     ],
 )

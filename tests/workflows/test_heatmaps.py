@@ -12,7 +12,7 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.images.read import read_image
-from pneumoscope.inference.overlay import heatmap_name, overlay_png
+from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png
 from pneumoscope.inference.predictor import Answer
 from pneumoscope.records import Prediction
 from pneumoscope.workflows import heatmaps
@@ -43,7 +43,7 @@ def test_each_is_on_disk_when_its_answer_comes(answer: Answer, tmp_path: Path) -
         told.append(found.prediction.path)
     assert told == names
     assert answer.image is not None
-    wanted = overlay_png(answer.image.pixels, CAM, CONFIG)
+    wanted = indexed_overlay_png(answer.image.pixels, CAM, CONFIG)
     assert {p.read_bytes() for p in folder.iterdir()} == {wanted}
     assert Image.open(io.BytesIO(wanted)).size == (40, 48)
 

@@ -256,7 +256,7 @@ class TrainConfig:
     )
     features: Literal["auto", "f32", "bf16", "int8"] = option(
         "auto",
-        "what the frozen part computes in; auto: bfloat16 if fast here; int8: pooled features",
+        "what the frozen part computes in; auto: the fastest here; int8: pooled features alone",
     )
     flip: bool = option(False, "answer for image and mirror image, probabilities averaged")
     backend: Literal["auto", "tensorflow", "torch", "jax"] = option(

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.inference.png import encode_png
+from pneumoscope.inference.png import encode_indexed_png, encode_png
 from pneumoscope.storage import path_text
 
 _OPACITY = 0.55
 
-LONGEST_SIDE = 512
-"""Overlays are for looking: larger films are shown at this size, pixels."""
+LONGEST_SIDE = 600
+"""Overlays are for looking: of larger films a whole fraction that is no longer, pixels."""
 
 MAP_SIDE = 512
 """Longest side of a map without its film, pixels."""
@@ -48,19 +48,27 @@ def fit_map(
     Undoes the preprocessing's geometry: a padded image's map is cut to the image first.
     An all-zero map (nothing speaks for pneumonia) stays zero.
     """
-    from PIL import Image
-
     height, width = shape
-    box = (0.0, 0.0, float(cam.shape[1]), float(cam.shape[0]))
+    x = y = 0.0
     if config.fit == "pad":
         longest = max(height, width)
         x = (longest - width) / 2 / longest * cam.shape[1]
         y = (longest - height) / 2 / longest * cam.shape[0]
-        box = (x, y, cam.shape[1] - x, cam.shape[0] - y)
     peak = float(cam.max())
-    scaled = Image.fromarray(np.ascontiguousarray(cam / peak if peak > 0 else cam))
-    resized = scaled.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return np.clip(np.asarray(resized, np.float32), 0.0, 1.0)
+    scaled = cam / peak if peak > 0 else cam
+    # One matrix per axis: maps have few cells, so that most of resizing them would be overhead.
+    resized = _widening(cam.shape[0], height, y).T @ scaled @ _widening(cam.shape[1], width, x)
+    return np.clip(resized, 0.0, 1.0, dtype=np.float32)
+
+
+@lru_cache(maxsize=64)
+def _widening(cells: int, pixels: int, margin: float) -> NDArray[np.float32]:
+    """What each cell gives to each pixel, (cells, pixels): cubic, without `margin` at both ends."""
+    from PIL import Image
+
+    box = (margin, 0.0, cells - margin, float(cells))
+    one_each = Image.fromarray(np.eye(cells, dtype=np.float32))
+    return np.asarray(one_each.resize((pixels, cells), Image.Resampling.BICUBIC, box=box))
 
 
 def overlay_png(
@@ -71,6 +79,30 @@ def overlay_png(
 ) -> bytes:
     """PNG of `overlay_rgb`."""
     return encode_png(overlay_rgb(pixels, cam, config, longest_side))
+
+
+def indexed_overlay_png(
+    pixels: NDArray[np.float32],
+    cam: NDArray[np.float32],
+    config: PreprocessConfig,
+    longest_side: int = LONGEST_SIDE,
+) -> bytes:
+    """The picture of `overlay_png` in 256 colours, for thousands: in a fifth of the time.
+
+    What lies between two colours is dithered by interleaved gradient noise (J. Jimenez,
+    "Next generation post processing in Call of Duty: Advanced Warfare", SIGGRAPH 2014).
+    """
+    small = shrunk(pixels, longest_side)
+    height, width = small.shape
+    noise, greys, palette = _noise(longest_side), _greys_per_heat(), _palette()
+    heat = fit_map(cam, small.shape, config) * np.float32(len(greys) - 1)
+    heat += noise[:height, :width]
+    level = heat.astype(np.uint8)
+    most = (greys - 1).astype(np.float32).take(level)
+    most *= small
+    most += noise[height - 1 :: -1, width - 1 :: -1]
+    first = (np.cumsum(greys) - greys).astype(np.uint8).take(level)
+    return encode_indexed_png(first + most.astype(np.uint8), palette)
 
 
 def overlay_rgb(
@@ -122,17 +154,22 @@ def map_png(
 
 
 def shrunk(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> NDArray[np.float32]:
-    """The image, float32 (h, w), no larger than overlays are; smaller ones stay as they are."""
-    from PIL import Image
+    """The image, float32 (h, w), no larger than overlays are; smaller ones stay as they are.
 
-    height, width = pixels.shape
-    scale = longest_side / max(height, width)
-    if scale >= 1:
+    Larger ones become means of k × k pixels: a third of the time of any other size.
+    """
+    k = -(-max(pixels.shape) // longest_side)
+    if k == 1:
         return pixels
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    # Means of whole pixels first, down to about the size: a third of the time, for looking as good.
-    small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=1.0)
-    return np.clip(np.asarray(small, np.float32), 0.0, 1.0)
+    if min(pixels.shape) < k:
+        return pixels[::k, ::k]
+    height, width = (side // k * k for side in pixels.shape)
+    rows = np.add.reduce(pixels[:height].reshape(height // k, k, -1), axis=1)
+    small = rows[:, :width:k].copy()
+    for column in range(1, k):
+        small += rows[:, column:width:k]
+    small *= np.float32(1 / (k * k))
+    return np.clip(small, 0.0, 1.0)
 
 
 def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -156,6 +193,33 @@ def _blended() -> NDArray[np.uint8]:
     opacity = _OPACITY * heat
     blended = grey * (1 - opacity) + _colours()[:, None] * opacity
     return np.round(blended * 255).astype(np.uint8).reshape(-1, 3)
+
+
+@cache
+def _greys_per_heat() -> NDArray[np.int64]:
+    """How many greys of a film are told apart under each of 11 heats: the fewer, the hotter."""
+    return np.round(np.linspace(31, 15, 11)).astype(np.int64)
+
+
+@cache
+def _palette() -> NDArray[np.uint8]:
+    """The colours of `_greys_per_heat`, (n, 3), n at most 256: heat by heat, dark to bright."""
+    blended, counts = _blended().reshape(256, 256, 3), _greys_per_heat()
+    heats = np.round(np.linspace(0, 255, len(counts))).astype(int)
+    return np.concatenate(
+        [
+            blended[heat, np.round(np.linspace(0, 255, count)).astype(int)]
+            for heat, count in zip(heats, counts, strict=True)
+        ]
+    )
+
+
+@cache
+def _noise(side: int) -> NDArray[np.float32]:
+    """Interleaved gradient noise, (side, side) in [0, 1)."""
+    y, x = np.mgrid[:side, :side].astype(np.float64)
+    noise = np.modf(52.9829189 * np.modf(0.06711056 * x + 0.00583715 * y)[0])[0]
+    return np.minimum(noise, 0.999).astype(np.float32)
 
 
 def heatmap_name(path: str) -> str:

@@ -39,9 +39,9 @@ def frozen_extractor(
     Args:
         backbone: of `build_backbone`.
         boundary: where the frozen part ends; `None` for pooled features.
-        precision: `f32`, `bf16`, `int8`, or `auto`, which is bfloat16 where the processor has
-            it. Pooled features alone are made in int8, and only with `measure`:
-            behind a boundary training goes on from what bfloat16 makes.
+        precision: `f32`, `bf16`, `int8`, or `auto`: the fastest that the processor has. Pooled
+            features alone are made in int8, and only with `measure`: behind a boundary training
+            goes on from what bfloat16 makes.
         measure: where ranges for int8 come from.
     """
     if has_gpu():
@@ -50,7 +50,7 @@ def frozen_extractor(
     floats: Floats = "bf16" if "bf16" in fast or precision == "bf16" else "f32"
     if precision == "f32":
         floats = "f32"
-    wanted = precision == "int8"
+    wanted = precision == "int8" or (precision == "auto" and "int8" in fast)
     ranges = measure(arrays_of(backbone), floats) if wanted and measure and not boundary else None
     return EngineExtractor(backbone, boundary, floats, ranges)
 

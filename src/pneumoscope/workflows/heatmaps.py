@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.inference.overlay import heatmap_name, overlay_png
+from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png
 from pneumoscope.inference.predictor import Answer
 from pneumoscope.storage import temporary_beside
 
@@ -39,7 +39,7 @@ def with_overlays(
 
     def write(answer: Answer) -> Answer:
         if answer.image is not None and answer.cam is not None:
-            png = overlay_png(answer.image.pixels, answer.cam, config)
+            png = indexed_overlay_png(answer.image.pixels, answer.cam, config)
             _put(folder / heatmap_name(answer.prediction.path), png)
         return answer
 

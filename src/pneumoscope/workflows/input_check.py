@@ -40,6 +40,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.formatting import count, percent
+from pneumoscope.training.prefetch import ahead
 from pneumoscope.workflows.facts import check_words
 
 FloatArray = NDArray[np.float32]
@@ -270,7 +271,7 @@ def _see(
     asked: list[int] = []
 
     def named() -> Iterator[tuple[str, FloatArray]]:
-        for record, pixels, plain in films:
+        for record, pixels, plain in ahead(films):  # read while the engine works
             embedding = known(record) if plain else None
             found.append((look_at(grey(pixels)), record.label, embedding))
             if embedding is None:

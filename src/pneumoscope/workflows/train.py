@@ -213,7 +213,8 @@ def _answering(
     Validation is answered by the engine that will answer for the bundle: to the last digit alike.
     """
     networks = [arrays_of(one.network) for one in trained]
-    seen = [dataset.subset("train").records[k] for k in trained[0].kept]
+    train = dataset.subset("train").records
+    seen = [train[k] for k in trained[0].kept]
     val = dataset.subset("val").records
     manifest = _manifest(seen, config, initial)
     backend = OpenVinoBackend(networks, config.preprocess.size, flip=config.flip)

@@ -31,6 +31,24 @@ def test_makes_the_next_item_while_this_one_is_in_use() -> None:
         assert not any(event.is_set() for event in made[number + 2 :])
 
 
+def test_as_many_as_asked_for_are_made_ahead() -> None:
+    made: list[int] = []
+    fifth = threading.Event()
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            made.append(number)
+            if number == 5:
+                fifth.set()
+            yield number
+
+    taken = ahead(items(), most=5)
+    assert next(taken) == 0
+    assert fifth.wait(30)
+    assert len(made) == 6
+    assert list(taken) == list(range(1, 20))
+
+
 def test_items_are_made_in_one_other_thread() -> None:
     seen = []
 

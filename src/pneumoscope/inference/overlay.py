@@ -58,7 +58,8 @@ def fit_map(
     scaled = cam / peak if peak > 0 else cam
     # One matrix per axis: maps have few cells, so that most of resizing them would be overhead.
     resized = _widening(cam.shape[0], height, y).T @ scaled @ _widening(cam.shape[1], width, x)
-    return np.clip(resized, 0.0, 1.0, dtype=np.float32)
+    heat: NDArray[np.float32] = np.clip(resized, 0.0, 1.0, dtype=np.float32)
+    return heat
 
 
 @lru_cache(maxsize=64)
@@ -118,7 +119,8 @@ def overlay_rgb(
     """
     small = shrunk(pixels, longest_side)
     heat = _levels(fit_map(cam, small.shape, config)).astype(np.uint16)
-    return _blended().take(heat * 256 + _levels(small), axis=0)
+    blended: NDArray[np.uint8] = _blended().take(heat * 256 + _levels(small), axis=0)
+    return blended
 
 
 def film_png(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> bytes:
@@ -169,7 +171,8 @@ def shrunk(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> NDA
     for column in range(1, k):
         small += rows[:, column:width:k]
     small *= np.float32(1 / (k * k))
-    return np.clip(small, 0.0, 1.0)
+    np.clip(small, 0.0, 1.0, out=small)
+    return small
 
 
 def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -219,7 +222,8 @@ def _noise(side: int) -> NDArray[np.float32]:
     """Interleaved gradient noise, (side, side) in [0, 1)."""
     y, x = np.mgrid[:side, :side].astype(np.float64)
     noise = np.modf(52.9829189 * np.modf(0.06711056 * x + 0.00583715 * y)[0])[0]
-    return np.minimum(noise, 0.999).astype(np.float32)
+    below: NDArray[np.float32] = np.minimum(noise, 0.999).astype(np.float32)
+    return below
 
 
 def heatmap_name(path: str) -> str:

@@ -212,10 +212,10 @@ class _Session:
         """One epoch; returns the mean loss and the last step size."""
         epoch = len(scores)
         lesson = self._curriculum.lesson(epoch)
-        total, seen, rate = 0.0, 0, 0.0
+        total, seen, rate = 0.0, 0, math.nan
         for step, (inputs, labels) in enumerate(lesson.batches(epoch)):
-            rate = learning_rate(self._config, scores, step / lesson.steps)
-            self._optimizer.learning_rate = rate
+            if (now := learning_rate(self._config, scores, step / lesson.steps)) != rate:
+                self._optimizer.learning_rate = rate = now  # which takes a tenth of a small step
             loss = lesson.model.train_on_batch(
                 inputs,
                 labels.astype(np.float32)[:, None],

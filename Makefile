@@ -20,7 +20,7 @@ demo: $(READY)
 	$(BIN)/pneumoscope demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 1
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

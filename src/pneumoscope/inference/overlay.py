@@ -167,7 +167,7 @@ def shrunk(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> NDA
         return pixels[::k, ::k]
     height, width = (side // k * k for side in pixels.shape)
     rows = np.add.reduce(pixels[:height].reshape(height // k, k, -1), axis=1)
-    small = rows[:, :width:k].copy()
+    small: NDArray[np.float32] = rows[:, :width:k].copy()
     for column in range(1, k):
         small += rows[:, column:width:k]
     small *= np.float32(1 / (k * k))

@@ -100,7 +100,8 @@ def test_data_that_is_not_there_is_an_error_with_its_code(
     code = run([*asked, "--json", "-q"])
     told = capfd.readouterr()
     error = json.loads(told.out)["error"]
-    assert code == error["exit_code"] == 3
+    # A folder that is no evaluation is a wrong argument, as a model is; data are input.
+    assert code == error["exit_code"] == (2 if command == "plan" else 3)
     assert str(tmp_path / "none") in error["message"]
     assert told.err.startswith(error["type"])
     assert not (tmp_path / "out").exists()

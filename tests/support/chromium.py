@@ -143,7 +143,8 @@ def chromium_tab() -> Iterator[Tab]:
     program = chromium_path()
     if program is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as profile:
+    # Its helpers may write to the profile for a moment after it has ended.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         # Its own messages go to a file: a pipe that nobody reads would stop it.
         with (Path(profile) / "log").open("w+b") as log:

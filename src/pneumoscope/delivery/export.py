@@ -156,7 +156,7 @@ def _left_out(bundle: Bundle) -> dict[str, Any]:
             "embedding": f"{EMBEDDINGS}: its distance over limits.{EMBEDDING}; above 1 is refused. "
             "The limits of thumbnails need pneumoscope itself.",
         }
-    withheld = {"method": band.method, "in_graph": False}
+    withheld: dict[str, Any] = {"method": band.method, "in_graph": False}
     if band.method != "none":
         withheld |= {
             "low": band.low,

@@ -39,6 +39,12 @@ from pneumoscope.records import Estimate
 Patients: TypeAlias = Sequence[str] | NDArray[Any]
 
 BOOTSTRAP_METHOD = "expanded percentile bootstrap over patients"
+METRICS_METHOD = (
+    f"{BOOTSTRAP_METHOD}; areas by its deviation on the logit scale, calibration error corrected "
+    "for what noise adds"
+)
+"""Of `bootstrap_metrics`, in words."""
+
 BY_DEVIATION = ("auc", "average_precision")
 """Metrics whose interval is the bootstrap's deviation on the logit scale, see `logit_interval`."""
 

@@ -218,8 +218,9 @@ def _metrics(content: CompareContent) -> Section:
         )
     note = (
         f"Old at its threshold {number(found.thresholds[0], 4)}, new at its own "
-        f"{number(found.thresholds[1], 4)}. Both on the same resampled patients. Lower is better "
-        "for Brier score and calibration error."
+        f"{number(found.thresholds[1], 4)}. Both on the same resampled patients; "
+        "accuracy, sensitivity and specificity with Tango’s interval. Lower is better for Brier "
+        "score and calibration error."
     )
     auc = found.auc
     text = "DeLong’s paired test needs both classes and errors of ranking."

@@ -172,12 +172,12 @@ def _findings(content: StressContent) -> Section:
 def _changes(content: StressContent) -> Section:
     rows = content.worst_first
     refusing = any(row.found.refused for row in rows)
-    refused = (Column("Refused", numeric=True),) if refusing else ()
     withheld = content.uncertain
-    refused += (Column("Uncertain", numeric=True),) if withheld is not None else ()
+    told = {"Refused": refusing, "Uncertain": withheld is not None}
+    counted = tuple(Column(name, numeric=True) for name, asked in told.items() if asked)
     changes = Table(
         "What is lost and gained, worst first",
-        (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS, *refused),
+        (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS, *counted),
         tuple(
             (
                 row.title,

@@ -65,7 +65,8 @@ def changes(document: Mapping[str, Any]) -> Svg:
         figure, axes = new_axes(_WIDTH, 74 + _ROW * len(checks), margins=(110, 38, 62, 24))
         for place, check in enumerate(checks):
             one = Estimate(**found[check["name"]])
-            axes.plot([one.low, one.high], [place, place], color=INK.light, linewidth=2)
+            if one.low is not None and one.high is not None:
+                axes.plot([one.low, one.high], [place, place], color=INK.light, linewidth=2)
             mark_point(axes, one.value or 0.0, place)
             margin = [-check["margin"]] * 2
             axes.plot(margin, [place - 0.3, place + 0.3], color=MUTED.light, dashes=(2, 2))

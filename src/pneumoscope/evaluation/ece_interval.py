@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pneumoscope.evaluation.ranked import MOST_BINS, FloatArray, RankedScores, bin_index
+from pneumoscope.evaluation.ranked import FloatArray, IntArray, RankedScores, bin_index
 
 _LEAST = 1e-12
 
@@ -30,14 +30,14 @@ class GapResamples:
     """The gaps of a sample's bins, and those of resamples in the same bins.
 
     Attributes:
-        member: (n, k), 1 where an image, in the order of the ranking, is in a bin.
-        excess: (n, k), its probability less its label there.
+        starts: (k,), where each bin's images begin in the ranking.
+        excess: (n,), probability less label of each image, in the order of the ranking.
         own: (k,), expected variance of the gaps if the probabilities were true.
         mass: (b, k) blocks, weight of each bin in each resample.
         sums: (b, k) blocks, sum of the excess.
     """
 
-    member: FloatArray
+    starts: IntArray
     excess: FloatArray
     own: FloatArray
     mass: list[FloatArray] = field(default_factory=list)
@@ -48,15 +48,16 @@ class GapResamples:
         """A sample without resamples so far."""
         images = np.diff(np.append(ranked.starts, ranked.labels.size))
         scores = np.repeat(ranked.scores, images)
-        member = np.eye(MOST_BINS)[np.repeat(bin_index(ranked.counts_once())[0], images)]
-        member = member.reshape(-1, MOST_BINS)[:, member.any(axis=0)]
-        own = (scores * (1.0 - scores)) @ member / np.maximum(member.sum(axis=0), 1.0) ** 2
-        return cls(member, member * (scores - ranked.labels)[:, np.newaxis], own)
+        bins = np.repeat(bin_index(ranked.counts_once())[0], images)
+        starts = np.flatnonzero(np.diff(bins, prepend=-1))
+        mass = np.diff(np.append(starts, scores.size))
+        own = np.add.reduceat(scores * (1.0 - scores), starts) / mass**2 if scores.size else scores
+        return cls(starts, scores - ranked.labels, own)
 
     def add(self, weights: FloatArray) -> None:
         """Resamples: (b, n), columns in the order of the ranking."""
-        self.mass.append(weights @ self.member)
-        self.sums.append(weights @ self.excess)
+        self.mass.append(np.add.reduceat(weights, self.starts, axis=1))
+        self.sums.append(np.add.reduceat(weights * self.excess, self.starts, axis=1))
 
     def interval(self, point: float, reach: float) -> tuple[float, float]:
         """The interval of the calibration error.
@@ -65,9 +66,9 @@ class GapResamples:
             point: its value, which the interval holds in any case.
             reach: standard normal quantile, as 1.96 for an interval at 0.95.
         """
-        mass, images = np.concatenate(self.mass), self.member.sum(axis=0)
+        mass, images = np.concatenate(self.mass), np.diff(np.append(self.starts, self.excess.size))
         gaps = np.concatenate(self.sums) / np.maximum(mass, 1.0)
-        gap, share = self.excess.sum(axis=0) / images, images / images.sum()
+        gap, share = np.add.reduceat(self.excess, self.starts) / images, images / images.sum()
         noise = gaps.std(axis=0)
         centre = float(share @ _unfolded(gap, noise))
         shares = mass / mass.sum(axis=1, keepdims=True)

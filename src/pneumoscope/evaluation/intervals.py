@@ -233,7 +233,7 @@ def bootstrap_metrics(
     if count > 1:
         for weights in resampled_weights(codes[ranked.order], count, checked_interval(config)):
             errors.add(weights)
-            for name, values in metric_values(ranked.counts(weights), threshold).items():
+            for name, values in metric_values(ranked.counts(weights), threshold, None).items():
                 collected[name].append(values)
     estimates, dropped = {}, {}
     for name, column in points.items():
@@ -242,7 +242,7 @@ def bootstrap_metrics(
             low, high, dropped[name] = logit_interval(point, values, config.level, fewest)
         else:
             low, high, dropped[name] = percentile_interval(values, config.level, fewest)
-        if name == "ece" and values.size:
+        if name == "ece" and count > 1 and truth.size:
             low, high = errors.interval(point, normal_reach(config.level, fewest))
         estimates[name] = Estimate(None) if math.isnan(point) else Estimate(point, low, high)
     return BootstrapMetrics(estimates, dropped)

@@ -264,9 +264,9 @@ def ece_values(counts: RankedCounts, noise_sources: int = 1) -> FloatArray:
 
 
 def metric_values(
-    counts: RankedCounts, threshold: float, noise_sources: int = 1
+    counts: RankedCounts, threshold: float, noise_sources: int | None = 1
 ) -> dict[str, FloatArray]:
-    """All of `METRIC_NAMES`, each (b,), NaN where undefined."""
+    """All of `METRIC_NAMES`, each (b,), NaN where undefined; `noise_sources` None: but `ece`."""
     tn, fp, fn, tp = confusion_counts(counts, threshold)
     sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
     return {
@@ -280,5 +280,5 @@ def metric_values(
         "auc": auc_values(counts),
         "average_precision": average_precision_values(counts),
         "brier": brier_values(counts),
-        "ece": ece_values(counts, noise_sources),
+        **({} if noise_sources is None else {"ece": ece_values(counts, noise_sources)}),
     }

@@ -54,9 +54,9 @@ def run_audit(
         predictions: a predictions file of these films, to review labels by.
         pictures: show the films whose labels are most doubtful in the page.
     """
-    dataset = index(data, progress=progress, refuse_leaks=False)
     if out is not None:
         claim_folder(out)
+    dataset = index(data, progress=progress, refuse_leaks=False)
     answers = None if predictions is None else answers_for(dataset, predictions)
     found = audit(dataset, progress=progress, answers=answers)
     document = found.to_dict()

@@ -132,9 +132,9 @@ def truths() -> dict[str, float]:
         "npv elsewhere": _bayes(specificity, 1 - sensitivity, 1 - ELSEWHERE),
     }
     mixed = {}
-    for name, of in (("brier", _squared_error), ("ece", _miscalibration)):
-        ill, well = _over(1, of), _over(0, of)
-        mixed[name] = PREVALENCE * ill + (1 - PREVALENCE) * well
+    ill, well = _over(1, _squared_error), _over(0, _squared_error)
+    mixed["brier"] = PREVALENCE * ill + (1 - PREVALENCE) * well
+    mixed["ece"] = _true_error(EXTREME)
     # The model's own scale is that of PREVALENCE: elsewhere one acts from another score.
     odds = float(logit(ACT_FROM)) - float(logit(ELSEWHERE)) + float(logit(PREVALENCE))
     acts = score_at(float(sigmoid(np.array(odds))))
@@ -146,10 +146,6 @@ def truths() -> dict[str, float]:
 def _squared_error(x: float) -> float:
     stated, true = float(probability(x)), float(probability(x, 1.0))
     return true * (1 - stated) ** 2 + (1 - true) * stated**2
-
-
-def _miscalibration(x: float) -> float:
-    return abs(float(probability(x)) - float(probability(x, 1.0)))
 
 
 def _bayes(right: float, wrong: float, share: float) -> float:
@@ -200,6 +196,24 @@ def intervals(sample: Sample, config: IntervalConfig) -> Iterator[tuple[str, Est
     benefit = Estimate(curve.model[at], curve.low[at], curve.high[at])
     yield "plan: net benefit", benefit, truth["net benefit"]
     yield from paired(sample, config)
+
+
+def calibration_errors(
+    sample: Sample, config: IntervalConfig
+) -> Iterator[tuple[str, Estimate, float]]:
+    """The calibration error where there is none, and where there is much."""
+    for name, extreme in (("none there is, 97.5 %", 1.0), ("much there is", 2.0)):
+        y, p = sample.labels, probability(sample.scores, extreme)
+        found = bootstrap_metrics(y, p, sample.patients, THRESHOLD, config).estimates["ece"]
+        yield f"bootstrap: ece, of which {name}", found, _true_error(extreme)
+
+
+@cache
+def _true_error(extreme: float) -> float:
+    def error(x: float) -> float:
+        return abs(float(probability(x, extreme)) - float(probability(x, 1.0)))
+
+    return PREVALENCE * _over(1, error) + (1 - PREVALENCE) * _over(0, error)
 
 
 def paired(sample: Sample, config: IntervalConfig) -> Iterator[tuple[str, Estimate, float]]:
@@ -300,6 +314,8 @@ def measure(
         for name, found, truth in intervals(sample, config):
             if found.low is not None and found.high is not None:
                 held[name].append(float(found.low <= truth <= found.high))
+        for name, found, truth in calibration_errors(sample, config):
+            held[name].append(float((found.low or 0.0) <= truth <= (found.high or 0.0)))
         for name, value in promises(sample, config):
             kept[name].append(value)
     return (

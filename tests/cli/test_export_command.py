@@ -28,7 +28,10 @@ def test_export_certifies_itself_and_tells_so(
     assert written["images"] == 8
     assert run(command) == 0
     assert not (out / "certificate.json").exists()
-    assert "give --check DATA" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "give --check DATA" in text
+    assert "note         it refuses nothing" in text
+    assert document["input_check"] == {"method": "none", "in_graph": False}
 
 
 def test_an_export_that_answers_otherwise_fails(

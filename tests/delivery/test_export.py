@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.delivery.certificate import Limits, certify
-from pneumoscope.delivery.export import ExportedModel, write_export
+from pneumoscope.delivery.export import ExportedModel, missing_parts, write_export
 from pneumoscope.errors import DataError, ExtraMissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
-from pneumoscope.inference.bundle import Bundle
+from pneumoscope.images.look import look_at
+from pneumoscope.inference.bundle import Abstention, Bundle, InputCheck, write_revised
+from pneumoscope.inference.gaussian import Gaussian
+from pneumoscope.inference.input_check import METHOD, TABLE, Statistics, fit_statistics
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import ImageRecord
 from support.small_bundle import small_bundle
@@ -178,3 +183,66 @@ def test_without_onnx_it_says_what_to_install(
     with pytest.raises(ExtraMissingError, match=r"pneumoscope\[export\]"):
         write_export(tmp_path / "out", bundle, "onnx")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that refuses, and withholds answers."""
+    folder = tmp_path_factory.mktemp("knowing")
+    plain = small_bundle(folder / "plain", size=64)
+    rng = np.random.default_rng(0)
+    looks = [look_at(rng.random((64, 64)).astype(np.float32)) for _ in range(40)]
+    embeddings = np.stack(
+        [answer.embedding for answer in Predictor.load(plain.folder).predict_images(_noise(rng))]
+    )
+    gaussians = fit_statistics(looks, embeddings, np.arange(40) % 2)
+    statistics = Statistics(gaussians, dict.fromkeys(gaussians, 1e6))
+    manifest = replace(
+        plain.manifest,
+        input_check=InputCheck(METHOD, dict(statistics.limits), 40, 40),
+        abstention=Abstention("band", 0.0, 1.0, "for the test", "nothing"),
+    )
+    tables = {TABLE: statistics.to_table()}
+    return write_revised(folder / "model", plain, manifest, "A card.", tables)
+
+
+def _noise(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    for k in range(40):
+        yield f"{k}", rng.random((64, 64)).astype(np.float32)
+
+
+def _asked(out: Path, film: Path) -> str:
+    command = [sys.executable, out / "example.py", str(film)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_the_graph_leaves_out_is_told_and_can_be_done(
+    knowing: Bundle, records: list[ImageRecord], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    write_export(out, knowing, "openvino")
+    about = json.loads((out / "export.json").read_text())
+    assert about["abstention"]["in_graph"] is about["input_check"]["in_graph"] is False
+    assert (about["abstention"]["low"], about["abstention"]["high"]) == (0.0, 1.0)
+    assert about["input_check"]["limits"] == knowing.manifest.input_check.limits
+    refusal, withheld = missing_parts(about)
+    assert "refuses nothing" in refusal
+    assert "uncertain" in withheld
+    film = records[1].path
+    assert ": uncertain, probability" in _asked(out, film)
+    # Half of its own distance allowed: the example tells the distance that the bundle measures.
+    embedding = ExportedModel(out).answer(np.asarray(Image.open(film))).embedding
+    gaussian = Gaussian.from_arrays(knowing.table(TABLE) or {}, "embedding")
+    limit = float(gaussian.distances(embedding[None])[0]) / 2
+    about["input_check"]["limits"]["embedding"] = limit
+    (out / "export.json").write_text(json.dumps(about))
+    assert "refused, it is unlike the training images (input score 2.00)" in _asked(out, film)
+
+
+def test_of_a_model_that_refuses_nothing_that_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    write_export(tmp_path / "out", bundle, "openvino")
+    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert about["input_check"] == about["abstention"] == {"method": "none", "in_graph": False}
+    (line,) = missing_parts(about)
+    assert "nor does the model" in line
+    assert not (tmp_path / "out" / "embedding.npz").exists()

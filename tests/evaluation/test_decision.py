@@ -8,7 +8,12 @@ from sklearn.metrics import confusion_matrix
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.decision import decision_curve, shifted
-from pneumoscope.evaluation.intervals import patient_codes, resampled_weights
+from pneumoscope.evaluation.intervals import (
+    expanded_tail,
+    fewest_patients,
+    patient_codes,
+    resampled_weights,
+)
 
 CONFIG = IntervalConfig(resamples=60, seed=1)
 
@@ -33,17 +38,17 @@ def test_net_benefit_of_the_images_is_vickers_and_elkins() -> None:
 def test_intervals_are_those_of_the_same_resamples_one_by_one() -> None:
     labels, scores, patients = simulated()
     curve = decision_curve(labels, scores, patients, 0.2, CONFIG)
-    moved = shifted(scores, labels.mean(), 0.2)
     codes, count = patient_codes(patients, len(labels))
     k = curve.probability.index(0.3)
     values = []
     for weights in np.concatenate(list(resampled_weights(codes, count, CONFIG))):
-        called = moved >= 0.3
+        called = shifted(scores, (weights @ labels) / weights.sum(), 0.2) >= 0.3
         ill, well = weights * labels, weights * (1 - labels)
         gained = 0.2 * (ill @ called) / ill.sum()
         values.append(gained - 0.8 * (well @ called) / well.sum() * 0.3 / 0.7)
-    assert curve.low[k] == pytest.approx(np.quantile(values, 0.025))
-    assert curve.high[k] == pytest.approx(np.quantile(values, 0.975))
+    tail = expanded_tail(CONFIG.level, fewest_patients(labels, codes))
+    low, high = np.quantile(values, [tail, 1 - tail], method="weibull")
+    assert (curve.low[k], curve.high[k]) == pytest.approx((low, high))
 
 
 def test_moving_the_prevalence_is_bayes_rule() -> None:

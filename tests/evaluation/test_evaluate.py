@@ -72,7 +72,7 @@ def test_the_document_is_the_contract(evaluation: Evaluation) -> None:
     }
     assert {key: document[key] for key in expected} == expected
     assert document["interval"]["level"] == 0.95
-    assert document["interval"]["method"] == "percentile bootstrap over patients"
+    assert document["interval"]["method"].startswith("expanded percentile bootstrap over patients")
     assert list(document["metrics"]) == NAMES
     for estimate in document["metrics"].values():
         assert list(estimate) == ["value", "low", "high"]

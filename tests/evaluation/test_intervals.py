@@ -19,7 +19,11 @@ from pneumoscope.evaluation.intervals import (
     bootstrap_share,
     delong_auc,
     delong_interval,
+    expanded_tail,
+    fewest_patients,
+    logit_interval,
     patient_codes,
+    percentile_interval,
     resampled_weights,
     wilson_interval,
 )
@@ -57,7 +61,7 @@ def naive_metrics(labels, scores, threshold: float) -> dict[str, float]:
             reference.average_precision_score(labels, scores) if some else math.nan
         ),
         "brier": np.mean((scores - labels) ** 2),
-        "ece": ece_values(RankedScores.of(labels, scores).counts_once(), noise_sources=2)[0],
+        "ece": ece_values(RankedScores.of(labels, scores).counts_once())[0],
     }
 
 
@@ -74,10 +78,18 @@ def test_vectorised_bootstrap_equals_a_loop_over_the_same_resamples(decimals: in
         for name, value in naive_metrics(labels[images], scores[images], 0.5).items():
             loop.setdefault(name, []).append(value)
     found = bootstrap_metrics(labels, scores, patients, 0.5, config)
+    fewest = fewest_patients(labels, codes)
+    assert fewest == 2
     for name, values in loop.items():
-        low, high = np.nanquantile(values, [0.05, 0.95])
-        assert found.estimates[name].low == pytest.approx(low, abs=1e-9), name
-        assert found.estimates[name].high == pytest.approx(high, abs=1e-9), name
+        estimate = found.estimates[name]
+        if name == "ece":  # has tests of its own
+            assert estimate.low <= estimate.value <= estimate.high
+            continue
+        low, high, _ = percentile_interval(np.array(values), 0.9, fewest)
+        if name in ("auc", "average_precision"):
+            low, high, _ = logit_interval(estimate.value, np.array(values), 0.9, fewest)
+        assert estimate.low == pytest.approx(low, abs=1e-9), name
+        assert estimate.high == pytest.approx(high, abs=1e-9), name
         assert found.dropped[name] == np.isnan(values).sum(), name
     assert set(loop) == set(METRIC_NAMES)
     assert found.dropped["auc"] > 0
@@ -174,7 +186,8 @@ def test_impossible_settings_are_refused() -> None:
 
 
 def test_share_equals_accuracy_of_the_same_resamples() -> None:
-    labels, scores, patients = clustered(np.random.default_rng(3))
+    _, scores, patients = clustered(np.random.default_rng(3))
+    labels = np.ones(len(scores), dtype=int)  # one class, as a share is of one
     config = IntervalConfig(resamples=300)
     accuracy = bootstrap_metrics(labels, scores, patients, 0.5, config).estimates["accuracy"]
     share = bootstrap_share((scores >= 0.5) == labels, patients, config)
@@ -289,18 +302,39 @@ def test_intervals_cover_the_truth_with_clustered_patients() -> None:
     assert coverage["independent"] < coverage["delong"] - 0.05, coverage
 
 
-def test_resamples_of_ece_centre_on_its_value() -> None:
-    # Noise is in a resample twice, the sample's and its own, and is taken off as often.
-    labels = np.tile([0, 1], 100)
-    scores = np.full(200, 0.45)
-    found = bootstrap_metrics(labels, scores, np.arange(200), 0.5, IntervalConfig(seed=1))
-    weights = np.concatenate(list(resampled_weights(np.arange(200), 200, IntervalConfig(seed=1))))
-    share = weights @ labels / 200
-    left = (share - 0.45) ** 2 - 2 * share * (1 - share) / 199
-    low, high = np.quantile(np.sqrt(np.maximum(left, 0)), [0.025, 0.975])
-    ece = found.estimates["ece"]
-    assert (ece.low, ece.high) == pytest.approx((low, high))
-    assert ece.value == pytest.approx(math.sqrt(0.05**2 - 0.25 / 199))
+def test_expanded_tail_is_students_and_nothing_for_many() -> None:
+    reach = math.sqrt(10 / 9) * stats.t.ppf(0.975, 9)
+    assert expanded_tail(0.95, 10) == pytest.approx(stats.norm.sf(reach))
+    assert 0.008 < expanded_tail(0.95, 10) < 0.0095
+    assert expanded_tail(0.95, 1_000_000) == pytest.approx(0.025, abs=1e-6)
+    assert expanded_tail(0.95, 1) == expanded_tail(0.95, 2) < 1e-9  # one patient tells nothing
+
+
+def test_few_resamples_make_percentiles_no_narrower() -> None:
+    rng = np.random.default_rng(0)
+    few = [percentile_interval(rng.random(79), 0.95, 10**9) for _ in range(2000)]
+    # The k-th of b uniform values is k / (b + 1) on average: 2 of 79 is the 2.5 % wanted.
+    assert np.mean([low for low, _, _ in few]) == pytest.approx(0.025, abs=0.002)
+    assert np.mean([high for _, high, _ in few]) == pytest.approx(0.975, abs=0.002)
+
+
+def test_fewest_patients_are_those_of_the_rarer_class() -> None:
+    labels, codes = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 3, 3, 3])
+    assert fewest_patients(labels, codes) == 1
+    assert fewest_patients(np.ones(6, int), codes) == 4
+    assert fewest_patients(np.empty(0, int), np.empty(0, int)) == 0
+
+
+def test_logit_interval_stays_inside_and_is_symmetric_there() -> None:
+    values = np.random.default_rng(0).normal(0.98, 0.01, 500).clip(0, 1)
+    low, high, dropped = logit_interval(0.98, np.append(values, np.nan), 0.95, 100)
+    assert 0.9 < low < 0.98 < high < 1
+    assert dropped == 1
+    odds = [math.log(p / (1 - p)) for p in (low, 0.98, high)]
+    assert odds[1] - odds[0] == pytest.approx(odds[2] - odds[1])
+    reach = math.sqrt(100 / 99) * stats.t.ppf(0.975, 99)
+    assert odds[2] - odds[1] == pytest.approx(reach * values.std() / (0.98 * 0.02))
+    assert logit_interval(1.0, np.ones(20), 0.95, 100) == (1.0, 1.0, 0)
 
 
 def test_2000_resamples_of_5000_images_are_quick_and_small() -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +27,7 @@ from pneumoscope.report.formatting import number
 from pneumoscope.report.plan_content import PlanContent
 from pneumoscope.report.plan_page import page_data, render_plan_page
 from pneumoscope.report.templating import template_text
+from support.chromium import Tab, chromium_path, chromium_tab
 
 HOSTILE = "</script><script>alert(1)</script>"
 FAST = IntervalConfig(resamples=40)
@@ -246,3 +248,98 @@ def test_page_is_written_whole(tmp_path: Path, content: PlanContent, page: str) 
 
     write_plan_page(tmp_path / "plan.html", content)
     assert (tmp_path / "plan.html").read_text(encoding="utf-8") == page
+
+
+@pytest.fixture
+def keyboard(page: str, tmp_path: Path) -> Iterator[Tab]:
+    """The page in a browser, the focus nowhere yet; no mouse is touched from here on."""
+    (tmp_path / "plan.html").write_text(page, encoding="utf-8")
+    with chromium_tab() as tab:
+        tab.look(1000, 800)
+        tab.open((tmp_path / "plan.html").as_uri())
+        yield tab
+
+
+def focused(tab: Tab) -> str:
+    found: str = tab.ask("document.activeElement.id || document.activeElement.tagName")
+    return found
+
+
+def tab_to(tab: Tab, identifier: str) -> None:
+    for _ in range(40):
+        tab.press("Tab")
+        if focused(tab) == identifier:
+            return
+    raise AssertionError(f"Tab never came to {identifier}")
+
+
+def told(tab: Tab) -> str:
+    found: str = tab.ask("document.getElementById('plan-told').textContent")
+    return found
+
+
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    chromium_path() is None, reason="Chromium is not installed: apt-get install chromium"
+)
+
+
+@NEEDS_CHROMIUM
+def test_keys_alone_move_the_threshold(keyboard: Tab, content: PlanContent) -> None:
+    data = page_data(content)
+    tab_to(keyboard, "plan-threshold")
+    assert keyboard.ask("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    last = len(data["thresholds"]) - 1
+    place = data["at"]
+    page_keys = {"PageDown": -1, "PageUp": 1}
+    for key, wanted in (
+        ("ArrowRight", min(place + 1, last)),
+        ("Home", 0),
+        ("ArrowUp", 1),
+        ("ArrowLeft", 0),
+        ("End", last),
+        ("ArrowDown", last - 1),
+    ):
+        keyboard.press(key)
+        place = int(keyboard.ask("document.activeElement.value"))
+        assert place == wanted, key
+        spoken = keyboard.ask("document.activeElement.getAttribute('aria-valuetext')")
+        assert spoken == f"{data['thresholds'][wanted]:.4f}"
+        assert told(keyboard).startswith(f"Threshold {spoken}, ")
+        shown = keyboard.ask("document.getElementById('plan-sensitivity').textContent")
+        assert shown == f"{data['sensitivity'][wanted][0]:.3f}"
+    for key, way in page_keys.items():
+        keyboard.press(key)
+        now = int(keyboard.ask("document.activeElement.value"))
+        assert (now - place) * way > 1, key
+        place = now
+    assert focused(keyboard) == "plan-threshold"
+    assert keyboard.complaints == []
+
+
+@NEEDS_CHROMIUM
+def test_keys_alone_set_the_prevalence_and_go_on_through_the_page(keyboard: Tab) -> None:
+    tab_to(keyboard, "plan-threshold")
+    before = told(keyboard)
+    keyboard.press("Tab")
+    assert focused(keyboard) == "plan-prevalence"
+    for key in "25":  # a field that Tab comes to has its text selected: typing replaces it
+        keyboard.press(key)
+    assert "prevalence 25 %" in told(keyboard)
+    assert told(keyboard) != before
+    keyboard.press("Backspace")
+    keyboard.press("Backspace")
+    assert keyboard.ask("document.activeElement.getAttribute('aria-invalid')") == "true"
+    assert not keyboard.ask("document.getElementById('plan-wrong').hidden")
+    assert "prevalence 2 %" in told(keyboard)  # the last one that made sense
+    keyboard.press("5")
+    assert "prevalence 5 %" in told(keyboard)
+    seen = []
+    for _ in range(60):  # no trap: Tab leads out of the page, and shows each place on the way
+        keyboard.press("Tab")
+        if focused(keyboard) == "BODY":
+            break
+        seen.append(focused(keyboard))
+        assert keyboard.ask("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert focused(keyboard) == "BODY"
+    assert "DIV" in seen  # tables that scroll can be reached, to scroll them
+    assert keyboard.complaints == []

@@ -29,6 +29,11 @@ FLAGS = (
     *("--remote-debugging-port=0", "--remote-allow-origins=*"),
 )
 _PATIENCE = 60
+_KEYS = {
+    **{"Backspace": 8, "Tab": 9, "Enter": 13, " ": 32, "PageUp": 33, "PageDown": 34},
+    **{"End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40},
+}
+"""Numbers of the keys that do something by themselves."""
 
 
 def chromium_path() -> str | None:
@@ -107,7 +112,7 @@ class Tab:
     def press(self, key: str) -> None:
         """One key, on what has the focus."""
         text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
-        code = {"Enter": 13, "Tab": 9, " ": 32}.get(key, 0)
+        code = _KEYS.get(key, 0)
         extra = text | {"windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **extra)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
@@ -138,7 +143,8 @@ def chromium_tab() -> Iterator[Tab]:
     program = chromium_path()
     if program is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as profile:
+    # Its helpers may write to the profile for a moment after it has ended.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         # Its own messages go to a file: a pipe that nobody reads would stop it.
         with (Path(profile) / "log").open("w+b") as log:

@@ -14,7 +14,7 @@ from PIL import Image
 from pneumoscope.cli.app import run
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.inference.backends import Outputs
-from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.bundle import Abstention, BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
 
 MANIFEST = BundleManifest(
@@ -120,6 +120,36 @@ def test_the_old_threshold_is_carried_over(
     assert told["new"]["sensitivity"]["value"] < told["old"]["sensitivity"]["value"]
     assert told["carried"] == told["old"]
     assert told["carried_differences"]["two_sided"]["sensitivity"]["value"] == 0.0
+    models = told["models"]
+    assert (models["old"]["name"], models["new"]["name"]) == ("upper", "higher")
+    assert len(models["old"]["fingerprint"]) == 64
+    assert models["new"]["abstention"]["uncertain"] == 0
+    assert "uncertain" not in (tmp_path / "compare.html").read_text()
+
+
+def test_withheld_answers_are_told(
+    films: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    band = replace(MANIFEST, abstention=Abstention("band", 0.4, 0.6, "for the test", ""))
+    monkeypatch.setitem(MODELS, "band", (band, CornerBackend(0)))
+    predictor = Predictor(*MODELS["band"])
+    answers = [predictor.predict_file(path).prediction for path in sorted(films.rglob("*.png"))]
+    wanted = [answer.prediction for answer in answers].count("uncertain")
+    assert 0 < wanted < 160
+    told = compared(capsys, "upper", "band", films, "--out", tmp_path, code=3)
+    assert told["models"]["old"]["abstention"]["uncertain"] == 0
+    assert told["models"]["new"]["abstention"]["uncertain"] == wanted
+    assert told["n"] == 160
+    page = (tmp_path / "compare.html").read_text()
+    assert "Answered ‘uncertain’" in page
+    run(["compare", "upper", "band", str(films), "--out", str(tmp_path), "--resamples", "40"])
+    (line,) = [
+        one for one in capsys.readouterr().out.splitlines() if one.startswith("uncertain, images")
+    ]
+    assert line.split()[2:4] == ["–", str(wanted)]
 
 
 def test_only_images_that_both_answered_count(

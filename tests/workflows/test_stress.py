@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from pneumoscope.images.phantom import draw
 from pneumoscope.images.read import read_image
 from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.backends import Outputs
-from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.bundle import Abstention, BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.records import Prediction
 from pneumoscope.report.stress_content import StressContent
@@ -175,6 +176,25 @@ def test_files_hold_what_was_found(
     page = (tmp_path / "stress.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == WAYS
     assert "With the lungs blacked out the model still ranks" in page
+
+
+def test_withheld_answers_are_counted_by_change(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[StressContent, Path]
+) -> None:
+    band = Abstention("band", 0.2, 0.9, "for the test", "")
+    with_model(monkeypatch, Predictor(replace(MANIFEST, abstention=band), Reader("ring")))
+    content = stress(films, tmp_path, config=StressConfig(shortcuts=False), interval=QUICK)
+    document = json.loads((tmp_path / "stress.json").read_text())
+    wanted: dict[str, int] = {row.name: 0 for row in content.rows} | {"plain": 0}
+    for (_, change), probability in answers_of(tmp_path).items():
+        if change and probability and 0.2 <= float(probability) < 0.9:
+            wanted[change] += 1
+    assert document["uncertain"] == wanted
+    assert max(wanted.values()) > 0
+    assert '<th scope="col" class="num">Uncertain</th>' in (tmp_path / "stress.html").read_text()
+    # Without a band nothing is said of it.
+    assert whole[0].uncertain is None
+    assert "Uncertain" not in (whole[1] / "stress.html").read_text()
 
 
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(

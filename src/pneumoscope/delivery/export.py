@@ -5,17 +5,20 @@
     example.py      how to ask it, in Python
     example.html    how to ask it in a browser (ONNX)
     MODEL_CARD.md   the bundle's
+    embedding.npz   of the bundle's input check: what embeddings of its training images are like
     certificate.json    how nearly it answers as the bundle does, where that was measured
 
 Comes in: a bundle and a format. Goes out: that folder, or an `ExportedModel` that runs it. The
-graph answers for whatever it is given: the bundle's input check is no part of it.
+graph answers for whatever it is given: neither the bundle's input check nor `uncertain` is part of
+it. Both are told, and one description of four of the check can be asked after: the distance of the
+embedding, as `example.py` does.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -32,6 +35,9 @@ from pneumoscope.graph.openvino import OpenVinoWriter, compile_model
 from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.answer_graph import OUTPUTS, write_answer
 from pneumoscope.inference.bundle import Bundle, BundleManifest
+from pneumoscope.inference.bundle_tables import save_table
+from pneumoscope.inference.input_check import EMBEDDING, TABLE
+from pneumoscope.inference.predictor import statistics_of
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
 
@@ -39,6 +45,7 @@ Target = Literal["onnx", "openvino"]
 
 ABOUT = "export.json"
 CERTIFICATE = "certificate.json"
+EMBEDDINGS = "embedding.npz"
 INPUT = "pixels"
 GRAPH_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
 
@@ -72,6 +79,10 @@ def write_export(folder: Path, bundle: Bundle, target: Target) -> None:
         write = _write_onnx if target == "onnx" else _write_openvino
         write(made, manifest, networks, about)
         write_json(made / ABOUT, about)
+        statistics = statistics_of(manifest.input_check, bundle.table(TABLE) or {})
+        if statistics is not None:
+            arrays = statistics.gaussians[EMBEDDING].to_arrays(EMBEDDING)
+            save_table(made / EMBEDDINGS, arrays)
         shutil.copyfile(bundle.card, made / bundle.card.name)
         for name in _EXAMPLES[target]:
             text = resources.files("pneumoscope.delivery").joinpath("examples", name).read_text()
@@ -111,8 +122,49 @@ def describe(bundle: Bundle, target: Target) -> dict[str, Any]:
             "embedding": f"float32 (n, {BACKBONE_WIDTH}): pooled features",
         },
         "model": {"bundle_sha256": sha256_of_file(bundle.folder / "bundle.json")},
+        **_left_out(bundle),
         "use": "Research software, not a medical device.",
     }
+
+
+def missing_parts(about: Mapping[str, Any]) -> list[str]:
+    """What the graph does not do that the bundle does, in words."""
+    lines = []
+    if about["input_check"]["method"] == "none":
+        lines.append("it refuses nothing; nor does the model: all that can be read gets an answer")
+    else:
+        lines.append(
+            "it refuses nothing, but the model does: what is no chest X-ray gets an answer here "
+            f"({EMBEDDINGS} and example.py do a part of that check)"
+        )
+    if about["abstention"]["method"] != "none":
+        low, high = (about["abstention"][end] for end in ("low", "high"))
+        lines.append(
+            f"it never says ‘uncertain’; the model does from {low:.4f} up to {high:.4f}: "
+            "see abstention in export.json"
+        )
+    return lines
+
+
+def _left_out(bundle: Bundle) -> dict[str, Any]:
+    """The bundle's input check and abstention, which who asks the graph must see to."""
+    check, band = bundle.manifest.input_check, bundle.manifest.abstention
+    told: dict[str, Any] = {"method": check.method, "in_graph": False}
+    if check.method != "none":
+        told |= {
+            "limits": dict(check.limits),
+            "embedding": f"{EMBEDDINGS}: its distance over limits.{EMBEDDING}; above 1 is refused. "
+            "The limits of thumbnails need pneumoscope itself.",
+        }
+    withheld: dict[str, Any] = {"method": band.method, "in_graph": False}
+    if band.method != "none":
+        withheld |= {
+            "low": band.low,
+            "high": band.high,
+            "answer": "uncertain where low <= probability < high",
+            "rule": band.rule,
+        }
+    return {"input_check": told, "abstention": withheld}
 
 
 def _write_onnx(

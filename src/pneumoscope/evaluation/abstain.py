@@ -86,7 +86,7 @@ def risk_coverage(
     threshold: float,
     config: IntervalConfig,
 ) -> RiskCoverage:
-    """The curve, and its area with a percentile interval over resampled patients.
+    """The curve, and its area with an expanded percentile interval over resampled patients.
 
     Equally sure images enter together. Shapes as everywhere; no interval with one patient.
 
@@ -103,7 +103,7 @@ def risk_coverage(
             _areas(weights[:, order], ends, wrong)[1]
             for weights in resampled_weights(codes, count, config)
         ]
-        low, high, _ = percentile_interval(np.concatenate(blocks), config.level)
+        low, high, _ = percentile_interval(np.concatenate(blocks), config.level, count)
     shown = np.unique(np.linspace(0, ends.size - 1, _CURVE_POINTS).round().astype(np.int64))
     return RiskCoverage(
         tuple(float(value) for value in (ends[shown] + 1) / truth.size),

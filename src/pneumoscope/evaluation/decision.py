@@ -18,7 +18,12 @@ from numpy.typing import ArrayLike
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.calibration import logit, sigmoid
-from pneumoscope.evaluation.intervals import Patients, patient_codes, resampled_counts
+from pneumoscope.evaluation.intervals import (
+    Patients,
+    fewest_patients,
+    patient_codes,
+    resampled_counts,
+)
 from pneumoscope.evaluation.plan import column_limits
 from pneumoscope.evaluation.ranked import (
     FloatArray,
@@ -39,7 +44,7 @@ class DecisionCurve:
         prevalence: at which it holds.
         probability: 0.01, …, 0.99: who acts, acts from there up.
         model: net benefit of acting by the model.
-        low: lower end of its percentile interval; empty without one.
+        low: lower end of its expanded percentile interval; empty without one.
         high: upper end likewise.
         treat_all: net benefit of acting for all. For none it is 0.
     """
@@ -88,10 +93,11 @@ def decision_curve(
     prevalence: float,
     config: IntervalConfig,
 ) -> DecisionCurve:
-    """Net benefit at `prevalence`, with pointwise percentile intervals over resampled patients.
+    """Net benefit at `prevalence`, with pointwise intervals over resampled patients.
 
     Where `prevalence` is not that of the images, the probabilities are first moved to it by
-    Bayes' rule (their odds are multiplied by the ratio of the prevalences' odds).
+    Bayes' rule (their odds are multiplied by the ratio of the prevalences' odds). What the images'
+    prevalence is, is uncertain too: each resample is moved by its own.
 
     Args:
         labels: int, (n,), 0 or 1, both present.
@@ -101,24 +107,32 @@ def decision_curve(
         config: level, resamples, seed.
     """
     truth, scores = checked_scores(labels, probabilities)
-    moved = shifted(scores, float(truth.mean()), prevalence)
     grid = np.array(GRID)
     odds = grid / (1.0 - grid)
+    own = float(truth.mean())
 
     def benefit(counts: RankedCounts) -> FloatArray:
-        called = np.count_nonzero(counts.scores[:, None] >= grid, axis=0)
+        cuts = np.broadcast_to(grid, (len(counts.positives), grid.size))
+        if prevalence != own:  # moving the scores one way is moving the cuts the other way
+            images = counts.all_positives + counts.all_negatives
+            cuts = shifted(grid, prevalence, (counts.all_positives / images)[:, None])
+        called = np.searchsorted(-counts.scores, -cuts, side="right")
         none = np.zeros((len(counts.positives), 1))
-        ill = np.concatenate([none, counts.true_positives], axis=1)[:, called]
-        well = np.concatenate([none, counts.false_positives], axis=1)[:, called]
+        sums = (counts.true_positives, counts.false_positives)
+        ill, well = (
+            np.take_along_axis(np.concatenate([none, one], axis=1), called, 1) for one in sums
+        )
         gained = ratio(ill, counts.all_positives[:, None]) * prevalence
         lost = ratio(well, counts.all_negatives[:, None]) * (1.0 - prevalence)
         return gained - lost * odds
 
-    point = benefit(RankedScores.of(truth, moved).counts_once())[0]
+    point = benefit(RankedScores.of(truth, scores).counts_once())[0]
     low = high = np.empty(0)
-    if patient_codes(patients, truth.size)[1] > 1:
-        blocks = [benefit(counts) for counts in resampled_counts(truth, moved, patients, config)]
-        low, high = column_limits(np.concatenate(blocks), config.level)
+    codes, count = patient_codes(patients, truth.size)
+    if count > 1:
+        blocks = [benefit(counts) for counts in resampled_counts(truth, scores, patients, config)]
+        fewest = fewest_patients(truth, codes)
+        low, high = column_limits(np.concatenate(blocks), config.level, fewest)
     treat_all = prevalence - (1.0 - prevalence) * odds
     columns = (point, low, high, treat_all)
     return DecisionCurve(
@@ -126,14 +140,13 @@ def decision_curve(
     )
 
 
-def shifted(probabilities: ArrayLike, prevalence: float, wanted: float) -> FloatArray:
-    """Probabilities that hold at one prevalence, moved to another; shape as given.
+def shifted(probabilities: ArrayLike, prevalence: float, wanted: float | FloatArray) -> FloatArray:
+    """Probabilities that hold at one prevalence, moved to another or to several, as they broadcast.
 
     Saerens, Latinne & Decaestecker 2002, doi:10.1162/089976602753284446.
     """
     scores = np.asarray(probabilities, dtype=np.float64)
-    if prevalence == wanted:
+    if isinstance(wanted, float) and prevalence == wanted:
         return scores
-    move = logit(wanted) - logit(prevalence)
-    moved = sigmoid(logit(scores) + move)
+    moved = sigmoid(logit(scores) + (logit(wanted) - logit(prevalence)))
     return np.where(scores <= 0.0, 0.0, np.where(scores >= 1.0, 1.0, moved))

@@ -32,7 +32,7 @@ from pneumoscope.evaluation.curves import (
 )
 from pneumoscope.evaluation.groups import GroupColumn
 from pneumoscope.evaluation.intervals import (
-    BOOTSTRAP_METHOD,
+    METRICS_METHOD,
     Patients,
     bootstrap_metrics,
     bootstrap_share,
@@ -126,7 +126,7 @@ class Evaluation:
             "confusion_matrix": self.confusion_matrix.to_dict(),
             "interval": {
                 "level": self.interval.level,
-                "method": BOOTSTRAP_METHOD,
+                "method": METRICS_METHOD,
                 "resamples": self.interval.resamples,
                 "seed": self.interval.seed,
                 "dropped": dict(self.dropped),

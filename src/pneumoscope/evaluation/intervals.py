@@ -4,8 +4,8 @@ Comes in: labels (int, (n,)), probabilities (float64, (n,)), one patient id per 
 Goes out: `Estimate`s, NaN-free. Does not know of models, splits or files.
 
 The three stand side by side because each fails where another holds:
-- The bootstrap resamples patients, so repeats of one child don't count as news. Its percentile
-  interval collapses to a point where every image is answered rightly (accuracy 1, AUC 1).
+- The bootstrap resamples patients, so repeats of one child don't count as news. Its interval
+  collapses to a point where every image is answered rightly (accuracy 1, AUC 1).
 - Wilson's interval never collapses, but takes images for independent: too narrow if patients
   have many images each.
 - DeLong's needs no resampling and, with patients given, allows for repeats; it has no interval
@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.ece_interval import GapResamples
 from pneumoscope.evaluation.ranked import (
     FloatArray,
     IntArray,
@@ -37,14 +38,23 @@ from pneumoscope.records import Estimate
 
 Patients: TypeAlias = Sequence[str] | NDArray[Any]
 
-BOOTSTRAP_METHOD = "percentile bootstrap over patients"
+BOOTSTRAP_METHOD = "expanded percentile bootstrap over patients"
+METRICS_METHOD = (
+    f"{BOOTSTRAP_METHOD}; areas by its deviation on the logit scale, calibration error corrected "
+    "for what noise adds"
+)
+"""Of `bootstrap_metrics`, in words."""
+
+BY_DEVIATION = ("auc", "average_precision")
+"""Metrics whose interval is the bootstrap's deviation on the logit scale, see `logit_interval`."""
+
 _BLOCK_ELEMENTS = 1 << 18
 """Weights held at a time: small enough to stay in a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class BootstrapMetrics:
-    """Metrics with percentile intervals.
+    """Metrics with intervals from one bootstrap.
 
     Attributes:
         estimates: one per metric, in the contract's order.
@@ -117,18 +127,73 @@ def checked_interval(config: IntervalConfig) -> IntervalConfig:
     return config
 
 
-def percentile_interval(values: FloatArray, level: float) -> tuple[float | None, float | None, int]:
-    """Percentile interval (Efron 1979) of resampled values (b,), and how many were dropped.
+def expanded_tail(level: float, patients: int) -> float:
+    """Share of resamples to leave beyond each end of an interval at `level`, in [0, 0.5].
 
-    NaN, the mark of a resample in which the metric is undefined, is left out and counted.
+    Resampling n patients gives variances that are too small by (n - 1) / n and normal quantiles
+    where Student's are called for. Both are made up for by reaching further into the tails:
+    Φ(-√(n / (n - 1)) × t(n - 1)), the expanded percentile interval of Hesterberg 2015
+    (doi:10.1080/00031305.2015.1089789). It needs no computing: (1 - level) / 2 for many patients.
+    """
+    return NormalDist().cdf(-normal_reach(level, patients))
+
+
+def normal_reach(level: float, patients: int) -> float:
+    """√(n / (n - 1)) × t(n - 1): deviations that an interval reaches either way, as 1.96."""
+    from scipy.special import stdtrit
+
+    n = max(patients, 2)
+    return math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, (1.0 + level) / 2))
+
+
+def fewest_patients(truth: IntArray, codes: IntArray) -> int:
+    """Patients with images of the rarer class, of those classes that are there: on these hangs all.
+
+    Args:
+        truth: (n,), 0 or 1.
+        codes: (n,), the patient of each image.
+    """
+    found = (np.unique(codes[truth == label]).size for label in (0, 1))
+    return min((size for size in found if size), default=0)
+
+
+def percentile_interval(
+    values: FloatArray, level: float, patients: int
+) -> tuple[float | None, float | None, int]:
+    """Expanded percentile interval of resampled values (b,), and how many were dropped.
+
+    The ends are the resamples of rank tail × (b + 1) and its mirror image, between two of them by
+    interpolation (Davison & Hinkley 1997, section 5.3): with few resamples no narrower than with
+    many. For `patients` see `expanded_tail`. NaN, the mark of a resample in which the metric is
+    undefined, is left out and counted.
     """
     kept = values[~np.isnan(values)]
     dropped = values.size - kept.size
     if not kept.size:
         return None, None, dropped
-    tail = (1.0 - level) / 2
-    low, high = np.quantile(kept, [tail, 1.0 - tail])
+    tail = expanded_tail(level, patients)
+    low, high = np.quantile(kept, [tail, 1.0 - tail], method="weibull")
     return float(low), float(high), dropped
+
+
+def logit_interval(
+    point: float, values: FloatArray, level: float, patients: int
+) -> tuple[float | None, float | None, int]:
+    """Student's interval on the logit scale with the deviation of resampled values (b,).
+
+    For areas under a curve, whose resamples are skewed and, near 1, too close to it: percentiles
+    hold the truth less often than they should. The deviation is carried to the logit scale to first
+    order, as Boyd, Eng & Page 2013 (doi:10.1007/978-3-642-40994-3_29) do for the
+    precision-recall curve and DeLong's interval for the other one. Percentiles where the point is 0
+    or 1 or nothing varies.
+    """
+    kept = values[~np.isnan(values)]
+    spread = float(kept.std()) if kept.size else 0.0
+    if not 0.0 < point < 1.0 or spread == 0.0:
+        return percentile_interval(values, level, patients)
+    reach = normal_reach(level, patients)
+    middle, half = math.log(point / (1.0 - point)), reach * spread / (point * (1.0 - point))
+    return _expit(middle - half), _expit(middle + half), values.size - kept.size
 
 
 def bootstrap_metrics(
@@ -138,13 +203,14 @@ def bootstrap_metrics(
     threshold: float,
     config: IntervalConfig,
 ) -> BootstrapMetrics:
-    """Every metric of the contract with its percentile interval over resampled patients.
+    """Every metric of the contract with its interval over resampled patients.
 
     Patients are drawn without stratification, as many as there are (the cluster bootstrap of
     Davison & Hinkley 1997, section 3.8). With a single patient nothing can be resampled: values
     stand without an interval. Undefined values are `None`. Where nothing went wrong (accuracy
     or AUC of 1) every resample agrees and low equals high: read Wilson's interval there.
-    For `ece` the noise that resampling adds is taken off again, see `ranked.ece_values`.
+    Intervals are `percentile_interval`'s, but `BY_DEVIATION` have `logit_interval`'s and `ece` that
+    of `ece_interval`, since percentiles of an average of absolute values hold nothing.
 
     Args:
         labels: int, (n,), 0 or 1.
@@ -158,24 +224,32 @@ def bootstrap_metrics(
         UsageError: the configuration's level or number of resamples is impossible.
     """
     truth, scores = checked_scores(labels, probabilities)
-    _, count = patient_codes(patients, truth.size)
-    points = metric_values(RankedScores.of(truth, scores).counts_once(), threshold)
+    codes, count = patient_codes(patients, truth.size)
+    ranked = RankedScores.of(truth, scores)
+    points = metric_values(ranked.counts_once(), threshold)
+    fewest = fewest_patients(truth, codes)
+    errors = GapResamples.of(ranked)
     collected: dict[str, list[FloatArray]] = {name: [] for name in points}
     if count > 1:
-        for counts in resampled_counts(truth, scores, patients, config):
-            for name, values in metric_values(counts, threshold, noise_sources=2).items():
+        for weights in resampled_weights(codes[ranked.order], count, checked_interval(config)):
+            errors.add(weights)
+            for name, values in metric_values(ranked.counts(weights), threshold, None).items():
                 collected[name].append(values)
     estimates, dropped = {}, {}
-    for name, point in points.items():
-        values = np.concatenate([*collected[name], np.empty(0)])
-        low, high, dropped[name] = percentile_interval(values, config.level)
-        defined = not math.isnan(point[0])
-        estimates[name] = Estimate(float(point[0]), low, high) if defined else Estimate(None)
+    for name, column in points.items():
+        point, values = float(column[0]), np.concatenate([*collected[name], np.empty(0)])
+        if name in BY_DEVIATION:
+            low, high, dropped[name] = logit_interval(point, values, config.level, fewest)
+        else:
+            low, high, dropped[name] = percentile_interval(values, config.level, fewest)
+        if name == "ece" and count > 1 and truth.size:
+            low, high = errors.interval(point, normal_reach(config.level, fewest))
+        estimates[name] = Estimate(None) if math.isnan(point) else Estimate(point, low, high)
     return BootstrapMetrics(estimates, dropped)
 
 
 def bootstrap_share(hits: ArrayLike, patients: Patients, config: IntervalConfig) -> Estimate:
-    """A share, or a mean of shares, with its percentile interval over resampled patients.
+    """A share, or a mean of shares, with its expanded percentile interval over patients.
 
     Args:
         hits: (n,), bool, whether each image counts, or float, how much of it does.
@@ -193,7 +267,7 @@ def bootstrap_share(hits: ArrayLike, patients: Patients, config: IntervalConfig)
         return Estimate(float(found.mean()))
     blocks = resampled_weights(codes, count, checked_interval(config))
     shares = np.concatenate([weights @ found / weights.sum(axis=1) for weights in blocks])
-    low, high, _ = percentile_interval(shares, config.level)
+    low, high, _ = percentile_interval(shares, config.level, count)
     return Estimate(float(found.mean()), low, high)
 
 

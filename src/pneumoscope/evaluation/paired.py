@@ -22,6 +22,7 @@ from pneumoscope.evaluation.intervals import (
     auc_components,
     checked_interval,
     components_covariance,
+    fewest_patients,
     patient_codes,
     percentile_interval,
     resampled_weights,
@@ -34,7 +35,11 @@ from pneumoscope.evaluation.ranked import (
     checked_scores,
     metric_values,
 )
+from pneumoscope.evaluation.shares import degrees_factor
 from pneumoscope.records import Estimate
+
+SHARES = {"accuracy": (0, 1), "sensitivity": (1,), "specificity": (0,)}
+"""Metrics that are shares of images, with the labels of these."""
 
 _HALVINGS = 60
 """Of an interval of at most 2: what is left is below any double's rounding."""
@@ -79,11 +84,13 @@ class McNemar:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifferences:
-    """Differences of every metric with limits from one bootstrap over patients.
+    """Differences of every metric with limits.
 
     Attributes:
-        two_sided: percentile interval at the configuration's level.
-        lower: one-sided lower limit per metric, at `confidence`; `None` where undefined.
+        two_sided: interval at the configuration's level: of shares of images (`SHARES`) that of
+            `paired_share_interval`, else expanded percentiles of one bootstrap over patients.
+        lower: the bootstrap's one-sided lower limit per metric, at `confidence`; `None` where
+            undefined.
         upper: one-sided upper limit likewise.
     """
 
@@ -162,8 +169,48 @@ def paired_share_lower(old_right: ArrayLike, new_right: ArrayLike, confidence: f
     return tango_lower(gained, lost, before.size, confidence)
 
 
-def tango_lower(gained: int, lost: int, n: int, confidence: float) -> float:
-    """The limit of `paired_share_lower` from counts: of n images, found by halving."""
+def paired_share_interval(
+    old_right: ArrayLike, new_right: ArrayLike, patients: Patients, level: float
+) -> Estimate:
+    """New minus old of a share of the same images, with Tango's score interval.
+
+    A difference rests on the few images that the two answer differently, of which percentiles of
+    resamples make too little. Counts are taken at the effective number of images, as in `shares`:
+    so many independent ones whose differences would vary as much as the patients' do, but no more
+    than there are.
+
+    Args:
+        old_right: bool, (n,), whether the old model's answer is right.
+        new_right: bool, (n,), whether the new model's is.
+        patients: (n,), ids.
+        level: confidence level, as 0.95.
+
+    Returns:
+        All `None` without images; no interval with fewer than two patients.
+    """
+    change = np.asarray(new_right, np.float64) - np.asarray(old_right, np.float64)
+    codes, count = patient_codes(patients, change.size)
+    if not change.size:
+        return Estimate(None)
+    gap, n = float(change.mean()), change.size
+    if count < 2:
+        return Estimate(gap)
+    apart = change - gap
+    sums = np.bincount(codes, apart, count)
+    clustered = float(sums @ sums) * count / (count - 1)
+    independent = float(apart @ apart) * n / max(n - 1, 1)
+    # Where nothing changed nothing is seen of how alike a patient's images are: each is one then.
+    effective = min(n * independent / clustered, n) if clustered > 0.0 else float(count)
+    effective *= degrees_factor(n, count)
+    gained, lost = (float((change == way).sum()) * effective / n for way in (1.0, -1.0))
+    confidence = (1.0 + level) / 2
+    low = tango_lower(gained, lost, effective, confidence)
+    high = -tango_lower(lost, gained, effective, confidence)
+    return Estimate(gap, low, high)
+
+
+def tango_lower(gained: float, lost: float, n: float, confidence: float) -> float:
+    """The limit of `paired_share_lower` from counts, which need not be whole: found by halving."""
     z = NormalDist().inv_cdf(confidence)
 
     def statistic(gap: float) -> float:
@@ -215,16 +262,27 @@ def paired_differences(
             )
             for name in METRIC_NAMES:
                 collected[name].append(new[name] - old[name])
+    fewest = fewest_patients(truth, codes)
     two_sided, lower, upper = {}, {}, {}
     for name in METRIC_NAMES:
         gap = float(points[1][name][0] - points[0][name][0])
         values = np.concatenate([*collected[name], np.empty(0)])
-        low, high, _ = percentile_interval(values, config.level)
+        low, high, _ = percentile_interval(values, config.level, fewest)
         defined = not math.isnan(gap)
         two_sided[name] = Estimate(gap, low, high) if defined else Estimate(None)
         # A one-sided limit at c is an end of the two-sided interval at 2c - 1.
-        low, high, _ = percentile_interval(values, 2 * confidence - 1)
+        low, high, _ = percentile_interval(values, 2 * confidence - 1, fewest)
         lower[name], upper[name] = (low, high) if defined else (None, None)
+    ids = np.asarray(patients)
+    right = [
+        answered_rightly(truth, values, at)
+        for values, at in zip((before, after), thresholds, strict=True)
+    ]
+    for name, labels_of in SHARES.items():
+        inside = np.isin(truth, labels_of)
+        two_sided[name] = paired_share_interval(
+            right[0][inside], right[1][inside], ids[inside], config.level
+        )
     return PairedDifferences(two_sided, lower, upper)
 
 

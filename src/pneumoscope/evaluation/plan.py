@@ -20,7 +20,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig, PlanConfig
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.intervals import Patients, patient_codes, resampled_counts
+from pneumoscope.evaluation.intervals import (
+    Patients,
+    expanded_tail,
+    fewest_patients,
+    patient_codes,
+    resampled_counts,
+)
 from pneumoscope.evaluation.ranked import (
     FloatArray,
     IntArray,
@@ -133,7 +139,7 @@ def threshold_table(
     config: IntervalConfig,
     keep: float | None = None,
 ) -> ThresholdTable:
-    """Rates at every threshold, with percentile intervals over resampled patients.
+    """Rates at every threshold, with expanded percentile intervals over resampled patients.
 
     A threshold lies midway between two neighbouring scores, or between the outermost and 0 or 1.
 
@@ -153,20 +159,19 @@ def threshold_table(
     cuts, thresholds = _cuts(ranked.scores, keep)
     points = _rates(ranked.counts_once(), cuts)
     blocks: list[tuple[FloatArray, ...]] = []
-    if patient_codes(patients, truth.size)[1] > 1:
+    codes, count = patient_codes(patients, truth.size)
+    fewest = fewest_patients(truth, codes)
+    if count > 1:
         blocks = [
             _rates(counts, cuts) for counts in resampled_counts(truth, scores, patients, config)
         ]
     columns = []
     for k, point in enumerate(points):
         values = np.concatenate([block[k] for block in blocks]) if blocks else None
-        low, high = column_limits(values, config.level) if values is not None else (None, None)
-        empty = np.full(cuts.size, np.nan)
-        columns.append(
-            np.column_stack(
-                [point[0], empty if low is None else low, empty if high is None else high]
-            )
-        )
+        low = high = np.full(cuts.size, np.nan)
+        if values is not None:
+            low, high = column_limits(values, config.level, fewest)
+        columns.append(np.column_stack([point[0], low, high]))
     return ThresholdTable(thresholds, *columns)
 
 
@@ -231,13 +236,14 @@ def confident_threshold(
     )
 
 
-def column_limits(values: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
-    """Percentile limits down each column of (b, c), NaN left out; each (c,), NaN where all are."""
+def column_limits(values: FloatArray, level: float, patients: int) -> tuple[FloatArray, FloatArray]:
+    """`percentile_interval` of each column of (b, c); each (c,), NaN where a column is all NaN."""
     ordered = np.sort(values, axis=0)  # NaN last
     counts = ordered.shape[0] - np.isnan(ordered).sum(axis=0)
     limits = []
-    for tail in ((1.0 - level) / 2, (1.0 + level) / 2):
-        place = tail * np.maximum(counts - 1, 0)
+    beyond = expanded_tail(level, patients)
+    for tail in (beyond, 1.0 - beyond):
+        place = np.clip(tail * (counts + 1) - 1, 0, np.maximum(counts - 1, 0))
         before = np.floor(place).astype(np.int64)
         after = np.minimum(before + 1, np.maximum(counts - 1, 0))
         first, second = (np.take_along_axis(ordered, k[None], 0)[0] for k in (before, after))

@@ -217,14 +217,13 @@ class BinCounts:
         return share * (1.0 - share) / np.maximum(self.mass - 1.0, 1.0)
 
 
-def equal_mass_bins(counts: RankedCounts) -> BinCounts:
-    """Cut the ranking into at most `MOST_BINS` bins of near-equal mass.
+def bin_index(counts: RankedCounts) -> IntArray:
+    """The bin of each distinct score, (b, g), from 0; of at most `MOST_BINS` of near-equal mass.
 
     Fewer bins are used where there would be fewer than `FEWEST_PER_BIN` images in each. Equal
     scores always share a bin: the one that the middle of their run falls into.
     """
     mass = counts.positives + counts.negatives
-    rows = len(mass)
     total = counts.all_positives + counts.all_negatives
     wanted = np.clip(total // FEWEST_PER_BIN, 1, MOST_BINS)
     middle = counts.true_positives + counts.false_positives
@@ -232,6 +231,14 @@ def equal_mass_bins(counts: RankedCounts) -> BinCounts:
     middle *= (wanted / np.maximum(total, 1.0))[:, np.newaxis]
     index = middle.astype(np.int64)
     np.minimum(index, MOST_BINS - 1, out=index)  # only a run without weight can lie at the end
+    return index
+
+
+def equal_mass_bins(counts: RankedCounts) -> BinCounts:
+    """Cut the ranking into bins, see `bin_index`."""
+    mass = counts.positives + counts.negatives
+    rows = len(mass)
+    index = bin_index(counts)
     index += MOST_BINS * np.arange(rows)[:, np.newaxis]
     flat = index.ravel()
 
@@ -257,9 +264,9 @@ def ece_values(counts: RankedCounts, noise_sources: int = 1) -> FloatArray:
 
 
 def metric_values(
-    counts: RankedCounts, threshold: float, noise_sources: int = 1
+    counts: RankedCounts, threshold: float, noise_sources: int | None = 1
 ) -> dict[str, FloatArray]:
-    """All of `METRIC_NAMES`, each (b,), NaN where undefined."""
+    """All of `METRIC_NAMES`, each (b,), NaN where undefined; `noise_sources` None: but `ece`."""
     tn, fp, fn, tp = confusion_counts(counts, threshold)
     sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
     return {
@@ -273,5 +280,5 @@ def metric_values(
         "auc": auc_values(counts),
         "average_precision": average_precision_values(counts),
         "brier": brier_values(counts),
-        "ece": ece_values(counts, noise_sources),
+        **({} if noise_sources is None else {"ece": ece_values(counts, noise_sources)}),
     }

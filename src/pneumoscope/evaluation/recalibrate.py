@@ -107,7 +107,7 @@ def recalibrate(
         for row in weights[: max(_MOST_REFITS - len(moved), 0)]:
             images = np.repeat(np.arange(truth.size), row.astype(np.int64))
             moved.append(_refitted(added, truth[images], values[images]))
-    low, high, _ = percentile_interval(np.concatenate(shares), config.level)
+    low, high, _ = percentile_interval(np.concatenate(shares), config.level, count)
     changed = added.method != "none"
     return Recalibration(
         calibration=composed(old, added) if changed else old,
@@ -118,7 +118,7 @@ def recalibrate(
         before=assess_calibration(truth, sigmoid(values), ids, config.level),
         loss=float(losses["none"].mean()),
         gain=Estimate(float(gained.mean()), low, high),
-        moved=_moved(added, np.array(moved), config.level),
+        moved=_moved(added, np.array(moved), config.level, count),
     )
 
 
@@ -141,10 +141,12 @@ def _refitted(added: Calibration, truth: IntArray, values: FloatArray) -> FloatA
     return fit_line(added.method, truth, values).apply(logit(SHOWN))
 
 
-def _moved(added: Calibration, refits: FloatArray, level: float) -> tuple[Estimate, ...]:
+def _moved(
+    added: Calibration, refits: FloatArray, level: float, patients: int
+) -> tuple[Estimate, ...]:
     points = added.apply(logit(SHOWN))
     found = []
     for k, point in enumerate(points):
-        low, high, _ = percentile_interval(refits[:, k], level)
+        low, high, _ = percentile_interval(refits[:, k], level, patients)
         found.append(Estimate(float(point), low, high))
     return tuple(found)

@@ -82,7 +82,7 @@ def effective_images(codes: IntArray, patients: int) -> FloatArray:
         binomial, variance[inside], out=np.full(n - 1, np.inf), where=variance[inside] > 0
     )
     effective[inside] = np.minimum(seen, n)
-    return np.maximum(effective * _degrees_factor(n, patients), 1.0)
+    return np.maximum(effective * degrees_factor(n, patients), 1.0)
 
 
 def exact_limits(
@@ -103,8 +103,8 @@ def exact_limits(
     return low.astype(np.float64), high.astype(np.float64)
 
 
-def _degrees_factor(n: int, patients: int) -> float:
-    """(t(n - 1) / t(patients - 1))² at 0.975: 1 where every patient has one image."""
+def degrees_factor(n: int, patients: int) -> float:
+    """What n images of so many patients are worth, at most 1: (t(n - 1) / t(patients - 1))²."""
     from scipy.special import stdtrit
 
     if n <= patients:

@@ -24,6 +24,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals import (
     Patients,
     checked_interval,
+    fewest_patients,
     patient_codes,
     percentile_interval,
     resampled_weights,
@@ -84,7 +85,7 @@ def compare_paired(
     threshold: float,
     config: IntervalConfig,
 ) -> Paired:
-    """Metrics both ways and their difference, with percentile intervals over patients.
+    """Metrics both ways and their difference, with expanded percentile intervals over patients.
 
     The paired cluster bootstrap: patients are drawn with replacement (Davison & Hinkley 1997,
     section 3.8), and each resample weighs the same images both ways.
@@ -125,16 +126,20 @@ def compare_paired(
     plain_rows, changed_rows = (
         {m: np.concatenate([*collected[m], np.empty(0)]) for m in METRICS} for collected in drawn
     )
-    level = config.level
+    fewest = fewest_patients(truth[both], patient_codes(ids, ids.size)[0])
+
+    def told(point: float, resampled: FloatArray) -> Estimate:
+        return _estimate(point, resampled, config.level, fewest)
+
     return Paired(
         images=int(both.sum()),
         patients=len(set(ids.tolist())),
         positives=int(truth[both].sum()),
         refused=int((answered & ~both).sum()),
-        plain={m: _estimate(points[0][m][0], plain_rows[m], level) for m in METRICS},
-        changed={m: _estimate(points[1][m][0], changed_rows[m], level) for m in METRICS},
+        plain={m: told(points[0][m][0], plain_rows[m]) for m in METRICS},
+        changed={m: told(points[1][m][0], changed_rows[m]) for m in METRICS},
         difference={
-            m: _estimate(points[1][m][0] - points[0][m][0], changed_rows[m] - plain_rows[m], level)
+            m: told(points[1][m][0] - points[0][m][0], changed_rows[m] - plain_rows[m])
             for m in METRICS
         },
     )
@@ -179,8 +184,8 @@ def _resamples(ids: NDArray[np.str_], config: IntervalConfig) -> Iterator[FloatA
         yield from resampled_weights(codes, count, config)
 
 
-def _estimate(point: float, resampled: FloatArray, level: float) -> Estimate:
+def _estimate(point: float, resampled: FloatArray, level: float, patients: int) -> Estimate:
     if np.isnan(point):
         return Estimate(None)
-    low, high, _ = percentile_interval(resampled, level)
+    low, high, _ = percentile_interval(resampled, level, patients)
     return Estimate(float(point), low, high)

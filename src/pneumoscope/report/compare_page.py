@@ -73,6 +73,7 @@ class CompareContent:
         flips: the first of the cases whose answer changed.
         flipped: how many there are.
         command: that made the page.
+        uncertain: images that each model answers with `uncertain`; `None`: it never does.
     """
 
     old: str
@@ -86,6 +87,7 @@ class CompareContent:
     flips: tuple[Flip, ...]
     flipped: int
     command: str
+    uncertain: tuple[int | None, ...] = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +218,9 @@ def _metrics(content: CompareContent) -> Section:
         )
     note = (
         f"Old at its threshold {number(found.thresholds[0], 4)}, new at its own "
-        f"{number(found.thresholds[1], 4)}. Both on the same resampled patients. Lower is better "
-        "for Brier score and calibration error."
+        f"{number(found.thresholds[1], 4)}. Both on the same resampled patients; "
+        "accuracy, sensitivity and specificity with Tango’s interval. Lower is better for Brier "
+        "score and calibration error."
     )
     auc = found.auc
     text = "DeLong’s paired test needs both classes and errors of ranking."
@@ -249,12 +252,25 @@ def _disagreement(content: CompareContent) -> Section:
         for name, test in content.comparison.disagreement.items()
     )
     note = "McNemar’s tests take images for independent; where patients have many, p is too small."
-    view = TablesView(
-        "Where the two answer differently, who was right?",
-        (Table("Disagreement", columns, rows, note),),
-    )
+    tables = [Table("Disagreement", columns, rows, note)]
+    if any(withheld is not None for withheld in content.uncertain):
+        tables.append(_uncertain(content))
+    view = TablesView("Where the two answer differently, who was right?", tuple(tables))
     title = "Where they disagree"
     return Section("disagree", title, "Disagreement", "sections/tables.html.j2", view, True)
+
+
+def _uncertain(content: CompareContent) -> Table:
+    rows = tuple(
+        (name, "never" if withheld is None else count(withheld))
+        for name, withheld in zip(("Old model", "New model"), content.uncertain, strict=True)
+    )
+    return Table(
+        "Answered ‘uncertain’",
+        (Column("By"), Column("Images", numeric=True)),
+        rows,
+        "All numbers on this page go by the threshold, as if no answer were withheld.",
+    )
 
 
 def _flips(content: CompareContent) -> Section | None:

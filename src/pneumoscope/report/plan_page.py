@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
 from pneumoscope.evaluation.plan import PlanRow
 from pneumoscope.records import Estimate
 from pneumoscope.report import plan_plots
@@ -284,7 +285,7 @@ def _thresholds(content: PlanContent) -> Section:
     view = TablesView(
         f"{plural(size, 'threshold')} give different answers; plan.csv has them all. Predictive "
         f"values, misses and false alarms hold at a prevalence of {percent(content.prevalence, 1)}"
-        f"; intervals are {percent(content.level)} percentile intervals over patients.",
+        f"; intervals are at {percent(content.level)}, {BOOTSTRAP_METHOD}.",
         (Table("Thresholds", _PLAN_COLUMNS, tuple(rows)),),
     )
     return Section("thresholds", "Thresholds", "Thresholds", "sections/tables.html.j2", view)

@@ -94,6 +94,8 @@ class StressContent:
         data: the data set.
         model: what was stressed.
         examples: one film, changed; the page then holds an X-ray.
+        uncertain: images that the model would answer `uncertain`, by the name of the change and
+            `plain`; `None`: it never does. All else takes them by the threshold.
     """
 
     split: EvaluatedSplit
@@ -112,6 +114,7 @@ class StressContent:
     data: DataFacts
     model: ModelFacts
     examples: tuple[Example, ...] = field(default=())
+    uncertain: Mapping[str, int] | None = None
 
     @property
     def worst_first(self) -> tuple[StressRow, ...]:

@@ -172,21 +172,30 @@ def _findings(content: StressContent) -> Section:
 def _changes(content: StressContent) -> Section:
     rows = content.worst_first
     refusing = any(row.found.refused for row in rows)
-    refused = (Column("Refused", numeric=True),) if refusing else ()
+    withheld = content.uncertain
+    told = {"Refused": refusing, "Uncertain": withheld is not None}
+    counted = tuple(Column(name, numeric=True) for name, asked in told.items() if asked)
     changes = Table(
         "What is lost and gained, worst first",
-        (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS, *refused),
+        (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS, *counted),
         tuple(
             (
                 row.title,
                 _JUDGED[row.judgement],
                 *_differences(row),
                 *((count(row.found.refused),) if refusing else ()),
+                *((count(withheld[row.name]),) if withheld is not None else ()),
             )
             for row in rows
         ),
         "The change of each metric on the same images, with the interval of the paired "
-        "difference; sorted by the larger fall of sensitivity and specificity.",
+        "difference; sorted by the larger fall of sensitivity and specificity."
+        + (
+            f" ‘Uncertain’ is what the model would answer for so many; as they are, for "
+            f"{count(withheld['plain'])}. They count by the threshold all the same."
+            if withheld is not None
+            else ""
+        ),
     )
     values = Table(
         "What is left",

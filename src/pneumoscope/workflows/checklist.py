@@ -13,7 +13,7 @@ from statistics import median
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.index import class_counts
 from pneumoscope.evaluation.evaluate import Evaluation
-from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
+from pneumoscope.evaluation.intervals import METRICS_METHOD
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.records import Dataset, Estimate, ImageRecord
 from pneumoscope.report.checklists.item import Fact
@@ -215,7 +215,7 @@ def _on_evaluation(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
         f"({100 * evaluation.positives / evaluation.n:.1f} %).",
         "measures": f"{named}; ROC, precision–recall and reliability curves; calibration slope and "
         "intercept.",
-        "uncertainty": f"{evaluation.interval.level:.0%} intervals: {BOOTSTRAP_METHOD}, "
+        "uncertainty": f"{evaluation.interval.level:.0%} intervals: {METRICS_METHOD}, "
         f"{evaluation.interval.resamples:,} resamples, seed {evaluation.interval.seed}; Wilson and "
         "DeLong beside them.",
         "internal": f"Evaluated on {flow.evaluated.name} of {flow.found.name}.",

@@ -21,7 +21,7 @@ from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.overlay import film_png, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.records import CLASS_NAMES, ImageRecord
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord
 from pneumoscope.report.compare_page import CompareContent, Flip, write_compare_page
 from pneumoscope.report.content import EvaluatedSplit
 from pneumoscope.storage import claim_folder, path_text, write_json
@@ -89,14 +89,20 @@ def run_compare(
         flips=flips,
         flipped=len(flipped),
         command=command_line(),
+        uncertain=_uncertain(answered, both, predictors),
     )
     marks = [
-        {"name": name, "fingerprint": model_fingerprint(predictor.manifest)}
-        for name, predictor in zip((old, new), predictors, strict=True)
+        {
+            "name": name,
+            "fingerprint": model_fingerprint(predictor.manifest),
+            "abstention": asdict(predictor.manifest.abstention) | {"uncertain": withheld or 0},
+        }
+        for name, predictor, withheld in zip((old, new), predictors, content.uncertain, strict=True)
     ]
     document = {
         "schema_version": SCHEMA_VERSION,
-        **{"old": marks[0], "new": marks[1], "data": str(data), "split": split},
+        "models": {"old": marks[0], "new": marks[1]},
+        **{"data": str(data), "split": split},
         "config": asdict(config),
         "answered_by_one": {"old": content.only_old, "new": content.only_new},
         **found.to_dict(),
@@ -105,11 +111,23 @@ def run_compare(
     write_json(out / "compare.json", document)
     write_compare_page(out / "compare.html", content)
     code = 0 if found.passed else InputError.exit_code
-    return document | {"out": str(out)}, _text(found, len(flipped), out), code
+    return document | {"out": str(out)}, _text(found, len(flipped), content.uncertain, out), code
 
 
 def _probabilities(answered: Answered, both: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([answered.answers[k].prediction.probability for k in both], np.float64)
+
+
+def _uncertain(
+    answered: list[Answered], both: list[int], predictors: tuple[Predictor, ...]
+) -> tuple[int | None, ...]:
+    """How many images each model answers with `uncertain`; `None` of one that never does."""
+    found: list[int | None] = []
+    for one, predictor in zip(answered, predictors, strict=True):
+        said = [one.answers[k].prediction.prediction for k in both]
+        never = predictor.manifest.abstention.method == "none"
+        found.append(None if never else said.count(UNCERTAIN))
+    return tuple(found)
 
 
 def _flipped(
@@ -170,7 +188,7 @@ def _pictured(
     )
 
 
-def _text(found: Comparison, flipped: int, out: Path) -> str:
+def _text(found: Comparison, flipped: int, uncertain: tuple[int | None, ...], out: Path) -> str:
     lines = [
         f"{found.n} images of {found.patients} patients; {flipped} answers changed",
         "",
@@ -183,6 +201,9 @@ def _text(found: Comparison, flipped: int, out: Path) -> str:
             continue
         span = "–" if estimate.low is None else f"{estimate.low:+.4f} to {estimate.high:+.4f}"
         lines.append(f"{name:<20}{values[0]:>8.4f}{values[1]:>8.4f}{values[2]:>+9.4f}   {span}")
+    if any(withheld is not None for withheld in uncertain):
+        told = ["–" if withheld is None else str(withheld) for withheld in uncertain]
+        lines.append(f"{'uncertain, images':<20}{told[0]:>8}{told[1]:>8}   counted above as called")
     lines.append("")
     for check in found.checks:
         lower = "–" if check.lower is None else f"{check.lower:+.4f}"

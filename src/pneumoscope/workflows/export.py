@@ -13,6 +13,8 @@ from pneumoscope.delivery.export import (
     ExportedModel,
     Target,
     check_folder,
+    describe,
+    missing_parts,
     write_export,
 )
 from pneumoscope.errors import InputError
@@ -50,17 +52,21 @@ def run_export(
         certificate = certify(records, predictor, exported, progress=progress)
         write_json(out / CERTIFICATE, certificate.to_json())
     graph = out / GRAPH_FILES[target]
+    about = describe(bundle, target)
     document = {
         "out": str(out),
         "graph": str(graph),
+        "input_check": about["input_check"],
+        "abstention": about["abstention"],
         "certificate": certificate and certificate.to_json(),
     }
     failed = certificate is not None and bool(certificate.failures)
-    return document, _text(graph, out, certificate), FAILED if failed else 0
+    return document, _text(graph, out, missing_parts(about), certificate), FAILED if failed else 0
 
 
-def _text(graph: Path, out: Path, certificate: Certificate | None) -> str:
+def _text(graph: Path, out: Path, missing: list[str], certificate: Certificate | None) -> str:
     lines = [f"graph        {graph}", f"example      {out / 'example.py'}"]
+    lines += [f"note         {told}" for told in missing]
     if certificate is None:
         lines.append("certificate  none: give --check DATA to measure that it answers alike")
         return "\n".join(lines)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import PlanConfig
+from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
 from pneumoscope.evaluation.sample_size import FORMULA
 from pneumoscope.report.plan_content import PlanContent
 from pneumoscope.storage import write_text
@@ -43,7 +44,7 @@ def plan_document(content: PlanContent, folder: Path, config: PlanConfig) -> dic
         "prevalence": {"value": prevalence, "given": content.given},
         "interval": {
             "level": config.level,
-            "method": "percentile bootstrap over patients",
+            "method": BOOTSTRAP_METHOD,
             "resamples": config.resamples,
             "seed": config.seed,
         },

@@ -43,6 +43,7 @@ def stress_document(content: StressContent) -> dict[str, Any]:
         "largest_fall": content.config.largest_fall,
         "holds": content.holds,
         "beyond": [row.name for row in content.judged("fails")],
+        "uncertain": None if content.uncertain is None else dict(content.uncertain),
         "rows": [_row(row) for row in content.worst_first],
         "shortcuts": None if content.shortcuts is None else _shortcuts(content.shortcuts),
         "findings": [asdict(finding) for finding in stress_findings(content)],

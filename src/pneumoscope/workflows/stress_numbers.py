@@ -21,7 +21,7 @@ from pneumoscope.evaluation.intervals import bootstrap_share
 from pneumoscope.evaluation.stress import Paired, compare_paired, judge
 from pneumoscope.images.masks import MaskFolder
 from pneumoscope.images.sweeps import SWEEPS
-from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.bundle import Abstention, BundleManifest
 from pneumoscope.inference.overlay import film_png
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset, ImageRecord
@@ -132,6 +132,7 @@ def stress_content(
         data=data_facts(given.data_name, given.dataset, fingerprint(given.dataset.records)),
         model=model_facts(model, manifest),
         examples=_examples(answered, conditions, given),
+        uncertain=_uncertain(answered, conditions, manifest.abstention),
     )
 
 
@@ -170,6 +171,22 @@ def _compared(
             )
             task.advance()
     return found
+
+
+def _uncertain(
+    answered: _Answered, conditions: Sequence[Condition], band: Abstention
+) -> dict[str, int] | None:
+    """How many images of each condition would be answered `uncertain`."""
+    if band.method == "none":
+        return None
+    return {
+        condition.name: int(
+            np.count_nonzero(
+                (_column(answered, k) >= band.low) & (_column(answered, k) < band.high)
+            )
+        )
+        for k, condition in enumerate(conditions)
+    }
 
 
 def _column(answered: _Answered, number: int) -> NDArray[np.float64]:

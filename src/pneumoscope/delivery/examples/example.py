@@ -1,7 +1,9 @@
 """Ask the exported model about films: python example.py FILM...
 
 Wants Pillow and, by the export's format, onnxruntime or openvino. Reads what Pillow reads: for
-DICOM, and for refusing what is no chest X-ray, use pneumoscope itself.
+DICOM use pneumoscope itself. The graph answers for whatever it is given. What is unlike the
+training images, and what is too near the threshold, is told here by export.json and
+embedding.npz, where the model has them; pneumoscope looks at three more things (thumbnails).
 Research software, not a medical device.
 """
 
@@ -40,10 +42,31 @@ else:
         return [found[name] for name in OUTPUTS]
 
 
+def distance(embedding):
+    """How unlike the training images' embeddings, as a share of what is allowed; None: unknown."""
+    if not (here / "embedding.npz").exists():
+        return None
+    told = np.load(here / "embedding.npz")
+    parts = ("means", "axes", "deviations")
+    means, axes, deviations = (told[f"embedding.{part}"].astype("float32") for part in parts)
+    centred = embedding - means
+    along = centred @ axes
+    rest = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0) / deviations[-1] ** 2
+    nearest = (((along / deviations[:-1]) ** 2).sum(1) + rest).min() ** 0.5
+    return nearest / about["input_check"]["limits"]["embedding"]
+
+
 for film in sys.argv[1:]:
     pixels = np.asarray(Image.open(film).convert("L"))
     (probability,), (heatmap,), (embedding,) = ask(pixels[None])
     answer = about["labels"][int(probability >= threshold)]
+    band = about["abstention"]
+    if band["method"] != "none" and band["low"] <= probability < band["high"]:
+        answer = "uncertain"
+    unlike = distance(embedding)
+    if unlike is not None and unlike > 1:
+        print(f"{film}: refused, it is unlike the training images (input score {unlike:.2f})")
+        continue
     row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
     print(
         f"{film}: {answer}, probability {probability:.4f} (threshold {threshold:.4f}), "

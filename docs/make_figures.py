@@ -1,0 +1,235 @@
+"""Draw docs/figures/ and write docs/evidence.md from results on held-out patients.
+
+    python docs/make_figures.py FOLDER
+
+FOLDER holds the outputs of `evaluate` (evaluation/), `plan` (plan/), `compare` (compare/), `data
+audit` (audit/) and `stress` (stress/), all of the same images. Curves and numbers alone are taken
+from them: a figure with a picture in it stops the script, so that no X-ray gets here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.records import Estimate
+from pneumoscope.report.axes import grid, mark_point, new_axes, say
+from pneumoscope.report.formatting import interval, metric_text, number, percent
+from pneumoscope.report.svg import INK, MUTED, PALETTE, PAPER, Svg, drawing, to_svg
+from pneumoscope.storage import write_text
+
+HERE = Path(__file__).parent
+FIGURES = HERE / "figures"
+SWEEPS_SHOWN = 4
+_WIDTH, _ROW = 480, 30
+_SVG = re.compile(r"<svg [^>]*?aria-label=\"([^\"]*)\"[^>]*>.*?</svg>", re.DOTALL)
+
+
+def on_paper(source: str) -> str:
+    """A stand-alone figure on a light ground, in a light page and in a dark one alike."""
+    if "<image" in source or "data:image" in source:
+        raise SystemExit("a figure holds a picture: only curves and numbers may be shown here")
+    start = source.index("<svg")
+    head, rest = source[start:].split(">", 1)
+    rest = re.sub(r"\s*<style>.*?</style>", "", rest, count=1, flags=re.DOTALL)
+    colours = ";".join(f"{colour.variable}:{colour.light}" for colour in PALETTE)
+    style = f"<style>svg{{{colours};font-family:system-ui,sans-serif}}</style>"
+    ground = f'<rect width="100%" height="100%" fill="{PAPER.light}"/>'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}>\n{style}{ground}{rest.strip()}\n'
+
+
+def reading(source: str) -> str:
+    """The sentence that says what a figure shows."""
+    found = _SVG.search(source)
+    return unescape(found[1]) if found else ""
+
+
+def from_page(page: Path, begins: str) -> str:
+    """The figure of a page whose sentence begins so."""
+    for found in _SVG.finditer(page.read_text(encoding="utf-8")):
+        if unescape(found[1]).startswith(begins):
+            return found[0]
+    raise SystemExit(f"{page}: has no figure that begins with {begins!r}")
+
+
+def changes(document: Mapping[str, Any]) -> Svg:
+    """New minus old of the three metrics that the verdict goes by, and their margins."""
+    found = document["differences"]["two_sided"]
+    with drawing():
+        checks = document["checks"]
+        figure, axes = new_axes(_WIDTH, 74 + _ROW * len(checks), margins=(110, 38, 62, 24))
+        for place, check in enumerate(checks):
+            one = Estimate(**found[check["name"]])
+            if one.low is not None and one.high is not None:
+                axes.plot([one.low, one.high], [place, place], color=INK.light, linewidth=2)
+            mark_point(axes, one.value or 0.0, place)
+            margin = [-check["margin"]] * 2
+            axes.plot(margin, [place - 0.3, place + 0.3], color=MUTED.light, dashes=(2, 2))
+            told = f"{one.value:+.3f}".replace("-", "−")
+            say(axes, 1.03, 1 - (place + 0.6) / (len(checks) + 0.2), told, bold=True, in_axes=True)
+        axes.set_ylim(len(checks) - 0.4, -0.6)
+        names = [metric_text(check["name"]).label for check in checks]
+        axes.set_yticks(range(len(checks)), names)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.axvline(0, color=MUTED.light, linewidth=0.8)
+        grid(axes, "x")
+        axes.set_xlabel("New minus old; dashes: the margin", labelpad=5)
+        parts = "; ".join(f"{c['name']} {found[c['name']]['value']:+.3f}" for c in checks)
+        parts = parts.replace("-", "−")
+        return to_svg(figure, "changes", f"New minus old: {parts}.")
+
+
+def worst_sweeps(document: Mapping[str, Any]) -> list[str]:
+    """The kinds of change that cost most at a plausible strength."""
+    rows = [row for row in document["rows"] if row["plausible"]]
+    return list(dict.fromkeys(row["sweep"] for row in rows))[:SWEEPS_SHOWN]
+
+
+def sources(folder: Path) -> Iterator[tuple[str, str]]:
+    """Names and SVG of every figure."""
+    for name in ("roc", "reliability"):
+        path = folder / "evaluation" / "figures" / f"{name}.svg"
+        yield name, path.read_text(encoding="utf-8")
+    yield "decision", from_page(folder / "plan" / "plan.html", "Net benefit at")
+    yield "risk-coverage", from_page(folder / "plan" / "plan.html", "If all are answered")
+    yield "changes", changes(_read(folder / "compare" / "compare.json")).standalone
+    stress = folder / "stress"
+    for sweep in worst_sweeps(_read(stress / "stress.json")):
+        name = f"sweep-{sweep}"
+        yield name, (stress / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+    yield "shortcuts", (stress / "figures" / "shortcuts.svg").read_text(encoding="utf-8")
+    yield "likeness", from_page(folder / "audit" / "audit.html", "Likeness above strangers")
+    yield "split-tests", from_page(folder / "audit" / "audit.html", "AUC of telling splits")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _told(found: Mapping[str, Any], digits: int = 3) -> str:
+    one = Estimate(found["value"], found["low"], found["high"])
+    return f"{number(one.value, digits)} ({interval(one, digits)})"
+
+
+def page(folder: Path, readings: Mapping[str, str]) -> str:
+    """`evidence.md`."""
+    found, plan = _read(folder / "evaluation/metrics.json"), _read(folder / "plan/plan.json")
+    compared, stress = _read(folder / "compare/compare.json"), _read(folder / "stress/stress.json")
+    metrics, fitted = found["metrics"], found["calibration"]
+    chosen = plan["chosen"] or plan["current"]
+    share = percent(plan["prevalence"]["value"])
+    fails = [row for row in stress["rows"] if row["judgement"] == "fails"]
+    lost = "; ".join(f"{row['title']} ({number(row['fall'])})" for row in fails) or "none"
+    shown = {row["name"]: row for row in (stress["shortcuts"] or {}).get("parts", [])}
+    parts = "; ".join(
+        f"{row['title']}: {number(row['changed']['auc']['value'])}" for row in shown.values()
+    )
+    checks = "; ".join(
+        f"{c['name']} at least {number(c['lower'])} (margin {c['margin']:g}), "
+        + ("passed" if c["passed"] else c["reason"])
+        for c in compared["checks"]
+    )
+
+    def figure(name: str) -> str:
+        return f"![{readings[name]}](figures/{name}.svg)"
+
+    def section(title: str, text: str, *names: str) -> list[str]:
+        return [f"## {title}", text, "", *map(figure, names), ""]
+
+    lines = [
+        "# What held-out patients say of the model that ships",
+        "",
+        "Made by `python docs/make_figures.py`; do not edit. Curves and numbers only: no X-ray is "
+        "shown.",
+        "",
+        f"{found['n']} X-rays of {found['patients']} patients, {found['positives']} images with "
+        f"pneumonia, {found['refused']} refused by the input check: the last tenth of patient ids "
+        "of each kind in the training folder, on which nothing was trained or chosen. Intervals "
+        f"are at {percent(found['interval']['level'])}. They are from the same hospital as the "
+        "training images: another site will differ. Research software, not a medical device.",
+        "",
+        *section(
+            "Telling the two apart: `evaluate`",
+            f"AUC {_told(metrics['auc'])}. At the model's threshold sensitivity is "
+            f"{_told(metrics['sensitivity'])} and specificity {_told(metrics['specificity'])}: "
+            "more is missed than was on validation.",
+            "roc",
+        ),
+        *section(
+            "Probabilities at their word: `evaluate`",
+            f"Debiased calibration error {_told(metrics['ece'])}, slope {_told(fitted['slope'])}, "
+            f"calibration in the large {_told(fitted['in_the_large'])} (in logits; above 0: stated "
+            "too low). Dots above the line: more pneumonia than was stated. 0.02 was wanted and "
+            "is not reached; `experiments.md` says what was tried.",
+            "reliability",
+        ),
+        *section(
+            "Where to cut: `plan`",
+            f"At a prevalence of {share} and the threshold {number(chosen['threshold'], 4)} "
+            f"sensitivity is {_told(chosen['sensitivity'])}, specificity "
+            f"{_told(chosen['specificity'])}; among 1,000 patients "
+            f"{_told(chosen['missed'], 0)} are missed and {_told(chosen['false_alarms'], 0)} "
+            "called without need. The decision curve weighs one against the other; the model is "
+            "of use where its band is above both rivals. The second figure says how many answers "
+            "are wrong if only the surest images get one.",
+            "decision",
+            "risk-coverage",
+        ),
+        *section(
+            "Another model in its place: `compare`",
+            "Against a network of the same kind trained with larger images and a second question "
+            f"(trial D of `experiments.md`): {checks}. So it does not take its place: "
+            f"{compared['n']} images can't show that nothing is lost."
+            if not compared["passed"]
+            else f"Against another network: {checks}. It may take its place.",
+            "changes",
+        ),
+        *section(
+            "Other films: `stress`",
+            f"{len(stress['rows'])} changes of the films, {stress['n']} images each. Grey: "
+            "strengths that films of another site look like. At these more than "
+            f"{number(stress['largest_fall'], 2)} of sensitivity or specificity was lost by: "
+            f"{lost}.",
+            *[name for name in readings if name.startswith("sweep-")],
+        ),
+        *section(
+            "What it looks at: `stress`",
+            f"AUC of the model when parts of the film are hidden: {parts}. Controls that never saw "
+            "a lung stand beside it. A model that reads the lungs is lost (0.5) where they are "
+            "black and is not where all else is. How far that is so here, these numbers say.",
+            "shortcuts",
+        ),
+        *section(
+            "Is the split fair: `data audit`",
+            "Films of one patient should look more alike than those of strangers (above 0), or the "
+            "ids mean nothing. And a classifier on thumbnails should not tell one split from "
+            "another (0.5): where it does, the films of the last ids differ from those before, "
+            "and so do the patients that the model will meet.",
+            "likeness",
+            "split-tests",
+        ),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    """Write the figures, then the page."""
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    folder = Path(sys.argv[1])
+    readings = {}
+    for name, source in sources(folder):
+        write_text(FIGURES / f"{name}.svg", on_paper(source))
+        readings[name] = reading(source)
+    write_text(HERE / "evidence.md", page(folder, readings))
+
+
+if __name__ == "__main__":
+    main()

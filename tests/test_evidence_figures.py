@@ -1,0 +1,59 @@
+"""The figures in docs/ hold curves and numbers, never a picture; its page names them all."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pneumoscope.report.axes import new_axes
+from pneumoscope.report.svg import PALETTE, drawing, to_svg
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_figures", DOCS / "make_figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_figure_of_the_docs_holds_a_picture() -> None:
+    figures = sorted((DOCS / "figures").glob("*.svg"))
+    assert len(figures) >= 10
+    for path in figures:
+        text = path.read_text(encoding="utf-8")
+        assert "<image" not in text, path
+        assert "data:" not in text, path
+        assert "prefers-color-scheme" not in text, path
+
+
+def test_the_page_shows_every_figure_and_says_what_it_shows() -> None:
+    text = (DOCS / "evidence.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[([^\]]*)\]\(figures/([\w-]+\.svg)\)", text)
+    assert {name for _, name in shown} == {p.name for p in (DOCS / "figures").glob("*.svg")}
+    assert all(len(reading) > 20 for reading, _ in shown)
+
+
+def test_a_figure_is_put_on_light_paper_and_one_with_a_picture_is_refused(
+    script: ModuleType,
+) -> None:
+    with drawing():
+        figure, axes = new_axes()
+        axes.plot([0, 1], [0, 1])
+        drawn = to_svg(figure, "line", "A line rises from 0 to 1.")
+    for source in (drawn.standalone, drawn.inline):
+        paper = script.on_paper(source)
+        assert script.reading(paper) == "A line rises from 0 to 1."
+        assert paper.count("<style>") == 1
+        assert all(f"{colour.variable}:{colour.light}" in paper for colour in PALETTE)
+        assert paper.index("<rect") < paper.index("<path")
+    with pytest.raises(SystemExit, match="holds a picture"):
+        script.on_paper(drawn.inline.replace("</svg>", '<image href="film.png"/></svg>'))

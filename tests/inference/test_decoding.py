@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,6 +113,15 @@ def test_processes_that_cant_start_end_the_run_with_the_way_out(tmp_path: Path) 
     never: Any = NeverArrives()
     with pytest.raises(MissingError, match="Leave --workers out"):
         next(decoded(films(tmp_path, ["a"]), never, workers=1))
+
+
+def test_all_processes_are_begun_before_any_reads(tmp_path: Path) -> None:
+    """One begun while another dies would be waited for without an end."""
+    before = set(multiprocessing.active_children())
+    found = decoded(films(tmp_path, ["a"]), DECODER, workers=3)
+    next(found)
+    assert len(set(multiprocessing.active_children()) - before) == 3
+    found.close()
 
 
 ENDLESSLY = """

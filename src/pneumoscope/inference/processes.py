@@ -112,12 +112,17 @@ def _given_up(path: str) -> Prediction:
 
 
 def _started(decode: Decoder, workers: int) -> ProcessPoolExecutor:
-    """Reading processes, one of which has answered."""
+    """Reading processes, all of them begun, one of which has answered.
+
+    Later none is begun: Python up to 3.13 waits for ever for one that is begun while another dies
+    (the executor ends those that it knows of, then waits for all).
+    """
     # Spawned, not forked: the engine's threads would be copied in whatever state they are.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _begin, (decode,))
     try:
-        pool.submit(_read, []).result()
+        answers = [pool.submit(_read, []) for _ in range(workers)]
+        answers[0].result()
     except (BrokenProcessPool, OSError) as error:
         pool.shutdown(cancel_futures=True)
         raise MissingError(

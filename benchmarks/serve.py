@@ -4,10 +4,10 @@
 
 Each client sends a film, waits for the answer and sends the next; told to come back later (503),
 it comes back after Retry-After. `pneumoscope predict` answers for the same films in the same run,
-before and after, and what it does in a second is what the server is measured by. The clients run on the
-same processor; they send bytes that were made before, and what they cost is told. The films are
-drawn, so no data are needed. Prints Markdown: statuses, latency of what was answered, throughput,
-processor time, memory.
+before and after, and what it does in a second is what the server is measured by. The clients run
+on the same processor; they send bytes that were made before, and what they cost is told. The films
+are drawn, so no data are needed. Prints Markdown: statuses, latency of what was answered,
+throughput, processor time, memory.
 """
 
 from __future__ import annotations

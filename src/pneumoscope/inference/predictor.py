@@ -141,7 +141,7 @@ class Predictor:
         return next(self._answer([self._prepared(lambda: read_image(name, self._limits), name)]))
 
     def predict_bytes(
-        self, content: bytes, name: str = "upload", *, keep_image: bool = False
+        self, content: bytes, name: str = "upload", *, keep_image: bool = True
     ) -> Answer:
         """The answer for one file's content, held in memory.
 

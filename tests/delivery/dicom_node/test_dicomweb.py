@@ -6,7 +6,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ def running(spool: Path, server: DicomWebServer, **settings: Any) -> Iterator[No
         yield node
     finally:
         node.stop()
+
+
+def search(server: DicomWebServer, **settings: Any) -> list[Found]:
+    with closing(DicomWeb(NodeConfig(dicomweb=server.url, **settings))) as client:
+        return client.search("DX", "", 0)
 
 
 def events(spool: Path, name: str) -> list[dict[str, Any]]:
@@ -213,15 +218,13 @@ def test_a_token_comes_from_a_file_or_the_environment(
     file = tmp_path / "token"
     file.write_text("Basic cGlsb3Q6c2VjcmV0\n")
     with dicomweb_server([film_bytes(1)], token="Bearer abc.def") as server:  # noqa: S106 - no one's
-        config = NodeConfig(dicomweb=server.url)
         with pytest.raises(DicomWebError) as refused:
-            DicomWeb(config).search("DX", "", 0)
+            search(server)
         assert refused.value.status == 401
         monkeypatch.setenv(TOKEN_VARIABLE, "abc.def")
-        assert len(DicomWeb(config).search("DX", "", 0)) == 1
+        assert len(search(server)) == 1
         server.token = file.read_text().strip()
-        config = NodeConfig(dicomweb=server.url, dicomweb_token_file=str(file))
-        assert len(DicomWeb(config).search("DX", "", 0)) == 1
+        assert len(search(server, dicomweb_token_file=str(file))) == 1
 
 
 def test_a_film_is_the_same_byte_for_byte_and_no_larger_than_allowed() -> None:
@@ -248,7 +251,7 @@ def test_a_uid_that_is_none_gets_into_no_address(uid: Any, monkeypatch: pytest.M
             ),
         )
         with pytest.raises(DicomWebError, match="no list of films"):
-            DicomWeb(NodeConfig(dicomweb=server.url)).search("DX", "", 0)
+            search(server)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ class DicomWeb:
         asked |= {"StudyDate": dates} if dates else {}
         accept = {"Accept": "application/dicom+json"}
         status, _, content = self._get("instances", accept, _MOST_ANSWER, asked)
-        if status == _NO_CONTENT or not content:
+        if status == _NO_CONTENT or (status == _OK and not content):
             return []
         if status != _OK:
             raise DicomWebError("search failed", status)

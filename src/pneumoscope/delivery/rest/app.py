@@ -101,9 +101,9 @@ class Service:
         if self.engine is not None:
             self.engine.warm_up(self.predictor.manifest.preprocessing.size)
         film = _nothing()
-        self.predictor.predict_bytes(film, "nothing")
+        self.predictor.predict_bytes(film, "nothing", keep_image=False)
         began = time.perf_counter()
-        self.predictor.predict_bytes(film, "nothing")
+        self.predictor.predict_bytes(film, "nothing", keep_image=False)
         self.queue.cost = time.perf_counter() - began
         self.state = "ok"
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,16 @@ def get(path: str) -> Any:
 
 
 @contextmanager
-def orthanc(folder: Path, node_port: int, route: bool = True) -> Iterator[None]:
+def orthanc(
+    folder: Path, node_port: int, route: bool = True, plugins: Sequence[str] = ()
+) -> Iterator[None]:
     """Orthanc with the example's settings, but for hosts and folders; `route`: with its rule."""
     settings = json.loads((EXAMPLE / "orthanc.json").read_text())
     settings |= {
         "StorageDirectory": str(folder / "orthanc"),
         "IndexDirectory": str(folder / "orthanc"),
         "LuaScripts": [str(EXAMPLE / "route.lua")] if route else [],
+        "Plugins": list(plugins),
         "HttpPort": HTTP,
         "DicomPort": DICOM,
     }

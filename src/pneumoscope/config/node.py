@@ -23,6 +23,15 @@ class NodeConfig:
     forward: str = option(
         "", "AET@HOST:PORT that reports are sent to; empty: they stay in the spool's outgoing/"
     )
+    dicomweb: str = option(
+        "", "URL of a DICOMweb service that films are fetched from and reports stored to"
+    )
+    dicomweb_silent: bool = option(False, "fetch films from it, store no report to it")
+    dicomweb_token_file: str = option(
+        "", "file with its token, or 'Basic …'; or $PNEUMOSCOPE_DICOMWEB_TOKEN"
+    )
+    dicomweb_days: int = option(1, "age of its studies, days; 0: of any age", 0, 36_500)
+    poll: float = option(30.0, "seconds between two searches there", 0.01, _DAY_SECONDS)
     spool: str = option("pneumoscope-spool", "folder of queue, films and reports in transit")
     callers: tuple[str, ...] = option((), "AE titles that may call; empty: every one")
     any_called: bool = option(False, "take associations for other AE titles than the own one")

@@ -10,7 +10,9 @@ import copy
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from itertools import islice
@@ -84,6 +86,7 @@ class Predictor:
         self._preprocess = Preprocessor(manifest.preprocessing)
         self._limits = limits or LimitsConfig()
         self._statistics = statistics
+        self._reading: AbstractContextManager[object] = nullcontext()
 
     @classmethod
     def load(
@@ -117,10 +120,19 @@ class Predictor:
         """Whether inputs unlike the training images are refused."""
         return self._statistics is not None
 
-    def adapted(self, around: Callable[[Backend], Backend], limits: LimitsConfig) -> Predictor:
-        """The same model with other limits, behind an engine that is made `around` its own."""
+    def adapted(
+        self, around: Callable[[Backend], Backend], limits: LimitsConfig, readers: int
+    ) -> Predictor:
+        """The same model for many threads that call `predict_bytes`.
+
+        Args:
+            around: makes an engine around this one's.
+            limits: what an image file may cost.
+            readers: of the threads, how many read a file at a time; the others wait their turn.
+        """
         other = copy.copy(self)
         other._backend, other._limits = around(self._backend), limits
+        other._reading = threading.BoundedSemaphore(readers)
         return other
 
     def predict_file(self, path: Path | str) -> Answer:
@@ -128,9 +140,25 @@ class Predictor:
         name = str(path)
         return next(self._answer([self._prepared(lambda: read_image(name, self._limits), name)]))
 
-    def predict_bytes(self, content: bytes, name: str = "upload") -> Answer:
-        """The answer for one file's content, held in memory."""
-        item = self._prepared(lambda: read_bytes(content, name, self._limits), name)
+    def predict_bytes(
+        self, content: bytes, name: str = "upload", *, keep_image: bool = True
+    ) -> Answer:
+        """The answer for one file's content, held in memory.
+
+        Args:
+            content: of a file of any format that `read_image` knows.
+            name: for the row.
+            keep_image: keep the pixels in the answer, shrunk to the size of overlays.
+        """
+        decode = Decoder(
+            self._limits,
+            self._preprocess,
+            keep_image,
+            lambda source, limits: read_bytes(content, source, limits),
+            looks=self.checks_inputs,
+        )
+        with self._reading:
+            item = decode(name)
         return next(self._answer([item]))
 
     def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:

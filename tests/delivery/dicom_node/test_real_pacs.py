@@ -11,7 +11,7 @@ pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.
 
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 
-from support import real_pacs
+from support import real_dicomweb, real_pacs
 from support.dicom_reports import needs
 from support.orthanc import in_isolation, isolated
 
@@ -39,4 +39,25 @@ def test_orthanc_shows_the_reports_in_the_studies_of_the_films(tmp_path: Path) -
         assert len(classes) == 3
     # The rule routes films, so that the CT got nothing, and neither did reports.
     assert [e["Modality"] for e in found if e["PatientID"] == "P-0003"] == ["CT"]
+    assert told["judged"] == [[], [], [], []]
+
+
+@needs("Orthanc", "dciodvfy", "unshare", "ip")
+def test_orthanc_is_searched_and_told_by_dicomweb(tmp_path: Path) -> None:
+    if not isolated():
+        pytest.skip("no network namespace of its own is allowed here (unshare -n)")
+    if not Path(real_dicomweb.PLUGIN).exists():
+        pytest.skip("needs Orthanc's DICOMweb plugin: apt-get install orthanc-dicomweb")
+    told = in_isolation(Path(real_dicomweb.__file__), str(tmp_path), timeout=240)
+    assert told["stopped"] == 0
+    found = told["instances"]
+    for patient in ("P-0001", "P-0002"):
+        own = [entry for entry in found if entry["PatientID"] == patient]
+        assert len({entry["StudyInstanceUID"] for entry in own}) == 1
+        classes = [entry["SOPClassUID"] for entry in own]
+        assert classes.count(ComprehensiveSRStorage) == 1
+        assert classes.count(SecondaryCaptureImageStorage) == 1
+    assert len(found) == 6
+    assert told["events"].count("received") == 2
+    assert told["events"].count("sent") == 4
     assert told["judged"] == [[], [], [], []]

@@ -63,10 +63,10 @@ def gathered(values: list[float]) -> tuple[list[object], SlowBackend]:
 
 
 def test_each_gets_its_own_answer_from_few_passes() -> None:
-    values = [float(k) for k in range(14)]
+    values = [float(k) for k in range(30)]
     found, inner = gathered(values)
     assert found == values
-    assert inner.sizes == [1, 8, 4, 1, 1]
+    assert inner.sizes == [1, 16, 8, 4, 1, 1]
 
 
 def test_an_error_is_that_of_its_image_and_no_one_waits_for_ever() -> None:

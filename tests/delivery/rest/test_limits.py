@@ -322,10 +322,10 @@ def test_log_tells_what_happened_and_of_nobody() -> None:
 def test_defect_is_told_without_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Predictor.predict_bytes
 
-    def fails(self: Predictor, content: bytes, name: str) -> Any:
+    def fails(self: Predictor, content: bytes, name: str, **how: Any) -> Any:
         if name != "nothing":  # of the start
             raise KeyError("SMITH^JOHN")
-        return answer(self, content, name)
+        return answer(self, content, name, **how)
 
     app = fake_app()
     monkeypatch.setattr(Predictor, "predict_bytes", fails)

@@ -17,11 +17,15 @@ from threading import Event
 from pneumoscope.config import LimitsConfig, NodeConfig
 from pneumoscope.delivery.dicom_node.answerer import Answerer
 from pneumoscope.delivery.dicom_node.audit import Audit
+from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
 from pneumoscope.delivery.dicom_node.peers import parse_peer
+from pneumoscope.delivery.dicom_node.poller import Poller
 from pneumoscope.delivery.dicom_node.receiver import Receiver
-from pneumoscope.delivery.dicom_node.sender import Sender
+from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
 from pneumoscope.delivery.dicom_node.spool import Spool
+from pneumoscope.delivery.dicom_node.stow import StowSender
 from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
 
 _LOGGER = logging.getLogger(__name__)
@@ -51,16 +55,27 @@ class Node:
         self, config: NodeConfig, predictor: Predictor, limits: LimitsConfig | None = None
     ) -> None:
         destination = parse_peer(config.forward, "--forward") if config.forward else None
+        self._web = web = DicomWeb(config) if config.dicomweb else None
+        stows = web is not None and not config.dicomweb_silent
+        if destination and stows:
+            raise UsageError(
+                "--forward and --dicomweb: reports would go to both. Give one of them, or "
+                "--dicomweb-silent to fetch films by DICOMweb alone."
+            )
         reporter = Reporter(predictor.manifest, limits)
         self._config = config
         folder = Path(config.spool)
-        self.spool = Spool(folder, reporter.author.fingerprint, sending=destination is not None)
+        self.spool = Spool(folder, reporter.author.fingerprint, sending=bool(destination or stows))
         self.audit = Audit(folder / "audit.jsonl")
         self._stop = Event()
         self._parts: list[Future[None]] = []
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="dicom-node")
+        self._pool = ThreadPoolExecutor(3, thread_name_prefix="dicom-node")
         try:
-            sender = destination and Sender(config, destination, self.spool, self.audit)
+            sender: Sender | None = None
+            if destination:
+                sender = StoreSender(config, destination, self.spool, self.audit)
+            elif web and stows:
+                sender = StowSender(config, web, self.spool, self.audit)
             self._receiver = Receiver(config, self.spool, self.audit)
         except BaseException:
             self._close()
@@ -70,6 +85,8 @@ class Node:
         self._begin(answerer.run)
         if sender:
             self._begin(sender.run)
+        if web:
+            self._begin(Poller(config, web, self.spool, self.audit).run)
         waiting = self.spool.count("films", "waiting")
         self.audit.note(
             "started", port=self.port, model=reporter.author.fingerprint, waiting=waiting
@@ -79,7 +96,7 @@ class Node:
             config.aet,
             config.host,
             self.port,
-            destination or folder / "outgoing",
+            destination or (config.dicomweb if stows else folder / "outgoing"),
             waiting,
         )
 
@@ -132,5 +149,7 @@ class Node:
 
     def _close(self) -> None:
         self._pool.shutdown()
+        if self._web:
+            self._web.close()
         self.audit.close()
         self.spool.close()

@@ -70,7 +70,7 @@ def server_context(config: NodeConfig) -> ssl.SSLContext | None:
             raise UsageError("--tls-key: found a key alone, wanted --tls-cert as well. Give both.")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    _load(context, config)
+    load_files(context, config)
     if config.tls_ca:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -85,11 +85,16 @@ def client_context(config: NodeConfig) -> ssl.SSLContext | None:
     if not config.forward_tls:
         return None
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    _load(context, config)
+    load_files(context, config)
     return context
 
 
-def _load(context: ssl.SSLContext, config: NodeConfig) -> None:
+def load_files(context: ssl.SSLContext, config: NodeConfig) -> None:
+    """Own certificate and key, and authorities, of the settings into a context.
+
+    Raises:
+        UsageError: a file is missing or is no certificate or key.
+    """
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         if config.tls_cert:

@@ -1,4 +1,4 @@
-"""Reports to the destination by C-STORE, again and again until it takes them.
+"""Reports to the destination, again and again until it takes them; and how, by C-STORE.
 
 Comes in: reports that wait. Goes out: the same, sent. Knows nothing of films or models. A
 destination that can't be reached is tried for ever, at growing intervals; a report that it refuses
@@ -8,6 +8,7 @@ is tried `most_refusals` times and then stays in the spool, given up.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from threading import Event
 from typing import Any
 
@@ -32,27 +33,17 @@ _WARNINGS = range(0xB000, 0xC000)
 """PS3.4 B.2.3: stored, with a remark."""
 
 
-class Sender:
-    """Sends until it is stopped.
+class Sender(ABC):
+    """Sends until it is stopped; how, its kinds know.
 
     Args:
-        config: retries and time-outs.
-        destination: who gets the reports.
-        spool: where they come from.
+        config: retries.
+        spool: where reports come from.
         audit: is told of every one.
-
-    Raises:
-        UsageError: TLS files can't be used.
     """
 
-    def __init__(self, config: NodeConfig, destination: Peer, spool: Spool, audit: Audit) -> None:
+    def __init__(self, config: NodeConfig, spool: Spool, audit: Audit) -> None:
         self._config, self._spool, self._audit = config, spool, audit
-        self._destination = destination
-        self._context = client_context(config)
-        self._entity = entity(config)
-        for report_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
-            syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-            self._entity.add_requested_context(report_class, syntaxes)
 
     def run(self, stop: Event) -> None:
         """Work until `stop`; a report that is on its way is ended first."""
@@ -67,6 +58,49 @@ class Sender:
             else:
                 stop.wait(pause(self._config, failures))
                 failures += 1
+
+    @abstractmethod
+    def send(self, reports: list[Outgoing], stop: Event) -> bool:
+        """Send reports until `stop`; whether the destination could be spoken to."""
+
+    def _sent(self, report: Outgoing, status: int) -> None:
+        self._spool.sent(report)
+        self._audit.note("sent", film=report.film, kind=report.kind, status=status)
+
+    def _refused(self, report: Outgoing, status: int | None) -> None:
+        give_up = report.refusals + 1 >= self._config.most_refusals
+        due = time.time() + pause(self._config, report.refusals)
+        self._spool.refused(report, due, give_up=give_up)
+        self._audit.note(
+            "given up" if give_up else "refused by destination",
+            film=report.film,
+            kind=report.kind,
+            status=status,
+            refusals=report.refusals + 1,
+        )
+
+
+class StoreSender(Sender):
+    """Sends by C-STORE.
+
+    Args:
+        config: retries and time-outs.
+        destination: who gets the reports.
+        spool: where they come from.
+        audit: is told of every one.
+
+    Raises:
+        UsageError: TLS files can't be used.
+    """
+
+    def __init__(self, config: NodeConfig, destination: Peer, spool: Spool, audit: Audit) -> None:
+        super().__init__(config, spool, audit)
+        self._destination = destination
+        self._context = client_context(config)
+        self._entity = entity(config)
+        for report_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+            syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+            self._entity.add_requested_context(report_class, syntaxes)
 
     def send(self, reports: list[Outgoing], stop: Event) -> bool:
         """Send reports in one association; whether the destination could be spoken to."""
@@ -104,23 +138,10 @@ class Sender:
             self._audit.note("association lost", film=report.film, kind=report.kind)
             return False
         if status == _SUCCESS or status in _WARNINGS:
-            self._spool.sent(report)
-            self._audit.note("sent", film=report.film, kind=report.kind, status=status)
+            self._sent(report, status)
         else:
             self._refused(report, status)
         return True
-
-    def _refused(self, report: Outgoing, status: int | None) -> None:
-        give_up = report.refusals + 1 >= self._config.most_refusals
-        due = time.time() + pause(self._config, report.refusals)
-        self._spool.refused(report, due, give_up=give_up)
-        self._audit.note(
-            "given up" if give_up else "refused by destination",
-            film=report.film,
-            kind=report.kind,
-            status=status,
-            refusals=report.refusals + 1,
-        )
 
 
 def pause(config: NodeConfig, failures: int) -> float:

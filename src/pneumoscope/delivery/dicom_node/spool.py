@@ -90,6 +90,7 @@ class Outgoing:
     number: int
     film: int
     kind: str
+    sop_uid: str
     path: Path
     refusals: int
 
@@ -160,6 +161,11 @@ class Spool:
         self.wake()
         return "new", int(number or 0)
 
+    def knows(self, sop_uid: str) -> bool:
+        """Whether a film came before, for the model that answers."""
+        query = "SELECT 1 FROM films WHERE sop_uid = ? AND model = ?"
+        return bool(self._rows(query, (sop_uid, self._model)))
+
     def _known(self, sop_uid: str, digest: str) -> tuple[Received, int] | None:
         rows = self._rows(
             "SELECT id, sha256 FROM films WHERE sop_uid = ? AND model = ?", (sop_uid, self._model)
@@ -219,11 +225,14 @@ class Spool:
     def due(self, now: float, most: int) -> list[Outgoing]:
         """Reports to be sent by now, oldest first."""
         rows = self._rows(
-            "SELECT id, film, kind, file, refusals FROM reports"
+            "SELECT id, film, kind, sop_uid, file, refusals FROM reports"
             " WHERE state = 'waiting' AND due <= ? ORDER BY due, id LIMIT ?",
             (now, most),
         )
-        return [Outgoing(i, film, kind, self._outgoing / f, n) for i, film, kind, f, n in rows]
+        return [
+            Outgoing(number, film, kind, uid, self._outgoing / file, refusals)
+            for number, film, kind, uid, file, refusals in rows
+        ]
 
     def sent(self, report: Outgoing) -> None:
         """The destination has it."""

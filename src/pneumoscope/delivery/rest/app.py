@@ -40,7 +40,9 @@ from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, Request
 from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, receive_files
 from pneumoscope.delivery.rest.work import WorkQueue
 from pneumoscope.errors import Reason
+from pneumoscope.images.memory import keep_freed_memory
 from pneumoscope.inference.backends import Backend
+from pneumoscope.inference.decoding import threads
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction
 
@@ -72,7 +74,9 @@ class Service:
     def __init__(self, predictor: Predictor, config: ServeConfig, limits: LimitsConfig) -> None:
         self.config = config
         self.engine: GatheringBackend | None = None
-        self.predictor = predictor.adapted(self._behind, limits)
+        # As many readers as `predict` has: their pixels stay in the processor's caches, and memory
+        # is bounded, however many films wait for the engine.
+        self.predictor = predictor.adapted(self._behind, limits, threads())
         self.model = model_id(predictor.manifest)
         self.model_document = model_document(predictor.manifest)
         self.queue = WorkQueue(config)
@@ -93,12 +97,13 @@ class Service:
 
     def warm_up(self) -> None:
         """Make the engine ready, and see what a film costs: a drawn one of 2 megapixels."""
+        keep_freed_memory()
         if self.engine is not None:
             self.engine.warm_up(self.predictor.manifest.preprocessing.size)
         film = _nothing()
-        self.predictor.predict_bytes(film, "nothing")
+        self.predictor.predict_bytes(film, "nothing", keep_image=False)
         began = time.perf_counter()
-        self.predictor.predict_bytes(film, "nothing")
+        self.predictor.predict_bytes(film, "nothing", keep_image=False)
         self.queue.cost = time.perf_counter() - began
         self.state = "ok"
 

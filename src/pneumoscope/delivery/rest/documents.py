@@ -71,7 +71,8 @@ def answer_document(
         reason = Reason.FILE_TOO_LARGE
         answer = Answer(Prediction(upload.name, reason.status, reason, detail=detail))
     else:
-        answer = predictor.predict_bytes(upload.content, upload.name)
+        pictures = wanted.heatmap or wanted.preview
+        answer = predictor.predict_bytes(upload.content, upload.name, keep_image=pictures)
     body = prediction_document(answer.prediction, model)
     body |= _pictures(answer, wanted, predictor.manifest.preprocessing)
     return Document(http_status(answer.prediction), body, answer.prediction)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.inference.backends import Backend, Outputs
 
-SIZES = (8, 4, 1)
+SIZES = (16, 8, 4, 1)
 """Images per pass: few sizes, since engines compile a graph for each."""
 
 

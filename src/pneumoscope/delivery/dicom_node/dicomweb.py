@@ -1,0 +1,279 @@
+"""DICOMweb as a client: search (QIDO-RS), retrieve (WADO-RS) and store (STOW-RS), PS3.18.
+
+Comes in: the address of a server, a token. Goes out: which films are there, the bytes of one, what
+became of a report. Knows nothing of spools or models, and keeps files as they came: bytes in, bytes
+out, none larger than allowed. (Libraries there are decode every file and write it anew.)
+
+A server's words are untrusted: UIDs are checked before they are part of an address, redirects are
+not followed, for the token would go along.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import uuid
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from pneumoscope.config import NodeConfig
+from pneumoscope.delivery.dicom_node.peers import load_files
+from pneumoscope.errors import UsageError
+
+TOKEN_VARIABLE = "PNEUMOSCOPE_DICOMWEB_TOKEN"  # noqa: S105 - its name, not the token
+PAGE = 100
+"""Films that are asked for in one search."""
+
+_STUDY, _SERIES, _SOP = "0020000D", "0020000E", "00080018"
+_FAILED, _REFERENCED, _FAILED_UID = "00081198", "00081199", "00081155"
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_MOST_UID = 64
+_HEADERS_BYTES = 16 << 10
+"""What a multipart answer may have beside the film."""
+
+_MOST_ANSWER = 64 << 20
+_AGAIN = frozenset({401, 403, 407, 408, 425, 429})
+"""Statuses that tell of the way to the server, not of what was sent; 5xx do, too."""
+
+_OK, _ACCEPTED, _NO_CONTENT = 200, 202, 204
+_FIRST_ERROR, _FIRST_SERVER_ERROR = 400, 500
+
+Stored = Literal["stored", "refused"]
+
+
+class DicomWebError(Exception):
+    """The server can't be reached, or answers what can't be worked with; later it may.
+
+    Attributes:
+        why: in a word, for the audit.
+        status: of HTTP, if there was one.
+    """
+
+    def __init__(self, why: str, status: int | None = None) -> None:
+        super().__init__(f"{why} {status or ''}".strip())
+        self.why, self.status = why, status
+
+
+class NotThereError(Exception):
+    """This one film can't be had: gone (404, 410), larger than allowed, or no DICOM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A film that the server has: UIDs of study, series and instance."""
+
+    study: str
+    series: str
+    sop: str
+
+
+class DicomWeb:
+    """One server.
+
+    Args:
+        config: its address, time-outs, TLS.
+
+    Raises:
+        UsageError: the address is none, holds a password, or there is no such file of a token.
+    """
+
+    def __init__(self, config: NodeConfig) -> None:
+        url = _checked(config.dicomweb)
+        headers = {"Authorization": authorization} if (authorization := _token(config)) else {}
+        self.name = url.host
+        self._client = httpx.Client(
+            base_url=url,
+            headers=headers,
+            timeout=httpx.Timeout(config.dimse_timeout, connect=config.acse_timeout),
+            verify=_tls(config),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Let go of its connections."""
+        self._client.close()
+
+    def search(self, modality: str, dates: str, offset: int) -> list[Found]:
+        """Films of a modality, at most about `PAGE` from `offset` on (PS3.18 10.6).
+
+        Args:
+            modality: CR or DX.
+            dates: of the study, `YYYYMMDD-YYYYMMDD`; "" for any.
+            offset: films before these.
+
+        Raises:
+            DicomWebError: there was no list of films.
+        """
+        asked = {"Modality": modality, "limit": str(PAGE), "offset": str(offset)}
+        asked |= {"StudyDate": dates} if dates else {}
+        accept = {"Accept": "application/dicom+json"}
+        status, _, content = self._get("instances", accept, _MOST_ANSWER, asked)
+        if status == _NO_CONTENT or (status == _OK and not content):
+            return []
+        if status != _OK:
+            raise DicomWebError("search failed", status)
+        try:
+            rows = httpx.Response(_OK, content=content).json()
+            return [Found(*(_uid(row, tag) for tag in (_STUDY, _SERIES, _SOP))) for row in rows]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise DicomWebError("search answered with no list of films", status) from error
+
+    def retrieve(self, film: Found, most: int) -> bytes:
+        """A film as a Part 10 file, in the syntax in which the server has it (PS3.18 10.4).
+
+        Raises:
+            NotThereError: this film can't be had, or has more than `most` bytes.
+            DicomWebError: the server can't be asked now.
+        """
+        path = f"studies/{film.study}/series/{film.series}/instances/{film.sop}"
+        accept = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+        status, kind, content = self._get(path, accept, most + _HEADERS_BYTES)
+        if status != _OK:
+            raise NotThereError(f"status {status}")
+        part = _first_part(kind, content)
+        if part is None or len(part) > most or part[128:132] != b"DICM":
+            raise NotThereError("no DICOM file, or too large a one")
+        return part
+
+    def store(self, sop_uid: str, content: bytes) -> tuple[Stored, int]:
+        """Send one object (PS3.18 10.5); what became of it, and the status.
+
+        Raises:
+            DicomWebError: the server can't be asked now; it may have the object or not.
+        """
+        boundary = uuid.uuid4().hex
+        body = b"".join(
+            [
+                f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode(),
+                content,
+                f"\r\n--{boundary}--\r\n".encode(),
+            ]
+        )
+        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        headers = {"Content-Type": kind, "Accept": "application/dicom+json"}
+        try:
+            answer = self._client.post("studies", content=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise DicomWebError(type(error).__name__) from error
+        _check_way(answer.status_code)
+        if answer.status_code not in (_OK, _ACCEPTED):
+            return "refused", answer.status_code
+        return ("stored" if _has(answer, sop_uid) else "refused"), answer.status_code
+
+    def _get(
+        self, path: str, headers: dict[str, str], most: int, asked: dict[str, str] | None = None
+    ) -> tuple[int, str, bytes]:
+        """Status, content type and body, of which no more than `most` bytes are ever held."""
+        content = bytearray()
+        try:
+            with self._client.stream("GET", path, headers=headers, params=asked) as answer:
+                _check_way(answer.status_code)
+                for chunk in answer.iter_bytes():
+                    content += chunk
+                    if len(content) > most:
+                        raise NotThereError("larger than allowed")
+        except httpx.HTTPError as error:
+            raise DicomWebError(type(error).__name__) from error
+        return answer.status_code, answer.headers.get("Content-Type", ""), bytes(content)
+
+
+def _check_way(status: int) -> None:
+    if status in _AGAIN or status >= _FIRST_SERVER_ERROR or _NO_CONTENT < status < _FIRST_ERROR:
+        raise DicomWebError("turned away", status)
+
+
+def _checked(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text.rstrip("/") + "/")
+    except httpx.InvalidURL as error:
+        raise UsageError(f"--dicomweb: found {text!r}, wanted a URL ({error})") from error
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise UsageError(
+            f"--dicomweb: found {text!r}, wanted the address of a DICOMweb service, as in "
+            "https://pacs.example/dicom-web"
+        )
+    if url.userinfo:
+        raise UsageError(
+            "--dicomweb: found a password in the address, where others can read it. Give it by "
+            f"--dicomweb-token-file or ${TOKEN_VARIABLE}."
+        )
+    return url
+
+
+def _token(config: NodeConfig) -> str:
+    """The header Authorization: a token is a bearer's (RFC 6750) unless its scheme is named."""
+    text = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if config.dicomweb_token_file:
+        try:
+            text = Path(config.dicomweb_token_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"--dicomweb-token-file {config.dicomweb_token_file}: can't be read ({error}). "
+                "Give a text file with the token alone."
+            ) from error
+        if not text:
+            raise UsageError(
+                f"--dicomweb-token-file {config.dicomweb_token_file}: is empty, wanted a token"
+            )
+    if not text.isascii() or not all(c.isprintable() for c in text):
+        raise UsageError("the DICOMweb token: found more than one line or odd characters")
+    return text if " " in text or not text else f"Bearer {text}"
+
+
+def _tls(config: NodeConfig) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    load_files(context, config)
+    return context
+
+
+def _uid(row: Any, tag: str) -> str:
+    text = row[tag]["Value"][0]
+    if len(text) > _MOST_UID or not _UID.fullmatch(text):
+        raise ValueError("no UID")
+    return str(text)
+
+
+def _first_part(kind: str, content: bytes) -> bytes | None:
+    """The first part of a multipart body (RFC 2046, 5.1.1), or the body if it is one file."""
+    header = Message()
+    header["Content-Type"] = kind
+    if header.get_content_type() == "application/dicom":
+        return content
+    boundary = header.get_boundary("")
+    line = b"--" + boundary.encode("latin-1", "replace")
+    begin = content.find(line)
+    start = content.find(b"\r\n\r\n", begin)
+    end = content.find(b"\r\n" + line, start + 2)
+    if not boundary or min(begin, start, end) < 0:
+        return None
+    return content[start + 4 : end]
+
+
+def _has(answer: httpx.Response, sop_uid: str) -> bool:
+    """Whether the server says that it has the object (PS3.18 10.5.3.2).
+
+    It may answer without a word, or in XML: then the status alone counts.
+    """
+    try:
+        told = answer.json()
+    except ValueError:
+        return answer.status_code == _OK
+    if not isinstance(told, dict):
+        return answer.status_code == _OK
+    if sop_uid in _uids(told, _FAILED):
+        return False
+    return answer.status_code == _OK or sop_uid in _uids(told, _REFERENCED)
+
+
+def _uids(told: dict[str, Any], sequence: str) -> set[str]:
+    try:
+        items = told.get(sequence, {}).get("Value") or []
+        return {str(item[_FAILED_UID]["Value"][0]) for item in items}
+    except (AttributeError, KeyError, IndexError, TypeError):
+        return set()

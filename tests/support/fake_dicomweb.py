@@ -1,0 +1,164 @@
+"""A DICOMweb server in this process, on loopback: QIDO-RS, WADO-RS and STOW-RS as in PS3.18.
+
+Comes in: films. Goes out: what it was asked and sent. Can be told to fail first.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from pydicom import dcmread
+
+ROOT = "/dicom-web"
+FAILED, REFERENCED = "00081198", "00081199"
+
+
+@dataclass
+class DicomWebServer:
+    """Stands for an archive.
+
+    Attributes:
+        films: Part 10 files that can be searched for.
+        stored: SOP Instance UID and bytes of every report that came, as often as it came.
+        faults: statuses for the next reports: 0 hangs up after keeping it, 202 and 409 name it
+            among what failed, others say nothing.
+        search_faults: the same for searches.
+        asked: method and path of every request.
+        hang: seconds before a film is given.
+        token: wanted in Authorization.
+        most: films per page, whatever the client asks for.
+    """
+
+    films: list[bytes]
+    url: str = ""
+    stored: list[tuple[str, bytes]] = field(default_factory=list)
+    faults: list[int] = field(default_factory=list)
+    search_faults: list[int] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    hang: float = 0.0
+    token: str = ""
+    most: int = 1000
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    kept: DicomWebServer
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def do_GET(self) -> None:
+        self.kept.asked.append(f"GET {self.path}")
+        if self._unauthorized():
+            return
+        parts = urlsplit(self.path)
+        if parts.path == f"{ROOT}/instances":
+            self._search(parse_qs(parts.query))
+        else:
+            self._retrieve(parts.path)
+
+    def do_POST(self) -> None:
+        self.kept.asked.append(f"POST {self.path}")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self._unauthorized():
+            return
+        message = Message()
+        message["Content-Type"] = self.headers["Content-Type"]
+        line = b"--" + message.get_boundary("").encode()
+        assert self.path == f"{ROOT}/studies"
+        assert message.get_param("type") == "application/dicom"
+        parts = [part.split(b"\r\n\r\n", 1)[1] for part in body.split(line)[1:-1]]
+        content = parts[0].removesuffix(b"\r\n")
+        dataset = dcmread(BytesIO(content), stop_before_pixels=True)
+        fault = self.kept.faults.pop(0) if self.kept.faults else 200
+        if fault in (0, 200):
+            self.kept.stored.append((dataset.SOPInstanceUID, content))
+        if fault == 0:
+            self.close_connection = True
+            return
+        item = {
+            "00081150": {"vr": "UI", "Value": [dataset.SOPClassUID]},
+            "00081155": {"vr": "UI", "Value": [dataset.SOPInstanceUID]},
+        }
+        name = REFERENCED if fault == 200 else FAILED
+        told = {name: {"vr": "SQ", "Value": [item]}} if fault in (200, 202, 409) else {}
+        self._answer(fault, "application/dicom+json", json.dumps(told).encode())
+
+    def _unauthorized(self) -> bool:
+        if self.kept.token and self.headers.get("Authorization") != self.kept.token:
+            self._answer(401, "text/plain", b"")
+            return True
+        return False
+
+    def _search(self, asked: dict[str, list[str]]) -> None:
+        if self.kept.search_faults:
+            self._answer(self.kept.search_faults.pop(0), "text/plain", b"")
+            return
+        first, _, last = asked.get("StudyDate", [""])[0].partition("-")
+        found = [dcmread(BytesIO(film), stop_before_pixels=True) for film in self.kept.films]
+        found = [
+            film
+            for film in found
+            if film.Modality == asked["Modality"][0]
+            and (not first or first <= film.StudyDate <= last)
+        ]
+        begin = int(asked["offset"][0])
+        page = found[begin : begin + min(int(asked["limit"][0]), self.kept.most)]
+        words = {"0020000D": "StudyInstanceUID", "0020000E": "SeriesInstanceUID"}
+        words |= {"00080018": "SOPInstanceUID", "00100010": "PatientName"}
+        rows = [
+            {tag: {"Value": [str(film[word].value)]} for tag, word in words.items()}
+            for film in page
+        ]
+        if rows:
+            self._answer(200, "application/dicom+json", json.dumps(rows).encode())
+        else:
+            self._answer(204, "", b"")
+
+    def _retrieve(self, path: str) -> None:
+        time.sleep(self.kept.hang)
+        for content in self.kept.films:
+            film = dcmread(BytesIO(content), stop_before_pixels=True)
+            if path == (
+                f"{ROOT}/studies/{film.StudyInstanceUID}/series/{film.SeriesInstanceUID}"
+                f"/instances/{film.SOPInstanceUID}"
+            ):
+                head = b"\r\n--b=1\r\nContent-Type: application/dicom\r\n\r\n"
+                kind = 'multipart/related; type="application/dicom"; boundary="b=1"'
+                self._answer(200, kind, head + content + b"\r\n--b=1--\r\n")
+                return
+        self._answer(404, "text/plain", b"")
+
+    def _answer(self, status: int, kind: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@contextmanager
+def dicomweb_server(films: list[bytes], **how: Any) -> Iterator[DicomWebServer]:
+    """A server that answers until the block ends."""
+    kept = DicomWebServer(films, **how)
+    handler = type("Handler", (_Handler,), {"kept": kept})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    kept.url = f"http://127.0.0.1:{server.server_address[1]}{ROOT}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield kept
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

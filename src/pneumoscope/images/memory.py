@@ -19,18 +19,22 @@ from PIL import Image
 _PILLOW_BLOCKS = 8
 """Blocks of up to 16 MB that Pillow keeps (its documentation, Block Allocator)."""
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>, mallopt(3)."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+"""M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of <malloc.h>, mallopt(3)."""
 
 _most_kept = 0
 
 
-def keep_freed_memory(largest: int = 32 << 20, kept: int = 256 << 20) -> None:
+def keep_freed_memory(
+    largest: int = 32 << 20, kept: int = 256 << 20, *, shared: bool = False
+) -> None:
     """Let Pillow and the C library keep what is freed; where that can't be done, nothing is done.
 
     Args:
         largest: bytes of the largest single block that is kept.
         kept: bytes kept at the end of the heap; less than was asked for before changes nothing.
+        shared: all threads have one heap: of many threads each would keep a film's memory of its
+            own, and what one has freed no other could use.
     """
     global _most_kept
     if kept <= _most_kept:
@@ -45,3 +49,5 @@ def keep_freed_memory(largest: int = 32 << 20, kept: int = 256 << 20) -> None:
         return
     mallopt(_MMAP_THRESHOLD, largest)
     mallopt(_TRIM_THRESHOLD, kept)
+    if shared:
+        mallopt(_ARENA_MAX, 1)

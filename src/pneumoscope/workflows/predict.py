@@ -80,7 +80,10 @@ def run_prediction(
             named = ", ".join(map(str, paths))
             raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
         predictor = Predictor.load(model, batch.precision, input_check=batch.input_check)
-        reports = ReportFolder(dicom_out, predictor.manifest) if dicom_out else None
+        reports = None
+        if dicom_out:
+            precision = predictor.precision
+            reports = ReportFolder(dicom_out, predictor.manifest, precision=precision)
         journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
         before = journal.rows if journal else 0
         reading = _Reading(files, before, batch.workers)

@@ -19,6 +19,7 @@ from pneumoscope.delivery.dicom_report.author import Author
 from pneumoscope.delivery.dicom_report.objects import Reporter
 from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.inference.predictor import Answer
+from pneumoscope.records import UNCERTAIN
 from support.dicom_reports import (
     MANIFEST,
     REFUSED,
@@ -118,6 +119,17 @@ def test_probability_threshold_and_class(probability: float, presence: tuple[str
     assert not items(group, "Comment")
 
 
+def test_an_uncertain_answer_is_neither_present_nor_absent() -> None:
+    # CID 240: undetermined. The probability stays, and a remark says why there is no class.
+    answer = answered(film_bytes(), 0.58)
+    withheld = replace(answer, prediction=replace(answer.prediction, prediction=UNCERTAIN))
+    sr = report(film_bytes(), withheld)
+    presence = item(sr, "Presence of property").ConceptCodeSequence[0]
+    assert code(presence) == ("373068000", "SCT")
+    assert number(sr, "Probability") == pytest.approx(0.58)
+    assert "no class" in item(item(sr, "Measurement Group"), "Comment").TextValue
+
+
 def test_how_unlike_the_training_images_it_is_where_that_is_measured() -> None:
     answer = answered(film_bytes())
     name = "How unlike its training images the model finds the input"
@@ -140,6 +152,12 @@ def test_it_names_the_algorithm_its_version_and_its_model() -> None:
     assert author.fingerprint in parameters[0]
     assert parameters[1] == "threshold: 0.600000 (for the test)"
     # How sure: validation's intervals, where there are any.
+    made = Reporter(MANIFEST, precision="int8").objects(film_bytes(), answered(film_bytes()))
+    told = [
+        entry.TextValue
+        for entry in items(dcmread(BytesIO(made[0].content)), "Algorithm Parameters")
+    ]
+    assert "precision: int8" in told
     assert parameters[2:] == ["sensitivity on validation 0.900 (0.850 to 0.940)"]
 
 
@@ -193,7 +211,8 @@ def test_uids_are_the_same_in_every_run_and_of_one_film_by_one_model() -> None:
     other_film = uids(film_bytes(2), Reporter(MANIFEST))
     stricter = replace(MANIFEST, threshold=OperatingPoint(0.7, "for the test", ""))
     other_model = uids(film_bytes(1), Reporter(stricter))
-    assert len({*first, *other_film, *other_model}) == 6
+    other_precision = uids(film_bytes(1), Reporter(MANIFEST, precision="bf16"))
+    assert len({*first, *other_film, *other_model, *other_precision}) == 8
 
 
 @pytest.mark.parametrize(

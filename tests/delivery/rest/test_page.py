@@ -99,6 +99,18 @@ def test_answers_are_those_of_the_interface(page: Page) -> None:
         assert float(place.rstrip("%")) == pytest.approx(100 * row["threshold"], abs=1e-3)
 
 
+def test_an_uncertain_answer_is_called_neither(page: Page) -> None:
+    row = {"status": "ok", "prediction": "uncertain", "probability": 0.58, "threshold": 0.6}
+    words = "verdict(row), inShort(row), explained(row, null)"
+    told = page.tab.ask(
+        f"import('/words.js').then(({{ verdict, inShort, explained }}) => "
+        f"{{ const row = {json.dumps(row)}; return [{words}]; }})"
+    )
+    assert told[0].startswith("Uncertain")
+    assert told[1] == "uncertain"
+    assert "withholds" in told[2]
+
+
 def test_a_refusal_is_explained(page: Page) -> None:
     choose(page.tab, "notes.txt")
     assert text(page.tab, "verdict") == "No answer: refused"

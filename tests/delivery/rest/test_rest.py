@@ -8,21 +8,34 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest import schemas
+from pneumoscope.delivery.rest.app import build_app
 from pneumoscope.delivery.rest.pages import PAGE_FILES
 from pneumoscope.errors import Reason
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.phantom.dicom_file import encode_dicom
+from pneumoscope.inference.bundle import Abstention
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import COLUMNS, as_row
 from support.bad_images import BAD_IMAGES, BadImage
-from support.fake_service import fake_app, fake_predictor, film_png
+from support.fake_service import (
+    LIMITS,
+    MANIFEST,
+    MeanBackend,
+    fake_app,
+    fake_predictor,
+    film_png,
+)
 
 ONE = "/v1/predictions"
 MANY = "/v1/predictions/batch"
@@ -232,6 +245,8 @@ def test_state_and_model(client: TestClient) -> None:
     assert client.get("/readyz").json() == {"status": "ok"}
     model = client.get("/v1/model").json()
     assert model["threshold"]["value"] == 0.5
+    assert model["precision"] == "f32"
+    assert model["abstention"]["method"] == "none"
     assert model["validation"]["curves"]["histogram"]["normal"] == [9, 1]
     assert re.fullmatch(r"[0-9a-f]{16}", model["id"])
 
@@ -239,3 +254,31 @@ def test_state_and_model(client: TestClient) -> None:
 def test_not_ready_before_the_engine_is_warm() -> None:
     response = TestClient(fake_app()).get("/readyz")
     assert (response.status_code, response.json()) == (503, {"status": "starting"})
+
+
+def test_an_uncertain_answer_is_in_the_contract() -> None:
+    band = Abstention("band", 0.0, 1.0, "for the test", "validation")
+    model = Predictor(replace(MANIFEST, abstention=band), MeanBackend())
+    with TestClient(build_app(model, ServeConfig(), LIMITS)) as client:
+        body = post(client, film_png()).json()
+    assert body["prediction"] == "uncertain"
+    assert 0 < body["probability"] < 1
+    schemas.Row.model_validate(body)
+
+
+def test_a_film_refused_by_the_input_check_has_no_number_and_no_heatmap() -> None:
+    refuses: Any = SimpleNamespace(
+        verdict=lambda look, embedding: SimpleNamespace(
+            score=9.0, reason=Reason.NOT_A_CHEST_XRAY, detail="for the test"
+        )
+    )
+    model = Predictor(MANIFEST, MeanBackend(), statistics=refuses)
+    with TestClient(build_app(model, ServeConfig(), LIMITS)) as client:
+        response = post(client, film_png(), heatmap="true", preview="true")
+    body = response.json()
+    assert response.status_code == 422
+    assert (body["status"], body["reason"]) == ("refused", "not_a_chest_xray")
+    empty = ("probability", "prediction", "threshold", "heatmap", "map")
+    assert [body[name] for name in empty] == [None] * 5
+    assert body["input_score"] == 9.0
+    schemas.Refused.model_validate(body)

@@ -34,6 +34,7 @@ class Author:
         fingerprint: hex SHA-256 of the model's manifest, which holds those of all its files.
         threshold: on the probability.
         rule: how the threshold was chosen.
+        precision: what is computed in, "" where nobody says.
         validation: sentences on how far its answers held on validation, if that is known.
     """
 
@@ -42,17 +43,19 @@ class Author:
     fingerprint: str
     threshold: float
     rule: str
+    precision: str = ""
     validation: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, manifest: BundleManifest) -> Author:
-        """The author that answers by the model of `manifest`."""
+    def of(cls, manifest: BundleManifest, precision: str = "") -> Author:
+        """The author that answers by the model of `manifest`, computed in `precision`."""
         return cls(
             version=metadata.version("pneumoscope"),
             architecture=manifest.architecture.name,
             fingerprint=model_fingerprint(manifest),
             threshold=manifest.threshold.value,
             rule=manifest.threshold.rule,
+            precision=precision,
             validation=_validation(manifest.validation),
         )
 
@@ -69,7 +72,7 @@ class Author:
         """
         from pydicom.uid import generate_uid
 
-        entropy = ["pneumoscope", self.version, self.fingerprint, part, subject]
+        entropy = ["pneumoscope", self.version, self.fingerprint, self.precision, part, subject]
         return str(generate_uid(entropy_srcs=["\0".join(entropy)]))
 
 

@@ -33,6 +33,7 @@ class ReportFolder:
         folder: where to; made if it is not there.
         manifest: of the model that answers.
         limits: what a file may cost.
+        precision: what the model computes in.
 
     Attributes:
         reports: how many were written.
@@ -46,7 +47,11 @@ class ReportFolder:
     """
 
     def __init__(
-        self, folder: Path, manifest: BundleManifest, limits: LimitsConfig | None = None
+        self,
+        folder: Path,
+        manifest: BundleManifest,
+        limits: LimitsConfig | None = None,
+        precision: str = "",
     ) -> None:
         check_installed()
         claim_folder(folder)
@@ -56,7 +61,7 @@ class ReportFolder:
         self.notes: list[tuple[str, str]] = []
         self.folder = folder
         self._limits = limits or LimitsConfig()
-        self._reporter = Reporter(manifest, self._limits)
+        self._reporter = Reporter(manifest, self._limits, precision)
 
     def add(self, answer: Answer) -> None:
         """Write the objects of one answer for a file; what has none gets a note.

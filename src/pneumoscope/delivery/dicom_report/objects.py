@@ -61,10 +61,13 @@ class Reporter:
     Args:
         manifest: of the model that answers.
         limits: what a file may cost.
+        precision: what the model computes in.
     """
 
-    def __init__(self, manifest: BundleManifest, limits: LimitsConfig | None = None) -> None:
-        self.author = Author.of(manifest)
+    def __init__(
+        self, manifest: BundleManifest, limits: LimitsConfig | None = None, precision: str = ""
+    ) -> None:
+        self.author = Author.of(manifest, precision)
         self._preprocessing: PreprocessConfig = manifest.preprocessing
         self._limits = limits or LimitsConfig()
 

@@ -13,8 +13,8 @@ why: whoever waits for it should not wait for nothing.
           Algorithm (TID 4019)   name, version, model, threshold, validation
           Source image
           Probability            with its threshold beside it (TID 300)
-          Presence of property   present, absent, not evaluated: the model's class
-          Comment                why there is no answer
+          Presence of property   present, absent, undetermined, not evaluated
+          Comment                why there is no answer, or no class
       Comment                    research use only
 """
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pneumoscope.delivery.dicom_report.author import MANUFACTURER, RESEARCH_ONLY, Author
 from pneumoscope.delivery.dicom_report.source import SourceFilm
-from pneumoscope.records import CLASS_NAMES, Prediction
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 if TYPE_CHECKING:
     from highdicom.sr import (
@@ -47,6 +47,7 @@ _CHEST_XRAY = ("399208008", "SCT", "Plain chest X-ray")
 _IMAGING = ("363679005", "SCT", "Imaging procedure")
 _PRESENT = ("52101004", "SCT", "Present")  # CID 240
 _ABSENT = ("272519000", "SCT", "Absent")
+_UNDETERMINED = ("373068000", "SCT", "Undetermined")
 _NOT_EVALUATED = ("373121007", "SCT", "Not Evaluated")
 _PRESENCE = ("121052", "DCM", "Presence of property")
 _PROBABILITY = ("122157", "DCM", "Probability")
@@ -154,12 +155,17 @@ def _group(
     if prediction.reason is not None:
         words = f"No answer was given: {prediction.reason.value}: {prediction.detail}"
         group[0].ContentSequence.append(_comment(words))
+    if prediction.prediction == UNCERTAIN:
+        words = "Uncertain: so near its threshold the model gives a probability and no class"
+        group[0].ContentSequence.append(_comment(words))
     return group
 
 
 def _class(prediction: Prediction) -> tuple[str, str, str]:
     if prediction.prediction is None:
         return _NOT_EVALUATED
+    if prediction.prediction == UNCERTAIN:
+        return _UNDETERMINED
     return _PRESENT if prediction.prediction == CLASS_NAMES[1] else _ABSENT
 
 
@@ -170,6 +176,7 @@ def _algorithm(author: Author) -> AlgorithmIdentification:
     parameters = [
         f"model: {author.architecture}, manifest SHA-256 {author.fingerprint}",
         f"threshold: {author.threshold:.6f} ({author.rule})",
+        *([f"precision: {author.precision}"] if author.precision else []),
         *author.validation,
     ]
     return AlgorithmIdentification(

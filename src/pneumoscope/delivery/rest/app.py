@@ -78,7 +78,7 @@ class Service:
         # is bounded, however many films wait for the engine.
         self.predictor = predictor.adapted(self._behind, limits, threads())
         self.model = model_id(predictor.manifest)
-        self.model_document = model_document(predictor.manifest)
+        self.model_document = model_document(predictor.manifest, predictor.precision)
         self.queue = WorkQueue(config)
         self.memory = Memory(config.max_held)
         self.metrics = Metrics(predictor.manifest.validation)
@@ -97,7 +97,7 @@ class Service:
 
     def warm_up(self) -> None:
         """Make the engine ready, and see what a film costs: a drawn one of 2 megapixels."""
-        keep_freed_memory()
+        keep_freed_memory(shared=True)
         if self.engine is not None:
             self.engine.warm_up(self.predictor.manifest.preprocessing.size)
         film = _nothing()

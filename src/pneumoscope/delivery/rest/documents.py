@@ -117,8 +117,8 @@ def model_id(manifest: BundleManifest) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def model_document(manifest: BundleManifest) -> dict[str, Any]:
-    """`/v1/model`: what answers, how its threshold was chosen, and its validation."""
+def model_document(manifest: BundleManifest, precision: str) -> dict[str, Any]:
+    """`/v1/model`: what answers, in which precision, how its threshold was chosen, validation."""
     return {
         "id": model_id(manifest),
         "pneumoscope_version": manifest.pneumoscope_version,
@@ -127,8 +127,10 @@ def model_document(manifest: BundleManifest) -> dict[str, Any]:
         "architecture": asdict(manifest.architecture),
         "networks": manifest.members,
         "flip": manifest.flip,
+        "precision": precision,
         "preprocessing": asdict(manifest.preprocessing),
         "threshold": asdict(manifest.threshold),
+        "abstention": asdict(manifest.abstention),
         "calibration": manifest.calibration.method,
         "input_check": asdict(manifest.input_check),
         "training_data": asdict(manifest.training_data),

@@ -26,7 +26,9 @@ class Row(BaseModel):
     status: Literal["ok", "refused", "error"]
     reason: str | None = Field(description=f"null where there is an answer, else of: {REASONS}")
     probability: float | None = Field(description="calibrated probability of pneumonia, 0 to 1")
-    prediction: Literal["NORMAL", "PNEUMONIA"] | None
+    prediction: Literal["NORMAL", "PNEUMONIA", "uncertain"] | None = Field(
+        description="uncertain: the model withholds its class so near the threshold"
+    )
     threshold: float | None = Field(description="from this probability up it is PNEUMONIA")
     input_score: float | None = Field(description="how unlike the training films it is")
     model: str = Field(description="id of the model, as /v1/model has it")

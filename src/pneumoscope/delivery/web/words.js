@@ -29,16 +29,20 @@ const REFUSALS = {
 
 export function verdict(row) {
   if (row.status !== "ok") return row.status === "refused" ? "No answer: refused" : "No answer";
+  if (row.prediction === "uncertain") return "Uncertain: the model gives no class";
   return row.prediction === "PNEUMONIA" ? "Flagged as pneumonia" : "Not flagged";
 }
 
 export function inShort(row) {
   if (row.status !== "ok") return row.status === "refused" ? "refused" : "no answer";
-  return row.prediction === "PNEUMONIA" ? "pneumonia" : "normal";
+  return { PNEUMONIA: "pneumonia", NORMAL: "normal" }[row.prediction] ?? "uncertain";
 }
 
 export function explained(row, model) {
   if (row.status !== "ok") return REFUSALS[row.reason] ?? "There is no answer for this file.";
+  if (row.prediction === "uncertain") {
+    return `So near the threshold of ${fixed(row.threshold)} the model withholds its class. Take it as no answer.`;
+  }
   const side = row.prediction === "PNEUMONIA" ? "At or above" : "Below";
   const text = `${side} the threshold of ${fixed(row.threshold)}, so the film is ${row.prediction === "PNEUMONIA" ? "flagged" : "not flagged"}.`;
   const metrics = model?.validation?.metrics;

@@ -1,11 +1,21 @@
-"""A port that nobody listens on."""
+"""A port for a server that is started in a moment."""
 
 from __future__ import annotations
 
+import random
 import socket
+
+_BELOW_EPHEMERAL = range(20_000, 32_000)
+"""Where systems don't look for a port of their own: what else a test starts won't be given it."""
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of loopback that nobody listens on."""
+    while True:
+        port = random.choice(_BELOW_EPHEMERAL)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port

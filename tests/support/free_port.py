@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 import socket
 
 _BELOW_EPHEMERAL = range(20_000, 32_000)
@@ -12,7 +12,7 @@ _BELOW_EPHEMERAL = range(20_000, 32_000)
 def free_port() -> int:
     """A TCP port of loopback that nobody listens on."""
     while True:
-        port = random.choice(_BELOW_EPHEMERAL)
+        port = secrets.choice(_BELOW_EPHEMERAL)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -114,8 +114,8 @@ def _given_up(path: str) -> Prediction:
 def _started(decode: Decoder, workers: int) -> ProcessPoolExecutor:
     """Reading processes, all of them begun, one of which has answered.
 
-    Later none is begun: Python up to 3.13 waits for ever for one that is begun while another dies
-    (the executor ends those that it knows of, then waits for all).
+    All at once, so that none is begun later: Python 3.11's executor was seen waiting for ever after
+    a process had died, and one that is begun at that moment it would wait for without ending it.
     """
     # Spawned, not forked: the engine's threads would be copied in whatever state they are.
     context = multiprocessing.get_context("spawn")

@@ -208,8 +208,8 @@ class ServeConfig:
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all of this machine's")
     port: int = option(8000, "port to listen on; 0: a free one", 0, 65_535)
-    workers: int = option(24, "films that are read or wait for the engine at once", 1, 64)
-    waiting: int = option(40, "requests taken on beyond those; more get 503", 0)
+    readers: int = option(0, "threads that read films; 0: half the cores, 2 to 8", 0, 64)
+    requests: int = option(64, "requests under way at once; more get 503", 1)
     longest_wait: float = option(
         2.0, "a request that would have to wait longer for its answer gets 503, seconds", 0
     )

@@ -10,9 +10,7 @@ import copy
 import hashlib
 import json
 import math
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from itertools import islice
@@ -37,6 +35,9 @@ from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
 """Images per forward pass."""
+
+_PASSES = (1, BATCH)
+"""Images per forward pass, of which engines make a graph for each: one, or many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Predictor:
         self._preprocess = Preprocessor(manifest.preprocessing)
         self._limits = limits or LimitsConfig()
         self._statistics = statistics
-        self._reading: AbstractContextManager[object] = nullcontext()
+        self._passes: tuple[int, ...] = _PASSES
 
     @classmethod
     def load(
@@ -120,25 +121,28 @@ class Predictor:
         """Whether inputs unlike the training images are refused."""
         return self._statistics is not None
 
-    def adapted(
-        self, around: Callable[[Backend], Backend], limits: LimitsConfig, readers: int
-    ) -> Predictor:
-        """The same model for many threads that call `predict_bytes`.
+    def adapted(self, limits: LimitsConfig, passes: Sequence[int]) -> Predictor:
+        """The same model under other limits.
 
         Args:
-            around: makes an engine around this one's.
             limits: what an image file may cost.
-            readers: of the threads, how many read a file at a time; the others wait their turn.
+            passes: images per forward pass, ascending; the smallest that holds what is asked for
+                together is taken.
         """
         other = copy.copy(self)
-        other._backend, other._limits = around(self._backend), limits
-        other._reading = threading.BoundedSemaphore(readers)
+        other._limits, other._passes = limits, tuple(passes)
         return other
+
+    def warm_up(self) -> None:
+        """Have the engine make what it needs for passes of every size."""
+        side = self.manifest.preprocessing.size
+        for images in self._passes:
+            self._backend.run(np.zeros((images, side, side, 3), np.float32))
 
     def predict_file(self, path: Path | str) -> Answer:
         """The answer for one file; a file that can't be answered for has a status and a reason."""
         name = str(path)
-        return next(self._answer([self._prepared(lambda: read_image(name, self._limits), name)]))
+        return next(self.answers([self._prepared(lambda: read_image(name, self._limits), name)]))
 
     def predict_bytes(
         self, content: bytes, name: str = "upload", *, keep_image: bool = True
@@ -150,6 +154,16 @@ class Predictor:
             name: for the row.
             keep_image: keep the pixels in the answer, shrunk to the size of overlays.
         """
+        return next(self.answers([self.prepare_bytes(content, name, keep_image=keep_image)]))
+
+    def prepare_bytes(
+        self, content: bytes, name: str, *, keep_image: bool = False
+    ) -> Prepared | Prediction:
+        """The network's input for one file's content, or the row that says why there is none.
+
+        For those who read films in one thread and ask for many answers in another; see `answers`.
+        The arguments are those of `predict_bytes`.
+        """
         decode = Decoder(
             self._limits,
             self._preprocess,
@@ -157,9 +171,14 @@ class Predictor:
             lambda source, limits: read_bytes(content, source, limits),
             looks=self.checks_inputs,
         )
-        with self._reading:
-            item = decode(name)
-        return next(self._answer([item]))
+        return decode(name)
+
+    def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
+        """One answer for every item, in order, from one pass; no more than a pass holds."""
+        readable = [item for item in items if isinstance(item, Prepared)]
+        answered = iter(self._run(readable)) if readable else iter(())
+        for item in items:
+            yield Answer(item) if isinstance(item, Prediction) else next(answered)
 
     def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
         return prepared(read, name, self._preprocess, looks=self.checks_inputs)
@@ -191,7 +210,7 @@ class Predictor:
         items = decoded(paths, decode, workers)
         try:
             for chunk in _chunks(items, BATCH):
-                yield from self._answer(chunk)
+                yield from self.answers(chunk)
         finally:
             items.close()
 
@@ -208,17 +227,12 @@ class Predictor:
         looks = self.checks_inputs
         items = (seen(n, _checked(n, i), self._preprocess, looks=looks) for n, i in images)
         for chunk in _chunks(items, BATCH):
-            yield from self._answer(chunk)
-
-    def _answer(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
-        readable = [item for item in items if isinstance(item, Prepared)]
-        answered = iter(self._run(readable)) if readable else iter(())
-        for item in items:
-            yield Answer(item) if isinstance(item, Prediction) else next(answered)
+            yield from self.answers(chunk)
 
     def _run(self, items: Sequence[Prepared]) -> list[Answer]:
-        # One batch size only: engines compile once, and results don't depend on the company.
-        batch = np.zeros((BATCH if len(items) > 1 else 1, *items[0].tensor.shape), np.float32)
+        # Few sizes only: engines compile a graph for each.
+        images = next(size for size in self._passes if size >= len(items))
+        batch = np.zeros((images, *items[0].tensor.shape), np.float32)
         for row, item in enumerate(items):
             batch[row] = item.tensor
         outputs = self._backend.run(batch)

@@ -7,7 +7,9 @@ import io
 import json
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_more_than_there_is_room_for_is_turned_away_and_the_rest_answered() -> None:
     backend = MeanBackend()
     backend.gate.clear()
-    app = fake_app(backend, workers=1, waiting=2, longest_wait=1e6)
+    app = fake_app(backend, readers=1, requests=3, longest_wait=1e6)
 
     async def ask(client: httpx.AsyncClient) -> None:
         taken = [asyncio.create_task(client.post(ONE, files=FILES)) for _ in range(3)]
@@ -70,7 +72,7 @@ def test_more_than_there_is_room_for_is_turned_away_and_the_rest_answered() -> N
 
 def test_who_would_wait_too_long_is_turned_away_at_once() -> None:
     async def run() -> None:
-        queue = WorkQueue(ServeConfig(workers=2, waiting=1000, longest_wait=1.0))
+        queue = WorkQueue(ServeConfig(requests=1000, longest_wait=1.0))
         queue.cost = 0.25
         with ExitStack() as held:
             for _ in range(4):
@@ -87,21 +89,28 @@ def test_who_would_wait_too_long_is_turned_away_at_once() -> None:
     asyncio.run(run())
 
 
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
 def test_cost_is_that_of_the_machine_and_follows_the_films() -> None:
+    """Ten films at once that take 0.2 s together cost it 0.02 s each."""
+
     async def run() -> None:
-        queue = WorkQueue(ServeConfig(workers=2))
+        queue = WorkQueue(ServeConfig())
         queue.cost = 100.0
-        never = asyncio.Event()
-
-        async def gone() -> None:
-            await never.wait()
-
-        assert await queue.run(lambda: 42, gone()) == 42
-        assert queue.cost == pytest.approx(90, abs=0.1)
-        with pytest.raises(ZeroDivisionError):
-            await queue.run(lambda: 1 // 0, gone())
-        await until(lambda: queue.films == 0)
-        queue.close()
+        with ThreadPoolExecutor(1) as pool:
+            assert await queue.result(pool.submit(lambda: 42), never()) == 42
+            assert queue.cost == pytest.approx(90, abs=0.1)
+            with pytest.raises(ZeroDivisionError):
+                await queue.result(pool.submit(lambda: 1 // 0), never())
+            await until(lambda: queue.films == 0)
+            queue.cost = 0.1
+            for _ in range(8):
+                jobs = [queue.result(pool.submit(time.sleep, 0.02), never()) for _ in range(10)]
+                await asyncio.gather(*jobs)
+                await until(lambda: queue.films == 0)
+        assert 0.01 < queue.cost < 0.05
 
     asyncio.run(run())
 
@@ -111,25 +120,25 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
     backend.gate.clear()
 
     async def run() -> None:
-        queue = WorkQueue(ServeConfig(workers=1))
+        queue = WorkQueue(ServeConfig())
         left = asyncio.Event()
         done: list[int] = []
 
         async def gone() -> None:
             await left.wait()
 
-        first = asyncio.create_task(queue.run(backend.gate.wait, gone()))
-        second = asyncio.create_task(queue.run(lambda: done.append(1), gone()))
-        await until(lambda: queue.films == 2)
-        left.set()
-        for task in (first, second):
-            with pytest.raises(ClientGoneError):
-                await task
-        await until(lambda: queue.films == 1)  # a thread can't be stopped
-        backend.gate.set()
-        await until(lambda: queue.films == 0)
+        with ThreadPoolExecutor(1) as pool:
+            jobs = [pool.submit(backend.gate.wait), pool.submit(done.append, 1)]
+            waiting = [asyncio.create_task(queue.result(job, gone())) for job in jobs]
+            await until(lambda: queue.films == 2)
+            left.set()
+            for task in waiting:
+                with pytest.raises(ClientGoneError):
+                    await task
+            await until(lambda: queue.films == 1)  # a thread can't be stopped
+            backend.gate.set()
+            await until(lambda: queue.films == 0)
         assert done == []
-        queue.close()
 
     asyncio.run(run())
 
@@ -137,7 +146,7 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
 def test_films_that_take_too_long_are_given_up() -> None:
     backend = MeanBackend()
     backend.gate.clear()
-    app = fake_app(backend, workers=1, timeout=0.1, longest_wait=100.0)
+    app = fake_app(backend, readers=1, timeout=0.1, longest_wait=100.0)
 
     async def ask(client: httpx.AsyncClient) -> None:
         response = await client.post(ONE, files=FILES)
@@ -320,15 +329,15 @@ def test_log_tells_what_happened_and_of_nobody() -> None:
 
 @pytest.mark.usefixtures("own_loggers")
 def test_defect_is_told_without_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = Predictor.predict_bytes
+    read = Predictor.prepare_bytes
 
     def fails(self: Predictor, content: bytes, name: str, **how: Any) -> Any:
         if name != "nothing":  # of the start
             raise KeyError("SMITH^JOHN")
-        return answer(self, content, name, **how)
+        return read(self, content, name, **how)
 
     app = fake_app()
-    monkeypatch.setattr(Predictor, "predict_bytes", fails)
+    monkeypatch.setattr(Predictor, "prepare_bytes", fails)
     with TestClient(app, raise_server_exceptions=False) as client:
         response = client.post(ONE, files=FILES)
         assert (response.status_code, response.json()["reason"]) == (500, "internal_error")

@@ -204,6 +204,22 @@ def test_several_files_have_a_line_each_in_order(client: TestClient) -> None:
     assert client.post(MANY, files=[*files, files[0]]).status_code == 400
 
 
+def test_films_of_one_request_are_answered_for_in_passes() -> None:
+    backend = MeanBackend()
+    levels = [40 + 3 * k for k in range(40)]
+    with TestClient(fake_app(backend)) as client:
+        before = backend.begun
+        files = [("file", (f"{level}.png", film_png(level))) for level in levels]
+        response = client.post(MANY, files=files)
+        passes = backend.begun - before
+        alone = [post(client, film_png(level)).json() for level in levels[:3]]
+    lines = [json.loads(line) for line in response.text.splitlines()]
+    assert [line["path"] for line in lines] == [f"{level}.png" for level in levels]
+    assert [line["done"] for line in lines] == list(range(1, 41))
+    assert [line["probability"] for line in lines[:3]] == [row["probability"] for row in alone]
+    assert passes < len(levels) / 2
+
+
 def test_no_image_touches_the_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def spooled(*_: object, **__: object) -> None:
         raise AssertionError("an upload went to a file")

@@ -1,7 +1,7 @@
 """The application: every route, and what it is made of.
 
 Comes in: a `Predictor`, a configuration, keys. Goes out: an ASGI application. Every answer comes
-from `Predictor.predict_bytes`, as everywhere. Knows nothing of sockets, signals or bundles' files.
+from a `Predictor`, as everywhere. Knows nothing of sockets, signals or bundles' files.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Collection
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,23 +29,24 @@ from pneumoscope.delivery.rest import pages, schemas
 from pneumoscope.delivery.rest.documents import (
     Document,
     Wanted,
-    answer_document,
+    http_status,
     model_document,
     model_id,
+    pictures,
     prediction_document,
+    too_large,
 )
-from pneumoscope.delivery.rest.gather import GatheringBackend
 from pneumoscope.delivery.rest.guard import HELD, Guard, error_response
 from pneumoscope.delivery.rest.logs import LOGGER, event
 from pneumoscope.delivery.rest.metrics import CONTENT_TYPE, Metrics
+from pneumoscope.delivery.rest.pipeline import PASSES, Pipeline
 from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, RequestError, overloaded
 from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, receive_files
 from pneumoscope.delivery.rest.work import WorkQueue
 from pneumoscope.errors import Reason
 from pneumoscope.images.memory import keep_freed_memory
-from pneumoscope.inference.backends import Backend
 from pneumoscope.inference.decoding import threads
-from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.records import Prediction
 
 _NDJSON = "application/x-ndjson"
@@ -51,6 +54,9 @@ _NO_TELEMETRY: Any = dict.fromkeys(
     ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
 )
 """FastAPI would report requests and exceptions wherever the environment tells it to."""
+
+_AHEAD = 2 * PASSES[-1]
+"""Films of a request that are under way at once."""
 
 _CLIENT_GONE = 499
 """nginx's code for a client that hung up; nobody receives it."""
@@ -73,10 +79,10 @@ class Service:
 
     def __init__(self, predictor: Predictor, config: ServeConfig, limits: LimitsConfig) -> None:
         self.config = config
-        self.engine: GatheringBackend | None = None
+        self.predictor = predictor.adapted(limits, PASSES)
         # As many readers as `predict` has: their pixels stay in the processor's caches, and memory
         # is bounded, however many films wait for the engine.
-        self.predictor = predictor.adapted(self._behind, limits, threads())
+        self.pipeline = Pipeline(self.predictor, config.readers or threads())
         self.model = model_id(predictor.manifest)
         self.model_document = model_document(predictor.manifest, predictor.precision)
         self.queue = WorkQueue(config)
@@ -91,19 +97,14 @@ class Service:
         self.metrics.gauge("pneumoscope_bytes_held", "of bodies", lambda: self.memory.held)
         self.state = "starting"
 
-    def _behind(self, backend: Backend) -> Backend:
-        self.engine = GatheringBackend(backend)
-        return self.engine
-
     def warm_up(self) -> None:
         """Make the engine ready, and see what a film costs: a drawn one of 2 megapixels."""
-        keep_freed_memory(shared=True)
-        if self.engine is not None:
-            self.engine.warm_up(self.predictor.manifest.preprocessing.size)
+        keep_freed_memory()
+        self.predictor.warm_up()
         film = _nothing()
-        self.predictor.predict_bytes(film, "nothing", keep_image=False)
+        self.pipeline.submit(film, "nothing").result()
         began = time.perf_counter()
-        self.predictor.predict_bytes(film, "nothing", keep_image=False)
+        self.pipeline.submit(film, "nothing").result()
         self.queue.cost = time.perf_counter() - began
         self.state = "ok"
 
@@ -138,25 +139,35 @@ class Service:
         except ClientDisconnect as error:
             raise ClientGoneError("the client hung up while it sent") from error
 
-    async def answer(self, request: Request, upload: Upload, wanted: Wanted) -> Document:
+    async def answer(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Document:
         """The document for one film.
+
+        Args:
+            upload: the film.
+            wanted: pictures beside the row.
+            gone: ends when nobody waits for it any more.
 
         Raises:
             TimeoutError: it took too long.
             ClientGoneError: nobody waits for it.
         """
-        work = partial(
-            answer_document,
-            self.predictor,
-            upload,
-            wanted,
-            self.model,
-            self.config.max_upload,
-        )
         async with asyncio.timeout(self.config.timeout):
-            found = await self.queue.run(work, _hung_up(request))
-        self.count(found.prediction)
-        return found
+            answer = await self._answer(upload, wanted, gone)
+            body = prediction_document(answer.prediction, self.model) | {"heatmap": None}
+            if wanted.pictures:
+                draw = partial(pictures, answer, wanted, self.predictor.manifest.preprocessing)
+                loop = asyncio.get_running_loop()
+                body |= await loop.run_in_executor(self.pipeline.readers, draw)
+        self.count(answer.prediction)
+        return Document(http_status(answer.prediction), body, answer.prediction)
+
+    async def _answer(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Answer:
+        if upload.too_large:
+            return too_large(upload, self.config.max_upload)
+        name, keep = upload.name, wanted.pictures
+        return await self.queue.result(
+            self.pipeline.submit(upload.content, name, keep_image=keep), gone
+        )
 
     def count(self, prediction: Prediction) -> None:
         """Write down a film's answer: in metrics, and in the log without its score."""
@@ -167,20 +178,44 @@ class Service:
     async def lines(
         self, request: Request, uploads: list[Upload], wanted: Wanted
     ) -> AsyncIterator[bytes]:
-        """A line of JSON for every file, in order, each as soon as it is answered for."""
-        for number, upload in enumerate(uploads):
-            try:
-                body = (await self.answer(request, upload, wanted)).body
-            except TimeoutError:
-                reason = Reason.INTERNAL_ERROR
-                words = f"no answer within {self.config.timeout:g} s. Send it again"
-                late = Prediction(upload.name, reason.status, reason, detail=words)
-                self.count(late)
-                body = prediction_document(late, self.model)
-            except ClientGoneError:
-                return
-            body |= {"index": number, "done": number + 1, "total": len(uploads)}
-            yield json.dumps(body, allow_nan=False).encode() + b"\n"
+        """A line of JSON for every file, in order, each as soon as it is answered for.
+
+        Others are read meanwhile, so many that the engine has whole passes.
+        """
+        gone = asyncio.ensure_future(_hung_up(request))
+        remaining = iter(uploads)
+        flying: deque[asyncio.Task[Document]] = deque()
+
+        def begin(count: int) -> None:
+            for upload in islice(remaining, count):
+                work = self._row(upload, wanted, asyncio.shield(gone))
+                flying.append(asyncio.create_task(work))
+
+        try:
+            begin(_AHEAD)
+            for number in range(len(uploads)):
+                try:
+                    body = (await flying.popleft()).body
+                except ClientGoneError:
+                    return
+                begin(1)
+                body |= {"index": number, "done": number + 1, "total": len(uploads)}
+                yield json.dumps(body, allow_nan=False).encode() + b"\n"
+        finally:
+            for task in flying:
+                task.cancel()
+            gone.cancel()
+
+    async def _row(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Document:
+        """The document for one film of many: one that takes too long must not end the others."""
+        try:
+            return await self.answer(upload, wanted, gone)
+        except TimeoutError:
+            reason = Reason.INTERNAL_ERROR
+            words = f"no answer within {self.config.timeout:g} s. Send it again"
+            late = Prediction(upload.name, reason.status, reason, detail=words)
+            self.count(late)
+            return Document(http_status(late), prediction_document(late, self.model), late)
 
 
 def build_app(
@@ -205,7 +240,7 @@ def build_app(
         await asyncio.to_thread(service.warm_up)
         yield
         service.state = "stopping"
-        service.queue.close()
+        service.pipeline.close()
 
     app = FastAPI(
         title="pneumoscope",
@@ -247,7 +282,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         """One row, as the command line writes it; with pictures if asked for."""
         (upload,) = await service.receive(request, 1)
         try:
-            found = await service.answer(request, upload, Wanted(heatmap, preview))
+            found = await service.answer(upload, Wanted(heatmap, preview), _hung_up(request))
         except TimeoutError as error:
             words = f"no answer within {service.config.timeout:g} s"
             raise overloaded(words, service.queue.expected) from error

@@ -17,7 +17,7 @@ from pneumoscope.delivery.rest.upload import Upload
 from pneumoscope.errors import Reason
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import film_png, map_png, overlay_png
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Answer
 from pneumoscope.inference.table import as_row
 from pneumoscope.records import Prediction
 
@@ -44,6 +44,11 @@ class Wanted:
     heatmap: bool = False
     preview: bool = False
 
+    @property
+    def pictures(self) -> bool:
+        """Whether the film's pixels are needed."""
+        return self.heatmap or self.preview
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -54,28 +59,11 @@ class Document:
     prediction: Prediction
 
 
-def answer_document(
-    predictor: Predictor, upload: Upload, wanted: Wanted, model: str, most_bytes: int
-) -> Document:
-    """Answer for one file; takes as long as reading it and the network do.
-
-    Args:
-        predictor: the one way to an answer.
-        upload: the file.
-        wanted: pictures beside the row.
-        model: id of the model, as `model_id` gives it.
-        most_bytes: that a file may have, for the words of the refusal.
-    """
-    if upload.too_large:
-        detail = f"it has at least {upload.size:,} bytes; at most {most_bytes:,} are taken"
-        reason = Reason.FILE_TOO_LARGE
-        answer = Answer(Prediction(upload.name, reason.status, reason, detail=detail))
-    else:
-        pictures = wanted.heatmap or wanted.preview
-        answer = predictor.predict_bytes(upload.content, upload.name, keep_image=pictures)
-    body = prediction_document(answer.prediction, model)
-    body |= _pictures(answer, wanted, predictor.manifest.preprocessing)
-    return Document(http_status(answer.prediction), body, answer.prediction)
+def too_large(upload: Upload, most_bytes: int) -> Answer:
+    """The refusal of a file of more than `most_bytes`."""
+    detail = f"it has at least {upload.size:,} bytes; at most {most_bytes:,} are taken"
+    reason = Reason.FILE_TOO_LARGE
+    return Answer(Prediction(upload.name, reason.status, reason, detail=detail))
 
 
 def prediction_document(prediction: Prediction, model: str) -> dict[str, Any]:
@@ -91,7 +79,7 @@ def http_status(prediction: Prediction) -> int:
     return 200 if prediction.reason is None else _STATUS.get(prediction.reason, 422)
 
 
-def _pictures(answer: Answer, wanted: Wanted, config: PreprocessConfig) -> dict[str, str | None]:
+def pictures(answer: Answer, wanted: Wanted, config: PreprocessConfig) -> dict[str, str | None]:
     """PNG as base64 under `heatmap`, `preview` and `map`; `None` where there is none."""
     pixels = None if answer.image is None else answer.image.pixels
     cam = answer.cam

@@ -1,16 +1,16 @@
-"""Who is taken on, who waits, and who is turned away: a bounded queue before a few threads.
+"""Who is taken on, who waits, and who is turned away: a bounded queue before the threads that work.
 
-Comes in: functions that answer for one film. Goes out: their results, in the event loop. What can't
-be begun soon is refused at once, before its body is read: so those that are taken on are answered
-in time, however many ask. Knows nothing of HTTP but the 503 that it refuses with.
+Comes in: requests, and futures of films' answers. Goes out: the answers, in the event loop. What
+can't be answered soon is refused at once, before its body is read: so those that are taken on are
+answered in time, however many ask. Knows nothing of HTTP but the 503 that it refuses with.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -24,21 +24,20 @@ _WEIGHT = 0.1
 
 
 class WorkQueue:
-    """A few threads, and what waits for them. All methods but the work run in the event loop.
+    """Counts what is under way. All methods run in the event loop.
 
     Args:
-        config: how many threads, how many may wait, and for how long.
+        config: how much may be under way, and for how long.
 
     Attributes:
         requests: that were taken on and are not done.
-        films: that wait for a thread or are in one.
-        cost: running mean of the machine's seconds per film: its time in a thread over how many
-            were in threads beside it.
+        films: that wait for an answer, or are worked on though nobody waits any more.
+        cost: running mean of the machine's seconds per film: how long a film took over how many
+            there were (Little, A proof for the queuing formula L = λW, 1961).
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
-        self._pool = ThreadPoolExecutor(config.workers, "film")
         self.requests = 0
         self.films = 0
         self.cost = 0.1
@@ -55,7 +54,7 @@ class WorkQueue:
         Raises:
             RequestError: 503, with the seconds after which to try again.
         """
-        full = self.requests >= self._config.workers + self._config.waiting
+        full = self.requests >= self._config.requests
         late = self.expected - self._config.longest_wait
         # Where nothing else is under way, waiting would not make it faster.
         if full or (self.requests and late > 0):
@@ -67,48 +66,36 @@ class WorkQueue:
         finally:
             self.requests -= 1
 
-    async def run(self, work: Callable[[], ResultT], gone: Awaitable[None]) -> ResultT:
-        """The result of `work`, done in a thread.
+    async def result(self, job: Future[ResultT], gone: Awaitable[None]) -> ResultT:
+        """What `job` comes to.
 
         Args:
-            work: answers for one film.
-            gone: ends when nobody wants the result any more; it is then not begun.
+            job: a film's answer, under way; cancelled if nobody waits for it.
+            gone: ends when nobody wants the result any more.
 
         Raises:
             ClientGoneError: `gone` ended first.
         """
         loop = asyncio.get_running_loop()
         leaving = asyncio.ensure_future(gone)
+        began = time.perf_counter()
+        self.films += 1
+        beside = self.films
+        # Counted until the threads are done with it, even if nobody waits for it any more.
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
+        running = asyncio.wrap_future(job)
+        ends: set[asyncio.Future[Any]] = {running, leaving}
         try:
-            job = self._pool.submit(_timed, work)
-            self.films += 1
-            beside = self.films
-            # Counted until the thread is done with it, even if nobody waits for it any more.
-            job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
-            running = asyncio.wrap_future(job)
-            ends: set[asyncio.Future[Any]] = {running, leaving}
-            try:
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                if not running.done():
-                    raise ClientGoneError("the client hung up before it had its answer")
-                seconds, result = running.result()
-            finally:
-                running.cancel()  # of what was begun, the thread makes an end all the same
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                raise ClientGoneError("the client hung up before it had its answer")
+            result = running.result()
         finally:
+            running.cancel()  # of what was begun, the threads make an end all the same
             leaving.cancel()
-        beside = min(max(beside, self.films + 1), self._config.workers)
-        self.cost += _WEIGHT * (seconds / beside - self.cost)
+        films = max(1.0, (beside + self.films) / 2)
+        self.cost += _WEIGHT * ((time.perf_counter() - began) / films - self.cost)
         return result
-
-    def close(self) -> None:
-        """Begin nothing more; what was begun is finished."""
-        self._pool.shutdown(cancel_futures=True)
 
     def _count_down(self) -> None:
         self.films -= 1
-
-
-def _timed(work: Callable[[], ResultT]) -> tuple[float, ResultT]:
-    began = time.perf_counter()
-    result = work()
-    return time.perf_counter() - began, result

@@ -1,0 +1,124 @@
+"""Films from bytes to answers: a few threads read, one has the engine answer for many at once.
+
+Comes in: films' bytes, from as many requests as there are. Goes out: a future of each one's answer.
+Engines answer for many images in a pass far faster than for one after the other, so a pass waits
+for films that are being read, until it is as large as they make it. It is always the same few
+threads that read: where each request had its own, they took turns with Python's lock, and a
+quarter of the processor stood idle (`benchmarks/RESULTS.md`). Knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from pneumoscope.inference.decoding import Prepared
+from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.records import Prediction
+
+PASSES = (1, 4, 8, 16)
+"""Films per pass: few sizes, since engines compile a graph for each."""
+
+LONGEST_WAIT = 0.2
+"""Seconds that a pass waits for films which are being read: twice what sixteen of them take on two
+cores. It ends early as soon as no more of them can come."""
+
+
+class Pipeline:
+    """One model behind a few threads.
+
+    Args:
+        predictor: the model; its passes are those of `PASSES`.
+        readers: threads that read.
+    """
+
+    def __init__(self, predictor: Predictor, readers: int) -> None:
+        self._predictor = predictor
+        self.readers = ThreadPoolExecutor(readers, "reader")
+        self._engine = ThreadPoolExecutor(1, "engine")
+        self._changed = threading.Condition()
+        self._coming = 0
+        self._waiting: deque[tuple[Prepared, Future[Answer]]] = deque()
+        self._closed = False
+
+    def submit(self, content: bytes, name: str, *, keep_image: bool = False) -> Future[Answer]:
+        """The answer for one file's content, when it is there.
+
+        As long as nobody has begun to read it, the future can be cancelled.
+
+        Args:
+            content: of a file of any format that `read_image` knows.
+            name: for the row.
+            keep_image: keep the pixels in the answer, shrunk to the size of overlays.
+        """
+        answer: Future[Answer] = Future()
+        with self._changed:
+            self._coming += 1
+        self.readers.submit(
+            self._read,
+            lambda: self._predictor.prepare_bytes(content, name, keep_image=keep_image),
+            answer,
+        )
+        return answer
+
+    def close(self) -> None:
+        """Begin nothing more; what was begun is finished."""
+        self._closed = True
+        self.readers.shutdown(wait=False)
+
+    def _read(self, prepare: Callable[[], Prepared | Prediction], answer: Future[Answer]) -> None:
+        item: Prepared | Prediction | None = None
+        try:
+            if self._closed:
+                answer.cancel()
+            if answer.set_running_or_notify_cancel():
+                item = prepare()
+        except Exception as error:  # noqa: BLE001 - who waits for it has it
+            answer.set_exception(error)
+        finally:
+            with self._changed:
+                self._coming -= 1
+                if isinstance(item, Prepared):
+                    self._waiting.append((item, answer))
+                self._changed.notify_all()
+        if isinstance(item, Prepared):
+            self._engine.submit(self._pass)
+        elif item is not None:
+            answer.set_result(Answer(item))
+
+    def _pass(self) -> None:
+        """Answer for the first that wait, if an earlier pass has not taken them all along."""
+        with self._changed:
+            if not self._waiting:
+                return
+            self._changed.wait_for(self._all_here, LONGEST_WAIT)
+            asked = [self._waiting.popleft() for _ in range(_most(len(self._waiting)))]
+        try:
+            found = list(self._predictor.answers([item for item, _ in asked]))
+        except Exception:  # noqa: BLE001 - see `_alone`
+            # Of whichever film it was: each is asked for alone, and has the error or not.
+            for item, answer in asked:
+                self._alone(item, answer)
+            return
+        for (_, answer), one in zip(asked, found, strict=True):
+            answer.set_result(one)
+
+    def _all_here(self) -> bool:
+        """Whether the films that are being read would make the next pass no larger."""
+        here = len(self._waiting)
+        return _most(here) == _most(here + self._coming)
+
+    def _alone(self, item: Prepared, answer: Future[Answer]) -> None:
+        try:
+            (found,) = self._predictor.answers([item])
+        except Exception as error:  # noqa: BLE001 - who waits for it has it
+            answer.set_exception(error)
+        else:
+            answer.set_result(found)
+
+
+def _most(films: int) -> int:
+    """Of so many films, how many make a pass."""
+    return max(size for size in PASSES if size <= films)

@@ -227,6 +227,28 @@ def test_a_token_comes_from_a_file_or_the_environment(
         assert len(search(server, dicomweb_token_file=str(file))) == 1
 
 
+@pytest.mark.parametrize(
+    ("url", "token", "told"),
+    [
+        ("http://pacs.example/dicom-web", "abc.def", True),
+        ("https://pacs.example/dicom-web", "abc.def", False),
+        ("http://127.0.0.1:8042/dicom-web", "abc.def", False),
+        ("http://pacs.example/dicom-web", "", False),
+    ],
+)
+def test_a_token_that_goes_unencrypted_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    url: str,
+    token: str,
+    told: bool,
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, token)
+    DicomWeb(NodeConfig(dicomweb=url)).close()
+    assert ("Take https" in caplog.text) == told
+    assert token == "" or token not in caplog.text
+
+
 def test_a_film_is_the_same_byte_for_byte_and_no_larger_than_allowed() -> None:
     film = film_bytes(1)
     with dicomweb_server([film]) as server:

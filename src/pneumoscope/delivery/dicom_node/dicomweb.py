@@ -10,6 +10,7 @@ not followed, for the token would go along.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import ssl
@@ -25,10 +26,13 @@ from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.peers import load_files
 from pneumoscope.errors import UsageError
 
+_LOGGER = logging.getLogger(__name__)
+
 TOKEN_VARIABLE = "PNEUMOSCOPE_DICOMWEB_TOKEN"  # noqa: S105 - its name, not the token
 PAGE = 100
 """Films that are asked for in one search."""
 
+_LOOPBACK = ("127.", "::1", "localhost")
 _STUDY, _SERIES, _SOP = "0020000D", "0020000E", "00080018"
 _FAILED, _REFERENCED, _FAILED_UID = "00081198", "00081199", "00081155"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -85,6 +89,10 @@ class DicomWeb:
     def __init__(self, config: NodeConfig) -> None:
         url = _checked(config.dicomweb)
         headers = {"Authorization": authorization} if (authorization := _token(config)) else {}
+        if headers and url.scheme == "http" and not url.host.startswith(_LOOPBACK):
+            _LOGGER.warning(
+                "--dicomweb %s: the token and the films can be read on the way. Take https.", url
+            )
         self.name = url.host
         self._client = httpx.Client(
             base_url=url,

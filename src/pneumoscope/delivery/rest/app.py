@@ -99,7 +99,7 @@ class Service:
 
     def warm_up(self) -> None:
         """Make the engine ready, and see what a film costs: a drawn one of 2 megapixels."""
-        keep_freed_memory()
+        keep_freed_memory(shared=True)
         self.predictor.warm_up()
         film = _nothing()
         self.pipeline.submit(film, "nothing").result()

@@ -88,6 +88,27 @@ def test_a_pass_waits_for_films_that_are_being_read_and_not_for_ever(
     assert max(backend.sizes[1:]) < 8
 
 
+def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever never stops asking must not make a queue grow."""
+    backend = SlowBackend()
+    backend.gate.set()
+    pipeline, _ = pipeline_of(backend)
+    submitted = 0
+    submit = pipeline._engine.submit
+
+    def counted(*work: object) -> object:
+        nonlocal submitted
+        submitted += 1
+        return submit(*work)
+
+    monkeypatch.setattr(pipeline._engine, "submit", counted)
+    futures = [pipeline.submit(film_png(), f"{k}") for k in range(200)]
+    wait(futures, 30)
+    assert all(future.done() for future in futures)
+    assert submitted <= len(backend.sizes)
+    assert pipeline._engine._work_queue.qsize() == 0
+
+
 def test_an_error_is_that_of_its_film_and_no_one_waits_for_ever() -> None:
     backend = SlowBackend()
     pipeline, _ = pipeline_of(backend)

@@ -40,6 +40,7 @@ class Pipeline:
         self._engine = ThreadPoolExecutor(1, "engine")
         self._changed = threading.Condition()
         self._coming = 0
+        self._passing = False
         self._waiting: deque[tuple[Prepared, Future[Answer]]] = deque()
         self._closed = False
 
@@ -82,28 +83,34 @@ class Pipeline:
                 self._coming -= 1
                 if isinstance(item, Prepared):
                     self._waiting.append((item, answer))
+                    if not self._passing:
+                        self._passing = True
+                        self._engine.submit(self._run_passes)
                 self._changed.notify_all()
-        if isinstance(item, Prepared):
-            self._engine.submit(self._pass)
-        elif item is not None:
+        if isinstance(item, Prediction):
             answer.set_result(Answer(item))
 
-    def _pass(self) -> None:
-        """Answer for the first that wait, if an earlier pass has not taken them all along."""
+    def _run_passes(self) -> None:
+        """Answer for all that wait, and for what comes meanwhile."""
+        while asked := self._next_pass():
+            try:
+                found = list(self._predictor.answers([item for item, _ in asked]))
+            except Exception:  # noqa: BLE001 - see `_alone`
+                # Of whichever film it was: each is asked for alone, and has the error or not.
+                for item, answer in asked:
+                    self._alone(item, answer)
+                continue
+            for (_, answer), one in zip(asked, found, strict=True):
+                answer.set_result(one)
+
+    def _next_pass(self) -> list[tuple[Prepared, Future[Answer]]]:
+        """The films of the next pass; none, and no more passes, where none waits."""
         with self._changed:
             if not self._waiting:
-                return
+                self._passing = False
+                return []
             self._changed.wait_for(self._all_here, LONGEST_WAIT)
-            asked = [self._waiting.popleft() for _ in range(_most(len(self._waiting)))]
-        try:
-            found = list(self._predictor.answers([item for item, _ in asked]))
-        except Exception:  # noqa: BLE001 - see `_alone`
-            # Of whichever film it was: each is asked for alone, and has the error or not.
-            for item, answer in asked:
-                self._alone(item, answer)
-            return
-        for (_, answer), one in zip(asked, found, strict=True):
-            answer.set_result(one)
+            return [self._waiting.popleft() for _ in range(_most(len(self._waiting)))]
 
     def _all_here(self) -> bool:
         """Whether the films that are being read would make the next pass no larger."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.graph.openvino import OpenVinoWriter
-from pneumoscope.graph.runner import PART, Runner
+from pneumoscope.graph.runner import PART, Runner, images_per_request
 
 built: list[int] = []
 
@@ -50,3 +50,22 @@ def test_many_may_ask_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         for value, twice in enumerate(pool.map(ask, range(64))):
             np.testing.assert_array_equal(twice, 2 * value)
+
+
+def test_smaller_batches_share_the_graph_of_larger_ones() -> None:
+    built.clear()
+    runner = Runner(doubled_and_summed, ("twice",), "f32")
+    for count in (4 * PART, 2 * PART, PART, 3 * PART, 4 * PART, PART):
+        batch = np.random.default_rng(count).random((count, 3)).astype(np.float32)
+        np.testing.assert_allclose(runner(batch)[0], 2 * batch, rtol=1e-6)
+    assert built == [PART, PART]  # one for many requests, one for one alone
+
+
+def test_large_images_in_float32_come_in_smaller_requests() -> None:
+    built.clear()
+    part = images_per_request(224, "f32")
+    assert (part, images_per_request(224, "int8"), images_per_request(112, "f32")) == (2, 4, 4)
+    runner = Runner(doubled_and_summed, ("twice",), "f32", part=part)
+    batch = np.arange(8 * 3, dtype=np.float32).reshape(8, 3)
+    np.testing.assert_array_equal(runner(batch)[0], 2 * batch)
+    assert built == [part]

@@ -157,7 +157,7 @@ def test_a_reader_who_stops_early_leaves_no_thread_and_no_reading(
     next(answers)
     answers.close()
     assert threading.active_count() == before
-    assert len(reads) <= BATCH + 3 * decoding.threads()
+    assert len(reads) <= 2 * BATCH + 3 * decoding.threads()
 
 
 def test_an_interruption_does_not_wait_for_what_is_still_unread(
@@ -173,7 +173,7 @@ def test_an_interruption_does_not_wait_for_what_is_still_unread(
     with pytest.raises(KeyboardInterrupt):
         list(Predictor(MANIFEST, Interrupted()).predict_files(films(tmp_path, 100)))
     assert threading.active_count() == before
-    assert len(reads) <= BATCH + 3 * decoding.threads()
+    assert len(reads) <= 2 * BATCH + 3 * decoding.threads()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -214,7 +214,7 @@ def test_decoded_images_are_answered_as_their_files_are(tmp_path: Path) -> None:
     assert list(predictor.predict_images([])) == []
 
 
-def test_decoded_images_are_taken_a_batch_at_a_time(tmp_path: Path) -> None:
+def test_decoded_images_are_taken_two_batches_ahead_at_most(tmp_path: Path) -> None:
     taken = []
 
     def endless() -> Iterator[tuple[str, np.ndarray]]:
@@ -224,7 +224,7 @@ def test_decoded_images_are_taken_a_batch_at_a_time(tmp_path: Path) -> None:
 
     answers = Predictor(MANIFEST, MeanBackend()).predict_images(endless())
     next(answers)
-    assert len(taken) == BATCH
+    assert len(taken) == 2 * BATCH
 
 
 @pytest.mark.parametrize(

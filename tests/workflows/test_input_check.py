@@ -13,13 +13,18 @@ from PIL import Image
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import FitConfig, IntervalConfig, PreprocessConfig, TrainConfig
+from pneumoscope.graph.stored import read_network
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle
+from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE
-from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.predictor import Predictor, statistics_of
+from pneumoscope.progress import SILENT
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows import input_check as checking
-from pneumoscope.workflows.input_check import card_with_check, embedding_predictor
+from pneumoscope.workflows.answering import answer_all
+from pneumoscope.workflows.input_check import Glimpse, card_with_check, embedding_predictor
+from pneumoscope.workflows.known_answers import answered_by_record
 from pneumoscope.workflows.train import TrainedRun, train
 from support.small_bundle import small_bundle
 from support.small_network import small_network
@@ -172,9 +177,9 @@ def test_known_embeddings_are_taken_and_only_for_films_as_they_are(
     told = {p: predictor.predict_file(p).embedding for p in films}
     asked: list[Path] = []
 
-    def known(record: ImageRecord) -> np.ndarray | None:
+    def known(record: ImageRecord) -> Glimpse | None:
         asked.append(record.path)
-        return told[record.path] if int(record.patient) % 3 else None
+        return Glimpse(told[record.path]) if int(record.patient) % 3 else None
 
     parts = records[:60], records[60:]
     effort = checking.Effort(60, 5)
@@ -186,9 +191,36 @@ def test_known_embeddings_are_taken_and_only_for_films_as_they_are(
     np.testing.assert_allclose(table["embedding.means"], same["embedding.means"], atol=1e-3)
     wrong = {path: embedding + 5 for path, embedding in told.items()}
     _, moved = checking.with_input_check(
-        predictor, *parts, known=lambda record: wrong[record.path], effort=effort
+        predictor, *parts, known=lambda record: Glimpse(wrong[record.path]), effort=effort
     )
     assert not np.allclose(table["embedding.means"], moved["embedding.means"], atol=1e-1)
+
+
+def test_what_answers_hold_is_not_read_again(
+    bundle: Bundle, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films = sorted((phantoms / "train").rglob("*.png"))[:80]
+    records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(films)]
+    parts, effort = (records[:60], records[60:]), checking.Effort(60, 5)
+    size = bundle.manifest.architecture.size
+    engine = OpenVinoBackend([read_network(bundle.weights[0], bundle.manifest.architecture)], size)
+    plain = checking.with_input_check(Predictor(bundle.manifest, engine), *parts, effort=effort)
+    looking = Predictor(bundle.manifest, engine, looks=True)
+    answered = answer_all(records[60:], looking, "validation", SILENT)
+    read: list[Path] = []
+    real = checking.read_image
+    monkeypatch.setattr(checking, "read_image", lambda path: read.append(path) or real(path))
+    predictor, known = Predictor(bundle.manifest, engine), answered_by_record(answered)
+    check, table = checking.with_input_check(predictor, *parts, known=known, effort=effort)
+    assert check == plain[0]
+    for name, values in plain[1].items():
+        np.testing.assert_array_equal(values, table[name])
+    assert len(read) == 60 + 5  # what copies are made of
+    statistics = statistics_of(check, table)
+    whole = Predictor(bundle.manifest, engine, statistics=statistics)
+    later = [answer.prediction for answer in answered.checked_by(whole).answers]
+    assert later == [answer.prediction for answer in whole.predict_files(films[60:])]
+    assert {p.input_score is not None for p in later} == {True}
 
 
 def test_unreadable_images_are_left_out(bundle: Bundle, phantoms: Path) -> None:

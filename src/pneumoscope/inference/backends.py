@@ -5,6 +5,7 @@ A backend knows nothing of files, thresholds or calibration. Tests use a tiny fa
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,7 +29,10 @@ class Backend(Protocol):
     """An engine with a model loaded."""
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
-        """The model's outputs for preprocessed images, float32 (n, size, size, 3)."""
+        """The model's outputs for preprocessed images, float32 (n, size, size, 3).
+
+        May be called in several threads at once.
+        """
 
 
 class KerasBackend:
@@ -43,6 +47,7 @@ class KerasBackend:
         members = networks if isinstance(networks, Sequence) else (networks,)
         self._graphs = [build_inference_graph(network) for network in members]
         self._flip = flip
+        self._turn = threading.Lock()
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
         """Each network over preprocessed images, float32 (n, size, size, 3), taken together.
@@ -51,12 +56,13 @@ class KerasBackend:
         cams the mean of all maps, laid over the image as it was given. The embeddings are those of
         the first network alone, un-flipped: networks don't share their feature spaces.
         """
-        passes = [_forward(graph, batch) for graph in self._graphs]
-        if self._flip:
-            mirrored = np.ascontiguousarray(batch[:, :, ::-1])
-            for graph in self._graphs:
-                out = _forward(graph, mirrored)
-                passes.append(Outputs(out.logits, out.cams[:, :, ::-1], out.embeddings))
+        with self._turn:
+            passes = [_forward(graph, batch) for graph in self._graphs]
+            if self._flip:
+                mirrored = np.ascontiguousarray(batch[:, :, ::-1])
+                for graph in self._graphs:
+                    out = _forward(graph, mirrored)
+                    passes.append(Outputs(out.logits, out.cams[:, :, ::-1], out.embeddings))
         if len(passes) == 1:
             return passes[0]
         return Outputs(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities
 from pneumoscope.graph.precision import Floats, Precision, Ranges, fast_here
-from pneumoscope.graph.runner import Runner
+from pneumoscope.graph.runner import Runner, images_per_request
 from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Bundle
@@ -57,7 +57,8 @@ class OpenVinoBackend:
         self._flip = flip
         self._floats: Floats = floats
         self._ranges = ranges
-        self._runner = Runner(self._build, OUTPUTS, floats, cache)
+        part = images_per_request(size, self.precision)
+        self._runner = Runner(self._build, OUTPUTS, floats, cache, part)
 
     @classmethod
     def load(cls, bundle: Bundle, precision: Choice = "f32") -> OpenVinoBackend:
@@ -93,7 +94,7 @@ class OpenVinoBackend:
         return "int8" if self._ranges is not None else self._floats
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
-        """The outputs for preprocessed images, float32 (n, size, size, 3); one caller at a time."""
+        """The outputs for preprocessed images, float32 (n, size, size, 3)."""
         return Outputs(*self._runner(batch))
 
     def _build(self, images: int) -> Any:

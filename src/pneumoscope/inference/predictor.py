@@ -19,9 +19,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.ahead import overlapped
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
+from pneumoscope.images.look import Look
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, Outputs
@@ -51,6 +53,7 @@ class Answer:
             `None` as the logit is.
         embedding: pooled features, float32 (c,), of every input that the network saw.
         image: the decoded image, kept only where asked for; of many, no larger than overlays.
+        look: what the input check saw of it; `None` where nothing is checked.
     """
 
     prediction: Prediction
@@ -58,6 +61,7 @@ class Answer:
     cam: NDArray[np.float32] | None = None
     embedding: NDArray[np.float32] | None = None
     image: GreyImage | None = None
+    look: Look | None = None
 
 
 class Predictor:
@@ -70,6 +74,8 @@ class Predictor:
         precision: what the backend computes in, for those who ask.
         statistics: what the model's training images look like; without them nothing is refused
             for what it shows.
+        looks: note in answers what the input check would see, for one that is made of them.
+            Pictures in colour are refused then.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class Predictor:
         *,
         precision: Precision = "f32",
         statistics: Statistics | None = None,
+        looks: bool = False,
     ) -> None:
         self.manifest = manifest
         self.precision: Precision = precision
@@ -87,6 +94,7 @@ class Predictor:
         self._preprocess = Preprocessor(manifest.preprocessing)
         self._limits = limits or LimitsConfig()
         self._statistics = statistics
+        self._looks = looks or statistics is not None
         self._passes: tuple[int, ...] = _PASSES
 
     @classmethod
@@ -136,7 +144,7 @@ class Predictor:
     def warm_up(self) -> None:
         """Have the engine make what it needs for passes of every size."""
         side = self.manifest.preprocessing.size
-        for images in self._passes:
+        for images in reversed(self._passes):  # smaller ones share the graphs of larger ones
             self._backend.run(np.zeros((images, side, side, 3), np.float32))
 
     def predict_file(self, path: Path | str) -> Answer:
@@ -169,7 +177,7 @@ class Predictor:
             self._preprocess,
             keep_image,
             lambda source, limits: read_bytes(content, source, limits),
-            looks=self.checks_inputs,
+            looks=self._looks,
         )
         return decode(name)
 
@@ -181,7 +189,7 @@ class Predictor:
             yield Answer(item) if isinstance(item, Prediction) else next(answered)
 
     def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
-        return prepared(read, name, self._preprocess, looks=self.checks_inputs)
+        return prepared(read, name, self._preprocess, looks=self._looks)
 
     def predict_files(
         self,
@@ -204,13 +212,11 @@ class Predictor:
         Raises:
             MissingError: processes can't be started here.
         """
-        decode = Decoder(
-            self._limits, self._preprocess, keep_images, read, looks=self.checks_inputs
-        )
+        decode = Decoder(self._limits, self._preprocess, keep_images, read, looks=self._looks)
         items = decoded(paths, decode, workers)
         try:
-            for chunk in _chunks(items, BATCH):
-                yield from self.answers(chunk)
+            for _, answers in overlapped(self._chunk_answers, _chunks(items, BATCH)):
+                yield from answers
         finally:
             items.close()
 
@@ -224,10 +230,13 @@ class Predictor:
         Raises:
             UsageError: an array of another form.
         """
-        looks = self.checks_inputs
+        looks = self._looks
         items = (seen(n, _checked(n, i), self._preprocess, looks=looks) for n, i in images)
-        for chunk in _chunks(items, BATCH):
-            yield from self.answers(chunk)
+        for _, answers in overlapped(self._chunk_answers, _chunks(items, BATCH)):
+            yield from answers
+
+    def _chunk_answers(self, items: Sequence[Prepared | Prediction]) -> list[Answer]:
+        return list(self.answers(items))
 
     def _run(self, items: Sequence[Prepared]) -> list[Answer]:
         # Few sizes only: engines compile a graph for each.
@@ -245,23 +254,38 @@ class Predictor:
                 f"the model's answer is {logit}, no number. Its weights are damaged: train again"
             )
             return Answer(Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail))
-        embedding = outputs.embeddings[row]
-        score = None
-        if self._statistics is not None and item.look is not None:
-            verdict = self._statistics.verdict(item.look, embedding)
-            score, reason = verdict.score, verdict.reason
-            if reason is not None:
-                refusal = Prediction(
-                    item.source, "refused", reason, input_score=score, detail=verdict.detail
-                )
-                return Answer(refusal, embedding=embedding, image=item.image)
-        answer = Answer(
-            Prediction(item.source, "ok", input_score=score),
-            logit=logit,
-            cam=outputs.cams[row],
-            embedding=embedding,
-            image=item.image,
+        return self.checked(
+            Answer(
+                Prediction(item.source, "ok"),
+                logit=logit,
+                cam=outputs.cams[row],
+                embedding=outputs.embeddings[row],
+                image=item.image,
+                look=item.look,
+            )
         )
+
+    def checked(self, answer: Answer) -> Answer:
+        """An answer of this model's network after the input check, and decided.
+
+        Of an answer without a logit, and without a look or statistics, nothing is checked.
+        """
+        look, embedding = answer.look, answer.embedding
+        if answer.logit is None:
+            return answer
+        if self._statistics is not None and look is not None and embedding is not None:
+            verdict = self._statistics.verdict(look, embedding)
+            prediction = replace(answer.prediction, input_score=verdict.score)
+            if verdict.reason is not None:
+                refusal = Prediction(
+                    answer.prediction.path,
+                    "refused",
+                    verdict.reason,
+                    input_score=verdict.score,
+                    detail=verdict.detail,
+                )
+                return replace(answer, prediction=refusal, logit=None, cam=None)
+            answer = replace(answer, prediction=prediction)
         return decide(answer, self.manifest)
 
 

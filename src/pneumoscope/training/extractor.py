@@ -7,6 +7,7 @@ same members; its fingerprint keeps the engines' rows apart in the cache.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.graph.openvino import build_frozen_part, capabilities, version
 from pneumoscope.graph.precision import Floats, Ranges, fast_here
-from pneumoscope.graph.runner import Runner
+from pneumoscope.graph.runner import Runner, images_per_request
 from pneumoscope.graph.stored import NetworkArrays
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.features import Extractor
@@ -107,7 +108,8 @@ class EngineExtractor(_FrozenPart):
             return build_frozen_part(arrays, size, images, boundary, ranges)
 
         # Compiled when a row is wanted: seconds, for nothing where all are in the store already.
-        self._runner = Runner(build, ("rows",), precision)
+        part = images_per_request(size, "int8" if ranges else precision)
+        self._runner = Runner(build, ("rows",), precision, part=part)
         shape = tuple(build(1).output(0).shape)[1:]
         engine = f"openvino {version()} {precision}"
         if ranges is not None:
@@ -136,12 +138,14 @@ class KerasExtractor(_FrozenPart):
         self._model = (
             build_feature_model(backbone) if boundary is None else build_trunk(backbone, boundary)
         )
+        self._turn = threading.Lock()
         shape = tuple(self._model.output.shape[1:])
         super().__init__(f"{describe_runtime()} f32", backbone, boundary, shape)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Float32 (n, *shape) of `batch`, float32 (n, size, size, 3)."""
-        out = self._model.predict_on_batch(batch)
+        with self._turn:
+            out = self._model.predict_on_batch(batch)
         return np.asarray(out, np.float32)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.ahead import ahead, overlapped
 from pneumoscope.config import AugmentConfig, LimitsConfig, PreprocessConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.augment import view, view_fingerprint
@@ -27,7 +28,6 @@ from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
-from pneumoscope.training.prefetch import ahead
 from pneumoscope.training.store import ArrayStore
 
 _LOGGER = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Extractor(Protocol):
         """One view, grey (size, size) in [0, 1], as `__call__` wants it in its batch."""
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Rows (n, *shape) of n prepared views."""
+        """Rows (n, *shape) of n prepared views; may be called in several threads at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,10 @@ def compute_features(
     stopped = threading.Event()  # Ctrl-C waits for one image, not for a batch
     with progress.task(noun, wanted, "images") as task:
         try:
-            for batch_keys, batch in ahead(work.batches(stopped), stopped.set):
-                pending.add(batch_keys, extractor(batch)[: len(batch_keys)])
-                task.advance(len(batch_keys))
+            batches = ahead(work.batches(stopped), stopped.set)
+            for (made, _), rows in overlapped(lambda batch: extractor(batch[1]), batches):
+                pending.add(made, rows[: len(made)])
+                task.advance(len(made))
         finally:  # after Ctrl-C too: what was computed is kept
             pending.flush()
     refused = dict(sorted(work.refused.items()))

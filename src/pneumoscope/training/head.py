@@ -33,6 +33,10 @@ from pneumoscope.training.network import HeadWeights, build_head
 _CHUNK_ROWS = 16_384
 """Features gathered at once (64 MiB): keeps memory flat for data sets of any size."""
 
+_HELD_ROWS = 32_768
+"""Features that are held in memory all the time (64 MiB as they are stored), if there are no more:
+looking them up in the store takes an eighth of an epoch."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
@@ -91,6 +95,7 @@ class _HeadLesson:
         self.model = model
         self._train, self._batch, self._seed = train, batch, seed
         self.steps = -(-len(train.labels) // batch)
+        self._held = _held(train.table)
         self.centre, self.scale = _standardisation(train.table)
         self._val = (_plain_views(val.table) - self.centre) / self.scale
 
@@ -101,9 +106,9 @@ class _HeadLesson:
         views = generator.integers(0, table.views, len(order))
         for start in range(0, len(order), _CHUNK_ROWS):
             rows = order[start : start + _CHUNK_ROWS]
-            features = (
-                table.take(rows, views[start : start + len(rows)]) - self.centre
-            ) / self.scale
+            chosen = views[start : start + len(rows)]
+            taken = table.take(rows, chosen) if self._held is None else self._held[rows, chosen]
+            features = (taken - self.centre) / self.scale
             for first in range(0, len(rows), self._batch):
                 here = slice(first, first + self._batch)
                 yield features[here], labels[rows[here]]
@@ -142,6 +147,15 @@ def _standardisation(table: FeatureTable) -> tuple[NDArray[np.float32], NDArray[
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     floor = max(0.05 * float(np.median(deviation)), 1e-6)
     return mean.astype(np.float32), np.maximum(deviation, floor).astype(np.float32)
+
+
+def _held(table: FeatureTable) -> NDArray[Any] | None:
+    """All rows (images, views, c), or `None` where they are too many."""
+    shape = len(table.keys), table.views
+    if shape[0] * shape[1] > _HELD_ROWS:
+        return None
+    rows, views = (each.ravel() for each in np.indices(shape))
+    return table.take(rows, views).reshape(*shape, -1)
 
 
 def _plain_views(table: FeatureTable) -> NDArray[np.float32]:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.ahead import ahead
 from pneumoscope.config import TrainConfig
 from pneumoscope.training.head import LabelledFeatures
 from pneumoscope.training.loop import Curriculum, Labels
-from pneumoscope.training.prefetch import ahead
 
 _VAL_BATCH = 64
 

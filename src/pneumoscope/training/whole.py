@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumoscope.ahead import ahead
 from pneumoscope.config import PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.graph.architecture import LEAST_SIZE
@@ -30,7 +31,6 @@ from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.kinds import UNKNOWN, build_kind_question
 from pneumoscope.training.loop import Curriculum, Labels
-from pneumoscope.training.prefetch import ahead
 from pneumoscope.training.runtime import load_keras
 
 _VAL_BATCH = 64

@@ -59,6 +59,10 @@ class Answered:
         """Calibrated probabilities (n,) of the images that have an answer."""
         return np.array([self.answers[k].prediction.probability for k in self.ok], np.float64)
 
+    def checked_by(self, predictor: Predictor) -> Answered:
+        """The same forward passes after the input check of `predictor`, whose network made them."""
+        return replace(self, answers=tuple(map(predictor.checked, self.answers)))
+
     def decided_anew(self, manifest: BundleManifest) -> Answered:
         """The same forward passes under another calibration and threshold."""
         return replace(self, answers=tuple(decide(answer, manifest) for answer in self.answers))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.ahead import ahead
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.graph.stored import read_network
@@ -40,7 +41,6 @@ from pneumoscope.inference.predictor import BATCH, Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.formatting import count, percent
-from pneumoscope.training.prefetch import ahead
 from pneumoscope.workflows.facts import check_words
 
 FloatArray = NDArray[np.float32]
@@ -81,15 +81,29 @@ class _Seen:
     labels: NDArray[np.int64]
 
 
-_Film = tuple[ImageRecord, FloatArray, bool]
-"""Record, pixels, and whether these are as the file has them."""
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """What was worked out before of a film as it is: its embedding (c,), and perhaps its look."""
 
-Known = Callable[[ImageRecord], FloatArray | None]
-"""The embedding (c,) of a film as it is, if it was worked out before."""
+    embedding: FloatArray
+    look: Look | None = None
+
+
+Known = Callable[[ImageRecord], Glimpse | None]
+"""What was worked out before of a film, if it was."""
 
 
 def _unknown(_: ImageRecord) -> None:
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Film:
+    """A film or a copy of it; the pixels are there unless all is known."""
+
+    record: ImageRecord
+    pixels: FloatArray | None
+    known: Glimpse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +140,7 @@ def with_input_check(
         train: images that it was trained on.
         held_out: images of other patients.
         progress: is told of every image.
-        known: embeddings that need not be worked out again.
+        known: what need not be worked out again; a film whose look is known is not read.
         effort: how many images are looked at; `None` is `WHOLE`.
 
     Returns:
@@ -142,10 +156,10 @@ def with_input_check(
     with progress.task("input check", total, "images") as task:
 
         def see(films: Iterator[_Film]) -> _Seen:
-            return _see(films, predictor, known, task.advance)
+            return _see(films, predictor, task.advance)
 
-        ours = see(_with_one_copy(some))
-        plain, changed = see(_films(held_out)), see(_copies(few))
+        ours = see(_with_one_copy(some, known))
+        plain, changed = see(_films(held_out, known)), see(_copies(few))
     if min(len(seen.looks) for seen in (ours, plain, changed)) < LEAST_PATIENTS:
         return InputCheck(), {}
     gaussians = fit_statistics(ours.looks, ours.embeddings, ours.labels)
@@ -203,7 +217,7 @@ def run_input_check(
     if parts["test"]:
         statistics = Statistics.from_table(table, check.limits)
         with progress.task("test", len(parts["test"]), "images") as task:
-            seen = _see(_films(parts["test"]), predictor, _unknown, task.advance)
+            seen = _see(_films(parts["test"]), predictor, task.advance)
         tested = _refused(seen, statistics)
     if out is not None:
         manifest = replace(bundle.manifest, input_check=check)
@@ -240,43 +254,54 @@ def _spread(records: Sequence[ImageRecord], most: int) -> Sequence[ImageRecord]:
     return [records[int(k * step)] for k in range(min(len(records), most))]
 
 
-def _films(records: Sequence[ImageRecord]) -> Iterator[_Film]:
+def _films(records: Sequence[ImageRecord], known: Known = _unknown) -> Iterator[_Film]:
     for record in records:
+        glimpse = known(record)
+        if glimpse is not None and glimpse.look is not None:
+            yield _Film(record, None, glimpse)
+            continue
         try:
-            yield record, read_image(record.path).pixels, True
+            yield _Film(record, read_image(record.path).pixels, glimpse)
         except ImageRefusedError:  # training and evaluation tell of it
             continue
 
 
-def _with_one_copy(records: Sequence[ImageRecord]) -> Iterator[_Film]:
+def _readable(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, FloatArray]]:
+    for film in _films(records):
+        if film.pixels is not None:
+            yield film.record, film.pixels
+
+
+def _with_one_copy(records: Sequence[ImageRecord], known: Known) -> Iterator[_Film]:
     """Each film and one copy of it: the changes take turns, every other one is mirrored as well."""
-    for number, (record, pixels, plain) in enumerate(_films(records)):
-        yield record, pixels, plain
+    for number, (record, pixels) in enumerate(_readable(records)):
+        yield _Film(record, pixels, known(record))
         changed = CHANGES[number % len(CHANGES)](pixels)
-        yield record, _mirrored(changed) if number // len(CHANGES) % 2 else changed, False
+        yield _Film(record, _mirrored(changed) if number // len(CHANGES) % 2 else changed)
 
 
 def _copies(records: Sequence[ImageRecord]) -> Iterator[_Film]:
     """A few copies of each film; the changes take turns."""
-    for number, (record, pixels, _) in enumerate(_films(records)):
+    for number, (record, pixels) in enumerate(_readable(records)):
         for k in range(_COPIES):
-            yield record, CHANGES[(_COPIES * number + k) % len(CHANGES)](pixels), False
+            yield _Film(record, CHANGES[(_COPIES * number + k) % len(CHANGES)](pixels))
 
 
-def _see(
-    films: Iterator[_Film], predictor: Predictor, known: Known, advance: Callable[[int], None]
-) -> _Seen:
+def _see(films: Iterator[_Film], predictor: Predictor, advance: Callable[[int], None]) -> _Seen:
     grey = Preprocessor(predictor.manifest.preprocessing).grey
     found: list[tuple[Look, int, FloatArray | None]] = []
     asked: list[int] = []
 
     def named() -> Iterator[tuple[str, FloatArray]]:
-        for record, pixels, plain in films:
-            embedding = known(record) if plain else None
-            found.append((look_at(grey(pixels)), record.label, embedding))
-            if embedding is None:
+        for film in films:
+            look, embedding = (film.known.look, film.known.embedding) if film.known else (None,) * 2
+            if look is None and film.pixels is not None:
+                look = look_at(grey(film.pixels))
+            if look is not None:
+                found.append((look, film.record.label, embedding))
+            if embedding is None and film.pixels is not None:
                 asked.append(len(found) - 1)
-                yield str(record.path), pixels
+                yield str(film.record.path), film.pixels
 
     told = 0
     # Read and looked at in a thread, while the engine works.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from pneumoscope.ahead import ahead
 from pneumoscope.config import PreprocessConfig, StressConfig
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.images.grey import FloatArray
@@ -25,7 +26,6 @@ from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.overlay import fit_map, shrunk
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.records import ImageRecord
-from pneumoscope.training.prefetch import ahead
 from pneumoscope.workflows.stress_journal import Said, Stressed
 
 PLAIN = "plain"

@@ -50,7 +50,12 @@ from pneumoscope.training.network import (
     weights_digest,
 )
 from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
-from pneumoscope.training.runtime import choose_backend, describe_runtime, distribute
+from pneumoscope.training.runtime import (
+    choose_backend,
+    describe_runtime,
+    distribute,
+    keep_to_one_thread,
+)
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
@@ -61,7 +66,12 @@ from pneumoscope.workflows.input_check import (
     tables_of,
     with_input_check,
 )
-from pneumoscope.workflows.known_answers import EmbeddingBackend, Remembering, pooled_by_record
+from pneumoscope.workflows.known_answers import (
+    EmbeddingBackend,
+    answered_by_record,
+    either,
+    pooled_by_record,
+)
 from pneumoscope.workflows.operating import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
@@ -113,10 +123,14 @@ def train(
         DataError: the data can't be trained on, or changed since the run began.
         MissingError: weights or an extra are missing.
     """
-    data, out = Path(data), Path(out)
     watch = Stopwatch()
-    prepared = prepare(data, out, config or TrainConfig(), progress, resume, given)
-    config, dataset = prepared.config, prepared.dataset
+    prepared = prepare(Path(data), Path(out), config or TrainConfig(), progress, resume, given)
+    return _train(prepared, progress, watch)
+
+
+def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedRun:
+    config, dataset, out = prepared.config, prepared.dataset, prepared.folder
+    data = Path(config.provenance.data)
     trained, initial = _networks(prepared, progress, watch)
     history = tuple(row for one in trained for row in one.history)
     _write_history(out / "history.csv", history)
@@ -158,7 +172,11 @@ def run_training(
     given: Collection[str] = (),
 ) -> tuple[dict[str, Any], str]:
     """`train`, told as a document and a text: where the results are, the metrics on validation."""
-    return _outcome(train(data, out, config, progress=progress, resume=resume, given=given))
+    watch = Stopwatch()
+    prepared = prepare(data, out, config, progress, resume, given)
+    if prepared.config.recipe == "frozen":  # a command has its process to itself
+        keep_to_one_thread()
+    return _outcome(_train(prepared, progress, watch))
 
 
 def _networks(
@@ -218,14 +236,17 @@ def _answering(
     val = dataset.subset("val").records
     manifest = _manifest(seen, config, initial)
     backend = OpenVinoBackend(networks, config.preprocess.size, flip=config.flip)
-    remembering = Remembering(backend)  # the check comes after, and needs what is found now
-    answered = answer_all(val, Predictor(manifest, remembering), "validation", progress)
+    # The check comes after, is made of these answers, and is then applied to them.
+    looking = Predictor(manifest, backend, looks=True)
+    answered = answer_all(val, looking, "validation", progress)
     check, table = _input_check(networks[0], trained[0], seen, answered, manifest, progress)
     manifest, statistics = replace(manifest, input_check=check), statistics_of(check, table)
+    predictor = Predictor(manifest, backend, statistics=statistics)
     if statistics is not None:
-        checked = Predictor(manifest, remembering, statistics=statistics)
-        answered = answer_all(val, checked, "validation, checked", progress)
-    return Predictor(manifest, backend, statistics=statistics), table, answered
+        answered = answered.checked_by(predictor)
+    elif len(answered.ok) < len(val):  # pictures in colour, that this model can't refuse
+        answered = answer_all(val, predictor, "validation, unchecked", progress)
+    return predictor, table, answered
 
 
 def _input_check(
@@ -239,17 +260,13 @@ def _input_check(
     """The input check of the first network; what was found of films before is not found again."""
     pooled, size = trained.pooled, manifest.preprocessing.size
     backend = EmbeddingBackend(pooled.extractor) if pooled else OpenVinoBackend([network], size)
-    known = pooled_by_record(pooled, seen) if pooled else lambda _: None
-    told = {
-        record.path: answer.embedding
-        for record, answer in zip(answered.records, answered.answers, strict=True)
-    }
+    known = answered_by_record(answered)
     return with_input_check(
         Predictor(manifest, backend),
         seen,
         answered.records,
         progress,
-        known=lambda record: told[record.path] if record.path in told else known(record),
+        known=either(known, pooled_by_record(pooled, seen)) if pooled else known,
         effort=QUICK if pooled else None,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pneumoscope.training.prefetch import ahead
+from pneumoscope.ahead import ahead, overlapped
 
 
 def test_yields_the_same_items_in_the_same_order() -> None:
@@ -93,4 +93,54 @@ def test_leaving_early_calls_stop_and_leaves_no_thread(leaving: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             taken.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
     assert stopped.is_set()
+    assert threading.active_count() == before
+
+
+def test_two_are_under_way_and_come_out_in_order() -> None:
+    both = threading.Barrier(2)
+
+    def work(number: int) -> int:
+        if number < 2:
+            both.wait(30)  # would break if the second were not begun before the first is done
+        return number * number
+
+    assert list(overlapped(work, range(20))) == [(n, n * n) for n in range(20)]
+    assert list(overlapped(work, [])) == []
+
+
+def test_no_more_items_are_taken_than_are_under_way() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = overlapped(str, items(), most=3)
+    assert next(results) == (0, "0")
+    assert taken == [0, 1, 2]
+
+
+@pytest.mark.parametrize("leaving", ["close", "work", "items"])
+def test_whatever_ends_it_leaves_no_thread(leaving: str) -> None:
+    before = threading.active_count()
+
+    def work(number: int) -> int:
+        if leaving == "work" and number == 3:
+            raise OSError("disk")
+        return number
+
+    def items() -> Iterator[int]:
+        yield from range(5)
+        if leaving == "items":
+            raise OSError("disk")
+        yield from range(5, 100)
+
+    results = overlapped(work, items())
+    if leaving == "close":
+        assert next(results) == (0, 0)
+        results.close()
+    else:
+        with pytest.raises(OSError, match="disk"):
+            list(results)
     assert threading.active_count() == before

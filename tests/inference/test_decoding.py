@@ -60,7 +60,7 @@ def test_images_are_kept_where_asked_for_and_shrunk(tmp_path: Path, workers: int
     grey = np.zeros((300, 2 * LONGEST_SIDE), np.uint8)
     grey[100:200] = 120
     Image.fromarray(grey).save(tmp_path / "a.png")
-    keeping = Decoder(DECODER.limits, DECODER.preprocess, keep_images=True)
+    keeping = Decoder(DECODER.limits, DECODER.preprocess, keep_side=LONGEST_SIDE)
     (found,) = decoded([tmp_path / "a.png"], keeping, workers)
     assert isinstance(found, Prepared)
     assert found.image is not None

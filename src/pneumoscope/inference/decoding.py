@@ -63,14 +63,14 @@ class Decoder:
     Attributes:
         limits: what a file may cost.
         preprocess: from its pixels to the network's input.
-        keep_images: keep the pixels, shrunk to the size of overlays.
+        keep_side: keep the pixels, shrunk to so many a side at most; 0 keeps none.
         read: how a file is read, `read_image` where nothing is said.
         looks: take note of what the input check wants to see.
     """
 
     limits: LimitsConfig
     preprocess: Preprocessor
-    keep_images: bool = False
+    keep_side: int = 0
     read: Reader | None = None
     looks: bool = False
 
@@ -82,7 +82,9 @@ class Decoder:
         if isinstance(item, Prediction) or item.image is None:
             return item
         image = item.image
-        small = replace(image, pixels=shrunk(image.pixels)) if self.keep_images else None
+        small = None
+        if self.keep_side:
+            small = replace(image, pixels=shrunk(image.pixels, self.keep_side))
         return replace(item, image=small)
 
 

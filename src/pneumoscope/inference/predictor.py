@@ -33,6 +33,7 @@ from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.decoding import Decoder, Prepared, Reader, decoded, prepared, seen
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
+from pneumoscope.inference.overlay import LONGEST_SIDE
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
@@ -52,7 +53,7 @@ class Answer:
         cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled;
             `None` as the logit is.
         embedding: pooled features, float32 (c,), of every input that the network saw.
-        image: the decoded image, kept only where asked for; of many, no larger than overlays.
+        image: the decoded image, kept only where asked for, shrunk.
         look: what the input check saw of it; `None` where nothing is checked.
     """
 
@@ -175,7 +176,7 @@ class Predictor:
         decode = Decoder(
             self._limits,
             self._preprocess,
-            keep_image,
+            LONGEST_SIDE if keep_image else 0,
             lambda source, limits: read_bytes(content, source, limits),
             looks=self._looks,
         )
@@ -195,7 +196,7 @@ class Predictor:
         self,
         paths: Iterable[Path | str],
         *,
-        keep_images: bool = False,
+        keep_side: int = 0,
         workers: int = 0,
         read: Reader | None = None,
     ) -> Generator[Answer]:
@@ -205,14 +206,14 @@ class Predictor:
 
         Args:
             paths: files of any format that `read_image` knows; taken as they are wanted.
-            keep_images: keep the pixels in each answer, shrunk to the size of overlays.
+            keep_side: keep the pixels in each answer, shrunk to so many a side at most; 0: none.
             workers: processes that read; 0 for threads of this one.
             read: how a file is read, `read_image` where nothing is said.
 
         Raises:
             MissingError: processes can't be started here.
         """
-        decode = Decoder(self._limits, self._preprocess, keep_images, read, looks=self._looks)
+        decode = Decoder(self._limits, self._preprocess, keep_side, read, looks=self._looks)
         items = decoded(paths, decode, workers)
         try:
             for _, answers in overlapped(self._chunk_answers, _chunks(items, BATCH)):

@@ -29,7 +29,7 @@ def with_overlays(
     """Write the overlay of every answer that has an image and a map.
 
     Args:
-        answers: of `Predictor.predict_files` with `keep_images`.
+        answers: of `Predictor.predict_files` with `keep_side`.
         folder: for the PNG files.
         config: how the images were preprocessed.
 

@@ -16,6 +16,7 @@ from pneumoscope.config import BatchConfig, check_ranges
 from pneumoscope.delivery.dicom_report.folder import ReportFolder
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.inference.inputs import FileList, expand, is_url
+from pneumoscope.inference.overlay import FOLDER_SIDE, LONGEST_SIDE
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor, mark_of
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
 from pneumoscope.progress import Progress, Task
@@ -201,7 +202,7 @@ def _predictions(
     """The predictions of what is not done yet; overlays are written on the way."""
     answers = predictor.predict_files(
         reading.names,
-        keep_images=heatmaps is not None or reports is not None,
+        keep_side=LONGEST_SIDE if reports else FOLDER_SIDE if heatmaps else 0,
         workers=reading.workers,
     )
     wanted: Iterator[Answer] = islice(answers, reading.again, None)

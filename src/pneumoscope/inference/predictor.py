@@ -197,6 +197,7 @@ class Predictor:
         paths: Iterable[Path | str],
         *,
         keep_side: int = 0,
+        each: Callable[[Answer], None] | None = None,
         workers: int = 0,
         read: Reader | None = None,
     ) -> Generator[Answer]:
@@ -207,6 +208,8 @@ class Predictor:
         Args:
             paths: files of any format that `read_image` knows; taken as they are wanted.
             keep_side: keep the pixels in each answer, shrunk to so many a side at most; 0: none.
+            each: called with every answer before it is yielded, in the threads that wait for the
+                engine: threads of its own would take turns with them at Python's lock.
             workers: processes that read; 0 for threads of this one.
             read: how a file is read, `read_image` where nothing is said.
 
@@ -215,8 +218,16 @@ class Predictor:
         """
         decode = Decoder(self._limits, self._preprocess, keep_side, read, looks=self._looks)
         items = decoded(paths, decode, workers)
+
+        def work(chunk: Sequence[Prepared | Prediction]) -> list[Answer]:
+            answers = list(self.answers(chunk))
+            if each is not None:
+                for answer in answers:
+                    each(answer)
+            return answers
+
         try:
-            for _, answers in overlapped(self._chunk_answers, _chunks(items, BATCH)):
+            for _, answers in overlapped(work, _chunks(items, BATCH)):
                 yield from answers
         finally:
             items.close()
@@ -233,11 +244,8 @@ class Predictor:
         """
         looks = self._looks
         items = (seen(n, _checked(n, i), self._preprocess, looks=looks) for n, i in images)
-        for _, answers in overlapped(self._chunk_answers, _chunks(items, BATCH)):
+        for _, answers in overlapped(lambda c: list(self.answers(c)), _chunks(items, BATCH)):
             yield from answers
-
-    def _chunk_answers(self, items: Sequence[Prepared | Prediction]) -> list[Answer]:
-        return list(self.answers(items))
 
     def _run(self, items: Sequence[Prepared]) -> list[Answer]:
         # Few sizes only: engines compile a graph for each.

@@ -17,12 +17,12 @@ from pneumoscope.delivery.dicom_report.folder import ReportFolder
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.inference.inputs import FileList, expand, is_url
 from pneumoscope.inference.overlay import FOLDER_SIDE, LONGEST_SIDE
-from pneumoscope.inference.predictor import BATCH, Answer, Predictor, mark_of
+from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
 from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text
-from pneumoscope.workflows.heatmaps import with_overlays
+from pneumoscope.workflows.heatmaps import overlay_writer
 
 Engine = Literal["local", "ray"]
 
@@ -203,11 +203,10 @@ def _predictions(
     answers = predictor.predict_files(
         reading.names,
         keep_side=LONGEST_SIDE if reports else FOLDER_SIDE if heatmaps else 0,
+        each=overlay_writer(heatmaps, predictor.manifest.preprocessing) if heatmaps else None,
         workers=reading.workers,
     )
-    wanted: Iterator[Answer] = islice(answers, reading.again, None)
-    if heatmaps is not None:
-        wanted = with_overlays(wanted, heatmaps, predictor.manifest.preprocessing)
+    wanted = islice(answers, reading.again, None)
     with closing(answers), reading.shown(progress) as task:
         for answer in wanted:
             if reports is not None:

@@ -25,6 +25,10 @@ LONGEST_SIDE = 600
 FOLDER_SIDE = 480
 """The same for overlays by the thousand: a film of 2 megapixels is shown with 400 × 312 pixels."""
 
+_HEATS, _MOST_GREYS = 11, 31
+"""Of an overlay in few colours: heats told apart, and greys under the lowest of them; under each
+further one two less, 231 colours in all."""
+
 MAP_SIDE = 512
 """Longest side of a map without its film, pixels."""
 
@@ -100,15 +104,16 @@ def indexed_overlay_png(
     """
     small = shrunk(pixels, longest_side)
     height, width = small.shape
-    noise, greys, palette = _noise(longest_side), _greys_per_heat(), _palette()
-    heat = fit_map(cam, small.shape, config) * np.float32(len(greys) - 1)
+    noise, other_noise = _noise(longest_side)
+    heat = fit_map(cam, small.shape, config)
+    heat *= np.float32(_HEATS - 1)
     heat += noise[:height, :width]
     level = heat.astype(np.uint8)
-    most = (greys - 1).astype(np.float32).take(level)
-    most *= small
-    most += noise[height - 1 :: -1, width - 1 :: -1]
-    first = (np.cumsum(greys) - greys).astype(np.uint8).take(level)
-    return encode_indexed_png(first + most.astype(np.uint8), palette)
+    grey = (_MOST_GREYS - 1 - 2 * level).astype(np.float32)
+    grey *= small
+    grey += other_noise[:height, :width]
+    first = level * (_MOST_GREYS + 1 - level)  # of the colours of a heat: the sum of those before
+    return encode_indexed_png(first + grey.astype(np.uint8), _palette())
 
 
 def overlay_rgb(
@@ -204,31 +209,26 @@ def _blended() -> NDArray[np.uint8]:
 
 
 @cache
-def _greys_per_heat() -> NDArray[np.int64]:
-    """How many greys of a film are told apart under each of 11 heats: the fewer, the hotter."""
-    return np.round(np.linspace(31, 15, 11)).astype(np.int64)
-
-
-@cache
 def _palette() -> NDArray[np.uint8]:
-    """The colours of `_greys_per_heat`, (n, 3), n at most 256: heat by heat, dark to bright."""
-    blended, counts = _blended().reshape(256, 256, 3), _greys_per_heat()
-    heats = np.round(np.linspace(0, 255, len(counts))).astype(int)
+    """231 colours, (231, 3): heat by heat, dark to bright, the fewer greys, the hotter."""
+    blended = _blended().reshape(256, 256, 3)
+    heats = np.round(np.linspace(0, 255, _HEATS)).astype(int)
+    counts = range(_MOST_GREYS, 0, -2)
     return np.concatenate(
         [
             blended[heat, np.round(np.linspace(0, 255, count)).astype(int)]
-            for heat, count in zip(heats, counts, strict=True)
+            for heat, count in zip(heats, counts, strict=False)
         ]
     )
 
 
 @cache
-def _noise(side: int) -> NDArray[np.float32]:
-    """Interleaved gradient noise, (side, side) in [0, 1)."""
+def _noise(side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Interleaved gradient noise, (side, side) in [0, 1), and the same from the other corner."""
     y, x = np.mgrid[:side, :side].astype(np.float64)
     noise = np.modf(52.9829189 * np.modf(0.06711056 * x + 0.00583715 * y)[0])[0]
     below: NDArray[np.float32] = np.minimum(noise, 0.999).astype(np.float32)
-    return below
+    return below, np.ascontiguousarray(below[::-1, ::-1])
 
 
 def heatmap_name(path: str) -> str:

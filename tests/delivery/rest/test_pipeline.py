@@ -171,4 +171,4 @@ def test_sizes_are_made_ready() -> None:
     backend.gate.set()
     predictor = Predictor(MANIFEST, backend).adapted(LimitsConfig(), PASSES)
     predictor.warm_up()
-    assert backend.sizes == list(PASSES)
+    assert backend.sizes == list(reversed(PASSES))

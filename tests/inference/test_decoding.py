@@ -17,7 +17,7 @@ from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.errors import MissingError, Reason
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.decoding import WINDOW, Decoder, Prepared, decoded
-from pneumoscope.inference.overlay import LONGEST_SIDE
+from pneumoscope.inference.overlay import LONGEST_SIDE, shrunk
 from pneumoscope.records import Prediction
 from support.dying import Dying, NeverArrives
 
@@ -60,7 +60,7 @@ def test_images_are_kept_where_asked_for_and_shrunk(tmp_path: Path, workers: int
     grey = np.zeros((300, 2 * LONGEST_SIDE), np.uint8)
     grey[100:200] = 120
     Image.fromarray(grey).save(tmp_path / "a.png")
-    keeping = Decoder(DECODER.limits, DECODER.preprocess, keep_side=LONGEST_SIDE)
+    keeping = Decoder(DECODER.limits, DECODER.preprocess, keep=shrunk)
     (found,) = decoded([tmp_path / "a.png"], keeping, workers)
     assert isinstance(found, Prepared)
     assert found.image is not None

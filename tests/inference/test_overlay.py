@@ -18,6 +18,7 @@ from pneumoscope.inference.overlay import (
     indexed_overlay_png,
     overlay_png,
     shrunk,
+    thinned,
 )
 from pneumoscope.inference.png import encode_indexed_png, encode_png
 
@@ -112,6 +113,25 @@ def test_large_films_become_means_of_their_pixels(
     k = shape[1] // wanted[1]
     if shape[0] >= k:
         assert small[-1, 0] == pytest.approx(film[: k * wanted[0]][-k:, :k].mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [((960, 700), (480, 350)), ((1250, 1600), (312, 400)), ((2, 4800), (1, 480)), ((9, 9), (9, 9))],
+)
+def test_films_in_folders_look_like_the_means_of_their_pixels(
+    shape: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    film = (0.5 + 0.25 * np.sin(y / 40) + 0.25 * np.cos(x / 30)).astype(np.float32)
+    small = thinned(film)
+    assert small.shape == wanted
+    assert small.min() >= 0
+    assert small.max() <= 1
+    if min(shape) > 9:
+        assert np.abs(small - shrunk(film, 480)).max() < 0.005
+    if max(shape) == 960:
+        np.testing.assert_allclose(small, shrunk(film, 480), atol=1e-6)  # k is 2: all are taken
 
 
 def test_colours_of_a_palette_read_back_as_they_were() -> None:

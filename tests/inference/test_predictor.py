@@ -19,7 +19,7 @@ from pneumoscope.images.read import read_image
 from pneumoscope.inference import decoding
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
-from pneumoscope.inference.overlay import LONGEST_SIDE
+from pneumoscope.inference.overlay import LONGEST_SIDE, shrunk
 from pneumoscope.inference.predictor import BATCH, Predictor
 from support.bad_images import BAD_IMAGES
 
@@ -128,7 +128,7 @@ def test_images_are_kept_only_where_asked_for_and_no_larger_than_overlays(tmp_pa
     Image.fromarray(grey).save(large)
     predictor = Predictor(MANIFEST, MeanBackend())
     assert next(predictor.predict_files([large])).image is None
-    kept = next(predictor.predict_files([large], keep_side=LONGEST_SIDE)).image
+    kept = next(predictor.predict_files([large], keep=shrunk)).image
     assert kept is not None
     assert kept.pixels.shape == (LONGEST_SIDE // 2, LONGEST_SIDE)
     whole = predictor.predict_file(large).image

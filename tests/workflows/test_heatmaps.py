@@ -11,7 +11,7 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.images.read import read_image
-from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png
+from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png, thinned
 from pneumoscope.inference.predictor import BATCH, Answer
 from pneumoscope.records import Prediction
 from pneumoscope.workflows.heatmaps import overlay_writer
@@ -37,7 +37,7 @@ def test_each_is_on_disk_when_its_answer_comes(answer: Answer, tmp_path: Path) -
         films[-1].write_bytes(b"text" if k == 5 else (tmp_path / "film.png").read_bytes())
     predictor, told = fake_predictor(), []
     write = overlay_writer(folder, predictor.manifest.preprocessing)
-    for found in predictor.predict_files(films, keep_side=64, each=write):
+    for found in predictor.predict_files(films, keep=thinned, each=write):
         told.append(found.prediction.path)
         there = (folder / heatmap_name(told[-1])).exists()
         assert there == (found.prediction.status == "ok") == (told[-1] != str(films[5]))
@@ -64,5 +64,5 @@ def test_a_folder_that_cant_be_written_is_told(answer: Answer, tmp_path: Path) -
     film = tmp_path / "film.png"
     gone = overlay_writer(tmp_path / "gone", CONFIG)
     with pytest.raises(OSError, match="No such file"):
-        list(fake_predictor().predict_files([film], keep_side=64, each=gone))
+        list(fake_predictor().predict_files([film], keep=thinned, each=gone))
     assert not list(tmp_path.glob(".*"))

@@ -29,7 +29,6 @@ from pneumoscope.images.memory import keep_freed_memory
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, read_image
 from pneumoscope.inference.input_check import MOST_COLOUR
-from pneumoscope.inference.overlay import shrunk
 from pneumoscope.records import Prediction
 
 WINDOW = 32
@@ -37,6 +36,9 @@ WINDOW = 32
 
 Reader = Callable[[str, LimitsConfig], GreyImage]
 """From a name to its image, or `ImageRefusedError` and nothing else."""
+
+Keep = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""From a film's pixels to those of pictures of it: `overlay.shrunk`, `overlay.thinned`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,14 @@ class Decoder:
     Attributes:
         limits: what a file may cost.
         preprocess: from its pixels to the network's input.
-        keep_side: keep the pixels, shrunk to so many a side at most; 0 keeps none.
+        keep: from the pixels to what is kept of them; `None` keeps nothing.
         read: how a file is read, `read_image` where nothing is said.
         looks: take note of what the input check wants to see.
     """
 
     limits: LimitsConfig
     preprocess: Preprocessor
-    keep_side: int = 0
+    keep: Keep | None = None
     read: Reader | None = None
     looks: bool = False
 
@@ -83,8 +85,8 @@ class Decoder:
             return item
         image = item.image
         small = None
-        if self.keep_side:
-            small = replace(image, pixels=shrunk(image.pixels, self.keep_side))
+        if self.keep is not None:
+            small = replace(image, pixels=self.keep(image.pixels))
         return replace(item, image=small)
 
 

@@ -30,10 +30,10 @@ from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.certificates import Choice
-from pneumoscope.inference.decoding import Decoder, Prepared, Reader, decoded, prepared, seen
+from pneumoscope.inference.decoding import Decoder, Keep, Prepared, Reader, decoded, prepared, seen
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
-from pneumoscope.inference.overlay import LONGEST_SIDE
+from pneumoscope.inference.overlay import shrunk
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
@@ -176,7 +176,7 @@ class Predictor:
         decode = Decoder(
             self._limits,
             self._preprocess,
-            LONGEST_SIDE if keep_image else 0,
+            shrunk if keep_image else None,
             lambda source, limits: read_bytes(content, source, limits),
             looks=self._looks,
         )
@@ -196,7 +196,7 @@ class Predictor:
         self,
         paths: Iterable[Path | str],
         *,
-        keep_side: int = 0,
+        keep: Keep | None = None,
         each: Callable[[Answer], None] | None = None,
         workers: int = 0,
         read: Reader | None = None,
@@ -207,7 +207,7 @@ class Predictor:
 
         Args:
             paths: files of any format that `read_image` knows; taken as they are wanted.
-            keep_side: keep the pixels in each answer, shrunk to so many a side at most; 0: none.
+            keep: from an image's pixels to what is kept of them in its answer.
             each: called with every answer before it is yielded, in the threads that wait for the
                 engine: threads of its own would take turns with them at Python's lock.
             workers: processes that read; 0 for threads of this one.
@@ -216,7 +216,7 @@ class Predictor:
         Raises:
             MissingError: processes can't be started here.
         """
-        decode = Decoder(self._limits, self._preprocess, keep_side, read, looks=self._looks)
+        decode = Decoder(self._limits, self._preprocess, keep, read, looks=self._looks)
         items = decoded(paths, decode, workers)
 
         def work(chunk: Sequence[Prepared | Prediction]) -> list[Answer]:

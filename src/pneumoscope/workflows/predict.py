@@ -16,7 +16,7 @@ from pneumoscope.config import BatchConfig, check_ranges
 from pneumoscope.delivery.dicom_report.folder import ReportFolder
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.inference.inputs import FileList, expand, is_url
-from pneumoscope.inference.overlay import FOLDER_SIDE, LONGEST_SIDE
+from pneumoscope.inference.overlay import shrunk, thinned
 from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
 from pneumoscope.progress import Progress, Task
@@ -202,7 +202,7 @@ def _predictions(
     """The predictions of what is not done yet; overlays are written on the way."""
     answers = predictor.predict_files(
         reading.names,
-        keep_side=LONGEST_SIDE if reports else FOLDER_SIDE if heatmaps else 0,
+        keep=shrunk if reports else thinned if heatmaps else None,
         each=overlay_writer(heatmaps, predictor.manifest.preprocessing) if heatmaps else None,
         workers=reading.workers,
     )

@@ -13,7 +13,7 @@ from pneumoscope.delivery.dicom_node.audit import Audit
 from pneumoscope.delivery.dicom_node.spool import Film, Spool
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.inference.overlay import LONGEST_SIDE
+from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor
 from pneumoscope.records import Prediction
 
@@ -59,7 +59,7 @@ class Answerer:
             began = time.monotonic()
             paths = [film.path for film in rest]
             for film, answer in zip(
-                rest, self._predictor.predict_files(paths, keep_side=LONGEST_SIDE), strict=True
+                rest, self._predictor.predict_files(paths, keep=shrunk), strict=True
             ):
                 self._finish(film, answer, began)
                 ended += 1

@@ -272,3 +272,20 @@ def test_resume_is_recommended_only_where_there_is_a_run(
     (tmp_path / "p.csv.partial").touch()
     assert run(asked) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+def test_a_process_ends_without_taking_itself_apart() -> None:
+    """What is printed arrives, what is to be done at the end is done, and the code is kept."""
+    code = """
+import atexit, sys
+from pneumoscope import cli
+class Large:
+    def __del__(self):
+        print("taken apart")
+kept = Large()
+atexit.register(print, "at the end")
+print("told", end=", ")
+cli._leave(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "told, at the end\n", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,11 @@ import pytest
 from pneumoscope.cli.app import run
 from pneumoscope.config import RECIPES, TrainConfig, from_toml, to_toml
 from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.progress import SILENT
+from pneumoscope.records import Dataset
 from pneumoscope.training import bundle_files
 from pneumoscope.workflows import train as workflow
+from pneumoscope.workflows.run_folder import Prepared
 
 Asked = Callable[..., tuple[TrainConfig, set[str]]]
 
@@ -168,3 +172,31 @@ def test_bundled_weights_that_did_not_ship_are_missing_and_no_file(
     assert run([*asked, "--weights", "bundled"]) == 4
     assert "ships no bundled weights" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("recipe", "one"), [("frozen", True), ("finetune", False)])
+def test_a_command_that_trains_a_head_alone_keeps_to_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, one: bool
+) -> None:
+    """The recipe of the run counts, which a resumed one has from its folder."""
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that what is set is taken back
+        monkeypatch.delenv(name)
+    seen: list[dict[str, str | None]] = []
+
+    def stopped(*_: Any) -> Any:
+        seen.append({name: os.environ.get(name) for name in names})
+        raise KeyboardInterrupt
+
+    given = replace(RECIPES[recipe])
+    prepared = Prepared(tmp_path, given, Dataset(tmp_path, ()))
+    monkeypatch.setattr(workflow, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(workflow, "_train", stopped)
+    for call in (workflow.run_training, workflow.train):  # a program's process is its own
+        with pytest.raises(KeyboardInterrupt):
+            call(tmp_path, tmp_path, TrainConfig(), progress=SILENT)
+        assert seen[-1] == dict.fromkeys(names, "1" if one else None)
+        one = False
+        for name in names:
+            monkeypatch.delenv(name, raising=False)

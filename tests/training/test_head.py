@@ -12,6 +12,7 @@ from pneumoscope.config import FitConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
+from pneumoscope.training import head
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.head import (
     LabelledFeatures,
@@ -164,6 +165,29 @@ def test_resumed_equals_unbroken(parts, whole, tmp_path: Path) -> None:
         np.testing.assert_array_equal(mine, theirs)
     again = trained(parts, checkpoint)
     assert again.history == resumed.history  # seconds too: what is finished is not trained again
+
+
+def test_few_features_are_looked_up_once_and_many_in_every_epoch(
+    parts, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    take = FeatureTable.take
+
+    def counted(self: FeatureTable, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
+        taken.append(len(rows))
+        return take(self, rows, views)
+
+    monkeypatch.setattr(FeatureTable, "take", counted)
+    held = trained(parts, tmp_path / "held.npz")
+    once = len(taken)
+    monkeypatch.setattr(head, "_HELD_ROWS", 200 * 2 - 1)
+    looked_up = trained(parts, tmp_path / "looked-up.npz")
+    epochs = len(whole.history)
+    assert (once, len(taken) - once) == (3, 2 + epochs)  # all, scales, val; scales, val, epochs
+    for one in (held, looked_up):
+        for name in ("hidden_kernel", "output_bias"):
+            wanted = getattr(whole.weights, name)
+            np.testing.assert_array_equal(getattr(one.weights, name), wanted)
 
 
 def test_seed_matters_and_repeats(parts, tmp_path: Path) -> None:

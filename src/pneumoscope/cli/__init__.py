@@ -26,7 +26,7 @@ def main() -> None:
 def _leave(code: int) -> None:
     """End the process as `sys.exit` does, but leave its memory for the system to clear away.
 
-    Training frameworks take more than a second to take themselves apart, piece by piece.
+    Training frameworks take themselves apart piece by piece, which whoever waits can do without.
     """
     atexit._run_exitfuncs()
     try:

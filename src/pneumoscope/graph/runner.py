@@ -42,7 +42,7 @@ class Runner:
     """Runs a graph on the processor; it is compiled when the first batch of a size comes.
 
     Several threads may ask at once. Two keep all cores busy: while the last requests of one's batch
-    are worked on, the first of the other's are (`benchmarks/RESULTS.md`).
+    are worked on, the first of the other's are (`benchmarks/engine.py`).
 
     Args:
         build: from a number of images to a model of `graph/openvino.py`.

@@ -40,7 +40,7 @@ def mean_chroma(rgb: NDArray[Any], white: float = 255) -> float:
     """Mean chroma of samples (h, w, 3) from 0 to `white`."""
     step = max(1, min(rgb.shape[:2]) // _SIDE)
     red, green, blue = np.moveaxis(rgb[::step, ::step], 2, 0)
-    # Plane against plane: along an axis of three NumPy takes ten times as long.
+    # Plane against plane: along an axis of three NumPy takes many times as long.
     highest = np.maximum(np.maximum(red, green), blue)
     lowest = np.minimum(np.minimum(red, green), blue)
     return float((highest - lowest).mean(dtype=np.float64)) / white

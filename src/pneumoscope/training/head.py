@@ -34,8 +34,8 @@ _CHUNK_ROWS = 16_384
 """Features gathered at once (64 MiB): keeps memory flat for data sets of any size."""
 
 _HELD_ROWS = 32_768
-"""Features that are held in memory all the time (64 MiB as they are stored), if there are no more:
-looking them up in the store takes an eighth of an epoch."""
+"""Features that are held in memory all the time (64 MiB as they are stored), if there are no more,
+instead of being looked up in the store in every epoch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def keep_to_one_thread() -> None:
     """Have TensorFlow compute in one thread in this process, unless the environment says otherwise.
 
     For a process that trains a head on features and nothing else: sharing out products as small as
-    those takes a third of the time of a step. To be called before Keras is loaded.
+    those takes longer than it gains. To be called before Keras is loaded.
     """
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -16,19 +17,22 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest import logs
+from pneumoscope.delivery.rest.documents import Wanted
 from pneumoscope.delivery.rest.guard import RateLimit
 from pneumoscope.delivery.rest.metrics import stability_index
 from pneumoscope.delivery.rest.problems import ClientGoneError, RequestError
 from pneumoscope.delivery.rest.server import api_keys, bind, check_tls
-from pneumoscope.delivery.rest.upload import Memory
+from pneumoscope.delivery.rest.service import Service
+from pneumoscope.delivery.rest.upload import Memory, Upload
 from pneumoscope.delivery.rest.work import WorkQueue
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
-from support.fake_service import MeanBackend, fake_app, film_png
+from support.fake_service import LIMITS, MeanBackend, fake_app, fake_predictor, film_png
 
 ONE = "/v1/predictions"
 FILES = {"file": ("secret-name.png", film_png())}
@@ -141,6 +145,37 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
         assert done == []
 
     asyncio.run(run())
+
+
+def test_who_leaves_a_batch_ends_all_its_films_and_nobody_complains() -> None:
+    backend = MeanBackend()
+    complaints: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        loop, left = asyncio.get_running_loop(), asyncio.Event()
+        loop.set_exception_handler(lambda _, told: complaints.append(told))
+
+        async def receive() -> dict[str, str]:
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        service = Service(fake_predictor(backend), ServeConfig(readers=1), LIMITS)
+        request = Request({"type": "http", "headers": []}, receive)
+        uploads = [Upload(f"{k}.png", film_png(), 1) for k in range(100)]
+        backend.gate.clear()
+        lines = service.lines(request, uploads, Wanted())
+        asking = asyncio.create_task(anext(lines, None))
+        await until(lambda: backend.begun == 1)
+        left.set()
+        assert await asking is None
+        backend.gate.set()
+        await until(lambda: service.queue.films == 0)
+        assert backend.begun < 10  # of a hundred
+        gc.collect()  # tasks whose end nobody heard of would be told now
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert complaints == []
 
 
 def test_films_that_take_too_long_are_given_up() -> None:

@@ -80,10 +80,10 @@ def http_status(prediction: Prediction) -> int:
 
 
 def pictures(answer: Answer, wanted: Wanted, config: PreprocessConfig) -> dict[str, str | None]:
-    """PNG as base64 under `heatmap`, `preview` and `map`; `None` where there is none."""
+    """PNG as base64: `heatmap` if there is one; where asked for, `preview` and `map`, or `None`."""
     pixels = None if answer.image is None else answer.image.pixels
     cam = answer.cam
-    found: dict[str, str | None] = {"heatmap": None}
+    found: dict[str, str | None] = {}
     if wanted.heatmap and pixels is not None and cam is not None:
         found["heatmap"] = _base64(overlay_png(pixels, cam, config))
     if wanted.preview:

@@ -4,7 +4,7 @@ Comes in: films' bytes, from as many requests as there are. Goes out: a future o
 Engines answer for many images in a pass far faster than for one after the other, so a pass waits
 for films that are being read, until it is as large as they make it. It is always the same few
 threads that read: where each request had its own, they took turns with Python's lock, and a
-quarter of the processor stood idle (`benchmarks/RESULTS.md`). Knows nothing of requests.
+fifth of the processor stood idle (`benchmarks/RESULTS.md`). Knows nothing of requests.
 """
 
 from __future__ import annotations

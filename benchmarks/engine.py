@@ -1,12 +1,12 @@
 """How the engine is best fed: images per request, and one batch after the other or two at a time.
 
-    python benchmarks/engine.py [--model default] [--sides 112 224] [--images 256] [--rounds 5]
+    python benchmarks/engine.py [--model default] [--sides 112 224] [--images 384] [--rounds 3]
 
 The networks of the model over drawn films, at its own size and at others, in every precision that
-the processor has instructions for; what they answer is of no account. First batches that are there
-already, dealt into requests of 4, 2 and 1 images: processor caches decide. Then batches that a
-thread decodes meanwhile, as `train` does: each batch for itself, and two of them under way. All
-ways take turns; medians are told. Prints Markdown.
+the processor has instructions for, without mirror images; what they answer is of no account. First
+batches that are there already, dealt into requests of 4, 2 and 1 images: processor caches decide.
+Then batches that a thread decodes meanwhile, as `train` does: each batch for itself, and two of
+them under way. All ways take turns; medians are told. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,25 +48,31 @@ def runner(bundle: Bundle, side: int, precision: Precision, part: int) -> Runner
     table = bundle.table(INT8_TABLE) if precision == "int8" else None
     ranges = Ranges.from_table(table) if table else None
     floats: Floats = "f32" if precision == "f32" else "bf16"
-    build = partial(_built, networks, side, bundle.manifest.flip, ranges)
+    build = partial(_built, networks, side, ranges)
     return Runner(build, OUTPUTS, floats, part=part)
 
 
 def _built(
-    networks: Sequence[NetworkArrays], side: int, flip: bool, ranges: Ranges | None, images: int
+    networks: Sequence[NetworkArrays], side: int, ranges: Ranges | None, images: int
 ) -> object:
-    return build_model(networks, side, images, flip=flip, ranges=ranges)
+    return build_model(networks, side, images, ranges=ranges)
 
 
-def films(side: int, images: int) -> Iterator[Batch]:
-    """Batches, decoded as they are taken."""
+@cache
+def jpegs() -> list[bytes]:
+    """Drawn films of 224 pixels."""
     contents = []
     for number in range(8):
         grey = np.round(draw(0, f"guest-{number}", film=1, label=number % 2).pixels * 255)
         stream = io.BytesIO()
         Image.fromarray(grey.astype(np.uint8)).resize((224, 224)).save(stream, "JPEG")
         contents.append(stream.getvalue())
-    preprocess = Preprocessor(PreprocessConfig(size=side))
+    return contents
+
+
+def films(side: int, images: int) -> Iterator[Batch]:
+    """Batches, decoded as they are taken."""
+    preprocess, contents = Preprocessor(PreprocessConfig(size=side)), jpegs()
     for first in range(0, images, BATCH):
         names = range(first, first + BATCH)
         yield np.stack([preprocess(read_bytes(contents[n % 8], "film").pixels) for n in names])
@@ -122,8 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="default")
     parser.add_argument("--sides", type=int, nargs="+", default=[112, 224])
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=384)
+    parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     bundle = load_bundle(asked.model)
     print(f"{date.today().isoformat()}, {os.cpu_count()} cores, {processor()}.\n")

@@ -32,8 +32,8 @@ _CACHED_SIDE = 160
 def images_per_request(side: int, precision: Precision) -> int:
     """How many images of `side` × `side` pixels a request should have.
 
-    Of 224 pixels in float32 two take a twentieth less time each than four; in bfloat16 and int8,
-    and of 112 pixels, four are as fast or faster.
+    Of 224 pixels in float32 two are answered for faster than four; in bfloat16 and int8, and of 112
+    pixels, four are as fast or faster (`benchmarks/engine.py`).
     """
     return PART // 2 if precision == "f32" and side > _CACHED_SIDE else PART
 
@@ -41,8 +41,8 @@ def images_per_request(side: int, precision: Precision) -> int:
 class Runner:
     """Runs a graph on the processor; it is compiled when the first batch of a size comes.
 
-    Several threads may ask at once. Two keep all cores busy: while the last requests of one's batch
-    are worked on, the first of the other's are (`benchmarks/engine.py`).
+    Several threads may ask at once. Two gain a few hundredths over one: while the last requests of
+    one's batch are worked on, the first of the other's are (`benchmarks/engine.py`).
 
     Args:
         build: from a number of images to a model of `graph/openvino.py`.

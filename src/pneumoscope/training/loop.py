@@ -35,6 +35,8 @@ from pneumoscope.training.schedules import best_epoch, learning_rate, should_sto
 _LOGGER = logging.getLogger(__name__)
 
 Labels = NDArray[np.int64]
+Shares = NDArray[np.float32]
+"""Share of either class (n, 2) in each image, where one image is made of several."""
 Score = Callable[[Labels, NDArray[np.float64]], float]
 """Labels and probabilities to one number, higher is better (ROC AUC)."""
 
@@ -50,8 +52,8 @@ class Lesson(Protocol):
     model: Any
     steps: int
 
-    def batches(self, epoch: int) -> Iterator[tuple[Any, Labels]]:
-        """What the model takes, and labels (0, 1), of one epoch; the same whenever it is asked."""
+    def batches(self, epoch: int) -> Iterator[tuple[Any, Labels | Shares]]:
+        """What the model takes, and labels (0, 1) or shares; the same whenever it is asked."""
 
     def val_logits(self) -> NDArray[np.float32]:
         """Logits (n,) of the validation images, by the network as it stands."""
@@ -189,6 +191,18 @@ def _log_loss(labels: Labels, logits: NDArray[np.float32], weights: NDArray[np.f
     return float(np.mean(np.logaddexp(0.0, signed) * weights[labels]))
 
 
+def _targets(labels: Labels | Shares, weights: Shares) -> tuple[Shares, Shares]:
+    """What the loss compares with (n, 1), and each image's weight (n,).
+
+    The cross-entropy of a share of either class, each weighed as its class is, is that of one
+    target between 0 and 1 at one weight.
+    """
+    shares = np.eye(2, dtype=np.float32)[labels] if labels.ndim == 1 else labels
+    parts = shares * weights
+    total = parts.sum(1)
+    return parts[:, 1:] / total[:, None], total
+
+
 class _Session:
     """The network, its optimiser and the average of its weights."""
 
@@ -216,11 +230,8 @@ class _Session:
         for step, (inputs, labels) in enumerate(lesson.batches(epoch)):
             if (now := learning_rate(self._config, scores, step / lesson.steps)) != rate:
                 self._optimizer.learning_rate = rate = now  # which takes a tenth of a small step
-            loss = lesson.model.train_on_batch(
-                inputs,
-                labels.astype(np.float32)[:, None],
-                sample_weight=self._class_weights[labels],
-            )
+            targets, weights = _targets(labels, self._class_weights)
+            loss = lesson.model.train_on_batch(inputs, targets, sample_weight=weights)
             if self._average:
                 self._average.step()
             total, seen = total + float(loss) * len(labels), seen + len(labels)

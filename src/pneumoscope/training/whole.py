@@ -30,7 +30,8 @@ from pneumoscope.images.preprocess import (
 from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.kinds import UNKNOWN, build_kind_question
-from pneumoscope.training.loop import Curriculum, Labels
+from pneumoscope.training.loop import Curriculum, Labels, Shares
+from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels
 from pneumoscope.training.runtime import load_keras
 
 _VAL_BATCH = 64
@@ -120,19 +121,26 @@ class _SizeLesson:
         self._side, self._batch, self._seed = stored_side(size), config.fit.batch_size, config.seed
         self.steps = max(len(train.labels) // self._batch, 1)
         self._preprocessor = Preprocessor(_at(config.preprocess, size))
-        self._asks = question is not None
+        self._asks, self._mix = question is not None, config.distort.mix
         self.model = _training_model(network, self._side, size, config, question)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Any, Labels]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Any, Labels | Shares]]:
         """Whole batches only, so that one compiled step does for all."""
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._train.labels))
+        generator = np.random.default_rng([self._seed, epoch])
+        order = generator.permutation(len(self._train.labels))
         rows = np.resize(order, (self.steps, self._batch))
 
-        def make() -> Iterator[tuple[Any, Labels]]:
+        def make() -> Iterator[tuple[Any, Labels | Shares]]:
             for chosen in rows:
-                squares = self._train.take(chosen, self._side)
-                codes = self._train.kinds[chosen, None].astype(np.float32)
-                yield [squares, codes] if self._asks else squares, self._train.labels[chosen]
+                inputs = [self._train.take(chosen, self._side)]
+                labels: Labels | Shares = self._train.labels[chosen]
+                if self._mix:
+                    shares = draw_shares(generator, self._batch, self._mix)
+                    inputs.append(shares[:, None])
+                    labels = mixed_labels(labels, shares)
+                if self._asks:
+                    inputs.append(self._train.kinds[chosen, None].astype(np.float32))
+                yield inputs, labels
 
         return ahead(make())
 
@@ -153,19 +161,23 @@ def _at(config: PreprocessConfig, size: int) -> PreprocessConfig:
 
 
 def _training_model(network: Any, side: int, size: int, config: TrainConfig, question: Any) -> Any:
-    """Squares as stored, uint8 (n, side, side) → distorted, normalised → logits (n, 1).
+    """Squares as stored, uint8 (n, side, side) → distorted, mixed, normalised → logits (n, 1).
 
-    With a question for the kind it takes codes (n, 1) as well.
+    Takes a list: squares, then shares (n, 1) where images are mixed, then codes (n, 1) where the
+    kind is asked; of a mixed image it is the kind of the larger share.
     """
     keras = load_keras()
-    squares = keras.Input((side, side), dtype="uint8", name="squares")
-    grey = build_distortion(config.distort, size, config.seed)(squares)
+    inputs = [keras.Input((side, side), dtype="uint8", name="squares")]
+    grey = build_distortion(config.distort, size, config.seed)(inputs[0])
+    if config.distort.mix:
+        inputs.append(keras.Input((1,), name="shares"))
+        grey = mixed(grey, inputs[-1])
     images = _normalised(grey, config.preprocess)
     if question is None:
-        return keras.Model(squares, network(images), name="lesson")
-    codes = keras.Input((1,), name="codes")
+        return keras.Model(inputs, network(images), name="lesson")
+    inputs.append(keras.Input((1,), name="codes"))
     both = keras.Model(network.input, [network.output, network.get_layer("pool").output])
-    return keras.Model([squares, codes], question([*both(images), codes]), name="lesson")
+    return keras.Model(inputs, question([*both(images), inputs[-1]]), name="lesson")
 
 
 def _normalised(grey: Any, config: PreprocessConfig) -> Any:

@@ -1,0 +1,40 @@
+"""Two training images into one, with the labels of both.
+
+Comes in: a batch in random order, how unevenly to mix. Goes out: each image laid over the one
+before it, and how much of each label it carries. Between the two it is a film between two films,
+for which the network must say something between two answers: it can't grow surer than its
+training films are alike. Zhang et al., "mixup: Beyond Empirical Risk Minimization",
+arXiv:1710.09412.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.training.runtime import load_keras
+
+
+def draw_shares(generator: np.random.Generator, count: int, evenness: float) -> NDArray[np.float32]:
+    """Share (n,) of its own that each image keeps, 0.5 to 1; the rest is of the one before it.
+
+    From Beta(evenness, evenness), the larger part: near 0 most stay whole, at 1 all shares are
+    equally likely.
+    """
+    drawn = generator.beta(evenness, evenness, count)
+    return np.maximum(drawn, 1.0 - drawn).astype(np.float32)
+
+
+def mixed(images: Any, shares: Any) -> Any:
+    """Images (n, side, side), each over the one before it (the last before the first), in Keras."""
+    ops = load_keras().ops
+    own = ops.reshape(shares, (-1, 1, 1))
+    return own * images + (1.0 - own) * ops.roll(images, 1, axis=0)
+
+
+def mixed_labels(labels: NDArray[np.int64], shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Share of either class (n, 2) in images that `mixed` makes; each row adds up to 1."""
+    classes = np.eye(2, dtype=np.float32)[labels]
+    return shares[:, None] * classes + (1.0 - shares[:, None]) * np.roll(classes, 1, axis=0)

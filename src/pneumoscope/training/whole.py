@@ -132,15 +132,16 @@ class _SizeLesson:
 
         def make() -> Iterator[tuple[Any, Labels | Shares]]:
             for chosen in rows:
-                inputs = [self._train.take(chosen, self._side)]
-                labels: Labels | Shares = self._train.labels[chosen]
+                inputs: list[NDArray[Any]] = [self._train.take(chosen, self._side)]
+                labels: Labels = self._train.labels[chosen]
+                told: Labels | Shares = labels
                 if self._mix:
                     shares = draw_shares(generator, self._batch, self._mix)
                     inputs.append(shares[:, None])
-                    labels = mixed_labels(labels, shares)
+                    told = mixed_labels(labels, shares)
                 if self._asks:
                     inputs.append(self._train.kinds[chosen, None].astype(np.float32))
-                yield inputs, labels
+                yield inputs, told
 
         return ahead(make())
 

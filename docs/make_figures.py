@@ -183,12 +183,15 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
             "risk-coverage",
         ),
         *section(
-            "Another model in its place: `compare`",
-            "Against a network of the same kind trained with larger images and a second question "
-            f"(trial D of `experiments.md`): {checks}. So it does not take its place: "
-            f"{compared['n']} images can't show that nothing is lost."
-            if not compared["passed"]
-            else f"Against another network: {checks}. It may take its place.",
+            "In place of the one before it: `compare`",
+            "The model that ships (new) against the one that shipped before (old, trial C of "
+            f"`experiments.md`), {compared['n']} images: {checks}. "
+            + (
+                "Nothing that matters is lost."
+                if compared["passed"]
+                else "So few images can't show that nothing is lost; it took its place for what "
+                "they show that was gained."
+            ),
             "changes",
         ),
         *section(

@@ -188,8 +188,8 @@ def shrunk(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> NDA
 def thinned(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """The image as overlays in folders show it, float32 (h, w), no side longer than `FOLDER_SIDE`.
 
-    Of larger ones each k × k pixels become the mean of four in their middle. Rows between these are
-    not even touched: reading a film of 8 MB again is most of what `shrunk` takes.
+    Of larger ones each k × k pixels become the mean of four in their middle; rows between these are
+    not read again.
     """
     k = -(-max(pixels.shape) // FOLDER_SIDE)
     if k == 1:

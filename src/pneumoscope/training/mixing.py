@@ -2,9 +2,8 @@
 
 Comes in: a batch in random order, how unevenly to mix. Goes out: each image laid over the one
 before it, and how much of each label it carries. Between the two it is a film between two films,
-for which the network must say something between two answers: it can't grow surer than its
-training films are alike. Zhang et al., "mixup: Beyond Empirical Risk Minimization",
-arXiv:1710.09412.
+for which the network must say something between two answers. Zhang et al., "mixup: Beyond
+Empirical Risk Minimization", arXiv:1710.09412.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ import numpy as np
 from pneumoscope.config import RECIPES, ScratchConfig, TrainConfig
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.kinds import UNKNOWN
-from pneumoscope.training.loop import Lesson
+from pneumoscope.training.loop import Curriculum
 from pneumoscope.training.native_torch import with_native_layers
 from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
 from pneumoscope.training.optimizer import build_optimizer
@@ -87,7 +87,7 @@ def measure(way: Way, sizes: list[int], batch: int, steps: int) -> dict[str, Any
         with tempfile.TemporaryDirectory() as folder:
             squares = noise(Path(folder), stored_side(size), _BATCHES_STORED * batch)
             curriculum = build_curriculum(network, (squares, squares), config, config.scratch, {})
-            seconds = time_steps(network, curriculum.lesson(0), config, _WARM_UP + steps)
+            seconds = time_steps(curriculum, config, _WARM_UP + steps)
         rates.append(batch / statistics.median(seconds[_WARM_UP:]))
         load_keras().backend.clear_session()
     return {"rates": rates, "runtime": describe_runtime()}
@@ -114,11 +114,11 @@ def noise(folder: Path, side: int, images: int) -> Squares:
     return Squares(table, labels, np.full_like(labels, UNKNOWN))
 
 
-def time_steps(network: Any, lesson: Lesson, config: TrainConfig, steps: int) -> list[float]:
+def time_steps(curriculum: Curriculum, config: TrainConfig, steps: int) -> list[float]:
     """Seconds of each step: the next batch, and one update of all weights by it."""
-    keras = load_keras()
+    keras, lesson = load_keras(), curriculum.lesson(0)
     lesson.model.compile(
-        optimizer=build_optimizer(network, config.fit, {}),
+        optimizer=build_optimizer(curriculum.trainable(), config.fit, curriculum.factors),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
         auto_scale_loss=False,
     )

@@ -60,6 +60,8 @@ def test_what_passes_a_limit_fails(change: dict[str, Any], told: str) -> None:
         ((BF16, failed(INT8)), PRECISIONS, "bf16"),
         ((failed(BF16), INT8), PRECISIONS, "int8"),
         ((BF16, INT8), ("f32",), "f32"),
+        ((BF16,), ("bf16", "f32", "int8"), "f32"),
+        ((BF16, INT8), ("bf16", "f32", "int8"), "int8"),
         ((BF16, INT8), (), "f32"),
     ],
 )
@@ -96,6 +98,13 @@ def test_between_convolutions_is_what_was_certified_and_is_here() -> None:
         ({"FP32", "INT8"}, "flags: avx2", ("f32",)),
         ({"FP32", "INT8"}, "flags: avx512_vnni", ("f32", "int8")),
         ({"FP32", "INT8", "BF16"}, "flags: amx_bf16 amx_int8", PRECISIONS),
+        ({"FP32", "INT8", "BF16"}, "GenuineIntel flags: amx_bf16 avx512_vnni", PRECISIONS),
+        (
+            {"FP32", "INT8", "BF16"},
+            "GenuineIntel flags: avx512_bf16 avx512_vnni",
+            ("bf16", "f32", "int8"),
+        ),
+        ({"FP32", "BF16"}, "AuthenticAMD flags: avx512_bf16", ("f32", "bf16")),
         ({"FP32", "INT8"}, "Features: asimd asimddp", ("f32", "int8")),
         ({"FP32", "INT8"}, "", ("f32", "int8")),
         ({"FP32"}, "flags: avx_vnni", ("f32",)),

@@ -115,9 +115,10 @@ def test_keeps_its_weights_in_float32_where_it_computes_in_bfloat16(told) -> Non
 
 @on_torch
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux's list of instructions")
-def test_auto_is_bfloat16_only_where_the_processor_has_instructions_for_it(told) -> None:
-    has = "bf16" in Path("/proc/cpuinfo").read_text()
-    assert told["auto"] == ("mixed_bfloat16" if has else "float32")
+def test_auto_is_bfloat16_only_where_the_processor_gains_by_it(told) -> None:
+    about = Path("/proc/cpuinfo").read_text()
+    gains = "amx_bf16" in about if "GenuineIntel" in about else "bf16" in about
+    assert told["auto"] == ("mixed_bfloat16" if gains else "float32")
 
 
 # The parts, which run in that process.

@@ -24,7 +24,7 @@ Floats = Literal["f32", "bf16"]
 """The floating-point numbers of a graph; with int8, what is between its convolutions."""
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""Slowest first, where a processor has instructions for all of them."""
+"""Slowest first, on most processors that have instructions for all of them."""
 
 INT8_LEVELS = 256
 
@@ -101,16 +101,30 @@ def fast_here(capabilities: frozenset[str], flags: str | None = None) -> tuple[P
             also for those that emulate it, slowly and with saturation; where the system doesn't
             tell, OpenVINO is believed.
     """
-    told = _processor_flags() if flags is None else flags
+    told = processor_flags() if flags is None else flags
+    order = PRECISIONS if bfloat16_gains(told) else ("bf16", "f32", "int8")
     has = {
         "f32": True,
         "bf16": "BF16" in capabilities,
         "int8": "INT8" in capabilities and (not told or any(m in told for m in _INT8_MARKS)),
     }
-    return tuple(p for p in PRECISIONS if has[p])
+    return tuple(p for p in order if has[p])
 
 
-def _processor_flags() -> str:
+def bfloat16_gains(flags: str) -> bool:
+    """Whether bfloat16, if there are instructions for it, is faster than float32.
+
+    Intel's processors with AVX512_BF16 whose AMX is absent, or hidden from a virtual machine, take
+    half as long again in it (`benchmarks/RESULTS.md`); those of other makers gain by it.
+
+    Args:
+        flags: of `processor_flags`.
+    """
+    return "GenuineIntel" not in flags or "amx_bf16" in flags
+
+
+def processor_flags() -> str:
+    """What the system tells of the processor, `""` where there is no `/proc/cpuinfo`."""
     try:
         return Path("/proc/cpuinfo").read_text()
     except OSError:

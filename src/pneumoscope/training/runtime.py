@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pneumoscope.errors import ExtraMissingError, UsageError
+from pneumoscope.graph.precision import bfloat16_gains, processor_flags
 
 
 def choose_backend(name: str, *, trains_convolutions: bool) -> None:
@@ -99,8 +100,8 @@ def _native_stderr_hidden() -> Iterator[None]:
 def arithmetic(precision: str) -> Iterator[None]:
     """Layers made inside compute in `f32`, in `bf16` (weights stay float32), or `auto`.
 
-    `auto` is bfloat16 where it is faster: on Torch with a processor or card that has it. TensorFlow
-    and JAX on a processor are slower in bfloat16 than in float32.
+    `auto` is bfloat16 where it is faster: on Torch with a card that has it, or a processor that
+    gains by it. TensorFlow and JAX on a processor are slower in bfloat16 than in float32.
     """
     keras = load_keras()
     before = keras.config.dtype_policy()
@@ -122,7 +123,8 @@ def _has_fast_bfloat16() -> bool:
         # Not what Torch can compute in bfloat16 (anything with AVX-512), but what the processor has
         # instructions for: without them it takes twice the time of float32.
         found = torch.cpu.get_capabilities()
-        return any(bool(has) for name, has in found.items() if name.endswith("bf16"))
+        has = any(bool(has) for name, has in found.items() if name.endswith("bf16"))
+        return has and bfloat16_gains(processor_flags())
     return has_gpu()
 
 

@@ -24,7 +24,7 @@ from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import TerminalProgress
-from pneumoscope.records import SPLITS, ImageRecord
+from pneumoscope.records import SPLITS, ImageRecord, Split
 from pneumoscope.workflows.answering import Answered, answer_all
 
 LIMIT = 2e-3
@@ -38,7 +38,7 @@ def answered(bundle: Bundle, under: Bundle, records: Sequence[ImageRecord], name
     return answer_all(records, predictor, name, TerminalProgress())
 
 
-def agreement(data: Path, split: str, exact: Bundle, stored: Bundle) -> Agreement:
+def agreement(data: Path, split: Split, exact: Bundle, stored: Bundle) -> Agreement:
     """Of both, over the images of a split that can be read."""
     records = index(data).subset(split).records
     before = answered(exact, stored, records, "float32 weights")

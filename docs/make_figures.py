@@ -152,7 +152,7 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         f"{found['n']} X-rays of {found['patients']} patients, {found['positives']} images with "
         f"pneumonia, {found['refused']} refused by the input check: the last tenth of patient ids "
         "of each kind in the training folder. No weight, threshold or calibration was fitted to "
-        "them; that this network ships, of the five that were tried, is their doing. Intervals "
+        "them; that this network ships, of the seven that were tried, is their doing. Intervals "
         f"are at {percent(found['interval']['level'])}. They are from the same hospital as the "
         "training images: another site will differ. Research software, not a medical device.",
         "",
@@ -185,13 +185,13 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         ),
         *section(
             "In place of the one before it: `compare`",
-            "The model that ships (new) against the one that shipped before (old, trial C of "
+            "The model that ships (new) against the one that shipped before (old, trial E of "
             f"`experiments.md`), {compared['n']} images: {checks}. "
             + (
                 "Nothing that matters is lost."
                 if compared["passed"]
-                else "So few images can't show that nothing is lost; it took its place for what "
-                "they show that was gained."
+                else "So not all is gain, and so few images can't show that nothing else is lost; "
+                "why it took its place, `experiments.md` says."
             ),
             "changes",
         ),

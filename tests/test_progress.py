@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
@@ -24,6 +25,16 @@ def test_a_pipe_gets_one_line_when_the_task_ends(capsys: pytest.CaptureFixture[s
     assert err.startswith("reading: 5 images in ")
     assert err.endswith("images/s)\n")
     assert err.count("\n") == 1
+
+
+def test_what_takes_minutes_each_has_a_rate_above_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter((0.0, 5770.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    with TerminalProgress().task("network", 54, "epochs") as task:
+        task.advance(54, "note")
+    assert capsys.readouterr().err == "network: 54 epochs in 5770.0 s (0.0094 epochs/s)\n"
 
 
 def test_a_task_that_fails_claims_nothing(capsys: pytest.CaptureFixture[str]) -> None:

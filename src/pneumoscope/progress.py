@@ -60,8 +60,9 @@ class TerminalProgress:
         counter = _Counter()
         yield counter
         seconds = max(time.monotonic() - started, 1e-9)
-        rate = f"{counter.done / seconds:.1f} {unit}/s"
-        sys.stderr.write(f"{title}: {counter.done} {unit} in {seconds:.1f} s ({rate})\n")
+        rate = counter.done / seconds
+        told = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"  # an epoch may take minutes
+        sys.stderr.write(f"{title}: {counter.done} {unit} in {seconds:.1f} s ({told} {unit}/s)\n")
 
 
 class _Counter:

@@ -115,7 +115,7 @@ def bfloat16_gains(flags: str) -> bool:
     """Whether bfloat16, if there are instructions for it, is faster than float32.
 
     Intel's processors with AVX512_BF16 whose AMX is absent, or hidden from a virtual machine, take
-    half as long again in it (`benchmarks/RESULTS.md`); those of other makers gain by it.
+    a fifth to a half longer in it (`benchmarks/RESULTS.md`); AMD's gain by it.
 
     Args:
         flags: of `processor_flags`.

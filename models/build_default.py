@@ -102,7 +102,7 @@ def write_mean(files: Sequence[Path], target: Path) -> None:
         def average(name: str, found: object) -> None:
             if isinstance(found, h5py.Dataset):
                 arrays = [each[name][()].astype(np.float64) for each in (mean, *others)]
-                # HDF5 itself rounds small numbers to half precision wrongly.
+                # NumPy rounds: HDF5 errs where a number lies midway between two of half precision.
                 found[...] = np.mean(arrays, axis=0).astype(found.dtype)
 
         mean.visititems(average)

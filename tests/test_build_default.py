@@ -17,7 +17,7 @@ def test_the_mean_is_of_each_weight_in_its_own_precision(tmp_path: Path) -> None
     assert specification.loader is not None
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
-    # Half precision has small numbers that HDF5's own rounding does not meet.
+    # Many means lie midway between two numbers of half precision, where HDF5 rounds otherwise.
     drawn = np.random.default_rng(0).normal(0, 1e-3, (2, 64)).astype(np.float16)
     for name, kernel, bias in zip("ab", drawn, (1.0, 4.0), strict=True):
         with h5py.File(tmp_path / name, "w") as file:

@@ -33,6 +33,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pneumoscope.config import training_config
 from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.storage import write_bytes
 
@@ -46,10 +47,6 @@ _INDEXED = {
     "f1": "F1",
 }
 _TRAINED = "## How it was trained"
-_BEGINNING = (
-    "Its initial weights are the mean of two networks that were trained before it on the same "
-    "training patients, the second from the first (80 and 54 epochs; `models/` in the repository)."
-)
 _SHOWN = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "brier", "ece")
 
 
@@ -146,7 +143,15 @@ def _told(card: str, metrics: dict[str, Any], table: str) -> str:
         f"{counts['fn']}, true positives {counts['tp']}.\n\n"
         f"### The same X-rays, changed\n\n{table.strip()}\n\n{fragment.strip()}\n\n"
     )
-    card = card.replace(_TRAINED, f"{_TRAINED}\n\n{_BEGINNING}", 1)
+    epochs = [
+        training_config(file=HERE / name).fit.epochs for name in ("first.toml", "second.toml")
+    ]
+    beginning = (
+        "Its initial weights are the mean of two networks that were trained before it on the same "
+        f"training patients, the second from the first ({epochs[0]} and {epochs[1]} epochs; "
+        "`models/` in the repository)."
+    )
+    card = card.replace(_TRAINED, f"{_TRAINED}\n\n{beginning}", 1)
     before, heading, after = _indexed(card, metrics).partition("## Limitations")
     return before + tested + heading + after
 

@@ -48,10 +48,8 @@ def frozen_extractor(
     if has_gpu():
         return KerasExtractor(backbone, boundary)
     fast = fast_here(capabilities())
-    # Slowest first: what comes last of the two is the faster one.
-    floats: Floats = "f32" if precision == "f32" else "bf16"
-    if precision not in ("f32", "bf16") and [p for p in fast if p != "int8"][-1] == "f32":
-        floats = "f32"
+    faster = next(p for p in reversed(fast) if p != "int8")
+    floats: Floats = "bf16" if precision != "f32" and "bf16" in (precision, faster) else "f32"
     wanted = precision == "int8" or (precision == "auto" and "int8" in fast)
     ranges = measure(arrays_of(backbone), floats) if wanted and measure and not boundary else None
     return EngineExtractor(backbone, boundary, floats, ranges)

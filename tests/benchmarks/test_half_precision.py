@@ -1,0 +1,43 @@
+"""`benchmarks/half_precision.py` compares weights, under one calibration and threshold."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pneumoscope.images.phantom import write_phantoms
+from pneumoscope.inference.bundle import OperatingPoint, write_revised
+from support.small_bundle import small_bundle
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "half_precision.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("half_precision", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_rounding_moves_answers_a_little_and_other_weights_move_them_more(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    films = write_phantoms(tmp_path / "films", 12)
+    exact = small_bundle(tmp_path / "exact")
+    elsewhere = replace(exact.manifest, threshold=OperatingPoint(0.0, "fixed", "nothing"))
+    other_threshold = write_revised(tmp_path / "other-threshold", exact, elsewhere, "card")
+    rounded = small_bundle(tmp_path / "rounded", store="float16")
+    apart = small_bundle(tmp_path / "apart", seed=7)
+    same = script.agreement(films, "test", other_threshold, exact)
+    assert same.images > 0
+    assert (same.largest_difference, same.decisions_changed) == (0.0, 0)
+    little = script.agreement(films, "test", exact, rounded).largest_difference
+    much = script.agreement(films, "test", apart, exact).largest_difference
+    assert 0.0 < little < 2e-3 < much

@@ -10,6 +10,7 @@ from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.images.perturb import (
     PERTURBATIONS,
     border,
+    collimation,
     crop,
     inversion,
     marker,
@@ -35,7 +36,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 def test_every_change_that_was_asked_for_is_swept() -> None:
     assert {sweep.name for sweep in SWEEPS} == {
         *("brightness", "contrast", "gamma", "noise", "blur", "jpeg", "resolution", "rotation"),
-        *("crop", "zoom", "border", "inversion", "marker", "photograph"),
+        *("crop", "collimation", "zoom", "border", "inversion", "marker", "photograph"),
     }
     names = [step.perturbation.name for step in STEPS]
     assert len(set(names)) == len(names) <= 55  # so that 500 images take minutes
@@ -104,6 +105,19 @@ def test_zoom_in_is_the_crop_of_the_same_reach_and_out_has_no_black() -> None:
     np.testing.assert_array_equal(out[:10, 10:90], np.tile(out[10, 10:90], (10, 1)))
 
 
+def test_collimation_takes_two_sides_away_and_draws_the_rest_out() -> None:
+    image = np.ones((100, 60), np.float32)
+    image[:, 6:54] = 0.0
+    np.testing.assert_array_equal(collimation(image, 0.1), np.zeros((100, 60)))
+    assert collimation(image, 0.08).max() == 1.0  # not a pixel more
+    np.testing.assert_array_equal(collimation(image, -0.1), image)  # columns stay where they are
+    ramp = np.tile(np.linspace(0, 1, 100, dtype=np.float32), (60, 1))
+    np.testing.assert_allclose(
+        collimation(ramp, 0.25)[:, ::33], [[0.25, 0.42, 0.58, 0.75]] * 60, atol=0.01
+    )
+    np.testing.assert_array_equal(collimation(ramp.T.copy(), -0.25), collimation(ramp, 0.25).T)
+
+
 def test_inversion_is_the_negative() -> None:
     np.testing.assert_allclose(inversion(film(), 1.0), 1 - film(), atol=1e-6)
     np.testing.assert_allclose(inversion(film(), 0.5), np.full((160, 160), 0.5), atol=1e-6)
@@ -142,7 +156,14 @@ def test_a_photograph_shows_black_beside_the_film_and_uneven_light() -> None:
 
 @pytest.mark.parametrize(
     ("change", "strength"),
-    [(resolution, 4), (zoom, 0.0), (inversion, 1.5), (marker, 0.7), (photograph, -0.1)],
+    [
+        (resolution, 4),
+        (collimation, 0.5),
+        (zoom, 0.0),
+        (inversion, 1.5),
+        (marker, 0.7),
+        (photograph, -0.1),
+    ],
 )
 def test_impossible_strengths_are_refused_with_the_way_out(change, strength) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match="Give another strength"):

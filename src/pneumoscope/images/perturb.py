@@ -14,6 +14,7 @@ train with; these are the ones that a trained model is measured by.
 | gamma | exponent, below 1 is brighter | another film, detector curve or monitor |
 | brightness | shift, in shares of the range | another dose, window centre |
 | crop | share of the side cut off each edge | tighter collimation |
+| collimation | share cut off two sides, below 0 off top and bottom | a field of another form |
 | border | share of the side added at each edge | a film scanned or printed with its frame |
 | rotation | degrees, anticlockwise | a child who lies crooked |
 | blur | deviation, in shares of the mean side | movement, a coarser detector |
@@ -115,10 +116,18 @@ def crop(image: FloatArray, share: float) -> FloatArray:
     Whole pixels are cut, as software does: nothing of what is gone shines through at the edges.
     """
     _check(image, "crop: share", share, 0.0, 0.49)
-    height, width = image.shape
-    top, left = (min(round(share * side), (side - 1) // 2) for side in image.shape)
-    kept = Image.fromarray(image[top : height - top, left : width - left])
-    return _clipped(np.asarray(kept.resize((width, height), Image.Resampling.BILINEAR)))
+    return _middle(image, share, share)
+
+
+def collimation(image: FloatArray, share: float) -> FloatArray:
+    """`share` (-0.49 to 0.49) of the width cut off left and right; if negative, of the height.
+
+    What is cut comes off top and bottom then. The rest is resized to the image's shape, as a field
+    of another form is where a program fits all into one square: cut left and right, the child
+    looks wider by 1 / (1 - 2 share).
+    """
+    _check(image, "collimation: share", share, -0.49, 0.49)
+    return _middle(image, max(-share, 0.0), max(share, 0.0))
 
 
 def border(image: FloatArray, share: float) -> FloatArray:
@@ -260,6 +269,15 @@ PERTURBATIONS: tuple[Perturbation, ...] = (
     Perturbation("jpeg_30", "JPEG quality 30", jpeg, 30.0),
 )
 """The changes that a model that ships is measured by, in the order of tables; never reordered."""
+
+
+def _middle(image: FloatArray, off_height: float, off_width: float) -> FloatArray:
+    """What is left when these shares are cut off both ends of an axis, in the old shape."""
+    height, width = image.shape
+    top = min(round(off_height * height), (height - 1) // 2)
+    left = min(round(off_width * width), (width - 1) // 2)
+    kept = Image.fromarray(image[top : height - top, left : width - left])
+    return _clipped(np.asarray(kept.resize((width, height), Image.Resampling.BILINEAR)))
 
 
 def _smoothed_rows(image: FloatArray, kernel: FloatArray) -> FloatArray:

@@ -19,6 +19,7 @@ from pneumoscope.images.perturb import (
     blur,
     border,
     brightness,
+    collimation,
     contrast,
     crop,
     gamma,
@@ -71,15 +72,22 @@ def _sweep(  # noqa: PLR0913 - a row of the table below
     *,
     scale: float = 1.0,
     seeded: bool = False,
+    below: str = "",
 ) -> Sweep:
-    """`wording` is formatted with the strength times `scale`; `plausible` are ends of a range."""
+    """One row of the table; `plausible` are ends of a range.
+
+    `wording`, or `below` for negative strengths, is formatted with the strength times `scale`.
+    """
     name = change.__name__
     steps = []
     for number, strength in enumerate(strengths, start=1):
         likely = bool(plausible) and plausible[0] <= strength <= plausible[-1]
-        words = (
-            wording.format(scale * strength).replace("-", "−").replace(" %", "\N{NO-BREAK SPACE}%")
+        said = (
+            below.format(-scale * strength)
+            if below and strength < 0
+            else (wording.format(scale * strength))
         )
+        words = said.replace("-", "−").replace(" %", "\N{NO-BREAK SPACE}%")
         changed = Perturbation(f"{name}_{number}", words, change, strength, seeded)
         steps.append(Step(changed, likely))
     return Sweep(name, title, axis, neutral, tuple(steps))
@@ -105,6 +113,9 @@ SWEEPS: tuple[Sweep, ...] = (
            (-20.0, -10.0, 10.0, 20.0), (-10.0, 10.0)),
     _sweep(crop, "Crop", "% of the side cut off each edge", 0.0, "{:g} % cropped off each edge",
            (0.05, 0.1, 0.15, 0.2), (0.05, 0.1), scale=100),
+    _sweep(collimation, "Collimation", "% cut off left and right; negative: top and bottom", 0.0,
+           "{:g} % cut off left and right", (-0.2, -0.1, 0.1, 0.2), (-0.1, 0.1), scale=100,
+           below="{:g} % cut off top and bottom"),
     _sweep(zoom, "Zoom", "factor", 1.0, "zoom × {:g}", (0.75, 0.9, 1.1, 1.3), (0.9, 1.1)),
     _sweep(border, "Border", "% of the side added at each edge", 0.0, "{:g} % black border",
            (0.05, 0.1, 0.2), (0.05, 0.1), scale=100),

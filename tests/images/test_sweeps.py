@@ -12,6 +12,7 @@ from pneumoscope.images.perturb import (
     border,
     collimation,
     crop,
+    enhancement,
     inversion,
     marker,
     resolution,
@@ -36,10 +37,19 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 def test_every_change_that_was_asked_for_is_swept() -> None:
     assert {sweep.name for sweep in SWEEPS} == {
         *("brightness", "contrast", "gamma", "noise", "blur", "jpeg", "resolution", "rotation"),
-        *("crop", "collimation", "zoom", "border", "inversion", "marker", "photograph"),
+        *(
+            "enhancement",
+            "crop",
+            "collimation",
+            "zoom",
+            "border",
+            "inversion",
+            "marker",
+            "photograph",
+        ),
     }
     names = [step.perturbation.name for step in STEPS]
-    assert len(set(names)) == len(names) <= 55  # so that 500 images take minutes
+    assert len(set(names)) == len(names) <= 60  # so that 500 images take minutes
     assert len({step.perturbation.title for step in STEPS}) == len(names)
 
 
@@ -116,6 +126,20 @@ def test_collimation_takes_two_sides_away_and_draws_the_rest_out() -> None:
         collimation(ramp, 0.25)[:, ::33], [[0.25, 0.42, 0.58, 0.75]] * 60, atol=0.01
     )
     np.testing.assert_array_equal(collimation(ramp.T.copy(), -0.25), collimation(ramp, 0.25).T)
+
+
+def test_enhancement_raises_what_is_fine_and_leaves_what_is_broad() -> None:
+    ramp = np.tile(np.linspace(0.2, 0.8, 400, dtype=np.float32), (300, 1))
+    inner = (slice(None), slice(80, -80))
+    np.testing.assert_allclose(enhancement(ramp, 1.0)[inner], ramp[inner], atol=2e-3)
+    rows = np.indices((400, 400))[1]
+    fine = (0.5 + 0.1 * np.sin(2 * np.pi * rows / 10)).astype(np.float32)
+    for gain in (1.0, -0.5, -1.0):
+        wanted = 0.5 + (1 + gain) * (fine - 0.5)
+        np.testing.assert_allclose(enhancement(fine, gain)[inner], wanted[inner], atol=0.01)
+    small, large = (enhancement(film(side, side), 1.0) for side in (112, 336))
+    shrunk = Image.fromarray(large).resize((112, 112), Image.Resampling.BOX)
+    assert distance(np.asarray(shrunk), small) < 0.02  # the same of a film of any size
 
 
 def test_inversion_is_the_negative() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pneumoscope.config import training_config
 from pneumoscope.images.phantom import write_phantoms
+from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.training.weights import resolve_weights
 
@@ -45,8 +46,9 @@ def test_it_is_what_its_settings_say(bundle: Bundle) -> None:
     began = bundle.manifest.initial_weights  # of the trainings before it, none of them elsewhere
     assert len(began.sha256) == 64
     assert "ImageNet" not in began.origin
-    assert "perturbed copies" in bundle.manifest.threshold.chosen_on
-    assert settings.threshold.rule in bundle.manifest.threshold.rule
+    assert f"in {len(PLAUSIBLE)} perturbed copies" in bundle.manifest.threshold.chosen_on
+    assert settings.threshold.rule == "worst_case"
+    assert f"under {1 + len(PLAUSIBLE)} conditions" in bundle.manifest.threshold.rule
 
 
 def test_its_card_says_what_it_scored_and_where_it_fails(bundle: Bundle) -> None:

@@ -52,6 +52,44 @@ def test_touching_plateaus_count_as_one() -> None:
     assert (chosen.sensitivity, chosen.specificity) == (1.0, pytest.approx(2 / 3))
 
 
+@given(both_classes(), st.integers(1, 4))
+@settings(max_examples=200, deadline=None)
+def test_no_threshold_does_better_in_its_worst_case(
+    data: tuple[np.ndarray, np.ndarray], number: int
+) -> None:
+    labels, scores = data
+    conditions = np.arange(len(labels)) % number
+
+    def least(threshold: float) -> float:
+        called = scores >= threshold
+        parts = [
+            (called[of] if label else ~called[of]).mean()
+            for k in range(number)
+            for label in (0, 1)
+            if (of := (labels == label) & (conditions == k)).any()
+        ]
+        return float(min(parts))
+
+    chosen = choose_threshold(labels, scores, ThresholdConfig("worst_case"), conditions)
+    cuts = [0.0, *(np.unique(scores) + 1e-6)]
+    assert least(chosen.value) == pytest.approx(max(least(cut) for cut in cuts if cut <= 1.0))
+    found = shares(labels, scores, chosen.value)
+    assert (chosen.sensitivity, chosen.specificity) == pytest.approx(found)
+
+
+def test_one_condition_moves_the_threshold_to_where_both_classes_suffer_alike() -> None:
+    # As they are the classes part at 0.5; shifted up by 0.4 only from 0.6 up.
+    labels = np.array([0, 0, 1, 1] * 2)
+    scores = np.array([0.1, 0.2, 0.8, 0.9, 0.5, 0.6, 0.95, 0.99])
+    conditions = np.repeat([0, 1], 4)
+    chosen = choose_threshold(labels, scores, ThresholdConfig("worst_case"), conditions)
+    assert chosen.value == pytest.approx(0.7)
+    assert chosen.rule == "highest least one of sensitivity and specificity under 2 conditions"
+    alone = choose_threshold(labels[:4], scores[:4], ThresholdConfig("worst_case"))
+    assert alone.value == pytest.approx(0.5)
+    assert alone.rule == "highest least one of sensitivity and specificity"
+
+
 @given(both_classes())
 @settings(max_examples=200, deadline=None)
 def test_balanced_accuracy_is_never_beaten(data: tuple[np.ndarray, np.ndarray]) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig, ThresholdConfig, TrainConfig
 from pneumoscope.evaluation.calibration import fit_calibration
-from pneumoscope.images.perturb import PERTURBATIONS
 from pneumoscope.images.read import read_image
+from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.predictor import Predictor
@@ -78,7 +78,7 @@ def test_copies_take_part_in_both_choices(records: list[ImageRecord]) -> None:
     plain = with_operating_point(MANIFEST, answered, predictor, PLAIN, SILENT)
     found = with_operating_point(MANIFEST, answered, predictor, PERTURBED, SILENT)
     assert found.threshold.chosen_on == (
-        f"12 validation images of 8 patients, each as it is and in {len(PERTURBATIONS)} perturbed "
+        f"12 validation images of 8 patients, each as it is and in {len(PLAUSIBLE)} perturbed "
         "copies"
     )
     # By hand: every copy of every film, in its patient's name, beside the films themselves.
@@ -86,7 +86,7 @@ def test_copies_take_part_in_both_choices(records: list[ImageRecord]) -> None:
     patients = [record.patient for record in records]
     for record in records:
         pixels = read_image(record.path).pixels
-        for perturbation in PERTURBATIONS:
+        for perturbation in PLAUSIBLE:
             answer = predictor.predict_image(perturbation.apply(pixels, PERTURBED.seed))
             logits.append(answer.logit)
             labels.append(record.label)
@@ -111,7 +111,7 @@ def test_progress_counts_the_copies(records: list[ImageRecord]) -> None:
 
     answered, predictor = answered_by(BrightBackend(), records)
     with_operating_point(MANIFEST, answered, predictor, PERTURBED, Counting())
-    total = 12 * len(PERTURBATIONS)
+    total = 12 * len(PLAUSIBLE)
     assert counted == [("perturbed copies", total)] + [("advance", 1)] * total
 
 
@@ -134,7 +134,7 @@ def test_films_that_are_gone_meanwhile_are_left_out(records: list[ImageRecord]) 
         record.path.unlink()
     backend.said.clear()
     with_operating_point(MANIFEST, answered, predictor, PERTURBED, SILENT)
-    batches = -(-10 * len(PERTURBATIONS) // 16)
+    batches = -(-10 * len(PLAUSIBLE) // 16)
     assert len(backend.said) == 16 * batches  # ten films' copies in whole batches
 
 

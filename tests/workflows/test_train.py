@@ -24,10 +24,10 @@ from pneumoscope.config import (
     TrainConfig,
     from_toml,
 )
-from pneumoscope.images.perturb import PERTURBATIONS
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
+from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference import bundle as bundles
 from pneumoscope.inference.bundle import load_bundle, load_networks, write_bundle
 from pneumoscope.inference.predictor import Predictor
@@ -189,7 +189,7 @@ def test_a_member_is_the_network_that_its_seed_trains_alone(
 
 
 def test_perturbed_copies_are_told_of(run_of) -> None:
-    told = f"each as it is and in {len(PERTURBATIONS)} perturbed copies"
+    told = f"each as it is and in {len(PLAUSIBLE)} perturbed copies"
     chosen_on = {name: run_of(name).bundle.manifest.threshold.chosen_on for name in CONFIGS}
     assert chosen_on["ensemble"].endswith(told)
     assert not any("perturbed" in chosen_on[name] for name in CONFIGS if name != "ensemble")

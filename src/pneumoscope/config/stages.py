@@ -152,9 +152,12 @@ class ScratchConfig:
 class ThresholdConfig:
     """How the operating point is chosen, always on validation."""
 
-    rule: Literal["balanced_accuracy", "sensitivity", "specificity", "fixed"] = option(
-        "balanced_accuracy",
-        "maximise balanced accuracy; or reach at least the target; or take the target itself",
+    rule: Literal["balanced_accuracy", "worst_case", "sensitivity", "specificity", "fixed"] = (
+        option(
+            "balanced_accuracy",
+            "maximise balanced accuracy, or the least of sensitivity and specificity over films "
+            "and perturbed copies; or reach at least the target; or take the target itself",
+        )
     )
     target: float = option(
         0.5, "the wanted sensitivity or specificity, or the fixed threshold", 0, 1
@@ -267,7 +270,7 @@ class TrainConfig:
     )
     keep_val: bool = option(False, "use the given val/ even if it is too small to choose by")
     perturb_val: bool = option(
-        False, "choose calibration and threshold on perturbed copies of val as well"
+        False, "choose calibration and threshold on copies of val as well, changed as `stress` does"
     )
     store: Literal["float32", "float16"] = option("float32", "precision of the weights on disk")
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)

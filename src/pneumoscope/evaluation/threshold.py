@@ -8,9 +8,10 @@ Does not know which split it is given, nor of models or files.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import ThresholdConfig
 from pneumoscope.errors import DataError, UsageError
@@ -58,18 +59,26 @@ class _Cuts:
 
 
 def choose_threshold(
-    labels: ArrayLike, probabilities: ArrayLike, config: ThresholdConfig
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    config: ThresholdConfig,
+    conditions: ArrayLike | None = None,
 ) -> ChosenThreshold:
     """Choose the operating point by the configured rule.
 
     A threshold lies midway between two adjacent distinct scores, or between an outermost score
-    and 0 or 1. Where several do equally well: `balanced_accuracy` takes the middle of the widest
-    plateau; the two target rules allow one best pair of sensitivity and specificity only.
+    and 0 or 1. Where several do equally well: `balanced_accuracy` and `worst_case` take the middle
+    of the widest plateau; the two target rules allow one best pair of sensitivity and specificity
+    only. `worst_case` is the maximin rule of decision theory (Wald, "Statistical decision functions
+    which minimize the maximum risk", Ann Math 1945;46:265): whatever the condition, and whichever
+    the class, no other threshold would have done better at worst.
 
     Args:
         labels: int, (n,), 0 or 1.
         probabilities: float64, (n,), in [0, 1].
         config: the rule, and its target where it has one.
+        conditions: int, (n,): under which condition each score was found, for `worst_case`; one
+            for all if not given.
 
     Raises:
         DataError: one class only (but for `fixed`), or a target that is only reached by giving
@@ -81,8 +90,17 @@ def choose_threshold(
         return _fixed(truth, RankedScores.of(truth, scores), config.target)
     cuts = _cuts(truth, RankedScores.of(truth, scores), config)
     if config.rule == "balanced_accuracy":
-        low, high, best = _widest_plateau(cuts)
+        # Whole numbers, so that equal balanced accuracies are equal.
+        low, high, best = _widest_plateau(cuts, cuts.tp * cuts.negatives + cuts.tn * cuts.positives)
         rule = "highest balanced accuracy"
+    elif config.rule == "worst_case":
+        given = np.zeros(truth.shape, np.int64) if conditions is None else np.asarray(conditions)
+        low, high, best = _widest_plateau(cuts, _least_shares(truth, scores, given, cuts))
+        number = len(np.unique(given))
+        rule = (
+            "highest least one of sensitivity and specificity"
+            + f" under {number} conditions" * (number > 1)
+        )
     else:
         best = _best_for_target(cuts, config)
         low, high = cuts.low[best], cuts.high[best]
@@ -137,10 +155,22 @@ def _cuts(truth: IntArray, ranked: RankedScores, config: ThresholdConfig) -> _Cu
     )
 
 
-def _widest_plateau(cuts: _Cuts) -> tuple[float, float, int]:
-    """Bounds of the widest run of best cuts, and the index of the one its middle falls into."""
-    # Whole numbers, so that equal balanced accuracies are equal.
-    gains = cuts.tp * cuts.negatives + cuts.tn * cuts.positives
+def _least_shares(
+    truth: IntArray, scores: NDArray[np.float64], conditions: NDArray[np.int64], cuts: _Cuts
+) -> NDArray[np.float64]:
+    """For each cut (c,) the least share of one class under one condition that is called rightly."""
+    least = np.ones(len(cuts.high))
+    for condition in np.unique(conditions):
+        for label in (0, 1):
+            ranked = np.sort(scores[(conditions == condition) & (truth == label)])
+            if ranked.size:
+                below = np.searchsorted(ranked, cuts.high, side="left") / ranked.size
+                least = np.minimum(least, 1.0 - below if label else below)
+    return least
+
+
+def _widest_plateau(cuts: _Cuts, gains: NDArray[Any]) -> tuple[float, float, int]:
+    """Bounds of the widest run of the cuts that gain most, and where in it its middle falls."""
     best = np.flatnonzero(gains == gains.max())
     runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
     widest = max(runs, key=lambda run: cuts.high[run[-1]] - cuts.low[run[0]])

@@ -130,3 +130,9 @@ SWEEPS: tuple[Sweep, ...] = (
            (0.25, 0.5, 1.0), (), seeded=True),
 )  # fmt: skip
 """Negatives and photographs are shown and never judged: a model should refuse them instead."""
+
+
+PLAUSIBLE: tuple[Perturbation, ...] = tuple(
+    step.perturbation for sweep in SWEEPS for step in sweep.steps if step.plausible
+)
+"""What films of other sites and scanners look like: one copy of each is a film of many of them."""

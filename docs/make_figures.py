@@ -184,8 +184,8 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
             "risk-coverage",
         ),
         *section(
-            "In place of the one before it: `compare`",
-            "The model that ships (new) against the one that shipped before (old, trial E of "
+            "In place of an earlier one: `compare`",
+            "The model that ships (new) against one that shipped earlier (old, trial E of "
             f"`experiments.md`), {compared['n']} images: {checks}. "
             + (
                 "Nothing that matters is lost."

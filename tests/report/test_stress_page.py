@@ -10,7 +10,7 @@ import pytest
 from pneumoscope.config import IntervalConfig, StressConfig
 from pneumoscope.evaluation.controls import Control
 from pneumoscope.evaluation.stress import METRICS, Metric, Paired, judge
-from pneumoscope.images.sweeps import SWEEPS
+from pneumoscope.images.sweeps import PLAUSIBLE, SWEEPS
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, ModelFacts, RunFacts
 from pneumoscope.report.stress_content import Example, Shortcuts, StressContent, StressRow
@@ -107,11 +107,11 @@ def texts(found: StressContent, severity: str) -> str:
 def test_a_plausible_fall_beyond_the_limit_fails_and_a_stronger_change_does_not() -> None:
     found = content({"blur_2": 0.06, "blur_4": 0.7})
     assert not found.holds
-    assert "1 of 24 plausible changes takes more than 0.05" in verdict(found)
+    assert f"1 of {len(PLAUSIBLE)} plausible changes takes more than 0.05" in verdict(found)
     assert "blur 1\N{NO-BREAK SPACE}% of the side (0.060)" in texts(found, "problem")
     strong = content({"blur_4": 0.7})
     assert strong.holds
-    assert "none of 24 plausible changes takes more" in texts(strong, "note")
+    assert f"none of {len(PLAUSIBLE)} plausible changes takes more" in texts(strong, "note")
     assert texts(strong, "problem") == ""
 
 

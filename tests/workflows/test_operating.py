@@ -150,3 +150,14 @@ def test_a_fixed_threshold_stays_fixed(records: list[ImageRecord]) -> None:
     config = TrainConfig(threshold=ThresholdConfig(rule="fixed", target=0.3), perturb_val=True)
     found = with_operating_point(MANIFEST, answered, predictor, config, SILENT)
     assert found.threshold.value == 0.3
+
+
+def test_every_change_is_a_condition_of_its_own(records: list[ImageRecord]) -> None:
+    answered, predictor = answered_by(BrightBackend(), records)
+    config = TrainConfig(perturb_val=True, threshold=ThresholdConfig("worst_case"))
+    found = with_operating_point(MANIFEST, answered, predictor, config, SILENT)
+    assert found.threshold.rule.endswith(f"under {1 + len(PLAUSIBLE)} conditions")
+    alone = with_operating_point(
+        MANIFEST, answered, predictor, TrainConfig(threshold=config.threshold), SILENT
+    )
+    assert alone.threshold.rule == "highest least one of sensitivity and specificity"

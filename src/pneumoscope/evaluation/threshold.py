@@ -164,8 +164,10 @@ def _least_shares(
         for label in (0, 1):
             ranked = np.sort(scores[(conditions == condition) & (truth == label)])
             if ranked.size:
-                below = np.searchsorted(ranked, cuts.high, side="left") / ranked.size
-                least = np.minimum(least, 1.0 - below if label else below)
+                below = np.searchsorted(ranked, cuts.high, side="left")
+                # Divided last, so that equal shares are equal.
+                right = ranked.size - below if label else below
+                least = np.minimum(least, right / ranked.size)
     return least
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.errors import UsageError
+from pneumoscope.images.perturb import enhancement
 from pneumoscope.training import distort
 from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.runtime import load_keras
@@ -24,7 +25,7 @@ NOTHING = replace(DistortConfig(**{f.name: 0 for f in fields(DistortConfig)}), c
 NOTHING = replace(NOTHING, crop_most=1.0)
 """Every change off."""
 
-EVERYTHING = DistortConfig(blur=1, jpeg=1, frame=1, marker=1, erasing=1)
+EVERYTHING = DistortConfig(blur=1, enhance=0.6, jpeg=1, frame=1, marker=1, erasing=1)
 """Every change in every image."""
 
 SIZE = 32
@@ -213,6 +214,24 @@ def test_blur_smooths_and_sharpening_does_the_opposite() -> None:
         np.testing.assert_allclose(image, 128 / 255, atol=1e-5)  # edges and all
     seldom = roughness(changed(grey, replace(NOTHING, blur=0.5))) / plain
     assert 0.2 < np.mean(np.abs(seldom - 1) < 1e-3) < 0.8
+
+
+def test_enhance_is_what_stress_calls_enhancement() -> None:
+    x, y = coordinates()
+    scene = 110 + 40 * np.cos(5 * x) * np.sin(4 * y) + 40 * (np.hypot(x - 0.3, y) < 0.3)
+    grey = np.broadcast_to(scene.astype(np.uint8), (COUNT, SIZE, SIZE))
+    plain = grey[0].astype(np.float32) / 255
+    tried = np.linspace(-0.3, 0.6, 181)
+    wanted = np.stack([enhancement(plain, float(gain)) for gain in tried])
+    out = changed(grey, replace(NOTHING, enhance=0.6))
+    errors = np.abs(out[:, None] - wanted).mean((2, 3))
+    # Half a step between two gains, and the smaller copy that `enhancement` smooths.
+    assert errors.min(1).max() < 0.001
+    gains = tried[errors.argmin(1)]
+    assert gains.min() < -0.1
+    assert gains.max() > 0.4
+    for image in changed(flat(128, 6), replace(NOTHING, enhance=0.6)):
+        np.testing.assert_allclose(image, 128 / 255, atol=1e-5)  # edges and all
 
 
 def test_noise_is_at_most_as_strong_as_it_says_and_without_a_bias() -> None:

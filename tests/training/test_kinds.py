@@ -11,7 +11,12 @@ import pytest
 
 from pneumoscope.graph.architecture import Architecture
 from pneumoscope.records import ImageRecord
-from pneumoscope.training.kinds import UNKNOWN, build_kind_question, kind_codes
+from pneumoscope.training.kinds import (
+    UNKNOWN,
+    build_kind_question,
+    evenly_ordered,
+    kind_codes,
+)
 from pneumoscope.training.loop import Curriculum, fit
 from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
@@ -31,6 +36,21 @@ def test_codes_follow_the_names() -> None:
     records = [ImageRecord(Path(f"{k}.png"), 1, str(k), subtype=s) for k, s in enumerate(names)]
     assert kind_codes(records).tolist() == [1, UNKNOWN, 0, 1]
     assert kind_codes([]).tolist() == []
+
+
+def test_kinds_come_equally_often_and_the_others_once() -> None:
+    codes = np.array([UNKNOWN] * 5 + [0] * 20 + [1] * 3)
+    rows = evenly_ordered(codes, np.random.default_rng(0))
+    assert np.bincount(codes[rows] + 1).tolist() == [5, 12, 11]
+    times = np.bincount(rows, minlength=len(codes))
+    assert times[:5].tolist() == [1] * 5
+    assert set(times[5:25].tolist()) == {0, 1}  # a frequent kind: no film twice
+    assert sorted(times[25:].tolist()) == [3, 4, 4]
+    assert rows.tolist() != sorted(rows)
+    again = evenly_ordered(codes, np.random.default_rng(1))
+    assert set(rows) != set(again)  # other films of the frequent kind
+    for alone in (np.full(6, UNKNOWN), np.zeros(6, np.int64)):
+        assert sorted(evenly_ordered(alone, np.random.default_rng(0))) == list(range(6))
 
 
 def test_the_loss_is_of_known_kinds_alone() -> None:
@@ -90,3 +110,21 @@ def test_nothing_is_asked_where_there_is_one_kind(parts: tuple[Squares, Squares]
     alone = replace(parts[0], kinds=np.minimum(parts[0].kinds, 0))
     curriculum = curriculum_of((alone, parts[1]), 0.5)
     assert len(curriculum.trainable()) == len(curriculum.network.trainable_variables)
+
+
+def test_lessons_show_kinds_evenly_if_asked(parts: tuple[Squares, Squares]) -> None:
+    kinds = np.array([UNKNOWN] * 8 + [0] * 13 + [1] * 3)
+    train = replace(parts[0], kinds=kinds)
+
+    def seen(even: bool) -> list[int]:
+        network = with_head(build_backbone(None), Architecture(), 0)
+        config = replace(CONFIG, even_kinds=even)
+        lesson = build_curriculum(network, (train, parts[1]), config, SIZES, {}).lessons[0]
+        squares = [image for inputs, _ in lesson.batches(0) for image in inputs[0]]
+        films = parts[0].take(np.arange(24), squares[0].shape[0])
+        numbers = {film.tobytes(): k for k, film in enumerate(films)}
+        rows = [numbers[square.tobytes()] for square in squares]
+        return [int(count) for count in np.bincount(kinds[rows] + 1)]
+
+    assert seen(False) == [8, 13, 3]
+    assert seen(True) == [8, 8, 8]

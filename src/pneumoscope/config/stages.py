@@ -71,6 +71,12 @@ class DistortConfig:
     shading: float = option(0.1, "slope of brightness from the centre to each edge, at most", 0, 1)
     blur: float = option(0.5, "chance of blur or sharpening", 0, 1)
     sharpen: float = option(0.7, "strongest sharpening, in units of the strongest blur", 0, 3)
+    enhance: float = option(
+        0.0,
+        "largest gain of differences from the surroundings; half of it is the largest loss",
+        0,
+        3,
+    )
     jpeg: float = option(0.2, "chance of JPEG loss, quality about 10 to 90", 0, 1)
     noise: float = option(0.06, "largest standard deviation of noise, share of the range", 0, 1)
     frame: float = option(0.2, "chance of a painted border", 0, 1)
@@ -259,6 +265,9 @@ class TrainConfig:
     )
     kinds: float = option(
         0.0, "scratch: weight of asking for the kind of pneumonia too, where data tell; 0: not", 0
+    )
+    even_kinds: bool = option(
+        False, "scratch: show each kind of pneumonia equally often, where data tell"
     )
     features: Literal["auto", "f32", "bf16", "int8"] = option(
         "auto",

@@ -16,6 +16,7 @@ the variables goes on with the same random numbers.
 | marker | a side marker, a burnt-in label |
 | gamma, contrast, brightness, shading | another dose, tube voltage, detector, window, heel effect |
 | blur | another resolution; its opposite, the edge enhancement of a detector's software |
+| enhance | unsharp masking as wide as an opacity, of a detector's software |
 | jpeg, noise | lossy storage, low dose |
 | erasing | whatever hides a part (Zhong et al., arXiv:1708.04896) |
 """
@@ -27,12 +28,16 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.training.runtime import load_keras
 
 _JPEG_BLOCK = 8
+
+_BROAD = 0.05
+"""Deviation of what `enhance` calls broad, in shares of the side, as `perturb.enhancement`'s."""
 
 _JPEG_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -148,6 +153,26 @@ def _sharpness(ops: Any, x: Any, draw: _Draw, config: DistortConfig) -> Any:
     return ops.clip(x + strength * (smooth - x), 0.0, 1.0)
 
 
+def _enhanced(ops: Any, x: Any, draw: _Draw, config: DistortConfig) -> Any:
+    """Differences from the surroundings times 1 + a gain: unsharp masking."""
+    gaussian = ops.convert_to_tensor(_gaussian(x.shape[1], _BROAD * x.shape[1]))
+    broad = ops.matmul(ops.matmul(gaussian, x), ops.transpose(gaussian))
+    gain = draw.uniform(-config.enhance / 2, config.enhance)
+    return ops.clip(x + gain * (x - broad), 0.0, 1.0)
+
+
+def _gaussian(size: int, deviation: float) -> NDArray[np.float32]:
+    """The matrix (size, size) that smooths a column of pixels, the edge's own repeated."""
+    reach = math.ceil(4 * deviation)
+    offsets = np.arange(-reach, reach + 1)
+    weights = np.exp(-((offsets / deviation) ** 2) / 2)
+    matrix = np.zeros((size, size))
+    rows = np.arange(size)
+    for offset, weight in zip(offsets, weights / weights.sum(), strict=True):
+        matrix[rows, np.clip(rows + offset, 0, size - 1)] += weight
+    return matrix.astype(np.float32)
+
+
 def _smoothed(ops: Any, x: Any) -> Any:
     """The binomial filter 1-2-1 in both directions, the edges repeated."""
     for axis in (1, 2):
@@ -250,6 +275,8 @@ def _layer_class() -> Any:
             x = _marker(ops, x, grid, draw, config)
             x = _tone(ops, x, grid, draw, config)
             x = _sharpness(ops, x, draw, config)
+            if config.enhance:
+                x = _enhanced(ops, x, draw, config)
             if config.jpeg:
                 x = _jpeg(ops, x, draw, config)
             x = _frame(ops, x, grid, draw, config)

@@ -29,6 +29,24 @@ def kind_codes(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
     return np.array([codes.get(record.subtype, UNKNOWN) for record in records], np.int64)
 
 
+def evenly_ordered(codes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.intp]:
+    """Rows (n,) in random order, in which each known kind has an equal part of the known.
+
+    Of a rare kind some come more than once, of a frequent one some not at all, others each time.
+    Images of no known kind come once each.
+    """
+    known = np.flatnonzero(codes != UNKNOWN)
+    kinds = np.unique(codes[known])
+    if not len(kinds):
+        return generator.permutation(len(codes))
+    parts = np.array_split(known, len(kinds))
+    chosen = [
+        np.resize(generator.permutation(np.flatnonzero(codes == kind)), len(part))
+        for kind, part in zip(kinds, parts, strict=True)
+    ]
+    return generator.permutation(np.concatenate([np.flatnonzero(codes == UNKNOWN), *chosen]))
+
+
 def build_kind_question(kinds: int, weight: float, seed: int) -> Any:
     """A Keras layer: [logits (n, 1), pooled features (n, c), codes (n, 1)] → the logits, unchanged.
 

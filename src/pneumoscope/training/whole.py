@@ -29,7 +29,7 @@ from pneumoscope.images.preprocess import (
 )
 from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.kinds import UNKNOWN, build_kind_question
+from pneumoscope.training.kinds import UNKNOWN, build_kind_question, evenly_ordered
 from pneumoscope.training.loop import Curriculum, Labels, Shares
 from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels
 from pneumoscope.training.runtime import load_keras
@@ -121,13 +121,17 @@ class _SizeLesson:
         self._side, self._batch, self._seed = stored_side(size), config.fit.batch_size, config.seed
         self.steps = max(len(train.labels) // self._batch, 1)
         self._preprocessor = Preprocessor(_at(config.preprocess, size))
+        self._even_kinds = config.even_kinds
         self._asks, self._mix = question is not None, config.distort.mix
         self.model = _training_model(network, self._side, size, config, question)
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, Labels | Shares]]:
         """Whole batches only, so that one compiled step does for all."""
         generator = np.random.default_rng([self._seed, epoch])
-        order = generator.permutation(len(self._train.labels))
+        if self._even_kinds:
+            order = evenly_ordered(self._train.kinds, generator)
+        else:
+            order = generator.permutation(len(self._train.labels))
         rows = np.resize(order, (self.steps, self._batch))
 
         def make() -> Iterator[tuple[Any, Labels | Shares]]:

@@ -132,13 +132,13 @@ def test_ctrl_c_ends_a_real_prediction_promptly(tmp_path: Path) -> None:
         (tmp_path / "films" / f"{k}.png").write_bytes(b"slow")
     code = (
         "import os, sys, time\n"
-        "from pneumoscope.inference import decoding, predictor as p\n"
-        "real = decoding.read_image\n"
+        "from pneumoscope.inference import predictor as p, preparing\n"
+        "real = preparing.read_image\n"
         "def slow(*a):\n"
         "    os.write(1, b'reading\\n')\n"
         "    time.sleep(0.2)\n"
         "    return real(*a)\n"
-        "decoding.read_image = slow\n"
+        "preparing.read_image = slow\n"
         "p.Predictor.load = lambda model, *_, **__: p.Predictor(p.BundleManifest(), None)\n"
         "sys.argv = ['pneumoscope', 'predict', 'films', '--out', 'p.csv']\n"
         "from pneumoscope.cli import main\n"

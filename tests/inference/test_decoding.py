@@ -16,8 +16,9 @@ from PIL import Image
 from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.errors import MissingError, Reason
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.inference.decoding import WINDOW, Decoder, Prepared, decoded
+from pneumoscope.inference.decoding import WINDOW, decoded
 from pneumoscope.inference.overlay import LONGEST_SIDE, shrunk
+from pneumoscope.inference.preparing import Decoder, Prepared
 from pneumoscope.records import Prediction
 from support.dying import Dying, NeverArrives
 
@@ -129,7 +130,8 @@ import sys
 from itertools import repeat
 from pneumoscope.config import LimitsConfig
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.inference.decoding import Decoder, decoded
+from pneumoscope.inference.decoding import decoded
+from pneumoscope.inference.preparing import Decoder
 if __name__ == "__main__":
     for _ in decoded(repeat(sys.argv[1]), Decoder(LimitsConfig(), Preprocessor()), 2):
         print("read", flush=True)
@@ -152,7 +154,7 @@ import resource, sys
 from pneumoscope.config import LimitsConfig
 from pneumoscope.images.memory import keep_freed_memory
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.inference.decoding import Decoder
+from pneumoscope.inference.preparing import Decoder
 if sys.argv[2] == "keep":
     keep_freed_memory()
 decode = Decoder(LimitsConfig(), Preprocessor())

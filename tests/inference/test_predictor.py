@@ -16,7 +16,7 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.read import read_image
-from pneumoscope.inference import decoding
+from pneumoscope.inference import decoding, preparing
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.overlay import LONGEST_SIDE, shrunk
@@ -137,14 +137,14 @@ def test_images_are_kept_only_where_asked_for_and_no_larger_than_overlays(tmp_pa
 
 
 def slow_reading(monkeypatch: pytest.MonkeyPatch, reads: list[str]) -> None:
-    real = decoding.read_image
+    real = preparing.read_image
 
     def read(path: Path | str, limits: object) -> object:
         reads.append(str(path))
         time.sleep(0.05)
         return real(path)
 
-    monkeypatch.setattr(decoding, "read_image", read)
+    monkeypatch.setattr(preparing, "read_image", read)
 
 
 def test_a_reader_who_stops_early_leaves_no_thread_and_no_reading(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from pneumoscope.inference.decoding import Decoder, Prepared
+from pneumoscope.inference.preparing import Decoder, Prepared
 from pneumoscope.records import Prediction
 
 

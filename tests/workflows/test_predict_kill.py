@@ -22,13 +22,13 @@ CHUNK = 10
 SLOWLY = f"""
 import sys, time
 from pneumoscope.cli import main
-from pneumoscope.inference import decoding, table
+from pneumoscope.inference import preparing, table
 table._CHUNK_ROWS = {CHUNK}
-real = decoding.read_image
+real = preparing.read_image
 def slow(*a):
     time.sleep(0.01)
     return real(*a)
-decoding.read_image = slow
+preparing.read_image = slow
 main()
 """
 

@@ -13,110 +13,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pneumoscope.config import LimitsConfig
-from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.look import Look, look_at
 from pneumoscope.images.memory import keep_freed_memory
-from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, read_image
-from pneumoscope.inference.input_check import MOST_COLOUR
+from pneumoscope.inference.preparing import Decoder, Prepared
 from pneumoscope.records import Prediction
 
 WINDOW = 32
 """Images that are read or being read ahead of the engine, at most."""
-
-Reader = Callable[[str, LimitsConfig], GreyImage]
-"""From a name to its image, or `ImageRefusedError` and nothing else."""
-
-Keep = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""From a film's pixels to those of pictures of it: `overlay.shrunk`, `overlay.thinned`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """One image, ready for the network.
-
-    Attributes:
-        source: the name it was read from.
-        image: the decoded image, where it was asked for.
-        tensor: the network's input, float32 (size, size, 3).
-        look: what the input check sees of it; `None` where nothing is checked.
-    """
-
-    source: str
-    image: GreyImage | None
-    tensor: NDArray[np.float32]
-    look: Look | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Decoder:
-    """What is done with each file; can be sent to another process.
-
-    Attributes:
-        limits: what a file may cost.
-        preprocess: from its pixels to the network's input.
-        keep: from the pixels to what is kept of them; `None` keeps nothing.
-        read: how a file is read, `read_image` where nothing is said.
-        looks: take note of what the input check wants to see.
-    """
-
-    limits: LimitsConfig
-    preprocess: Preprocessor
-    keep: Keep | None = None
-    read: Reader | None = None
-    looks: bool = False
-
-    def __call__(self, path: Path | str) -> Prepared | Prediction:
-        """The network's input for one file, or the row that says why there is none."""
-        name = str(path)
-        read = self.read or read_image
-        item = prepared(lambda: read(name, self.limits), name, self.preprocess, looks=self.looks)
-        if isinstance(item, Prediction) or item.image is None:
-            return item
-        image = item.image
-        small = None
-        if self.keep is not None:
-            small = replace(image, pixels=self.keep(image.pixels))
-        return replace(item, image=small)
-
-
-def prepared(
-    read: Callable[[], GreyImage], source: str, preprocess: Preprocessor, *, looks: bool = False
-) -> Prepared | Prediction:
-    """What `read` gives, preprocessed; or the row that says why it was refused.
-
-    With `looks` a picture in colour is refused here, before its colours are forgotten.
-    """
-    try:
-        image = read()
-    except ImageRefusedError as error:
-        return Prediction(source, error.reason.status, error.reason, detail=error.detail)
-    if looks and image.colour > MOST_COLOUR:
-        detail = (
-            f"it is a picture in colour (mean chroma {image.colour:.2f}, at most {MOST_COLOUR} is "
-            "taken for a film). Give the X-ray itself, in grey"
-        )
-        return Prediction(source, "refused", Reason.NOT_A_CHEST_XRAY, detail=detail)
-    return replace(seen(source, image.pixels, preprocess, looks=looks), image=image)
-
-
-def seen(
-    source: str, pixels: NDArray[np.float32], preprocess: Preprocessor, *, looks: bool
-) -> Prepared:
-    """What the network, and with `looks` the input check, see of a decoded image."""
-    square = preprocess.grey(pixels)
-    look = look_at(square) if looks else None
-    return Prepared(source, None, preprocess.normalise(square), look)
 
 
 def threads() -> int:
@@ -140,7 +47,7 @@ def decoded(
     if workers:
         from pneumoscope.inference.processes import decoded_in_processes
 
-        yield from decoded_in_processes(paths, decode, workers)
+        yield from decoded_in_processes(paths, decode, workers, WINDOW)
         return
     keep_freed_memory()
     pool = ThreadPoolExecutor(threads())

@@ -30,10 +30,11 @@ from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.certificates import Choice
-from pneumoscope.inference.decoding import Decoder, Keep, Prepared, Reader, decoded, prepared, seen
+from pneumoscope.inference.decoding import decoded
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.overlay import shrunk
+from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16

@@ -23,13 +23,11 @@ from pathlib import Path
 
 from pneumoscope.errors import MissingError, Reason
 from pneumoscope.images.memory import keep_freed_memory
-from pneumoscope.inference.decoding import WINDOW, Decoder, Prepared
+from pneumoscope.inference.preparing import Decoder, Prepared
 from pneumoscope.records import Prediction
 
 _CHUNK = 4
 """Files that go to a process at once: few, since each result is up to a megabyte."""
-
-_AHEAD = WINDOW // _CHUNK
 
 _TRIES = 2
 """Processes that a file may end before it is given up."""
@@ -40,9 +38,9 @@ _DECODE: list[Decoder] = []
 
 
 def decoded_in_processes(
-    paths: Iterable[Path | str], decode: Decoder, workers: int
+    paths: Iterable[Path | str], decode: Decoder, workers: int, window: int
 ) -> Generator[Prepared | Prediction]:
-    """Apply `decode` to every path in `workers` processes; in order, a window ahead.
+    """Apply `decode` to every path in `workers` processes; in order, a window of files ahead.
 
     Raises:
         MissingError: the processes can't be started, or die before they have read anything.
@@ -51,7 +49,8 @@ def decoded_in_processes(
     pool = _started(decode, workers)
     try:
         flying = deque(
-            (chunk, _sent(pool, chunk)) for chunk in islice(chunks, max(_AHEAD, 2 * workers))
+            (chunk, _sent(pool, chunk))
+            for chunk in islice(chunks, max(window // _CHUNK, 2 * workers))
         )
         while flying:
             chunk, future = flying.popleft()

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pneumoscope.inference.decoding import Prepared
 from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.preparing import Prepared
 from pneumoscope.records import Prediction
 
 PASSES = (1, 4, 8, 16)

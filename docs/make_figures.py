@@ -152,7 +152,7 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         f"{found['n']} X-rays of {found['patients']} patients, {found['positives']} images with "
         f"pneumonia, {found['refused']} refused by the input check: the last tenth of patient ids "
         "of each kind in the training folder. No weight, threshold or calibration was fitted to "
-        "them; that this network ships, of the eight that were tried, is their doing. Intervals "
+        "them; that this network ships, of the nine that were tried, is their doing. Intervals "
         f"are at {percent(found['interval']['level'])}. They are from the same hospital as the "
         "training images: another site will differ. Research software, not a medical device.",
         "",

@@ -15,6 +15,7 @@ from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.training.weights import resolve_weights
+from pneumoscope.workflows.card import _training
 
 SETTINGS = Path(__file__).parents[1] / "models" / "default.toml"
 MOST_BYTES = 16_000_000
@@ -59,6 +60,7 @@ def test_its_card_says_what_it_scored_and_where_it_fails(bundle: Bundle) -> None
         "The same X-rays, changed",
         "0.466",
         "children",
+        _training(training_config(file=SETTINGS), 0)[0],
         f"{bundle.manifest.training_data.patients:,}",
     ):
         assert words in card, words

@@ -79,6 +79,23 @@ def test_ring_and_centre_make_up_the_film() -> None:
     assert (ring[:, :5] > 0).all()
 
 
+def test_grey_is_the_mean_of_what_is_left_and_tells_nothing_of_what_is_hidden() -> None:
+    image = np.random.default_rng(0).random((80, 40), dtype=np.float32)
+    mask = np.zeros((80, 40), bool)
+    mask[10:70, 5:35] = True
+    for hidden, painted in (
+        (mask, ring_only(image, 0.125, "grey")),
+        (~mask, centre_only(image, 0.125, "grey")),
+        (mask, without(image, mask, "grey")),
+        (~mask, only(image, mask, "grey")),
+    ):
+        np.testing.assert_allclose(painted[hidden], image[~hidden].mean(), rtol=1e-5)
+        np.testing.assert_array_equal(painted[~hidden], image[~hidden])
+        assert painted.dtype == np.float32
+    everything = np.ones((80, 40), bool)
+    assert (without(image, everything, "grey") == 0).all()  # nothing is left to take it from
+
+
 def test_lungs_and_the_rest_make_up_the_film() -> None:
     image = np.full((20, 20), 0.5, np.float32)
     mask = np.zeros((20, 20), bool)

@@ -126,17 +126,30 @@ def test_reading_outside_of_the_lungs_is_a_problem_unless_all_of_it_lies_in_the_
     energy = Estimate(0.6, 0.55, 0.65)
     found = content(shortcuts=shortcuts(high, high, chance, energy, chance))
     problems = texts(found, "problem")
-    assert "With the lungs blacked out the model still ranks with an AUC of 0.900" in problems
-    assert "the shape of what was blacked out" not in problems
+    assert "With the lungs painted black the model still ranks with an AUC of 0.900" in problems
+    assert "the shape of what was painted over" not in problems
     assert "what lies around the chest" in problems
     within = content(shortcuts=shortcuts(high, chance, Estimate(0.8, 0.7, 0.9), energy, chance))
     assert texts(within, "problem") == ""
     warnings = texts(within, "warning")
-    assert "shape of what was blacked out, which by itself reaches 0.800" in warnings
+    assert "shape of what was painted over, which by itself reaches 0.800" in warnings
     assert "It lies within the chest" in warnings
     clean = content(shortcuts=shortcuts(chance, chance, chance, energy, chance))
     assert "can’t be told from chance" in texts(clean, "note")
-    assert "blacked out the model still" not in texts(clean, "warning")
+    assert "painted black the model still" not in texts(clean, "warning")
+
+
+def test_the_paint_that_leaves_more_to_read_is_told_of() -> None:
+    """At black, which is like nothing in a film, a model may fall silent that reads the ring."""
+    high, chance = Estimate(0.86, 0.8, 0.9), Estimate(0.52, 0.42, 0.62)
+    black = shortcuts(chance, chance, chance, Estimate(0.6, 0.55, 0.65), chance)
+    grey = StressRow("", "ring_only_grey", "ring", 0.0, False, paired(auc=high), "shown")
+    both = content(shortcuts=replace(black, rows=(*black.rows, grey)))
+    assert "From the outer ring" not in texts(content(shortcuts=black), "problem")
+    told = (
+        "From the outer ring of the film alone, all else grey, the model ranks with an AUC of 0.86"
+    )
+    assert told in texts(both, "problem")
 
 
 @pytest.mark.parametrize(("auc", "severity"), [(0.93, "problem"), (0.8, "warning"), (0.6, "note")])

@@ -34,7 +34,7 @@ MANIFEST = BundleManifest(
     calibration=Calibration("platt", 40.0, 0.0),
 )
 QUICK = IntervalConfig(resamples=30)
-WAYS = 1 + sum(len(sweep.steps) for sweep in SWEEPS) + 5
+WAYS = 1 + sum(len(sweep.steps) for sweep in SWEEPS) + 10
 
 
 class Reader:
@@ -130,6 +130,9 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
     assert parts["ring_only"] == parts["lungs_removed"] == parts["box_removed"] == 1.0
     assert parts["centre_only"] == 0.5
     assert parts["lungs_only"] < 0.7
+    for name in ("ring_only", "lungs_removed", "box_removed"):
+        assert parts[f"{name}_grey"] == 1.0
+    assert 0.2 < parts["centre_only_grey"] < 0.8
     assert content.shortcuts.with_lungs + content.shortcuts.without_lungs == 20
     assert content.shortcuts.with_lungs >= 10
     assert content.shortcuts.energy.value < 0.05
@@ -158,15 +161,15 @@ def test_files_hold_what_was_found(
     document = json.loads((tmp_path / "stress.json").read_text(encoding="utf-8"))
     assert told == document
     assert document["schema_version"] == 1
-    assert len(document["rows"]) == WAYS - 6
+    assert len(document["rows"]) == WAYS - 11
     falls = [row["fall"] for row in document["rows"]]
     assert falls == sorted(falls, reverse=True)
     assert not document["holds"]
     assert {finding["severity"] for finding in document["findings"]} >= {"problem"}
     with (tmp_path / "stress.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["name"] for row in rows][: WAYS - 6] == [row["name"] for row in document["rows"]]
-    assert [row["name"] for row in rows][WAYS - 6 :] == [
+    assert [row["name"] for row in rows][: WAYS - 11] == [row["name"] for row in document["rows"]]
+    assert [row["name"] for row in rows][WAYS - 11 :] == [
         row["name"] for row in document["shortcuts"]["parts"]
     ]
     assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} == {
@@ -175,7 +178,7 @@ def test_files_hold_what_was_found(
     }
     page = (tmp_path / "stress.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == WAYS
-    assert "With the lungs blacked out the model still ranks" in page
+    assert "With the lungs painted black the model still ranks" in page
 
 
 def test_withheld_answers_are_counted_by_change(

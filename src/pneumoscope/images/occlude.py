@@ -1,12 +1,16 @@
-"""What is left of a film when a part is painted black: its ring, its centre, its lungs, the rest.
+"""What is left of a film when a part is painted over: its ring, its centre, its lungs, the rest.
 
 Comes in: one decoded grey image, float32 (h, w) in [0, 1], and a width or a mask. Goes out: a new
 image of the same shape, type and range. Knows nothing of models, or of where a mask comes from.
 
 A model that ranks as well by the ring, or without the lungs, reads something else than pneumonia.
+Black is like nothing in a film, and may silence a model rather than blind it; so each part can be
+painted in one grey as well, the mean of what is left, which tells nothing of what is hidden.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 
@@ -14,24 +18,27 @@ from pneumoscope.errors import PneumoscopeError
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import Mask
 
-
-def ring_only(image: FloatArray, share: float) -> FloatArray:
-    """The outer ring alone, `share` (0 to 0.5) of each side wide; all within is black."""
-    return np.where(_ring(image.shape, share), image, np.float32(0))
+Ink = Literal["black", "grey"]
+"""What a part is painted over with; grey: the mean of what is left of that film."""
 
 
-def centre_only(image: FloatArray, share: float) -> FloatArray:
-    """All but the outer ring, which is black."""
-    return np.where(_ring(image.shape, share), np.float32(0), image)
+def ring_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:
+    """The outer ring alone, `share` (0 to 0.5) of each side wide; all within is painted over."""
+    return _painted(image, ~_ring(image.shape, share), ink)
 
 
-def without(image: FloatArray, mask: Mask) -> FloatArray:
-    """The image with the mask, bool (h, w), painted black.
+def centre_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:
+    """All but the outer ring, which is painted over."""
+    return _painted(image, _ring(image.shape, share), ink)
+
+
+def without(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
+    """The image with the mask, bool (h, w), painted over.
 
     Raises:
         PneumoscopeError: the mask is of another shape.
     """
-    return np.where(_fitting(image, mask), np.float32(0), image)
+    return _painted(image, _fitting(image, mask), ink)
 
 
 def box_around(mask: Mask) -> Mask:
@@ -43,13 +50,19 @@ def box_around(mask: Mask) -> Mask:
     return box
 
 
-def only(image: FloatArray, mask: Mask) -> FloatArray:
-    """The image within the mask, bool (h, w); all else is black.
+def only(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
+    """The image within the mask, bool (h, w); all else is painted over.
 
     Raises:
         PneumoscopeError: the mask is of another shape.
     """
-    return np.where(_fitting(image, mask), image, np.float32(0))
+    return _painted(image, ~_fitting(image, mask), ink)
+
+
+def _painted(image: FloatArray, hidden: Mask, ink: Ink) -> FloatArray:
+    left = image[~hidden]
+    grey = left.mean(dtype=np.float64) if ink == "grey" and left.size else 0.0
+    return np.where(hidden, np.float32(grey), image)
 
 
 def _ring(shape: tuple[int, ...], share: float) -> Mask:

@@ -22,28 +22,28 @@ _NEAR = 0.03
 
 _PARTS = {
     "lungs_removed": (
-        "With the lungs blacked out the model still ranks with an AUC of {auc}: it reads something "
-        "outside of the lungs.",
-        "With the lungs blacked out the model ranks with an AUC of {auc}, which can’t be told "
+        "With the lungs painted {ink} the model still ranks with an AUC of {auc}: it reads "
+        "something outside of the lungs.",
+        "With the lungs painted {ink} the model ranks with an AUC of {auc}, which can’t be told "
         "from chance.",
     ),
     "lungs_only": (
-        "Shown the lungs alone, all else black, the model ranks with an AUC of {auc}: there is "
+        "Shown the lungs alone, all else {ink}, the model ranks with an AUC of {auc}: there is "
         "something in them that it reads.",
-        "Shown the lungs alone, all else black, the model ranks with an AUC of {auc}, which can’t "
+        "Shown the lungs alone, all else {ink}, the model ranks with an AUC of {auc}, which can’t "
         "be told from chance: without their surroundings it does not read them.",
     ),
     "box_removed": (
-        "With a box about both lungs and the heart blacked out the model still ranks with an AUC "
-        "of {auc}: it reads what lies around the chest.",
-        "With a box about both lungs and the heart blacked out the model ranks with an AUC of "
+        "With a box about both lungs and the heart painted {ink} the model still ranks with an "
+        "AUC of {auc}: it reads what lies around the chest.",
+        "With a box about both lungs and the heart painted {ink} the model ranks with an AUC of "
         "{auc}, which can’t be told from chance.",
     ),
     "ring_only": (
-        "From the outer ring of the film alone the model ranks with an AUC of {auc}: frame, "
-        "shoulders and exposure give the class away.",
-        "From the outer ring alone the model ranks with an AUC of {auc}, which can’t be told from "
-        "chance.",
+        "From the outer ring of the film alone, all else {ink}, the model ranks with an AUC of "
+        "{auc}: frame, shoulders and exposure give the class away.",
+        "From the outer ring alone, all else {ink}, the model ranks with an AUC of {auc}, which "
+        "can’t be told from chance.",
     ),
 }
 CONTROL_NAMES = {
@@ -122,40 +122,56 @@ def _named(rows: tuple[StressRow, ...]) -> str:
 
 def _of_parts(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
     found = []
-    for row in shortcuts.rows:
-        auc = row.found.changed["auc"]
-        if row.name not in _PARTS or auc.value is None or auc.low is None:
+    for name, texts in _PARTS.items():
+        told = _most_told(shortcuts, name)
+        if told is None:
             continue
-        above = auc.low > _CHANCE
+        ink, auc = told
+        above = (auc.low or 0.0) > _CHANCE
         severity: Severity = "note"
-        if row.name == "lungs_only":
+        if name == "lungs_only":
             severity = "note" if above else "warning"
         elif above:
-            severity = "problem" if auc.value >= _STRONG else "warning"
-        text = _PARTS[row.name][0 if above else 1].format(auc=in_words(auc, level, 3))
-        if above and row.name == "lungs_removed":
+            severity = "problem" if (auc.value or 0.0) >= _STRONG else "warning"
+        text = texts[0 if above else 1].format(auc=in_words(auc, level, 3), ink=ink)
+        if above and name == "lungs_removed":
             severity, text = _within_the_chest(shortcuts, severity, text)
         found.append(StressFinding(severity, text))
     return found
 
 
+def _most_told(shortcuts: Shortcuts, name: str) -> tuple[str, Estimate] | None:
+    """Of a part's two paints the one that leaves the model the more to read, and its AUC there.
+
+    A paint that is like nothing in a film may silence a model that reads what is left.
+    """
+    rows = {row.name: row.found.changed["auc"] for row in shortcuts.rows}
+    inks = {"black": rows.get(name), "grey": rows.get(f"{name}_grey")}
+    told = [
+        (ink, auc)
+        for ink, auc in inks.items()
+        if auc is not None and auc.value is not None and auc.low is not None
+    ]
+    return max(told, key=lambda each: each[1].value or 0.0) if told else None
+
+
 def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tuple[Severity, str]:
     """What else may explain that a model ranks without the lungs: their outline, their neighbours.
 
-    The shape that was painted black is still there to be read, and so is what lies between the
+    The shape that was painted over is still there to be read, and so is what lies between the
     lungs. Where a box about both leaves nothing over, all that is read lies within the chest.
     """
     outline = shortcuts.controls.get("outline")
     if outline is not None and outline.auc.low is not None and outline.auc.low > _CHANCE:
         text += (
-            " A part of that may be the shape of what was blacked out, which by itself reaches "
+            " A part of that may be the shape of what was painted over, which by itself reaches "
             f"{number(outline.auc.value)}."
         )
-    box = next((r.found.changed["auc"] for r in shortcuts.rows if r.name == "box_removed"), None)
-    if box is not None and box.low is not None and box.low <= _CHANCE:
+    box = _most_told(shortcuts, "box_removed")
+    if box is not None and (box[1].low or 0.0) <= _CHANCE:
         text += (
-            " It lies within the chest: with a box about lungs and heart blacked out no sign of it "
-            "is left."
+            " It lies within the chest: with a box about lungs and heart painted over no sign of "
+            "it is left."
         )
         severity = "warning"
     return severity, text

@@ -233,10 +233,7 @@ def _curves(figures: dict[str, Svg]) -> Section:
 
 def _auc_figure(content: StressContent, shortcuts: Shortcuts) -> Svg:
     rows = [stress_plots.AucRow("the model, whole film", content.plain["auc"])]
-    rows += [
-        stress_plots.AucRow(row.title.replace(", all else black", ""), row.found.changed["auc"])
-        for row in shortcuts.rows
-    ]
+    rows += [stress_plots.AucRow(row.title, row.found.changed["auc"]) for row in shortcuts.rows]
     for name, control in shortcuts.controls.items():
         if control is not None:
             label = f"no model: {_SHORT_CONTROLS[name]}"

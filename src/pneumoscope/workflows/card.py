@@ -91,10 +91,23 @@ def _training(config: TrainConfig, epochs: int) -> tuple[str, ...]:
         return (
             f"All layers from pixels, squares of {sizes} pixels one after the other, each image "
             "changed anew in every epoch: random resized crop, rotation, flip, contrast, gamma, "
-            "brightness, shading, blur and sharpening, JPEG, noise, borders, markers, erasing.",
+            f"brightness, shading, blur and sharpening, {_further(config)}.",
             steps,
         )
     views = f"{config.views} views per training image, the first un-augmented."
     if config.recipe == "frozen":
         return (f"The head alone, on features of {views}", steps)
     return (f"The head on features of {views}", f"Then the blocks behind the boundary: {steps}")
+
+
+def _further(config: TrainConfig) -> str:
+    """What else is done to images and labels while every layer is trained; the rest is always."""
+    said = "unsharp masking, " if config.distort.enhance else ""
+    said += "JPEG, noise, borders, markers, erasing"
+    if config.distort.mix:
+        said += "; then laid over another, labels too (mixup)"
+    if config.even_kinds:
+        said += "; each kind of pneumonia shown equally often"
+    if config.kinds:
+        said += "; the kind asked as a second question"
+    return said

@@ -20,7 +20,7 @@ from pneumoscope.errors import ImageRefusedError
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import LungFields, find_lungs
 from pneumoscope.images.masks import MaskFolder
-from pneumoscope.images.occlude import box_around, centre_only, only, ring_only, without
+from pneumoscope.images.occlude import Ink, box_around, centre_only, only, ring_only, without
 from pneumoscope.images.read import read_image
 from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.overlay import fit_map, shrunk
@@ -60,21 +60,42 @@ class _Film:
 
 
 def shortcut_conditions(config: StressConfig) -> tuple[Condition, ...]:
-    """The parts of a film that are shown alone, or not at all."""
+    """The parts of a film that are shown alone, or not at all: in black, then in grey."""
+    return (*_painted(config, "black"), *_painted(config, "grey"))
+
+
+def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
     width = f"{100 * config.ring:g}\N{NO-BREAK SPACE}%"
+    end = "" if ink == "black" else f"_{ink}"
+
+    def on_lungs(change: Callable[[FloatArray, LungFields], FloatArray]) -> Change:
+        return lambda image, lungs: None if lungs is None else change(image, lungs)
+
     return (
-        Condition("lungs_removed", "lungs painted black", _without_lungs),
-        Condition("box_removed", "a box about the lungs painted black", _without_box),
-        Condition("lungs_only", "lungs alone, all else black", _lungs_alone),
         Condition(
-            "ring_only",
-            f"outer ring of {width} alone",
-            lambda image, _: ring_only(image, config.ring),
+            f"lungs_removed{end}",
+            f"lungs painted {ink}",
+            on_lungs(lambda image, lungs: without(image, lungs.wide, ink)),
         ),
         Condition(
-            "centre_only",
-            f"without the outer ring of {width}",
-            lambda image, _: centre_only(image, config.ring),
+            f"box_removed{end}",
+            f"a box about the lungs painted {ink}",
+            on_lungs(lambda image, lungs: without(image, box_around(lungs.wide), ink)),
+        ),
+        Condition(
+            f"lungs_only{end}",
+            f"lungs alone, all else {ink}",
+            on_lungs(lambda image, lungs: only(image, lungs.mask, ink)),
+        ),
+        Condition(
+            f"ring_only{end}",
+            f"outer ring of {width} alone, all else {ink}",
+            lambda image, _: ring_only(image, config.ring, ink),
+        ),
+        Condition(
+            f"centre_only{end}",
+            f"outer ring of {width} painted {ink}",
+            lambda image, _: centre_only(image, config.ring, ink),
         ),
     )
 
@@ -216,15 +237,3 @@ def _properties(record: ImageRecord, pixels: FloatArray) -> tuple[float, ...]:
 def _thumbnail(image: FloatArray) -> tuple[float, ...]:
     small = Image.fromarray(image).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     return tuple(np.asarray(small, np.float64).ravel().round(_DIGITS).tolist())
-
-
-def _without_lungs(image: FloatArray, lungs: LungFields | None) -> FloatArray | None:
-    return None if lungs is None else without(image, lungs.wide)
-
-
-def _without_box(image: FloatArray, lungs: LungFields | None) -> FloatArray | None:
-    return None if lungs is None else without(image, box_around(lungs.wide))
-
-
-def _lungs_alone(image: FloatArray, lungs: LungFields | None) -> FloatArray | None:
-    return None if lungs is None else only(image, lungs.mask)

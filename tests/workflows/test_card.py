@@ -1,0 +1,26 @@
+"""The card says of training what was done, and nothing that was not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pneumoscope.config import TrainConfig
+from pneumoscope.workflows.card import _training
+
+SCRATCH = TrainConfig(recipe="scratch")
+FURTHER = ("unsharp masking", "mixup", "shown equally often", "as a second question")
+
+
+def test_it_names_each_further_change_that_was_made() -> None:
+    plain = " ".join(_training(SCRATCH, 7))
+    assert "7 epochs with Adam" in plain
+    assert not any(words in plain for words in FURTHER)
+    changes = (
+        replace(SCRATCH, distort=replace(SCRATCH.distort, enhance=0.5)),
+        replace(SCRATCH, distort=replace(SCRATCH.distort, mix=0.4)),
+        replace(SCRATCH, even_kinds=True),
+        replace(SCRATCH, kinds=0.2),
+    )
+    for words, config in zip(FURTHER, changes, strict=True):
+        said = " ".join(_training(config, 7))
+        assert [each for each in FURTHER if each in said] == [words]

@@ -207,7 +207,8 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
             "What it looks at: `stress`",
             f"AUC of the model when parts of the film are hidden: {parts}. Controls that never saw "
             "a lung stand beside it. A model that reads the lungs is lost (0.5) where they are "
-            "painted over and is not where all else is. How far that is so here, these numbers say.",
+            "painted over and is not where all else is. How far that is so here, these numbers "
+            "say; black alone would say too little, since it may silence a model that reads on.",
             "shortcuts",
         ),
         *section(

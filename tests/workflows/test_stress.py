@@ -254,7 +254,7 @@ def test_a_limit_draws_patients_and_without_shortcuts_no_lung_is_looked_for(
     assert (content.images, content.drawn_from, content.positives) == (8, 20, 4)
     assert content.shortcuts is None
     assert "8 X-rays of 20" in (tmp_path / "stress.html").read_text(encoding="utf-8")
-    assert len(answers_of(tmp_path)) == 8 * (WAYS - 5)
+    assert len(answers_of(tmp_path)) == 8 * (WAYS - 10)
     assert not (tmp_path / "figures" / "shortcuts.svg").exists()
 
 

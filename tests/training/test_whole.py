@@ -17,6 +17,7 @@ from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.loop import Curriculum
 from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from pneumoscope.training.whole import (
     Squares,
@@ -147,7 +148,7 @@ def test_training_normalises_as_inference_does(normalisation) -> None:
     grey = np.random.default_rng(2).random((3, 32, 32), np.float32)
     grey[1] *= 0.2
     grey[2] = 0.4  # blank: its deviation is none
-    found = np.asarray(_normalised(grey, config))
+    found = np.asarray(_normalised(load_keras().ops.convert_to_tensor(grey), config))
     np.testing.assert_allclose(found, Preprocessor(config).normalise(grey), atol=3e-4)
 
 

@@ -60,8 +60,9 @@ class _Film:
 
 
 def shortcut_conditions(config: StressConfig) -> tuple[Condition, ...]:
-    """The parts of a film that are shown alone, or not at all: in black, then in grey."""
-    return (*_painted(config, "black"), *_painted(config, "grey"))
+    """The parts of a film that are shown alone, or not at all; each in black, then in grey."""
+    pairs = zip(_painted(config, "black"), _painted(config, "grey"), strict=True)
+    return tuple(condition for pair in pairs for condition in pair)
 
 
 def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:

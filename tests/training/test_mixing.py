@@ -59,7 +59,7 @@ def test_each_image_lies_over_the_one_before_it() -> None:
 
 def test_labels_go_with_their_images() -> None:
     labels, shares = np.array([1, 0, 0, 1]), np.array([1.0, 0.75, 0.5, 0.5], np.float32)
-    found = mixed_labels(labels, shares)
+    found = mixed_labels(np.eye(2, dtype=np.float32)[labels], shares)
     np.testing.assert_allclose(found, [[0, 1], [0.75, 0.25], [1, 0], [0.5, 0.5]])
     images = np.broadcast_to(labels[:, None, None], (4, 2, 2)).astype(np.float32)
     np.testing.assert_allclose(np.asarray(mixed(images, shares))[:, 0, 0], found[:, 1])

@@ -8,7 +8,14 @@ from pneumoscope.config import TrainConfig
 from pneumoscope.workflows.card import _training
 
 SCRATCH = TrainConfig(recipe="scratch")
-FURTHER = ("unsharp masking", "mixup", "shown equally often", "as a second question")
+FURTHER = (
+    "unsharp masking",
+    "another film's or painted over (30% of them)",
+    "no answer wanted but the average (10% of them)",
+    "mixup",
+    "shown equally often",
+    "as a second question",
+)
 
 
 def test_it_names_each_further_change_that_was_made() -> None:
@@ -17,6 +24,8 @@ def test_it_names_each_further_change_that_was_made() -> None:
     assert not any(words in plain for words in FURTHER)
     changes = (
         replace(SCRATCH, distort=replace(SCRATCH.distort, enhance=0.5)),
+        replace(SCRATCH, distort=replace(SCRATCH.distort, surround=0.3)),
+        replace(SCRATCH, distort=replace(SCRATCH.distort, silence=0.1)),
         replace(SCRATCH, distort=replace(SCRATCH.distort, mix=0.4)),
         replace(SCRATCH, even_kinds=True),
         replace(SCRATCH, kinds=0.2),

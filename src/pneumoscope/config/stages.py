@@ -83,6 +83,12 @@ class DistortConfig:
     frame_width: float = option(0.12, "widest border, share of the side", 0, 0.4)
     marker: float = option(0.2, "chance of a painted marker", 0, 1)
     erasing: float = option(0.5, "chance that a random rectangle is painted in one grey", 0, 1)
+    surround: float = option(
+        0.0, "chance that what lies around the lungs is another image's, or painted over", 0, 1
+    )
+    silence: float = option(
+        0.0, "chance that the lungs are painted over, with no answer wanted but the average", 0, 1
+    )
     mix: float = option(
         0.0, "lay each image over another, labels too, by shares from Beta(mix, mix)", 0, 10
     )

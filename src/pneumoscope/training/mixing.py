@@ -33,7 +33,9 @@ def mixed(images: Any, shares: Any) -> Any:
     return own * images + (1.0 - own) * ops.roll(images, 1, axis=0)
 
 
-def mixed_labels(labels: NDArray[np.int64], shares: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share of either class (n, 2) in images that `mixed` makes; each row adds up to 1."""
-    classes = np.eye(2, dtype=np.float32)[labels]
+def mixed_labels(classes: NDArray[np.float32], shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Share of either class (n, 2) in images that `mixed` makes of such of `classes` (n, 2).
+
+    Each row of either adds up to 1.
+    """
     return shares[:, None] * classes + (1.0 - shares[:, None]) * np.roll(classes, 1, axis=0)

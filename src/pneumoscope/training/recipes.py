@@ -44,6 +44,7 @@ from pneumoscope.training.network import (
 )
 from pneumoscope.training.ranges import training_ranges
 from pneumoscope.training.runtime import arithmetic, load_keras
+from pneumoscope.training.surroundings import LungExtractor
 from pneumoscope.training.tail import build_tail_curriculum
 from pneumoscope.training.whole import Squares, build_curriculum, check_sizes, stored_side
 
@@ -229,11 +230,12 @@ def _train_whole(
     if head is not None:
         _set_head(network, head)
     factors = {} if head is None else _factors(network, config)
-    squares = [
-        Squares(tables[s], _labels(job, s, tables[s]), _kinds(job, s, tables[s]))
+    lungs = _lungs(job, stored)
+    train, val = (
+        Squares(tables[s], _labels(job, s, tables[s]), _kinds(job, s, tables[s]), lungs.get(s))
         for s in ("train", "val")
-    ]
-    curriculum = build_curriculum(network, (squares[0], squares[1]), config, sizes, factors)
+    )
+    curriculum = build_curriculum(network, (train, val), config, sizes, factors)
     fitted = _fitted(job, curriculum, tables)
     job.backbone.set_weights(fitted.weights[:-4])
     return tables, fitted
@@ -319,6 +321,16 @@ def _tables(
         )
         for split, records, count in (("val", job.val, 1), ("train", job.train, views))
     }
+
+
+def _lungs(job: Job, stored: PreprocessConfig) -> dict[str, FeatureTable]:
+    """Where the lungs of the training images are, if their surroundings are to be changed."""
+    if not (job.config.distort.surround or job.config.distort.silence):
+        return {}
+    views = Views(1, job.config.augment, job.config.seed)
+    extractor = LungExtractor(stored.size)
+    table = compute_features(job.train, views, stored, extractor, job.cache, job.progress)
+    return {"train": table}
 
 
 def _labels(job: Job, split: str, table: FeatureTable) -> Any:

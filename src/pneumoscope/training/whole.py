@@ -33,29 +33,44 @@ from pneumoscope.training.kinds import UNKNOWN, build_kind_question, evenly_orde
 from pneumoscope.training.loop import Curriculum, Labels, Shares
 from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels
 from pneumoscope.training.runtime import load_keras
+from pneumoscope.training.surroundings import change_surroundings
 
 _VAL_BATCH = 64
+_CLASSES = np.eye(2, dtype=np.float32)
+"""Share of either class in an image of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Squares:
     """Decoded images of one split on disk, uint8 (side, side); label and kind of each.
 
-    `kinds` are codes of `kind_codes`.
+    `kinds` are codes of `kind_codes`; `lungs` are rows of `LungExtractor`, where they are wanted.
     """
 
     table: FeatureTable
     labels: Labels
     kinds: Labels
+    lungs: FeatureTable | None = None
 
     def take(self, rows: NDArray[np.intp], side: int) -> NDArray[np.uint8]:
         """Images (n, side, side), made smaller with antialiasing."""
-        squares = self.table.take(rows, np.zeros_like(rows))
-        if squares.shape[1] == side:
-            return squares
-        shape = (side, side)
-        small = [Image.fromarray(s).resize(shape, Image.Resampling.BILINEAR) for s in squares]
-        return np.stack([np.asarray(image) for image in small])
+        return _taken(self.table, rows, side, Image.Resampling.BILINEAR)
+
+    def take_lungs(self, rows: NDArray[np.intp], side: int) -> NDArray[np.uint8]:
+        """Where their lungs are, (n, side, side); nowhere, if that is not known."""
+        if self.lungs is None:
+            return np.zeros((len(rows), side, side), np.uint8)
+        return _taken(self.lungs, rows, side, Image.Resampling.NEAREST)
+
+
+def _taken(
+    table: FeatureTable, rows: NDArray[np.intp], side: int, resampling: Image.Resampling
+) -> NDArray[np.uint8]:
+    squares = table.take(rows, np.zeros_like(rows))
+    if squares.shape[1] == side:
+        return squares
+    small = [Image.fromarray(square).resize((side, side), resampling) for square in squares]
+    return np.stack([np.asarray(image) for image in small])
 
 
 def stored_side(size: int) -> int:
@@ -122,7 +137,7 @@ class _SizeLesson:
         self.steps = max(len(train.labels) // self._batch, 1)
         self._preprocessor = Preprocessor(_at(config.preprocess, size))
         self._even_kinds = config.even_kinds
-        self._asks, self._mix = question is not None, config.distort.mix
+        self._asks, self._distort = question is not None, config.distort
         self.model = _training_model(network, self._side, size, config, question)
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, Labels | Shares]]:
@@ -136,18 +151,34 @@ class _SizeLesson:
 
         def make() -> Iterator[tuple[Any, Labels | Shares]]:
             for chosen in rows:
-                inputs: list[NDArray[Any]] = [self._train.take(chosen, self._side)]
-                labels: Labels = self._train.labels[chosen]
-                told: Labels | Shares = labels
-                if self._mix:
-                    shares = draw_shares(generator, self._batch, self._mix)
+                squares, told, codes = self._shown(chosen, generator)
+                inputs: list[NDArray[Any]] = [squares]
+                if self._distort.mix:
+                    shares = draw_shares(generator, self._batch, self._distort.mix)
                     inputs.append(shares[:, None])
-                    told = mixed_labels(labels, shares)
+                    told = mixed_labels(told, shares)
                 if self._asks:
-                    inputs.append(self._train.kinds[chosen, None].astype(np.float32))
+                    inputs.append(codes[:, None].astype(np.float32))
                 yield inputs, told
 
         return ahead(make())
+
+    def _shown(
+        self, rows: NDArray[np.intp], generator: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Shares, Labels]:
+        """Squares, shares of either class (n, 2), codes of kinds.
+
+        Of images that show no lungs any more the shares are those of all images, the kind unknown.
+        """
+        squares, told = self._train.take(rows, self._side), _CLASSES[self._train.labels[rows]]
+        codes = self._train.kinds[rows]
+        surround, silence = self._distort.surround, self._distort.silence
+        if not surround and not silence:
+            return squares, told, codes
+        lungs = self._train.take_lungs(rows, self._side)
+        changed = change_surroundings(squares, lungs, surround, silence, generator)
+        told = np.where(changed.silent[:, None], _CLASSES[self._train.labels].mean(0), told)
+        return changed.squares, told, np.where(changed.silent, UNKNOWN, codes)
 
     def val_logits(self) -> NDArray[np.float32]:
         size = self._preprocessor.config.size

@@ -104,6 +104,10 @@ def _further(config: TrainConfig) -> str:
     """What else is done to images and labels while every layer is trained; the rest is always."""
     said = "unsharp masking, " if config.distort.enhance else ""
     said += "JPEG, noise, borders, markers, erasing"
+    if share := config.distort.surround:
+        said += f"; what lies around the lungs another film's or painted over ({share:.0%} of them)"
+    if share := config.distort.silence:
+        said += f"; the lungs painted over, no answer wanted but the average ({share:.0%} of them)"
     if config.distort.mix:
         said += "; then laid over another, labels too (mixup)"
     if config.even_kinds:

@@ -1,0 +1,148 @@
+"""Other surroundings, or no lungs: as often as asked, where the lungs are, what is asked then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pneumoscope.graph.architecture import Architecture
+from pneumoscope.images.lungs import find_lungs
+from pneumoscope.images.phantom import draw
+from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.kinds import UNKNOWN
+from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.store import KEY_BYTES, ArrayStore
+from pneumoscope.training.surroundings import Changed, LungExtractor, change_surroundings
+from pneumoscope.training.whole import Squares, build_curriculum
+from support.small_network import small_network
+from training.test_whole import CONFIG, SIDE, SIZES, squares_of
+
+COUNT, LENGTH = 200, 80
+BOX = (slice(20, 60), slice(15, 55))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with small_network():
+        yield
+
+
+def batch(*, lungs: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Squares of noise that share no grey value by chance alone, and a box of lungs in each."""
+    pixels = np.random.default_rng(3).integers(1, 256, (COUNT, LENGTH, LENGTH), np.uint8)
+    codes = np.zeros_like(pixels)
+    if lungs:
+        codes[:, *BOX] = 3
+    return pixels, codes
+
+
+def changed_by(
+    surround: float, silence: float, *, lungs: bool = True
+) -> tuple[np.ndarray, Changed]:
+    squares, codes = batch(lungs=lungs)
+    before = squares.copy()
+    found = change_surroundings(squares, codes, surround, silence, np.random.default_rng(0))
+    np.testing.assert_array_equal(squares, before)
+    return squares, found
+
+
+def kept(squares: np.ndarray, found: Changed, *, inside: bool) -> np.ndarray:
+    """Share of each image's pixels, well within the lungs or well without, that are as before.
+
+    Within one grey: the foot of a soft seam reaches far.
+    """
+    same = np.abs(found.squares.astype(int) - squares) <= 1
+    if inside:
+        return same[:, 38:42, 33:37].mean((1, 2))
+    return same[:, :2].mean((1, 2))
+
+
+def test_lungs_are_what_found_lungs_are_and_none_where_they_are_not_sure() -> None:
+    extractor = LungExtractor(128)
+    film = draw(2, "a", 1, 0, size=128).pixels
+    fields = find_lungs(film)
+    assert fields.quality >= 0.5
+    codes = extractor.prepare(film, Preprocessor())
+    assert (codes.shape, codes.dtype) == (extractor.shape, np.uint8)
+    np.testing.assert_array_equal(codes == 3, fields.mask)
+    np.testing.assert_array_equal(codes > 0, fields.wide | fields.mask)
+    blank = np.full((128, 128), 0.5, np.float32)
+    assert not extractor.prepare(blank, Preprocessor()).any()
+
+
+@pytest.mark.parametrize("lungs", [True, False])
+def test_other_surroundings_leave_the_lungs_as_they_were(lungs: bool) -> None:
+    squares, found = changed_by(0.4, 0.0, lungs=lungs)
+    assert not found.silent.any()
+    other = (found.squares != squares).any((1, 2))
+    assert other.mean() == pytest.approx(0.4, abs=0.1)
+    assert (kept(squares, found, inside=True) == 1).all()
+    assert (kept(squares, found, inside=False)[other] < 0.1).all()
+
+
+def test_other_surroundings_are_paint_or_another_images() -> None:
+    _, found = changed_by(1.0, 0.0)
+    corner = found.squares[:, :4, :4].reshape(COUNT, -1)
+    painted = (corner == corner[:, :1]).all(1)
+    assert painted.mean() == pytest.approx(0.5, abs=0.12)
+    greys = corner[painted, 0]
+    assert (greys == 0).mean() == pytest.approx(1 / 3, abs=0.15)
+    assert len(np.unique(greys)) > 20  # of any grey
+    # Another image's, as bright and as varied as what it hides.
+    assert corner[~painted].mean() == pytest.approx(128, abs=6)
+    assert corner[~painted].std() == pytest.approx(74, abs=6)
+
+
+@pytest.mark.parametrize("lungs", [True, False])
+def test_without_lungs_the_surroundings_stay(lungs: bool) -> None:
+    squares, found = changed_by(0.0, 0.25, lungs=lungs)
+    assert found.silent.mean() == pytest.approx(0.25, abs=0.1)
+    np.testing.assert_array_equal((found.squares != squares).any((1, 2)), found.silent)
+    middle = found.squares[found.silent, 38:42, 33:37].reshape(found.silent.sum(), -1).astype(int)
+    assert (np.abs(middle - middle[:, :1]) <= 1).all()  # one paint, but for a soft edge's foot
+    if lungs:
+        assert (kept(squares, found, inside=False) == 1).all()
+
+
+def test_an_image_is_changed_in_one_way_at_most() -> None:
+    squares, found = changed_by(0.5, 0.5)
+    inside, outside = (kept(squares, found, inside=where) for where in (True, False))
+    np.testing.assert_array_equal(inside == 1, ~found.silent)
+    assert ((inside == 1) ^ (outside == 1)).all()
+
+
+def test_nothing_is_asked_where_no_lungs_are_shown(tmp_path: Path) -> None:
+    train, val = squares_of(tmp_path / "train", 24), squares_of(tmp_path / "val", 70, 1)
+    store = ArrayStore(tmp_path / "lungs", "u1", (SIDE, SIDE))
+    keys = [f"lungs {k}".encode().ljust(KEY_BYTES) for k in range(24)]
+    fields = np.zeros((24, SIDE, SIDE), np.uint8)
+    fields[:, 20:44, 20:44] = 3
+    store.add(keys, fields)
+    table = FeatureTable(store, tuple((key,) for key in keys), tuple(range(24)), ())
+    labels = (np.arange(24) % 3 > 0).astype(np.int64)
+    train = Squares(train.table, labels, train.kinds, table)
+    backbone = build_backbone(None)
+    initialise_randomly(backbone, 0)
+    network = with_head(backbone, Architecture(), 0)
+    distort = replace(CONFIG.distort, surround=0.2, silence=0.5)
+    config = replace(CONFIG, distort=distort, kinds=0.5)
+    for lesson, side in zip(
+        build_curriculum(network, (train, val), config, SIZES, {}).lessons, (42, SIDE), strict=True
+    ):
+        batches = list(lesson.batches(1))
+        told = np.concatenate([labels for _, labels in batches])
+        codes = np.concatenate([inputs[1][:, 0] for inputs, _ in batches])
+        silent = (told[:, 1] != 0) & (told[:, 1] != 1)
+        assert 0.2 < silent.mean() < 0.8
+        np.testing.assert_allclose(told[silent], [[1 / 3, 2 / 3]] * silent.sum(), rtol=1e-6)
+        assert (codes[silent] == UNKNOWN).all()
+        assert set(codes[~silent]) > {UNKNOWN}
+        assert {inputs[0].shape[1] for inputs, _ in batches} == {side}
+        for (inputs, labels_), (again, same) in zip(batches, lesson.batches(1), strict=True):
+            np.testing.assert_array_equal(inputs[0], again[0])
+            np.testing.assert_array_equal(labels_, same)

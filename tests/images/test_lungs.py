@@ -12,7 +12,15 @@ from scipy.ndimage import label
 from pneumoscope.errors import ImageRefusedError, PneumoscopeError
 from pneumoscope.images.lungs import find_lungs, otsu, resized_mask
 from pneumoscope.images.masks import MaskFolder
-from pneumoscope.images.occlude import box_around, centre_only, only, ring_only, without
+from pneumoscope.images.occlude import (
+    box_around,
+    centre_only,
+    only,
+    ring_of,
+    ring_only,
+    surroundings_of,
+    without,
+)
 from pneumoscope.images.phantom import draw
 
 
@@ -94,6 +102,27 @@ def test_grey_is_the_mean_of_what_is_left_and_tells_nothing_of_what_is_hidden() 
         assert painted.dtype == np.float32
     everything = np.ones((80, 40), bool)
     assert (without(image, everything, "grey") == 0).all()  # nothing is left to take it from
+
+
+def test_what_another_film_lends_is_its_own_but_for_brightness() -> None:
+    rng = np.random.default_rng(0)
+    image = (0.3 + 0.1 * rng.random((80, 40))).astype(np.float32)
+    other = np.asarray(Image.fromarray(rng.random((60, 70), np.float32)))
+    mask = np.zeros((80, 40), bool)
+    mask[10:70, 5:35] = True
+    for lent in (ring_of(image, other, 0.125), surroundings_of(image, other, mask)):
+        assert (lent.shape, lent.dtype) == (image.shape, np.float32)
+        np.testing.assert_array_equal(lent[mask], image[mask])
+        np.testing.assert_allclose(lent[~mask].mean(), image[~mask].mean(), rtol=1e-3)
+        np.testing.assert_allclose(lent[~mask].std(), image[~mask].std(), rtol=1e-2)
+        fitted = np.asarray(Image.fromarray(other).resize((40, 80), Image.Resampling.BILINEAR))
+        assert np.corrcoef(lent[~mask], fitted[~mask])[0, 1] > 0.999
+    everything = np.ones((80, 40), bool)
+    np.testing.assert_array_equal(surroundings_of(image, other, everything), image)
+    flat = np.full((9, 9), 0.7, np.float32)  # without contrast of its own
+    assert np.ptp(ring_of(image, flat, 0.125)[~mask]) < 1e-6
+    with pytest.raises(PneumoscopeError, match="mask: found shape"):
+        surroundings_of(image, other, mask.T)
 
 
 def test_lungs_and_the_rest_make_up_the_film() -> None:

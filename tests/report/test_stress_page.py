@@ -13,7 +13,13 @@ from pneumoscope.evaluation.stress import METRICS, Metric, Paired, judge
 from pneumoscope.images.sweeps import PLAUSIBLE, SWEEPS
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, ModelFacts, RunFacts
-from pneumoscope.report.stress_content import Example, Shortcuts, StressContent, StressRow
+from pneumoscope.report.stress_content import (
+    Example,
+    ExchangeRow,
+    Shortcuts,
+    StressContent,
+    StressRow,
+)
 from pneumoscope.report.stress_findings import stress_findings, verdict
 from pneumoscope.report.stress_page import render_stress_page, stress_figures
 
@@ -65,6 +71,7 @@ def shortcuts(
             StressRow("", name, name.replace("_", " "), 0.0, False, paired(auc=auc), "shown")
             for name, auc in aucs.items()
         ),
+        (),
         {
             "thumbnails": Control(100, 90, thumbnails),
             "properties": None,
@@ -150,6 +157,32 @@ def test_the_paint_that_leaves_more_to_read_is_told_of() -> None:
         "From the outer ring of the film alone, all else grey, the model ranks with an AUC of 0.86"
     )
     assert told in texts(both, "problem")
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "value", "high", "severity", "said"),
+    [
+        ("ring_of", -0.09, -0.06, -0.03, "problem", "the answer follows what lies around"),
+        ("around_box_of", -0.05, -0.03, -0.01, "warning", "the answer follows what lies around"),
+        ("around_lungs_of", -0.5, -0.4, -0.3, "warning", "may be the other film’s lungs"),
+        ("ring_of", -0.02, -0.005, 0.01, "note", "which can’t be told from none"),
+    ],
+)
+def test_an_answer_that_follows_another_films_surroundings_is_told_of(
+    name: str, low: float, value: float, high: float, severity: str, said: str
+) -> None:
+    found = paired(auc=Estimate(0.95 + value))
+    found.difference["auc"] = Estimate(value, low, high)
+    chance = Estimate(0.5, 0.4, 0.6)
+    battery = shortcuts(chance, chance, chance, Estimate(0.6, 0.55, 0.65), chance)
+    page = content(shortcuts=replace(battery, exchanges=(ExchangeRow(name, HOSTILE, found),)))
+    (told,) = (f for f in stress_findings(page) if "of the other class instead of" in f.text)
+    assert told.severity == severity
+    assert said in told.text
+    assert f"the AUC is {0.95 + value:.3f} instead of 0.950" in told.text
+    html = render_stress_page(page)
+    assert "Parts of another film" in html
+    assert HOSTILE not in html
 
 
 @pytest.mark.parametrize(("auc", "severity"), [(0.93, "problem"), (0.8, "warning"), (0.6, "note")])

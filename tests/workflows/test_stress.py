@@ -23,9 +23,10 @@ from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Abstention, BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Answer, Predictor
-from pneumoscope.records import Prediction
+from pneumoscope.records import ImageRecord, Prediction
 from pneumoscope.report.stress_content import StressContent
 from pneumoscope.workflows.stress import stress
+from pneumoscope.workflows.stress_answers import lenders_of
 
 SIZE = 32
 MANIFEST = BundleManifest(
@@ -34,7 +35,8 @@ MANIFEST = BundleManifest(
     calibration=Calibration("platt", 40.0, 0.0),
 )
 QUICK = IntervalConfig(resamples=30)
-WAYS = 1 + sum(len(sweep.steps) for sweep in SWEEPS) + 10
+PARTS = 10 + 6
+WAYS = 1 + sum(len(sweep.steps) for sweep in SWEEPS) + PARTS
 
 
 class Reader:
@@ -133,6 +135,15 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
     for name in ("ring_only", "lungs_removed", "box_removed"):
         assert parts[f"{name}_grey"] == 1.0
     assert 0.2 < parts["centre_only_grey"] < 0.8
+    # With another film's ring it mostly says what that film's class is.
+    for name in ("ring_of", "around_box_of"):
+        assert parts[f"{name}_same"] > 0.9
+        assert parts[f"{name}_other"] < 0.3
+    ring = content.shortcuts.exchanges[0].found
+    assert ring.images == 20
+    assert ring.plain["auc"].value == parts["ring_of_same"]
+    assert ring.changed["auc"].value == parts["ring_of_other"]
+    assert ring.difference["auc"].high < -0.5
     assert content.shortcuts.with_lungs + content.shortcuts.without_lungs == 20
     assert content.shortcuts.with_lungs >= 10
     assert content.shortcuts.energy.value < 0.05
@@ -148,6 +159,32 @@ def test_a_model_that_reads_the_lungs_is_told_apart(
     assert content.shortcuts.energy.value > 0.5
     ring = next(row for row in content.shortcuts.rows if row.name == "ring_only")
     assert ring.found.changed["auc"].value == 0.5
+    for exchange in content.shortcuts.exchanges[:2]:
+        assert exchange.found.difference["auc"].value == pytest.approx(0.0, abs=0.03)
+
+
+def test_surroundings_are_lent_by_the_next_film_of_another_patient(films: Path) -> None:
+    labels, patients = [0, 0, 1, 0, 1], "aabcb"
+    records = [
+        ImageRecord(films.parent / f"{k}.png", label, patient)
+        for k, (label, patient) in enumerate(zip(labels, patients, strict=True))
+    ]
+
+    pixels = [read_image(record.path).pixels for record in records]
+
+    def lent(position: int) -> dict[str, int]:
+        lenders = lenders_of(records, position, StressConfig())
+        return {
+            whose: next(k for k, own in enumerate(pixels) if np.array_equal(own, film))
+            for whose, film in lenders.items()
+        }
+
+    assert lent(0) == {"same": 3, "other": 2}  # not 1, of the same patient
+    assert lent(3) == {"same": 0, "other": 4}  # from the end on from the beginning
+    assert lent(2) == {"other": 3}  # both ill films are of one patient
+    records[3] = replace(records[3], path=films)  # no image
+    assert lent(0) == {"other": 2}
+    assert lenders_of(records, 0, StressConfig(shortcuts=False)) == {}
 
 
 def test_files_hold_what_was_found(
@@ -161,15 +198,17 @@ def test_files_hold_what_was_found(
     document = json.loads((tmp_path / "stress.json").read_text(encoding="utf-8"))
     assert told == document
     assert document["schema_version"] == 1
-    assert len(document["rows"]) == WAYS - 11
+    assert len(document["rows"]) == WAYS - 1 - PARTS
     falls = [row["fall"] for row in document["rows"]]
     assert falls == sorted(falls, reverse=True)
     assert not document["holds"]
     assert {finding["severity"] for finding in document["findings"]} >= {"problem"}
     with (tmp_path / "stress.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["name"] for row in rows][: WAYS - 11] == [row["name"] for row in document["rows"]]
-    assert [row["name"] for row in rows][WAYS - 11 :] == [
+    assert [row["name"] for row in rows][: WAYS - 1 - PARTS] == [
+        row["name"] for row in document["rows"]
+    ]
+    assert [row["name"] for row in rows][WAYS - 1 - PARTS :] == [
         row["name"] for row in document["shortcuts"]["parts"]
     ]
     assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} == {
@@ -179,6 +218,12 @@ def test_files_hold_what_was_found(
     page = (tmp_path / "stress.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == WAYS
     assert "With the lungs painted black the model still ranks" in page
+    assert "With the outer ring of a film of the other class instead of one of the same" in page
+    assert [row["name"] for row in document["shortcuts"]["exchanges"]] == [
+        "ring_of",
+        "around_box_of",
+        "around_lungs_of",
+    ]
 
 
 def test_withheld_answers_are_counted_by_change(
@@ -254,7 +299,7 @@ def test_a_limit_draws_patients_and_without_shortcuts_no_lung_is_looked_for(
     assert (content.images, content.drawn_from, content.positives) == (8, 20, 4)
     assert content.shortcuts is None
     assert "8 X-rays of 20" in (tmp_path / "stress.html").read_text(encoding="utf-8")
-    assert len(answers_of(tmp_path)) == 8 * (WAYS - 10)
+    assert len(answers_of(tmp_path)) == 8 * (WAYS - PARTS)
     assert not (tmp_path / "figures" / "shortcuts.svg").exists()
 
 

@@ -1,11 +1,14 @@
-"""What is left of a film when a part is painted over: its ring, its centre, its lungs, the rest.
+"""A part of a film painted over, or taken from another film: its ring, its centre, its lungs.
 
 Comes in: one decoded grey image, float32 (h, w) in [0, 1], and a width or a mask. Goes out: a new
 image of the same shape, type and range. Knows nothing of models, or of where a mask comes from.
 
 A model that ranks as well by the ring, or without the lungs, reads something else than pneumonia.
 Black is like nothing in a film, and may silence a model rather than blind it; so each part can be
-painted in one grey as well, the mean of what is left, which tells nothing of what is hidden.
+painted in one grey as well, the mean of what is left, which tells nothing of what is hidden. No
+paint is like a film, though, and a model can learn to say nothing of what is painted; so a part
+can be another film's too, after "Noise or Signal: The Role of Image Backgrounds in Object
+Recognition", Xiao et al., arXiv:2006.09994.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.images.grey import FloatArray
@@ -20,6 +24,8 @@ from pneumoscope.images.lungs import Mask
 
 Ink = Literal["black", "grey"]
 """What a part is painted over with; grey: the mean of what is left of that film."""
+
+_LEAST_DEVIATION = 1 / 255
 
 
 def ring_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:
@@ -30,6 +36,30 @@ def ring_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray
 def centre_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:
     """All but the outer ring, which is painted over."""
     return _painted(image, _ring(image.shape, share), ink)
+
+
+def ring_of(image: FloatArray, other: FloatArray, share: float) -> FloatArray:
+    """The image with the outer ring of another film, stretched to its shape and made as bright."""
+    return _exchanged(image, other, _ring(image.shape, share))
+
+
+def surroundings_of(image: FloatArray, other: FloatArray, mask: Mask) -> FloatArray:
+    """The image within the mask, bool (h, w); all else is another film's, made as bright.
+
+    Raises:
+        PneumoscopeError: the mask is of another shape.
+    """
+    return _exchanged(image, other, ~_fitting(image, mask))
+
+
+def as_bright(other: FloatArray, image: FloatArray, hidden: Mask) -> FloatArray:
+    """Another film (h, w) with the mean and deviation of what it hides, so that no step shows."""
+    theirs, own = other[hidden], image[hidden]
+    if not own.size:
+        return other
+    scale = float(own.std()) / max(float(theirs.std()), _LEAST_DEVIATION)
+    matched = (other - theirs.mean()) * np.float32(scale) + own.mean()
+    return np.asarray(matched.clip(0.0, 1.0), np.float32)
 
 
 def without(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
@@ -57,6 +87,12 @@ def only(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
         PneumoscopeError: the mask is of another shape.
     """
     return _painted(image, ~_fitting(image, mask), ink)
+
+
+def _exchanged(image: FloatArray, other: FloatArray, hidden: Mask) -> FloatArray:
+    source = Image.fromarray(np.ascontiguousarray(other, np.float32))
+    fitted = np.asarray(source.resize(image.shape[::-1], Image.Resampling.BILINEAR)).clip(0.0, 1.0)
+    return np.where(hidden, as_bright(fitted, image, hidden), image)
 
 
 def _painted(image: FloatArray, hidden: Mask, ink: Ink) -> FloatArray:

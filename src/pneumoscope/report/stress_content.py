@@ -39,11 +39,28 @@ class StressRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeRow:
+    """A part of the film that is another film's.
+
+    Attributes:
+        name: a key.
+        title: the part, for tables.
+        found: the part of a film of the other class (`changed`), compared with the part of one of
+            the same class (`plain`).
+    """
+
+    name: str
+    title: str
+    found: Paired
+
+
+@dataclass(frozen=True, slots=True)
 class Shortcuts:
     """The shortcut battery.
 
     Attributes:
         rows: what the model does by parts of the film.
+        exchanges: what it does where a part is another film's, of either class.
         controls: what can be told without the model, by name; `None`: too few patients.
         lungs_from: `found`, or `masks`.
         with_lungs: images whose lungs could be used.
@@ -54,6 +71,7 @@ class Shortcuts:
     """
 
     rows: tuple[StressRow, ...]
+    exchanges: tuple[ExchangeRow, ...]
     controls: Mapping[str, Control | None]
     lungs_from: str
     with_lungs: int

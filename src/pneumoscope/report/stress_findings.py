@@ -46,6 +46,11 @@ _PARTS = {
         "can’t be told from chance.",
     ),
 }
+_EXCHANGED = {
+    "ring_of": "the outer ring",
+    "around_box_of": "what lies around a box about the lungs",
+    "around_lungs_of": "all but the lungs",
+}
 CONTROL_NAMES = {
     "thumbnails": "a thumbnail of 16×16 greys alone",
     "properties": "a file’s size in pixels and bytes, its mean grey and deviation alone",
@@ -66,6 +71,7 @@ def stress_findings(content: StressContent) -> tuple[StressFinding, ...]:
     found = [*_of_changes(content)]
     if content.shortcuts is not None:
         found += _of_parts(content.shortcuts, content.interval.level)
+        found += _of_exchanges(content.shortcuts, content)
         found += _of_controls(content.shortcuts, content)
         found += _of_heatmaps(content.shortcuts, content.interval.level)
     order: tuple[Severity, ...] = ("problem", "warning", "note")
@@ -175,6 +181,32 @@ def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tu
         )
         severity = "warning"
     return severity, text
+
+
+def _of_exchanges(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
+    """Whose class the answers follow where a part of the film is another film's."""
+    found = []
+    for row in shortcuts.exchanges:
+        same, other = row.found.plain["auc"].value, row.found.changed["auc"].value
+        change = row.found.difference["auc"]
+        if same is None or other is None or change.low is None or change.high is None:
+            continue
+        told = (
+            f"With {_EXCHANGED[row.name]} of a film of the other class instead of one of the same "
+            f"class, the AUC is {number(other)} instead of {number(same)}, a change of "
+            f"{in_words(change, content.interval.level, 3)}"
+        )
+        if change.high >= 0:
+            found.append(StressFinding("note", f"{told}, which can’t be told from none."))
+            continue
+        far = max(row.found.fall, same - other) > content.config.largest_fall
+        severity: Severity = "problem" if far else "warning"
+        told += ": the answer follows what lies around the lungs, too."
+        if row.name == "around_lungs_of":  # nothing was hidden of the lender's own
+            severity = "warning"
+            told += " A part of that may be the other film’s lungs, where they reach further."
+        found.append(StressFinding(severity, told))
+    return found
 
 
 def _of_controls(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:

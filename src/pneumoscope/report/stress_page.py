@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.evaluation.stress import METRICS
+from pneumoscope.evaluation.stress import METRICS, Metric, Paired
 from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.records import Estimate
 from pneumoscope.report import stress_plots
@@ -212,6 +212,11 @@ def _values(row: StressRow) -> list[str]:
     return [_with_interval(row.found.changed[metric]) for metric in METRICS]
 
 
+def _exchange_differences(found: Paired) -> list[str]:
+    order: tuple[Metric, ...] = ("auc", "sensitivity", "specificity")
+    return [_with_interval(found.difference[metric]) for metric in order]
+
+
 def _differences(row: StressRow) -> list[str]:
     return [_with_interval(row.found.difference[metric]) for metric in METRICS]
 
@@ -278,7 +283,31 @@ def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | Non
         f"{_with_interval(shortcuts.energy)} lies in the lungs, which take "
         f"{number(shortcuts.lung_share.value)} of the film."
     )
-    tables = (parts, controls) if controls.rows else (parts,)
+    exchanged = Table(
+        "Parts of another film",
+        (
+            Column("Another film’s"),
+            Column("AUC, same class", numeric=True),
+            Column("AUC, other class", numeric=True),
+            Column("Change of AUC", numeric=True),
+            Column("of sensitivity", numeric=True),
+            Column("of specificity", numeric=True),
+            Column("X-rays", numeric=True),
+        ),
+        tuple(
+            (
+                row.title,
+                _with_interval(row.found.plain["auc"]),
+                _with_interval(row.found.changed["auc"]),
+                *_exchange_differences(row.found),
+                count(row.found.images),
+            )
+            for row in shortcuts.exchanges
+        ),
+        "The lender is the next X-ray of another patient, of the same class or of the other one; a "
+        "model that reads the lungs alone answers alike.",
+    )
+    tables = tuple(table for table in (parts, exchanged, controls) if table.rows)
     view = FiguresView(intro, (Drawn("", figures["shortcuts"]),), tables=tables)
     return Section("shortcuts", "Does it read the lungs?", "Shortcuts", "sections/figures.html.j2",
                    view)  # fmt: skip

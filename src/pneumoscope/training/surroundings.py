@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import Mask, find_lungs
-from pneumoscope.images.occlude import box_around
+from pneumoscope.images.occlude import as_bright, box_around
 from pneumoscope.images.preprocess import Preprocessor
 
 Bytes = NDArray[np.uint8]
@@ -50,7 +51,7 @@ class LungExtractor:
     def __init__(self, size: int) -> None:
         self.shape: tuple[int, ...] = (size, size)
 
-    def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
+    def prepare(self, square: FloatArray, preprocessor: Preprocessor) -> NDArray[Any]:
         """Of one image; nothing where lungs are not found surely enough."""
         found = find_lungs(square)
         codes = _NARROW * found.mask + _WIDE * (found.wide | found.mask)
@@ -86,13 +87,13 @@ def change_surroundings(
     donors = np.roll(squares, int(generator.integers(1, len(squares))), axis=0)
     out = squares.copy()
     for k in np.flatnonzero(drawn < silence + surround):
-        own, shown = squares[k].astype(np.float32), _outline(lungs[k], generator)
+        own, shown = _grey(squares[k]), _outline(lungs[k], generator)
         hidden = shown if silent[k] else ~shown
         if silent[k] or generator.random() < 0.5:
-            over: NDArray[np.float32] = np.full_like(own, _ink(own[~hidden], generator))
+            over: FloatArray = np.full_like(own, _ink(own[~hidden], generator))
         else:
-            over = _as_bright(donors[k].astype(np.float32), own, hidden)
-        out[k] = np.rint(own + _softened(hidden, generator) * (over - own)).clip(0, 255)
+            over = as_bright(_grey(donors[k]), own, hidden)
+        out[k] = np.rint(255 * (own + _softened(hidden, generator) * (over - own)))
     return Changed(out, silent)
 
 
@@ -114,24 +115,19 @@ def _centre(shape: tuple[int, ...], share: float) -> Mask:
     return inside
 
 
-def _ink(left: NDArray[np.float32], generator: np.random.Generator) -> float:
+def _grey(square: Bytes) -> FloatArray:
+    return square.astype(np.float32) / np.float32(255)
+
+
+def _ink(left: FloatArray, generator: np.random.Generator) -> float:
     """Black, any grey, or the mean of what is left."""
     choice = generator.integers(3)
     if choice == 0:
         return 0.0
-    return float(generator.uniform(0, 255)) if choice == 1 else float(left.mean())
+    return float(generator.random()) if choice == 1 else float(left.mean())
 
 
-def _as_bright(
-    donor: NDArray[np.float32], own: NDArray[np.float32], hidden: Mask
-) -> NDArray[np.float32]:
-    """The donor with the mean and the deviation, where it will be seen, of what it hides."""
-    theirs, ours = donor[hidden], own[hidden]
-    scale = float(ours.std()) / max(float(theirs.std()), 1.0)
-    return np.asarray((donor - theirs.mean()) * np.float32(scale) + ours.mean(), np.float32)
-
-
-def _softened(mask: Mask, generator: np.random.Generator) -> NDArray[np.float32]:
+def _softened(mask: Mask, generator: np.random.Generator) -> FloatArray:
     """The mask from 0 to 1, its edge hard in half of the cases."""
     from scipy.ndimage import gaussian_filter
 

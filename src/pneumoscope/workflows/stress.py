@@ -170,8 +170,9 @@ def _answered(
     try:
         with progress.task(title, len(given.records), "images") as task:
             task.advance(done)
-            rest = given.records[done:]
-            for stressed in answer_stressed(rest, predictor, given.config, given.masks):
+            for stressed in answer_stressed(
+                given.records, predictor, given.config, given.masks, done
+            ):
                 journal.add(stressed)
                 task.advance()
     finally:

@@ -8,8 +8,10 @@ Knows nothing of metrics or pages.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -18,9 +20,18 @@ from pneumoscope.ahead import ahead
 from pneumoscope.config import PreprocessConfig, StressConfig
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.images.grey import FloatArray
-from pneumoscope.images.lungs import LungFields, find_lungs
+from pneumoscope.images.lungs import LungFields, Mask, find_lungs
 from pneumoscope.images.masks import MaskFolder
-from pneumoscope.images.occlude import Ink, box_around, centre_only, only, ring_only, without
+from pneumoscope.images.occlude import (
+    Ink,
+    box_around,
+    centre_only,
+    only,
+    ring_of,
+    ring_only,
+    surroundings_of,
+    without,
+)
 from pneumoscope.images.read import read_image
 from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.overlay import fit_map, shrunk
@@ -32,16 +43,39 @@ PLAIN = "plain"
 _THUMBNAIL = 16
 _DIGITS = 4
 
-Change = Callable[[FloatArray, LungFields | None], FloatArray | None]
+Class = Literal["same", "other"]
+"""Whether a film that lends its surroundings is of the same class as the one it lends them to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A film, its lungs if they are known, and the films that lend it surroundings."""
+
+    film: FloatArray
+    lungs: LungFields | None = None
+    lenders: Mapping[Class, FloatArray] = field(default_factory=dict)
+
+
+Change = Callable[[Shown], FloatArray | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One way of showing an image; `change` gives `None` where it needs lungs and has none."""
+    """One way of showing an image; `change` gives `None` where it needs what there is not."""
 
     name: str
     title: str
     change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Two conditions: surroundings of a film of the same class, and of one of the other class."""
+
+    name: str
+    title: str
+    same: Condition
+    other: Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +94,58 @@ class _Film:
 
 
 def shortcut_conditions(config: StressConfig) -> tuple[Condition, ...]:
-    """The parts of a film that are shown alone, or not at all; each in black, then in grey."""
+    """The parts of a film that are shown alone, or not at all; each in black, then in grey.
+
+    Then those that are taken from another film, of the same class and of the other one.
+    """
     pairs = zip(_painted(config, "black"), _painted(config, "grey"), strict=True)
-    return tuple(condition for pair in pairs for condition in pair)
+    painted = [condition for pair in pairs for condition in pair]
+    lent = [condition for pair in exchanges(config) for condition in (pair.same, pair.other)]
+    return (*painted, *lent)
+
+
+def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
+    """What is taken from another film: its outer ring, what lies around the chest, around lungs."""
+    ring = f"outer ring of {_width(config)}"
+
+    def around(outline: Callable[[LungFields], Mask]) -> _Lending:
+        return lambda film, lungs, lender: (
+            None if lungs is None else surroundings_of(film, lender, outline(lungs))
+        )
+
+    return (
+        _exchange("ring_of", ring, lambda film, _, lender: ring_of(film, lender, config.ring)),
+        _exchange(
+            "around_box_of", "all but a box about the lungs", around(lambda x: box_around(x.wide))
+        ),
+        _exchange("around_lungs_of", "all but the lungs", around(lambda x: x.wide)),
+    )
+
+
+_Lending = Callable[[FloatArray, LungFields | None, FloatArray], FloatArray | None]
+
+
+def _exchange(name: str, title: str, lend: _Lending) -> Exchange:
+    def condition(whose: Class) -> Condition:
+        def change(shown: Shown) -> FloatArray | None:
+            lender = shown.lenders.get(whose)
+            return None if lender is None else lend(shown.film, shown.lungs, lender)
+
+        return Condition(f"{name}_{whose}", f"{title} of another film, {whose} class", change)
+
+    return Exchange(name, title, condition("same"), condition("other"))
+
+
+def _width(config: StressConfig) -> str:
+    return f"{100 * config.ring:g}\N{NO-BREAK SPACE}%"
 
 
 def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
-    width = f"{100 * config.ring:g}\N{NO-BREAK SPACE}%"
+    width = _width(config)
     end = "" if ink == "black" else f"_{ink}"
 
     def on_lungs(change: Callable[[FloatArray, LungFields], FloatArray]) -> Change:
-        return lambda image, lungs: None if lungs is None else change(image, lungs)
+        return lambda shown: None if shown.lungs is None else change(shown.film, shown.lungs)
 
     return (
         Condition(
@@ -91,12 +166,12 @@ def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
         Condition(
             f"ring_only{end}",
             f"outer ring of {width} alone, all else {ink}",
-            lambda image, _: ring_only(image, config.ring, ink),
+            lambda shown: ring_only(shown.film, config.ring, ink),
         ),
         Condition(
             f"centre_only{end}",
             f"outer ring of {width} painted {ink}",
-            lambda image, _: centre_only(image, config.ring, ink),
+            lambda shown: centre_only(shown.film, config.ring, ink),
         ),
     )
 
@@ -105,9 +180,9 @@ def conditions_of(config: StressConfig) -> tuple[Condition, ...]:
     """All ways, the image as it is first: sweeps in their order, then shortcuts."""
 
     def changed(step_change: Callable[..., FloatArray]) -> Change:
-        return lambda image, _: step_change(image, config.seed)
+        return lambda shown: step_change(shown.film, config.seed)
 
-    found = [Condition(PLAIN, "as they are", lambda image, _: image)]
+    found = [Condition(PLAIN, "as they are", lambda shown: shown.film)]
     for sweep in SWEEPS:
         for step in sweep.steps:
             change = step.perturbation
@@ -120,14 +195,16 @@ def answer_stressed(
     predictor: Predictor,
     config: StressConfig,
     masks: MaskFolder | None,
+    begin: int = 0,
 ) -> Iterator[Stressed]:
-    """One `Stressed` per record, in order.
+    """One `Stressed` per record from `begin` on, in order.
 
     Args:
         records: labelled images.
         predictor: answers.
         config: longest side, shortcuts, seed.
         masks: a user's lung masks; `None`: lungs are looked for.
+        begin: how many are left out; they lend their surroundings all the same.
 
     Raises:
         ImageRefusedError: a mask is there and can't be read.
@@ -137,7 +214,8 @@ def answer_stressed(
     waiting: deque[_Film] = deque()
 
     def copies() -> Iterator[tuple[str, FloatArray]]:
-        for film in ahead(_film(record, conditions, config, masks) for record in records):
+        wanted = range(begin, len(records))
+        for film in ahead(_film(records, k, conditions, config, masks) for k in wanted):
             waiting.append(film)
             for condition, copy in zip(conditions, film.copies, strict=False):
                 if copy is not None:
@@ -163,6 +241,27 @@ def read_film(record: ImageRecord, config: StressConfig) -> FloatArray:
     return shrunk(read_image(record.path).pixels, config.longest_side)
 
 
+def lenders_of(
+    records: Sequence[ImageRecord], position: int, config: StressConfig
+) -> dict[Class, FloatArray]:
+    """The films that lend their surroundings to one of `records`: the next of other patients.
+
+    Of a class there may be none, or none that can be read.
+    """
+    if not config.shortcuts:
+        return {}
+    own = records[position]
+    others = [r for r in (*records[position:], *records[:position]) if r.patient != own.patient]
+    found: dict[Class, FloatArray] = {}
+    wanted: dict[Class, int] = {"same": own.label, "other": 1 - own.label}
+    for whose, label in wanted.items():
+        lender = next((record for record in others if record.label == label), None)
+        if lender is not None:
+            with suppress(ImageRefusedError):
+                found[whose] = read_film(lender, config)
+    return found
+
+
 def lungs_of(
     record: ImageRecord, film: FloatArray, config: StressConfig, masks: MaskFolder | None
 ) -> LungFields | None:
@@ -178,11 +277,13 @@ def lungs_of(
 
 
 def _film(
-    record: ImageRecord,
+    records: Sequence[ImageRecord],
+    position: int,
     conditions: Sequence[Condition],
     config: StressConfig,
     masks: MaskFolder | None,
 ) -> _Film:
+    record = records[position]
     try:
         pixels = read_image(record.path).pixels
     except ImageRefusedError as error:
@@ -200,7 +301,8 @@ def _film(
         share = round(float(lungs.mask.mean()), _DIGITS)
         outline = _thumbnail(lungs.wide.astype(np.float32))
         known = replace(known, lung_share=share, outline=outline)
-    made = tuple(condition.change(film, lungs) for condition in conditions)
+    shown = Shown(film, lungs, lenders_of(records, position, config))
+    made = tuple(condition.change(shown) for condition in conditions)
     return _Film(str(record.path), known, lungs, made)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
 from pneumoscope.evaluation.stress import METRICS
 from pneumoscope.records import Estimate, ImageRecord
-from pneumoscope.report.stress_content import Shortcuts, StressContent, StressRow
+from pneumoscope.report.stress_content import ExchangeRow, Shortcuts, StressContent, StressRow
 from pneumoscope.report.stress_findings import stress_findings
 from pneumoscope.storage import path_text, write_text
 from pneumoscope.workflows.stress_journal import Stressed
@@ -70,6 +70,19 @@ def _row(row: StressRow) -> dict[str, Any]:
     }
 
 
+def _exchange(row: ExchangeRow) -> dict[str, Any]:
+    found = row.found
+    return {
+        "name": row.name,
+        "title": row.title,
+        "n": found.images,
+        "patients": found.patients,
+        "same_class": {m: asdict(found.plain[m]) for m in METRICS},
+        "other_class": {m: asdict(found.changed[m]) for m in METRICS},
+        "difference": {m: asdict(found.difference[m]) for m in METRICS},
+    }
+
+
 def _shortcuts(shortcuts: Shortcuts) -> dict[str, Any]:
     return {
         "lungs_from": shortcuts.lungs_from,
@@ -78,6 +91,7 @@ def _shortcuts(shortcuts: Shortcuts) -> dict[str, Any]:
         "lung_share": asdict(shortcuts.lung_share),
         "heatmap_energy_in_lungs": asdict(shortcuts.energy) | {"n": shortcuts.energy_images},
         "parts": [_row(row) for row in shortcuts.rows],
+        "exchanges": [_exchange(row) for row in shortcuts.exchanges],
         "controls": {
             name: None if control is None else asdict(control)
             for name, control in shortcuts.controls.items()

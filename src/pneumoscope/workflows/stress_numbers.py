@@ -26,12 +26,21 @@ from pneumoscope.inference.overlay import film_png
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EvaluatedSplit, RunFacts
-from pneumoscope.report.stress_content import Example, Shortcuts, StressContent, StressRow
+from pneumoscope.report.stress_content import (
+    Example,
+    ExchangeRow,
+    Shortcuts,
+    StressContent,
+    StressRow,
+)
 from pneumoscope.workflows.facts import data_facts, model_facts
 from pneumoscope.workflows.stress_answers import (
     PLAIN,
     Condition,
+    Shown,
     conditions_of,
+    exchanges,
+    lenders_of,
     lungs_of,
     read_film,
     shortcut_conditions,
@@ -125,7 +134,9 @@ def stress_content(
         threshold=threshold,
         plain=compared[PLAIN].plain,
         rows=_rows(conditions, compared, given.config.largest_fall),
-        shortcuts=_shortcuts(answered, compared, given) if given.config.shortcuts else None,
+        shortcuts=(
+            _shortcuts(answered, compared, given, threshold) if given.config.shortcuts else None
+        ),
         config=given.config,
         interval=given.interval,
         run=RunFacts(""),
@@ -212,7 +223,32 @@ def _rows(
     return tuple(rows)
 
 
-def _shortcuts(answered: _Answered, compared: dict[str, Paired], given: StressGiven) -> Shortcuts:
+def _exchanges(
+    answered: _Answered, given: StressGiven, threshold: float
+) -> tuple[ExchangeRow, ...]:
+    """Surroundings of the other class against surroundings of the same class, on the same films."""
+    columns = {condition.name: k for k, condition in enumerate(conditions_of(given.config))}
+    rows = []
+    for exchange in exchanges(given.config):
+        same, other = (columns[each.name] for each in (exchange.same, exchange.other))
+        own = answered.where(
+            [None not in (one.said[same], one.said[other]) for one in answered.stressed]
+        )
+        found = compare_paired(
+            own.labels,
+            own.patients,
+            _column(own, same),
+            _column(own, other),
+            threshold,
+            given.interval,
+        )
+        rows.append(ExchangeRow(exchange.name, exchange.title, found))
+    return tuple(rows)
+
+
+def _shortcuts(
+    answered: _Answered, compared: dict[str, Paired], given: StressGiven, threshold: float
+) -> Shortcuts:
     rows = tuple(
         StressRow("", part.name, part.title, 0.0, False, compared[part.name], "shown")
         for part in shortcut_conditions(given.config)
@@ -223,6 +259,7 @@ def _shortcuts(answered: _Answered, compared: dict[str, Paired], given: StressGi
     energies = [one.energy or 0.0 for one in warm.stressed]
     return Shortcuts(
         rows=rows,
+        exchanges=_exchanges(answered, given, threshold),
         controls=_controls(answered, lungs, given),
         lungs_from="masks" if given.masks else "found",
         with_lungs=len(lungs.records),
@@ -259,10 +296,12 @@ def _examples(
     record, stressed = answered.records[chosen], answered.stressed[chosen]
     film = read_film(record, given.config)
     lungs = lungs_of(record, film, given.config, given.masks)
+    lenders = lenders_of(given.records, given.records.index(record), given.config)
+    shown = Shown(film, lungs, lenders)
     of_sweep = {step.perturbation.name: sweep.title for sweep in SWEEPS for step in sweep.steps}
     found = []
     for condition, said in zip(conditions, stressed.said, strict=True):
-        copy = None if said is None else condition.change(film, lungs)
+        copy = None if said is None else condition.change(shown)
         if copy is not None:
             title = "As it is" if condition.name == PLAIN else of_sweep.get(condition.name, _PARTS)
             probability = said if isinstance(said, float) else None

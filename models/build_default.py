@@ -4,13 +4,14 @@
 
 Comes in: the Kermany training folder (a folder with `train/`). Goes out:
 `src/pneumoscope/models/default/`, the bundle with its model card. Everything is decided by
-`first.toml`, `second.toml`, `default.toml` and the seeds in them. The run folders are kept, and an
-interrupted one is gone on with.
+`first.toml`, `second.toml`, `third.toml`, `default.toml` and the seeds in them. The run folders
+are kept, and an interrupted one is gone on with.
 
 1. Patients are split by blocks of ids: the last 10 % of each kind are the test, the 10 % before
    them validation.
-2. `pneumoscope train` on the rest, three times: from random weights; on from there, under stronger
-   distortion; and a little more from the mean of both.
+2. `pneumoscope train` on the rest, four times: from random weights; on from there, under stronger
+   distortion; a little more from the mean of both; and on from there, with other surroundings about
+   the lungs.
 3. `pneumoscope evaluate` on the test block, and `benchmarks/perturbations.py` on changed copies
    of it: what the card says of the model, in float32.
 4. `pneumoscope certify`: which lower precisions it may answer in, measured on validation.
@@ -66,11 +67,13 @@ def build(data: Path, out: Path) -> None:
     if not split.exists():
         _pneumoscope("data", "split", data, "--out", split, "--val", 0.1, "--test", 0.1,
                      "--by", "block")  # fmt: skip
-    first, second, mean = out / "first", out / "second", out / "mean.weights.h5"
+    first, second, third = (out / name for name in ("first", "second", "third"))
+    mean = out / "mean.weights.h5"
     _train(split, first, "first.toml")
     _train(split, second, "second.toml", "--weights", first)
     write_mean([load_bundle(each).weights[0] for each in (first, second)], mean)
-    _train(split, run, "default.toml", "--weights", mean)
+    _train(split, third, "third.toml", "--weights", mean)
+    _train(split, run, "default.toml", "--weights", third)
     _pneumoscope("evaluate", split, "--model", run, "--out", out / "test")
     script = HERE.parent / "benchmarks" / "perturbations.py"
     table = out / "perturbations.md"
@@ -143,13 +146,14 @@ def _told(card: str, metrics: dict[str, Any], table: str) -> str:
         f"{counts['fn']}, true positives {counts['tp']}.\n\n"
         f"### The same X-rays, changed\n\n{table.strip()}\n\n{fragment.strip()}\n\n"
     )
-    epochs = [
-        training_config(file=HERE / name).fit.epochs for name in ("first.toml", "second.toml")
-    ]
+    first, second, third = (
+        training_config(file=HERE / f"{name}.toml").fit.epochs
+        for name in ("first", "second", "third")
+    )
     beginning = (
-        "Its initial weights are the mean of two networks that were trained before it on the same "
-        f"training patients, the second from the first ({epochs[0]} and {epochs[1]} epochs; "
-        "`models/` in the repository)."
+        "Its initial weights are those of the model that shipped before it, which was trained on "
+        f"the same patients: {third} epochs from the mean of two networks, the second of which was "
+        f"trained on from the first ({first} and {second} epochs; `models/` in the repository)."
     )
     card = card.replace(_TRAINED, f"{_TRAINED}\n\n{beginning}", 1)
     before, heading, after = _indexed(card, metrics).partition("## Limitations")

@@ -48,8 +48,8 @@ def test_it_is_what_its_settings_say(bundle: Bundle) -> None:
     assert len(began.sha256) == 64
     assert "ImageNet" not in began.origin
     assert f"in {len(PLAUSIBLE)} perturbed copies" in bundle.manifest.threshold.chosen_on
-    assert settings.threshold.rule == "worst_case"
-    assert f"under {1 + len(PLAUSIBLE)} conditions" in bundle.manifest.threshold.rule
+    assert settings.threshold.rule == "balanced_accuracy"
+    assert bundle.manifest.threshold.rule == "highest balanced accuracy"
 
 
 def test_its_card_says_what_it_scored_and_where_it_fails(bundle: Bundle) -> None:

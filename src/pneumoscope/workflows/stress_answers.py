@@ -106,7 +106,6 @@ def shortcut_conditions(config: StressConfig) -> tuple[Condition, ...]:
 
 def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
     """What is taken from another film: its outer ring, what lies around the chest, around lungs."""
-    ring = f"outer ring of {_width(config)}"
 
     def around(outline: Callable[[LungFields], Mask]) -> _Lending:
         return lambda film, lungs, lender: (
@@ -114,24 +113,37 @@ def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
         )
 
     return (
-        _exchange("ring_of", ring, lambda film, _, lender: ring_of(film, lender, config.ring)),
         _exchange(
-            "around_box_of", "all but a box about the lungs", around(lambda x: box_around(x.wide))
+            "ring_of",
+            f"outer ring of {_width(config)}",
+            "outer ring",
+            lambda film, _, lender: ring_of(film, lender, config.ring),
         ),
-        _exchange("around_lungs_of", "all but the lungs", around(lambda x: x.wide)),
+        _exchange(
+            "around_box_of",
+            "all around a box about the lungs",
+            "around a box",
+            around(lambda lungs: box_around(lungs.wide)),
+        ),
+        _exchange(
+            "around_lungs_of",
+            "all around the lungs",
+            "around the lungs",
+            around(lambda lungs: lungs.wide),
+        ),
     )
 
 
 _Lending = Callable[[FloatArray, LungFields | None, FloatArray], FloatArray | None]
 
 
-def _exchange(name: str, title: str, lend: _Lending) -> Exchange:
+def _exchange(name: str, title: str, short: str, lend: _Lending) -> Exchange:
     def condition(whose: Class) -> Condition:
         def change(shown: Shown) -> FloatArray | None:
             lender = shown.lenders.get(whose)
             return None if lender is None else lend(shown.film, shown.lungs, lender)
 
-        return Condition(f"{name}_{whose}", f"{title} of another film, {whose} class", change)
+        return Condition(f"{name}_{whose}", f"{short} lent by the {whose} class", change)
 
     return Exchange(name, title, condition("same"), condition("other"))
 

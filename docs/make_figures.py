@@ -177,8 +177,8 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
             "Probabilities at their word: `evaluate`",
             f"Debiased calibration error {_told(metrics['ece'])}, slope {_told(fitted['slope'])}, "
             f"calibration in the large {_told(fitted['in_the_large'])} (in logits; above 0: stated "
-            "too low). Dots above the line: more pneumonia than was stated. An error of at most 0.02 "
-            "and a slope of 0.9 to 1.1 were wanted; `experiments.md` says what was tried.",
+            "too low). Dots above the line: more pneumonia than was stated. An error of at most "
+            "0.02 and a slope of 0.9 to 1.1 were wanted; `experiments.md` says what was tried.",
             "reliability",
         ),
         *section(

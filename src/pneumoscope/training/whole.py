@@ -140,8 +140,8 @@ class _SizeLesson:
         self._asks, self._distort = question is not None, config.distort
         self.model = _training_model(network, self._side, size, config, question)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Any, Labels | Shares]]:
-        """Whole batches only, so that one compiled step does for all."""
+    def batches(self, epoch: int) -> Iterator[tuple[Any, Shares]]:
+        """Whole batches only, so that one compiled step does for all; shares of either class."""
         generator = np.random.default_rng([self._seed, epoch])
         if self._even_kinds:
             order = evenly_ordered(self._train.kinds, generator)
@@ -149,7 +149,7 @@ class _SizeLesson:
             order = generator.permutation(len(self._train.labels))
         rows = np.resize(order, (self.steps, self._batch))
 
-        def make() -> Iterator[tuple[Any, Labels | Shares]]:
+        def make() -> Iterator[tuple[Any, Shares]]:
             for chosen in rows:
                 squares, told, codes = self._shown(chosen, generator)
                 inputs: list[NDArray[Any]] = [squares]

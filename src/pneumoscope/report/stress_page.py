@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.evaluation.stress import METRICS, Metric, Paired
+from pneumoscope.evaluation.stress import METRICS, Paired
 from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.records import Estimate
 from pneumoscope.report import stress_plots
@@ -182,7 +182,7 @@ def _changes(content: StressContent) -> Section:
             (
                 row.title,
                 _JUDGED[row.judgement],
-                *_differences(row),
+                *_differences(row.found),
                 *((count(row.found.refused),) if refusing else ()),
                 *((count(withheld[row.name]),) if withheld is not None else ()),
             )
@@ -212,13 +212,8 @@ def _values(row: StressRow) -> list[str]:
     return [_with_interval(row.found.changed[metric]) for metric in METRICS]
 
 
-def _exchange_differences(found: Paired) -> list[str]:
-    order: tuple[Metric, ...] = ("auc", "sensitivity", "specificity")
-    return [_with_interval(found.difference[metric]) for metric in order]
-
-
-def _differences(row: StressRow) -> list[str]:
-    return [_with_interval(row.found.difference[metric]) for metric in METRICS]
+def _differences(found: Paired) -> list[str]:
+    return [_with_interval(found.difference[metric]) for metric in METRICS]
 
 
 def _with_interval(estimate: Estimate) -> str:
@@ -284,28 +279,15 @@ def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | Non
         f"{number(shortcuts.lung_share.value)} of the film."
     )
     exchanged = Table(
-        "Parts of another film",
-        (
-            Column("Another film’s"),
-            Column("AUC, same class", numeric=True),
-            Column("AUC, other class", numeric=True),
-            Column("Change of AUC", numeric=True),
-            Column("of sensitivity", numeric=True),
-            Column("of specificity", numeric=True),
-            Column("X-rays", numeric=True),
-        ),
+        "Parts of another film: what the other class changes",
+        (Column("Another film’s"), *_METRIC_COLUMNS, Column("X-rays", numeric=True)),
         tuple(
-            (
-                row.title,
-                _with_interval(row.found.plain["auc"]),
-                _with_interval(row.found.changed["auc"]),
-                *_exchange_differences(row.found),
-                count(row.found.images),
-            )
+            (row.title, *_differences(row.found), count(row.found.images))
             for row in shortcuts.exchanges
         ),
-        "The lender is the next X-ray of another patient, of the same class or of the other one; a "
-        "model that reads the lungs alone answers alike.",
+        "Part lent by the other class minus part lent by the same class, on the same X-rays. The "
+        "lender is the next one of another patient; a model that reads the lungs alone answers "
+        "alike.",
     )
     tables = tuple(table for table in (parts, exchanged, controls) if table.rows)
     view = FiguresView(intro, (Drawn("", figures["shortcuts"]),), tables=tables)

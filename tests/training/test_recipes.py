@@ -21,11 +21,13 @@ from pneumoscope.data.index import index
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.graph.architecture import BOUNDARIES, Architecture
+from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.records import Dataset
 from pneumoscope.storage import sha256_of_file
+from pneumoscope.training import recipes
 from pneumoscope.training.network import build_backbone, build_tail, initialise_randomly, with_head
 from pneumoscope.training.recipes import (
     Job,
@@ -35,6 +37,7 @@ from pneumoscope.training.recipes import (
     architecture,
     train_network,
 )
+from pneumoscope.training.whole import build_curriculum
 from support.small_network import small_network
 
 Weights = dict[str, list[np.ndarray]]
@@ -281,8 +284,19 @@ def test_a_finished_run_is_not_trained_again(run_of, phantoms: Dataset) -> None:
 
 @pytest.mark.parametrize("recipe", ["finetune", "scratch"])
 def test_images_that_cant_be_read_are_left_out_with_their_labels(
-    phantoms: Dataset, shared: Path, tmp_path: Path, recipe: Any
+    phantoms: Dataset,
+    shared: Path,
+    tmp_path: Path,
+    recipe: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shown = []
+
+    def seen(network: Any, parts: Any, *others: Any) -> Any:
+        shown.append(parts[0])
+        return build_curriculum(network, parts, *others)
+
+    monkeypatch.setattr(recipes, "build_curriculum", seen)
     records = list(phantoms.subset("train").records)
     text = tmp_path / "text.png"
     text.write_bytes(b"no image")
@@ -296,6 +310,13 @@ def test_images_that_cant_be_read_are_left_out_with_their_labels(
     assert trained.kept == tuple(range(1, len(records)))
     assert [error.reason for error in trained.refused["train"]] == [Reason.NOT_AN_IMAGE]
     assert trained.refused["val"] == ()
+    for train in shown:  # of `scratch`: each image with its own lungs
+        rows = np.arange(len(records) - 1)
+        side = train.take(rows[:1], 64).shape[1]
+        found = find_lungs(train.take(rows, side)[3].astype(np.float32) / np.float32(255))
+        assert found.quality >= 0.5
+        assert ((train.take_lungs(rows, side)[3] == 3) == found.mask).mean() > 0.95
+    assert len(shown) == (recipe == "scratch")
 
 
 def test_sizes_that_make_no_sense_are_told_before_the_work(

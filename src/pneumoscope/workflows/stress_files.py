@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
-from pneumoscope.evaluation.stress import METRICS
+from pneumoscope.evaluation.stress import METRICS, Metric
 from pneumoscope.records import Estimate, ImageRecord
 from pneumoscope.report.stress_content import ExchangeRow, Shortcuts, StressContent, StressRow
 from pneumoscope.report.stress_findings import stress_findings
@@ -39,7 +39,7 @@ def stress_document(content: StressContent) -> dict[str, Any]:
         "threshold": content.threshold,
         "interval": asdict(content.interval) | {"method": BOOTSTRAP_METHOD},
         "config": asdict(content.config),
-        "plain": {m: asdict(content.plain[m]) for m in METRICS},
+        "plain": _metrics(content.plain),
         "largest_fall": content.config.largest_fall,
         "holds": content.holds,
         "beyond": [row.name for row in content.judged("fails")],
@@ -64,9 +64,9 @@ def _row(row: StressRow) -> dict[str, Any]:
         "patients": found.patients,
         "refused": found.refused,
         "fall": found.fall,
-        "plain": {m: asdict(found.plain[m]) for m in METRICS},
-        "changed": {m: asdict(found.changed[m]) for m in METRICS},
-        "difference": {m: asdict(found.difference[m]) for m in METRICS},
+        "plain": _metrics(found.plain),
+        "changed": _metrics(found.changed),
+        "difference": _metrics(found.difference),
     }
 
 
@@ -77,10 +77,14 @@ def _exchange(row: ExchangeRow) -> dict[str, Any]:
         "title": row.title,
         "n": found.images,
         "patients": found.patients,
-        "same_class": {m: asdict(found.plain[m]) for m in METRICS},
-        "other_class": {m: asdict(found.changed[m]) for m in METRICS},
-        "difference": {m: asdict(found.difference[m]) for m in METRICS},
+        "same_class": _metrics(found.plain),
+        "other_class": _metrics(found.changed),
+        "difference": _metrics(found.difference),
     }
+
+
+def _metrics(found: Mapping[Metric, Estimate]) -> dict[str, Any]:
+    return {metric: asdict(found[metric]) for metric in METRICS}
 
 
 def _shortcuts(shortcuts: Shortcuts) -> dict[str, Any]:

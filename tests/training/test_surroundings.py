@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pneumoscope.config import DistortConfig
 from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom import draw
@@ -42,13 +43,27 @@ def batch(*, lungs: bool = True) -> tuple[np.ndarray, np.ndarray]:
 
 
 def changed_by(
-    surround: float, silence: float, *, lungs: bool = True
+    surround: float, silence: float, *, lungs: bool = True, frame: float = 0.0
 ) -> tuple[np.ndarray, Changed]:
     squares, codes = batch(lungs=lungs)
+    config = DistortConfig(surround=surround, surround_frame=frame, silence=silence)
     before = squares.copy()
-    found = change_surroundings(squares, codes, surround, silence, np.random.default_rng(0))
+    found = change_surroundings(squares, codes, config, np.random.default_rng(0))
     np.testing.assert_array_equal(squares, before)
     return squares, found
+
+
+def squares_with_lungs(folder: Path, count: int) -> Squares:
+    """Images of which every third is normal, with lungs in the middle of each."""
+    train = squares_of(folder, count)
+    store = ArrayStore(folder / "lungs", "u1", (SIDE, SIDE))
+    keys = [f"lungs {k}".encode().ljust(KEY_BYTES) for k in range(count)]
+    fields = np.zeros((count, SIDE, SIDE), np.uint8)
+    fields[:, 20:44, 20:44] = 3
+    store.add(keys, fields)
+    table = FeatureTable(store, tuple((key,) for key in keys), tuple(range(count)), ())
+    labels = (np.arange(count) % 3 > 0).astype(np.int64)
+    return Squares(train.table, labels, train.kinds, table)
 
 
 def kept(squares: np.ndarray, found: Changed, *, inside: bool) -> np.ndarray:
@@ -109,6 +124,18 @@ def test_without_lungs_the_surroundings_stay(lungs: bool) -> None:
         assert (kept(squares, found, inside=False) == 1).all()
 
 
+def test_a_frame_of_another_image_tells_nothing_of_whether_lungs_were_found() -> None:
+    """Where only some are shown with a frame, all are as often; without lungs nothing else is."""
+    rows = slice(0, 4), slice(None)  # a frame of 5 % and more, and no lungs
+    for lungs in (True, False):
+        squares, found = changed_by(0.8, 0.0, lungs=lungs, frame=0.4)
+        assert (kept(squares, found, inside=True) == 1).all()
+        other = (found.squares[:, *rows] != squares[:, *rows]).any((1, 2))
+        near = (found.squares[:, 17, 17:53] != squares[:, 17, 17:53]).all(1)
+        assert other.mean() == pytest.approx(0.8 if lungs else 0.32, abs=0.08)
+        assert (near.mean() > 0.2) == lungs  # only lungs have an outline so near
+
+
 def test_an_image_is_changed_in_one_way_at_most() -> None:
     squares, found = changed_by(0.5, 0.5)
     inside, outside = (kept(squares, found, inside=where) for where in (True, False))
@@ -117,15 +144,7 @@ def test_an_image_is_changed_in_one_way_at_most() -> None:
 
 
 def test_nothing_is_asked_where_no_lungs_are_shown(tmp_path: Path) -> None:
-    train, val = squares_of(tmp_path / "train", 24), squares_of(tmp_path / "val", 70, 1)
-    store = ArrayStore(tmp_path / "lungs", "u1", (SIDE, SIDE))
-    keys = [f"lungs {k}".encode().ljust(KEY_BYTES) for k in range(24)]
-    fields = np.zeros((24, SIDE, SIDE), np.uint8)
-    fields[:, 20:44, 20:44] = 3
-    store.add(keys, fields)
-    table = FeatureTable(store, tuple((key,) for key in keys), tuple(range(24)), ())
-    labels = (np.arange(24) % 3 > 0).astype(np.int64)
-    train = Squares(train.table, labels, train.kinds, table)
+    train, val = squares_with_lungs(tmp_path / "train", 24), squares_of(tmp_path / "val", 70, 1)
     backbone = build_backbone(None)
     initialise_randomly(backbone, 0)
     network = with_head(backbone, Architecture(), 0)

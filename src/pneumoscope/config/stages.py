@@ -86,8 +86,18 @@ class DistortConfig:
     surround: float = option(
         0.0, "chance that what lies around the lungs is another image's, or painted over", 0, 1
     )
+    surround_frame: float = option(
+        0.0,
+        "of those, share where only a frame is: of any image, with lungs found or not; at 0 it is "
+        "all of those without",
+        0,
+        1,
+    )
     silence: float = option(
         0.0, "chance that the lungs are painted over, with no answer wanted but the average", 0, 1
+    )
+    reframe: float = option(
+        0.0, "chance that the field is cut until the lungs fill a share of it drawn for all", 0, 1
     )
     mix: float = option(
         0.0, "lay each image over another, labels too, by shares from Beta(mix, mix)", 0, 10

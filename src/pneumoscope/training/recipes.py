@@ -46,7 +46,13 @@ from pneumoscope.training.ranges import training_ranges
 from pneumoscope.training.runtime import arithmetic, load_keras
 from pneumoscope.training.surroundings import LungExtractor
 from pneumoscope.training.tail import build_tail_curriculum
-from pneumoscope.training.whole import Squares, build_curriculum, check_sizes, stored_side
+from pneumoscope.training.whole import (
+    Squares,
+    asks_for_lungs,
+    build_curriculum,
+    check_sizes,
+    stored_side,
+)
 
 
 def architecture(config: TrainConfig) -> Architecture:
@@ -324,8 +330,8 @@ def _tables(
 
 
 def _lungs(job: Job, stored: PreprocessConfig) -> dict[str, FeatureTable]:
-    """Where the lungs of the training images are, if their surroundings are to be changed."""
-    if not (job.config.distort.surround or job.config.distort.silence):
+    """Where the lungs of the training images are, if images are to be changed by that."""
+    if not asks_for_lungs(job.config.distort):
         return {}
     views = Views(1, job.config.augment, job.config.seed)
     extractor = LungExtractor(stored.size)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.config import DistortConfig
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import Mask, find_lungs
 from pneumoscope.images.occlude import as_bright, box_around
@@ -71,23 +72,29 @@ class Changed:
 
 
 def change_surroundings(
-    squares: Bytes, lungs: Bytes, surround: float, silence: float, generator: np.random.Generator
+    squares: Bytes, lungs: Bytes, config: DistortConfig, generator: np.random.Generator
 ) -> Changed:
     """Some images with other surroundings, some without lungs, the rest as they are.
 
     Args:
         squares: (n, side, side), n ≥ 2.
         lungs: of the same shape, as `LungExtractor` makes them.
-        surround: chance that an image gets other surroundings.
-        silence: chance that an image loses its lungs instead.
+        config: how often to do which (`surround`, `surround_frame`, `silence`).
         generator: of all that is random here.
     """
     drawn = generator.random(len(squares))
-    silent = drawn < silence
+    silent = drawn < config.silence
     donors = np.roll(squares, int(generator.integers(1, len(squares))), axis=0)
     out = squares.copy()
-    for k in np.flatnonzero(drawn < silence + surround):
-        own, shown = _grey(squares[k]), _outline(lungs[k], generator)
+    for k in np.flatnonzero(drawn < config.silence + config.surround):
+        framed = config.surround_frame > 0 and not silent[k]
+        if framed and generator.random() < config.surround_frame:
+            shown = _centre(lungs[k].shape, generator)
+        elif framed and not lungs[k].any():
+            continue  # or a frame would tell that no lungs were found, and that of an ill lung
+        else:
+            shown = _outline(lungs[k], generator)
+        own = _grey(squares[k])
         hidden = shown if silent[k] else ~shown
         if silent[k] or generator.random() < 0.5:
             over: FloatArray = np.full_like(own, _ink(own[~hidden], generator))
@@ -101,16 +108,17 @@ def _outline(lungs: Bytes, generator: np.random.Generator) -> Mask:
     """The lungs, narrow or wide, or a box about them; without lungs all but a frame."""
     wide = (lungs & _WIDE) > 0
     if not wide.any():
-        return _centre(lungs.shape, generator.uniform(0.05, _WIDEST_RING))
+        return _centre(lungs.shape, generator)
     choice = generator.integers(4)
     if choice == 0:
         return (lungs & _NARROW) > 0
     return wide if choice < 3 else box_around(wide)
 
 
-def _centre(shape: tuple[int, ...], share: float) -> Mask:
+def _centre(shape: tuple[int, ...], generator: np.random.Generator) -> Mask:
+    """All but a frame."""
     inside = np.zeros(shape, bool)
-    edge = max(round(share * shape[0]), 1)
+    edge = max(round(generator.uniform(0.05, _WIDEST_RING) * shape[0]), 1)
     inside[edge:-edge, edge:-edge] = True
     return inside
 

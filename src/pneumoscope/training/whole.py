@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.ahead import ahead
-from pneumoscope.config import PreprocessConfig, ScratchConfig, TrainConfig
+from pneumoscope.config import DistortConfig, PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.graph.architecture import LEAST_SIZE
 from pneumoscope.images.preprocess import (
@@ -29,6 +29,7 @@ from pneumoscope.images.preprocess import (
 )
 from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.framing import reframe
 from pneumoscope.training.kinds import UNKNOWN, build_kind_question, evenly_ordered
 from pneumoscope.training.loop import Curriculum, Labels, Shares
 from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels
@@ -61,6 +62,11 @@ class Squares:
         if self.lungs is None:
             return np.zeros((len(rows), side, side), np.uint8)
         return _taken(self.lungs, rows, side, Image.Resampling.NEAREST)
+
+
+def asks_for_lungs(config: DistortConfig) -> bool:
+    """Whether such changes need to know where the lungs of the training images are."""
+    return max(config.surround, config.silence, config.reframe) > 0
 
 
 def _taken(
@@ -172,13 +178,15 @@ class _SizeLesson:
         """
         squares, told = self._train.take(rows, self._side), _CLASSES[self._train.labels[rows]]
         codes = self._train.kinds[rows]
-        surround, silence = self._distort.surround, self._distort.silence
-        if not surround and not silence:
+        if not asks_for_lungs(self._distort):
             return squares, told, codes
         lungs = self._train.take_lungs(rows, self._side)
-        changed = change_surroundings(squares, lungs, surround, silence, generator)
+        changed = change_surroundings(squares, lungs, self._distort, generator)
+        squares = changed.squares
+        if self._distort.reframe:
+            squares = reframe(squares, lungs, self._distort.reframe, generator)
         told = np.where(changed.silent[:, None], _CLASSES[self._train.labels].mean(0), told)
-        return changed.squares, told, np.where(changed.silent, UNKNOWN, codes)
+        return squares, told, np.where(changed.silent, UNKNOWN, codes)
 
     def val_logits(self) -> NDArray[np.float32]:
         size = self._preprocessor.config.size

@@ -108,6 +108,8 @@ def _further(config: TrainConfig) -> str:
         said += f"; what lies around the lungs another film's or painted over ({share:.0%} of them)"
     if share := config.distort.silence:
         said += f"; the lungs painted over, no answer wanted but the average ({share:.0%} of them)"
+    if share := config.distort.reframe:
+        said += f"; the field cut until the lungs fill a share drawn alike for all ({share:.0%} of them)"
     if config.distort.mix:
         said += "; then laid over another, labels too (mixup)"
     if config.even_kinds:

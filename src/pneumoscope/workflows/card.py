@@ -109,7 +109,7 @@ def _further(config: TrainConfig) -> str:
     if share := config.distort.silence:
         said += f"; the lungs painted over, no answer wanted but the average ({share:.0%} of them)"
     if share := config.distort.reframe:
-        said += f"; the field cut until the lungs fill a share drawn alike for all ({share:.0%} of them)"
+        said += f"; the field cut until the lungs fill a share drawn for all ({share:.0%} of them)"
     if config.distort.mix:
         said += "; then laid over another, labels too (mixup)"
     if config.even_kinds:

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumoscope.training.framing import reframe
+from pneumoscope.training.framing import draw_fields
 from pneumoscope.training.network import build_backbone
-from pneumoscope.training.whole import build_curriculum
+from pneumoscope.training.whole import Squares, build_curriculum, stored_side
 from support.small_network import small_network
 from training.test_surroundings import squares_with_lungs
-from training.test_whole import CONFIG, SIZES, squares_of
+from training.test_whole import CONFIG, SIDE, SIZES, squares_of
 
-COUNT, SIDE = 300, 100
+COUNT, LENGTH = 400, 100
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,71 +25,94 @@ def small() -> Iterator[None]:
         yield
 
 
-def lungs_of(first: int, last: int) -> np.ndarray:
-    """Lungs that lie from one row and column to another, in a field of 100."""
-    codes = np.zeros((COUNT, SIDE, SIDE), np.uint8)
+def fields_about(first: int, last: int, chance: float = 1.0) -> np.ndarray:
+    """What is shown where lungs lie from one row and column to another, of a side of 100."""
+    codes = np.zeros((COUNT, LENGTH, LENGTH), np.uint8)
     codes[:, first:last, first:last] = 3
-    return codes
+    return LENGTH * draw_fields(codes, chance, np.random.default_rng(1))
 
 
-def filled(first: int, last: int, chance: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the field that lungs fill afterwards, in height and width: (n,) each."""
-    codes = lungs_of(first, last)
-    shown = reframe(80 * codes, codes, chance, np.random.default_rng(1)) > 120
-    return shown.any(2).mean(1), shown.any(1).mean(1)
+def filled(fields: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Lungs' extent over that of the field, across and down: (n, 2)."""
+    return (last - first) / (fields[:, 2:] - fields[:, :2])
 
 
 @pytest.mark.parametrize(("first", "last"), [(20, 75), (30, 80), (2, 60), (5, 55)])
 def test_small_lungs_are_shown_as_large_as_any(first: int, last: int) -> None:
-    height, width = filled(first, last)
-    for found in (height, width):
-        assert found.min() == pytest.approx(0.6, abs=0.03)
-        assert found.max() == 1
-        assert found.mean() == pytest.approx(0.84, abs=0.02)  # of 0.6 to 1.1, at most 1
-        assert (found == 1).mean() == pytest.approx(0.2, abs=0.07)
-    assert abs(np.corrcoef(height, width)[0, 1]) < 0.2
+    shares = filled(fields_about(first, last), first, last)
+    for found in shares.T:
+        assert found.min() == pytest.approx(0.6, abs=0.01)
+        assert found.max() == pytest.approx(1.05, abs=0.01)
+        assert found.mean() == pytest.approx(0.825, abs=0.02)
+    assert abs(np.corrcoef(shares.T)[0, 1]) < 0.15  # the form is drawn too
 
 
 def test_large_lungs_and_small_ones_fill_the_upper_shares_as_often() -> None:
-    large, small = (filled(*extent)[0] for extent in ((10, 90), (25, 75)))
-    assert large.min() == pytest.approx(0.8, abs=0.01)  # nothing comes from beyond the field
+    large, small = (filled(fields_about(*e), *e) for e in ((10, 90), (25, 75)))
+    assert large.min() == pytest.approx(0.8)  # nothing comes from beyond the field
     for least in (0.85, 0.9, 0.95):
-        assert (large > least).mean() == pytest.approx((small > least).mean(), abs=0.06)
+        assert (large > least).mean() == pytest.approx((small > least).mean(), abs=0.05)
 
 
-def test_the_new_field_lies_within_the_old_one_and_the_lungs_keep_their_place() -> None:
-    ramp = np.broadcast_to(np.arange(SIDE, dtype=np.uint8), (COUNT, SIDE, SIDE))
-    codes = lungs_of(20, 70)
-    found = reframe(ramp, codes, 1.0, np.random.default_rng(2))
-    first, last = found[:, 0, 0].astype(int), found[:, 0, -1].astype(int)
-    assert (np.diff(found[:, 0].astype(int)) >= 0).all()
-    length = last - first + 1
-    whole = length > 52  # lungs and more
-    assert (first[whole] <= 20).all()
-    assert (last[whole] >= 69).all()
-    cut = length < 48
-    assert (first[cut] >= 20).all()
-    assert (last[cut] <= 69).all()
-    assert np.ptp(first[whole]) > 10  # anywhere about them
+def test_the_new_field_lies_in_the_old_one_anywhere_about_the_lungs_or_within_them() -> None:
+    fields = fields_about(20, 70)
+    assert fields.min() >= 0
+    assert fields.max() <= LENGTH
+    for begin, end in zip(fields[:, :2].T, fields[:, 2:].T, strict=True):
+        around = end - begin >= 50
+        assert 0.05 < (~around).mean() < 0.2
+        assert (begin[around] <= 20).all()
+        assert (end[around] >= 70).all()
+        assert np.ptp(begin[around]) > 15
+        assert (begin[~around] >= 20).all()
+        assert (end[~around] <= 70).all()
 
 
 def test_unknown_lungs_are_taken_to_lie_where_most_do_and_as_many_are_cut_as_asked() -> None:
-    pixels = np.random.default_rng(3).integers(0, 256, (COUNT, SIDE, SIDE), np.uint8)
-    before = pixels.copy()
-    found = reframe(pixels, np.zeros_like(pixels), 0.5, np.random.default_rng(4))
-    np.testing.assert_array_equal(pixels, before)
-    # One direction or the other is cut in 1 - 0.36² of the halves.
-    assert (found != pixels).any((1, 2)).mean() == pytest.approx(0.435, abs=0.08)
-    np.testing.assert_array_equal(
-        reframe(pixels, np.zeros_like(pixels), 0.0, np.random.default_rng(4)), pixels
-    )
+    fields = draw_fields(np.zeros((COUNT, 8, 8), np.uint8), 0.5, np.random.default_rng(4))
+    extent = fields[:, 2:] - fields[:, :2]
+    assert extent.min() == pytest.approx(0.78 / 1.05, abs=0.01)
+    # What would fill less than 0.78 needs what there is not: 0.4² of the halves stay whole.
+    assert (extent < 1).any(1).mean() == pytest.approx(0.42, abs=0.06)
+    assert (
+        draw_fields(np.zeros((3, 8, 8), np.uint8), 0.0, np.random.default_rng(4)) % 1 == 0
+    ).all()
 
 
-def test_training_cuts_fields_by_each_images_own_lungs(tmp_path: Path) -> None:
-    train, val = squares_with_lungs(tmp_path / "train", 24), squares_of(tmp_path / "val", 70, 1)
-    lessons = [
-        build_curriculum(build_backbone(None), (train, val), config, SIZES, {}).lessons[1]
-        for config in (CONFIG, replace(CONFIG, distort=replace(CONFIG.distort, reframe=1.0)))
-    ]
-    plain, cut = ([inputs for inputs, _ in lesson.batches(1)] for lesson in lessons)
-    assert any((a[0] != b[0]).any() for a, b in zip(plain, cut, strict=True))
+def test_parts_of_images_are_cut_from_what_is_stored(tmp_path: Path) -> None:
+    parts = squares_with_lungs(tmp_path, 3)
+    rows = np.array([2, 0])
+    fields = np.array([[0.0, 0.0, 1.0, 1.0], [20 / SIDE, 20 / SIDE, 44 / SIDE, 44 / SIDE]])
+    lungs = parts.take_lungs(rows, 24, fields)
+    assert (lungs[1] == 3).all()
+    assert 0.1 < (lungs[0] == 3).mean() < 0.2
+    images = parts.take(rows, 24, fields)
+    np.testing.assert_array_equal(images[1], parts.take(rows, SIDE)[1, 20:44, 20:44])
+    np.testing.assert_array_equal(images[0], parts.take(rows, 24)[0])
+
+
+def test_images_are_stored_sharp_enough_for_a_cut() -> None:
+    # Lungs filling 0.6 of the field are shown at 1.05 by 57 % of the side, then by 75 % of that.
+    assert stored_side(112, cut=True) == 224
+    assert stored_side(112) == 150
+
+
+def test_training_shows_parts_with_the_lungs_where_they_then_are(tmp_path: Path) -> None:
+    """Lungs of one grey, all else another: what is silenced is what shows the one."""
+    base = squares_with_lungs(tmp_path / "train", 24)
+    train = Squares(base.lungs, base.labels, base.kinds, base.lungs)  # type: ignore[arg-type]
+    val = squares_of(tmp_path / "val", 70, 1)
+    distort = replace(CONFIG.distort, reframe=1.0, silence=0.5)
+    config = replace(CONFIG, distort=distort)
+    lesson = build_curriculum(build_backbone(None), (train, val), config, SIZES, {}).lessons[1]
+    shares, silenced = [], 0
+    for (images, *_), told in lesson.batches(1):
+        for image, (_, share) in zip(images, told, strict=True):
+            if share in (0, 1):
+                shares.append((image == 3).mean())
+            else:
+                silenced += 1
+                assert (image == 3).mean() < 0.1  # of a soft edge
+    assert silenced > 5
+    assert min(shares) > 0.3  # 0.14 as stored; 0.6² at least, but for the edge's grey
+    assert max(shares) > 0.6

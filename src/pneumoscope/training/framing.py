@@ -1,8 +1,7 @@
 """Training images whose field is cut anew, so that how much of it the lungs fill tells nothing.
 
-Comes in: a batch of squares as stored, where the lungs lie in each, how often to cut. Goes out: the
-batch, some of it cut closer to the lungs and stretched to the square again. Knows nothing of
-labels.
+Comes in: where the lungs lie in each of a batch, how often to cut. Goes out: the part of each
+square to be shown, which is then stretched to the square again. Knows nothing of labels.
 
 How closely a film is collimated, and in which form, depends on who lay on the table: an ill child
 is held, a well one stands, and in the films of one hospital the lungs of the ill fill more of the
@@ -15,11 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Bytes = NDArray[np.uint8]
 
-_FILLED = (0.6, 1.1)
+_FILLED = (0.6, 1.05)
 """Least and largest share of the field that the lungs are to fill, in either direction; above 1
 the field ends within them."""
 
@@ -27,24 +25,19 @@ _USUAL = (0.11, 0.89)
 """From where to where lungs reach that were not found: the middle of those that were."""
 
 
-def reframe(squares: Bytes, lungs: Bytes, chance: float, generator: np.random.Generator) -> Bytes:
-    """Some images cut closer to the lungs, stretched to the square; the rest as they are.
+def draw_fields(lungs: Bytes, chance: float, generator: np.random.Generator) -> NDArray[np.float64]:
+    """What is to be shown of each image, (n, 4): left, top, right, bottom in shares of the side.
 
     Args:
-        squares: (n, side, side).
-        lungs: of the same shape, as `LungExtractor` makes them.
+        lungs: (n, side, side), as `LungExtractor` makes them.
         chance: that an image is cut; one whose lungs fill what is drawn stays whole all the same.
         generator: of all that is random here.
     """
-    side = squares.shape[1]
-    out = squares.copy()
-    for k in np.flatnonzero(generator.random(len(squares)) < chance):
-        left, right = _cut(lungs[k].any(axis=0), generator)
-        top, bottom = _cut(lungs[k].any(axis=1), generator)
-        box = (left * side, top * side, right * side, bottom * side)
-        image = Image.fromarray(squares[k])
-        out[k] = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
-    return out
+    fields = np.tile([0.0, 0.0, 1.0, 1.0], (len(lungs), 1))
+    for k in np.flatnonzero(generator.random(len(lungs)) < chance):
+        for axis in (0, 1):
+            fields[k, axis::2] = _cut(lungs[k].any(axis=axis), generator)
+    return fields
 
 
 def _cut(covered: NDArray[np.bool_], generator: np.random.Generator) -> tuple[float, float]:
@@ -57,4 +50,4 @@ def _cut(covered: NDArray[np.bool_], generator: np.random.Generator) -> tuple[fl
     length = min((last - first) / generator.uniform(*_FILLED), 1.0)
     nearest, farthest = sorted((last - length, first))
     begin = generator.uniform(max(nearest, 0.0), min(farthest, 1.0 - length))
-    return float(begin), float(begin + length)
+    return float(begin), float(min(begin + length, 1.0))

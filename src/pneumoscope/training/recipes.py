@@ -227,7 +227,7 @@ def _train_whole(
     """Train every layer from pixels; a head given is where it begins, as in `finetune`."""
     check_sizes(sizes)
     config = job.config
-    side = stored_side(max(sizes.sizes))
+    side = stored_side(max(sizes.sizes), cut=config.distort.reframe > 0)
     stored = replace(config.preprocess, size=side)
     tables = _tables(job, 1, SquareExtractor(side), stored)
     with arithmetic(config.fit.precision):

@@ -128,11 +128,13 @@ def _grey(square: Bytes) -> FloatArray:
 
 
 def _ink(left: FloatArray, generator: np.random.Generator) -> float:
-    """Black, any grey, or the mean of what is left."""
+    """Black, any grey, or the mean of what is left, black where that is nothing."""
     choice = generator.integers(3)
     if choice == 0:
         return 0.0
-    return float(generator.random()) if choice == 1 else float(left.mean())
+    if choice == 1:
+        return float(generator.random())
+    return float(left.mean()) if left.size else 0.0
 
 
 def _softened(mask: Mask, generator: np.random.Generator) -> FloatArray:

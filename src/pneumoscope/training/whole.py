@@ -3,7 +3,7 @@
 Comes in: squares of train and val on disk, labels, a network. Goes out: a curriculum of one lesson
 per image size. Knows nothing of files, thresholds or bundles.
 
-Images lie decoded on disk as uint8, a third larger than the network sees them, so that crops keep
+Images lie decoded on disk as uint8, larger than the network sees them, so that crops keep
 their sharpness; each step changes them anew on the device (`distort.py`).
 """
 
@@ -29,12 +29,15 @@ from pneumoscope.images.preprocess import (
 )
 from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.framing import reframe
+from pneumoscope.training.framing import draw_fields
 from pneumoscope.training.kinds import UNKNOWN, build_kind_question, evenly_ordered
 from pneumoscope.training.loop import Curriculum, Labels, Shares
 from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.surroundings import change_surroundings
+
+Fields = NDArray[np.float64]
+"""Parts of images (n, 4): left, top, right, bottom in shares of the side."""
 
 _VAL_BATCH = 64
 _CLASSES = np.eye(2, dtype=np.float32)
@@ -53,15 +56,19 @@ class Squares:
     kinds: Labels
     lungs: FeatureTable | None = None
 
-    def take(self, rows: NDArray[np.intp], side: int) -> NDArray[np.uint8]:
-        """Images (n, side, side), made smaller with antialiasing."""
-        return _taken(self.table, rows, side, Image.Resampling.BILINEAR)
+    def take(
+        self, rows: NDArray[np.intp], side: int, fields: Fields | None = None
+    ) -> NDArray[np.uint8]:
+        """Images (n, side, side) or of each the part that `fields` say, with antialiasing."""
+        return _taken(self.table, rows, side, fields, Image.Resampling.BILINEAR)
 
-    def take_lungs(self, rows: NDArray[np.intp], side: int) -> NDArray[np.uint8]:
+    def take_lungs(
+        self, rows: NDArray[np.intp], side: int, fields: Fields | None = None
+    ) -> NDArray[np.uint8]:
         """Where their lungs are, (n, side, side); nowhere, if that is not known."""
         if self.lungs is None:
             return np.zeros((len(rows), side, side), np.uint8)
-        return _taken(self.lungs, rows, side, Image.Resampling.NEAREST)
+        return _taken(self.lungs, rows, side, fields, Image.Resampling.NEAREST)
 
 
 def asks_for_lungs(config: DistortConfig) -> bool:
@@ -70,18 +77,30 @@ def asks_for_lungs(config: DistortConfig) -> bool:
 
 
 def _taken(
-    table: FeatureTable, rows: NDArray[np.intp], side: int, resampling: Image.Resampling
+    table: FeatureTable,
+    rows: NDArray[np.intp],
+    side: int,
+    fields: Fields | None,
+    resampling: Image.Resampling,
 ) -> NDArray[np.uint8]:
     squares = table.take(rows, np.zeros_like(rows))
-    if squares.shape[1] == side:
+    stored = squares.shape[1]
+    if fields is None and stored == side:
         return squares
-    small = [Image.fromarray(square).resize((side, side), resampling) for square in squares]
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1)) if fields is None else fields
+    small = [
+        Image.fromarray(square).resize((side, side), resampling, tuple(box))
+        for square, box in zip(squares, (boxes * stored).tolist(), strict=True)
+    ]
     return np.stack([np.asarray(image) for image in small])
 
 
-def stored_side(size: int) -> int:
-    """Side of the stored images for a network input of `size` pixels: a third more, even."""
-    return 2 * round(size * 2 / 3)
+def stored_side(size: int, *, cut: bool = False) -> int:
+    """Side of the stored images for a network input of `size` pixels, even: a third more.
+
+    Twice as much where parts are cut out of them, or a cut would show by its blur.
+    """
+    return 2 * size if cut else 2 * round(size * 2 / 3)
 
 
 def check_sizes(config: ScratchConfig) -> None:
@@ -176,17 +195,17 @@ class _SizeLesson:
 
         Of images that show no lungs any more the shares are those of all images, the kind unknown.
         """
-        squares, told = self._train.take(rows, self._side), _CLASSES[self._train.labels[rows]]
-        codes = self._train.kinds[rows]
+        told, codes = _CLASSES[self._train.labels[rows]], self._train.kinds[rows]
         if not asks_for_lungs(self._distort):
-            return squares, told, codes
-        lungs = self._train.take_lungs(rows, self._side)
-        changed = change_surroundings(squares, lungs, self._distort, generator)
-        squares = changed.squares
+            return self._train.take(rows, self._side), told, codes
+        lungs, fields = self._train.take_lungs(rows, self._side), None
         if self._distort.reframe:
-            squares = reframe(squares, lungs, self._distort.reframe, generator)
+            fields = draw_fields(lungs, self._distort.reframe, generator)
+            lungs = self._train.take_lungs(rows, self._side, fields)
+        squares = self._train.take(rows, self._side, fields)
+        changed = change_surroundings(squares, lungs, self._distort, generator)
         told = np.where(changed.silent[:, None], _CLASSES[self._train.labels].mean(0), told)
-        return squares, told, np.where(changed.silent, UNKNOWN, codes)
+        return changed.squares, told, np.where(changed.silent, UNKNOWN, codes)
 
     def val_logits(self) -> NDArray[np.float32]:
         size = self._preprocessor.config.size

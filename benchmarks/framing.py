@@ -1,0 +1,131 @@
+"""How far the field's form moves a model's answers, several models side by side: a table.
+
+    python benchmarks/framing.py SPLIT_CSV [--split val] [--models default runs/a] [--out FILE.md]
+
+A threshold of its own is given to each model: the one that calls a stated share of the films
+without pneumonia ill (`--false-alarms`), as they are. Then films are cut off on all sides, or on
+two, which makes a child look taller or broader in the square, and are answered for at that
+threshold. Only so can models be told from one another that were calibrated apart: where one's
+own threshold leaves hardly a false alarm, there is none to be seen to rise. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.data.index import index
+from pneumoscope.errors import PneumoscopeError
+from pneumoscope.evaluation.metrics import auc
+from pneumoscope.images.grey import FloatArray
+from pneumoscope.images.perturb import collimation, crop
+from pneumoscope.images.read import read_image
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.progress import Progress, TerminalProgress
+from pneumoscope.records import SPLITS, ImageRecord
+from pneumoscope.report.formatting import number
+from pneumoscope.storage import write_text
+
+CUTS = {
+    "10 % off each side": partial(crop, share=0.1),
+    "15 % off each side": partial(crop, share=0.15),
+    "10 % off top and bottom": partial(collimation, share=-0.1),
+    "15 % off top and bottom": partial(collimation, share=-0.15),
+    "10 % off left and right": partial(collimation, share=0.1),
+    "15 % off left and right": partial(collimation, share=0.15),
+}
+
+
+def answers(
+    records: Sequence[ImageRecord], predictor: Predictor, progress: Progress
+) -> NDArray[np.float64]:
+    """Probabilities (images, 1 + cuts): as they are, then as `CUTS` has them.
+
+    Raises:
+        PneumoscopeError: a film can't be read or answered for.
+    """
+
+    def films() -> Iterator[tuple[str, FloatArray]]:
+        for record in records:
+            film = read_image(record.path).pixels
+            yield str(record.path), film
+            for name, cut in CUTS.items():
+                yield f"{record.path} ({name})", cut(film)
+
+    found: list[float] = []
+    ways = 1 + len(CUTS)
+    with progress.task("Cut films", len(records) * ways, "images") as task:
+        for answer in predictor.predict_images(films()):
+            if answer.prediction.probability is None:
+                raise PneumoscopeError(f"{answer.prediction.path}: {answer.prediction.detail}")
+            found.append(answer.prediction.probability)
+            task.advance()
+    return np.reshape(found, (len(records), ways))
+
+
+def rows(
+    labels: NDArray[np.bool_], probabilities: NDArray[np.float64], false_alarms: float
+) -> list[tuple[float, float, float]]:
+    """AUC, sensitivity and specificity of each column, at the threshold of the first."""
+    threshold = np.quantile(probabilities[~labels, 0], 1 - false_alarms, method="lower")
+    return [
+        (auc(labels, column), float(ill[labels].mean()), float((~ill[~labels]).mean()))
+        for column in probabilities.T
+        for ill in [column > threshold]
+    ]
+
+
+def table(found: dict[str, list[tuple[float, float, float]]]) -> list[str]:
+    """A row for each way of cutting, a column for each model: AUC, sensitivity / specificity."""
+    lines = [f"| films | {' | '.join(found)} |", f"| --- |{' --- |' * len(found)}"]
+    for k, name in enumerate(("as they are", *CUTS)):
+        cells = (
+            f"{number(area)}, {number(sensitivity)} / {number(specificity)}"
+            for area, sensitivity, specificity in (each[k] for each in found.values())
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="a split CSV, or any DATA with splits")
+    parser.add_argument("--split", choices=SPLITS, default="val")
+    parser.add_argument("--models", nargs="+", default=["default"], help="bundles or runs")
+    parser.add_argument("--false-alarms", type=float, default=0.05, help="share, as they are")
+    parser.add_argument("--out", type=Path, help="also write the Markdown to this file")
+    asked = parser.parse_args(arguments)
+    try:
+        records = index(asked.data, hash_files=False).subset(asked.split).records
+        labels = np.array([record.label == 1 for record in records])
+        found = {}
+        for model in asked.models:
+            predictor = Predictor.load(model, input_check=False)  # every cut needs an answer
+            probabilities = answers(records, predictor, TerminalProgress())
+            found[model] = rows(labels, probabilities, asked.false_alarms)
+    except PneumoscopeError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    ill = int(labels.sum())
+    about = (
+        f"Split {asked.split} of {asked.data}: {len(labels)} images, {ill} with pneumonia; from "
+        f"the probability at which {number(asked.false_alarms)} of the others as they are count "
+        f"as ill. AUC, sensitivity / specificity; {date.today().isoformat()}."
+    )
+    text = "\n".join([about, "", *table(found)])
+    print(text)
+    if asked.out:
+        write_text(asked.out, text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

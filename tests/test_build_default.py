@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-SCRIPT = Path(__file__).parents[1] / "models" / "build_default.py"
+from support.scripts import load_script
 
 
 def test_the_mean_is_of_each_weight_in_its_own_precision(tmp_path: Path) -> None:
-    specification = importlib.util.spec_from_file_location("build_default", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    script = load_script("models/build_default.py")
     # Many means lie midway between two numbers of half precision, where HDF5 rounds otherwise.
     drawn = np.random.default_rng(0).normal(0, 1e-3, (2, 64)).astype(np.float16)
     for name, kernel, bias in zip("ab", drawn, (1.0, 4.0), strict=True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,19 +9,12 @@ import numpy as np
 import pytest
 
 from pneumoscope.images.phantom import write_phantoms
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "framing.py"
+from support.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("framing_script", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[module.__name__] = module
-    specification.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/framing.py")
 
 
 def test_films_are_cut_where_the_table_says(script: ModuleType) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -11,19 +10,13 @@ import pytest
 
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.bundle import OperatingPoint, write_revised
+from support.scripts import load_script
 from support.small_bundle import small_bundle
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "half_precision.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("half_precision", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/half_precision.py")
 
 
 def test_rounding_moves_answers_a_little_and_other_weights_move_them_more(

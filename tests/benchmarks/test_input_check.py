@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,30 +16,21 @@ from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction
 from support.known_films import KNOWN, CoarseBackend, known_films
+from support.scripts import load_script
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-def loaded(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"{name}_script", FOLDER / f"{name}.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        yield loaded("input_check")
+        yield load_script("benchmarks/input_check.py")
 
 
 @pytest.fixture(scope="module")
 def pictures() -> ModuleType:
-    return loaded("other_images")
+    return load_script("benchmarks/other_images.py")
 
 
 def test_drawn_images_are_alike_by_seed_and_differ_by_number(pictures: ModuleType) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,8 +22,7 @@ from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "perturbations.py"
+from support.scripts import load_script
 
 # ImageNet's normalisation turns a grey of 0.485 into 0, so that is where this model decides.
 MANIFEST = BundleManifest(
@@ -46,13 +43,7 @@ class MeanBackend:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("perturbations_script", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[module.__name__] = module  # where dataclasses look their annotations up
-    specification.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/perturbations.py")
 
 
 @pytest.fixture(scope="module")

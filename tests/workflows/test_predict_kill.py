@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from PIL import Image
 from pneumoscope.errors import UsageError
 from pneumoscope.progress import SILENT
 from pneumoscope.workflows.predict import run_prediction
+from support.scripts import load_script
 from support.small_bundle import small_bundle
 
 FILMS = 200
@@ -47,14 +47,7 @@ def films(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "kills.py"
-    specification = importlib.util.spec_from_file_location("kills_script", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[module.__name__] = module  # where dataclasses look their annotations up
-    specification.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/kills.py")
 
 
 def test_killed_and_resumed(films: Path, tmp_path: Path, script: ModuleType) -> None:

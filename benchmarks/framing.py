@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -21,15 +21,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.data.index import index
+from perturbations import records_of, score
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.evaluation.metrics import auc
-from pneumoscope.images.grey import FloatArray
+from pneumoscope.evaluation.metrics import auc, sensitivity, specificity
 from pneumoscope.images.perturb import collimation, crop
-from pneumoscope.images.read import read_image
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.progress import Progress, TerminalProgress
-from pneumoscope.records import SPLITS, ImageRecord
+from pneumoscope.progress import TerminalProgress
+from pneumoscope.records import SPLITS
 from pneumoscope.report.formatting import number
 from pneumoscope.storage import write_text
 
@@ -43,42 +41,19 @@ CUTS = {
 }
 
 
-def answers(
-    records: Sequence[ImageRecord], predictor: Predictor, progress: Progress
-) -> NDArray[np.float64]:
-    """Probabilities (images, 1 + cuts): as they are, then as `CUTS` has them.
-
-    Raises:
-        PneumoscopeError: a film can't be read or answered for.
-    """
-
-    def films() -> Iterator[tuple[str, FloatArray]]:
-        for record in records:
-            film = read_image(record.path).pixels
-            yield str(record.path), film
-            for name, cut in CUTS.items():
-                yield f"{record.path} ({name})", cut(film)
-
-    found: list[float] = []
-    ways = 1 + len(CUTS)
-    with progress.task("Cut films", len(records) * ways, "images") as task:
-        for answer in predictor.predict_images(films()):
-            if answer.prediction.probability is None:
-                raise PneumoscopeError(f"{answer.prediction.path}: {answer.prediction.detail}")
-            found.append(answer.prediction.probability)
-            task.advance()
-    return np.reshape(found, (len(records), ways))
-
-
 def rows(
     labels: NDArray[np.bool_], probabilities: NDArray[np.float64], false_alarms: float
 ) -> list[tuple[float, float, float]]:
     """AUC, sensitivity and specificity of each column, at the threshold of the first."""
-    threshold = np.quantile(probabilities[~labels, 0], 1 - false_alarms, method="lower")
+    alarms = np.quantile(probabilities[~labels, 0], 1 - false_alarms, method="lower")
+    threshold = float(np.nextafter(alarms, 2.0))  # what lies at it counts as ill, and it should not
     return [
-        (auc(labels, column), float(ill[labels].mean()), float((~ill[~labels]).mean()))
-        for column in probabilities.T
-        for ill in [column > threshold]
+        (
+            auc(labels, each),
+            sensitivity(labels, each, threshold),
+            specificity(labels, each, threshold),
+        )
+        for each in probabilities.T
     ]
 
 
@@ -87,8 +62,8 @@ def table(found: dict[str, list[tuple[float, float, float]]]) -> list[str]:
     lines = [f"| films | {' | '.join(found)} |", f"| --- |{' --- |' * len(found)}"]
     for k, name in enumerate(("as they are", *CUTS)):
         cells = (
-            f"{number(area)}, {number(sensitivity)} / {number(specificity)}"
-            for area, sensitivity, specificity in (each[k] for each in found.values())
+            f"{number(area)}, {number(ill)} / {number(well)}"
+            for area, ill, well in (each[k] for each in found.values())
         )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
@@ -104,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="also write the Markdown to this file")
     asked = parser.parse_args(arguments)
     try:
-        records = index(asked.data, hash_files=False).subset(asked.split).records
-        labels = np.array([record.label == 1 for record in records])
+        records = records_of(asked.data, asked.split)
         found = {}
         for model in asked.models:
             predictor = Predictor.load(model, input_check=False)  # every cut needs an answer
-            probabilities = answers(records, predictor, TerminalProgress())
-            found[model] = rows(labels, probabilities, asked.false_alarms)
+            scores = score(records, predictor, CUTS, TerminalProgress())
+            labels = np.array([record.label == 1 for record in scores.records])
+            found[model] = rows(labels, scores.probabilities, asked.false_alarms)
     except PneumoscopeError as error:
         print(error, file=sys.stderr)
         return error.exit_code

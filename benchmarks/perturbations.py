@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from pneumoscope.config import IntervalConfig
 from pneumoscope.data.index import index, require_both_classes
 from pneumoscope.errors import DataError, ImageRefusedError, PneumoscopeError
 from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD, bootstrap_metrics
+from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.perturb import PERTURBATIONS
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.predictor import Predictor
@@ -43,6 +45,9 @@ _ROUNDING = 1e-9
 PLAIN = "plain"
 
 
+Change = Callable[[FloatArray], FloatArray]
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Probabilities of the images that could be read.
@@ -50,7 +55,7 @@ class Scores:
     Attributes:
         records: those images.
         refused: how many more there were.
-        probabilities: float64 (images, 1 + perturbations): as they are, then in table order.
+        probabilities: float64 (images, 1 + changes): as they are, then in the changes' order.
     """
 
     records: tuple[ImageRecord, ...]
@@ -91,9 +96,12 @@ class Table:
 
 
 def score(
-    records: Sequence[ImageRecord], predictor: Predictor, seed: int, progress: Progress = SILENT
+    records: Sequence[ImageRecord],
+    predictor: Predictor,
+    changes: Mapping[str, Change],
+    progress: Progress = SILENT,
 ) -> Scores:
-    """Every record as it is and as each perturbed copy, through the predictor.
+    """Every record as it is and as each change has it, through the predictor.
 
     Each film is decoded once, and its copies are made just before they are answered for. A film
     that can't be read is left out of every row alike.
@@ -103,9 +111,9 @@ def score(
         PneumoscopeError: the model's answer is no number.
     """
     read: list[ImageRecord] = []
-    ways = 1 + len(PERTURBATIONS)
+    ways = 1 + len(changes)
 
-    def copies() -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def copies() -> Iterator[tuple[str, FloatArray]]:
         for record in records:
             try:
                 film = read_image(record.path).pixels
@@ -114,11 +122,11 @@ def score(
                 continue
             read.append(record)
             yield str(record.path), film
-            for perturbation in PERTURBATIONS:
-                yield f"{record.path} ({perturbation.name})", perturbation.apply(film, seed)
+            for name, change in changes.items():
+                yield f"{record.path} ({name})", change(film)
 
     found: list[float] = []
-    with progress.task("Perturbed copies", len(records) * ways, "images") as task:
+    with progress.task("Changed copies", len(records) * ways, "images") as task:
         for answer in predictor.predict_images(copies()):
             if answer.prediction.probability is None:
                 raise PneumoscopeError(f"{answer.prediction.path}: {answer.prediction.detail}")
@@ -225,7 +233,8 @@ def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
     records = records_of(asked.data, asked.split)
     predictor = Predictor.load(asked.model, input_check=False)  # every copy has to have an answer
     threshold, interval = predictor.manifest.threshold, IntervalConfig()
-    scores = score(records, predictor, asked.seed, progress)
+    changes = {each.name: partial(each.apply, seed=asked.seed) for each in PERTURBATIONS}
+    scores = score(records, predictor, changes, progress)
     table = tabulate(scores, threshold.value, interval, asked.limit)
     images, patients = len(scores.records), len({record.patient for record in scores.records})
     facts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -51,3 +52,6 @@ def test_models_stand_side_by_side(
     assert len([line for line in text.splitlines() if line.startswith("| ")]) == 9
     assert script.main([str(tmp_path / "nowhere")]) > 0
     assert "nowhere" in capsys.readouterr().err
+    shutil.rmtree(films / "val")
+    assert script.main([str(films)]) == 3
+    assert "has no val split" in capsys.readouterr().err

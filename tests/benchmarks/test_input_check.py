@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,14 +17,10 @@ from pneumoscope.records import Prediction
 from support.known_films import KNOWN, CoarseBackend, known_films
 from support.scripts import load_script
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        yield load_script("benchmarks/input_check.py")
+def script() -> ModuleType:
+    return load_script("benchmarks/input_check.py")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 
+Fields = NDArray[np.float64]
+"""What is to be shown of images (n, 4): left, top, right, bottom in shares of the side."""
+
 _FILLED = (0.6, 1.05)
 """Least and largest share of the field that the lungs are to fill, in either direction; above 1
 the field ends within them."""
@@ -25,8 +28,8 @@ _USUAL = (0.11, 0.89)
 """From where to where lungs reach that were not found: the middle of those that were."""
 
 
-def draw_fields(lungs: Bytes, chance: float, generator: np.random.Generator) -> NDArray[np.float64]:
-    """What is to be shown of each image, (n, 4): left, top, right, bottom in shares of the side.
+def draw_fields(lungs: Bytes, chance: float, generator: np.random.Generator) -> Fields:
+    """What is to be shown of each image: the whole, or closer to the lungs.
 
     Args:
         lungs: (n, side, side), as `LungExtractor` makes them.

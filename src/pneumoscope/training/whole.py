@@ -29,15 +29,12 @@ from pneumoscope.images.preprocess import (
 )
 from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.framing import draw_fields
+from pneumoscope.training.framing import Fields, draw_fields
 from pneumoscope.training.kinds import UNKNOWN, build_kind_question, evenly_ordered
 from pneumoscope.training.loop import Curriculum, Labels, Shares
 from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.surroundings import change_surroundings
-
-Fields = NDArray[np.float64]
-"""Parts of images (n, 4): left, top, right, bottom in shares of the side."""
 
 _VAL_BATCH = 64
 _CLASSES = np.eye(2, dtype=np.float32)

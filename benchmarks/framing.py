@@ -5,8 +5,8 @@
 A threshold of its own is given to each model: the one that calls a stated share of the films
 without pneumonia ill (`--false-alarms`), as they are. Then films are cut off on all sides, or on
 two, which makes a child look taller or broader in the square, and are answered for at that
-threshold. Only so can models be told from one another that were calibrated apart: where one's
-own threshold leaves hardly a false alarm, there is none to be seen to rise. Prints Markdown.
+threshold. Models with thresholds of their own can't be set side by side: where one's leaves fewer
+false alarms, fewer are seen to be added. Prints Markdown.
 """
 
 from __future__ import annotations

@@ -211,6 +211,15 @@ class BatchConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FramingConfig:
+    """How images are re-cut where their framing must not count (`images/framing.py`)."""
+
+    framing_share: float = option(
+        0.71, "with --framing matched: share of each side that the lungs fill", 0.3, 1.2
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StressConfig:
     """How a model is stressed, and what it may lose."""
 

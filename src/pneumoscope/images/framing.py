@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pneumoscope.config import FramingConfig
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import LungFields
 
@@ -20,7 +21,7 @@ MATCHED_SHARES = (0.63, 0.71, 0.79)
 """Shares of the side that the stress test matches to: the median height of the lungs in normal
 images of the Kermany training folder, the one of its official test folder, and a closer cut."""
 
-USUAL_SHARE = 0.71
+USUAL_SHARE = FramingConfig().framing_share
 """The share that `evaluate --framing matched` takes unless told otherwise."""
 
 

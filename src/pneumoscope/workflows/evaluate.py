@@ -39,6 +39,7 @@ from pneumoscope.storage import claim_folder, write_json
 from pneumoscope.workflows.answering import (
     Answered,
     answer_all,
+    answer_matched,
     evaluate_answers,
     refusals_of,
     worst_errors,
@@ -68,6 +69,9 @@ class Evaluated:
     whole: Dataset | None = None
     """The data set of which `dataset` is a part, if it is one."""
 
+    framing: Mapping[str, float] = field(default_factory=dict)
+    """How the images were re-cut before they were scored; empty where they were not."""
+
 
 def evaluate_model(
     data: Path | str,
@@ -78,6 +82,7 @@ def evaluate_model(
     progress: Progress = SILENT,
     *,
     input_check: bool = True,
+    framing: float | None = None,
 ) -> Evaluated:
     """Evaluate `model` on one split of `data` into the folder `out`.
 
@@ -89,6 +94,8 @@ def evaluate_model(
         interval: how uncertainty is stated.
         progress: is told of every image.
         input_check: refuse what is unlike the training images, where the model can tell.
+        framing: re-cut every image so that the lungs fill this share of its width and height,
+            without the input check: what a model scores where framing can tell nothing.
 
     Raises:
         DataError: the split is empty, or no image of it could be answered for.
@@ -96,13 +103,19 @@ def evaluate_model(
     """
     data, out, interval = Path(data), Path(out), interval or IntervalConfig()
     started = time.monotonic()
-    predictor = Predictor.load(model, input_check=input_check)
+    predictor = Predictor.load(model, input_check=input_check and framing is None)
     dataset = index(data, progress=progress)
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
     claim_folder(out)
     write_split(out / "labels.csv", chosen)
-    answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
+    title, recut = f"evaluating {split}", {}
+    if framing is None:
+        answered = answer_all(chosen.records, predictor, title, progress)
+    else:
+        matched = answer_matched(chosen.records, predictor, framing, title, progress)
+        answered, recut = matched.answered, {"share": framing, "median_box": matched.by_median_box}
+        chosen = replace(chosen, warnings=(*chosen.warnings, matched.note()))
     evaluation = evaluate_answers(answered, predictor.manifest, interval)
     name = str(model)
     evaluated = Evaluated(
@@ -114,6 +127,7 @@ def evaluate_model(
         data.name,
         name,
         whole=dataset,
+        framing=recut,
     )
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     write_evaluation(out, evaluated, config=interval, seconds=seconds, page=out / "report.html")
@@ -129,9 +143,12 @@ def run_evaluation(
     progress: Progress,
     *,
     input_check: bool = True,
+    framing: float | None = None,
 ) -> tuple[dict[str, Any], str]:
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
-    evaluated = evaluate_model(data, out, model, split, interval, progress, input_check=input_check)
+    evaluated = evaluate_model(
+        data, out, model, split, interval, progress, input_check=input_check, framing=framing
+    )
     document = metrics_document(evaluated) | {"out": str(out)}
     text = (
         f"{metrics_table(evaluated.evaluation)}\n\nreport  {out / 'report.html'}\n"
@@ -220,7 +237,8 @@ def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
     withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
-    return evaluated.evaluation.to_metrics_json() | {"model": model, "abstention": withheld}
+    document = evaluated.evaluation.to_metrics_json() | {"model": model, "abstention": withheld}
+    return document | ({"framing": dict(evaluated.framing)} if evaluated.framing else {})
 
 
 def metrics_table(evaluation: Evaluation) -> str:

@@ -120,7 +120,7 @@ def test_lessons_show_kinds_evenly_if_asked(parts: tuple[Squares, Squares]) -> N
         network = with_head(build_backbone(None), Architecture(), 0)
         config = replace(CONFIG, even_kinds=even)
         lesson = build_curriculum(network, (train, parts[1]), config, SIZES, {}).lessons[0]
-        squares = [image for inputs, _ in lesson.batches(0) for image in inputs[0]]
+        squares = [image for inputs, _ in lesson.batches(0) for image in inputs["squares"]]
         films = parts[0].take(np.arange(24), squares[0].shape[0])
         numbers = {film.tobytes(): k for k, film in enumerate(films)}
         rows = [numbers[square.tobytes()] for square in squares]

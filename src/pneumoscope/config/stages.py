@@ -105,6 +105,21 @@ class DistortConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GuidanceConfig:
+    """What the whole network is taught besides the labels (`training/guidance.py`)."""
+
+    lungs: float = option(
+        0.0, "cost of heatmap energy outside the lungs, in images with pneumonia; 0: none", 0, 100
+    )
+    teacher: float = option(
+        0.7, "with teachers: their share of the target, the label's is the rest", 0, 0.99
+    )
+    teacher_maps: float = option(
+        0.5, "with teachers: cost of a heatmap that differs from theirs; 0: none", 0, 100
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SplitConfig:
     """How patients are dealt to the splits."""
 
@@ -288,6 +303,9 @@ class TrainConfig:
     seeds: tuple[int, ...] = option(
         (), "one network per seed, probabilities averaged; empty: one", 0, _MOST_SEED
     )
+    teachers: tuple[str, ...] = option(
+        (), "scratch: runs or bundles whose predictions the network learns from"
+    )
     kinds: float = option(
         0.0, "scratch: weight of asking for the kind of pneumonia too, where data tell; 0: not", 0
     )
@@ -311,6 +329,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     distort: DistortConfig = field(default_factory=DistortConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     scratch: ScratchConfig = field(default_factory=ScratchConfig)

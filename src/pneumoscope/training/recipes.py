@@ -331,7 +331,7 @@ def _tables(
 
 def _lungs(job: Job, stored: PreprocessConfig) -> dict[str, FeatureTable]:
     """Where the lungs of the training images are, if images are to be changed by that."""
-    if not asks_for_lungs(job.config.distort):
+    if not asks_for_lungs(job.config):
         return {}
     views = Views(1, job.config.augment, job.config.seed)
     extractor = LungExtractor(stored.size)

@@ -19,7 +19,7 @@ training model's graph, so that gradients flow through it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ def _heatmap_class() -> Any:
         def __init__(self, hidden: Any, output: Any) -> None:
             super().__init__(trainable=False, dtype="float32", name="heatmap")
             # As a function, since the layers' weights belong to the network, not to this layer.
-            self._head = lambda: (hidden, output)
+            self._head: Callable[[], tuple[Any, Any]] = lambda: (hidden, output)
 
         def call(self, inputs: Any) -> Any:
             features, pooled = inputs

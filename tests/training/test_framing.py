@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.framing import draw_fields
-from pneumoscope.training.network import build_backbone
 from pneumoscope.training.whole import Squares, build_curriculum, stored_side
 from support.small_network import small_network
 from training.test_surroundings import squares_with_lungs

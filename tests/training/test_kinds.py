@@ -11,6 +11,7 @@ import pytest
 
 from pneumoscope.graph.architecture import Architecture
 from pneumoscope.records import ImageRecord
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.kinds import (
     UNKNOWN,
     build_kind_question,
@@ -18,7 +19,7 @@ from pneumoscope.training.kinds import (
     kind_codes,
 )
 from pneumoscope.training.loop import Curriculum, fit
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.whole import Squares, build_curriculum
 from support.small_network import small_network

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from pneumoscope.graph.architecture import Architecture
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.loop import Curriculum, _targets, fit
 from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.whole import Squares, build_curriculum
 from support.small_network import small_network
 from training.test_whole import CONFIG, SIZES, squares_of

@@ -14,9 +14,10 @@ from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.kinds import UNKNOWN
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from pneumoscope.training.surroundings import Changed, LungExtractor, change_surroundings
 from pneumoscope.training.whole import Squares, build_curriculum

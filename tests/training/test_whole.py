@@ -14,9 +14,10 @@ from pneumoscope.config import FitConfig, PreprocessConfig, ScratchConfig, Train
 from pneumoscope.errors import UsageError
 from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.loop import Curriculum
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from pneumoscope.training.whole import (

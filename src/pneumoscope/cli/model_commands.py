@@ -62,7 +62,10 @@ def register(app: typer.Typer) -> None:
     command(app, "predict")(predict)
 
 
-@settings(TrainConfig, "recipe", "weights", "views", "seed", "flip", "backend", "keep_val")
+@settings(
+    TrainConfig,
+    *("recipe", "backbone", "weights", "views", "seed", "flip", "backend", "keep_val"),
+)
 @settings(FitConfig, "epochs")
 def train(
     data: DataArgument,

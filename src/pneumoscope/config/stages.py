@@ -170,7 +170,8 @@ class FinetuneConfig:
     """What `finetune` trains after the head, and how gently."""
 
     unfreeze: Literal["conv5", "conv4", "all"] = option(
-        "conv5", "the first block that is trained; what lies before it stays frozen"
+        "conv5",
+        "what is trained: the last stage of the backbone (conv5), the last two (conv4), or all",
     )
     head_epochs: int = option(30, "most epochs of the first stage, the head alone", 1)
     backbone_rate: float = option(0.1, "the last block's step size, as a share of the head's", 0, 1)
@@ -294,6 +295,12 @@ class TrainConfig:
 
     recipe: Literal["frozen", "finetune", "scratch"] = option(
         "frozen", "what is trained: the head; the head, then the last blocks too; everything"
+    )
+    backbone: str = option(
+        "densenet121",
+        "convolutional network in front of the head: a model of keras.applications in lower case "
+        "(mobilenetv2, efficientnetb0, resnet50v2), efficientnet-lite0 or -lite2, or "
+        "module:function of a Keras model of your own",
     )
     weights: str = option(
         "imagenet", "initial backbone weights: imagenet, bundled, none, a bundle, or a .h5 file"

@@ -79,6 +79,11 @@ class FeatureTable:
         """Views per image."""
         return len(self.keys[0]) if self.keys else 0
 
+    @property
+    def width(self) -> int:
+        """Numbers in the last axis of a row."""
+        return self.store.shape[-1]
+
     def fingerprint(self) -> str:
         """SHA-256 over what the rows were made of and by: images, views, extractor."""
         digest = hashlib.sha256(self.store.folder.name.encode())

@@ -30,7 +30,8 @@ from pneumoscope.inference.bundle import MOST_MEMBERS
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset
 from pneumoscope.storage import claim_folder, leftovers, path_text, remove_leftovers, write_text
-from pneumoscope.training.weights import WEIGHTS_BY_NAME, preprocessing_of
+from pneumoscope.training.backbones import check_name
+from pneumoscope.training.weights import WEIGHTS_BY_NAME, backbone_of, preprocessing_of
 from pneumoscope.training.whole import check_sizes
 from pneumoscope.workflows.facts import announce
 
@@ -109,6 +110,7 @@ def _check_together(config: TrainConfig) -> None:
         UsageError: they don't.
     """
     size = config.preprocess.size
+    check_name(config.backbone)
     if len(set(config.seeds)) != len(config.seeds) or len(config.seeds) > MOST_MEMBERS:
         raise UsageError(
             f"seeds: found {list(config.seeds)}, wanted at most {MOST_MEMBERS}, all different"
@@ -129,11 +131,14 @@ def _check_together(config: TrainConfig) -> None:
 
 
 def _as_the_weights_saw(config: TrainConfig, given: Collection[str]) -> TrainConfig:
-    """With a bundle's backbone, the preprocessing that it was trained with, unless one was given.
+    """With a bundle's weights, its backbone and preprocessing, unless others were given.
 
     Raises:
         BundleError, UsageError: the bundle's manifest can't be read.
     """
+    named = backbone_of(config.weights)
+    if named is not None and "backbone" not in given:
+        config = replace(config, backbone=named)
     theirs = preprocessing_of(config.weights)
     if theirs is None or any(name.startswith("preprocess.") for name in given):
         return config

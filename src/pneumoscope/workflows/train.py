@@ -26,7 +26,7 @@ from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.split import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.graph.stored import NetworkArrays
+from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -42,13 +42,10 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
 from pneumoscope.storage import cache_folder, claim_folder, path_text, write_text
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.checkpoint import Epoch
-from pneumoscope.training.network import (
-    arrays_of,
-    build_backbone,
-    initialise_randomly,
-    weights_digest,
-)
+from pneumoscope.training.network import initialise_randomly, weights_digest
+from pneumoscope.training.plans import arrays_of
 from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
 from pneumoscope.training.runtime import (
     choose_backend,
@@ -208,8 +205,8 @@ def _networks(
 
 
 def _backbone(config: TrainConfig) -> tuple[Any, InitialWeights]:
-    source = resolve_weights(config.weights)
-    backbone = build_backbone(config.preprocess.size)
+    source = resolve_weights(config.weights, backbone=config.backbone)
+    backbone = build_backbone(config.preprocess.size, config.backbone)
     if source.kind == "none":
         initialise_randomly(backbone, config.seed)
         return backbone, InitialWeights(

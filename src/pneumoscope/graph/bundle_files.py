@@ -1,8 +1,7 @@
 """Which files make a bundle, and where the bundle that ships lies: no more of a bundle than that.
 
-Comes in: a folder, a number of members. Goes out: names, paths, `bundle.json` as it was parsed.
-`inference/bundle.py` reads whole bundles; `weights.py` takes a backbone out of one. Does not know
-what the manifest means.
+`inference/bundle.py` reads whole bundles, `training/weights.py` takes a backbone out of one; both
+need names, paths, and `bundle.json` as it was parsed.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from pneumoscope.errors import BundleError
 
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
-WEIGHTS_SUFFIX = ".weights.h5"
+NETWORK_SUFFIX = ".keras"
 
 _MAX_MANIFEST_BYTES = 1 << 24
 
 
-def weight_names(members: int) -> tuple[str, ...]:
-    """The weight files of a bundle: `model.weights.h5`; of several networks `model-0.…`, …."""
+def network_names(members: int) -> tuple[str, ...]:
+    """The network files of a bundle: `model.keras`; of several networks `model-0.keras`, …."""
     if members == 1:
-        return (f"model{WEIGHTS_SUFFIX}",)
-    return tuple(f"model-{k}{WEIGHTS_SUFFIX}" for k in range(members))
+        return (f"model{NETWORK_SUFFIX}",)
+    return tuple(f"model-{k}{NETWORK_SUFFIX}" for k in range(members))
 
 
 def default_folder() -> Path:

@@ -79,6 +79,10 @@ def train(
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N,…", help="one network per seed, averaged")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="RUN,RUN,…", help="scratch: learn from these models' predictions too"),
+    ] = None,
     **options: Any,
 ) -> Outcome:
     """Train a model: split by patient, train, choose the threshold on validation, report.
@@ -87,6 +91,7 @@ def train(
     """
     from pneumoscope.workflows.train import run_training
 
+    options["teachers"] = None if teacher is None else tuple(teacher.split(","))
     chosen, given = _training(config, seeds, options)
     return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import BundleError
+from pneumoscope.storage import sha256_of_file
 
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
@@ -37,6 +38,11 @@ def bundle_in(folder: Path) -> Path | None:
         if (candidate / MANIFEST).exists():
             return candidate
     return None
+
+
+def manifest_digest(folder: Path) -> str:
+    """SHA-256 of a bundle's manifest, which names the digest of every other file in it."""
+    return sha256_of_file(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Any:

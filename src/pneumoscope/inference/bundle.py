@@ -126,7 +126,8 @@ class BundleManifest:
 
     `members` networks of one architecture answer together by their mean probability, with `flip`
     each for an image and its left-right mirror image. `store` is the precision of their kernels on
-    disk; everything is computed in float32, or faster where `certificates` allow it.
+    disk; everything is computed in float32, or faster where `certificates` allow it. `teachers` are
+    the models that it was distilled from: name and digest of each.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -145,6 +146,7 @@ class BundleManifest:
     certificates: tuple[PrecisionCertificate, ...] = ()
     training_data: TrainingData = field(default_factory=TrainingData)
     initial_weights: InitialWeights = field(default_factory=InitialWeights)
+    teachers: tuple[str, ...] = ()
     validation: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from pneumoscope.config import RECIPES, FitConfig, PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import ImageRefusedError
+from pneumoscope.graph import bundle_files
 from pneumoscope.graph.architecture import Architecture
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
@@ -48,6 +49,7 @@ from pneumoscope.training.ranges import training_ranges
 from pneumoscope.training.runtime import arithmetic
 from pneumoscope.training.surroundings import LungExtractor
 from pneumoscope.training.tail import build_tail_curriculum
+from pneumoscope.training.teachers import load_teachers, teacher_folder
 from pneumoscope.training.whole import (
     Squares,
     asks_for_lungs,
@@ -249,7 +251,9 @@ def _train_whole(
         Squares(tables[s], _labels(job, s, tables[s]), _kinds(job, s, tables[s]), lungs.get(s))
         for s in ("train", "val")
     )
-    curriculum = build_curriculum(network, (train, val), config, sizes, factors)
+    with arithmetic(config.fit.precision):
+        teachers = load_teachers(config.teachers)
+    curriculum = build_curriculum(network, (train, val), config, sizes, factors, teachers)
     fitted = _fitted(job, curriculum, tables)
     job.backbone.set_weights(fitted.weights[:-4])
     return tables, fitted
@@ -284,6 +288,8 @@ def _origin(
         del settings[unused]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(weights_digest(network).encode())
+    for folder in map(teacher_folder, job.config.teachers):
+        digest.update(bundle_files.manifest_digest(folder).encode())
     for split, table in tables.items():
         digest.update(table.fingerprint().encode())
         digest.update(labels[split].astype("<i8").tobytes())

@@ -31,6 +31,7 @@ from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset
 from pneumoscope.storage import claim_folder, leftovers, path_text, remove_leftovers, write_text
 from pneumoscope.training.backbones import check_name
+from pneumoscope.training.teachers import BUNDLED, teacher_folder
 from pneumoscope.training.weights import WEIGHTS_BY_NAME, backbone_of, preprocessing_of
 from pneumoscope.training.whole import check_sizes
 from pneumoscope.workflows.facts import announce
@@ -75,6 +76,8 @@ def prepare(
         )
     if config.weights not in WEIGHTS_BY_NAME:  # a file: found again from any folder
         config = replace(config, weights=str(Path(config.weights).absolute()))
+    teachers = (_absolute(choice) for choice in config.teachers)
+    config = replace(config, teachers=tuple(teachers))
     if not resume:
         config = _as_the_weights_saw(config, given)
     if resume:
@@ -103,6 +106,11 @@ def prepare(
     return Prepared(out, config, dataset)
 
 
+def _absolute(teacher: str) -> str:
+    """A teacher's name, found again from any folder."""
+    return teacher if teacher in BUNDLED else str(Path(teacher).absolute())
+
+
 def _check_together(config: TrainConfig) -> None:
     """See, before hours of work, that settings that are right each also fit one another.
 
@@ -115,6 +123,13 @@ def _check_together(config: TrainConfig) -> None:
         raise UsageError(
             f"seeds: found {list(config.seeds)}, wanted at most {MOST_MEMBERS}, all different"
         )
+    if config.teachers and config.recipe != "scratch":
+        raise UsageError(
+            f"--teacher: found with --recipe {config.recipe}, wanted scratch, which trains the "
+            "whole network. Add --recipe scratch (--weights says where it begins)."
+        )
+    for teacher in config.teachers:
+        teacher_folder(teacher)
     if config.recipe == "scratch":
         check_sizes(config.scratch)
         if config.scratch.sizes[-1] != size:

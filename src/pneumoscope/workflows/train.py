@@ -53,6 +53,7 @@ from pneumoscope.training.runtime import (
     distribute,
     keep_to_one_thread,
 )
+from pneumoscope.training.teachers import described_teacher
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
@@ -298,6 +299,7 @@ def _manifest(
             sum(record.label for record in train),
         ),
         initial_weights=initial,
+        teachers=tuple(map(described_teacher, config.teachers)),
     )
 
 

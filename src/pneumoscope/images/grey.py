@@ -84,6 +84,17 @@ def unit_range(grey: npt.NDArray[np.uint8]) -> FloatArray:
     return np.divide(grey, np.float32(255), dtype=np.float32)
 
 
+def oriented(pixels: FloatArray, orientation: int) -> FloatArray:
+    """Turn and mirror (h, w) pixels as EXIF orientation 1 to 8 asks."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.T
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
 def check_size(source: str, width: int, height: int, limits: LimitsConfig) -> None:
     """Refuse an image whose header states a size outside the limits.
 

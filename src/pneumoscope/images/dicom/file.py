@@ -47,6 +47,7 @@ _WANTED_TAGS: tuple[int, ...] = (
     0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223,
     0x00283000, 0x00283010, 0x20500020,  # modality, VOI and presentation LUT
     0x00540220,  # view, coded
+    *(group << 16 | element for group in range(0x6000, 0x6020, 2) for element in (0x100, 0x102)),
     0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010,  # pixel data
 )  # fmt: skip
 

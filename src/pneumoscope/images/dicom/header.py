@@ -52,6 +52,8 @@ _SAMPLES_TO_PHOTOMETRIC = {
 }
 _ALLOCATED = (1, 8, 16)
 _HIGHEST_UNSIGNED = 0xFFFF
+_MOST_LUT_BITS = 16
+_OVERLAYS = 0x6000
 
 
 def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
@@ -217,40 +219,42 @@ def read_display(
             "it is MONOCHROME2 with PresentationLUTShape INVERSE, which contradict each other; "
             "it was not inverted"
         )
-    voi: Lut | Window | None = _lut(dataset, "VOILUTSequence", header, big_endian)
-    if voi is None:
-        voi = _window(dataset, warnings)
+    table = _lut(dataset, "VOILUTSequence", header, big_endian, warnings)
     return Display(
-        modality=_lut(dataset, "ModalityLUTSequence", header, big_endian),
+        modality=_lut(dataset, "ModalityLUTSequence", header, big_endian, warnings),
         slope=slope[0] if slope else 1.0,
         intercept=intercept[0] if intercept else 0.0,
-        voi=voi,
+        voi=(*([] if table is None else [table]), *_windows(dataset, warnings)),
         inverted=inverted,
-        padding=_padding(dataset, header, warnings),
     )
 
 
-def _window(dataset: Dataset, warnings: list[str]) -> Window | None:
-    """The first window, or `None` if there is none that makes sense."""
+def _windows(dataset: Dataset, warnings: list[str]) -> list[Window]:
+    """The windows that make sense, in the header's order."""
     centres = _numbers(dataset, "WindowCenter", warnings)
     widths = _numbers(dataset, "WindowWidth", warnings)
-    if not centres or not widths:
-        return None
-    centre, width = centres[0], widths[0]
-    function = _text(dataset, "VOILUTFunction").upper() or "LINEAR"
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        warnings.append(f"its VOI LUT function {function!r} is not known; LINEAR was taken")
-        function = "LINEAR"
-    if width <= 0:
-        warnings.append(f"its window width is {width:g}, so the window was not used")
-        return None
-    if function == "LINEAR" and width < 1:
-        warnings.append(f"its window width {width:g} is too narrow for LINEAR; LINEAR_EXACT taken")
-        function = "LINEAR_EXACT"
-    return Window(centre, width, function)
+    stated = _text(dataset, "VOILUTFunction").upper() or "LINEAR"
+    if (centres or widths) and stated not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        warnings.append(f"its VOI LUT function {stated!r} is not known; LINEAR was taken")
+        stated = "LINEAR"
+    found = []
+    for centre, width in zip(centres, widths, strict=False):
+        function = stated
+        if width <= 0:
+            warnings.append(f"its window width is {width:g}, so the window was not used")
+            continue
+        if function == "LINEAR" and width < 1:
+            warnings.append(
+                f"its window width {width:g} is too narrow for LINEAR; LINEAR_EXACT taken"
+            )
+            function = "LINEAR_EXACT"
+        found.append(Window(centre, width, function))
+    return found
 
 
-def _lut(dataset: Dataset, keyword: str, header: PixelHeader, big_endian: bool) -> Lut | None:
+def _lut(
+    dataset: Dataset, keyword: str, header: PixelHeader, big_endian: bool, warnings: list[str]
+) -> Lut | None:
     """The first table of a LUT sequence (PS3.3 C.11.1.1.1)."""
     sequence = dataset.get(keyword)
     if not sequence:
@@ -272,10 +276,41 @@ def _lut(dataset: Dataset, keyword: str, header: PixelHeader, big_endian: bool) 
     if len(values) < entries:
         raise ValueError(f"{keyword} has {len(values)} of {entries} entries")
     table = values[:entries].astype(np.float64)
-    return Lut(first, table, max(float((1 << bits) - 1), float(table.max()), 1.0))
+    name = "VOI LUT" if keyword == "VOILUTSequence" else "modality LUT"
+    top = max(float(table.max()), 1.0)
+    white = float((1 << bits) - 1) if 1 <= bits <= _MOST_LUT_BITS else 0.0
+    if not white / 2 < top <= white:
+        # A bit short of what is stated, or beyond it: what the table reaches is its white.
+        if keyword == "VOILUTSequence":
+            warnings.append(
+                f"its {name} states {bits} bits and reaches {top:g}; that was taken for white"
+            )
+        white = top
+    return Lut(first, table, white, name)
 
 
-def _padding(dataset: Dataset, header: PixelHeader, warnings: list[str]) -> tuple[int, int] | None:
+def overlay_bits(dataset: Dataset) -> int:
+    """A mask of the bits of each cell that hold overlays (PS3.5 8.1.2, retired but written)."""
+    mask = 0
+    for group in range(_OVERLAYS, _OVERLAYS + 0x20, 2):
+        allocated = _number_at(dataset, group << 16 | 0x0100)
+        position = _number_at(dataset, group << 16 | 0x0102)
+        if allocated is not None and allocated > 1 and position is not None:
+            mask |= 1 << position if 0 <= position < _MOST_LUT_BITS else 0
+    return mask
+
+
+def _number_at(dataset: Dataset, tag: int) -> int | None:
+    element = dataset.get(tag)
+    try:
+        return None if element is None else int(element.value)
+    except (ValueError, TypeError):
+        return None
+
+
+def padding_values(
+    dataset: Dataset, header: PixelHeader, warnings: list[str]
+) -> tuple[int, int] | None:
     """Lowest and highest padding value (PS3.3 C.7.5.1.1.2)."""
     values = _numbers(dataset, "PixelPaddingValue", warnings)
     if not values:

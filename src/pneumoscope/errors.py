@@ -95,13 +95,19 @@ class InputError(PneumoscopeError):
 
 
 class ImageRefusedError(InputError):
-    """One image can't be answered for; `reason` says why in a code, `detail` in words."""
+    """One image can't be answered for; `reason` says why in a code, `detail` in words.
 
-    def __init__(self, source: str, reason: Reason, detail: str) -> None:
+    `warnings` are what else was odd about its file, as far as it was read.
+    """
+
+    def __init__(
+        self, source: str, reason: Reason, detail: str, warnings: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(f"{source}: {reason.value}: {detail}")
         self.source = source
         self.reason = reason
         self.detail = detail
+        self.warnings = warnings
 
 
 class DataError(InputError):

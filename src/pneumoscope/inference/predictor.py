@@ -25,7 +25,7 @@ from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.look import Look
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, read_bytes, read_image
+from pneumoscope.images.read import GreyImage, because_of, read_bytes, read_image
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
@@ -263,10 +263,11 @@ class Predictor:
             detail = (
                 f"the model's answer is {logit}, no number. Its weights are damaged: train again"
             )
-            return Answer(Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail))
+            failed = Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail)
+            return Answer(replace(failed, warnings=item.warnings))
         return self.checked(
             Answer(
-                Prediction(item.source, "ok"),
+                Prediction(item.source, "ok", warnings=item.warnings),
                 logit=logit,
                 cam=outputs.cams[row],
                 embedding=outputs.embeddings[row],
@@ -287,12 +288,14 @@ class Predictor:
             verdict = self._statistics.verdict(look, embedding)
             prediction = replace(answer.prediction, input_score=verdict.score)
             if verdict.reason is not None:
+                warnings = answer.prediction.warnings
                 refusal = Prediction(
                     answer.prediction.path,
                     "refused",
                     verdict.reason,
                     input_score=verdict.score,
-                    detail=verdict.detail,
+                    detail=verdict.detail + because_of(warnings),
+                    warnings=warnings,
                 )
                 return replace(answer, prediction=refusal, logit=None, cam=None)
             answer = replace(answer, prediction=prediction)

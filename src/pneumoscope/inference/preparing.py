@@ -17,7 +17,7 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.look import Look, look_at
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, read_image
+from pneumoscope.images.read import GreyImage, because_of, read_image
 from pneumoscope.inference.input_check import MOST_COLOUR
 from pneumoscope.records import Prediction
 
@@ -37,12 +37,14 @@ class Prepared:
         image: the decoded image, where it was asked for.
         tensor: the network's input, float32 (size, size, 3).
         look: what the input check sees of it; `None` where nothing is checked.
+        warnings: what was odd about the file.
     """
 
     source: str
     image: GreyImage | None
     tensor: NDArray[np.float32]
     look: Look | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,27 @@ def prepared(
     try:
         image = read()
     except ImageRefusedError as error:
-        return Prediction(source, error.reason.status, error.reason, detail=error.detail)
+        return Prediction(
+            source,
+            error.reason.status,
+            error.reason,
+            detail=error.detail,
+            warnings=error.warnings,
+        )
     if looks and image.colour > MOST_COLOUR:
         detail = (
             f"it is a picture in colour (mean chroma {image.colour:.2f}, at most {MOST_COLOUR} is "
             "taken for a film). Give the X-ray itself, in grey"
         )
-        return Prediction(source, "refused", Reason.NOT_A_CHEST_XRAY, detail=detail)
-    return replace(seen(source, image.pixels, preprocess, looks=looks), image=image)
+        return Prediction(
+            source,
+            "refused",
+            Reason.NOT_A_CHEST_XRAY,
+            detail=detail + because_of(image.warnings),
+            warnings=image.warnings,
+        )
+    made = seen(source, image.pixels, preprocess, looks=looks)
+    return replace(made, image=image, warnings=image.warnings)
 
 
 def seen(

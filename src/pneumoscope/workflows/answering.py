@@ -18,6 +18,7 @@ from pneumoscope.config import IntervalConfig, PreprocessConfig
 from pneumoscope.errors import DataError, Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate
 from pneumoscope.evaluation.groups import by_group
+from pneumoscope.images.cautions import counted
 from pneumoscope.images.dicom.attributes import film_attributes
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest
@@ -58,6 +59,10 @@ class Answered:
     def probabilities(self) -> NDArray[np.float64]:
         """Calibrated probabilities (n,) of the images that have an answer."""
         return np.array([self.answers[k].prediction.probability for k in self.ok], np.float64)
+
+    def warned(self) -> Counter[str]:
+        """How many of the images, with an answer or without, have each kind of warning."""
+        return counted(answer.prediction.warnings for answer in self.answers)
 
     def checked_by(self, predictor: Predictor) -> Answered:
         """The same forward passes after the input check of `predictor`, whose network made them."""

@@ -23,6 +23,7 @@ from pneumoscope.data.index import index
 from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
+from pneumoscope.images.cautions import closing_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
@@ -133,8 +134,9 @@ def run_evaluation(
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
     evaluated = evaluate_model(data, out, model, split, interval, progress, input_check=input_check)
     document = metrics_document(evaluated) | {"out": str(out)}
+    warned = "".join(f"{line}\n" for line in closing_lines(evaluated.answered.warned()))
     text = (
-        f"{metrics_table(evaluated.evaluation)}\n\nreport  {out / 'report.html'}\n"
+        f"{metrics_table(evaluated.evaluation)}\n\n{warned}report  {out / 'report.html'}\n"
         f"papers  {out / 'checklist.html'}"
     )
     return document, text
@@ -220,7 +222,9 @@ def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
     withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
-    return evaluated.evaluation.to_metrics_json() | {"model": model, "abstention": withheld}
+    warned = dict(evaluated.answered.warned().most_common())
+    told = {"model": model, "abstention": withheld, "warnings": warned}
+    return evaluated.evaluation.to_metrics_json() | told
 
 
 def metrics_table(evaluation: Evaluation) -> str:

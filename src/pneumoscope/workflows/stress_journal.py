@@ -32,6 +32,7 @@ class Stressed:
         properties: width, height, aspect, bytes, mean, deviation of the file's pixels.
         thumbnail: 256 greys.
         outline: 256 shares of lung; empty without lungs.
+        warnings: what was odd about the file.
     """
 
     said: tuple[Said, ...] = ()
@@ -42,6 +43,7 @@ class Stressed:
     properties: tuple[float, ...] = field(default=())
     thumbnail: tuple[float, ...] = field(default=())
     outline: tuple[float, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
 
 
 class StressJournal:
@@ -114,6 +116,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _stressed(document: dict[str, Any]) -> Stressed:
-    lists: Sequence[str] = ("said", "properties", "thumbnail", "outline")
+    lists: Sequence[str] = ("said", "properties", "thumbnail", "outline", "warnings")
     values: dict[str, Any] = {n: tuple(v) if n in lists else v for n, v in document.items()}
     return Stressed(**values)

@@ -14,7 +14,7 @@ why: whoever waits for it should not wait for nothing.
           Source image
           Probability            with its threshold beside it (TID 300)
           Presence of property   present, absent, undetermined, not evaluated
-          Comment                why there is no answer, or no class
+          Comment                why there is no answer, or no class; each warning of the input
       Comment                    research use only
 """
 
@@ -158,6 +158,8 @@ def _group(
     if prediction.prediction == UNCERTAIN:
         words = "Uncertain: so near its threshold the model gives a probability and no class"
         group[0].ContentSequence.append(_comment(words))
+    for warning in prediction.warnings:
+        group[0].ContentSequence.append(_comment(f"Caution: {warning}"))
     return group
 
 

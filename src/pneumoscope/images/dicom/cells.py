@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Cells = npt.NDArray[np.unsignedinteger[Any]]
+Cells = npt.NDArray[Any]
 Values = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
@@ -26,6 +26,9 @@ makes smaller. X-rays whose header is right make forty larger for one that they 
 _CARRY = 0.2
 """By which share of the field's range it falls, on average, where the bits above it step up. In
 X-rays of 16 bits, 12 of them stated, it is 0.33 and more; of drawn overlays 0.11 at most."""
+_LEAST_HALF = 0.01
+_LEAST_DISTINCT = 16
+"""Of a picture at least so much lies on either side of where a sign begins, if it wraps there."""
 _MOST_OVERLAYS = 4
 """Bits of a cell that overlays take at most."""
 _SWAPPED_SMOOTHER = 0.25
@@ -145,7 +148,7 @@ def _some(mask: Mask) -> Mask | None:
 
 def _beyond(cells: Cells, field: Field, width: int, overlays: int) -> Mask:
     """Where a cell says more than the field can; sign extension says no more."""
-    free = cells if not overlays else cells & ~overlays
+    free: Cells = cells & cells.dtype.type(((1 << width) - 1) & ~overlays) if overlays else cells
     whole = Field(field.shift, width - field.shift, field.signed)
     return np.asarray(whole.of(free) != field.of(free))
 
@@ -195,7 +198,7 @@ def _believed(
     # Padding lies in areas: nearly every pixel of it has another beside it.
     beside = within[:, 1:] & within[:, :-1]
     scattered = float(beside.sum()) < 0.8 * float(within[:, 1:].sum())
-    if share > _MOST_PADDING and film.size:
+    if share > _MOST_PADDING and values.min() < values.max():
         warnings.append(
             f"its padding value {named} would blot out {share:.0%} of its pixels and was not used"
         )
@@ -224,10 +227,9 @@ def _chosen(
     film = np.ones(rows.shape, np.bool_) if outside is None else ~outside[::step]
     pairs = film[:, 1:] & film[:, :-1]
     if swappable and width == 16:
-        swapped = rows.byteswap()
-        if _roughness(stated.of(swapped), pairs) < _SWAPPED_SMOOTHER * _roughness(
-            stated.of(rows), pairs
-        ):
+        whole = Field(0, width, stated.signed)
+        swapped = _roughness(whole.of(rows.byteswap()), pairs)
+        if swapped < _SWAPPED_SMOOTHER * _roughness(whole.of(rows), pairs):
             warnings.append(
                 "its pixels are in the other byte order than its header states; they were swapped"
             )
@@ -248,7 +250,7 @@ def _chosen(
         bits = width - stated.shift if stated.signed else above.bit_length() - stated.shift
         best = replace(stated, bits=bits)
     other = replace(best, signed=not best.signed)
-    if _wraps_less(other.of(rows), best.of(rows), pairs):
+    if _both_halves(rows, best) and _wraps_less(other.of(rows), best.of(rows), pairs):
         best = other
     if best != stated:
         kept = cells if outside is None else cells[~outside]
@@ -281,6 +283,14 @@ def _carries(rows: Cells, stated: Field, width: int, pairs: Mask, above: int) ->
         return False
     mean = float((np.sign(up[carried]) * steps[carried]).mean(dtype=np.float64))
     return mean < -_CARRY * (1 << stated.bits)
+
+
+def _both_halves(rows: Cells, field: Field) -> bool:
+    """Whether a picture lies on both sides of where the sign would begin, and not strays alone."""
+    upper = (rows & (1 << (field.shift + field.bits - 1))) != 0
+    share = float(upper.mean())
+    fewer = rows[upper] if share < 1 / 2 else rows[~upper]
+    return min(share, 1 - share) >= _LEAST_HALF and len(np.unique(fewer)) >= _LEAST_DISTINCT
 
 
 def _wraps_less(other: Values, ours: Values, pairs: Mask) -> bool:

@@ -8,6 +8,7 @@ the threshold, is told here by export.json and embedding.npz, where the model ha
 looks at three more things (thumbnails). Research software, not a medical device.
 """
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -59,14 +60,15 @@ def distance(embedding):
 
 def read(path):
     """Grey pixels, uint8 (height, width), as pneumoscope reads them; ValueError for all else."""
-    with Image.open(path) as image:
+    content = Path(path).read_bytes()
+    with Image.open(io.BytesIO(content)) as image:  # of a path Pillow turns some TIFF files not
         if image.format not in ("JPEG", "PNG", "TIFF", "BMP", "WEBP"):
             raise ValueError(f"it is a {image.format} file; JPEG, PNG, TIFF, BMP or WebP is wanted")
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError(f"it holds {image.n_frames} pictures; one is wanted")
         bits, numbers = 8, 1
         if image.format == "PNG":
-            bits = Path(path).read_bytes()[24]
+            bits = content[24]
         elif image.format == "TIFF":
             bits = max(image.tag_v2.get(258, (1,)))
             numbers = max(image.tag_v2.get(339, (1,)))  # 1: unsigned integers

@@ -15,7 +15,7 @@ why: whoever waits for it should not wait for nothing.
           Probability            with its threshold beside it (TID 300)
           Presence of property   present, absent, undetermined, not evaluated
           Comment                why there is no answer, or no class; each warning of the input
-      Comment                    research use only
+      Comment                    research use only; what is not as in the image's header
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ def structured_report(
     report[0].ContentSequence.append(
         _comment(f"{RESEARCH_ONLY}. Research software, no medical device")
     )
+    for change in source.changes:
+        report[0].ContentSequence.append(
+            _comment(f"Otherwise than in the image's header: {change}")
+        )
     return ComprehensiveSR(
         evidence=[source.dataset],
         content=report,

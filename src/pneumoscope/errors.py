@@ -55,6 +55,7 @@ class Reason(StrEnum):
     NOT_A_CHEST_XRAY = "not_a_chest_xray"
     INVERTED = "inverted"
     ROTATED = "rotated"
+    OUTSIDE_AGE_RANGE = "outside_age_range"
 
     @property
     def status(self) -> Literal["refused", "error"]:

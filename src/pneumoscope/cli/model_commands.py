@@ -35,6 +35,14 @@ CheckOption = Annotated[
 ]
 
 
+AgeOption = Annotated[
+    bool,
+    typer.Option(
+        "--any-age", help="predict for other ages than the model is for; every output says so"
+    ),
+]
+
+
 class SplitChoice(StrEnum):
     """Which part of the data is evaluated."""
 
@@ -65,16 +73,22 @@ def train(
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N,…", help="one network per seed, averaged")
     ] = None,
+    ages: Annotated[
+        str | None,
+        typer.Option(metavar="YEARS-YEARS", help="ages that the model is for, as in 1-5"),
+    ] = None,
     **options: Any,
 ) -> Outcome:
     """Train a model: split by patient, train, choose the threshold on validation, report.
 
     Example: pneumoscope train chest_xray --out runs/a --weights imagenet --views 4
     """
+    from pneumoscope.inference.age_gate import parse_ages
     from pneumoscope.workflows.train import run_training
 
     chosen = training_config(options.get("recipe"), config)
     options["seeds"] = _seeds(seeds)
+    options["ages"] = None if ages is None else parse_ages(ages)
     given = {
         "fit.epochs" if name == "epochs" else name
         for name, value in options.items()
@@ -110,6 +124,7 @@ def evaluate(
     model: ModelOption = "default",
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
     input_check: CheckOption = True,
+    any_age: AgeOption = False,
     **options: Any,
 ) -> Outcome:
     """Measure a model on labelled images: every metric with its interval, curves, a report.
@@ -121,12 +136,19 @@ def evaluate(
     interval = replace_from(IntervalConfig(), **options)
     chosen: Any = split.value
     found = run_evaluation(
-        data, out, model, chosen, interval, TERMINAL.progress, input_check=input_check
+        data,
+        out,
+        model,
+        chosen,
+        interval,
+        TERMINAL.progress,
+        input_check=input_check,
+        any_age=any_age,
     )
     return Outcome(*found)
 
 
-@settings(BatchConfig, "engine", "workers", "precision")
+@settings(BatchConfig, "engine", "workers", "precision", "any_age")
 def predict(
     paths: Annotated[
         list[str],

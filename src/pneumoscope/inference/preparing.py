@@ -7,7 +7,7 @@ check sees of it. Knows nothing of models, and nothing of how many files there a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.look import Look, look_at
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, because_of, read_image
+from pneumoscope.inference.age_gate import OPEN, AgeGate
 from pneumoscope.inference.input_check import MOST_COLOUR
 from pneumoscope.records import Prediction
 
@@ -57,6 +58,7 @@ class Decoder:
         keep: from the pixels to what is kept of them; `None` keeps nothing.
         read: how a file is read, `read_image` where nothing is said.
         looks: take note of what the input check wants to see.
+        gate: which patients may be scored.
     """
 
     limits: LimitsConfig
@@ -64,12 +66,19 @@ class Decoder:
     keep: Keep | None = None
     read: Reader | None = None
     looks: bool = False
+    gate: AgeGate = field(default_factory=AgeGate)
 
     def __call__(self, path: Path | str) -> Prepared | Prediction:
         """The network's input for one file, or the row that says why there is none."""
         name = str(path)
         read = self.read or read_image
-        item = prepared(lambda: read(name, self.limits), name, self.preprocess, looks=self.looks)
+        item = prepared(
+            lambda: read(name, self.limits),
+            name,
+            self.preprocess,
+            looks=self.looks,
+            gate=self.gate,
+        )
         if isinstance(item, Prediction) or item.image is None:
             return item
         image = item.image
@@ -80,7 +89,12 @@ class Decoder:
 
 
 def prepared(
-    read: Callable[[], GreyImage], source: str, preprocess: Preprocessor, *, looks: bool = False
+    read: Callable[[], GreyImage],
+    source: str,
+    preprocess: Preprocessor,
+    *,
+    looks: bool = False,
+    gate: AgeGate = OPEN,
 ) -> Prepared | Prediction:
     """What `read` gives, preprocessed; or the row that says why it was refused.
 
@@ -88,6 +102,7 @@ def prepared(
     """
     try:
         image = read()
+        warnings = (*image.warnings, *gate.warnings(image))
     except ImageRefusedError as error:
         return Prediction(
             source,
@@ -106,10 +121,10 @@ def prepared(
             "refused",
             Reason.NOT_A_CHEST_XRAY,
             detail=detail + because_of(image.warnings),
-            warnings=image.warnings,
+            warnings=warnings,
         )
     made = seen(source, image.pixels, preprocess, looks=looks)
-    return replace(made, image=image, warnings=image.warnings)
+    return replace(made, image=image, warnings=warnings)
 
 
 def seen(

@@ -79,6 +79,7 @@ def evaluate_model(
     progress: Progress = SILENT,
     *,
     input_check: bool = True,
+    any_age: bool = False,
 ) -> Evaluated:
     """Evaluate `model` on one split of `data` into the folder `out`.
 
@@ -90,6 +91,7 @@ def evaluate_model(
         interval: how uncertainty is stated.
         progress: is told of every image.
         input_check: refuse what is unlike the training images, where the model can tell.
+        any_age: answer for patients of other ages than the model is for.
 
     Raises:
         DataError: the split is empty, or no image of it could be answered for.
@@ -97,7 +99,7 @@ def evaluate_model(
     """
     data, out, interval = Path(data), Path(out), interval or IntervalConfig()
     started = time.monotonic()
-    predictor = Predictor.load(model, input_check=input_check)
+    predictor = Predictor.load(model, input_check=input_check, any_age=any_age)
     dataset = index(data, progress=progress)
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
@@ -130,9 +132,19 @@ def run_evaluation(
     progress: Progress,
     *,
     input_check: bool = True,
+    any_age: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
-    evaluated = evaluate_model(data, out, model, split, interval, progress, input_check=input_check)
+    evaluated = evaluate_model(
+        data,
+        out,
+        model,
+        split,
+        interval,
+        progress,
+        input_check=input_check,
+        any_age=any_age,
+    )
     document = metrics_document(evaluated) | {"out": str(out)}
     warned = "".join(f"{line}\n" for line in closing_lines(evaluated.answered.warned()))
     text = (

@@ -81,7 +81,9 @@ def run_prediction(
         if not len(files):
             named = ", ".join(map(str, paths))
             raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
-        predictor = Predictor.load(model, batch.precision, input_check=batch.input_check)
+        predictor = Predictor.load(
+            model, batch.precision, input_check=batch.input_check, any_age=batch.any_age
+        )
         reports = None
         if dicom_out:
             precision = predictor.precision
@@ -230,7 +232,13 @@ def _by_cluster(
     rows = predicted_on_cluster(
         reading.names,
         len(reading.files) - reading.done,
-        partial(Predictor.load, place, predictor.precision, input_check=predictor.checks_inputs),
+        partial(
+            Predictor.load,
+            place,
+            predictor.precision,
+            input_check=predictor.checks_inputs,
+            any_age=predictor.any_age,
+        ),
         mark_of(predictor),
         reading.workers,
     )

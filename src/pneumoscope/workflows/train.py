@@ -310,6 +310,7 @@ def _manifest(
         flip=config.flip,
         store=config.store,
         preprocessing=config.preprocess,
+        ages=config.ages,
         training_data=TrainingData(
             fingerprint(train),
             len(train),

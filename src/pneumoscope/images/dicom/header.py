@@ -7,6 +7,7 @@ what is no chest film. Knows nothing of encodings; touches no pixel.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,14 @@ _OTHER_PARTS = """
 _LATERAL_VIEWS = ("LL", "RL", "LAT", "LATERAL")
 _ODD_VIEWS = ("LLD", "RLD", "LLO", "RLO")
 """View positions of PS3.3 C.8.1.1.1.2: from the side; lying on the side, and oblique."""
+_LATERAL_WORDS = frozenset({"LAT", "LATERAL", "LATERALE", "LATERALIS", "SEITLICH", "PROFIL", "LL"})
+_SEVERAL_VIEWS = frozenset(
+    {"PA", "AP", "FRONTAL", "AND", "VIEWS", "2V", "3V", "2VW", "TWO", "BILATERAL", "EBENEN"}
+)
+_NOT_UPRIGHT = frozenset({"DECUBITUS", "DECUB", "OBLIQUE"})
+"""Words of series' and studies' descriptions, which are free text (PS3.3 C.7.3.1)."""
+_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
+"""Any of these tells when an X-ray was taken, well enough for an age."""
 _SAMPLES_TO_PHOTOMETRIC = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
@@ -65,9 +74,13 @@ def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
         patient_id=_text(dataset, "PatientID"),
         photometric=_text(dataset, "PhotometricInterpretation"),
         study_uid=_text(dataset, "StudyInstanceUID"),
+        study_date=next(filter(None, (_text(dataset, word) for word in _DATES)), ""),
+        study_description=_text(dataset, "StudyDescription"),
+        series_description=_text(dataset, "SeriesDescription"),
         series_uid=_text(dataset, "SeriesInstanceUID"),
         sop_uid=_text(dataset, "SOPInstanceUID"),
         patient_age=_text(dataset, "PatientAge"),
+        patient_birth_date=_text(dataset, "PatientBirthDate"),
         patient_sex=_text(dataset, "PatientSex"),
         manufacturer=_text(dataset, "Manufacturer"),
         transfer_syntax=transfer_syntax,
@@ -92,25 +105,60 @@ def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[st
         _check_class(sop_class, source)
         warnings.append("it states no modality; it was taken for an X-ray")
     part = "".join(letter for letter in info.body_part.upper() if letter.isalpha())
-    if part in _OTHER_PARTS.split():
+    shown = info.body_part if part in _OTHER_PARTS.split() else ""
+    if not part:
+        shown = described_part(info)
+    if shown:
         raise ImageRefusedError(
             source,
             Reason.WRONG_BODY_PART,
-            f"it shows {info.body_part!r} by its header; a chest is wanted",
+            f"it shows {shown!r} by its header; a chest is wanted",
         )
     if part and not any(word in part for word in _CHEST_WORDS):
         warnings.append(f"its body part {info.body_part!r} is not known; it was taken for a chest")
     view = info.view_position.upper()
-    if view in _LATERAL_VIEWS or _seen_from_the_side(view):
+    lateral = view in _LATERAL_VIEWS or _seen_from_the_side(view)
+    if lateral or (not view and described_as_lateral(info)):
+        stated = info.view_position or info.series_description or info.study_description
         raise ImageRefusedError(
             source,
             Reason.LATERAL_VIEW,
-            f"its view is {info.view_position!r} by its header; a frontal film is wanted (PA or "
+            f"its view is {stated!r} by its header; a frontal film is wanted (PA or "
             "AP). Give the frontal film of the same study",
         )
     if view in _ODD_VIEWS:
         warnings.append(f"its view is {info.view_position}; upright frontal films are wanted")
     return warnings
+
+
+def described_part(info: DicomInfo) -> str:
+    """The description that names a part of the body other than the chest; `""` if none does.
+
+    The series is asked before the study, which may be of several parts.
+    """
+    for description in (info.series_description, info.study_description):
+        words = _words(description)
+        if any(sign in word for word in words for sign in _CHEST_WORDS):
+            return ""
+        joined = {first + second for first, second in pairwise(words)}
+        if joined.union(words) & set(_OTHER_PARTS.split()):
+            return description
+    return ""
+
+
+def described_as_lateral(info: DicomInfo) -> bool:
+    """Whether the description of the series, or of the study, is of a lateral view and no other."""
+    for description in (info.series_description, info.study_description):
+        words = set(_words(description))
+        if words & _SEVERAL_VIEWS:
+            return False
+        if words & _LATERAL_WORDS:
+            return not words & _NOT_UPRIGHT
+    return False
+
+
+def _words(description: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in description.upper()).split()
 
 
 def _seen_from_the_side(view: str) -> bool:

@@ -38,6 +38,14 @@ CheckOption = Annotated[
 ]
 
 
+AgeOption = Annotated[
+    bool,
+    typer.Option(
+        "--any-age", help="predict for other ages than the model is for; every output says so"
+    ),
+]
+
+
 class SplitChoice(StrEnum):
     """Which part of the data is evaluated."""
 
@@ -83,14 +91,20 @@ def train(
         str | None,
         typer.Option(metavar="RUN,RUN,…", help="scratch: learn from these models' predictions too"),
     ] = None,
+    ages: Annotated[
+        str | None,
+        typer.Option(metavar="YEARS-YEARS", help="ages that the model is for, as in 1-5"),
+    ] = None,
     **options: Any,
 ) -> Outcome:
     """Train a model: split by patient, train, choose the threshold on validation, report.
 
     Example: pneumoscope train chest_xray --out runs/a --weights imagenet --views 4
     """
+    from pneumoscope.inference.age_gate import parse_ages
     from pneumoscope.workflows.train import run_training
 
+    options["ages"] = None if ages is None else parse_ages(ages)
     options["teachers"] = None if teacher is None else tuple(teacher.split(","))
     chosen, given = _training(config, seeds, options)
     return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
@@ -186,6 +200,7 @@ def evaluate(
     framing: Annotated[
         Framing, typer.Option(help="score images as they are, or re-cut by the lungs")
     ] = Framing.as_is,
+    any_age: AgeOption = False,
     **options: Any,
 ) -> Outcome:
     """Measure a model on labelled images: every metric with its interval, curves, a report.
@@ -199,12 +214,20 @@ def evaluate(
     share = _share(framing, options["framing_share"])
     progress = TERMINAL.progress
     found = run_evaluation(
-        data, out, model, chosen, interval, progress, input_check=input_check, framing=share
+        data,
+        out,
+        model,
+        chosen,
+        interval,
+        progress,
+        input_check=input_check,
+        any_age=any_age,
+        framing=share,
     )
     return Outcome(*found)
 
 
-@settings(BatchConfig, "engine", "workers", "precision")
+@settings(BatchConfig, "engine", "workers", "precision", "any_age")
 def predict(
     paths: Annotated[
         list[str],

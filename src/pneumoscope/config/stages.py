@@ -223,6 +223,9 @@ class BatchConfig:
         "auto", "what is computed in; auto: the fastest that is certified for the model, here"
     )
     input_check: bool = option(True, "refuse what is no chest X-ray, where the model can tell")
+    any_age: bool = option(
+        False, "predict for patients of other ages than the model is for, with a warning"
+    )
     strict: bool = option(False, "an input without an answer is a failure")
 
 
@@ -261,6 +264,9 @@ class ServeConfig:
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all of this machine's")
     port: int = option(8000, "port to listen on; 0: a free one", 0, 65_535)
+    any_age: bool = option(
+        False, "predict for patients of other ages than the model is for, with a warning"
+    )
     readers: int = option(0, "threads that read films; 0: half the cores, 2 to 8", 0, 64)
     requests: int = option(64, "requests under way at once; more get 503", 1)
     longest_wait: float = option(
@@ -332,6 +338,9 @@ class TrainConfig:
         False, "choose calibration and threshold on copies of val as well, changed as `stress` does"
     )
     store: Literal["float32", "float16"] = option("float32", "precision of the weights on disk")
+    ages: tuple[int, ...] = option(
+        (), "youngest and oldest that the model is for, in years; empty: of every age", 0, 120
+    )
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     split: SplitConfig = field(default_factory=SplitConfig)

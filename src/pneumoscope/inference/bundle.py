@@ -27,6 +27,7 @@ from pneumoscope.graph import bundle_files
 from pneumoscope.graph.architecture import LEAST_SIZE, Architecture
 from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.bundle_files import CARD, MANIFEST, NETWORK_SUFFIX, network_names
+from pneumoscope.inference.age_gate import check_ages
 from pneumoscope.inference.bundle_tables import TABLE_SUFFIX, Table, read_table, save_table
 from pneumoscope.inference.certificates import PrecisionCertificate
 from pneumoscope.inference.weights_store import Precision, save_network
@@ -120,6 +121,10 @@ _SINCE: dict[int, dict[str, Any]] = {
 """The keys that each schema added or changed, with what every bundle before it was."""
 
 
+_OPTIONAL: dict[str, Any] = {"ages": []}
+"""What a bundle of any schema may leave out."""
+
+
 @dataclass(frozen=True, slots=True)
 class BundleManifest:
     """`bundle.json`.
@@ -127,7 +132,8 @@ class BundleManifest:
     `members` networks of one architecture answer together by their mean probability, with `flip`
     each for an image and its left-right mirror image. `store` is the precision of their kernels on
     disk; everything is computed in float32, or faster where `certificates` allow it. `teachers` are
-    the models that it was distilled from: name and digest of each.
+    the models that it was distilled from: name and digest of each. `ages` are the
+    youngest and the oldest, in completed years, that the model is for; empty: nobody said.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -144,6 +150,7 @@ class BundleManifest:
     calibration: Calibration = field(default_factory=lambda: Calibration("none", 1.0, 0.0))
     input_check: InputCheck = field(default_factory=InputCheck)
     certificates: tuple[PrecisionCertificate, ...] = ()
+    ages: tuple[int, ...] = ()
     training_data: TrainingData = field(default_factory=TrainingData)
     initial_weights: InitialWeights = field(default_factory=InitialWeights)
     teachers: tuple[str, ...] = ()
@@ -295,9 +302,11 @@ def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
             f"pneumoscope upgrade --model {model} --out DIR"
         )
     for version in range(found + 1, SCHEMA_VERSION + 1):
-        document = {**document, **_SINCE[version]}
+        document = {**document, **_SINCE[version], "schema_version": version}
+    document = {**_OPTIONAL, **document}
     try:
         manifest = from_dict(BundleManifest, document, str(path), complete=True)
+        check_ages(manifest.ages, f"{path}: ages")
     except UsageError as error:
         raise BundleError(f"{error}. Copy the bundle again or train again.") from error
     _check_model(manifest, path)

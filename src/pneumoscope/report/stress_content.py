@@ -134,6 +134,7 @@ class StressContent:
         examples: one film, changed; the page then holds an X-ray.
         uncertain: images that the model would answer `uncertain`, by the name of the change and
             `plain`; `None`: it never does. All else takes them by the threshold.
+        warned: how many of the images have each kind of warning.
     """
 
     split: EvaluatedSplit
@@ -153,6 +154,7 @@ class StressContent:
     model: ModelFacts
     examples: tuple[Example, ...] = field(default=())
     uncertain: Mapping[str, int] | None = None
+    warned: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def worst_first(self) -> tuple[StressRow, ...]:

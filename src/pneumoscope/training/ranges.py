@@ -93,7 +93,7 @@ def _batches(
     images: list[NDArray[Any]] = []
     for record in records:
         try:
-            images.append(preprocessor.normalise(preprocessor.grey(read_listed(record))))
+            images.append(preprocessor.normalise(preprocessor.grey(read_listed(record).pixels)))
         except ImageRefusedError:  # computing the features tells of it
             continue
     for start in range(0, len(images), BATCH):

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -117,6 +118,7 @@ class Trained:
         network: for inference, with its sigmoid, float32.
         kept: positions in `Job.train` of the images that were trained on.
         refused: why the others were not, of train and of val.
+        warned: how many images of train and of val have each kind of warning.
         history: of all stages, in order.
         best: index in `history` of the epoch whose weights were kept.
         pooled: where the backbone stayed as it was, the training images' features.
@@ -128,6 +130,7 @@ class Trained:
     history: tuple[StageEpoch, ...]
     best: int
     pooled: Pooled | None = None
+    warned: Mapping[str, Counter[str]] = field(default_factory=dict)
 
 
 def train_network(job: Job) -> Trained:
@@ -146,7 +149,10 @@ def _frozen(job: Job) -> Trained:
     network = build_network(job.backbone, architecture(job.config), head.weights)
     history = _history(job, "head", head.history)
     pooled = Pooled(tables["train"], extractor)
-    return Trained(network, tables["train"].kept, _refused(tables), history, head.best, pooled)
+    kept = tables["train"].kept
+    return Trained(
+        network, kept, _refused(tables), history, head.best, pooled, warned=_warned(tables)
+    )
 
 
 def _finetune(job: Job) -> Trained:
@@ -165,14 +171,16 @@ def _finetune(job: Job) -> Trained:
     network = _for_inference(job, fitted)
     best = len(history) + fitted.best
     history += _history(job, "network", fitted.history)
-    return Trained(network, tables["train"].kept, _refused(tables), history, best)
+    kept = tables["train"].kept
+    return Trained(network, kept, _refused(tables), history, best, warned=_warned(tables))
 
 
 def _scratch(job: Job) -> Trained:
     tables, fitted = _train_whole(job, job.config.scratch, None)
     network = _for_inference(job, fitted)
     history = _history(job, "network", fitted.history)
-    return Trained(network, tables["train"].kept, _refused(tables), history, fitted.best)
+    kept = tables["train"].kept
+    return Trained(network, kept, _refused(tables), history, fitted.best, warned=_warned(tables))
 
 
 def _for_inference(job: Job, fitted: Fitted) -> Any:
@@ -335,6 +343,10 @@ def _kinds(job: Job, split: str, table: FeatureTable) -> Any:
 
 def _refused(tables: Mapping[str, FeatureTable]) -> dict[str, tuple[ImageRefusedError, ...]]:
     return {split: table.refused for split, table in tables.items()}
+
+
+def _warned(tables: Mapping[str, FeatureTable]) -> dict[str, Counter[str]]:
+    return {split: table.warned for split, table in tables.items()}
 
 
 def _history(job: Job, stage: str, epochs: Sequence[Epoch]) -> tuple[StageEpoch, ...]:

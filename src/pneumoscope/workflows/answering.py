@@ -18,6 +18,7 @@ from pneumoscope.config import IntervalConfig, PreprocessConfig, StressConfig
 from pneumoscope.errors import DataError, ImageRefusedError, Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate
 from pneumoscope.evaluation.groups import by_group
+from pneumoscope.images.cautions import counted
 from pneumoscope.images.dicom.attributes import film_attributes
 from pneumoscope.images.framing import lung_box, match_framing
 from pneumoscope.images.grey import FloatArray
@@ -61,6 +62,10 @@ class Answered:
     def probabilities(self) -> NDArray[np.float64]:
         """Calibrated probabilities (n,) of the images that have an answer."""
         return np.array([self.answers[k].prediction.probability for k in self.ok], np.float64)
+
+    def warned(self) -> Counter[str]:
+        """How many of the images, with an answer or without, have each kind of warning."""
+        return counted(answer.prediction.warnings for answer in self.answers)
 
     def checked_by(self, predictor: Predictor) -> Answered:
         """The same forward passes after the input check of `predictor`, whose network made them."""

@@ -23,6 +23,7 @@ from pneumoscope.data.index import index
 from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
+from pneumoscope.images.cautions import closing_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
@@ -73,7 +74,7 @@ class Evaluated:
     """How the images were re-cut before they were scored; empty where they were not."""
 
 
-def evaluate_model(
+def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are scored
     data: Path | str,
     out: Path | str,
     model: Path | str = "default",
@@ -83,6 +84,7 @@ def evaluate_model(
     *,
     input_check: bool = True,
     framing: float | None = None,
+    any_age: bool = False,
 ) -> Evaluated:
     """Evaluate `model` on one split of `data` into the folder `out`.
 
@@ -96,6 +98,7 @@ def evaluate_model(
         input_check: refuse what is unlike the training images, where the model can tell.
         framing: re-cut every image so that the lungs fill this share of its width and height,
             without the input check: what a model scores where framing can tell nothing.
+        any_age: answer for patients of other ages than the model is for.
 
     Raises:
         DataError: the split is empty, or no image of it could be answered for.
@@ -103,7 +106,8 @@ def evaluate_model(
     """
     data, out, interval = Path(data), Path(out), interval or IntervalConfig()
     started = time.monotonic()
-    predictor = Predictor.load(model, input_check=input_check and framing is None)
+    checked = input_check and framing is None
+    predictor = Predictor.load(model, input_check=checked, any_age=any_age)
     dataset = index(data, progress=progress)
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
@@ -134,7 +138,7 @@ def evaluate_model(
     return evaluated
 
 
-def run_evaluation(
+def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
     data: Path,
     out: Path,
     model: str,
@@ -144,14 +148,24 @@ def run_evaluation(
     *,
     input_check: bool = True,
     framing: float | None = None,
+    any_age: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
     evaluated = evaluate_model(
-        data, out, model, split, interval, progress, input_check=input_check, framing=framing
+        data,
+        out,
+        model,
+        split,
+        interval,
+        progress,
+        input_check=input_check,
+        any_age=any_age,
+        framing=framing,
     )
     document = metrics_document(evaluated) | {"out": str(out)}
+    warned = "".join(f"{line}\n" for line in closing_lines(evaluated.answered.warned()))
     text = (
-        f"{metrics_table(evaluated.evaluation)}\n\nreport  {out / 'report.html'}\n"
+        f"{metrics_table(evaluated.evaluation)}\n\n{warned}report  {out / 'report.html'}\n"
         f"papers  {out / 'checklist.html'}"
     )
     return document, text
@@ -237,8 +251,11 @@ def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
     withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
-    document = evaluated.evaluation.to_metrics_json() | {"model": model, "abstention": withheld}
-    return document | ({"framing": dict(evaluated.framing)} if evaluated.framing else {})
+    warned = dict(evaluated.answered.warned().most_common())
+    told: dict[str, Any] = {"model": model, "abstention": withheld, "warnings": warned}
+    if evaluated.framing:
+        told["framing"] = dict(evaluated.framing)
+    return evaluated.evaluation.to_metrics_json() | told
 
 
 def metrics_table(evaluation: Evaluation) -> str:

@@ -320,15 +320,18 @@ def _film(
 ) -> _Film:
     record = records[position]
     try:
-        pixels = read_image(record.path).pixels
+        image = read_image(record.path)
     except ImageRefusedError as error:
-        return _Film(str(record.path), Stressed(reason=error.reason.value), None, ())
+        refused = Stressed(reason=error.reason.value, warnings=error.warnings)
+        return _Film(str(record.path), refused, None, ())
+    pixels = image.pixels
     film = shrunk(pixels, config.longest_side)
     lungs = lungs_of(record, film, config, masks)
     known = Stressed(
         lung_quality=None if lungs is None else round(lungs.quality, _DIGITS),
         properties=_properties(record, pixels),
         thumbnail=_thumbnail(film),
+        warnings=image.warnings,
     )
     if lungs is not None and lungs.quality < config.lung_quality:
         lungs = None

@@ -36,6 +36,7 @@ def stress_document(content: StressContent) -> dict[str, Any]:
         "patients": content.patients,
         "positives": content.positives,
         "refused": dict(content.refused),
+        "warnings": dict(content.warned),
         "threshold": content.threshold,
         "interval": asdict(content.interval) | {"method": BOOTSTRAP_METHOD},
         "config": asdict(content.config),

@@ -36,6 +36,7 @@ class Stressed:
         properties: width, height, aspect, bytes, mean, deviation of the file's pixels.
         thumbnail: 256 greys.
         outline: 256 shares of lung; empty without lungs.
+        warnings: what was odd about the file.
     """
 
     said: tuple[Said, ...] = ()
@@ -49,6 +50,7 @@ class Stressed:
     outline: tuple[float, ...] = field(default=())
     box: tuple[float, ...] = field(default=())
     matched_box: tuple[float, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
 
 
 class StressJournal:
@@ -123,7 +125,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 def _stressed(document: dict[str, Any]) -> Stressed:
     lists: Sequence[str] = (
         *("said", "properties", "thumbnail", "outline"),
-        *("box", "matched_box"),
+        *("box", "matched_box", "warnings"),
     )
     values: dict[str, Any] = {n: tuple(v) if n in lists else v for n, v in document.items()}
     return Stressed(**values)

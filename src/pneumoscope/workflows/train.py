@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from pneumoscope.data.split import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.graph.network import NetworkArrays
+from pneumoscope.images.cautions import closing_lines, summary
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -86,6 +88,7 @@ class TrainedRun:
         history: what every epoch of every stage scored.
         best: index, in `history`, of the epoch that the first network kept.
         seconds: wall time per stage.
+        warned: how many images of train and val together have each kind of warning.
     """
 
     folder: Path
@@ -94,6 +97,7 @@ class TrainedRun:
     history: tuple[StageEpoch, ...]
     best: int
     seconds: Mapping[str, float]
+    warned: Mapping[str, int]
 
 
 def train(
@@ -155,8 +159,15 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     )
     for checkpoint in out.glob("checkpoint-*.npz"):
         checkpoint.unlink()
+    warned = sum(trained[0].warned.values(), Counter[str]())
     return TrainedRun(
-        out, bundle, evaluation, history, trained[0].best, MappingProxyType(watch.laps)
+        out,
+        bundle,
+        evaluation,
+        history,
+        trained[0].best,
+        MappingProxyType(watch.laps),
+        MappingProxyType(dict(warned.most_common())),
     )
 
 
@@ -270,12 +281,17 @@ def _input_check(
 
 
 def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:
-    """The data set with a note of the images that could not be trained on."""
+    """The data set with notes of the images left out, and of those whose files are odd."""
     notes = [
         f"{len(refused)} images of {split} were left out, the first is "
         f"{path_text(str(refused[0]))}."
         for split, refused in trained.refused.items()
         if refused
+    ]
+    notes += [
+        f"Images of {split} by what was odd about their files: {summary(warned)}."
+        for split, warned in trained.warned.items()
+        if warned
     ]
     return replace(dataset, warnings=(*dataset.warnings, *notes))
 
@@ -292,6 +308,7 @@ def _manifest(
         flip=config.flip,
         store=config.store,
         preprocessing=config.preprocess,
+        ages=config.ages,
         training_data=TrainingData(
             fingerprint(train),
             len(train),
@@ -323,6 +340,7 @@ def _curves(trained: Trained) -> LearningCurves:
 
 def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
     peak = peak_memory_mb()
+    odd = "".join(f"{line}\n" for line in closing_lines(Counter(run.warned)))
     document = {
         "run": str(run.folder),
         "model": str(run.bundle.folder),
@@ -332,12 +350,13 @@ def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
         "runtime": describe_runtime(),
         "seconds": dict(run.seconds),
         "peak_memory_mb": peak,
+        "warnings": dict(run.warned),
         "validation": run.evaluation.to_metrics_json(),
     }
     text = (
         f"{metrics_table(run.evaluation)}\n\n"
         f"best of {len(run.history)} epochs: {run.best + 1}; "
-        f"{sum(run.seconds.values()):.0f} s; peak memory {peak or '?'} MB\n"
+        f"{sum(run.seconds.values()):.0f} s; peak memory {peak or '?'} MB\n{odd}"
         f"model   {run.bundle.folder}\nreport  {run.folder / 'report.html'}\n"
         f"next    pneumoscope predict FILES --model {run.folder} --heatmaps heatmaps"
     )

@@ -33,15 +33,17 @@ from pneumoscope.evaluation.curves import (
 from pneumoscope.evaluation.groups import GroupColumn
 from pneumoscope.evaluation.intervals import (
     METRICS_METHOD,
-    Patients,
     bootstrap_metrics,
-    bootstrap_share,
     delong_interval,
-    patient_codes,
-    wilson_interval,
 )
 from pneumoscope.evaluation.metrics import ConfusionMatrix, confusion_matrix
 from pneumoscope.evaluation.ranked import METRIC_NAMES, IntArray, checked_scores
+from pneumoscope.evaluation.shares import (
+    Patients,
+    clustered_interval,
+    patient_codes,
+    wilson_interval,
+)
 from pneumoscope.records import CLASS_NAMES, Estimate
 
 SCHEMA_VERSION = 1
@@ -56,8 +58,8 @@ class SubgroupSensitivity:
     Attributes:
         images: PNEUMONIA images of that subtype.
         patients: how many patients they are of.
-        sensitivity: with the bootstrap's interval over these patients.
-        wilson: with Wilson's.
+        sensitivity: with the interval of `shares`, as groups of patients have it.
+        wilson: with Wilson's, which takes images for independent.
     """
 
     images: int
@@ -325,7 +327,7 @@ def _subgroups(
         groups[name] = SubgroupSensitivity(
             images=hits.size,
             patients=np.unique(ids[inside]).size,
-            sensitivity=bootstrap_share(hits, ids[inside], interval),
+            sensitivity=clustered_interval(hits, ids[inside], interval.level),
             wilson=wilson_interval(int(hits.sum()), hits.size, interval.level),
         )
     return groups

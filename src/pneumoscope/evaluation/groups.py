@@ -23,9 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals import Patients, delong_interval
+from pneumoscope.evaluation.intervals import delong_interval
 from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_scores
-from pneumoscope.evaluation.shares import clustered_interval, difference
+from pneumoscope.evaluation.shares import (
+    Patients,
+    clustered_interval,
+    difference,
+)
 from pneumoscope.records import Estimate
 
 FEWEST = 30

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from pneumoscope.errors import Reason
+from pneumoscope.evaluation.edges import EDGE_METHOD
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.content import ReportContent, RunFacts, WorstError
@@ -55,7 +56,6 @@ class MetricRow:
     meaning: str
     value: str
     span: str
-    second: str
     reason: str
 
 
@@ -177,8 +177,8 @@ def metrics(content: ReportContent) -> Section:
     names = [n for n in METRICS if n in found.metrics]
     names += [n for n in found.metrics if n not in METRICS]
     note = (
-        f"{plural(found.interval.resamples, 'bootstrap resample')} of patients; beside them, "
-        "Wilson’s interval for shares and DeLong’s for the AUC. Lower is better for "
+        f"{plural(found.interval.resamples, 'bootstrap resample')} of patients; {EDGE_METHOD}. "
+        "Lower is better for "
         + " and ".join(t.label for t in METRICS.values() if t.lower_is_better)
         + "."
     )
@@ -197,20 +197,12 @@ def metrics(content: ReportContent) -> Section:
 
 def _metric_row(name: str, found: Evaluation) -> MetricRow:
     estimate, text = found.metrics[name], metric_text(name)
-    second = ABSENT
-    if name in found.wilson:
-        second = f"{interval(found.wilson[name])} Wilson"
-    elif name == "auc":
-        second = f"{interval(found.delong)} DeLong"
-    if second.startswith(ABSENT):
-        second = ABSENT
     return MetricRow(
         name=name,
         label=text.label,
         meaning=text.meaning,
         value=number(estimate.value),
         span=interval(estimate),
-        second=second,
         reason=text.undefined if estimate.value is None else "",
     )
 

@@ -116,6 +116,17 @@ class Evaluation:
     classification_report: str
     groups: tuple[GroupColumn, ...] = ()
 
+    @property
+    def why_no_intervals(self) -> str:
+        """Why numbers stand without an interval, `""` where they have one."""
+        if self.patients > 1:
+            return ""
+        return (
+            f"No interval where there are errors: all {self.n} images bear the id of one patient, "
+            "so nothing tells how numbers differ between patients. If the id is no person's, leave "
+            "it out or give true ones."
+        )
+
     def to_metrics_json(self) -> dict[str, Any]:
         """The document of `metrics.json`: plain values, `None` where undefined, never NaN."""
         return {
@@ -132,6 +143,7 @@ class Evaluation:
                 "resamples": self.interval.resamples,
                 "seed": self.interval.seed,
                 "dropped": dict(self.dropped),
+                "note": self.why_no_intervals,
             },
             "metrics": _estimates_document(self.metrics),
             "wilson": _estimates_document(self.wilson),

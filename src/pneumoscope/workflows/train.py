@@ -41,7 +41,7 @@ from pneumoscope.inference.predictor import Predictor, statistics_of
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.storage import cache_folder, claim_folder, path_text, write_text
+from pneumoscope.storage import cache_folder, claim_cache, path_text, write_text
 from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.network import (
     arrays_of,
@@ -194,7 +194,7 @@ def _networks(
         one = replace(config, seed=seed)
         backbone, origin = _backbone(one)
         if not trained:
-            claim_folder(cache_folder())
+            claim_cache()
             begin(prepared)
             watch.lap("data and network")
         job = Job(train, val, one, backbone, cache_folder(), out, auc, progress)

@@ -272,15 +272,17 @@ def claim_cache() -> Path:
     return folder
 
 
+@functools.cache
 def _may_be_made(folder: Path) -> bool:
-    """Whether a folder, or the nearest one above it that is there, can be written to."""
-    for each in (folder, *folder.parents):
-        try:
-            if each.exists():
-                return each.is_dir() and os.access(each, os.W_OK | os.X_OK)
-        except OSError:
+    """Whether a folder, or the nearest one above it that is there, takes new folders."""
+    try:
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             return False
-    return False
+        Path(tempfile.mkdtemp(dir=nearest, prefix=".pneumoscope.", suffix=".tmp")).rmdir()
+    except OSError:
+        return False
+    return True
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from typing import Any
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
+from pneumoscope.data.seen import Seen
 from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
@@ -30,7 +31,13 @@ from pneumoscope.inference.table import write_predictions
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
 from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
-from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts
+from pneumoscope.report.content import (
+    EvaluatedSplit,
+    LearningCurves,
+    ModelFacts,
+    ReportContent,
+    RunFacts,
+)
 from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.group_sections import group_figures
@@ -51,6 +58,7 @@ from pneumoscope.workflows.facts import (
     model_facts,
     software_versions,
 )
+from pneumoscope.workflows.seen import seen_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,8 @@ class Evaluated:
     commands: Mapping[str, str] = field(default_factory=dict)
     whole: Dataset | None = None
     """The data set of which `dataset` is a part, if it is one."""
+    seen: Seen | None = None
+    """How many of the images the model has seen; `None` where that was not asked."""
 
 
 def evaluate_model(
@@ -101,6 +111,9 @@ def evaluate_model(
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
     claim_folder(out)
+    seen = seen_by(predictor, chosen.records, progress)
+    if seen.flatters:
+        chosen = replace(chosen, warnings=(*chosen.warnings, seen.in_words()))
     write_split(out / "labels.csv", chosen)
     answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
     evaluation = evaluate_answers(answered, predictor.manifest, interval)
@@ -114,6 +127,7 @@ def evaluate_model(
         data.name,
         name,
         whole=dataset,
+        seen=seen,
     )
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     write_evaluation(out, evaluated, config=interval, seconds=seconds, page=out / "report.html")
@@ -133,8 +147,9 @@ def run_evaluation(
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
     evaluated = evaluate_model(data, out, model, split, interval, progress, input_check=input_check)
     document = metrics_document(evaluated) | {"out": str(out)}
+    said = evaluated.seen.in_words() if evaluated.seen else ""
     text = (
-        f"{metrics_table(evaluated.evaluation)}\n\nreport  {out / 'report.html'}\n"
+        f"{metrics_table(evaluated.evaluation)}\n\n{said}\n\nreport  {out / 'report.html'}\n"
         f"papers  {out / 'checklist.html'}"
     )
     return document, text
@@ -198,7 +213,7 @@ def write_evaluation(
         data=data_facts(
             evaluated.data_name, evaluated.dataset, fingerprint(evaluated.dataset.records)
         ),
-        model=model_facts(evaluated.model_name or out.parent / "model", evaluated.manifest),
+        model=_model_facts(out, evaluated),
         learning=learning,
         worst_errors=worst_errors(answered, evaluated.manifest.preprocessing),
         refused=refused,
@@ -214,13 +229,22 @@ def write_evaluation(
     write_checklist(out / "checklist.html", ChecklistContent(named, answers, flow))
 
 
+def _model_facts(out: Path, evaluated: Evaluated) -> ModelFacts:
+    facts = model_facts(evaluated.model_name or out.parent / "model", evaluated.manifest)
+    if evaluated.seen is None:
+        return facts
+    return replace(facts, facts={**facts.facts, "Seen before": evaluated.seen.in_words()})
+
+
 def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     """`metrics.json`: the evaluation, which model it is of, and how many answers it withheld."""
     manifest = evaluated.manifest
     answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
     withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
-    return evaluated.evaluation.to_metrics_json() | {"model": model, "abstention": withheld}
+    seen = None if evaluated.seen is None else evaluated.seen.to_dict()
+    further = {"model": model, "abstention": withheld, "seen": seen}
+    return evaluated.evaluation.to_metrics_json() | further
 
 
 def metrics_table(evaluation: Evaluation) -> str:

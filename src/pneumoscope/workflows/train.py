@@ -74,6 +74,7 @@ from pneumoscope.workflows.known_answers import (
 )
 from pneumoscope.workflows.operating import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
+from pneumoscope.workflows.seen import remembered
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
 
 
@@ -143,7 +144,10 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
     card = card_with_check(card, manifest.input_check)
     members = [one.network for one in trained]
-    bundle = write_bundle(out / "model", members, manifest, card, tables_of(table))
+    train = dataset.subset("train").records
+    kept = [train[k] for k in trained[0].kept]
+    seen = remembered(kept, answered.records, config.weights, progress)
+    bundle = write_bundle(out / "model", members, manifest, card, {**tables_of(table), **seen})
     watch.lap("validation and evaluation")
     evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
     write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))

@@ -274,3 +274,12 @@ def test_a_killed_run_keeps_its_table_from_nobody(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         Journal(out, "o", resume=True).close()
+
+
+def test_a_name_that_a_spreadsheet_would_calculate(tmp_path: Path) -> None:
+    names = ["=HYPERLINK(1).png", "@x.png", "+y.png", "-z.png", "a.png", "/abs/=b.png"]
+    write_predictions(tmp_path / "p.csv", [Prediction(name, "error") for name in names])
+    with (tmp_path / "p.csv").open(newline="") as stream:
+        written = [row["path"] for row in csv.DictReader(stream)]
+    assert written == [f"./{name}" for name in names[:4]] + names[4:]
+    assert [Path(name) for name in written] == [Path(name) for name in names]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.ahead import overlapped
 from pneumoscope.config import LimitsConfig
+from pneumoscope.data.seen import TABLE_NAME
 from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.look import Look
@@ -102,6 +103,8 @@ class Predictor:
         self._looks = looks or statistics is not None
         self._gate = AgeGate(manifest.ages, any_age)
         self._passes: tuple[int, ...] = _PASSES
+        self.seen: Table | None = None
+        """Salted hashes of the images that it was trained on (`data.seen`), if it has any."""
 
     @classmethod
     def load(
@@ -130,13 +133,15 @@ class Predictor:
         backend = OpenVinoBackend.load(bundle, precision)
         check, table = bundle.manifest.input_check, bundle.table(TABLE) or {}
         statistics = statistics_of(check, table) if input_check else None
-        return cls(
+        made = cls(
             bundle.manifest,
             backend,
             precision=backend.precision,
             statistics=statistics,
             any_age=any_age,
         )
+        made.seen = bundle.table(TABLE_NAME)
+        return made
 
     @property
     def checks_inputs(self) -> bool:

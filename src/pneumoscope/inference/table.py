@@ -20,7 +20,14 @@ from typing import IO, Any
 from pneumoscope.errors import UsageError
 from pneumoscope.images.cautions import counted, joined, parted
 from pneumoscope.records import Prediction
-from pneumoscope.storage import atomic_writer, open_alone, path_text, temporary_beside
+from pneumoscope.storage import (
+    atomic_writer,
+    open_alone,
+    path_text,
+    safe_cell,
+    safe_path,
+    temporary_beside,
+)
 
 COLUMNS = (
     "path",
@@ -94,9 +101,15 @@ def _write_csv(stream: IO[bytes], rows: Iterable[dict[str, Any]]) -> None:
     text = io.TextIOWrapper(stream, "utf-8", newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(_safe_row, rows))
     text.flush()
     text.detach()
+
+
+def _safe_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose texts a spreadsheet takes for texts, whatever a file is named."""
+    safe = {k: safe_cell(value) if isinstance(value, str) else value for k, value in row.items()}
+    return safe | {"path": safe_path(row["path"])}
 
 
 def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pneumoscope.errors import BundleError, InputError, WeightsMissingError
 from pneumoscope.graph import bundle_files
 from pneumoscope.graph.weight_file import open_weight_file, read_array
-from pneumoscope.storage import sha256_of_file
+from pneumoscope.storage import cache_folder, home_folder, sha256_of_file
 from pneumoscope.training.backbones import APPLICATIONS, name_layers
 from pneumoscope.training.efficientnet_lite import PACKAGES
 from pneumoscope.training.efficientnet_lite import find_weights as find_lite_weights
@@ -292,7 +292,7 @@ def _check_layers(
 
 def _keras_home() -> Path:
     chosen = os.environ.get("KERAS_HOME")
-    return Path(chosen) if chosen else Path.home() / ".keras"
+    return Path(chosen) if chosen else (home_folder() or cache_folder()) / ".keras"
 
 
 def _imagenet_file(home: Path) -> Path:

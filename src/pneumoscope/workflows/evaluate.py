@@ -20,6 +20,7 @@ from typing import Any
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
+from pneumoscope.data.seen import Seen
 from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
@@ -31,7 +32,13 @@ from pneumoscope.inference.table import write_predictions
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
 from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
-from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent, RunFacts
+from pneumoscope.report.content import (
+    EvaluatedSplit,
+    LearningCurves,
+    ModelFacts,
+    ReportContent,
+    RunFacts,
+)
 from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.group_sections import group_figures
@@ -53,6 +60,7 @@ from pneumoscope.workflows.facts import (
     model_facts,
     software_versions,
 )
+from pneumoscope.workflows.seen import seen_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,8 @@ class Evaluated:
     commands: Mapping[str, str] = field(default_factory=dict)
     whole: Dataset | None = None
     """The data set of which `dataset` is a part, if it is one."""
+    seen: Seen | None = None
+    """How many of the images the model has seen; `None` where that was not asked."""
 
     framing: Mapping[str, float] = field(default_factory=dict)
     """How the images were re-cut before they were scored; empty where they were not."""
@@ -112,6 +122,9 @@ def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are s
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
     claim_folder(out)
+    seen = seen_by(predictor, chosen.records, progress)
+    if seen.flatters:
+        chosen = replace(chosen, warnings=(*chosen.warnings, seen.in_words()))
     write_split(out / "labels.csv", chosen)
     title, recut = f"evaluating {split}", {}
     if framing is None:
@@ -132,6 +145,7 @@ def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are s
         name,
         whole=dataset,
         framing=recut,
+        seen=seen,
     )
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     write_evaluation(out, evaluated, config=interval, seconds=seconds, page=out / "report.html")
@@ -164,8 +178,9 @@ def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
     )
     document = metrics_document(evaluated) | {"out": str(out)}
     warned = "".join(f"{line}\n" for line in closing_lines(evaluated.answered.warned()))
+    said = f"{evaluated.seen.in_words()}\n\n" if evaluated.seen else ""
     text = (
-        f"{metrics_table(evaluated.evaluation)}\n\n{warned}report  {out / 'report.html'}\n"
+        f"{metrics_table(evaluated.evaluation)}\n\n{said}{warned}report  {out / 'report.html'}\n"
         f"papers  {out / 'checklist.html'}"
     )
     return document, text
@@ -229,7 +244,7 @@ def write_evaluation(
         data=data_facts(
             evaluated.data_name, evaluated.dataset, fingerprint(evaluated.dataset.records)
         ),
-        model=model_facts(evaluated.model_name or out.parent / "model", evaluated.manifest),
+        model=_model_facts(out, evaluated),
         learning=learning,
         worst_errors=worst_errors(answered, evaluated.manifest.preprocessing),
         refused=refused,
@@ -245,6 +260,13 @@ def write_evaluation(
     write_checklist(out / "checklist.html", ChecklistContent(named, answers, flow))
 
 
+def _model_facts(out: Path, evaluated: Evaluated) -> ModelFacts:
+    facts = model_facts(evaluated.model_name or out.parent / "model", evaluated.manifest)
+    if evaluated.seen is None:
+        return facts
+    return replace(facts, facts={**facts.facts, "Seen before": evaluated.seen.in_words()})
+
+
 def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     """`metrics.json`: the evaluation, which model it is of, and how many answers it withheld."""
     manifest = evaluated.manifest
@@ -252,7 +274,9 @@ def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
     warned = dict(evaluated.answered.warned().most_common())
+    seen = None if evaluated.seen is None else evaluated.seen.to_dict()
     told: dict[str, Any] = {"model": model, "abstention": withheld, "warnings": warned}
+    told["seen"] = seen
     if evaluated.framing:
         told["framing"] = dict(evaluated.framing)
     return evaluated.evaluation.to_metrics_json() | told
@@ -273,6 +297,8 @@ def metrics_table(evaluation: Evaluation) -> str:
             continue
         span = "–" if row.low is None else f"{row.low:.4f} to {row.high:.4f}"
         lines.append(f"{row.name:<20}{row.value:>8.4f}   {span}")
+    if evaluation.why_no_intervals:
+        lines += ["", evaluation.why_no_intervals]
     matrix = evaluation.confusion_matrix
     lines += ["", f"tn {matrix.tn}   fp {matrix.fp}   fn {matrix.fn}   tp {matrix.tp}"]
     return "\n".join(lines)

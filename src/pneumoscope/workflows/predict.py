@@ -70,6 +70,8 @@ def run_prediction(
         ExtraMissingError: `dicom_out` without the packages that it needs.
         InputError: `paths` mean no file at all.
     """
+    if any(not str(path).strip() for path in paths):
+        raise UsageError("found an empty PATH, wanted a file, folder, pattern or CSV.")
     _check(out, heatmaps, resume)
     batch = batch or BatchConfig()
     check_ranges(batch)

@@ -24,6 +24,7 @@ from pneumoscope.config import (
 )
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
+from pneumoscope.data.masks import notes_on_flat_images
 from pneumoscope.data.split import with_usable_validation, write_split
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.bundle import MOST_MEMBERS
@@ -85,10 +86,14 @@ def prepare(
     check_ranges(config)
     _check_together(config)
     dataset = index(data, progress=progress)
+    flat = notes_on_flat_images(dataset.records, progress)
     dataset, messages = with_usable_validation(
-        dataset, replace(config.split, seed=config.seed), config.keep_val
+        dataset,
+        replace(config.split, seed=config.seed),
+        config.keep_val,
+        from_manifest=data.is_file(),
     )
-    dataset = replace(dataset, warnings=(*dataset.warnings, *messages))
+    dataset = replace(dataset, warnings=(*dataset.warnings, *flat, *messages))
     announce(dataset)
     found = fingerprint(dataset.records)
     if resume and config.provenance.fingerprint != found:

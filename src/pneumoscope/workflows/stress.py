@@ -40,6 +40,7 @@ from pneumoscope.report.stress_page import stress_figures, write_stress_page
 from pneumoscope.storage import claim_folder, path_text, write_json
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.facts import announce, command_line, software_versions
+from pneumoscope.workflows.seen import seen_by
 from pneumoscope.workflows.stress_answers import answer_stressed, conditions_of
 from pneumoscope.workflows.stress_files import stress_document, write_answers, write_rows
 from pneumoscope.workflows.stress_journal import Stressed, StressJournal
@@ -86,6 +87,7 @@ def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
     # What a change costs is asked of every film: refusing the changed ones would hide it.
     predictor = Predictor.load(model, input_check=False)
     given = _given(data, split, config, interval, masks, progress)
+    seen_by(predictor, given.records, progress)
     claim_folder(out)
     stressed = _answered(given, predictor, out / "answers.jsonl", progress, resume=resume)
     content = stress_content(given, stressed, predictor.manifest, str(model), progress)

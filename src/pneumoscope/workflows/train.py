@@ -43,7 +43,7 @@ from pneumoscope.inference.predictor import Predictor, statistics_of
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.storage import cache_folder, claim_folder, path_text, write_text
+from pneumoscope.storage import cache_folder, claim_cache, path_text, write_text
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.network import initialise_randomly, weights_digest
@@ -74,6 +74,7 @@ from pneumoscope.workflows.known_answers import (
 )
 from pneumoscope.workflows.operating import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
+from pneumoscope.workflows.seen import remembered
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
 
 
@@ -145,7 +146,10 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
     card = card_with_check(card, manifest.input_check)
     members = [one.network for one in trained]
-    bundle = write_bundle(out / "model", members, manifest, card, tables_of(table))
+    train = dataset.subset("train").records
+    kept = [train[k] for k in trained[0].kept]
+    seen = remembered(kept, answered.records, config.weights, progress)
+    bundle = write_bundle(out / "model", members, manifest, card, {**tables_of(table), **seen})
     watch.lap("validation and evaluation")
     evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
     write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))
@@ -203,7 +207,7 @@ def _networks(
         one = replace(config, seed=seed)
         backbone, origin = _backbone(one)
         if not trained:
-            claim_folder(cache_folder())
+            claim_cache()
             begin(prepared)
             watch.lap("data and network")
         job = Job(train, val, one, backbone, cache_folder(), out, auc, progress)

@@ -25,7 +25,7 @@ from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.look import Look
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, read_bytes, read_image
+from pneumoscope.images.read import GreyImage, read_image
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
@@ -35,6 +35,7 @@ from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
+from pneumoscope.inference.processes import Processes
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
@@ -98,6 +99,7 @@ class Predictor:
         self._statistics = statistics
         self._looks = looks or statistics is not None
         self._passes: tuple[int, ...] = _PASSES
+        self._processes: Processes | None = None
 
     @classmethod
     def load(
@@ -131,16 +133,24 @@ class Predictor:
         """Whether inputs unlike the training images are refused."""
         return self._statistics is not None
 
-    def adapted(self, limits: LimitsConfig, passes: Sequence[int]) -> Predictor:
+    def adapted(
+        self,
+        limits: LimitsConfig,
+        passes: Sequence[int] = _PASSES,
+        processes: Processes | None = None,
+    ) -> Predictor:
         """The same model under other limits.
 
         Args:
             limits: what an image file may cost.
             passes: images per forward pass, ascending; the smallest that holds what is asked for
                 together is taken.
+            processes: where contents of files are read, for files of strangers; `None` reads them
+                in the thread that asks.
         """
         other = copy.copy(self)
         other._limits, other._passes = limits, tuple(passes)
+        other._processes = processes
         return other
 
     def warm_up(self) -> None:
@@ -178,10 +188,11 @@ class Predictor:
             self._limits,
             self._preprocess,
             shrunk if keep_image else None,
-            lambda source, limits: read_bytes(content, source, limits),
             looks=self._looks,
         )
-        return decode(name)
+        if self._processes is None:
+            return decode.content(content, name)
+        return self._processes.prepared_content(decode, content, name)
 
     def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
         """One answer for every item, in order, from one pass; no more than a pass holds."""

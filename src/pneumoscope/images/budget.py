@@ -47,7 +47,7 @@ class Budget:
     """
 
     source: str
-    items: int = MOST_ITEMS
+    items: int = field(default_factory=lambda: MOST_ITEMS)
     end: float = field(default_factory=lambda: time.thread_time() + MOST_SECONDS)
 
     def take(self, items: int, what: str) -> None:

@@ -104,7 +104,9 @@ def _check_tiff(image: TiffImageFile, content: bytes, source: str) -> None:
         strips = (*tags.get(_STRIP_OFFSETS, ()), *tags.get(_TILE_OFFSETS, ()))
         check_scans(content, source, len(strips))
     for offsets, counts in ((_STRIP_OFFSETS, _STRIP_COUNTS), (_TILE_OFFSETS, _TILE_COUNTS)):
-        structure.check_tiff_strips(tags.get(offsets, ()), tags.get(counts, ()), len(content), source)
+        structure.check_tiff_strips(
+            tags.get(offsets, ()), tags.get(counts, ()), len(content), source
+        )
 
 
 def _bits(image: ImageFile.ImageFile, content: bytes, kind: Format) -> tuple[int, bool]:

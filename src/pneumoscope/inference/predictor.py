@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -145,8 +146,7 @@ class Predictor:
             limits: what an image file may cost.
             passes: images per forward pass, ascending; the smallest that holds what is asked for
                 together is taken.
-            processes: where contents of files are read, for files of strangers; `None` reads them
-                in the thread that asks.
+            processes: where files are read, for those of strangers; `None` reads them in threads.
         """
         other = copy.copy(self)
         other._limits, other._passes = limits, tuple(passes)
@@ -229,7 +229,8 @@ class Predictor:
             MissingError: processes can't be started here.
         """
         decode = Decoder(self._limits, self._preprocess, keep, read, looks=self._looks)
-        items = decoded(paths, decode, workers)
+        reading = decode if self._processes is None else partial(self._processes.prepared, decode)
+        items = decoded(paths, reading, workers)
 
         def work(chunk: Sequence[Prepared | Prediction]) -> list[Answer]:
             answers = list(self.answers(chunk))

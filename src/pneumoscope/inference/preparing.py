@@ -84,6 +84,10 @@ class Decoder:
         return replace(item, image=small)
 
 
+Decode = Callable[[Path | str], Prepared | Prediction]
+"""A `Decoder`, or what has one work elsewhere; what is sent to processes must be picklable."""
+
+
 def prepared(
     read: Callable[[], GreyImage], source: str, preprocess: Preprocessor, *, looks: bool = False
 ) -> Prepared | Prediction:

@@ -26,7 +26,7 @@ from typing import Any
 from pneumoscope.errors import MissingError, Reason
 from pneumoscope.images.budget import MOST_SECONDS
 from pneumoscope.images.memory import keep_freed_memory
-from pneumoscope.inference.preparing import Decoder, Prepared
+from pneumoscope.inference.preparing import Decode, Decoder, Prepared
 from pneumoscope.records import Prediction
 
 MOST_MEMORY = 2 << 30
@@ -93,6 +93,7 @@ class Processes:
         spare: more calls at a time, as long as so many are slow; else slow ones hold up others.
         seconds: processor time of a call, at most.
         memory: bytes that a call may allocate, at most.
+        modules: what calls import, loaded once for all; counts for the first that are started.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class Processes:
         spare: int = 0,
         seconds: float = MOST_SECONDS,
         memory: int = MOST_MEMORY,
+        modules: Iterable[str] = (),
     ) -> None:
+        self._modules = tuple(modules)
         self._count, self._seconds, self._memory = count, seconds, memory
         self._places = threading.Semaphore(count)
         self._spare = threading.Semaphore(spare)
@@ -206,7 +209,7 @@ class Processes:
             worker.end()
 
     def _started(self) -> _Worker:
-        context = _context()
+        context = _context(self._modules)
         here, there = context.Pipe()
         process = context.Process(target=_work, args=(there, self._memory), daemon=True)
         process.start()
@@ -216,13 +219,11 @@ class Processes:
             self._all.add(worker)
         return worker
 
-    def prepared(self, decode: Decoder, path: Path | str) -> Prepared | Prediction:
+    def prepared(self, decode: Decode, path: Path | str) -> Prepared | Prediction:
         """What `decode` makes of one file, or a row that says that reading it was ended."""
         return self._row(str(path), decode, str(path))
 
-    def prepared_content(
-        self, decode: Decoder, content: bytes, name: str
-    ) -> Prepared | Prediction:
+    def prepared_content(self, decode: Decoder, content: bytes, name: str) -> Prepared | Prediction:
         """The same for a file's content."""
         return self._row(name, decode.content, content, name)
 
@@ -246,7 +247,7 @@ class Processes:
 
 
 def decoded_in_processes(
-    paths: Iterable[Path | str], decode: Decoder, workers: int, window: int
+    paths: Iterable[Path | str], decode: Decode, workers: int, window: int
 ) -> Generator[Prepared | Prediction]:
     """Apply `decode` to every path in `workers` processes; in order, a window of files ahead.
 
@@ -292,7 +293,7 @@ def _failed(name: str, detail: str) -> Prediction:
     return Prediction(name, "error", Reason.INTERNAL_ERROR, detail=detail)
 
 
-def _context() -> Any:
+def _context(modules: Iterable[str]) -> Any:
     """How processes are begun: never as a copy of this one, whose threads hold locks.
 
     Where there is one, from a server that has loaded what they need: a new one takes milliseconds.
@@ -300,7 +301,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__, "pneumoscope.images.dicom"])
+    context.set_forkserver_preload(["__main__", __name__, "pneumoscope.images.dicom", *modules])
     return context
 
 

@@ -51,6 +51,7 @@ class Answerer:
         self._spool, self._audit = spool, audit
         self._predictor, self._reporter = predictor, reporter
         self._processes = processes
+        self._works = False
 
     def run(self, stop: Event) -> None:
         """Work until `stop`; images that were begun are ended first."""
@@ -72,6 +73,7 @@ class Answerer:
         try:
             for film, answer in zip(whole, answers, strict=True):
                 self._finish(film, answer, began)
+                self._works = True
                 ended += 1
                 began = time.monotonic()
         except (OSError, sqlite3.Error):
@@ -94,7 +96,12 @@ class Answerer:
         """Images of which one, nobody knows which, raised: each is tried again by itself.
 
         They have been counted as begun, and what was begun is given alone from then on.
+
+        Raises:
+            Exception: `error`, if nothing was answered yet: then it may be the model's fault.
         """
+        if not self._works:
+            raise error
         _LOGGER.error("answering for images failed: %s", type(error).__name__)
         self._audit.note("failed", films=len(films), why=type(error).__name__)
         if len(films) == 1 and films[0].attempts >= MOST_ATTEMPTS:

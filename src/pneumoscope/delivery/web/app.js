@@ -1,10 +1,10 @@
 // The page: films in, answers shown. Puts the other modules together.
 
-import { startPlanner } from "/planner.js";
-import { answerFor, loadModel, picture, useKey } from "/server.js";
-import { asCsv, download, tableRow } from "/session.js";
-import { Viewer } from "/viewer.js";
-import { aboutMap, aboutModel, chance, explained, fixed, inDetail, inShort, verdict } from "/words.js";
+import { startPlanner } from "./planner.js";
+import { answerFor, loadModel, picture, useKey } from "./server.js";
+import { asCsv, download, tableRow } from "./session.js";
+import { Viewer } from "./viewer.js";
+import { aboutMap, aboutModel, chance, explained, fixed, inDetail, inShort, verdict } from "./words.js";
 
 const AT_ONCE = 2;
 const PICTURES_KEPT = 100;

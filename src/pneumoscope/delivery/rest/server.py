@@ -164,7 +164,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, settings: uvicorn.Config, config: ServeConfig, bound: Bound) -> None:
         super().__init__(settings)
-        self._serve, self._bound = config, bound
+        self._taken_on, self._bound = config, bound
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
@@ -178,7 +178,7 @@ class _Server(uvicorn.Server):
                 app_state=self.lifespan.state,
             )
 
-        taking: Any = Connections(self._serve, self._bound.socket, self.config.ssl, protocol)
+        taking: Any = Connections(self._taken_on, self._bound.socket, self.config.ssl, protocol)
         taking.start()
         self.servers = [taking]
         self.started = True

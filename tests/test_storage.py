@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +14,7 @@ import pytest
 from pneumoscope import storage
 from pneumoscope.errors import UsageError
 from pneumoscope.storage import (
+    alone_in,
     atomic_writer,
     claim_folder,
     leftovers,
@@ -124,3 +127,30 @@ def test_a_file_that_its_holder_removed_is_made_anew(
             storage.open_alone(path)
     assert len(locked) == 3
     assert locked[0].closed
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from pneumoscope.storage import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", HOLDING, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another process is writing there"), alone_in(out):
+            pass
+        other.kill()
+    with alone_in(out):  # a lock goes with its process
+        (out / "file").touch()
+    assert [path.name for path in out.iterdir()] == ["file"]
+    with alone_in(tmp_path / "empty"):
+        pass
+    assert not (tmp_path / "empty").exists()

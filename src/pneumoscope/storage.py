@@ -6,17 +6,25 @@ Knows nothing of what the files mean.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ParamSpec, TypeVar
 
 from pneumoscope.errors import UsageError
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+LOCK_FILE = ".lock"
+"""In a folder that `alone_in` holds."""
 
 _CHUNK_BYTES = 1 << 20
 _NAME_CHARACTERS = 40
@@ -142,6 +150,49 @@ def open_alone(path: Path) -> IO[bytes]:
             stream.close()
             raise
         stream.close()  # whoever had it removed it meanwhile: this is no file of that name any more
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make `folder` if it is not there, and let no other process do this until the block ends.
+
+    For commands that write many files into a folder: two of them at once would leave some of each.
+    A folder that was made and is empty in the end goes again.
+
+    Raises:
+        UsageError: another process is in it, or a file stands where the folder should be.
+        OSError: the folder can't be made or written.
+    """
+    made = not folder.exists()
+    claim_folder(folder)
+    path = folder / LOCK_FILE
+    try:
+        lock = open_alone(path)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"--out {folder}: another process is writing there. Wait until it is done, or give "
+            "another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()
+        if made:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def writes_alone(work: Callable[Given, Made]) -> Callable[Given, Made]:
+    """A function that writes into the folder of its argument `out`, within `alone_in` that."""
+    signature = inspect.signature(work)
+
+    @functools.wraps(work)
+    def alone(*given: Given.args, **named: Given.kwargs) -> Made:
+        with alone_in(Path(signature.bind(*given, **named).arguments["out"])):
+            return work(*given, **named)
+
+    return alone
 
 
 def _is_open_in(stream: IO[bytes], path: Path) -> bool:

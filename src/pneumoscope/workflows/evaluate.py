@@ -35,7 +35,7 @@ from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.group_sections import group_figures
 from pneumoscope.report.report_page import write_report
-from pneumoscope.storage import claim_folder, write_json
+from pneumoscope.storage import claim_folder, write_json, writes_alone
 from pneumoscope.workflows.answering import (
     Answered,
     answer_all,
@@ -69,6 +69,7 @@ class Evaluated:
     """The data set of which `dataset` is a part, if it is one."""
 
 
+@writes_alone
 def evaluate_model(
     data: Path | str,
     out: Path | str,

@@ -41,7 +41,7 @@ from pneumoscope.inference.predictor import Predictor, statistics_of
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.storage import cache_folder, claim_folder, path_text, write_text
+from pneumoscope.storage import cache_folder, claim_folder, path_text, write_text, writes_alone
 from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.network import (
     arrays_of,
@@ -98,6 +98,7 @@ class TrainedRun:
     seconds: Mapping[str, float]
 
 
+@writes_alone
 def train(
     data: Path | str,
     out: Path | str,
@@ -119,7 +120,8 @@ def train(
             a conflict on resuming.
 
     Raises:
-        UsageError: `out` is taken, or a setting conflicts with the run that is resumed.
+        UsageError: `out` is taken, another process trains there, or a setting conflicts with the
+            run that is resumed.
         DataError: the data can't be trained on, or changed since the run began.
         MissingError: weights or an extra are missing.
     """
@@ -162,6 +164,7 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     )
 
 
+@writes_alone
 def run_training(
     data: Path,
     out: Path,

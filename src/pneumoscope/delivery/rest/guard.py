@@ -117,7 +117,7 @@ class Guard:
                 cors = self._origins.cors(dict(scope["headers"]))
                 message["headers"] = [*message["headers"], *_headers(message, request), *cors]
             elif head:
-                message = message | {"body": b""}
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -137,7 +137,7 @@ class Guard:
         if self._root and f"{path}/".startswith(f"{self._root}/"):
             path = path[len(self._root) :] or "/"
         head = method == "HEAD"
-        return scope | {"path": path, "method": "GET" if head else method, _HEAD: head}
+        return {**scope, "path": path, "method": "GET" if head else method, _HEAD: head}
 
     def _refusal(self, scope: Scope) -> Response | None:
         path = scope["path"]

@@ -145,7 +145,7 @@ def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
         if vr != "SQ" and tag.group in _TEXT_GROUPS and length != _UNDEFINED_LENGTH:
             check_value_length(tag, length, source)
-        return tag >= _FIRST_TABLE
+        return int(tag) >= _FIRST_TABLE
 
     return read_dataset(
         stream,

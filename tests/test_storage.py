@@ -16,11 +16,13 @@ from pneumoscope.errors import UsageError
 from pneumoscope.storage import (
     alone_in,
     atomic_writer,
+    cache_folder,
     claim_folder,
     leftovers,
     path_text,
     remove_leftovers,
     temporary_beside,
+    terminal_text,
     write_json,
     write_text,
 )
@@ -154,3 +156,19 @@ def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     with alone_in(tmp_path / "empty"):
         pass
     assert not (tmp_path / "empty").exists()
+
+
+def test_who_has_no_home_has_a_cache_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PNEUMOSCOPE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless(*_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache_folder().name == f"pneumoscope-{os.getuid()}"
+
+
+def test_nothing_commands_the_terminal() -> None:
+    assert terminal_text("a\tb\nc – ü\u00a0d") == "a\tb\nc – ü\u00a0d"
+    assert terminal_text("\x1b[2Jx\r\x9b31m\u202e\x07") == r"\x1b[2Jx\r\x9b31m\u202e\x07"

@@ -12,6 +12,8 @@ import inspect
 import json
 import os
 import shutil
+import tempfile
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -238,6 +240,16 @@ def path_text(path: Path | str) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8").replace("\r", r"\r")
 
 
+def terminal_text(text: str) -> str:
+    r"""Text for a terminal: what would command it (`\x1b`), or hide or turn text, is escaped."""
+
+    def shown(c: str) -> str:
+        harmless = c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs"
+        return c if harmless else c.encode("unicode_escape").decode()
+
+    return "".join(map(shown, path_text(text)))
+
+
 def sha256_of_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in pieces."""
     digest = hashlib.sha256()
@@ -250,9 +262,15 @@ def sha256_of_file(path: Path) -> str:
 def cache_folder() -> Path:
     """Where pneumoscope keeps what it can compute again.
 
-    `$PNEUMOSCOPE_CACHE`, else `$XDG_CACHE_HOME/pneumoscope`, else `~/.cache/pneumoscope`.
+    `$PNEUMOSCOPE_CACHE`, else `$XDG_CACHE_HOME/pneumoscope`, else `~/.cache/pneumoscope`. A user
+    without a home (a number alone, in a container) has a folder among the temporary files.
     """
     if chosen := os.environ.get("PNEUMOSCOPE_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pneumoscope"
+    if base:
+        return Path(base) / "pneumoscope"
+    try:
+        return Path.home() / ".cache" / "pneumoscope"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"pneumoscope-{os.getuid()}"

@@ -230,3 +230,10 @@ def test_a_killed_run_keeps_its_table_from_nobody(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         Journal(out, "o", resume=True).close()
+
+
+@pytest.mark.parametrize("name", ["=cmd().png", "+1.png", "-1.png", "@a.png", "\t=a.png"])
+def test_no_spreadsheet_computes_a_name(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "p.csv"
+    write_predictions(out, [Prediction(name, "error", Reason.NOT_FOUND)])
+    assert rows_of(out)[0]["path"] == f"./{name}"

@@ -35,6 +35,9 @@ COLUMNS = (
 FORMATS = (".csv", ".jsonl", ".parquet")
 
 _NUMBERS = {"probability", "threshold", "input_score"}
+_FORMULA = ("=", "+", "-", "@", "\t")
+"""What a cell begins with that spreadsheets compute."""
+
 _CHUNK_ROWS = 512
 _CHUNK_SECONDS = 2.0
 """What a kill may cost: rows since the last flush are answered for again."""
@@ -91,9 +94,14 @@ def _write_csv(stream: IO[bytes], rows: Iterable[dict[str, Any]]) -> None:
     text = io.TextIOWrapper(stream, "utf-8", newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row | {"path": _as_cell(row["path"])} for row in rows)
     text.flush()
     text.detach()
+
+
+def _as_cell(path: str) -> str:
+    """The same path as no spreadsheet takes for a formula: `./=name`."""
+    return f"./{path}" if path.startswith(_FORMULA) else path
 
 
 def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pneumoscope.errors import BundleError, InputError, WeightsMissingError
 from pneumoscope.graph.weight_file import open_weight_file, read_array
-from pneumoscope.storage import sha256_of_file
+from pneumoscope.storage import cache_folder, sha256_of_file
 from pneumoscope.training import bundle_files
 from pneumoscope.training.runtime import load_keras
 
@@ -179,7 +179,12 @@ def load_backbone_weights(backbone: Any, source: WeightsSource) -> None:
 
 def _keras_home() -> Path:
     chosen = os.environ.get("KERAS_HOME")
-    return Path(chosen) if chosen else Path.home() / ".keras"
+    if chosen:
+        return Path(chosen)
+    try:
+        return Path.home() / ".keras"
+    except RuntimeError:  # a user without a home
+        return cache_folder() / "keras"
 
 
 def _imagenet_file(home: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pneumoscope.config import NodeConfig, check_ranges
 from pneumoscope.errors import ExtraMissingError
 from pneumoscope.inference.predictor import Predictor
 
+_LOGGER = logging.getLogger(__name__)
 _PACKAGES = ("pynetdicom", "highdicom")
 _MOST_LISTED = 200
 
@@ -40,9 +42,10 @@ def run_node(
     check_ranges(config, "node")
     _check_installed()
     from pneumoscope.delivery.dicom_node.node import Node
+    from pneumoscope.delivery.warned import told_by_place
 
     stop = stop or threading.Event()
-    with _ended_by_sigterm(stop):
+    with _ended_by_sigterm(stop), told_by_place(_LOGGER):
         node = Node(config, Predictor.load(model))
         try:
             node.run(stop)

@@ -142,6 +142,21 @@ def test_who_never_reads_holds_nothing(server: Server, xray: bytes) -> None:
         client.close()
 
 
+def test_who_was_answered_before_the_end_of_a_body_can_go_on(server: Server) -> None:
+    """And is not taken for one that dawdles, once the body has come in."""
+    head = b"POST /v1/none HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+    client = connected(server, head + bytes(50_000))
+    told = b""
+    while b"See /docs" not in told:
+        told += client.recv(65536)
+    assert told.startswith(b"HTTP/1.1 404 ")
+    client.sendall(bytes(50_000))
+    time.sleep(1.5)  # longer than a head may take
+    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+    client.close()
+
+
 def test_a_body_in_crumbs_is_refused(server: Server) -> None:
     crumbs = b"1\r\nx\r\n" * 20_000
     client = connected(

@@ -65,6 +65,7 @@ class Protocol(H11Protocol):
     address = ""
     _gate: Connections
     _head_since: float | None = None
+    _silent_since: float | None = None
     _answered_since: float | None = None
     _blocked_since: float | None = None
 
@@ -89,16 +90,26 @@ class Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """The client says something."""
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._head_since = None
-        elif self._head_since is None:
-            self._head_since = time.monotonic()
+        self._note()
 
     def on_response_complete(self) -> None:
         """All that is to be said was said; it may still lie here."""
         if self.conn.their_state is h11.SEND_BODY:
             self._answered_since = time.monotonic()
         super().on_response_complete()
+        self._note()
+
+    def _note(self) -> None:
+        """What the client is at: a head, nothing, or a body that nobody reads any more."""
+        now = time.monotonic()
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._answered_since = None
+        if self.conn.their_state is not h11.IDLE:
+            self._head_since = self._silent_since = None
+        elif self.conn.trailing_data[0]:
+            self._head_since, self._silent_since = self._head_since or now, None
+        elif self.cycle is not None:
+            self._head_since, self._silent_since = None, self._silent_since or now
 
     def resume_writing(self) -> None:
         """The client has taken most of what lay here."""
@@ -113,7 +124,10 @@ class Protocol(H11Protocol):
     @property
     def since(self) -> float:
         """When what it is doing began, for the order in which connections are ended."""
-        times = (self._head_since, self._answered_since, self._blocked_since)
+        times = (
+            *(self._head_since, self._silent_since),
+            *(self._answered_since, self._blocked_since),
+        )
         return min((moment for moment in times if moment is not None), default=time.monotonic())
 
     def sweep(self, now: float, config: ServeConfig) -> None:
@@ -124,6 +138,7 @@ class Protocol(H11Protocol):
             self._blocked_since = now
         for since, seconds in (
             (self._head_since, config.header_timeout),
+            (self._silent_since, config.idle_timeout),
             (self._answered_since, _LINGER_SECONDS),
             (self._blocked_since, config.write_timeout),
         ):

@@ -135,7 +135,7 @@ class Guard:
         """
         path, method = scope["path"], scope["method"]
         if self._root and f"{path}/".startswith(f"{self._root}/"):
-            path = path[len(self._root) :] or "/"
+            path = path[len(self._root) :]
         head = method == "HEAD"
         return {**scope, "path": path, "method": "GET" if head else method, _HEAD: head}
 
@@ -146,6 +146,8 @@ class Guard:
             self._origins.check(scope, headers)
         except RequestError as error:
             return error_response(error)
+        if not path:
+            return Response(status_code=308, headers={"Location": f"{self._root}/"})
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
             if not self._origins.cors(headers):
                 words = "pages of that site may not ask here"

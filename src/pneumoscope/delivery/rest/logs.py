@@ -90,7 +90,7 @@ def event(name: str, level: int = logging.INFO, **fields: Any) -> None:
 
 
 def write_json_lines(level: int, stream: TextIO | None = None) -> None:
-    """Send all that is logged or warned of to `stream` (stderr) as lines of JSON."""
+    """Send all that is logged to `stream` (stderr) as lines of JSON."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(Seldom())
@@ -102,7 +102,6 @@ def write_json_lines(level: int, stream: TextIO | None = None) -> None:
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger(_OURS).setLevel(level)
-    logging.captureWarnings(capture=True)
 
 
 def write_uncaught_too() -> None:

@@ -22,6 +22,7 @@ from pneumoscope.delivery.rest.app import build_app
 from pneumoscope.delivery.rest.connections import BACKLOG, Connections, Protocol
 from pneumoscope.delivery.rest.logs import LOGGER, event, write_json_lines, write_uncaught_too
 from pneumoscope.delivery.rest.origins import LOOPBACK_NAMES
+from pneumoscope.delivery.warned import told_by_place
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
 
@@ -153,7 +154,8 @@ def serve(
     # uvicorn raises the signal again once it has stopped; what was asked for is done by then.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        server.run([bound.socket])
+        with told_by_place(LOGGER):
+            server.run([bound.socket])
     finally:
         signal.signal(signal.SIGTERM, before)
         event("stopped", logging.INFO)

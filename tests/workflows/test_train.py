@@ -31,6 +31,8 @@ from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference import bundle as bundles
 from pneumoscope.inference.bundle import load_bundle, load_networks, write_bundle
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.workflows.evaluate import evaluate_model
+from pneumoscope.workflows.seen import add_to_bundle
 from pneumoscope.workflows.train import TrainedRun, train
 from support.small_network import small_network
 
@@ -127,6 +129,30 @@ def test_a_run_is_whole_by_every_recipe(run_of, name: str) -> None:
     metrics = json.loads((run.folder / "evaluation" / "metrics.json").read_text())
     assert metrics["metrics"] == manifest.validation["metrics"]
     assert metrics["refused"] == 0
+
+
+def test_a_model_knows_its_own_images_again(run_of, phantoms: Path, tmp_path: Path) -> None:
+    """The report of an evaluation on training images says so, that of one on others says so too."""
+    run = run_of(next(iter(CONFIGS)))
+    table = load_bundle(run.folder).table("seen")
+    assert table is not None
+    counted = {}
+    for split in ("train", "val", "test"):
+        found = evaluate_model(run.folder / "split.csv", tmp_path / split, run.folder, split)
+        assert found.seen is not None
+        counted[split] = found.seen
+        page = (tmp_path / split / "report.html").read_text()
+        assert found.seen.in_words().replace("'", "&#39;") in page
+        document = json.loads((tmp_path / split / "metrics.json").read_text())
+        assert document["seen"] == found.seen.to_dict()
+    size = {split: seen.images for split, seen in counted.items()}
+    assert counted["train"].identical == size["train"]
+    assert counted["val"].chosen_on == size["val"]
+    assert not counted["test"].flatters
+    add_to_bundle(run.folder, run.folder / "split.csv")
+    again = load_bundle(run.folder).table("seen")
+    assert again is not None
+    assert again["0_train_bytes"].tolist() == table["0_train_bytes"].tolist()
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))

@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 @settings(
     ServeConfig,
-    *("host", "port", "root_path", "readers", "requests", "longest_wait"),
+    *("host", "port", "root_path", "any_age", "readers", "requests", "longest_wait"),
     *("timeout", "header_timeout", "body_timeout", "write_timeout", "idle_timeout"),
     *("stop_timeout", "connections"),
     *("max_upload", "max_files", "max_held", "rate", "burst"),

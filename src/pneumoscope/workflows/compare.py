@@ -28,6 +28,7 @@ from pneumoscope.storage import claim_folder, path_text, write_json, writes_alon
 from pneumoscope.workflows.answering import Answered, answer_all
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.facts import announce, command_line
+from pneumoscope.workflows.seen import seen_by
 
 SCHEMA_VERSION = 1
 FLIPS_SHOWN = 12
@@ -59,6 +60,7 @@ def run_compare(
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
     claim_folder(out)
+    seen = [seen_by(predictor, chosen.records, progress) for predictor in predictors]
     answered = [
         answer_all(chosen.records, predictor, f"{name} model", progress)
         for name, predictor in zip(("old", "new"), predictors, strict=True)
@@ -107,6 +109,7 @@ def run_compare(
         "config": asdict(config),
         "answered_by_one": {"old": content.only_old, "new": content.only_new},
         **found.to_dict(),
+        "seen": {"old": seen[0].to_dict(), "new": seen[1].to_dict()},
         "flipped": [_flip_row(records[k], scores, k, found.thresholds) for k in flipped],
     }
     write_json(out / "compare.json", document)

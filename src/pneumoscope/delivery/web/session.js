@@ -20,6 +20,7 @@ export function tableRow(number, entry, choose) {
   answer.className = row.status === "ok" ? row.prediction.toLowerCase() : "none";
   const probability = cell(row.probability === null ? "–" : chance(row.probability));
   probability.className = "num";
+  line.dataset.number = number;
   line.append(name, answer, probability, cell(at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" })));
   return line;
 }

@@ -7,6 +7,7 @@ OpenVINO is imported when it is needed, never before.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.graph.kept import KeptGraphs, SharedFolderError
 from pneumoscope.graph.network import NetworkArrays, write_average, write_feature_map
 from pneumoscope.graph.precision import INT8_LEVELS, Floats, Ranges, largest_per_output
 from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Pair
+
+_LOGGER = logging.getLogger(__name__)
 
 _CONVERTER = "openvino.tools.ovc"
 
@@ -105,9 +109,20 @@ def compile_model(model: Any, floats: Floats, cache: Path | None = None, request
     }
     if requests > 1:
         settings["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
-    if cache is not None:
-        settings["CACHE_DIR"] = str(cache)
-    return load_openvino().Core().compile_model(model, "CPU", settings)
+    core = load_openvino().Core()
+    try:
+        kept = None if cache is None else KeptGraphs(cache)
+        place = None if kept is None else kept.place(settings)
+    except (OSError, SharedFolderError) as error:
+        _LOGGER.info("compiled graphs are not kept, every start takes longer: %s", error)
+        kept = place = None
+    if kept is None or place is None:
+        return core.compile_model(model, "CPU", settings)
+    for path in kept.remove_strange(place):
+        _LOGGER.info("%s: is not as it was put there, so the graph is compiled again", path)
+    compiled = core.compile_model(model, "CPU", {**settings, "CACHE_DIR": str(place)})
+    kept.sign(place)
+    return compiled
 
 
 def capabilities() -> frozenset[str]:

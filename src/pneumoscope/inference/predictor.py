@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,7 @@ from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.look import Look
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, because_of, read_bytes, read_image
+from pneumoscope.images.read import GreyImage, because_of, read_image
 from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
@@ -37,6 +38,7 @@ from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
+from pneumoscope.inference.processes import Processes
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
@@ -103,6 +105,7 @@ class Predictor:
         self._looks = looks or statistics is not None
         self._gate = AgeGate(manifest.ages, any_age)
         self._passes: tuple[int, ...] = _PASSES
+        self._processes: Processes | None = None
         self.seen: Table | None = None
         """Salted hashes of the images that it was trained on (`data.seen`), if it has any."""
 
@@ -153,16 +156,23 @@ class Predictor:
         """Whether patients of other ages than the model is for are answered for."""
         return self._gate.any_age
 
-    def adapted(self, limits: LimitsConfig, passes: Sequence[int]) -> Predictor:
+    def adapted(
+        self,
+        limits: LimitsConfig,
+        passes: Sequence[int] = _PASSES,
+        processes: Processes | None = None,
+    ) -> Predictor:
         """The same model under other limits.
 
         Args:
             limits: what an image file may cost.
             passes: images per forward pass, ascending; the smallest that holds what is asked for
                 together is taken.
+            processes: where files are read, for those of strangers; `None` reads them in threads.
         """
         other = copy.copy(self)
         other._limits, other._passes = limits, tuple(passes)
+        other._processes = processes
         return other
 
     def warm_up(self) -> None:
@@ -200,11 +210,12 @@ class Predictor:
             self._limits,
             self._preprocess,
             shrunk if keep_image else None,
-            lambda source, limits: read_bytes(content, source, limits),
             looks=self._looks,
             gate=self._gate,
         )
-        return decode(name)
+        if self._processes is None:
+            return decode.content(content, name)
+        return self._processes.prepared_content(decode, content, name)
 
     def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
         """One answer for every item, in order, from one pass; no more than a pass holds."""
@@ -243,7 +254,8 @@ class Predictor:
         decode = Decoder(
             self._limits, self._preprocess, keep, read, looks=self._looks, gate=self._gate
         )
-        items = decoded(paths, decode, workers)
+        reading = decode if self._processes is None else partial(self._processes.prepared, decode)
+        items = decoded(paths, reading, workers)
 
         def work(chunk: Sequence[Prepared | Prediction]) -> list[Answer]:
             answers = list(self.answers(chunk))

@@ -12,10 +12,10 @@ import pytest
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import RECIPES, TrainConfig, from_toml, to_toml
+from pneumoscope.graph import bundle_files
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import SILENT
 from pneumoscope.records import Dataset
-from pneumoscope.training import bundle_files
 from pneumoscope.workflows import train as workflow
 from pneumoscope.workflows.run_folder import Prepared
 

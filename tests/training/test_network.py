@@ -12,22 +12,21 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import UsageError
-from pneumoscope.graph.architecture import BACKBONE_WIDTH, BOUNDARIES, Architecture
+from pneumoscope.graph.architecture import Architecture
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import (
     HeadWeights,
-    build_backbone,
     build_feature_model,
     build_head,
     build_network,
     build_tail,
     build_trunk,
-    empty_head,
-    get_head,
     initialise_randomly,
     set_head,
     weights_digest,
     with_head,
 )
+from support.heads import BACKBONE_WIDTH, BOUNDARIES, empty_head, get_head
 from support.small_network import small_network
 
 SMALL = Architecture(size=64, hidden_units=8)

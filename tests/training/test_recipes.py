@@ -20,7 +20,7 @@ from pneumoscope.config import (
 from pneumoscope.data.index import index
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.graph.architecture import BOUNDARIES, Architecture
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor
@@ -28,7 +28,12 @@ from pneumoscope.images.read import read_image
 from pneumoscope.records import Dataset
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import recipes
-from pneumoscope.training.network import build_backbone, build_tail, initialise_randomly, with_head
+from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.network import (
+    build_tail,
+    initialise_randomly,
+    with_head,
+)
 from pneumoscope.training.recipes import (
     Job,
     Trained,
@@ -38,6 +43,7 @@ from pneumoscope.training.recipes import (
     train_network,
 )
 from pneumoscope.training.whole import build_curriculum
+from support.heads import BOUNDARIES
 from support.small_network import small_network
 
 Weights = dict[str, list[np.ndarray]]

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import BundleError, InputError, WeightsMissingError
-from pneumoscope.graph import weight_file
-from pneumoscope.training import bundle_files, weights
-from pneumoscope.training.network import build_backbone
+from pneumoscope.graph import bundle_files, weight_file
+from pneumoscope.training import weights
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 
 keras = pytest.importorskip("keras")

@@ -113,6 +113,7 @@ def _begun(arguments: Sequence[str]) -> bool:
     named = Path(dict(pairwise(arguments)).get("--out", ""))
     marks = {
         "train": named / "config.toml",
+        "crossvalidate": named / "folds.csv",
         "predict": Path(f"{named}.partial"),
         "stress": named / "answers.jsonl",
     }

@@ -1,4 +1,4 @@
-"""`pneumoscope train`, `evaluate`, `predict`: make a model, measure it, use it."""
+"""`pneumoscope train`, `crossvalidate`, `evaluate`, `predict`: make, measure, use a model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
 from pneumoscope.config import (
     BatchConfig,
+    CrossValidationConfig,
     FitConfig,
+    FramingConfig,
     IntervalConfig,
     TrainConfig,
+    check_ranges,
     named_in,
     replace_from,
     training_config,
@@ -35,6 +38,14 @@ CheckOption = Annotated[
 ]
 
 
+AgeOption = Annotated[
+    bool,
+    typer.Option(
+        "--any-age", help="predict for other ages than the model is for; every output says so"
+    ),
+]
+
+
 class SplitChoice(StrEnum):
     """Which part of the data is evaluated."""
 
@@ -44,14 +55,25 @@ class SplitChoice(StrEnum):
     all = "all"
 
 
+class Framing(StrEnum):
+    """Whether images are re-cut before they are scored."""
+
+    as_is = "as-is"
+    matched = "matched"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "train")(train)
+    command(app, "crossvalidate")(crossvalidate)
     command(app, "evaluate")(evaluate)
     command(app, "predict")(predict)
 
 
-@settings(TrainConfig, "recipe", "weights", "views", "seed", "flip", "backend", "keep_val")
+@settings(
+    TrainConfig,
+    *("recipe", "backbone", "weights", "views", "seed", "flip", "backend", "keep_val"),
+)
 @settings(FitConfig, "epochs")
 def train(
     data: DataArgument,
@@ -65,25 +87,72 @@ def train(
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N,…", help="one network per seed, averaged")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="RUN,RUN,…", help="scratch: learn from these models' predictions too"),
+    ] = None,
+    ages: Annotated[
+        str | None,
+        typer.Option(metavar="YEARS-YEARS", help="ages that the model is for, as in 1-5"),
+    ] = None,
     **options: Any,
 ) -> Outcome:
     """Train a model: split by patient, train, choose the threshold on validation, report.
 
     Example: pneumoscope train chest_xray --out runs/a --weights imagenet --views 4
     """
+    from pneumoscope.inference.age_gate import parse_ages
     from pneumoscope.workflows.train import run_training
 
-    chosen = training_config(options.get("recipe"), config)
+    options["ages"] = None if ages is None else parse_ages(ages)
+    options["teachers"] = None if teacher is None else tuple(teacher.split(","))
+    chosen, given = _training(config, seeds, options)
+    return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
+
+
+@settings(CrossValidationConfig, "folds", "by")
+@settings(TrainConfig, "recipe", "weights", "views", "seed", "flip", "backend")
+@settings(FitConfig, "epochs")
+def crossvalidate(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder for runs, predictions, report")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="settings; options override them")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="keep the finished folds in --out and go on")
+    ] = False,
+    **options: Any,
+) -> Outcome:
+    """Train once per fold, score every image by the model that never saw its patient, report.
+
+    Example: pneumoscope crossvalidate chest_xray --folds 5 --by block --out cv
+    """
+    from pneumoscope.workflows.crossvalidate import run_crossvalidation
+
+    division = replace_from(
+        CrossValidationConfig(), folds=options.pop("folds"), by=options.pop("by")
+    )
+    chosen, given = _training(config, None, options)
+    progress = TERMINAL.progress
+    found = run_crossvalidation(data, out, chosen, division, progress, resume=resume, given=given)
+    return Outcome(*found)
+
+
+def _training(
+    file: Path | None, seeds: str | None, options: dict[str, Any]
+) -> tuple[TrainConfig, set[str]]:
+    """The settings of a training, and the dotted names of those that the user gave."""
+    chosen = training_config(options.get("recipe"), file)
     options["seeds"] = _seeds(seeds)
     given = {
         "fit.epochs" if name == "epochs" else name
         for name, value in options.items()
         if value is not None
     }
-    given |= named_in(config) if config else set()
+    given |= named_in(file) if file else set()
     chosen = replace(chosen, fit=replace_from(chosen.fit, epochs=options.pop("epochs")))
-    chosen = replace_from(chosen, **options)
-    return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
+    return replace_from(chosen, **options), given
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:
@@ -103,13 +172,35 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     return seeds
 
 
+def _share(framing: Framing, given: float | None) -> float | None:
+    """What the lungs are to fill, `None` where images are scored as they are.
+
+    Raises:
+        UsageError: a share was given that would not be used, or that is impossible.
+    """
+    if framing is Framing.as_is:
+        if given is not None:
+            raise UsageError(
+                "--framing-share: found without --framing matched. Add that, or leave this out."
+            )
+        return None
+    config = replace_from(FramingConfig(), framing_share=given)
+    check_ranges(config)
+    return config.framing_share
+
+
 @settings(IntervalConfig, "resamples")
+@settings(FramingConfig, "framing_share")
 def evaluate(
     data: DataArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for metrics, pages, figures")],
     model: ModelOption = "default",
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
     input_check: CheckOption = True,
+    framing: Annotated[
+        Framing, typer.Option(help="score images as they are, or re-cut by the lungs")
+    ] = Framing.as_is,
+    any_age: AgeOption = False,
     **options: Any,
 ) -> Outcome:
     """Measure a model on labelled images: every metric with its interval, curves, a report.
@@ -118,15 +209,25 @@ def evaluate(
     """
     from pneumoscope.workflows.evaluate import run_evaluation
 
-    interval = replace_from(IntervalConfig(), **options)
+    interval = replace_from(IntervalConfig(), resamples=options["resamples"])
     chosen: Any = split.value
+    share = _share(framing, options["framing_share"])
+    progress = TERMINAL.progress
     found = run_evaluation(
-        data, out, model, chosen, interval, TERMINAL.progress, input_check=input_check
+        data,
+        out,
+        model,
+        chosen,
+        interval,
+        progress,
+        input_check=input_check,
+        any_age=any_age,
+        framing=share,
     )
     return Outcome(*found)
 
 
-@settings(BatchConfig, "engine", "workers", "precision")
+@settings(BatchConfig, "engine", "workers", "precision", "any_age")
 def predict(
     paths: Annotated[
         list[str],

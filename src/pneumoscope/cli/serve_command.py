@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 @settings(
     ServeConfig,
-    *("host", "port", "readers", "requests", "longest_wait", "timeout", "stop_timeout"),
+    *("host", "port", "any_age", "readers", "requests", "longest_wait", "timeout", "stop_timeout"),
     *("max_upload", "max_files", "max_held", "rate", "burst"),
     *("api_key_file", "tls_certificate", "tls_key"),
 )

@@ -11,7 +11,12 @@ reading.py   from and to TOML
 from __future__ import annotations
 
 from pneumoscope.config.adopting import AdoptConfig
-from pneumoscope.config.evidence import CompareConfig, PlanConfig, PlanTarget
+from pneumoscope.config.evidence import (
+    CompareConfig,
+    CrossValidationConfig,
+    PlanConfig,
+    PlanTarget,
+)
 from pneumoscope.config.node import NodeConfig
 from pneumoscope.config.reading import (
     check_ranges,
@@ -30,6 +35,8 @@ from pneumoscope.config.stages import (
     DistortConfig,
     FinetuneConfig,
     FitConfig,
+    FramingConfig,
+    GuidanceConfig,
     IntervalConfig,
     LimitsConfig,
     PreprocessConfig,
@@ -48,9 +55,12 @@ __all__ = [
     "AugmentConfig",
     "BatchConfig",
     "CompareConfig",
+    "CrossValidationConfig",
     "DistortConfig",
     "FinetuneConfig",
     "FitConfig",
+    "FramingConfig",
+    "GuidanceConfig",
     "IntervalConfig",
     "LimitsConfig",
     "NodeConfig",

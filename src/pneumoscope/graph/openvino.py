@@ -1,6 +1,6 @@
 """The graph as an OpenVINO model.
 
-Comes in: what `densenet.py` writes. Goes out: an `openvino.Model`, or one that is compiled.
+Comes in: what `network.py` writes. Goes out: an `openvino.Model`, or one that is compiled.
 OpenVINO is imported when it is needed, never before.
 """
 
@@ -15,15 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.graph.densenet import write_average, write_feature_map
+from pneumoscope.graph.network import NetworkArrays, write_average, write_feature_map
 from pneumoscope.graph.precision import INT8_LEVELS, Floats, Ranges, largest_per_output
-from pneumoscope.graph.stored import FloatArray, NetworkArrays
+from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Pair
 
 _CONVERTER = "openvino.tools.ovc"
 
 OUTPUTS = ("logit", "cam", "embedding")
 
 _CONVOLUTION = "convolution-"
+
+_FUNCTIONS = {"silu": "swish", "hard_silu": "hswish", "hard_sigmoid": "hsigmoid"}
+"""What OpenVINO calls them."""
 
 
 def build_model(
@@ -49,8 +52,9 @@ def build_model(
     to = OpenVinoWriter(ranges)
     images = to.parameter((batch, size, size, 3), np.float32, "images")
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
-    nodes = write_average(to, networks, channels_first, size, flip=flip)
+    answers = write_average(to, networks, channels_first, size, flip=flip)
     to.check_ranges()
+    nodes = answers.logit, answers.cam, answers.embedding
     return to.model(images, dict(zip(OUTPUTS, nodes, strict=True)))
 
 
@@ -77,7 +81,7 @@ def build_frozen_part(
     to = OpenVinoWriter(ranges)
     images = to.parameter((batch, size, size, 3), np.float32, "images")
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
-    maps = write_feature_map(to, network, channels_first, boundary)
+    maps = write_feature_map(to, network, channels_first, size, boundary).node
     to.check_ranges()
     if boundary is None:
         return to.model(images, {"rows": to.reduce("mean", maps, (2, 3))})
@@ -142,7 +146,7 @@ def convolutions_of(model: Any) -> list[Any]:
     found = {
         int(name.removeprefix(_CONVOLUTION)): node
         for node in model.get_ops()
-        if node.get_type_name() == "Convolution"
+        if node.get_type_name() in ("Convolution", "GroupConvolution")
         and (name := node.get_friendly_name()).startswith(_CONVOLUTION)
     }
     return [found[number] for number in sorted(found)]
@@ -182,8 +186,16 @@ class OpenVinoWriter:
         """An array that is part of the graph."""
         return self.operations.constant(value)
 
-    def convolution(self, x: Any, kernel: FloatArray, stride: int, padding: int) -> Any:
-        """Kernel (out, in, h, w) over (n, in, h, w), zeros beyond the edge."""
+    def convolution(
+        self,
+        x: Any,
+        kernel: FloatArray,
+        strides: Pair = (1, 1),
+        edges: Edges = NO_EDGES,
+        groups: int = 1,
+        dilation: Pair = (1, 1),
+    ) -> Any:
+        """Kernel (out, in / groups, h, w) over (n, in, h, w), zeros in the added edges."""
         number = self._convolutions
         self._convolutions += 1
         weights = self.constant(kernel)
@@ -191,8 +203,14 @@ class OpenVinoWriter:
             x = self._rounded(x, *self._ranges.of(number), INT8_LEVELS)
             most = largest_per_output(kernel)
             weights = self._rounded(weights, -most, most, INT8_LEVELS - 1)
-        pads = [padding, padding]
-        node = self.operations.convolution(x, weights, [stride, stride], pads, pads, [1, 1])
+        convolution = self.operations.convolution
+        if groups > 1:
+            convolution = self.operations.group_convolution
+            shape = (groups, kernel.shape[0] // groups, *kernel.shape[1:])
+            weights = self.operations.reshape(weights, np.array(shape), False)
+        node = convolution(
+            x, weights, list(strides), list(edges[:2]), list(edges[2:]), list(dilation)
+        )
         node.set_friendly_name(f"{_CONVOLUTION}{number}")
         return node
 
@@ -210,12 +228,17 @@ class OpenVinoWriter:
         if self._ranges is not None:
             self._ranges.check(self._convolutions)
 
-    def pool(self, x: Any, kind: str, side: int, stride: int, padding: int) -> Any:
-        """The `max` or the `mean` of squares."""
-        strides, pads, kernel = [stride, stride], [padding, padding], [side, side]
+    def pool(self, x: Any, kind: str, size: Pair, strides: Pair, edges: Edges = NO_EDGES) -> Any:
+        """The `max` or the `mean` of rectangles; added edges count for nothing."""
+        first, last = list(edges[:2]), list(edges[2:])
         if kind == "mean":
-            return self.operations.avg_pool(x, strides, pads, pads, kernel, True)
-        return self.operations.max_pool(x, strides, [1, 1], pads, pads, kernel).output(0)
+            return self.operations.avg_pool(x, list(strides), first, last, list(size), True)
+        return self.operations.max_pool(x, list(strides), [1, 1], first, last, list(size)).output(0)
+
+    def pad(self, x: Any, edges: Edges) -> Any:
+        """Zeros around a map."""
+        first, last = (np.array([0, 0, *each]) for each in (edges[:2], edges[2:]))
+        return self.operations.pad(x, first, last, "constant", np.float32(0))
 
     def concatenate(self, nodes: Sequence[Any], axis: int) -> Any:
         """Nodes in a row along an axis."""
@@ -232,7 +255,9 @@ class OpenVinoWriter:
             return self.as_float(above)
         if kind == "round":
             return self.operations.round(x, "half_to_even")
-        return getattr(self.operations, kind)(x)
+        if kind == "relu6":
+            return self.operations.clamp(x, 0.0, 6.0)
+        return getattr(self.operations, _FUNCTIONS.get(kind, kind))(x)
 
     def product(self, a: Any, b: Any) -> Any:
         """Matrix product."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError
-from pneumoscope.graph.stored import FloatArray
+from pneumoscope.graph.writer import FloatArray
 
 Precision = Literal["f32", "bf16", "int8"]
 

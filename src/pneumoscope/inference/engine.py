@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError, UsageError
+from pneumoscope.graph.archive import read_network
+from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities
 from pneumoscope.graph.precision import Floats, Precision, Ranges, fast_here
 from pneumoscope.graph.runner import Runner, images_per_request
-from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Bundle
 from pneumoscope.inference.certificates import Choice, choose_precision, floats_for
@@ -104,7 +105,7 @@ class OpenVinoBackend:
             )
         except RuntimeError as error:  # shapes that don't fit together
             raise BundleError(
-                f"the weights are not those of DenseNet121 for {self._size} pixels: {error} "
+                f"the network can't be built for {self._size} pixels: {error} "
                 "Copy the bundle again or train again."
             ) from error
 

@@ -10,13 +10,13 @@ import hashlib
 import json
 from dataclasses import asdict
 
+from pneumoscope.graph.bundle_files import NETWORK_SUFFIX
 from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.training.bundle_files import WEIGHTS_SUFFIX
 
 
 def model_fingerprint(manifest: BundleManifest) -> str:
     """SHA-256 over weights' hashes, preprocessing, architecture, flip and calibration."""
-    weights = {n: h for n, h in manifest.files.items() if n.endswith(WEIGHTS_SUFFIX)}
+    weights = {n: h for n, h in manifest.files.items() if n.endswith(NETWORK_SUFFIX)}
     told = {
         "weights": weights,
         "preprocessing": asdict(manifest.preprocessing),

@@ -26,7 +26,8 @@ from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.look import Look
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, read_bytes, read_image
+from pneumoscope.images.read import GreyImage, because_of, read_bytes, read_image
+from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
@@ -79,6 +80,7 @@ class Predictor:
             for what it shows.
         looks: note in answers what the input check would see, for one that is made of them.
             Pictures in colour are refused then.
+        any_age: answer for patients of other ages than the model is for, with a warning.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Predictor:
         precision: Precision = "f32",
         statistics: Statistics | None = None,
         looks: bool = False,
+        any_age: bool = False,
     ) -> None:
         self.manifest = manifest
         self.precision: Precision = precision
@@ -98,6 +101,7 @@ class Predictor:
         self._limits = limits or LimitsConfig()
         self._statistics = statistics
         self._looks = looks or statistics is not None
+        self._gate = AgeGate(manifest.ages, any_age)
         self._passes: tuple[int, ...] = _PASSES
         self.seen: Table | None = None
         """Salted hashes of the images that it was trained on (`data.seen`), if it has any."""
@@ -109,6 +113,7 @@ class Predictor:
         precision: Choice = "auto",
         *,
         input_check: bool = True,
+        any_age: bool = False,
     ) -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
 
@@ -118,6 +123,7 @@ class Predictor:
                 certificates allow on this processor.
             input_check: refuse what is unlike the training images, if the model can tell; without
                 it every image that can be read has an answer, for research.
+            any_age: answer for patients of other ages than the model is for, with a warning.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
@@ -127,7 +133,13 @@ class Predictor:
         backend = OpenVinoBackend.load(bundle, precision)
         check, table = bundle.manifest.input_check, bundle.table(TABLE) or {}
         statistics = statistics_of(check, table) if input_check else None
-        made = cls(bundle.manifest, backend, precision=backend.precision, statistics=statistics)
+        made = cls(
+            bundle.manifest,
+            backend,
+            precision=backend.precision,
+            statistics=statistics,
+            any_age=any_age,
+        )
         made.seen = bundle.table(TABLE_NAME)
         return made
 
@@ -135,6 +147,11 @@ class Predictor:
     def checks_inputs(self) -> bool:
         """Whether inputs unlike the training images are refused."""
         return self._statistics is not None
+
+    @property
+    def any_age(self) -> bool:
+        """Whether patients of other ages than the model is for are answered for."""
+        return self._gate.any_age
 
     def adapted(self, limits: LimitsConfig, passes: Sequence[int]) -> Predictor:
         """The same model under other limits.
@@ -185,6 +202,7 @@ class Predictor:
             shrunk if keep_image else None,
             lambda source, limits: read_bytes(content, source, limits),
             looks=self._looks,
+            gate=self._gate,
         )
         return decode(name)
 
@@ -196,7 +214,7 @@ class Predictor:
             yield Answer(item) if isinstance(item, Prediction) else next(answered)
 
     def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
-        return prepared(read, name, self._preprocess, looks=self._looks)
+        return prepared(read, name, self._preprocess, looks=self._looks, gate=self._gate)
 
     def predict_files(
         self,
@@ -222,7 +240,9 @@ class Predictor:
         Raises:
             MissingError: processes can't be started here.
         """
-        decode = Decoder(self._limits, self._preprocess, keep, read, looks=self._looks)
+        decode = Decoder(
+            self._limits, self._preprocess, keep, read, looks=self._looks, gate=self._gate
+        )
         items = decoded(paths, decode, workers)
 
         def work(chunk: Sequence[Prepared | Prediction]) -> list[Answer]:
@@ -268,10 +288,11 @@ class Predictor:
             detail = (
                 f"the model's answer is {logit}, no number. Its weights are damaged: train again"
             )
-            return Answer(Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail))
+            failed = Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail)
+            return Answer(replace(failed, warnings=item.warnings))
         return self.checked(
             Answer(
-                Prediction(item.source, "ok"),
+                Prediction(item.source, "ok", warnings=item.warnings),
                 logit=logit,
                 cam=outputs.cams[row],
                 embedding=outputs.embeddings[row],
@@ -292,12 +313,14 @@ class Predictor:
             verdict = self._statistics.verdict(look, embedding)
             prediction = replace(answer.prediction, input_score=verdict.score)
             if verdict.reason is not None:
+                warnings = answer.prediction.warnings
                 refusal = Prediction(
                     answer.prediction.path,
                     "refused",
                     verdict.reason,
                     input_score=verdict.score,
-                    detail=verdict.detail,
+                    detail=verdict.detail + because_of(warnings),
+                    warnings=warnings,
                 )
                 return replace(answer, prediction=refusal, logit=None, cam=None)
             answer = replace(answer, prediction=prediction)
@@ -306,7 +329,12 @@ class Predictor:
 
 def mark_of(predictor: Predictor) -> str:
     """SHA-256, hex, of what decides answers: version, model, how it computes and checks."""
-    decisive = [asdict(predictor.manifest), predictor.precision, predictor.checks_inputs]
+    decisive = [
+        asdict(predictor.manifest),
+        predictor.precision,
+        predictor.checks_inputs,
+        predictor.any_age,
+    ]
     text = f"{metadata.version('pneumoscope')} {json.dumps(decisive, sort_keys=True)}"
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -24,6 +24,7 @@ from pneumoscope.data.seen import Seen
 from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
+from pneumoscope.images.cautions import closing_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
@@ -46,6 +47,7 @@ from pneumoscope.storage import claim_folder, write_json
 from pneumoscope.workflows.answering import (
     Answered,
     answer_all,
+    answer_matched,
     evaluate_answers,
     refusals_of,
     worst_errors,
@@ -78,8 +80,11 @@ class Evaluated:
     seen: Seen | None = None
     """How many of the images the model has seen; `None` where that was not asked."""
 
+    framing: Mapping[str, float] = field(default_factory=dict)
+    """How the images were re-cut before they were scored; empty where they were not."""
 
-def evaluate_model(
+
+def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are scored
     data: Path | str,
     out: Path | str,
     model: Path | str = "default",
@@ -88,6 +93,8 @@ def evaluate_model(
     progress: Progress = SILENT,
     *,
     input_check: bool = True,
+    framing: float | None = None,
+    any_age: bool = False,
 ) -> Evaluated:
     """Evaluate `model` on one split of `data` into the folder `out`.
 
@@ -99,6 +106,9 @@ def evaluate_model(
         interval: how uncertainty is stated.
         progress: is told of every image.
         input_check: refuse what is unlike the training images, where the model can tell.
+        framing: re-cut every image so that the lungs fill this share of its width and height,
+            without the input check: what a model scores where framing can tell nothing.
+        any_age: answer for patients of other ages than the model is for.
 
     Raises:
         DataError: the split is empty, or no image of it could be answered for.
@@ -106,7 +116,8 @@ def evaluate_model(
     """
     data, out, interval = Path(data), Path(out), interval or IntervalConfig()
     started = time.monotonic()
-    predictor = Predictor.load(model, input_check=input_check)
+    checked = input_check and framing is None
+    predictor = Predictor.load(model, input_check=checked, any_age=any_age)
     dataset = index(data, progress=progress)
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
@@ -115,7 +126,13 @@ def evaluate_model(
     if seen.flatters:
         chosen = replace(chosen, warnings=(*chosen.warnings, seen.in_words()))
     write_split(out / "labels.csv", chosen)
-    answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
+    title, recut = f"evaluating {split}", {}
+    if framing is None:
+        answered = answer_all(chosen.records, predictor, title, progress)
+    else:
+        matched = answer_matched(chosen.records, predictor, framing, title, progress)
+        answered, recut = matched.answered, {"share": framing, "median_box": matched.by_median_box}
+        chosen = replace(chosen, warnings=(*chosen.warnings, matched.note()))
     evaluation = evaluate_answers(answered, predictor.manifest, interval)
     name = str(model)
     evaluated = Evaluated(
@@ -127,6 +144,7 @@ def evaluate_model(
         data.name,
         name,
         whole=dataset,
+        framing=recut,
         seen=seen,
     )
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
@@ -134,7 +152,7 @@ def evaluate_model(
     return evaluated
 
 
-def run_evaluation(
+def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
     data: Path,
     out: Path,
     model: str,
@@ -143,13 +161,26 @@ def run_evaluation(
     progress: Progress,
     *,
     input_check: bool = True,
+    framing: float | None = None,
+    any_age: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
-    evaluated = evaluate_model(data, out, model, split, interval, progress, input_check=input_check)
+    evaluated = evaluate_model(
+        data,
+        out,
+        model,
+        split,
+        interval,
+        progress,
+        input_check=input_check,
+        any_age=any_age,
+        framing=framing,
+    )
     document = metrics_document(evaluated) | {"out": str(out)}
-    said = evaluated.seen.in_words() if evaluated.seen else ""
+    warned = "".join(f"{line}\n" for line in closing_lines(evaluated.answered.warned()))
+    said = f"{evaluated.seen.in_words()}\n\n" if evaluated.seen else ""
     text = (
-        f"{metrics_table(evaluated.evaluation)}\n\n{said}\n\nreport  {out / 'report.html'}\n"
+        f"{metrics_table(evaluated.evaluation)}\n\n{said}{warned}report  {out / 'report.html'}\n"
         f"papers  {out / 'checklist.html'}"
     )
     return document, text
@@ -242,9 +273,13 @@ def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
     withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
+    warned = dict(evaluated.answered.warned().most_common())
     seen = None if evaluated.seen is None else evaluated.seen.to_dict()
-    further = {"model": model, "abstention": withheld, "seen": seen}
-    return evaluated.evaluation.to_metrics_json() | further
+    told: dict[str, Any] = {"model": model, "abstention": withheld, "warnings": warned}
+    told["seen"] = seen
+    if evaluated.framing:
+        told["framing"] = dict(evaluated.framing)
+    return evaluated.evaluation.to_metrics_json() | told
 
 
 def metrics_table(evaluation: Evaluation) -> str:

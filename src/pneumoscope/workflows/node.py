@@ -41,7 +41,7 @@ def run_node(
 
     stop = stop or threading.Event()
     with _ended_by_sigterm(stop):
-        node = Node(config, Predictor.load(model))
+        node = Node(config, Predictor.load(model, any_age=config.any_age))
         try:
             node.run(stop)
         finally:

@@ -13,12 +13,12 @@ from pathlib import Path
 from pneumoscope.data.index import index
 from pneumoscope.data.seen import PARTS, TABLE_NAME, Part, Seen, count_seen, seen_table
 from pneumoscope.errors import DataError
+from pneumoscope.graph.bundle_files import bundle_in
 from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
 from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress, TerminalProgress
 from pneumoscope.records import ImageRecord
-from pneumoscope.training.bundle_files import bundle_in
 
 _LOGGER = logging.getLogger(__name__)
 

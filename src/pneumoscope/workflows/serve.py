@@ -40,7 +40,7 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
     server.api_keys(config)
     bound = server.bind(config)
     with bound.socket:
-        predictor = Predictor.load(model)
+        predictor = Predictor.load(model, any_age=config.any_age)
         level = logging.getLogger("pneumoscope").level or logging.INFO
         server.serve(predictor, config, replace(limits, max_bytes=config.max_upload), bound, level)
     return {"url": bound.url, "stopped": True}, f"stopped answering on {bound.url}"

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from pneumoscope.config import IntervalConfig, StressConfig, check_ranges
 from pneumoscope.data.index import index, require_both_classes
 from pneumoscope.data.sample import sample_patients
 from pneumoscope.errors import UsageError
+from pneumoscope.images.cautions import closing_lines, counted
 from pneumoscope.images.masks import MaskFolder
 from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.bundle import BundleManifest
@@ -89,7 +91,8 @@ def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
     claim_folder(out)
     stressed = _answered(given, predictor, out / "answers.jsonl", progress, resume=resume)
     content = stress_content(given, stressed, predictor.manifest, str(model), progress)
-    content = _with_run(content, config, time.monotonic() - started)
+    warned = dict(counted(each.warnings for each in stressed).most_common())
+    content = replace(_with_run(content, config, time.monotonic() - started), warned=warned)
     _write(out, content, given, stressed)
     return content
 
@@ -111,7 +114,8 @@ def run_stress(  # noqa: PLR0913 - as `stress`
         data, out, model, split, config, interval, masks=masks, resume=resume, progress=progress
     )
     findings = [f"{finding.severity:<8} {finding.text}" for finding in stress_findings(content)]
-    text = "\n".join([*findings, "", f"page  {out / 'stress.html'}"])
+    warned = closing_lines(Counter(content.warned))
+    text = "\n".join([*findings, "", *warned, f"page  {out / 'stress.html'}"])
     return stress_document(content) | {"out": str(out)}, text
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -26,7 +27,8 @@ from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.split import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.graph.stored import NetworkArrays
+from pneumoscope.graph.network import NetworkArrays
+from pneumoscope.images.cautions import closing_lines, summary
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -42,13 +44,10 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
 from pneumoscope.storage import cache_folder, claim_cache, path_text, write_text
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.checkpoint import Epoch
-from pneumoscope.training.network import (
-    arrays_of,
-    build_backbone,
-    initialise_randomly,
-    weights_digest,
-)
+from pneumoscope.training.network import initialise_randomly, weights_digest
+from pneumoscope.training.plans import arrays_of
 from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
 from pneumoscope.training.runtime import (
     choose_backend,
@@ -56,6 +55,7 @@ from pneumoscope.training.runtime import (
     distribute,
     keep_to_one_thread,
 )
+from pneumoscope.training.teachers import described_teacher
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
@@ -89,6 +89,7 @@ class TrainedRun:
         history: what every epoch of every stage scored.
         best: index, in `history`, of the epoch that the first network kept.
         seconds: wall time per stage.
+        warned: how many images of train and val together have each kind of warning.
     """
 
     folder: Path
@@ -97,6 +98,7 @@ class TrainedRun:
     history: tuple[StageEpoch, ...]
     best: int
     seconds: Mapping[str, float]
+    warned: Mapping[str, int]
     members: tuple[tuple[int, int, int], ...] = ()
     """Per network its seed, the epoch that it kept, from 1, and how many epochs it was trained."""
 
@@ -163,6 +165,7 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     )
     for checkpoint in out.glob("checkpoint-*.npz"):
         checkpoint.unlink()
+    warned = sum(trained[0].warned.values(), Counter[str]())
     return TrainedRun(
         out,
         bundle,
@@ -170,6 +173,7 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
         history,
         trained[0].best,
         MappingProxyType(watch.laps),
+        MappingProxyType(dict(warned.most_common())),
         tuple(
             (seed, one.best + 1, len(one.history))
             for seed, one in zip(config.seeds or (config.seed,), trained, strict=True)
@@ -223,8 +227,8 @@ def _networks(
 
 
 def _backbone(config: TrainConfig) -> tuple[Any, InitialWeights]:
-    source = resolve_weights(config.weights)
-    backbone = build_backbone(config.preprocess.size)
+    source = resolve_weights(config.weights, backbone=config.backbone)
+    backbone = build_backbone(config.preprocess.size, config.backbone)
     if source.kind == "none":
         initialise_randomly(backbone, config.seed)
         return backbone, InitialWeights(
@@ -287,12 +291,17 @@ def _input_check(
 
 
 def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:
-    """The data set with a note of the images that could not be trained on."""
+    """The data set with notes of the images left out, and of those whose files are odd."""
     notes = [
         f"{len(refused)} images of {split} were left out, the first is "
         f"{path_text(str(refused[0]))}."
         for split, refused in trained.refused.items()
         if refused
+    ]
+    notes += [
+        f"Images of {split} by what was odd about their files: {summary(warned)}."
+        for split, warned in trained.warned.items()
+        if warned
     ]
     return replace(dataset, warnings=(*dataset.warnings, *notes))
 
@@ -309,6 +318,7 @@ def _manifest(
         flip=config.flip,
         store=config.store,
         preprocessing=config.preprocess,
+        ages=config.ages,
         training_data=TrainingData(
             fingerprint(train),
             len(train),
@@ -316,6 +326,7 @@ def _manifest(
             sum(record.label for record in train),
         ),
         initial_weights=initial,
+        teachers=tuple(map(described_teacher, config.teachers)),
     )
 
 
@@ -347,6 +358,7 @@ def _best_epochs(run: TrainedRun) -> str:
 
 def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
     peak = peak_memory_mb()
+    odd = "".join(f"{line}\n" for line in closing_lines(Counter(run.warned)))
     document = {
         "run": str(run.folder),
         "model": str(run.bundle.folder),
@@ -360,12 +372,13 @@ def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
         "runtime": describe_runtime(),
         "seconds": dict(run.seconds),
         "peak_memory_mb": peak,
+        "warnings": dict(run.warned),
         "validation": run.evaluation.to_metrics_json(),
     }
     text = (
         f"{metrics_table(run.evaluation)}\n\n"
         f"{_best_epochs(run)}; "
-        f"{sum(run.seconds.values()):.0f} s; peak memory {peak or '?'} MB\n"
+        f"{sum(run.seconds.values()):.0f} s; peak memory {peak or '?'} MB\n{odd}"
         f"model   {run.bundle.folder}\nreport  {run.folder / 'report.html'}\n"
         f"next    pneumoscope predict FILES --model {run.folder} --heatmaps heatmaps"
     )

@@ -13,6 +13,7 @@ from pneumoscope.delivery.dicom_node.audit import Audit
 from pneumoscope.delivery.dicom_node.spool import Film, Spool
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.cautions import counted, joined
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor
 from pneumoscope.records import Prediction
@@ -81,6 +82,8 @@ class Answerer:
             prediction=prediction.prediction,
             threshold=prediction.threshold,
             input_score=prediction.input_score,
+            # Kinds only: what a header says may name the patient.
+            warnings=joined(sorted(counted([prediction.warnings]))),
             reports=new,
             seconds=round(time.monotonic() - began, 3),
         )

@@ -7,6 +7,7 @@ bytes of a Part 10 file. Knows nothing of folders or of the network.
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass
 from importlib import util
 from typing import TYPE_CHECKING, Literal
@@ -14,16 +15,20 @@ from typing import TYPE_CHECKING, Literal
 from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.delivery.dicom_report.author import Author
 from pneumoscope.delivery.dicom_report.secondary_capture import secondary_capture
-from pneumoscope.delivery.dicom_report.source import source_film
+from pneumoscope.delivery.dicom_report.source import SourceFilm, source_film
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
-from pneumoscope.errors import ExtraMissingError
+from pneumoscope.errors import ExtraMissingError, ImageRefusedError
 from pneumoscope.images.guard import decoding
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import overlay_rgb
 from pneumoscope.inference.predictor import Answer
+from pneumoscope.records import Prediction
+from pneumoscope.storage import path_text
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+_LOGGER = logging.getLogger(__name__)
 
 Kind = Literal["report", "capture"]
 
@@ -72,20 +77,33 @@ class Reporter:
         self._limits = limits or LimitsConfig()
 
     def objects(self, content: bytes, answer: Answer) -> tuple[ReportObject, ...]:
-        """A report, and with an answer that kept its image a capture as well.
+        """A report, and with an answer that kept its image a capture as well, if one can be made.
 
         Raises:
             ImageRefusedError: `content` is no DICOM file, or lacks what a report needs.
         """
         prediction = answer.prediction
         source = source_film(content, prediction.path, self._limits)
-        with decoding(prediction.path, "patient and study, for a report,"):
-            made = [_encoded("report", structured_report(source, self.author, prediction))]
-            if answer.image is not None and answer.cam is not None:
-                overlay = overlay_rgb(answer.image.pixels, answer.cam, self._preprocessing)
-                capture = secondary_capture(source, self.author, prediction, overlay)
-                made.append(_encoded("capture", capture))
+        try:
+            made = [self._report(source, prediction)]
+        except ImageRefusedError:  # what the library can't repeat is not worth the report
+            source = source.bare()
+            made = [self._report(source, prediction)]
+        for change in source.changes:
+            _LOGGER.info("%s: DICOM report: %s", path_text(prediction.path), change)
+        if answer.image is not None and answer.cam is not None:
+            overlay = overlay_rgb(answer.image.pixels, answer.cam, self._preprocessing)
+            try:
+                with decoding(prediction.path, "patient and study, for a capture,"):
+                    capture = secondary_capture(source, self.author, prediction, overlay)
+                    made.append(_encoded("capture", capture))
+            except ImageRefusedError as refusal:
+                _LOGGER.warning("%s: no capture: %s", path_text(prediction.path), refusal.detail)
         return tuple(made)
+
+    def _report(self, source: SourceFilm, prediction: Prediction) -> ReportObject:
+        with decoding(prediction.path, "patient and study, for a report,"):
+            return _encoded("report", structured_report(source, self.author, prediction))
 
 
 def _encoded(kind: Kind, dataset: Dataset) -> ReportObject:

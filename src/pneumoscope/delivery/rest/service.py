@@ -39,6 +39,7 @@ from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, Request
 from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, receive_files
 from pneumoscope.delivery.rest.work import WorkQueue
 from pneumoscope.errors import Reason
+from pneumoscope.images.cautions import counted, joined
 from pneumoscope.images.memory import keep_freed_memory
 from pneumoscope.inference.decoding import threads
 from pneumoscope.inference.predictor import Answer, Predictor
@@ -153,7 +154,8 @@ class Service:
         """Write down a film's answer: in metrics, and in the log without its score."""
         self.metrics.count_film(prediction)
         reason = prediction.reason.value if prediction.reason else None
-        event("film", status=prediction.status, reason=reason)
+        kinds = joined(sorted(counted([prediction.warnings])))
+        event("film", status=prediction.status, reason=reason, warnings=kinds)
 
     async def lines(
         self, request: Request, uploads: list[Upload], wanted: Wanted

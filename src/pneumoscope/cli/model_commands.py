@@ -282,4 +282,4 @@ def predict(
         dicom_out=dicom_out,
         batch=batch,
     )
-    return Outcome(*found)
+    return Outcome(*found, alone=out is None and heatmaps is None and dicom_out is None)

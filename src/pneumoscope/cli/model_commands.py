@@ -129,7 +129,7 @@ def evaluate(
     return Outcome(*found)
 
 
-@settings(BatchConfig, "engine", "workers", "precision")
+@settings(BatchConfig, "engine", "workers", "precision", "device")
 def predict(
     paths: Annotated[
         list[str],

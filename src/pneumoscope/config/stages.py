@@ -207,6 +207,9 @@ class BatchConfig:
     precision: Literal["auto", "f32", "bf16", "int8"] = option(
         "auto", "what is computed in; auto: the fastest that is certified for the model, here"
     )
+    device: Literal["auto", "CPU", "GPU"] = option(
+        "CPU", "what runs the network; auto: graphics that OpenVINO runs on, if there are any"
+    )
     input_check: bool = option(True, "refuse what is no chest X-ray, where the model can tell")
     strict: bool = option(False, "an input without an answer is a failure")
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.graph.network import NetworkArrays, write_average, write_feature_map
-from pneumoscope.graph.precision import INT8_LEVELS, Floats, Ranges, largest_per_output
+from pneumoscope.graph.precision import INT8_LEVELS, Device, Floats, Ranges, largest_per_output
 from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Pair
 
 _CONVERTER = "openvino.tools.ovc"
@@ -88,8 +88,14 @@ def build_frozen_part(
     return to.model(images, {"rows": to.operations.transpose(maps, np.array([0, 2, 3, 1]))})
 
 
-def compile_model(model: Any, floats: Floats, cache: Path | None = None, requests: int = 1) -> Any:
-    """The model (or the path of one), ready to run on the processor.
+def compile_model(
+    model: Any,
+    floats: Floats,
+    cache: Path | None = None,
+    requests: int = 1,
+    device: Device = "CPU",
+) -> Any:
+    """The model (or the path of one), ready to run.
 
     Args:
         model: of this module; one that was built with ranges has its convolutions in int8.
@@ -97,6 +103,7 @@ def compile_model(model: Any, floats: Floats, cache: Path | None = None, request
         cache: folder where compiled graphs are kept; `None` keeps none.
         requests: how many are asked at the same time, at most: threads are dealt to them. A fifth
             is gained over all threads on one, since none waits for another after each node.
+        device: the processor, or graphics that OpenVINO runs on.
     """
     settings: dict[str, Any] = {
         # Always said: without it OpenVINO takes bfloat16 wherever the processor has it.
@@ -107,7 +114,12 @@ def compile_model(model: Any, floats: Floats, cache: Path | None = None, request
         settings["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
     if cache is not None:
         settings["CACHE_DIR"] = str(cache)
-    return load_openvino().Core().compile_model(model, "CPU", settings)
+    return load_openvino().Core().compile_model(model, device, settings)
+
+
+def has_graphics() -> bool:
+    """Whether OpenVINO finds graphics that it runs on."""
+    return any(name.startswith("GPU") for name in load_openvino().Core().available_devices)
 
 
 def capabilities() -> frozenset[str]:

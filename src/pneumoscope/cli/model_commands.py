@@ -237,7 +237,7 @@ def evaluate(
     return Outcome(*found)
 
 
-@settings(BatchConfig, "engine", "workers", "precision", "any_age")
+@settings(BatchConfig, "engine", "workers", "precision", "device", "any_age")
 def predict(
     paths: Annotated[
         list[str],

@@ -314,3 +314,28 @@ cli._leave(3)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "told, at the end\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prints"),
+    [
+        (["data", "phantom", "--out", "p2", "--n", "4"], False),
+        (["data", "split", "p", "--out", "s.csv", "--test", "0.2"], False),
+        (["data", "audit", "p", "--out", "a"], False),
+        (["data", "audit", "p"], True),  # nothing else is made
+        (["doctor"], True),
+        (["info"], True),
+    ],
+)
+def test_quiet_prints_no_results_that_lie_in_files(
+    arguments: list[str],
+    prints: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["data", "phantom", "--out", "p", "--n", "12", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+    assert run([*arguments, "-q"]) == 0
+    assert bool(capsys.readouterr().out) == prints

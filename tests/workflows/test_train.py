@@ -33,7 +33,7 @@ from pneumoscope.inference.bundle import load_bundle, load_networks, write_bundl
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.workflows.evaluate import evaluate_model
 from pneumoscope.workflows.seen import add_to_bundle
-from pneumoscope.workflows.train import TrainedRun, train
+from pneumoscope.workflows.train import TrainedRun, _outcome, train
 from support.small_network import small_network
 
 CONFIG = TrainConfig(
@@ -202,6 +202,19 @@ def test_an_ensemble_answers_with_the_mean_over_members_and_mirror_images(
     answers = list(Predictor.load(run.folder).predict_files(films))
     found = [answer.prediction.probability for answer in answers]
     np.testing.assert_allclose(found, calibrated, atol=1e-5)
+
+
+def test_each_network_tells_its_own_best_epoch(run_of) -> None:
+    """Not one epoch of all networks' epochs together."""
+    run = run_of("ensemble")
+    assert [seed for seed, _, _ in run.members] == list(CONFIGS["ensemble"].seeds)
+    assert [epochs for _, _, epochs in run.members] == [2, 2]
+    first, second = (f"{best} of 2 (seed {seed})" for seed, best, _ in run.members)
+    document, text = _outcome(run)
+    assert f"best epochs of 2 networks: {first}, {second};" in text
+    assert [one["best_epoch"] for one in document["networks"]] == [m[1] for m in run.members]
+    document, text = _outcome(run_of("conv5"))
+    assert f"best of 4 epochs: {document['best_epoch']};" in text
 
 
 def test_a_member_is_the_network_that_its_seed_trains_alone(

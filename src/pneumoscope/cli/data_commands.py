@@ -99,7 +99,7 @@ def audit(
     from pneumoscope.workflows.data import run_audit
 
     found = run_audit(data, out, TERMINAL.progress, predictions, pictures=pictures)
-    return Outcome(*found)
+    return Outcome(*found, alone=out is None)
 
 
 @settings(SplitConfig, "val", "test", "by", "seed")

@@ -37,7 +37,7 @@ def info(model: ModelOption = "default") -> Outcome:
     """
     from pneumoscope.workflows.inspect import run_info
 
-    return Outcome(*run_info(model))
+    return Outcome(*run_info(model), alone=True)
 
 
 def doctor() -> Outcome:
@@ -47,4 +47,4 @@ def doctor() -> Outcome:
     """
     from pneumoscope.workflows.inspect import run_doctor
 
-    return Outcome(*run_doctor())
+    return Outcome(*run_doctor(), alone=True)

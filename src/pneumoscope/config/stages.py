@@ -222,6 +222,9 @@ class BatchConfig:
     precision: Literal["auto", "f32", "bf16", "int8"] = option(
         "auto", "what is computed in; auto: the fastest that is certified for the model, here"
     )
+    device: Literal["auto", "CPU", "GPU"] = option(
+        "CPU", "what runs the network; auto: graphics that OpenVINO runs on, if there are any"
+    )
     input_check: bool = option(True, "refuse what is no chest X-ray, where the model can tell")
     any_age: bool = option(
         False, "predict for patients of other ages than the model is for, with a warning"

@@ -34,7 +34,7 @@ from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.decoding import decoded
-from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.engine import DeviceChoice, OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
@@ -58,7 +58,8 @@ class Answer:
         cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled;
             `None` as the logit is.
         embedding: pooled features, float32 (c,), of every input that the network saw.
-        image: the decoded image, kept only where asked for, shrunk.
+        image: the decoded image: whole from `predict_file`; from other ways where it was asked for,
+            shrunk to the size of overlays.
         look: what the input check saw of it; `None` where nothing is checked.
     """
 
@@ -117,6 +118,7 @@ class Predictor:
         *,
         input_check: bool = True,
         any_age: bool = False,
+        device: DeviceChoice = "CPU",
     ) -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
 
@@ -127,13 +129,14 @@ class Predictor:
             input_check: refuse what is unlike the training images, if the model can tell; without
                 it every image that can be read has an answer, for research.
             any_age: answer for patients of other ages than the model is for, with a warning.
+            device: `CPU`, `GPU`, or `auto`: graphics that OpenVINO runs on, if there are any.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
-            UsageError: the bundle or the processor doesn't allow the precision.
+            UsageError: the bundle or the device doesn't allow the precision.
         """
         bundle = load_bundle(model)
-        backend = OpenVinoBackend.load(bundle, precision)
+        backend = OpenVinoBackend.load(bundle, precision, device)
         check, table = bundle.manifest.input_check, bundle.table(TABLE) or {}
         statistics = statistics_of(check, table) if input_check else None
         made = cls(

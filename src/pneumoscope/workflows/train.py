@@ -99,6 +99,8 @@ class TrainedRun:
     best: int
     seconds: Mapping[str, float]
     warned: Mapping[str, int]
+    members: tuple[tuple[int, int, int], ...] = ()
+    """Per network its seed, the epoch that it kept, from 1, and how many epochs it was trained."""
 
 
 @writes_alone
@@ -174,6 +176,10 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
         trained[0].best,
         MappingProxyType(watch.laps),
         MappingProxyType(dict(warned.most_common())),
+        tuple(
+            (seed, one.best + 1, len(one.history))
+            for seed, one in zip(config.seeds or (config.seed,), trained, strict=True)
+        ),
     )
 
 
@@ -345,6 +351,14 @@ def _curves(trained: Trained) -> LearningCurves:
     return LearningCurves(points, trained.best + 1)
 
 
+def _best_epochs(run: TrainedRun) -> str:
+    """Which epoch each network kept, of how many."""
+    if len(run.members) < 2:
+        return f"best of {len(run.history)} epochs: {run.best + 1}"
+    each = (f"{best} of {epochs} (seed {seed})" for seed, best, epochs in run.members)
+    return f"best epochs of {len(run.members)} networks: {', '.join(each)}"
+
+
 def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
     peak = peak_memory_mb()
     odd = "".join(f"{line}\n" for line in closing_lines(Counter(run.warned)))
@@ -354,6 +368,10 @@ def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
         "report": str(run.folder / "report.html"),
         "epochs": len(run.history),
         "best_epoch": run.best + 1,
+        "networks": [
+            {"seed": seed, "best_epoch": best, "epochs": epochs}
+            for seed, best, epochs in run.members
+        ],
         "runtime": describe_runtime(),
         "seconds": dict(run.seconds),
         "peak_memory_mb": peak,
@@ -362,7 +380,7 @@ def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
     }
     text = (
         f"{metrics_table(run.evaluation)}\n\n"
-        f"best of {len(run.history)} epochs: {run.best + 1}; "
+        f"{_best_epochs(run)}; "
         f"{sum(run.seconds.values()):.0f} s; peak memory {peak or '?'} MB\n{odd}"
         f"model   {run.bundle.folder}\nreport  {run.folder / 'report.html'}\n"
         f"next    pneumoscope predict FILES --model {run.folder} --heatmaps heatmaps"

@@ -60,6 +60,10 @@ class EndedError(Exception):
         self.late = late
 
 
+class StoppedError(Exception):
+    """A call was not ended since all processes were: nothing is known of what it was about."""
+
+
 class CallError(Exception):
     """A call raised; the words name the type of its exception and what it said."""
 
@@ -155,6 +159,7 @@ class Processes:
         Raises:
             EndedError: it took too long, or its process died.
             CallError: it raised.
+            StoppedError: `close` was called.
         """
         self._places.acquire()
         place = self._places
@@ -170,6 +175,8 @@ class Processes:
             done, result = worker.pipe.recv()
         except (OSError, EOFError) as error:
             self._drop(worker)
+            if self._closed:
+                raise StoppedError from error
             raise EndedError("its process died, killed or crashed", late=False) from error
         except BaseException:
             self._drop(worker)
@@ -199,7 +206,7 @@ class Processes:
     def _take(self) -> _Worker:
         with self._lock:
             if self._closed:
-                raise EndedError("the program is stopping", late=False)
+                raise StoppedError
             if self._idle:
                 return self._idle.pop()
         return self._started()
@@ -211,6 +218,8 @@ class Processes:
             worker.end()
 
     def _started(self) -> _Worker:
+        if self._closed:
+            raise StoppedError
         context = _context(self._modules)
         here, there = context.Pipe()
         process = context.Process(target=_work, args=(there, self._memory), daemon=True)
@@ -310,7 +319,8 @@ def _context(modules: Iterable[str]) -> Any:
 def _work(pipe: Connection, memory: int) -> None:
     """In a process: work through calls until the other side of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # So does SIGTERM, where all processes of a service are told to stop.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _be_silent()
     keep_freed_memory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -25,6 +26,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 
 from pneumoscope.config import NodeConfig
+from pneumoscope.delivery.dicom_node.answerer import made_reports
 from pneumoscope.delivery.dicom_node.audit import Audit
 from pneumoscope.delivery.dicom_node.identity import stated_sop_uid
 from pneumoscope.delivery.dicom_node.node import Node
@@ -33,6 +35,7 @@ from pneumoscope.delivery.dicom_node.receiver import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.delivery.dicom_report.author import Author
 from pneumoscope.errors import UsageError
+from pneumoscope.inference.processes import Processes
 from pneumoscope.workflows.node import node_retry, node_status
 from support import node_process
 from support.dicom_peers import archive, audited, modality, send, until
@@ -148,6 +151,30 @@ def choosy(bad: int, how: str) -> Iterator[tuple[int, list[str], threading.Event
         yield server.socket.getsockname()[1], stored, mended
     finally:
         server.shutdown()
+
+
+def test_a_stop_in_the_middle_of_an_image_sets_nothing_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes end with the node; what was in them goes on at the next start."""
+    begun = threading.Event()
+    call = Processes.call
+
+    def slow(self: Processes, function: Any, *arguments: Any) -> Any:
+        if function is made_reports:
+            begun.set()
+            return call(self, time.sleep, 3600)
+        return call(self, function, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Processes, "call", slow)
+        with running(tmp_path, grace=0.1) as node:
+            send(node.port, [film_bytes(1)])
+            assert begun.wait(60)
+    document, _ = node_status(tmp_path)
+    assert (document["films_waiting"], document["items"]) == (1, [])
+    with running(tmp_path) as node:
+        until(lambda: node.spool.count("reports", "kept") == 2, "its reports")
 
 
 @pytest.mark.parametrize("how", ["abort", "refuse"])

@@ -19,7 +19,7 @@ from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.cautions import counted, joined
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor
-from pneumoscope.inference.processes import CallError, EndedError, Processes
+from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
 
 MOST_ATTEMPTS = 5
 """An image that ended the process, or failed, so often is set aside."""
@@ -77,6 +77,8 @@ class Answerer:
                 self._works = True
                 ended += 1
                 began = time.monotonic()
+        except StoppedError:  # they go on at the next start
+            self._spool.put_back(whole[ended:])
         except (OSError, sqlite3.Error):
             self._spool.put_back(whole[ended:])
             raise

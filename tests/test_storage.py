@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +14,7 @@ import pytest
 from pneumoscope import storage
 from pneumoscope.errors import MissingError, UsageError
 from pneumoscope.storage import (
+    alone_in,
     atomic_writer,
     cache_folder,
     claim_cache,
@@ -24,6 +27,7 @@ from pneumoscope.storage import (
     safe_cell,
     safe_path,
     temporary_beside,
+    terminal_text,
     write_json,
     write_text,
 )
@@ -223,3 +227,35 @@ def test_the_temporary_cache_of_somebody_else_is_not_taken(
     (no_cache_named / f"pneumoscope-{os.getuid()}").symlink_to(no_cache_named / "theirs")
     assert cache_folder().name.startswith("pneumoscope-")
     assert not cache_folder().is_symlink()
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from pneumoscope.storage import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", HOLDING, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another process is writing there"), alone_in(out):
+            pass
+        other.kill()
+    with alone_in(out):  # a lock goes with its process
+        (out / "file").touch()
+    assert [path.name for path in out.iterdir()] == ["file"]
+    with alone_in(tmp_path / "empty"):
+        pass
+    assert not (tmp_path / "empty").exists()
+
+
+def test_nothing_commands_the_terminal() -> None:
+    assert terminal_text("a\tb\nc – ü\u00a0d") == "a\tb\nc – ü\u00a0d"
+    assert terminal_text("\x1b[2Jx\r\x9b31m\u202e\x07") == r"\x1b[2Jx\r\x9b31m\u202e\x07"

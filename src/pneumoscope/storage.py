@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import logging
 import os
 import re
 import shutil
 import tempfile
+import unicodedata
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ParamSpec, TypeVar
 
 from pneumoscope.errors import MissingError, UsageError
 
 _LOGGER = logging.getLogger(__name__)
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+LOCK_FILE = ".lock"
+"""In a folder that `alone_in` holds."""
 
 _CHUNK_BYTES = 1 << 20
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -152,6 +160,49 @@ def open_alone(path: Path) -> IO[bytes]:
         stream.close()  # whoever had it removed it meanwhile: this is no file of that name any more
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make `folder` if it is not there, and let no other process do this until the block ends.
+
+    For commands that write many files into a folder: two of them at once would leave some of each.
+    A folder that was made and is empty in the end goes again.
+
+    Raises:
+        UsageError: another process is in it, or a file stands where the folder should be.
+        OSError: the folder can't be made or written.
+    """
+    made = not folder.exists()
+    claim_folder(folder)
+    path = folder / LOCK_FILE
+    try:
+        lock = open_alone(path)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"--out {folder}: another process is writing there. Wait until it is done, or give "
+            "another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()
+        if made:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def writes_alone(work: Callable[Given, Made]) -> Callable[Given, Made]:
+    """A function that writes into the folder of its argument `out`, within `alone_in` that."""
+    signature = inspect.signature(work)
+
+    @functools.wraps(work)
+    def alone(*given: Given.args, **named: Given.kwargs) -> Made:
+        with alone_in(Path(signature.bind(*given, **named).arguments["out"])):
+            return work(*given, **named)
+
+    return alone
+
+
 def _is_open_in(stream: IO[bytes], path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
@@ -217,6 +268,16 @@ def safe_cell(text: str) -> str:
 def plain_cell(text: str) -> str:
     """The text that `safe_cell` was given."""
     return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA and text[1:] else text
+
+
+def terminal_text(text: str) -> str:
+    r"""Text for a terminal: what would command it (`\x1b`), or hide or turn text, is escaped."""
+
+    def shown(c: str) -> str:
+        harmless = c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs"
+        return c if harmless else c.encode("unicode_escape").decode()
+
+    return "".join(map(shown, path_text(text)))
 
 
 def sha256_of_file(path: Path) -> str:

@@ -114,3 +114,21 @@ def test_too_few_patients_and_impossible_folds_are_refused(shared: Path, tmp_pat
     assert not (tmp_path / "out").exists()
     asked = ["crossvalidate", str(data), "--out", str(tmp_path / "out")]
     assert run([*asked, "--folds", "1", "-q"]) == 2
+
+
+def test_each_fold_has_teachers_of_its_own(
+    finished: CrossValidated, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were trained without what it holds out."""
+    taught: list[tuple[str, ...]] = []
+
+    def instead(split: Path, folder: Path, config: TrainConfig, **_: object) -> None:
+        taught.append(config.teachers)
+        shutil.copytree(finished.folder / folder.name, folder)
+
+    monkeypatch.setattr("pneumoscope.workflows.crossvalidate.train", instead)
+    teachers = (f"{finished.folder}/fold-{{fold}}", "default")
+    config = replace(CONFIG, teachers=teachers)
+    found = crossvalidate(shared / "phantoms", tmp_path / "cv", config, DIVISION)
+    assert taught == [(str(finished.folder / f"fold-{k}"), "default") for k in (1, 2, 3)]
+    assert found.pooled.metrics == finished.pooled.metrics

@@ -24,7 +24,7 @@ from pneumoscope.cli import (
 )
 from pneumoscope.cli.options import TERMINAL, begin
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
-from pneumoscope.storage import path_text
+from pneumoscope.storage import terminal_text
 
 _MAY_BE_EMPTY = frozenset({"--columns", "--pneumonia", "--normal", "--table"})
 
@@ -135,7 +135,7 @@ def _asked(arguments: Sequence[str]) -> str:
 
 def _report(error: PneumoscopeError) -> int:
     _print_json(error, error.exit_code)
-    sys.stderr.write(path_text(f"{type(error).__name__}: {error}\n"))
+    sys.stderr.write(terminal_text(f"{type(error).__name__}: {error}\n"))
     return error.exit_code
 
 

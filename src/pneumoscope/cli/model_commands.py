@@ -105,13 +105,14 @@ def train(
     from pneumoscope.workflows.train import run_training
 
     options["ages"] = None if ages is None else parse_ages(ages)
-    options["teachers"] = None if teacher is None else tuple(teacher.split(","))
-    chosen, given = _training(config, seeds, options)
+    chosen, given = _training(
+        config, options | {"seeds": _seeds(seeds), "teachers": _listed(teacher)}
+    )
     return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
 
 
 @settings(CrossValidationConfig, "folds", "by")
-@settings(TrainConfig, "recipe", "weights", "views", "seed", "flip", "backend")
+@settings(TrainConfig, "recipe", "backbone", "weights", "views", "seed", "flip", "backend")
 @settings(FitConfig, "epochs")
 def crossvalidate(
     data: DataArgument,
@@ -122,6 +123,13 @@ def crossvalidate(
     resume: Annotated[
         bool, typer.Option("--resume", help="keep the finished folds in --out and go on")
     ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN,RUN,…",
+            help="scratch: learn from these models too; {fold} in a name is the fold's number",
+        ),
+    ] = None,
     **options: Any,
 ) -> Outcome:
     """Train once per fold, score every image by the model that never saw its patient, report.
@@ -133,18 +141,15 @@ def crossvalidate(
     division = replace_from(
         CrossValidationConfig(), folds=options.pop("folds"), by=options.pop("by")
     )
-    chosen, given = _training(config, None, options)
+    chosen, given = _training(config, options | {"teachers": _listed(teacher)})
     progress = TERMINAL.progress
     found = run_crossvalidation(data, out, chosen, division, progress, resume=resume, given=given)
     return Outcome(*found)
 
 
-def _training(
-    file: Path | None, seeds: str | None, options: dict[str, Any]
-) -> tuple[TrainConfig, set[str]]:
+def _training(file: Path | None, options: dict[str, Any]) -> tuple[TrainConfig, set[str]]:
     """The settings of a training, and the dotted names of those that the user gave."""
     chosen = training_config(options.get("recipe"), file)
-    options["seeds"] = _seeds(seeds)
     given = {
         "fit.epochs" if name == "epochs" else name
         for name, value in options.items()
@@ -153,6 +158,11 @@ def _training(
     given |= named_in(file) if file else set()
     chosen = replace(chosen, fit=replace_from(chosen.fit, epochs=options.pop("epochs")))
     return replace_from(chosen, **options), given
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    """Names as the user gave them, with commas between."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:
@@ -227,7 +237,7 @@ def evaluate(
     return Outcome(*found)
 
 
-@settings(BatchConfig, "engine", "workers", "precision", "any_age")
+@settings(BatchConfig, "engine", "workers", "precision", "device", "any_age")
 def predict(
     paths: Annotated[
         list[str],

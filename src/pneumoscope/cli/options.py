@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from pneumoscope.progress import SILENT, Progress, TerminalProgress
-from pneumoscope.storage import path_text
+from pneumoscope.storage import terminal_text
 
 Command = Callable[..., "Outcome"]
 
@@ -106,7 +106,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
             elif TERMINAL.quiet and not outcome.alone:
                 text = ""
             else:
-                text = path_text(outcome.text)
+                text = terminal_text(outcome.text)
             TERMINAL.exit_code = outcome.exit_code
             if text:
                 _print(text)
@@ -137,8 +137,15 @@ def _speak(as_json: bool, quiet: bool, verbose: bool) -> None:
     logger = logging.getLogger("pneumoscope")
     logger.setLevel(level)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_Lines("%(levelname)s: %(message)s"))
     logger.handlers[:] = [handler]
+
+
+class _Lines(logging.Formatter):
+    """Lines for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal_text(super().format(record))
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:

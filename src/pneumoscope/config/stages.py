@@ -222,6 +222,9 @@ class BatchConfig:
     precision: Literal["auto", "f32", "bf16", "int8"] = option(
         "auto", "what is computed in; auto: the fastest that is certified for the model, here"
     )
+    device: Literal["auto", "CPU", "GPU"] = option(
+        "CPU", "what runs the network; auto: graphics that OpenVINO runs on, if there are any"
+    )
     input_check: bool = option(True, "refuse what is no chest X-ray, where the model can tell")
     any_age: bool = option(
         False, "predict for patients of other ages than the model is for, with a warning"
@@ -264,15 +267,31 @@ class ServeConfig:
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all of this machine's")
     port: int = option(8000, "port to listen on; 0: a free one", 0, 65_535)
+    allowed_host: tuple[str, ...] = option(
+        (), "further names that it may be asked by, beside those of this machine; *: any"
+    )
+    allowed_origin: tuple[str, ...] = option(
+        (), "other sites whose pages may ask, as https://viewer.example; *: any"
+    )
+    root_path: str = option("", "path under which a proxy offers it, as /pneumoscope")
     any_age: bool = option(
         False, "predict for patients of other ages than the model is for, with a warning"
     )
-    readers: int = option(0, "threads that read films; 0: half the cores, 2 to 8", 0, 64)
+    readers: int = option(0, "processes that read images; 0: half the cores, 2 to 8", 0, 64)
     requests: int = option(64, "requests under way at once; more get 503", 1)
     longest_wait: float = option(
         2.0, "a request that would have to wait longer for its answer gets 503, seconds", 0
     )
     timeout: float = option(30.0, "a request may take, seconds", 0)
+    connections: int = option(
+        512, "connections at once; a new one takes the place of the oldest without a request", 8
+    )
+    header_timeout: float = option(5.0, "a client may take to say what it wants, seconds", 0.1)
+    body_timeout: float = option(
+        10.0, "a body may take to come in, seconds; more at 8 KB a second or faster", 0.1
+    )
+    write_timeout: float = option(20.0, "a client may take to read what is there, seconds", 0.1)
+    idle_timeout: float = option(15.0, "a connection may be silent between requests, seconds", 1)
     stop_timeout: float = option(30.0, "requests under way may take after SIGTERM, seconds", 0)
     max_upload: int = option(64 << 20, "largest file, bytes", 1)
     max_files: int = option(200, "most files of one request", 1)

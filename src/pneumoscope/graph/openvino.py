@@ -7,6 +7,7 @@ OpenVINO is imported when it is needed, never before.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.graph.kept import KeptGraphs, SharedFolderError
 from pneumoscope.graph.network import NetworkArrays, write_average, write_feature_map
-from pneumoscope.graph.precision import INT8_LEVELS, Floats, Ranges, largest_per_output
+from pneumoscope.graph.precision import INT8_LEVELS, Device, Floats, Ranges, largest_per_output
 from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Pair
+
+_LOGGER = logging.getLogger(__name__)
 
 _CONVERTER = "openvino.tools.ovc"
 
@@ -88,8 +92,14 @@ def build_frozen_part(
     return to.model(images, {"rows": to.operations.transpose(maps, np.array([0, 2, 3, 1]))})
 
 
-def compile_model(model: Any, floats: Floats, cache: Path | None = None, requests: int = 1) -> Any:
-    """The model (or the path of one), ready to run on the processor.
+def compile_model(
+    model: Any,
+    floats: Floats,
+    cache: Path | None = None,
+    requests: int = 1,
+    device: Device = "CPU",
+) -> Any:
+    """The model (or the path of one), ready to run.
 
     Args:
         model: of this module; one that was built with ranges has its convolutions in int8.
@@ -97,6 +107,7 @@ def compile_model(model: Any, floats: Floats, cache: Path | None = None, request
         cache: folder where compiled graphs are kept; `None` keeps none.
         requests: how many are asked at the same time, at most: threads are dealt to them. A fifth
             is gained over all threads on one, since none waits for another after each node.
+        device: the processor, or graphics that OpenVINO runs on.
     """
     settings: dict[str, Any] = {
         # Always said: without it OpenVINO takes bfloat16 wherever the processor has it.
@@ -105,9 +116,25 @@ def compile_model(model: Any, floats: Floats, cache: Path | None = None, request
     }
     if requests > 1:
         settings["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
-    if cache is not None:
-        settings["CACHE_DIR"] = str(cache)
-    return load_openvino().Core().compile_model(model, "CPU", settings)
+    core = load_openvino().Core()
+    try:
+        kept = None if cache is None else KeptGraphs(cache)
+        place = None if kept is None else kept.place(settings)
+    except (OSError, SharedFolderError) as error:
+        _LOGGER.info("compiled graphs are not kept, every start takes longer: %s", error)
+        kept = place = None
+    if kept is None or place is None:
+        return core.compile_model(model, device, settings)
+    for path in kept.remove_strange(place):
+        _LOGGER.info("%s: is not as it was put there, so the graph is compiled again", path)
+    compiled = core.compile_model(model, device, {**settings, "CACHE_DIR": str(place)})
+    kept.sign(place)
+    return compiled
+
+
+def has_graphics() -> bool:
+    """Whether OpenVINO finds graphics that it runs on."""
+    return any(name.startswith("GPU") for name in load_openvino().Core().available_devices)
 
 
 def capabilities() -> frozenset[str]:

@@ -23,6 +23,9 @@ Precision = Literal["f32", "bf16", "int8"]
 Floats = Literal["f32", "bf16"]
 """The floating-point numbers of a graph; with int8, what is between its convolutions."""
 
+Device = Literal["CPU", "GPU"]
+"""What OpenVINO computes on."""
+
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """Slowest first, on most processors that have instructions for all of them."""
 

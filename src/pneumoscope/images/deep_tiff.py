@@ -6,17 +6,17 @@ of big endian with white as zero, floats of 16 and 64 bits, or integers of 64.
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import structure
+from pneumoscope.images.budget import CountedStream
 from pneumoscope.images.colour import mean_chroma
 from pneumoscope.images.grey import Decoded, check_size, oriented
 from pneumoscope.images.samples import deep_grey
+from pneumoscope.images.streams import check_scans
 
 _WIDTH, _HEIGHT, _ORIENTATION, _SAMPLES, _PLANES = 256, 257, 274, 277, 284
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
@@ -26,15 +26,20 @@ _TILE_WIDTH, _TILE_HEIGHT, _DEPTH = 322, 323, 32997
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2
 _UNSIGNED, _SEPARATE = 1, 2
 _PACKED_BITS, _MOST_SAMPLES = 12, 4
-_SEVERAL = 2
+_COMPRESSION, _JPEG = 259, (6, 7)
+"""Both ways of JPEG in TIFF."""
 
 
-def check_strips(tags: ImageFileDirectory_v2, length: int, source: str) -> None:
-    """Check that every strip and tile lies inside the file.
+def check_strips(tags: ImageFileDirectory_v2, content: bytes, source: str) -> None:
+    """Check that every strip and tile lies inside the file, and what decoding it would cost.
 
     Raises:
-        ImageRefusedError: `truncated`.
+        ImageRefusedError: `truncated`, or `corrupt` for JPEG streams of too many scans.
     """
+    if tags.get(_COMPRESSION) in _JPEG:
+        strips = (*_numbers(tags, _STRIP_OFFSETS), *_numbers(tags, _TILE_OFFSETS))
+        check_scans(content, source, len(strips))
+    length = len(content)
     for offsets, counts in ((_STRIP_OFFSETS, _STRIP_COUNTS), (_TILE_OFFSETS, _TILE_COUNTS)):
         structure.check_tiff_strips(tags.get(offsets, ()), tags.get(counts, ()), length, source)
 
@@ -44,7 +49,7 @@ def deep_directory(content: bytes) -> ImageFileDirectory_v2 | None:
     tags = ImageFileDirectory_v2(content[:8])
     if content[2:4] in (b"+\x00", b"\x00+"):  # BigTIFF
         tags = ImageFileDirectory_v2(content[:16])
-    stream = BytesIO(content)
+    stream = CountedStream(content, "TIFF parts")
     stream.seek(tags.next)
     tags.load(stream)
     bits = set(_numbers(tags, _BITS_PER_SAMPLE) or (1,))
@@ -77,9 +82,7 @@ def decode_deep_tiff(
             f"its tiles have {tile[0]} × {tile[1]} pixels in {tile[2]} planes; one plane of at "
             f"most {limits.max_pixels:,} pixels is read",
         )
-    if tags.next:
-        structure.refuse_frames(source, _SEVERAL, "TIFF")
-    check_strips(tags, len(content), source)
+    check_strips(tags, content, source)
     samples = np.asarray(tiff_decode(content, index=0))
     if tags.get(_PLANES, 1) == _SEPARATE and samples.ndim == 3:
         samples = np.moveaxis(samples, 0, -1)

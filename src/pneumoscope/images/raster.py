@@ -22,12 +22,14 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.images import structure
+from pneumoscope.images.budget import CountedStream
 from pneumoscope.images.colour import colour_of
 from pneumoscope.images.deep_tiff import check_strips, decode_deep_tiff, deep_directory
 from pneumoscope.images.grey import Decoded, FloatArray, check_size, oriented, unit_range
 from pneumoscope.images.guard import decoding
 from pneumoscope.images.samples import Graded, composited, deep_grey
 from pneumoscope.images.sniff import Format
+from pneumoscope.images.streams import check_scans
 
 _OPENERS: dict[Format, Callable[[BytesIO], ImageFile.ImageFile]] = {
     "jpeg": JpegImageFile,
@@ -58,15 +60,16 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
         directory = deep_directory(content) if kind == "tiff" else None
         if directory is not None:
             return decode_deep_tiff(content, directory, source, limits)
-        image = _OPENERS[kind](BytesIO(content))
+        # Pillow's decoder of compressed BMP reads single bytes: of these the time alone counts.
+        stream = CountedStream(content, f"{kind.upper()} parts", 0 if kind == "bmp" else 1)
+        image = _OPENERS[kind](stream)
         check_size(source, image.width, image.height, limits)
-        if kind == "jpeg" and "progressive" in image.info:
-            structure.check_scans(content, source)
+        if kind == "jpeg":
+            check_scans(content, source)
         if kind == "webp":
             structure.refuse_frames(source, cast("WebPImageFile", image).n_frames, "animated WebP")
         if isinstance(image, TiffImageFile):
-            structure.refuse_frames(source, image.n_frames, "TIFF")
-            check_strips(image.tag_v2, len(content), source)
+            check_strips(image.tag_v2, content, source)
         bits = _bits(image, content, kind)
         orientation = structure.exif_orientation(image.info.get("exif", b""))
         image.load()

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -26,17 +27,18 @@ from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.look import Look
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, because_of, read_bytes, read_image
+from pneumoscope.images.read import GreyImage, because_of, read_image
 from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.decoding import decoded
-from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.engine import DeviceChoice, OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
+from pneumoscope.inference.processes import Processes
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
@@ -56,7 +58,8 @@ class Answer:
         cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled;
             `None` as the logit is.
         embedding: pooled features, float32 (c,), of every input that the network saw.
-        image: the decoded image, kept only where asked for, shrunk.
+        image: the decoded image: whole from `predict_file`; from other ways where it was asked for,
+            shrunk to the size of overlays.
         look: what the input check saw of it; `None` where nothing is checked.
     """
 
@@ -103,6 +106,7 @@ class Predictor:
         self._looks = looks or statistics is not None
         self._gate = AgeGate(manifest.ages, any_age)
         self._passes: tuple[int, ...] = _PASSES
+        self._processes: Processes | None = None
         self.seen: Table | None = None
         """Salted hashes of the images that it was trained on (`data.seen`), if it has any."""
 
@@ -114,6 +118,7 @@ class Predictor:
         *,
         input_check: bool = True,
         any_age: bool = False,
+        device: DeviceChoice = "CPU",
     ) -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
 
@@ -124,13 +129,14 @@ class Predictor:
             input_check: refuse what is unlike the training images, if the model can tell; without
                 it every image that can be read has an answer, for research.
             any_age: answer for patients of other ages than the model is for, with a warning.
+            device: `CPU`, `GPU`, or `auto`: graphics that OpenVINO runs on, if there are any.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
-            UsageError: the bundle or the processor doesn't allow the precision.
+            UsageError: the bundle or the device doesn't allow the precision.
         """
         bundle = load_bundle(model)
-        backend = OpenVinoBackend.load(bundle, precision)
+        backend = OpenVinoBackend.load(bundle, precision, device)
         check, table = bundle.manifest.input_check, bundle.table(TABLE) or {}
         statistics = statistics_of(check, table) if input_check else None
         made = cls(
@@ -153,16 +159,23 @@ class Predictor:
         """Whether patients of other ages than the model is for are answered for."""
         return self._gate.any_age
 
-    def adapted(self, limits: LimitsConfig, passes: Sequence[int]) -> Predictor:
+    def adapted(
+        self,
+        limits: LimitsConfig,
+        passes: Sequence[int] = _PASSES,
+        processes: Processes | None = None,
+    ) -> Predictor:
         """The same model under other limits.
 
         Args:
             limits: what an image file may cost.
             passes: images per forward pass, ascending; the smallest that holds what is asked for
                 together is taken.
+            processes: where files are read, for those of strangers; `None` reads them in threads.
         """
         other = copy.copy(self)
         other._limits, other._passes = limits, tuple(passes)
+        other._processes = processes
         return other
 
     def warm_up(self) -> None:
@@ -200,11 +213,12 @@ class Predictor:
             self._limits,
             self._preprocess,
             shrunk if keep_image else None,
-            lambda source, limits: read_bytes(content, source, limits),
             looks=self._looks,
             gate=self._gate,
         )
-        return decode(name)
+        if self._processes is None:
+            return decode.content(content, name)
+        return self._processes.prepared_content(decode, content, name)
 
     def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
         """One answer for every item, in order, from one pass; no more than a pass holds."""
@@ -243,7 +257,8 @@ class Predictor:
         decode = Decoder(
             self._limits, self._preprocess, keep, read, looks=self._looks, gate=self._gate
         )
-        items = decoded(paths, decode, workers)
+        reading = decode if self._processes is None else partial(self._processes.prepared, decode)
+        items = decoded(paths, reading, workers)
 
         def work(chunk: Sequence[Prepared | Prediction]) -> list[Answer]:
             answers = list(self.answers(chunk))

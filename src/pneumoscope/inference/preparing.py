@@ -17,7 +17,7 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.look import Look, look_at
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, because_of, read_image
+from pneumoscope.images.read import GreyImage, because_of, read_bytes, read_image
 from pneumoscope.inference.age_gate import OPEN, AgeGate
 from pneumoscope.inference.input_check import MOST_COLOUR
 from pneumoscope.records import Prediction
@@ -72,13 +72,14 @@ class Decoder:
         """The network's input for one file, or the row that says why there is none."""
         name = str(path)
         read = self.read or read_image
-        item = prepared(
-            lambda: read(name, self.limits),
-            name,
-            self.preprocess,
-            looks=self.looks,
-            gate=self.gate,
-        )
+        return self._kept(lambda: read(name, self.limits), name)
+
+    def content(self, content: bytes, name: str) -> Prepared | Prediction:
+        """The same for the content of a file that is called `name`."""
+        return self._kept(lambda: read_bytes(content, name, self.limits), name)
+
+    def _kept(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
+        item = prepared(read, name, self.preprocess, looks=self.looks, gate=self.gate)
         if isinstance(item, Prediction) or item.image is None:
             return item
         image = item.image
@@ -86,6 +87,10 @@ class Decoder:
         if self.keep is not None:
             small = replace(image, pixels=self.keep(image.pixels))
         return replace(item, image=small)
+
+
+Decode = Callable[[Path | str], Prepared | Prediction]
+"""A `Decoder`, or what has one work elsewhere; what is sent to processes must be picklable."""
 
 
 def prepared(

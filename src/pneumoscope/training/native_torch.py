@@ -16,6 +16,7 @@ import functools
 from typing import Any
 
 from pneumoscope.images.memory import keep_freed_memory
+from pneumoscope.training.plans import settle
 from pneumoscope.training.runtime import load_keras
 
 
@@ -38,6 +39,7 @@ def with_native_layers(model: Any) -> Any:
 
     clone = keras.models.clone_model(model, clone_function=replaced)
     clone.set_weights(model.get_weights())
+    settle(clone)
     return clone
 
 

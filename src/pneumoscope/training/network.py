@@ -17,7 +17,7 @@ from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYE
 from pneumoscope.keras_loading import load_keras
 from pneumoscope.training.backbones import build_backbone, layer_at, stages_of
 from pneumoscope.training.native_torch import with_native_layers
-from pneumoscope.training.plans import leaves, plan_of
+from pneumoscope.training.plans import leaves, plan_of, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,7 @@ def trainable_copy(backbone: Any, name: str, size: int | None, *, train_statisti
     keras = load_keras()
     copy = with_native_layers(build_backbone(size, name))
     copy.set_weights(backbone.get_weights())
+    settle(copy)
     copy.trainable = True
     for layer in leaves(copy):
         if isinstance(layer, keras.layers.BatchNormalization):

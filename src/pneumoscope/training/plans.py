@@ -25,6 +25,16 @@ def arrays_of(model: Any) -> NetworkArrays:
     return NetworkArrays(plan_of(model), {name: each for name, each in arrays.items() if each})
 
 
+def settle(model: Any) -> None:
+    """Have layers work out what they keep beside their weights, after `set_weights`.
+
+    Keras' `Normalization` computes with copies of its mean and variance.
+    """
+    for layer in leaves(model):
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
 def leaves(model: Any) -> Iterator[Any]:
     """The layers of a model, those of models within it one by one."""
     for layer in model.layers:

@@ -103,6 +103,10 @@ def has_gpu() -> bool:
 
 
 def _gpus() -> list[str]:
+    if load_keras().backend.backend() == "torch":  # for which Keras can't list them
+        import torch
+
+        return [f"gpu:{k}" for k in range(torch.cuda.device_count())]
     return [d for d in load_keras().distribution.list_devices() if d.startswith("gpu")]
 
 

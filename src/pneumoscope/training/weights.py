@@ -30,7 +30,7 @@ from pneumoscope.training.efficientnet_lite import PACKAGES
 from pneumoscope.training.efficientnet_lite import find_weights as find_lite_weights
 from pneumoscope.training.efficientnet_lite import read_weights as read_lite_weights
 from pneumoscope.training.network import weights_digest
-from pneumoscope.training.plans import leaves
+from pneumoscope.training.plans import leaves, settle
 from pneumoscope.training.runtime import load_keras
 
 # As in keras.applications.densenet; a test compares them with the installed Keras.
@@ -254,6 +254,7 @@ def load_backbone_weights(backbone: Any, source: WeightsSource) -> None:
         arrays = _read_layers(source.path, backbone, layers)
     for name, layer in layers.items():
         layer.set_weights(arrays[name])
+    settle(backbone)
 
 
 def _read_layers(path: Path, backbone: Any, layers: Mapping[str, Any]) -> dict[str, list[Any]]:

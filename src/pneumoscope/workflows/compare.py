@@ -24,7 +24,7 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord
 from pneumoscope.report.compare_page import CompareContent, Flip, write_compare_page
 from pneumoscope.report.content import EvaluatedSplit
-from pneumoscope.storage import claim_folder, path_text, write_json
+from pneumoscope.storage import claim_folder, path_text, write_json, writes_alone
 from pneumoscope.workflows.answering import Answered, answer_all
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.facts import announce, command_line
@@ -35,6 +35,7 @@ FLIPS_SHOWN = 12
 _THUMBNAIL_SIDE = 260
 
 
+@writes_alone
 def run_compare(
     old: str,
     new: str,

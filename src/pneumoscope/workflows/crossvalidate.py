@@ -46,6 +46,10 @@ from pneumoscope.workflows.timing import Stopwatch
 from pneumoscope.workflows.train import train
 
 SCHEMA_VERSION = 1
+
+FOLD = "{fold}"
+"""In a teacher's name: the number of the fold, so that no teacher has seen what is held out."""
+
 _LOGGER = logging.getLogger(__name__)
 _DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
 
@@ -121,7 +125,9 @@ def crossvalidate(
         data: DATA; splits that it gives are ignored.
         out: a new folder, or with `resume` that of a cross-validation that stopped.
         config: how each fold's model is trained; `split.val` is the share of the remaining
-            patients that becomes its validation part.
+            patients that becomes its validation part. A teacher's name may hold `{fold}`: with
+            `cv/fold-{fold}` each fold's model learns from the one of another cross-validation
+            that held out the same patients.
         division: how many folds, and how patients are divided.
         progress: receives every stage.
         resume: keep finished folds and go on.
@@ -227,13 +233,20 @@ def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
     if not (folder / "report.html").exists():  # the last file that a run writes
         write_split(split, _parted(job, number))
         begun = job.resume and (folder / "config.toml").exists()
-        train(split, folder, job.config, progress=job.progress, resume=begun, given=job.given)
+        config = replace(job.config, teachers=_teachers(job.config.teachers, number))
+        given = set(job.given) - {"teachers"}  # those of this fold are in the run's own settings
+        train(split, folder, config, progress=job.progress, resume=begun, given=given)
     predictor = Predictor.load(folder)
     held_out = [r for r, n in zip(job.dataset.records, job.numbers, strict=True) if n == number]
     answered = answer_all(held_out, predictor, f"held-out fold {number}", job.progress)
     evaluation = evaluate_answers(answered, predictor.manifest, job.config.interval)
     threshold = predictor.manifest.threshold.value
     return Fold(number, answered, evaluation, threshold), predictor.manifest
+
+
+def _teachers(choices: Sequence[str], number: int) -> tuple[str, ...]:
+    """The teachers of one fold: `{fold}` in their names is its number."""
+    return tuple(choice.replace(FOLD, str(number)) for choice in choices)
 
 
 def _parted(job: _Job, number: int) -> Dataset:

@@ -43,7 +43,7 @@ from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.group_sections import group_figures
 from pneumoscope.report.report_page import write_report
-from pneumoscope.storage import claim_folder, write_json
+from pneumoscope.storage import claim_folder, write_json, writes_alone
 from pneumoscope.workflows.answering import (
     Answered,
     answer_all,
@@ -84,6 +84,7 @@ class Evaluated:
     """How the images were re-cut before they were scored; empty where they were not."""
 
 
+@writes_alone
 def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are scored
     data: Path | str,
     out: Path | str,

@@ -75,6 +75,10 @@ def run_prediction(
     _check(out, heatmaps, resume)
     batch = batch or BatchConfig()
     check_ranges(batch)
+    if batch.engine == "ray" and batch.device != "CPU":
+        raise UsageError(
+            f"--device {batch.device}: --engine ray runs on processors. Take --engine local."
+        )
     _check_engine(batch.engine, paths, pictures=bool(heatmaps or dicom_out))
     # The rows of this very command may lie in a folder of films.
     with FileList(
@@ -84,7 +88,11 @@ def run_prediction(
             named = ", ".join(map(str, paths))
             raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
         predictor = Predictor.load(
-            model, batch.precision, input_check=batch.input_check, any_age=batch.any_age
+            model,
+            batch.precision,
+            input_check=batch.input_check,
+            any_age=batch.any_age,
+            device=batch.device,
         )
         reports = None
         if dicom_out:

@@ -30,7 +30,14 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.bundle import MOST_MEMBERS
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset
-from pneumoscope.storage import claim_folder, leftovers, path_text, remove_leftovers, write_text
+from pneumoscope.storage import (
+    LOCK_FILE,
+    claim_folder,
+    leftovers,
+    path_text,
+    remove_leftovers,
+    write_text,
+)
 from pneumoscope.training.backbones import check_name
 from pneumoscope.training.teachers import BUNDLED, teacher_folder
 from pneumoscope.training.weights import WEIGHTS_BY_NAME, backbone_of, preprocessing_of
@@ -71,7 +78,8 @@ def prepare(
             "Start it: the same command without --resume."
         )
     # A process killed before it wrote its first file left nothing to go on with, nor to lose.
-    if not resume and out.is_dir() and set(out.iterdir()) > set(leftovers(out)):
+    harmless = {*leftovers(out), out / LOCK_FILE}
+    if not resume and out.is_dir() and not set(out.iterdir()) <= harmless:
         raise UsageError(
             f"--out {out}: is not empty. Give another folder, or --resume to go on with its run."
         )

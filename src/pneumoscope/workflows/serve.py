@@ -38,6 +38,7 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
     check_ranges(config)
     check_ranges(limits)
     server.api_keys(config)
+    server.allowed_hosts(config)
     bound = server.bind(config)
     with bound.socket:
         predictor = Predictor.load(model, any_age=config.any_age)

@@ -37,7 +37,7 @@ from pneumoscope.report.content import EvaluatedSplit, RunFacts
 from pneumoscope.report.stress_content import StressContent
 from pneumoscope.report.stress_findings import stress_findings
 from pneumoscope.report.stress_page import stress_figures, write_stress_page
-from pneumoscope.storage import claim_folder, path_text, write_json
+from pneumoscope.storage import claim_folder, path_text, write_json, writes_alone
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.facts import announce, command_line, software_versions
 from pneumoscope.workflows.seen import seen_by
@@ -49,6 +49,7 @@ from pneumoscope.workflows.stress_numbers import StressGiven, stress_content
 _LOGGER = logging.getLogger(__name__)
 
 
+@writes_alone
 def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
     data: Path | str,
     out: Path | str,

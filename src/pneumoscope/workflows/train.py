@@ -43,7 +43,7 @@ from pneumoscope.inference.predictor import Predictor, statistics_of
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.storage import cache_folder, claim_cache, path_text, write_text
+from pneumoscope.storage import cache_folder, claim_cache, path_text, write_text, writes_alone
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.network import initialise_randomly, weights_digest
@@ -103,6 +103,7 @@ class TrainedRun:
     """Per network its seed, the epoch that it kept, from 1, and how many epochs it was trained."""
 
 
+@writes_alone
 def train(
     data: Path | str,
     out: Path | str,
@@ -124,7 +125,8 @@ def train(
             a conflict on resuming.
 
     Raises:
-        UsageError: `out` is taken, or a setting conflicts with the run that is resumed.
+        UsageError: `out` is taken, another process trains there, or a setting conflicts with the
+            run that is resumed.
         DataError: the data can't be trained on, or changed since the run began.
         MissingError: weights or an extra are missing.
     """
@@ -181,6 +183,7 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     )
 
 
+@writes_alone
 def run_training(
     data: Path,
     out: Path,

@@ -6,14 +6,13 @@ author writes of the same film. Knows nothing of data sets.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
 from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.identity import manifest_digest
 
 MANUFACTURER = "pneumoscope"
 RESEARCH_ONLY = "RESEARCH USE ONLY – not for diagnosis"
@@ -36,6 +35,7 @@ class Author:
         rule: how the threshold was chosen.
         precision: what is computed in, "" where nobody says.
         validation: sentences on how far its answers held on validation, if that is known.
+        variant: tells apart images that have the same UID and other content; "" for the first.
     """
 
     version: str
@@ -45,6 +45,7 @@ class Author:
     rule: str
     precision: str = ""
     validation: tuple[str, ...] = ()
+    variant: str = ""
 
     @classmethod
     def of(cls, manifest: BundleManifest, precision: str = "") -> Author:
@@ -52,7 +53,7 @@ class Author:
         return cls(
             version=metadata.version("pneumoscope"),
             architecture=manifest.architecture.name,
-            fingerprint=model_fingerprint(manifest),
+            fingerprint=manifest_digest(manifest),
             threshold=manifest.threshold.value,
             rule=manifest.threshold.rule,
             precision=precision,
@@ -73,13 +74,8 @@ class Author:
         from pydicom.uid import generate_uid
 
         entropy = ["pneumoscope", self.version, self.fingerprint, self.precision, part, subject]
+        entropy += [self.variant] if self.variant else []
         return str(generate_uid(entropy_srcs=["\0".join(entropy)]))
-
-
-def model_fingerprint(manifest: BundleManifest) -> str:
-    """Hex SHA-256 over all of a manifest: two models that could answer otherwise differ in it."""
-    text = json.dumps(asdict(manifest), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _validation(document: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import util
 from typing import TYPE_CHECKING, Literal
 
@@ -76,34 +76,38 @@ class Reporter:
         self._preprocessing: PreprocessConfig = manifest.preprocessing
         self._limits = limits or LimitsConfig()
 
-    def objects(self, content: bytes, answer: Answer) -> tuple[ReportObject, ...]:
+    def objects(
+        self, content: bytes, answer: Answer, variant: str = ""
+    ) -> tuple[ReportObject, ...]:
         """A report, and with an answer that kept its image a capture as well, if one can be made.
 
         Raises:
             ImageRefusedError: `content` is no DICOM file, or lacks what a report needs.
         """
         prediction = answer.prediction
+        author = replace(self.author, variant=variant)
         source = source_film(content, prediction.path, self._limits)
         try:
-            made = [self._report(source, prediction)]
+            made = [_report(source, author, prediction)]
         except ImageRefusedError:  # what the library can't repeat is not worth the report
             source = source.bare()
-            made = [self._report(source, prediction)]
+            made = [_report(source, author, prediction)]
         for change in source.changes:
             _LOGGER.info("%s: DICOM report: %s", path_text(prediction.path), change)
         if answer.image is not None and answer.cam is not None:
             overlay = overlay_rgb(answer.image.pixels, answer.cam, self._preprocessing)
             try:
                 with decoding(prediction.path, "patient and study, for a capture,"):
-                    capture = secondary_capture(source, self.author, prediction, overlay)
+                    capture = secondary_capture(source, author, prediction, overlay)
                     made.append(_encoded("capture", capture))
             except ImageRefusedError as refusal:
                 _LOGGER.warning("%s: no capture: %s", path_text(prediction.path), refusal.detail)
         return tuple(made)
 
-    def _report(self, source: SourceFilm, prediction: Prediction) -> ReportObject:
-        with decoding(prediction.path, "patient and study, for a report,"):
-            return _encoded("report", structured_report(source, self.author, prediction))
+
+def _report(source: SourceFilm, author: Author, prediction: Prediction) -> ReportObject:
+    with decoding(prediction.path, "patient and study, for a report,"):
+        return _encoded("report", structured_report(source, author, prediction))
 
 
 def _encoded(kind: Kind, dataset: Dataset) -> ReportObject:

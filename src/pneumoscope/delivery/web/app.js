@@ -1,12 +1,12 @@
 // The page: films in, answers shown. Puts the other modules together.
 
-import { startPlanner } from "/planner.js";
+import { startPlanner } from "./planner.js";
 import { arranged, countKinds, KINDS, KIND_WORDS, PER_PAGE, summary } from "./batch.js";
 import { filesOf, filesOfFolder } from "./dropped.js";
-import { answerFor, loadModel, ownPicture, picture, useKey } from "/server.js";
-import { asCsv, download, tableRow } from "/session.js";
-import { Viewer } from "/viewer.js";
-import { aboutMap, aboutModel, chance, explained, fixed, inDetail, inShort, LOADING, noPicture, NOT_KEPT, OWN_PICTURE, verdict } from "/words.js";
+import { answerFor, loadModel, ownPicture, picture, useKey } from "./server.js";
+import { asCsv, download, tableRow } from "./session.js";
+import { Viewer } from "./viewer.js";
+import { aboutMap, aboutModel, chance, explained, fixed, inDetail, inShort, LOADING, noPicture, NOT_KEPT, OWN_PICTURE, verdict } from "./words.js";
 
 const AT_ONCE = 2;
 const PICTURES_KEPT = 100;

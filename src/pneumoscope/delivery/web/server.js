@@ -13,7 +13,7 @@ function headers() {
 }
 
 export async function loadModel() {
-  const response = await fetch("/v1/model", { headers: headers() });
+  const response = await fetch("v1/model", { headers: headers() });
   if (response.status === 401) return null;
   if (!response.ok) throw new Error(`/v1/model: ${response.status}`);
   return response.json();
@@ -26,7 +26,7 @@ export async function answerFor(file, stopped) {
     body.append("file", file, file.name);
     let response;
     try {
-      response = await fetch("/v1/predictions?preview=true", { method: "POST", body, headers: headers() });
+      response = await fetch("v1/predictions?preview=true", { method: "POST", body, headers: headers() });
     } catch {
       return failed(file, (await canBeRead(file)) ? "unreachable" : "gone", "");
     }

@@ -1,7 +1,7 @@
 // The films of this tab: a table that can be walked by keys, and the same as CSV. Comes in: rows.
 // Knows nothing of pictures.
 
-import { chance, inShort } from "/words.js";
+import { chance, inShort } from "./words.js";
 
 const COLUMNS = ["path", "status", "reason", "probability", "prediction", "threshold", "input_score"];
 

@@ -9,6 +9,7 @@ const REFUSALS = {
   unsupported_encoding: "The image is stored in a way that can't be read here. Export it as PNG or uncompressed DICOM.",
   file_too_large: "The file is larger than this server takes.",
   too_many_pixels: "The image has more pixels than this server takes. Scale it down.",
+  too_complex: "Reading the image would take far longer than any X-ray does. Save it anew, as PNG or uncompressed DICOM.",
   too_small: "The image is too small to be answered for. Give the original, not a thumbnail.",
   extreme_aspect: "The image is far longer than wide, or wider than long: no whole film.",
   multi_frame: "The file holds several frames. Give one film.",

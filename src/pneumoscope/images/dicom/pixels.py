@@ -34,6 +34,7 @@ from pydicom.uid import (
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.dicom.cells import Field
 from pneumoscope.images.dicom.codecs import JPEG, PLUGIN
+from pneumoscope.images.streams import check_packets, check_scans
 
 Samples = npt.NDArray[np.integer[Any]]
 
@@ -215,6 +216,10 @@ def _check_native_length(
 
 def _checked_stream(content: bytes, uid: UID, header: PixelHeader, source: str) -> _Stream:
     """See that a compressed frame is whole and of the size that the data set states."""
+    if uid in _JPEG_2000:
+        check_packets(content, source)
+    else:
+        check_scans(content, source)
     stream = _j2k_stream(content) if uid in _JPEG_2000 else _jpeg_stream(content)
     if stream is None:
         raise ImageRefusedError(

@@ -121,7 +121,7 @@ _SINCE: dict[int, dict[str, Any]] = {
 """The keys that each schema added or changed, with what every bundle before it was."""
 
 
-_OPTIONAL: dict[str, Any] = {"ages": []}
+_OPTIONAL: dict[str, Any] = {"ages": [], "teachers": []}
 """What a bundle of any schema may leave out."""
 
 
@@ -302,7 +302,7 @@ def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
             f"pneumoscope upgrade --model {model} --out DIR"
         )
     for version in range(found + 1, SCHEMA_VERSION + 1):
-        document = {**document, **_SINCE[version], "schema_version": version}
+        document = {**document, **_SINCE[version]}
     document = {**_OPTIONAL, **document}
     try:
         manifest = from_dict(BundleManifest, document, str(path), complete=True)

@@ -46,7 +46,9 @@ def as_published(model: Any, seed: int) -> dict[str, np.ndarray]:
             axes = (2, 3, 0, 1) if "depthwise" in layer.name else (3, 2, 0, 1)
             state[f"{name}.weight"] = arrays[0].transpose(axes)
         else:
-            for key, array in zip(("weight", "bias", "running_mean", "running_var"), arrays):
+            for key, array in zip(
+                ("weight", "bias", "running_mean", "running_var"), arrays, strict=True
+            ):
                 state[f"{name}.{key}"] = array
             state[f"{name}.num_batches_tracked"] = np.array(7)
     return state

@@ -288,3 +288,20 @@ def test_a_tables_fingerprint_stands_for_all_that_its_rows_are_made_of(
 def test_no_records_no_features(own_cache: Path) -> None:
     table, seen = computed([], own_cache)
     assert (table.kept, table.views, seen) == ((), 0, 0)
+
+
+def test_warnings_are_counted_whether_images_are_read_or_found_again(
+    records: list[ImageRecord], own_cache: Path, tmp_path: Path
+) -> None:
+    deep = tmp_path / "deep.png"
+    grey = np.arange(48 * 40, dtype=np.uint16).reshape(40, 48)
+    Image.fromarray(grey).save(deep)
+    odd = ImageRecord(deep, 0, "deep", sha256=sha256_of_file(deep))
+    kind = (
+        "its brightest value is … of …, so it has … of … bits, these were scaled to the whole range"
+    )
+    for seen in (12, 0):
+        table, views = computed([*records, odd], own_cache)
+        assert views == seen
+        assert table.warned == {kind: 1}
+    assert computed(records, own_cache)[0].warned == {}

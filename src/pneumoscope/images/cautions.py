@@ -10,7 +10,7 @@ SEPARATOR = "; "
 """Between the warnings of one image in the column `warnings`; none of them holds it."""
 
 _MOST_KINDS = 5
-_VALUE = re.compile(r"'[^']*'|(?<![A-Za-z_\d])-?\d[\d.,]*(?:e[+-]?\d+)?")
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|(?<![A-Za-z_\d])-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?""")
 
 
 def joined(warnings: Iterable[str]) -> str:

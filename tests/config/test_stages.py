@@ -10,6 +10,7 @@ import pytest
 
 from pneumoscope.config import (
     BatchConfig,
+    FramingConfig,
     LimitsConfig,
     ServeConfig,
     StressConfig,
@@ -53,6 +54,7 @@ def test_a_run_can_be_made_again_from_its_settings_alone() -> None:
         TrainConfig,
         LimitsConfig,
         BatchConfig,
+        FramingConfig,
         StressConfig,
         ServeConfig,
     }

@@ -114,6 +114,15 @@ def test_one_file_with_both_labels_is_an_error(tmp_path: Path, link: str) -> Non
         index(tmp_path)
 
 
+def test_one_file_in_two_splits_is_an_error(tmp_path: Path) -> None:
+    _classes(tmp_path / "train", *CLASSES)
+    (tmp_path / "test").symlink_to(tmp_path / "train")
+    with pytest.raises(DataError, match=r"is the same file as .* in both train and test"):
+        index(tmp_path)
+    found = audit(index(tmp_path, refuse_leaks=False))
+    assert any("is the same file as" in finding.text for finding in found.findings)
+
+
 @pytest.mark.parametrize(
     ("train", "val", "test"),
     [

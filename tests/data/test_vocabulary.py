@@ -55,4 +55,5 @@ def test_somebody(text: str) -> None:
 
 def test_zero_in_a_series_of_numbers_is_a_patient() -> None:
     assert placeholders([str(k) for k in range(20)]) == frozenset()
+    assert placeholders([f"{k}.0" for k in range(20)]) == frozenset()  # as pandas writes them
     assert placeholders(["0"] * 15 + ["7", "8", "9"]) == {"0"}  # stands on most images

@@ -77,7 +77,7 @@ def test_columns_that_make_no_groups_are_left_out() -> None:
         "empty": [""] * 400,
         "good": ["a", "", "b", "b"] * 100,
     }
-    without, column = by_group(labels, scores, patients, 0.5, columns, 0.95)
+    column, without = by_group(labels, scores, patients, 0.5, columns, 0.95)
     assert (without.name, without.groups) == ("id", ())
     assert without.note == "400 different values: more than 12 make no groups"
     assert column.name == "good"

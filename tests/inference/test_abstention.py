@@ -74,7 +74,7 @@ def test_bundle_keeps_the_band(tmp_path: Path) -> None:
 
 
 def test_fingerprint_is_of_what_probabilities_depend_on() -> None:
-    weights = {"model.weights.h5": "aa", "MODEL_CARD.md": "bb"}
+    weights = {"model.keras": "aa", "MODEL_CARD.md": "bb"}
     base = replace(MANIFEST, files=weights)
     told = model_fingerprint(base)
     same = (
@@ -86,7 +86,7 @@ def test_fingerprint_is_of_what_probabilities_depend_on() -> None:
     other = (
         replace(base, calibration=Calibration("temperature", 2.0, 0.0)),
         replace(base, flip=True),
-        replace(base, files={**weights, "model.weights.h5": "cc"}),
+        replace(base, files={**weights, "model.keras": "cc"}),
         replace(base, preprocessing=PreprocessConfig(fit="pad")),
     )
     assert len({model_fingerprint(manifest) for manifest in other} | {told}) == 5

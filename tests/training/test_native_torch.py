@@ -209,7 +209,7 @@ def part_others() -> dict[str, Any]:
     x = layers.DepthwiseConv2D(5, 2, padding="same", depth_multiplier=2)(x)
     x = layers.ReLU(6.0)(layers.BatchNormalization(scale=False)(x))
     y = layers.Conv2D(16, 3, padding="same", groups=4, dilation_rate=2)(x)
-    y = layers.DepthwiseConv2D(3, padding="valid")(layers.Add()([x, y]))
+    y = layers.DepthwiseConv2D(3, padding="valid")(layers.Add()([x, y * 0.5 + 3.0]))
     out = layers.MaxPooling2D(2, padding="same")(y)
     own = load_keras().Model(inputs, out)
     native = with_native_layers(own)

@@ -305,7 +305,7 @@ def test_a_disk_full_while_a_checkpoint_is_written_loses_one_epoch(
     ]
 
 
-@pytest.mark.parametrize("at", ["save_weights", "write_text", "write_json"])
+@pytest.mark.parametrize("at", ["save_network", "write_text", "write_json"])
 def test_a_disk_full_while_the_bundle_is_written_leaves_the_one_before(
     run_of, shared: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -323,11 +323,11 @@ def test_a_disk_full_while_the_bundle_is_written_leaves_the_one_before(
     # What was trained is kept: going on with free space trains no epoch again.
     checkpoints = [np.load(path)["about"].item() for path in sorted(out.glob("checkpoint-*.npz"))]
     assert [len(json.loads(about)["history"]) for about in checkpoints] == [2, 2]
-    if at == "save_weights":
+    if at == "save_network":
         again = train(phantoms, out, resume=True)
         told = [json.loads(about)["history"] for about in checkpoints]
         kept = [row["seconds"] for history in told for row in history]
         assert [row.seconds for row in again.history] == kept
         assert not list(out.glob("checkpoint-*"))
-        weights = "model.weights.h5"
+        weights = "model.keras"
         assert content_of(out / "model")[weights] == before[weights]

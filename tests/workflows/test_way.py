@@ -203,9 +203,9 @@ def test_changed_bundle_is_refused(finished: TrainedRun, tmp_path: Path) -> None
     copy = tmp_path / "model"
     shutil.copytree(finished.bundle.folder, copy)
     load_bundle(copy)
-    weights = bytearray((copy / "model.weights.h5").read_bytes())
+    weights = bytearray((copy / "model.keras").read_bytes())
     weights[len(weights) // 2] ^= 1
-    (copy / "model.weights.h5").write_bytes(weights)
+    (copy / "model.keras").write_bytes(weights)
     with pytest.raises(BundleError, match="changed or damaged"):
         load_bundle(copy)
     (copy / "bundle.json").write_text(json.dumps({"schema_version": 99}))

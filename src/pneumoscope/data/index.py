@@ -85,7 +85,10 @@ def index(
         root = root.parent
     else:
         raise DataError(f"{data}: there is no such file or folder. Wanted {SHAPES}.")
-    _refuse_two_labels(found)
+    same = _refuse_two_labels(found)
+    if same and refuse_leaks:
+        raise DataError(same)
+    notes += [same] if same else []
     records, warnings = assign_patients(found, root)
     notes += warnings
     notes += _absent_classes(records)
@@ -123,13 +126,17 @@ def require_both_classes(records: Iterable[ImageRecord], where: str) -> None:
             )
 
 
-def _refuse_two_labels(records: Sequence[ImageRecord]) -> None:
+def _refuse_two_labels(records: Sequence[ImageRecord]) -> str:
     """One file under two names (a link) with both labels: a loop of links, or a wrong label.
+
+    Returns:
+        In words, that one file is in two splits; `""` if none is.
 
     Raises:
         DataError: names both places.
     """
     first: dict[tuple[int, int], ImageRecord] = {}
+    across = ""
     for record in records:
         try:
             status = record.path.stat()
@@ -143,6 +150,12 @@ def _refuse_two_labels(records: Sequence[ImageRecord]) -> None:
                 "image. Remove the link (a link to a folder above makes such loops), or correct "
                 "the label."
             )
+        if other.split != record.split and not across:
+            across = (
+                f"{record.path}: is the same file as {other.path}, and so is in both {other.split} "
+                f"and {record.split}; wanted each image in one split. Remove the link."
+            )
+    return across
 
 
 def _absent_classes(records: Sequence[ImageRecord]) -> Iterator[str]:

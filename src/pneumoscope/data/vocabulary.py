@@ -40,7 +40,7 @@ _FILLERS = re.compile(r"patient|name|id|pat|subject|person|case|no|not|available
 _WORD = re.compile(r"[^\W_]+")
 _ONE_CHARACTER = re.compile(r"([x*#?.-])\1*", re.IGNORECASE)
 _ZERO = re.compile(r"[-+]?0+(\.0+)?|-1|-?9{3,}")
-_NUMBER = re.compile(r"[0-9]+")
+_NUMBER = re.compile(r"[0-9]+(\.0+)?")
 
 
 def split_named(text: str) -> Split | None:

@@ -167,7 +167,8 @@ class Evaluation:
                 for name, group in self.subgroups.items()
             },
             "classification_report": self.classification_report,
-            "groups": [column.to_dict() for column in self.groups],
+            "groups": [column.to_dict() for column in self.groups if column.groups],
+            "ungrouped": {c.name: c.note for c in self.groups if not c.groups},
         }
 
 
@@ -316,7 +317,10 @@ def _read(document: Mapping[str, Any]) -> Evaluation:
             for name, group in document["subgroups"].items()
         },
         classification_report=str(document["classification_report"]),
-        groups=tuple(GroupColumn.from_dict(column) for column in document.get("groups", ())),
+        groups=(
+            *(GroupColumn.from_dict(column) for column in document.get("groups", ())),
+            *(GroupColumn(n, (), 0, str(t)) for n, t in document.get("ungrouped", {}).items()),
+        ),
     )
 
 

@@ -134,8 +134,8 @@ def by_group(
     """Rates per group of every column that makes groups.
 
     A column of quantities (age, weight) with more than `MOST_GROUPS` values is cut into quarters of
-    the images. One of texts or codes (site, accession) with more makes no groups: it is named, with
-    a note and without a group. One with fewer than two values is left out. Groups stand in the
+    the images. One of texts or codes (site, accession) with more makes no groups: it comes last,
+    with a note and no group. One with fewer than two values is left out. Groups stand in the
     order of their values where these hold numbers (9 before 10, `p2` before `p10`), else the
     largest first.
 
@@ -165,8 +165,9 @@ def by_group(
         groups = tuple(
             _group(value, values, truth, scores, ids, threshold, level) for value in order
         )
-        found.append(GroupColumn(name, groups, int(np.count_nonzero(values == "")), note))
-    return tuple(found)
+        without = int(np.count_nonzero(values == "")) if groups else 0
+        found.append(GroupColumn(name, groups, without, note))
+    return tuple(sorted(found, key=lambda column: not column.groups))
 
 
 def _grouped(name: str, values: NDArray[np.str_]) -> tuple[NDArray[np.str_], str, tuple[str, ...]]:

@@ -16,15 +16,17 @@ from pneumoscope.storage import sha256_of_file
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
 NETWORK_SUFFIX = ".keras"
+OLD_SUFFIX = ".weights.h5"
+"""Of the weights of a DenseNet121, which bundles held before schema 4."""
 
 _MAX_MANIFEST_BYTES = 1 << 24
 
 
-def network_names(members: int) -> tuple[str, ...]:
+def network_names(members: int, suffix: str = NETWORK_SUFFIX) -> tuple[str, ...]:
     """The network files of a bundle: `model.keras`; of several networks `model-0.keras`, …."""
     if members == 1:
-        return (f"model{NETWORK_SUFFIX}",)
-    return tuple(f"model-{k}{NETWORK_SUFFIX}" for k in range(members))
+        return (f"model{suffix}",)
+    return tuple(f"model-{k}{suffix}" for k in range(members))
 
 
 def default_folder() -> Path:

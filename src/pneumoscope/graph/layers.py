@@ -12,16 +12,16 @@ then has fewer positions to work at; what does nothing at inference is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError
+from pneumoscope.graph.geometry import depthwise_kernel, fitted, pair, scale_and_shift
 from pneumoscope.graph.plan import Layer, Plan
-from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Node, Pair, Writer
+from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Node, Writer
 
 Arrays = Mapping[str, tuple[FloatArray, ...]]
 """The arrays of every layer that has any, in Keras' order and layout."""
@@ -268,7 +268,9 @@ class _Walk(Generic[Node]):
         strides = pair(settings["strides"])
         dilation = pair(settings.get("dilation_rate", 1))
         reach = tuple((k - 1) * d + 1 for k, d in zip(kernel.shape[2:], dilation, strict=True))
-        edges, (height, width) = _fitted(value, reach, strides, settings["padding"])
+        edges, (height, width) = fitted(
+            value.edges, (value.height, value.width), reach, strides, settings["padding"]
+        )
         node = self.to.convolution(
             value.node, np.ascontiguousarray(kernel), strides, edges, groups, dilation
         )
@@ -276,54 +278,6 @@ class _Walk(Generic[Node]):
 
 
 Write = Callable[[_Walk[Any], Layer, Value[Any]], Value[Any]]
-
-
-def pair(value: Any) -> Pair:
-    """A number for both directions, or one for each."""
-    if isinstance(value, Sequence):
-        first, second = value
-        return int(first), int(second)
-    return int(value), int(value)
-
-
-def scale_and_shift(
-    arrays: Sequence[NDArray[Any]], settings: Mapping[str, Any]
-) -> tuple[FloatArray, FloatArray]:
-    """Batch normalisation with its moving statistics as x × scale + shift, each (channels,)."""
-    rest = [array.astype(np.float64) for array in arrays]
-    gamma = rest.pop(0) if settings.get("scale", True) else np.ones(1)
-    beta = rest.pop(0) if settings.get("center", True) else np.zeros(1)
-    mean, variance = rest
-    scale = gamma / np.sqrt(variance + float(settings["epsilon"]))
-    return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
-
-
-def _fitted(
-    value: Value[Any], reach: Sequence[int], strides: Pair, padding: str
-) -> tuple[Edges, Pair]:
-    """The edges that a window of `reach` needs, and the size of what it makes."""
-    top, left, bottom, right = value.edges
-    sides = value.height + top + bottom, value.width + left + right
-    if padding == "valid":
-        made = [(s - r) // step + 1 for s, r, step in zip(sides, reach, strides, strict=True)]
-        if min(made) < 1:
-            raise ValueError(f"found a map of {sides}, wanted {tuple(reach)} or more")
-        return value.edges, (made[0], made[1])
-    if padding != "same":
-        raise ValueError(f"found the padding {padding!r}, wanted valid or same")
-    made = [-(-s // step) for s, step in zip(sides, strides, strict=True)]
-    more = [
-        max((m - 1) * step + r - s, 0)
-        for m, step, r, s in zip(made, strides, reach, sides, strict=True)
-    ]
-    before = [m // 2 for m in more]
-    edges = (
-        top + before[0],
-        left + before[1],
-        bottom + more[0] - before[0],
-        right + more[1] - before[1],
-    )
-    return edges, (made[0], made[1])
 
 
 def _conv(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
@@ -334,21 +288,15 @@ def _conv(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
     )
 
 
-def _depthwise_kernel(kernel: FloatArray) -> FloatArray:
-    """(h, w, channels, times) → (channels × times, 1, h, w)."""
-    height, width, channels, times = kernel.shape
-    return kernel.transpose(2, 3, 0, 1).reshape(channels * times, 1, height, width)
-
-
 def _depthwise(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
     kernel, *bias = walk.of(layer)
-    own = _depthwise_kernel(kernel)
+    own = depthwise_kernel(kernel)
     return walk.convolved(layer, value, own, bias[0] if bias else None, kernel.shape[2])
 
 
 def _separable(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
     depthwise, pointwise, *bias = walk.of(layer)
-    own = _depthwise_kernel(depthwise)
+    own = depthwise_kernel(depthwise)
     between = walk.convolution(value, own, layer.settings, depthwise.shape[2])
     settings = {**layer.settings, "strides": 1, "dilation_rate": 1, "padding": "valid"}
     behind = replace(layer, settings=settings)
@@ -433,7 +381,9 @@ def _pooled(walk: _Walk[Any], layer: Layer, value: Value[Any], kind: str) -> Val
     # largest is wanted of what is 0 or more.
     if not (kind == "max" and value.positive):
         value = walk._whole(value)
-    edges, (height, width) = _fitted(value, size, strides, settings["padding"])
+    edges, (height, width) = fitted(
+        value.edges, (value.height, value.width), size, strides, settings["padding"]
+    )
     node = walk.to.pool(value.node, kind, size, strides, edges)
     return Value(node, value.channels, height, width, value.positive)
 

@@ -122,7 +122,9 @@ def read_member(path: Path, name: str, most: int) -> bytes:
     except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error}.") from error
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise InputError(f"{path} is no archive that Keras wrote: {error}.") from error
+        raise InputError(
+            f"{path} is not an HDF5 file and no archive that Keras wrote: {error}."
+        ) from error
 
 
 def read_array(path: Path, layer: str, dataset: h5py.Dataset) -> NDArray[np.float32]:

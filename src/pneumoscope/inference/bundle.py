@@ -26,7 +26,7 @@ from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.graph import bundle_files
 from pneumoscope.graph.architecture import LEAST_SIZE, Architecture
 from pneumoscope.graph.archive import read_network
-from pneumoscope.graph.bundle_files import CARD, MANIFEST, NETWORK_SUFFIX, network_names
+from pneumoscope.graph.bundle_files import CARD, MANIFEST, NETWORK_SUFFIX, OLD_SUFFIX, network_names
 from pneumoscope.inference.age_gate import check_ages
 from pneumoscope.inference.bundle_tables import TABLE_SUFFIX, Table, read_table, save_table
 from pneumoscope.inference.certificates import PrecisionCertificate
@@ -106,9 +106,6 @@ class InputCheck:
     refused_changed: float = option(0.0, "share of their perturbed copies", 0, 1)
 
 
-_WEIGHTS_SUFFIX = ".weights.h5"
-"""Of the files that held a network before schema 4."""
-
 _SINCE: dict[int, dict[str, Any]] = {
     2: {"members": 1, "flip": False, "store": "float32"},
     3: {
@@ -121,7 +118,7 @@ _SINCE: dict[int, dict[str, Any]] = {
 """The keys that each schema added or changed, with what every bundle before it was."""
 
 
-_OPTIONAL: dict[str, Any] = {"ages": []}
+_OPTIONAL: dict[str, Any] = {"ages": [], "teachers": []}
 """What a bundle of any schema may leave out."""
 
 
@@ -302,7 +299,7 @@ def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
             f"pneumoscope upgrade --model {model} --out DIR"
         )
     for version in range(found + 1, SCHEMA_VERSION + 1):
-        document = {**document, **_SINCE[version], "schema_version": version}
+        document = {**document, **_SINCE[version]}
     document = {**_OPTIONAL, **document}
     try:
         manifest = from_dict(BundleManifest, document, str(path), complete=True)
@@ -316,10 +313,8 @@ def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
 
 
 def _network_files(manifest: BundleManifest) -> tuple[str, ...]:
-    names = network_names(manifest.members)
-    if manifest.schema_version >= SCHEMA_VERSION:
-        return names
-    return tuple(name.removesuffix(NETWORK_SUFFIX) + _WEIGHTS_SUFFIX for name in names)
+    present = manifest.schema_version >= SCHEMA_VERSION
+    return network_names(manifest.members, NETWORK_SUFFIX if present else OLD_SUFFIX)
 
 
 def _find(model: Path | str) -> Path:
@@ -355,7 +350,7 @@ def _check_files(folder: Path, manifest: BundleManifest) -> None:
             "no others. Copy the whole folder again, or take out what was added."
         )
     idle = sorted(
-        n for n in listed if n.endswith((NETWORK_SUFFIX, _WEIGHTS_SUFFIX)) and n not in weights
+        n for n in listed if n.endswith((NETWORK_SUFFIX, OLD_SUFFIX)) and n not in weights
     )
     if idle:
         raise BundleError(

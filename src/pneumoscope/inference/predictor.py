@@ -61,6 +61,7 @@ class Answer:
         image: the decoded image: whole from `predict_file`; from other ways where it was asked for,
             shrunk to the size of overlays.
         look: what the input check saw of it; `None` where nothing is checked.
+        photometric: which end of its values is white, by a DICOM header.
     """
 
     prediction: Prediction
@@ -69,6 +70,7 @@ class Answer:
     embedding: NDArray[np.float32] | None = None
     image: GreyImage | None = None
     look: Look | None = None
+    photometric: str = ""
 
 
 class Predictor:
@@ -313,6 +315,7 @@ class Predictor:
                 embedding=outputs.embeddings[row],
                 image=item.image,
                 look=item.look,
+                photometric=item.photometric,
             )
         )
 
@@ -329,12 +332,15 @@ class Predictor:
             prediction = replace(answer.prediction, input_score=verdict.score)
             if verdict.reason is not None:
                 warnings = answer.prediction.warnings
+                polarity = ""
+                if verdict.reason is Reason.INVERTED and answer.photometric:
+                    polarity = f". Its header states {answer.photometric}, which may be wrong"
                 refusal = Prediction(
                     answer.prediction.path,
                     "refused",
                     verdict.reason,
                     input_score=verdict.score,
-                    detail=verdict.detail + because_of(warnings),
+                    detail=verdict.detail + polarity + because_of(warnings),
                     warnings=warnings,
                 )
                 return replace(answer, prediction=refusal, logit=None, cam=None)

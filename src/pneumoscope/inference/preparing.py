@@ -39,6 +39,7 @@ class Prepared:
         tensor: the network's input, float32 (size, size, 3).
         look: what the input check sees of it; `None` where nothing is checked.
         warnings: what was odd about the file.
+        photometric: which end of the values is white, by a DICOM header.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Prepared:
     tensor: NDArray[np.float32]
     look: Look | None = None
     warnings: tuple[str, ...] = ()
+    photometric: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,8 @@ def prepared(
             warnings=warnings,
         )
     made = seen(source, image.pixels, preprocess, looks=looks)
-    return replace(made, image=image, warnings=warnings)
+    photometric = "" if image.dicom is None else image.dicom.photometric
+    return replace(made, image=image, warnings=warnings, photometric=photometric)
 
 
 def seen(

@@ -34,7 +34,9 @@ def with_native_layers(model: Any) -> Any:
     replacements = _layer_classes()
 
     def replaced(layer: Any) -> Any:
-        kind = replacements.get(type(layer).__name__, type(layer))
+        kind = type(layer)
+        if isinstance(layer, keras.layers.Layer):  # operations share names with layers: `Add`
+            kind = replacements.get(kind.__name__, kind)
         return kind.from_config(layer.get_config())
 
     clone = keras.models.clone_model(model, clone_function=replaced)

@@ -214,11 +214,12 @@ def _of_bundle(folder: Path, name: str) -> WeightsSource:
     manifest = bundle_files.read_manifest(folder)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     files = files if isinstance(files, dict) else {}
-    first = [bundle_files.network_names(members)[0] for members in (1, 2)]
+    suffixes = (bundle_files.NETWORK_SUFFIX, bundle_files.OLD_SUFFIX)
+    first = [bundle_files.network_names(m, suffix)[0] for suffix in suffixes for m in (1, 2)]
     listed = next((entry for entry in first if entry in files), None)
     if listed is None or not (folder / listed).is_file():
         raise BundleError(
-            f"{folder}: holds no weights: wanted {' or '.join(first)}, listed in its "
+            f"{folder}: holds no weights: wanted {' or '.join(first[:2])}, listed in its "
             f"{bundle_files.MANIFEST}. Copy the bundle again or choose other --weights."
         )
     path = folder / listed

@@ -38,7 +38,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import as_row
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, Dataset, Estimate, ImageRecord
-from pneumoscope.storage import claim_folder, path_text, write_json, write_text
+from pneumoscope.storage import claim_folder, path_text, safe_cell, write_json, write_text
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.evaluate import Evaluated, metrics_table, write_evaluation
 from pneumoscope.workflows.facts import announce
@@ -221,7 +221,12 @@ def _folds_text(dataset: Dataset, numbers: Sequence[int]) -> str:
     writer.writerow(("path", "label", "patient", "fold"))
     for record, number in zip(dataset.records, numbers, strict=True):
         writer.writerow(
-            (path_text(record.path), CLASS_NAMES[record.label], path_text(record.patient), number)
+            (
+                path_text(record.path),
+                CLASS_NAMES[record.label],
+                safe_cell(path_text(record.patient)),
+                number,
+            )
         )
     return stream.getvalue()
 
@@ -325,7 +330,7 @@ def _write_predictions(path: Path, folds: Sequence[Fold]) -> None:
         for record, answer in zip(fold.answered.records, fold.answered.answers, strict=True):
             row = as_row(answer.prediction) | {
                 "label": CLASS_NAMES[record.label],
-                "patient": path_text(record.patient),
+                "patient": safe_cell(path_text(record.patient)),
                 "fold": fold.number,
                 "logit": answer.logit,
             }

@@ -18,7 +18,7 @@ from pneumoscope.evaluation.stress import METRICS, Metric
 from pneumoscope.records import Estimate, ImageRecord
 from pneumoscope.report.stress_content import ExchangeRow, Shortcuts, StressContent, StressRow
 from pneumoscope.report.stress_findings import stress_findings
-from pneumoscope.storage import path_text, write_text
+from pneumoscope.storage import path_text, safe_cell, write_text
 from pneumoscope.workflows.stress_journal import Stressed
 
 SCHEMA_VERSION = 1
@@ -138,7 +138,8 @@ def write_answers(
     """`answers.csv`: `path,label,patient,change,probability,reason`, one row per copy."""
     rows: list[list[Any]] = []
     for record, one in zip(records, stressed, strict=True):
-        facts = [path_text(record.path), record.label, path_text(record.patient)]
+        patient = safe_cell(path_text(record.patient))
+        facts = [path_text(record.path), record.label, patient]
         for name, said in zip(names, one.said, strict=False):
             answer = [said, ""] if isinstance(said, float) else ["", said]
             if said is not None:

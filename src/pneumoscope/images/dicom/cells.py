@@ -34,6 +34,8 @@ _MOST_OVERLAYS = 4
 _SWAPPED_SMOOTHER = 0.25
 _LEAST_SHARE = 0.001
 """Fewer pixels than this share are stray ones, no border."""
+_MOST_PADDED = 16
+"""Distinct values that padding has: more are a picture."""
 _MOST_PADDING = 0.9
 """More than this share of an image is no border either."""
 
@@ -112,9 +114,11 @@ def read_cells(
         swappable: the cells may have been written in the other byte order.
     """
     outside = None
-    if padding is not None and not (stated.lowest <= padding[0] and padding[1] <= stated.highest):
+    if padding is not None and (padding[0] > stated.highest or padding[1] < stated.lowest):
         # No stored value can be that, so cells were filled with it whole (PS3.3 C.7.5.1.1.2).
-        outside = _some(_raw_padding(cells, width, stated.signed, padding))
+        whole = Field(0, width, stated.signed or padding[0] < 0).of(cells)
+        outside = _believed(whole, _raw_padding(whole, width, padding), padding, warnings)
+        padding = None
     above = _bits_above(cells, stated, width, overlays, outside)
     if outside is None and above:
         outside = _filled_border(cells, _beyond(cells, stated, width, overlays), warnings)
@@ -129,21 +133,16 @@ def read_cells(
     values = field.of(cells)
     if padding is not None and outside is None:
         within = (values >= padding[0]) & (values <= padding[1])
-        outside = _believed(values, _some(within), padding, warnings)
+        outside = _believed(values, within, padding, warnings)
     return Stored(values, outside, field.bits)
 
 
-def _raw_padding(cells: Cells, width: int, signed: bool, padding: tuple[int, int]) -> Mask:
+def _raw_padding(whole: Values, width: int, padding: tuple[int, int]) -> Mask:
     low, high = padding
     span = 1 << width
     if low == high and -span // 2 <= low < span:  # whatever its sign, it is a pattern of bits
-        return np.asarray(cells == low % span)
-    whole = Field(0, width, signed or low < 0).of(cells)
+        return np.asarray(whole % span == low % span)
     return np.asarray((whole >= low) & (whole <= high))
-
-
-def _some(mask: Mask) -> Mask | None:
-    return mask if mask.any() else None
 
 
 def _beyond(cells: Cells, field: Field, width: int, overlays: int) -> Mask:
@@ -186,10 +185,10 @@ def _reaches_border(mask: Mask) -> bool:
 
 
 def _believed(
-    values: Values, within: Mask | None, padding: tuple[int, int], warnings: list[str]
+    values: Values, within: Mask, padding: tuple[int, int], warnings: list[str]
 ) -> Mask | None:
     """The padding, unless the pixels say that it is a part of the picture."""
-    if within is None:
+    if not within.any():
         return None
     share, (low, high) = float(within.mean()), padding
     named = f"{low}" if low == high else f"{low} to {high}"
@@ -203,7 +202,8 @@ def _believed(
             f"its padding value {named} would blot out {share:.0%} of its pixels and was not used"
         )
         return None
-    if inside and (scattered or not _reaches_border(within)):
+    several = low < high and len(np.unique(values[within])) > _MOST_PADDED
+    if several or (inside and (low < high or scattered or not _reaches_border(within))):
         warnings.append(
             f"its padding value {named} lies amid the values of the picture and was not used"
         )
@@ -234,15 +234,14 @@ def _chosen(
                 "its pixels are in the other byte order than its header states; they were swapped"
             )
             return stated, cells.byteswap()
-    if (
-        stated.shift
-        and int(cells.max()) <= stated.mask >> stated.shift
-        and _low_bits(cells, stated)
+    top = int(cells.max())
+    if stated.shift and (
+        not top >> stated.shift or (top <= stated.mask >> stated.shift and _low_bits(cells, stated))
     ):
-        low = Field(0, stated.bits, stated.signed)
+        low = Field(0, max(stated.bits, top.bit_length()), stated.signed)
         warnings.append(
             f"its header states {stated.words()}, and its values lie in the lowest "
-            f"{stated.bits}; these were read"
+            f"{low.bits}; these were read"
         )
         return low, cells
     best = stated

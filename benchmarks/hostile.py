@@ -35,6 +35,7 @@ from pydicom import dcmread  # noqa: E402
 from pydicom.uid import JPEGBaseline8Bit, generate_uid  # noqa: E402
 
 from pneumoscope.images.phantom.folder import write_phantoms  # noqa: E402
+from serve import resident_mb  # noqa: E402
 from support import hostile_files as hostile  # type: ignore[import-not-found]  # noqa: E402
 from support.dicom_peers import audited, modality  # type: ignore[import-not-found]  # noqa: E402
 
@@ -68,25 +69,6 @@ def hostile_contents() -> list[bytes]:
         hostile.long_value(),
         b"\0" * 1000,
     ]
-
-
-def tree_mb(process: int) -> float:
-    """Resident memory of a process and all below it, each page by its share (smaps_rollup)."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    waiting, total = [process], 0
-    while waiting:
-        one = waiting.pop()
-        waiting += children.get(one, [])
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
-    return total / 1024
 
 
 def idle_client(port: int, until: float) -> None:
@@ -159,7 +141,9 @@ def watch(processes: dict[str, int], until: float, seen: Seen) -> None:
     began = time.monotonic()
     while time.monotonic() < until:
         for name, process in processes.items():
-            seen.memory.setdefault(name, []).append((time.monotonic() - began, tree_mb(process)))
+            seen.memory.setdefault(name, []).append(
+                (time.monotonic() - began, resident_mb(process))
+            )
         time.sleep(1.0)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -152,16 +153,38 @@ async def answer_of(reader: asyncio.StreamReader) -> tuple[int, float, bool]:
     return int(lines[0].split()[1]), wait, headers.get("connection") != "close"
 
 
+def tree_of(process: int) -> list[int]:
+    """A process and all that it began, directly or not: images are read in such. Linux alone."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found = [process]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
 def resident_mb(process: int) -> float:
-    """Memory of a process, Linux alone."""
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+    """Memory of a process and those below it, each page by its share."""
+    total = 0
+    for one in tree_of(process):
+        with contextlib.suppress(OSError):  # it has ended
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                total += int(line.split()[1]) if line.startswith("Pss:") else 0
+    return total / 1024
 
 
 def worked_seconds(process: int) -> float:
-    """Processor time of a process, Linux alone."""
-    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Processor time of a process and those below it."""
+    ticks = 0
+    for one in tree_of(process):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def serve_and_load(model: str, films: list[Path], clients: int, seconds: float) -> Load:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pneumoscope.images.phantom.folder import write_phantoms
 from support.serving import Server, running_server
+from support.small_bundle import small_bundle
 
 PATIENCE = 30.0
 QUICK = (
@@ -25,8 +26,16 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running_server("default", *QUICK) as started:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that answers in no time; nobody asks here what."""
+    folder = tmp_path_factory.mktemp("model") / "bundle"
+    small_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[Server]:
+    with running_server(model, *QUICK) as started:
         yield started
 
 
@@ -200,8 +209,8 @@ def test_heads_alone(server: Server) -> None:
         assert int(got.headers["content-length"]) > 0
 
 
-def test_every_line_of_the_log_is_json_and_floods_are_counted(tmp_path: Path) -> None:
-    with running_server("default", *QUICK) as started:
+def test_every_line_of_the_log_is_json_and_floods_are_counted(model: Path) -> None:
+    with running_server(model, *QUICK) as started:
         for _ in range(100):  # no HTTP at all
             client = connected(started, b"\0\0\r\n\r\n")
             client.close()

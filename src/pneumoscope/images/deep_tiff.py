@@ -27,6 +27,8 @@ _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2
 _UNSIGNED, _SEPARATE = 1, 2
 _PACKED_BITS, _MOST_SAMPLES = 12, 4
 _SEVERAL = 2
+_BIG = (b"+\x00", b"\x00+")
+"""Version 43, in either byte order: BigTIFF, whose header has 16 bytes."""
 
 
 def check_strips(tags: ImageFileDirectory_v2, length: int, source: str) -> None:
@@ -41,9 +43,8 @@ def check_strips(tags: ImageFileDirectory_v2, length: int, source: str) -> None:
 
 def deep_directory(content: bytes) -> ImageFileDirectory_v2 | None:
     """The first directory of a TIFF whose samples Pillow would wrap, saturate or not read."""
-    tags = ImageFileDirectory_v2(content[:8])
-    if content[2:4] in (b"+\x00", b"\x00+"):  # BigTIFF
-        tags = ImageFileDirectory_v2(content[:16])
+    big = content[2:4] in _BIG
+    tags = ImageFileDirectory_v2(content[:16] if big else content[:8])
     stream = BytesIO(content)
     stream.seek(tags.next)
     tags.load(stream)

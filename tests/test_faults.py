@@ -493,6 +493,11 @@ def test_the_answer_is_that_of_the_clean_twin(fault: Fault, predictor: Predictor
             ("204,800", "8 bits"),
         ),
         (lambda: dicom(x_ray(Columns=160)), Reason.CORRUPT, ("204,800", "102,400")),
+        (
+            lambda: dicom(x_ray(TWELVE[20:300], Rows=320, Columns=280)),
+            Reason.CORRUPT,
+            ("320 rows and 280 columns", "280 rows and 320 columns"),
+        ),
         (lambda: dicom(x_ray(BitsStored=20)), Reason.CORRUPT, ("20 bits stored", "16 allocated")),
         (
             lambda: encapsulated(x_ray(), b"\x01" + bytes(63), RLELossless),

@@ -349,3 +349,29 @@ def test_mutated_files_never_raise_anything_else() -> None:
             except ImageRefusedError as refusal:
                 outcomes.add(refusal.reason.value)
     assert {"corrupt", "truncated"} <= outcomes
+
+
+def test_big_tiff() -> None:
+    content = encoded(Image.fromarray(DEEP), "TIFF", big_tiff=True)
+    assert content[2] == 43
+    np.testing.assert_allclose(pixels(content), DEEP / 65535, atol=1e-6)
+
+
+def test_mutated_tiff_files_never_raise_anything_else() -> None:
+    contents = [
+        tiff(DEEP.astype(np.uint32) * 9, order=">"),
+        tiff(DEEP.astype(np.float32), sample_format=3, deflate=True),
+        tiff((DEEP >> 9).astype(np.int8), sample_format=2),
+    ]
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for content in contents:
+        for _ in range(60):
+            mutated = bytearray(content)
+            for position in rng.integers(0, 200, size=3):
+                mutated[position] = rng.integers(256)
+            try:
+                outcomes.add(read_bytes(bytes(mutated), "x").format)
+            except ImageRefusedError as refusal:
+                outcomes.add(refusal.reason.value)
+    assert {"tiff", "corrupt"} <= outcomes

@@ -28,6 +28,9 @@ _UNSIGNED, _SEPARATE = 1, 2
 _PACKED_BITS, _MOST_SAMPLES = 12, 4
 _COMPRESSION, _JPEG = 259, (6, 7)
 """Both ways of JPEG in TIFF."""
+_SEVERAL = 2
+_BIG = (b"+\x00", b"\x00+")
+"""Version 43, in either byte order: BigTIFF, whose header has 16 bytes."""
 
 
 def check_strips(tags: ImageFileDirectory_v2, content: bytes, source: str) -> None:
@@ -46,9 +49,8 @@ def check_strips(tags: ImageFileDirectory_v2, content: bytes, source: str) -> No
 
 def deep_directory(content: bytes) -> ImageFileDirectory_v2 | None:
     """The first directory of a TIFF whose samples Pillow would wrap, saturate or not read."""
-    tags = ImageFileDirectory_v2(content[:8])
-    if content[2:4] in (b"+\x00", b"\x00+"):  # BigTIFF
-        tags = ImageFileDirectory_v2(content[:16])
+    big = content[2:4] in _BIG
+    tags = ImageFileDirectory_v2(content[:16] if big else content[:8])
     stream = CountedStream(content, "TIFF parts")
     stream.seek(tags.next)
     tags.load(stream)

@@ -55,6 +55,9 @@ _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 _NO_SOF = (0xC4, 0xC8, 0xCC)
 _SIGNS = {True: "signed", False: "unsigned"}
 _MOST_BITS = 16
+_SAMPLED_ROWS = 256
+_SMOOTHER = 0.25
+"""Exchanged rows and columns are believed where the steps are less than this share."""
 _SLACK_BYTES = 1024
 """Bytes after the pixels that writers may leave: they fill up blocks."""
 
@@ -156,9 +159,34 @@ def decode_frame(
     if header.samples == 3:
         return Frame(array, width, replace(field, signed=False))
     cells = array.astype(f"u{array.dtype.itemsize}", copy=False)
+    if uid in _NATIVE:
+        _check_shape(cells, source)
     if stream is not None:
         cells = cells & ((1 << width) - 1)
     return Frame(cells, width, field, swappable=uid in _NATIVE and header.allocated == 16)
+
+
+def _check_shape(cells: Samples, source: str) -> None:
+    """Refuse pixels that make a picture only with rows and columns exchanged."""
+    rows, columns = cells.shape
+    if rows == columns:
+        return
+    stated, exchanged = _steps_down(cells), _steps_down(cells.reshape(columns, rows))
+    if exchanged < _SMOOTHER * stated:
+        raise ImageRefusedError(
+            source,
+            Reason.CORRUPT,
+            f"its header states {rows} rows and {columns} columns, and its pixels make a picture "
+            f"of {columns} rows and {rows} columns. Have whoever made the file mend the header",
+        )
+
+
+def _steps_down(cells: Samples) -> float:
+    """Mean step from a pixel to the one below it, of some of the rows."""
+    step = max(1, cells.shape[0] // _SAMPLED_ROWS)
+    below, above = cells[1::step].astype(np.int32), cells[:-1:step].astype(np.int32)
+    count = min(len(below), len(above))
+    return float(np.abs(below[:count] - above[:count]).mean(dtype=np.float64))
 
 
 def _plugin(uid: UID) -> str:

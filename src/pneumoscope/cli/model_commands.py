@@ -105,8 +105,20 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 
 @settings(IntervalConfig, "resamples")
 def evaluate(
-    data: DataArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for metrics, pages, figures")],
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="labelled images, for a model")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="or labels and scores that exist, of any system"),
+    ] = None,
+    score_column: Annotated[
+        str, typer.Option(metavar="NAME", help="column of --scores (default: score, probability)")
+    ] = "",
+    threshold: Annotated[
+        float | None, typer.Option(help="of --scores (default: its column 'threshold')")
+    ] = None,
     model: ModelOption = "default",
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
     input_check: CheckOption = True,
@@ -114,11 +126,22 @@ def evaluate(
 ) -> Outcome:
     """Measure a model on labelled images: every metric with its interval, curves, a report.
 
+    With --scores instead of DATA, measure scores that exist already. No model and no image is
+    needed: the file has the columns label and score, and, if known, patient, threshold and groups.
+
     Example: pneumoscope evaluate chest_xray --model runs/a --out evaluation
     """
     from pneumoscope.workflows.evaluate import run_evaluation
+    from pneumoscope.workflows.evaluate_scores import run_evaluate_scores
 
     interval = replace_from(IntervalConfig(), **options)
+    if (data is None) == (scores is None):
+        raise UsageError("evaluate: wanted either DATA, to ask a model, or --scores FILE.csv")
+    if scores is not None:
+        found = run_evaluate_scores(scores, out, interval, column=score_column, threshold=threshold)
+        return Outcome(*found)
+    if data is None or threshold is not None or score_column:
+        raise UsageError("evaluate DATA: --threshold and --score-column belong to --scores")
     chosen: Any = split.value
     found = run_evaluation(
         data, out, model, chosen, interval, TERMINAL.progress, input_check=input_check

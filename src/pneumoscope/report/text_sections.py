@@ -35,6 +35,8 @@ from pneumoscope.report.page import (
     pairs,
 )
 
+_REASONS = frozenset(reason.value for reason in Reason)
+
 
 @dataclass(frozen=True, slots=True)
 class RunView:
@@ -250,8 +252,8 @@ def refused(content: ReportContent) -> Section | None:
     total = sum(found.count for found in content.refused)
     rows = tuple(
         (
-            _reason(found.reason),
-            found.reason.status,
+            found.reason.replace("_", " "),
+            Reason(found.reason).status if found.reason in _REASONS else ABSENT,
             count(found.count),
             ", ".join(found.examples) or ABSENT,
         )
@@ -268,10 +270,6 @@ def refused(content: ReportContent) -> Section | None:
         (table,),
     )
     return Section("refused", "Refused inputs", "Refused", "sections/tables.html.j2", view, True)
-
-
-def _reason(reason: Reason) -> str:
-    return reason.value.replace("_", " ")
 
 
 def limits(content: ReportContent) -> Section:

@@ -59,7 +59,8 @@ from pneumoscope.training.runtime import (
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
-from pneumoscope.workflows.evaluate import Evaluated, metrics_table, write_evaluation
+from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
+from pneumoscope.workflows.evaluation_files import metrics_table
 from pneumoscope.workflows.input_check import (
     QUICK,
     card_with_check,

@@ -31,6 +31,9 @@ class PlanTarget:
     sets: float | None = option(
         None, "or where the conformal set of this coverage is not one class", 0, 1
     )
+    costs: tuple[float, float] | None = option(
+        None, "what a missed case and a false alarm cost; chooses the cheapest threshold"
+    )
 
 
 @dataclass(frozen=True, slots=True)

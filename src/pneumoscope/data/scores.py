@@ -118,7 +118,11 @@ def read_scores(
         raise _lacking(path, there, name_by)
     names = (name_by,) if name_by else NAME_COLUMNS
     rows = tuple(_row(path, k, line, column, names) for k, line in enumerate(lines))
-    groups = tuple(name for name in there if name not in _NOT_GROUPS and name != column)
+    groups = tuple(
+        name
+        for name in there
+        if name not in _NOT_GROUPS and name != column and not name.endswith("_threshold")
+    )
     return ScoreTable(path, column, rows, groups)
 
 
@@ -179,7 +183,7 @@ def _row(
         label,
         score,
         patient,
-        _number(where, "threshold", line.get("threshold", "")),
+        _number(where, "threshold", line.get(f"{column}_threshold") or line.get("threshold", "")),
         line.get("split", ""),
         line.get("reason", ""),
         line,

@@ -38,6 +38,8 @@ class SavedEvaluation:
         model_name: what the model was called.
         scale: of the scores.
         own_threshold: the threshold in the scores' units.
+        own_scores: float64, (n,), in these units.
+        of_scores: whether the scores came from a file and not from a model.
     """
 
     folder: Path
@@ -52,6 +54,8 @@ class SavedEvaluation:
     names: tuple[str, ...] = ()
     scale: ScoreScale = field(default_factory=ScoreScale)
     own_threshold: float = 0.0
+    own_scores: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    of_scores: bool = False
 
 
 def read_evaluation(folder: Path) -> SavedEvaluation:
@@ -92,6 +96,8 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
             tuple(row["path"] for row in answered),
             scale,
             float(threshold["value"]),
+            np.array(scores, np.float64),
+            "scores_sha256" in model,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(

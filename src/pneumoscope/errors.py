@@ -43,6 +43,7 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     FILE_TOO_LARGE = "file_too_large"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_COMPLEX = "too_complex"
     TOO_SMALL = "too_small"
     EXTREME_ASPECT = "extreme_aspect"
     MULTI_FRAME = "multi_frame"

@@ -23,6 +23,14 @@ class TargetChoice(StrEnum):
     openvino = "openvino"
 
 
+class ActionChoice(StrEnum):
+    """What `node` does."""
+
+    run = "run"
+    status = "status"
+    retry = "retry"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "export")(export)
@@ -53,6 +61,10 @@ _NODE_SETTINGS = [f.name for f in fields(NodeConfig) if f.name != "callers"]
 
 @settings(NodeConfig, *_NODE_SETTINGS)
 def node(
+    action: Annotated[
+        ActionChoice,
+        typer.Argument(help="run it, show what its spool holds, or try again what was set aside"),
+    ] = ActionChoice.run,
     model: ModelOption = "default",
     callers: Annotated[
         str | None,
@@ -60,12 +72,18 @@ def node(
     ] = None,
     **options: Any,
 ) -> Outcome:
-    """Run as a DICOM node: films in by C-STORE, reports and heatmaps out by C-STORE.
+    """Run as a DICOM node: images in by C-STORE, reports and heatmaps out by C-STORE.
+
+    `node status` shows what the spool holds and what was set aside, `node retry` has that tried
+    again; both beside a running node, too.
 
     Example: pneumoscope node --aet PNEUMOSCOPE --port 11112 --forward PACS@10.0.0.5:104
     """
-    from pneumoscope.workflows.node import run_node
+    from pneumoscope.workflows.node import node_retry, node_status, run_node
 
+    if action is not ActionChoice.run:
+        spool = Path(options.get("spool") or NodeConfig().spool)
+        return Outcome(*(node_status if action is ActionChoice.status else node_retry)(spool))
     allowed = tuple(title.strip() for title in callers.split(",")) if callers else None
     config = replace_from(NodeConfig(), callers=allowed, **options)
     return Outcome(*run_node(config, model))

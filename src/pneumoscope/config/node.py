@@ -41,6 +41,9 @@ class NodeConfig:
     forward_tls: bool = option(False, "speak TLS to the destination, which is checked by --tls-ca")
     associations: int = option(32, "most associations at a time", 1, 1000)
     max_bytes: int = option(256 << 20, "largest film, bytes", 1 << 10)
+    max_held: int = option(
+        512 << 20, "bytes that are being received from all callers together", 1 << 10
+    )
     max_waiting: int = option(20_000, "most films that wait; beyond it films are turned away", 1)
     min_free: int = option(512 << 20, "free bytes below which films are turned away", 0)
     acse_timeout: float = option(5.0, "seconds for a caller to say who it is", 0.1, _DAY_SECONDS)
@@ -55,6 +58,6 @@ class NodeConfig:
         300.0, "seconds between two tries, at most; each wait is twice the last", 0.01, _DAY_SECONDS
     )
     most_refusals: int = option(
-        20, "times that the destination may refuse a report before it is given up", 1
+        20, "times that the destination may refuse a report before it is set aside", 1
     )
     grace: float = option(20.0, "seconds for associations to end when stopped", 0, _DAY_SECONDS)

@@ -18,6 +18,7 @@ from typing import TextIO
 from PIL import Image
 
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.budget import spending
 
 DECODER_ERRORS: tuple[type[Exception], ...] = (
     # Mutated files of every format raised OSError, SyntaxError, ValueError, TypeError,
@@ -57,7 +58,7 @@ def decoding(source: str, what: str) -> Iterator[list[str]]:
         ImageRefusedError: `truncated`, `unsupported_encoding` or `corrupt`, by what the decoder
             says.
     """
-    with _COLLECTOR.collect() as messages:
+    with spending(source), _COLLECTOR.collect() as messages:
         try:
             yield messages
         except DECODER_ERRORS as error:

@@ -25,10 +25,12 @@ from PIL.WebPImagePlugin import WebPImageFile
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import structure
+from pneumoscope.images.budget import CountedStream
 from pneumoscope.images.colour import colour_of
 from pneumoscope.images.grey import Decoded, FloatArray, check_size, unit_range
 from pneumoscope.images.guard import decoding
 from pneumoscope.images.sniff import Format
+from pneumoscope.images.streams import check_scans
 
 _OPENERS: dict[Format, Callable[[BytesIO], ImageFile.ImageFile]] = {
     "jpeg": JpegImageFile,
@@ -63,14 +65,16 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
         # Pillow allocates the whole canvas on opening, so the limits come before that.
         check_size(source, *structure.webp_size(content, source), limits)
     with decoding(source, f"the {kind.upper()}"):
-        image = _OPENERS[kind](BytesIO(content))
+        # Pillow's decoder of compressed BMP reads single bytes: of these the time alone counts.
+        stream = CountedStream(content, f"{kind.upper()} parts", 0 if kind == "bmp" else 1)
+        image = _OPENERS[kind](stream)
         check_size(source, image.width, image.height, limits)
-        if kind == "jpeg" and "progressive" in image.info:
-            structure.check_scans(content, source)
+        if kind == "jpeg":
+            check_scans(content, source)
         if kind == "webp":
             structure.refuse_frames(source, cast("WebPImageFile", image).n_frames, "animated WebP")
         if isinstance(image, TiffImageFile):
-            _check_tiff(image, len(content), source)
+            _check_tiff(image, content, source)
         bits, white_is_zero = _bits(image, content, kind)
         orientation = structure.exif_orientation(image.info.get("exif", b""))
         image.load()
@@ -94,11 +98,15 @@ def oriented(pixels: FloatArray, orientation: int) -> FloatArray:
     return pixels
 
 
-def _check_tiff(image: TiffImageFile, length: int, source: str) -> None:
-    structure.refuse_frames(source, image.n_frames, "TIFF")
+def _check_tiff(image: TiffImageFile, content: bytes, source: str) -> None:
     tags = image.tag_v2
+    if "jpeg" in str(image.info.get("compression", "")):
+        strips = (*tags.get(_STRIP_OFFSETS, ()), *tags.get(_TILE_OFFSETS, ()))
+        check_scans(content, source, len(strips))
     for offsets, counts in ((_STRIP_OFFSETS, _STRIP_COUNTS), (_TILE_OFFSETS, _TILE_COUNTS)):
-        structure.check_tiff_strips(tags.get(offsets, ()), tags.get(counts, ()), length, source)
+        structure.check_tiff_strips(
+            tags.get(offsets, ()), tags.get(counts, ()), len(content), source
+        )
 
 
 def _bits(image: ImageFile.ImageFile, content: bytes, kind: Format) -> tuple[int, bool]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.budget import spending
 from pneumoscope.images.grey import Decoded, DicomInfo, GreyImage
 from pneumoscope.images.sniff import Format, describe, tell_format
 
@@ -64,7 +65,8 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
             Reason.NOT_AN_IMAGE,
             f"it seems to be {describe(content)}; JPEG, PNG, TIFF, BMP, WebP or DICOM is wanted",
         )
-    decoded = _decode(content, kind, name, limits)
+    with spending(name):
+        decoded = _decode(content, kind, name, limits)
     if decoded.pixels.min() == decoded.pixels.max():
         raise ImageRefusedError(
             name,

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from pneumoscope.images.memory import keep_freed_memory
-from pneumoscope.inference.preparing import Decoder, Prepared
+from pneumoscope.inference.preparing import Decode, Prepared
 from pneumoscope.records import Prediction
 
 WINDOW = 32
@@ -32,7 +32,7 @@ def threads() -> int:
 
 
 def decoded(
-    paths: Iterable[Path | str], decode: Decoder, workers: int = 0
+    paths: Iterable[Path | str], decode: Decode, workers: int = 0
 ) -> Generator[Prepared | Prediction]:
     """Apply `decode` to every path, in order, ahead of who asks for the next.
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.look import Look
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, read_bytes, read_image
+from pneumoscope.images.read import GreyImage, read_image
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
@@ -35,6 +36,7 @@ from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
+from pneumoscope.inference.processes import Processes
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
@@ -98,6 +100,7 @@ class Predictor:
         self._statistics = statistics
         self._looks = looks or statistics is not None
         self._passes: tuple[int, ...] = _PASSES
+        self._processes: Processes | None = None
 
     @classmethod
     def load(
@@ -131,16 +134,23 @@ class Predictor:
         """Whether inputs unlike the training images are refused."""
         return self._statistics is not None
 
-    def adapted(self, limits: LimitsConfig, passes: Sequence[int]) -> Predictor:
+    def adapted(
+        self,
+        limits: LimitsConfig,
+        passes: Sequence[int] = _PASSES,
+        processes: Processes | None = None,
+    ) -> Predictor:
         """The same model under other limits.
 
         Args:
             limits: what an image file may cost.
             passes: images per forward pass, ascending; the smallest that holds what is asked for
                 together is taken.
+            processes: where files are read, for those of strangers; `None` reads them in threads.
         """
         other = copy.copy(self)
         other._limits, other._passes = limits, tuple(passes)
+        other._processes = processes
         return other
 
     def warm_up(self) -> None:
@@ -178,10 +188,11 @@ class Predictor:
             self._limits,
             self._preprocess,
             shrunk if keep_image else None,
-            lambda source, limits: read_bytes(content, source, limits),
             looks=self._looks,
         )
-        return decode(name)
+        if self._processes is None:
+            return decode.content(content, name)
+        return self._processes.prepared_content(decode, content, name)
 
     def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
         """One answer for every item, in order, from one pass; no more than a pass holds."""
@@ -218,7 +229,8 @@ class Predictor:
             MissingError: processes can't be started here.
         """
         decode = Decoder(self._limits, self._preprocess, keep, read, looks=self._looks)
-        items = decoded(paths, decode, workers)
+        reading = decode if self._processes is None else partial(self._processes.prepared, decode)
+        items = decoded(paths, reading, workers)
 
         def work(chunk: Sequence[Prepared | Prediction]) -> list[Answer]:
             answers = list(self.answers(chunk))

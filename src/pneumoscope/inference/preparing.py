@@ -17,7 +17,7 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.look import Look, look_at
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, read_image
+from pneumoscope.images.read import GreyImage, read_bytes, read_image
 from pneumoscope.inference.input_check import MOST_COLOUR
 from pneumoscope.records import Prediction
 
@@ -67,7 +67,14 @@ class Decoder:
         """The network's input for one file, or the row that says why there is none."""
         name = str(path)
         read = self.read or read_image
-        item = prepared(lambda: read(name, self.limits), name, self.preprocess, looks=self.looks)
+        return self._kept(lambda: read(name, self.limits), name)
+
+    def content(self, content: bytes, name: str) -> Prepared | Prediction:
+        """The same for the content of a file that is called `name`."""
+        return self._kept(lambda: read_bytes(content, name, self.limits), name)
+
+    def _kept(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
+        item = prepared(read, name, self.preprocess, looks=self.looks)
         if isinstance(item, Prediction) or item.image is None:
             return item
         image = item.image
@@ -75,6 +82,10 @@ class Decoder:
         if self.keep is not None:
             small = replace(image, pixels=self.keep(image.pixels))
         return replace(item, image=small)
+
+
+Decode = Callable[[Path | str], Prepared | Prediction]
+"""A `Decoder`, or what has one work elsewhere; what is sent to processes must be picklable."""
 
 
 def prepared(

@@ -1,12 +1,14 @@
-"""`node`: a model as a DICOM node, until it is told to stop."""
+"""`node`: a model as a DICOM node, until it is told to stop; what its spool holds; trying again."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from importlib import util
+from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import NodeConfig, check_ranges
@@ -14,6 +16,7 @@ from pneumoscope.errors import ExtraMissingError
 from pneumoscope.inference.predictor import Predictor
 
 _PACKAGES = ("pynetdicom", "highdicom")
+_MOST_LISTED = 200
 
 
 def run_node(
@@ -35,8 +38,7 @@ def run_node(
         KeyboardInterrupt: Ctrl-C, after all was ended.
     """
     check_ranges(config, "node")
-    if any(util.find_spec(name) is None for name in _PACKAGES):
-        raise ExtraMissingError("The DICOM node", "dicom")
+    _check_installed()
     from pneumoscope.delivery.dicom_node.node import Node
 
     stop = stop or threading.Event()
@@ -46,8 +48,63 @@ def run_node(
             node.run(stop)
         finally:
             counts = node.stop()
-    lines = [f"{name.replace('_', ' '):<17} {count}" for name, count in counts.items()]
-    return {"spool": config.spool, **counts}, "\n".join(lines)
+    return {"spool": config.spool, **counts}, "\n".join(_lines(counts))
+
+
+def node_status(spool: Path) -> tuple[dict[str, Any], str]:
+    """What a spool holds, and what was set aside in it and why.
+
+    Raises:
+        UsageError: there is no spool, or its queue is damaged.
+    """
+    _check_installed()
+    from pneumoscope.delivery.dicom_node import status
+
+    with closing(status.opened(spool)) as queue:
+        counts, items = status.counted(queue), status.aside(queue)
+    lines = _lines(counts)
+    for item in items[:_MOST_LISTED]:
+        about = f" of image {item.film}" if item.kind == "report" else ""
+        lines.append(
+            f"{item.state}: {item.kind} {item.number}{about}, {item.failures} failures: {item.why}"
+        )
+    if len(items) > _MOST_LISTED:
+        lines.append(f"and {len(items) - _MOST_LISTED} more")
+    if any(item.state == "set aside" for item in items):
+        lines.append("Try them again: pneumoscope node retry --spool DIR")
+    document = {"spool": str(spool), **counts, "items": [asdict(item) for item in items]}
+    return document, "\n".join(lines)
+
+
+def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
+    """Have what was set aside tried again, by the running node or the next one.
+
+    Raises:
+        UsageError: there is no spool, or its queue is damaged.
+    """
+    _check_installed()
+    from pneumoscope.delivery.dicom_node import status
+
+    with closing(status.opened(spool)) as queue:
+        again = status.try_again(queue, spool)
+        left = status.counted(queue)
+    lost = left["films_set_aside"] + left["reports_set_aside"]
+    lines = [
+        f"tried again: {again['films']} images, {again['reports']} reports, "
+        f"{again['fetches']} fetches"
+    ]
+    if lost:
+        lines.append(f"{lost} have no file here any more: have their images sent again")
+    return {"spool": str(spool), "tried_again": again, "lost": lost}, "\n".join(lines)
+
+
+def _lines(counts: dict[str, int]) -> list[str]:
+    return [f"{name.replace('_', ' '):<18} {count}" for name, count in counts.items()]
+
+
+def _check_installed() -> None:
+    if any(util.find_spec(name) is None for name in _PACKAGES):
+        raise ExtraMissingError("The DICOM node", "dicom")
 
 
 @contextmanager

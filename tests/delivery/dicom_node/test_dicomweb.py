@@ -124,7 +124,7 @@ def test_what_the_server_refuses_is_tried_again_and_given_up_in_the_end(tmp_path
             ),
             "both reports being done with",
         )
-        done = [node.spool.count("reports", state) for state in ("sent", "given up")]
+        done = [node.spool.count("reports", state) for state in ("sent", "set aside")]
     assert sum(done) == 2
     assert len(server.stored) == done[0]
     refusals = events(tmp_path, "refused by destination") + events(tmp_path, "given up")
@@ -157,10 +157,10 @@ def test_a_slow_server_is_left_and_asked_again(tmp_path: Path) -> None:
         dicomweb_server([film_bytes(1)], hang=0.5) as server,
         running(tmp_path, server, dimse_timeout=0.2),
     ):
-        until(lambda: bool(events(tmp_path, "server not reached")), "a time-out")
+        until(lambda: bool(events(tmp_path, "not retrieved")), "a time-out")
         server.hang = 0.0
         until(lambda: len(server.stored) == 2, "reports in the end")
-    assert events(tmp_path, "server not reached")[0]["why"] == "ReadTimeout"
+    assert events(tmp_path, "not retrieved")[0]["why"] == "ReadTimeout"
 
 
 def test_a_kill_between_storing_and_its_row_sends_the_same_bytes_again(

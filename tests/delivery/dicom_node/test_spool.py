@@ -58,15 +58,22 @@ def test_names_of_files_are_never_the_caller_s(tmp_path: Path) -> None:
         assert keep(spool, uid) == "new"
     assert len(names(tmp_path / "incoming")) == 5
     assert all(len(name) == 36 for name in names(tmp_path / "incoming"))
-    assert names(tmp_path) <= {"incoming", "outgoing", "queue.sqlite", "queue.sqlite-wal"}
+    folders = {"incoming", "outgoing", "quarantine"}
+    queue = {"lock", "queue.sqlite", "queue.sqlite-wal", "queue.sqlite-shm"}
+    assert names(tmp_path) <= folders | queue
     spool.close()
 
 
-def test_a_film_is_known_again_by_its_uid_for_the_same_model(tmp_path: Path) -> None:
+def test_a_film_is_known_again_by_uid_and_content_for_the_same_model(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     assert [keep(spool, "1.1"), keep(spool, "1.1")] == ["new", "known"]
-    assert keep(spool, "1.1", b"other") == "known, other bytes"
-    assert len(names(tmp_path / "incoming")) == 1
+    assert [keep(spool, "1.1", b"other"), keep(spool, "1.1", b"other")] == [
+        "other content",
+        "known",
+    ]
+    first, second = spool.take(16)
+    assert (first.variant, second.variant) == ("", second.sha256)
+    assert len(names(tmp_path / "incoming")) == 2
     spool.close()
     again = opened(tmp_path, "other model")
     assert keep(again, "1.1") == "new"
@@ -188,8 +195,8 @@ def test_a_kill_before_the_row_of_a_film_leaves_it_unknown(
 def test_commits_are_on_disk_when_they_return(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     keep(spool, "1.1")
-    assert spool._rows("PRAGMA journal_mode") == [("wal",)]
-    assert spool._rows("PRAGMA synchronous") == [(2,)]  # FULL
+    assert spool.queue.rows("PRAGMA journal_mode") == [("wal",)]
+    assert spool.queue.rows("PRAGMA synchronous") == [(2,)]  # FULL
     spool.close()
     database = sqlite3.connect(tmp_path / "queue.sqlite")
     assert database.execute("SELECT sop_uid, state FROM films").fetchall() == [("1.1", "waiting")]

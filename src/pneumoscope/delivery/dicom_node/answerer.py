@@ -1,47 +1,62 @@
-"""Films of the spool to reports of the spool, through the `Predictor`.
+"""Images of the spool to reports of the spool, through the `Predictor`.
 
-Comes in: films that wait. Goes out: their reports, in the spool. Knows nothing of the network.
+Whatever is wrong with one image stays with it: it is set aside, or tried again a few times, and the
+others are answered for. Files of strangers are read in processes that can be ended.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
+from pathlib import Path
 from threading import Event
 
 from pneumoscope.delivery.dicom_node.audit import Audit
-from pneumoscope.delivery.dicom_node.spool import Film, Spool
+from pneumoscope.delivery.dicom_node.spool import Film, LostError, Spool
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor
-from pneumoscope.records import Prediction
+from pneumoscope.inference.processes import CallError, EndedError, Processes
 
 MOST_ATTEMPTS = 5
-"""A film that ended the process so often is not tried again: its report says so."""
+"""An image that ended the process, or failed, so often is set aside."""
 
+_LOGGER = logging.getLogger(__name__)
 _IDLE_SECONDS = 1.0
+
+Made = tuple[ReportObject, ...] | Reason
 
 
 class Answerer:
     """Answers until it is stopped.
 
     Args:
-        spool: where films come from and reports go.
+        spool: where images come from and reports go.
         predictor: the model.
         reporter: makes reports of its answers.
         audit: is told of every answer.
+        processes: where files are read.
     """
 
     def __init__(
-        self, spool: Spool, predictor: Predictor, reporter: Reporter, audit: Audit
+        self,
+        spool: Spool,
+        predictor: Predictor,
+        reporter: Reporter,
+        audit: Audit,
+        processes: Processes,
     ) -> None:
         self._spool, self._audit = spool, audit
         self._predictor, self._reporter = predictor, reporter
+        self._processes = processes
 
     def run(self, stop: Event) -> None:
-        """Work until `stop`; films that were begun are ended first."""
+        """Work until `stop`; images that were begun are ended first."""
         while not stop.is_set():
+            for number in self._spool.give_up(MOST_ATTEMPTS):
+                self._audit.note("given up", film=number, why="ended the program")
             films = self._spool.take(BATCH)
             if films:
                 self.answer(films)
@@ -49,27 +64,50 @@ class Answerer:
                 self._spool.wait(_IDLE_SECONDS)
 
     def answer(self, films: list[Film]) -> None:
-        """Answer for films that were taken; if the disk refuses, the rest of them go back."""
-        given_up = [film for film in films if film.attempts > MOST_ATTEMPTS]
-        rest = [film for film in films if film not in given_up]
+        """Answer for images that were taken; if the disk refuses, the rest of them go back."""
+        whole = [film for film in films if self._is_whole(film)]
         ended = 0
+        began = time.monotonic()
+        answers = self._predictor.predict_files([film.path for film in whole], keep=shrunk)
         try:
-            for film in given_up:
-                self._finish(film, _gave_up(film), time.monotonic())
-            began = time.monotonic()
-            paths = [film.path for film in rest]
-            for film, answer in zip(
-                rest, self._predictor.predict_files(paths, keep=shrunk), strict=True
-            ):
+            for film, answer in zip(whole, answers, strict=True):
                 self._finish(film, answer, began)
                 ended += 1
                 began = time.monotonic()
         except (OSError, sqlite3.Error):
-            self._spool.put_back(rest[ended:])
+            self._spool.put_back(whole[ended:])
             raise
+        except Exception as error:  # noqa: BLE001 - of whichever it was, it stays with that one
+            self._failed(whole[ended:], error)
+        finally:
+            answers.close()
+
+    def _is_whole(self, film: Film) -> bool:
+        try:
+            self._spool.check(film)
+        except LostError as lost:
+            self._set_aside(film, lost.why)
+            return False
+        return True
+
+    def _failed(self, films: list[Film], error: Exception) -> None:
+        """Images of which one, nobody knows which, raised: each is tried again by itself.
+
+        They have been counted as begun, and what was begun is given alone from then on.
+        """
+        _LOGGER.error("answering for images failed: %s", type(error).__name__)
+        self._audit.note("failed", films=len(films), why=type(error).__name__)
+        if len(films) == 1 and films[0].attempts >= MOST_ATTEMPTS:
+            self._set_aside(films[0], f"failed {films[0].attempts} times: {type(error).__name__}")
+
+    def _set_aside(self, film: Film, why: str) -> None:
+        self._spool.set_aside(film, why)
+        self._audit.note("set aside", film=film.number, why=why)
 
     def _finish(self, film: Film, answer: Answer, began: float) -> None:
         reports = self._reports(film, answer)
+        if reports is None:
+            return
         new = self._spool.answered(film, reports)
         prediction = answer.prediction
         self._audit.note(
@@ -85,16 +123,25 @@ class Answerer:
             seconds=round(time.monotonic() - began, 3),
         )
 
-    def _reports(self, film: Film, answer: Answer) -> tuple[ReportObject, ...]:
+    def _reports(self, film: Film, answer: Answer) -> tuple[ReportObject, ...] | None:
+        """The reports of an answer, none if it can't be referred to; `None` if it is set aside."""
         try:
-            return self._reporter.objects(film.path.read_bytes(), answer)
-        except ImageRefusedError as refusal:  # it can't even be referred to
-            self._audit.note("no report", film=film.number, why=refusal.reason.value)
+            made: Made = self._processes.call(
+                made_reports, self._reporter, film.path, answer, film.variant
+            )
+        except (EndedError, CallError) as error:
+            words = "took too long" if isinstance(error, EndedError) and error.late else "failed"
+            self._set_aside(film, f"making its report {words}")
+            return None
+        if isinstance(made, Reason):
+            self._audit.note("no report", film=film.number, why=made.value)
             return ()
+        return made
 
 
-def _gave_up(film: Film) -> Answer:
-    detail = (
-        f"answering for it ended the program {film.attempts - 1} times, so it is not tried again"
-    )
-    return Answer(Prediction(str(film.path), "error", Reason.INTERNAL_ERROR, detail=detail))
+def made_reports(reporter: Reporter, path: Path, answer: Answer, variant: str) -> Made:
+    """In a process: the reports of an answer for the file `path`, or why there are none."""
+    try:
+        return reporter.objects(path.read_bytes(), answer, variant)
+    except ImageRefusedError as refusal:
+        return refusal.reason

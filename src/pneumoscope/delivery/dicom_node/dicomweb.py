@@ -24,6 +24,7 @@ import httpx
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.peers import load_files
+from pneumoscope.delivery.dicom_node.wire import Wire
 from pneumoscope.errors import UsageError
 
 _LOGGER = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ _HEADERS_BYTES = 16 << 10
 """What a multipart answer may have beside the film."""
 
 _MOST_ANSWER = 64 << 20
+_MOST_TOLD = 1 << 20
 _AGAIN = frozenset({401, 403, 407, 408, 425, 429})
 """Statuses that tell of the way to the server, not of what was sent; 5xx do, too."""
 
@@ -56,11 +58,12 @@ class DicomWebError(Exception):
     Attributes:
         why: in a word, for the audit.
         status: of HTTP, if there was one.
+        everywhere: there was no connection, so that nothing else can be had, either.
     """
 
-    def __init__(self, why: str, status: int | None = None) -> None:
+    def __init__(self, why: str, status: int | None = None, *, everywhere: bool = False) -> None:
         super().__init__(f"{why} {status or ''}".strip())
-        self.why, self.status = why, status
+        self.why, self.status, self.everywhere = why, status, everywhere
 
 
 class NotThereError(Exception):
@@ -94,14 +97,19 @@ class DicomWeb:
                 "--dicomweb %s: the token and the films can be read on the way. Take https.", url
             )
         self.name = url.host
+        self._wire = Wire(config.dimse_timeout)
         self._client = httpx.Client(
             base_url=url,
             headers=headers,
             timeout=httpx.Timeout(config.dimse_timeout, connect=config.acse_timeout),
-            verify=_tls(config),
+            transport=self._wire.transport(_tls(config)),
             follow_redirects=False,
             trust_env=False,
         )
+
+    def stop(self) -> None:
+        """End the requests that are on their way, from another thread."""
+        self._wire.stop()
 
     def close(self) -> None:
         """Let go of its connections."""
@@ -121,7 +129,7 @@ class DicomWeb:
         asked = {"Modality": modality, "limit": str(PAGE), "offset": str(offset)}
         asked |= {"StudyDate": dates} if dates else {}
         accept = {"Accept": "application/dicom+json"}
-        status, _, content = self._get("instances", accept, _MOST_ANSWER, asked)
+        status, _, content = self._exchange("GET", "instances", accept, _MOST_ANSWER, params=asked)
         if status == _NO_CONTENT or (status == _OK and not content):
             return []
         if status != _OK:
@@ -129,7 +137,9 @@ class DicomWeb:
         try:
             rows = httpx.Response(_OK, content=content).json()
             return [Found(*(_uid(row, tag) for tag in (_STUDY, _SERIES, _SOP))) for row in rows]
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except (
+            *(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError),
+        ) as error:
             raise DicomWebError("search answered with no list of films", status) from error
 
     def retrieve(self, film: Found, most: int) -> bytes:
@@ -141,7 +151,7 @@ class DicomWeb:
         """
         path = f"studies/{film.study}/series/{film.series}/instances/{film.sop}"
         accept = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
-        status, kind, content = self._get(path, accept, most + _HEADERS_BYTES)
+        status, kind, content = self._exchange("GET", path, accept, most + _HEADERS_BYTES)
         if status != _OK:
             raise NotThereError(f"status {status}")
         part = _first_part(kind, content)
@@ -165,28 +175,27 @@ class DicomWeb:
         )
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
         headers = {"Content-Type": kind, "Accept": "application/dicom+json"}
-        try:
-            answer = self._client.post("studies", content=body, headers=headers)
-        except httpx.HTTPError as error:
-            raise DicomWebError(type(error).__name__) from error
-        _check_way(answer.status_code)
-        if answer.status_code not in (_OK, _ACCEPTED):
-            return "refused", answer.status_code
-        return ("stored" if _has(answer, sop_uid) else "refused"), answer.status_code
+        status, _, told = self._exchange("POST", "studies", headers, _MOST_TOLD, content=body)
+        if status not in (_OK, _ACCEPTED):
+            return "refused", status
+        return ("stored" if _has(status, told, sop_uid) else "refused"), status
 
-    def _get(
-        self, path: str, headers: dict[str, str], most: int, asked: dict[str, str] | None = None
+    def _exchange(
+        self, method: str, path: str, headers: dict[str, str], most: int, **more: Any
     ) -> tuple[int, str, bytes]:
         """Status, content type and body, of which no more than `most` bytes are ever held."""
         content = bytearray()
+        self._wire.begin()
         try:
-            with self._client.stream("GET", path, headers=headers, params=asked) as answer:
+            with self._client.stream(method, path, headers=headers, **more) as answer:
                 _check_way(answer.status_code)
                 for chunk in answer.iter_bytes():
                     content += chunk
                     if len(content) > most:
                         raise NotThereError("larger than allowed")
-        except httpx.HTTPError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise DicomWebError(type(error).__name__, everywhere=True) from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
             raise DicomWebError(type(error).__name__) from error
         return answer.status_code, answer.headers.get("Content-Type", ""), bytes(content)
 
@@ -263,20 +272,20 @@ def _first_part(kind: str, content: bytes) -> bytes | None:
     return content[start + 4 : end]
 
 
-def _has(answer: httpx.Response, sop_uid: str) -> bool:
+def _has(status: int, content: bytes, sop_uid: str) -> bool:
     """Whether the server says that it has the object (PS3.18 10.5.3.2).
 
     It may answer without a word, or in XML: then the status alone counts.
     """
     try:
-        told = answer.json()
-    except ValueError:
-        return answer.status_code == _OK
+        told = httpx.Response(_OK, content=content).json()
+    except (ValueError, RecursionError):
+        return status == _OK
     if not isinstance(told, dict):
-        return answer.status_code == _OK
+        return status == _OK
     if sop_uid in _uids(told, _FAILED):
         return False
-    return answer.status_code == _OK or sop_uid in _uids(told, _REFERENCED)
+    return status == _OK or sop_uid in _uids(told, _REFERENCED)
 
 
 def _uids(told: dict[str, Any], sequence: str) -> set[str]:

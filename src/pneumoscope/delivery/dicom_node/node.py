@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 
 from pneumoscope.config import LimitsConfig, NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Answerer
+from pneumoscope.delivery.dicom_node.answerer import Answerer, made_reports
 from pneumoscope.delivery.dicom_node.audit import Audit
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
 from pneumoscope.delivery.dicom_node.peers import parse_peer
@@ -23,10 +23,13 @@ from pneumoscope.delivery.dicom_node.poller import Poller
 from pneumoscope.delivery.dicom_node.receiver import Receiver
 from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
 from pneumoscope.delivery.dicom_node.spool import Spool
+from pneumoscope.delivery.dicom_node.status import counted
 from pneumoscope.delivery.dicom_node.stow import StowSender
 from pneumoscope.delivery.dicom_report.objects import Reporter
 from pneumoscope.errors import UsageError
+from pneumoscope.inference.decoding import threads
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.processes import Processes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -70,21 +73,24 @@ class Node:
         self._stop = Event()
         self._parts: list[Future[None]] = []
         self._pool = ThreadPoolExecutor(3, thread_name_prefix="dicom-node")
+        self._processes = Processes(threads(), modules=("highdicom", made_reports.__module__))
+        self._sender: Sender | None = None
         try:
-            sender: Sender | None = None
+            self._processes.start()
             if destination:
-                sender = StoreSender(config, destination, self.spool, self.audit)
+                self._sender = StoreSender(config, destination, self.spool, self.audit)
             elif web and stows:
-                sender = StowSender(config, web, self.spool, self.audit)
+                self._sender = StowSender(config, web, self.spool, self.audit)
             self._receiver = Receiver(config, self.spool, self.audit)
         except BaseException:
             self._close()
             raise
         self.port = self._receiver.port
-        answerer = Answerer(self.spool, predictor, reporter, self.audit)
+        reading = predictor.adapted(limits or LimitsConfig(), processes=self._processes)
+        answerer = Answerer(self.spool, reading, reporter, self.audit, self._processes)
         self._begin(answerer.run)
-        if sender:
-            self._begin(sender.run)
+        if self._sender:
+            self._begin(self._sender.run)
         if web:
             self._begin(Poller(config, web, self.spool, self.audit).run)
         waiting = self.spool.count("films", "waiting")
@@ -129,25 +135,26 @@ class Node:
         """Take no more films, end what was begun, keep the rest for the next start.
 
         Returns:
-            How many films and reports wait, and how many reports were sent and given up, ever.
+            How many images and reports wait, were answered, sent and set aside, ever.
         """
         self._receiver.stop(self._config.grace)
         self._stop.set()
         self.spool.wake()
-        wait(self._parts)
-        counts = {
-            "films_waiting": self.spool.count("films", "waiting"),
-            "films_answered": self.spool.count("films", "answered"),
-            "reports_waiting": self.spool.count("reports", "waiting"),
-            "reports_sent": self.spool.count("reports", "sent"),
-            "reports_given_up": self.spool.count("reports", "given up"),
-            "reports_kept": self.spool.count("reports", "kept"),
-        }
+        if wait(self._parts, self._config.grace).not_done:
+            # A peer that drips, or a file that takes long: it goes on at the next start.
+            if self._sender:
+                self._sender.abort()
+            if self._web:
+                self._web.stop()
+            self._processes.close()
+            wait(self._parts)
+        counts = counted(self.spool.queue)
         self.audit.note("stopped", **counts)
         self._close()
         return counts
 
     def _close(self) -> None:
+        self._processes.close()
         self._pool.shutdown()
         if self._web:
             self._web.close()

@@ -1,7 +1,7 @@
-"""New films from a DICOMweb server into the spool, searched for every so often.
+"""New images from a DICOMweb server into the spool, searched for every so often.
 
-Comes in: a server. Goes out: films in the spool, as if they had been sent. What the spool has seen
-is not fetched again, whatever it was answered; knows nothing of models, looks into no film.
+What the spool has seen is not fetched again, whatever the result was. An image that can't be had
+waits by itself, and the others are fetched.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from pneumoscope.delivery.dicom_node.dicomweb import (
     Found,
     NotThereError,
 )
-from pneumoscope.delivery.dicom_node.sender import pause
+from pneumoscope.delivery.dicom_node.identity import stated_sop_uid
+from pneumoscope.delivery.dicom_node.sender import Doubts, pause
 from pneumoscope.delivery.dicom_node.spool import Spool
 
 MODALITIES = ("CR", "DX")
 _CALLER = "DICOMweb"
 _MOST_TRIES = 3
-"""A film that can't be had so often is left, until the next start."""
+"""An image that is not there so often is set aside."""
+
+_MOST_IN_A_ROW = 3
+"""Images that fail one after the other: then it may be the server, and there is a pause."""
 
 
 class Poller:
@@ -39,7 +43,7 @@ class Poller:
 
     def __init__(self, config: NodeConfig, server: DicomWeb, spool: Spool, audit: Audit) -> None:
         self._config, self._server, self._spool, self._audit = config, server, spool, audit
-        self._tries: dict[str, int] = {}
+        self._doubts = Doubts()
 
     def run(self, stop: Event) -> None:
         """Work until `stop`; a film that is on its way is ended first."""
@@ -48,6 +52,8 @@ class Poller:
             try:
                 self.search(stop)
                 failures = 0
+                wait = self._config.poll
+            except _FullError:
                 wait = self._config.poll
             except DicomWebError as error:
                 self._audit.note(
@@ -73,14 +79,31 @@ class Poller:
             while not stop.is_set():
                 page = self._page(modality, offset)
                 new = [film for film in page if film not in seen]
-                for film in new:
-                    if stop.is_set() or not self._fetch(film):
-                        return
+                self._fetch_all(new, stop)
+                if stop.is_set():
+                    return
                 # A server may give shorter pages than asked for, or all that it has each time.
                 if not new:
                     break
                 seen.update(new)
                 offset += len(page)
+
+    def _fetch_all(self, films: list[Found], stop: Event) -> None:
+        """Images of one page; so many failures in a row may be the server's.
+
+        Raises:
+            DicomWebError: the server can't be asked now.
+        """
+        in_a_row = 0
+        wanted = [film for film in films if self._spool.fetchable(film.sop, time.time())]
+        for film in wanted:
+            self._doubts.ask(film.sop)
+        for film in wanted:
+            if stop.is_set():
+                return
+            in_a_row = 0 if self._fetch(film) else in_a_row + 1
+            if in_a_row == _MOST_IN_A_ROW:
+                raise DicomWebError(f"{in_a_row} images in a row could not be retrieved")
 
     def _page(self, modality: str, offset: int) -> list[Found]:
         try:
@@ -89,22 +112,36 @@ class Poller:
             raise DicomWebError("search answered with too much") from error
 
     def _fetch(self, film: Found) -> bool:
-        """One film into the spool, if it is new; `False` if there is no room for any."""
-        if self._spool.knows(film.sop) or self._tries.get(film.sop, 0) >= _MOST_TRIES:
-            return True
+        """One image into the spool.
+
+        What is wrong with it alone is put down, and the others are fetched.
+
+        Raises:
+            DicomWebError: the server can't be asked now.
+            _FullError: there is no room for any.
+        """
         try:
             began = time.monotonic()
             content = self._server.retrieve(film, self._config.max_bytes)
+            if stated_sop_uid(content) != film.sop:
+                raise NotThereError("it has another UID than was asked for")
         except NotThereError as error:
-            self._tries[film.sop] = self._tries.get(film.sop, 0) + 1
-            self._audit.note("not retrieved", caller=_CALLER, why=str(error))
+            self._failed(film, str(error), counted=True, most=_MOST_TRIES)
             return True
+        except DicomWebError as error:
+            if error.everywhere:
+                raise
+            works, _ = self._doubts.failed(film.sop)
+            self._failed(film, str(error), counted=works, most=self._config.most_refusals)
+            return False
+        self._doubts.worked(film.sop)
         found, number = self._spool.receive(
             film.sop, content, self._config.max_waiting, self._config.min_free
         )
         if found == "full":
             self._audit.note("turned away", caller=_CALLER, why="queue or disk full")
-            return False
+            raise _FullError
+        self._spool.fetched(film.sop)
         self._audit.note(
             "received",
             film=number,
@@ -113,6 +150,18 @@ class Poller:
             seconds=round(time.monotonic() - began, 3),
         )
         return True
+
+    def _failed(self, film: Found, why: str, *, counted: bool, most: int) -> None:
+        number, refusals = self._spool.not_fetched(film.sop, why, counted=counted)
+        give_up = counted and refusals >= most
+        due = time.time() + pause(self._config, refusals)
+        self._spool.fetch_again(number, due, give_up=give_up)
+        event = "given up" if give_up else "not retrieved"
+        self._audit.note(event, fetch=number, caller=_CALLER, why=why, tries=refusals)
+
+
+class _FullError(Exception):
+    """The spool takes no more images now."""
 
 
 def _dates(days: int) -> str:

@@ -1,7 +1,6 @@
 """C-ECHO and C-STORE: a film is acknowledged when it is in the spool, on disk, and not before.
 
-Comes in: associations. Goes out: films in the spool, statuses to callers (PS3.4 B.2.3). Knows
-nothing of models; looks into no film.
+Of an image the SOP Instance UID alone is looked at.
 """
 
 from __future__ import annotations
@@ -21,8 +20,14 @@ from pynetdicom.sop_class import (
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.audit import Audit
+from pneumoscope.delivery.dicom_node.identity import stated_sop_uid
 from pneumoscope.delivery.dicom_node.peers import check_aet, server_context
-from pneumoscope.delivery.dicom_node.server import GuardedServer, Meter, serve
+from pneumoscope.delivery.dicom_node.server import (
+    GuardedServer,
+    Meter,
+    most_connections,
+    serve,
+)
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
@@ -37,6 +42,9 @@ FILM_CLASSES = (
 
 _SUCCESS = 0x0000
 _OUT_OF_RESOURCES = 0xA700
+_DOES_NOT_MATCH = 0xA900
+_CANNOT_UNDERSTAND = 0xC000
+"""PS3.4 B.2.3."""
 
 
 class Receiver:
@@ -68,7 +76,7 @@ class Receiver:
     def _listening(self) -> GuardedServer:
         config = self._config
         context = server_context(config)
-        meter = Meter(config.max_bytes, self._too_large)
+        meter = Meter(config, self._too_large)
         handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, self._echo),
@@ -88,6 +96,7 @@ class Receiver:
                 "Give another --host or --port."
             ) from error
         server.read_seconds = config.network_timeout
+        server.most_connections = most_connections(config.associations)
         return server
 
     def stop(self, grace: float) -> None:
@@ -105,25 +114,37 @@ class Receiver:
     def _store(self, event: Any) -> int:
         caller = event.assoc.requestor.ae_title
         try:
-            content = event.encoded_dataset()
-            if len(content) > self._config.max_bytes:
-                self._audit.note("turned away", caller=caller, why="too large", bytes=len(content))
-                return _OUT_OF_RESOURCES
-            found, film = self._spool.receive(
-                str(event.request.AffectedSOPInstanceUID),
-                content,
-                self._config.max_waiting,
-                self._config.min_free,
-            )
-        except (OSError, sqlite3.Error) as error:
+            return self._kept(event, caller)
+        except (OSError, MemoryError, sqlite3.Error) as error:
             self._audit.note("turned away", caller=caller, why=type(error).__name__)
             return _OUT_OF_RESOURCES
+
+    def _kept(self, event: Any, caller: str) -> int:
+        """Keep one image; the status that its sender gets."""
+        content = event.encoded_dataset()
+        if len(content) > self._config.max_bytes:
+            self._audit.note("turned away", caller=caller, why="too large", bytes=len(content))
+            return _OUT_OF_RESOURCES
+        sop_uid = str(event.request.AffectedSOPInstanceUID)
+        # What is kept under a UID must be what has it, or it would stand in the way of that.
+        stated = stated_sop_uid(content)
+        if stated != sop_uid:
+            why = "its data set has another UID" if stated else "its data set states no UID"
+            self._audit.note("turned away", caller=caller, why=why, bytes=len(content))
+            return _DOES_NOT_MATCH if stated else _CANNOT_UNDERSTAND
+        found, film = self._spool.receive(
+            sop_uid, content, self._config.max_waiting, self._config.min_free
+        )
         if found == "full":
             self._audit.note("turned away", caller=caller, why="queue or disk full")
             return _OUT_OF_RESOURCES
-        event_name = "received" if found == "new" else "known already"
-        same = found != "known, other bytes"
-        self._audit.note(event_name, film=film, caller=caller, bytes=len(content), same_bytes=same)
+        self._audit.note(
+            "known already" if found == "known" else "received",
+            film=film,
+            caller=caller,
+            bytes=len(content),
+            **({} if found in ("new", "known") else {"known_uid": found}),
+        )
         return _SUCCESS
 
     def _echo(self, event: Any) -> int:

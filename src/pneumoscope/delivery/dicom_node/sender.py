@@ -1,18 +1,28 @@
 """Reports to the destination, again and again until it takes them; and how, by C-STORE.
 
-Comes in: reports that wait. Goes out: the same, sent. Knows nothing of films or models. A
-destination that can't be reached is tried for ever, at growing intervals; a report that it refuses
-is tried `most_refusals` times and then stays in the spool, given up.
+A destination that can't be reached is tried for ever, at growing intervals, and no report is
+blamed for that. A report that it refuses, or over which it breaks off, waits by itself: the others
+are sent meanwhile. After `most_refusals` such failures it is set aside. A report whose file is not
+what was put there is set aside at once.
 """
 
 from __future__ import annotations
 
+import math
+import socket
+import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
 from threading import Event
 from typing import Any
 
+from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import evt
 from pynetdicom.sop_class import (
     ComprehensiveSRStorage,
     SecondaryCaptureImageStorage,
@@ -22,15 +32,80 @@ from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.audit import Audit
 from pneumoscope.delivery.dicom_node.peers import Peer, client_context
 from pneumoscope.delivery.dicom_node.receiver import entity
-from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
+from pneumoscope.delivery.dicom_node.spool import LostError, Outgoing, Spool
 
 _AT_A_TIME = 50
 """Reports that are sent in one association."""
+
+_MOST_IN_A_ROW = 3
+"""Reports that fail one after the other: then it may be the destination, and there is a pause."""
 
 _IDLE_SECONDS = 1.0
 _SUCCESS = 0x0000
 _WARNINGS = range(0xB000, 0xC000)
 """PS3.4 B.2.3: stored, with a remark."""
+
+LEAST_RATE = 16 << 10
+"""Bytes per second that a peer must take or give after its time-out, or it is taken for dead."""
+
+
+class UnreachableError(Exception):
+    """The destination can't be spoken to; no report is to blame.
+
+    Attributes:
+        why: in a word, for the audit.
+        status: of HTTP, if there was one.
+    """
+
+    def __init__(self, why: str, status: int | None = None) -> None:
+        super().__init__(why)
+        self.why, self.status = why, status
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one report.
+
+    Attributes:
+        stored: whether the destination has it.
+        status: that it gave, if it did.
+        why: in a word, where it doesn't have it.
+        doubtful: it may be the destination's fault as well: it says so, or broke off.
+    """
+
+    stored: bool
+    status: int | None = None
+    why: str = ""
+    doubtful: bool = False
+
+
+class Doubts:
+    """Whether a failure that may be the peer's is counted against the item after all.
+
+    It is where the peer has taken or given another item since this one was first asked for: then
+    it works, and not for this one.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str | int, float] = {}
+        self._tries: dict[str | int, int] = {}
+        self._worked = 0.0
+
+    def ask(self, item: str | int) -> None:
+        """An item is about to be asked for."""
+        self._first.setdefault(item, time.monotonic())
+
+    def worked(self, item: str | int) -> None:
+        """It came through."""
+        self._worked = time.monotonic()
+        self._first.pop(item, None)
+        self._tries.pop(item, None)
+
+    def failed(self, item: str | int) -> tuple[bool, int]:
+        """It failed: whether that counts, and how often it failed before."""
+        tries = self._tries.get(item, 0)
+        self._tries[item] = tries + 1
+        return self._worked > self._first.get(item, math.inf), tries
 
 
 class Sender(ABC):
@@ -42,8 +117,11 @@ class Sender(ABC):
         audit: is told of every one.
     """
 
+    name = ""
+
     def __init__(self, config: NodeConfig, spool: Spool, audit: Audit) -> None:
         self._config, self._spool, self._audit = config, spool, audit
+        self._doubts = Doubts()
 
     def run(self, stop: Event) -> None:
         """Work until `stop`; a report that is on its way is ended first."""
@@ -53,35 +131,107 @@ class Sender(ABC):
             if not reports:
                 self._spool.wait(_IDLE_SECONDS)
                 continue
-            if self.send(reports, stop):
+            if self.send_all(reports, stop):
                 failures = 0
             else:
                 stop.wait(pause(self._config, failures))
                 failures += 1
 
+    def send_all(self, reports: list[Outgoing], stop: Event) -> bool:
+        """Send reports until `stop`; `False` if the destination needs a pause."""
+        in_a_row = 0
+        for report in reports:
+            self._doubts.ask(report.number)
+        try:
+            for report in reports:
+                if stop.is_set():
+                    return True
+                outcome = self._outcome(report)
+                if outcome is None:
+                    continue
+                in_a_row = 0 if outcome.stored else in_a_row + 1
+                if in_a_row == _MOST_IN_A_ROW:
+                    return False
+        except UnreachableError as error:
+            self._audit.note(
+                "destination not reached", destination=self.name, why=error.why, status=error.status
+            )
+            return False
+        finally:
+            self.rest()
+        return True
+
+    def _outcome(self, report: Outgoing) -> Outcome | None:
+        """What became of a report, put down; `None` if it was lost here.
+
+        Raises:
+            UnreachableError: it was not even tried.
+        """
+        try:
+            self._spool.check(report)
+            content = report.path.read_bytes()
+        except LostError as lost:
+            self._set_aside(report, lost.why)
+            return None
+        try:
+            outcome = self.send_one(report, content)
+        except UnreachableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - of this report; the others are sent
+            outcome = Outcome(False, why=type(error).__name__)
+        if outcome.stored:
+            self._doubts.worked(report.number)
+            self._spool.sent(report)
+            self._audit.note("sent", film=report.film, kind=report.kind, status=outcome.status)
+        else:
+            self._refused(report, outcome)
+        return outcome
+
     @abstractmethod
-    def send(self, reports: list[Outgoing], stop: Event) -> bool:
-        """Send reports until `stop`; whether the destination could be spoken to."""
+    def send_one(self, report: Outgoing, content: bytes) -> Outcome:
+        """Send one report.
 
-    def _sent(self, report: Outgoing, status: int) -> None:
-        self._spool.sent(report)
-        self._audit.note("sent", film=report.film, kind=report.kind, status=status)
+        Raises:
+            UnreachableError: the destination can't be spoken to.
+        """
 
-    def _refused(self, report: Outgoing, status: int | None) -> None:
-        give_up = report.refusals + 1 >= self._config.most_refusals
-        due = time.time() + pause(self._config, report.refusals)
-        self._spool.refused(report, due, give_up=give_up)
+    @abstractmethod
+    def rest(self) -> None:
+        """Called when nothing more is to be sent for the moment."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """End what is on its way, from another thread: the node has waited long enough."""
+
+    def _set_aside(self, report: Outgoing, why: str) -> None:
+        self._spool.set_aside(report, why)
+        self._audit.note("set aside", film=report.film, kind=report.kind, why=why)
+
+    def _refused(self, report: Outgoing, outcome: Outcome) -> None:
+        works, tries = self._doubts.failed(report.number)
+        counted = works or not outcome.doubtful
+        refusals = report.refusals + counted
+        give_up = counted and refusals >= self._config.most_refusals
+        due = time.time() + pause(self._config, max(tries, report.refusals))
+        why = outcome.why or f"status {outcome.status}"
+        self._spool.refused(report, due, give_up=give_up, why=why, counted=counted)
+        if not counted:
+            self._audit.note(
+                "destination not reached", destination=self.name, why=why, status=outcome.status
+            )
+            return
         self._audit.note(
             "given up" if give_up else "refused by destination",
             film=report.film,
             kind=report.kind,
-            status=status,
-            refusals=report.refusals + 1,
+            status=outcome.status,
+            why=outcome.why,
+            refusals=refusals,
         )
 
 
 class StoreSender(Sender):
-    """Sends by C-STORE.
+    """Sends by C-STORE, many reports in one association as long as it lasts.
 
     Args:
         config: retries and time-outs.
@@ -95,53 +245,82 @@ class StoreSender(Sender):
 
     def __init__(self, config: NodeConfig, destination: Peer, spool: Spool, audit: Audit) -> None:
         super().__init__(config, spool, audit)
+        self.name = str(destination)
         self._destination = destination
         self._context = client_context(config)
+        self._association: Any = None
         self._entity = entity(config)
         for report_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
             syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
             self._entity.add_requested_context(report_class, syntaxes)
 
-    def send(self, reports: list[Outgoing], stop: Event) -> bool:
-        """Send reports in one association; whether the destination could be spoken to."""
-        tls = (self._context, self._destination.host) if self._context else None
-        association = self._entity.associate(
-            self._destination.host,
-            self._destination.port,
-            ae_title=self._destination.aet,
-            tls_args=tls,
-        )
-        if not association.is_established:
-            self._audit.note("destination not reached", destination=str(self._destination))
-            return False
+    def send_one(self, report: Outgoing, content: bytes) -> Outcome:
+        """Send one report, in an association that is there or a new one."""
+        dataset = dcmread(BytesIO(content))
+        association = self._associated()
+        seconds = self._config.dimse_timeout + len(content) / LEAST_RATE
         try:
-            for report in reports:
-                if stop.is_set():
-                    break
-                if not self._send_one(association, report):
-                    return False
-        finally:
-            if association.is_established:
-                association.release()
-        return True
-
-    def _send_one(self, association: Any, report: Outgoing) -> bool:
-        """Send one report; `False` if the association is of no more use."""
-        try:
-            status = association.send_c_store(report.path).get("Status")
+            with _ended_after(seconds, association):
+                status = association.send_c_store(dataset).get("Status")
         except ValueError:  # the destination agreed on no context for it (PS3.8 7.1.1.13)
-            self._refused(report, None)
-            return True
+            return Outcome(False, why="not accepted")
         except RuntimeError:  # the association ended meanwhile
             status = None
         if status is None:
             self._audit.note("association lost", film=report.film, kind=report.kind)
-            return False
-        if status == _SUCCESS or status in _WARNINGS:
-            self._sent(report, status)
-        else:
-            self._refused(report, status)
-        return True
+            self.abort()
+            return Outcome(False, why="association lost")
+        return Outcome(status == _SUCCESS or status in _WARNINGS, status)
+
+    def _associated(self) -> Any:
+        if self._association is not None and self._association.is_established:
+            return self._association
+        tls = (self._context, self._destination.host) if self._context else None
+        self._association = self._entity.associate(
+            self._destination.host,
+            self._destination.port,
+            ae_title=self._destination.aet,
+            tls_args=tls,
+            evt_handlers=[(evt.EVT_CONN_OPEN, self._opened)],
+        )
+        if not self._association.is_established:
+            self._association = None
+            raise UnreachableError("no association")
+        return self._association
+
+    def _opened(self, event: Any) -> None:
+        # pynetdicom waits for ever for the second half of what a destination began to say.
+        event.assoc.dul.socket.socket.settimeout(self._config.network_timeout)
+
+    def rest(self) -> None:
+        """Release the association."""
+        if self._association is not None and self._association.is_established:
+            with _ended_after(self._config.acse_timeout, self._association):
+                self._association.release()
+        self._association = None
+
+    def abort(self) -> None:
+        """Close the connection."""
+        if self._association is not None:
+            _cut(self._association)
+
+
+@contextmanager
+def _ended_after(seconds: float, association: Any) -> Iterator[None]:
+    """Cut an association that takes longer: each byte of a dripping one renews its time-outs."""
+    timer = threading.Timer(seconds, _cut, (association,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut(association: Any) -> None:
+    wire = association.dul.socket
+    with suppress(OSError, AttributeError):  # it is closed already
+        wire.socket.shutdown(socket.SHUT_RDWR)
 
 
 def pause(config: NodeConfig, failures: int) -> float:

@@ -1,9 +1,8 @@
 """The listening socket of the node, guarded against callers that idle or never end.
 
-Comes in: an application entity and its handlers. Goes out: a running server. Knows nothing of
-films. pynetdicom's own server waits for ever on a caller that begins TLS, or half a message, and
-says no more; and it takes messages of any length into memory. Here every read has a time-out and
-every message a limit.
+pynetdicom's own server waits for ever on a caller that begins TLS, or half a message, and says no
+more; and it takes messages of any length into memory. Here every message has its time, its bytes
+and its pieces, all of them together have their memory, and connections have their number.
 """
 
 from __future__ import annotations
@@ -11,11 +10,15 @@ from __future__ import annotations
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from pynetdicom import evt
 from pynetdicom.transport import ThreadedAssociationServer
+
+from pneumoscope.config import NodeConfig
 
 _MOST_PDU_BYTES = 1 << 20
 """A caller's longest single PDU: we ask for 16 KB of data at a time; requests may be longer."""
@@ -23,6 +26,14 @@ _MOST_PDU_BYTES = 1 << 20
 _MESSAGE_SLACK = 1 << 20
 """What a message has beside its data set."""
 
+_MOST_CRUMBS = 20_000
+_LEAST_CRUMB = 256
+"""Pieces of a message, and bytes that they must have on average if there are more."""
+
+_LEAST_RATE = 16 << 10
+"""Bytes per second, beyond the time-out, that a caller must send."""
+
+_PIECE = 64 << 10
 _BACKLOG = 128
 
 
@@ -33,6 +44,7 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
     """
 
     read_seconds = 30.0
+    most_connections = 100
     request_queue_size = _BACKLOG
     daemon_threads = True
 
@@ -46,6 +58,10 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
             )
         return connection, address
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for a connection: beyond the limit it is closed at once."""
+        return len(self.active_associations) < self.most_connections
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that failed as it began is nobody's fault here, and no one to be told."""
 
@@ -55,17 +71,40 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
         self.server_close()
 
 
+@dataclass(slots=True)
+class _Message:
+    """What a connection is sending.
+
+    Attributes:
+        count: bytes of the message so far.
+        reads: pieces that it came in.
+        held: bytes counted among those that all connections hold.
+        complete: it is being worked on; the next byte belongs to another one.
+        began: when its first byte was waited for, as of `time.monotonic`.
+    """
+
+    count: int = 0
+    reads: int = 0
+    held: int = 0
+    complete: bool = False
+    began: float = field(default_factory=time.monotonic)
+
+
 class Meter:
-    """Counts the bytes of the message that a connection is sending, and ends it if they are many.
+    """Counts what connections send, and ends those that send too much, too slowly or in crumbs.
 
     Args:
-        most_bytes: of one message's data set.
+        config: the most bytes of one message's data set and of all together; time-outs.
         exceeded: called with the association that is ended.
     """
 
-    def __init__(self, most_bytes: int, exceeded: Callable[[Any], None]) -> None:
-        self._most = most_bytes + _MESSAGE_SLACK
+    def __init__(self, config: NodeConfig, exceeded: Callable[[Any], None]) -> None:
+        self._most = config.max_bytes + _MESSAGE_SLACK
+        self._most_held = max(config.max_held, self._most)
+        self._seconds = config.network_timeout
         self._exceeded = exceeded
+        self._lock = threading.Lock()
+        self._held = 0
 
     def handlers(self) -> list[tuple[Any, Callable[[Any], None]]]:
         """To be bound to the server."""
@@ -77,26 +116,74 @@ class Meter:
 
     def _opened(self, event: Any) -> None:
         wire = event.assoc.dul.socket
-        receive = wire.recv
         wire.accepted = wire.socket
-        wire.message_bytes = 0
+        wire.message = _Message()
 
-        def bounded(count: int) -> Any:
-            wire.message_bytes += count
-            if count > _MOST_PDU_BYTES or wire.message_bytes > self._most:
+        def bounded(count: int) -> bytearray:
+            if wire.message.complete:
+                self._release(wire.message)
+                wire.message = _Message()
+            if not self._allows(wire.message, count):
                 self._exceeded(event.assoc)
                 raise OSError("a message beyond the limit")
-            return receive(count)
+            return self._received(wire, count)
 
         wire.recv = bounded
 
-    def _complete(self, event: Any) -> None:
-        event.assoc.dul.socket.message_bytes = 0
+    def _allows(self, message: _Message, count: int) -> bool:
+        """Whether so many more bytes of a message are taken."""
+        message.count += count
+        message.reads += 1
+        if count > _MOST_PDU_BYTES or message.count > self._most:
+            return False
+        if message.reads > _MOST_CRUMBS and message.count < message.reads * _LEAST_CRUMB:
+            return False
+        with self._lock:
+            self._held += count
+            message.held += count
+            return self._held <= self._most_held
 
-    @staticmethod
-    def _closed(event: Any) -> None:
+    def _received(self, wire: Any, count: int) -> bytearray:
+        """So many bytes, or fewer where the caller ends; each byte has its share of time."""
+        found = bytearray()
+        message: _Message = wire.message
+        while len(found) < count:
+            allowed = self._seconds + (message.count - count + len(found)) / _LEAST_RATE
+            left = message.began + allowed - time.monotonic()
+            if left <= 0:
+                raise OSError("a message that takes too long")
+            wire.socket.settimeout(left)
+            piece = wire.socket.recv(min(count - len(found), _PIECE))
+            if not piece:
+                break
+            found += piece
+        wire.socket.settimeout(self._seconds)
+        return found
+
+    def _release(self, message: _Message) -> None:
+        with self._lock:
+            self._held -= message.held
+            message.held = 0
+
+    def _complete(self, event: Any) -> None:
+        event.assoc.dul.socket.message.complete = True
+
+    def _closed(self, event: Any) -> None:
+        wire = event.assoc.dul.socket
+        self._release(wire.message)
         # pynetdicom leaves a socket open whose caller has gone already.
-        event.assoc.dul.socket.accepted.close()
+        wire.accepted.close()
+
+
+def most_connections(associations: int) -> int:
+    """Connections at a time: some more than associations, and fewer than there are descriptors."""
+    wanted = 2 * associations + 32
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return wanted
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if files == resource.RLIM_INFINITY else max(min(wanted, files - 128), 8)
 
 
 def serve(server: GuardedServer) -> threading.Thread:

@@ -1,21 +1,16 @@
-"""Reports to a DICOMweb server by STOW-RS, again and again until it takes them.
-
-Comes in: reports that wait. Goes out: the same, stored. Knows nothing of films or models.
-"""
+"""Reports to a DICOMweb server by STOW-RS, one by one: of each it is known what became of it."""
 
 from __future__ import annotations
-
-from threading import Event
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.audit import Audit
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, DicomWebError
-from pneumoscope.delivery.dicom_node.sender import Sender
+from pneumoscope.delivery.dicom_node.sender import Outcome, Sender, UnreachableError
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
 
 
 class StowSender(Sender):
-    """Stores reports one by one, so that of each it is known what became of it.
+    """Stores reports in a DICOMweb server.
 
     Args:
         config: retries.
@@ -27,24 +22,21 @@ class StowSender(Sender):
     def __init__(self, config: NodeConfig, server: DicomWeb, spool: Spool, audit: Audit) -> None:
         super().__init__(config, spool, audit)
         self._server = server
+        self.name = server.name
 
-    def send(self, reports: list[Outgoing], stop: Event) -> bool:
-        """Store reports; whether the server could be spoken to."""
-        for report in reports:
-            if stop.is_set():
-                break
-            try:
-                found, status = self._server.store(report.sop_uid, report.path.read_bytes())
-            except DicomWebError as error:
-                self._audit.note(
-                    "destination not reached",
-                    destination=self._server.name,
-                    why=error.why,
-                    status=error.status,
-                )
-                return False
-            if found == "stored":
-                self._sent(report, status)
-            else:
-                self._refused(report, status)
-        return True
+    def send_one(self, report: Outgoing, content: bytes) -> Outcome:
+        """Store one report."""
+        try:
+            found, status = self._server.store(report.sop_uid, content)
+        except DicomWebError as error:
+            if error.everywhere:
+                raise UnreachableError(error.why, error.status) from error
+            return Outcome(False, error.status, error.why, doubtful=True)
+        return Outcome(found == "stored", status)
+
+    def rest(self) -> None:
+        """Connections are kept for the next time."""
+
+    def abort(self) -> None:
+        """End the request that is on its way."""
+        self._server.stop()

@@ -36,6 +36,7 @@ class Author:
         rule: how the threshold was chosen.
         precision: what is computed in, "" where nobody says.
         validation: sentences on how far its answers held on validation, if that is known.
+        variant: tells apart images that have the same UID and other content; "" for the first.
     """
 
     version: str
@@ -45,6 +46,7 @@ class Author:
     rule: str
     precision: str = ""
     validation: tuple[str, ...] = ()
+    variant: str = ""
 
     @classmethod
     def of(cls, manifest: BundleManifest, precision: str = "") -> Author:
@@ -73,6 +75,7 @@ class Author:
         from pydicom.uid import generate_uid
 
         entropy = ["pneumoscope", self.version, self.fingerprint, self.precision, part, subject]
+        entropy += [self.variant] if self.variant else []
         return str(generate_uid(entropy_srcs=["\0".join(entropy)]))
 
 

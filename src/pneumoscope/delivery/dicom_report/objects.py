@@ -7,7 +7,7 @@ bytes of a Part 10 file. Knows nothing of folders or of the network.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import util
 from typing import TYPE_CHECKING, Literal
 
@@ -71,19 +71,27 @@ class Reporter:
         self._preprocessing: PreprocessConfig = manifest.preprocessing
         self._limits = limits or LimitsConfig()
 
-    def objects(self, content: bytes, answer: Answer) -> tuple[ReportObject, ...]:
+    def objects(
+        self, content: bytes, answer: Answer, variant: str = ""
+    ) -> tuple[ReportObject, ...]:
         """A report, and with an answer that kept its image a capture as well.
+
+        Args:
+            content: of the DICOM file.
+            answer: for it.
+            variant: its digest, where an image of other content has the same UID.
 
         Raises:
             ImageRefusedError: `content` is no DICOM file, or lacks what a report needs.
         """
         prediction = answer.prediction
+        author = replace(self.author, variant=variant)
         source = source_film(content, prediction.path, self._limits)
         with decoding(prediction.path, "patient and study, for a report,"):
-            made = [_encoded("report", structured_report(source, self.author, prediction))]
+            made = [_encoded("report", structured_report(source, author, prediction))]
             if answer.image is not None and answer.cam is not None:
                 overlay = overlay_rgb(answer.image.pixels, answer.cam, self._preprocessing)
-                capture = secondary_capture(source, self.author, prediction, overlay)
+                capture = secondary_capture(source, author, prediction, overlay)
                 made.append(_encoded("capture", capture))
         return tuple(made)
 

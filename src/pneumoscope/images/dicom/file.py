@@ -25,6 +25,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.budget import check_value_length, dicom_stream, spend
 
 _PREAMBLE_BYTES = 132
 _TRANSFER_SYNTAX = 0x0010
@@ -34,6 +35,8 @@ _HEADER_BYTES = 8
 _FIRST_TABLE = 0x00283000
 """The first of the look-up tables, which may be large; after them come the pixels."""
 
+_TEXT_GROUPS = (0x0008, 0x0010, 0x0020)
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _WANTED_TAGS: tuple[int, ...] = (
     0x00080005, 0x00080016, 0x00080018, 0x00080060, 0x00080070,  # character set, SOP, maker
     0x00100020, 0x00100040, 0x00101010,  # patient's id, sex, age
@@ -73,6 +76,7 @@ def transfer_syntax_of(content: bytes) -> tuple[str, int]:
     start = _PREAMBLE_BYTES if content[128:132] == b"DICM" else 0
     position, syntax = start, ""
     while content[position : position + 2] == b"\x02\x00" and position + 8 <= len(content):
+        spend(1, "elements of file meta information")
         element = int.from_bytes(content[position + 2 : position + 4], "little")
         vr = content[position + 4 : position + 6]
         if not vr.isalpha():  # some writers leave the VR out here too
@@ -105,7 +109,9 @@ def parse_dicom(content: bytes, source: str, most_bytes: int) -> DicomFile:
     size = stream.getbuffer().nbytes
     ends: list[int] = []
 
-    def note_end(_tag: BaseTag, _vr: str | None, length: int) -> bool:
+    def note_end(tag: BaseTag, _vr: str | None, length: int) -> bool:
+        if tag in _WANTED_TAGS and tag not in _PIXEL_TAGS and length != _UNDEFINED_LENGTH:
+            check_value_length(tag, length, source)
         ends.append(stream.tell() + (0 if length == _UNDEFINED_LENGTH else length))
         return False
 
@@ -135,11 +141,17 @@ def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
         Exception: whatever pydicom raises; to be called inside `guard.decoding`.
     """
     _, syntax, stream = _opened(content, source, most_bytes)
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if vr != "SQ" and tag.group in _TEXT_GROUPS and length != _UNDEFINED_LENGTH:
+            check_value_length(tag, length, source)
+        return tag >= _FIRST_TABLE
+
     return read_dataset(
         stream,
         is_implicit_VR=syntax == ImplicitVRLittleEndian,
         is_little_endian=syntax != ExplicitVRBigEndian,
-        stop_when=lambda tag, _vr, _length: tag >= _FIRST_TABLE,
+        stop_when=stop,
     )
 
 
@@ -148,8 +160,8 @@ def _opened(content: bytes, source: str, most_bytes: int) -> tuple[str, str, Byt
     stated, start = transfer_syntax_of(content)
     syntax = stated or _guess_syntax(content[start : start + 6])
     if syntax == DeflatedExplicitVRLittleEndian:
-        return stated, syntax, BytesIO(_inflated(content[start:], source, most_bytes))
-    stream = BytesIO(content)
+        return stated, syntax, dicom_stream(_inflated(content[start:], source, most_bytes))
+    stream = dicom_stream(content)
     stream.seek(start)
     return stated, syntax, stream
 

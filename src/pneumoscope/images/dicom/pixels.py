@@ -36,6 +36,7 @@ from pydicom.uid import (
 
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.dicom.codecs import JPEG, PLUGIN
+from pneumoscope.images.streams import check_packets, check_scans
 
 Samples = npt.NDArray[np.integer[Any]]
 
@@ -150,6 +151,10 @@ def _check_stream(stream: bytes, uid: UID, header: PixelHeader, source: str) -> 
     if uid == RLELossless:
         return  # its decoder checks the length of every segment
     size = _j2k_size(stream) if uid in _JPEG_2000 else _jpeg_size(stream)
+    if uid in _JPEG_2000:
+        check_packets(stream, source)
+    else:
+        check_scans(stream, source)
     if size is None:
         raise ImageRefusedError(
             source, Reason.CORRUPT, f"its pixel data are no {uid.name} stream, as it states"

@@ -1,0 +1,120 @@
+"""HTTP connections of the node that end, whatever the server does.
+
+The time-outs of an HTTP client begin anew with every byte: a server that sends one now and then
+holds it for ever. Here a whole request has its time: so many seconds, and more for what came
+through at a rate that a living server exceeds. And it can be ended from another thread.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import httpcore
+import httpx
+
+LEAST_RATE = 16 << 10
+"""Bytes per second, beyond the time-out, below which a server is taken for dead."""
+
+_SLICE_SECONDS = 0.5
+"""So often a waiting request looks whether it should end."""
+
+_PIECE = 64 << 10
+
+
+class Wire(httpcore.SyncBackend):
+    """Makes connections whose requests have an end; requests may come from several threads.
+
+    Args:
+        seconds: that a request may take without anything coming through.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._request = threading.local()
+
+    def transport(self, tls: ssl.SSLContext) -> httpx.HTTPTransport:
+        """What `httpx.Client` sends by."""
+        transport = httpx.HTTPTransport(verify=tls, trust_env=False)
+        transport._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=self)
+        return transport
+
+    def begin(self) -> None:
+        """A request of this thread begins."""
+        self._request.end = time.monotonic() + self._seconds
+
+    def stop(self) -> None:
+        """End all requests, now and from now on."""
+        self._stopped.set()
+
+    def moved(self, count: int) -> None:
+        """So many bytes came through."""
+        self._request.end = self._end() + count / LEAST_RATE
+
+    def left(self, error: type[Exception]) -> float:
+        """Seconds to wait before asking again.
+
+        Raises:
+            error: the request's time is over.
+        """
+        left = self._end() - time.monotonic()
+        if self._stopped.is_set() or left <= 0:
+            raise error("the request took too long")
+        return min(left, _SLICE_SECONDS)
+
+    def _end(self) -> float:
+        end: float = getattr(self._request, "end", 0.0)
+        return end
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """A connection, as httpcore makes it."""
+        stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
+        return _Stream(stream, self)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream, wire: Wire) -> None:
+        self._inner, self._wire = inner, wire
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        while True:
+            wait = self._wire.left(httpcore.ReadTimeout)
+            try:
+                content = self._inner.read(max_bytes, wait)
+            except httpcore.ReadTimeout:
+                continue
+            self._wire.moved(len(content))
+            return content
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for start in range(0, len(buffer), _PIECE):
+            piece = buffer[start : start + _PIECE]
+            self._wire.left(httpcore.WriteTimeout)
+            self._inner.write(piece, timeout)
+            self._wire.moved(len(piece))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._wire)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)

@@ -29,6 +29,7 @@ class ActionChoice(StrEnum):
     run = "run"
     status = "status"
     retry = "retry"
+    results = "results"
 
 
 def register(app: typer.Typer) -> None:
@@ -63,9 +64,14 @@ _NODE_SETTINGS = [f.name for f in fields(NodeConfig) if f.name != "callers"]
 def node(
     action: Annotated[
         ActionChoice,
-        typer.Argument(help="run it, show what its spool holds, or try again what was set aside"),
+        typer.Argument(
+            help="run it; show what its spool holds; try again what was set aside; write --out"
+        ),
     ] = ActionChoice.run,
     model: ModelOption = "default",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="table that `node results` writes")
+    ] = None,
     callers: Annotated[
         str | None,
         typer.Option(metavar="AET,AET,…", help="AE titles that may call (default: every one)"),
@@ -75,14 +81,19 @@ def node(
     """Run as a DICOM node: images in by C-STORE, reports and heatmaps out by C-STORE.
 
     `node status` shows what the spool holds and what was set aside, `node retry` has that tried
-    again; both beside a running node, too.
+    again. `node results` writes a row for every image that was answered for, to be joined with
+    readings. All of them work beside a running node, too.
 
     Example: pneumoscope node --aet PNEUMOSCOPE --port 11112 --forward PACS@10.0.0.5:104
     """
-    from pneumoscope.workflows.node import node_retry, node_status, run_node
+    from pneumoscope.workflows.node import node_results, node_retry, node_status, run_node
 
+    if (action is ActionChoice.results) != (out is not None):
+        raise UsageError("node: --out FILE.csv belongs to `node results`, and is needed for it")
     if action is not ActionChoice.run:
         spool = Path(options.get("spool") or NodeConfig().spool)
+        if out is not None:
+            return Outcome(*node_results(spool, out))
         return Outcome(*(node_status if action is ActionChoice.status else node_retry)(spool))
     allowed = tuple(title.strip() for title in callers.split(",")) if callers else None
     config = replace_from(NodeConfig(), callers=allowed, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +16,19 @@ from pneumoscope.errors import UsageError
 _TARGETS = ("prevalence", "min_sensitivity", "min_specificity", "threshold", "band", "sets")
 
 
+class KeyChoice(StrEnum):
+    """What scores and readings name a case by."""
+
+    accession = "accession"
+    study = "study"
+    image = "image"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "plan")(plan)
     command(app, "compare")(compare)
+    command(app, "readings")(readings)
 
 
 @settings(PlanTarget, *_TARGETS)
@@ -126,3 +136,43 @@ def compare(
 
     chosen: Any = split.value
     return Outcome(*run_compare(old, new, data, out, chosen, config, TERMINAL.progress))
+
+
+@settings(PlanConfig, "confidence", "power", "margin", "resamples")
+def readings(
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="CSV of `node results`, `predict` or a vendor")
+    ],
+    table: Annotated[
+        Path, typer.Argument(metavar="READINGS.csv", help="a reading per case, and reader if known")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder for the page and its tables")],
+    by: Annotated[KeyChoice, typer.Option(help="what both name a case by")] = KeyChoice.accession,
+    score_column: Annotated[
+        str, typer.Option(metavar="NAME", help="column of SCORES (default: score, probability)")
+    ] = "",
+    threshold: Annotated[
+        float | None, typer.Option(help="in use (default: the column 'threshold' of SCORES)")
+    ] = None,
+    min_sensitivity: Annotated[
+        float | None, typer.Option(help="to be shown in the end", min=0, max=1)
+    ] = None,
+    min_specificity: Annotated[
+        float | None, typer.Option(help="to be shown in the end", min=0, max=1)
+    ] = None,
+    **options: Any,
+) -> Outcome:
+    """Hold a pilot's scores against radiologists' readings: week by week, agreement, how many more.
+
+    READINGS.csv has the column accession, study or image, and the column reading (NORMAL or
+    PNEUMONIA, 0 or 1). What is missing on either side is listed, never guessed.
+
+    Example: pneumoscope readings scores.csv readings.csv --by accession --out pilot
+    """
+    from pneumoscope.workflows.readings import ReadingsRequest, run_readings
+
+    key: Any = by.value
+    request = ReadingsRequest(
+        *(scores, table, key, out, score_column, threshold, min_sensitivity, min_specificity)
+    )
+    return Outcome(*run_readings(request, replace_from(PlanConfig(), **options)))

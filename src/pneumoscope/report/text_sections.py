@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from pneumoscope.errors import Reason
-from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS, Evaluation
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.content import ReportContent, RunFacts, WorstError
 from pneumoscope.report.formatting import (
@@ -213,8 +213,14 @@ def _metric_row(name: str, found: Evaluation) -> MetricRow:
         value=number(estimate.value),
         span=interval(estimate),
         second=second,
-        reason=text.undefined if estimate.value is None else "",
+        reason=_why_undefined(name, found) if estimate.value is None else "",
     )
+
+
+def _why_undefined(name: str, found: Evaluation) -> str:
+    if name in PROBABILITY_METRICS and not found.scale.probability:
+        return "the score is no probability"
+    return metric_text(name).undefined
 
 
 def worst_errors(content: ReportContent) -> Section | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.score_scale import ScoreScale
 from pneumoscope.evaluation.threshold import choose_threshold
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Prediction, Split
-from pneumoscope.report.content import EvaluatedSplit, ModelFacts, Refusals, ReportContent
+from pneumoscope.report.checklists.item import Fact
+from pneumoscope.report.content import EvaluatedSplit, Flow, ModelFacts, Refusals, ReportContent
 from pneumoscope.report.formatting import number
 from pneumoscope.storage import claim_folder, sha256_of_file
 from pneumoscope.workflows.answering import ScoredCases, evaluate_cases
@@ -58,6 +59,16 @@ class LabelledScores:
     dataset: Dataset
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluatedScores:
+    """An evaluation of scores, with what its files say."""
+
+    document: dict[str, Any]
+    evaluation: Evaluation
+    flow: Flow
+    answers: Mapping[Fact, str]
+
+
 def run_evaluate_scores(
     scores: Path,
     out: Path,
@@ -77,8 +88,8 @@ def run_evaluate_scores(
             f"--scores {scores}: is no file, wanted a CSV with the columns label and score"
         )
     labelled = labelled_scores(read_scores(scores, column), threshold)
-    document, evaluation = evaluate_scores(labelled, out, interval)
-    return document | {"out": str(out)}, evaluation_text(evaluation, out)
+    found = evaluate_scores(labelled, out, interval)
+    return found.document | {"out": str(out)}, evaluation_text(found.evaluation, out)
 
 
 def labelled_scores(table: ScoreTable, threshold: float | None = None) -> LabelledScores:
@@ -118,8 +129,8 @@ def labelled_scores(table: ScoreTable, threshold: float | None = None) -> Labell
 
 def evaluate_scores(
     labelled: LabelledScores, out: Path, interval: IntervalConfig
-) -> tuple[dict[str, Any], Evaluation]:
-    """Measure, write the files of an evaluation, and return `metrics.json` and the evaluation."""
+) -> EvaluatedScores:
+    """Measure, and write the files of an evaluation into `out`."""
     started = time.monotonic()
     table, cases, dataset = labelled.table, labelled.cases, labelled.dataset
     claim_folder(out)
@@ -151,7 +162,7 @@ def evaluate_scores(
         checklist_answers(flow, dataset, dataset, evaluation, None, interval),
     )
     write_evaluation_files(out, files, out / "report.html")
-    return document, evaluation
+    return EvaluatedScores(document, evaluation, flow, files.answers)
 
 
 def _threshold(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -12,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import NodeConfig, check_ranges
-from pneumoscope.errors import ExtraMissingError
+from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.storage import write_text
 
 _PACKAGES = ("pynetdicom", "highdicom")
 _MOST_LISTED = 200
@@ -96,6 +100,29 @@ def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
     if lost:
         lines.append(f"{lost} have no file here any more: have their images sent again")
     return {"spool": str(spool), "tried_again": again, "lost": lost}, "\n".join(lines)
+
+
+def node_results(spool: Path, out: Path) -> tuple[dict[str, Any], str]:
+    """Write what a node answered as a table, beside the running node as well.
+
+    Raises:
+        UsageError: there is no result, or `out` is no CSV.
+    """
+    _check_installed()
+    from pneumoscope.delivery.dicom_node.results import COLUMNS, read_results
+
+    if out.suffix.lower() != ".csv":
+        raise UsageError(f"--out {out}: found the suffix {out.suffix!r}, wanted .csv")
+    rows = read_results(spool)
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out, stream.getvalue())
+    counts = Counter(row["status"] for row in rows)
+    lines = [f"{len(rows)} images: " + ", ".join(f"{n} {name}" for name, n in counts.items())]
+    lines += [f"table  {out} (names patients: keep it as carefully as the images)"]
+    return {"out": str(out), "images": len(rows), "counts": dict(counts)}, "\n".join(lines)
 
 
 def _lines(counts: dict[str, int]) -> list[str]:

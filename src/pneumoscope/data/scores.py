@@ -32,7 +32,7 @@ _NOT_GROUPS = frozenset(
         *(*SCORE_COLUMNS, *NAME_COLUMNS, *PATIENT_COLUMNS),
         *("label", "threshold", "split", "status", "reason", "prediction", "input_score"),
         *("warnings", "detail", "study_uid", "series_uid", "sop_uid", "study_date", "received"),
-        *("week", "model"),
+        *("week", "images", "model", "software"),
     )
 )
 """What says nothing of a group of patients."""

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,6 +35,14 @@ from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.decoding import decoded
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
+from pneumoscope.inference.known_answer import (
+    NAME,
+    KnownAnswer,
+    compared,
+    phantom_content,
+    stated_logit,
+)
+from pneumoscope.inference.known_answer import TABLE as KNOWN
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
 from pneumoscope.inference.processes import Processes
@@ -71,6 +80,9 @@ class Answer:
 class Predictor:
     """Answers for images with one model.
 
+    Attributes:
+        known_logit: what the bundle states for the known phantom; `None` if it states nothing.
+
     Args:
         manifest: preprocessing, calibration and threshold of the model.
         backend: the engine, with the model's weights loaded.
@@ -101,6 +113,7 @@ class Predictor:
         self._looks = looks or statistics is not None
         self._passes: tuple[int, ...] = _PASSES
         self._processes: Processes | None = None
+        self.known_logit: float | None = None
 
     @classmethod
     def load(
@@ -127,7 +140,9 @@ class Predictor:
         backend = OpenVinoBackend.load(bundle, precision)
         check, table = bundle.manifest.input_check, bundle.table(TABLE) or {}
         statistics = statistics_of(check, table) if input_check else None
-        return cls(bundle.manifest, backend, precision=backend.precision, statistics=statistics)
+        made = cls(bundle.manifest, backend, precision=backend.precision, statistics=statistics)
+        made.known_logit = stated_logit(bundle.table(KNOWN))
+        return made
 
     @property
     def checks_inputs(self) -> bool:
@@ -152,6 +167,26 @@ class Predictor:
         other._limits, other._passes = limits, tuple(passes)
         other._processes = processes
         return other
+
+    def known_answer(self, engine: str = "") -> KnownAnswer | None:
+        """How this engine scores the known phantom; `None` if the bundle states no score of it."""
+        if self.known_logit is None:
+            return None
+        began = time.monotonic()
+        return compared(
+            self.manifest,
+            self.known_logit,
+            self.phantom_logit(),
+            engine=engine or type(self._backend).__name__,
+            precision=self.precision,
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    def phantom_logit(self) -> float | None:
+        """The logit of the known phantom, which the input check is not asked about."""
+        plain = copy.copy(self)
+        plain._statistics, plain._looks, plain._processes = None, False, None
+        return plain.predict_bytes(phantom_content(), NAME, keep_image=False).logit
 
     def warm_up(self) -> None:
         """Have the engine make what it needs for passes of every size."""

@@ -18,6 +18,7 @@ from pneumoscope.config import NodeConfig, check_ranges
 from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.storage import write_text
+from pneumoscope.workflows.known_answer import confirm
 
 _PACKAGES = ("pynetdicom", "highdicom")
 _MOST_LISTED = 200
@@ -39,6 +40,7 @@ def run_node(
     Raises:
         ExtraMissingError: a package is not installed.
         UsageError: a setting can't be, or there is no such model.
+        MissingError: the engine scores the known phantom wrongly.
         KeyboardInterrupt: Ctrl-C, after all was ended.
     """
     check_ranges(config, "node")
@@ -47,7 +49,9 @@ def run_node(
 
     stop = stop or threading.Event()
     with _ended_by_sigterm(stop):
-        node = Node(config, Predictor.load(model))
+        predictor = Predictor.load(model)
+        confirm(predictor)
+        node = Node(config, predictor)
         try:
             node.run(stop)
         finally:

@@ -67,6 +67,7 @@ from pneumoscope.workflows.input_check import (
     tables_of,
     with_input_check,
 )
+from pneumoscope.workflows.known_answer import state
 from pneumoscope.workflows.known_answers import (
     EmbeddingBackend,
     answered_by_record,
@@ -144,7 +145,8 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
     card = card_with_check(card, manifest.input_check)
     members = [one.network for one in trained]
-    bundle = write_bundle(out / "model", members, manifest, card, tables_of(table))
+    write_bundle(out / "model", members, manifest, card, tables_of(table))
+    bundle, _ = state(out / "model", out / "model")
     watch.lap("validation and evaluation")
     evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
     write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))

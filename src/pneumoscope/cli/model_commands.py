@@ -15,6 +15,7 @@ from pneumoscope.config import (
     BatchConfig,
     FitConfig,
     IntervalConfig,
+    NodeConfig,
     TrainConfig,
     named_in,
     replace_from,
@@ -149,7 +150,8 @@ def evaluate(
     return Outcome(*found)
 
 
-@settings(BatchConfig, "engine", "workers", "precision")
+@settings(BatchConfig, "engine", "workers", "precision", "strict")
+@settings(NodeConfig, "segmentation")
 def predict(
     paths: Annotated[
         list[str],
@@ -167,12 +169,12 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with the rows in --out's .partial file")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
-    ] = False,
     dicom_out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="folder for a DICOM SR and capture of every DICOM input"),
+    ] = None,
+    fhir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder for a FHIR R4 Bundle of every input")
     ] = None,
     input_check: CheckOption = True,
     **options: Any,
@@ -181,9 +183,10 @@ def predict(
 
     Example: pneumoscope predict films/ --model runs/a --out predictions.csv --heatmaps heatmaps
     """
-    from pneumoscope.workflows.predict import run_prediction
+    from pneumoscope.workflows.predict import ResultFolders, run_prediction
 
-    batch = replace_from(BatchConfig(strict=strict, input_check=input_check), **options)
+    folders = ResultFolders(dicom_out, fhir, segmentation=bool(options.pop("segmentation")))
+    batch = replace_from(BatchConfig(input_check=input_check), **options)
     found = run_prediction(
         paths,
         model,
@@ -191,7 +194,7 @@ def predict(
         heatmaps,
         TERMINAL.progress,
         resume=resume,
-        dicom_out=dicom_out,
+        folders=folders,
         batch=batch,
     )
     return Outcome(*found)

@@ -207,7 +207,7 @@ class BatchConfig:
         "auto", "what is computed in; auto: the fastest that is certified for the model, here"
     )
     input_check: bool = option(True, "refuse what is no chest X-ray, where the model can tell")
-    strict: bool = option(False, "an input without an answer is a failure")
+    strict: bool = option(False, "exit with 3 if any input had no answer")
 
 
 @dataclass(frozen=True, slots=True)

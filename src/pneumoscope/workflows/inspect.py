@@ -30,6 +30,7 @@ EXTRAS = {
     "jax": ("jax",),
     "export": ("onnx", "onnxruntime"),
     "dicom": ("highdicom", "pynetdicom"),
+    "fhir": ("fhir.resources",),
     "quantise": ("nncf",),
     "download": ("huggingface_hub", "kagglehub"),
     "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
@@ -98,10 +99,7 @@ def run_doctor(model: str = "default") -> tuple[dict[str, Any], str, int]:
     The exit code is 4 if the core is incomplete, or an engine is wrong.
     """
     absent = [name for name in _CORE if util.find_spec(name) is None]
-    extras = {
-        extra: all(util.find_spec(name) is not None for name in names)
-        for extra, names in EXTRAS.items()
-    }
+    extras = {extra: all(_there(name) for name in names) for extra, names in EXTRAS.items()}
     cache = cache_folder()
     document: dict[str, Any] = {
         "pneumoscope": metadata.version("pneumoscope"),
@@ -139,6 +137,11 @@ def _known_answers(model: str) -> list[KnownAnswer]:
     except PneumoscopeError as error:
         _LOGGER.warning("known answer: %s", error)
         return []
+
+
+def _there(name: str) -> bool:
+    parent = name.partition(".")[0]
+    return util.find_spec(parent) is not None and util.find_spec(name) is not None
 
 
 def _memory_gb() -> float | None:

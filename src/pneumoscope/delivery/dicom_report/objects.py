@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.delivery.dicom_report.author import Author
 from pneumoscope.delivery.dicom_report.secondary_capture import secondary_capture
+from pneumoscope.delivery.dicom_report.segmentation import segmentation
 from pneumoscope.delivery.dicom_report.source import source_film
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
 from pneumoscope.errors import ExtraMissingError
@@ -25,7 +26,7 @@ from pneumoscope.inference.predictor import Answer
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-Kind = Literal["report", "capture"]
+Kind = Literal["report", "capture", "segmentation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class ReportObject:
     """A DICOM object made of an answer.
 
     Attributes:
-        kind: `report` (SR) or `capture` (SC).
+        kind: `report` (SR), `capture` (SC) or `segmentation` (SEG).
         sop_class: SOP Class UID.
         sop_uid: SOP Instance UID, the same whenever the same model answers for the same film.
         content: a Part 10 file, Explicit VR Little Endian.
@@ -62,11 +63,18 @@ class Reporter:
         manifest: of the model that answers.
         limits: what a file may cost.
         precision: what the model computes in.
+        segmentation: whether the heatmap is written as a Segmentation, too.
     """
 
     def __init__(
-        self, manifest: BundleManifest, limits: LimitsConfig | None = None, precision: str = ""
+        self,
+        manifest: BundleManifest,
+        limits: LimitsConfig | None = None,
+        precision: str = "",
+        *,
+        segmentation: bool = False,
     ) -> None:
+        self._segmentation = segmentation
         self.author = Author.of(manifest, precision)
         self._preprocessing: PreprocessConfig = manifest.preprocessing
         self._limits = limits or LimitsConfig()
@@ -93,6 +101,9 @@ class Reporter:
                 overlay = overlay_rgb(answer.image.pixels, answer.cam, self._preprocessing)
                 capture = secondary_capture(source, author, prediction, overlay)
                 made.append(_encoded("capture", capture))
+                if self._segmentation:
+                    seg = segmentation(source, author, answer.cam, self._preprocessing)
+                    made.append(_encoded("segmentation", seg))
         return tuple(made)
 
 

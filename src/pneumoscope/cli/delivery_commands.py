@@ -12,7 +12,7 @@ import typer
 from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.model_commands import ModelOption, SplitChoice
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
-from pneumoscope.config import NodeConfig, replace_from
+from pneumoscope.config import FetchConfig, NodeConfig, replace_from
 from pneumoscope.errors import UsageError
 
 
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "export")(export)
     command(app, "node")(node)
+    command(app, "fetch")(fetch)
     command(app, "certify")(certify)
 
 
@@ -98,6 +99,38 @@ def node(
     allowed = tuple(title.strip() for title in callers.split(",")) if callers else None
     config = replace_from(NodeConfig(), callers=allowed, **options)
     return Outcome(*run_node(config, model))
+
+
+@settings(FetchConfig, *[f.name for f in fields(FetchConfig)])
+def fetch(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder of the images; goes on there")],
+    pacs: Annotated[
+        str, typer.Option(metavar="AET@HOST:PORT", help="whom to ask by C-FIND and C-GET or C-MOVE")
+    ] = "",
+    dicomweb: Annotated[
+        str, typer.Option(metavar="URL", help="or a DICOMweb service, by QIDO-RS and WADO-RS")
+    ] = "",
+    first: Annotated[
+        str, typer.Option("--from", metavar="DATE", help="first day of studies, as 2026-09-01")
+    ] = "",
+    last: Annotated[
+        str, typer.Option("--to", metavar="DATE", help="last day (default: the first)")
+    ] = "",
+    ids: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="or an accession number or study UID a line"),
+    ] = None,
+    token_file: Annotated[str, typer.Option(metavar="FILE", help="token of --dicomweb")] = "",
+    **options: Any,
+) -> Outcome:
+    """Fetch X-rays from a PACS into a folder, with a table of what they are; goes on if stopped.
+
+    Example: pneumoscope fetch --pacs PACS@10.0.0.5:104 --from 2026-09-01 --to 2026-09-30 --out got
+    """
+    from pneumoscope.workflows.fetch import FetchRequest, run_fetch
+
+    request = FetchRequest(out, pacs, dicomweb, first, last, ids, token_file)
+    return Outcome(*run_fetch(request, replace_from(FetchConfig(), **options), TERMINAL.progress))
 
 
 def certify(

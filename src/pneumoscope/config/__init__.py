@@ -4,6 +4,7 @@ node.py      settings of the DICOM node
 stages.py    one frozen dataclass per stage: every setting, its default, range and help
 evidence.py  how operating points are planned and models compared
 recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
+fetching.py  how images are had from a PACS
 adopting.py  which films of a public data set are kept
 reading.py   from and to TOML
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from pneumoscope.config.adopting import AdoptConfig
 from pneumoscope.config.evidence import CompareConfig, PlanConfig, PlanTarget
+from pneumoscope.config.fetching import FetchConfig
 from pneumoscope.config.node import NodeConfig
 from pneumoscope.config.reading import (
     check_ranges,
@@ -49,6 +51,7 @@ __all__ = [
     "BatchConfig",
     "CompareConfig",
     "DistortConfig",
+    "FetchConfig",
     "FinetuneConfig",
     "FitConfig",
     "IntervalConfig",

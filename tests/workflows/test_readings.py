@@ -15,6 +15,7 @@ from scipy.stats import binom, ks_2samp
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from pneumoscope.cli.app import run
+from support.readings_by_hand import by_hand, rows_of
 
 THRESHOLD = 0.45
 FIRST_MONDAY = date(2026, 8, 31)
@@ -26,11 +27,6 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def pilot(folder: Path) -> tuple[Path, Path]:
@@ -78,38 +74,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     asked = ["readings", scores, readings, "--by", "accession", "--out", folder / "out"]
     assert run([*map(str, asked), "--resamples", "100", "-q"]) == 0
     return folder, json.loads((folder / "out" / "readings.json").read_text())
-
-
-def by_hand(folder: Path) -> list[dict[str, Any]]:
-    """Cases from the two tables, without a line of the program."""
-    said: dict[str, list[int]] = {}
-    for row in rows_of(folder / "read.csv"):
-        if row["reading"]:
-            ill = row["reading"] in ("1", "PNEUMONIA")
-            said.setdefault(row["accession"], []).append(int(ill))
-    images: dict[str, list[dict[str, str]]] = {}
-    for row in rows_of(folder / "scores.csv"):
-        if row["accession"]:
-            images.setdefault(row["accession"], []).append(row)
-    cases = []
-    for accession, rows in images.items():
-        scored = [row for row in rows if row["probability"]]
-        best = max(scored, key=lambda row: float(row["probability"]), default=rows[0])
-        votes = said.get(accession, [])
-        share = sum(votes) / len(votes) if votes else None
-        day = date.fromisoformat(best["study_date"])
-        cases.append(
-            {
-                "accession": accession,
-                "score": float(best["probability"]) if best["probability"] else None,
-                "reason": best["reason"],
-                "read": accession in said,
-                "label": None if share in (None, 0.5) else int(share > 0.5),
-                "week": day - timedelta(days=day.weekday()),
-                "patient": best["patient"],
-            }
-        )
-    return cases
 
 
 def test_what_is_missing_on_either_side(told: tuple[Path, dict[str, Any]]) -> None:

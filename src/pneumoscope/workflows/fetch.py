@@ -120,14 +120,18 @@ def _from_pacs(
     from pneumoscope.delivery.fetching.pacs import Pacs
 
     pacs = Pacs(parse_peer(request.pacs, "--pacs"), config)
-    studies = list(dict.fromkeys(pacs.by_days(*days) if days else pacs.by_ids(_ids(request.ids))))
     missing = 0
-    with progress.task("fetching", len(studies), "studies") as task:
-        for study in studies:
-            for series in pacs.series(study):
-                if not all(folder.has(uid) for uid in series.images):
-                    missing += pacs.fetch(series, folder)
-            task.advance()
+    try:
+        found = pacs.by_days(*days) if days else pacs.by_ids(_ids(request.ids))
+        studies = list(dict.fromkeys(found))
+        with progress.task("fetching", len(studies), "studies") as task:
+            for study in studies:
+                for series in pacs.series(study):
+                    if not all(folder.has(uid) for uid in series.images):
+                        missing += pacs.fetch(series, folder)
+                task.advance()
+    finally:
+        pacs.close()
     return missing
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import signal
 import threading
 from collections import Counter
@@ -22,6 +23,8 @@ from pneumoscope.workflows.known_answer import confirm
 
 _PACKAGES = ("pynetdicom", "highdicom")
 _MOST_LISTED = 200
+_LOOPBACK = ("127.", "::1", "localhost")
+_LOGGER = logging.getLogger(__name__)
 
 
 def run_node(
@@ -47,6 +50,12 @@ def run_node(
     _check_installed()
     from pneumoscope.delivery.dicom_node.node import Node
 
+    if not config.callers and not config.host.startswith(_LOOPBACK):
+        _LOGGER.warning(
+            "--host %s without --callers: anyone who reaches the port may send images. Give the AE "
+            "titles that may call, and TLS where the network is shared.",
+            config.host,
+        )
     stop = stop or threading.Event()
     with _ended_by_sigterm(stop):
         predictor = Predictor.load(model)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -64,6 +63,15 @@ class Pacs:
         if not self._modalities:
             raise UsageError(f"--modality: found {config.modality!r}, wanted some, as in CR,DX")
         check_aet(config.aet, "--aet")
+        # One association for each purpose, kept: making one costs more than most answers.
+        self._open: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Release the associations."""
+        for association in self._open.values():
+            if association.is_established:
+                association.release()
+        self._open.clear()
 
     def by_days(self, first: date, last: date) -> Iterator[str]:
         """Study UIDs of each day from `first` to `last`.
@@ -137,27 +145,21 @@ class Pacs:
         for keyword, value in keys.items():
             setattr(query, keyword, value)
         model = StudyRootQueryRetrieveInformationModelFind
-        entity = self._entity()
-        entity.add_requested_context(model)
-        with self._associated(entity) as association:
-            found = []
-            for status, row in association.send_c_find(query, model):
-                if "Status" not in status or status.Status not in (*_PENDING, _SUCCESS):
-                    raise self._refused("C-FIND", status)
-                if row is not None:
-                    found.append(row)
+        association = self._association("C-FIND", model)
+        found = []
+        for status, row in association.send_c_find(query, model):
+            if "Status" not in status or status.Status not in (*_PENDING, _SUCCESS):
+                raise self._refused("C-FIND", status)
+            if row is not None:
+                found.append(row)
         return found
 
     def _get(self, keys: Dataset, into: FetchedFolder) -> None:
         model = StudyRootQueryRetrieveInformationModelGet
-        entity = self._entity()
-        entity.add_requested_context(model)
-        for storage in FILM_CLASSES:
-            entity.add_requested_context(storage, sorted(SUPPORTED_SYNTAXES))
         roles = [build_role(storage, scp_role=True) for storage in FILM_CLASSES]
         handlers = [(evt.EVT_C_STORE, _stored, [into])]
-        with self._associated(entity, roles, handlers) as association:
-            self._ended("C-GET", association.send_c_get(keys, model))
+        association = self._association("C-GET", model, roles, handlers)
+        self._ended("C-GET", association.send_c_get(keys, model))
 
     def _move(self, keys: Dataset, into: FetchedFolder) -> None:
         model = StudyRootQueryRetrieveInformationModelMove
@@ -174,10 +176,8 @@ class Pacs:
                 "another, as the PACS knows it."
             ) from error
         try:
-            entity = self._entity()
-            entity.add_requested_context(model)
-            with self._associated(entity) as association:
-                self._ended("C-MOVE", association.send_c_move(keys, self._config.aet, model))
+            association = self._association("C-MOVE", model)
+            self._ended("C-MOVE", association.send_c_move(keys, self._config.aet, model))
         finally:
             server.shutdown()
 
@@ -195,28 +195,36 @@ class Pacs:
         entity.dimse_timeout = entity.network_timeout = self._config.dimse_timeout
         return entity
 
-    @contextmanager
-    def _associated(
-        self, entity: Any, roles: list[Any] | None = None, handlers: list[Any] | None = None
-    ) -> Iterator[Any]:
-        peer = self._peer
-        association = entity.associate(
+    def _association(
+        self,
+        purpose: str,
+        model: str,
+        roles: list[Any] | None = None,
+        handlers: list[Any] | None = None,
+    ) -> Any:
+        """The association for a purpose, made if there is none or it was lost."""
+        there = self._open.get(purpose)
+        if there is not None and there.is_established:
+            return there
+        entity, peer = self._entity(), self._peer
+        entity.add_requested_context(model)
+        for storage in FILM_CLASSES if roles else ():
+            entity.add_requested_context(storage, sorted(SUPPORTED_SYNTAXES))
+        made = entity.associate(
             peer.host,
             peer.port,
             ae_title=peer.aet,
             ext_neg=roles or [],
             evt_handlers=handlers or [],
         )
-        if not association.is_established:
-            why = "refuses the association" if association.is_rejected else "can't be reached"
+        if not made.is_established:
+            why = "refuses the association" if made.is_rejected else "can't be reached"
             raise NetworkError(
                 f"--pacs {peer}: {why}. Check title, address and port, and that it knows "
                 f"{self._config.aet}; the same command goes on where this one was."
             )
-        try:
-            yield association
-        finally:
-            association.release()
+        self._open[purpose] = made
+        return made
 
     def _refused(self, what: str, status: Dataset) -> NetworkError:
         code = status.get("Status")

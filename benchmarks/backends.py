@@ -30,11 +30,12 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.config import RECIPES, ScratchConfig, TrainConfig
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.kinds import UNKNOWN
 from pneumoscope.training.loop import Curriculum
 from pneumoscope.training.native_torch import with_native_layers
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.optimizer import build_optimizer
 from pneumoscope.training.recipes import architecture
 from pneumoscope.training.runtime import arithmetic, describe_runtime, load_keras

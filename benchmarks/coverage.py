@@ -31,10 +31,14 @@ from pneumoscope.evaluation.abstain import choose_band, choose_sets
 from pneumoscope.evaluation.calibration import assess_calibration, logit, sigmoid
 from pneumoscope.evaluation.compare import compare
 from pneumoscope.evaluation.decision import decision_curve
-from pneumoscope.evaluation.intervals import bootstrap_metrics, delong_interval, wilson_interval
+from pneumoscope.evaluation.intervals import bootstrap_metrics, delong_interval
 from pneumoscope.evaluation.paired import mcnemar, paired_auc
 from pneumoscope.evaluation.plan import confident_threshold, threshold_table
-from pneumoscope.evaluation.shares import clustered_interval, difference
+from pneumoscope.evaluation.shares import (
+    clustered_interval,
+    difference,
+    wilson_interval,
+)
 from pneumoscope.records import Estimate
 
 PREVALENCE = 0.6
@@ -182,7 +186,7 @@ def intervals(sample: Sample, config: IntervalConfig) -> Iterator[tuple[str, Est
             clustered_interval(right[of], who[inside][of], 0.95)
             for of in (sample.group[inside], ~sample.group[inside])
         ]
-        yield f"gap of groups: {name}", difference(*parts), 0.0
+        yield f"gap of groups: {name}", difference(parts[0], parts[1]), 0.0
     assessed = assess_calibration(y, p, who, config.level)
     yield "Wald, clustered: slope", assessed.slope, truth["slope"]
     yield "Wald, clustered: intercept", assessed.intercept, truth["intercept"]

@@ -26,10 +26,11 @@ from PIL import Image
 
 from pneumoscope.ahead import ahead, overlapped
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.graph.archive import read_network
+from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import OUTPUTS, build_model, processor
 from pneumoscope.graph.precision import Floats, Precision, Ranges
 from pneumoscope.graph.runner import PART, Runner, images_per_request
-from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_bytes

@@ -36,7 +36,8 @@ from pneumoscope.data.index import index
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.progress import SilentProgress
 from pneumoscope.records import ImageRecord, Split
-from pneumoscope.training.network import build_backbone, initialise_randomly
+from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.network import initialise_randomly
 from pneumoscope.training.recipes import Job, train_network
 from pneumoscope.training.runtime import describe_runtime, load_keras
 from train_frozen import ON_TENSORFLOW, prepare

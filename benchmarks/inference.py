@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.errors import UsageError
+from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.openvino import (
     OpenVinoWriter,
     build_model,
@@ -44,7 +45,6 @@ from pneumoscope.graph.openvino import (
     processor,
 )
 from pneumoscope.graph.precision import PRECISIONS, Floats, Precision
-from pneumoscope.graph.stored import read_network
 from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.inference.certificates import choose_precision
 from pneumoscope.inference.engine import fast_precisions

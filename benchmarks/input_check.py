@@ -28,7 +28,7 @@ from PIL import Image
 from other_images import Other, drawn, photographs, slices
 from pneumoscope.data.index import index
 from pneumoscope.errors import ImageRefusedError, InputError, PneumoscopeError, Reason
-from pneumoscope.evaluation.intervals import wilson_interval
+from pneumoscope.evaluation.shares import wilson_interval
 from pneumoscope.images.perturb import PERTURBATIONS, Perturbation, rotation
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.predictor import Predictor

@@ -46,7 +46,8 @@ def stock(split_csv: Path, epochs: int) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
-    from pneumoscope.training.network import build_backbone, initialise_randomly
+    from pneumoscope.training.backbones import build_backbone
+    from pneumoscope.training.network import initialise_randomly
 
     def load(path: Any, label: Any) -> tuple[Any, Any]:
         grey = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)

@@ -35,6 +35,7 @@ import h5py
 import numpy as np
 
 from pneumoscope.config import training_config
+from pneumoscope.graph.weight_file import MAX_BYTES, WEIGHTS_MEMBER, read_member
 from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.storage import write_bytes
 
@@ -71,7 +72,7 @@ def build(data: Path, out: Path) -> None:
     mean = out / "mean.weights.h5"
     _train(split, first, "first.toml")
     _train(split, second, "second.toml", "--weights", first)
-    write_mean([load_bundle(each).weights[0] for each in (first, second)], mean)
+    write_mean([_weights(load_bundle(each).weights[0]) for each in (first, second)], mean)
     _train(split, third, "third.toml", "--weights", mean)
     _train(split, run, "default.toml", "--weights", third)
     _pneumoscope("evaluate", split, "--model", run, "--out", out / "test")
@@ -88,16 +89,16 @@ def build(data: Path, out: Path) -> None:
     print(f"{TARGET}: {size:.1f} MB", file=sys.stderr)
 
 
-def write_mean(files: Sequence[Path], target: Path) -> None:
+def write_mean(weights: Sequence[bytes], target: Path) -> None:
     """The mean of each weight of networks of one architecture, stored as the first one's are.
 
     It is worth something where the networks lie in one valley, as one does that was trained on from
     the other: Wortsman et al., "Model soups", arXiv:2203.05482.
     """
-    content = io.BytesIO(files[0].read_bytes())
+    content = io.BytesIO(weights[0])
     with ExitStack() as opened:
         mean = opened.enter_context(h5py.File(content, "r+"))
-        others = [opened.enter_context(h5py.File(path)) for path in files[1:]]
+        others = [opened.enter_context(h5py.File(io.BytesIO(each))) for each in weights[1:]]
 
         def average(name: str, found: object) -> None:
             if isinstance(found, h5py.Dataset):
@@ -107,6 +108,11 @@ def write_mean(files: Sequence[Path], target: Path) -> None:
 
         mean.visititems(average)
     write_bytes(target, content.getvalue())
+
+
+def _weights(network: Path) -> bytes:
+    """The HDF5 file inside a bundle's network."""
+    return read_member(network, WEIGHTS_MEMBER, MAX_BYTES)
 
 
 def _train(split: Path, out: Path, config: str, *others: object) -> None:

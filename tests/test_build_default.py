@@ -18,7 +18,8 @@ def test_the_mean_is_of_each_weight_in_its_own_precision(tmp_path: Path) -> None
         with h5py.File(tmp_path / name, "w") as file:
             file["layers/conv/vars/0"] = kernel
             file["layers/conv/vars/1"] = np.full(3, bias, np.float32)
-    script.write_mean([tmp_path / "a", tmp_path / "b"], tmp_path / "mean.h5")
+    weights = [(tmp_path / name).read_bytes() for name in "ab"]
+    script.write_mean(weights, tmp_path / "mean.h5")
     with h5py.File(tmp_path / "mean.h5") as file:
         kernel, bias = file["layers/conv/vars/0"][()], file["layers/conv/vars/1"][()]
     wanted = drawn.astype(np.float64).mean(0).astype(np.float16)

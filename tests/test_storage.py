@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from pneumoscope import storage
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import MissingError, UsageError
 from pneumoscope.storage import (
+    alone_in,
     atomic_writer,
+    cache_folder,
+    claim_cache,
     claim_folder,
+    home_folder,
     leftovers,
     path_text,
+    plain_cell,
     remove_leftovers,
+    safe_cell,
+    safe_path,
     temporary_beside,
+    terminal_text,
     write_json,
     write_text,
 )
@@ -124,3 +134,128 @@ def test_a_file_that_its_holder_removed_is_made_anew(
             storage.open_alone(path)
     assert len(locked) == 3
     assert locked[0].closed
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("+cmd", "'+cmd"),
+        ("-cmd", "'-cmd"),
+        ("\tx", "'\tx"),
+        ("-0.5", "-0.5"),
+        ("+1e-3", "+1e-3"),
+        ("P1", "P1"),
+        ("'quoted'", "'quoted'"),
+        ("'", "'"),
+        ("", ""),
+    ],
+)
+def test_cells_that_a_spreadsheet_would_calculate(text: str, written: str) -> None:
+    assert safe_cell(text) == written
+    assert plain_cell(written) == text
+
+
+def test_paths_that_a_spreadsheet_would_calculate_stay_paths() -> None:
+    assert safe_path("=1+1.png") == "./=1+1.png"
+    assert Path(safe_path("@a/b.png")) == Path("@a/b.png")
+    assert safe_path("/abs/=x.png") == "/abs/=x.png"
+    assert safe_path("a.png") == "a.png"
+
+
+@pytest.fixture
+def no_cache_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No variable names a cache, temporary files lie in the folder that is returned."""
+    for name in ("PNEUMOSCOPE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+    storage._temporary_cache.cache_clear()
+    storage._may_be_made.cache_clear()
+    return tmp_path
+
+
+def test_a_user_without_home(
+    no_cache_named: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container's user has no entry in the list of users: Python finds no home."""
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(storage.Path, "home", nobody)
+    assert home_folder() is None
+    found = claim_cache()
+    assert found.parent == no_cache_named
+    assert stat.S_IMODE(found.stat().st_mode) == 0o700
+    assert "PNEUMOSCOPE_CACHE=DIR" in caplog.text
+    assert cache_folder() == found  # said once
+
+
+@pytest.mark.parametrize("home", ["a file", "under a file", "/proc"])
+def test_a_home_that_can_not_be_written(
+    no_cache_named: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    (no_cache_named / "file").write_text("")
+    place = {"a file": no_cache_named / "file", "under a file": no_cache_named / "file" / "h"}
+    monkeypatch.setenv("HOME", str(place.get(home, home)))
+    assert claim_cache().parent == no_cache_named
+
+
+def test_a_home_is_used_where_there_is_one(
+    no_cache_named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(no_cache_named / "home"))
+    assert cache_folder() == no_cache_named / "home" / ".cache" / "pneumoscope"
+
+
+def test_a_cache_that_was_named_and_can_not_be_written(
+    no_cache_named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (no_cache_named / "file").write_text("")
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(no_cache_named / "file" / "cache"))
+    with pytest.raises(MissingError, match="PNEUMOSCOPE_CACHE=DIR"):
+        claim_cache()
+
+
+def test_the_temporary_cache_of_somebody_else_is_not_taken(
+    no_cache_named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(no_cache_named / "file" / "h"))
+    (no_cache_named / "file").write_text("")
+    (no_cache_named / "theirs").mkdir()
+    (no_cache_named / f"pneumoscope-{os.getuid()}").symlink_to(no_cache_named / "theirs")
+    assert cache_folder().name.startswith("pneumoscope-")
+    assert not cache_folder().is_symlink()
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from pneumoscope.storage import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", HOLDING, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another process is writing there"), alone_in(out):
+            pass
+        other.kill()
+    with alone_in(out):  # a lock goes with its process
+        (out / "file").touch()
+    assert [path.name for path in out.iterdir()] == ["file"]
+    with alone_in(tmp_path / "empty"):
+        pass
+    assert not (tmp_path / "empty").exists()
+
+
+def test_nothing_commands_the_terminal() -> None:
+    assert terminal_text("a\tb\nc – ü\u00a0d") == "a\tb\nc – ü\u00a0d"
+    assert terminal_text("\x1b[2Jx\r\x9b31m\u202e\x07") == r"\x1b[2Jx\r\x9b31m\u202e\x07"

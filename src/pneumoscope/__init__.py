@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pneumoscope.inference.bundle import Bundle, load_bundle
     from pneumoscope.inference.predictor import Answer, Predictor
     from pneumoscope.records import Dataset, Prediction
+    from pneumoscope.workflows.crossvalidate import crossvalidate
     from pneumoscope.workflows.evaluate import evaluate_model
     from pneumoscope.workflows.stress import stress
     from pneumoscope.workflows.train import train
@@ -54,6 +55,7 @@ __all__ = [
     "__version__",
     "audit",
     "class_counts",
+    "crossvalidate",
     "evaluate",
     "evaluate_model",
     "index",
@@ -82,6 +84,7 @@ _HOME = {
     "TrainConfig": "config",
     "audit": "data.audit",
     "class_counts": "data.index",
+    "crossvalidate": "workflows.crossvalidate",
     "evaluate": "evaluation.evaluate",
     "evaluate_model": "workflows.evaluate",
     "index": "data.index",

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     NOT_A_CHEST_XRAY = "not_a_chest_xray"
     INVERTED = "inverted"
     ROTATED = "rotated"
+    OUTSIDE_AGE_RANGE = "outside_age_range"
 
     @property
     def status(self) -> Literal["refused", "error"]:
@@ -96,13 +97,19 @@ class InputError(PneumoscopeError):
 
 
 class ImageRefusedError(InputError):
-    """One image can't be answered for; `reason` says why in a code, `detail` in words."""
+    """One image can't be answered for; `reason` says why in a code, `detail` in words.
 
-    def __init__(self, source: str, reason: Reason, detail: str) -> None:
+    `warnings` are what else was odd about its file, as far as it was read.
+    """
+
+    def __init__(
+        self, source: str, reason: Reason, detail: str, warnings: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(f"{source}: {reason.value}: {detail}")
         self.source = source
         self.reason = reason
         self.detail = detail
+        self.warnings = warnings
 
 
 class DataError(InputError):

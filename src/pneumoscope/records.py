@@ -68,7 +68,8 @@ class Prediction:
     name or `uncertain`; with `threshold` they are `None` unless `status` is `ok`. `input_score` ≥ 0
     tells how unlike the training images the input is, or how much better it would fit turned or
     inverted: above 1 it is refused. It is given for refused inputs too, `None` where it was not
-    measured. `detail` explains a reason in words.
+    measured. `detail` explains a reason in words. `warnings` are what was odd about the file, one
+    sentence each, whatever the status.
     """
 
     path: str
@@ -79,6 +80,7 @@ class Prediction:
     threshold: float | None = None
     input_score: float | None = None
     detail: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,35 @@ Knows nothing of what the files mean.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
+import logging
 import os
+import re
 import shutil
+import tempfile
+import unicodedata
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ParamSpec, TypeVar
 
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import MissingError, UsageError
+
+_LOGGER = logging.getLogger(__name__)
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+LOCK_FILE = ".lock"
+"""In a folder that `alone_in` holds."""
 
 _CHUNK_BYTES = 1 << 20
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[-+]?[0-9.,]+([eE][-+]?[0-9]+)?%?")
 _NAME_CHARACTERS = 40
 """Characters that a temporary name keeps of the final one: file systems allow 255 bytes."""
 
@@ -144,6 +160,49 @@ def open_alone(path: Path) -> IO[bytes]:
         stream.close()  # whoever had it removed it meanwhile: this is no file of that name any more
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make `folder` if it is not there, and let no other process do this until the block ends.
+
+    For commands that write many files into a folder: two of them at once would leave some of each.
+    A folder that was made and is empty in the end goes again.
+
+    Raises:
+        UsageError: another process is in it, or a file stands where the folder should be.
+        OSError: the folder can't be made or written.
+    """
+    made = not folder.exists()
+    claim_folder(folder)
+    path = folder / LOCK_FILE
+    try:
+        lock = open_alone(path)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"--out {folder}: another process is writing there. Wait until it is done, or give "
+            "another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()
+        if made:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def writes_alone(work: Callable[Given, Made]) -> Callable[Given, Made]:
+    """A function that writes into the folder of its argument `out`, within `alone_in` that."""
+    signature = inspect.signature(work)
+
+    @functools.wraps(work)
+    def alone(*given: Given.args, **named: Given.kwargs) -> Made:
+        with alone_in(Path(signature.bind(*given, **named).arguments["out"])):
+            return work(*given, **named)
+
+    return alone
+
+
 def _is_open_in(stream: IO[bytes], path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
@@ -187,6 +246,40 @@ def path_text(path: Path | str) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8").replace("\r", r"\r")
 
 
+def safe_path(text: str) -> str:
+    """A relative path for a CSV: one that a spreadsheet would take for a formula gets `./` before.
+
+    It is the path of the same file.
+    """
+    return f"./{text}" if text[:1] in _FORMULA else text
+
+
+def safe_cell(text: str) -> str:
+    """A text for a CSV: one that a spreadsheet would take for a formula gets `'` before.
+
+    Spreadsheets calculate cells that begin with `=`, `+`, `-` or `@` (OWASP, CSV injection), and
+    PatientIDs come from elsewhere. Numbers stay as they are. `plain_cell` takes it away again.
+    """
+    if text[:1] not in _FORMULA or _NUMBER.fullmatch(text):
+        return text
+    return f"'{text}"
+
+
+def plain_cell(text: str) -> str:
+    """The text that `safe_cell` was given."""
+    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA and text[1:] else text
+
+
+def terminal_text(text: str) -> str:
+    r"""Text for a terminal: what would command it (`\x1b`), or hide or turn text, is escaped."""
+
+    def shown(c: str) -> str:
+        harmless = c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs"
+        return c if harmless else c.encode("unicode_escape").decode()
+
+    return "".join(map(shown, path_text(text)))
+
+
 def sha256_of_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in pieces."""
     digest = hashlib.sha256()
@@ -197,11 +290,76 @@ def sha256_of_file(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where pneumoscope keeps what it can compute again.
+    """Where pneumoscope keeps what it can compute again; it need not be there yet.
 
-    `$PNEUMOSCOPE_CACHE`, else `$XDG_CACHE_HOME/pneumoscope`, else `~/.cache/pneumoscope`.
+    `$PNEUMOSCOPE_CACHE`, else `$XDG_CACHE_HOME/pneumoscope`, else `~/.cache/pneumoscope`. Where the
+    user has no home (a container without a passwd entry), or none that can be written to, a folder
+    of the user's in the system's temporary one.
     """
     if chosen := os.environ.get("PNEUMOSCOPE_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pneumoscope"
+    if base:
+        return Path(base) / "pneumoscope"
+    home = home_folder()
+    usual = None if home is None else home / ".cache" / "pneumoscope"
+    if usual is not None and _may_be_made(usual):
+        return usual
+    return _temporary_cache(usual)
+
+
+def home_folder() -> Path | None:
+    """The user's home; `None` without `$HOME` and without an entry in the list of users."""
+    try:
+        return Path.home()
+    except (RuntimeError, KeyError):
+        return None
+
+
+def claim_cache() -> Path:
+    """`cache_folder`, made and seen to be writable.
+
+    Raises:
+        MissingError: it can't be written; names the way out.
+    """
+    folder = cache_folder()
+    try:
+        claim_folder(folder)
+    except (OSError, UsageError) as error:
+        raise MissingError(
+            f"{folder}: the cache can't be written ({error}). Name another folder: "
+            "PNEUMOSCOPE_CACHE=DIR pneumoscope …"
+        ) from error
+    return folder
+
+
+@functools.cache
+def _may_be_made(folder: Path) -> bool:
+    """Whether a folder, or the nearest one above it that is there, takes new folders."""
+    try:
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            return False
+        Path(tempfile.mkdtemp(dir=nearest, prefix=".pneumoscope.", suffix=".tmp")).rmdir()
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def _temporary_cache(usual: Path | None) -> Path:
+    """A folder that no other user can have made before, or one for this process alone."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"pneumoscope-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        mine = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+    except OSError:
+        mine = False
+    if not mine or folder.is_symlink():
+        folder = Path(tempfile.mkdtemp(prefix="pneumoscope-"))
+    found = "there is no home folder" if usual is None else f"{usual} can't be written"
+    _LOGGER.warning(
+        "the cache lies in %s: %s. Name a folder that stays: PNEUMOSCOPE_CACHE=DIR", folder, found
+    )
+    return folder

@@ -173,18 +173,43 @@ def test_phantom_split_and_audit_work_together(
     assert (tmp_path / "audit" / "audit.html").exists()
 
 
-def test_split_says_what_columns_it_leaves_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = tmp_path / "phantoms"
-    assert run(["data", "phantom", "--out", str(data), "--n", "24", "-q"]) == 0
-    films = sorted(path.relative_to(data) for path in data.rglob("*.png"))
-    rows = "".join(f"{film},{film.parent.name},3\n" for film in films)
-    (data / "table.csv").write_text(f"path,label,age\n{rows}")
-    asked = ["data", "split", str(data / "table.csv"), "--out", str(tmp_path / "split.csv")]
+def test_split_keeps_further_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data", "phantom", "--out", str(tmp_path), "--n", "8", "-q"]) == 0
+    images = sorted(tmp_path.rglob("*.png"))
+    rows = [f"{p.relative_to(tmp_path)},{int('PNEUMONIA' in str(p))},female" for p in images]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,sex", *rows]))
+    elsewhere = tmp_path / "other" / "s.csv"  # paths are absolute there, beside a further column
+    assert run(["data", "split", str(tmp_path / "m.csv"), "--out", str(elsewhere)]) == 0
     capsys.readouterr()
-    assert run([*asked, "--json", "-q"]) == 0
-    assert "not in it: age." in json.loads(capsys.readouterr().out)["warnings"][-1]
+    assert run(["data", "split", str(elsewhere), "--out", str(tmp_path / "t.csv"), "--json"]) == 0
+    header, first = (tmp_path / "t.csv").read_text().splitlines()[:2]
+    assert header == "path,label,patient,split,sex"
+    assert first.endswith(",female")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", ""],
+        ["predict", "  "],
+        ["predict", "x.png", ""],
+        ["evaluate", "", "--out", "e"],
+        ["data", "audit", ""],
+        ["data", "split", ".", "--out", ""],
+        ["train", ".", "--out="],
+        ["predict", "x.png", "--model", ""],
+    ],
+)
+def test_an_empty_argument_is_not_this_folder(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    assert "found an empty argument" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_choice_that_is_none_names_the_choices(
@@ -289,3 +314,28 @@ cli._leave(3)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "told, at the end\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prints"),
+    [
+        (["data", "phantom", "--out", "p2", "--n", "4"], False),
+        (["data", "split", "p", "--out", "s.csv", "--test", "0.2"], False),
+        (["data", "audit", "p", "--out", "a"], False),
+        (["data", "audit", "p"], True),  # nothing else is made
+        (["doctor"], True),
+        (["info"], True),
+    ],
+)
+def test_quiet_prints_no_results_that_lie_in_files(
+    arguments: list[str],
+    prints: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["data", "phantom", "--out", "p", "--n", "12", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+    assert run([*arguments, "-q"]) == 0
+    assert bool(capsys.readouterr().out) == prints

@@ -12,10 +12,10 @@ import pytest
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import RECIPES, TrainConfig, from_toml, to_toml
+from pneumoscope.graph import bundle_files
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import SILENT
 from pneumoscope.records import Dataset
-from pneumoscope.training import bundle_files
 from pneumoscope.workflows import train as workflow
 from pneumoscope.workflows.run_folder import Prepared
 
@@ -108,7 +108,7 @@ def test_seeds_are_whole_numbers_with_commas(asked: Asked, text: str, seeds: Any
         (["--seeds", "a,b"], "--seeds: found 'a,b'"),
         (["--seeds", "1.5"], "--seeds: found '1.5'"),
         (["--seeds", "1,,2"], "--seeds: found '1,,2'"),
-        (["--seeds", ""], "--seeds: found ''"),
+        (["--seeds", ""], "found an empty argument ('' after --seeds)"),
         (["--seeds=-1,2"], "--seeds: found '-1,2'"),
         (["--recipe", "magic"], "'magic' is not one of 'frozen', 'finetune', 'scratch'"),
         (["--backend", "abacus"], "'abacus' is not one of 'auto'"),

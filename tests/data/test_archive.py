@@ -191,3 +191,20 @@ def test_suffixes() -> None:
     assert image_suffix(bytes(128) + b"DICM") == ".dcm"
     assert image_suffix(b"GIF89a" + bytes(20)) is None
     assert image_suffix(b"") is None
+
+
+def test_entries_are_counted_before_an_object_is_made_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_zip(tmp_path / "a.zip", {f"NORMAL/{k}.png": b"" for k in range(30)})
+    whole = bytearray(path.read_bytes())
+    place = whole.rindex(b"PK\x05\x06")
+    whole[place + 8 : place + 12] = b"\x01\0\x01\0"  # states one entry
+    path.write_bytes(whole)
+
+    def never(*_: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(zipfile, "ZipFile", never)
+    with pytest.raises(UnsafeArchiveError, match="more than 20 entries"):
+        extract_zip(path, tmp_path / "out", ArchiveLimits(max_members=20))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
@@ -38,6 +40,7 @@ class Server(ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.statuses: list[int] = []
         self.location = ""
+        self.drips = False
         self.requests: list[dict[str, str]] = []
 
     @property
@@ -66,6 +69,12 @@ class Handler(BaseHTTPRequestHandler):
             end = len(server.content) - 1
             headers["Content-Range"] = f"bytes {start}-{end}/{len(server.content)}"
         self._head(200 if start is None else 206, {k: v for k, v in headers.items() if v})
+        if server.drips:
+            with contextlib.suppress(OSError):
+                for place in range(len(body)):
+                    self.wfile.write(body[place : place + 1])
+                    time.sleep(0.02)
+            return None
         self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
         return None
 
@@ -316,3 +325,13 @@ def test_other_addresses_are_usage_errors(tmp_path: Path, url: str) -> None:
 def test_shown_url_holds_no_secret() -> None:
     shown = shown_url("https://user:secret@host.example/a.zip?token=secret#secret")
     assert shown == "https://host.example/a.zip"
+
+
+def test_a_server_that_drips_is_given_up_though_each_try_gains_a_byte(
+    server: Server, tmp_path: Path
+) -> None:
+    server.drips = True
+    limits = TransferLimits(silence_seconds=0.1, attempts=2)
+    with pytest.raises(NetworkError, match=r"only [0-9]+ bytes came"):
+        fetch(server.url, tmp_path, limits=limits, sleep=Naps())
+    assert len(server.requests) == 2

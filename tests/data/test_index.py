@@ -10,6 +10,7 @@ import pytest
 
 from pneumoscope.data import index as index_module
 from pneumoscope.data.index import ClassCounts, class_counts, index, require_both_classes
+from pneumoscope.data.manifest import write_split
 from pneumoscope.errors import DataError, ManifestError, SplitLeakError
 from pneumoscope.progress import Task
 from pneumoscope.records import Dataset, ImageRecord
@@ -229,3 +230,29 @@ def test_require_both_classes() -> None:
         require_both_classes([sick], "here")
     with pytest.raises(DataError, match="found 0"):
         require_both_classes([], "here")
+
+
+@pytest.mark.parametrize("path", ["sub\\a.png", ".\\sub\\a.png", "sub/a.png", "./sub/a.png"])
+def test_paths_of_windows_in_a_manifest(tmp_path: Path, path: str) -> None:
+    write_image(tmp_path / "sub" / "a.png")
+    (tmp_path / "m.csv").write_text(f"path,label\n{path},1\n")
+    assert index(tmp_path / "m.csv").records[0].path == tmp_path / "sub" / "a.png"
+
+
+def test_what_a_spreadsheet_would_calculate_comes_back_as_it_was(tmp_path: Path) -> None:
+    for seed, name in enumerate(("=a.png", "@b.png")):
+        write_image(tmp_path / name, seed)
+    records = (
+        ImageRecord(tmp_path / "=a.png", 0, "=HYPERLINK(1)", "train", extra={"site": "@x"}),
+        ImageRecord(tmp_path / "@b.png", 1, "-5", "val", extra={"site": "+y"}),
+    )
+    write_split(tmp_path / "s.csv", Dataset(tmp_path, records), ("site",))
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert lines[1:] == [
+        "./=a.png,NORMAL,'=HYPERLINK(1),train,'@x",
+        "./@b.png,PNEUMONIA,-5,val,'+y",
+    ]
+    back = index(tmp_path / "s.csv").records
+    assert [(r.path, r.patient, r.extra) for r in back] == [
+        (r.path, r.patient, r.extra) for r in records
+    ]

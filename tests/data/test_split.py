@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.config import SplitConfig
+from pneumoscope.data.deal import deal_folds
 from pneumoscope.data.index import index
 from pneumoscope.data.split import (
     check_no_leak,
@@ -364,7 +365,7 @@ def test_a_split_file_reads_back(tmp_path: Path) -> None:
     assert index(below).records == dealt.records
 
 
-def test_only_a_split_file_may_name_absolute_paths(tmp_path: Path) -> None:
+def test_any_manifest_may_name_absolute_paths(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.png"])
     row = f"{tmp_path / 'a.png'},NORMAL"
     manifest = tmp_path / "run" / "table.csv"
@@ -372,8 +373,8 @@ def test_only_a_split_file_may_name_absolute_paths(tmp_path: Path) -> None:
     manifest.write_text(f"path,label,patient,split\n{row},P,train\n")
     assert index(manifest).records[0].path == tmp_path / "a.png"
     manifest.write_text(f"path,label,patient,split,age\n{row},P,train,3\n")
-    with pytest.raises(ManifestError, match="leaves the folder"):
-        index(manifest)
+    found = index(manifest).records[0]
+    assert (found.path, found.extra) == (tmp_path / "a.png", {"age": "3"})
     manifest.write_text("path,label,patient,split\n../a.png,NORMAL,P,train\n")
     with pytest.raises(ManifestError, match="leaves the folder"):
         index(manifest)
@@ -393,3 +394,36 @@ def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no valid Unicode"):
         write_split(tmp_path / "split.csv", Dataset(tmp_path, (odd,)))
     assert not (tmp_path / "split.csv").exists()
+
+
+@pytest.mark.parametrize("by", ["random", "block"])
+def test_folds_part_no_patient_and_share_out_every_stratum(by: str) -> None:
+    records = list(dataset_of(kermany()).records)
+    records[3] = dataclasses.replace(records[3], sha256=records[40].sha256)  # two patients joined
+    numbers, warnings = deal_folds(records, 4, by, 1)  # type: ignore[arg-type]
+    assert len(warnings) == 1
+    for fold in range(1, 5):
+        inside = [r for r, n in zip(records, numbers, strict=True) if n == fold]
+        others = {r.patient for r, n in zip(records, numbers, strict=True) if n != fold}
+        assert not {r.patient for r in inside} & others
+        found = Counter((r.label, r.subtype) for r in inside)
+        assert found[0, ""] == pytest.approx(20, abs=4)
+        assert found[1, "bacteria"] == pytest.approx(30, abs=2)
+        assert found[1, "virus"] == pytest.approx(10, abs=2)
+    assert numbers[3] == numbers[40]
+    assert numbers == deal_folds(records, 4, by, 1)[0]  # type: ignore[arg-type]
+    changed = numbers != deal_folds(records, 4, by, 2)[0]  # type: ignore[arg-type]
+    assert changed == (by == "random")
+
+
+def test_blocks_are_consecutive_ids() -> None:
+    records = dataset_of(kermany(20, 20, 20)).records
+    numbers, _ = deal_folds(records, 4, "block", 0)
+    last = [r.patient for r, n in zip(records, numbers, strict=True) if n == 1 and r.label == 0]
+    assert set(last) == {f"IM-{n}" for n in range(16, 21)}
+
+
+def test_a_class_without_patients_enough_is_named() -> None:
+    records = dataset_of(kermany(2, 30, 30)).records
+    with pytest.raises(DataError, match=r"--folds 5: NORMAL has images in 2 folds only"):
+        deal_folds(records, 5, "random", 0)

@@ -26,6 +26,8 @@ from pneumoscope.inference.gaussian import Gaussian
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics, fit_statistics
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import ImageRecord
+from support.image_files import dicom, encoded, smooth_grey, tiff
+from support.image_files import film as x_ray
 from support.small_bundle import small_bundle
 
 TARGETS = ("onnx", "openvino")
@@ -110,6 +112,55 @@ def test_the_example_gives_the_bundles_answer(
     assert found is not None
     assert found[1] == wanted.prediction
     assert float(found[2]) == pytest.approx(wanted.probability, abs=1e-4)
+
+
+def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files that the example reads as the product does, and files that it must refuse."""
+    grey = smooth_grey(90, 80).astype(np.uint8)
+    film, colour = Image.fromarray(grey), Image.fromarray(np.dstack([grey, grey, grey // 2]))
+    alike: dict[str, bytes] = {}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for kind in ("JPEG", "PNG", "TIFF"):
+            alike[f"turned-{orientation}.{kind}"] = encoded(film, kind, exif=exif)
+    for mode in ("RGB", "CMYK", "P", "1"):
+        alike[f"{mode}.tif"] = encoded(colour.convert(mode), "TIFF")
+    alike["white-is-zero.tif"] = tiff(grey, photometric=0)
+    alike["lossless.webp"] = encoded(colour, "WEBP", lossless=True)
+    deep = (grey.astype(np.uint16) * 16).astype(np.uint16)
+    refused = {
+        "deep.png": encoded(Image.fromarray(deep), "PNG"),
+        "deep.tif": tiff(deep),
+        "signed.tif": tiff((grey.astype(np.int16) - 128).astype(np.int8), sample_format=2),
+        "float.tif": tiff(grey.astype(np.float32), sample_format=3),
+        "clear.png": encoded(Image.fromarray(np.dstack([grey] * 4)), "PNG"),
+        "key.png": encoded(film, "PNG", transparency=7),
+        "moving.gif": encoded(film, "GIF"),
+        "pages.tif": encoded(film, "TIFF", save_all=True, append_images=[film]),
+        "blank.png": encoded(Image.new("L", (80, 90), 7), "PNG"),
+        "small.png": encoded(film.resize((20, 20)), "PNG"),
+        "x.dcm": dicom(x_ray(grey)),
+        "text.jpg": b"no picture",
+    }
+    for name, content in {**alike, **refused}.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in alike], [folder / name for name in refused]
+
+
+def test_the_example_reads_as_the_product_does_or_refuses(bundle: Bundle, tmp_path: Path) -> None:
+    alike, refused = _pictures(tmp_path)
+    write_export(tmp_path / "out", bundle, "openvino")
+    command = [sys.executable, tmp_path / "out" / "example.py", *alike, *refused]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    predictor = Predictor.load(bundle.folder)
+    for path, line in zip(alike, told, strict=False):
+        wanted = predictor.predict_file(path).prediction.probability
+        found = re.search(r"probability ([\d.]+) ", line)
+        assert found is not None, line
+        assert float(found[1]) == pytest.approx(wanted, abs=1e-4), line
+    for path, line in zip(refused, told[len(alike) :], strict=True):
+        assert line.startswith(f"{path}: refused, "), line
 
 
 def test_another_models_export_fails_its_certificate(

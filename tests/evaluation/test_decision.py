@@ -8,12 +8,8 @@ from sklearn.metrics import confusion_matrix
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.decision import decision_curve, shifted
-from pneumoscope.evaluation.intervals import (
-    expanded_tail,
-    fewest_patients,
-    patient_codes,
-    resampled_weights,
-)
+from pneumoscope.evaluation.intervals import expanded_tail, fewest_patients, resampled_weights
+from pneumoscope.evaluation.shares import patient_codes, wilson_interval
 
 CONFIG = IntervalConfig(resamples=60, seed=1)
 
@@ -63,7 +59,14 @@ def test_a_flawless_model_gains_every_case() -> None:
     labels = np.arange(80) % 2
     curve = decision_curve(labels, labels * 1.0, np.arange(80), 0.3, CONFIG)
     assert set(np.round(curve.model, 12)) == {0.3}
-    assert curve.useful() == (0.01, 0.99)
+    # 40 of each: sensitivity and specificity may be as low as Wilson's limit.
+    low = wilson_interval(40, 40, CONFIG.level).low
+    assert curve.low[49] == pytest.approx(0.3 - (1 - low) * np.hypot(0.3, 0.7))
+    assert curve.high == pytest.approx([0.3] * 99)
+    useful = curve.useful()
+    assert useful is not None
+    assert 0.01 < useful[0] < 0.1
+    assert 0.7 < useful[1] < 0.99
 
 
 def test_a_model_that_knows_nothing_is_useful_nowhere() -> None:

@@ -10,6 +10,7 @@ from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.ece_interval import _unfolded
 from pneumoscope.evaluation.intervals import bootstrap_metrics
 from pneumoscope.evaluation.ranked import RankedScores, ece_values, equal_mass_bins
+from pneumoscope.evaluation.shares import wilson_interval
 from pneumoscope.records import Estimate
 
 SETS, RESAMPLES = 120, 150
@@ -78,10 +79,12 @@ def test_bins_are_those_of_the_error_itself() -> None:
     assert ours == pytest.approx(bins.gaps()[0, used])
 
 
-def test_without_noise_the_interval_is_the_error() -> None:
+def test_without_noise_the_interval_is_that_of_no_hit() -> None:
     # Every label is as its probability says: no resample differs.
     labels = np.tile([0, 1], 100)
     scores = labels.astype(float)
     found = bootstrap_metrics(labels, scores, np.arange(200), 0.5, IntervalConfig(resamples=30))
-    assert found.estimates["ece"] == Estimate(0.0, 0.0, 0.0)
+    ece = found.estimates["ece"]
+    assert (ece.value, ece.low) == (0.0, 0.0)
+    assert ece.high == pytest.approx(wilson_interval(0, 200, 0.95).high)
     assert ece_values(RankedScores.of(labels, scores).counts_once())[0] == 0.0

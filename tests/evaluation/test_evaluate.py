@@ -18,7 +18,8 @@ from pneumoscope.evaluation.evaluate import (
     from_metrics_json,
     headline,
 )
-from pneumoscope.evaluation.intervals import bootstrap_metrics, wilson_interval
+from pneumoscope.evaluation.intervals import bootstrap_metrics
+from pneumoscope.evaluation.shares import wilson_interval
 from pneumoscope.records import Estimate
 
 FEW = IntervalConfig(resamples=80, seed=2)

@@ -77,7 +77,9 @@ def test_columns_that_make_no_groups_are_left_out() -> None:
         "empty": [""] * 400,
         "good": ["a", "", "b", "b"] * 100,
     }
-    (column,) = by_group(labels, scores, patients, 0.5, columns, 0.95)
+    without, column = by_group(labels, scores, patients, 0.5, columns, 0.95)
+    assert (without.name, without.groups) == ("id", ())
+    assert without.note == "400 different values: more than 12 make no groups"
     assert column.name == "good"
     assert column.without == 100
     assert [group.images for group in column.groups] == [200, 100]
@@ -119,3 +121,69 @@ def test_documents_read_back() -> None:
 def test_one_value_per_image_is_wanted() -> None:
     with pytest.raises(DataError, match="one per image"):
         by_group([0, 1], [0.1, 0.9], ["a", "b"], 0.5, {"sex": ["f"]}, 0.95)
+
+
+def _made(name: str, values: list[str]) -> tuple[list[str], str]:
+    """Names of a column's groups, and its note."""
+    n = len(values)
+    labels = np.arange(n) % 2
+    found = by_group(labels, labels * 0.8 + 0.1, np.arange(n), 0.5, {name: values}, 0.95)
+    return ([group.name for group in found[0].groups], found[0].note) if found else ([], "")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "groups"),
+    [
+        ("age", ["9"] * 8 + ["4"] * 30 + ["2"] * 2 + ["8"] * 20, ["2", "4", "8", "9"]),
+        ("age", ["10", "9", "100"] * 20, ["9", "10", "100"]),
+        ("age_band", ["1 to 4", "under 1", "65 or older", "5 to 17"] * 15,
+         ["under 1", "1 to 4", "5 to 17", "65 or older"]),
+        ("site", ["p10", "p2", "p2"] * 20, ["p2", "p10"]),
+        ("sex", ["male", "male", "female"] * 20, ["male", "female"]),
+        ("year", ["2019", "2018"] * 30, ["2018", "2019"]),
+    ],
+)  # fmt: skip
+def test_groups_stand_in_order(name: str, values: list[str], groups: list[str]) -> None:
+    assert _made(name, values)[0] == groups
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("site", [str(100 + k % 20) for k in range(200)]),
+        ("siteId", [str(k % 20) for k in range(200)]),
+        ("accession", [str(730000 + k) for k in range(200)]),
+        ("Accession Number", [str(k) for k in range(200)]),
+        ("scanner", [f"{k % 15}" for k in range(200)]),
+        ("anything", [f"{k % 40:04}" for k in range(200)]),  # leading zeros
+        ("anything", [str(20260000 + k % 50) for k in range(200)]),  # long numbers
+        ("anything", [str(1000 + 7 * k) for k in range(200)]),  # hardly one twice
+        ("ward", [f"W{k % 30}" for k in range(200)]),
+    ],
+)
+def test_codes_are_not_cut_into_quarters(name: str, values: list[str]) -> None:
+    groups, note = _made(name, values)
+    assert groups == []
+    assert "make no groups" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("age", [str(k % 60) for k in range(200)]),
+        ("ageYears", [f"{k / 7:.2f}" for k in range(200)]),
+        ("weight_kg", [str(5 + k % 40) for k in range(200)]),
+        ("crp", [str(k % 90) for k in range(200)]),
+        ("anything", [f"{k / 10:g}" for k in range(200)]),
+    ],
+)
+def test_quantities_are_cut_into_quarters(name: str, values: list[str]) -> None:
+    groups, note = _made(name, values)
+    assert len(groups) == 4
+    assert groups[0].startswith("up to")
+    assert groups[-1].startswith("above")
+    assert "quarters" in note
+
+
+def test_codes_that_are_few_make_groups() -> None:
+    assert _made("site", [str(101 + k % 3) for k in range(90)])[0] == ["101", "102", "103"]

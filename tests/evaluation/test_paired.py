@@ -16,7 +16,6 @@ from pneumoscope.evaluation.intervals import (
     bootstrap_metrics,
     delong_auc,
     fewest_patients,
-    patient_codes,
     percentile_interval,
     resampled_weights,
 )
@@ -30,6 +29,7 @@ from pneumoscope.evaluation.paired import (
     paired_share_lower,
     tango_lower,
 )
+from pneumoscope.evaluation.shares import patient_codes
 from pneumoscope.records import Estimate
 
 CONFIG = IntervalConfig(resamples=80, seed=5)

@@ -15,7 +15,6 @@ from pneumoscope.evaluation.intervals import (
     bootstrap_metrics,
     expanded_tail,
     fewest_patients,
-    patient_codes,
     percentile_interval,
     resampled_weights,
 )
@@ -26,6 +25,7 @@ from pneumoscope.evaluation.plan import (
     confident_threshold,
     threshold_table,
 )
+from pneumoscope.evaluation.shares import patient_codes
 
 CONFIG = IntervalConfig(resamples=150, seed=2)
 PLAN = PlanConfig(resamples=150)

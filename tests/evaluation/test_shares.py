@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from pneumoscope.evaluation.intervals import wilson_interval
 from pneumoscope.evaluation.shares import (
     clustered_interval,
     difference,
     effective_images,
     exact_limits,
+    wilson_interval,
 )
 from pneumoscope.records import Estimate
 

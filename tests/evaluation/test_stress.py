@@ -13,10 +13,10 @@ from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.intervals import (
     fewest_patients,
-    patient_codes,
     percentile_interval,
     resampled_weights,
 )
+from pneumoscope.evaluation.shares import patient_codes
 from pneumoscope.evaluation.stress import METRICS, Paired, compare_paired, judge
 from pneumoscope.records import Estimate
 

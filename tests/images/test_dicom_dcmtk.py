@@ -88,7 +88,7 @@ DISPLAYS: dict[str, tuple[Callable[[], Dataset], tuple[str, ...]]] = {
         lambda: twelve(WindowCenter=[1900, 100], WindowWidth=[2500, 50]),
         ("+Wi", "1"),
     ),
-    "narrow window": (lambda: twelve(WindowCenter=2000, WindowWidth=1), ("+Wi", "1")),
+    "odd window": (lambda: twelve(WindowCenter=2000.5, WindowWidth=2801), ("+Wi", "1")),
     "inverted": (
         lambda: twelve(PhotometricInterpretation="MONOCHROME1", **WINDOW),
         ("+Wi", "1"),

@@ -9,6 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.dicom.grey import Window
 from pneumoscope.images.read import read_bytes
 from support.dicom_films import (
     GREY8,
@@ -36,10 +37,16 @@ def lut_item(values: list[int], first: int, bits: int, words: bool = False) -> D
 
 
 @pytest.mark.parametrize("function", ["", "LINEAR"])
-@pytest.mark.parametrize(("centre", "width"), [(2048, 4096), (1000, 500), (700.5, 1), (300, 2)])
+@pytest.mark.parametrize(("centre", "width"), [(2048, 4096), (2000, 3000), (1900.5, 2801)])
 def test_linear_window(centre: float, width: float, function: str) -> None:
     dataset = twelve(WindowCenter=centre, WindowWidth=width, VOILUTFunction=function)
     same(read(dataset), linear(GREY12, centre, width))
+
+
+@pytest.mark.parametrize(("centre", "width"), [(1000, 500), (700.5, 1), (300, 2)])
+def test_narrow_linear_window(centre: float, width: float) -> None:
+    shown = Window(centre, width).grey(GREY12.astype(float))
+    np.testing.assert_allclose(shown, linear(GREY12, centre, width), atol=1e-12)
 
 
 def test_linear_window_by_hand() -> None:
@@ -51,8 +58,8 @@ def test_linear_window_by_hand() -> None:
 
 
 def test_linear_exact_window() -> None:
-    dataset = twelve(WindowCenter=2000, WindowWidth=1000, VOILUTFunction="LINEAR_EXACT")
-    expected = ((GREY12.astype(float) - 2000) / 1000 + 0.5).clip(0, 1)
+    dataset = twelve(WindowCenter=2000, WindowWidth=3000, VOILUTFunction="LINEAR_EXACT")
+    expected = ((GREY12.astype(float) - 2000) / 3000 + 0.5).clip(0, 1)
     same(read(dataset), expected)
 
 
@@ -62,8 +69,8 @@ def test_sigmoid_window() -> None:
 
 
 def test_the_first_of_several_windows_is_used() -> None:
-    dataset = twelve(WindowCenter=[1000, 3000], WindowWidth=[500, 100])
-    same(read(dataset), linear(GREY12, 1000, 500))
+    dataset = twelve(WindowCenter=[2000, 2500], WindowWidth=[3000, 4000])
+    same(read(dataset), linear(GREY12, 2000, 3000))
 
 
 @pytest.mark.parametrize("width", [0, -5])
@@ -74,9 +81,9 @@ def test_impossible_window_is_not_used(width: float) -> None:
 
 
 def test_narrow_window_becomes_linear_exact() -> None:
-    dataset = twelve(WindowCenter=0.25, WindowWidth=0.5, RescaleSlope=1 / 4095, RescaleIntercept=0)
+    dataset = twelve(WindowCenter=0.45, WindowWidth=0.9, RescaleSlope=1 / 4095, RescaleIntercept=0)
     image = read(dataset)
-    np.testing.assert_allclose(image.pixels, (GREY12 / 4095 / 0.5).clip(0, 1), atol=1e-5)
+    np.testing.assert_allclose(image.pixels, (GREY12 / 4095 / 0.9).clip(0, 1), atol=1e-5)
     assert "too narrow" in image.warnings[0]
 
 
@@ -100,8 +107,8 @@ def test_a_window_that_is_no_number_is_not_used(text: str) -> None:
 
 
 def test_rescale_comes_before_the_window() -> None:
-    dataset = twelve(RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=500, WindowWidth=900)
-    same(read(dataset), linear(GREY12.astype(float) * 2 - 1000, 500, 900))
+    dataset = twelve(RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=3000, WindowWidth=6500)
+    same(read(dataset), linear(GREY12.astype(float) * 2 - 1000, 3000, 6500))
 
 
 def test_negative_slope_turns_black_and_white() -> None:
@@ -119,17 +126,17 @@ def test_modality_lut(words: bool, syntax: str) -> None:
 @pytest.mark.parametrize("syntax", NATIVE[:2])
 @pytest.mark.parametrize("words", [False, True])
 def test_voi_lut_clamps_at_both_ends(words: bool, syntax: str) -> None:
-    values = [10, 200, 400, 900, 1023]
-    dataset = film(GREY8, VOILUTSequence=[lut_item(values, 100, 10, words)], **WHOLE)
-    expected = np.array(values)[(GREY8.astype(int) - 100).clip(0, 4)] / 1023
+    values = [v * v // 40 for v in range(200)]  # up to 990
+    dataset = film(GREY8, VOILUTSequence=[lut_item(values, 25, 10, words)], **WHOLE)
+    expected = np.array(values)[(GREY8.astype(int) - 25).clip(0, 199)] / 1023
     same(read(dataset, syntax), expected)
 
 
 @pytest.mark.parametrize("syntax", NATIVE[:2])
 def test_voi_lut_of_signed_values(syntax: str) -> None:
-    values = list(range(0, 4096, 2))
-    dataset = film(SIGNED, VOILUTSequence=[lut_item(values, -1024, 12)])
-    expected = np.array(values)[(SIGNED.astype(int) + 1024).clip(0, 2047)] / 4095
+    values = list(range(4096))
+    dataset = film(SIGNED, VOILUTSequence=[lut_item(values, -900, 12)])
+    expected = np.array(values)[(SIGNED.astype(int) + 900).clip(0, 4095)] / 4095
     same(read(dataset, syntax), expected)
 
 
@@ -155,9 +162,9 @@ def test_too_short_lut_is_corrupt() -> None:
 
 
 def test_monochrome1_is_inverted_after_the_window() -> None:
-    dataset = twelve(PhotometricInterpretation="MONOCHROME1", WindowCenter=900, WindowWidth=700)
+    dataset = twelve(PhotometricInterpretation="MONOCHROME1", WindowCenter=2000, WindowWidth=3600)
     image = read(dataset)
-    same(image, 1 - linear(GREY12, 900, 700))
+    same(image, 1 - linear(GREY12, 2000, 3600))
     assert image.warnings == ()
 
 

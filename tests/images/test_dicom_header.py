@@ -61,7 +61,15 @@ def test_impossible_spacing_is_not_used() -> None:
 
 
 def test_header_is_handed_on() -> None:
-    dataset = twelve(PatientAge="004Y", PatientSex="F", Manufacturer="Maker")
+    dataset = twelve(
+        PatientAge="004Y",
+        PatientSex="F",
+        Manufacturer="Maker",
+        PatientBirthDate="20200101",
+        StudyDate="20240229",
+        StudyDescription="XR chest",
+        SeriesDescription="AP",
+    )
     assert read(dataset).dicom == DicomInfo(
         modality="DX",
         body_part="CHEST",
@@ -71,6 +79,10 @@ def test_header_is_handed_on() -> None:
         study_uid=str(dataset.StudyInstanceUID),
         series_uid=str(dataset.SeriesInstanceUID),
         sop_uid=str(dataset.SOPInstanceUID),
+        study_date="20240229",
+        study_description="XR chest",
+        series_description="AP",
+        patient_birth_date="20200101",
         patient_age="004Y",
         patient_sex="F",
         manufacturer="Maker",
@@ -156,6 +168,39 @@ def test_a_coded_view_counts_where_no_other_is_stated(meaning: str, passes: bool
         assert refusal.value.reason is Reason.LATERAL_VIEW
     stated = twelve(ViewPosition="AP", ViewCodeSequence=[code])
     assert read(stated).dicom.view_position == "AP"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("series", "study", "reason"),
+    [
+        ("Knee AP", "", Reason.WRONG_BODY_PART),
+        ("", "XR LEFT HAND", Reason.WRONG_BODY_PART),
+        ("", "L SPINE 2 views", Reason.WRONG_BODY_PART),
+        ("ABDOMEN", "CHEST AND ABDOMEN", Reason.WRONG_BODY_PART),
+        ("CHEST AP", "CHEST AND ABDOMEN", None),
+        ("", "Chest and abdomen", None),
+        ("", "", None),
+        ("AP", "XR portable", None),
+        ("LATERAL", "Chest 2 views", Reason.LATERAL_VIEW),
+        ("Thorax seitlich", "", Reason.LATERAL_VIEW),
+        ("", "CHEST LAT", Reason.LATERAL_VIEW),
+        ("", "CHEST PA AND LATERAL", None),
+        ("PA", "CHEST LATERAL", None),
+        ("CHEST LATERAL DECUBITUS", "", None),
+    ],
+)
+def test_descriptions_tell_where_part_and_view_are_not_stated(
+    series: str, study: str, reason: Reason | None
+) -> None:
+    said = {"SeriesDescription": series, "StudyDescription": study}
+    silent = twelve(BodyPartExamined=None, ViewPosition=None, **said)
+    if reason is None:
+        assert read(silent).format == "dicom"
+    else:
+        with pytest.raises(ImageRefusedError, match=series or study) as refusal:
+            read(silent)
+        assert refusal.value.reason is reason
+    assert read(twelve(**said)).format == "dicom"  # what is stated counts before
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "MR_small_implicit.dcm"])

@@ -11,6 +11,9 @@ import pytest
 
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.guard import DECODER_ERRORS, decoding
+from pneumoscope.images.read import read_bytes
+from support.dicom_films import twelve
+from support.image_files import dicom
 
 
 def warn_as(module: str, text: str) -> None:
@@ -120,3 +123,11 @@ def test_overlapping_threads_collect_their_own_and_restore_the_filters() -> None
     assert collected == {"first": ["of the first"], "second": ["of the second"]}
     assert warnings.filters == before
     assert warnings.showwarning is show
+
+
+def test_what_pydicom_alone_raises_becomes_a_refusal() -> None:
+    # A number of two bytes, and by its type of eight: pydicom's own exception is no ValueError.
+    content = dicom(twelve()).replace(b"\x28\x00\x01\x01US", b"\x28\x00\x01\x01FD")
+    with pytest.raises(ImageRefusedError, match="Expected total bytes") as refusal:
+        read_bytes(content, "x")
+    assert refusal.value.reason is Reason.CORRUPT

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import BundleError, MissingError, UsageError
+from pneumoscope.graph import bundle_files
 from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.archive import read_network
 from pneumoscope.inference import bundle as bundles
 from pneumoscope.inference.bundle import (
     Bundle,
@@ -24,9 +28,11 @@ from pneumoscope.inference.bundle import (
     write_revised,
 )
 from pneumoscope.inference.bundle_tables import read_table
+from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.storage import sha256_of_file
-from pneumoscope.training import bundle_files
 from pneumoscope.workflows.inspect import run_info
+from support.archives import changed_weights, put_member, stored_weights
+from support.small_bundle import small_bundle
 
 MANIFEST = BundleManifest(
     architecture=Architecture(size=64),
@@ -41,6 +47,9 @@ class FakeNetwork:
     def __init__(self, value: float = 1.0) -> None:
         self._value = value
 
+    def to_json(self) -> str:
+        return "{}"
+
     def save_weights(self, path: Path) -> None:
         with h5py.File(path, "w") as file:
             file["layers/dense/vars/0"] = np.full((1, 1), self._value, np.float32)
@@ -50,7 +59,7 @@ def stored(*paths: Path) -> list[float]:
     """The numbers of fake networks, as they are on disk."""
     values = []
     for path in paths:
-        with h5py.File(path, "r") as file:
+        with stored_weights(path) as file:
             values.append(float(file["layers/dense/vars/0"][0, 0]))
     return values
 
@@ -134,7 +143,7 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"labels": "NORMAL"}, "wanted list"),
         ({"labels": ["PNEUMONIA", "NORMAL"]}, "NORMAL, PNEUMONIA"),
         ({"labels": [0, 1]}, "wanted str"),
-        ({"architecture.name": "resnet"}, "wanted densenet121"),
+        ({"architecture.name": ""}, "wanted a backbone"),
         ({"architecture.size": 224}, "same size"),
         ({"architecture.size": 16, "preprocessing.size": 16}, "found Architecture"),
         ({"architecture.hidden_units": 10**12}, "65536 hidden units"),
@@ -147,14 +156,14 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"calibration.method": "magic"}, "wanted one of"),
         ({"members": 0}, "wanted 1 to 32"),
         ({"members": 33}, "wanted 1 to 32"),
-        ({"members": 2}, r"model-0\.weights\.h5, model-1\.weights\.h5"),
+        ({"members": 2}, r"model-0\.keras, model-1\.keras"),
         ({"flip": 1}, "wanted bool"),
         ({"store": "int8"}, "wanted one of 'float32', 'float16'"),
         ({"files": []}, "wanted dict"),
         ({"files": {}}, "says None"),
         ({"schema_version": "1"}, "found schema version '1'"),
         ({"schema_version": True}, "found schema version True"),
-        ({"schema_version": 4}, "found schema version 4"),
+        ({"schema_version": 5}, "found schema version 5"),
         ({"input_check.refused": 1.5}, "wanted 0 to 1"),
         ({"input_check": {"method": "none"}}, "'images' is missing"),
         ({"schema_version": 0}, "found schema version 0"),
@@ -208,65 +217,102 @@ def test_info_survives_any_validation_table(bundle: Bundle, validation: dict[str
     assert "SHA-256" in text
 
 
-class Loading:
-    """Stands for a Keras network: takes any file, and has the weights it was told to have."""
-
-    def __init__(self, *arrays: np.ndarray) -> None:
-        self._arrays = arrays
-
-    def load_weights(self, path: Path) -> None:
-        pass
-
-    def get_weights(self) -> tuple[np.ndarray, ...]:
-        return self._arrays
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of real networks."""
+    return small_bundle(tmp_path_factory.mktemp("whole") / "model", members=2)
 
 
-def with_weights(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **data: Any) -> Bundle:
-    """The bundle around an HDF5 file of one array; its hash is right."""
-    (weights,) = bundle.weights
-    with h5py.File(weights, "w") as file:
-        group = file.create_group("layers/dense/vars")
-        group.attrs["name"] = "dense"
-        group.create_dataset("0", **data)
-    monkeypatch.setattr(bundles, "build_backbone", lambda size: None)
-    value = np.float32(data.get("fillvalue", 0))
-    monkeypatch.setattr(bundles, "build_network", lambda *_: Loading(np.full(3, value)))
-    digest = sha256_of_file(weights)
-    return load_bundle(
-        changed(
-            bundle,
-            {"files": {"MODEL_CARD.md": sha256_of_file(bundle.card), "model.weights.h5": digest}},
+def copied(bundle: Bundle, folder: Path) -> Bundle:
+    shutil.copytree(bundle.folder, folder)
+    return Bundle(folder, bundle.manifest)
+
+
+def hashed(bundle: Bundle) -> Bundle:
+    """The bundle with the hashes of what lies there now."""
+    files = {name: sha256_of_file(bundle.folder / name) for name in bundle.manifest.files}
+    return load_bundle(changed(bundle, {"files": files}))
+
+
+def refused(bundle: Bundle, fragment: str) -> None:
+    """Nothing runs such a network, with Keras or without."""
+    for load in (load_networks, OpenVinoBackend.load):
+        with pytest.raises(BundleError, match=fragment):
+            load(bundle)
+
+
+def test_weights_that_unpack_to_far_more_are_refused_unread(whole: Bundle, tmp_path: Path) -> None:
+    bundle = copied(whole, tmp_path / "model")
+    size = bundle.weights[0].stat().st_size
+    with changed_weights(bundle.weights[0]) as file:
+        file.create_dataset("more", (10**12,), "f4", chunks=(1024,), compression="gzip")
+    assert bundle.weights[0].stat().st_size < size + 100_000
+    refused(hashed(bundle), "bytes of memory")
+
+
+def test_weights_that_are_no_numbers_are_refused(whole: Bundle, tmp_path: Path) -> None:
+    bundle = copied(whole, tmp_path / "model")
+    with changed_weights(bundle.weights[1]) as file:
+        arrays = []
+        file.visititems(lambda _, item: arrays.append(item) if hasattr(item, "dtype") else None)
+        arrays[0][...] = np.nan
+    refused(hashed(bundle), "not finite")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fragment"),
+    [
+        ("config.json", b"{", "no JSON"),
+        ("config.json", b"[" * 100_000, "no JSON"),
+        ("config.json", b"{}", "description can't be read"),
+        ("config.json", b'{"module": "os", "class_name": "system"}', "names code of 'os'"),
+        ("config.json", b" " * (33 << 20), "allowed are"),
+        ("model.weights.h5", b"weights", "damaged"),
+    ],
+)
+def test_networks_that_are_no_networks_are_refused(
+    whole: Bundle, tmp_path: Path, name: str, content: bytes, fragment: str
+) -> None:
+    bundle = copied(whole, tmp_path / "model")
+    put_member(bundle.weights[0], name, content)
+    refused(hashed(bundle), fragment)
+
+
+def test_what_is_no_archive_is_refused(whole: Bundle, tmp_path: Path) -> None:
+    bundle = copied(whole, tmp_path / "model")
+    bundle.weights[0].write_bytes(b"PK\x03\x04 and no more")
+    refused(hashed(bundle), "no archive that Keras wrote")
+
+
+def test_a_lambda_is_refused(whole: Bundle, tmp_path: Path) -> None:
+    bundle = copied(whole, tmp_path / "model")
+    with zipfile.ZipFile(bundle.weights[0]) as archive:
+        text = archive.read("config.json").decode()
+    put_member(
+        bundle.weights[0],
+        "config.json",
+        text.replace("ReLU", "Lambda")
+        .replace('"class_name": "Activation"', '"class_name": "Lambda"')
+        .encode(),
+    )
+    refused(hashed(bundle), "Lambda")
+
+
+def test_a_network_of_another_size_is_refused(whole: Bundle, tmp_path: Path) -> None:
+    bundle = copied(whole, tmp_path / "model")
+    changed(bundle, {"architecture.size": 96, "preprocessing.size": 96})
+    refused(hashed(bundle), "does not fit")
+
+
+def test_an_ensemble_is_loaded_in_order(whole: Bundle) -> None:
+    arrays = [read_network(path, whole.manifest.architecture) for path in whole.weights]
+    for network, read in zip(load_networks(whole), arrays, strict=True):
+        (found, _), (wanted, _) = (
+            network.get_layer("head_hidden").get_weights(),
+            read.of("head_hidden"),
         )
-    )
-
-
-def test_weights_that_unpack_to_far_more_are_refused_unread(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bomb = with_weights(
-        bundle, monkeypatch, shape=(10**12,), dtype="f4", chunks=(1024,), compression="gzip"
-    )
-    assert bomb.weights[0].stat().st_size < 10_000
-    with pytest.raises(BundleError, match="bytes of memory"):
-        load_networks(bomb)
-
-
-def test_weights_that_are_no_numbers_are_refused(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = with_weights(bundle, monkeypatch, shape=(3,), dtype="f4", fillvalue=np.nan)
-    with pytest.raises(BundleError, match="not finite"):
-        load_networks(broken)
-
-
-def test_weights_that_are_no_hdf5_are_refused(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bundles, "build_backbone", lambda size: None)
-    monkeypatch.setattr(bundles, "build_network", lambda *_: Loading())
-    bundle.weights[0].write_text("weights")
-    with pytest.raises(BundleError, match="not an HDF5 file"):
-        load_networks(bundle)
+        np.testing.assert_array_equal(found, wanted)
+    assert not np.array_equal(*(each.of("head_hidden")[0] for each in arrays))
 
 
 @pytest.mark.parametrize(
@@ -322,7 +368,7 @@ def test_every_listed_file_is_checked_and_no_other_may_be_there(bundle: Bundle) 
 
 def test_an_ensemble_has_a_weights_file_per_member(ensemble: Bundle) -> None:
     assert ensemble.manifest.members == 3
-    assert [path.name for path in ensemble.weights] == [f"model-{k}.weights.h5" for k in range(3)]
+    assert [path.name for path in ensemble.weights] == [f"model-{k}.keras" for k in range(3)]
     assert stored(*ensemble.weights) == [1.0, 2.0, 3.0]
     assert set(ensemble.manifest.files) == {
         "MODEL_CARD.md",
@@ -331,37 +377,22 @@ def test_an_ensemble_has_a_weights_file_per_member(ensemble: Bundle) -> None:
     assert load_bundle(ensemble.folder) == ensemble
 
 
-def test_an_ensemble_is_loaded_in_order(ensemble: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Reading(Loading):
-        def load_weights(self, path: Path) -> None:
-            self._arrays = (np.array(stored(path)),)
-
-    with_names = ensemble.weights
-    for path in with_names:
-        with h5py.File(path, "r+") as file:
-            file["layers/dense/vars"].attrs["name"] = "dense"
-    monkeypatch.setattr(bundles, "build_backbone", lambda size: None)
-    monkeypatch.setattr(bundles, "build_network", lambda *_: Reading())
-    found = [network.get_weights()[0][0] for network in load_networks(ensemble)]
-    assert found == [1.0, 2.0, 3.0]
-
-
 @pytest.mark.parametrize("member", [0, 2])
 def test_an_ensemble_without_a_member_is_refused(ensemble: Bundle, member: int) -> None:
     path = ensemble.weights[member]
     content = path.read_bytes()
     path.write_bytes(ensemble.weights[1].read_bytes())
-    with pytest.raises(BundleError, match=rf"model-{member}\.weights\.h5: SHA-256 is"):
+    with pytest.raises(BundleError, match=rf"model-{member}\.keras: SHA-256 is"):
         load_bundle(ensemble.folder)
     path.unlink()
-    with pytest.raises(BundleError, match=rf"model-{member}\.weights\.h5: is missing"):
+    with pytest.raises(BundleError, match=rf"model-{member}\.keras: is missing"):
         load_bundle(ensemble.folder)
     path.write_bytes(content)
     load_bundle(ensemble.folder)
 
 
 def test_members_that_would_not_be_asked_are_refused(ensemble: Bundle) -> None:
-    with pytest.raises(BundleError, match=r"'model-2\.weights\.h5' and 2 members"):
+    with pytest.raises(BundleError, match=r"'model-2\.keras' and 2 members"):
         load_bundle(changed(ensemble, {"members": 2}))
 
 
@@ -376,13 +407,13 @@ def test_an_ensemble_replaces_a_single_network_whole(bundle: Bundle) -> None:
     members = (FakeNetwork(2.0), FakeNetwork(3.0))
     again = write_bundle(bundle.folder, members, bundle.manifest, "card")
     assert stored(*again.weights) == [2.0, 3.0]
-    assert not (bundle.folder / "model.weights.h5").exists()
+    assert not (bundle.folder / "model.keras").exists()
     alone = write_bundle(bundle.folder, FakeNetwork(4.0), again.manifest, "card")
     assert alone.manifest.members == 1
     assert sorted(path.name for path in bundle.folder.iterdir()) == [
         "MODEL_CARD.md",
         "bundle.json",
-        "model.weights.h5",
+        "model.keras",
     ]
 
 
@@ -394,27 +425,37 @@ def test_the_manifest_says_how_weights_are_stored(tmp_path: Path) -> None:
     assert stored(*found.weights) == [1.0]
 
 
-def test_bundles_of_schema_1_are_read(bundle: Bundle) -> None:
+def aged(bundle: Bundle, version: int) -> Path:
+    """The bundle as an older schema had it."""
     path = bundle.folder / "bundle.json"
-    document = json.loads(path.read_text())
-    for name in ("members", "flip", "store"):
-        del document[name]
-    path.write_text(json.dumps(document | {"schema_version": 1}))
-    assert load_bundle(bundle.folder).manifest == bundle.manifest
+    document = json.loads(path.read_text()) | {"schema_version": version}
+    document["files"]["model.weights.h5"] = document["files"].pop("model.keras")
+    if version < 3:
+        document["input_check"] = {"method": "none"}
+    if version < 2:
+        for name in ("members", "flip", "store"):
+            del document[name]
+    path.write_text(json.dumps(document))
+    bundle.weights[0].rename(bundle.folder / "model.weights.h5")
+    return bundle.folder
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_bundles_that_knew_no_input_check_are_read(bundle: Bundle, version: int) -> None:
-    path = bundle.folder / "bundle.json"
-    older = {"schema_version": version, "input_check": {"method": "none"}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | older))
-    assert load_bundle(bundle.folder).manifest == bundle.manifest
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_bundles_of_older_schemas_are_read_to_be_converted(bundle: Bundle, version: int) -> None:
+    folder = aged(bundle, version)
+    with pytest.raises(BundleError, match="pneumoscope upgrade --model"):
+        load_bundle(folder)
+    found = load_bundle(folder, oldest=1)
+    assert [path.name for path in found.weights] == ["model.weights.h5"]
+    files = found.manifest.files
+    assert dataclasses.replace(found.manifest, files={}, schema_version=4) == MANIFEST
+    assert set(files) == {"model.weights.h5", "MODEL_CARD.md"}
 
 
 def test_tables_lie_beside_the_weights_and_stay_when_a_bundle_is_revised(tmp_path: Path) -> None:
     numbers = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1, 2])}
     first = write_bundle(tmp_path / "a", FakeNetwork(), MANIFEST, "card", {"numbers": numbers})
-    assert set(first.manifest.files) == {"model.weights.h5", "MODEL_CARD.md", "numbers.npz"}
+    assert set(first.manifest.files) == {"model.keras", "MODEL_CARD.md", "numbers.npz"}
     revised = write_revised(tmp_path / "b", first, MANIFEST, "other", {"more": {"c": np.ones(1)}})
     assert set(revised.tables()) == {"numbers", "more"}
     found = revised.table("numbers")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.inference.gradcam import build_inference_graph
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import (
     HeadWeights,
-    build_backbone,
     build_network,
-    get_head,
     initialise_randomly,
 )
+from support.heads import BACKBONE_WIDTH, get_head
 
 SIZE = 96
 

@@ -178,3 +178,17 @@ def test_names_come_one_by_one(tmp_path: Path) -> None:
     assert next(names) == str(tmp_path / "x.png")
     with pytest.raises(ManifestError, match="row 3"):
         next(names)
+
+
+def test_paths_of_windows_in_a_table(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("sub/x.png", "odd\\name.png", "=1.png"):
+        (tmp_path / name).touch()
+    table = tmp_path / "list.csv"
+    table.write_text("path\nsub\\x.png\nodd\\name.png\n./=1.png\n'=1.png\n", encoding="utf-8")
+    assert expand([table]) == [
+        tmp_path / "sub/x.png",
+        tmp_path / "odd\\name.png",  # a file of that very name counts before
+        tmp_path / "=1.png",
+        tmp_path / "=1.png",
+    ]

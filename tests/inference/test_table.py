@@ -8,12 +8,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import polars
 import pytest
 
 from pneumoscope.errors import Reason, UsageError
+from pneumoscope.images.cautions import closing_lines
 from pneumoscope.inference.overlay import heatmap_name
 from pneumoscope.inference.table import COLUMNS, Journal, write_predictions
 from pneumoscope.records import Prediction
@@ -23,6 +25,47 @@ ROWS = [
     Prediction("ü\n.png", "refused", Reason.TOO_SMALL, detail="1×1"),
     Prediction("gone.png", "error", Reason.NOT_FOUND),
 ]
+ODD = Prediction("odd.dcm", "refused", Reason.BLANK, warnings=("it has 3 sides; cut off", "b 'x'"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_warnings_are_the_last_column(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"p{suffix}"
+    write_predictions(out, [ODD, *ROWS])
+    if suffix == ".parquet":
+        names, found = polars.read_parquet(out).columns, polars.read_parquet(out)["warnings"][0]
+    elif suffix == ".csv":
+        names, found = polars.read_csv(out).columns, polars.read_csv(out)["warnings"][0]
+    else:
+        row = json.loads(out.read_text(encoding="utf-8").splitlines()[0])
+        names, found = list(row), row["warnings"]
+    assert names[-1] == "warnings"
+    assert found == "it has 3 sides, cut off; b 'x'"
+
+
+def test_warnings_are_counted_over_a_kill(tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    journal = Journal(out, "one", resume=False)
+    journal.add(ODD)
+    journal.close()
+    journal = Journal(out, "one", resume=True)
+    journal.add(replace(ODD, warnings=("it has 7 sides; cut off",)))
+    journal.close()
+    assert journal.warned == {"it has … sides, cut off": 2, "b …": 1}
+    assert closing_lines(journal.warned) == ["warnings  2 × it has … sides, cut off; 1 × b …"]
+
+
+def test_rows_of_a_release_without_the_column_are_not_gone_on_with(tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    row = dict.fromkeys(COLUMNS[:-1])
+    lines = [json.dumps({"origin": "one"}), json.dumps(row | {"path": "a", "status": "ok"})]
+    (tmp_path / "p.csv.partial").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"wanted .*warnings.*Leave out --resume"):
+        Journal(out, "one", resume=True)
+    journal = Journal(out, "one", resume=False)
+    journal.add(ODD)
+    journal.finish()
+    assert "warnings" in out.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -69,6 +112,7 @@ def test_csv_is_the_contracts(tmp_path: Path) -> None:
         "prediction": "NORMAL",
         "threshold": "0.5",
         "input_score": "",
+        "warnings": "",
     }
     assert (rows[1]["path"], rows[1]["reason"]) == ("ü\n.png", "too_small")
     assert [row["status"] for row in rows] == ["ok", "refused", "error"]
@@ -230,3 +274,12 @@ def test_a_killed_run_keeps_its_table_from_nobody(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         Journal(out, "o", resume=True).close()
+
+
+def test_a_name_that_a_spreadsheet_would_calculate(tmp_path: Path) -> None:
+    names = ["=HYPERLINK(1).png", "@x.png", "+y.png", "-z.png", "a.png", "/abs/=b.png"]
+    write_predictions(tmp_path / "p.csv", [Prediction(name, "error") for name in names])
+    with (tmp_path / "p.csv").open(newline="") as stream:
+        written = [row["path"] for row in csv.DictReader(stream)]
+    assert written == [f"./{name}" for name in names[:4]] + names[4:]
+    assert [Path(name) for name in written] == [Path(name) for name in names]

@@ -16,6 +16,7 @@ from pneumoscope.report.content import DataFacts, ModelFacts, RunFacts
 from pneumoscope.report.stress_content import (
     Example,
     ExchangeRow,
+    Localisation,
     Shortcuts,
     StressContent,
     StressRow,
@@ -83,7 +84,21 @@ def shortcuts(
         Estimate(0.2, 0.19, 0.21),
         energy,
         88,
+        matched(0.0, 0.0),
+        Localisation(50, Estimate(0.8, 0.7, 0.9), Estimate(1.9, 1.8, 2.0)),
     )
+
+
+def matched(fall: float, auc_fall: float) -> tuple[StressRow, ...]:
+    """Two framings: the first changes nothing, the second costs `fall` and `auc_fall`."""
+    found = []
+    for share, lost, ranked in ((63, 0.0, 0.0), (79, fall, auc_fall)):
+        own = paired(lost, Estimate(0.95 - ranked, 0.9 - ranked, 0.98 - ranked))
+        own.difference["auc"] = Estimate(-ranked, -ranked - 0.01, -ranked + 0.01)
+        title = f"lungs fill {share} % of each side"
+        judged = judge(own, 0.05, plausible=True)
+        found.append(StressRow("", f"matched_{share}", title, 0.0, True, own, judged))
+    return tuple(found)
 
 
 def content(falls: dict[str, float] | None = None, **changes: object) -> StressContent:
@@ -256,3 +271,26 @@ def test_every_sweep_has_its_curve_with_the_unchanged_films_in_it() -> None:
         *("0", "0.5", "1", "2", "4")
     ]
     assert ">none<" in figures["sweep-resolution"].inline
+
+
+@pytest.mark.parametrize(
+    ("fall", "auc_fall", "severity", "ending"),
+    [
+        (0.2, 0.03, "problem", "The model uses how images are framed."),
+        (0.02, 0.03, "warning", "falls by 0.020 at the most (lungs fill 79 % of each side)."),
+        (0.0, 0.0, "note", "falls by 0.000 at the most (lungs fill 63 % of each side)."),
+    ],
+)
+def test_what_matched_framing_costs_is_told_of(
+    fall: float, auc_fall: float, severity: str, ending: str
+) -> None:
+    nothing = Estimate(0.5, 0.4, 0.6)
+    told = replace(
+        shortcuts(nothing, nothing, nothing, nothing, nothing), framing=matched(fall, auc_fall)
+    )
+    found = texts(content(shortcuts=told), severity)
+    assert "With the framing matched" in found
+    assert ending in found
+    page = render_stress_page(content(shortcuts=told))
+    assert "Framing matched: the lungs fill the same share of every image" in page
+    assert "0.80 have the heatmap’s peak inside a lung" in page

@@ -116,11 +116,8 @@ def _utf16(folder: Path) -> Path:
     return path
 
 
-def _outside(folder: Path) -> Path:
-    write_image(folder / "elsewhere" / "a.png")
-    inside = folder / "inside"
-    inside.mkdir()
-    return write_manifest(inside, f"path,label\n{folder / 'elsewhere' / 'a.png'},NORMAL\n")
+def _windows(folder: Path) -> Path:
+    return write_manifest(folder, "path,label\nC:\\data\\a.png,NORMAL\n")
 
 
 def _manifest(text: str) -> Callable[[Path], Path]:
@@ -148,7 +145,7 @@ BAD_DATA: tuple[BadData, ...] = (
     BadData("binary_manifest", _binary, ManifestError, ("no UTF-8 text", "CSV")),
     BadData("nul_bytes", _nul_bytes, ManifestError, ("binary content",)),
     BadData("utf16_manifest", _utf16, ManifestError, ("no UTF-8 text",)),
-    BadData("outside_absolute", _outside, ManifestError, ("line 2", "leaves the folder")),
+    BadData("path_of_windows", _windows, ManifestError, ("line 2", "a path of Windows")),
     BadData("empty_manifest", _manifest(""), ManifestError, ("empty file", "path,label")),
     BadData("header_alone", _manifest("path,label\n"), ManifestError, ("no row",)),
     BadData(

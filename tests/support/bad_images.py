@@ -208,10 +208,10 @@ BAD_IMAGES: tuple[BadImage, ...] = (
         "MPEG2",
     ),
     BadImage(
-        "double_tiff",
-        file("x.tif", lambda: tiff(GREY8 / 255.0, sample_format=3)),
+        "complex_tiff",
+        file("x.tif", lambda: tiff((GREY8 / 255.0).astype(np.complex64), sample_format=6)),
         Reason.UNSUPPORTED_ENCODING,
-        "unknown pixel mode",
+        "complex64",
     ),
     # Too much, too little, too long.
     BadImage(

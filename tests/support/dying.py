@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -37,3 +38,28 @@ class NeverArrives:
 
 def fail() -> NoReturn:
     os._exit(1)
+
+
+def spin(_: object = None) -> None:
+    """What a library does that is not to be interrupted."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        pass
+
+
+def allocate(count: int) -> int:
+    return len(bytearray(count))
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_to_answer() -> None:
+    raise ValueError("wrong")
+
+
+def slept(path: Path, seconds: float) -> str:
+    path.touch()
+    time.sleep(seconds)
+    return "slept"

@@ -5,6 +5,7 @@ Comes in: films. Goes out: what it was asked and sent. Can be told to fail first
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -37,6 +38,9 @@ class DicomWebServer:
         hang: seconds before a film is given.
         token: wanted in Authorization.
         most: films per page, whatever the client asks for.
+        broken: SOP Instance UIDs of films that are answered 500.
+        dripping: of those that come by a byte now and then.
+        broken_reports: numbers, from 0, of the new reports that are answered 500.
     """
 
     films: list[bytes]
@@ -48,6 +52,10 @@ class DicomWebServer:
     hang: float = 0.0
     token: str = ""
     most: int = 1000
+    broken: set[str] = field(default_factory=set)
+    dripping: set[str] = field(default_factory=set)
+    broken_reports: set[int] = field(default_factory=set)
+    came: list[str] = field(default_factory=list)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -80,6 +88,10 @@ class _Handler(BaseHTTPRequestHandler):
         content = parts[0].removesuffix(b"\r\n")
         dataset = dcmread(BytesIO(content), stop_before_pixels=True)
         fault = self.kept.faults.pop(0) if self.kept.faults else 200
+        if dataset.SOPInstanceUID not in self.kept.came:
+            self.kept.came.append(dataset.SOPInstanceUID)
+        if self.kept.came.index(dataset.SOPInstanceUID) in self.kept.broken_reports:
+            fault = 500
         if fault in (0, 200):
             self.kept.stored.append((dataset.SOPInstanceUID, content))
         if fault == 0:
@@ -132,11 +144,26 @@ class _Handler(BaseHTTPRequestHandler):
                 f"{ROOT}/studies/{film.StudyInstanceUID}/series/{film.SeriesInstanceUID}"
                 f"/instances/{film.SOPInstanceUID}"
             ):
+                if film.SOPInstanceUID in self.kept.broken:
+                    self._answer(500, "text/plain", b"")
+                    return
+                if film.SOPInstanceUID in self.kept.dripping:
+                    self._drip()
+                    return
                 head = b"\r\n--b=1\r\nContent-Type: application/dicom\r\n\r\n"
                 kind = 'multipart/related; type="application/dicom"; boundary="b=1"'
                 self._answer(200, kind, head + content + b"\r\n--b=1--\r\n")
                 return
         self._answer(404, "text/plain", b"")
+
+    def _drip(self) -> None:
+        """Half a head, then a byte now and then: every time-out between bytes begins anew."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        with contextlib.suppress(OSError):
+            for _ in range(600):
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+        self.close_connection = True
 
     def _answer(self, status: int, kind: str, content: bytes) -> None:
         self.send_response(status)

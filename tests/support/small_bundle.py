@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.inference.bundle import Bundle, BundleManifest, write_bundle
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import (
     HeadWeights,
-    build_backbone,
     build_network,
     initialise_randomly,
 )
+from support.heads import BACKBONE_WIDTH
 from support.small_network import small_network
 
 UNITS = 8

@@ -26,9 +26,9 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.graph.architecture import BACKBONE_WIDTH
 from pneumoscope.progress import SILENT
 from pneumoscope.training.runtime import load_keras
+from support.heads import BACKBONE_WIDTH
 
 _savez = np.savez
 

@@ -14,13 +14,13 @@ import pytest
 from pneumoscope import training
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.graph import runner
-from pneumoscope.graph.architecture import BACKBONE_WIDTH, BOUNDARIES
 from pneumoscope.graph.measured import count_convolutions, measure_ends, ranges_between
 from pneumoscope.graph.precision import Ranges
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.png import encode_png
 from pneumoscope.records import ImageRecord
 from pneumoscope.training import extractor as extractors
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.extractor import (
     EngineExtractor,
     KerasExtractor,
@@ -28,8 +28,13 @@ from pneumoscope.training.extractor import (
     frozen_extractor,
 )
 from pneumoscope.training.features import BATCH
-from pneumoscope.training.network import arrays_of, build_backbone, build_tail, initialise_randomly
+from pneumoscope.training.network import (
+    build_tail,
+    initialise_randomly,
+)
+from pneumoscope.training.plans import arrays_of
 from pneumoscope.training.ranges import training_ranges
+from support.heads import BACKBONE_WIDTH, BOUNDARIES
 from support.small_network import small_network
 
 PREPROCESSOR = Preprocessor(PreprocessConfig(size=64))

@@ -13,13 +13,13 @@ from PIL import Image
 
 from pneumoscope.config import AugmentConfig, PreprocessConfig
 from pneumoscope.errors import InputError, Reason
-from pneumoscope.graph.architecture import BACKBONE_WIDTH
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.progress import SilentProgress
 from pneumoscope.records import ImageRecord
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import features
 from pneumoscope.training.features import FeatureTable, Views, compute_features
+from support.heads import BACKBONE_WIDTH
 
 PREPROCESS = PreprocessConfig(size=32)
 VIEWS = Views(2, AugmentConfig(), 7)

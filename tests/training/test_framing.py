@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.framing import draw_fields
-from pneumoscope.training.network import build_backbone
 from pneumoscope.training.whole import Squares, build_curriculum, stored_side
 from support.small_network import small_network
 from training.test_surroundings import squares_with_lungs
@@ -106,7 +106,8 @@ def test_training_shows_parts_with_the_lungs_where_they_then_are(tmp_path: Path)
     config = replace(CONFIG, distort=distort)
     lesson = build_curriculum(build_backbone(None), (train, val), config, SIZES, {}).lessons[1]
     shares, silenced = [], 0
-    for (images, *_), told in lesson.batches(1):
+    for inputs, told in lesson.batches(1):
+        images = inputs["squares"]
         for image, (_, share) in zip(images, told, strict=True):
             if share in (0, 1):
                 shares.append((image == 3).mean())

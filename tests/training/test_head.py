@@ -11,7 +11,7 @@ import pytest
 from pneumoscope.config import FitConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.training import head
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.head import (
@@ -22,8 +22,11 @@ from pneumoscope.training.head import (
     _origin,
     train_head,
 )
-from pneumoscope.training.network import HeadWeights
+from pneumoscope.training.network import (
+    HeadWeights,
+)
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
+from support.heads import BACKBONE_WIDTH
 
 CONFIG = FitConfig(epochs=4, batch_size=50, plateau_patience=1, min_delta=0.01)
 

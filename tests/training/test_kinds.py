@@ -11,6 +11,7 @@ import pytest
 
 from pneumoscope.graph.architecture import Architecture
 from pneumoscope.records import ImageRecord
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.kinds import (
     UNKNOWN,
     build_kind_question,
@@ -18,7 +19,7 @@ from pneumoscope.training.kinds import (
     kind_codes,
 )
 from pneumoscope.training.loop import Curriculum, fit
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.whole import Squares, build_curriculum
 from support.small_network import small_network
@@ -120,7 +121,7 @@ def test_lessons_show_kinds_evenly_if_asked(parts: tuple[Squares, Squares]) -> N
         network = with_head(build_backbone(None), Architecture(), 0)
         config = replace(CONFIG, even_kinds=even)
         lesson = build_curriculum(network, (train, parts[1]), config, SIZES, {}).lessons[0]
-        squares = [image for inputs, _ in lesson.batches(0) for image in inputs[0]]
+        squares = [image for inputs, _ in lesson.batches(0) for image in inputs["squares"]]
         films = parts[0].take(np.arange(24), squares[0].shape[0])
         numbers = {film.tobytes(): k for k, film in enumerate(films)}
         rows = [numbers[square.tobytes()] for square in squares]

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from pneumoscope.graph.architecture import Architecture
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.loop import Curriculum, _targets, fit
 from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.whole import Squares, build_curriculum
 from support.small_network import small_network
 from training.test_whole import CONFIG, SIZES, squares_of
@@ -81,7 +82,9 @@ def test_the_loss_of_a_mixed_image_is_that_of_both_labels() -> None:
 def test_batches_are_the_same_whenever_they_are_asked(parts: tuple[Squares, Squares]) -> None:
     lesson = curriculum_of(parts, 0.4, kinds=0.5).lessons[0]
     first, again, other = (list(lesson.batches(epoch)) for epoch in (2, 2, 3))
-    for ((squares, shares, codes), labels), (inputs, same) in zip(first, again, strict=True):
+    for (found, labels), (inputs, same) in zip(first, again, strict=True):
+        assert set(found) == {"squares", "shares", "codes"}
+        squares, shares, codes = found["squares"], found["shares"], found["codes"]
         assert shares.shape == codes.shape == (8, 1)
         assert labels.shape == (8, 2)
         np.testing.assert_allclose(labels.sum(1), 1.0, rtol=1e-6)
@@ -89,9 +92,10 @@ def test_batches_are_the_same_whenever_they_are_asked(parts: tuple[Squares, Squa
         np.testing.assert_array_equal(
             (labels[:, 1] > 0.5).astype(int), parts[0].labels[_numbers(parts[0], squares)]
         )
-        for one, two in zip((squares, shares, codes, labels), (*inputs, same), strict=True):
-            np.testing.assert_array_equal(one, two)
-    assert not np.array_equal(first[0][0][1], other[0][0][1])
+        for name, one in found.items():
+            np.testing.assert_array_equal(one, inputs[name])
+        np.testing.assert_array_equal(labels, same)
+    assert not np.array_equal(first[0][0]["shares"], other[0][0]["shares"])
 
 
 def _numbers(part: Squares, shown: np.ndarray) -> list[int]:

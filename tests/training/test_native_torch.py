@@ -33,6 +33,8 @@ NATIVE = {
     "ZeroPadding2D",
 }
 
+OTHERS = {"Add", "BatchNormalization", "Conv2D", "DepthwiseConv2D", "MaxPooling2D", "ReLU"}
+
 on_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
     reason="torch is not installed: pip install torch",
@@ -65,10 +67,13 @@ def test_on_other_backends_the_model_stays_as_it_is() -> None:
 
 
 @on_torch
-@pytest.mark.parametrize("part", ["inference", "whole densenet"])
-def test_answers_as_keras_own_layers_do(told, part: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "layers"),
+    [("inference", NATIVE), ("whole densenet", NATIVE), ("others", OTHERS)],
+)
+def test_answers_as_keras_own_layers_do(told, part: str, layers: set[str]) -> None:
     found = told[part]
-    assert found["replaced"] == sorted(NATIVE)
+    assert found["replaced"] == sorted(layers)
     assert found["scale"] > 0.01
     assert found["difference"] <= 1e-5 * max(1.0, found["scale"])
 
@@ -196,6 +201,27 @@ def part_whole_densenet() -> dict[str, Any]:
     }
 
 
+def part_others() -> dict[str, Any]:
+    """Edges that differ from side to side, groups, biases, strides, a clipped ReLU."""
+    layers = load_keras().layers
+    inputs = load_keras().Input((33, 30, 3))
+    x = layers.Conv2D(8, 3, 2, padding="same", activation="relu")(inputs)
+    x = layers.DepthwiseConv2D(5, 2, padding="same", depth_multiplier=2)(x)
+    x = layers.ReLU(6.0)(layers.BatchNormalization(scale=False)(x))
+    y = layers.Conv2D(16, 3, padding="same", groups=4, dilation_rate=2)(x)
+    y = layers.DepthwiseConv2D(3, padding="valid")(layers.Add()([x, y * 0.5 + 3.0]))
+    out = layers.MaxPooling2D(2, padding="same")(y)
+    own = load_keras().Model(inputs, out)
+    native = with_native_layers(own)
+    batch = np.random.default_rng(2).standard_normal((4, 33, 30, 3)).astype(np.float32)
+    mine, theirs = (as_array(model(batch)) for model in (native, own))
+    return {
+        "replaced": replaced(own, native),
+        "scale": float(np.abs(theirs).mean()),
+        "difference": furthest([mine], [theirs]),
+    }
+
+
 def part_storage() -> dict[str, Any]:
     """Weights by position and by file, from one to the other."""
     own = stand_in()
@@ -312,6 +338,7 @@ if __name__ == "__main__":
     answers = {
         "inference": part_inference(),
         "whole densenet": part_whole_densenet(),
+        "others": part_others(),
         "storage": part_storage(),
         "frozen statistics": part_frozen_statistics(),
         "bfloat16": part_bfloat16(),

@@ -12,22 +12,21 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import UsageError
-from pneumoscope.graph.architecture import BACKBONE_WIDTH, BOUNDARIES, Architecture
+from pneumoscope.graph.architecture import Architecture
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import (
     HeadWeights,
-    build_backbone,
     build_feature_model,
     build_head,
     build_network,
     build_tail,
     build_trunk,
-    empty_head,
-    get_head,
     initialise_randomly,
     set_head,
     weights_digest,
     with_head,
 )
+from support.heads import BACKBONE_WIDTH, BOUNDARIES, empty_head, get_head
 from support.small_network import small_network
 
 SMALL = Architecture(size=64, hidden_units=8)
@@ -195,7 +194,8 @@ def test_a_backbone_of_no_size_takes_squares_of_any(small) -> None:
 
 
 def test_a_new_head_follows_its_seed_and_drops_out_in_training_only() -> None:
-    first, same, other = (build_head(Architecture(dropout=0.9), seed) for seed in (1, 1, 2))
+    about = Architecture(dropout=0.9)
+    first, same, other = (build_head(about, seed, BACKBONE_WIDTH) for seed in (1, 1, 2))
     for mine, theirs in zip(first.get_weights(), same.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert np.abs(first.get_weights()[0] - other.get_weights()[0]).max() > 0

@@ -20,7 +20,7 @@ from pneumoscope.config import (
 from pneumoscope.data.index import index
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.graph.architecture import BOUNDARIES, Architecture
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor
@@ -28,16 +28,22 @@ from pneumoscope.images.read import read_image
 from pneumoscope.records import Dataset
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import recipes
-from pneumoscope.training.network import build_backbone, build_tail, initialise_randomly, with_head
+from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.network import (
+    build_tail,
+    initialise_randomly,
+    step_factors,
+    trainable_copy,
+    with_head,
+)
 from pneumoscope.training.recipes import (
     Job,
     Trained,
-    _factors,
-    _trainable,
     architecture,
     train_network,
 )
 from pneumoscope.training.whole import build_curriculum
+from support.heads import BOUNDARIES
 from support.small_network import small_network
 
 Weights = dict[str, list[np.ndarray]]
@@ -213,9 +219,10 @@ def test_the_network_for_inference_has_the_kept_weights(run_of, phantoms: Datase
 def test_deeper_blocks_take_smaller_steps() -> None:
     tuning = FinetuneConfig(unfreeze="all", backbone_rate=0.2, depth_decay=0.5)
     config = replace(CONFIG, recipe="finetune", finetune=tuning)
-    body = _trainable(backbone_for(config), None, train_statistics=False)
+    backbone = backbone_for(config)
+    body = trainable_copy(backbone, "densenet121", None, train_statistics=False)
     network = with_head(body, architecture(config), 0)
-    factors = _factors(network, config)
+    factors = step_factors(network, backbone, 0.2, 0.5)
     kernels = {name.split("/")[0]: factor for name, factor in factors.items()}
     assert kernels == pytest.approx(
         {
@@ -241,9 +248,10 @@ def test_deeper_blocks_take_smaller_steps() -> None:
 def test_a_tail_knows_the_blocks_by_the_same_names() -> None:
     tuning = FinetuneConfig(unfreeze="conv4", backbone_rate=0.1, depth_decay=0.3)
     config = replace(CONFIG, recipe="finetune", finetune=tuning)
-    body = _trainable(backbone_for(config), 32, train_statistics=False)
+    backbone = backbone_for(config)
+    body = trainable_copy(backbone, "densenet121", 32, train_statistics=False)
     network = with_head(build_tail(body, BOUNDARIES["conv4"]), architecture(config), 0)
-    factors = _factors(network, config)
+    factors = step_factors(network, backbone, 0.1, 0.3)
     assert {name[:5]: factor for name, factor in factors.items()} == pytest.approx(
         {"conv5": 0.1, "pool4": 0.03, "conv4": 0.03}
     )

@@ -14,9 +14,10 @@ from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.kinds import UNKNOWN
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from pneumoscope.training.surroundings import Changed, LungExtractor, change_surroundings
 from pneumoscope.training.whole import Squares, build_curriculum
@@ -155,13 +156,13 @@ def test_nothing_is_asked_where_no_lungs_are_shown(tmp_path: Path) -> None:
     ):
         batches = list(lesson.batches(1))
         told = np.concatenate([labels for _, labels in batches])
-        codes = np.concatenate([inputs[1][:, 0] for inputs, _ in batches])
+        codes = np.concatenate([inputs["codes"][:, 0] for inputs, _ in batches])
         silent = (told[:, 1] != 0) & (told[:, 1] != 1)
         assert 0.2 < silent.mean() < 0.8
         np.testing.assert_allclose(told[silent], [[1 / 3, 2 / 3]] * silent.sum(), rtol=1e-6)
         assert (codes[silent] == UNKNOWN).all()
         assert set(codes[~silent]) > {UNKNOWN}
-        assert {inputs[0].shape[1] for inputs, _ in batches} == {side}
+        assert {inputs["squares"].shape[1] for inputs, _ in batches} == {side}
         for (inputs, labels_), (again, same) in zip(batches, lesson.batches(1), strict=True):
-            np.testing.assert_array_equal(inputs[0], again[0])
+            np.testing.assert_array_equal(inputs["squares"], again["squares"])
             np.testing.assert_array_equal(labels_, same)

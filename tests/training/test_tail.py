@@ -11,16 +11,22 @@ import pytest
 
 from pneumoscope.config import AugmentConfig, FitConfig, PreprocessConfig, TrainConfig
 from pneumoscope.data.index import index
-from pneumoscope.graph.architecture import BOUNDARIES, Architecture
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.extractor import KerasExtractor
 from pneumoscope.training.features import FeatureTable, Views, compute_features
 from pneumoscope.training.head import LabelledFeatures
-from pneumoscope.training.network import build_backbone, build_tail, initialise_randomly, with_head
+from pneumoscope.training.network import (
+    build_tail,
+    initialise_randomly,
+    with_head,
+)
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from pneumoscope.training.tail import build_tail_curriculum
+from support.heads import BOUNDARIES
 from support.small_network import small_network
 
 CONFIG = TrainConfig(seed=3, fit=FitConfig(batch_size=8))

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import BundleError, InputError, WeightsMissingError
-from pneumoscope.graph import weight_file
-from pneumoscope.training import bundle_files, weights
-from pneumoscope.training.network import build_backbone
+from pneumoscope.graph import bundle_files, weight_file
+from pneumoscope.training import weights
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
+from support.archives import changed_weights
 
 keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
@@ -264,12 +265,13 @@ def test_a_damaged_file_is_refused(target: Any, keras3: Path, tmp_path: Path) ->
         resolve_weights(str(path))
 
 
-def write_bundle(folder: Path, model: Any, name: str = "model.weights.h5") -> Path:
+def write_bundle(folder: Path, model: Any, name: str = "model.keras") -> Path:
     """As much of a bundle as initial weights need: a network with a head, and the manifest."""
     folder.mkdir(parents=True)
     pooled = keras.layers.GlobalAveragePooling2D()(model.output)
     network = keras.Model(model.input, keras.layers.Dense(1, name="head_probability")(pooled))
-    network.save_weights(folder / name)
+    # Before schema 4 a bundle held weights alone: training begins from such a one too.
+    network.save_weights(folder / name) if name.endswith(".h5") else network.save(folder / name)
     digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / "bundle.json").write_text(json.dumps({"files": {name: digest}}))
     return folder
@@ -285,31 +287,34 @@ def shipped(backbone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def test_the_bundled_backbone_fits_any_size(shipped: Path, backbone: Any) -> None:
     source = resolve_weights("bundled")
-    path = shipped / "model.weights.h5"
+    path = shipped / "model.keras"
     assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (source.kind, source.path) == ("bundle", path)
-    for words in ("'default'", "model.weights.h5", source.sha256):
+    for words in ("'default'", "model.keras", source.sha256):
         assert words in source.origin
     larger = build_backbone(64)
     load_backbone_weights(larger, source)
     assert same(larger, backbone)
 
 
-def test_a_bundle_or_a_run_gives_its_backbone(target: Any, backbone: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model-0.keras", "model-0.weights.h5", "model.weights.h5"])
+def test_a_bundle_or_a_run_gives_its_backbone(
+    target: Any, backbone: Any, tmp_path: Path, name: str
+) -> None:
     run = tmp_path / "run"
-    write_bundle(run / "model", backbone, "model-0.weights.h5")
+    write_bundle(run / "model", backbone, name)
     for place in (run, run / "model"):
         source = resolve_weights(str(place))
         assert source.kind == "bundle"
-        assert f"{place.name!r}, model-0.weights.h5" in source.origin
+        assert f"{place.name!r}, {name}" in source.origin
         target.set_weights([np.zeros_like(array) for array in target.get_weights()])
         load_backbone_weights(target, source)
         assert same(target, backbone)
 
 
 def test_half_precision_starts_a_training_too(target: Any, backbone: Any, shipped: Path) -> None:
-    path = shipped / "model.weights.h5"
-    with h5py.File(path, "r+") as file:
+    path = shipped / "model.keras"
+    with changed_weights(path) as file:
         kernel = file["layers/conv2d/vars/0"][()]
         del file["layers/conv2d/vars/0"]
         file["layers/conv2d/vars/0"] = kernel.astype("f2")
@@ -334,10 +339,10 @@ def test_no_bundle_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("{", "can't be read as JSON"),
         ("[]", "holds no weights"),
         ('{"files": 3}', "holds no weights"),
-        ('{"files": {"model-1.weights.h5": "0"}}', "holds no weights"),
-        ('{"files": {"model-0.weights.h5": "0"}}', "holds no weights"),
-        ('{"files": {"model.weights.h5": "0"}}', "SHA-256 is"),
-        ('{"files": {"model.weights.h5": 3}}', "SHA-256 is"),
+        ('{"files": {"model-1.keras": "0"}}', "holds no weights"),
+        ('{"files": {"model-0.keras": "0"}}', "holds no weights"),
+        ('{"files": {"model.keras": "0"}}', "SHA-256 is"),
+        ('{"files": {"model.keras": 3}}', "SHA-256 is"),
     ],
 )
 def test_a_broken_bundle_starts_no_training(shipped: Path, manifest: str, fault: str) -> None:
@@ -542,3 +547,48 @@ def test_a_folder_that_cannot_be_made(mirror: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WeightsMissingError, match="--weights none"):
         resolve_weights("imagenet", tmp_path / "file")
+
+
+def test_another_backbones_weights_come_from_keras_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(**_: Any) -> None:
+        raise Exception("URL fetch failure on https://example.org/x.h5: None")  # as Keras does
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", fetch)
+    with pytest.raises(WeightsMissingError, match=r"of MobileNetV2 .*x\.h5.*--weights none"):
+        resolve_weights("imagenet", backbone="mobilenetv2")
+    with pytest.raises(WeightsMissingError, match="has no ImageNet weights"):
+        resolve_weights("imagenet", backbone="mine:build")
+
+
+def test_weights_of_a_model_of_keras_get_into_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EfficientNet with ImageNet weights scales twice: ours does so once, by the same numbers."""
+    build = keras.applications.EfficientNetB0
+    scale = [1 / 0.3, 1 / 0.5, 1 / 0.6]
+
+    def fetched(include_top: bool, weights: str, input_shape: tuple[int, ...]) -> Any:
+        assert (include_top, weights) == (False, "imagenet")
+        images = keras.Input((64, 64, 3))
+        plain = build(include_top=False, weights=None, input_tensor=images)
+        layers = list(plain.layers)
+        normalise = next(each for each in layers if type(each).__name__ == "Normalization")
+        normalise.set_weights([np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4]), 3])
+        normalise.finalize_state()
+        twice = keras.layers.Rescaling(scale)(normalise.output)
+        return keras.Model(images, [plain.output, twice], name="efficientnetb0")
+
+    monkeypatch.setattr(keras.applications, "EfficientNetB0", fetched)
+    source = resolve_weights("imagenet", backbone="efficientnetb0")
+    monkeypatch.setattr(keras.applications, "EfficientNetB0", build)
+    assert source.kind == "imagenet"
+    assert source.arrays is not None
+    backbone = build_backbone(64, "efficientnetb0")
+    load_backbone_weights(backbone, source)
+    layer = next(each for each in backbone.layers if type(each).__name__ == "Normalization")
+    grey = np.full((1, 4, 4, 3), 0.7, np.float32)
+    wanted = (0.7 - np.array([0.5, 0.4, 0.3])) / np.sqrt([0.2, 0.3, 0.4]) * scale
+    np.testing.assert_allclose(np.asarray(layer(grey))[0, 0, 0], wanted, rtol=1e-5)
+    np.testing.assert_array_equal(
+        backbone.get_layer("stem_conv").get_weights()[0], source.arrays["stem_conv"][0]
+    )

@@ -14,9 +14,10 @@ from pneumoscope.config import FitConfig, PreprocessConfig, ScratchConfig, Train
 from pneumoscope.errors import UsageError
 from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.loop import Curriculum
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from pneumoscope.training.whole import (
@@ -100,7 +101,7 @@ def test_sizes_that_cant_be_trained_at_are_wrong_usage(sizes, shares, said: str)
 def test_sizes_follow_one_another_by_their_shares(curriculum: Curriculum) -> None:
     taught = [curriculum.lessons.index(curriculum.lesson(epoch)) for epoch in range(10)]
     assert taught == [0] * 3 + [1] * 7
-    shapes = [next(lesson.batches(0))[0][0].shape for lesson in curriculum.lessons]
+    shapes = [next(lesson.batches(0))[0]["squares"].shape for lesson in curriculum.lessons]
     assert shapes == [(8, stored_side(32), stored_side(32)), (8, SIDE, SIDE)]
 
 
@@ -112,7 +113,8 @@ def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own(
 
     def shown(epoch: int) -> list[int]:
         seen: list[int] = []
-        for (images,), labels in lesson.batches(epoch):
+        for inputs, labels in lesson.batches(epoch):
+            images = inputs["squares"]
             assert (images.shape, images.dtype) == ((8, SIDE, SIDE), np.uint8)
             numbers = images[:, 0, 0]
             np.testing.assert_array_equal(labels, np.eye(2)[parts[0].labels[numbers]])
@@ -129,7 +131,8 @@ def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own(
 def test_fewer_images_than_a_batch_fill_one(network, parts, tmp_path: Path) -> None:
     few = squares_of(tmp_path / "few", 3)
     lesson = build_curriculum(network, (few, parts[1]), CONFIG, SIZES, {}).lessons[1]
-    (((images,), _),) = lesson.batches(0)
+    ((inputs, _),) = lesson.batches(0)
+    images = inputs["squares"]
     assert sorted(set(images[:, 0, 0].tolist())) == [0, 1, 2]
 
 

@@ -13,8 +13,12 @@ import pytest
 from PIL import Image
 
 from pneumoscope.cli.app import run
-from pneumoscope.config import PreprocessConfig, TrainConfig, to_toml
+from pneumoscope.config import PreprocessConfig, StressConfig, TrainConfig, to_toml
 from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.images.framing import lung_box, match_framing
+from pneumoscope.images.lungs import find_lungs
+from pneumoscope.images.phantom import draw
+from pneumoscope.images.read import read_image
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
@@ -261,3 +265,44 @@ def test_nothing_to_train_on_says_so(
     failed = answered(capsys, *asked, code=3)
     assert "train" in failed["error"]["message"]
     assert not out.exists()
+
+
+def test_matched_framing_scores_re_cut_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "e"
+    wanted = {}
+    for name, label in (("NORMAL", 0), ("PNEUMONIA", 1)):
+        for k in range(3):
+            path = data / "test" / name / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = draw(4, f"{name}{k}", k, label, size=96).pixels
+            Image.fromarray((255 * pixels).astype(np.uint8)).save(path)
+            image = read_image(path).pixels
+            lungs = find_lungs(image)
+            box = lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
+            copy = match_framing(image, box, 0.8)
+            wanted[path.name, name] = (
+                Predictor(MANIFEST, MeanBackend()).predict_image(copy).prediction.probability,
+                box is None,
+            )
+    (data / "test" / "NORMAL" / "broken.png").write_bytes(b"no image")
+    matched = ("--framing", "matched", "--framing-share", "0.8")
+    document = answered(capsys, "evaluate", data, "--out", out, *matched)
+    assert document["framing"] == {
+        "share": 0.8,
+        "median_box": sum(without for _, without in wanted.values()),
+    }
+    assert (document["n"], document["refused"]) == (6, 1)
+    for row in rows_of(out / "predictions.csv"):
+        path = Path(row["path"])
+        if path.name == "broken.png":
+            assert row["reason"] == "not_an_image"
+        else:
+            probability, _ = wanted[path.name, path.parent.name]
+            assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)
+    assert "Framing matched: every image was re-cut" in (out / "report.html").read_text()
+    as_is = answered(capsys, "evaluate", data, "--out", tmp_path / "as-is")
+    assert "framing" not in as_is
+    refused = answered(capsys, "evaluate", data, "--out", out, *matched[2:], code=2)
+    assert "without --framing matched" in refused["error"]["message"]

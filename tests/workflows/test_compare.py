@@ -175,7 +175,7 @@ def test_text_tells_the_verdict(
     films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["compare", "upper", "lower", str(films), "--out", str(tmp_path)]
-    assert run([*arguments, "--resamples", "40", "-q"]) == 3
+    assert run([*arguments, "--resamples", "40"]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert "not passed" in lines
     assert any(line.startswith("auc ") and "not passed: is lower" in line for line in lines)

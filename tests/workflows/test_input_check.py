@@ -13,7 +13,7 @@ from PIL import Image
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import FitConfig, IntervalConfig, PreprocessConfig, TrainConfig
-from pneumoscope.graph.stored import read_network
+from pneumoscope.graph.archive import read_network
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle
 from pneumoscope.inference.engine import OpenVinoBackend

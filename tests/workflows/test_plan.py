@@ -111,7 +111,7 @@ def test_files_lie_beside_the_evaluation_and_a_run_is_one(
 def test_text_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = evaluation(tmp_path / "e")
     options = ["--min-specificity", "0.9", "--prevalence", "0.2", "--sets", "0.9"]
-    assert run(["plan", str(folder), *options, "--resamples", "40", "-q"]) == 0
+    assert run(["plan", str(folder), *options, "--resamples", "40"]) == 0
     text = capsys.readouterr().out
     assert "specificity at least 0.9 with 95% confidence" in text
     assert "false alarms per 1000" in text

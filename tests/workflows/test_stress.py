@@ -17,6 +17,8 @@ from pneumoscope.cli.app import run
 from pneumoscope.config import IntervalConfig, PreprocessConfig, StressConfig
 from pneumoscope.errors import DataError, Reason, UsageError
 from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.images.framing import lung_box, match_framing
+from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.read import read_image
 from pneumoscope.images.sweeps import SWEEPS
@@ -36,7 +38,8 @@ MANIFEST = BundleManifest(
 )
 QUICK = IntervalConfig(resamples=30)
 PARTS = 10 + 6
-WAYS = 1 + sum(len(sweep.steps) for sweep in SWEEPS) + PARTS
+SHARES = 3
+WAYS = 1 + sum(len(sweep.steps) for sweep in SWEEPS) + PARTS + SHARES
 
 
 class Reader:
@@ -147,6 +150,15 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
     assert content.shortcuts.with_lungs + content.shortcuts.without_lungs == 20
     assert content.shortcuts.with_lungs >= 10
     assert content.shortcuts.energy.value < 0.05
+    assert content.shortcuts.localisation.peak.value == 0.0
+    assert content.shortcuts.localisation.gain.value < 0.2
+    # An image whose lungs are detected is re-cut by its own box, another by the median box.
+    for row in content.shortcuts.framing:
+        share = float(row.name.removeprefix("matched_")) / 100
+        lungs = find_lungs(film)
+        box = lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
+        wanted = predictor.predict_image(match_framing(film, box, share)).prediction.probability
+        assert float(answers["7.png", row.name]) == pytest.approx(wanted, rel=1e-5)
     assert content.shortcuts.controls["thumbnails"].auc.value > 0.9  # the top is in them
     assert content.shortcuts.controls["outline"].auc.value < 0.9
 
@@ -157,6 +169,8 @@ def test_a_model_that_reads_the_lungs_is_told_apart(
     with_model(monkeypatch, Predictor(MANIFEST, Reader("lungs")))
     content = stress(films, tmp_path, interval=QUICK)
     assert content.shortcuts.energy.value > 0.5
+    assert content.shortcuts.localisation.peak.value > 0.7
+    assert content.shortcuts.localisation.gain.value > 1.8
     ring = next(row for row in content.shortcuts.rows if row.name == "ring_only")
     assert ring.found.changed["auc"].value == 0.5
     for exchange in content.shortcuts.exchanges[:2]:
@@ -198,19 +212,23 @@ def test_files_hold_what_was_found(
     document = json.loads((tmp_path / "stress.json").read_text(encoding="utf-8"))
     assert told == document
     assert document["schema_version"] == 1
-    assert len(document["rows"]) == WAYS - 1 - PARTS
+    assert len(document["rows"]) == WAYS - 1 - PARTS - SHARES
     falls = [row["fall"] for row in document["rows"]]
     assert falls == sorted(falls, reverse=True)
     assert not document["holds"]
     assert {finding["severity"] for finding in document["findings"]} >= {"problem"}
     with (tmp_path / "stress.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["name"] for row in rows][: WAYS - 1 - PARTS] == [
-        row["name"] for row in document["rows"]
+    shortcuts = document["shortcuts"]
+    assert [row["name"] for row in rows] == [
+        row["name"] for row in (*document["rows"], *shortcuts["parts"], *shortcuts["framing"])
     ]
-    assert [row["name"] for row in rows][WAYS - 1 - PARTS :] == [
-        row["name"] for row in document["shortcuts"]["parts"]
+    assert [row["name"] for row in shortcuts["framing"]] == [
+        "matched_63",
+        "matched_71",
+        "matched_79",
     ]
+    assert shortcuts["heatmaps"]["n"] > 0
     assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} == {
         "shortcuts",
         *(f"sweep-{sweep.name}" for sweep in SWEEPS),
@@ -299,7 +317,7 @@ def test_a_limit_draws_patients_and_without_shortcuts_no_lung_is_looked_for(
     assert (content.images, content.drawn_from, content.positives) == (8, 20, 4)
     assert content.shortcuts is None
     assert "8 X-rays of 20" in (tmp_path / "stress.html").read_text(encoding="utf-8")
-    assert len(answers_of(tmp_path)) == 8 * (WAYS - PARTS)
+    assert len(answers_of(tmp_path)) == 8 * (WAYS - PARTS - SHARES)
     assert not (tmp_path / "figures" / "shortcuts.svg").exists()
 
 

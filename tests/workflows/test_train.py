@@ -31,7 +31,9 @@ from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference import bundle as bundles
 from pneumoscope.inference.bundle import load_bundle, load_networks, write_bundle
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.workflows.train import TrainedRun, train
+from pneumoscope.workflows.evaluate import evaluate_model
+from pneumoscope.workflows.seen import add_to_bundle
+from pneumoscope.workflows.train import TrainedRun, _outcome, train
 from support.small_network import small_network
 
 CONFIG = TrainConfig(
@@ -129,6 +131,30 @@ def test_a_run_is_whole_by_every_recipe(run_of, name: str) -> None:
     assert metrics["refused"] == 0
 
 
+def test_a_model_knows_its_own_images_again(run_of, phantoms: Path, tmp_path: Path) -> None:
+    """The report of an evaluation on training images says so, that of one on others says so too."""
+    run = run_of(next(iter(CONFIGS)))
+    table = load_bundle(run.folder).table("seen")
+    assert table is not None
+    counted = {}
+    for split in ("train", "val", "test"):
+        found = evaluate_model(run.folder / "split.csv", tmp_path / split, run.folder, split)
+        assert found.seen is not None
+        counted[split] = found.seen
+        page = (tmp_path / split / "report.html").read_text()
+        assert found.seen.in_words().replace("'", "&#39;") in page
+        document = json.loads((tmp_path / split / "metrics.json").read_text())
+        assert document["seen"] == found.seen.to_dict()
+    size = {split: seen.images for split, seen in counted.items()}
+    assert counted["train"].identical == size["train"]
+    assert counted["val"].chosen_on == size["val"]
+    assert not counted["test"].flatters
+    add_to_bundle(run.folder, run.folder / "split.csv")
+    again = load_bundle(run.folder).table("seen")
+    assert again is not None
+    assert again["0_train_bytes"].tolist() == table["0_train_bytes"].tolist()
+
+
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_history_tells_seed_and_stage_of_every_epoch(run_of, name: str) -> None:
     run = run_of(name)
@@ -176,6 +202,19 @@ def test_an_ensemble_answers_with_the_mean_over_members_and_mirror_images(
     answers = list(Predictor.load(run.folder).predict_files(films))
     found = [answer.prediction.probability for answer in answers]
     np.testing.assert_allclose(found, calibrated, atol=1e-5)
+
+
+def test_each_network_tells_its_own_best_epoch(run_of) -> None:
+    """Not one epoch of all networks' epochs together."""
+    run = run_of("ensemble")
+    assert [seed for seed, _, _ in run.members] == list(CONFIGS["ensemble"].seeds)
+    assert [epochs for _, _, epochs in run.members] == [2, 2]
+    first, second = (f"{best} of 2 (seed {seed})" for seed, best, _ in run.members)
+    document, text = _outcome(run)
+    assert f"best epochs of 2 networks: {first}, {second};" in text
+    assert [one["best_epoch"] for one in document["networks"]] == [m[1] for m in run.members]
+    document, text = _outcome(run_of("conv5"))
+    assert f"best of 4 epochs: {document['best_epoch']};" in text
 
 
 def test_a_member_is_the_network_that_its_seed_trains_alone(

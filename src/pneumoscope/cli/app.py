@@ -24,7 +24,9 @@ from pneumoscope.cli import (
 )
 from pneumoscope.cli.options import TERMINAL, begin
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
-from pneumoscope.storage import path_text
+from pneumoscope.storage import terminal_text
+
+_MAY_BE_EMPTY = frozenset({"--columns", "--pneumonia", "--normal", "--table"})
 
 app = typer.Typer(
     name="pneumoscope",
@@ -59,6 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     begin(arguments)
     try:
+        _refuse_empty(arguments)
         code = app(list(arguments), standalone_mode=False, prog_name="pneumoscope")
     except typer.TyperException as error:
         message = error.format_message().rstrip(".").replace("Value error, ", "")
@@ -83,6 +86,23 @@ def run(arguments: Sequence[str]) -> int:
     return TERMINAL.exit_code
 
 
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty argument is a shell variable without a value; as a path it would mean this folder.
+
+    Raises:
+        UsageError: names the word before it.
+    """
+    for before, word in pairwise(["pneumoscope", *arguments]):
+        emptied = word.startswith("--") and word.endswith("=")
+        if not emptied and (word.strip() or before in _MAY_BE_EMPTY):
+            continue
+        place = word if emptied else f"'' after {before}"
+        raise UsageError(
+            f"found an empty argument ({place}), wanted a path or a value. Is a variable of the "
+            "shell empty? For the current folder give a dot: ."
+        )
+
+
 def _interruption(arguments: Sequence[str]) -> InterruptedRunError:
     way = "Go on: the same command with --resume" if _begun(arguments) else "Run it again"
     return InterruptedRunError(f"interrupted; no file is left half-written. {way}.")
@@ -93,6 +113,7 @@ def _begun(arguments: Sequence[str]) -> bool:
     named = Path(dict(pairwise(arguments)).get("--out", ""))
     marks = {
         "train": named / "config.toml",
+        "crossvalidate": named / "folds.csv",
         "predict": Path(f"{named}.partial"),
         "stress": named / "answers.jsonl",
     }
@@ -114,7 +135,7 @@ def _asked(arguments: Sequence[str]) -> str:
 
 def _report(error: PneumoscopeError) -> int:
     _print_json(error, error.exit_code)
-    sys.stderr.write(path_text(f"{type(error).__name__}: {error}\n"))
+    sys.stderr.write(terminal_text(f"{type(error).__name__}: {error}\n"))
     return error.exit_code
 
 

@@ -1,4 +1,4 @@
-"""`pneumoscope input-check`: teach a model to know what is none of its kind."""
+"""`pneumoscope input-check`, `upgrade`: a model with what it lacked."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pneumoscope.cli.options import TERMINAL, Outcome, command
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "input-check")(input_check)
+    command(app, "upgrade")(upgrade)
 
 
 def input_check(
@@ -33,3 +34,16 @@ def input_check(
     from pneumoscope.workflows.input_check import run_input_check
 
     return Outcome(*run_input_check(data, model, out, TERMINAL.progress))
+
+
+def upgrade(
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="write the converted model here")],
+    model: ModelOption = "default",
+) -> Outcome:
+    """Convert a model that an older version of pneumoscope wrote; its predictions stay the same.
+
+    Example: pneumoscope upgrade --model runs/old --out upgraded
+    """
+    from pneumoscope.workflows.upgrade import run_upgrade
+
+    return Outcome(*run_upgrade(model, out))

@@ -99,13 +99,20 @@ def audit(
     from pneumoscope.workflows.data import run_audit
 
     found = run_audit(data, out, TERMINAL.progress, predictions, pictures=pictures)
-    return Outcome(*found)
+    return Outcome(*found, alone=out is None)
 
 
 @settings(SplitConfig, "val", "test", "by", "seed")
 def split(
     data: DataArgument,
     out: Annotated[Path, typer.Option(metavar="split.csv", help="the manifest to write")],
+    pneumonia: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help="class folders or labels that mean PNEUMONIA, too"),
+    ] = "",
+    normal: Annotated[
+        str, typer.Option(metavar="NAMES", help="class folders or labels that mean NORMAL, too")
+    ] = "",
     **options: Any,
 ) -> Outcome:
     """Deal patients to train, val and test, so that none stands in two of them.
@@ -115,7 +122,7 @@ def split(
     from pneumoscope.workflows.data import run_split
 
     config = replace_from(SplitConfig(), **options)
-    return Outcome(*run_split(data, out, config, TERMINAL.progress))
+    return Outcome(*run_split(data, out, config, TERMINAL.progress, pneumonia, normal))
 
 
 def phantom(

@@ -37,7 +37,7 @@ def info(model: ModelOption = "default") -> Outcome:
     """
     from pneumoscope.workflows.inspect import run_info
 
-    return Outcome(*run_info(model))
+    return Outcome(*run_info(model), alone=True)
 
 
 def doctor(
@@ -58,4 +58,4 @@ def doctor(
 
     if state is not None:
         return Outcome(*run_state(model, state))
-    return Outcome(*run_doctor(model))
+    return Outcome(*run_doctor(model), alone=True)

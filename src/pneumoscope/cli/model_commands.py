@@ -1,4 +1,4 @@
-"""`pneumoscope train`, `evaluate`, `predict`: make a model, measure it, use it."""
+"""`pneumoscope train`, `crossvalidate`, `evaluate`, `predict`: make, measure, use a model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
 from pneumoscope.config import (
     BatchConfig,
+    CrossValidationConfig,
     FitConfig,
+    FramingConfig,
     IntervalConfig,
     NodeConfig,
+    ScoresConfig,
     TrainConfig,
+    check_ranges,
     named_in,
     replace_from,
     training_config,
@@ -36,6 +40,14 @@ CheckOption = Annotated[
 ]
 
 
+AgeOption = Annotated[
+    bool,
+    typer.Option(
+        "--any-age", help="predict for other ages than the model is for; every output says so"
+    ),
+]
+
+
 class SplitChoice(StrEnum):
     """Which part of the data is evaluated."""
 
@@ -45,14 +57,25 @@ class SplitChoice(StrEnum):
     all = "all"
 
 
+class Framing(StrEnum):
+    """Whether images are re-cut before they are scored."""
+
+    as_is = "as-is"
+    matched = "matched"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "train")(train)
+    command(app, "crossvalidate")(crossvalidate)
     command(app, "evaluate")(evaluate)
     command(app, "predict")(predict)
 
 
-@settings(TrainConfig, "recipe", "weights", "views", "seed", "flip", "backend", "keep_val")
+@settings(
+    TrainConfig,
+    *("recipe", "backbone", "weights", "views", "seed", "flip", "backend", "keep_val"),
+)
 @settings(FitConfig, "epochs")
 def train(
     data: DataArgument,
@@ -66,25 +89,82 @@ def train(
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N,…", help="one network per seed, averaged")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="RUN,RUN,…", help="scratch: learn from these models' predictions too"),
+    ] = None,
+    ages: Annotated[
+        str | None,
+        typer.Option(metavar="YEARS-YEARS", help="ages that the model is for, as in 1-5"),
+    ] = None,
     **options: Any,
 ) -> Outcome:
     """Train a model: split by patient, train, choose the threshold on validation, report.
 
     Example: pneumoscope train chest_xray --out runs/a --weights imagenet --views 4
     """
+    from pneumoscope.inference.age_gate import parse_ages
     from pneumoscope.workflows.train import run_training
 
-    chosen = training_config(options.get("recipe"), config)
-    options["seeds"] = _seeds(seeds)
+    options["ages"] = None if ages is None else parse_ages(ages)
+    chosen, given = _training(
+        config, options | {"seeds": _seeds(seeds), "teachers": _listed(teacher)}
+    )
+    return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
+
+
+@settings(CrossValidationConfig, "folds", "by")
+@settings(TrainConfig, "recipe", "backbone", "weights", "views", "seed", "flip", "backend")
+@settings(FitConfig, "epochs")
+def crossvalidate(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder for runs, predictions, report")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="settings; options override them")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="keep the finished folds in --out and go on")
+    ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN,RUN,…",
+            help="scratch: learn from these models too; {fold} in a name is the fold's number",
+        ),
+    ] = None,
+    **options: Any,
+) -> Outcome:
+    """Train once per fold, score every image by the model that never saw its patient, report.
+
+    Example: pneumoscope crossvalidate chest_xray --folds 5 --by block --out cv
+    """
+    from pneumoscope.workflows.crossvalidate import run_crossvalidation
+
+    division = replace_from(
+        CrossValidationConfig(), folds=options.pop("folds"), by=options.pop("by")
+    )
+    chosen, given = _training(config, options | {"teachers": _listed(teacher)})
+    progress = TERMINAL.progress
+    found = run_crossvalidation(data, out, chosen, division, progress, resume=resume, given=given)
+    return Outcome(*found)
+
+
+def _training(file: Path | None, options: dict[str, Any]) -> tuple[TrainConfig, set[str]]:
+    """The settings of a training, and the dotted names of those that the user gave."""
+    chosen = training_config(options.get("recipe"), file)
     given = {
         "fit.epochs" if name == "epochs" else name
         for name, value in options.items()
         if value is not None
     }
-    given |= named_in(config) if config else set()
+    given |= named_in(file) if file else set()
     chosen = replace(chosen, fit=replace_from(chosen.fit, epochs=options.pop("epochs")))
-    chosen = replace_from(chosen, **options)
-    return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
+    return replace_from(chosen, **options), given
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    """Names as the user gave them, with commas between."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:
@@ -104,7 +184,26 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     return seeds
 
 
+def _share(framing: Framing, given: float | None) -> float | None:
+    """What the lungs are to fill, `None` where images are scored as they are.
+
+    Raises:
+        UsageError: a share was given that would not be used, or that is impossible.
+    """
+    if framing is Framing.as_is:
+        if given is not None:
+            raise UsageError(
+                "--framing-share: found without --framing matched. Add that, or leave this out."
+            )
+        return None
+    config = replace_from(FramingConfig(), framing_share=given)
+    check_ranges(config)
+    return config.framing_share
+
+
 @settings(IntervalConfig, "resamples")
+@settings(FramingConfig, "framing_share")
+@settings(ScoresConfig, "score_column", "threshold")
 def evaluate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for metrics, pages, figures")],
     data: Annotated[
@@ -114,15 +213,13 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.csv", help="or labels and scores that exist, of any system"),
     ] = None,
-    score_column: Annotated[
-        str, typer.Option(metavar="NAME", help="column of --scores (default: score, probability)")
-    ] = "",
-    threshold: Annotated[
-        float | None, typer.Option(help="of --scores (default: its column 'threshold')")
-    ] = None,
     model: ModelOption = "default",
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
     input_check: CheckOption = True,
+    framing: Annotated[
+        Framing, typer.Option(help="score images as they are, or re-cut by the lungs")
+    ] = Framing.as_is,
+    any_age: AgeOption = False,
     **options: Any,
 ) -> Outcome:
     """Measure a model on labelled images: every metric with its interval, curves, a report.
@@ -135,22 +232,34 @@ def evaluate(
     from pneumoscope.workflows.evaluate import run_evaluation
     from pneumoscope.workflows.evaluate_scores import run_evaluate_scores
 
-    interval = replace_from(IntervalConfig(), **options)
+    interval = replace_from(IntervalConfig(), resamples=options["resamples"])
     if (data is None) == (scores is None):
         raise UsageError("evaluate: wanted either DATA, to ask a model, or --scores FILE.csv")
     if scores is not None:
-        found = run_evaluate_scores(scores, out, interval, column=score_column, threshold=threshold)
-        return Outcome(*found)
-    if data is None or threshold is not None or score_column:
+        how = replace_from(
+            ScoresConfig(), score_column=options["score_column"], threshold=options["threshold"]
+        )
+        return Outcome(*run_evaluate_scores(scores, out, interval, how))
+    if data is None or options["threshold"] is not None or options["score_column"]:
         raise UsageError("evaluate DATA: --threshold and --score-column belong to --scores")
     chosen: Any = split.value
+    share = _share(framing, options["framing_share"])
+    progress = TERMINAL.progress
     found = run_evaluation(
-        data, out, model, chosen, interval, TERMINAL.progress, input_check=input_check
+        data,
+        out,
+        model,
+        chosen,
+        interval,
+        progress,
+        input_check=input_check,
+        any_age=any_age,
+        framing=share,
     )
     return Outcome(*found)
 
 
-@settings(BatchConfig, "engine", "workers", "precision", "strict")
+@settings(BatchConfig, "engine", "workers", "precision", "device", "any_age", "strict")
 @settings(NodeConfig, "segmentation")
 def predict(
     paths: Annotated[
@@ -197,4 +306,4 @@ def predict(
         folders=folders,
         batch=batch,
     )
-    return Outcome(*found)
+    return Outcome(*found, alone=out is None and heatmaps is None and dicom_out is None)

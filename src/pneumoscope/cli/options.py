@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from pneumoscope.progress import SILENT, Progress, TerminalProgress
-from pneumoscope.storage import path_text
+from pneumoscope.storage import terminal_text
 
 Command = Callable[..., "Outcome"]
 
@@ -33,11 +33,14 @@ class Outcome:
         document: the JSON document of `--json`.
         text: the same for people, printed on stdout without `--json`.
         exit_code: 0, or 3 where the input was refused without stopping the command.
+        alone: the text is all that the command makes, so that `-q` leaves it; else results lie in
+            files, and `-q` prints none of it.
     """
 
     document: Mapping[str, Any]
     text: str
     exit_code: int = 0
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -86,7 +89,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
 
     def decorate(function: Command) -> Command:
         flag = typer.Option("--json", help="one JSON document on stdout, all else on stderr")
-        quiet = typer.Option("--quiet", "-q", help="errors only")
+        quiet = typer.Option("--quiet", "-q", help="errors only; results lie in the files")
         verbose = typer.Option("--verbose", "-v", help="say more")
         parameters = [
             _keyword("json_output", Annotated[bool, flag], False),
@@ -100,8 +103,10 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
             if TERMINAL.as_json:
                 # ASCII, since JSON is UTF-8 and a terminal or pipe may be anything.
                 text = json.dumps(outcome.document, allow_nan=False)
+            elif TERMINAL.quiet and not outcome.alone:
+                text = ""
             else:
-                text = path_text(outcome.text)
+                text = terminal_text(outcome.text)
             TERMINAL.exit_code = outcome.exit_code
             if text:
                 _print(text)
@@ -132,8 +137,15 @@ def _speak(as_json: bool, quiet: bool, verbose: bool) -> None:
     logger = logging.getLogger("pneumoscope")
     logger.setLevel(level)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_Lines("%(levelname)s: %(message)s"))
     logger.handlers[:] = [handler]
+
+
+class _Lines(logging.Formatter):
+    """Lines for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal_text(super().format(record))
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -12,7 +12,13 @@ reading.py   from and to TOML
 from __future__ import annotations
 
 from pneumoscope.config.adopting import AdoptConfig
-from pneumoscope.config.evidence import CompareConfig, PlanConfig, PlanTarget
+from pneumoscope.config.evidence import (
+    CompareConfig,
+    CrossValidationConfig,
+    PlanConfig,
+    PlanTarget,
+    ScoresConfig,
+)
 from pneumoscope.config.fetching import FetchConfig
 from pneumoscope.config.node import NodeConfig
 from pneumoscope.config.reading import (
@@ -32,6 +38,8 @@ from pneumoscope.config.stages import (
     DistortConfig,
     FinetuneConfig,
     FitConfig,
+    FramingConfig,
+    GuidanceConfig,
     IntervalConfig,
     LimitsConfig,
     PreprocessConfig,
@@ -50,10 +58,13 @@ __all__ = [
     "AugmentConfig",
     "BatchConfig",
     "CompareConfig",
+    "CrossValidationConfig",
     "DistortConfig",
     "FetchConfig",
     "FinetuneConfig",
     "FitConfig",
+    "FramingConfig",
+    "GuidanceConfig",
     "IntervalConfig",
     "LimitsConfig",
     "NodeConfig",
@@ -61,6 +72,7 @@ __all__ = [
     "PlanTarget",
     "PreprocessConfig",
     "ProvenanceConfig",
+    "ScoresConfig",
     "ScratchConfig",
     "ServeConfig",
     "SplitConfig",

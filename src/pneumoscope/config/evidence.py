@@ -6,6 +6,7 @@ As in `stages`: each field carries its help text, range and units. Imports no Nu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pneumoscope.config.reading import option
 from pneumoscope.config.stages import IntervalConfig
@@ -37,6 +38,14 @@ class PlanTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoresConfig:
+    """How `evaluate --scores` reads its table."""
+
+    score_column: str = option("", "column of --scores; else the first of score, probability")
+    threshold: float | None = option(None, "of --scores; else its column 'threshold'")
+
+
+@dataclass(frozen=True, slots=True)
 class PlanConfig:
     """How an operating point is planned."""
 
@@ -56,6 +65,16 @@ class PlanConfig:
     def intervals(self) -> IntervalConfig:
         """How its intervals are made."""
         return IntervalConfig(self.level, self.resamples, self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossValidationConfig:
+    """How a data set is divided for cross-validation."""
+
+    folds: int = option(5, "parts; each is held out once", 2, 100)
+    by: Literal["random", "block"] = option(
+        "random", "random patients, or blocks of consecutive ids of each kind"
+    )
 
 
 @dataclass(frozen=True, slots=True)

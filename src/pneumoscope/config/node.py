@@ -34,6 +34,9 @@ class NodeConfig:
     poll: float = option(30.0, "seconds between two searches there", 0.01, _DAY_SECONDS)
     spool: str = option("pneumoscope-spool", "folder of queue, films and reports in transit")
     segmentation: bool = option(False, "each heatmap as a DICOM Segmentation as well")
+    any_age: bool = option(
+        False, "predict for patients of other ages than the model is for, with a warning"
+    )
     callers: tuple[str, ...] = option((), "AE titles that may call; empty: every one")
     any_called: bool = option(False, "take associations for other AE titles than the own one")
     tls_cert: str = option("", "own certificate, PEM; with it only TLS is spoken")

@@ -105,6 +105,21 @@ class DistortConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GuidanceConfig:
+    """What the whole network is taught besides the labels (`training/guidance.py`)."""
+
+    lungs: float = option(
+        0.0, "cost of heatmap energy outside the lungs, in images with pneumonia; 0: none", 0, 100
+    )
+    teacher: float = option(
+        0.7, "with teachers: their share of the target, the label's is the rest", 0, 0.99
+    )
+    teacher_maps: float = option(
+        0.5, "with teachers: cost of a heatmap that differs from theirs; 0: none", 0, 100
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SplitConfig:
     """How patients are dealt to the splits."""
 
@@ -155,7 +170,8 @@ class FinetuneConfig:
     """What `finetune` trains after the head, and how gently."""
 
     unfreeze: Literal["conv5", "conv4", "all"] = option(
-        "conv5", "the first block that is trained; what lies before it stays frozen"
+        "conv5",
+        "what is trained: the last stage of the backbone (conv5), the last two (conv4), or all",
     )
     head_epochs: int = option(30, "most epochs of the first stage, the head alone", 1)
     backbone_rate: float = option(0.1, "the last block's step size, as a share of the head's", 0, 1)
@@ -206,8 +222,23 @@ class BatchConfig:
     precision: Literal["auto", "f32", "bf16", "int8"] = option(
         "auto", "what is computed in; auto: the fastest that is certified for the model, here"
     )
+    device: Literal["auto", "CPU", "GPU"] = option(
+        "CPU", "what runs the network; auto: graphics that OpenVINO runs on, if there are any"
+    )
     input_check: bool = option(True, "refuse what is no chest X-ray, where the model can tell")
+    any_age: bool = option(
+        False, "predict for patients of other ages than the model is for, with a warning"
+    )
     strict: bool = option(False, "exit with 3 if any input had no answer")
+
+
+@dataclass(frozen=True, slots=True)
+class FramingConfig:
+    """How images are re-cut where their framing must not count (`images/framing.py`)."""
+
+    framing_share: float = option(
+        0.71, "with --framing matched: share of each side that the lungs fill", 0.3, 1.2
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +267,31 @@ class ServeConfig:
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all of this machine's")
     port: int = option(8000, "port to listen on; 0: a free one", 0, 65_535)
-    readers: int = option(0, "threads that read films; 0: half the cores, 2 to 8", 0, 64)
+    allowed_host: tuple[str, ...] = option(
+        (), "further names that it may be asked by, beside those of this machine; *: any"
+    )
+    allowed_origin: tuple[str, ...] = option(
+        (), "other sites whose pages may ask, as https://viewer.example; *: any"
+    )
+    root_path: str = option("", "path under which a proxy offers it, as /pneumoscope")
+    any_age: bool = option(
+        False, "predict for patients of other ages than the model is for, with a warning"
+    )
+    readers: int = option(0, "processes that read images; 0: half the cores, 2 to 8", 0, 64)
     requests: int = option(64, "requests under way at once; more get 503", 1)
     longest_wait: float = option(
         2.0, "a request that would have to wait longer for its answer gets 503, seconds", 0
     )
     timeout: float = option(30.0, "a request may take, seconds", 0)
+    connections: int = option(
+        512, "connections at once; a new one takes the place of the oldest without a request", 8
+    )
+    header_timeout: float = option(5.0, "a client may take to say what it wants, seconds", 0.1)
+    body_timeout: float = option(
+        10.0, "a body may take to come in, seconds; more at 8 KB a second or faster", 0.1
+    )
+    write_timeout: float = option(20.0, "a client may take to read what is there, seconds", 0.1)
+    idle_timeout: float = option(15.0, "a connection may be silent between requests, seconds", 1)
     stop_timeout: float = option(30.0, "requests under way may take after SIGTERM, seconds", 0)
     max_upload: int = option(64 << 20, "largest file, bytes", 1)
     max_files: int = option(200, "most files of one request", 1)
@@ -271,6 +321,12 @@ class TrainConfig:
     recipe: Literal["frozen", "finetune", "scratch"] = option(
         "frozen", "what is trained: the head; the head, then the last blocks too; everything"
     )
+    backbone: str = option(
+        "densenet121",
+        "convolutional network in front of the head: a model of keras.applications in lower case "
+        "(mobilenetv2, efficientnetb0, resnet50v2), efficientnet-lite0 or -lite2, or "
+        "module:function of a Keras model of your own",
+    )
     weights: str = option(
         "imagenet", "initial backbone weights: imagenet, bundled, none, a bundle, or a .h5 file"
     )
@@ -278,6 +334,9 @@ class TrainConfig:
     seed: int = option(0, "seed of initialisation, views and order", 0, _MOST_SEED)
     seeds: tuple[int, ...] = option(
         (), "one network per seed, probabilities averaged; empty: one", 0, _MOST_SEED
+    )
+    teachers: tuple[str, ...] = option(
+        (), "scratch: runs or bundles whose predictions the network learns from"
     )
     kinds: float = option(
         0.0, "scratch: weight of asking for the kind of pneumonia too, where data tell; 0: not", 0
@@ -298,10 +357,14 @@ class TrainConfig:
         False, "choose calibration and threshold on copies of val as well, changed as `stress` does"
     )
     store: Literal["float32", "float16"] = option("float32", "precision of the weights on disk")
+    ages: tuple[int, ...] = option(
+        (), "youngest and oldest that the model is for, in years; empty: of every age", 0, 120
+    )
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     distort: DistortConfig = field(default_factory=DistortConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     scratch: ScratchConfig = field(default_factory=ScratchConfig)

@@ -27,6 +27,11 @@ HEAD_BYTES = 8192
 """How much of a file `image_suffix` needs to see."""
 
 _CHUNK_BYTES = 1 << 16
+_ENTRY, _END_RECORD = b"PK\x01\x02", b"PK\x05\x06"
+_MOST_END_BYTES = 66_000
+"""The end record with its longest comment, and that of ZIP64 before it."""
+
+_IN_ZIP64 = 0xFFFFFFFF
 _DRIVE = re.compile(r"[A-Za-z]:")
 # The names that Windows gives to devices, with any extension (Microsoft, "Naming Files").
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.I)
@@ -111,6 +116,7 @@ def extract_zip(
     """
     limits = limits or ArchiveLimits()
     name = name or str(archive)
+    _check_directory(archive, name, limits)
     try:
         opened = zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
@@ -135,6 +141,38 @@ def extract_zip(
                     total += written
                 task.advance()
     return Unpacked(kept, len(files) - kept, total)
+
+
+def _check_directory(archive: Path, name: str, limits: ArchiveLimits) -> None:
+    """Count the entries before zipfile makes an object of each (APPNOTE 4.3.12 and 4.3.16).
+
+    What the end record states of their number may lie; the entries themselves are counted.
+
+    Raises:
+        UnsafeArchiveError: there are more than allowed.
+    """
+    with archive.open("rb") as stream:
+        length = stream.seek(0, 2)
+        stream.seek(max(0, length - _MOST_END_BYTES))
+        end = length - stream.tell()
+        tail = stream.read()
+        place = tail.rfind(_END_RECORD)
+        if place < 0:
+            return  # zipfile says what is wrong
+        directory_end = length - end + place
+        size = int.from_bytes(tail[place + 12 : place + 16], "little")
+        if size == _IN_ZIP64:
+            size = directory_end
+        stream.seek(max(0, directory_end - size - _MOST_END_BYTES))
+        left, found, before = directory_end - stream.tell(), 0, b""
+        while left > 0 and (chunk := stream.read(min(left, _CHUNK_BYTES))):
+            left -= len(chunk)
+            found += (before + chunk).count(_ENTRY)
+            before = chunk[1 - len(_ENTRY) :]
+            if found > limits.max_members:
+                raise UnsafeArchiveError(
+                    f"{name} holds more than {limits.max_members:,} entries, which are allowed"
+                )
 
 
 def _is_wanted(place: PurePosixPath) -> bool:

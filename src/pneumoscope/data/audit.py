@@ -33,7 +33,8 @@ from pneumoscope.data.duplicates import NearPair, connected_groups, near_pairs
 from pneumoscope.data.evidence import gather_evidence
 from pneumoscope.data.evidence_findings import evidence_findings
 from pneumoscope.data.films import THUMBNAIL_SIDE, Films
-from pneumoscope.data.findings import findings_of
+from pneumoscope.data.findings import findings_of, flat_findings
+from pneumoscope.data.masks import FlatKind, flat_kind
 from pneumoscope.data.patients import natural_key
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.progress import SILENT, Progress
@@ -75,6 +76,7 @@ class _Readable:
     sha256: str
     format: str
     numbers: tuple[float, ...]  # one per distributions.QUANTITIES
+    flat: FlatKind
     hash: int
     thumbnail: npt.NDArray[np.uint8]
 
@@ -121,6 +123,7 @@ def audit(
     separations = distributions.separations(numbers, cells)
     per_patient = Counter(Counter(record.patient for record in records).values())
     odd = tuple(Finding("warning", "index", text) for text in dataset.warnings)
+    flat = [(m.path, f) for m, f in zip(members, map(_flat, measured), strict=True) if f]
     films, readable = _films(records, members, measured)
     given = None
     if answers is not None:
@@ -137,7 +140,7 @@ def audit(
             stopped,
             shared,
             separations,
-            (*odd, *evidence_findings(evidence)),
+            (*odd, *flat_findings(flat, len(records)), *evidence_findings(evidence)),
         ),
         groups=groups,
         unreadable=unreadable,
@@ -174,6 +177,10 @@ def _table(measured: Sequence[_Readable | ImageRefusedError]) -> npt.NDArray[np.
     columns = len(distributions.QUANTITIES)
     rows = [m.numbers if isinstance(m, _Readable) else (np.nan,) * columns for m in measured]
     return np.array(rows, dtype=np.float64).reshape(len(measured), columns)
+
+
+def _flat(result: _Readable | ImageRefusedError) -> FlatKind:
+    return result.flat if isinstance(result, _Readable) else ""
 
 
 def _films(
@@ -227,6 +234,7 @@ def _measure(record: ImageRecord, limits: LimitsConfig) -> _Readable | ImageRefu
             float(pixels.mean(dtype=np.float64)),
             float(pixels.std(dtype=np.float64)),
         ),
+        flat=flat_kind(grey),
         hash=int.from_bytes(bits.tobytes(), "big"),
         thumbnail=np.asarray(small).ravel(),
     )

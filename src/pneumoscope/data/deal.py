@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.duplicates import connected_groups
 from pneumoscope.data.patients import kind_of, natural_key
-from pneumoscope.errors import SplitLeakError, UsageError
+from pneumoscope.errors import DataError, SplitLeakError, UsageError
 from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
 
 
@@ -52,19 +54,13 @@ def deal(
         The records in their order with their splits, and warnings.
     """
     units, warnings = _units(records)
-    splits: dict[int, Split] = {}
-    strata: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for place, unit in enumerate(units):
-        if held_for_test and not held_for_test.isdisjoint(unit.patients):
-            splits[place] = "test"
-        else:
-            name = unit.subtype if config.by == "random" else kind_of(unit.patients[0])
-            strata[unit.label, name].append(place)
-    rng = np.random.default_rng(config.seed)
+    splits: dict[int, Split] = {
+        place: "test"
+        for place, unit in enumerate(units)
+        if not held_for_test.isdisjoint(unit.patients)
+    }
     rows: dict[int, list[int]] = defaultdict(list)
-    for (label, _), places in sorted(strata.items()):
-        random = config.by == "random"
-        row = [places[i] for i in rng.permutation(len(places))] if random else places[::-1]
+    for label, row in _strata(units, config.by, config.seed, without=splits):
         _deal_row(row, units, config, splits)
         rows[label] += row
     shares: dict[Split, float] = {"val": config.val, "test": config.test}
@@ -79,6 +75,74 @@ def deal(
         for record, name in zip(records, chosen, strict=True)
     )
     return dealt, (*warnings, *notes)
+
+
+def deal_folds(
+    records: Sequence[ImageRecord], folds: int, by: Literal["random", "block"], seed: int
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Assign every record to one of `folds` folds of about as many patients of each class.
+
+    Patients who share a byte-equal image stay together. Given splits are ignored.
+
+    Args:
+        records: any images.
+        folds: how many, 2 or more.
+        by: random patients; or blocks of consecutive ids of each kind, a stand-in for another time
+            or site.
+        seed: of the random assignment.
+
+    Returns:
+        The fold of each record, 1 to `folds`, in their order, and warnings.
+
+    Raises:
+        DataError: a class has fewer patients than there are folds.
+    """
+    units, warnings = _units(records)
+    of_unit: dict[int, int] = {}
+    rows: dict[int, list[int]] = defaultdict(list)
+    for label, row in _strata(units, by, seed):
+        rows[label] += row
+        total, before = sum(len(units[place].patients) for place in row), 0
+        for place in row:
+            middle = before + len(units[place].patients) / 2
+            before += len(units[place].patients)
+            of_unit[place] = int(folds * middle / total) + 1
+    for label, name in enumerate(CLASS_NAMES):
+        there = {of_unit[place] for place in rows[label]}
+        if len(there) < folds:
+            raise DataError(
+                f"--folds {folds}: {name} has images in {len(there)} folds only, of "
+                f"{sum(len(units[place].patients) for place in rows[label])} patients; wanted "
+                "both classes in every fold. Use fewer folds."
+            )
+    chosen = [0] * len(records)
+    for place, unit in enumerate(units):
+        for member in unit.members:
+            chosen[member] = of_unit[place]
+    return tuple(chosen), warnings
+
+
+def _strata(
+    units: Sequence[_Unit],
+    by: Literal["random", "block"],
+    seed: int,
+    without: Mapping[int, Split] = MappingProxyType({}),
+) -> Iterator[tuple[int, list[int]]]:
+    """The units of each stratum in the order in which they are dealt, with the class's label.
+
+    Strata are subtypes, shuffled; or by blocks the kinds of ids, the last id first.
+    """
+    strata: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for place, unit in enumerate(units):
+        if place not in without:
+            name = unit.subtype if by == "random" else kind_of(unit.patients[0])
+            strata[unit.label, name].append(place)
+    generator = np.random.default_rng(seed)
+    for (label, _), places in sorted(strata.items()):
+        if by == "random":
+            yield label, [places[i] for i in generator.permutation(len(places))]
+        else:
+            yield label, places[::-1]
 
 
 def check_shares(config: SplitConfig) -> None:

@@ -45,6 +45,7 @@ class TransferLimits:
         max_bytes: largest file, bytes.
         connect_seconds: longest wait for a connection.
         silence_seconds: longest wait for the next byte.
+        least_rate: bytes per second that must come, measured over `silence_seconds`.
         attempts: tries in a row that may fail without a byte gained.
         first_wait_seconds: pause after the first failure; it doubles with each further one.
     """
@@ -52,6 +53,7 @@ class TransferLimits:
     max_bytes: int = 16 << 30
     connect_seconds: float = 10.0
     silence_seconds: float = 30.0
+    least_rate: float = 1000.0
     attempts: int = 4
     first_wait_seconds: float = 1.0
 
@@ -107,6 +109,10 @@ class _Transfer:
 
 class _BrokenOffError(Exception):
     """The transfer failed in a way that another try may mend."""
+
+
+class _DrippedError(_BrokenOffError):
+    """So little came that it would never end; that some came does not count."""
 
 
 def shown_url(url: str) -> str:
@@ -194,7 +200,8 @@ def _fetch_with_retries(
                 cause: Exception = error
             here = transfer.resume_point()[0]
             # Only bytes that the next try can build on count as progress.
-            failures = 0 if here > reached else failures + 1
+            gained = here > reached and not isinstance(cause, _DrippedError)
+            failures = 0 if gained else failures + 1
             reached = max(here, reached)
             if failures >= limits.attempts:
                 raise NetworkError(
@@ -289,8 +296,16 @@ def _write_body(
                 {"url": name, "etag": sent.etag, "last_modified": sent.last_modified},
             )
         shown = _advance(task, 0, size)
+        began, at_first = time.monotonic(), size
         for chunk in response.iter_raw():
             size += len(chunk)
+            if (passed := time.monotonic() - began) > limits.silence_seconds:
+                if size - at_first < limits.least_rate * passed:
+                    stream.flush()
+                    raise _DrippedError(
+                        f"only {size - at_first:,} bytes came in {passed:.0f} seconds"
+                    )
+                began, at_first = time.monotonic(), size
             if size > limits.max_bytes:
                 _refuse_size(transfer, name, "longer", limits)
             stream.write(chunk)

@@ -18,6 +18,7 @@ from pneumoscope.data.audit_record import (
     SharedPatient,
     Unreadable,
 )
+from pneumoscope.data.masks import FLAT_WORDS, FlatKind
 from pneumoscope.data.validation import MIN_VAL_IMAGES_PER_CLASS
 from pneumoscope.records import CLASS_NAMES
 
@@ -76,6 +77,22 @@ def findings_of(
     if not any(finding.severity == "problem" for finding in found):
         found.append(Finding("note", "no_problem", "Nothing was found that makes results wrong."))
     return tuple(sorted(found, key=lambda finding: _ORDER[finding.severity]))
+
+
+def flat_findings(flat: Sequence[tuple[str, FlatKind]], images: int) -> tuple[Finding, ...]:
+    """Images with two grey values, or nearly one.
+
+    Args:
+        flat: their paths and kinds.
+        images: of the data set.
+    """
+    found = []
+    for kind, words in FLAT_WORDS.items():
+        paths = [path for path, its in flat if its == kind]
+        if paths:
+            text = f"{len(paths)} of {images} images {words}: they are no X-rays. The first: "
+            found.append(Finding("problem", kind, f"{text}{paths[0]}. Take them out."))
+    return tuple(found)
 
 
 def _count(number: int, one: str, many: str = "") -> str:

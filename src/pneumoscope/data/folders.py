@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.data.archive import HEAD_BYTES, image_suffix
+from pneumoscope.data.vocabulary import is_mask_folder, split_named, split_words
 from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Split
@@ -50,7 +51,9 @@ def find_data_folder(tree: Path) -> Path:
         level = [child for folder in level for child in _subfolders(folder)]
     raise DataError(
         "found no folder with images under both NORMAL/ and PNEUMONIA/, nor train/, val/ or test/ "
-        "with these. Is it another data set?"
+        "with these. Is it another data set? If its folders have other names for the two classes, "
+        "unpack it and say which: pneumoscope data split FOLDER --pneumonia NAMES --normal NAMES "
+        "--out split.csv"
     )
 
 
@@ -79,7 +82,7 @@ def take_images(folder: Path, data: Path, *, move: bool, progress: Progress = SI
     with progress.task("copying images", len(pairs), "images") as task:
         for path, target in pairs:
             task.advance()
-            if not _is_image(path):
+            if not _is_image(path) or any(map(is_mask_folder, path.relative_to(folder).parts[:-1])):
                 continue
             if target.exists():
                 twice = target.relative_to(data).as_posix()
@@ -156,9 +159,18 @@ def _class_roots(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
     Empty unless both classes occur: other data sets have a NORMAL folder too.
     """
     roots: list[tuple[Path, tuple[str, ...]]] = []
+    unknown = []
     for child in _subfolders(folder):
-        if (split := child.name.casefold()) in SPLITS:
-            roots += [(path, (split, name)) for path, name in _class_folders(child)]
+        classes = _class_folders(child)
+        if (split := split_named(child.name)) is not None:
+            roots += [(path, (split, name)) for path, name in classes]
+        elif classes:
+            unknown.append(child.name)
+    if roots and unknown:
+        raise DataError(
+            f"found {', '.join(f'{name}/' for name in unknown)} with class folders beside the "
+            f"splits; wanted names of splits: {split_words()}. Unpack it and rename the folder"
+        )
     roots = roots or [(path, (name,)) for path, name in _class_folders(folder)]
     return roots if {place[-1] for _, place in roots} == set(CLASS_NAMES) else []
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,12 @@ from pneumoscope import storage
 from pneumoscope.data import manifest
 from pneumoscope.data.deal import check_no_leak
 from pneumoscope.data.patients import assign_patients
+from pneumoscope.data.tree import CLASS_WORDS, SHAPES, is_there, records_of_folder
 from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
 
-_SKIPPED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _HASHING_THREADS = 2
-_NAMED_AT_MOST = 5
-_SHAPES = (
-    "a folder with train/, val/ or test/ that hold NORMAL/ and PNEUMONIA/; "
-    "a folder that holds NORMAL/ and PNEUMONIA/ itself; or a CSV with the columns path,label"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +53,7 @@ def index(
     progress: Progress = SILENT,
     *,
     refuse_leaks: bool = True,
+    classes: Mapping[str, int] = CLASS_WORDS,
 ) -> Dataset:
     """List the images of `data` with label, patient, split and content hash.
 
@@ -68,25 +64,31 @@ def index(
         progress: told of the hashing.
         refuse_leaks: raise if a patient is in two splits. `False` for commands that look for such
             patients or deal them anew.
+        classes: names of classes, in lower case, and their labels (`tree.class_words`).
 
     Returns:
         The data set. Records are sorted by split, class and path; those of a manifest keep its
         order. Paths are absolute.
 
     Raises:
-        DataError: `data` is missing, unreadable, of none of the three forms, or holds no image.
+        DataError: `data` is missing, unreadable, of none of the three forms, or holds no image; or
+            one file bears both labels.
         ManifestError: the CSV can't be understood.
         SplitLeakError: a patient is in two splits.
     """
     root = Path(os.path.normpath(Path(data).absolute()))
     notes: list[str] = []
-    if _is(root, "dir"):
-        found = tuple(_records_of_folder(root, notes))
-    elif _is(root, "file"):
-        found = manifest.read_manifest(root)
+    if is_there(root, "dir"):
+        found = tuple(records_of_folder(root, notes, classes))
+    elif is_there(root, "file"):
+        found = manifest.read_manifest(root, classes)
         root = root.parent
     else:
-        raise DataError(f"{data}: there is no such file or folder. Wanted {_SHAPES}.")
+        raise DataError(f"{data}: there is no such file or folder. Wanted {SHAPES}.")
+    same = _refuse_two_labels(found)
+    if same and refuse_leaks:
+        raise DataError(same)
+    notes += [same] if same else []
     records, warnings = assign_patients(found, root)
     notes += warnings
     notes += _absent_classes(records)
@@ -124,110 +126,36 @@ def require_both_classes(records: Iterable[ImageRecord], where: str) -> None:
             )
 
 
-def _is(path: Path, what: str) -> bool:
-    try:
-        return path.is_dir() if what == "dir" else path.is_file()
-    except (OSError, ValueError):  # a name that the file system can't hold
-        return False
+def _refuse_two_labels(records: Sequence[ImageRecord]) -> str:
+    """One file under two names (a link) with both labels: a loop of links, or a wrong label.
 
+    Returns:
+        In words, that one file is in two splits; `""` if none is.
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name, without what file managers and archivers leave behind."""
-    try:
-        with os.scandir(folder) as entries:
-            kept = [e for e in entries if e.name[0] != "." and e.name.lower() not in _SKIPPED]
-    except OSError as error:
-        raise DataError(
-            f"{folder}: can't be listed ({error.strerror}). Give a folder that you may read."
-        ) from error
-    return sorted(kept, key=lambda entry: entry.name)
-
-
-def _records_of_folder(root: Path, notes: list[str]) -> list[ImageRecord]:
-    folders = [entry for entry in _visible(root) if _is(Path(entry.path), "dir")]
-    splits = {name: [Path(e.path) for e in folders if e.name.lower() == name] for name in SPLITS}
-    classes = [entry.name for entry in folders if _label(entry.name) is not None]
-    if any(splits.values()) and classes:
-        raise DataError(
-            f"{root}: found both splits and the classes {', '.join(classes)} side by side, so it "
-            f"is unclear which images are meant. Wanted {_SHAPES}. Move one of the two away."
-        )
-    records: list[ImageRecord] = []
-    if any(splits.values()):
-        for split in SPLITS:
-            for folder in splits[split]:
-                records += _records_of_classes(folder, split, notes)
-        _note_ignored(root, [e.name for e in folders if e.name.lower() not in SPLITS], notes)
-    elif classes:
-        records += _records_of_classes(root, None, notes)
-    else:
-        raise DataError(f"{root}: {_found_instead(root, folders)}. Wanted {_SHAPES}.")
-    if not records:
-        raise DataError(
-            f"{root}: the class folders hold no file. Wanted images below NORMAL/ and PNEUMONIA/. "
-            "Check that the download or copy was complete."
-        )
-    order = {split: place for place, split in enumerate(SPLITS)}
-    return sorted(records, key=lambda r: (order.get(r.split or "train", 0), r.label, str(r.path)))
-
-
-def _records_of_classes(
-    folder: Path, split: Split | None, notes: list[str]
-) -> Iterator[ImageRecord]:
-    other: list[str] = []
-    for entry in _visible(folder):
-        label = _label(entry.name)
-        if not _is(Path(entry.path), "dir"):
+    Raises:
+        DataError: names both places.
+    """
+    first: dict[tuple[int, int], ImageRecord] = {}
+    across = ""
+    for record in records:
+        try:
+            status = record.path.stat()
+        except OSError:
             continue
-        if label is None:
-            other.append(entry.name)
-            continue
-        for path in _files_below(Path(entry.path)):
-            yield ImageRecord(path, label, patient="", split=split)
-    _note_ignored(folder, other, notes)
-
-
-def _label(name: str) -> int | None:
-    names = [class_name.lower() for class_name in CLASS_NAMES]
-    return names.index(name.lower()) if name.lower() in names else None
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Every regular file below `folder`; links are followed, each real folder is read once."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        status = current.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for entry in _visible(current):
-            path = Path(entry.path)
-            if _is(path, "dir"):
-                waiting.append(path)
-            elif _is(path, "file"):
-                yield path
-
-
-def _note_ignored(folder: Path, names: Sequence[str], notes: list[str]) -> None:
-    if names:
-        shown = ", ".join(f"{name}/" for name in names[:_NAMED_AT_MOST])
-        more = ", …" if len(names) > _NAMED_AT_MOST else ""
-        notes.append(f"{folder}: ignored {shown}{more}: neither a split nor a class.")
-
-
-def _found_instead(root: Path, folders: Sequence[os.DirEntry[str]]) -> str:
-    for entry in folders:
-        inner = [
-            sub.name.lower() for sub in _visible(Path(entry.path)) if _is(Path(sub.path), "dir")
-        ]
-        if any(name in SPLITS or _label(name) is not None for name in inner):
-            return f"found no images here, but below it: give {entry.path} instead"
-    if not folders:
-        return "found no folder in it"
-    shown = ", ".join(f"{entry.name}/" for entry in folders[:_NAMED_AT_MOST])
-    return f"found only {shown}{', …' if len(folders) > _NAMED_AT_MOST else ''}"
+        other = first.setdefault((status.st_dev, status.st_ino), record)
+        if other.label != record.label:
+            raise DataError(
+                f"{record.path}: is the same file as {other.path}, and so is both "
+                f"{CLASS_NAMES[other.label]} and {CLASS_NAMES[record.label]}; wanted one label per "
+                "image. Remove the link (a link to a folder above makes such loops), or correct "
+                "the label."
+            )
+        if other.split != record.split and not across:
+            across = (
+                f"{record.path}: is the same file as {other.path}, and so is in both {other.split} "
+                f"and {record.split}; wanted each image in one split. Remove the link."
+            )
+    return across
 
 
 def _absent_classes(records: Sequence[ImageRecord]) -> Iterator[str]:

@@ -10,21 +10,26 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope import storage
+from pneumoscope.data.tree import CLASS_WORDS
+from pneumoscope.data.vocabulary import split_named, split_words
 from pneumoscope.errors import DataError, ManifestError
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
+from pneumoscope.storage import plain_cell, safe_cell, safe_path
 
 SPLIT_COLUMNS = ("path", "label", "patient", "split")
 """The columns of a `split.csv`, in this order."""
 
 _REQUIRED = ("path", "label")
 _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-_LABELS = {name.lower(): label for label, name in enumerate(CLASS_NAMES)} | {"0": 0, "1": 1}
+_NUMBERS = {"0": 0, "1": 1}
 _NAMED_AT_MOST = 3
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,15 @@ class _Row:
     values: dict[str, str]
 
 
-def read_manifest(path: Path) -> tuple[ImageRecord, ...]:
-    """Read a manifest; paths in it are relative to its folder and stay below it.
+def read_manifest(path: Path, classes: Mapping[str, int] = CLASS_WORDS) -> tuple[ImageRecord, ...]:
+    """Read a manifest; paths in it are absolute, or relative to its folder and stay below it.
 
-    A `split.csv` as `write_split` writes it (its columns, and no others) may lie elsewhere than
-    its images and name them by absolute paths. Any other manifest must not leave its folder: it
-    may come from elsewhere, and should not make us open any file of this machine.
+    Absolute paths lead to data sets that lie elsewhere and may be read-only. A relative path that
+    climbs out of the folder is more often a mistake than meant, and is refused.
 
     Args:
         path: the CSV: UTF-8 with or without a byte order mark, commas, optionally quoted.
+        classes: names of classes, in lower case, and their labels.
 
     Returns:
         One record per line, in order, with absolute paths, splits as given, further columns in
@@ -54,7 +59,7 @@ def read_manifest(path: Path) -> tuple[ImageRecord, ...]:
     records: list[ImageRecord] = []
     lines: dict[Path, int] = {}
     for row in _rows(path):
-        record = _record(row, path, folder)
+        record = _record(row, path, folder, classes)
         if record.path in lines:
             raise ManifestError(
                 f"{path}, line {row.line}: found {row.values['path']!r} again, first on line "
@@ -147,38 +152,49 @@ def _checked_header(path: Path, fields: Sequence[str]) -> list[str]:
     return header
 
 
-def _record(row: _Row, path: Path, folder: Path) -> ImageRecord:
+def _record(row: _Row, path: Path, folder: Path, classes: Mapping[str, int]) -> ImageRecord:
     where = f"{path}, line {row.line}"
     values = row.values
-    label = _LABELS.get(values["label"].lower())
+    label = {**_NUMBERS, **classes}.get(values["label"].lower())
     if label is None:
         raise ManifestError(
             f"{where}: found the label {values['label']!r}; wanted {CLASS_NAMES[0]} or "
-            f"{CLASS_NAMES[1]}, or 0 or 1. Correct the label or remove the line."
+            f"{CLASS_NAMES[1]}, or 0 or 1. Correct the label or remove the line; or, if it means "
+            f"one of the two, say so: pneumoscope data split {path} --pneumonia WORDS --normal "
+            "WORDS --out split.csv"
         )
-    extra = {name: value for name, value in values.items() if name not in SPLIT_COLUMNS and name}
+    further = [name for name in values if name and name not in SPLIT_COLUMNS]
     return ImageRecord(
-        path=_image_path(values["path"], where, folder, tuple(values) == SPLIT_COLUMNS),
+        path=_image_path(plain_cell(values["path"]), where, folder),
         label=label,
-        patient=values.get("patient", ""),
+        patient=plain_cell(values.get("patient", "")),
         split=_split(values.get("split", ""), where),
-        extra=extra,
+        extra={name: plain_cell(values[name]) for name in further},
     )
 
 
-def _image_path(text: str, where: str, folder: Path, may_be_absolute: bool) -> Path:
+def _image_path(text: str, where: str, folder: Path) -> Path:
     if not text:
         raise ManifestError(
             f"{where}: found an empty path; wanted a path relative to the folder of the CSV. "
             "Fill it in or remove the line."
         )
     image = Path(os.path.normpath(folder / text))
-    if may_be_absolute and Path(text).is_absolute():
+    if "\\" in text and not _is_file(image):
+        if _DRIVE.match(text):
+            raise ManifestError(
+                f"{where}: found {text!r}, a path of Windows that is not there on this machine; "
+                "wanted one relative to the folder of the CSV. Write it so, with '/'."
+            )
+        text = text.replace("\\", "/")  # written on Windows
+        image = Path(os.path.normpath(folder / text))
+    if Path(text).is_absolute():
         return image
     if image == folder or not image.is_relative_to(folder):
         raise ManifestError(
             f"{where}: found the path {text!r}, which leaves the folder of the CSV; wanted one "
-            f"below {folder}. Put the CSV into a folder above its images."
+            f"below {folder}, or an absolute one. Put the CSV into a folder above its images, or "
+            "name them by absolute paths."
         )
     return image
 
@@ -186,11 +202,11 @@ def _image_path(text: str, where: str, folder: Path, may_be_absolute: bool) -> P
 def _split(text: str, where: str) -> Split | None:
     if not text:
         return None
-    for name in SPLITS:
-        if text.lower() == name:
-            return name
+    if (name := split_named(text)) is not None:
+        return name
     raise ManifestError(
-        f"{where}: found the split {text!r}; wanted {', '.join(SPLITS)} or nothing. "
+        f"{where}: found the split {text!r}; wanted {', '.join(SPLITS)} (or one of "
+        f"{split_words()}) or nothing. "
         "Correct it, or leave the column out and let pneumoscope deal the patients."
     )
 
@@ -213,11 +229,17 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def write_split(path: Path, dataset: Dataset) -> None:
+def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> None:
     """Write `path,label,patient,split`: a manifest that says which patient goes where.
 
     Paths are relative to the CSV's folder where the image lies below it, else absolute. Labels are
-    class names; an image without a split has an empty one.
+    class names; an image without a split has an empty one. Cells that a spreadsheet would take for
+    a formula are written so that it does not (`storage.safe_cell`), and are read back as they were.
+
+    Args:
+        path: the CSV.
+        dataset: the images.
+        further: columns of the records' `extra` that are written as well.
 
     Raises:
         DataError: an image's name is no valid Unicode and can't be written.
@@ -226,13 +248,13 @@ def write_split(path: Path, dataset: Dataset) -> None:
     folder = Path(os.path.normpath(path.absolute().parent))
     lines = io.StringIO(newline="")
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(SPLIT_COLUMNS)
+    writer.writerow((*SPLIT_COLUMNS, *map(safe_cell, further)))
     for record in dataset.records:
         inside = record.path.is_relative_to(folder)
         image = record.path.relative_to(folder) if inside else record.path
-        writer.writerow(
-            (image.as_posix(), CLASS_NAMES[record.label], record.patient, record.split or "")
-        )
+        values = (record.patient, record.split or "", *(record.extra.get(k, "") for k in further))
+        label = CLASS_NAMES[record.label]
+        writer.writerow((safe_path(image.as_posix()), label, *map(safe_cell, values)))
     try:
         storage.write_text(path, lines.getvalue())
     except UnicodeEncodeError as error:

@@ -11,12 +11,14 @@ import re
 import struct
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO
 
+from pneumoscope.data.vocabulary import placeholders
 from pneumoscope.records import ImageRecord
 
 _PERSON = re.compile(r"person([0-9]+)_(bacteria|virus)_[0-9]+", re.IGNORECASE)
@@ -28,6 +30,7 @@ KINDS = ("bacteria", "virus", "IM", "NORMAL2-IM", "other")
 """The series of ids in the Kermany data set, each with numbers of its own; `other` is the rest."""
 
 _PATIENT_ID = 0x00100020  # PatientID, DICOM PS3.6
+_FEW_IMAGES = 10
 _DEFLATED = "1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian, DICOM PS3.5 A.5
 _META_START = 144  # preamble, DICM and the group length element, DICOM PS3.10 section 7.1
 _MOST_INFLATED = 1 << 20  # PatientID stands near the start: a bomb is never unpacked for it
@@ -125,31 +128,61 @@ def assign_patients(
     """Give each record without a patient one, and each record its subtype.
 
     The manifest's patient stays; else the DICOM PatientID; else the Kermany file name; else the
-    image is its own patient, named by its path below `root`.
+    image is its own patient, named by its path below `root`. What names nobody (`ANONYMOUS`, `nan`)
+    is taken for no id.
 
     Returns:
-        The records in their order, and at most one warning that counts the images of the last kind.
+        The records in their order, and warnings: on placeholders, on images without any id, and on
+        one id that stands on most images.
     """
+    given = [record.patient or dicom_patient_id(record.path) for record in records]
+    nobody = placeholders(given)
     named = []
     own = 0
-    for record in records:
+    for record, told in zip(records, given, strict=True):
         facts = from_file_name(record.path.name)
-        patient = (
-            record.patient or dicom_patient_id(record.path) or (facts.patient if facts else "")
-        )
+        patient = "" if told.strip() in nobody else told
+        patient = patient or (facts.patient if facts else "")
         if not patient:
-            own += 1
+            own += not told
             patient = _below(record.path, root)
         subtype = facts.subtype if facts else ""
         named.append(dataclasses.replace(record, patient=patient, subtype=subtype))
+    warnings = (*_on_placeholders(given, nobody), *_on_one_for_all(named))
     if not own:
-        return tuple(named), ()
+        return tuple(named), warnings
     warning = (
         f"{own} of {len(named)} images name no patient (no manifest column, DICOM PatientID or "
         "Kermany file name): each counts as a patient of its own. If some show the same person, "
         "give a CSV manifest with a column 'patient'; otherwise results look better than they are."
     )
-    return tuple(named), (warning,)
+    return tuple(named), (*warnings, warning)
+
+
+def _on_placeholders(given: Sequence[str], nobody: frozenset[str]) -> tuple[str, ...]:
+    hidden = [text.strip() for text in given if text.strip() in nobody]
+    if not hidden:
+        return ()
+    shown = ", ".join(repr(text) for text, _ in Counter(hidden).most_common(3))
+    return (
+        f"{len(hidden)} of {len(given)} images bear a placeholder in place of a patient id "
+        f"({shown}): each counts as a patient of its own. If some show the same person, give a CSV "
+        "manifest with a column 'patient' of true ids or pseudonyms; otherwise results look better "
+        "than they are.",
+    )
+
+
+def _on_one_for_all(records: Sequence[ImageRecord]) -> tuple[str, ...]:
+    if len(records) < _FEW_IMAGES:
+        return ()
+    patient, count = Counter(record.patient for record in records).most_common(1)[0]
+    if 2 * count <= len(records):
+        return ()
+    return (
+        f"{count} of {len(records)} images bear the patient id {patient!r}: they count as one "
+        "person and stay together. If that is no person, leave the id out (then each image counts "
+        "as a patient of its own) or give a CSV manifest with a column 'patient' of true ids.",
+    )
 
 
 def _below(path: Path, root: Path) -> str:

@@ -16,6 +16,7 @@ from typing import Literal
 from pneumoscope.data.external.table import rows_of
 from pneumoscope.data.scores import ScoreRow, parse_label
 from pneumoscope.errors import DataError
+from pneumoscope.storage import plain_cell
 
 Key = Literal["accession", "study", "image"]
 
@@ -85,7 +86,10 @@ def read_readings(path: Path, by: Key) -> tuple[Reading, ...]:
     Raises:
         DataError: it can't be read, lacks a column, or holds a reading that can't be understood.
     """
-    lines = [{name.lower(): value for name, value in row.items()} for row in rows_of(path, ())]
+    lines = [
+        {name.lower(): plain_cell(value) for name, value in row.items()}
+        for row in rows_of(path, ())
+    ]
     if not lines:
         raise DataError(f"{path}: found no row, wanted a header and a row per reading.")
     key = _column(path, lines[0], KEY_COLUMNS[by])

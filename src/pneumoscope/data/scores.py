@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pneumoscope.data.external.table import rows_of
 from pneumoscope.errors import DataError
+from pneumoscope.storage import plain_cell
 
 SCORE_COLUMNS = ("score", "probability")
 """The first of these that is there and not empty is the score."""
@@ -104,7 +105,7 @@ def read_scores(
         DataError: it can't be read, lacks a column, or a value can't be understood; names the line.
     """
     lines = [
-        {name.lower(): value for name, value in row.items()}
+        {name.lower(): plain_cell(value) for name, value in row.items()}
         for row in rows_of(path, ())
         if any(row.values())
     ]

@@ -12,9 +12,10 @@ from pneumoscope.config import SplitConfig
 from pneumoscope.data.deal import check_no_leak, check_shares, deal
 from pneumoscope.data.manifest import write_split
 from pneumoscope.data.validation import with_usable_validation
+from pneumoscope.errors import DataError
 from pneumoscope.records import SPLITS, Dataset
 
-__all__ = ["check_no_leak", "split", "with_usable_validation", "write_split"]
+__all__ = ["check_no_leak", "refuse_empty", "split", "with_usable_validation", "write_split"]
 
 
 def split(dataset: Dataset, config: SplitConfig) -> Dataset:
@@ -52,3 +53,29 @@ def split(dataset: Dataset, config: SplitConfig) -> Dataset:
         counts = " and ".join(f"{name} ({given[name]} images)" for name in anew)
         notes.append(f"The given {counts} were pooled and dealt anew.")
     return Dataset(dataset.root, dealt, (*dataset.warnings, *notes))
+
+
+def refuse_empty(dataset: Dataset, config: SplitConfig) -> None:
+    """See that every split that was asked for, and train, has an image.
+
+    Args:
+        dataset: what `split` made.
+        config: the shares that were asked for.
+
+    Raises:
+        DataError: one has none; names the patient with most images.
+    """
+    counts = Counter(record.split for record in dataset.records)
+    shares = {"train": 1.0, "val": config.val, "test": config.test}
+    empty = [name for name in SPLITS if shares[name] and not counts[name]]
+    if not empty or not dataset.records:
+        return
+    patients = Counter(record.patient for record in dataset.records)
+    most, images = patients.most_common(1)[0]
+    raise DataError(
+        f"{dataset.root}: {' and '.join(empty)} would be empty: the {len(dataset.records)} images "
+        f"are of {len(patients)} patient{'' if len(patients) == 1 else 's'} ({most!r} has "
+        f"{images}), none of whom may be parted; wanted at least one patient for each split. "
+        "Correct the patient ids (a CSV manifest with a column 'patient'), add patients, or ask "
+        "for fewer splits."
+    )

@@ -26,18 +26,20 @@ _Z95 = 1.959964
 
 
 def with_usable_validation(
-    dataset: Dataset, config: SplitConfig, keep_val: bool
+    dataset: Dataset, config: SplitConfig, keep_val: bool, *, from_manifest: bool = False
 ) -> tuple[Dataset, tuple[str, ...]]:
     """A data set to train on: every record in a split, and a val that can choose a model.
 
     Where the data set gives no val, or one with fewer than 100 images of either class (and not
-    `keep_val`), train and that val are pooled and dealt by patient. Images without a split count
-    as train. A given test stays as it is; where there is none, `config.test` cuts one.
+    `keep_val`), train and that val are pooled and dealt by patient. A val of both classes that a
+    manifest names was chosen by somebody, as by `data split`, and stays. Images without a split
+    count as train. A given test stays as it is; where there is none, `config.test` cuts one.
 
     Args:
         dataset: indexed.
         config: the shares of patients, how they are chosen, and the seed.
         keep_val: use the given val, however small.
+        from_manifest: the splits are those of a manifest, not of folders.
 
     Returns:
         The data set with its records in their order, and messages for the user.
@@ -53,7 +55,8 @@ def with_usable_validation(
     )
     sizes = Counter((record.split, record.label) for record in records)
     val = (sizes["val", 0], sizes["val", 1])
-    keep = any(val) and (keep_val or min(val) >= MIN_VAL_IMAGES_PER_CLASS)
+    chosen = from_manifest and min(val) > 0
+    keep = any(val) and (keep_val or chosen or min(val) >= MIN_VAL_IMAGES_PER_CLASS)
     if not keep and config.val == 0.0:
         raise UsageError(
             "split: found val = 0 and no usable validation split in the data; wanted a share of "
@@ -81,7 +84,8 @@ def with_usable_validation(
     check_no_leak(dealt, str(dataset.root))
     for name in ("train", "val"):
         require_both_classes((r for r in dealt if r.split == name), f"{dataset.root}: {name}")
-    explained = _explanation(val, keep, dealt)
+    asked = "as --keep-val asks" if keep_val else "since the manifest names it"
+    explained = _explanation(val, keep, asked, dealt)
     messages = [*explained, *messages, *_copies_across(dealt)]
     return dataclasses.replace(dataset, records=dealt), tuple(messages)
 
@@ -97,7 +101,7 @@ def _dealt_pool(
 
 
 def _explanation(
-    given: tuple[int, int], keep: bool, dealt: Sequence[ImageRecord]
+    given: tuple[int, int], keep: bool, asked: str, dealt: Sequence[ImageRecord]
 ) -> tuple[str, ...]:
     made = Counter(record.label for record in dealt if record.split == "val")
     patients = len({record.patient for record in dealt if record.split == "val"})
@@ -125,7 +129,7 @@ def _explanation(
     else:
         small += "without cases no sensitivity can be measured"
     if keep:
-        return (f"{small}. It is used all the same, as --keep-val asks.",)
+        return (f"{small}. It is used all the same, {asked}.",)
     return (
         f"{small}; wanted at least {MIN_VAL_IMAGES_PER_CLASS} per class. Its images joined train, "
         f"and a new val was made from there {new}. Use the given one all the same with --keep-val.",

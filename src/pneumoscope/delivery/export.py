@@ -28,11 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ExtraMissingError, UsageError
-from pneumoscope.graph.architecture import BACKBONE_WIDTH
-from pneumoscope.graph.densenet import map_side
+from pneumoscope.graph.archive import read_network
+from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.onnx import OnnxWriter
 from pneumoscope.graph.openvino import OpenVinoWriter, compile_model
-from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.answer_graph import OUTPUTS, write_answer
 from pneumoscope.inference.bundle import Bundle, BundleManifest
 from pneumoscope.inference.bundle_tables import save_table
@@ -74,7 +73,7 @@ def write_export(folder: Path, bundle: Bundle, target: Target) -> None:
     check_folder(folder)
     manifest = bundle.manifest
     networks = [read_network(path, manifest.architecture) for path in bundle.weights]
-    about = describe(bundle, target)
+    about = describe(bundle, target, networks[0].width)
     with folder_writer(folder) as made:
         write = _write_onnx if target == "onnx" else _write_openvino
         write(made, manifest, networks, about)
@@ -104,8 +103,14 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def describe(bundle: Bundle, target: Target) -> dict[str, Any]:
-    """What a program must know that asks the graph: `export.json`, and inside an ONNX file."""
+def describe(bundle: Bundle, target: Target, width: int) -> dict[str, Any]:
+    """What a program must know that asks the graph: `export.json`, and inside an ONNX file.
+
+    Args:
+        bundle: what is exported.
+        target: the format.
+        width: of the embedding.
+    """
     manifest = bundle.manifest
     return {
         "schema_version": _SCHEMA_VERSION,
@@ -119,7 +124,7 @@ def describe(bundle: Bundle, target: Target) -> dict[str, Any]:
             "probability": "float32 (n,): calibrated probability of pneumonia",
             "heatmap": "float32 (n, m, m): Grad-CAM on the network's grid, 1 at its peak; it "
             f"covers the image as it was fitted into the square ({manifest.preprocessing.fit})",
-            "embedding": f"float32 (n, {BACKBONE_WIDTH}): pooled features",
+            "embedding": f"float32 (n, {width}): pooled features",
         },
         "model": {"bundle_sha256": sha256_of_file(bundle.folder / "bundle.json")},
         **_left_out(bundle),
@@ -171,10 +176,10 @@ def _write_onnx(
     folder: Path, manifest: BundleManifest, networks: list[NetworkArrays], about: dict[str, Any]
 ) -> None:
     to = OnnxWriter()
-    side = map_side(manifest.preprocessing.size)
-    shapes: tuple[list[int | str], ...] = (["n"], ["n", side, side], ["n", BACKBONE_WIDTH])
-    nodes = write_answer(to, manifest, networks, INPUT)
-    outputs = {n: (node, s) for n, node, s in zip(OUTPUTS, nodes, shapes, strict=True)}
+    answer = write_answer(to, manifest, networks, INPUT)
+    width, side = networks[0].width, answer.side
+    shapes: tuple[list[int | str], ...] = (["n"], ["n", side, side], ["n", width])
+    outputs = {n: (node, s) for n, node, s in zip(OUTPUTS, answer.nodes, shapes, strict=True)}
     metadata = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
     model = to.model(INPUT, outputs, metadata)
     (folder / GRAPH_FILES["onnx"]).write_bytes(model.SerializeToString())
@@ -185,8 +190,8 @@ def _write_openvino(
 ) -> None:
     to = OpenVinoWriter()
     pixels = to.parameter((-1, -1, -1), np.uint8, INPUT)
-    nodes = write_answer(to, manifest, networks, pixels)
-    model = to.model(pixels, dict(zip(OUTPUTS, nodes, strict=True)))
+    answer = write_answer(to, manifest, networks, pixels)
+    model = to.model(pixels, dict(zip(OUTPUTS, answer.nodes, strict=True)))
     for key, value in about.items():
         text = value if isinstance(value, str) else json.dumps(value)
         model.set_rt_info(text, ["pneumoscope", key])

@@ -21,14 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.calibration import logit, sigmoid
-from pneumoscope.evaluation.intervals import (
-    Patients,
-    patient_codes,
-    percentile_interval,
-    resampled_weights,
-)
+from pneumoscope.evaluation.edges import at_edge, collapsed
+from pneumoscope.evaluation.intervals import percentile_interval, resampled_weights
 from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_scores
-from pneumoscope.evaluation.shares import clustered_interval, effective_images, exact_limits
+from pneumoscope.evaluation.shares import (
+    Patients,
+    clustered_interval,
+    effective_images,
+    exact_limits,
+    patient_codes,
+    score_interval,
+)
 from pneumoscope.records import Estimate
 
 _CURVE_POINTS = 101
@@ -104,11 +107,14 @@ def risk_coverage(
             for weights in resampled_weights(codes, count, config)
         ]
         low, high, _ = percentile_interval(np.concatenate(blocks), config.level, count)
+    found = Estimate(float(area[0]), low, high)
+    if at_edge(found.value) or collapsed(found):  # a mean of risks: it varies no more than a share
+        found = score_interval(float(area[0]), count, config.level)
     shown = np.unique(np.linspace(0, ends.size - 1, _CURVE_POINTS).round().astype(np.int64))
     return RiskCoverage(
         tuple(float(value) for value in (ends[shown] + 1) / truth.size),
         tuple(float(value) for value in risk[0, shown]),
-        Estimate(float(area[0]), low, high),
+        found,
     )
 
 

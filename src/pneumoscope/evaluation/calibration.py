@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumoscope.errors import BundleError, DataError
-from pneumoscope.evaluation.intervals import Patients, patient_codes
 from pneumoscope.evaluation.ranked import (
     FloatArray,
     IntArray,
@@ -26,6 +25,7 @@ from pneumoscope.evaluation.ranked import (
     checked_scores,
     equal_mass_bins,
 )
+from pneumoscope.evaluation.shares import Patients, patient_codes
 from pneumoscope.records import Estimate
 
 Method: TypeAlias = Literal["none", "temperature", "platt"]

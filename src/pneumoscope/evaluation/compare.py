@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from pneumoscope.config import CompareConfig
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS
-from pneumoscope.evaluation.intervals import Patients, bootstrap_metrics, patient_codes
+from pneumoscope.evaluation.intervals import bootstrap_metrics
 from pneumoscope.evaluation.paired import (
     McNemar,
     PairedAuc,
@@ -34,6 +34,7 @@ from pneumoscope.evaluation.paired import (
 )
 from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_scores
 from pneumoscope.evaluation.score_scale import ScoreScale
+from pneumoscope.evaluation.shares import Patients, patient_codes
 from pneumoscope.records import Estimate
 
 
@@ -132,7 +133,7 @@ def compare(
     )
     kinds = {"all": truth >= 0, "PNEUMONIA": truth == 1, "NORMAL": truth == 0}
     auc = paired_auc(truth, before, after, config.level, patients)
-    checks = _checks(truth, right, differences, auc, np.asarray(patients), config)
+    checks = _checks(truth, pair, right, differences, auc, np.asarray(patients), config)
     return Comparison(
         n=truth.size,
         patients=patient_codes(patients, truth.size)[1],
@@ -190,6 +191,7 @@ def in_own_units(
 
 def _checks(
     truth: IntArray,
+    scores: tuple[FloatArray, FloatArray],
     right: tuple[Any, Any],
     differences: PairedDifferences,
     auc: PairedAuc,
@@ -200,7 +202,9 @@ def _checks(
     there = [int(np.unique(ids[truth == label]).size) for label in (0, 1)]
     found = []
     limits = {
-        "auc": _least(differences.lower["auc"], _delong_lower(auc, config.confidence)),
+        "auc": _least(
+            differences.lower["auc"], _delong_lower(auc, truth, scores, ids, config.confidence)
+        ),
         "sensitivity": _share_limit(truth == 1, right, differences, "sensitivity", config),
         "specificity": _share_limit(truth == 0, right, differences, "specificity", config),
     }
@@ -232,10 +236,20 @@ def _share_limit(
     return _least(differences.lower[name], other)
 
 
-def _delong_lower(auc: PairedAuc, confidence: float) -> float | None:
+def _delong_lower(
+    auc: PairedAuc,
+    truth: IntArray,
+    scores: tuple[FloatArray, FloatArray],
+    ids: Any,
+    confidence: float,
+) -> float | None:
+    """One-sided; where DeLong's variance is 0, from the two AUCs' intervals (`paired_auc`)."""
     gap = auc.difference
-    if gap.value is None or auc.error is None:
-        return gap.value
+    if gap.value is None:
+        return None
+    if auc.error is None:
+        low = paired_auc(truth, *scores, 2 * confidence - 1, ids).difference.low
+        return gap.value if low is None else low
     return gap.value - NormalDist().inv_cdf(confidence) * auc.error
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.intervals import Patients, bootstrap_metrics
+from pneumoscope.evaluation.intervals import bootstrap_metrics
 from pneumoscope.evaluation.ranked import FloatArray, checked_labels
+from pneumoscope.evaluation.shares import Patients
 from pneumoscope.records import Estimate
 
 _STRENGTH = 0.1

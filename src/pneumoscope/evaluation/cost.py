@@ -16,10 +16,8 @@ from numpy.typing import ArrayLike
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.intervals import (
-    Patients,
     expanded_tail,
     fewest_patients,
-    patient_codes,
     resampled_counts,
 )
 from pneumoscope.evaluation.plan import PER, column_limits
@@ -30,6 +28,7 @@ from pneumoscope.evaluation.ranked import (
     checked_scores,
     ratio,
 )
+from pneumoscope.evaluation.shares import Patients, patient_codes
 from pneumoscope.records import Estimate
 
 

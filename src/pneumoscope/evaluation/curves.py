@@ -15,12 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.intervals import (
-    Patients,
-    patient_codes,
-    resampled_counts,
-    wilson_interval,
-)
+from pneumoscope.evaluation.intervals import resampled_counts
 from pneumoscope.evaluation.ranked import (
     FloatArray,
     RankedCounts,
@@ -28,6 +23,7 @@ from pneumoscope.evaluation.ranked import (
     checked_scores,
     equal_mass_bins,
 )
+from pneumoscope.evaluation.shares import Patients, patient_codes, score_interval, wilson_interval
 
 GRID_POINTS = 101
 HISTOGRAM_BINS = 20
@@ -163,7 +159,9 @@ def roc_and_precision_recall(
         UsageError: the configuration's level or number of resamples is impossible.
     """
     truth, scores = checked_scores(labels, probabilities)
-    _, count = patient_codes(patients, truth.size)
+    codes, count = patient_codes(patients, truth.size)
+    ill = np.unique(codes[truth == 1]).size
+    grid = np.linspace(0.0, 1.0, GRID_POINTS)
     roc_point, pr_point = _on_grid(RankedScores.of(truth, scores).counts_once())
     roc_rows, pr_rows = [], []
     if count > 1:
@@ -172,8 +170,10 @@ def roc_and_precision_recall(
             roc_rows.append(roc)
             pr_rows.append(precision_recall)
     return (
-        _banded(roc_point, roc_rows, config.level),
-        _banded(pr_point, pr_rows, config.level),
+        _banded(
+            roc_point, roc_rows, config.level, np.full(GRID_POINTS, float(ill)), fixed_end=True
+        ),
+        _banded(pr_point, pr_rows, config.level, np.maximum(ill * grid, 1.0), fixed_end=False),
     )
 
 
@@ -247,7 +247,23 @@ def _precision_at(tp: FloatArray, fp: FloatArray, positives: float) -> FloatArra
     return precision
 
 
-def _banded(point: FloatArray, rows: list[FloatArray], level: float) -> Curve | None:
+def _banded(
+    point: FloatArray,
+    rows: list[FloatArray],
+    level: float,
+    patients: FloatArray,
+    *,
+    fixed_end: bool,
+) -> Curve | None:
+    """A curve with its band: percentiles, or Wilson's limits where no resample differs.
+
+    Args:
+        point: (1, 101).
+        rows: blocks of resamples, (b, 101) each.
+        level: of the band.
+        patients: (101,), on how many patients each value rests.
+        fixed_end: whether the curve's end is given by what it is, as that of ROC at (1, 1).
+    """
     if np.isnan(point).any():
         return None
     grid = np.linspace(0.0, 1.0, GRID_POINTS)
@@ -257,6 +273,11 @@ def _banded(point: FloatArray, rows: list[FloatArray], level: float) -> Curve | 
         return Curve(_floats(grid), _floats(point[0]))
     tail = (1.0 - level) / 2
     low, high = np.quantile(kept, [tail, 1.0 - tail], axis=0)
+    flat = high - low <= 1e-12
+    flat[-1] &= not fixed_end
+    for k in np.flatnonzero(flat & (patients > 0)):
+        found = score_interval(float(point[0, k]), float(patients[k]), level)
+        low[k], high[k] = found.low, found.high
     return Curve(_floats(grid), _floats(point[0]), _floats(low), _floats(high))
 
 

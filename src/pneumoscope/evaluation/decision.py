@@ -18,20 +18,16 @@ from numpy.typing import ArrayLike
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.calibration import logit, sigmoid
-from pneumoscope.evaluation.intervals import (
-    Patients,
-    fewest_patients,
-    patient_codes,
-    resampled_counts,
-)
+from pneumoscope.evaluation.intervals import fewest_patients, resampled_counts
 from pneumoscope.evaluation.plan import column_limits
 from pneumoscope.evaluation.ranked import (
     FloatArray,
+    IntArray,
     RankedCounts,
     RankedScores,
     checked_scores,
-    ratio,
 )
+from pneumoscope.evaluation.shares import Patients, clustered_interval, patient_codes
 
 GRID = tuple(float(k) / 100 for k in range(1, 100))
 
@@ -111,33 +107,72 @@ def decision_curve(
     odds = grid / (1.0 - grid)
     own = float(truth.mean())
 
-    def benefit(counts: RankedCounts) -> FloatArray:
+    def called(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
+        """Sensitivity and rate of false alarms at every probability, (b, 99) each."""
         cuts = np.broadcast_to(grid, (len(counts.positives), grid.size))
         if prevalence != own:  # moving the scores one way is moving the cuts the other way
             images = counts.all_positives + counts.all_negatives
             cuts = shifted(grid, prevalence, (counts.all_positives / images)[:, None])
-        called = np.searchsorted(-counts.scores, -cuts, side="right")
+        found = np.searchsorted(-counts.scores, -cuts, side="right")
         none = np.zeros((len(counts.positives), 1))
         sums = (counts.true_positives, counts.false_positives)
         ill, well = (
-            np.take_along_axis(np.concatenate([none, one], axis=1), called, 1) for one in sums
+            np.take_along_axis(np.concatenate([none, one], axis=1), found, 1) for one in sums
         )
-        gained = ratio(ill, counts.all_positives[:, None]) * prevalence
-        lost = ratio(well, counts.all_negatives[:, None]) * (1.0 - prevalence)
-        return gained - lost * odds
+        return ill / counts.all_positives[:, None], well / counts.all_negatives[:, None]
 
-    point = benefit(RankedScores.of(truth, scores).counts_once())[0]
+    def benefit(counts: RankedCounts) -> FloatArray:
+        with np.errstate(invalid="ignore"):  # a resample of one class has no benefit: NaN
+            sensitivity, alarms = called(counts)
+        return sensitivity * prevalence - alarms * (1.0 - prevalence) * odds
+
+    once = RankedScores.of(truth, scores).counts_once()
+    point = benefit(once)[0]
     low = high = np.empty(0)
     codes, count = patient_codes(patients, truth.size)
     if count > 1:
         blocks = [benefit(counts) for counts in resampled_counts(truth, scores, patients, config)]
         fewest = fewest_patients(truth, codes)
         low, high = column_limits(np.concatenate(blocks), config.level, fewest)
+        _hold_at_edges(
+            (low, high),
+            point,
+            called(once),
+            (prevalence, (1.0 - prevalence) * odds),
+            (codes[truth == 1], codes[truth == 0]),
+            config.level,
+        )
     treat_all = prevalence - (1.0 - prevalence) * odds
     columns = (point, low, high, treat_all)
     return DecisionCurve(
         prevalence, GRID, *(tuple(float(value) for value in column) for column in columns)
     )
+
+
+def _hold_at_edges(
+    limits: tuple[FloatArray, FloatArray],
+    point: FloatArray,
+    rates: tuple[FloatArray, FloatArray],
+    weights: tuple[float, FloatArray],
+    codes: tuple[IntArray, IntArray],
+    level: float,
+) -> None:
+    """Where a rate is 0 or 1, limits (99,) from those of the two rates, squared and added."""
+    low, high = limits
+    sensitivity, alarms = rates[0][0], rates[1][0]
+    edge = np.isin(sensitivity, (0.0, 1.0)) | np.isin(alarms, (0.0, 1.0))
+    for k in np.flatnonzero(edge):
+        reach = []
+        for rate, patients in ((sensitivity[k], codes[0]), (alarms[k], codes[1])):
+            hits = np.arange(patients.size) < round(float(rate) * patients.size)
+            found = clustered_interval(hits, patients, level)
+            if found.low is None or found.high is None:
+                break
+            reach.append((float(rate) - found.low, found.high - float(rate)))
+        else:
+            gained, lost = weights[0], float(weights[1][k])
+            low[k] = point[k] - np.hypot(gained * reach[0][0], lost * reach[1][1])
+            high[k] = point[k] + np.hypot(gained * reach[0][1], lost * reach[1][0])
 
 
 def shifted(probabilities: ArrayLike, prevalence: float, wanted: float | FloatArray) -> FloatArray:

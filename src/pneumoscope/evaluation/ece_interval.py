@@ -78,7 +78,7 @@ class GapResamples:
         low, high = centre + float(low), centre + float(high)
         if float(share @ np.abs(gap)) <= self._usual(share, noise, reach):
             low = 0.0
-        return min(max(low, 0.0), point), max(high, point)
+        return min(max(low, 0.0), point), min(max(high, point), 1.0)
 
     def _usual(self, share: FloatArray, noise: FloatArray, reach: float) -> float:
         """The mean absolute gap that true probabilities exceed as rarely as `reach` says.

@@ -33,16 +33,18 @@ from pneumoscope.evaluation.curves import (
 from pneumoscope.evaluation.groups import GroupColumn
 from pneumoscope.evaluation.intervals import (
     METRICS_METHOD,
-    Patients,
     bootstrap_metrics,
-    bootstrap_share,
     delong_interval,
-    patient_codes,
-    wilson_interval,
 )
 from pneumoscope.evaluation.metrics import ConfusionMatrix, confusion_matrix
 from pneumoscope.evaluation.ranked import METRIC_NAMES, IntArray, checked_scores
 from pneumoscope.evaluation.score_scale import ScoreScale
+from pneumoscope.evaluation.shares import (
+    Patients,
+    clustered_interval,
+    patient_codes,
+    wilson_interval,
+)
 from pneumoscope.records import CLASS_NAMES, Estimate
 
 SCHEMA_VERSION = 1
@@ -60,8 +62,8 @@ class SubgroupSensitivity:
     Attributes:
         images: PNEUMONIA images of that subtype.
         patients: how many patients they are of.
-        sensitivity: with the bootstrap's interval over these patients.
-        wilson: with Wilson's.
+        sensitivity: with the interval of `shares`, as groups of patients have it.
+        wilson: with Wilson's, which takes images for independent.
     """
 
     images: int
@@ -121,6 +123,17 @@ class Evaluation:
     groups: tuple[GroupColumn, ...] = ()
     scale: ScoreScale = field(default_factory=ScoreScale)
 
+    @property
+    def why_no_intervals(self) -> str:
+        """Why numbers stand without an interval, `""` where they have one."""
+        if self.patients > 1:
+            return ""
+        return (
+            f"No interval where there are errors: all {self.n} images bear the id of one patient, "
+            "so nothing tells how numbers differ between patients. If the id is no person's, leave "
+            "it out or give true ones."
+        )
+
     def to_metrics_json(self) -> dict[str, Any]:
         """The document of `metrics.json`: plain values, `None` where undefined, never NaN."""
         return {
@@ -137,6 +150,7 @@ class Evaluation:
                 "resamples": self.interval.resamples,
                 "seed": self.interval.seed,
                 "dropped": dict(self.dropped),
+                "note": self.why_no_intervals,
             },
             "metrics": _estimates_document(self.metrics),
             "wilson": _estimates_document(self.wilson),
@@ -360,7 +374,7 @@ def _subgroups(
         groups[name] = SubgroupSensitivity(
             images=hits.size,
             patients=np.unique(ids[inside]).size,
-            sensitivity=bootstrap_share(hits, ids[inside], interval),
+            sensitivity=clustered_interval(hits, ids[inside], interval.level),
             wilson=wilson_interval(int(hits.sum()), hits.size, interval.level),
         )
     return groups

@@ -14,6 +14,7 @@ many are looked at: of twenty one will stand out by chance.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,9 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals import Patients, delong_interval
+from pneumoscope.evaluation.intervals import delong_interval
 from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_scores
-from pneumoscope.evaluation.shares import clustered_interval, difference
+from pneumoscope.evaluation.shares import (
+    Patients,
+    clustered_interval,
+    difference,
+)
 from pneumoscope.records import Estimate
 
 FEWEST = 30
@@ -33,6 +38,21 @@ FEWEST = 30
 
 MOST_GROUPS = 12
 BANDS = 4
+_WORDS = re.compile(r"[A-Za-z][a-z]*|[A-Z]+(?![a-z])")
+_CODE = re.compile(
+    r"sites?|hospitals?|clinics?|cent(er|re)s?|institutions?|institutes?|departments?|wards?|"
+    r"rooms?|stations?|scanners?|devices?|machines?|detectors?|manufacturers?|vendors?|models?|"
+    r"serials?|accessions?|study|studies|series|exams?|visits?|images?|patients?|subjects?|ids?|"
+    r"uids?|mrn|codes?|no|nr|number|num|key|index|idx|zip|postcode|plz|batch|cohort|fold|reader|"
+    r"radiologist|operator|technician|protocol|source|dataset|country|region|group|cluster|label"
+)
+_QUANTITY = re.compile(
+    r"ages?|years?|months?|days?|weeks?|weight|height|bmi|kg|cm|mm|kvp|mas|dose|exposure|"
+    r"temperature|saturation|spo|crp|leukocytes|wbc|rate|pressure|score|spacing|width|rows|columns"
+)
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_MOSTLY = 0.5
+
 RATES = ("sensitivity", "specificity", "auc")
 
 
@@ -65,11 +85,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class GroupColumn:
-    """A column with its groups, largest first.
+    """A column with its groups, ordered by value or by size (`by_group`).
 
     Attributes:
         name: of the column.
-        groups: with an answer; images without a value stand in none.
+        groups: with an answer; images without a value stand in none. Empty if there are too many.
         without: images that have no value.
         note: what was done to the values, `""` if nothing.
     """
@@ -113,8 +133,11 @@ def by_group(
 ) -> tuple[GroupColumn, ...]:
     """Rates per group of every column that makes groups.
 
-    A column of numbers with more than `MOST_GROUPS` values is cut into quarters of the images. One
-    of texts with more, or with fewer than two, makes no groups and is left out.
+    A column of quantities (age, weight) with more than `MOST_GROUPS` values is cut into quarters of
+    the images. One of texts or codes (site, accession) with more makes no groups: it is named, with
+    a note and without a group. One with fewer than two values is left out. Groups stand in the
+    order of their values where these hold numbers (9 before 10, `p2` before `p10`), else the
+    largest first.
 
     Args:
         labels: int, (n,), 0 or 1.
@@ -136,11 +159,9 @@ def by_group(
             raise DataError(
                 f"column {name!r}: found shape {values.shape}, wanted {truth.shape}, one per image."
             )
-        values, note = _grouped(np.char.strip(values))
-        counted = Counter(str(value) for value in values if value)
-        if not 2 <= len(counted) <= MOST_GROUPS:
+        values, note, order = _grouped(name, np.char.strip(values))
+        if len(order) < 2 and not note:
             continue
-        order = sorted(counted, key=lambda value: (-counted[value], value))
         groups = tuple(
             _group(value, values, truth, scores, ids, threshold, level) for value in order
         )
@@ -148,17 +169,18 @@ def by_group(
     return tuple(found)
 
 
-def _grouped(values: NDArray[np.str_]) -> tuple[NDArray[np.str_], str]:
-    """The values themselves, or the quarter that each number of too many lies in."""
+def _grouped(name: str, values: NDArray[np.str_]) -> tuple[NDArray[np.str_], str, tuple[str, ...]]:
+    """The group of each image, what was done to the values, and the groups in order."""
     there = values[values != ""]
-    if np.unique(there).size <= MOST_GROUPS:
-        return values, ""
-    try:
-        numbers = there.astype(np.float64)
-    except ValueError:
-        return values, ""
-    if not np.isfinite(numbers).all():
-        return values, ""
+    counted = Counter(str(value) for value in there)
+    in_order = any(_NUMBER.search(value) for value in counted)
+    distinct = sorted(counted, key=_natural if in_order else lambda value: (-counted[value], value))
+    if len(distinct) <= MOST_GROUPS:
+        return values, "", tuple(distinct)
+    numbers = _quantities(name, there, len(distinct))
+    if numbers is None:
+        note = f"{len(distinct):,} different values: more than {MOST_GROUPS} make no groups"
+        return values, note, ()
     bounds = np.unique(np.quantile(numbers, np.linspace(0, 1, BANDS + 1)[1:-1]))
     places = np.searchsorted(bounds, numbers, side="left")
     ends = ["", *(f"{bound:g}" for bound in bounds), ""]
@@ -169,7 +191,49 @@ def _grouped(values: NDArray[np.str_]) -> tuple[NDArray[np.str_], str]:
     names.append(f"above {ends[-2]}")
     banded = values.astype(object)
     banded[values != ""] = [names[place] for place in places]
-    return banded.astype(np.str_), "cut into quarters of the images"
+    found = tuple(names[k] for k in sorted(set(places.tolist())))
+    return banded.astype(np.str_), "cut into quarters of the images", found
+
+
+def _quantities(name: str, texts: NDArray[np.str_], distinct: int) -> FloatArray | None:
+    """The values as numbers; `None` where they are texts, or codes that are written as numbers.
+
+    Codes are what bears the name of one (`site`, `accession_no`), is written with leading zeros or
+    more than six digits, or whole numbers of three digits and more that hardly ever come again.
+    """
+    try:
+        numbers = texts.astype(np.float64)
+    except ValueError:
+        return None
+    if not np.isfinite(numbers).all():
+        return None
+    words = _WORDS.findall(name)
+    if any(_CODE.fullmatch(word.lower()) for word in words):
+        return None
+    if any(_QUANTITY.fullmatch(word.lower()) for word in words):
+        return numbers
+    whole = bool((numbers == np.floor(numbers)).all())
+    zeros = any(len(text) > 1 and text[0] == "0" and text.isdigit() for text in texts.tolist())
+    largest = float(np.abs(numbers).max())
+    once = distinct > _MOSTLY * texts.size and largest >= 100
+    return None if whole and (zeros or largest >= 1e6 or once) else numbers
+
+
+def _natural(text: str) -> tuple[Any, ...]:
+    """A sort key: numbers by size before texts; in texts numbers count by size too.
+
+    `under 1` stands before, `65 or older` where its number says.
+    """
+    try:
+        return (0, float(text), "")
+    except ValueError:
+        pass
+    number = _NUMBER.search(text)
+    below = text.lower().startswith(("under", "below", "up to", "<"))
+    if number and (below or text[0].isdigit() or text[0] in "<>="):
+        return (0, float(number[0]) - (0.5 if below else 0.0), text)
+    parts = re.split(r"([0-9]+)", text.lower())
+    return (1, 0.0, [(part.isdigit(), int(part) if part.isdigit() else part) for part in parts])
 
 
 def _group(

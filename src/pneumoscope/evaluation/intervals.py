@@ -3,13 +3,14 @@
 Comes in: labels (int, (n,)), probabilities (float64, (n,)), one patient id per image, a seed.
 Goes out: `Estimate`s, NaN-free. Does not know of models, splits or files.
 
-The three stand side by side because each fails where another holds:
+Each fails where another holds:
 - The bootstrap resamples patients, so repeats of one child don't count as news. Its interval
-  collapses to a point where every image is answered rightly (accuracy 1, AUC 1).
+  collapses to a point where every image is answered rightly (accuracy 1, AUC 1): there the one of
+  `edges` takes its place.
 - Wilson's interval never collapses, but takes images for independent: too narrow if patients
   have many images each.
-- DeLong's needs no resampling and, with patients given, allows for repeats; it has no interval
-  at AUC 0 or 1, where its variance is 0.
+- DeLong's needs no resampling and, with patients given, allows for repeats; its variance is 0 at
+  AUC 0 or 1, where Newcombe's interval takes its place.
 """
 
 from __future__ import annotations
@@ -18,14 +19,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.ece_interval import GapResamples
+from pneumoscope.evaluation.edges import (
+    EDGE_METHOD,
+    OF_SHARES,
+    at_edge,
+    auc_interval,
+    collapsed,
+    edge_metrics,
+    held,
+)
 from pneumoscope.evaluation.ranked import (
     FloatArray,
     IntArray,
@@ -34,19 +43,20 @@ from pneumoscope.evaluation.ranked import (
     checked_scores,
     metric_values,
 )
+from pneumoscope.evaluation.shares import Patients, patient_codes, score_interval
 from pneumoscope.records import Estimate
 
-Patients: TypeAlias = Sequence[str] | NDArray[Any]
-
-BOOTSTRAP_METHOD = "expanded percentile bootstrap over patients"
+BOOTSTRAP_METHOD = f"expanded percentile bootstrap over patients; {EDGE_METHOD}"
 METRICS_METHOD = (
-    f"{BOOTSTRAP_METHOD}; areas by its deviation on the logit scale, calibration error corrected "
-    "for what noise adds"
+    f"{BOOTSTRAP_METHOD}; areas by the bootstrap's deviation on the logit scale, calibration error "
+    "corrected for what noise adds"
 )
 """Of `bootstrap_metrics`, in words."""
 
 BY_DEVIATION = ("auc", "average_precision")
 """Metrics whose interval is the bootstrap's deviation on the logit scale, see `logit_interval`."""
+
+_NO_VARIANCE = 1e-18
 
 _BLOCK_ELEMENTS = 1 << 18
 """Weights held at a time: small enough to stay in a processor's cache."""
@@ -63,21 +73,6 @@ class BootstrapMetrics:
 
     estimates: Mapping[str, Estimate]
     dropped: Mapping[str, int]
-
-
-def patient_codes(patients: Patients, images: int) -> tuple[IntArray, int]:
-    """Patients as numbers from 0, shape (n,), and how many there are.
-
-    The numbering follows the sorted ids, so resamples don't depend on the order of the images.
-
-    Raises:
-        DataError: there is not one patient id per image.
-    """
-    ids = np.asarray(patients)
-    if ids.shape != (images,):
-        raise DataError(f"patients: found shape {ids.shape}, wanted ({images},), one per image.")
-    distinct, codes = np.unique(ids, return_inverse=True)
-    return codes.astype(np.int64), len(distinct)
 
 
 def resampled_weights(
@@ -207,8 +202,8 @@ def bootstrap_metrics(
 
     Patients are drawn without stratification, as many as there are (the cluster bootstrap of
     Davison & Hinkley 1997, section 3.8). With a single patient nothing can be resampled: values
-    stand without an interval. Undefined values are `None`. Where nothing went wrong (accuracy
-    or AUC of 1) every resample agrees and low equals high: read Wilson's interval there.
+    that are neither 0 nor 1 stand without an interval. Undefined values are `None`. Where nothing
+    went wrong (accuracy or AUC of 1) every resample agrees: limits are those of `edges` there.
     Intervals are `percentile_interval`'s, but `BY_DEVIATION` have `logit_interval`'s and `ece` that
     of `ece_interval`, since percentiles of an average of absolute values hold nothing.
 
@@ -245,7 +240,13 @@ def bootstrap_metrics(
         if name == "ece" and count > 1 and truth.size:
             low, high = errors.interval(point, normal_reach(config.level, fewest))
         estimates[name] = Estimate(None) if math.isnan(point) else Estimate(point, low, high)
-    return BootstrapMetrics(estimates, dropped)
+    values_once = {name: float(column[0]) for name, column in points.items()}
+    edges = edge_metrics(truth, scores, patients, threshold, values_once, config.level)
+    shown = {}
+    for name, found in estimates.items():
+        made_of = [estimates[part].value for part in OF_SHARES[name]]
+        shown[name] = Estimate(found.value, *held(found, edges[name], made_of))
+    return BootstrapMetrics(shown, dropped)
 
 
 def bootstrap_share(hits: ArrayLike, patients: Patients, config: IntervalConfig) -> Estimate:
@@ -264,31 +265,14 @@ def bootstrap_share(hits: ArrayLike, patients: Patients, config: IntervalConfig)
     if not found.size:
         return Estimate(None)
     if count < 2:
-        return Estimate(float(found.mean()))
+        share = float(found.mean())
+        return score_interval(share, 1, config.level) if at_edge(share) else Estimate(share)
     blocks = resampled_weights(codes, count, checked_interval(config))
     shares = np.concatenate([weights @ found / weights.sum(axis=1) for weights in blocks])
+    share = float(found.mean())
     low, high, _ = percentile_interval(shares, config.level, count)
-    return Estimate(float(found.mean()), low, high)
-
-
-def wilson_interval(successes: int, trials: int, level: float) -> Estimate:
-    """A proportion with its score interval (Wilson 1927), for independent trials.
-
-    Returns:
-        All `None` without a trial. Never collapses: 20 of 20 at 0.95 is 0.839 to 1.
-    """
-    return Estimate(None) if trials == 0 else score_interval(successes / trials, trials, level)
-
-
-def score_interval(share: float, trials: float, level: float) -> Estimate:
-    """Wilson's interval of a share of `trials`, above 0, which need not be whole."""
-    z = NormalDist().inv_cdf((1.0 + level) / 2)
-    shrink = 1.0 + z * z / trials
-    middle = (share + z * z / (2 * trials)) / shrink
-    half = z / shrink * math.sqrt(share * (1.0 - share) / trials + z * z / (4 * trials * trials))
-    # Rounding would leave 1e-17 where the interval ends exactly at 0 or 1.
-    low = 0.0 if share == 0.0 else middle - half
-    high = 1.0 if share == 1.0 else middle + half
+    if at_edge(share) or collapsed(Estimate(share, low, high)):
+        return score_interval(share, count, config.level)
     return Estimate(share, low, high)
 
 
@@ -369,13 +353,19 @@ def delong_interval(
 ) -> Estimate:
     """AUC with a normal interval on the logit scale, which keeps it inside (0, 1).
 
-    No interval where the variance is 0 or undefined: at AUC 0 or 1, and with fewer than two
-    patients in a class. All `None` without images of both classes. See `delong_auc`.
+    Where the variance is 0, as at AUC 0 or 1, the interval is Newcombe's (`edges.auc_interval`). No
+    interval where it is undefined, with fewer than two patients in a class. All `None` without
+    images of both classes. See `delong_auc`.
     """
     auc, variance = delong_auc(labels, probabilities, patients)
     if math.isnan(auc):
         return Estimate(None)
-    if math.isnan(variance) or variance == 0.0 or not 0.0 < auc < 1.0:
+    if at_edge(auc) or variance <= _NO_VARIANCE:
+        truth = np.asarray(labels)
+        ids = np.arange(truth.size) if patients is None else np.asarray(patients)
+        ill, well = (np.unique(ids[truth == label]).size for label in (1, 0))
+        return auc_interval(auc, ill, well, level)
+    if math.isnan(variance):
         return Estimate(auc)
     logit = math.log(auc / (1.0 - auc))
     half = NormalDist().inv_cdf((1.0 + level) / 2) * math.sqrt(variance) / (auc * (1.0 - auc))

@@ -9,7 +9,7 @@ All differences are new minus old.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig
+from pneumoscope.evaluation.edges import collapsed, edge_metrics
 from pneumoscope.evaluation.intervals import (
-    Patients,
     auc_components,
     checked_interval,
     components_covariance,
+    delong_interval,
     fewest_patients,
-    patient_codes,
     percentile_interval,
     resampled_weights,
 )
@@ -35,7 +35,12 @@ from pneumoscope.evaluation.ranked import (
     checked_scores,
     metric_values,
 )
-from pneumoscope.evaluation.shares import degrees_factor
+from pneumoscope.evaluation.shares import (
+    Patients,
+    degrees_factor,
+    difference,
+    patient_codes,
+)
 from pneumoscope.records import Estimate
 
 SHARES = {"accuracy": (0, 1), "sensitivity": (1,), "specificity": (0,)}
@@ -52,7 +57,8 @@ class PairedAuc:
     Attributes:
         old: AUC of the old model; `None` without images of both classes.
         new: of the new one.
-        difference: with a normal interval; none where the variance is 0 or undefined.
+        difference: with a normal interval, where the variance is 0 one of the two AUCs' own
+            intervals, none if the scores are the same.
         p: two-sided, of no difference; `None` where the variance is 0 or undefined.
         error: standard error of the difference, likewise.
     """
@@ -113,7 +119,13 @@ def paired_auc(
     spread = components_covariance(truth, codes, count, (first, second))
     variance = float(spread[0, 0] + spread[1, 1] - 2 * spread[0, 1])
     if math.isnan(variance) or variance <= 1e-18:
-        return PairedAuc(first.auc, second.auc, Estimate(gap), None, None)
+        apart = Estimate(gap)
+        if not np.array_equal(before, after):  # of the same scores there is nothing to tell apart
+            apart = difference(
+                delong_interval(truth, after, level, patients),
+                delong_interval(truth, before, level, patients),
+            )
+        return PairedAuc(first.auc, second.auc, apart, None, None)
     error = math.sqrt(variance)
     half = NormalDist().inv_cdf((1.0 + level) / 2) * error
     p = math.erfc(abs(gap) / error / math.sqrt(2))
@@ -186,22 +198,22 @@ def paired_share_interval(
         level: confidence level, as 0.95.
 
     Returns:
-        All `None` without images; no interval with fewer than two patients.
+        All `None` without images; no interval with one patient whose images change differently.
     """
     change = np.asarray(new_right, np.float64) - np.asarray(old_right, np.float64)
     codes, count = patient_codes(patients, change.size)
     if not change.size:
         return Estimate(None)
     gap, n = float(change.mean()), change.size
-    if count < 2:
+    if count < 2 and np.ptp(change) > 0.0:
         return Estimate(gap)
     apart = change - gap
     sums = np.bincount(codes, apart, count)
-    clustered = float(sums @ sums) * count / (count - 1)
+    clustered = float(sums @ sums) * count / max(count - 1, 1)
     independent = float(apart @ apart) * n / max(n - 1, 1)
     # Where nothing changed nothing is seen of how alike a patient's images are: each is one then.
     effective = min(n * independent / clustered, n) if clustered > 0.0 else float(count)
-    effective *= degrees_factor(n, count)
+    effective *= degrees_factor(n, count) if count > 1 else 1.0
     gained, lost = (float((change == way).sum()) * effective / n for way in (1.0, -1.0))
     confidence = (1.0 + level) / 2
     low = tango_lower(gained, lost, effective, confidence)
@@ -263,15 +275,24 @@ def paired_differences(
             for name in METRIC_NAMES:
                 collected[name].append(new[name] - old[name])
     fewest = fewest_patients(truth, codes)
-    two_sided, lower, upper = {}, {}, {}
+    edges = [
+        _edge_differences(truth, (before, after), thresholds, patients, points, at)
+        for at in (config.level, 2 * confidence - 1)
+    ]
+    two_sided, lower, upper, flat = {}, {}, {}, set()
     for name in METRIC_NAMES:
         gap = float(points[1][name][0] - points[0][name][0])
         values = np.concatenate([*collected[name], np.empty(0)])
         low, high, _ = percentile_interval(values, config.level, fewest)
         defined = not math.isnan(gap)
+        if defined and collapsed(Estimate(gap, low, high)):
+            low, high = edges[0][name].low, edges[0][name].high
         two_sided[name] = Estimate(gap, low, high) if defined else Estimate(None)
         # A one-sided limit at c is an end of the two-sided interval at 2c - 1.
         low, high, _ = percentile_interval(values, 2 * confidence - 1, fewest)
+        if defined and collapsed(Estimate(gap, low, high)):
+            low, high = edges[1][name].low, edges[1][name].high
+            flat.add(name)
         lower[name], upper[name] = (low, high) if defined else (None, None)
     ids = np.asarray(patients)
     right = [
@@ -280,10 +301,37 @@ def paired_differences(
     ]
     for name, labels_of in SHARES.items():
         inside = np.isin(truth, labels_of)
-        two_sided[name] = paired_share_interval(
-            right[0][inside], right[1][inside], ids[inside], config.level
-        )
+        pair = right[0][inside], right[1][inside], ids[inside]
+        two_sided[name] = paired_share_interval(*pair, config.level)
+        if name in flat:
+            one_sided = paired_share_interval(*pair, 2 * confidence - 1)
+            lower[name], upper[name] = one_sided.low, one_sided.high
     return PairedDifferences(two_sided, lower, upper)
+
+
+def _edge_differences(
+    truth: IntArray,
+    scores: tuple[FloatArray, FloatArray],
+    thresholds: tuple[float, float],
+    patients: Patients,
+    points: Sequence[Mapping[str, FloatArray]],
+    level: float,
+) -> dict[str, Estimate]:
+    """New minus old of every metric from the two models' own intervals; 0 if nothing differs."""
+    if np.array_equal(*scores) and thresholds[0] == thresholds[1]:
+        return {name: Estimate(0.0, 0.0, 0.0) for name in METRIC_NAMES}
+    old, new = (
+        edge_metrics(
+            truth,
+            own,
+            patients,
+            at,
+            {name: float(value[0]) for name, value in point.items()},
+            level,
+        )
+        for own, at, point in zip(scores, thresholds, points, strict=True)
+    )
+    return {name: difference(new[name], old[name]) for name in METRIC_NAMES}
 
 
 def answered_rightly(

@@ -20,13 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig, PlanConfig
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.intervals import (
-    Patients,
-    expanded_tail,
-    fewest_patients,
-    patient_codes,
-    resampled_counts,
-)
+from pneumoscope.evaluation.edges import ratio_limits
+from pneumoscope.evaluation.intervals import expanded_tail, fewest_patients, resampled_counts
 from pneumoscope.evaluation.ranked import (
     FloatArray,
     IntArray,
@@ -35,7 +30,13 @@ from pneumoscope.evaluation.ranked import (
     checked_scores,
     ratio,
 )
-from pneumoscope.evaluation.shares import effective_images, exact_limits
+from pneumoscope.evaluation.shares import (
+    Patients,
+    clustered_interval,
+    effective_images,
+    exact_limits,
+    patient_codes,
+)
 from pneumoscope.records import Estimate
 
 MOST_ROWS = 1000
@@ -172,7 +173,50 @@ def threshold_table(
         if values is not None:
             low, high = column_limits(values, config.level, fewest)
         columns.append(np.column_stack([point[0], low, high]))
+    _hold_at_edges(columns, _kept(truth, scores, cuts), codes, truth, config.level)
     return ThresholdTable(thresholds, *columns)
+
+
+def _kept(truth: IntArray, scores: FloatArray, cuts: IntArray) -> tuple[IntArray, IntArray]:
+    """How many PNEUMONIA images each cut calls so, and NORMAL ones likewise, (c,) each."""
+    counts = RankedScores.of(truth, scores).counts_once()
+    ill, well = (
+        np.concatenate([[0.0], sums[0]])[cuts].astype(np.int64)
+        for sums in (counts.true_positives, counts.false_positives)
+    )
+    return ill, int((truth == 0).sum()) - well
+
+
+def _hold_at_edges(
+    columns: list[FloatArray],
+    kept: tuple[IntArray, IntArray],
+    codes: IntArray,
+    truth: IntArray,
+    level: float,
+) -> None:
+    """Limits that hold where all images of a class are called alike; columns (c, 3) are changed.
+
+    Rates have Wilson's interval with a patient as one image (`shares`); a predictive value that
+    rests on such a rate has the limits of the quotient of the two rates (`edges.ratio_limits`).
+    """
+    edge = np.zeros(len(columns[0]), bool)
+    for column, label, hits in zip(columns[:2], (1, 0), kept, strict=True):
+        inside = truth == label
+        ids, n = codes[inside], int(inside.sum())
+        for count in (0, n):
+            rows = hits == count
+            found = clustered_interval(np.full(n, count > 0), ids, level)
+            column[rows, 1:] = found.low, found.high
+            edge |= rows
+    sensitivity, specificity = columns[0], columns[1]
+    alarms, missed = (1.0 - each[:, [0, 2, 1]] for each in (specificity, sensitivity))
+    pairs = ((columns[2], sensitivity, alarms), (columns[3], specificity, missed))
+    for column, right, wrong in pairs:
+        rows = edge & ~np.isnan(column[:, 0])
+        if not rows.any():
+            continue
+        low, high = ratio_limits(tuple(wrong[rows].T), tuple(right[rows].T))
+        column[rows, 1:] = np.column_stack([1.0 / (1.0 + high), 1.0 / (1.0 + low)])
 
 
 def confident_threshold(

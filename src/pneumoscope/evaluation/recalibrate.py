@@ -24,13 +24,9 @@ from pneumoscope.evaluation.calibration import (
     logit,
     sigmoid,
 )
-from pneumoscope.evaluation.intervals import (
-    Patients,
-    patient_codes,
-    percentile_interval,
-    resampled_weights,
-)
+from pneumoscope.evaluation.intervals import percentile_interval, resampled_weights
 from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_labels
+from pneumoscope.evaluation.shares import Patients, patient_codes
 from pneumoscope.records import Estimate
 
 FEWEST_PER_CLASS = 10

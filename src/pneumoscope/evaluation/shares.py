@@ -13,13 +13,54 @@ ones (Clopper & Pearson 1934), which hold at least at it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.evaluation.intervals import Patients, patient_codes, score_interval
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation.ranked import FloatArray, IntArray
 from pneumoscope.records import Estimate
+
+Patients: TypeAlias = Sequence[str] | NDArray[Any]
+
+
+def patient_codes(patients: Patients, images: int) -> tuple[IntArray, int]:
+    """Patients as numbers from 0, shape (n,), and how many there are.
+
+    The numbering follows the sorted ids, so resamples don't depend on the order of the images.
+
+    Raises:
+        DataError: there is not one patient id per image.
+    """
+    ids = np.asarray(patients)
+    if ids.shape != (images,):
+        raise DataError(f"patients: found shape {ids.shape}, wanted ({images},), one per image.")
+    distinct, codes = np.unique(ids, return_inverse=True)
+    return codes.astype(np.int64), len(distinct)
+
+
+def wilson_interval(successes: int, trials: int, level: float) -> Estimate:
+    """A proportion with its score interval (Wilson 1927), for independent trials.
+
+    Returns:
+        All `None` without a trial. Never collapses: 20 of 20 at 0.95 is 0.839 to 1.
+    """
+    return Estimate(None) if trials == 0 else score_interval(successes / trials, trials, level)
+
+
+def score_interval(share: float, trials: float, level: float) -> Estimate:
+    """Wilson's interval of a share of `trials`, above 0, which need not be whole."""
+    z = NormalDist().inv_cdf((1.0 + level) / 2)
+    shrink = 1.0 + z * z / trials
+    middle = (share + z * z / (2 * trials)) / shrink
+    half = z / shrink * math.sqrt(share * (1.0 - share) / trials + z * z / (4 * trials * trials))
+    # Rounding would leave 1e-17 where the interval ends exactly at 0 or 1.
+    low = 0.0 if share == 0.0 else middle - half
+    high = 1.0 if share == 1.0 else middle + half
+    return Estimate(share, low, high)
 
 
 def clustered_interval(hits: ArrayLike, patients: Patients, level: float) -> Estimate:
@@ -31,7 +72,8 @@ def clustered_interval(hits: ArrayLike, patients: Patients, level: float) -> Est
         level: confidence level, as 0.95.
 
     Returns:
-        All `None` without images; no interval with fewer than two patients.
+        All `None` without images. With one patient, that of a single image where all or none of
+        his are hits, else no interval: nothing tells how alike his images are.
     """
     found = np.asarray(hits, dtype=np.float64)
     codes, count = patient_codes(patients, found.size)
@@ -39,7 +81,7 @@ def clustered_interval(hits: ArrayLike, patients: Patients, level: float) -> Est
         return Estimate(None)
     share = float(found.mean())
     if count < 2:
-        return Estimate(share)
+        return score_interval(share, 1, level) if share in (0.0, 1.0) else Estimate(share)
     rank = np.argsort(-found, kind="stable")
     effective = effective_images(codes[rank], count)[int(found.sum())]
     return score_interval(share, float(effective), level)
@@ -113,12 +155,14 @@ def degrees_factor(n: int, patients: int) -> float:
     return math.pow(float(stdtrit(n - 1, 0.975)) / few, 2)
 
 
-def difference(first: Estimate, second: Estimate) -> Estimate:
+def difference(
+    first: Estimate, second: Estimate, *, bounds: tuple[float, float] = (-1.0, 1.0)
+) -> Estimate:
     """First minus second, of different images, with an interval made of the two intervals.
 
     The square-and-add method (Newcombe 1998, method 10, for Wilson's; Zou & Donner 2008 for any
-    limits). If some patients have images on both sides it errs to the wide side. All `None` if a
-    value is missing, no interval if one is.
+    limits). If some patients have images on both sides it errs to the wide side. `bounds` are the
+    least and the most it can be. All `None` if a value is missing, no interval if one is.
     """
     if first.value is None or second.value is None:
         return Estimate(None)
@@ -129,4 +173,4 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
     low1, high1, low2, high2 = (float(limit) for limit in limits if limit is not None)
     below = math.hypot(first.value - low1, high2 - second.value)
     above = math.hypot(high1 - first.value, second.value - low2)
-    return Estimate(gap, max(gap - below, -1.0), min(gap + above, 1.0))
+    return Estimate(gap, max(gap - below, bounds[0]), min(gap + above, bounds[1]))

@@ -21,14 +21,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.edges import at_edge, collapsed, held, held_difference
 from pneumoscope.evaluation.intervals import (
-    Patients,
     checked_interval,
+    delong_interval,
     fewest_patients,
-    patient_codes,
     percentile_interval,
     resampled_weights,
 )
+from pneumoscope.evaluation.paired import paired_share_interval
 from pneumoscope.evaluation.ranked import (
     FloatArray,
     IntArray,
@@ -37,6 +38,7 @@ from pneumoscope.evaluation.ranked import (
     checked_labels,
     ratio,
 )
+from pneumoscope.evaluation.shares import Patients, clustered_interval, patient_codes
 from pneumoscope.records import Estimate
 
 Metric = Literal["sensitivity", "specificity", "auc"]
@@ -87,6 +89,9 @@ def compare_paired(
 ) -> Paired:
     """Metrics both ways and their difference, with expanded percentile intervals over patients.
 
+    Where a rate is 0 or 1 either way, or no resample shows a difference, limits are those of
+    `edges`; of a difference of shares Tango's (`paired.paired_share_interval`).
+
     The paired cluster bootstrap: patients are drawn with replacement (Davison & Hinkley 1997,
     section 3.8), and each resample weighs the same images both ways.
 
@@ -131,16 +136,27 @@ def compare_paired(
     def told(point: float, resampled: FloatArray) -> Estimate:
         return _estimate(point, resampled, config.level, fewest)
 
+    found: list[dict[Metric, Estimate]] = []
+    for column, point, rows in zip(columns, points, (plain_rows, changed_rows), strict=True):
+        edges = _edges(column, ids, config.level)
+        own = {m: told(point[m][0], rows[m]) for m in METRICS}
+        found.append(
+            {m: Estimate(own[m].value, *held(own[m], edges[m], [own[m].value])) for m in METRICS}
+        )
+    pair = (columns[0], columns[1])
+    gaps = {
+        m: told(points[1][m][0] - points[0][m][0], changed_rows[m] - plain_rows[m]) for m in METRICS
+    }
+
     return Paired(
         images=int(both.sum()),
         patients=len(set(ids.tolist())),
         positives=int(truth[both].sum()),
         refused=int((answered & ~both).sum()),
-        plain={m: told(points[0][m][0], plain_rows[m]) for m in METRICS},
-        changed={m: told(points[1][m][0], changed_rows[m]) for m in METRICS},
+        plain=found[0],
+        changed=found[1],
         difference={
-            m: told(points[1][m][0] - points[0][m][0], changed_rows[m] - plain_rows[m])
-            for m in METRICS
+            m: _held_gap(m, gaps[m], pair, ids, (found[0][m], found[1][m]), config) for m in METRICS
         },
     )
 
@@ -163,6 +179,8 @@ class _Column:
         self.labels = labels
         self._ranked = RankedScores.of(labels, probabilities)
         called = probabilities >= threshold
+        self.scores = probabilities
+        self.called = called
         self._positive = (labels == 1).astype(np.float64)
         self._found = self._positive * called
         self._cleared = (1 - self._positive) * ~called
@@ -176,6 +194,39 @@ class _Column:
             "specificity": ratio(weights @ self._cleared, negatives),
             "auc": auc_values(counts) if self.labels.size else np.full(len(weights), np.nan),
         }
+
+
+def _edges(column: _Column, ids: NDArray[np.str_], level: float) -> dict[Metric, Estimate]:
+    """Intervals that hold at 0 and 1."""
+    positive = column.labels == 1
+    return {
+        "sensitivity": clustered_interval(column.called[positive], ids[positive], level),
+        "specificity": clustered_interval(~column.called[~positive], ids[~positive], level),
+        "auc": delong_interval(column.labels, column.scores, level, ids),
+    }
+
+
+def _held_gap(
+    metric: Metric,
+    gap: Estimate,
+    columns: tuple[_Column, _Column],
+    ids: NDArray[np.str_],
+    values: tuple[Estimate, Estimate],
+    config: IntervalConfig,
+) -> Estimate:
+    """A difference whose limits hold where the bootstrap's collapse."""
+    before, after = values
+    if np.array_equal(columns[0].scores, columns[1].scores):
+        return gap  # the same scores: nothing differs, whoever the patients are
+    if gap.value is None or not (collapsed(gap) or at_edge(before.value) or at_edge(after.value)):
+        return gap
+    if metric == "auc":
+        return held_difference(gap, after, before)
+    inside = columns[0].labels == (1 if metric == "sensitivity" else 0)
+    before_right, after_right = (
+        column.called[inside] == (metric == "sensitivity") for column in columns
+    )
+    return paired_share_interval(before_right, after_right, ids[inside], config.level)
 
 
 def _resamples(ids: NDArray[np.str_], config: IntervalConfig) -> Iterator[FloatArray]:

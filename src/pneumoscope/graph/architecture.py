@@ -1,4 +1,4 @@
-"""What must be known of a network to build it: sizes and names of layers.
+"""What must be known of a network beside its own description: sizes, names of its head's layers.
 
 Knows neither Keras nor any engine; both build from it.
 """
@@ -6,24 +6,27 @@ Knows neither Keras nor any engine; both build from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
-
-BACKBONE_WIDTH = 1024
-"""Channels of DenseNet121's last feature map, and so the width of the pooled features."""
 
 LEAST_SIZE = 32
-"""DenseNet121 halves its input five times, pixels."""
+"""Backbones halve their input five times, pixels."""
+
+POOL_LAYER = "pool"
+"""Global average pooling of the last feature map: where the backbone ends and the head begins."""
 
 HIDDEN_LAYER = "head_hidden"
 OUTPUT_LAYER = "head_probability"
 
-BOUNDARIES = MappingProxyType({"conv5": "pool4_pool", "conv4": "pool3_pool"})
-"""Block → the layer before it, where a frozen trunk ends if training begins with that block."""
-
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What must be known to build the network again; stored in `bundle.json`."""
+    """A network in a few words; stored in `bundle.json`.
+
+    Attributes:
+        name: of the backbone, as `--backbone` takes it.
+        size: side of its input, pixels.
+        dropout: share of pooled features dropped in training.
+        hidden_units: width of the hidden layer.
+    """
 
     name: str = "densenet121"
     size: int = 224

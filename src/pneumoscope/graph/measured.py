@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import build_frozen_part, convolutions_of, load_openvino
 from pneumoscope.graph.precision import Floats, Ranges
 from pneumoscope.graph.runner import Runner
-from pneumoscope.graph.stored import FloatArray, NetworkArrays
+from pneumoscope.graph.writer import FloatArray
 
 _ENDS = ("low", "high")
 

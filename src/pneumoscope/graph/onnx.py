@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ExtraMissingError
-from pneumoscope.graph.stored import FloatArray
+from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Pair
 
 OPSET = 18
 _IR_VERSION = 9
 """The file format that goes with that opset: older runtimes read it too."""
 
 _NAMES = {"subtract": "Sub", "multiply": "Mul", "divide": "Div", "maximum": "Max", "add": "Add"}
+
+_FUNCTIONS = {"hard_silu": "HardSwish"}
 
 
 class OnnxWriter:
@@ -83,18 +85,33 @@ class OnnxWriter:
         self._arrays.append(self._onnx.numpy_helper.from_array(whole.reshape(value.shape), name))
         return name
 
-    def convolution(self, x: str, kernel: FloatArray, stride: int, padding: int) -> str:
-        """Kernel (out, in, h, w) over (n, in, h, w), zeros beyond the edge."""
+    def convolution(
+        self,
+        x: str,
+        kernel: FloatArray,
+        strides: Pair = (1, 1),
+        edges: Edges = NO_EDGES,
+        groups: int = 1,
+        dilation: Pair = (1, 1),
+    ) -> str:
+        """Kernel (out, in / groups, h, w) over (n, in, h, w), zeros in the added edges."""
         return self._add(
-            "Conv", [x, self.constant(kernel)], strides=[stride] * 2, pads=[padding] * 4
+            "Conv",
+            [x, self.constant(kernel)],
+            strides=strides,
+            pads=edges,
+            group=groups,
+            dilations=dilation,
         )
 
-    def pool(self, x: str, kind: str, side: int, stride: int, padding: int) -> str:
-        """The `max` or the `mean` of squares."""
+    def pool(self, x: str, kind: str, size: Pair, strides: Pair, edges: Edges = NO_EDGES) -> str:
+        """The `max` or the `mean` of rectangles; added edges count for nothing."""
         name = "MaxPool" if kind == "max" else "AveragePool"
-        return self._add(
-            name, [x], kernel_shape=[side] * 2, strides=[stride] * 2, pads=[padding] * 4
-        )
+        return self._add(name, [x], kernel_shape=size, strides=strides, pads=edges)
+
+    def pad(self, x: str, edges: Edges) -> str:
+        """Zeros around a map."""
+        return self._add("Pad", [x, self._numbers([0, 0, *edges[:2], 0, 0, *edges[2:]])])
 
     def concatenate(self, nodes: Sequence[str], axis: int) -> str:
         """Nodes in a row along an axis."""
@@ -108,7 +125,14 @@ class OnnxWriter:
         """Element by element."""
         if kind == "step":
             return self.as_float(self._add("Greater", [x, self.constant(np.zeros(1, np.float32))]))
-        return self._add(kind.capitalize(), [x])
+        if kind == "relu6":
+            ends = [self.constant(np.array(end, np.float32)) for end in (0, 6)]
+            return self._add("Clip", [x, *ends])
+        if kind == "silu":
+            return self.combine("multiply", x, self.apply("sigmoid", x))
+        if kind == "hard_sigmoid":
+            return self._add("HardSigmoid", [x], alpha=1 / 6, beta=0.5)
+        return self._add(_FUNCTIONS.get(kind, kind.capitalize()), [x])
 
     def product(self, a: str, b: str) -> str:
         """Matrix product."""

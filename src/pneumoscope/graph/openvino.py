@@ -1,12 +1,13 @@
 """The graph as an OpenVINO model.
 
-Comes in: what `densenet.py` writes. Goes out: an `openvino.Model`, or one that is compiled.
+Comes in: what `network.py` writes. Goes out: an `openvino.Model`, or one that is compiled.
 OpenVINO is imported when it is needed, never before.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +16,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.graph.densenet import write_average, write_feature_map
-from pneumoscope.graph.precision import INT8_LEVELS, Floats, Ranges, largest_per_output
-from pneumoscope.graph.stored import FloatArray, NetworkArrays
+from pneumoscope.graph.kept import KeptGraphs, SharedFolderError
+from pneumoscope.graph.network import NetworkArrays, write_average, write_feature_map
+from pneumoscope.graph.precision import INT8_LEVELS, Device, Floats, Ranges, largest_per_output
+from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Pair
+
+_LOGGER = logging.getLogger(__name__)
 
 _CONVERTER = "openvino.tools.ovc"
 
 OUTPUTS = ("logit", "cam", "embedding")
 
 _CONVOLUTION = "convolution-"
+
+_FUNCTIONS = {"silu": "swish", "hard_silu": "hswish", "hard_sigmoid": "hsigmoid"}
+"""What OpenVINO calls them."""
 
 
 def build_model(
@@ -49,8 +56,9 @@ def build_model(
     to = OpenVinoWriter(ranges)
     images = to.parameter((batch, size, size, 3), np.float32, "images")
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
-    nodes = write_average(to, networks, channels_first, size, flip=flip)
+    answers = write_average(to, networks, channels_first, size, flip=flip)
     to.check_ranges()
+    nodes = answers.logit, answers.cam, answers.embedding
     return to.model(images, dict(zip(OUTPUTS, nodes, strict=True)))
 
 
@@ -77,15 +85,21 @@ def build_frozen_part(
     to = OpenVinoWriter(ranges)
     images = to.parameter((batch, size, size, 3), np.float32, "images")
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
-    maps = write_feature_map(to, network, channels_first, boundary)
+    maps = write_feature_map(to, network, channels_first, size, boundary).node
     to.check_ranges()
     if boundary is None:
         return to.model(images, {"rows": to.reduce("mean", maps, (2, 3))})
     return to.model(images, {"rows": to.operations.transpose(maps, np.array([0, 2, 3, 1]))})
 
 
-def compile_model(model: Any, floats: Floats, cache: Path | None = None, requests: int = 1) -> Any:
-    """The model (or the path of one), ready to run on the processor.
+def compile_model(
+    model: Any,
+    floats: Floats,
+    cache: Path | None = None,
+    requests: int = 1,
+    device: Device = "CPU",
+) -> Any:
+    """The model (or the path of one), ready to run.
 
     Args:
         model: of this module; one that was built with ranges has its convolutions in int8.
@@ -93,6 +107,7 @@ def compile_model(model: Any, floats: Floats, cache: Path | None = None, request
         cache: folder where compiled graphs are kept; `None` keeps none.
         requests: how many are asked at the same time, at most: threads are dealt to them. A fifth
             is gained over all threads on one, since none waits for another after each node.
+        device: the processor, or graphics that OpenVINO runs on.
     """
     settings: dict[str, Any] = {
         # Always said: without it OpenVINO takes bfloat16 wherever the processor has it.
@@ -101,9 +116,25 @@ def compile_model(model: Any, floats: Floats, cache: Path | None = None, request
     }
     if requests > 1:
         settings["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
-    if cache is not None:
-        settings["CACHE_DIR"] = str(cache)
-    return load_openvino().Core().compile_model(model, "CPU", settings)
+    core = load_openvino().Core()
+    try:
+        kept = None if cache is None else KeptGraphs(cache)
+        place = None if kept is None else kept.place(settings)
+    except (OSError, SharedFolderError) as error:
+        _LOGGER.info("compiled graphs are not kept, every start takes longer: %s", error)
+        kept = place = None
+    if kept is None or place is None:
+        return core.compile_model(model, device, settings)
+    for path in kept.remove_strange(place):
+        _LOGGER.info("%s: is not as it was put there, so the graph is compiled again", path)
+    compiled = core.compile_model(model, device, {**settings, "CACHE_DIR": str(place)})
+    kept.sign(place)
+    return compiled
+
+
+def has_graphics() -> bool:
+    """Whether OpenVINO finds graphics that it runs on."""
+    return any(name.startswith("GPU") for name in load_openvino().Core().available_devices)
 
 
 def capabilities() -> frozenset[str]:
@@ -142,7 +173,7 @@ def convolutions_of(model: Any) -> list[Any]:
     found = {
         int(name.removeprefix(_CONVOLUTION)): node
         for node in model.get_ops()
-        if node.get_type_name() == "Convolution"
+        if node.get_type_name() in ("Convolution", "GroupConvolution")
         and (name := node.get_friendly_name()).startswith(_CONVOLUTION)
     }
     return [found[number] for number in sorted(found)]
@@ -182,8 +213,16 @@ class OpenVinoWriter:
         """An array that is part of the graph."""
         return self.operations.constant(value)
 
-    def convolution(self, x: Any, kernel: FloatArray, stride: int, padding: int) -> Any:
-        """Kernel (out, in, h, w) over (n, in, h, w), zeros beyond the edge."""
+    def convolution(
+        self,
+        x: Any,
+        kernel: FloatArray,
+        strides: Pair = (1, 1),
+        edges: Edges = NO_EDGES,
+        groups: int = 1,
+        dilation: Pair = (1, 1),
+    ) -> Any:
+        """Kernel (out, in / groups, h, w) over (n, in, h, w), zeros in the added edges."""
         number = self._convolutions
         self._convolutions += 1
         weights = self.constant(kernel)
@@ -191,8 +230,14 @@ class OpenVinoWriter:
             x = self._rounded(x, *self._ranges.of(number), INT8_LEVELS)
             most = largest_per_output(kernel)
             weights = self._rounded(weights, -most, most, INT8_LEVELS - 1)
-        pads = [padding, padding]
-        node = self.operations.convolution(x, weights, [stride, stride], pads, pads, [1, 1])
+        convolution = self.operations.convolution
+        if groups > 1:
+            convolution = self.operations.group_convolution
+            shape = (groups, kernel.shape[0] // groups, *kernel.shape[1:])
+            weights = self.operations.reshape(weights, np.array(shape), False)
+        node = convolution(
+            x, weights, list(strides), list(edges[:2]), list(edges[2:]), list(dilation)
+        )
         node.set_friendly_name(f"{_CONVOLUTION}{number}")
         return node
 
@@ -210,12 +255,17 @@ class OpenVinoWriter:
         if self._ranges is not None:
             self._ranges.check(self._convolutions)
 
-    def pool(self, x: Any, kind: str, side: int, stride: int, padding: int) -> Any:
-        """The `max` or the `mean` of squares."""
-        strides, pads, kernel = [stride, stride], [padding, padding], [side, side]
+    def pool(self, x: Any, kind: str, size: Pair, strides: Pair, edges: Edges = NO_EDGES) -> Any:
+        """The `max` or the `mean` of rectangles; added edges count for nothing."""
+        first, last = list(edges[:2]), list(edges[2:])
         if kind == "mean":
-            return self.operations.avg_pool(x, strides, pads, pads, kernel, True)
-        return self.operations.max_pool(x, strides, [1, 1], pads, pads, kernel).output(0)
+            return self.operations.avg_pool(x, list(strides), first, last, list(size), True)
+        return self.operations.max_pool(x, list(strides), [1, 1], first, last, list(size)).output(0)
+
+    def pad(self, x: Any, edges: Edges) -> Any:
+        """Zeros around a map."""
+        first, last = (np.array([0, 0, *each]) for each in (edges[:2], edges[2:]))
+        return self.operations.pad(x, first, last, "constant", np.float32(0))
 
     def concatenate(self, nodes: Sequence[Any], axis: int) -> Any:
         """Nodes in a row along an axis."""
@@ -232,7 +282,9 @@ class OpenVinoWriter:
             return self.as_float(above)
         if kind == "round":
             return self.operations.round(x, "half_to_even")
-        return getattr(self.operations, kind)(x)
+        if kind == "relu6":
+            return self.operations.clamp(x, 0.0, 6.0)
+        return getattr(self.operations, _FUNCTIONS.get(kind, kind))(x)
 
     def product(self, a: Any, b: Any) -> Any:
         """Matrix product."""

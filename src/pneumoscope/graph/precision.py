@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError
-from pneumoscope.graph.stored import FloatArray
+from pneumoscope.graph.writer import FloatArray
 
 Precision = Literal["f32", "bf16", "int8"]
 
 Floats = Literal["f32", "bf16"]
 """The floating-point numbers of a graph; with int8, what is between its convolutions."""
+
+Device = Literal["CPU", "GPU"]
+"""What OpenVINO computes on."""
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """Slowest first, on most processors that have instructions for all of them."""

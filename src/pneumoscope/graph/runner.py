@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.graph.openvino import compile_model
-from pneumoscope.graph.precision import Floats, Precision
+from pneumoscope.graph.precision import Device, Floats, Precision
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def images_per_request(side: int, precision: Precision) -> int:
 
 
 class Runner:
-    """Runs a graph on the processor; it is compiled when the first batch of a size comes.
+    """Runs a graph; it is compiled when the first batch of a size comes.
 
     Several threads may ask at once. Two gain a few hundredths over one: while the last requests of
     one's batch are worked on, the first of the other's are (`benchmarks/engine.py`).
@@ -50,6 +50,7 @@ class Runner:
         floats: what is computed in.
         cache: folder for compiled graphs; `None` keeps none.
         part: images per request, where a batch can be dealt into such.
+        device: what it runs on.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Runner:
         floats: Floats,
         cache: Path | None = None,
         part: int = PART,
+        device: Device = "CPU",
     ) -> None:
         self._build = build
         self._outputs = tuple(outputs)
         self._floats: Floats = floats
         self._cache = cache
         self._part = part
+        self._device: Device = device
         self._graphs: dict[tuple[int, bool], _Graph] = {}
         self._lock = threading.Lock()
 
@@ -93,7 +96,8 @@ class Runner:
         key = images, count > 1
         graph = self._graphs.get(key)
         if graph is None or graph.count < count:
-            compiled = compile_model(self._build(images), self._floats, self._cache, count)
+            model = self._build(images)
+            compiled = compile_model(model, self._floats, self._cache, count, self._device)
             graph = self._graphs[key] = _Graph(count, compiled.create_infer_request)
             _LOGGER.debug("graph compiled for %d requests of %d images", count, images)
         return graph

@@ -1,15 +1,17 @@
 """A file of Keras weights, opened without trusting it: which layers it holds, their arrays.
 
-Comes in: the path of an HDF5 file, either of the old layout (`.h5`, with or without a model around
-the weights) or of Keras 3 (`.weights.h5`). Goes out: the stored arrays by layer name, not yet read.
-No model description in the file is looked at and no code of it runs. Links that lead elsewhere,
-and arrays that would fill the memory, are refused before anything is read.
-Does not know DenseNet, and does not load Keras.
+An HDF5 file of the old layout (`.h5`, with or without a model around the weights) or of Keras 3
+(`.weights.h5`), or the one inside a `.keras` archive. No model description in the file is looked at
+and no code of it runs. Links that lead elsewhere, and arrays that would fill the memory, are
+refused before anything is read.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,11 +30,15 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30
 """Most bytes of a file, and of all its arrays once unpacked. DenseNet121 has 33 MB."""
 
+WEIGHTS_MEMBER = "model.weights.h5"
+"""The HDF5 file inside a `.keras` archive."""
+
 _MAGIC = b"\x89HDF\r\n\x1a\n"
+_ZIP_MAGIC = b"PK\x03\x04"
 _MAX_OBJECTS = 50_000
 _MAX_DEPTH = 32
 _MAX_ATTRIBUTE_BYTES = 16 << 20
-_WAY_OUT = "Give a file that Keras saved for DenseNet121, or choose --weights none."
+_WAY_OUT = "Give a file that Keras saved for the same backbone, or choose --weights none."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +76,53 @@ def open_weight_file(path: Path, names: Collection[str] = ()) -> Iterator[Stored
             with slashes (`conv1/conv`) or inside another model (`densenet121/conv1_conv`).
 
     Raises:
-        InputError: not HDF5, damaged, links to other files, or too large when unpacked.
+        InputError: neither HDF5 nor `.keras`, damaged, links to other files, or too large when
+            unpacked.
     """
     import h5py
 
     with path.open("rb") as stream:
         magic = stream.read(len(_MAGIC))
-    if magic != _MAGIC:
+    source: Path | io.BytesIO = path
+    if magic.startswith(_ZIP_MAGIC):
+        source = io.BytesIO(read_member(path, WEIGHTS_MEMBER, MAX_BYTES))
+    elif magic != _MAGIC:
         raise InputError(f"{path} is not an HDF5 file: it begins with {magic!r}. {_WAY_OUT}")
     _check_size(path, path.stat().st_size)
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(source, "r") as file:
             _check_objects(path, file)
             yield _layers_of(path, file, names)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}. {_WAY_OUT}") from error
+
+
+def read_member(path: Path, name: str, most: int) -> bytes:
+    """A file of a `.keras` archive.
+
+    Args:
+        path: the archive.
+        name: of the file in it.
+        most: bytes, unpacked.
+
+    Raises:
+        InputError: no archive, no such file in it, damaged, or too large when unpacked.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo(name).file_size
+            if size > most:
+                raise InputError(
+                    f"{path}: {name} needs {size:,} bytes of memory, allowed are {most:,}."
+                )
+            with archive.open(name) as stream:
+                return stream.read(most)
+    except KeyError as error:
+        raise InputError(f"{path}: holds no {name}; wanted a file that Keras saved.") from error
+    except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is damaged: {error}.") from error
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise InputError(f"{path} is no archive that Keras wrote: {error}.") from error
 
 
 def read_array(path: Path, layer: str, dataset: h5py.Dataset) -> NDArray[np.float32]:
@@ -93,7 +131,8 @@ def read_array(path: Path, layer: str, dataset: h5py.Dataset) -> NDArray[np.floa
     Raises:
         InputError: it holds no floating-point numbers, or some that are not finite.
     """
-    if dataset.dtype.kind != "f":
+    counter = dataset.dtype.kind in "iu" and dataset.shape == ()  # how much a layer has seen
+    if dataset.dtype.kind != "f" and not counter:
         raise InputError(f"{path}: layer {layer!r} holds {dataset.dtype}; wanted floating point")
     array: NDArray[np.float32] = np.asarray(dataset[()], dtype=np.float32)
     if not np.isfinite(array).all():

@@ -1,7 +1,7 @@
 """What a graph is made of: the operations that every engine has, under one name each.
 
-`densenet.py` and `answer.py` write to this; `openvino.py` and `onnx.py` say it in their engine's
-words. Everything is float32 unless said.
+`layers.py` and `answer_graph.py` write to this; `openvino.py` and `onnx.py` say it in their
+engine's words. Everything is float32 unless said. Maps are channels-first, (n, c, h, w).
 """
 
 from __future__ import annotations
@@ -12,13 +12,25 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.graph.stored import FloatArray
+FloatArray = NDArray[np.float32]
+
+Pair = tuple[int, int]
+"""Along the height, along the width."""
+
+Edges = tuple[int, int, int, int]
+"""Rows above, columns to the left, rows below, columns to the right."""
+
+NO_EDGES: Edges = (0, 0, 0, 0)
 
 Node = TypeVar("Node")
 """What a writer calls a value in its graph."""
 
-FUNCTIONS = ("abs", "exp", "floor", "log", "relu", "round", "sigmoid", "softplus", "sqrt", "step")
-"""Of one number; `round` takes halves to the even side, `step` is 1 above 0, else 0."""
+FUNCTIONS = (
+    *("abs", "erf", "exp", "floor", "hard_sigmoid", "hard_silu", "log", "relu", "relu6", "round"),
+    *("sigmoid", "silu", "softplus", "sqrt", "step", "tanh"),
+)
+"""Of one number, as Keras defines them; `round` takes halves to the even side, `step` is 1 above 0,
+else 0."""
 
 OPERATIONS = ("add", "subtract", "multiply", "divide", "maximum")
 """Of two numbers."""
@@ -30,11 +42,22 @@ class Writer(Protocol[Node]):
     def constant(self, value: NDArray[np.generic]) -> Node:
         """An array that is part of the graph."""
 
-    def convolution(self, x: Node, kernel: FloatArray, stride: int, padding: int) -> Node:
-        """Kernel (out, in, h, w) over (n, in, h, w), zeros beyond the edge."""
+    def convolution(
+        self,
+        x: Node,
+        kernel: FloatArray,
+        strides: Pair = (1, 1),
+        edges: Edges = NO_EDGES,
+        groups: int = 1,
+        dilation: Pair = (1, 1),
+    ) -> Node:
+        """Kernel (out, in / groups, h, w) over (n, in, h, w), zeros in the added edges."""
 
-    def pool(self, x: Node, kind: str, side: int, stride: int, padding: int) -> Node:
-        """The `max` or the `mean` of squares."""
+    def pool(self, x: Node, kind: str, size: Pair, strides: Pair, edges: Edges = NO_EDGES) -> Node:
+        """The `max` or the `mean` of rectangles; added edges count for nothing."""
+
+    def pad(self, x: Node, edges: Edges) -> Node:
+        """Zeros around a map."""
 
     def concatenate(self, nodes: Sequence[Node], axis: int) -> Node:
         """Nodes in a row along an axis."""

@@ -27,9 +27,13 @@ class DicomInfo:
     patient_id: str = ""
     photometric: str = ""
     study_uid: str = ""
+    study_date: str = ""
+    study_description: str = ""
+    series_description: str = ""
     series_uid: str = ""
     sop_uid: str = ""
     patient_age: str = ""
+    patient_birth_date: str = ""
     patient_sex: str = ""
     manufacturer: str = ""
     transfer_syntax: str = ""
@@ -82,6 +86,17 @@ class GreyImage:
 def unit_range(grey: npt.NDArray[np.uint8]) -> FloatArray:
     """8-bit grey, uint8 (h, w), to float32 in [0, 1]: divided by 255, rounded once."""
     return np.divide(grey, np.float32(255), dtype=np.float32)
+
+
+def oriented(pixels: FloatArray, orientation: int) -> FloatArray:
+    """Turn and mirror (h, w) pixels as EXIF orientation 1 to 8 asks."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.T
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
 
 
 def check_size(source: str, width: int, height: int, limits: LimitsConfig) -> None:

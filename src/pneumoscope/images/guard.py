@@ -61,8 +61,16 @@ def decoding(source: str, what: str) -> Iterator[list[str]]:
     with spending(source), _COLLECTOR.collect() as messages:
         try:
             yield messages
-        except DECODER_ERRORS as error:
+        except Exception as error:
+            if not is_decoders(error):
+                raise
             raise ImageRefusedError(source, _reason(error), _detail(what, error)) from error
+
+
+def is_decoders(error: Exception) -> bool:
+    """Whether an error may be a decoder's word for bad data; pydicom has some of its own."""
+    own = type(error).__module__.partition(".")[0] == "pydicom"
+    return own or isinstance(error, DECODER_ERRORS)
 
 
 def _reason(error: Exception) -> Reason:

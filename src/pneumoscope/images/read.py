@@ -15,10 +15,14 @@ from pathlib import Path
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import spending
+from pneumoscope.images.cautions import joined
 from pneumoscope.images.grey import Decoded, DicomInfo, GreyImage
 from pneumoscope.images.sniff import Format, describe, tell_format
 
 __all__ = ["DicomInfo", "GreyImage", "read_bytes", "read_image"]
+
+READER_VERSION = 2
+"""Goes up whenever the same bytes would give other pixels: what is kept of them is made anew."""
 
 _DEFAULT_LIMITS = LimitsConfig()
 _DENIED = (errno.EACCES, errno.EPERM)
@@ -72,7 +76,8 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
             name,
             Reason.BLANK,
             f"all its pixels have one grey ({float(decoded.pixels.flat[0]):.3f}), so it shows "
-            "nothing",
+            f"nothing{because_of(decoded.warnings)}",
+            decoded.warnings,
         )
     return GreyImage(
         pixels=decoded.pixels,
@@ -84,6 +89,11 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
         warnings=decoded.warnings,
         colour=decoded.colour,
     )
+
+
+def because_of(warnings: tuple[str, ...]) -> str:
+    """What to add to a refusal for what an image shows: its file may be the cause."""
+    return f". Its header may be the cause: {joined(warnings)}" if warnings else ""
 
 
 def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> Decoded:

@@ -9,13 +9,14 @@ differ in how they resize, if they do it without aliasing at all, and none diffe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.graph.densenet import write_average
-from pneumoscope.graph.stored import FloatArray, NetworkArrays
-from pneumoscope.graph.writer import Node, Writer
+from pneumoscope.graph.network import NetworkArrays, write_average
+from pneumoscope.graph.writer import FloatArray, Node, Writer
 from pneumoscope.images.preprocess import IMAGENET_DEVIATION, IMAGENET_MEAN, LEAST_DEVIATION
 from pneumoscope.inference.bundle import BundleManifest
 
@@ -25,9 +26,24 @@ _LEAST = np.full(1, 1e-12, np.float32)
 """Nothing is divided by less."""
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerNodes(Generic[Node]):
+    """`OUTPUTS`, and the side of the heatmap."""
+
+    probability: Node
+    heatmap: Node
+    embedding: Node
+    side: int
+
+    @property
+    def nodes(self) -> tuple[Node, Node, Node]:
+        """In the order of `OUTPUTS`."""
+        return self.probability, self.heatmap, self.embedding
+
+
 def write_answer(
     to: Writer[Node], manifest: BundleManifest, networks: Sequence[NetworkArrays], pixels: Node
-) -> tuple[Node, Node, Node]:
+) -> AnswerNodes[Node]:
     """From grey pixels, uint8 (n, h, w) of any size, to `OUTPUTS`.
 
     The probability (n,) is calibrated. The heatmap (n, m, m) is Grad-CAM on the network's coarse
@@ -36,11 +52,13 @@ def write_answer(
     config = manifest.preprocessing
     grey = to.combine("divide", to.as_float(pixels), _number(to, 255.0))
     images = _normalise(to, _fit(to, grey, config), config)
-    logit, cam, embedding = write_average(to, networks, images, config.size, flip=manifest.flip)
-    straight = to.combine("multiply", logit, _number(to, manifest.calibration.slope))
+    answers = write_average(to, networks, images, config.size, flip=manifest.flip)
+    cam = answers.cam
+    straight = to.combine("multiply", answers.logit, _number(to, manifest.calibration.slope))
     shifted = to.combine("add", straight, _number(to, manifest.calibration.intercept))
     peak = to.combine("maximum", to.reduce("max", cam, (1, 2), keep=True), to.constant(_LEAST))
-    return to.apply("sigmoid", shifted), to.combine("divide", cam, peak), embedding
+    heatmap = to.combine("divide", cam, peak)
+    return AnswerNodes(to.apply("sigmoid", shifted), heatmap, answers.embedding, answers.side)
 
 
 def _number(to: Writer[Node], value: float) -> Node:

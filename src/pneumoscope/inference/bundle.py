@@ -1,13 +1,12 @@
 """A bundle: one folder with all that an answer depends on, checked against its hashes on loading.
 
     bundle.json         what the model is, how it was made, SHA-256 of every other file
-    model.weights.h5    the Keras weights: numbers only, no code, no pickle; of an ensemble
-                        model-0.weights.h5, model-1.weights.h5, …
+    model.keras         the network, as plain Keras opens it: layers and numbers, no code, no
+                        pickle; of an ensemble model-0.keras, model-1.keras, …
     NAME.npz            arrays beside the weights, if there are any
     MODEL_CARD.md       for people
 
-Comes in: trained networks and their records, or a folder. Goes out: a folder, or a `Bundle`.
-Knows nothing of images. `default`, the model that ships, is found in the package.
+`default`, the model that ships, is found in the package.
 """
 
 from __future__ import annotations
@@ -19,27 +18,28 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import PreprocessConfig, from_dict, option
-from pneumoscope.errors import BundleError, InputError, MissingError, UsageError
+from pneumoscope.errors import BundleError, MissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.graph import bundle_files
 from pneumoscope.graph.architecture import LEAST_SIZE, Architecture
-from pneumoscope.graph.weight_file import open_weight_file
+from pneumoscope.graph.archive import read_network
+from pneumoscope.graph.bundle_files import CARD, MANIFEST, NETWORK_SUFFIX, OLD_SUFFIX, network_names
+from pneumoscope.inference.age_gate import check_ages
 from pneumoscope.inference.bundle_tables import TABLE_SUFFIX, Table, read_table, save_table
 from pneumoscope.inference.certificates import PrecisionCertificate
-from pneumoscope.inference.weights_store import Precision, save_weights
+from pneumoscope.inference.weights_store import Precision, save_network
+from pneumoscope.keras_loading import load_keras
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
-from pneumoscope.training import bundle_files
-from pneumoscope.training.bundle_files import CARD, MANIFEST, WEIGHTS_SUFFIX, weight_names
-from pneumoscope.training.network import build_backbone, build_network, empty_head
 
 _LOGGER = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
-"""2 added `members`, `flip` and `store`; 3 tables, certificates, abstention, the input check."""
+SCHEMA_VERSION = 4
+"""2 added `members`, `flip` and `store`; 3 tables, certificates, abstention, the input check; with
+4 the network is a `.keras` file, where before there were the weights of a DenseNet121 alone."""
 
 MOST_MEMBERS = 32
 
@@ -113,8 +113,13 @@ _SINCE: dict[int, dict[str, Any]] = {
         "certificates": [],
         "input_check": asdict(InputCheck()),
     },
+    4: {},
 }
 """The keys that each schema added or changed, with what every bundle before it was."""
+
+
+_OPTIONAL: dict[str, Any] = {"ages": [], "teachers": []}
+"""What a bundle of any schema may leave out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,9 @@ class BundleManifest:
 
     `members` networks of one architecture answer together by their mean probability, with `flip`
     each for an image and its left-right mirror image. `store` is the precision of their kernels on
-    disk; everything is computed in float32, or faster where `certificates` allow it.
+    disk; everything is computed in float32, or faster where `certificates` allow it. `teachers` are
+    the models that it was distilled from: name and digest of each. `ages` are the
+    youngest and the oldest, in completed years, that the model is for; empty: nobody said.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -140,8 +147,10 @@ class BundleManifest:
     calibration: Calibration = field(default_factory=lambda: Calibration("none", 1.0, 0.0))
     input_check: InputCheck = field(default_factory=InputCheck)
     certificates: tuple[PrecisionCertificate, ...] = ()
+    ages: tuple[int, ...] = ()
     training_data: TrainingData = field(default_factory=TrainingData)
     initial_weights: InitialWeights = field(default_factory=InitialWeights)
+    teachers: tuple[str, ...] = ()
     validation: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
@@ -155,8 +164,8 @@ class Bundle:
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The Keras weights files, one per member."""
-        return tuple(self.folder / name for name in weight_names(self.manifest.members))
+        """The files of the networks, one per member."""
+        return tuple(self.folder / name for name in _network_files(self.manifest))
 
     def table(self, name: str) -> dict[str, NDArray[Any]] | None:
         """The arrays of `NAME.npz`; `None` if the bundle has no such table.
@@ -208,7 +217,7 @@ def write_bundle(
     manifest = replace(manifest, schema_version=SCHEMA_VERSION, members=len(members))
 
     def put(path: Path, number: int) -> None:
-        save_weights(members[number], path, manifest.store)
+        save_network(members[number], path, manifest.store)
 
     return _written(folder, manifest, card, tables or {}, put)
 
@@ -248,7 +257,7 @@ def _written(
     put: Callable[[Path, int], None],
 ) -> Bundle:
     """Make the folder beside with the weights that `put` gives by number, and rename it."""
-    names = weight_names(manifest.members)
+    names = network_names(manifest.members)
     extra = {f"{name}{TABLE_SUFFIX}": table for name, table in tables.items()}
     with folder_writer(folder) as made:
         for number, name in enumerate(names):
@@ -262,8 +271,13 @@ def _written(
     return load_bundle(folder)
 
 
-def load_bundle(model: Path | str) -> Bundle:
+def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
     """Find a bundle (a bundle folder, a run folder, or `default`) and check every hash in it.
+
+    Args:
+        model: where it lies.
+        oldest: schema version that is taken; of one before the present its manifest keeps the
+            number, since its networks are stored otherwise.
 
     Raises:
         UsageError: there is no such folder.
@@ -276,19 +290,31 @@ def load_bundle(model: Path | str) -> Bundle:
     found = document.get("schema_version") if isinstance(document, dict) else None
     if type(found) is not int or not 1 <= found <= SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: found schema version {found!r}, this pneumoscope reads 1 to "
-            f"{SCHEMA_VERSION}. Use the version of pneumoscope that wrote it, or train again."
+            f"{path}: found schema version {found!r}, this pneumoscope reads {SCHEMA_VERSION} and "
+            "converts 1 to 3. Use the version of pneumoscope that wrote it, or train again."
+        )
+    if found < oldest:
+        raise BundleError(
+            f"{path}: found schema version {found}, wanted {SCHEMA_VERSION}. Convert it: "
+            f"pneumoscope upgrade --model {model} --out DIR"
         )
     for version in range(found + 1, SCHEMA_VERSION + 1):
-        document = {**document, **_SINCE[version], "schema_version": version}
+        document = {**document, **_SINCE[version]}
+    document = {**_OPTIONAL, **document}
     try:
         manifest = from_dict(BundleManifest, document, str(path), complete=True)
+        check_ages(manifest.ages, f"{path}: ages")
     except UsageError as error:
         raise BundleError(f"{error}. Copy the bundle again or train again.") from error
     _check_model(manifest, path)
     _check_files(folder, manifest)
     _LOGGER.debug("model: %s, written by pneumoscope %s", folder, manifest.pneumoscope_version)
     return Bundle(folder, manifest)
+
+
+def _network_files(manifest: BundleManifest) -> tuple[str, ...]:
+    present = manifest.schema_version >= SCHEMA_VERSION
+    return network_names(manifest.members, NETWORK_SUFFIX if present else OLD_SUFFIX)
 
 
 def _find(model: Path | str) -> Path:
@@ -314,7 +340,7 @@ def _find(model: Path | str) -> Path:
 
 def _check_files(folder: Path, manifest: BundleManifest) -> None:
     """See that the bundle holds the files of its manifest, as they were written, and no others."""
-    listed, weights = manifest.files, weight_names(manifest.members)
+    listed, weights = manifest.files, _network_files(manifest)
     present = {p.name for p in folder.iterdir() if not p.name.startswith(".")} - {MANIFEST}
     strange = sorted((present ^ set(listed)) - {*weights, CARD})
     if strange:
@@ -323,7 +349,9 @@ def _check_files(folder: Path, manifest: BundleManifest) -> None:
             f"{folder}: {strange[0]!r} {where} in the bundle; wanted the files of bundle.json and "
             "no others. Copy the whole folder again, or take out what was added."
         )
-    idle = sorted(n for n in listed if n.endswith(WEIGHTS_SUFFIX) and n not in weights)
+    idle = sorted(
+        n for n in listed if n.endswith((NETWORK_SUFFIX, OLD_SUFFIX)) and n not in weights
+    )
     if idle:
         raise BundleError(
             f"{folder}: bundle.json lists {idle[0]!r} and {manifest.members} members; wanted "
@@ -337,16 +365,16 @@ def _check_model(manifest: BundleManifest, path: Path) -> None:
     """See that the manifest describes a model that this version can build."""
     architecture = manifest.architecture
     found = (
-        architecture.name,
+        bool(architecture.name),
         architecture.size >= LEAST_SIZE and architecture.size,
         1 <= architecture.hidden_units <= _MOST_HIDDEN_UNITS,
         0.0 <= architecture.dropout < 1.0,
         manifest.labels,
     )
-    if found != (Architecture().name, manifest.preprocessing.size, True, True, CLASS_NAMES):
+    if found != (True, manifest.preprocessing.size, True, True, CLASS_NAMES):
         raise BundleError(
             f"{path}: found {architecture} for {manifest.preprocessing.size} pixels and the labels "
-            f"{', '.join(manifest.labels)}; wanted {Architecture().name} of the same size, 1 to "
+            f"{', '.join(manifest.labels)}; wanted a backbone of the same size, 1 to "
             f"{_MOST_HIDDEN_UNITS} hidden units, and {', '.join(CLASS_NAMES)}. Train again."
         )
     Calibration.from_dict(manifest.calibration.to_dict())
@@ -372,25 +400,15 @@ def _check_file(path: Path, wanted: str | None) -> None:
 
 
 def load_networks(bundle: Bundle) -> tuple[Any, ...]:
-    """Build the Keras networks of a bundle, one per member, and load their weights.
+    """The Keras networks of a bundle, one per member.
 
     Raises:
         ExtraMissingError: Keras is not installed.
-        BundleError: the weights don't fit the architecture that the manifest states, would fill
-            the memory, or are no finite numbers.
+        BundleError: a network is not of the architecture that the manifest states, names other
+            code than Keras' own layers, would fill the memory, or holds what is no finite number.
     """
-    return tuple(_load_network(bundle.manifest.architecture, path) for path in bundle.weights)
-
-
-def _load_network(architecture: Architecture, path: Path) -> Any:
-    network = build_network(
-        build_backbone(architecture.size), architecture, empty_head(architecture)
-    )
-    try:
-        with open_weight_file(path):  # refuses bombs and links before one is read
-            network.load_weights(path)
-    except InputError as error:
-        raise BundleError(f"{path}: does not fit {architecture}: {error}. Train again.") from error
-    if not all(np.isfinite(array).all() for array in network.get_weights()):
-        raise BundleError(f"{path}: holds numbers that are not finite. Train again.")
-    return network
+    architecture = bundle.manifest.architecture
+    for path in bundle.weights:
+        read_network(path, architecture)  # every check, before Keras reads it
+    keras = load_keras()
+    return tuple(keras.saving.load_model(path, compile=False) for path in bundle.weights)

@@ -170,6 +170,7 @@ def _as_prediction(row: str) -> Prediction:
     values = json.loads(row)
     if values["reason"] is not None:
         values["reason"] = Reason(values["reason"])
+    values["warnings"] = tuple(values["warnings"])
     return Prediction(**values)
 
 

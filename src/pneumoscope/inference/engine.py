@@ -9,22 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError, UsageError
-from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities
-from pneumoscope.graph.precision import Floats, Precision, Ranges, fast_here
+from pneumoscope.graph.archive import read_network
+from pneumoscope.graph.network import NetworkArrays
+from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities, has_graphics
+from pneumoscope.graph.precision import Device, Floats, Precision, Ranges, fast_here
 from pneumoscope.graph.runner import Runner, images_per_request
-from pneumoscope.graph.stored import NetworkArrays, read_network
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Bundle
 from pneumoscope.inference.certificates import Choice, choose_precision, floats_for
 from pneumoscope.storage import cache_folder, claim_folder
 
 _LOGGER = logging.getLogger(__name__)
+
+DeviceChoice = Literal["auto", "CPU", "GPU"]
 
 INT8_TABLE = "int8"
 """The bundle's table of the ranges that int8 needs."""
@@ -40,6 +43,7 @@ class OpenVinoBackend:
         cache: folder for compiled graphs; `None` keeps none.
         floats: what is computed in, where it is not in int8.
         ranges: with them convolutions are computed in int8.
+        device: what it runs on.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class OpenVinoBackend:
         cache: Path | None = None,
         floats: Floats = "f32",
         ranges: Ranges | None = None,
+        device: Device = "CPU",
     ) -> None:
         self._networks = tuple(networks)
         self._size = size
@@ -58,24 +63,30 @@ class OpenVinoBackend:
         self._floats: Floats = floats
         self._ranges = ranges
         part = images_per_request(size, self.precision)
-        self._runner = Runner(self._build, OUTPUTS, floats, cache, part)
+        self._runner = Runner(self._build, OUTPUTS, floats, cache, part, device)
 
     @classmethod
-    def load(cls, bundle: Bundle, precision: Choice = "f32") -> OpenVinoBackend:
+    def load(
+        cls, bundle: Bundle, precision: Choice = "f32", device: DeviceChoice = "CPU"
+    ) -> OpenVinoBackend:
         """The engine with the networks of a bundle.
 
         Args:
             bundle: of `load_bundle`.
             precision: what to compute in; `auto` is the fastest that the bundle's certificates
                 allow on this processor.
+            device: `CPU`, `GPU` (graphics that OpenVINO finds; float32 alone, since certificates
+                are of processors), or `auto`: graphics if there are any.
 
         Raises:
             BundleError: the weights are damaged, or not those of the bundle's architecture; or
                 int8 was certified and its table is not there.
-            UsageError: the bundle or the processor doesn't allow the precision.
+            UsageError: the bundle or the device doesn't allow the precision, or there is no such
+                device.
         """
         manifest = bundle.manifest
-        fast = fast_precisions()
+        chosen_device = choose_device(device)
+        fast = fast_precisions() if chosen_device == "CPU" else ("f32",)
         chosen = choose_precision(precision, manifest.certificates, fast)
         networks = [read_network(path, manifest.architecture) for path in bundle.weights]
         _LOGGER.debug("answers are computed in %s", chosen)
@@ -86,6 +97,7 @@ class OpenVinoBackend:
             cache=writable_graph_cache(),
             floats=floats_for(chosen, manifest.certificates, fast),
             ranges=_ranges(bundle) if chosen == "int8" else None,
+            device=chosen_device,
         )
 
     @property
@@ -104,9 +116,25 @@ class OpenVinoBackend:
             )
         except RuntimeError as error:  # shapes that don't fit together
             raise BundleError(
-                f"the weights are not those of DenseNet121 for {self._size} pixels: {error} "
+                f"the network can't be built for {self._size} pixels: {error} "
                 "Copy the bundle again or train again."
             ) from error
+
+
+def choose_device(asked: DeviceChoice) -> Device:
+    """What to run on.
+
+    Raises:
+        UsageError: graphics were asked for, and OpenVINO finds none.
+    """
+    if asked == "CPU" or (asked == "auto" and not has_graphics()):
+        return "CPU"
+    if asked == "GPU" and not has_graphics():
+        raise UsageError(
+            "--device GPU: OpenVINO finds no graphics that it runs on. Install their driver, or "
+            "take --device CPU."
+        )
+    return "GPU"
 
 
 def fast_precisions() -> tuple[Precision, ...]:

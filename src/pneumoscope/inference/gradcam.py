@@ -1,6 +1,6 @@
 """Probability, Grad-CAM map and embedding from one forward pass.
 
-Comes in: a trained network. Goes out: a Keras graph of the same weights with three outputs.
+`build_inference_graph` makes a Keras graph of a trained network's weights with three outputs.
 
 Grad-CAM (Selvaraju et al., ICCV 2017) weighs each channel of the last feature map A, (h, w, c),
 by the mean over positions of the gradient of the logit. Behind global average pooling that
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.training.network import HeadWeights, get_head
-from pneumoscope.training.runtime import load_keras
+from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER
+from pneumoscope.keras_loading import load_keras
 
 
 def build_inference_graph(network: Any) -> Any:
@@ -25,25 +25,27 @@ def build_inference_graph(network: Any) -> Any:
     The map is Grad-CAM of the pneumonia logit, unscaled; the embedding is the pooled features.
     """
     keras = load_keras()
-    feature_map = network.get_layer("pool").input
-    logit, cam, embedding = _closed_form_head(get_head(network))(feature_map)
+    feature_map = network.get_layer(POOL_LAYER).input
+    logit, cam, embedding = _closed_form_head(network)(feature_map)
     return keras.Model(
         network.input, {"logit": logit, "cam": cam, "embedding": embedding}, name="inference"
     )
 
 
-def _closed_form_head(head: HeadWeights) -> Any:
+def _closed_form_head(network: Any) -> Any:
     keras = load_keras()
     ops = keras.ops
+    hidden, hidden_bias = network.get_layer(HIDDEN_LAYER).get_weights()
+    output, output_bias = network.get_layer(OUTPUT_LAYER).get_weights()
 
     class ClosedFormHead(keras.layers.Layer):  # type: ignore[misc, name-defined]
         """The head and its gradient, written out."""
 
         def build(self, input_shape: Any) -> None:
-            self.hidden = self._constant(head.hidden_kernel)
-            self.hidden_bias = self._constant(head.hidden_bias)
-            self.output_kernel = self._constant(head.output_kernel)
-            self.output_bias = self._constant(head.output_bias)
+            self.hidden = self._constant(hidden)
+            self.hidden_bias = self._constant(hidden_bias)
+            self.output_kernel = self._constant(output)
+            self.output_bias = self._constant(output_bias)
 
         def _constant(self, value: np.ndarray[Any, Any]) -> Any:
             weight = self.add_weight(shape=value.shape, initializer="zeros", trainable=False)

@@ -1,7 +1,7 @@
-"""Which model gave an answer: a fingerprint of all that its probabilities depend on.
+"""Which model predicted: a fingerprint of what probabilities depend on, a digest of everything.
 
-Comes in: a manifest. Goes out: a hex digest. The threshold is no part of it: the same
-probabilities can be cut anywhere.
+Two models of one fingerprint give the same probabilities; they may cut them elsewhere. Two of one
+digest are the same in every word.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import hashlib
 import json
 from dataclasses import asdict
 
+from pneumoscope.graph.bundle_files import NETWORK_SUFFIX
 from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.training.bundle_files import WEIGHTS_SUFFIX
 
 
 def model_fingerprint(manifest: BundleManifest) -> str:
     """SHA-256 over weights' hashes, preprocessing, architecture, flip and calibration."""
-    weights = {n: h for n, h in manifest.files.items() if n.endswith(WEIGHTS_SUFFIX)}
+    weights = {n: h for n, h in manifest.files.items() if n.endswith(NETWORK_SUFFIX)}
     told = {
         "weights": weights,
         "preprocessing": asdict(manifest.preprocessing),
@@ -25,3 +25,9 @@ def model_fingerprint(manifest: BundleManifest) -> str:
         "calibration": manifest.calibration.to_dict(),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_digest(manifest: BundleManifest) -> str:
+    """Hex SHA-256 over all of a manifest: threshold, input check and abstention too."""
+    text = json.dumps(asdict(manifest), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Literal
 
 from pneumoscope.errors import ManifestError
-from pneumoscope.storage import path_text
+from pneumoscope.storage import path_text, plain_cell
 
 _SNIFFED_BYTES = 4096
 _IN_MEMORY_BYTES = 1 << 20
@@ -200,11 +200,19 @@ def _listed_in(table: Path) -> Iterator[str]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             for name in listed(stream, str(table)):
-                yield name if is_url(name) else str(table.parent / name)
+                yield name if is_url(name) else str(_beside(table, plain_cell(name)))
     except OSError as error:
         raise ManifestError(
             f"{table}: can't be read ({error.strerror}). Give a CSV that you may read."
         ) from error
+
+
+def _beside(table: Path, name: str) -> Path:
+    """A file named in a table; back-slashes part folders where there is no file of that name."""
+    path = table.parent / name
+    if "\\" in name and not os.path.lexists(path):
+        path = table.parent / name.replace("\\", "/")
+    return path
 
 
 def is_url(name: str) -> bool:

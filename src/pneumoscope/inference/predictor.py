@@ -23,17 +23,19 @@ from numpy.typing import NDArray
 
 from pneumoscope.ahead import overlapped
 from pneumoscope.config import LimitsConfig
+from pneumoscope.data.seen import TABLE_NAME
 from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.look import Look
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, read_image
+from pneumoscope.images.read import GreyImage, because_of, read_image
+from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.decoding import decoded
-from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.engine import DeviceChoice, OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.known_answer import (
     NAME,
@@ -65,8 +67,10 @@ class Answer:
         cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled;
             `None` as the logit is.
         embedding: pooled features, float32 (c,), of every input that the network saw.
-        image: the decoded image, kept only where asked for, shrunk.
+        image: the decoded image: whole from `predict_file`; from other ways where it was asked for,
+            shrunk to the size of overlays.
         look: what the input check saw of it; `None` where nothing is checked.
+        photometric: which end of its values is white, by a DICOM header.
     """
 
     prediction: Prediction
@@ -75,6 +79,7 @@ class Answer:
     embedding: NDArray[np.float32] | None = None
     image: GreyImage | None = None
     look: Look | None = None
+    photometric: str = ""
 
 
 class Predictor:
@@ -92,6 +97,7 @@ class Predictor:
             for what it shows.
         looks: note in answers what the input check would see, for one that is made of them.
             Pictures in colour are refused then.
+        any_age: answer for patients of other ages than the model is for, with a warning.
     """
 
     def __init__(
@@ -103,6 +109,7 @@ class Predictor:
         precision: Precision = "f32",
         statistics: Statistics | None = None,
         looks: bool = False,
+        any_age: bool = False,
     ) -> None:
         self.manifest = manifest
         self.precision: Precision = precision
@@ -111,9 +118,12 @@ class Predictor:
         self._limits = limits or LimitsConfig()
         self._statistics = statistics
         self._looks = looks or statistics is not None
+        self._gate = AgeGate(manifest.ages, any_age)
         self._passes: tuple[int, ...] = _PASSES
         self._processes: Processes | None = None
         self.known_logit: float | None = None
+        self.seen: Table | None = None
+        """Salted hashes of the images that it was trained on (`data.seen`), if it has any."""
 
     @classmethod
     def load(
@@ -122,6 +132,8 @@ class Predictor:
         precision: Choice = "auto",
         *,
         input_check: bool = True,
+        any_age: bool = False,
+        device: DeviceChoice = "CPU",
     ) -> Predictor:
         """A predictor for a bundle folder, a run folder or `default`.
 
@@ -131,23 +143,37 @@ class Predictor:
                 certificates allow on this processor.
             input_check: refuse what is unlike the training images, if the model can tell; without
                 it every image that can be read has an answer, for research.
+            any_age: answer for patients of other ages than the model is for, with a warning.
+            device: `CPU`, `GPU`, or `auto`: graphics that OpenVINO runs on, if there are any.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
-            UsageError: the bundle or the processor doesn't allow the precision.
+            UsageError: the bundle or the device doesn't allow the precision.
         """
         bundle = load_bundle(model)
-        backend = OpenVinoBackend.load(bundle, precision)
+        backend = OpenVinoBackend.load(bundle, precision, device)
         check, table = bundle.manifest.input_check, bundle.table(TABLE) or {}
         statistics = statistics_of(check, table) if input_check else None
-        made = cls(bundle.manifest, backend, precision=backend.precision, statistics=statistics)
+        made = cls(
+            bundle.manifest,
+            backend,
+            precision=backend.precision,
+            statistics=statistics,
+            any_age=any_age,
+        )
         made.known_logit = stated_logit(bundle.table(KNOWN))
+        made.seen = bundle.table(TABLE_NAME)
         return made
 
     @property
     def checks_inputs(self) -> bool:
         """Whether inputs unlike the training images are refused."""
         return self._statistics is not None
+
+    @property
+    def any_age(self) -> bool:
+        """Whether patients of other ages than the model is for are answered for."""
+        return self._gate.any_age
 
     def adapted(
         self,
@@ -224,6 +250,7 @@ class Predictor:
             self._preprocess,
             shrunk if keep_image else None,
             looks=self._looks,
+            gate=self._gate,
         )
         if self._processes is None:
             return decode.content(content, name)
@@ -237,7 +264,7 @@ class Predictor:
             yield Answer(item) if isinstance(item, Prediction) else next(answered)
 
     def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
-        return prepared(read, name, self._preprocess, looks=self._looks)
+        return prepared(read, name, self._preprocess, looks=self._looks, gate=self._gate)
 
     def predict_files(
         self,
@@ -263,7 +290,9 @@ class Predictor:
         Raises:
             MissingError: processes can't be started here.
         """
-        decode = Decoder(self._limits, self._preprocess, keep, read, looks=self._looks)
+        decode = Decoder(
+            self._limits, self._preprocess, keep, read, looks=self._looks, gate=self._gate
+        )
         reading = decode if self._processes is None else partial(self._processes.prepared, decode)
         items = decoded(paths, reading, workers)
 
@@ -310,15 +339,17 @@ class Predictor:
             detail = (
                 f"the model's answer is {logit}, no number. Its weights are damaged: train again"
             )
-            return Answer(Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail))
+            failed = Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail)
+            return Answer(replace(failed, warnings=item.warnings))
         return self.checked(
             Answer(
-                Prediction(item.source, "ok"),
+                Prediction(item.source, "ok", warnings=item.warnings),
                 logit=logit,
                 cam=outputs.cams[row],
                 embedding=outputs.embeddings[row],
                 image=item.image,
                 look=item.look,
+                photometric=item.photometric,
             )
         )
 
@@ -334,12 +365,17 @@ class Predictor:
             verdict = self._statistics.verdict(look, embedding)
             prediction = replace(answer.prediction, input_score=verdict.score)
             if verdict.reason is not None:
+                warnings = answer.prediction.warnings
+                polarity = ""
+                if verdict.reason is Reason.INVERTED and answer.photometric:
+                    polarity = f". Its header states {answer.photometric}, which may be wrong"
                 refusal = Prediction(
                     answer.prediction.path,
                     "refused",
                     verdict.reason,
                     input_score=verdict.score,
-                    detail=verdict.detail,
+                    detail=verdict.detail + polarity + because_of(warnings),
+                    warnings=warnings,
                 )
                 return replace(answer, prediction=refusal, logit=None, cam=None)
             answer = replace(answer, prediction=prediction)
@@ -348,7 +384,12 @@ class Predictor:
 
 def mark_of(predictor: Predictor) -> str:
     """SHA-256, hex, of what decides answers: version, model, how it computes and checks."""
-    decisive = [asdict(predictor.manifest), predictor.precision, predictor.checks_inputs]
+    decisive = [
+        asdict(predictor.manifest),
+        predictor.precision,
+        predictor.checks_inputs,
+        predictor.any_age,
+    ]
     text = f"{metadata.version('pneumoscope')} {json.dumps(decisive, sort_keys=True)}"
     return hashlib.sha256(text.encode()).hexdigest()
 

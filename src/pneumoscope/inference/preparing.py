@@ -7,7 +7,7 @@ check sees of it. Knows nothing of models, and nothing of how many files there a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.look import Look, look_at
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, read_bytes, read_image
+from pneumoscope.images.read import GreyImage, because_of, read_bytes, read_image
+from pneumoscope.inference.age_gate import OPEN, AgeGate
 from pneumoscope.inference.input_check import MOST_COLOUR
 from pneumoscope.records import Prediction
 
@@ -37,12 +38,16 @@ class Prepared:
         image: the decoded image, where it was asked for.
         tensor: the network's input, float32 (size, size, 3).
         look: what the input check sees of it; `None` where nothing is checked.
+        warnings: what was odd about the file.
+        photometric: which end of the values is white, by a DICOM header.
     """
 
     source: str
     image: GreyImage | None
     tensor: NDArray[np.float32]
     look: Look | None = None
+    warnings: tuple[str, ...] = ()
+    photometric: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Decoder:
         keep: from the pixels to what is kept of them; `None` keeps nothing.
         read: how a file is read, `read_image` where nothing is said.
         looks: take note of what the input check wants to see.
+        gate: which patients may be scored.
     """
 
     limits: LimitsConfig
@@ -62,6 +68,7 @@ class Decoder:
     keep: Keep | None = None
     read: Reader | None = None
     looks: bool = False
+    gate: AgeGate = field(default_factory=AgeGate)
 
     def __call__(self, path: Path | str) -> Prepared | Prediction:
         """The network's input for one file, or the row that says why there is none."""
@@ -74,7 +81,7 @@ class Decoder:
         return self._kept(lambda: read_bytes(content, name, self.limits), name)
 
     def _kept(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
-        item = prepared(read, name, self.preprocess, looks=self.looks)
+        item = prepared(read, name, self.preprocess, looks=self.looks, gate=self.gate)
         if isinstance(item, Prediction) or item.image is None:
             return item
         image = item.image
@@ -89,7 +96,12 @@ Decode = Callable[[Path | str], Prepared | Prediction]
 
 
 def prepared(
-    read: Callable[[], GreyImage], source: str, preprocess: Preprocessor, *, looks: bool = False
+    read: Callable[[], GreyImage],
+    source: str,
+    preprocess: Preprocessor,
+    *,
+    looks: bool = False,
+    gate: AgeGate = OPEN,
 ) -> Prepared | Prediction:
     """What `read` gives, preprocessed; or the row that says why it was refused.
 
@@ -97,15 +109,30 @@ def prepared(
     """
     try:
         image = read()
+        warnings = (*image.warnings, *gate.warnings(image))
     except ImageRefusedError as error:
-        return Prediction(source, error.reason.status, error.reason, detail=error.detail)
+        return Prediction(
+            source,
+            error.reason.status,
+            error.reason,
+            detail=error.detail,
+            warnings=error.warnings,
+        )
     if looks and image.colour > MOST_COLOUR:
         detail = (
             f"it is a picture in colour (mean chroma {image.colour:.2f}, at most {MOST_COLOUR} is "
             "taken for a film). Give the X-ray itself, in grey"
         )
-        return Prediction(source, "refused", Reason.NOT_A_CHEST_XRAY, detail=detail)
-    return replace(seen(source, image.pixels, preprocess, looks=looks), image=image)
+        return Prediction(
+            source,
+            "refused",
+            Reason.NOT_A_CHEST_XRAY,
+            detail=detail + because_of(image.warnings),
+            warnings=warnings,
+        )
+    made = seen(source, image.pixels, preprocess, looks=looks)
+    photometric = "" if image.dicom is None else image.dicom.photometric
+    return replace(made, image=image, warnings=warnings, photometric=photometric)
 
 
 def seen(

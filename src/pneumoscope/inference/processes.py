@@ -7,12 +7,14 @@ and a process that exceeds one, or crashes, is replaced by a new one. The others
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,6 +58,10 @@ class EndedError(Exception):
     def __init__(self, words: str, *, late: bool) -> None:
         super().__init__(words)
         self.late = late
+
+
+class StoppedError(Exception):
+    """A call was not ended since all processes were: nothing is known of what it was about."""
 
 
 class CallError(Exception):
@@ -153,6 +159,7 @@ class Processes:
         Raises:
             EndedError: it took too long, or its process died.
             CallError: it raised.
+            StoppedError: `close` was called.
         """
         self._places.acquire()
         place = self._places
@@ -168,6 +175,8 @@ class Processes:
             done, result = worker.pipe.recv()
         except (OSError, EOFError) as error:
             self._drop(worker)
+            if self._closed:
+                raise StoppedError from error
             raise EndedError("its process died, killed or crashed", late=False) from error
         except BaseException:
             self._drop(worker)
@@ -197,7 +206,7 @@ class Processes:
     def _take(self) -> _Worker:
         with self._lock:
             if self._closed:
-                raise EndedError("the program is stopping", late=False)
+                raise StoppedError
             if self._idle:
                 return self._idle.pop()
         return self._started()
@@ -209,6 +218,8 @@ class Processes:
             worker.end()
 
     def _started(self) -> _Worker:
+        if self._closed:
+            raise StoppedError
         context = _context(self._modules)
         here, there = context.Pipe()
         process = context.Process(target=_work, args=(there, self._memory), daemon=True)
@@ -308,8 +319,10 @@ def _context(modules: Iterable[str]) -> Any:
 def _work(pipe: Connection, memory: int) -> None:
     """In a process: work through calls until the other side of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # So does SIGTERM, where all processes of a service are told to stop.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _be_silent()
     keep_freed_memory()
     _limit_memory(memory)
     while True:
@@ -331,6 +344,16 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _be_silent() -> None:
+    """Let nothing be written: libraries print what is in a file, and the log is another's."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def _limit_memory(most: int) -> None:

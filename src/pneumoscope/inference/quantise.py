@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ExtraMissingError
+from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import build_model, convolutions_of
 from pneumoscope.graph.precision import Ranges
-from pneumoscope.graph.stored import NetworkArrays
 
 MOST_IMAGES = 300
 """NNCF's own default: ranges hardly move any more behind it."""

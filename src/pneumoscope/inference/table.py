@@ -18,8 +18,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from pneumoscope.errors import UsageError
+from pneumoscope.images.cautions import counted, joined, parted
 from pneumoscope.records import Prediction
-from pneumoscope.storage import atomic_writer, open_alone, path_text, temporary_beside
+from pneumoscope.storage import (
+    atomic_writer,
+    open_alone,
+    path_text,
+    safe_cell,
+    safe_path,
+    temporary_beside,
+)
 
 COLUMNS = (
     "path",
@@ -29,6 +37,7 @@ COLUMNS = (
     "prediction",
     "threshold",
     "input_score",
+    "warnings",
 )
 """The columns of a predictions file, in order."""
 
@@ -57,6 +66,7 @@ def check_format(out: Path) -> None:
 def as_row(prediction: Prediction) -> dict[str, Any]:
     """A prediction as a row of the contract: JSON types, `None` for what there is not."""
     row = {name: getattr(prediction, name) for name in COLUMNS}
+    row["warnings"] = joined(prediction.warnings)
     row["path"] = path_text(prediction.path)
     row["reason"] = prediction.reason.value if prediction.reason else None
     return row
@@ -111,9 +121,15 @@ def _write_csv(
     text = io.TextIOWrapper(stream, "utf-8", newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(_safe_row, rows))
     text.flush()
     text.detach()
+
+
+def _safe_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose texts a spreadsheet takes for texts, whatever a file is named."""
+    safe = {k: safe_cell(value) if isinstance(value, str) else value for k, value in row.items()}
+    return safe | {"path": safe_path(row["path"])}
 
 
 def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path) -> None:
@@ -152,16 +168,18 @@ class Journal:
     Attributes:
         rows: how many there are.
         counts: how many of each status.
+        warned: how many with each kind of warning.
 
     Raises:
         UsageError: another process writes the same table; or `resume`, and the rows are of another
-            model or other inputs.
+            model or other inputs, or have other columns.
         OSError: the folder can't be written.
     """
 
     def __init__(self, out: Path, origin: str, *, resume: bool) -> None:
         self.rows = 0
         self.counts: Counter[str] = Counter()
+        self.warned: Counter[str] = Counter()
         self._out = out
         self._path = journal_of(out)
         self._waiting: list[bytes] = []
@@ -171,7 +189,7 @@ class Journal:
             self._end = self._whole_bytes(origin) if resume else 0
             self._stream.truncate(self._end)
             if not self._end:
-                self._waiting.append(_line({"origin": origin}))
+                self._waiting.append(_line({"origin": origin, "columns": COLUMNS}))
                 self.flush()
         except BaseException:
             self._stream.close()
@@ -185,6 +203,13 @@ class Journal:
                 document = _parsed(line)
                 if document is None:  # what the kill cut off
                     break
+                if number == 0 and document.get("columns") != list(COLUMNS):
+                    found = document.get("columns") or COLUMNS[: COLUMNS.index("warnings")]
+                    raise UsageError(
+                        f"{self._path}: holds rows of another release, with the columns "
+                        f"{', '.join(found)}; wanted {', '.join(COLUMNS)}. Leave out --resume to "
+                        "begin anew, or go on with the release that began it."
+                    )
                 if number == 0 and document.get("origin") != origin:
                     raise UsageError(
                         f"{self._path}: holds rows of another model, version or list of images; "
@@ -193,6 +218,7 @@ class Journal:
                 if number:
                     self.rows += 1
                     self.counts[document["status"]] += 1
+                    self.warned.update(counted([parted(document["warnings"])]))
                 end += len(line)
         return end
 
@@ -201,6 +227,7 @@ class Journal:
         self._waiting.append(_line(as_row(prediction)))
         self.rows += 1
         self.counts[prediction.status] += 1
+        self.warned.update(counted([prediction.warnings]))
         late = time.monotonic() - self._flushed > _CHUNK_SECONDS
         if late or len(self._waiting) >= _CHUNK_ROWS:
             self.flush()

@@ -1,20 +1,23 @@
-"""Weights of a network as a file of Keras' own layout, in full or in half precision.
+"""A network as a `.keras` file that plain Keras opens, in full or in half precision.
 
-Comes in: a network and a path. Goes out: a `.weights.h5` that Keras' `load_weights` reads on any
-backend. The same weights give the same bytes, however many layers this process built before: what
-has no numbers (Keras numbers the names of input and padding layers) is left out. Knows nothing of
-bundles.
+The same network gives the same bytes, however many layers this process built before and whenever
+it is saved: what has no numbers is left out of the weights, and times are left out altogether.
 """
 
 from __future__ import annotations
 
 import io
+import json
+import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.graph.archive import CONFIG_MEMBER, METADATA_MEMBER
+from pneumoscope.graph.weight_file import WEIGHTS_MEMBER
 from pneumoscope.storage import write_bytes
 
 if TYPE_CHECKING:
@@ -27,22 +30,42 @@ MOST_ROUNDED = 1e-3
 range makes 3e-4; above 65,504 numbers overflow, below 6e-5 they lose digits."""
 
 
-def save_weights(network: Any, path: Path, store: Precision) -> None:
-    """Write the weights of `network` to `path` (`….weights.h5`), whole or not at all.
+def save_network(network: Any, path: Path, store: Precision) -> None:
+    """Write `network` to `path` (`….keras`), whole or not at all.
 
     Args:
-        network: a Keras model.
+        network: a Keras model of Keras' own layers.
         path: the file.
         store: with `float16` the kernels (two axes and more) are rounded to half precision. Biases
             and batch normalisation stay in float32: they are few, and moving variances can be any
             number above 0. So does a kernel to which rounding would do more than `MOST_ROUNDED`.
+            Keras reads either into float32.
 
     Raises:
         OSError: the disk is full or the folder can't be written.
     """
+    content = io.BytesIO()
+    about = {"keras_version": metadata.version("keras")}
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in (
+            (METADATA_MEMBER, json.dumps(about)),
+            (CONFIG_MEMBER, network.to_json()),
+        ):
+            archive.writestr(_member(name), text, zipfile.ZIP_DEFLATED)
+        archive.writestr(_member(WEIGHTS_MEMBER), _packed(network, path, store))
+    write_bytes(path, content.getvalue())
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    """An entry without a time of its own."""
+    return zipfile.ZipInfo(name)
+
+
+def _packed(network: Any, path: Path, store: Precision) -> bytes:
+    """The weights as an HDF5 file."""
     import h5py
 
-    whole = path.with_name(f"whole.{path.name}")
+    whole = path.with_name(f"whole.{path.stem}.weights.h5")
     packed = io.BytesIO()
     try:
         network.save_weights(whole)
@@ -50,7 +73,7 @@ def save_weights(network: Any, path: Path, store: Precision) -> None:
             _copy(source, target, store)
     finally:
         whole.unlink(missing_ok=True)
-    write_bytes(path, packed.getvalue())
+    return packed.getvalue()
 
 
 def _copy(source: h5py.Group, target: h5py.Group, store: Precision) -> None:

@@ -236,8 +236,7 @@ def _metrics(content: CompareContent) -> Section:
     text = "DeLong’s paired test needs both classes and errors of ranking."
     if auc.p is not None:
         text = (
-            f"DeLong’s paired test: AUC changes by {_signed(auc.difference.value)} "
-            f"({interval(auc.difference)}), p {_p(auc.p)}."
+            f"DeLong’s paired test: AUC changes by {_signed(auc.difference.value)}, p {_p(auc.p)}."
         )
     view = TablesView(text, (Table("Metrics", tuple(columns), tuple(rows), note),))
     return Section("metrics", "Metrics", "Metrics", "sections/tables.html.j2", view)

@@ -196,7 +196,6 @@ def subgroups(content: ReportContent) -> Section | None:
                     "Patients",
                     "Sensitivity",
                     f"{percent(found.interval.level)} interval",
-                    "Wilson",
                 )
             ),
         ),
@@ -207,7 +206,6 @@ def subgroups(content: ReportContent) -> Section | None:
                 count(group.patients),
                 number(group.sensitivity.value),
                 interval(group.sensitivity),
-                interval(group.wilson),
             )
             for name, group in found.subgroups.items()
         ),

@@ -23,6 +23,9 @@ def groups(content: ReportContent) -> Section | None:
     if not columns:
         return None
     level = content.evaluation.interval.level
+    unused = [column for column in columns if not column.groups]
+    columns = tuple(column for column in columns if column.groups)
+    left_out = " ".join(f"{column.name} has {column.note}." for column in unused)
     few = sum(bool(group.too_few) for column in columns for group in column.groups)
     warning = (
         f" {few} of the groups rest on fewer than {FEWEST} patients of a class: they are too small "
@@ -33,7 +36,7 @@ def groups(content: ReportContent) -> Section | None:
     view = FiguresView(
         "Whether the model serves one group worse than another. A gap is the group minus all "
         "other images; where its interval holds 0, chance may have made it. Nothing is corrected "
-        "for how many gaps there are." + warning,
+        f"for how many gaps there are.{warning} {left_out}".rstrip(),
         tuple(Drawn("", figure) for figure in group_figures(content.evaluation)),
         tables=tuple(table for column in columns for table in _tables(column, level)),
     )

@@ -55,6 +55,22 @@ class ExchangeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Localisation:
+    """Where heatmaps point, on true positives whose lungs are known.
+
+    Attributes:
+        images: how many there are that have a heatmap.
+        peak: share of them whose heatmap is hottest inside one of the lungs.
+        gain: mean of a heatmap's energy inside the lungs over the lungs' share of the image; 1 is
+            what an even heatmap has.
+    """
+
+    images: int
+    peak: Estimate
+    gain: Estimate
+
+
+@dataclass(frozen=True, slots=True)
 class Shortcuts:
     """The shortcut battery.
 
@@ -68,6 +84,8 @@ class Shortcuts:
         lung_share: mean share of the film that is lung.
         energy: mean share of the heatmap inside the lungs.
         energy_images: how many images have one.
+        framing: what the model does on images re-cut so that the lungs fill one share of all.
+        localisation: where heatmaps point.
     """
 
     rows: tuple[StressRow, ...]
@@ -79,6 +97,8 @@ class Shortcuts:
     lung_share: Estimate
     energy: Estimate
     energy_images: int
+    framing: tuple[StressRow, ...]
+    localisation: Localisation
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +134,7 @@ class StressContent:
         examples: one film, changed; the page then holds an X-ray.
         uncertain: images that the model would answer `uncertain`, by the name of the change and
             `plain`; `None`: it never does. All else takes them by the threshold.
+        warned: how many of the images have each kind of warning.
     """
 
     split: EvaluatedSplit
@@ -133,6 +154,7 @@ class StressContent:
     model: ModelFacts
     examples: tuple[Example, ...] = field(default=())
     uncertain: Mapping[str, int] | None = None
+    warned: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def worst_first(self) -> tuple[StressRow, ...]:

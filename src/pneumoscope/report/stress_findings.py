@@ -55,6 +55,8 @@ CONTROL_NAMES = {
     "thumbnails": "a thumbnail of 16×16 greys alone",
     "properties": "a file’s size in pixels and bytes, its mean grey and deviation alone",
     "outline": "nothing but the outline that the lungs were found to have",
+    "lung_box": "nothing but the box around the lungs, so the framing,",
+    "matched_box": "that box, detected anew once the framing is matched,",
 }
 
 
@@ -70,6 +72,7 @@ def stress_findings(content: StressContent) -> tuple[StressFinding, ...]:
     """All findings, problems first."""
     found = [*_of_changes(content)]
     if content.shortcuts is not None:
+        found += _of_framing(content.shortcuts, content)
         found += _of_parts(content.shortcuts, content.interval.level)
         found += _of_exchanges(content.shortcuts, content)
         found += _of_controls(content.shortcuts, content)
@@ -124,6 +127,38 @@ def _named(rows: tuple[StressRow, ...]) -> str:
     shown = [f"{row.title} ({number(row.found.fall)})" for row in rows[:_MOST_NAMED]]
     more = len(rows) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _of_framing(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
+    """What is left of the model's scores where framing can tell nothing."""
+    rows = shortcuts.framing
+    worst = max(rows, key=lambda row: row.found.fall)
+    lowest = min(rows, key=lambda row: row.found.changed["auc"].value or 0.0)
+    change = lowest.found.difference["auc"]
+    if worst.found.changed["auc"].value is None or change.low is None:
+        return []
+    told = (
+        "With the framing matched, so that the lungs fill the same share of every image, the AUC "
+        f"is {number(lowest.found.changed['auc'].value)} at the least ({lowest.title}) instead of "
+        f"{number(content.plain['auc'].value)}; sensitivity or specificity falls by "
+        f"{number(max(worst.found.fall, 0.0))} at the most ({worst.title})."
+    )
+    if worst.judgement == "fails":
+        return [StressFinding("problem", f"{told} The model uses how images are framed.")]
+    return [StressFinding("warning" if (change.high or 0.0) < 0 else "note", told)]
+
+
+def heatmap_sentence(shortcuts: Shortcuts) -> str:
+    """Where heatmaps of true positives point; empty where there are none."""
+    found = shortcuts.localisation
+    if found.peak.value is None or found.gain.value is None:
+        return ""
+    return (
+        f"Of {plural(found.images, 'true positive')} with known lungs, "
+        f"{number(found.peak.value, 2)} have the heatmap’s peak inside a lung; its energy inside "
+        f"the lungs is "
+        f"{number(found.gain.value, 2)} times their share of the image."
+    )
 
 
 def _of_parts(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
@@ -240,7 +275,7 @@ def _of_heatmaps(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
         return []
     told = (
         f"On average {in_words(energy, level)} of a heatmap’s energy lies in the lungs, which take "
-        f"{number(share.value, 2)} of the film."
+        f"{number(share.value, 2)} of the image. {heatmap_sentence(shortcuts)}".rstrip()
     )
     if energy.value >= _CHANCE:
         return [StressFinding("note", told)]

@@ -28,7 +28,12 @@ from pneumoscope.report.page import (
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 from pneumoscope.report.stress_content import Example, Shortcuts, StressContent, StressRow
-from pneumoscope.report.stress_findings import CONTROL_NAMES, stress_findings, verdict
+from pneumoscope.report.stress_findings import (
+    CONTROL_NAMES,
+    heatmap_sentence,
+    stress_findings,
+    verdict,
+)
 from pneumoscope.report.svg import MUTED, Svg
 from pneumoscope.report.text_sections import reproduction_section
 
@@ -233,7 +238,10 @@ def _curves(figures: dict[str, Svg]) -> Section:
 
 def _auc_figure(content: StressContent, shortcuts: Shortcuts) -> Svg:
     rows = [stress_plots.AucRow("the model, whole film", content.plain["auc"])]
-    rows += [stress_plots.AucRow(row.title, row.found.changed["auc"]) for row in shortcuts.rows]
+    rows += [
+        stress_plots.AucRow(row.title, row.found.changed["auc"])
+        for row in (*shortcuts.framing, *shortcuts.rows)
+    ]
     for name, control in shortcuts.controls.items():
         if control is not None:
             label = f"no model: {_SHORT_CONTROLS[name]}"
@@ -242,6 +250,8 @@ def _auc_figure(content: StressContent, shortcuts: Shortcuts) -> Svg:
 
 
 _SHORT_CONTROLS = {
+    "lung_box": "box around the lungs",
+    "matched_box": "that box, framing matched",
     "thumbnails": "16×16 thumbnail",
     "properties": "file properties",
     "outline": "outline of the lungs",
@@ -276,7 +286,7 @@ def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | Non
         f"Lungs by {whose}: usable on {plural(shortcuts.with_lungs, 'X-ray')}; "
         f"{count(shortcuts.without_lungs)} left out where lungs are needed. Of a heatmap’s energy "
         f"{_with_interval(shortcuts.energy)} lies in the lungs, which take "
-        f"{number(shortcuts.lung_share.value)} of the film."
+        f"{number(shortcuts.lung_share.value)} of the image. {heatmap_sentence(shortcuts)}"
     )
     exchanged = Table(
         "Parts of another film: what the other class changes",
@@ -289,7 +299,15 @@ def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | Non
         "lender is the next one of another patient; a model that reads the lungs alone answers "
         "alike.",
     )
-    tables = tuple(table for table in (parts, exchanged, controls) if table.rows)
+    framing = Table(
+        "Framing matched: the lungs fill the same share of every image",
+        (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS),
+        tuple((row.title, _JUDGED[row.judgement], *_values(row)) for row in shortcuts.framing),
+        "Each image re-cut so that the lungs’ bounding box fills one share of its width and "
+        f"height; {count(shortcuts.without_lungs)} without detected lungs by the median box.",
+        ["as they are", ABSENT, *(_with_interval(content.plain[metric]) for metric in METRICS)],
+    )
+    tables = tuple(table for table in (framing, parts, exchanged, controls) if table.rows)
     view = FiguresView(intro, (Drawn("", figures["shortcuts"]),), tables=tables)
     return Section("shortcuts", "Does it read the lungs?", "Shortcuts", "sections/figures.html.j2",
                    view)  # fmt: skip

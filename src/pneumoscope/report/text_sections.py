@@ -6,12 +6,15 @@ Knows nothing of HTML; the templates lay the views out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from pneumoscope.errors import Reason
+from pneumoscope.evaluation.edges import EDGE_METHOD
 from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS, Evaluation
+from pneumoscope.evaluation.groups import GroupColumn
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.content import ReportContent, RunFacts, WorstError
 from pneumoscope.report.formatting import (
@@ -57,7 +60,6 @@ class MetricRow:
     meaning: str
     value: str
     span: str
-    second: str
     reason: str
 
 
@@ -100,6 +102,7 @@ class LimitsView:
     rule: str
     prevalence: str
     optimism: str
+    groups: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +182,16 @@ def metrics(content: ReportContent) -> Section:
     names = [n for n in METRICS if n in found.metrics]
     names += [n for n in found.metrics if n not in METRICS]
     note = (
-        f"{plural(found.interval.resamples, 'bootstrap resample')} of patients; beside them, "
-        "Wilson’s interval for shares and DeLong’s for the AUC. Lower is better for "
+        f"{plural(found.interval.resamples, 'bootstrap resample')} of patients; {EDGE_METHOD}. "
+        "Lower is better for "
         + " and ".join(t.label for t in METRICS.values() if t.lower_is_better)
         + "."
     )
     view = MetricsView(
         intro=(
             f"At the threshold {number(found.threshold)} ({found.rule}). "
-            f"{plural(found.n, 'X-ray')}, {count(found.positives)} with pneumonia."
+            f"{plural(found.n, 'X-ray')}, {count(found.positives)} with pneumonia. "
+            f"{found.why_no_intervals}".rstrip()
         ),
         note=note,
         level=percent(found.interval.level),
@@ -199,20 +203,12 @@ def metrics(content: ReportContent) -> Section:
 
 def _metric_row(name: str, found: Evaluation) -> MetricRow:
     estimate, text = found.metrics[name], metric_text(name)
-    second = ABSENT
-    if name in found.wilson:
-        second = f"{interval(found.wilson[name])} Wilson"
-    elif name == "auc":
-        second = f"{interval(found.delong)} DeLong"
-    if second.startswith(ABSENT):
-        second = ABSENT
     return MetricRow(
         name=name,
         label=text.label,
         meaning=text.meaning,
         value=number(estimate.value),
         span=interval(estimate),
-        second=second,
         reason=_why_undefined(name, found) if estimate.value is None else "",
     )
 
@@ -289,8 +285,36 @@ def limits(content: ReportContent) -> Section:
         "all": "If the model was trained on some of these images, the numbers flatter it.",
         "test": "",
     }
-    view = LimitsView(found.rule, percent(found.positives / found.n), optimism[content.split])
+    view = LimitsView(
+        found.rule,
+        percent(found.positives / found.n),
+        optimism[content.split],
+        whom_it_fails(found.groups),
+    )
     return Section("limits", "Limits and use", "Limits", "sections/limits.html.j2", view)
+
+
+def whom_it_fails(groups: Sequence[GroupColumn]) -> str:
+    """What of age, sex and severity these data tell, and what follows for groups of patients."""
+    named = [column.name.lower() for column in groups if column.groups]
+    known = {
+        "age": any(re.search(r"(^|[^a-z])age([^a-z]|$)", name) for name in named),
+        "sex": any(re.search(r"(^|[^a-z])(sex|gender)([^a-z]|$)", name) for name in named),
+        "the severity of disease": any("sever" in name or "stage" in name for name in named),
+    }
+    unknown = [name for name, there in known.items() if not there]
+    if len(unknown) == len(known):
+        return (
+            "Age, sex and the severity of disease are unknown in these data, so differences "
+            "between groups of patients can’t be seen."
+        )
+    seen = [name for name, there in known.items() if there]
+    text = f"Groups by {' and '.join(seen)} are set side by side above."
+    if unknown:
+        what = " and ".join(unknown)
+        is_are = "is" if len(unknown) == 1 else "are"
+        text += f" {what[0].upper()}{what[1:]} {is_are} unknown in these data."
+    return f"{text} What differs between hospitals or countries can’t be seen in any case."
 
 
 def reproduction(content: ReportContent) -> Section:

@@ -55,8 +55,9 @@ _JPEG_TABLE = (
 def build_distortion(config: DistortConfig, size: int, seed: int) -> Any:
     """A Keras layer: uint8 (n, side, side) → float32 (n, size, size) in [0, 1], randomly changed.
 
-    Outside training it only scales to [0, 1] and interpolates. `size` is a multiple of 8 if
-    `config.jpeg` is on.
+    Called with images and masks (0 or 255) of their lungs, it gives both, the masks as shares of
+    lung, moved as the images were. Outside training it only scales to [0, 1] and interpolates.
+    `size` is a multiple of 8 if `config.jpeg` is on.
 
     Raises:
         UsageError: the largest crop is smaller than the least.
@@ -93,11 +94,14 @@ class _Draw:
         return self._keras.random.normal(shape, seed=self._generator)
 
 
-def _warp(ops: Any, images: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig) -> Any:
+def _warp(
+    ops: Any, images: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig, lungs: Any
+) -> tuple[Any, Any]:
     """Random resized crop, rotation and flip: one map, one bilinear interpolation.
 
     Coordinates run from -1 to 1 over the image. A crop of more than the whole shows what lies
-    beyond the edge: black, one grey, or the edge's own pixels drawn out.
+    beyond the edge: black, one grey, or the edge's own pixels drawn out. The lungs' mask goes the
+    same way, if there is one; beyond the edge there are none.
     """
     area = draw.uniform(config.crop_least, config.crop_most)
     half_x = ops.sqrt(area * draw.factor(config.aspect))
@@ -110,9 +114,10 @@ def _warp(ops: Any, images: Any, grid: tuple[Any, Any], draw: _Draw, config: Dis
     y = draw.uniform(-1.0, 1.0) * ops.abs(1.0 - half_y) + sine * u + cosine * v
     sampled = _bilinear(ops, images, x, y)
     inside = ops.cast(ops.maximum(ops.abs(x), ops.abs(y)) <= 1.0, "float32")
+    masks = None if lungs is None else inside * _bilinear(ops, lungs, x, y)
     inside = ops.maximum(inside, draw.chance(0.5))
     fill = draw.uniform(0.0, 1.0) * draw.chance(0.3)
-    return inside * sampled + (1.0 - inside) * fill
+    return inside * sampled + (1.0 - inside) * fill, masks
 
 
 def _bilinear(ops: Any, images: Any, x: Any, y: Any) -> Any:
@@ -264,14 +269,20 @@ def _layer_class() -> Any:
             self._config, self._size = config, size
             self.seed_generator = keras.random.SeedGenerator(seed)
 
-        def call(self, images: Any, training: bool | None = None) -> Any:
+        def call(self, inputs: Any, training: bool | None = None) -> Any:
+            images, lungs = inputs if isinstance(inputs, (list, tuple)) else (inputs, None)
             grid = _grid(ops, self._size)
             if not training:
                 columns, rows = (ops.broadcast_to(axis, self._shape(images)) for axis in grid)
-                return _bilinear(ops, images, columns, rows)
-            config = self._config
+                plain = _bilinear(ops, images, columns, rows)
+                return plain if lungs is None else [plain, _bilinear(ops, lungs, columns, rows)]
             draw = _Draw(keras, ops.shape(images)[0], self.seed_generator)
-            x = _warp(ops, images, grid, draw, config)
+            x, masks = _warp(ops, images, grid, draw, self._config, lungs)
+            x = self._greys(x, grid, draw)
+            return x if masks is None else [x, masks]
+
+        def _greys(self, x: Any, grid: tuple[Any, Any], draw: _Draw) -> Any:
+            config = self._config
             x = _marker(ops, x, grid, draw, config)
             x = _tone(ops, x, grid, draw, config)
             x = _sharpness(ops, x, draw, config)
@@ -287,7 +298,9 @@ def _layer_class() -> Any:
         def _shape(self, images: Any) -> tuple[Any, int, int]:
             return (ops.shape(images)[0], self._size, self._size)
 
-        def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        def compute_output_shape(self, shape: Any) -> Any:
+            if isinstance(shape[0], (list, tuple)):
+                return [self.compute_output_shape(each) for each in shape]
             return (shape[0], self._size, self._size)
 
     return Distortion

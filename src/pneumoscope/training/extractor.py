@@ -14,18 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import build_frozen_part, capabilities, version
 from pneumoscope.graph.precision import Floats, Ranges, fast_here
 from pneumoscope.graph.runner import Runner, images_per_request
-from pneumoscope.graph.stored import NetworkArrays
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.features import Extractor
-from pneumoscope.training.network import (
-    arrays_of,
-    build_feature_model,
-    build_trunk,
-    weights_digest,
-)
+from pneumoscope.training.network import build_feature_model, build_trunk, weights_digest
+from pneumoscope.training.plans import arrays_of
 from pneumoscope.training.runtime import describe_runtime, has_gpu
 
 Measure = Callable[[NetworkArrays, Floats], Ranges | None]

@@ -9,10 +9,13 @@ preprocessing, the view, the weights and the engine, so nothing stale can be tak
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,10 +27,12 @@ from pneumoscope.ahead import ahead, overlapped
 from pneumoscope.config import AugmentConfig, LimitsConfig, PreprocessConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.augment import view, view_fingerprint
+from pneumoscope.images.cautions import counted
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import read_image
+from pneumoscope.images.read import READER_VERSION, GreyImage, read_image
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
+from pneumoscope.storage import write_json
 from pneumoscope.training.store import ArrayStore
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,6 +44,7 @@ SHARD_ROWS = 512
 """Views per shard: a kill loses at most this many, some 15 s of work on 2 cores."""
 
 _NAMED_AT_MOST = 10
+_WARNINGS = "warnings.json"
 
 
 class Extractor(Protocol):
@@ -67,17 +73,26 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FeatureTable:
-    """Rows of `images` × `views`, on disk; `kept` are the positions that could be read."""
+    """Rows of `images` × `views`, on disk; `kept` are the positions that could be read.
+
+    `warned` counts the images with each kind of warning that reading them gave.
+    """
 
     store: ArrayStore
     keys: tuple[tuple[bytes, ...], ...]
     kept: tuple[int, ...]
     refused: tuple[ImageRefusedError, ...]
+    warned: Counter[str] = field(default_factory=Counter)
 
     @property
     def views(self) -> int:
         """Views per image."""
         return len(self.keys[0]) if self.keys else 0
+
+    @property
+    def width(self) -> int:
+        """Numbers in the last axis of a row."""
+        return self.store.shape[-1]
 
     def fingerprint(self) -> str:
         """SHA-256 over what the rows were made of and by: images, views, extractor."""
@@ -120,7 +135,7 @@ def compute_features(
     """
     preprocessor = Preprocessor(preprocess)
     made_by = hashlib.sha256(
-        f"{extractor.fingerprint}|{preprocessor.fingerprint()}".encode()
+        f"{extractor.fingerprint}|{preprocessor.fingerprint()}|{READER_VERSION}".encode()
     ).hexdigest()
     store = ArrayStore(cache / "features" / made_by[:24], extractor.kind, extractor.shape)
     prints = [view_fingerprint(views.augment, views.seed, k) for k in range(views.count)]
@@ -139,10 +154,13 @@ def compute_features(
                 task.advance(len(made))
         finally:  # after Ctrl-C too: what was computed is kept
             pending.flush()
+            work.warnings.save()
     refused = dict(sorted(work.refused.items()))
     _warn(refused)
+    warned = counted(work.warnings.of(record) for record in records)
     kept = tuple(i for i in range(len(records)) if i not in refused)
-    return FeatureTable(store, tuple(keys[i] for i in kept), kept, tuple(refused.values()))
+    rows_of_kept = tuple(keys[i] for i in kept)
+    return FeatureTable(store, rows_of_kept, kept, tuple(refused.values()), warned)
 
 
 def _key(image_sha256: str, view_mark: str) -> bytes:
@@ -154,6 +172,32 @@ def _warn(refused: dict[int, ImageRefusedError]) -> None:
         _LOGGER.warning("left out: %s", error)
     if len(refused) > _NAMED_AT_MOST:
         _LOGGER.warning("left out: %d images more", len(refused) - _NAMED_AT_MOST)
+
+
+class _Warnings:
+    """What was odd about images, kept beside the features: they are not read again for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _WARNINGS
+        self._known: dict[str, list[str]] = {}
+        with suppress(OSError, ValueError):  # a note that is lost costs no feature
+            self._known = json.loads(self._path.read_text(encoding="utf-8"))
+        self._changed = False
+
+    def note(self, record: ImageRecord, warnings: Sequence[str]) -> None:
+        """Remember the warnings of an image that was read."""
+        if warnings and self._known.get(record.sha256) != list(warnings):
+            self._known[record.sha256] = list(warnings)
+            self._changed = True
+
+    def of(self, record: ImageRecord) -> Sequence[str]:
+        """The warnings of an image that was read, in this run or in one before."""
+        return self._known.get(record.sha256, ())
+
+    def save(self) -> None:
+        """Keep what came new."""
+        if self._changed:
+            write_json(self._path, self._known)
 
 
 class _Pending:
@@ -207,6 +251,7 @@ class _Work:
             key for i in self._missing if records[i].sha256 for key in keys[i] if key not in store
         }
         self.refused: dict[int, ImageRefusedError] = {}
+        self.warnings = _Warnings(store.folder)
 
     def views_to_make(self) -> int:
         """How many views are to be computed if no image is refused."""
@@ -226,7 +271,9 @@ class _Work:
             if record.sha256 and self._wanted.isdisjoint(row):  # a copy of an image before it
                 continue
             try:
-                grey = self._preprocessor.grey(read_listed(record))
+                image = read_listed(record)
+                self.warnings.note(record, image.warnings)
+                grey = self._preprocessor.grey(image.pixels)
             except ImageRefusedError as error:
                 self.refused[position] = error
                 continue
@@ -239,8 +286,8 @@ class _Work:
                     yield key, self._prepare(changed, self._preprocessor)
 
 
-def read_listed(record: ImageRecord) -> NDArray[np.float32]:
-    """The pixels of a record, if its file still has the bytes that the features' keys stand for.
+def read_listed(record: ImageRecord) -> GreyImage:
+    """The image of a record, if its file still has the bytes that the features' keys stand for.
 
     Raises:
         ImageRefusedError: it can't be read, or its bytes changed.
@@ -252,4 +299,4 @@ def read_listed(record: ImageRecord) -> NDArray[np.float32]:
             Reason.CORRUPT,
             "its bytes changed since the data set was listed. Leave the data alone during training",
         )
-    return image.pixels
+    return image

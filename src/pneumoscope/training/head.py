@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import FitConfig
-from pneumoscope.graph.architecture import BACKBONE_WIDTH, Architecture
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.features import FeatureTable
@@ -71,7 +71,8 @@ def train_head(
         DataError, UsageError, OSError: as `loop.fit` does.
     """
     check_classes({"train": train.labels, "val": val.labels})
-    lesson = _HeadLesson(build_head(architecture, seed), train, val, config.batch_size, seed)
+    head = build_head(architecture, seed, train.table.width)
+    lesson = _HeadLesson(head, train, val, config.batch_size, seed)
     fitted = fit(
         Curriculum(lesson.model, [lesson], stage="head"),
         train.labels,
@@ -133,12 +134,12 @@ def _origin(
 
 
 def _standardisation(table: FeatureTable) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and deviation (1024,) of the un-augmented training features.
+    """Mean and deviation (c,) of the un-augmented training features.
 
     The deviation has a floor: channels that hardly vary would else enter as amplified rounding.
     """
     count = len(table.keys)
-    total, squares = np.zeros(BACKBONE_WIDTH), np.zeros(BACKBONE_WIDTH)
+    total, squares = np.zeros(table.width), np.zeros(table.width)
     for start in range(0, count, _CHUNK_ROWS):
         rows = np.arange(start, min(start + _CHUNK_ROWS, count))
         chunk = table.take(rows, np.zeros_like(rows)).astype(np.float64)

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.training.runtime import load_keras
 
+_MOSTLY_OWN = 0.75
+"""From this share of its own on, an image counts as showing itself alone."""
+
 
 def draw_shares(generator: np.random.Generator, count: int, evenness: float) -> NDArray[np.float32]:
     """Share (n,) of its own that each image keeps, 0.5 to 1; the rest is of the one before it.
@@ -31,6 +34,16 @@ def mixed(images: Any, shares: Any) -> Any:
     ops = load_keras().ops
     own = ops.reshape(shares, (-1, 1, 1))
     return own * images + (1.0 - own) * ops.roll(images, 1, axis=0)
+
+
+def mixed_lungs(lungs: Any, shares: Any) -> Any:
+    """Where lungs are in images that `mixed` makes: (n, side, side), in Keras.
+
+    Those of the image underneath count where it keeps more than a quarter.
+    """
+    ops = load_keras().ops
+    seen = ops.cast(ops.reshape(shares, (-1, 1, 1)) < _MOSTLY_OWN, "float32")
+    return ops.maximum(lungs, seen * ops.roll(lungs, 1, axis=0))
 
 
 def mixed_labels(classes: NDArray[np.float32], shares: NDArray[np.float32]) -> NDArray[np.float32]:

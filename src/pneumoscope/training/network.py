@@ -1,7 +1,7 @@
-"""The network: DenseNet121 → GlobalAveragePooling2D → Dropout → Dense(ReLU) → Dense(1, sigmoid).
+"""The network: a backbone → GlobalAveragePooling2D → Dropout → Dense(ReLU) → Dense(1, sigmoid).
 
-Comes in: sizes and a seed. Goes out: Keras models, any backend. Knows nothing of images, files or
-training. The backbone is Huang et al., "Densely Connected Convolutional Networks", CVPR 2017.
+Here it is built and taken apart, as Keras models on any of Keras' backends. This is its only
+definition: what runs without Keras is read from the model itself (`graph/plan.py`).
 """
 
 from __future__ import annotations
@@ -13,22 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import UsageError
-from pneumoscope.graph.architecture import (
-    BACKBONE_WIDTH,
-    HIDDEN_LAYER,
-    LEAST_SIZE,
-    OUTPUT_LAYER,
-    Architecture,
-)
-from pneumoscope.graph.stored import NetworkArrays
+from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER, Architecture
+from pneumoscope.keras_loading import load_keras
+from pneumoscope.training.backbones import build_backbone, layer_at, stages_of
 from pneumoscope.training.native_torch import with_native_layers
-from pneumoscope.training.runtime import load_keras
+from pneumoscope.training.plans import leaves, plan_of, settle
 
 
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
-    """The trained head, float32: kernels (1024, units) and (units, 1), biases (units,) and (1,)."""
+    """The trained head, float32: kernels (width, units), (units, 1), biases (units,), (1,)."""
 
     hidden_kernel: NDArray[np.float32]
     hidden_bias: NDArray[np.float32]
@@ -36,41 +30,25 @@ class HeadWeights:
     output_bias: NDArray[np.float32]
 
 
-def build_backbone(size: int | None) -> Any:
-    """DenseNet121 without its top for (n, size, size, 3) float32 input; its weights are unset.
-
-    The output is the last feature map, (n, size/32, size/32, 1024), after batch norm and ReLU.
-    With `None` it takes squares of any size.
-
-    Raises:
-        UsageError: the size is less than `LEAST_SIZE`.
-    """
-    if size is not None and size < LEAST_SIZE:
-        raise UsageError(f"preprocess.size: found {size}, wanted {LEAST_SIZE} or more")
-    keras = load_keras()
-    backbone = keras.applications.DenseNet121(
-        include_top=False, weights=None, input_shape=(size, size, 3)
-    )
-    backbone = with_native_layers(backbone)
-    # Frozen as a whole: Keras then runs batch normalisation with its moving statistics.
-    backbone.trainable = False
-    return backbone
-
-
 def initialise_randomly(backbone: Any, seed: int) -> None:
-    """Give every convolution He-normal weights drawn from `seed` alone, batch norm the identity.
+    """Give every kernel He-normal weights drawn from `seed` alone; norms stay the identity.
 
     He et al., "Delving Deep into Rectifiers", ICCV 2015. Drawn with NumPy, so the same seed gives
     the same weights on every Keras backend, and no global random state is touched.
     """
     generator = np.random.default_rng([seed, 0x0DE_45E])
-    for layer in backbone.layers:
+    for layer in leaves(backbone):
         weights = layer.get_weights()
-        if len(weights) == 1:
-            shape = weights[0].shape
-            deviation = np.sqrt(2.0 / np.prod(shape[:-1]))
+        kernels = [k for k, each in enumerate(weights) if each.ndim > 1]
+        for k in kernels:
+            shape = weights[k].shape
+            # A depthwise kernel (h, w, channels, times) reads one channel.
+            depthwise = "Depthwise" in type(layer).__name__ or (len(kernels) == 2 and k == 0)
+            deviation = np.sqrt(2.0 / np.prod(shape[:2] if depthwise else shape[:-1]))
             kernel = generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
-            layer.set_weights([kernel])
+            weights[k] = kernel
+        if kernels:
+            layer.set_weights(weights)
 
 
 def weights_digest(model: Any) -> str:
@@ -82,49 +60,43 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def arrays_of(model: Any) -> NetworkArrays:
-    """The weights of a Keras model by layer, for engines that know no Keras."""
-    arrays = {layer.name: tuple(layer.get_weights()) for layer in model.layers}
-    return NetworkArrays({name: each for name, each in arrays.items() if each})
-
-
 def build_feature_model(backbone: Any) -> Any:
-    """Backbone and GlobalAveragePooling2D: (n, size, size, 3) → (n, 1024)."""
+    """Backbone and GlobalAveragePooling2D: (n, size, size, 3) → (n, channels)."""
     keras = load_keras()
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(backbone.output)
+    pooled = keras.layers.GlobalAveragePooling2D(name=POOL_LAYER)(backbone.output)
     return keras.Model(backbone.input, pooled, name="features")
 
 
 def build_trunk(backbone: Any, boundary: str) -> Any:
     """The backbone up to the layer `boundary`: (n, size, size, 3) → (n, h, w, c)."""
     keras = load_keras()
-    return keras.Model(backbone.input, backbone.get_layer(boundary).output, name="trunk")
+    return keras.Model(backbone.input, layer_at(backbone, boundary).output, name="trunk")
 
 
 def build_tail(backbone: Any, boundary: str) -> Any:
     """The backbone behind the layer `boundary`, with its very layers: (n, h, w, c) → last map."""
     keras = load_keras()
-    return keras.Model(backbone.get_layer(boundary).output, backbone.output, name="tail")
+    return keras.Model(layer_at(backbone, boundary).output, backbone.output, name="tail")
 
 
 def with_head(body: Any, architecture: Architecture, seed: int) -> Any:
     """GAP and a new head behind `body`, a model that ends in a feature map: → logits (n, 1)."""
     keras = load_keras()
     # The mean and what follows in float32: little work, and a loss that is exact.
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(body.output)
-    head = build_head(architecture, seed)
+    pooled = keras.layers.GlobalAveragePooling2D(name=POOL_LAYER, dtype="float32")(body.output)
+    head = build_head(architecture, seed, body.output.shape[-1])
     return keras.Model(body.input, head(pooled), name="trained")
 
 
-def build_head(architecture: Architecture, seed: int) -> Any:
-    """Dropout → Dense(ReLU) → Dense(1): features (n, 1024) → logits (n, 1).
+def build_head(architecture: Architecture, seed: int, width: int) -> Any:
+    """Dropout → Dense(ReLU) → Dense(1): features (n, width) → logits (n, 1).
 
     The layer is linear at its end because the loss is more exact on logits; `build_network` puts
     the sigmoid back.
     """
     keras = load_keras()
     initial = [keras.initializers.GlorotUniform(seed=2 * seed + k) for k in (0, 1)]
-    features = keras.Input((BACKBONE_WIDTH,), name="features")
+    features = keras.Input((width,), name="features")
     x = keras.layers.Dropout(architecture.dropout, seed=seed, dtype="float32")(features)
     x = keras.layers.Dense(
         architecture.hidden_units,
@@ -139,7 +111,7 @@ def build_head(architecture: Architecture, seed: int) -> Any:
 def build_network(backbone: Any, architecture: Architecture, head: HeadWeights) -> Any:
     """The whole network: images (n, size, size, 3) → probability of pneumonia (n, 1)."""
     keras = load_keras()
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(backbone.output)
+    x = keras.layers.GlobalAveragePooling2D(name=POOL_LAYER)(backbone.output)
     x = keras.layers.Dropout(architecture.dropout, name="head_dropout")(x)
     x = keras.layers.Dense(architecture.hidden_units, activation="relu", name=HIDDEN_LAYER)(x)
     x = keras.layers.Dense(1, activation="sigmoid", name=OUTPUT_LAYER)(x)
@@ -154,19 +126,41 @@ def set_head(network: Any, head: HeadWeights) -> None:
     network.get_layer(OUTPUT_LAYER).set_weights([head.output_kernel, head.output_bias])
 
 
-def get_head(network: Any) -> HeadWeights:
-    """The head weights of a network of `build_network`."""
-    hidden = network.get_layer(HIDDEN_LAYER).get_weights()
-    output = network.get_layer(OUTPUT_LAYER).get_weights()
-    return HeadWeights(hidden[0], hidden[1], output[0], output[1])
+def trainable_copy(backbone: Any, name: str, size: int | None, *, train_statistics: bool) -> Any:
+    """A copy of a backbone that trains, by the fastest layers, in the arithmetic of the moment.
+
+    Args:
+        backbone: of `build_backbone`.
+        name: as `build_backbone` takes it.
+        size: of its input; `None` for squares of any size.
+        train_statistics: whether batch normalisation trains too. Without, it keeps its moving
+            statistics and its scale, as a network must that is only fine-tuned: batches of few
+            images would spoil them.
+    """
+    keras = load_keras()
+    copy = with_native_layers(build_backbone(size, name))
+    copy.set_weights(backbone.get_weights())
+    settle(copy)
+    copy.trainable = True
+    for layer in leaves(copy):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = train_statistics
+    return copy
 
 
-def empty_head(architecture: Architecture) -> HeadWeights:
-    """A head of zeros: the shapes, before weights are loaded."""
-    units = architecture.hidden_units
-    return HeadWeights(
-        np.zeros((BACKBONE_WIDTH, units), np.float32),
-        np.zeros(units, np.float32),
-        np.zeros((units, 1), np.float32),
-        np.zeros(1, np.float32),
-    )
+def step_factors(network: Any, backbone: Any, rate: float, decay: float) -> dict[str, float]:
+    """Step-size factor of each of the backbone's variables: smaller, the further from the head.
+
+    Args:
+        network: what is trained: layers of the backbone, or of a copy, under the same names.
+        backbone: of `build_backbone`.
+        rate: of the last stage, as a share of the head's.
+        decay: of each stage before it, as a share of the next one's.
+    """
+    stages = stages_of(plan_of(backbone))
+    return {
+        variable.path: rate * decay ** stages[layer.name]
+        for layer in leaves(network)
+        if layer.name in stages
+        for variable in layer.trainable_variables
+    }

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.graph.measured import count_convolutions, measure_ends, ranges_between
+from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import version
 from pneumoscope.graph.precision import Floats, Ranges
-from pneumoscope.graph.stored import NetworkArrays
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.features import BATCH, read_listed
@@ -93,7 +93,7 @@ def _batches(
     images: list[NDArray[Any]] = []
     for record in records:
         try:
-            images.append(preprocessor.normalise(preprocessor.grey(read_listed(record))))
+            images.append(preprocessor.normalise(preprocessor.grey(read_listed(record).pixels)))
         except ImageRefusedError:  # computing the features tells of it
             continue
     for start in range(0, len(images), BATCH):

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,9 +26,11 @@ import numpy as np
 
 from pneumoscope.config import RECIPES, FitConfig, PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import ImageRefusedError
-from pneumoscope.graph.architecture import BOUNDARIES, Architecture
+from pneumoscope.graph import bundle_files
+from pneumoscope.graph.architecture import Architecture
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
+from pneumoscope.training.backbones import find_boundary
 from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.extractor import SquareExtractor, frozen_extractor
 from pneumoscope.training.features import Extractor, FeatureTable, Views, compute_features
@@ -36,16 +39,18 @@ from pneumoscope.training.kinds import kind_codes
 from pneumoscope.training.loop import Fitted, Score, fit
 from pneumoscope.training.network import (
     HeadWeights,
-    build_backbone,
     build_network,
     build_tail,
+    step_factors,
+    trainable_copy,
     weights_digest,
     with_head,
 )
 from pneumoscope.training.ranges import training_ranges
-from pneumoscope.training.runtime import arithmetic, load_keras
+from pneumoscope.training.runtime import arithmetic
 from pneumoscope.training.surroundings import LungExtractor
 from pneumoscope.training.tail import build_tail_curriculum
+from pneumoscope.training.teachers import load_teachers, teacher_folder
 from pneumoscope.training.whole import (
     Squares,
     asks_for_lungs,
@@ -58,7 +63,7 @@ from pneumoscope.training.whole import (
 def architecture(config: TrainConfig) -> Architecture:
     """The network that a configuration trains."""
     fit = config.fit
-    return Architecture("densenet121", config.preprocess.size, fit.dropout, fit.hidden_units)
+    return Architecture(config.backbone, config.preprocess.size, fit.dropout, fit.hidden_units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,7 @@ class Trained:
         network: for inference, with its sigmoid, float32.
         kept: positions in `Job.train` of the images that were trained on.
         refused: why the others were not, of train and of val.
+        warned: how many images of train and of val have each kind of warning.
         history: of all stages, in order.
         best: index in `history` of the epoch whose weights were kept.
         pooled: where the backbone stayed as it was, the training images' features.
@@ -124,6 +130,7 @@ class Trained:
     history: tuple[StageEpoch, ...]
     best: int
     pooled: Pooled | None = None
+    warned: Mapping[str, Counter[str]] = field(default_factory=dict)
 
 
 def train_network(job: Job) -> Trained:
@@ -142,7 +149,10 @@ def _frozen(job: Job) -> Trained:
     network = build_network(job.backbone, architecture(job.config), head.weights)
     history = _history(job, "head", head.history)
     pooled = Pooled(tables["train"], extractor)
-    return Trained(network, tables["train"].kept, _refused(tables), history, head.best, pooled)
+    kept = tables["train"].kept
+    return Trained(
+        network, kept, _refused(tables), history, head.best, pooled, warned=_warned(tables)
+    )
 
 
 def _finetune(job: Job) -> Trained:
@@ -156,18 +166,21 @@ def _finetune(job: Job) -> Trained:
         sizes = ScratchConfig(sizes=(config.preprocess.size,), shares=(1.0,))
         tables, fitted = _train_whole(job, sizes, head.weights)
     else:
-        tables, fitted = _train_tail(job, BOUNDARIES[config.finetune.unfreeze], head.weights)
+        boundary = find_boundary(job.backbone, config.finetune.unfreeze)
+        tables, fitted = _train_tail(job, boundary, head.weights)
     network = _for_inference(job, fitted)
     best = len(history) + fitted.best
     history += _history(job, "network", fitted.history)
-    return Trained(network, tables["train"].kept, _refused(tables), history, best)
+    kept = tables["train"].kept
+    return Trained(network, kept, _refused(tables), history, best, warned=_warned(tables))
 
 
 def _scratch(job: Job) -> Trained:
     tables, fitted = _train_whole(job, job.config.scratch, None)
     network = _for_inference(job, fitted)
     history = _history(job, "network", fitted.history)
-    return Trained(network, tables["train"].kept, _refused(tables), history, fitted.best)
+    kept = tables["train"].kept
+    return Trained(network, kept, _refused(tables), history, fitted.best, warned=_warned(tables))
 
 
 def _for_inference(job: Job, fitted: Fitted) -> Any:
@@ -209,11 +222,14 @@ def _train_tail(
     extractor = frozen_extractor(job.backbone, boundary, config.features)
     tables = _tables(job, config.views, extractor, config.preprocess)
     with arithmetic(config.fit.precision):
-        body = _trainable(job.backbone, config.preprocess.size, train_statistics=False)
+        body = trainable_copy(
+            job.backbone, config.backbone, config.preprocess.size, train_statistics=False
+        )
         network = with_head(build_tail(body, boundary), architecture(job.config), config.seed)
     _set_head(network, head)
     parts = [LabelledFeatures(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
-    factors = _factors(network, config)
+    tuning = config.finetune
+    factors = step_factors(network, job.backbone, tuning.backbone_rate, tuning.depth_decay)
     curriculum = build_tail_curriculum(network, parts[0], parts[1], config, factors)
     fitted = _fitted(job, curriculum, tables)
     network.set_weights(fitted.weights)
@@ -231,56 +247,30 @@ def _train_whole(
     stored = replace(config.preprocess, size=side)
     tables = _tables(job, 1, SquareExtractor(side), stored)
     with arithmetic(config.fit.precision):
-        body = _trainable(job.backbone, None, train_statistics=head is None)
+        body = trainable_copy(job.backbone, config.backbone, None, train_statistics=head is None)
         network = with_head(body, architecture(job.config), config.seed)
     if head is not None:
         _set_head(network, head)
-    factors = {} if head is None else _factors(network, config)
+    tuning = config.finetune
+    rates = tuning.backbone_rate, tuning.depth_decay
+    factors = {} if head is None else step_factors(network, job.backbone, *rates)
     lungs = _lungs(job, stored)
     train, val = (
         Squares(tables[s], _labels(job, s, tables[s]), _kinds(job, s, tables[s]), lungs.get(s))
         for s in ("train", "val")
     )
-    curriculum = build_curriculum(network, (train, val), config, sizes, factors)
+    with arithmetic(config.fit.precision):
+        teachers = load_teachers(config.teachers)
+    curriculum = build_curriculum(network, (train, val), config, sizes, factors, teachers)
     fitted = _fitted(job, curriculum, tables)
     job.backbone.set_weights(fitted.weights[:-4])
     return tables, fitted
-
-
-def _trainable(backbone: Any, size: int | None, *, train_statistics: bool) -> Any:
-    """A copy of the backbone that trains, in the arithmetic of the moment.
-
-    Without `train_statistics` batch normalisation keeps its moving statistics and its scale, as a
-    network must that is only fine-tuned: batches of few images would spoil them.
-    """
-    keras = load_keras()
-    copy = build_backbone(size)
-    copy.set_weights(backbone.get_weights())
-    copy.trainable = True
-    for layer in copy.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = train_statistics
-    return copy
 
 
 def _set_head(network: Any, head: HeadWeights) -> None:
     """Put a trained head into the model of `with_head`."""
     arrays = [head.hidden_kernel, head.hidden_bias, head.output_kernel, head.output_bias]
     network.get_layer("head").set_weights(arrays)
-
-
-def _factors(network: Any, config: TrainConfig) -> dict[str, float]:
-    """Step-size factor of each backbone variable: smaller, the further from the head."""
-    tuning = config.finetune
-    blocks = ("conv5", "conv4", "conv3", "conv2", "conv1")
-    factors = {}
-    for variable in network.trainable_variables:
-        # A transition, `pool4_conv`, goes with the block before it; `bn` is the last layer.
-        name = variable.path.split("/")[0].replace("pool", "conv")
-        depth = next((k for k, block in enumerate(blocks) if name.startswith(block)), None)
-        if depth is not None or name == "bn":
-            factors[variable.path] = tuning.backbone_rate * tuning.depth_decay ** (depth or 0)
-    return factors
 
 
 def _fitted(job: Job, curriculum: Any, tables: Mapping[str, FeatureTable]) -> Fitted:
@@ -306,6 +296,8 @@ def _origin(
         del settings[unused]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(weights_digest(network).encode())
+    for folder in map(teacher_folder, job.config.teachers):
+        digest.update(bundle_files.manifest_digest(folder).encode())
     for split, table in tables.items():
         digest.update(table.fingerprint().encode())
         digest.update(labels[split].astype("<i8").tobytes())
@@ -331,7 +323,7 @@ def _tables(
 
 def _lungs(job: Job, stored: PreprocessConfig) -> dict[str, FeatureTable]:
     """Where the lungs of the training images are, if images are to be changed by that."""
-    if not asks_for_lungs(job.config.distort):
+    if not asks_for_lungs(job.config):
         return {}
     views = Views(1, job.config.augment, job.config.seed)
     extractor = LungExtractor(stored.size)
@@ -351,6 +343,10 @@ def _kinds(job: Job, split: str, table: FeatureTable) -> Any:
 
 def _refused(tables: Mapping[str, FeatureTable]) -> dict[str, tuple[ImageRefusedError, ...]]:
     return {split: table.refused for split, table in tables.items()}
+
+
+def _warned(tables: Mapping[str, FeatureTable]) -> dict[str, Counter[str]]:
+    return {split: table.warned for split, table in tables.items()}
 
 
 def _history(job: Job, stage: str, epochs: Sequence[Epoch]) -> tuple[StageEpoch, ...]:

@@ -1,8 +1,7 @@
-"""The one door to Keras: imported on first use, quietly, with a clear error where it is missing.
+"""What Keras runs on while it trains: backend, arithmetic, devices.
 
-Comes in: nothing. Goes out: the `keras` module. Everything in pneumoscope that needs Keras calls
-`load_keras()` inside a function, so that importing pneumoscope stays light. Any Keras backend
-serves (`KERAS_BACKEND`); TensorFlow is the default and the one that the `train` extra installs.
+Any Keras backend serves (`KERAS_BACKEND`); TensorFlow is the default and the one that the `train`
+extra installs. `load_keras` is the way to Keras itself.
 """
 
 from __future__ import annotations
@@ -15,8 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pneumoscope.errors import ExtraMissingError, UsageError
+from pneumoscope.errors import UsageError
 from pneumoscope.graph.precision import bfloat16_gains, processor_flags
+from pneumoscope.keras_loading import load_keras
+
+__all__ = [
+    "arithmetic",
+    "choose_backend",
+    "describe_runtime",
+    "distribute",
+    "has_gpu",
+    "keep_to_one_thread",
+    "load_keras",
+]
 
 
 def choose_backend(name: str, *, trains_convolutions: bool) -> None:
@@ -53,47 +63,6 @@ def keep_to_one_thread() -> None:
     """
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")
-
-
-def load_keras() -> Any:
-    """Import Keras.
-
-    Raises:
-        ExtraMissingError: Keras or its backend is not installed.
-        UsageError: `KERAS_BACKEND` names no backend.
-    """
-    if (loaded := sys.modules.get("keras")) is not None:
-        return loaded
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        with _native_stderr_hidden():
-            return importlib.import_module("keras")
-    except ImportError as error:
-        raise ExtraMissingError("running or training a Keras model", "train") from error
-    except ValueError as error:
-        named = os.environ.get("KERAS_BACKEND")
-        if named is None:
-            raise
-        raise UsageError(
-            f"KERAS_BACKEND: found {named!r}, wanted tensorflow, torch or jax ({error})."
-        ) from error
-
-
-@contextmanager
-def _native_stderr_hidden() -> Iterator[None]:
-    """Keep TensorFlow's start-up notes off stderr.
-
-    Its C++ parts write them straight to file descriptor 2, before any log level is heeded.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 @contextmanager
@@ -134,6 +103,10 @@ def has_gpu() -> bool:
 
 
 def _gpus() -> list[str]:
+    if load_keras().backend.backend() == "torch":  # for which Keras can't list them
+        import torch
+
+        return [f"gpu:{k}" for k in range(torch.cuda.device_count())]
     return [d for d in load_keras().distribution.list_devices() if d.startswith("gpu")]
 
 

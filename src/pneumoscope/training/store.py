@@ -38,6 +38,7 @@ class ArrayStore:
 
     def __init__(self, folder: Path, kind: str, shape: tuple[int, ...]) -> None:
         self.folder = folder
+        self.shape = shape
         self._row = np.dtype([("key", f"V{KEY_BYTES}"), ("values", kind, shape)])
         self._shards: list[Path] = []
         self._place: dict[bytes, tuple[int, int]] = {}
@@ -75,8 +76,8 @@ class ArrayStore:
         if not np.isfinite(shard["values"]).all():
             raise InputError(
                 f"features: found {values.min():g} to {values.max():g}, wanted finite numbers "
-                f"up to {np.finfo(np.float16).max:g}. The backbone's weights are damaged or are no "
-                "DenseNet121's: give other --weights."
+                f"up to {np.finfo(np.float16).max:g}. The backbone's weights are damaged: "
+                "give other --weights."
             )
         path = self.folder / f"{uuid.uuid4().hex}.npy"
         with atomic_writer(path) as stream:

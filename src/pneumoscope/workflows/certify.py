@@ -19,9 +19,10 @@ from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, ImageRefusedError, InputError, MissingError, UsageError
 from pneumoscope.evaluation.agreement import Agreement, compare, correlation
+from pneumoscope.graph import bundle_files
+from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.openvino import processor
 from pneumoscope.graph.precision import Floats, Precision, Ranges
-from pneumoscope.graph.stored import read_network
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
@@ -36,7 +37,6 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.quantise import MOST_IMAGES, measure_ranges
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
-from pneumoscope.training import bundle_files
 from pneumoscope.workflows.answering import Answered, answer_all
 from pneumoscope.workflows.facts import announce
 

@@ -254,8 +254,7 @@ def _on_evaluation(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
             else "."
         ),
         "uncertainty": f"{evaluation.interval.level:.0%} intervals: {METRICS_METHOD}, "
-        f"{evaluation.interval.resamples:,} resamples, seed {evaluation.interval.seed}; Wilson and "
-        "DeLong beside them.",
+        f"{evaluation.interval.resamples:,} resamples, seed {evaluation.interval.seed}.",
         "internal": f"Evaluated on {flow.evaluated.name} of {flow.found.name}.",
         "flow": f"{flow.found.images:,} X-rays found, {flow.evaluated.images:,} evaluated, "
         f"{flow.answered.images:,} answered; see the diagram above and figures/flow.svg.",

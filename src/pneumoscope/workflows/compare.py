@@ -19,16 +19,18 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import UNCERTAIN, ImageRecord
 from pneumoscope.report.compare_page import Flip
 from pneumoscope.report.content import EvaluatedSplit
-from pneumoscope.storage import claim_folder
+from pneumoscope.storage import claim_folder, writes_alone
 from pneumoscope.workflows.answering import Answered, answer_all
 from pneumoscope.workflows.compare_output import Compared, Side, write_comparison
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.facts import announce
+from pneumoscope.workflows.seen import seen_by
 
 FLIPS_SHOWN = 12
 _THUMBNAIL_SIDE = 260
 
 
+@writes_alone
 def run_compare(
     old: str,
     new: str,
@@ -53,6 +55,7 @@ def run_compare(
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
     claim_folder(out)
+    seen = [seen_by(predictor, chosen.records, progress) for predictor in predictors]
     answered = [
         answer_all(chosen.records, predictor, f"{name} model", progress)
         for name, predictor in zip(("old", "new"), predictors, strict=True)
@@ -65,7 +68,8 @@ def run_compare(
         _side(name, one, both, predictor)
         for name, one, predictor in zip((old, new), answered, predictors, strict=True)
     )
-    compared = Compared(old_side, new_side, records, str(data), data.name, split)
+    told = {"seen": {"old": seen[0].to_dict(), "new": seen[1].to_dict()}}
+    compared = Compared(old_side, new_side, records, str(data), data.name, split, told)
 
     def pictures(flipped: list[int]) -> tuple[Flip, ...]:
         return _pictures(flipped[:FLIPS_SHOWN], both, records, answered, predictors)

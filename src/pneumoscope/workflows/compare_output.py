@@ -66,6 +66,7 @@ class Compared:
         data: what compare.json calls the data.
         data_name: what the page calls them.
         split: which part of them.
+        told: what else compare.json says of the comparison.
     """
 
     old: Side
@@ -74,6 +75,7 @@ class Compared:
     data: str
     data_name: str
     split: EvaluatedSplit = "all"
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -132,6 +134,7 @@ def write_comparison(
         "config": asdict(config),
         "answered_by_one": {"old": old.only, "new": new.only},
         **found.to_dict(),
+        **compared.told,
         "flipped": rows,
     }
     write_json(out / "compare.json", document)

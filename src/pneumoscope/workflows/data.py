@@ -10,8 +10,10 @@ from pneumoscope.config import SplitConfig
 from pneumoscope.data.audit import audit
 from pneumoscope.data.deal import check_shares
 from pneumoscope.data.index import class_counts, index
+from pneumoscope.data.masks import notes_on_flat_images
 from pneumoscope.data.sources import download
-from pneumoscope.data.split import split, write_split
+from pneumoscope.data.split import refuse_empty, split, write_split
+from pneumoscope.data.tree import class_words
 from pneumoscope.errors import UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import Progress
@@ -75,19 +77,36 @@ def run_audit(
 
 
 def run_split(
-    data: Path, out: Path, config: SplitConfig, progress: Progress
+    data: Path,
+    out: Path,
+    config: SplitConfig,
+    progress: Progress,
+    pneumonia: str = "",
+    normal: str = "",
 ) -> tuple[dict[str, Any], str]:
-    """Deal the patients of `data` and write the manifest `out`."""
+    """Deal the patients of `data` and write the manifest `out`.
+
+    Args:
+        data: DATA by the contract.
+        out: the CSV; further columns of a manifest are kept in it.
+        config: shares of patients, how to choose them, seed.
+        progress: told of the images.
+        pneumonia: further names of folders, or labels of a manifest, that mean PNEUMONIA, parted by
+            commas.
+        normal: likewise for NORMAL.
+    """
     check_shares(config)
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / 'split.csv'}")
     claim_folder(out.parent)
-    dealt = split(index(data, progress=progress, refuse_leaks=False), config)
-    columns = sorted({name for record in dealt.records for name in record.extra})
-    if columns:
-        note = f"{out} holds path, label, patient and split; not in it: {', '.join(columns)}."
-        dealt = dataclasses.replace(dealt, warnings=(*dealt.warnings, note))
-    write_split(out, dealt)
+    classes = class_words(pneumonia, normal)
+    found = index(data, progress=progress, refuse_leaks=False, classes=classes)
+    dealt = split(found, config)
+    refuse_empty(dealt, config)
+    flat = notes_on_flat_images(dealt.records, progress)
+    dealt = dataclasses.replace(dealt, warnings=(*dealt.warnings, *flat))
+    further = dict.fromkeys(name for record in dealt.records for name in record.extra)
+    write_split(out, dealt, tuple(further))
     document = {
         "out": str(out),
         "splits": [dataclasses.asdict(counts) for counts in class_counts(dealt)],

@@ -15,19 +15,22 @@ from typing import Any
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
+from pneumoscope.data.seen import Seen
 from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.images.cautions import closing_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
-from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ReportContent
-from pneumoscope.storage import claim_folder
+from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ModelFacts, ReportContent
+from pneumoscope.storage import claim_folder, writes_alone
 from pneumoscope.workflows.answering import (
     Answered,
     answer_all,
+    answer_matched,
     evaluate_answers,
     label_columns,
     refusals_of,
@@ -41,6 +44,7 @@ from pneumoscope.workflows.evaluation_files import (
     write_evaluation_files,
 )
 from pneumoscope.workflows.facts import announce, data_facts, model_facts
+from pneumoscope.workflows.seen import seen_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +61,15 @@ class Evaluated:
     commands: Mapping[str, str] = field(default_factory=dict)
     whole: Dataset | None = None
     """The data set of which `dataset` is a part, if it is one."""
+    seen: Seen | None = None
+    """How many of the images the model has seen; `None` where that was not asked."""
+
+    framing: Mapping[str, float] = field(default_factory=dict)
+    """How the images were re-cut before they were scored; empty where they were not."""
 
 
-def evaluate_model(
+@writes_alone
+def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are scored
     data: Path | str,
     out: Path | str,
     model: Path | str = "default",
@@ -68,6 +78,8 @@ def evaluate_model(
     progress: Progress = SILENT,
     *,
     input_check: bool = True,
+    framing: float | None = None,
+    any_age: bool = False,
 ) -> Evaluated:
     """Evaluate `model` on one split of `data` into the folder `out`.
 
@@ -79,6 +91,9 @@ def evaluate_model(
         interval: how uncertainty is stated.
         progress: is told of every image.
         input_check: refuse what is unlike the training images, where the model can tell.
+        framing: re-cut every image so that the lungs fill this share of its width and height,
+            without the input check: what a model scores where framing can tell nothing.
+        any_age: answer for patients of other ages than the model is for.
 
     Raises:
         DataError: the split is empty, or no image of it could be answered for.
@@ -86,13 +101,23 @@ def evaluate_model(
     """
     data, out, interval = Path(data), Path(out), interval or IntervalConfig()
     started = time.monotonic()
-    predictor = Predictor.load(model, input_check=input_check)
+    checked = input_check and framing is None
+    predictor = Predictor.load(model, input_check=checked, any_age=any_age)
     dataset = index(data, progress=progress)
     chosen, split = chosen_split(dataset, split, data)
     announce(chosen)
     claim_folder(out)
+    seen = seen_by(predictor, chosen.records, progress)
+    if seen.flatters:
+        chosen = replace(chosen, warnings=(*chosen.warnings, seen.in_words()))
     write_split(out / "labels.csv", chosen)
-    answered = answer_all(chosen.records, predictor, f"evaluating {split}", progress)
+    title, recut = f"evaluating {split}", {}
+    if framing is None:
+        answered = answer_all(chosen.records, predictor, title, progress)
+    else:
+        matched = answer_matched(chosen.records, predictor, framing, title, progress)
+        answered, recut = matched.answered, {"share": framing, "median_box": matched.by_median_box}
+        chosen = replace(chosen, warnings=(*chosen.warnings, matched.note()))
     evaluation = evaluate_answers(answered, predictor.manifest, interval)
     name = str(model)
     evaluated = Evaluated(
@@ -104,13 +129,15 @@ def evaluate_model(
         data.name,
         name,
         whole=dataset,
+        framing=recut,
+        seen=seen,
     )
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     write_evaluation(out, evaluated, config=interval, seconds=seconds, page=out / "report.html")
     return evaluated
 
 
-def run_evaluation(
+def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
     data: Path,
     out: Path,
     model: str,
@@ -119,11 +146,25 @@ def run_evaluation(
     progress: Progress,
     *,
     input_check: bool = True,
+    framing: float | None = None,
+    any_age: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
-    evaluated = evaluate_model(data, out, model, split, interval, progress, input_check=input_check)
+    evaluated = evaluate_model(
+        data,
+        out,
+        model,
+        split,
+        interval,
+        progress,
+        input_check=input_check,
+        any_age=any_age,
+        framing=framing,
+    )
     document = metrics_document(evaluated) | {"out": str(out)}
-    return document, evaluation_text(evaluated.evaluation, out)
+    warned = closing_lines(evaluated.answered.warned())
+    said = [evaluated.seen.in_words(), ""] if evaluated.seen else []
+    return document, "\n".join([*said, *warned, evaluation_text(evaluated.evaluation, out)])
 
 
 def chosen_split(
@@ -174,7 +215,7 @@ def write_evaluation(
         data=data_facts(
             evaluated.data_name, evaluated.dataset, fingerprint(evaluated.dataset.records)
         ),
-        model=model_facts(evaluated.model_name or out.parent / "model", evaluated.manifest),
+        model=_model_facts(out, evaluated),
         learning=learning,
         worst_errors=worst_errors(answered, evaluated.manifest.preprocessing),
         refused=refused,
@@ -191,10 +232,23 @@ def write_evaluation(
     write_evaluation_files(out, files, page)
 
 
+def _model_facts(out: Path, evaluated: Evaluated) -> ModelFacts:
+    facts = model_facts(evaluated.model_name or out.parent / "model", evaluated.manifest)
+    if evaluated.seen is None:
+        return facts
+    return replace(facts, facts={**facts.facts, "Seen before": evaluated.seen.in_words()})
+
+
 def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     """`metrics.json`: the evaluation, which model it is of, and how many answers it withheld."""
     manifest = evaluated.manifest
     answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
     withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
-    return evaluated.evaluation.to_metrics_json() | {"model": model, "abstention": withheld}
+    warned = dict(evaluated.answered.warned().most_common())
+    seen = None if evaluated.seen is None else evaluated.seen.to_dict()
+    told: dict[str, Any] = {"model": model, "abstention": withheld, "warnings": warned}
+    told["seen"] = seen
+    if evaluated.framing:
+        told["framing"] = dict(evaluated.framing)
+    return evaluated.evaluation.to_metrics_json() | told

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.config import IntervalConfig, ThresholdConfig
+from pneumoscope.config import IntervalConfig, ScoresConfig, ThresholdConfig
 from pneumoscope.data.scores import ScoreRow, ScoreTable, read_scores, stated_threshold
 from pneumoscope.errors import DataError, Reason, UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
@@ -70,24 +70,20 @@ class EvaluatedScores:
 
 
 def run_evaluate_scores(
-    scores: Path,
-    out: Path,
-    interval: IntervalConfig,
-    *,
-    column: str = "",
-    threshold: float | None = None,
+    scores: Path, out: Path, interval: IntervalConfig, config: ScoresConfig | None = None
 ) -> tuple[dict[str, Any], str]:
     """Evaluate the scores of a CSV into the folder `out`; a document and a text of it.
 
     Raises:
         DataError: the table can't be used.
-        UsageError: the threshold is not finite.
+        UsageError: there is no such file, or the threshold is not finite.
     """
+    config = config or ScoresConfig()
     if not scores.is_file():
         raise UsageError(
             f"--scores {scores}: is no file, wanted a CSV with the columns label and score"
         )
-    labelled = labelled_scores(read_scores(scores, column), threshold)
+    labelled = labelled_scores(read_scores(scores, config.score_column), config.threshold)
     found = evaluate_scores(labelled, out, interval)
     return found.document | {"out": str(out)}, evaluation_text(found.evaluation, out)
 

@@ -90,6 +90,8 @@ def metrics_table(evaluation: Evaluation) -> str:
             continue
         span = "–" if row.low is None else f"{row.low:.4f} to {row.high:.4f}"
         lines.append(f"{row.name:<20}{row.value:>8.4f}   {span}")
+    if evaluation.why_no_intervals:
+        lines += ["", evaluation.why_no_intervals]
     matrix = evaluation.confusion_matrix
     lines += ["", f"tn {matrix.tn}   fp {matrix.fp}   fn {matrix.fn}   tp {matrix.tp}"]
     return "\n".join(lines)

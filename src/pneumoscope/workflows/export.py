@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.data.index import index
 from pneumoscope.delivery.certificate import Certificate, certify
 from pneumoscope.delivery.export import (
+    ABOUT,
     CERTIFICATE,
     GRAPH_FILES,
     ExportedModel,
     Target,
     check_folder,
-    describe,
     missing_parts,
     write_export,
 )
@@ -52,7 +53,7 @@ def run_export(
         certificate = certify(records, predictor, exported, progress=progress)
         write_json(out / CERTIFICATE, certificate.to_json())
     graph = out / GRAPH_FILES[target]
-    about = describe(bundle, target)
+    about = json.loads((out / ABOUT).read_text())
     document = {
         "out": str(out),
         "graph": str(graph),

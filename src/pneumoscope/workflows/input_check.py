@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pneumoscope.ahead import ahead
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, ImageRefusedError
-from pneumoscope.graph.stored import read_network
+from pneumoscope.graph.archive import read_network
 from pneumoscope.images.look import Look, look_at
 from pneumoscope.images.perturb import PERTURBATIONS, rotation
 from pneumoscope.images.preprocess import Preprocessor

@@ -18,9 +18,10 @@ from typing import Any
 from pneumoscope.config import NodeConfig, check_ranges
 from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.storage import write_text
+from pneumoscope.storage import safe_cell, write_text
 from pneumoscope.workflows.known_answer import confirm
 
+_LOGGER = logging.getLogger(__name__)
 _PACKAGES = ("pynetdicom", "highdicom")
 _MOST_LISTED = 200
 _LOOPBACK = ("127.", "::1", "localhost")
@@ -49,6 +50,7 @@ def run_node(
     check_ranges(config, "node")
     _check_installed()
     from pneumoscope.delivery.dicom_node.node import Node
+    from pneumoscope.delivery.warned import told_by_place
 
     if not config.callers and not config.host.startswith(_LOOPBACK):
         _LOGGER.warning(
@@ -57,8 +59,8 @@ def run_node(
             config.host,
         )
     stop = stop or threading.Event()
-    with _ended_by_sigterm(stop):
-        predictor = Predictor.load(model)
+    with _ended_by_sigterm(stop), told_by_place(_LOGGER):
+        predictor = Predictor.load(model, any_age=config.any_age)
         confirm(predictor)
         node = Node(config, predictor)
         try:
@@ -130,7 +132,8 @@ def node_results(spool: Path, out: Path) -> tuple[dict[str, Any], str]:
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({k: safe_cell(v) if isinstance(v, str) else v for k, v in row.items()})
     write_text(out, stream.getvalue())
     counts = Counter(row["status"] for row in rows)
     lines = [f"{len(rows)} images: " + ", ".join(f"{n} {name}" for name, n in counts.items())]

@@ -16,6 +16,7 @@ from pneumoscope.config import BatchConfig, check_ranges
 from pneumoscope.delivery.dicom_report.folder import ReportFolder
 from pneumoscope.delivery.fhir.folder import FhirFolder
 from pneumoscope.errors import InputError, UsageError
+from pneumoscope.images.cautions import closing_lines, counted
 from pneumoscope.inference.inputs import FileList, expand, is_url
 from pneumoscope.inference.overlay import shrunk, thinned
 from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
@@ -85,12 +86,18 @@ def run_prediction(
         ExtraMissingError: one of `folders` without the packages that it needs.
         InputError: `paths` mean no file at all.
     """
+    if any(not str(path).strip() for path in paths):
+        raise UsageError("found an empty PATH, wanted a file, folder, pattern or CSV.")
     _check(out, heatmaps, resume)
     folders = folders or ResultFolders()
     if folders.segmentation and folders.dicom is None:
         raise UsageError("--segmentation: wanted --dicom-out DIR, the folder to write them to")
     batch = batch or BatchConfig()
     check_ranges(batch)
+    if batch.engine == "ray" and batch.device != "CPU":
+        raise UsageError(
+            f"--device {batch.device}: --engine ray runs on processors. Take --engine local."
+        )
     _check_engine(batch.engine, paths, pictures=bool(heatmaps or folders.dicom or folders.fhir))
     # The rows of this very command may lie in a folder of films.
     with FileList(
@@ -99,7 +106,13 @@ def run_prediction(
         if not len(files):
             named = ", ".join(map(str, paths))
             raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
-        predictor = Predictor.load(model, batch.precision, input_check=batch.input_check)
+        predictor = Predictor.load(
+            model,
+            batch.precision,
+            input_check=batch.input_check,
+            any_age=batch.any_age,
+            device=batch.device,
+        )
         reports, resources = _writers(folders, predictor)
         writers = [writer for writer in (reports, resources) if writer is not None]
         journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
@@ -112,6 +125,7 @@ def run_prediction(
         told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
         "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
+        "warnings": dict(told.warned.most_common()),
         "precision": predictor.precision,
         "resumed_after": before,
         "predictions": told.rows,
@@ -153,12 +167,14 @@ class _Told:
 
     Attributes:
         counts: rows of each status.
+        warned: rows with each kind of warning.
         rows: of the contract; `None` if there are more than `MOST_LISTED` and a table has them.
         unanswered: the first inputs of this run without an answer.
         table: lines for the terminal, where no file is written.
     """
 
     counts: Counter[str]
+    warned: Counter[str]
     rows: list[dict[str, Any]] | None
     unanswered: list[Prediction]
     table: list[str]
@@ -177,14 +193,15 @@ def _to_journal(predictions: Iterator[Prediction], journal: Journal) -> _Told:
         journal.finish()
     finally:
         journal.close()
-    return _Told(journal.counts, rows, unanswered, [])
+    return _Told(journal.counts, journal.warned, rows, unanswered, [])
 
 
 def _listed(predictions: Iterator[Prediction]) -> _Told:
     """Every prediction at once, for the terminal."""
     rows = list(predictions)
     counts = Counter[str](prediction.status for prediction in rows)
-    return _Told(counts, [as_row(p) for p in rows], [], _table(rows))
+    warned = counted(prediction.warnings for prediction in rows)
+    return _Told(counts, warned, [as_row(p) for p in rows], [], _table(rows))
 
 
 def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
@@ -262,7 +279,13 @@ def _by_cluster(
     rows = predicted_on_cluster(
         reading.names,
         len(reading.files) - reading.done,
-        partial(Predictor.load, place, predictor.precision, input_check=predictor.checks_inputs),
+        partial(
+            Predictor.load,
+            place,
+            predictor.precision,
+            input_check=predictor.checks_inputs,
+            any_age=predictor.any_age,
+        ),
         mark_of(predictor),
         reading.workers,
     )
@@ -295,6 +318,7 @@ def _summary(told: _Told, out: Path | None, heatmaps: Path | None) -> list[str]:
     lines = [f"{counts['ok']} answered, {counts['refused']} refused, {counts['error']} unreadable"]
     for prediction in told.unanswered:
         lines.append(_shown(f"  {prediction.path}: {prediction.reason}: {prediction.detail}"))
+    lines += map(_shown, closing_lines(told.warned))
     lines += [f"table     {out}"] if out else []
     lines += [f"heatmaps  {heatmaps}"] if heatmaps else []
     return lines

@@ -14,6 +14,7 @@ from pneumoscope.evaluation.weekly import Week
 from pneumoscope.report.checklists.item import Fact
 from pneumoscope.report.formatting import in_words, plural
 from pneumoscope.report.readings_content import ReadingsContent
+from pneumoscope.storage import safe_cell
 
 SCHEMA_VERSION = 1
 
@@ -148,5 +149,5 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([safe_cell(c) if isinstance(c, str) else c for c in row] for row in rows)
     return stream.getvalue()

@@ -24,13 +24,23 @@ from pneumoscope.config import (
 )
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
+from pneumoscope.data.masks import notes_on_flat_images
 from pneumoscope.data.split import with_usable_validation, write_split
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.bundle import MOST_MEMBERS
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset
-from pneumoscope.storage import claim_folder, leftovers, path_text, remove_leftovers, write_text
-from pneumoscope.training.weights import WEIGHTS_BY_NAME, preprocessing_of
+from pneumoscope.storage import (
+    LOCK_FILE,
+    claim_folder,
+    leftovers,
+    path_text,
+    remove_leftovers,
+    write_text,
+)
+from pneumoscope.training.backbones import check_name
+from pneumoscope.training.teachers import BUNDLED, teacher_folder
+from pneumoscope.training.weights import WEIGHTS_BY_NAME, backbone_of, preprocessing_of
 from pneumoscope.training.whole import check_sizes
 from pneumoscope.workflows.facts import announce
 
@@ -68,12 +78,15 @@ def prepare(
             "Start it: the same command without --resume."
         )
     # A process killed before it wrote its first file left nothing to go on with, nor to lose.
-    if not resume and out.is_dir() and set(out.iterdir()) > set(leftovers(out)):
+    harmless = {*leftovers(out), out / LOCK_FILE}
+    if not resume and out.is_dir() and not set(out.iterdir()) <= harmless:
         raise UsageError(
             f"--out {out}: is not empty. Give another folder, or --resume to go on with its run."
         )
     if config.weights not in WEIGHTS_BY_NAME:  # a file: found again from any folder
         config = replace(config, weights=str(Path(config.weights).absolute()))
+    teachers = (_absolute(choice) for choice in config.teachers)
+    config = replace(config, teachers=tuple(teachers))
     if not resume:
         config = _as_the_weights_saw(config, given)
     if resume:
@@ -81,10 +94,14 @@ def prepare(
     check_ranges(config)
     _check_together(config)
     dataset = index(data, progress=progress)
+    flat = notes_on_flat_images(dataset.records, progress)
     dataset, messages = with_usable_validation(
-        dataset, replace(config.split, seed=config.seed), config.keep_val
+        dataset,
+        replace(config.split, seed=config.seed),
+        config.keep_val,
+        from_manifest=data.is_file(),
     )
-    dataset = replace(dataset, warnings=(*dataset.warnings, *messages))
+    dataset = replace(dataset, warnings=(*dataset.warnings, *flat, *messages))
     announce(dataset)
     found = fingerprint(dataset.records)
     if resume and config.provenance.fingerprint != found:
@@ -102,6 +119,11 @@ def prepare(
     return Prepared(out, config, dataset)
 
 
+def _absolute(teacher: str) -> str:
+    """A teacher's name, found again from any folder."""
+    return teacher if teacher in BUNDLED else str(Path(teacher).absolute())
+
+
 def _check_together(config: TrainConfig) -> None:
     """See, before hours of work, that settings that are right each also fit one another.
 
@@ -109,10 +131,18 @@ def _check_together(config: TrainConfig) -> None:
         UsageError: they don't.
     """
     size = config.preprocess.size
+    check_name(config.backbone)
     if len(set(config.seeds)) != len(config.seeds) or len(config.seeds) > MOST_MEMBERS:
         raise UsageError(
             f"seeds: found {list(config.seeds)}, wanted at most {MOST_MEMBERS}, all different"
         )
+    if config.teachers and config.recipe != "scratch":
+        raise UsageError(
+            f"--teacher: found with --recipe {config.recipe}, wanted scratch, which trains the "
+            "whole network. Add --recipe scratch (--weights says where it begins)."
+        )
+    for teacher in config.teachers:
+        teacher_folder(teacher)
     if config.recipe == "scratch":
         check_sizes(config.scratch)
         if config.scratch.sizes[-1] != size:
@@ -129,11 +159,14 @@ def _check_together(config: TrainConfig) -> None:
 
 
 def _as_the_weights_saw(config: TrainConfig, given: Collection[str]) -> TrainConfig:
-    """With a bundle's backbone, the preprocessing that it was trained with, unless one was given.
+    """With a bundle's weights, its backbone and preprocessing, unless others were given.
 
     Raises:
         BundleError, UsageError: the bundle's manifest can't be read.
     """
+    named = backbone_of(config.weights)
+    if named is not None and "backbone" not in given:
+        config = replace(config, backbone=named)
     theirs = preprocessing_of(config.weights)
     if theirs is None or any(name.startswith("preprocess.") for name in given):
         return config

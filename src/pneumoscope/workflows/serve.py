@@ -40,9 +40,10 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
     check_ranges(config)
     check_ranges(limits)
     server.api_keys(config)
+    server.allowed_hosts(config)
     bound = server.bind(config)
     with bound.socket:
-        predictor = Predictor.load(model)
+        predictor = Predictor.load(model, any_age=config.any_age)
         confirm(predictor)
         level = logging.getLogger("pneumoscope").level or logging.INFO
         server.serve(predictor, config, replace(limits, max_bytes=config.max_upload), bound, level)

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from pneumoscope.config import IntervalConfig, StressConfig, check_ranges
 from pneumoscope.data.index import index, require_both_classes
 from pneumoscope.data.sample import sample_patients
 from pneumoscope.errors import UsageError
+from pneumoscope.images.cautions import closing_lines, counted
 from pneumoscope.images.masks import MaskFolder
 from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.bundle import BundleManifest
@@ -35,9 +37,10 @@ from pneumoscope.report.content import EvaluatedSplit, RunFacts
 from pneumoscope.report.stress_content import StressContent
 from pneumoscope.report.stress_findings import stress_findings
 from pneumoscope.report.stress_page import stress_figures, write_stress_page
-from pneumoscope.storage import claim_folder, path_text, write_json
+from pneumoscope.storage import claim_folder, path_text, write_json, writes_alone
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.facts import announce, command_line, software_versions
+from pneumoscope.workflows.seen import seen_by
 from pneumoscope.workflows.stress_answers import answer_stressed, conditions_of
 from pneumoscope.workflows.stress_files import stress_document, write_answers, write_rows
 from pneumoscope.workflows.stress_journal import Stressed, StressJournal
@@ -46,6 +49,7 @@ from pneumoscope.workflows.stress_numbers import StressGiven, stress_content
 _LOGGER = logging.getLogger(__name__)
 
 
+@writes_alone
 def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
     data: Path | str,
     out: Path | str,
@@ -84,10 +88,12 @@ def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
     # What a change costs is asked of every film: refusing the changed ones would hide it.
     predictor = Predictor.load(model, input_check=False)
     given = _given(data, split, config, interval, masks, progress)
+    seen_by(predictor, given.records, progress)
     claim_folder(out)
     stressed = _answered(given, predictor, out / "answers.jsonl", progress, resume=resume)
     content = stress_content(given, stressed, predictor.manifest, str(model), progress)
-    content = _with_run(content, config, time.monotonic() - started)
+    warned = dict(counted(each.warnings for each in stressed).most_common())
+    content = replace(_with_run(content, config, time.monotonic() - started), warned=warned)
     _write(out, content, given, stressed)
     return content
 
@@ -109,7 +115,8 @@ def run_stress(  # noqa: PLR0913 - as `stress`
         data, out, model, split, config, interval, masks=masks, resume=resume, progress=progress
     )
     findings = [f"{finding.severity:<8} {finding.text}" for finding in stress_findings(content)]
-    text = "\n".join([*findings, "", f"page  {out / 'stress.html'}"])
+    warned = closing_lines(Counter(content.warned))
+    text = "\n".join([*findings, "", *warned, f"page  {out / 'stress.html'}"])
     return stress_document(content) | {"out": str(out)}, text
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from pneumoscope.ahead import ahead
 from pneumoscope.config import PreprocessConfig, StressConfig
 from pneumoscope.errors import ImageRefusedError
+from pneumoscope.images.framing import MATCHED_SHARES, USUAL_SHARE, lung_box, match_framing
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import LungFields, Mask, find_lungs
 from pneumoscope.images.masks import MaskFolder
@@ -134,6 +135,27 @@ def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
     )
 
 
+def framing_conditions(config: StressConfig) -> tuple[Condition, ...]:
+    """Re-cut images in which the lungs fill one share of the frame, at several shares.
+
+    An image whose lungs are not detected is re-cut by the median box.
+    """
+
+    def matched(share: float) -> Change:
+        return lambda shown: match_framing(shown.film, lung_box(shown.lungs), share)
+
+    if not config.shortcuts:
+        return ()
+    return tuple(
+        Condition(
+            f"matched_{100 * share:g}",
+            f"lungs fill {100 * share:g}\N{NO-BREAK SPACE}% of each side",
+            matched(share),
+        )
+        for share in MATCHED_SHARES
+    )
+
+
 _Lending = Callable[[FloatArray, LungFields | None, FloatArray], FloatArray | None]
 
 
@@ -189,7 +211,7 @@ def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
 
 
 def conditions_of(config: StressConfig) -> tuple[Condition, ...]:
-    """All ways, the image as it is first: sweeps in their order, then shortcuts."""
+    """All ways, the image as it is first: sweeps in their order, shortcuts, matched framing."""
 
     def changed(step_change: Callable[..., FloatArray]) -> Change:
         return lambda shown: step_change(shown.film, config.seed)
@@ -199,7 +221,8 @@ def conditions_of(config: StressConfig) -> tuple[Condition, ...]:
         for step in sweep.steps:
             change = step.perturbation
             found.append(Condition(change.name, change.title, changed(change.apply)))
-    return (*found, *(shortcut_conditions(config) if config.shortcuts else ()))
+    shortcuts = shortcut_conditions(config) if config.shortcuts else ()
+    return (*found, *shortcuts, *framing_conditions(config))
 
 
 def answer_stressed(
@@ -297,22 +320,32 @@ def _film(
 ) -> _Film:
     record = records[position]
     try:
-        pixels = read_image(record.path).pixels
+        image = read_image(record.path)
     except ImageRefusedError as error:
-        return _Film(str(record.path), Stressed(reason=error.reason.value), None, ())
+        refused = Stressed(reason=error.reason.value, warnings=error.warnings)
+        return _Film(str(record.path), refused, None, ())
+    pixels = image.pixels
     film = shrunk(pixels, config.longest_side)
     lungs = lungs_of(record, film, config, masks)
     known = Stressed(
         lung_quality=None if lungs is None else round(lungs.quality, _DIGITS),
         properties=_properties(record, pixels),
         thumbnail=_thumbnail(film),
+        warnings=image.warnings,
     )
     if lungs is not None and lungs.quality < config.lung_quality:
         lungs = None
     if lungs is not None:
         share = round(float(lungs.mask.mean()), _DIGITS)
         outline = _thumbnail(lungs.wide.astype(np.float32))
-        known = replace(known, lung_share=share, outline=outline)
+        matched = find_lungs(match_framing(film, lung_box(lungs), USUAL_SHARE))
+        known = replace(
+            known,
+            lung_share=share,
+            outline=outline,
+            box=_box(lungs),
+            matched_box=_box(matched),
+        )
     shown = Shown(film, lungs, lenders_of(records, position, config))
     made = tuple(condition.change(shown) for condition in conditions)
     return _Film(str(record.path), known, lungs, made)
@@ -321,7 +354,7 @@ def _film(
 def _finished(film: _Film, answers: list[Answer], config: PreprocessConfig) -> Stressed:
     given = iter(answers)
     said: list[Said] = []
-    energy = None
+    energy = peak = None
     for copy in film.copies:
         if copy is None:
             said.append(None)
@@ -330,16 +363,29 @@ def _finished(film: _Film, answers: list[Answer], config: PreprocessConfig) -> S
         prediction = answer.prediction
         said.append(prediction.reason if prediction.probability is None else prediction.probability)
         if len(said) == 1 and film.lungs is not None and answer.cam is not None:
-            energy = _energy(answer.cam, film.lungs, config)
-    return replace(film.known, said=tuple(said), energy=energy)
+            energy, peak = _localised(answer.cam, film.lungs, config)
+    return replace(film.known, said=tuple(said), energy=energy, peak=peak)
 
 
-def _energy(cam: FloatArray, lungs: LungFields, config: PreprocessConfig) -> float | None:
-    """The share of a heatmap that lies in the lungs; `None` where nothing speaks for pneumonia."""
+def _localised(
+    cam: FloatArray, lungs: LungFields, config: PreprocessConfig
+) -> tuple[float | None, bool | None]:
+    """The share of a heatmap inside the lungs, and whether it is hottest inside one of them.
+
+    Both are `None` where nothing in the image speaks for pneumonia.
+    """
     height, width = lungs.mask.shape
     heat = fit_map(cam, (height, width), config).astype(np.float64)
     total = float(heat.sum())
-    return round(float(heat[lungs.mask].sum()) / total, _DIGITS) if total > 0 else None
+    if total <= 0:
+        return None, None
+    share = round(float(heat[lungs.mask].sum()) / total, _DIGITS)
+    return share, bool(lungs.mask.flat[int(heat.argmax())])
+
+
+def _box(lungs: LungFields) -> tuple[float, ...]:
+    found = lung_box(lungs)
+    return () if found is None else tuple(round(value, _DIGITS) for value in found.values())
 
 
 def _properties(record: ImageRecord, pixels: FloatArray) -> tuple[float, ...]:

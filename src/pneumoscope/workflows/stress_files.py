@@ -18,7 +18,7 @@ from pneumoscope.evaluation.stress import METRICS, Metric
 from pneumoscope.records import Estimate, ImageRecord
 from pneumoscope.report.stress_content import ExchangeRow, Shortcuts, StressContent, StressRow
 from pneumoscope.report.stress_findings import stress_findings
-from pneumoscope.storage import path_text, write_text
+from pneumoscope.storage import path_text, safe_cell, write_text
 from pneumoscope.workflows.stress_journal import Stressed
 
 SCHEMA_VERSION = 1
@@ -36,6 +36,7 @@ def stress_document(content: StressContent) -> dict[str, Any]:
         "patients": content.patients,
         "positives": content.positives,
         "refused": dict(content.refused),
+        "warnings": dict(content.warned),
         "threshold": content.threshold,
         "interval": asdict(content.interval) | {"method": BOOTSTRAP_METHOD},
         "config": asdict(content.config),
@@ -94,7 +95,13 @@ def _shortcuts(shortcuts: Shortcuts) -> dict[str, Any]:
         "without_lungs": shortcuts.without_lungs,
         "lung_share": asdict(shortcuts.lung_share),
         "heatmap_energy_in_lungs": asdict(shortcuts.energy) | {"n": shortcuts.energy_images},
+        "heatmaps": {
+            "n": shortcuts.localisation.images,
+            "peak_in_a_lung": asdict(shortcuts.localisation.peak),
+            "energy_over_area": asdict(shortcuts.localisation.gain),
+        },
         "parts": [_row(row) for row in shortcuts.rows],
+        "framing": [_row(row) for row in shortcuts.framing],
         "exchanges": [_exchange(row) for row in shortcuts.exchanges],
         "controls": {
             name: None if control is None else asdict(control)
@@ -104,12 +111,13 @@ def _shortcuts(shortcuts: Shortcuts) -> dict[str, Any]:
 
 
 def write_rows(path: Path, content: StressContent) -> None:
-    """`stress.csv`: one row per change, worst first, then the parts of a film."""
+    """`stress.csv`: one row per change, worst first, then parts of the image, matched framing."""
     columns = ["sweep", "name", "title", "strength", "plausible", "judgement", "n", "refused"]
     for metric in METRICS:
         columns += [f"{metric}{part}" for part in ("", "_low", "_high")]
         columns += [f"{metric}_change{part}" for part in ("", "_low", "_high")]
-    parts = content.shortcuts.rows if content.shortcuts else ()
+    shortcuts = content.shortcuts
+    parts = (*shortcuts.rows, *shortcuts.framing) if shortcuts else ()
     rows = []
     for row in (*content.worst_first, *parts):
         cells: list[Any] = [row.sweep, row.name, row.title, row.strength, row.plausible]
@@ -130,7 +138,8 @@ def write_answers(
     """`answers.csv`: `path,label,patient,change,probability,reason`, one row per copy."""
     rows: list[list[Any]] = []
     for record, one in zip(records, stressed, strict=True):
-        facts = [path_text(record.path), record.label, path_text(record.patient)]
+        patient = safe_cell(path_text(record.patient))
+        facts = [path_text(record.path), record.label, patient]
         for name, said in zip(names, one.said, strict=False):
             answer = [said, ""] if isinstance(said, float) else ["", said]
             if said is not None:

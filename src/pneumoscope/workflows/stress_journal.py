@@ -29,9 +29,14 @@ class Stressed:
         lung_quality: of its lung fields; `None`: not looked for, or no mask given.
         lung_share: share of the film that is lung.
         energy: share of the heatmap inside the lungs; `None`: no heatmap, or nothing in it.
+        peak: whether the heatmap is hottest inside one of the lungs; `None` as for `energy`.
+        box: left, top, right, bottom of the lungs' bounding box, shares of the sides; empty
+            without lungs.
+        matched_box: the same, detected anew after the image was re-cut to `framing.USUAL_SHARE`.
         properties: width, height, aspect, bytes, mean, deviation of the file's pixels.
         thumbnail: 256 greys.
         outline: 256 shares of lung; empty without lungs.
+        warnings: what was odd about the file.
     """
 
     said: tuple[Said, ...] = ()
@@ -39,9 +44,13 @@ class Stressed:
     lung_quality: float | None = None
     lung_share: float | None = None
     energy: float | None = None
+    peak: bool | None = None
     properties: tuple[float, ...] = field(default=())
     thumbnail: tuple[float, ...] = field(default=())
     outline: tuple[float, ...] = field(default=())
+    box: tuple[float, ...] = field(default=())
+    matched_box: tuple[float, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
 
 
 class StressJournal:
@@ -114,6 +123,9 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _stressed(document: dict[str, Any]) -> Stressed:
-    lists: Sequence[str] = ("said", "properties", "thumbnail", "outline")
+    lists: Sequence[str] = (
+        *("said", "properties", "thumbnail", "outline"),
+        *("box", "matched_box", "warnings"),
+    )
     values: dict[str, Any] = {n: tuple(v) if n in lists else v for n, v in document.items()}
     return Stressed(**values)

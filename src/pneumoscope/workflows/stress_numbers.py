@@ -18,7 +18,7 @@ from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import require_both_classes
 from pneumoscope.evaluation.controls import Control, control
 from pneumoscope.evaluation.intervals import bootstrap_share
-from pneumoscope.evaluation.stress import Paired, compare_paired, judge
+from pneumoscope.evaluation.stress import Judgement, Paired, compare_paired, judge
 from pneumoscope.images.masks import MaskFolder
 from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.bundle import Abstention, BundleManifest
@@ -29,6 +29,7 @@ from pneumoscope.report.content import EvaluatedSplit, RunFacts
 from pneumoscope.report.stress_content import (
     Example,
     ExchangeRow,
+    Localisation,
     Shortcuts,
     StressContent,
     StressRow,
@@ -40,6 +41,7 @@ from pneumoscope.workflows.stress_answers import (
     Shown,
     conditions_of,
     exchanges,
+    framing_conditions,
     lenders_of,
     lungs_of,
     read_film,
@@ -255,6 +257,18 @@ def _shortcuts(
     )
     lungs = answered.where([one.lung_share is not None for one in answered.stressed])
     shares = [one.lung_share or 0.0 for one in lungs.stressed]
+    framing = tuple(
+        StressRow(
+            "",
+            each.name,
+            each.title,
+            0.0,
+            True,
+            compared[each.name],
+            _judged(each, compared, given),
+        )
+        for each in framing_conditions(given.config)
+    )
     warm = lungs.where([one.energy is not None for one in lungs.stressed])
     energies = [one.energy or 0.0 for one in warm.stressed]
     return Shortcuts(
@@ -267,23 +281,55 @@ def _shortcuts(
         lung_share=bootstrap_share(shares, lungs.patients, given.interval),
         energy=bootstrap_share(energies, warm.patients, given.interval),
         energy_images=len(warm.records),
+        framing=framing,
+        localisation=_localisation(warm, threshold, given.interval),
+    )
+
+
+def _judged(condition: Condition, compared: dict[str, Paired], given: StressGiven) -> Judgement:
+    return judge(compared[condition.name], given.config.largest_fall, plausible=True)
+
+
+def _localisation(warm: _Answered, threshold: float, interval: IntervalConfig) -> Localisation:
+    """On the true positives among images with lungs and a heatmap."""
+    found = warm.where(
+        [
+            record.label == 1 and _probability(one.said[0]) >= threshold
+            for record, one in zip(warm.records, warm.stressed, strict=True)
+        ]
+    )
+    peaks = [float(bool(one.peak)) for one in found.stressed]
+    gains = [(one.energy or 0.0) / (one.lung_share or 1.0) for one in found.stressed]
+    return Localisation(
+        len(found.records),
+        bootstrap_share(peaks, found.patients, interval),
+        bootstrap_share(gains, found.patients, interval),
     )
 
 
 def _controls(
     answered: _Answered, lungs: _Answered, given: StressGiven
 ) -> dict[str, Control | None]:
-    """What can be told by thumbnails, by the files' properties, by the lungs' outline alone."""
+    """What can be told by thumbnails, file properties, the lungs' outline or box alone."""
+    boxed = lungs.where([bool(one.matched_box) for one in lungs.stressed])
     told = {
         "thumbnails": (answered, [one.thumbnail for one in answered.stressed]),
         "properties": (answered, [one.properties for one in answered.stressed]),
         "outline": (lungs, [one.outline for one in lungs.stressed]),
+        "lung_box": (boxed, [_measures(one.box) for one in boxed.stressed]),
+        "matched_box": (boxed, [_measures(one.matched_box) for one in boxed.stressed]),
     }
     folds, interval = given.config.folds, given.interval
     return {
         name: control(np.array(numbers), own.labels, own.patients, folds, interval)
         for name, (own, numbers) in told.items()
     }
+
+
+def _measures(box: tuple[float, ...]) -> tuple[float, ...]:
+    """A box's edges, its width and its height."""
+    left, top, right, bottom = box
+    return (*box, right - left, bottom - top)
 
 
 def _examples(

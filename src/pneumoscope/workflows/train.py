@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -26,7 +27,8 @@ from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.split import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.graph.stored import NetworkArrays
+from pneumoscope.graph.network import NetworkArrays
+from pneumoscope.images.cautions import closing_lines, summary
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -41,14 +43,11 @@ from pneumoscope.inference.predictor import Predictor, statistics_of
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.storage import cache_folder, claim_folder, path_text, write_text
+from pneumoscope.storage import cache_folder, claim_cache, path_text, write_text, writes_alone
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.checkpoint import Epoch
-from pneumoscope.training.network import (
-    arrays_of,
-    build_backbone,
-    initialise_randomly,
-    weights_digest,
-)
+from pneumoscope.training.network import initialise_randomly, weights_digest
+from pneumoscope.training.plans import arrays_of
 from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
 from pneumoscope.training.runtime import (
     choose_backend,
@@ -56,6 +55,7 @@ from pneumoscope.training.runtime import (
     distribute,
     keep_to_one_thread,
 )
+from pneumoscope.training.teachers import described_teacher
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
@@ -76,6 +76,7 @@ from pneumoscope.workflows.known_answers import (
 )
 from pneumoscope.workflows.operating import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
+from pneumoscope.workflows.seen import remembered
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
 
 
@@ -90,6 +91,7 @@ class TrainedRun:
         history: what every epoch of every stage scored.
         best: index, in `history`, of the epoch that the first network kept.
         seconds: wall time per stage.
+        warned: how many images of train and val together have each kind of warning.
     """
 
     folder: Path
@@ -98,8 +100,12 @@ class TrainedRun:
     history: tuple[StageEpoch, ...]
     best: int
     seconds: Mapping[str, float]
+    warned: Mapping[str, int]
+    members: tuple[tuple[int, int, int], ...] = ()
+    """Per network its seed, the epoch that it kept, from 1, and how many epochs it was trained."""
 
 
+@writes_alone
 def train(
     data: Path | str,
     out: Path | str,
@@ -121,7 +127,8 @@ def train(
             a conflict on resuming.
 
     Raises:
-        UsageError: `out` is taken, or a setting conflicts with the run that is resumed.
+        UsageError: `out` is taken, another process trains there, or a setting conflicts with the
+            run that is resumed.
         DataError: the data can't be trained on, or changed since the run began.
         MissingError: weights or an extra are missing.
     """
@@ -145,7 +152,10 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
     card = card_with_check(card, manifest.input_check)
     members = [one.network for one in trained]
-    write_bundle(out / "model", members, manifest, card, tables_of(table))
+    train = dataset.subset("train").records
+    kept = [train[k] for k in trained[0].kept]
+    seen = remembered(kept, answered.records, config.weights, progress)
+    write_bundle(out / "model", members, manifest, card, {**tables_of(table), **seen})
     bundle, _ = state(out / "model", out / "model")
     watch.lap("validation and evaluation")
     evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
@@ -160,11 +170,23 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     )
     for checkpoint in out.glob("checkpoint-*.npz"):
         checkpoint.unlink()
+    warned = sum(trained[0].warned.values(), Counter[str]())
     return TrainedRun(
-        out, bundle, evaluation, history, trained[0].best, MappingProxyType(watch.laps)
+        out,
+        bundle,
+        evaluation,
+        history,
+        trained[0].best,
+        MappingProxyType(watch.laps),
+        MappingProxyType(dict(warned.most_common())),
+        tuple(
+            (seed, one.best + 1, len(one.history))
+            for seed, one in zip(config.seeds or (config.seed,), trained, strict=True)
+        ),
     )
 
 
+@writes_alone
 def run_training(
     data: Path,
     out: Path,
@@ -197,7 +219,7 @@ def _networks(
         one = replace(config, seed=seed)
         backbone, origin = _backbone(one)
         if not trained:
-            claim_folder(cache_folder())
+            claim_cache()
             begin(prepared)
             watch.lap("data and network")
         job = Job(train, val, one, backbone, cache_folder(), out, auc, progress)
@@ -211,8 +233,8 @@ def _networks(
 
 
 def _backbone(config: TrainConfig) -> tuple[Any, InitialWeights]:
-    source = resolve_weights(config.weights)
-    backbone = build_backbone(config.preprocess.size)
+    source = resolve_weights(config.weights, backbone=config.backbone)
+    backbone = build_backbone(config.preprocess.size, config.backbone)
     if source.kind == "none":
         initialise_randomly(backbone, config.seed)
         return backbone, InitialWeights(
@@ -275,12 +297,17 @@ def _input_check(
 
 
 def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:
-    """The data set with a note of the images that could not be trained on."""
+    """The data set with notes of the images left out, and of those whose files are odd."""
     notes = [
         f"{len(refused)} images of {split} were left out, the first is "
         f"{path_text(str(refused[0]))}."
         for split, refused in trained.refused.items()
         if refused
+    ]
+    notes += [
+        f"Images of {split} by what was odd about their files: {summary(warned)}."
+        for split, warned in trained.warned.items()
+        if warned
     ]
     return replace(dataset, warnings=(*dataset.warnings, *notes))
 
@@ -297,6 +324,7 @@ def _manifest(
         flip=config.flip,
         store=config.store,
         preprocessing=config.preprocess,
+        ages=config.ages,
         training_data=TrainingData(
             fingerprint(train),
             len(train),
@@ -304,6 +332,7 @@ def _manifest(
             sum(record.label for record in train),
         ),
         initial_weights=initial,
+        teachers=tuple(map(described_teacher, config.teachers)),
     )
 
 
@@ -325,23 +354,37 @@ def _curves(trained: Trained) -> LearningCurves:
     return LearningCurves(points, trained.best + 1)
 
 
+def _best_epochs(run: TrainedRun) -> str:
+    """Which epoch each network kept, of how many."""
+    if len(run.members) < 2:
+        return f"best of {len(run.history)} epochs: {run.best + 1}"
+    each = (f"{best} of {epochs} (seed {seed})" for seed, best, epochs in run.members)
+    return f"best epochs of {len(run.members)} networks: {', '.join(each)}"
+
+
 def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
     peak = peak_memory_mb()
+    odd = "".join(f"{line}\n" for line in closing_lines(Counter(run.warned)))
     document = {
         "run": str(run.folder),
         "model": str(run.bundle.folder),
         "report": str(run.folder / "report.html"),
         "epochs": len(run.history),
         "best_epoch": run.best + 1,
+        "networks": [
+            {"seed": seed, "best_epoch": best, "epochs": epochs}
+            for seed, best, epochs in run.members
+        ],
         "runtime": describe_runtime(),
         "seconds": dict(run.seconds),
         "peak_memory_mb": peak,
+        "warnings": dict(run.warned),
         "validation": run.evaluation.to_metrics_json(),
     }
     text = (
         f"{metrics_table(run.evaluation)}\n\n"
-        f"best of {len(run.history)} epochs: {run.best + 1}; "
-        f"{sum(run.seconds.values()):.0f} s; peak memory {peak or '?'} MB\n"
+        f"{_best_epochs(run)}; "
+        f"{sum(run.seconds.values()):.0f} s; peak memory {peak or '?'} MB\n{odd}"
         f"model   {run.bundle.folder}\nreport  {run.folder / 'report.html'}\n"
         f"next    pneumoscope predict FILES --model {run.folder} --heatmaps heatmaps"
     )

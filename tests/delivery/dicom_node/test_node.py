@@ -28,6 +28,7 @@ from pneumoscope.delivery.dicom_report.author import Author
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.workflows.node import node_retry, node_status
 from support.dicom_peers import (
     Archive,
     archive,
@@ -90,11 +91,12 @@ def test_a_film_that_comes_again_is_not_answered_again(tmp_path: Path) -> None:
         sent(kept, 2)
         renamed = film_bytes(1, PatientName="ANOTHER^NAME")
         assert send(node.port, [film_bytes(1), renamed, film_bytes(2)]) == [0, 0, 0]
-        sent(kept, 4)
-    assert len({uid for uid, _ in kept.received}) == 4
-    events = [(line["event"], line.get("same_bytes")) for line in audited(tmp_path)]
-    assert events.count(("known already", True)) == 2
-    assert events.count(("known already", False)) == 1
+        sent(kept, 6)  # other content under the same UID has reports of its own
+    assert len({uid for uid, _ in kept.received}) == 6
+    events = [(line["event"], line.get("known_uid")) for line in audited(tmp_path)]
+    assert events.count(("known already", None)) == 2
+    assert events.count(("received", "other content")) == 1
+    assert events.count(("received", None)) == 2
 
 
 def test_it_knows_a_film_again_after_a_restart_and_answers_anew_with_another_model(
@@ -150,7 +152,7 @@ def test_a_report_that_is_refused_is_tried_again_and_then_given_up(tmp_path: Pat
         running(tmp_path, kept, most_refusals=2) as node,
     ):
         send(node.port, [film_bytes(2)])
-        until(lambda: node.spool.count("reports", "given up") == 2, "two being given up")
+        until(lambda: node.spool.count("reports", "set aside") == 2, "two being given up")
         send(node.port, [film_bytes(3)])
         sent(kept, 2)
     assert {dataset.PatientID for dataset in kept.datasets} == {"P-0003"}
@@ -239,12 +241,39 @@ def test_a_part_that_fails_ends_the_node(tmp_path: Path) -> None:
         sent(kept, 2)
 
 
-def test_a_film_that_keeps_ending_the_program_is_given_up_with_a_report(tmp_path: Path) -> None:
+def test_giving_up_an_image_touches_its_row_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spool = Spool(tmp_path, Author.of(MANIFEST).fingerprint, sending=True)
     spool.receive("1.2.3", film_bytes(1), 10, 0)
     assert [len(spool.take(16)) for _ in range(5)] == [1] * 5  # begun, and never ended
     spool.close()
+    (file,) = (tmp_path / "incoming").iterdir()
+    read = Path.open
+
+    def opened(path: Path, *how: Any, **more: Any) -> Any:
+        assert path != file, "the file at which the program ended was opened again"
+        return read(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with archive() as kept, running(tmp_path, kept) as node:
+        until(lambda: node.spool.count("films", "set aside") == 1, "its being set aside")
+        assert send(node.port, [film_bytes(2)]) == [0]
+        sent(kept, 2)
+    assert file.exists()
+    assert [line["event"] for line in audited(tmp_path)].count("given up") == 1
+    document, text = node_status(tmp_path)
+    assert document["items"][0] == {
+        "kind": "image",
+        "number": 1,
+        "film": 1,
+        "state": "set aside",
+        "failures": 5,
+        "why": "ended the program 5 times",
+    }
+    assert "set aside: image 1" in text
+    monkeypatch.undo()
+    assert node_retry(tmp_path)[0]["tried_again"] == {"films": 1, "reports": 0, "fetches": 0}
     with archive() as kept, running(tmp_path, kept):
-        sent(kept, 1)
-    answered = [line for line in audited(tmp_path) if line["event"] == "answered"]
-    assert [line["reason"] for line in answered] == ["internal_error"]
+        sent(kept, 2)
+    assert {dataset.PatientID for dataset in kept.datasets} == {"P-0001"}

@@ -51,8 +51,8 @@ def test_every_dicom_input_gets_a_report_and_every_other_one_a_note(
     assert {Path(note["path"]).name: note["note"] for note in told["notes"]} == {
         "c.png": "it is a png file, which belongs to no study. DICOM reports are written of DICOM "
         "files",
-        "d.dcm": "its StudyInstanceUID is 'missing'; a report must refer to the film by a valid "
-        "one. Fetch it again",
+        "d.dcm": "its StudyInstanceUID is missing; a report must refer to the image by one. Ask "
+        "whoever made the file to write it",
     }
     assert "c.png: no DICOM report: it is a png file" in shown.err
     assert document["counts"] == {"ok": 4, "refused": 1, "error": 0}

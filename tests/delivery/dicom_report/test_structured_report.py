@@ -15,8 +15,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
+from pneumoscope.delivery.dicom_report import objects
 from pneumoscope.delivery.dicom_report.author import Author
 from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.delivery.dicom_report.source import SourceFilm
+from pneumoscope.delivery.dicom_report.structured_report import structured_report
+from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.inference.predictor import Answer
 from pneumoscope.records import UNCERTAIN
@@ -256,3 +260,167 @@ def test_odd_patients_and_studies_get_a_report_too(elements: dict[str, Any]) -> 
 def test_dciodvfy_finds_nothing(what: str, tmp_path: Path) -> None:
     answer = answered(film_bytes()) if what == "answered" else Answer(REFUSED)
     assert judged_by_dciodvfy(report_bytes(film_bytes(), answer), tmp_path) == []
+
+
+def comments(sr: Dataset) -> list[str]:
+    """The remarks of a report on what it has otherwise than the file."""
+    return [
+        str(entry.TextValue).removeprefix("Otherwise than in the image's header: ")
+        for entry in sr.ContentSequence
+        if str(entry.get("TextValue", "")).startswith("Otherwise")
+    ]
+
+
+ODD_TAGS: list[tuple[str, dict[str, Any], str, Any, str]] = [
+    (
+        "two referrers",
+        {"ReferringPhysicianName": ["A^B", "C^D"]},
+        "ReferringPhysicianName",
+        "A^B",
+        "has 2 values; the first",
+    ),
+    (
+        "first referrer empty",
+        {"ReferringPhysicianName": ["", "C^D"]},
+        "ReferringPhysicianName",
+        "C^D",
+        "has 2 values",
+    ),
+    ("two patient names", {"PatientName": ["A^B", "C^D"]}, "PatientName", "A^B", "has 2 values"),
+    ("two ids", {"PatientID": ["A", "B"]}, "PatientID", ["A", "B"], ""),
+    (
+        "zeros in the study's UID",
+        {"StudyInstanceUID": "1.2.03.4"},
+        "StudyInstanceUID",
+        "1.2.03.4",
+        "kept as it stands",
+    ),
+    (
+        "letters in the study's UID",
+        {"StudyInstanceUID": "1.2.x.4"},
+        "StudyInstanceUID",
+        "1.2.x.4",
+        "kept as it stands",
+    ),
+    (
+        "a long UID",
+        {"StudyInstanceUID": "1." + "2" * 70},
+        "StudyInstanceUID",
+        "1." + "2" * 70,
+        "kept as it stands",
+    ),
+    ("two sexes", {"PatientSex": ["M", "F"]}, "PatientSex", "", "was emptied"),
+    (
+        "a birth date that is none",
+        {"PatientBirthDate": "0000"},
+        "PatientBirthDate",
+        "",
+        "was emptied",
+    ),
+    ("two dates", {"StudyDate": ["20200101", "20210101"]}, "StudyDate", "", "was emptied"),
+    ("long accession", {"AccessionNumber": "A" * 40}, "AccessionNumber", "A" * 40, ""),
+    ("an odd age", {"PatientAge": "4 years"}, "PatientAge", "4 years", ""),
+    ("a long description", {"StudyDescription": "A" * 200}, "StudyDescription", "A" * 200, ""),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom reads odd values aloud
+@pytest.mark.parametrize("case", ODD_TAGS, ids=lambda case: case[0])
+def test_one_odd_tag_loses_no_report(case: tuple[str, dict[str, Any], str, Any, str]) -> None:
+    _, elements, keyword, kept, words = case
+    content = film_bytes(**elements)
+    answer = answered(content)
+    made = Reporter(MANIFEST).objects(content, answer)
+    assert [each.kind for each in made] == ["report", "capture"]
+    for each in made:
+        found = dcmread(BytesIO(each.content))[keyword].value
+        assert (list(found) if isinstance(kept, list) else str(found)) == kept
+    assert words in "; ".join(comments(dcmread(BytesIO(made[0].content))))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom reads odd values aloud
+@pytest.mark.parametrize("keyword", ["SeriesInstanceUID", "SOPInstanceUID"])
+def test_odd_uids_of_series_and_image_are_referred_to_as_they_stand(keyword: str) -> None:
+    content = film_bytes(**{keyword: "1.2.03.4"})
+    sr = report(content, answered(content))
+    study = sr.CurrentRequestedProcedureEvidenceSequence[0]
+    series = study.ReferencedSeriesSequence[0]
+    uids = (series.SeriesInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+    assert "1.2.03.4" in uids
+    assert "kept as it stands" in comments(sr)[0]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom reads odd values aloud
+def test_what_can_not_be_read_is_left_out() -> None:
+    content = film_bytes(PatientWeight="72.5", PatientSize="1.70", PregnancyStatus=4)
+    content = content.replace(b"72.5", b"hevy")
+    # Of two bytes, and by its type of eight.
+    content = content.replace(b"\x10\x00\xc0\x21US", b"\x10\x00\xc0\x21FD")
+    sr = report(content, answered(content))
+    assert "PregnancyStatus" not in sr
+    assert (str(sr.PatientWeight), sr.PatientSize) == ("hevy", 1.7)
+    assert comments(sr) == ["its PregnancyStatus can't be read and was left out"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"), [(None, "no character set"), ("UTF8", "unknown character set UTF8")]
+)
+def test_utf_8_without_a_character_set_comes_through(stated: str | None, words: str) -> None:
+    plain = film_bytes(PatientName="Muxxller^Jyyrgen", SpecificCharacterSet=stated)
+    content = plain.replace(b"xx", "ü".encode()).replace(b"yy", "ü".encode())
+    sr = report(content, answered(content))
+    assert str(sr.PatientName) == "Muüller^Jürgen"
+    assert sr.SpecificCharacterSet == "ISO_IR 192"
+    assert words in comments(sr)[0]
+    assert "UTF-8" in comments(sr)[0]
+
+
+def test_text_that_is_no_utf_8_is_read_byte_by_byte_and_said_so() -> None:
+    content = film_bytes(PatientName="Mxller^J").replace(b"Mxller", b"M\xfcller")
+    sr = report(content, answered(content))
+    assert str(sr.PatientName) == "Müller^J"
+    assert "ISO_IR 100" in comments(sr)[0]
+
+
+def test_an_instance_uid_may_stand_in_the_meta_information_alone() -> None:
+    content = film_bytes(SOPInstanceUID=None)
+    sr = report(content, Answer(REFUSED))
+    reference = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert reference.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.3"
+    assert "file meta information" in comments(sr)[0]
+
+
+def test_what_the_library_refuses_costs_the_rest_of_the_header_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def first_refuses(source: SourceFilm, *rest: Any) -> Any:
+        if "StudyDescription" in source.dataset:
+            raise ValueError("odd")
+        return structured_report(source, *rest)
+
+    monkeypatch.setattr(objects, "structured_report", first_refuses)
+    sr = report(film_bytes(), Answer(REFUSED))
+    assert str(sr.PatientName) == "FILM^0001"
+    assert "were left out" in comments(sr)[0]
+
+
+def test_a_capture_that_can_not_be_made_does_not_cost_the_report(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(objects, "secondary_capture", refuse)
+    content = film_bytes()
+    made = Reporter(MANIFEST).objects(content, answered(content))
+    assert [each.kind for each in made] == ["report"]
+    assert "no capture" in caplog.text
+
+
+def test_the_warnings_of_an_input_stand_in_its_report() -> None:
+    content = film_bytes(WindowCenter=128, WindowWidth=256)
+    answer = answered(content)
+    warned = replace(answer.prediction, warnings=read_bytes(content, "x").warnings)
+    sr = report(content, replace(answer, prediction=warned))
+    found = [str(entry.TextValue) for entry in items(sr, "Comment")]
+    assert any(text.startswith("Caution: its window (centre 128") for text in found)

@@ -45,7 +45,7 @@ def _stop_while_a_film_comes_in(url: str, process: subprocess.Popen[str], conten
     head = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
     body = head + content + b"\r\n--x--\r\n"
     request = (
-        "POST /v1/predictions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        "POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         f"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     port = int(url.rstrip("/").rsplit(":", 1)[1])

@@ -20,7 +20,7 @@ from pneumoscope.data.external.header import with_header
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.storage import write_text
+from pneumoscope.storage import safe_cell, safe_path, write_text
 
 _AGES = AdoptConfig()
 _COLUMNS = ("path", "label", "patient", "age", "sex", "view", "finding", "labelled_by")
@@ -109,22 +109,11 @@ def _filtered(case: Case, config: AdoptConfig) -> str:
     return ""
 
 
-def check_place(out: Path, folder: Path) -> None:
-    """Make sure that a manifest at `out` may name the films of `folder`.
-
-    Raises:
-        UsageError: `out` lies neither in `folder` nor in a folder above it.
-    """
-    place = Path(os.path.normpath(out.absolute().parent))
-    if not Path(os.path.normpath(folder.absolute())).is_relative_to(place):
-        raise UsageError(
-            f"--out {out}: lies beside the films; a manifest must lie in their folder or above it, "
-            f"for paths in it stay below it. Give --out {folder / out.name}"
-        )
-
-
 def write_manifest(out: Path, adopted: Adopted) -> None:
     """Write a manifest by the contract, with further columns for subgroups.
+
+    Films below its folder are named by relative paths, others by absolute ones, so that it may lie
+    anywhere.
 
     `path,label,patient,age,sex,view,finding,labelled_by` and the owner's split: as `split` if it
     is kept, else as `official_split`, which nothing follows.
@@ -140,14 +129,16 @@ def _rows(adopted: Adopted, place: Path) -> Iterator[tuple[str, ...]]:
     for case in adopted.cases:
         if case.path is None or case.label is None:  # `adopt` keeps no such case
             continue
+        image = Path(os.path.normpath(case.path.absolute()))
+        inside = image.is_relative_to(place)
         yield (
-            case.path.relative_to(place).as_posix(),
+            safe_path((image.relative_to(place) if inside else image).as_posix()),
             CLASS_NAMES[case.label],
-            case.patient,
+            safe_cell(case.patient),
             "" if case.age is None else f"{case.age:.3g}",
             case.sex,
-            case.view,
-            case.finding,
+            safe_cell(case.view),
+            safe_cell(case.finding),
             case.labelled_by,
             case.split or "",
         )

@@ -22,8 +22,9 @@ from pneumoscope.data.external.case import (
     view_of,
 )
 from pneumoscope.data.external.table import images_below, rows_of, table_in
+from pneumoscope.data.vocabulary import split_named
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.records import SPLITS, Split
+from pneumoscope.records import Split
 
 _USUAL = {
     "path": ("path", "file", "filename", "file_name", "image", "image_path", "image_id"),
@@ -119,9 +120,7 @@ def _image(folder: Path, text: str, images: dict[str, Path]) -> Path | None:
 
 
 def _split(text: str) -> Split | None:
-    names: dict[str, Split] = {"valid": "val", "validation": "val"}
-    names |= {name: name for name in SPLITS}
-    return names.get(text.lower())
+    return split_named(text)
 
 
 SOURCE = Source(

@@ -17,9 +17,10 @@ from pneumoscope.delivery.dicom_node.results import note_result
 from pneumoscope.delivery.dicom_node.spool import Film, LostError, Spool
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.cautions import counted, joined
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor
-from pneumoscope.inference.processes import CallError, EndedError, Processes
+from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
 
 MOST_ATTEMPTS = 5
 """An image that ended the process, or failed, so often is set aside."""
@@ -52,6 +53,7 @@ class Answerer:
         self._spool, self._audit = spool, audit
         self._predictor, self._reporter = predictor, reporter
         self._processes = processes
+        self._works = False
 
     def run(self, stop: Event) -> None:
         """Work until `stop`; images that were begun are ended first."""
@@ -73,8 +75,11 @@ class Answerer:
         try:
             for film, answer in zip(whole, answers, strict=True):
                 self._finish(film, answer, began)
+                self._works = True
                 ended += 1
                 began = time.monotonic()
+        except StoppedError:  # they go on at the next start
+            self._spool.put_back(whole[ended:])
         except (OSError, sqlite3.Error):
             self._spool.put_back(whole[ended:])
             raise
@@ -95,7 +100,12 @@ class Answerer:
         """Images of which one, nobody knows which, raised: each is tried again by itself.
 
         They have been counted as begun, and what was begun is given alone from then on.
+
+        Raises:
+            Exception: `error`, if nothing was answered yet: then it may be the model's fault.
         """
+        if not self._works:
+            raise error
         _LOGGER.error("answering for images failed: %s", type(error).__name__)
         self._audit.note("failed", films=len(films), why=type(error).__name__)
         if len(films) == 1 and films[0].attempts >= MOST_ATTEMPTS:
@@ -121,6 +131,8 @@ class Answerer:
             prediction=prediction.prediction,
             threshold=prediction.threshold,
             input_score=prediction.input_score,
+            # Kinds only: what a header says may name the patient.
+            warnings=joined(sorted(counted([prediction.warnings]))),
             reports=new,
             seconds=round(time.monotonic() - began, 3),
         )

@@ -43,4 +43,4 @@ def stated_sop_uid(content: bytes) -> str:
 
 
 def _after_sop_instance(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag > _SOP_INSTANCE
+    return int(tag) > _SOP_INSTANCE

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -34,6 +35,7 @@ from pneumoscope.inference.processes import Processes
 _LOGGER = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.2
+_LEAST_GRACE_SECONDS = 1.0
 _TROUBLE_SECONDS = 5.0
 """Pause after the disk refused something, which may be full for a while."""
 
@@ -139,10 +141,12 @@ class Node:
         Returns:
             How many images and reports wait, were answered, sent and set aside, ever.
         """
+        end = time.monotonic() + self._config.grace
         self._receiver.stop(self._config.grace)
         self._stop.set()
         self.spool.wake()
-        if wait(self._parts, self._config.grace).not_done:
+        left = max(end - time.monotonic(), _LEAST_GRACE_SECONDS)
+        if wait(self._parts, left).not_done:
             # A peer that drips, or a file that takes long: it goes on at the next start.
             if self._sender:
                 self._sender.abort()

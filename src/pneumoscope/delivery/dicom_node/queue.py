@@ -136,7 +136,8 @@ def _held(folder: Path) -> IO[bytes]:
         return open_alone(folder / "lock")
     except BlockingIOError as error:
         raise UsageError(
-            f"--spool {folder}: another node has it. Stop that one, or give another folder."
+            f"--spool {folder}: another node has it. One node has it at a time: stop the other "
+            "one, or give another folder."
         ) from error
 
 

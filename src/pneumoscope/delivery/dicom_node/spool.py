@@ -158,7 +158,7 @@ class Spool:
         found: Received = "other content" if self.knows(sop_uid) else "new"
         try:
             with self.queue.transaction() as database:
-                number = database.execute(
+                row = database.execute(
                     "INSERT INTO films (sop_uid, model, sha256, file, state, received)"
                     " VALUES (?, ?, ?, ?, 'waiting', ?)",
                     (sop_uid, self._model, digest, name, time.time()),
@@ -170,7 +170,7 @@ class Spool:
             (self._incoming / name).unlink()
             return "known", self._known(sop_uid, digest)[0]
         self.wake()
-        return found, int(number or 0)
+        return found, int(row or 0)
 
     def knows(self, sop_uid: str) -> bool:
         """Whether an image came before under this UID, for the model that answers."""

@@ -6,14 +6,13 @@ author writes of the same film. Knows nothing of data sets.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
 from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.identity import manifest_digest
 
 MANUFACTURER = "pneumoscope"
 RESEARCH_ONLY = "RESEARCH USE ONLY – not for diagnosis"
@@ -63,7 +62,7 @@ class Author:
         return cls(
             version=metadata.version("pneumoscope"),
             architecture=manifest.architecture.name,
-            fingerprint=model_fingerprint(manifest),
+            fingerprint=manifest_digest(manifest),
             threshold=manifest.threshold.value,
             rule=manifest.threshold.rule,
             precision=precision,
@@ -86,12 +85,6 @@ class Author:
         entropy = ["pneumoscope", self.version, self.fingerprint, self.precision, part, subject]
         entropy += [self.variant] if self.variant else []
         return str(generate_uid(entropy_srcs=["\0".join(entropy)]))
-
-
-def model_fingerprint(manifest: BundleManifest) -> str:
-    """Hex SHA-256 over all of a manifest: two models that could answer otherwise differ in it."""
-    text = json.dumps(asdict(manifest), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _validation(document: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ bytes of a Part 10 file. Knows nothing of folders or of the network.
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass, replace
 from importlib import util
 from typing import TYPE_CHECKING, Literal
@@ -15,16 +16,20 @@ from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.delivery.dicom_report.author import Author
 from pneumoscope.delivery.dicom_report.secondary_capture import secondary_capture
 from pneumoscope.delivery.dicom_report.segmentation import segmentation
-from pneumoscope.delivery.dicom_report.source import source_film
+from pneumoscope.delivery.dicom_report.source import SourceFilm, source_film
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
-from pneumoscope.errors import ExtraMissingError
+from pneumoscope.errors import ExtraMissingError, ImageRefusedError
 from pneumoscope.images.guard import decoding
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import overlay_rgb
 from pneumoscope.inference.predictor import Answer
+from pneumoscope.records import Prediction
+from pneumoscope.storage import path_text
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+_LOGGER = logging.getLogger(__name__)
 
 Kind = Literal["report", "capture", "segmentation"]
 
@@ -82,12 +87,7 @@ class Reporter:
     def objects(
         self, content: bytes, answer: Answer, variant: str = ""
     ) -> tuple[ReportObject, ...]:
-        """A report, and with an answer that kept its image a capture as well.
-
-        Args:
-            content: of the DICOM file.
-            answer: for it.
-            variant: its digest, where an image of other content has the same UID.
+        """A report, and with an answer that kept its image a capture as well, if one can be made.
 
         Raises:
             ImageRefusedError: `content` is no DICOM file, or lacks what a report needs.
@@ -95,16 +95,30 @@ class Reporter:
         prediction = answer.prediction
         author = replace(self.author, variant=variant)
         source = source_film(content, prediction.path, self._limits)
-        with decoding(prediction.path, "patient and study, for a report,"):
-            made = [_encoded("report", structured_report(source, author, prediction))]
-            if answer.image is not None and answer.cam is not None:
-                overlay = overlay_rgb(answer.image.pixels, answer.cam, self._preprocessing)
-                capture = secondary_capture(source, author, prediction, overlay)
-                made.append(_encoded("capture", capture))
-                if self._segmentation:
-                    seg = segmentation(source, author, answer.cam, self._preprocessing)
-                    made.append(_encoded("segmentation", seg))
+        try:
+            made = [_report(source, author, prediction)]
+        except ImageRefusedError:  # what the library can't repeat is not worth the report
+            source = source.bare()
+            made = [_report(source, author, prediction)]
+        for change in source.changes:
+            _LOGGER.info("%s: DICOM report: %s", path_text(prediction.path), change)
+        if answer.image is not None and answer.cam is not None:
+            overlay = overlay_rgb(answer.image.pixels, answer.cam, self._preprocessing)
+            try:
+                with decoding(prediction.path, "patient and study, for a capture,"):
+                    capture = secondary_capture(source, author, prediction, overlay)
+                    made.append(_encoded("capture", capture))
+                    if self._segmentation:
+                        seg = segmentation(source, author, answer.cam, self._preprocessing)
+                        made.append(_encoded("segmentation", seg))
+            except ImageRefusedError as refusal:
+                _LOGGER.warning("%s: no capture: %s", path_text(prediction.path), refusal.detail)
         return tuple(made)
+
+
+def _report(source: SourceFilm, author: Author, prediction: Prediction) -> ReportObject:
+    with decoding(prediction.path, "patient and study, for a report,"):
+        return _encoded("report", structured_report(source, author, prediction))
 
 
 def _encoded(kind: Kind, dataset: Dataset) -> ReportObject:

@@ -1,21 +1,23 @@
-"""The film that a report is about: its patient, its study, and how to refer to it.
+"""The X-ray that a report is about: its patient, its study, and how to refer to it.
 
-Comes in: the bytes of a DICOM file, whether an answer could be given for it or not. Goes out:
-`SourceFilm`, or a refusal that says what is missing. Decodes no pixel.
+Optional elements that can't be repeated in a report never lose it: what can be kept is kept as it
+stands, and `SourceFilm.changes` says what was changed. Decodes no pixel.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.guard import decoding
+from pneumoscope.images.guard import decoding, is_decoders
 from pneumoscope.images.sniff import describe, tell_format
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+    from pydicom.tag import BaseTag
 
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -28,6 +30,8 @@ _TYPE_2 = (
 _SEXES = ("M", "F", "O")
 """PS3.3 C.7.1.1: the enumerated values of PatientSex."""
 
+_TEXT_VRS = ("PN", "LO", "SH", "ST", "LT", "UT", "UC")
+"""PS3.5 6.2: what SpecificCharacterSet is about."""
 _MOST_INSTANCE_NUMBER = 2**31 - 1
 """PS3.5 6.2: what an IS may hold."""
 
@@ -42,6 +46,7 @@ class SourceFilm:
         sop_class: SOP Class UID.
         series_uid: Series Instance UID.
         number: its place in the series, 1 or more.
+        changes: what a report repeats otherwise than the file has it, one sentence each.
     """
 
     dataset: Dataset
@@ -49,6 +54,18 @@ class SourceFilm:
     sop_class: str
     series_uid: str
     number: int
+    changes: tuple[str, ...] = ()
+
+    def bare(self) -> SourceFilm:
+        """The same with nothing but what identifies patient, study and image."""
+        from pydicom.dataset import Dataset
+
+        dataset = Dataset()
+        for keyword in (*_NEEDED, *_TYPE_2, "Modality"):
+            if keyword in self.dataset:
+                dataset[keyword] = self.dataset[keyword]
+        words = "its elements beyond those that identify patient and study were left out"
+        return replace(self, dataset=dataset, changes=(*self.changes, words))
 
 
 def source_film(content: bytes, name: str, limits: LimitsConfig) -> SourceFilm:
@@ -70,45 +87,170 @@ def source_film(content: bytes, name: str, limits: LimitsConfig) -> SourceFilm:
 
     with decoding(name, "the DICOM header"):
         dataset = parse_header(content, name, limits.max_bytes)
+        changes: list[str] = []
+        _decode_text(dataset, changes)
+        _keep_readable(dataset, changes)
+        _add_from_meta(dataset, content, changes)
         for keyword in _NEEDED:
-            if not _is_uid(dataset, keyword):
-                raise ImageRefusedError(
-                    name,
-                    Reason.CORRUPT,
-                    f"its {keyword} is {dataset.get(keyword, 'missing')!r}; a report must refer to "
-                    "the film by a valid one. Fetch it again",
-                )
-        _complete(dataset)
+            _check_uid(dataset, keyword, name, changes)
+        _complete(dataset, changes)
         return SourceFilm(
             dataset,
             str(dataset.SOPInstanceUID),
             str(dataset.SOPClassUID),
             str(dataset.SeriesInstanceUID),
             _instance_number(dataset),
+            tuple(changes),
         )
 
 
-def _is_uid(dataset: Dataset, keyword: str) -> bool:
+def _decode_text(dataset: Dataset, changes: list[str]) -> None:
+    """Where no known character set is stated and text is UTF-8, take it for that (C.12.1.1.2)."""
+    from pydicom.charset import convert_encodings, python_encoding
+
+    stated = dataset.get("SpecificCharacterSet") or []
+    terms = [stated] if isinstance(stated, str) else [str(term) for term in stated]
+    plain = not any(term for term in terms if term != "ISO_IR 6")
+    if not plain and all(term in python_encoding for term in terms):
+        return
+    text = b"".join(_raw_texts(dataset))
+    if text.isascii():
+        return
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        term, found = "ISO_IR 100", "no UTF-8 and was read as ISO_IR 100"
+    else:
+        term, found = "ISO_IR 192", "UTF-8 and was read as that"
+    named = "no character set" if plain else f"the unknown character set {', '.join(terms)}"
+    changes.append(f"it states {named}; its text is {found}")
+    dataset.SpecificCharacterSet = term
+    implicit, little = dataset.original_encoding
+    dataset.set_original_encoding(implicit, little, convert_encodings(term))
+
+
+def _raw_texts(dataset: Dataset) -> list[bytes]:
+    from pydicom.datadict import dictionary_VR
+    from pydicom.dataelem import RawDataElement
+
+    found = []
+    for tag in dataset.keys():  # noqa: SIM118 - iterating a data set converts its elements
+        element = dataset.get_item(tag)
+        if not isinstance(element, RawDataElement) or element.value is None:
+            continue
+        try:
+            vr = element.VR if element.VR not in (None, "UN") else dictionary_VR(tag)
+        except KeyError:  # private
+            continue
+        if vr in _TEXT_VRS:
+            found.append(bytes(element.value))
+    return found
+
+
+def _keep_readable(dataset: Dataset, changes: list[str]) -> None:
+    """Leave out what can't be read or written again; keep the first of values that must be one."""
+    for tag in sorted(dataset.keys()):
+        try:
+            several = _first_alone(dataset, tag)
+            _write(dataset, tag)
+        except Exception as error:
+            if not is_decoders(error):
+                raise
+            changes.append(f"its {_name(tag)} can't be read and was left out")
+            del dataset[tag]
+        else:
+            if several:
+                changes.append(f"its {_name(tag)} has {several} values; the first was kept")
+
+
+def _first_alone(dataset: Dataset, tag: BaseTag) -> int:
+    """Keep the first of several names where there may be one; how many there were, if several.
+
+    Other values of which there are too many are repeated as they are: systems file by them.
+    """
+    from pydicom.datadict import dictionary_VM
+    from pydicom.multival import MultiValue
+
+    element = dataset[tag]
+    if element.VR != "PN" or not isinstance(element.value, MultiValue):
+        return 0
+    if tag.is_private or dictionary_VM(tag) != "1":
+        return 0
+    values = element.value
+    element.value = next((value for value in values if value), "")
+    return len(values)
+
+
+def _write(dataset: Dataset, tag: BaseTag) -> None:
+    """See that an element can be written."""
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_data_element
+
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    write_data_element(stream, dataset[tag], ["utf-8"])
+
+
+def _name(tag: BaseTag) -> str:
+    from pydicom.datadict import keyword_for_tag
+
+    return keyword_for_tag(tag) or f"element {tag}"
+
+
+def _add_from_meta(dataset: Dataset, content: bytes, changes: list[str]) -> None:
+    """SOP class and instance from the file meta information (PS3.10 7.1), where the rest lacks."""
+    from pydicom import dcmread
+
+    pairs = (
+        ("SOPClassUID", "MediaStorageSOPClassUID"),
+        ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
+    )
+    lacking = [(own, meta) for own, meta in pairs if not dataset.get(own)]
+    if not lacking:
+        return
+    found = dcmread(BytesIO(content), force=True, specific_tags=[], stop_before_pixels=True)
+    for own, meta in lacking:
+        if value := found.file_meta.get(meta):
+            setattr(dataset, own, value)
+            changes.append(f"it has no {own}; that of its file meta information was taken")
+
+
+def _check_uid(dataset: Dataset, keyword: str, name: str, changes: list[str]) -> None:
+    """Refuse what has no such UID; one that breaks the rules is kept: it is filed under it."""
     from pydicom.uid import UID
 
     value = dataset.get(keyword)
-    return isinstance(value, UID) and bool(value) and value.is_valid
+    if not isinstance(value, UID) or not value:
+        found = repr(str(value)) if value else "missing"
+        raise ImageRefusedError(
+            name,
+            Reason.CORRUPT,
+            f"its {keyword} is {found}; a report must refer to the image by one. Ask whoever made "
+            "the file to write it",
+        )
+    if not value.is_valid:
+        changes.append(f"its {keyword} {str(value)!r} breaks PS3.5 9.1 and was kept as it stands")
 
 
-def _complete(dataset: Dataset) -> None:
+def _complete(dataset: Dataset, changes: list[str]) -> None:
     """Empty elements where the standard wants some; values that no report may repeat emptied."""
     from pydicom.valuerep import DA, TM
 
     for keyword in _TYPE_2:
         if dataset.get(keyword) is None:
             setattr(dataset, keyword, "")
-    if dataset.PatientSex not in _SEXES:
-        dataset.PatientSex = ""
+    if dataset.PatientSex not in ("", *_SEXES):
+        _empty(dataset, "PatientSex", changes)
     for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
         try:
             kind(dataset.get(keyword))
         except (ValueError, TypeError):
-            setattr(dataset, keyword, "")
+            _empty(dataset, keyword, changes)
+
+
+def _empty(dataset: Dataset, keyword: str, changes: list[str]) -> None:
+    setattr(dataset, keyword, "")
+    changes.append(f"its {keyword} is none that the standard allows and was emptied")
 
 
 def _instance_number(dataset: Dataset) -> int:

@@ -14,8 +14,8 @@ why: whoever waits for it should not wait for nothing.
           Source image
           Probability            with its threshold beside it (TID 300)
           Presence of property   present, absent, undetermined, not evaluated
-          Comment                why there is no answer, or no class
-      Comment                    research use only
+          Comment                why there is no answer, or no class; each warning of the input
+      Comment                    research use only; what is not as in the image's header
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ def structured_report(
     report[0].ContentSequence.append(
         _comment(f"{RESEARCH_ONLY}. Research software, no medical device")
     )
+    for change in source.changes:
+        report[0].ContentSequence.append(
+            _comment(f"Otherwise than in the image's header: {change}")
+        )
     return Comprehensive3DSR(
         evidence=[source.dataset],
         content=report,
@@ -158,6 +162,8 @@ def _group(
     if prediction.prediction == UNCERTAIN:
         words = "Uncertain: so near its threshold the model gives a probability and no class"
         group[0].ContentSequence.append(_comment(words))
+    for warning in prediction.warnings:
+        group[0].ContentSequence.append(_comment(f"Caution: {warning}"))
     return group
 
 

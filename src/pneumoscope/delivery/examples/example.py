@@ -1,18 +1,20 @@
-"""Ask the exported model about films: python example.py FILM...
+"""Ask the exported model about X-rays: python example.py FILE...
 
-Wants Pillow and, by the export's format, onnxruntime or openvino. Reads what Pillow reads: for
-DICOM use pneumoscope itself. The graph answers for whatever it is given. What is unlike the
-training images, and what is too near the threshold, is told here by export.json and
-embedding.npz, where the model has them; pneumoscope looks at three more things (thumbnails).
-Research software, not a medical device.
+Wants Pillow and, by the export's format, onnxruntime or openvino. Pictures of 8 bits a sample are
+read as pneumoscope reads them: turned as EXIF says, colours weighed as in ITU-R BT.601. All others
+(DICOM, 16 bits, floats, transparency, several pictures) are refused: use pneumoscope itself. The
+graph answers for whatever it is given. What is unlike the training images, and what is too near
+the threshold, is told here by export.json and embedding.npz, where the model has them; pneumoscope
+looks at three more things (thumbnails). Research software, not a medical device.
 """
 
+import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 OUTPUTS = ["probability", "heatmap", "embedding"]
 
@@ -56,8 +58,42 @@ def distance(embedding):
     return nearest / about["input_check"]["limits"]["embedding"]
 
 
+def read(path):
+    """Grey pixels, uint8 (height, width), as pneumoscope reads them; ValueError for all else."""
+    content = Path(path).read_bytes()
+    with Image.open(io.BytesIO(content)) as image:  # of a path Pillow turns some TIFF files not
+        if image.format not in ("JPEG", "PNG", "TIFF", "BMP", "WEBP"):
+            raise ValueError(f"it is a {image.format} file; JPEG, PNG, TIFF, BMP or WebP is wanted")
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"it holds {image.n_frames} pictures; one is wanted")
+        bits, numbers = 8, 1
+        if image.format == "PNG":
+            bits = content[24]
+        elif image.format == "TIFF":
+            bits = max(image.tag_v2.get(258, (1,)))
+            numbers = max(image.tag_v2.get(339, (1,)))  # 1: unsigned integers
+        if image.mode not in ("1", "L", "P", "RGB", "CMYK", "YCbCr") or bits > 8 or numbers != 1:
+            raise ValueError(f"its pixels are of mode {image.mode}, {bits} bits; use pneumoscope")
+        if "transparency" in image.info:
+            raise ValueError("it is transparent in places; use pneumoscope")
+        if min(image.size) < 32 or max(image.size) > 8 * min(image.size):
+            raise ValueError(
+                f"it has {image.width} × {image.height} pixels, so it is no whole X-ray"
+            )
+        image.load()  # turns TIFF files, and those alone
+        upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
+        pixels = np.asarray(upright.convert("L"))
+    if pixels.min() == pixels.max():
+        raise ValueError("all its pixels have one grey")
+    return pixels
+
+
 for film in sys.argv[1:]:
-    pixels = np.asarray(Image.open(film).convert("L"))
+    try:
+        pixels = read(film)
+    except (OSError, ValueError, SyntaxError) as error:
+        print(f"{film}: refused, {error}")
+        continue
     (probability,), (heatmap,), (embedding,) = ask(pixels[None])
     answer = about["labels"][int(probability >= threshold)]
     band = about["abstention"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import MissingError
-from pneumoscope.storage import claim_folder, remove_leftovers, write_bytes, write_text
+from pneumoscope.storage import claim_folder, remove_leftovers, safe_cell, write_bytes, write_text
 
 JOURNAL, TABLE, IMAGES = "fetched.jsonl", "images.csv", "images"
 COLUMNS = ("path", "image", "study", "series", "accession", "patient", "study_date", "modality")
@@ -116,7 +116,8 @@ class FetchedFolder:
         stream = io.StringIO(newline="")
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self._rows.values())
+        for row in self._rows.values():
+            writer.writerow({name: safe_cell(value) for name, value in row.items()})
         write_text(self.folder / TABLE, stream.getvalue())
         return self.folder / TABLE
 

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from pneumoscope.config import LimitsConfig, ServeConfig
 from pneumoscope.delivery.rest import pages, schemas
 from pneumoscope.delivery.rest.documents import Wanted
-from pneumoscope.delivery.rest.guard import Guard, error_response
+from pneumoscope.delivery.rest.guard import HELD, Guard, error_response
 from pneumoscope.delivery.rest.logs import LOGGER
 from pneumoscope.delivery.rest.metrics import CONTENT_TYPE
 from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, RequestError, overloaded
@@ -48,6 +48,7 @@ def build_app(
     config: ServeConfig | None = None,
     limits: LimitsConfig | None = None,
     keys: Collection[str] = (),
+    hosts: Collection[str] | None = None,
 ) -> Guard:
     """The whole application around one model.
 
@@ -56,6 +57,8 @@ def build_app(
         config: what is taken on; defaults if left out.
         limits: what a film may cost; defaults if left out.
         keys: API keys, of which each request must bring one; none: no key is wanted.
+        hosts: names that requests may ask by, of which `serve` gives those of its settings; `None`
+            leaves that to who runs the application.
     """
     config = config or ServeConfig()
     service = Service(predictor, config, limits or LimitsConfig(max_bytes=config.max_upload))
@@ -66,6 +69,7 @@ def build_app(
         yield
         service.state = "stopping"
         service.pipeline.close()
+        service.processes.close()
 
     app = FastAPI(
         title="pneumoscope",
@@ -82,7 +86,7 @@ def build_app(
     _add_errors(app)
     routes = {"/openapi.json", *app.openapi()["paths"], *(f"/{n}" for n in pages.PAGE_FILES)}
     routes |= {"/", "/docs"}
-    return Guard(app, config, keys, service.metrics, routes)
+    return Guard(app, config, keys, service.metrics, routes, hosts)
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:
@@ -108,6 +112,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         (upload,) = await service.receive(request, 1)
         try:
             found = await service.answer(upload, Wanted(heatmap, preview), hung_up(request))
+            # A client that takes its time to read holds nothing but its connection.
+            request.scope[HELD].close()
         except TimeoutError as error:
             words = f"no answer within {service.config.timeout:g} s"
             raise overloaded(words, service.queue.expected) from error

@@ -120,6 +120,7 @@ def model_document(manifest: BundleManifest, precision: str) -> dict[str, Any]:
         "threshold": asdict(manifest.threshold),
         "abstention": asdict(manifest.abstention),
         "calibration": manifest.calibration.method,
+        "ages": list(manifest.ages),
         "input_check": asdict(manifest.input_check),
         "training_data": asdict(manifest.training_data),
         "initial_weights": asdict(manifest.initial_weights),

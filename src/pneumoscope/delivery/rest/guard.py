@@ -15,16 +15,20 @@ from collections import OrderedDict
 from collections.abc import Collection
 from contextlib import ExitStack
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest.logs import event
 from pneumoscope.delivery.rest.metrics import Metrics
+from pneumoscope.delivery.rest.origins import Origins
 from pneumoscope.delivery.rest.problems import Problem, RequestError
 
 HELD = "pneumoscope.held"
 """Key of the ASGI scope: an `ExitStack` that closes when the request is over, however it ends."""
+
+_HEAD = "pneumoscope.head"
+"""Key of the ASGI scope: whether the client wants the head of an answer alone."""
 
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 _NEEDS_KEY = ("/v1/", "/metrics")
@@ -75,6 +79,7 @@ class Guard:
         keys: of which one must be in X-API-Key; none: everyone may ask.
         metrics: counts every request.
         routes: paths that are counted under their own name.
+        hosts: names that requests may ask by; `None`: any.
     """
 
     def __init__(
@@ -84,18 +89,23 @@ class Guard:
         keys: Collection[str],
         metrics: Metrics,
         routes: Collection[str],
+        hosts: Collection[str] | None = None,
     ) -> None:
         self._app = app
         self._rate = RateLimit(config.rate, config.burst)
         self._keys = [key.encode() for key in keys]
         self._metrics = metrics
         self._routes = frozenset(routes)
+        self._origins = Origins(hosts, config.allowed_origin)
+        self._root = config.root_path.rstrip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection's request, or the server's start and stop."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = self._routed(scope)
+        head = scope.pop(_HEAD, False)
         request = secrets.token_hex(8)
         began = time.perf_counter()
         code = 500
@@ -104,7 +114,10 @@ class Guard:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
-                message["headers"] = [*message["headers"], *_headers(message, request)]
+                cors = self._origins.cors(dict(scope["headers"]))
+                message["headers"] = [*message["headers"], *_headers(message, request), *cors]
+            elif head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -115,9 +128,32 @@ class Guard:
         finally:
             self._tell(scope, request, code, time.perf_counter() - began)
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
+    def _routed(self, scope: Scope) -> Scope:
+        """The request as the routes know it: without the prefix, HEAD as the GET without a body.
+
+        A proxy may leave the prefix or take it off.
+        """
+        path, method = scope["path"], scope["method"]
+        if self._root and f"{path}/".startswith(f"{self._root}/"):
+            path = path[len(self._root) :]
+        head = method == "HEAD"
+        return {**scope, "path": path, "method": "GET" if head else method, _HEAD: head}
+
+    def _refusal(self, scope: Scope) -> Response | None:
         path = scope["path"]
         headers = dict(scope["headers"])
+        try:
+            self._origins.check(scope, headers)
+        except RequestError as error:
+            return error_response(error)
+        if not path:
+            return Response(status_code=308, headers={"Location": f"{self._root}/"})
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+            if not self._origins.cors(headers):
+                words = "pages of that site may not ask here"
+                return error_response(RequestError(403, Problem.WRONG_ORIGIN, words))
+            pairs = [(name.decode(), value.decode()) for name, value in self._origins.preflight()]
+            return Response(status_code=204, headers=dict(pairs))
         if self._keys and path.startswith(_NEEDS_KEY):
             given = headers.get(b"x-api-key", b"")
             # Every key is compared, in time that does not tell how much of one was right.

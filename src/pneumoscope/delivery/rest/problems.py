@@ -17,6 +17,8 @@ class Problem(StrEnum):
 
     BAD_REQUEST = "bad_request"
     NO_KEY = "no_key"
+    WRONG_HOST = "wrong_host"
+    WRONG_ORIGIN = "wrong_origin"
     NOT_FOUND = "no_such_page"
     TIMED_OUT = "timed_out"
     RATE_LIMITED = "rate_limited"

@@ -31,6 +31,9 @@ class Row(BaseModel):
     )
     threshold: float | None = Field(description="from this probability up it is PNEUMONIA")
     input_score: float | None = Field(description="how unlike the training films it is")
+    warnings: str = Field(
+        description="what was odd about the file, sentences separated by '; '; empty: nothing"
+    )
     model: str = Field(description="id of the model, as /v1/model has it")
     heatmap: str | None = Field(default=None, description="with heatmap=true: PNG, base64")
     preview: str | None = Field(

@@ -10,14 +10,19 @@ import logging
 import os
 import signal
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from pneumoscope.config import LimitsConfig, ServeConfig
 from pneumoscope.delivery.rest.app import build_app
-from pneumoscope.delivery.rest.logs import LOGGER, event, write_json_lines
+from pneumoscope.delivery.rest.connections import BACKLOG, Connections, Protocol
+from pneumoscope.delivery.rest.logs import LOGGER, event, write_json_lines, write_uncaught_too
+from pneumoscope.delivery.rest.origins import LOOPBACK_NAMES
+from pneumoscope.delivery.warned import told_by_place
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
 
@@ -71,7 +76,7 @@ def bind(config: ServeConfig) -> Bound:
     check_tls(config)
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
-        taken = socket.create_server((config.host, config.port), family=family, backlog=256)
+        taken = socket.create_server((config.host, config.port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         raise UsageError(
             f"--host {config.host} --port {config.port}: can't listen there ({error}). Give "
@@ -80,6 +85,22 @@ def bind(config: ServeConfig) -> Bound:
     scheme = "https" if config.tls_certificate else "http"
     shown = f"[{config.host}]" if family == socket.AF_INET6 else config.host
     return Bound(taken, f"{scheme}://{shown}:{taken.getsockname()[1]}/")
+
+
+def allowed_hosts(config: ServeConfig) -> tuple[str, ...]:
+    """The names that requests may ask by: this machine's own, the address given, and those added.
+
+    Raises:
+        UsageError: one that is no name.
+    """
+    for name in config.allowed_host:
+        if not name or any(c in name for c in "/@ ") or "://" in name:
+            raise UsageError(
+                f"--allowed-host: found {name!r}, wanted a name as in pneumoscope.example, without "
+                "scheme or port"
+            )
+    own = f"[{config.host}]" if ":" in config.host else config.host
+    return (*LOOPBACK_NAMES, own, *config.allowed_host)
 
 
 def check_tls(config: ServeConfig) -> None:
@@ -111,40 +132,56 @@ def serve(
         KeyboardInterrupt: it was Ctrl-C.
     """
     write_json_lines(level)
+    write_uncaught_too()
     keys = api_keys(config)
     if not keys and not config.host.startswith(_LOOPBACK):
         LOGGER.warning("other machines can ask, and no API key is wanted")
     settings = uvicorn.Config(
-        build_app(predictor, config, limits, keys),
+        build_app(predictor, config, limits, keys, allowed_hosts(config)),
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
         lifespan="on",
-        http="h11",
+        http=Protocol,
         ws="none",
-        timeout_keep_alive=15,
+        timeout_keep_alive=max(round(config.idle_timeout), 1),
         timeout_graceful_shutdown=max(round(config.stop_timeout), 1),
         ssl_certfile=config.tls_certificate or None,
         ssl_keyfile=config.tls_key or None,
     )
-    server = _Server(settings, bound.url)
+    server = _Server(settings, config, bound)
     # uvicorn raises the signal again once it has stopped; what was asked for is done by then.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        server.run([bound.socket])
+        with told_by_place(LOGGER):
+            server.run([bound.socket])
     finally:
         signal.signal(signal.SIGTERM, before)
         event("stopped", logging.INFO)
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, and where."""
+    """Takes connections by `Connections`, and says when it is ready, and where."""
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
-        super().__init__(config)
-        self._url = url
+    def __init__(self, settings: uvicorn.Config, config: ServeConfig, bound: Bound) -> None:
+        super().__init__(settings)
+        self._taken_on, self._bound = config, bound
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        event("listening", url=self._url)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(1)
+
+        def protocol() -> Protocol:
+            return Protocol(
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+
+        taking: Any = Connections(self._taken_on, self._bound.socket, self.config.ssl, protocol)
+        taking.start()
+        self.servers = [taking]
+        self.started = True
+        event("listening", url=self._bound.url)

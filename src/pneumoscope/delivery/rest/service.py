@@ -39,10 +39,15 @@ from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, Request
 from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, receive_files
 from pneumoscope.delivery.rest.work import WorkQueue
 from pneumoscope.errors import Reason
+from pneumoscope.images.cautions import counted, joined
 from pneumoscope.images.memory import keep_freed_memory
 from pneumoscope.inference.decoding import threads
 from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.processes import Processes
 from pneumoscope.records import Prediction
+
+_LEAST_RATE = 8 << 10
+"""Bytes per second that a body must have after its time-out."""
 
 _AHEAD = 2 * PASSES[-1]
 """Films of a request that are under way at once."""
@@ -59,10 +64,12 @@ class Service:
 
     def __init__(self, predictor: Predictor, config: ServeConfig, limits: LimitsConfig) -> None:
         self.config = config
-        self.predictor = predictor.adapted(limits, PASSES)
         # As many readers as `predict` has: their pixels stay in the processor's caches, and memory
         # is bounded, however many films wait for the engine.
-        self.pipeline = Pipeline(self.predictor, config.readers or threads())
+        count = config.readers or threads()
+        self.processes = Processes(count, spare=count)
+        self.predictor = predictor.adapted(limits, PASSES, self.processes)
+        self.pipeline = Pipeline(self.predictor, 2 * count)
         self.model = model_id(predictor.manifest)
         self.model_document = model_document(predictor.manifest, predictor.precision)
         self.queue = WorkQueue(config)
@@ -80,6 +87,7 @@ class Service:
     def warm_up(self) -> None:
         """Make the engine ready, and see what a film costs: a drawn one of 2 megapixels."""
         keep_freed_memory(shared=True)
+        self.processes.start()
         self.predictor.warm_up()
         film = _nothing()
         self.pipeline.submit(film, "nothing").result()
@@ -96,10 +104,21 @@ class Service:
             ClientGoneError: it ended early.
         """
         held: ExitStack = request.scope[HELD]
-        held.enter_context(self.queue.taken_on())
+        address = request.client.host if request.client else ""
+        place = held.enter_context(self.queue.taken_on(address))
 
         async def body() -> AsyncIterator[bytes]:
-            async for chunk in request.stream():
+            began = time.monotonic()
+            received = 0
+            chunks = aiter(request.stream())
+            while True:
+                # Each chunk has its time, and all of them a rate that a living client exceeds.
+                left = began + self.config.body_timeout + received / _LEAST_RATE - time.monotonic()
+                async with asyncio.timeout(max(left, 0.0)):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                received += len(chunk)
                 self.memory.take(len(chunk), held)
                 yield chunk
 
@@ -107,14 +126,22 @@ class Service:
         headers = request.headers
         try:
             async with asyncio.timeout(self.config.timeout):
-                return await receive_files(
+                files_of_it = await receive_files(
                     headers.get("content-type", ""),
                     headers.get("content-length", ""),
                     body(),
                     limits,
                 )
+            place.receiving = False
+            return files_of_it
         except TimeoutError as error:
-            words = f"the body did not come in within {self.config.timeout:g} s"
+            words = f"the body did not come in within {self.config.timeout:g} s, or too slowly"
+            raise RequestError(408, Problem.TIMED_OUT, words) from error
+        except asyncio.CancelledError as error:
+            if not place.ended or place.task is None:
+                raise
+            place.task.uncancel()
+            words = "the body came in slowly, and others needed the place. Send it again"
             raise RequestError(408, Problem.TIMED_OUT, words) from error
         except ClientDisconnect as error:
             raise ClientGoneError("the client hung up while it sent") from error
@@ -153,7 +180,8 @@ class Service:
         """Write down a film's answer: in metrics, and in the log without its score."""
         self.metrics.count_film(prediction)
         reason = prediction.reason.value if prediction.reason else None
-        event("film", status=prediction.status, reason=reason)
+        kinds = joined(sorted(counted([prediction.warnings])))
+        event("film", status=prediction.status, reason=reason, warnings=kinds)
 
     async def lines(
         self, request: Request, uploads: list[Upload], wanted: Wanted

@@ -2,8 +2,7 @@
 
 Comes in: a request whose body was not read yet, and limits. Goes out: `Upload`s, or a
 `RequestError`. Starlette's own parser writes what is larger than 1 MB to a temporary file, which
-pictures of patients should not be in; so this one stands on python-multipart alone. File names are
-text for people here, and no path anywhere.
+pictures of patients should not be in. File names are text for people here, and no path anywhere.
 """
 
 from __future__ import annotations
@@ -11,13 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from python_multipart import MultipartParser
-from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
+from pneumoscope.delivery.rest.multipart import Multipart, MultipartError, Part
 from pneumoscope.delivery.rest.problems import Problem, RequestError, overloaded
 from pneumoscope.errors import Reason
 from pneumoscope.storage import path_text
@@ -84,16 +81,6 @@ class UploadLimits:
     body_bytes: int
 
 
-@dataclass(slots=True)
-class _Part:
-    header: bytearray = field(default_factory=bytearray)
-    value: bytearray = field(default_factory=bytearray)
-    name: str | None = None
-    field_name: str = ""
-    content: bytearray = field(default_factory=bytearray)
-    size: int = 0
-
-
 async def receive_files(
     content_type: str, length: str, body: AsyncIterator[bytes], limits: UploadLimits
 ) -> list[Upload]:
@@ -121,16 +108,15 @@ async def receive_files(
     form = _Form(limits)
     received = 0
     try:
-        parser = MultipartParser(options[b"boundary"], form.callbacks(), max_header_size=8192)
+        cutter = Multipart(options[b"boundary"], limits.files, form.data, form.end)
         async for chunk in body:
             received += len(chunk)
             if received > most:
                 raise _too_large(received, limits)
-            parser.write(chunk)
-        parser.finalize()
-    except FormParserError as error:
+            cutter.feed(chunk)
+    except MultipartError as error:
         raise _malformed(f"the body is no multipart form ({error})") from error
-    if not form.ended:
+    if not cutter.ended:
         raise _malformed("the body ends before the form does")
     if not form.uploads:
         raise _malformed(f"the form has no field {FIELD!r}")
@@ -138,56 +124,26 @@ async def receive_files(
 
 
 class _Form:
-    """What the parser calls back; one part at a time."""
+    """The files among the parts of a form."""
 
     def __init__(self, limits: UploadLimits) -> None:
         self.uploads: list[Upload] = []
-        self.ended = False
         self._limits = limits
-        self._part = _Part()
 
-    def callbacks(self) -> Any:
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_part_data": self._data,
-            "on_part_end": self._end_part,
-            "on_end": self._end,
-        }
-
-    def _begin(self) -> None:
-        self._part = _Part()
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._part.header += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._part.value += data[start:end]
-
-    def _header_end(self) -> None:
-        part = self._part
-        if bytes(part.header).lower() == b"content-disposition":
-            _, options = parse_options_header(part.value.decode("latin-1"))
-            part.field_name = options.get(b"name", b"").decode("utf-8", "replace")
-            part.name = harmless(options.get(b"filename", b"").decode("utf-8", "replace"))
-        part.header, part.value = bytearray(), bytearray()
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        part = self._part
+    def data(self, part: Part, content: bytes) -> None:
+        """More of a part."""
         if part.field_name != FIELD:
             return
-        part.size += end - start
+        part.size += len(content)
         if part.size <= self._limits.file_bytes:
-            part.content += data[start:end]
+            part.content += content
         elif self._limits.files == 1:
             raise _too_large(part.size, self._limits)
         else:
             part.content.clear()
 
-    def _end_part(self) -> None:
-        part = self._part
+    def end(self, part: Part) -> None:
+        """A part is complete."""
         if part.field_name != FIELD:
             return
         if len(self.uploads) == self._limits.files:
@@ -195,10 +151,8 @@ class _Form:
                 "/v1/predictions/batch takes several" if self._limits.files == 1 else "Send fewer"
             )
             raise _malformed(f"more than {self._limits.files} file(s). {many}", "")
-        self.uploads.append(Upload(part.name or "upload", bytes(part.content), part.size))
-
-    def _end(self) -> None:
-        self.ended = True
+        name = harmless(part.file_name) or "upload"
+        self.uploads.append(Upload(name, bytes(part.content), part.size))
 
 
 def harmless(name: str) -> str:

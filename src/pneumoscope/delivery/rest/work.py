@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pneumoscope.config import ServeConfig
@@ -22,6 +24,42 @@ ResultT = TypeVar("ResultT")
 _WEIGHT = 0.1
 """Of the newest film in the running mean."""
 
+_MOST_JUMP = 4.0
+"""Times the mean that one film counts at most."""
+
+SLOW_SECONDS = 2.0
+"""A body that has been coming in for longer dawdles."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One request that was taken on.
+
+    Attributes:
+        address: of its client.
+        began: as of `time.monotonic`.
+        receiving: whether its body is still coming in.
+        ended: why it was ended to make room; "" while it wasn't.
+        task: that works on it.
+    """
+
+    address: str
+    began: float = field(default_factory=time.monotonic)
+    receiving: bool = True
+    ended: bool = False
+    task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
+
+    @property
+    def slow(self) -> bool:
+        """Whether its body has been coming in for long: it costs nothing but its place."""
+        return self.receiving and time.monotonic() - self.began > SLOW_SECONDS
+
+    def end(self) -> None:
+        """Stop waiting for its body."""
+        self.ended = True
+        if self.task is not None:
+            self.task.cancel()
+
 
 class WorkQueue:
     """Counts what is under way. All methods run in the event loop.
@@ -30,7 +68,6 @@ class WorkQueue:
         config: how much may be under way, and for how long.
 
     Attributes:
-        requests: that were taken on and are not done.
         films: that wait for an answer, or are worked on though nobody waits any more.
         cost: running mean of the machine's seconds per film: how long a film took over how many
             there were (Little, A proof for the queuing formula L = λW, 1961).
@@ -38,33 +75,61 @@ class WorkQueue:
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
-        self.requests = 0
+        self._places: set[Place] = set()
         self.films = 0
         self.cost = 0.1
 
     @property
+    def requests(self) -> int:
+        """Requests that were taken on and are not done."""
+        return len(self._places)
+
+    @property
     def expected(self) -> float:
         """Seconds until a request that comes now would have its answer."""
-        return (max(self.requests, self.films) + 1) * self.cost
+        busy = sum(not place.slow for place in self._places)
+        return (max(busy, self.films) + 1) * self.cost
 
     @contextmanager
-    def taken_on(self) -> Iterator[None]:
+    def taken_on(self, address: str = "") -> Iterator[Place]:
         """Room for one request, until the block ends.
+
+        Where there is none, the oldest request whose body dawdles gives its place, of the address
+        that has most of them; and no address has more than half of all places for such.
 
         Raises:
             RequestError: 503, with the seconds after which to try again.
         """
-        full = self.requests >= self._config.requests
         late = self.expected - self._config.longest_wait
+        busy = any(not place.slow for place in self._places)
         # Where nothing else is under way, waiting would not make it faster.
-        if full or (self.requests and late > 0):
+        if busy and late > 0:
             words = f"{self.requests} requests are under way, no room for more"
-            raise overloaded(words, self.expected if full else late)
-        self.requests += 1
+            raise overloaded(words, late)
+        self._make_room(address)
+        if self.requests >= self._config.requests:
+            words = f"{self.requests} requests are under way, no room for more"
+            raise overloaded(words, self.expected)
+        place = Place(address)
+        self._places.add(place)
         try:
-            yield
+            yield place
         finally:
-            self.requests -= 1
+            self._places.discard(place)
+
+    def _make_room(self, address: str) -> None:
+        slow = [place for place in self._places if place.slow]
+        counts = Counter(place.address for place in slow)
+        if slow and self.requests >= self._config.requests:
+            self._end_oldest(slow, counts.most_common(1)[0][0])
+        elif counts[address] > self._config.requests // 2:
+            self._end_oldest(slow, address)
+
+    def _end_oldest(self, places: list[Place], address: str) -> None:
+        theirs = [place for place in places if place.address == address]
+        oldest = min(theirs, key=lambda place: place.began)
+        oldest.end()
+        self._places.discard(oldest)
 
     async def result(self, job: Future[ResultT], gone: Awaitable[None]) -> ResultT:
         """What `job` comes to.
@@ -94,7 +159,9 @@ class WorkQueue:
             running.cancel()  # of what was begun, the threads make an end all the same
             leaving.cancel()
         films = max(1.0, (beside + self.films) / 2)
-        self.cost += _WEIGHT * ((time.perf_counter() - began) / films - self.cost)
+        # One that was made to take long must not turn others away.
+        took = min((time.perf_counter() - began) / films, _MOST_JUMP * self.cost)
+        self.cost += _WEIGHT * (took - self.cost)
         return result
 
     def _count_down(self) -> None:

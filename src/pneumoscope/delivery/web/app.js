@@ -1,18 +1,26 @@
 // The page: films in, answers shown. Puts the other modules together.
 
-import { startPlanner } from "/planner.js";
-import { answerFor, loadModel, picture, useKey } from "/server.js";
-import { asCsv, download, tableRow } from "/session.js";
-import { Viewer } from "/viewer.js";
-import { aboutMap, aboutModel, chance, explained, fixed, inDetail, inShort, verdict } from "/words.js";
+import { startPlanner } from "./planner.js";
+import { arranged, countKinds, KINDS, KIND_WORDS, PER_PAGE, summary } from "./batch.js";
+import { filesOf, filesOfFolder } from "./dropped.js";
+import { answerFor, loadModel, ownPicture, picture, useKey } from "./server.js";
+import { asCsv, download, tableRow } from "./session.js";
+import { Viewer } from "./viewer.js";
+import { aboutMap, aboutModel, chance, explained, fixed, inDetail, inShort, LOADING, noPicture, NOT_KEPT, OWN_PICTURE, verdict } from "./words.js";
 
 const AT_ONCE = 2;
 const PICTURES_KEPT = 100;
+const FEW = 8;
 
 const byId = (id) => document.getElementById(id);
 const viewer = new Viewer(byId("film"));
 const entries = [];
 const waiting = [];
+const pictured = []; // numbers of the entries whose pictures are kept, the oldest first
+const asking = { kind: "", text: "", by: "time", falling: true };
+let page = 0;
+let first = 0; // of the entries of this batch
+let following = true; // each new result is shown, until one is chosen
 let asked = 0;
 let done = 0;
 let busy = 0;
@@ -41,7 +49,14 @@ function say(text) {
 
 function take(files) {
   const given = [...files];
-  if (!given.length) return;
+  if (!given.length) {
+    say("There is no file in it.");
+    return;
+  }
+  if (!busy) {
+    first = entries.length;
+    following = true;
+  }
   waiting.push(...given);
   asked += given.length;
   for (let k = 0; k < given.length && busy < AT_ONCE; k += 1) work();
@@ -55,7 +70,7 @@ async function work() {
     const row = await answerFor(file, () => asked === 0);
     if (asked === 0) break; // stopped meanwhile
     done += 1;
-    add(row);
+    add(row, file);
     tell();
   }
   busy -= 1;
@@ -70,32 +85,89 @@ function tell() {
   byId("progress").hidden = asked < 2;
   byId("bar").max = Math.max(asked, 1);
   byId("bar").value = done;
-  if (asked > 1 && done < asked) say(`${done} of ${asked} films answered for`);
-  else if (asked > 1) say(`All ${asked} films answered for`);
-  else if (done < asked) say("Reading the film …");
+  if (asked > 1) say(done < asked ? `${done} of ${asked}. So far ${summary(entries.slice(first))}` : summary(entries.slice(first)));
+  else if (done < asked) say("Reading the image …");
 }
 
-function add(row) {
-  entries.push({ row, at: new Date() });
-  if (entries.length > PICTURES_KEPT) {
-    const old = entries[entries.length - 1 - PICTURES_KEPT].row;
-    old.preview = null;
-    old.map = null;
-  }
+function add(row, file) {
+  entries.push({ row, file, at: new Date(), dropped: false });
+  keepPictures(entries.length - 1);
   byId("drop").classList.add("small");
-  byId("rows").prepend(tableRow(entries.length - 1, entries.at(-1), choose));
-  show(entries.length - 1);
+  list();
+  if (following) show(entries.length - 1);
   if (asked < 2) say(`${row.path}: ${inShort(row)}${row.probability === null ? "" : `, probability ${chance(row.probability)}`}`);
 }
 
+// Pictures take memory: those of the last hundred are kept, of older ones they are loaded again.
+function keepPictures(number) {
+  if (!entries[number].row.preview) return;
+  pictured.push(number);
+  while (pictured.length > PICTURES_KEPT) {
+    const old = entries[pictured.shift()];
+    old.row.preview = null;
+    old.row.map = null;
+    old.dropped = true;
+  }
+}
+
+// The table: what was asked for, in its order, a page of it.
+function list() {
+  const counts = countKinds(entries);
+  byId("case").classList.toggle("many", entries.length > FEW);
+  byId("filters").hidden = entries.length <= FEW;
+  byId("kinds").replaceChildren(...["", ...KINDS].filter((kind) => !kind || counts[kind] || kind === asking.kind).map((kind) => kindButton(kind, counts)));
+  const numbers = arranged(entries, asking);
+  const pages = Math.max(1, Math.ceil(numbers.length / PER_PAGE));
+  page = Math.min(page, pages - 1);
+  const seen = numbers.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
+  const focused = document.activeElement?.closest?.("#rows tr")?.dataset.number;
+  byId("rows").replaceChildren(...seen.map((number) => tableRow(number, entries[number], choose)));
+  mark();
+  if (focused) byId("rows").querySelector(`[data-number="${focused}"] button`)?.focus();
+  byId("pager").hidden = pages < 2;
+  byId("pages").textContent = `${page * PER_PAGE + 1} to ${page * PER_PAGE + seen.length} of ${numbers.length}`;
+  byId("before").disabled = page === 0;
+  byId("after").disabled = page === pages - 1;
+  for (const head of byId("heads").children) {
+    const mine = head.firstElementChild.dataset.by === asking.by;
+    if (mine) head.setAttribute("aria-sort", asking.falling ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  }
+}
+
+function kindButton(kind, counts) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.dataset.kind = kind;
+  button.textContent = kind ? `${KIND_WORDS[kind]} ${counts[kind]}` : `All ${entries.length}`;
+  button.setAttribute("aria-pressed", String(kind === asking.kind));
+  button.addEventListener("click", () => {
+    ask({ kind });
+    byId("kinds").querySelector(`[data-kind="${kind}"]`).focus();
+  });
+  return button;
+}
+
+function ask(change) {
+  Object.assign(asking, change);
+  page = 0;
+  list();
+}
+
+function mark() {
+  for (const line of byId("rows").children) line.classList.toggle("chosen", Number(line.dataset.number) === shown);
+}
+
 function choose(number) {
+  following = false;
   show(number);
   byId("answer").focus();
 }
 
 async function show(number) {
   shown = number;
-  const { row, at } = entries[number];
+  const entry = entries[number];
+  const { row, at } = entry;
   byId("case").hidden = false;
   byId("case-file").textContent = row.path;
   byId("verdict").textContent = verdict(row);
@@ -106,17 +178,40 @@ async function show(number) {
   byId("scored").hidden = row.probability === null;
   if (row.probability !== null) drawScale(row);
   writePrinted(row, at);
-  const lines = [...byId("rows").children];
-  lines.forEach((line, k) => line.classList.toggle("chosen", lines.length - 1 - k === number));
-  const [film, map] = await Promise.all([picture(row.preview), picture(row.map)]);
+  mark();
+  if (entry.dropped) {
+    present(row, null, null, LOADING);
+    await loadAgain(number);
+    if (shown !== number) return;
+    byId("map-words").textContent = aboutMap(Boolean(row.map));
+  }
+  const [served, map] = await Promise.all([picture(row.preview), picture(row.map)]);
+  const film = served ?? (await ownPicture(entry.file));
   if (shown !== number) return; // another was chosen while this one was decoded
+  if (film && !served) byId("map-words").textContent = OWN_PICTURE;
+  present(row, film, map, entry.dropped ? NOT_KEPT : noPicture(row));
+}
+
+// The picture with its controls, or the reason why there is none.
+function present(row, film, map, why) {
   byId("film").hidden = film === null;
   byId("controls").hidden = film === null;
   byId("no-film").hidden = film !== null;
+  byId("no-film").textContent = why;
   byId("map-on").disabled = map === null;
   byId("opacity").disabled = map === null;
-  byId("film").setAttribute("aria-label", `The film ${row.path}${map ? ", under its heatmap" : ""}: ${verdict(row)}`);
+  byId("film").setAttribute("aria-label", `The image ${row.path}${map ? ", under its heatmap" : ""}: ${verdict(row)}`);
   viewer.show(film, map);
+}
+
+async function loadAgain(number) {
+  const entry = entries[number];
+  const again = await answerFor(entry.file, () => shown !== number);
+  if (!again.preview || !entry.dropped) return;
+  entry.row.preview = again.preview;
+  entry.row.map = again.map ?? null;
+  entry.dropped = false;
+  keepPictures(number);
 }
 
 function drawScale(row) {
@@ -143,8 +238,12 @@ function writePrinted(row, at) {
 
 function forget() {
   entries.length = 0;
+  pictured.length = 0;
+  first = 0;
   shown = -1;
-  byId("rows").replaceChildren();
+  Object.assign(asking, { kind: "", text: "", by: "time", falling: true });
+  byId("find").value = "";
+  list();
   byId("case").hidden = true;
   byId("drop").classList.remove("small");
   viewer.show(null, null);
@@ -155,7 +254,7 @@ function stop() {
   waiting.length = 0;
   asked = 0;
   byId("progress").hidden = true;
-  say("Stopped.");
+  say(`Stopped. ${summary(entries.slice(first))}`);
 }
 
 function listen() {
@@ -163,6 +262,21 @@ function listen() {
     take(event.target.files);
     event.target.value = "";
   });
+  byId("folder").addEventListener("change", (event) => {
+    take(filesOfFolder(event.target.files));
+    event.target.value = "";
+  });
+  byId("heads").addEventListener("click", (event) => {
+    const by = event.target.dataset.by;
+    if (by) ask({ by, falling: by === asking.by ? !asking.falling : by !== "path" });
+  });
+  byId("find").addEventListener("input", (event) => ask({ text: event.target.value }));
+  for (const [id, step] of [["before", -1], ["after", 1]]) {
+    byId(id).addEventListener("click", () => {
+      page += step;
+      list();
+    });
+  }
   const drop = byId("drop");
   window.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -174,9 +288,11 @@ function listen() {
   window.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    take(event.dataTransfer.files);
+    filesOf(event.dataTransfer).then(take);
   });
-  window.addEventListener("paste", (event) => take(event.clipboardData.files));
+  window.addEventListener("paste", (event) => {
+    if ([...event.clipboardData.items].some((item) => item.kind === "file")) filesOf(event.clipboardData).then(take);
+  });
   byId("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
     useKey(byId("key").value.trim());

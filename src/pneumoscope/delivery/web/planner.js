@@ -1,7 +1,7 @@
 // What sensitivity and specificity mean at a prevalence. Comes in: the model's validation. Goes
 // out: numbers and their text. Bayes' rule; ranges are the ends of the 95 % intervals.
 
-import { fixed, percent } from "/words.js";
+import { fixed, percent } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 

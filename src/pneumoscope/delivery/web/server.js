@@ -13,7 +13,7 @@ function headers() {
 }
 
 export async function loadModel() {
-  const response = await fetch("/v1/model", { headers: headers() });
+  const response = await fetch("v1/model", { headers: headers() });
   if (response.status === 401) return null;
   if (!response.ok) throw new Error(`/v1/model: ${response.status}`);
   return response.json();
@@ -26,26 +26,47 @@ export async function answerFor(file, stopped) {
     body.append("file", file, file.name);
     let response;
     try {
-      response = await fetch("/v1/predictions?preview=true", { method: "POST", body, headers: headers() });
+      response = await fetch("v1/predictions?preview=true", { method: "POST", body, headers: headers() });
     } catch {
-      return failed(file, "unreachable", "");
+      return failed(file, (await canBeRead(file)) ? "unreachable" : "gone", "");
     }
     if (response.status === 503 || response.status === 429) {
       await pause(Number(response.headers.get("Retry-After")) || 1);
       continue;
     }
     const row = await response.json().catch(() => ({}));
-    return "path" in row ? row : failed(file, row.reason ?? "", row.detail ?? "");
+    return "path" in row ? { ...row, path: placed(file, row.path) } : failed(file, row.reason ?? "", row.detail ?? "");
   }
   return failed(file, "overloaded", "");
 }
 
 function failed(file, reason, detail) {
-  return { path: file.name, status: "error", reason, detail, probability: null, prediction: null, threshold: null, input_score: null };
+  return { path: placed(file, file.name), status: "error", reason, detail, probability: null, prediction: null, threshold: null, input_score: null };
+}
+
+// The name with the folders that the file was dropped in.
+function placed(file, name) {
+  const place = file.place ?? "";
+  return place.includes("/") ? `${place.slice(0, place.lastIndexOf("/"))}/${name}` : name;
+}
+
+async function canBeRead(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function pause(seconds) {
   return new Promise((resume) => setTimeout(resume, 1000 * seconds));
+}
+
+// The file as the browser itself reads it, or null: for what the server refused to answer for.
+export async function ownPicture(file) {
+  if (!/^image\/(png|jpeg|webp|bmp)$/.test(file.type)) return null;
+  return createImageBitmap(file).catch(() => null);
 }
 
 // A PNG in base64 as a picture that a canvas can draw; null stays null.

@@ -1,7 +1,7 @@
 // The films of this tab: a table that can be walked by keys, and the same as CSV. Comes in: rows.
 // Knows nothing of pictures.
 
-import { chance, inShort } from "/words.js";
+import { chance, inShort } from "./words.js";
 
 const COLUMNS = ["path", "status", "reason", "probability", "prediction", "threshold", "input_score"];
 
@@ -20,6 +20,7 @@ export function tableRow(number, entry, choose) {
   answer.className = row.status === "ok" ? row.prediction.toLowerCase() : "none";
   const probability = cell(row.probability === null ? "–" : chance(row.probability));
   probability.className = "num";
+  line.dataset.number = number;
   line.append(name, answer, probability, cell(at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" })));
   return line;
 }

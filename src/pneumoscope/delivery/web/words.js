@@ -9,6 +9,7 @@ const REFUSALS = {
   unsupported_encoding: "The image is stored in a way that can't be read here. Export it as PNG or uncompressed DICOM.",
   file_too_large: "The file is larger than this server takes.",
   too_many_pixels: "The image has more pixels than this server takes. Scale it down.",
+  too_complex: "Reading the image would take far longer than any X-ray does. Save it anew, as PNG or uncompressed DICOM.",
   too_small: "The image is too small to be answered for. Give the original, not a thumbnail.",
   extreme_aspect: "The image is far longer than wide, or wider than long: no whole film.",
   multi_frame: "The file holds several frames. Give one film.",
@@ -17,7 +18,8 @@ const REFUSALS = {
   blank: "The image shows nothing: all its pixels are alike.",
   wrong_modality: "By its header this is no X-ray.",
   wrong_body_part: "By its header this shows something else than a chest.",
-  not_a_chest_xray: "This does not look like a chest X-ray.",
+  not_a_chest_xray: "This is unlike the X-rays that the model was trained on. It may show something else than a chest from the front, or a patient of another age: the model that ships was trained on children of 1 to 5 years.",
+  outside_age_range: "By its header the patient's age is outside the range that the model was made for.",
   rotated: "The film seems to lie on its side or head. Turn it upright.",
   inverted: "Black and white seem to be swapped. Invert it.",
   lateral_view: "This seems to be a view from the side. The model knows front views alone.",
@@ -25,7 +27,22 @@ const REFUSALS = {
   rate_limited: "Too many films at once from here. Wait a little.",
   overloaded: "The server has too much to do. Try again in a moment.",
   unreachable: "The server can't be reached. Is it still running?",
+  gone: "The browser can't read this file any more: it was moved, changed or removed. Choose it again.",
 };
+
+const UNREADABLE = new Set(["not_an_image", "empty_file", "truncated", "corrupt", "unsupported_encoding", "no_pixel_data", "not_found", "permission_denied", "gone", "internal_error"]);
+const NOT_TAKEN = new Set(["file_too_large", "no_key", "rate_limited", "overloaded", "unreachable"]);
+
+// Why no picture is shown of an image.
+export function noPicture(row) {
+  if (NOT_TAKEN.has(row.reason)) return "No picture: the server did not take the file.";
+  if (UNREADABLE.has(row.reason)) return "No picture: the file could not be read.";
+  return "No picture: the image was refused.";
+}
+
+export const LOADING = "Loading the picture again …";
+export const NOT_KEPT = "The picture is no longer kept, and can't be loaded again. Choose the file again.";
+export const OWN_PICTURE = "The picture is as your browser reads it.";
 
 export function verdict(row) {
   if (row.status !== "ok") return row.status === "refused" ? "No answer: refused" : "No answer";
@@ -56,9 +73,16 @@ export function explained(row, model) {
 
 export function inDetail(row) {
   if (row.status === "ok") {
-    return row.input_score === null ? "" : `How unlike the training films this one is: ${fixed(row.input_score)}.`;
+    const distance = typeof row.input_score === "number" ? `Distance from the training images: ${fixed(row.input_score)} (limit 1.00).` : "";
+    return [distance, cautions(row)].filter(Boolean).join(" ");
   }
   return row.detail ? `${row.detail[0].toUpperCase()}${row.detail.slice(1)}.` : "";
+}
+
+// Cautions that reading the file gave, if the server sends any.
+function cautions(row) {
+  const told = Array.isArray(row.warnings) ? row.warnings.join("; ") : row.warnings ?? "";
+  return told ? `Read with a caution: ${told}.` : "";
 }
 
 export function aboutMap(hasMap) {

@@ -16,20 +16,24 @@ from pydicom.uid import UID, ExplicitVRBigEndian
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.colour import mean_chroma
+from pneumoscope.images.dicom.cells import read_cells
 from pneumoscope.images.dicom.file import DicomFile, parse_dicom, transfer_syntax_of
 from pneumoscope.images.dicom.grey import grey_table
 from pneumoscope.images.dicom.header import (
     check_is_chest_film,
     dicom_info,
+    overlay_bits,
+    padding_values,
     pixel_header,
     pixel_ratio,
     read_display,
 )
 from pneumoscope.images.dicom.pixels import (
     SUPPORTED_SYNTAXES,
+    Frame,
     PixelHeader,
     Samples,
-    stored_values,
+    decode_frame,
 )
 from pneumoscope.images.grey import Decoded, DicomInfo, FloatArray, check_size, unit_range
 from pneumoscope.images.guard import decoding
@@ -67,13 +71,13 @@ def decode_dicom(content: bytes, source: str, limits: LimitsConfig) -> Decoded:
         check_size(source, header.columns, header.rows, limits)
         width, height = _square_size(header, ratio)
         check_size(source, width, height, limits)
-        samples = stored_values(dataset, file.transfer_syntax, header, source)
+        frame = decode_frame(dataset, file.transfer_syntax, header, source, warnings)
         if header.samples == 1 and header.photometric.startswith("MONOCHROME"):
-            pixels, colour = _displayed(samples, file, header, warnings), 0.0
+            pixels, colour = _displayed(frame, file, header, warnings), 0.0
         else:
-            rgb = _coloured(samples, dataset, header)
-            white = (1 << _sample_bits(rgb, header)) - 1
-            pixels, colour = _luma(rgb, header), mean_chroma(rgb, white)
+            rgb = _coloured(frame.samples, dataset, header)
+            bits = _sample_bits(rgb, frame, header)
+            pixels, colour = _luma(rgb, bits), mean_chroma(rgb, (1 << bits) - 1)
     if (width, height) != (header.columns, header.rows):
         pixels = _resampled(pixels, width, height)
         warnings.append(f"its pixels are not square (height/width {ratio:.3f}) and were resampled")
@@ -128,24 +132,32 @@ def _cut(file: DicomFile, messages: list[str]) -> str:
 
 
 def _displayed(
-    samples: Samples, file: DicomFile, header: PixelHeader, warnings: list[str]
+    frame: Frame, file: DicomFile, header: PixelHeader, warnings: list[str]
 ) -> FloatArray:
-    """Stored values, integer (h, w), to grey as displayed."""
-    lowest = -(1 << (header.stored - 1)) if header.signed else 0
-    highest = lowest + (1 << header.stored) - 1
-    if samples.max() > highest or samples.min() < lowest:  # a stream deeper than the header says
-        warnings.append(f"it has values beyond the {header.stored} bits that its header states")
-        lowest, highest = min(lowest, int(samples.min())), max(highest, int(samples.max()))
-    index = samples.astype(np.int32) - lowest
+    """Cells, unsigned (h, w), to grey as displayed."""
+    stored = read_cells(
+        frame.samples,
+        frame.field,
+        frame.width,
+        padding_values(file.dataset, header, warnings),
+        warnings,
+        overlays=overlay_bits(file.dataset),
+        swappable=frame.swappable,
+    )
+    lowest, highest = int(stored.values.min()), int(stored.values.max())
+    index = stored.values - np.int32(lowest)
     levels = np.arange(lowest, highest + 1, dtype=np.float64)
-    present = np.zeros(levels.shape, dtype=np.bool_)
-    present[index] = True
+    shown = index if stored.outside is None else index[~stored.outside]
+    counts = np.bincount(shown.ravel(), minlength=len(levels))
     display = read_display(
         file.dataset, header, file.transfer_syntax == ExplicitVRBigEndian, warnings
     )
-    table, odd = grey_table(levels, present, display)
+    table, odd = grey_table(levels, counts, display)
     warnings.extend(odd)
-    return np.take(table.astype(np.float32), index)
+    pixels = np.take(table.astype(np.float32), index)
+    if stored.outside is not None:
+        pixels[stored.outside] = 0.0
+    return pixels
 
 
 def _coloured(samples: Samples, dataset: Dataset, header: PixelHeader) -> Samples:
@@ -157,16 +169,15 @@ def _coloured(samples: Samples, dataset: Dataset, header: PixelHeader) -> Sample
     return samples
 
 
-def _sample_bits(rgb: Samples, header: PixelHeader) -> int:
+def _sample_bits(rgb: Samples, frame: Frame, header: PixelHeader) -> int:
     # A palette's entries fill their own type, whatever the bits of its indices.
-    return rgb.dtype.itemsize * 8 if header.photometric == "PALETTE COLOR" else header.stored
+    return rgb.dtype.itemsize * 8 if header.photometric == "PALETTE COLOR" else frame.field.bits
 
 
-def _luma(rgb: Samples, header: PixelHeader) -> FloatArray:
+def _luma(rgb: Samples, bits: int) -> FloatArray:
     """ITU-R BT.601 luma in [0, 1]; of 8-bit colour exactly as for JPEG and PNG."""
-    if rgb.dtype == np.uint8 and header.stored == 8:
+    if rgb.dtype == np.uint8 and bits == 8:
         return unit_range(np.asarray(Image.fromarray(rgb).convert("L")))
-    bits = _sample_bits(rgb, header)
     luma = np.zeros(rgb.shape[:2], dtype=np.float32)
     for channel, weight in enumerate((0.299, 0.587, 0.114)):
         luma += rgb[..., channel] * np.float32(weight / ((1 << bits) - 1))

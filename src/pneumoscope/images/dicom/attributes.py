@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pneumoscope.errors import ImageRefusedError
+
 AGE_BANDS = ((1, "under 1"), (5, "1 to 4"), (18, "5 to 17"), (40, "18 to 39"), (65, "40 to 64"))
 """Years below which a band ends, and its name; beyond is `65 or older`."""
 
@@ -18,6 +20,7 @@ _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _SEXES = {"F": "female", "M": "male", "O": "other"}  # PatientSex, PS3.3 C.7.1.1
 _PREAMBLE = 132
 _MOST_TEXT = 64
+_MOST_INFLATED = 64 << 20
 _MOST_HEADER = 1 << 20  # what is asked for stands before; a bomb is never read for it
 
 
@@ -26,10 +29,8 @@ def film_attributes(path: Path) -> dict[str, str]:
 
     Empty for anything but a DICOM file with a preamble (PS3.10 section 7.1).
     """
-    from io import BytesIO
-
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+    from pneumoscope.images.dicom.file import parse_header
+    from pneumoscope.images.guard import decoding
 
     try:
         with path.open("rb") as stream:
@@ -41,9 +42,10 @@ def film_attributes(path: Path) -> dict[str, str]:
         return {}
     tags = ["PatientAge", "PatientSex", "ViewPosition", "Manufacturer"]
     try:
-        header = dcmread(BytesIO(head), stop_before_pixels=True, specific_tags=tags)
-        stated = {tag: _text(header.get(tag)) for tag in tags}
-    except (InvalidDicomError, OSError, ValueError, AttributeError, NotImplementedError):
+        with decoding(str(path), "the DICOM header"):
+            header = parse_header(head, str(path), _MOST_INFLATED)
+            stated = {tag: _text(header.get(tag)) for tag in tags}
+    except ImageRefusedError:
         return {}
     found = {
         "age_band": age_band(stated["PatientAge"]),

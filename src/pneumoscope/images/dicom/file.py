@@ -39,7 +39,8 @@ _TEXT_GROUPS = (0x0008, 0x0010, 0x0020)
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _WANTED_TAGS: tuple[int, ...] = (
     0x00080005, 0x00080016, 0x00080018, 0x00080060, 0x00080070,  # character set, SOP, maker
-    0x00100020, 0x00100040, 0x00101010,  # patient's id, sex, age
+    0x00080020, 0x00080021, 0x00080022, 0x00080023, 0x00081030, 0x0008103E,  # dates, descriptions
+    0x00100020, 0x00100030, 0x00100040, 0x00101010,  # patient's id, birth date, sex, age
     0x00180015, 0x00181164, 0x00185101,  # body part, imager spacing, view
     0x0020000D, 0x0020000E,  # study, series
     0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011,  # image pixel
@@ -50,6 +51,7 @@ _WANTED_TAGS: tuple[int, ...] = (
     0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223,
     0x00283000, 0x00283010, 0x20500020,  # modality, VOI and presentation LUT
     0x00540220,  # view, coded
+    *(group << 16 | element for group in range(0x6000, 0x6020, 2) for element in (0x100, 0x102)),
     0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010,  # pixel data
 )  # fmt: skip
 
@@ -145,7 +147,7 @@ def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
         if vr != "SQ" and tag.group in _TEXT_GROUPS and length != _UNDEFINED_LENGTH:
             check_value_length(tag, length, source)
-        return tag >= _FIRST_TABLE
+        return int(tag) >= _FIRST_TABLE
 
     return read_dataset(
         stream,

@@ -1,10 +1,10 @@
 """From stored values to displayed grey: modality, VOI, polarity and padding in one table.
 
-Comes in: which stored values there are, and what the header says of them. Goes out: the grey of
-each. Knows nothing of files or of pydicom; every step of PS3.3 C.11 here is arithmetic.
+Every step of PS3.3 C.11 here is arithmetic on one value at a time, and an image has at most 65,536
+of them. So the steps are worked out once per value, in float64, and the image is one look-up.
 
-All these steps look at one value at a time, and a film has at most 65,536 of them. So they are
-worked out once per value, in float64, and the image is one look-up.
+A window or table that hides most of the image, or shows it as a sliver of the greys, contradicts
+the pixels: the next one that the header has is taken, and after the last the range of the values.
 """
 
 from __future__ import annotations
@@ -14,25 +14,39 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.images.spread import quantiles, trusted
+
 Values = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int64]
+
+_MOST_CLIPPED = 0.5
+"""A window that makes more than this share of the pixels black or white is not used."""
+_NOTED_CLIPPED = 0.1
+_LEAST_SPREAD = 1 / 3
+"""Of the greys, between nearly the darkest and nearly the brightest pixel."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lut:
     """A look-up table: `first` is the input of `values[0]`; inputs beyond the ends get the ends.
 
-    `highest` is the largest output that its bit depth allows.
+    `highest` is the output that is white.
     """
 
     first: int
     values: Values
     highest: float
+    name: str = "VOI LUT"
 
     def __call__(self, inputs: Values) -> Values:
         """Look up (PS3.3 C.11.1.1)."""
         index = np.rint(inputs - self.first).clip(0, len(self.values) - 1).astype(np.int64)
         return np.take(self.values, index)
+
+    def grey(self, inputs: Values) -> Values:
+        """Grey in [0, 1]."""
+        return np.clip(self(inputs) / self.highest, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,12 @@ class Window:
     width: float
     function: str = "LINEAR"
 
-    def __call__(self, inputs: Values) -> Values:
+    @property
+    def name(self) -> str:
+        """For people: `window (centre 2048, width 4096)`."""
+        return f"window (centre {self.centre:g}, width {self.width:g})"
+
+    def grey(self, inputs: Values) -> Values:
         """Grey in [0, 1] (PS3.3 C.11.2.1.2.1, C.11.2.1.3.1, C.11.2.1.3.2)."""
         if self.function == "SIGMOID":
             # Beyond ±700 the exponential leaves float64; there the grey is 0 or 1 anyhow.
@@ -65,61 +84,108 @@ class Display:
         modality: the modality LUT, `None` for slope and intercept.
         slope: rescale slope.
         intercept: rescale intercept.
-        voi: VOI LUT or window; `None` stretches what is there to the whole range.
+        voi: VOI LUTs or windows, the preferred one first; the first that the pixels don't
+            contradict is used, the range of the values where there is none.
         inverted: MONOCHROME1, whose lowest value is white.
-        padding: lowest and highest stored value of pixels outside the film.
     """
 
     modality: Lut | None = None
     slope: float = 1.0
     intercept: float = 0.0
-    voi: Lut | Window | None = None
+    voi: tuple[Lut | Window, ...] = ()
     inverted: bool = False
-    padding: tuple[int, int] | None = None
 
 
-def grey_table(levels: Values, present: Mask, display: Display) -> tuple[Values, tuple[str, ...]]:
+def grey_table(levels: Values, counts: Counts, display: Display) -> tuple[Values, tuple[str, ...]]:
     """The grey of each stored value.
 
     Args:
         levels: float64 (n,), every value that could be stored, ascending.
-        present: bool (n,), which of them the image has.
+        counts: int64 (n,), how many pixels have it, padding left out.
         display: what the header says.
 
     Returns:
-        float64 (n,) in [0, 1], 0 for padding; and what was odd, in words.
+        float64 (n,) in [0, 1]; and what was odd, in words.
     """
-    padded = np.zeros(levels.shape, dtype=np.bool_)
-    if display.padding is not None:
-        low, high = display.padding
-        padded = (levels >= low) & (levels <= high)
-    film = present & ~padded
-    if not film.any():  # nothing but padding: shown as it is, so that it is refused as blank
+    if not counts.any():  # nothing but padding: shown as it is, so that it is refused as blank
         return np.zeros(levels.shape), ()
-    modality = (
-        display.modality(levels)
-        if display.modality is not None
-        else levels * display.slope + display.intercept
+    modality, warnings = _modality(levels, display)
+    grey = None
+    for voi in display.voi:
+        grey, words = _shown(modality, counts, voi)
+        warnings += words
+        if grey is not None:
+            break
+    if grey is None:
+        grey, words = _over_range(modality, counts)
+        warnings += words
+    return (1.0 - grey if display.inverted else grey), tuple(warnings)
+
+
+def _modality(levels: Values, display: Display) -> tuple[Values, list[str]]:
+    if display.modality is not None:
+        return display.modality(levels), []
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = levels * display.slope + display.intercept
+    # A huge intercept swallows the values.
+    distinct = np.isfinite(scaled).all() and bool((np.diff(scaled) != 0).all())
+    if distinct:
+        return scaled, []
+    words = f"its rescale slope {display.slope:g} and intercept {display.intercept:g} "
+    return levels, [f"{words}can't be applied to its values and were not used"]
+
+
+def _shown(modality: Values, counts: Counts, voi: Lut | Window) -> tuple[Values | None, list[str]]:
+    """The greys through one window or table, `None` where the pixels contradict it."""
+    grey, film = voi.grey(modality), counts > 0
+    if _flat(modality, film):
+        return grey, []
+    if _flat(grey, film):
+        return None, [f"its {voi.name} shows one grey only, so it was not used"]
+    clipped = _clipped(modality, grey, counts, 0.01 if _is_sigmoid(voi) else 0.0)
+    if clipped > _MOST_CLIPPED:
+        return None, [f"its {voi.name} clips {clipped:.0%} of the pixels, so it was not used"]
+    low, high = quantiles(grey, counts)
+    if high - low < _LEAST_SPREAD:
+        words = (
+            f"its {voi.name} shows the pixels in {high - low:.0%} of the greys, so these were "
+            "stretched to all"
+        )
+        return _over_range(grey, counts)[0], [words]
+    if clipped > _NOTED_CLIPPED and isinstance(voi, Window):
+        return grey, [f"its {voi.name} makes {clipped:.0%} of the pixels black or white"]
+    return grey, []
+
+
+def _is_sigmoid(voi: Lut | Window) -> bool:
+    return isinstance(voi, Window) and voi.function == "SIGMOID"
+
+
+def _clipped(modality: Values, grey: Values, counts: Counts, margin: float) -> float:
+    """The share of pixels that are as black or white as can be, though not the extreme values."""
+    film = counts > 0
+    values, shown, count = modality[film], grey[film], counts[film]
+    ends = (shown <= shown.min() + margin) | (shown >= shown.max() - margin)
+    extreme = (values == values.min()) | (values == values.max())
+    return float(count[ends & ~extreme].sum()) / float(count.sum())
+
+
+def _over_range(values: Values, counts: Counts) -> tuple[Values, list[str]]:
+    """The range of the values from black to white, stray ones at its ends left out."""
+    film = counts > 0
+    found, count = values[film], counts[film]
+    least, most = trusted(found, count)
+    near = (found >= least) & (found <= most)
+    low, high = float(found[near].min()), float(found[near].max())
+    grey = np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0)
+    if near.all():
+        return grey, []
+    stray = float(count[~near].sum()) / float(count.sum())
+    words = (
+        f"{stray:.2%} of its pixels lie far beyond the others (values {found.min():g} to "
+        f"{found.max():g}, the others {low:g} to {high:g}); they were made black or white"
     )
-    warnings: tuple[str, ...] = ()
-    grey = _stretched(modality, film) if display.voi is None else _voi(modality, display.voi)
-    if _flat(grey, film) and not _flat(modality, film):
-        warnings = ("its window shows one grey only, so it was not used",)
-        grey = _stretched(modality, film)
-    if display.inverted:
-        grey = 1.0 - grey
-    return np.where(padded, 0.0, grey), warnings
-
-
-def _voi(modality: Values, voi: Lut | Window) -> Values:
-    if isinstance(voi, Lut):
-        return np.clip(voi(modality) / voi.highest, 0.0, 1.0)
-    return voi(modality)
-
-
-def _stretched(modality: Values, film: Mask) -> Values:
-    low, high = float(modality[film].min()), float(modality[film].max())
-    return np.clip((modality - low) / ((high - low) or 1.0), 0.0, 1.0)
+    return grey, [words]
 
 
 def _flat(values: Values, film: Mask) -> bool:

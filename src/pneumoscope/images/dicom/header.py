@@ -7,6 +7,7 @@ what is no chest film. Knows nothing of encodings; touches no pixel.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,12 +47,22 @@ _OTHER_PARTS = """
 _LATERAL_VIEWS = ("LL", "RL", "LAT", "LATERAL")
 _ODD_VIEWS = ("LLD", "RLD", "LLO", "RLO")
 """View positions of PS3.3 C.8.1.1.1.2: from the side; lying on the side, and oblique."""
+_LATERAL_WORDS = frozenset({"LAT", "LATERAL", "LATERALE", "LATERALIS", "SEITLICH", "PROFIL", "LL"})
+_SEVERAL_VIEWS = frozenset(
+    {"PA", "AP", "FRONTAL", "AND", "VIEWS", "2V", "3V", "2VW", "TWO", "BILATERAL", "EBENEN"}
+)
+_NOT_UPRIGHT = frozenset({"DECUBITUS", "DECUB", "OBLIQUE"})
+"""Words of series' and studies' descriptions, which are free text (PS3.3 C.7.3.1)."""
+_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
+"""Any of these tells when an X-ray was taken, well enough for an age."""
 _SAMPLES_TO_PHOTOMETRIC = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
 }
 _ALLOCATED = (1, 8, 16)
 _HIGHEST_UNSIGNED = 0xFFFF
+_MOST_LUT_BITS = 16
+_OVERLAYS = 0x6000
 
 
 def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
@@ -63,9 +74,13 @@ def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
         patient_id=_text(dataset, "PatientID"),
         photometric=_text(dataset, "PhotometricInterpretation"),
         study_uid=_text(dataset, "StudyInstanceUID"),
+        study_date=next(filter(None, (_text(dataset, word) for word in _DATES)), ""),
+        study_description=_text(dataset, "StudyDescription"),
+        series_description=_text(dataset, "SeriesDescription"),
         series_uid=_text(dataset, "SeriesInstanceUID"),
         sop_uid=_text(dataset, "SOPInstanceUID"),
         patient_age=_text(dataset, "PatientAge"),
+        patient_birth_date=_text(dataset, "PatientBirthDate"),
         patient_sex=_text(dataset, "PatientSex"),
         manufacturer=_text(dataset, "Manufacturer"),
         transfer_syntax=transfer_syntax,
@@ -90,25 +105,60 @@ def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[st
         _check_class(sop_class, source)
         warnings.append("it states no modality; it was taken for an X-ray")
     part = "".join(letter for letter in info.body_part.upper() if letter.isalpha())
-    if part in _OTHER_PARTS.split():
+    shown = info.body_part if part in _OTHER_PARTS.split() else ""
+    if not part:
+        shown = described_part(info)
+    if shown:
         raise ImageRefusedError(
             source,
             Reason.WRONG_BODY_PART,
-            f"it shows {info.body_part!r} by its header; a chest is wanted",
+            f"it shows {shown!r} by its header; a chest is wanted",
         )
     if part and not any(word in part for word in _CHEST_WORDS):
         warnings.append(f"its body part {info.body_part!r} is not known; it was taken for a chest")
     view = info.view_position.upper()
-    if view in _LATERAL_VIEWS or _seen_from_the_side(view):
+    lateral = view in _LATERAL_VIEWS or _seen_from_the_side(view)
+    if lateral or (not view and described_as_lateral(info)):
+        stated = info.view_position or info.series_description or info.study_description
         raise ImageRefusedError(
             source,
             Reason.LATERAL_VIEW,
-            f"its view is {info.view_position!r} by its header; a frontal film is wanted (PA or "
+            f"its view is {stated!r} by its header; a frontal film is wanted (PA or "
             "AP). Give the frontal film of the same study",
         )
     if view in _ODD_VIEWS:
         warnings.append(f"its view is {info.view_position}; upright frontal films are wanted")
     return warnings
+
+
+def described_part(info: DicomInfo) -> str:
+    """The description that names a part of the body other than the chest; `""` if none does.
+
+    The series is asked before the study, which may be of several parts.
+    """
+    for description in (info.series_description, info.study_description):
+        words = _words(description)
+        if any(sign in word for word in words for sign in _CHEST_WORDS):
+            return ""
+        joined = {first + second for first, second in pairwise(words)}
+        if joined.union(words) & set(_OTHER_PARTS.split()):
+            return description
+    return ""
+
+
+def described_as_lateral(info: DicomInfo) -> bool:
+    """Whether the description of the series, or of the study, is of a lateral view and no other."""
+    for description in (info.series_description, info.study_description):
+        words = set(_words(description))
+        if words & _SEVERAL_VIEWS:
+            return False
+        if words & _LATERAL_WORDS:
+            return not words & _NOT_UPRIGHT
+    return False
+
+
+def _words(description: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in description.upper()).split()
 
 
 def _seen_from_the_side(view: str) -> bool:
@@ -217,40 +267,42 @@ def read_display(
             "it is MONOCHROME2 with PresentationLUTShape INVERSE, which contradict each other; "
             "it was not inverted"
         )
-    voi: Lut | Window | None = _lut(dataset, "VOILUTSequence", header, big_endian)
-    if voi is None:
-        voi = _window(dataset, warnings)
+    table = _lut(dataset, "VOILUTSequence", header, big_endian, warnings)
     return Display(
-        modality=_lut(dataset, "ModalityLUTSequence", header, big_endian),
+        modality=_lut(dataset, "ModalityLUTSequence", header, big_endian, warnings),
         slope=slope[0] if slope else 1.0,
         intercept=intercept[0] if intercept else 0.0,
-        voi=voi,
+        voi=(*([] if table is None else [table]), *_windows(dataset, warnings)),
         inverted=inverted,
-        padding=_padding(dataset, header, warnings),
     )
 
 
-def _window(dataset: Dataset, warnings: list[str]) -> Window | None:
-    """The first window, or `None` if there is none that makes sense."""
+def _windows(dataset: Dataset, warnings: list[str]) -> list[Window]:
+    """The windows that make sense, in the header's order."""
     centres = _numbers(dataset, "WindowCenter", warnings)
     widths = _numbers(dataset, "WindowWidth", warnings)
-    if not centres or not widths:
-        return None
-    centre, width = centres[0], widths[0]
-    function = _text(dataset, "VOILUTFunction").upper() or "LINEAR"
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        warnings.append(f"its VOI LUT function {function!r} is not known; LINEAR was taken")
-        function = "LINEAR"
-    if width <= 0:
-        warnings.append(f"its window width is {width:g}, so the window was not used")
-        return None
-    if function == "LINEAR" and width < 1:
-        warnings.append(f"its window width {width:g} is too narrow for LINEAR; LINEAR_EXACT taken")
-        function = "LINEAR_EXACT"
-    return Window(centre, width, function)
+    stated = _text(dataset, "VOILUTFunction").upper() or "LINEAR"
+    if (centres or widths) and stated not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        warnings.append(f"its VOI LUT function {stated!r} is not known; LINEAR was taken")
+        stated = "LINEAR"
+    found = []
+    for centre, width in zip(centres, widths, strict=False):
+        function = stated
+        if width <= 0:
+            warnings.append(f"its window width is {width:g}, so the window was not used")
+            continue
+        if function == "LINEAR" and width < 1:
+            warnings.append(
+                f"its window width {width:g} is too narrow for LINEAR; LINEAR_EXACT taken"
+            )
+            function = "LINEAR_EXACT"
+        found.append(Window(centre, width, function))
+    return found
 
 
-def _lut(dataset: Dataset, keyword: str, header: PixelHeader, big_endian: bool) -> Lut | None:
+def _lut(
+    dataset: Dataset, keyword: str, header: PixelHeader, big_endian: bool, warnings: list[str]
+) -> Lut | None:
     """The first table of a LUT sequence (PS3.3 C.11.1.1.1)."""
     sequence = dataset.get(keyword)
     if not sequence:
@@ -272,10 +324,41 @@ def _lut(dataset: Dataset, keyword: str, header: PixelHeader, big_endian: bool) 
     if len(values) < entries:
         raise ValueError(f"{keyword} has {len(values)} of {entries} entries")
     table = values[:entries].astype(np.float64)
-    return Lut(first, table, max(float((1 << bits) - 1), float(table.max()), 1.0))
+    name = "VOI LUT" if keyword == "VOILUTSequence" else "modality LUT"
+    top = max(float(table.max()), 1.0)
+    white = float((1 << bits) - 1) if 1 <= bits <= _MOST_LUT_BITS else 0.0
+    if not white / 2 < top <= white:
+        # A bit short of what is stated, or beyond it: what the table reaches is its white.
+        if keyword == "VOILUTSequence":
+            warnings.append(
+                f"its {name} states {bits} bits and reaches {top:g}; that was taken for white"
+            )
+        white = top
+    return Lut(first, table, white, name)
 
 
-def _padding(dataset: Dataset, header: PixelHeader, warnings: list[str]) -> tuple[int, int] | None:
+def overlay_bits(dataset: Dataset) -> int:
+    """A mask of the bits of each cell that hold overlays (PS3.5 8.1.2, retired but written)."""
+    mask = 0
+    for group in range(_OVERLAYS, _OVERLAYS + 0x20, 2):
+        allocated = _number_at(dataset, group << 16 | 0x0100)
+        position = _number_at(dataset, group << 16 | 0x0102)
+        if allocated is not None and allocated > 1 and position is not None:
+            mask |= 1 << position if 0 <= position < _MOST_LUT_BITS else 0
+    return mask
+
+
+def _number_at(dataset: Dataset, tag: int) -> int | None:
+    element = dataset.get(tag)
+    try:
+        return None if element is None else int(element.value)
+    except (ValueError, TypeError):
+        return None
+
+
+def padding_values(
+    dataset: Dataset, header: PixelHeader, warnings: list[str]
+) -> tuple[int, int] | None:
     """Lowest and highest padding value (PS3.3 C.7.5.1.1.2)."""
     values = _numbers(dataset, "PixelPaddingValue", warnings)
     if not values:

@@ -1,7 +1,4 @@
-"""The pixel data of one DICOM data set to stored values, uncompressed.
-
-Comes in: a data set, its transfer syntax and its checked header. Goes out: an integer array.
-Knows nothing of windows, of patients, or of what a value means.
+"""The pixel data of one DICOM data set, uncompressed: cells, or colours.
 
 Streams are looked into first, since most codecs fill up what is missing with
 grey and allocate what a stream's header asks for.
@@ -10,7 +7,7 @@ grey and allocate what a stream's header asks for.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +32,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.dicom.cells import Field
 from pneumoscope.images.dicom.codecs import JPEG, PLUGIN
 from pneumoscope.images.streams import check_packets, check_scans
 
@@ -55,6 +53,10 @@ SUPPORTED_SYNTAXES = _NATIVE | JPEG | _JPEG_LS | _JPEG_2000 | {RLELossless}
 _END_OF_IMAGE = b"\xff\xd9"
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 _NO_SOF = (0xC4, 0xC8, 0xCC)
+_SIGNS = {True: "signed", False: "unsigned"}
+_MOST_BITS = 16
+_SLACK_BYTES = 1024
+"""Bytes after the pixels that writers may leave: they fill up blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,56 +84,110 @@ class PixelHeader:
     photometric: str
 
 
-def stored_values(dataset: Dataset, syntax: str, header: PixelHeader, source: str) -> Samples:
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """The only frame, uncompressed.
+
+    Attributes:
+        samples: cells, unsigned (rows, columns), or RGB (rows, columns, 3).
+        width: bits that a cell has: allocated, or of the compressed stream.
+        field: the bits of a cell that hold the value, as header or stream states.
+        swappable: the cells stand in the file as they are, in 16 bits.
+    """
+
+    samples: Samples
+    width: int
+    field: Field
+    swappable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """What a compressed stream states of itself; `signed` is `None` where its kind has no sign."""
+
+    columns: int
+    rows: int
+    samples: int
+    bits: int
+    signed: bool | None = None
+
+
+def decode_frame(
+    dataset: Dataset, syntax: str, header: PixelHeader, source: str, warnings: list[str]
+) -> Frame:
     """Decode the only frame.
 
-    Returns:
-        Stored values: (rows, columns), or (rows, columns, 3) of RGB where `header.samples` is 3.
+    A compressed stream states bits and sign of its own; where the header contradicts them, the
+    stream is believed and a warning names both.
+
+    Args:
+        dataset: with pixel data; its pixel description is set to what is decoded.
+        syntax: the transfer syntax.
+        header: its pixel description, checked.
+        source: the file's name, for errors.
+        warnings: what was odd is added.
 
     Raises:
         ImageRefusedError: `truncated` or `corrupt` pixel data.
         Exception: whatever pydicom and the codecs raise; to be called inside `guard.decoding`.
     """
     uid = UID(syntax)
+    shift = header.high_bit + 1 - header.stored
+    field, width = Field(shift, header.stored, header.signed), header.allocated
+    stream = None
     if uid in _NATIVE:
-        _check_native_length(dataset, header, source)
-    else:
-        _check_stream(get_frame(dataset.PixelData, 0, number_of_frames=1), uid, header, source)
-    if uid in JPEG or uid == RLELossless:
-        plugin = PLUGIN
-    elif uid in _JPEG_2000:
-        plugin = "pylibjpeg"
-    else:
-        plugin = ""
+        _check_native_length(dataset, header, source, warnings)
+    elif uid != RLELossless:  # its decoder checks the length of every segment
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        stream = _checked_stream(frame, uid, header, source)
+        field, width = _stream_field(stream, header, warnings), stream.bits
+        dataset.BitsAllocated = 8 if width <= 8 else 16
+        dataset.BitsStored, dataset.HighBit = width, width - 1
+    # Signs are seen to here: cells are asked for as they are.
+    dataset.PixelRepresentation = int(stream is not None and bool(stream.signed))
     array: Samples
     array, _properties = get_decoder(uid).as_array(
         dataset,
         index=0,
         allow_excess_frames=False,
         correct_unused_bits=False,
-        decoding_plugin=plugin,
+        decoding_plugin=_plugin(uid),
     )
-    if header.samples == 3 or uid in _JPEG_LS | _JPEG_2000:
-        return array
-    if uid in JPEG and not header.signed:
-        return array
-    return _used_bits(array, header, 0 if uid in JPEG else header.high_bit + 1 - header.stored)
+    if header.samples == 3:
+        return Frame(array, width, replace(field, signed=False))
+    cells = array.astype(f"u{array.dtype.itemsize}", copy=False)
+    if stream is not None:
+        cells = cells & ((1 << width) - 1)
+    return Frame(cells, width, field, swappable=uid in _NATIVE and header.allocated == 16)
 
 
-def _used_bits(array: Samples, header: PixelHeader, shift: int) -> Samples:
-    """Cut out the bits that are stored, and extend the sign (PS3.5, 8.1.1).
-
-    The other bits may hold overlays. pydicom takes the stored bits to be the lowest, which in old
-    files they are not.
-    """
-    values = (array.astype(np.int32) >> shift) & ((1 << header.stored) - 1)
-    if header.signed:
-        sign = 1 << (header.stored - 1)
-        values = (values ^ sign) - sign
-    return values
+def _plugin(uid: UID) -> str:
+    if uid in JPEG or uid == RLELossless:
+        return PLUGIN
+    return "pylibjpeg" if uid in _JPEG_2000 else ""
 
 
-def _check_native_length(dataset: Dataset, header: PixelHeader, source: str) -> None:
+def _stream_field(stream: _Stream, header: PixelHeader, warnings: list[str]) -> Field:
+    """The field of a compressed stream's cells that holds the values."""
+    signed = header.signed
+    if stream.bits < header.stored:
+        warnings.append(
+            f"its compressed stream has {stream.bits} bits a sample, its header states "
+            f"{header.stored}; the stream was believed"
+        )
+    if stream.signed is not None and stream.signed != header.signed:
+        warnings.append(
+            f"its compressed stream is {_SIGNS[stream.signed]}, its header states "
+            f"{_SIGNS[header.signed]}"
+        )
+        # Encoders write signed samples as unsigned ones of the same bits, never the reverse.
+        signed = True
+    return Field(0, min(stream.bits, header.stored), signed)
+
+
+def _check_native_length(
+    dataset: Dataset, header: PixelHeader, source: str, warnings: list[str]
+) -> None:
     count = header.rows * header.columns * header.samples
     if header.photometric == "YBR_FULL_422":
         count = count // 3 * 2
@@ -144,37 +200,59 @@ def _check_native_length(dataset: Dataset, header: PixelHeader, source: str) -> 
             f"its pixel data have {found:,} bytes; {header.columns} × {header.rows} pixels need "
             f"{wanted:,}. Fetch it again",
         )
-
-
-def _check_stream(stream: bytes, uid: UID, header: PixelHeader, source: str) -> None:
-    """Check that a compressed frame is whole and of the size that the data set states."""
-    if uid == RLELossless:
-        return  # its decoder checks the length of every segment
-    size = _j2k_size(stream) if uid in _JPEG_2000 else _jpeg_size(stream)
-    if uid in _JPEG_2000:
-        check_packets(stream, source)
-    else:
-        check_scans(stream, source)
-    if size is None:
-        raise ImageRefusedError(
-            source, Reason.CORRUPT, f"its pixel data are no {uid.name} stream, as it states"
-        )
-    if size != (header.columns, header.rows, header.samples):
+    excess = found - wanted
+    whole = excess > 0 and found % wanted == 0
+    if whole or excess > max(wanted // header.rows, _SLACK_BYTES):
         raise ImageRefusedError(
             source,
             Reason.CORRUPT,
-            f"its compressed stream has {size[0]} × {size[1]} pixels of {size[2]} samples, its "
-            f"header {header.columns} × {header.rows} of {header.samples}",
+            f"its pixel data have {found:,} bytes; {header.columns} × {header.rows} pixels of "
+            f"{header.samples} × {header.allocated} bits have {wanted:,}, so its header "
+            "contradicts its pixels. Fetch it again, or mend the header",
+        )
+    if excess > 1:  # one fills up to an even length
+        warnings.append(f"its pixel data have {excess:,} bytes more than its header states")
+
+
+def _checked_stream(content: bytes, uid: UID, header: PixelHeader, source: str) -> _Stream:
+    """See that a compressed frame is whole and of the size that the data set states."""
+    if uid in _JPEG_2000:
+        check_packets(content, source)
+    else:
+        check_scans(content, source)
+    stream = _j2k_stream(content) if uid in _JPEG_2000 else _jpeg_stream(content)
+    if stream is None:
+        raise ImageRefusedError(
+            source, Reason.CORRUPT, f"its pixel data are no {uid.name} stream, as it states"
+        )
+    if (stream.columns, stream.rows, stream.samples) != (
+        header.columns,
+        header.rows,
+        header.samples,
+    ):
+        raise ImageRefusedError(
+            source,
+            Reason.CORRUPT,
+            f"its compressed stream has {stream.columns} × {stream.rows} pixels of "
+            f"{stream.samples} samples, its header {header.columns} × {header.rows} of "
+            f"{header.samples}",
+        )
+    if not 1 <= stream.bits <= _MOST_BITS:
+        raise ImageRefusedError(
+            source,
+            Reason.UNSUPPORTED_ENCODING,
+            f"its compressed stream has {stream.bits} bits a sample; at most {_MOST_BITS} are read",
         )
     # Fragments are of even length (PS3.5 A.4); writers fill up with 00, some with FF.
-    if not stream.rstrip(b"\x00\xff").endswith(_END_OF_IMAGE):
+    if not content.rstrip(b"\x00\xff").endswith(_END_OF_IMAGE):
         raise ImageRefusedError(
             source, Reason.TRUNCATED, "its compressed stream has no end marker. Fetch it again"
         )
+    return stream
 
 
-def _jpeg_size(stream: bytes) -> tuple[int, int, int] | None:
-    """Width, height and components of a JPEG or JPEG-LS stream (ITU-T T.81, B.2.2)."""
+def _jpeg_stream(stream: bytes) -> _Stream | None:
+    """What the frame header of a JPEG or JPEG-LS stream states (ITU-T T.81, B.2.2)."""
     if stream[:2] != b"\xff\xd8":
         return None
     position = 2
@@ -184,17 +262,19 @@ def _jpeg_size(stream: bytes) -> tuple[int, int, int] | None:
             position += 1
             continue
         if (0xC0 <= marker <= 0xCF and marker not in _NO_SOF) or marker == 0xF7:
-            height, width, components = struct.unpack_from(">HHB", stream, position + 5)
-            return width, height, components
+            bits, height, width, components = struct.unpack_from(">BHHB", stream, position + 4)
+            return _Stream(width, height, components, bits)
         position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
     return None
 
 
-def _j2k_size(stream: bytes) -> tuple[int, int, int] | None:
-    """Width, height and components of a JPEG 2000 code stream (ITU-T T.800, A.5.1)."""
+def _j2k_stream(stream: bytes) -> _Stream | None:
+    """What the SIZ segment of a JPEG 2000 code stream states (ITU-T T.800, A.5.1)."""
     start = stream.find(_START_OF_CODESTREAM)
-    if start < 0 or start + 42 > len(stream):
+    if start < 0 or start + 43 > len(stream):
         return None
     x_end, y_end, x_start, y_start = struct.unpack_from(">IIII", stream, start + 8)
-    (components,) = struct.unpack_from(">H", stream, start + 40)
-    return x_end - x_start, y_end - y_start, components
+    components, depth = struct.unpack_from(">HB", stream, start + 40)
+    return _Stream(
+        x_end - x_start, y_end - y_start, components, (depth & 0x7F) + 1, bool(depth & 0x80)
+    )

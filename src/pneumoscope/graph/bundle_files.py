@@ -1,8 +1,7 @@
 """Which files make a bundle, and where the bundle that ships lies: no more of a bundle than that.
 
-Comes in: a folder, a number of members. Goes out: names, paths, `bundle.json` as it was parsed.
-`inference/bundle.py` reads whole bundles; `weights.py` takes a backbone out of one. Does not know
-what the manifest means.
+`inference/bundle.py` reads whole bundles, `training/weights.py` takes a backbone out of one; both
+need names, paths, and `bundle.json` as it was parsed.
 """
 
 from __future__ import annotations
@@ -12,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import BundleError
+from pneumoscope.storage import sha256_of_file
 
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
-WEIGHTS_SUFFIX = ".weights.h5"
+NETWORK_SUFFIX = ".keras"
+OLD_SUFFIX = ".weights.h5"
+"""Of the weights of a DenseNet121, which bundles held before schema 4."""
 
 _MAX_MANIFEST_BYTES = 1 << 24
 
 
-def weight_names(members: int) -> tuple[str, ...]:
-    """The weight files of a bundle: `model.weights.h5`; of several networks `model-0.…`, …."""
+def network_names(members: int, suffix: str = NETWORK_SUFFIX) -> tuple[str, ...]:
+    """The network files of a bundle: `model.keras`; of several networks `model-0.keras`, …."""
     if members == 1:
-        return (f"model{WEIGHTS_SUFFIX}",)
-    return tuple(f"model-{k}{WEIGHTS_SUFFIX}" for k in range(members))
+        return (f"model{suffix}",)
+    return tuple(f"model-{k}{suffix}" for k in range(members))
 
 
 def default_folder() -> Path:
@@ -38,6 +40,11 @@ def bundle_in(folder: Path) -> Path | None:
         if (candidate / MANIFEST).exists():
             return candidate
     return None
+
+
+def manifest_digest(folder: Path) -> str:
+    """SHA-256 of a bundle's manifest, which names the digest of every other file in it."""
+    return sha256_of_file(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Any:

@@ -1,0 +1,280 @@
+"""Connections of the HTTP server: how many there are, and how long a client may do nothing.
+
+uvicorn speaks HTTP. It waits for ever for the second half of a request's head, for a client that
+takes what is sent to it, and takes connections until there are no descriptors left. Here a sweep
+ends connections whose time is over, and a new connection beyond the limit takes the place of one
+that has no request under way: of the address that has most of them, the oldest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pneumoscope.config import ServeConfig
+from pneumoscope.delivery.rest.logs import event
+
+BACKLOG = 128
+_SPARE_DESCRIPTORS = 128
+"""Files, pipes to processes, and what the system opens meanwhile."""
+
+_SWEEP_SECONDS = 0.25
+_LINGER_SECONDS = 5.0
+"""A client that was answered before it had sent all may send on so long, to read the answer."""
+
+_MOST_CRUMBS = 5000
+_LEAST_CRUMB = 64
+"""Pieces of a body, and bytes that they must have on average if there are more."""
+
+
+class _Conversation(h11.Connection):
+    """HTTP, of which a body does not come in crumbs: each costs as much as a large piece."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER)
+        self._pieces = self._bytes = 0
+
+    def next_event(self) -> Any:
+        found = super().next_event()
+        if isinstance(found, h11.Data):
+            self._pieces += 1
+            self._bytes += len(found.data)
+            if self._pieces > _MOST_CRUMBS and self._bytes < _LEAST_CRUMB * self._pieces:
+                raise h11.RemoteProtocolError("a body in crumbs")
+        elif isinstance(found, h11.Request):
+            self._pieces = self._bytes = 0
+        return found
+
+
+class Protocol(H11Protocol):
+    """One connection; `sweep` is called every now and then.
+
+    Attributes:
+        address: of the client.
+    """
+
+    address = ""
+    _gate: Connections
+    _head_since: float | None = None
+    _silent_since: float | None = None
+    _answered_since: float | None = None
+    _blocked_since: float | None = None
+
+    def begin(self, gate: Connections) -> Protocol:
+        """Count among the connections of `gate`."""
+        self._gate = gate
+        self.conn = _Conversation()
+        return self
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The client may speak."""
+        super().connection_made(transport)
+        self.address = (self.client or ("", 0))[0]
+        self._head_since = time.monotonic()
+        self._gate.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over."""
+        super().connection_lost(exc)
+        self._gate.closed(self)
+
+    def data_received(self, data: bytes) -> None:
+        """The client says something."""
+        super().data_received(data)
+        self._note()
+
+    def on_response_complete(self) -> None:
+        """All that is to be said was said; it may still lie here."""
+        if self.conn.their_state is h11.SEND_BODY:
+            self._answered_since = time.monotonic()
+        super().on_response_complete()
+        self._note()
+
+    def _note(self) -> None:
+        """What the client is at: a head, nothing, or a body that nobody reads any more."""
+        now = time.monotonic()
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._answered_since = None
+        if self.conn.their_state is not h11.IDLE:
+            self._head_since = self._silent_since = None
+        elif self.conn.trailing_data[0]:
+            self._head_since, self._silent_since = self._head_since or now, None
+        elif self.cycle is not None:
+            self._head_since, self._silent_since = None, self._silent_since or now
+
+    def resume_writing(self) -> None:
+        """The client has taken most of what lay here."""
+        super().resume_writing()
+        self._blocked_since = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def since(self) -> float:
+        """When what it is doing began, for the order in which connections are ended."""
+        times = (
+            *(self._head_since, self._silent_since),
+            *(self._answered_since, self._blocked_since),
+        )
+        return min((moment for moment in times if moment is not None), default=time.monotonic())
+
+    def sweep(self, now: float, config: ServeConfig) -> None:
+        """End the connection if the client's time is over."""
+        if not self.transport.get_write_buffer_size():
+            self._blocked_since = None
+        elif self._blocked_since is None:
+            self._blocked_since = now
+        for since, seconds in (
+            (self._head_since, config.header_timeout),
+            (self._silent_since, config.idle_timeout),
+            (self._answered_since, _LINGER_SECONDS),
+            (self._blocked_since, config.write_timeout),
+        ):
+            if since is not None and now - since > seconds:
+                self.transport.abort()
+                self._gate.closed(self)
+                return
+
+
+class Connections:
+    """All connections of a server, and the socket that takes them.
+
+    Args:
+        config: how many there may be, time-outs.
+        listening: the socket.
+        tls: certificate and key, if HTTPS is spoken.
+        make: makes the protocol of a new connection.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        listening: socket.socket,
+        tls: ssl.SSLContext | None,
+        make: Callable[[], Protocol],
+    ) -> None:
+        self._config, self._listening, self._tls, self._make = config, listening, tls, make
+        self._most = most_connections(config.connections)
+        self._open: set[Protocol] = set()
+        self._greeting: dict[socket.socket, str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to take connections, in the running loop."""
+        self._listening.setblocking(False)
+        self._listening.listen(BACKLOG)
+        self._keep(self._accept())
+        self._keep(self._sweep())
+
+    def close(self) -> None:
+        """Take no more; those that are there go on. For uvicorn, as a server of asyncio's."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Nothing is left to wait for."""
+
+    def opened(self, protocol: Protocol) -> None:
+        """A connection can be spoken on."""
+        self._open.add(protocol)
+
+    def closed(self, protocol: Protocol) -> None:
+        """A connection is over, or will be in a moment."""
+        self._open.discard(protocol)
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(self._listening)
+            except OSError as error:  # the client has gone, or there are no descriptors
+                event("connection not taken", why=type(error).__name__)
+                await asyncio.sleep(0.1)
+                continue
+            if self._has_room():
+                self._greeting[connection] = str(address[0])
+                self._keep(self._greet(connection))
+            else:
+                connection.close()
+
+    def _has_room(self) -> bool:
+        """Whether one more connection can be taken, if need be in place of another one."""
+        if len(self._open) + len(self._greeting) < self._most:
+            return True
+        idle = [protocol for protocol in self._open if protocol.idle]
+        addresses = Counter(protocol.address for protocol in idle)
+        addresses.update(self._greeting.values())
+        if not addresses:
+            return False
+        (busiest, _), *_ = addresses.most_common(1)
+        event("connection ended", why="too many connections")
+        theirs = [protocol for protocol in idle if protocol.address == busiest]
+        if theirs:
+            oldest = min(theirs, key=lambda protocol: protocol.since)
+            oldest.transport.abort()
+            self.closed(oldest)
+        else:
+            self._drop(next(s for s, address in self._greeting.items() if address == busiest))
+        return True
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._greeting.pop(connection, None)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    async def _greet(self, connection: socket.socket) -> None:
+        """Agree on TLS, if that is spoken, and hand the connection to its protocol."""
+        seconds = self._config.header_timeout if self._tls else None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self._make().begin(self),
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=seconds,
+            )
+        except (OSError, ssl.SSLError, TimeoutError):
+            connection.close()
+        finally:
+            self._greeting.pop(connection, None)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = time.monotonic()
+            for protocol in list(self._open):
+                protocol.sweep(now, self._config)
+
+
+def most_connections(wanted: int) -> int:
+    """Connections at once: as many as wanted, and fewer than there are descriptors."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return wanted
+    files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < wanted + _SPARE_DESCRIPTORS:
+        more = wanted + _SPARE_DESCRIPTORS
+        more = more if hard == resource.RLIM_INFINITY else min(more, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return wanted
+    return max(min(wanted, files - _SPARE_DESCRIPTORS), 8)

@@ -1,0 +1,169 @@
+"""A network as its plan and its arrays, and what it answers with, written out for any engine.
+
+The plan is the Keras model's own (`plan.py`), so what answers here is what Keras trained. Behind
+the feature map stand global average pooling and two dense layers; behind those the gradient of the
+logit is known in closed form, so Grad-CAM comes out of the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import numpy as np
+
+from pneumoscope.errors import BundleError
+from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER
+from pneumoscope.graph.layers import Value, write_plan
+from pneumoscope.graph.plan import Plan
+from pneumoscope.graph.writer import FloatArray, Node, Writer
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkArrays:
+    """A network: how its layers are wired, and the arrays of every layer that has any.
+
+    Attributes:
+        plan: of the whole network, or of a backbone, which ends in a feature map.
+        layers: arrays in Keras' order and layout. Of a convolution (height, width, in, out), then
+            its bias; of batch normalisation gamma, beta, moving mean and moving variance, each
+            (channels,); of a dense layer (in, out) and (out,).
+    """
+
+    plan: Plan
+    layers: Mapping[str, tuple[FloatArray, ...]]
+
+    def of(self, name: str) -> tuple[FloatArray, ...]:
+        """The arrays of a layer.
+
+        Raises:
+            BundleError: there is no such layer.
+        """
+        if name not in self.layers:
+            raise BundleError(
+                f"the weights have no layer {name!r}. Copy the bundle again or train again."
+            )
+        return self.layers[name]
+
+    @property
+    def feature_layer(self) -> str:
+        """The layer that yields the last feature map."""
+        if self.plan.has(POOL_LAYER):
+            return self.plan.layer(POOL_LAYER).sources[0]
+        return self.plan.output
+
+    @property
+    def width(self) -> int:
+        """Channels of the pooled features, of a network with a head."""
+        return int(self.of(HIDDEN_LAYER)[0].shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[Node]):
+    """What a network answers with.
+
+    Attributes:
+        logit: (n,).
+        cam: Grad-CAM of the logit, (n, side, side) ≥ 0.
+        embedding: pooled features, (n, c).
+        side: of the maps.
+    """
+
+    logit: Node
+    cam: Node
+    embedding: Node
+    side: int
+
+
+def write_network(
+    to: Writer[Node], network: NetworkArrays, images: Node, size: int
+) -> Answers[Node]:
+    """One network for images (n, 3, size, size)."""
+    return _head(to, network, write_feature_map(to, network, images, size))
+
+
+def write_feature_map(
+    to: Writer[Node],
+    network: NetworkArrays,
+    images: Node,
+    size: int,
+    boundary: str | None = None,
+) -> Value[Node]:
+    """Images (n, 3, size, size) to the last feature map, or to the map of the layer `boundary`."""
+    plan = network.plan.until(boundary or network.feature_layer)
+    return write_plan(to, plan, network.layers, images, size)
+
+
+def write_average(
+    to: Writer[Node], networks: Sequence[NetworkArrays], images: Node, size: int, *, flip: bool
+) -> Answers[Node]:
+    """Networks, each with the mirror image if `flip`, by their mean probability.
+
+    The logit is that of the mean probability, the map the mean of all, the embedding the first
+    network's.
+    """
+    if flip:
+        images = to.concatenate([images, to.mirror(images)], 0)
+    passes: list[Answers[Node]] = []
+    for network in networks:
+        answers = write_network(to, network, images, size)
+        passes += _straight_and_mirrored(to, answers) if flip else [answers]
+    if len(passes) == 1:
+        return passes[0]
+    side = passes[0].side
+    logits = to.concatenate([to.reshape(each.logit, (1, -1)) for each in passes], 0)
+    cams = to.concatenate([to.reshape(each.cam, (1, -1, side, side)) for each in passes], 0)
+    mean = to.reduce("mean", cams, (0,))
+    return Answers(_logit_of_mean(to, logits), mean, passes[0].embedding, side)
+
+
+def _straight_and_mirrored(to: Writer[Node], answers: Answers[Node]) -> list[Answers[Node]]:
+    """Those of images and those of their mirror images, the maps turned back."""
+    logits, cams, embeddings = (
+        to.halves(node) for node in (answers.logit, answers.cam, answers.embedding)
+    )
+    return [
+        Answers(logits[0], cams[0], embeddings[0], answers.side),
+        Answers(logits[1], to.mirror(cams[1]), embeddings[1], answers.side),
+    ]
+
+
+def _logit_of_mean(to: Writer[Node], logits: Node) -> Node:
+    """Logits (m, n) to that of their mean probability (n,), without forming a probability of 1."""
+    zero = to.constant(np.zeros(1, np.float32))
+    log_q = to.combine("subtract", zero, to.apply("softplus", logits))
+    log_p = to.combine("add", logits, log_q)
+    return to.combine("subtract", _log_sum(to, log_p), _log_sum(to, log_q))
+
+
+def _log_sum(to: Writer[Node], logs: Node) -> Node:
+    """The logarithm of the sum of exponentials over the first axis."""
+    top = to.reduce("max", logs, (0,), keep=True)
+    shares = to.apply("exp", to.combine("subtract", logs, top))
+    total = to.apply("log", to.reduce("sum", shares, (0,)))
+    return to.combine("add", total, to.reshape(top, (-1,)))
+
+
+def _head(to: Writer[Node], network: NetworkArrays, features: Value[Node]) -> Answers[Node]:
+    """The head and its gradient (Selvaraju et al., ICCV 2017), as `gradcam.py` has them."""
+    x, side = features.node, features.height
+    hidden, hidden_bias = network.of(HIDDEN_LAYER)
+    output, output_bias = network.of(OUTPUT_LAYER)
+    if hidden.shape[0] != features.channels or side < 1:
+        raise BundleError(
+            f"the network's feature map has {features.channels} channels, its head wants "
+            f"{hidden.shape[0]}. Copy the bundle again or train again."
+        )
+    embedding = to.reduce("mean", x, (2, 3))
+    before = to.combine(
+        "add", to.product(embedding, to.constant(hidden)), to.constant(hidden_bias[None])
+    )
+    through = to.product(to.apply("relu", before), to.constant(output))
+    logit = to.combine("add", through, to.constant(output_bias[None]))
+    share = (output.T / (features.height * features.width)).astype(np.float32)
+    slopes = to.combine("multiply", to.apply("step", before), to.constant(share))
+    gradient = to.product(slopes, to.constant(np.ascontiguousarray(hidden.T)))
+    weighed = to.combine("multiply", x, to.reshape(gradient, (0, -1, 1, 1)))
+    cam = to.apply("relu", to.reduce("sum", weighed, (1,)))
+    return Answers(to.reshape(logit, (-1,)), cam, embedding, side)

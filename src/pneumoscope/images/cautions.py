@@ -1,0 +1,52 @@
+"""The warnings of images as people get them: in a row of a table, and counted over many images."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+SEPARATOR = "; "
+"""Between the warnings of one image in the column `warnings`; none of them holds it."""
+
+_MOST_KINDS = 5
+_VALUE = re.compile(r"'[^']*'|(?<![A-Za-z_\d])-?\d[\d.,]*(?:e[+-]?\d+)?")
+
+
+def joined(warnings: Iterable[str]) -> str:
+    """The warnings of one image as the text of one cell; empty if there are none."""
+    return SEPARATOR.join(warning.replace(SEPARATOR, ", ") for warning in warnings)
+
+
+def parted(text: str) -> tuple[str, ...]:
+    """The warnings of a cell that `joined` wrote."""
+    return tuple(text.split(SEPARATOR)) if text else ()
+
+
+def kind_of(warning: str) -> str:
+    """A warning without its numbers and quoted values: what images have in common.
+
+    Nothing that a header says of a patient is left in it.
+    """
+    return _VALUE.sub("…", warning.replace(SEPARATOR, ", "))
+
+
+def counted(images: Iterable[Sequence[str]]) -> Counter[str]:
+    """How many images have each kind of warning."""
+    counts: Counter[str] = Counter()
+    for warnings in images:
+        counts.update({kind_of(warning) for warning in warnings})
+    return counts
+
+
+def summary(counts: Counter[str]) -> str:
+    """The counts in one line, most frequent first; empty if there are none."""
+    listed = [f"{count} × {kind}" for kind, count in counts.most_common(_MOST_KINDS)]
+    more = len(counts) - len(listed)
+    listed += [f"{more} kinds more"] if more > 0 else []
+    return SEPARATOR.join(listed)
+
+
+def closing_lines(counts: Counter[str]) -> list[str]:
+    """What a run says of warnings at its end: one line, or none."""
+    return [f"warnings  {summary(counts)}"] if counts else []

@@ -1,0 +1,96 @@
+"""May this patient be scored: the ages that a model is for, held to the age that a header tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pneumoscope.errors import ImageRefusedError, Reason, UsageError
+from pneumoscope.images.dicom.age import patient_age
+from pneumoscope.images.read import GreyImage
+
+MOST_AGE = 120
+
+
+@dataclass(frozen=True, slots=True)
+class AgeGate:
+    """Refuses patients of other ages than a model is for.
+
+    Attributes:
+        ages: youngest and oldest in completed years, both included; empty: of every age.
+        any_age: answer all the same, with a warning.
+    """
+
+    ages: tuple[int, ...] = ()
+    any_age: bool = False
+
+    def warnings(self, image: GreyImage) -> tuple[str, ...]:
+        """What to say of the age of an image's patient; pictures without a header have none.
+
+        Raises:
+            ImageRefusedError: `outside_age_range`.
+        """
+        if not self.ages or image.dicom is None:
+            return ()
+        info = image.dicom
+        age, odd = patient_age(info.patient_age, info.patient_birth_date, info.study_date)
+        least, most = self.ages
+        if age is None:
+            words = f"for {people(self.ages)}, the age of this patient is not known"
+            return (*odd, words)
+        if age.low < most + 1 and age.high > least:
+            return odd
+        if not self.any_age:
+            raise ImageRefusedError(
+                image.source,
+                Reason.OUTSIDE_AGE_RANGE,
+                f"the patient is {age.words} old by the header; the model is for "
+                f"{people(self.ages)}. Take a model for that age, or have it predict all the same "
+                "(--any-age)",
+                (*image.warnings, *odd),
+            )
+        words = (
+            f"the patient is {age.words} old, the model is for {people(self.ages)}, and it "
+            "predicted all the same (--any-age)"
+        )
+        return (*odd, words)
+
+
+OPEN = AgeGate()
+"""Lets everyone through."""
+
+
+def people(ages: tuple[int, ...]) -> str:
+    """Whom a model is for: `children aged 1–5 years`."""
+    least, most = ages
+    who = "children" if most < 18 else "adults" if least >= 18 else "patients"
+    return f"{who} aged {least}–{most} years"
+
+
+def parse_ages(text: str) -> tuple[int, ...]:
+    """Youngest and oldest of `1-5`.
+
+    Raises:
+        UsageError: something else than two ages in order.
+    """
+    parts = text.replace("–", "-").split("-")
+    try:
+        ages = tuple(int(part) for part in parts)
+    except ValueError:
+        ages = ()
+    check_ages(ages, f"--ages {text!r}")
+    return ages
+
+
+def check_ages(ages: tuple[int, ...], where: str) -> None:
+    """See that ages are none, or youngest and oldest.
+
+    Raises:
+        UsageError: they are neither.
+    """
+    if ages and (len(ages) != 2 or not 0 <= ages[0] <= ages[1] <= MOST_AGE):
+        raise UsageError(
+            f"{where}: found {list(ages)}, wanted the youngest and the oldest in completed years, "
+            f"0 to {MOST_AGE}, as in 1-5"
+        )
+    if where.startswith("--") and not ages:
+        raise UsageError(f"{where}: wanted the youngest and the oldest in years, as in 1-5")

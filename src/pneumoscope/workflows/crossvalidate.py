@@ -1,0 +1,381 @@
+"""`crossvalidate`: every image scored by a model that never saw its patient.
+
+The patients are divided into folds. For each fold a model is trained on the others, by any recipe,
+with a validation part of its own for epoch, calibration and threshold; then the held-out fold is
+scored. All images together give intervals that are far narrower than those of one test split, and
+no single split decides.
+
+OUT/folds.csv          path, label, patient, fold
+OUT/splits/fold-K.csv  what fold K's model was trained, chosen and tested on
+OUT/fold-K/            its training run
+OUT/out_of_fold.csv    one row per image: the held-out prediction, the fold, the label
+OUT/crossvalidation.json   a row per fold, and the pooled metrics
+OUT/metrics.json, predictions.csv, labels.csv, report.html, figures/    pooled, as `evaluate` writes
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import statistics
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pneumoscope.config import CrossValidationConfig, TrainConfig, check_ranges
+from pneumoscope.data.deal import deal, deal_folds
+from pneumoscope.data.index import index
+from pneumoscope.data.split import write_split
+from pneumoscope.errors import UsageError
+from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.evaluation.intervals import bootstrap_metrics
+from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.table import as_row
+from pneumoscope.progress import SILENT, Progress
+from pneumoscope.records import CLASS_NAMES, Dataset, Estimate, ImageRecord
+from pneumoscope.storage import claim_folder, path_text, safe_cell, write_json, write_text
+from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
+from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
+from pneumoscope.workflows.evaluation_files import metrics_table
+from pneumoscope.workflows.facts import announce
+from pneumoscope.workflows.timing import Stopwatch
+from pneumoscope.workflows.train import train
+
+SCHEMA_VERSION = 1
+
+FOLD = "{fold}"
+"""In a teacher's name: the number of the fold, so that no teacher has seen what is held out."""
+
+_LOGGER = logging.getLogger(__name__)
+_DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One held-out fold: its number, its images with their predictions, how they score."""
+
+    number: int
+    answered: Answered
+    evaluation: Evaluation
+    threshold: float
+
+    def row(self) -> dict[str, Any]:
+        """The fold in `crossvalidation.json`."""
+        found = self.evaluation
+        return {
+            "fold": self.number,
+            "n": found.n,
+            "patients": found.patients,
+            "positives": found.positives,
+            "refused": found.refused,
+            "threshold": self.threshold,
+            "metrics": {name: asdict(each) for name, each in found.metrics.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all folds share; `numbers` are the folds of the data set's images."""
+
+    out: Path
+    dataset: Dataset
+    numbers: Sequence[int]
+    config: TrainConfig
+    division: CrossValidationConfig
+    progress: Progress
+    resume: bool
+    given: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CrossValidated:
+    """A finished cross-validation.
+
+    Attributes:
+        folder: OUT.
+        folds: in order.
+        pooled: all out-of-fold predictions together, at the median of the folds' thresholds.
+        decided: accuracy, balanced accuracy, sensitivity and specificity of all images, each at
+            its own fold's threshold; patients are resampled.
+    """
+
+    folder: Path
+    folds: tuple[Fold, ...]
+    pooled: Evaluation
+    decided: dict[str, Estimate]
+
+
+def crossvalidate(
+    data: Path | str,
+    out: Path | str,
+    config: TrainConfig | None = None,
+    division: CrossValidationConfig | None = None,
+    *,
+    progress: Progress = SILENT,
+    resume: bool = False,
+    given: Collection[str] = (),
+) -> CrossValidated:
+    """Cross-validate a training recipe on all images of `data`.
+
+    Args:
+        data: DATA; splits that it gives are ignored.
+        out: a new folder, or with `resume` that of a cross-validation that stopped.
+        config: how each fold's model is trained; `split.val` is the share of the remaining
+            patients that becomes its validation part. A teacher's name may hold `{fold}`: with
+            `cv/fold-{fold}` each fold's model learns from the one of another cross-validation
+            that held out the same patients.
+        division: how many folds, and how patients are divided.
+        progress: receives every stage.
+        resume: keep finished folds and go on.
+        given: dotted names of training settings that the user gave (see `train`).
+
+    Raises:
+        UsageError: `out` is taken, a setting conflicts with what is resumed, or is out of range.
+        DataError: a class has fewer patients than there are folds, or data that can't be used.
+        MissingError: weights or an extra are missing.
+
+    Example:
+        >>> found = crossvalidate("chest_xray", "cv", RECIPES["scratch"])  # doctest: +SKIP
+        >>> found.pooled.metrics["auc"]  # doctest: +SKIP
+    """
+    data, out = Path(data), Path(out)
+    config, division = config or TrainConfig(), division or CrossValidationConfig()
+    check_ranges(division, "crossvalidate")
+    watch = Stopwatch()
+    dataset = _whole(index(data, progress=progress))
+    numbers, warnings = deal_folds(dataset.records, division.folds, division.by, config.seed)
+    dataset = replace(dataset, warnings=(*dataset.warnings, *warnings))
+    announce(dataset)
+    _claim(out, dataset, numbers, resume=resume)
+    config = replace(config, keep_val=True)
+    job = _Job(out, dataset, numbers, config, division, progress, resume, given)
+    folds, manifests = [], []
+    for number in range(1, division.folds + 1):
+        _LOGGER.info("fold %d of %d", number, division.folds)
+        fold, manifest = _fold(job, number)
+        folds.append(fold)
+        manifests.append(manifest)
+        watch.lap(f"fold {number}")
+    found = _pooled(out, dataset, folds, manifests, config)
+    _write(out, found, manifests[0], dataset, data.name, config, division, watch)
+    return found
+
+
+def run_crossvalidation(
+    data: Path,
+    out: Path,
+    config: TrainConfig,
+    division: CrossValidationConfig,
+    progress: Progress,
+    *,
+    resume: bool,
+    given: Collection[str],
+) -> tuple[dict[str, Any], str]:
+    """`crossvalidate`, as a document (`crossvalidation.json` and `out`) and a text."""
+    found = crossvalidate(
+        data, out, config, division, progress=progress, resume=resume, given=given
+    )
+    text = (
+        f"{_table(found)}\n\npooled, out of fold:\n{metrics_table(found.pooled)}\n\n"
+        f"predictions  {out / 'out_of_fold.csv'}\nreport       {out / 'report.html'}"
+    )
+    return _document(found, division) | {"out": str(out)}, text
+
+
+def _whole(dataset: Dataset) -> Dataset:
+    """All images, without the splits that the data set gives."""
+    return replace(dataset, records=tuple(replace(r, split=None) for r in dataset.records))
+
+
+def _claim(out: Path, dataset: Dataset, numbers: Sequence[int], *, resume: bool) -> None:
+    """See that `out` is free, or holds the same folds; then write `folds.csv`."""
+    path, text = out / "folds.csv", _folds_text(dataset, numbers)
+    if resume:
+        if not path.exists():
+            raise UsageError(
+                f"--resume: {path} is not there, so {out} holds nothing to go on with. Start it: "
+                "the same command without --resume."
+            )
+        if path.read_text(encoding="utf-8") != text:
+            raise UsageError(
+                f"--resume: {path} divides other images, or in another way, than this command "
+                "would. Give the same DATA, --folds, --by and --seed, or another --out."
+            )
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(
+            f"--out {out}: is not empty. Give another folder, or --resume to go on with what is "
+            "there."
+        )
+    claim_folder(out)
+    write_text(path, text)
+
+
+def _folds_text(dataset: Dataset, numbers: Sequence[int]) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("path", "label", "patient", "fold"))
+    for record, number in zip(dataset.records, numbers, strict=True):
+        writer.writerow(
+            (
+                path_text(record.path),
+                CLASS_NAMES[record.label],
+                safe_cell(path_text(record.patient)),
+                number,
+            )
+        )
+    return stream.getvalue()
+
+
+def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
+    """Train on the other folds, unless that was done before; score this one."""
+    folder = job.out / f"fold-{number}"
+    split = job.out / "splits" / f"fold-{number}.csv"
+    if not (folder / "report.html").exists():  # the last file that a run writes
+        write_split(split, _parted(job, number))
+        begun = job.resume and (folder / "config.toml").exists()
+        config = replace(job.config, teachers=_teachers(job.config.teachers, number))
+        given = set(job.given) - {"teachers"}  # those of this fold are in the run's own settings
+        train(split, folder, config, progress=job.progress, resume=begun, given=given)
+    predictor = Predictor.load(folder)
+    held_out = [r for r, n in zip(job.dataset.records, job.numbers, strict=True) if n == number]
+    answered = answer_all(held_out, predictor, f"held-out fold {number}", job.progress)
+    evaluation = evaluate_answers(answered, predictor.manifest, job.config.interval)
+    threshold = predictor.manifest.threshold.value
+    return Fold(number, answered, evaluation, threshold), predictor.manifest
+
+
+def _teachers(choices: Sequence[str], number: int) -> tuple[str, ...]:
+    """The teachers of one fold: `{fold}` in their names is its number."""
+    return tuple(choice.replace(FOLD, str(number)) for choice in choices)
+
+
+def _parted(job: _Job, number: int) -> Dataset:
+    """The data set with this fold as test and the others dealt to train and val."""
+    paired = list(zip(job.dataset.records, job.numbers, strict=True))
+    config = job.config
+    shares = replace(config.split, test=0.0, by=job.division.by, seed=config.seed)
+    others = iter(deal([record for record, n in paired if n != number], shares)[0])
+    records: list[ImageRecord] = [
+        replace(record, split="test") if n == number else next(others) for record, n in paired
+    ]
+    return replace(job.dataset, records=tuple(records))
+
+
+def _pooled(
+    out: Path,
+    dataset: Dataset,
+    folds: Sequence[Fold],
+    manifests: Sequence[BundleManifest],
+    config: TrainConfig,
+) -> CrossValidated:
+    answered = _together(dataset, folds)
+    threshold = statistics.median(fold.threshold for fold in folds)
+    rule = f"median of {len(folds)} thresholds, each chosen on its fold's validation part"
+    point = OperatingPoint(threshold, rule, "the validation parts")
+    evaluation = evaluate_answers(answered, replace(manifests[0], threshold=point), config.interval)
+    positive = [answered.answers[k].prediction for k in answered.ok]
+    decisions = [float((p.probability or 0.0) >= (p.threshold or 0.0)) for p in positive]
+    found = bootstrap_metrics(
+        answered.labels(), np.array(decisions), answered.patients(), 0.5, config.interval
+    )
+    decided = {name: found.estimates[name] for name in _DECISIONS}
+    return CrossValidated(out, tuple(folds), evaluation, decided)
+
+
+def _together(dataset: Dataset, folds: Sequence[Fold]) -> Answered:
+    """The out-of-fold predictions of all images, in the data set's order."""
+    answers = {
+        record.path: answer
+        for fold in folds
+        for record, answer in zip(fold.answered.records, fold.answered.answers, strict=True)
+    }
+    return Answered(dataset.records, tuple(answers[r.path] for r in dataset.records))
+
+
+def _write(
+    out: Path,
+    found: CrossValidated,
+    manifest: BundleManifest,
+    dataset: Dataset,
+    name: str,
+    config: TrainConfig,
+    division: CrossValidationConfig,
+    watch: Stopwatch,
+) -> None:
+    point = OperatingPoint(found.pooled.threshold, found.pooled.rule, "the validation parts")
+    evaluated = Evaluated(
+        _together(dataset, found.folds),
+        found.pooled,
+        replace(manifest, threshold=point),
+        dataset,
+        "all",
+        name,
+        f"{len(found.folds)}-fold cross-validation (facts are those of fold 1's model)",
+    )
+    write_split(out / "labels.csv", dataset)
+    _write_predictions(out / "out_of_fold.csv", found.folds)
+    write_json(out / "crossvalidation.json", _document(found, division))
+    write_evaluation(out, evaluated, config=config, seconds=watch.laps, page=out / "report.html")
+
+
+def _write_predictions(path: Path, folds: Sequence[Fold]) -> None:
+    stream = io.StringIO(newline="")
+    writer: csv.DictWriter[str] | None = None
+    for fold in folds:
+        for record, answer in zip(fold.answered.records, fold.answered.answers, strict=True):
+            row = as_row(answer.prediction) | {
+                "label": CLASS_NAMES[record.label],
+                "patient": safe_cell(path_text(record.patient)),
+                "fold": fold.number,
+                "logit": answer.logit,
+            }
+            if writer is None:
+                writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+    write_text(path, stream.getvalue())
+
+
+def _document(found: CrossValidated, division: CrossValidationConfig) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "folds": [fold.row() for fold in found.folds],
+        "by": division.by,
+        "pooled": found.pooled.to_metrics_json(),
+        "decided_by_fold_thresholds": {n: asdict(e) for n, e in found.decided.items()},
+    }
+
+
+def _table(found: CrossValidated) -> str:
+    """A line per fold, and one of all images at their folds' own thresholds."""
+    names = ("auc", "sensitivity", "specificity", "accuracy")
+    lines = [f"{'fold':<8}{'images':>8}{'patients':>10}{'threshold':>11}" + "".join(
+        f"{name:>13}" for name in names
+    )]  # fmt: skip
+    for fold in found.folds:
+        values = "".join(f"{_shown(fold.evaluation.metrics[name]):>13}" for name in names)
+        evaluation = fold.evaluation
+        lines.append(
+            f"{fold.number:<8}{evaluation.n:>8}{evaluation.patients:>10}{fold.threshold:>11.4f}"
+            f"{values}"
+        )
+    told = "; ".join(
+        f"{name} {_shown(found.decided[name])} "
+        f"({_shown_number(found.decided[name].low)} to {_shown_number(found.decided[name].high)})"
+        for name in ("sensitivity", "specificity", "accuracy")
+    )
+    return "\n".join([*lines, "", f"all images, each at its fold's own threshold: {told}"])
+
+
+def _shown(estimate: Estimate) -> str:
+    return _shown_number(estimate.value)
+
+
+def _shown_number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

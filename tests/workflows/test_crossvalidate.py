@@ -1,0 +1,134 @@
+"""`crossvalidate` on phantoms: who is held out, what is pooled, and going on after a stop."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from pneumoscope.cli.app import run
+from pneumoscope.config import (
+    CrossValidationConfig,
+    FitConfig,
+    IntervalConfig,
+    PreprocessConfig,
+    TrainConfig,
+)
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.workflows.crossvalidate import CrossValidated, crossvalidate
+
+CONFIG = TrainConfig(
+    weights="none",
+    views=1,
+    preprocess=PreprocessConfig(size=64),
+    fit=FitConfig(epochs=3, batch_size=16),
+    interval=IntervalConfig(resamples=100),
+)
+DIVISION = CrossValidationConfig(folds=3)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("folds")
+
+
+@pytest.fixture(scope="module")
+def finished(shared: Path) -> CrossValidated:
+    data = write_phantoms(shared / "phantoms", 60, 3, size=80)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PNEUMOSCOPE_CACHE", str(shared / "cache"))
+        return crossvalidate(data, shared / "cv", CONFIG, DIVISION)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_image_is_scored_once_by_a_model_that_did_not_see_its_patient(
+    finished: CrossValidated,
+) -> None:
+    rows = rows_of(finished.folder / "out_of_fold.csv")
+    assert len(rows) == len({row["path"] for row in rows}) == 60
+    assert [fold.number for fold in finished.folds] == [1, 2, 3]
+    for fold in finished.folds:
+        split = rows_of(finished.folder / f"fold-{fold.number}" / "split.csv")
+        held_out = {row["patient"] for row in split if row["split"] == "test"}
+        seen = {row["patient"] for row in split if row["split"] != "test"}
+        assert held_out == {row["patient"] for row in rows if row["fold"] == str(fold.number)}
+        assert not held_out & seen
+        assert {row["label"] for row in split if row["split"] == "val"} == {"NORMAL", "PNEUMONIA"}
+
+
+def test_pooled_numbers_are_those_of_the_table(finished: CrossValidated) -> None:
+    rows = [row for row in rows_of(finished.folder / "out_of_fold.csv") if row["status"] == "ok"]
+    truth = np.array([row["label"] == "PNEUMONIA" for row in rows])
+    scores = np.array([float(row["probability"]) for row in rows])
+    document = json.loads((finished.folder / "crossvalidation.json").read_text(encoding="utf-8"))
+    pooled = document["pooled"]["metrics"]
+    assert pooled["auc"]["value"] == pytest.approx(roc_auc_score(truth, scores))
+    threshold = document["pooled"]["threshold"]["value"]
+    assert threshold == np.median([fold["threshold"] for fold in document["folds"]])
+    assert pooled["sensitivity"]["value"] == pytest.approx((scores >= threshold)[truth].mean())
+    called = np.array([row["prediction"] == "PNEUMONIA" for row in rows])
+    own = document["decided_by_fold_thresholds"]
+    assert own["sensitivity"]["value"] == pytest.approx(called[truth].mean())
+    assert own["specificity"]["value"] == pytest.approx((~called)[~truth].mean())
+    assert own["sensitivity"]["low"] < own["sensitivity"]["high"]
+    assert sum(fold["n"] for fold in document["folds"]) == document["pooled"]["n"] == len(rows)
+    metrics = json.loads((finished.folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["metrics"] == pooled
+    assert (finished.folder / "report.html").exists()
+
+
+def test_a_stopped_run_goes_on_and_another_division_is_refused(
+    finished: CrossValidated, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(shared / "cache"))
+    data, out = shared / "phantoms", tmp_path / "cv"
+    shutil.copytree(finished.folder, out)
+    shutil.rmtree(out / "fold-3")
+    before = (out / "fold-1" / "history.csv").stat().st_mtime_ns
+    again = crossvalidate(data, out, CONFIG, DIVISION, resume=True)
+    assert (out / "fold-1" / "history.csv").stat().st_mtime_ns == before
+    assert again.pooled.metrics == finished.pooled.metrics
+    with pytest.raises(UsageError, match="divides other images, or in another way"):
+        crossvalidate(data, out, CONFIG, CrossValidationConfig(folds=4), resume=True)
+    with pytest.raises(UsageError, match="is not empty"):
+        crossvalidate(data, out, CONFIG, DIVISION)
+    with pytest.raises(UsageError, match="holds nothing to go on with"):
+        crossvalidate(data, tmp_path / "new", CONFIG, DIVISION, resume=True)
+
+
+def test_too_few_patients_and_impossible_folds_are_refused(shared: Path, tmp_path: Path) -> None:
+    data = write_phantoms(tmp_path / "few", 12, 1, size=80)
+    with pytest.raises(DataError, match=r"--folds 50: .* has images in \d+ folds only"):
+        crossvalidate(data, tmp_path / "out", CONFIG, replace(DIVISION, folds=50))
+    assert not (tmp_path / "out").exists()
+    asked = ["crossvalidate", str(data), "--out", str(tmp_path / "out")]
+    assert run([*asked, "--folds", "1", "-q"]) == 2
+
+
+def test_each_fold_has_teachers_of_its_own(
+    finished: CrossValidated, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were trained without what it holds out."""
+    taught: list[tuple[str, ...]] = []
+
+    def instead(split: Path, folder: Path, config: TrainConfig, **_: object) -> None:
+        taught.append(config.teachers)
+        shutil.copytree(finished.folder / folder.name, folder)
+
+    monkeypatch.setattr("pneumoscope.workflows.crossvalidate.train", instead)
+    teachers = (f"{finished.folder}/fold-{{fold}}", "default")
+    config = replace(CONFIG, teachers=teachers)
+    found = crossvalidate(shared / "phantoms", tmp_path / "cv", config, DIVISION)
+    assert taught == [(str(finished.folder / f"fold-{k}"), "default") for k in (1, 2, 3)]
+    assert found.pooled.metrics == finished.pooled.metrics

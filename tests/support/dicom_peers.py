@@ -22,7 +22,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import (
-    ComprehensiveSRStorage,
+    Comprehensive3DSRStorage,
     CTImageStorage,
     DigitalXRayImageStorageForPresentation,
     SecondaryCaptureImageStorage,
@@ -78,7 +78,7 @@ def archive(
     """An archive that listens, on any free port unless told."""
     kept = Archive(**how)
     entity = AE("ARCHIVE")
-    for kind in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+    for kind in (Comprehensive3DSRStorage, SecondaryCaptureImageStorage):
         entity.add_supported_context(kind, list(syntaxes))
     server = entity.start_server(
         ("127.0.0.1", port),

@@ -12,7 +12,7 @@ import typer
 from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.model_commands import ModelOption, SplitChoice
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
-from pneumoscope.config import NodeConfig, replace_from
+from pneumoscope.config import FetchConfig, NodeConfig, replace_from
 from pneumoscope.errors import UsageError
 
 
@@ -29,12 +29,14 @@ class ActionChoice(StrEnum):
     run = "run"
     status = "status"
     retry = "retry"
+    results = "results"
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "export")(export)
     command(app, "node")(node)
+    command(app, "fetch")(fetch)
     command(app, "certify")(certify)
 
 
@@ -63,9 +65,14 @@ _NODE_SETTINGS = [f.name for f in fields(NodeConfig) if f.name != "callers"]
 def node(
     action: Annotated[
         ActionChoice,
-        typer.Argument(help="run it, show what its spool holds, or try again what was set aside"),
+        typer.Argument(
+            help="run it; show what its spool holds; try again what was set aside; write --out"
+        ),
     ] = ActionChoice.run,
     model: ModelOption = "default",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="table that `node results` writes")
+    ] = None,
     callers: Annotated[
         str | None,
         typer.Option(metavar="AET,AET,…", help="AE titles that may call (default: every one)"),
@@ -75,18 +82,55 @@ def node(
     """Run as a DICOM node: images in by C-STORE, reports and heatmaps out by C-STORE.
 
     `node status` shows what the spool holds and what was set aside, `node retry` has that tried
-    again; both beside a running node, too.
+    again. `node results` writes a row for every image that was answered for, to be joined with
+    readings. All of them work beside a running node, too.
 
     Example: pneumoscope node --aet PNEUMOSCOPE --port 11112 --forward PACS@10.0.0.5:104
     """
-    from pneumoscope.workflows.node import node_retry, node_status, run_node
+    from pneumoscope.workflows.node import node_results, node_retry, node_status, run_node
 
+    if (action is ActionChoice.results) != (out is not None):
+        raise UsageError("node: --out FILE.csv belongs to `node results`, and is needed for it")
     if action is not ActionChoice.run:
         spool = Path(options.get("spool") or NodeConfig().spool)
+        if out is not None:
+            return Outcome(*node_results(spool, out))
         return Outcome(*(node_status if action is ActionChoice.status else node_retry)(spool))
     allowed = tuple(title.strip() for title in callers.split(",")) if callers else None
     config = replace_from(NodeConfig(), callers=allowed, **options)
     return Outcome(*run_node(config, model))
+
+
+@settings(FetchConfig, *[f.name for f in fields(FetchConfig)])
+def fetch(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder of the images; goes on there")],
+    pacs: Annotated[
+        str, typer.Option(metavar="AET@HOST:PORT", help="whom to ask by C-FIND and C-GET or C-MOVE")
+    ] = "",
+    dicomweb: Annotated[
+        str, typer.Option(metavar="URL", help="or a DICOMweb service, by QIDO-RS and WADO-RS")
+    ] = "",
+    first: Annotated[
+        str, typer.Option("--from", metavar="DATE", help="first day of studies, as 2026-09-01")
+    ] = "",
+    last: Annotated[
+        str, typer.Option("--to", metavar="DATE", help="last day (default: the first)")
+    ] = "",
+    ids: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="or an accession number or study UID a line"),
+    ] = None,
+    token_file: Annotated[str, typer.Option(metavar="FILE", help="token of --dicomweb")] = "",
+    **options: Any,
+) -> Outcome:
+    """Fetch X-rays from a PACS into a folder, with a table of what they are; goes on if stopped.
+
+    Example: pneumoscope fetch --pacs PACS@10.0.0.5:104 --from 2026-09-01 --to 2026-09-30 --out got
+    """
+    from pneumoscope.workflows.fetch import FetchRequest, run_fetch
+
+    request = FetchRequest(out, pacs, dicomweb, first, last, ids, token_file)
+    return Outcome(*run_fetch(request, replace_from(FetchConfig(), **options), TERMINAL.progress))
 
 
 def certify(

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.model_commands import ModelOption, SplitChoice
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
 from pneumoscope.config import CompareConfig, PlanConfig, PlanTarget, replace_from
+from pneumoscope.errors import UsageError
 
 _TARGETS = ("prevalence", "min_sensitivity", "min_specificity", "threshold", "band", "sets")
+
+
+class KeyChoice(StrEnum):
+    """What scores and readings name a case by."""
+
+    accession = "accession"
+    study = "study"
+    image = "image"
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     command(app, "plan")(plan)
     command(app, "compare")(compare)
+    command(app, "readings")(readings)
 
 
 @settings(PlanTarget, *_TARGETS)
@@ -38,6 +48,13 @@ def plan(
         Path | None,
         typer.Option(metavar="DATA", help="labelled images of the site to calibrate on first"),
     ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MISSED:ALARM",
+            help="cost of a missed case and of a false alarm, as 20:1; alone: cheapest threshold",
+        ),
+    ] = None,
     model: ModelOption = "default",
     **options: Any,
 ) -> Outcome:
@@ -47,10 +64,26 @@ def plan(
     """
     from pneumoscope.workflows.plan import PlanRequest, run_plan
 
-    target = PlanTarget(**{name: options.pop(name) for name in _TARGETS})
+    costs = _pair(cost, ":", "--cost", "costs of a missed case and a false alarm, as in 20:1")
+    target = PlanTarget(**{name: options.pop(name) for name in _TARGETS}, costs=costs)
     config = replace_from(PlanConfig(), **options)
     request = PlanRequest(evaluation, target, out, model, apply, recalibrate)
     return Outcome(*run_plan(request, config, TERMINAL.progress))
+
+
+def _pair(text: str | None, mark: str, option: str, wanted: str) -> tuple[float, float] | None:
+    """Two numbers as the user gave them.
+
+    Raises:
+        UsageError: something else than two numbers.
+    """
+    if text is None:
+        return None
+    try:
+        first, second = (float(part) for part in text.split(mark))
+    except ValueError:
+        raise UsageError(f"{option}: found {text!r}, wanted {wanted}") from None
+    return first, second
 
 
 @settings(
@@ -59,19 +92,87 @@ def plan(
     "resamples",
 )
 def compare(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="a bundle, a run, or 'default'")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="the model to take its place")],
-    data: DataArgument,
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", help="a model, an evaluation's folder, or a column")
+    ],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="what is to take its place")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for compare.json and .html")],
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="labelled images, to ask two models")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="OLD and NEW are columns of this table with labels"),
+    ] = None,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="of the columns (default: columns NAME_threshold)"),
+    ] = None,
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
     **options: Any,
 ) -> Outcome:
     """Say whether NEW is as good as OLD on the same images; exit code 3 where that is not shown.
 
+    With DATA, OLD and NEW are models. Without, they are folders that `evaluate` wrote, or, with
+    --scores, two score columns of one table: paired tests and changed answers need no model.
+
     Example: pneumoscope compare default runs/a chest_xray --out comparison
     """
+    config = replace_from(CompareConfig(), **options)
+    if data is not None and scores is not None:
+        raise UsageError("compare: found DATA and --scores, wanted one of them")
+    if thresholds is not None and scores is None:
+        raise UsageError("compare: --thresholds belongs to --scores")
+    if scores is not None:
+        from pneumoscope.workflows.compare_scores import run_compare_columns
+
+        at = _pair(thresholds, ",", "--thresholds", "two thresholds, as in 0.5,40")
+        return Outcome(*run_compare_columns(scores, (old, new), at, out, config))
+    if data is None:
+        from pneumoscope.workflows.compare_scores import run_compare_evaluations
+
+        return Outcome(*run_compare_evaluations(Path(old), Path(new), out, config))
     from pneumoscope.workflows.compare import run_compare
 
     chosen: Any = split.value
-    config = replace_from(CompareConfig(), **options)
     return Outcome(*run_compare(old, new, data, out, chosen, config, TERMINAL.progress))
+
+
+@settings(PlanConfig, "confidence", "power", "margin", "resamples")
+def readings(
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="CSV of `node results`, `predict` or a vendor")
+    ],
+    table: Annotated[
+        Path, typer.Argument(metavar="READINGS.csv", help="a reading per case, and reader if known")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder for the page and its tables")],
+    by: Annotated[KeyChoice, typer.Option(help="what both name a case by")] = KeyChoice.accession,
+    score_column: Annotated[
+        str, typer.Option(metavar="NAME", help="column of SCORES (default: score, probability)")
+    ] = "",
+    threshold: Annotated[
+        float | None, typer.Option(help="in use (default: the column 'threshold' of SCORES)")
+    ] = None,
+    min_sensitivity: Annotated[
+        float | None, typer.Option(help="to be shown in the end", min=0, max=1)
+    ] = None,
+    min_specificity: Annotated[
+        float | None, typer.Option(help="to be shown in the end", min=0, max=1)
+    ] = None,
+    **options: Any,
+) -> Outcome:
+    """Hold a pilot's scores against radiologists' readings: week by week, agreement, how many more.
+
+    READINGS.csv has the column accession, study or image, and the column reading (NORMAL or
+    PNEUMONIA, 0 or 1). What is missing on either side is listed, never guessed.
+
+    Example: pneumoscope readings scores.csv readings.csv --by accession --out pilot
+    """
+    from pneumoscope.workflows.readings import ReadingsRequest, run_readings
+
+    key: Any = by.value
+    request = ReadingsRequest(
+        *(scores, table, key, out, score_column, threshold, min_sensitivity, min_specificity)
+    )
+    return Outcome(*run_readings(request, replace_from(PlanConfig(), **options)))

@@ -40,11 +40,22 @@ def info(model: ModelOption = "default") -> Outcome:
     return Outcome(*run_info(model), alone=True)
 
 
-def doctor() -> Outcome:
-    """Check this installation: versions, extras, processor, memory, cache, default model.
+def doctor(
+    model: ModelOption = "default",
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="write the model with its score of the phantom stated"),
+    ] = None,
+) -> Outcome:
+    """Check this installation: versions, extras, cache, and every engine on a known phantom.
+
+    The phantom's score is stated in the model; each engine and precision that is present must give
+    it. Exit code 4 where one does not. `serve` and `node` check theirs at start.
 
     Example: pneumoscope doctor
     """
-    from pneumoscope.workflows.inspect import run_doctor
+    from pneumoscope.workflows.inspect import run_doctor, run_state
 
-    return Outcome(*run_doctor(), alone=True)
+    if state is not None:
+        return Outcome(*run_state(model, state))
+    return Outcome(*run_doctor(model), alone=True)

@@ -17,6 +17,8 @@ from pneumoscope.config import (
     FitConfig,
     FramingConfig,
     IntervalConfig,
+    NodeConfig,
+    ScoresConfig,
     TrainConfig,
     check_ranges,
     named_in,
@@ -201,9 +203,16 @@ def _share(framing: Framing, given: float | None) -> float | None:
 
 @settings(IntervalConfig, "resamples")
 @settings(FramingConfig, "framing_share")
+@settings(ScoresConfig, "score_column", "threshold")
 def evaluate(
-    data: DataArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for metrics, pages, figures")],
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="labelled images, for a model")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="or labels and scores that exist, of any system"),
+    ] = None,
     model: ModelOption = "default",
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
     input_check: CheckOption = True,
@@ -215,11 +224,24 @@ def evaluate(
 ) -> Outcome:
     """Measure a model on labelled images: every metric with its interval, curves, a report.
 
+    With --scores instead of DATA, measure scores that exist already. No model and no image is
+    needed: the file has the columns label and score, and, if known, patient, threshold and groups.
+
     Example: pneumoscope evaluate chest_xray --model runs/a --out evaluation
     """
     from pneumoscope.workflows.evaluate import run_evaluation
+    from pneumoscope.workflows.evaluate_scores import run_evaluate_scores
 
     interval = replace_from(IntervalConfig(), resamples=options["resamples"])
+    if (data is None) == (scores is None):
+        raise UsageError("evaluate: wanted either DATA, to ask a model, or --scores FILE.csv")
+    if scores is not None:
+        how = replace_from(
+            ScoresConfig(), score_column=options["score_column"], threshold=options["threshold"]
+        )
+        return Outcome(*run_evaluate_scores(scores, out, interval, how))
+    if data is None or options["threshold"] is not None or options["score_column"]:
+        raise UsageError("evaluate DATA: --threshold and --score-column belong to --scores")
     chosen: Any = split.value
     share = _share(framing, options["framing_share"])
     progress = TERMINAL.progress
@@ -237,7 +259,8 @@ def evaluate(
     return Outcome(*found)
 
 
-@settings(BatchConfig, "engine", "workers", "precision", "device", "any_age")
+@settings(BatchConfig, "engine", "workers", "precision", "device", "any_age", "strict")
+@settings(NodeConfig, "segmentation")
 def predict(
     paths: Annotated[
         list[str],
@@ -255,12 +278,12 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with the rows in --out's .partial file")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="exit with 3 if any input had no answer")
-    ] = False,
     dicom_out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="folder for a DICOM SR and capture of every DICOM input"),
+    ] = None,
+    fhir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder for a FHIR R4 Bundle of every input")
     ] = None,
     input_check: CheckOption = True,
     **options: Any,
@@ -269,9 +292,10 @@ def predict(
 
     Example: pneumoscope predict films/ --model runs/a --out predictions.csv --heatmaps heatmaps
     """
-    from pneumoscope.workflows.predict import run_prediction
+    from pneumoscope.workflows.predict import ResultFolders, run_prediction
 
-    batch = replace_from(BatchConfig(strict=strict, input_check=input_check), **options)
+    folders = ResultFolders(dicom_out, fhir, segmentation=bool(options.pop("segmentation")))
+    batch = replace_from(BatchConfig(input_check=input_check), **options)
     found = run_prediction(
         paths,
         model,
@@ -279,7 +303,7 @@ def predict(
         heatmaps,
         TERMINAL.progress,
         resume=resume,
-        dicom_out=dicom_out,
+        folders=folders,
         batch=batch,
     )
     return Outcome(*found, alone=out is None and heatmaps is None and dicom_out is None)

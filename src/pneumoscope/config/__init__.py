@@ -4,6 +4,7 @@ node.py      settings of the DICOM node
 stages.py    one frozen dataclass per stage: every setting, its default, range and help
 evidence.py  how operating points are planned and models compared
 recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
+fetching.py  how images are had from a PACS
 adopting.py  which films of a public data set are kept
 reading.py   from and to TOML
 """
@@ -16,7 +17,9 @@ from pneumoscope.config.evidence import (
     CrossValidationConfig,
     PlanConfig,
     PlanTarget,
+    ScoresConfig,
 )
+from pneumoscope.config.fetching import FetchConfig
 from pneumoscope.config.node import NodeConfig
 from pneumoscope.config.reading import (
     check_ranges,
@@ -57,6 +60,7 @@ __all__ = [
     "CompareConfig",
     "CrossValidationConfig",
     "DistortConfig",
+    "FetchConfig",
     "FinetuneConfig",
     "FitConfig",
     "FramingConfig",
@@ -68,6 +72,7 @@ __all__ = [
     "PlanTarget",
     "PreprocessConfig",
     "ProvenanceConfig",
+    "ScoresConfig",
     "ScratchConfig",
     "ServeConfig",
     "SplitConfig",

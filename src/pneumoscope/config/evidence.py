@@ -32,6 +32,17 @@ class PlanTarget:
     sets: float | None = option(
         None, "or where the conformal set of this coverage is not one class", 0, 1
     )
+    costs: tuple[float, float] | None = option(
+        None, "what a missed case and a false alarm cost; chooses the cheapest threshold"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoresConfig:
+    """How `evaluate --scores` reads its table."""
+
+    score_column: str = option("", "column of --scores; else the first of score, probability")
+    threshold: float | None = option(None, "of --scores; else its column 'threshold'")
 
 
 @dataclass(frozen=True, slots=True)

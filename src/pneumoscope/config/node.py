@@ -33,6 +33,7 @@ class NodeConfig:
     dicomweb_days: int = option(1, "age of its studies, days; 0: of any age", 0, 36_500)
     poll: float = option(30.0, "seconds between two searches there", 0.01, _DAY_SECONDS)
     spool: str = option("pneumoscope-spool", "folder of queue, films and reports in transit")
+    segmentation: bool = option(False, "each heatmap as a DICOM Segmentation as well")
     any_age: bool = option(
         False, "predict for patients of other ages than the model is for, with a warning"
     )

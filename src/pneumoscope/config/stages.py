@@ -229,7 +229,7 @@ class BatchConfig:
     any_age: bool = option(
         False, "predict for patients of other ages than the model is for, with a warning"
     )
-    strict: bool = option(False, "an input without an answer is a failure")
+    strict: bool = option(False, "exit with 3 if any input had no answer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ is not passed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from pneumoscope.config import CompareConfig
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS
 from pneumoscope.evaluation.intervals import bootstrap_metrics
 from pneumoscope.evaluation.paired import (
     McNemar,
@@ -32,6 +33,7 @@ from pneumoscope.evaluation.paired import (
     paired_share_lower,
 )
 from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_scores
+from pneumoscope.evaluation.score_scale import ScoreScale
 from pneumoscope.evaluation.shares import Patients, patient_codes
 from pneumoscope.records import Estimate
 
@@ -150,6 +152,40 @@ def compare(
         },
         checks=checks,
         passed=all(check.passed for check in checks),
+    )
+
+
+def in_own_units(
+    found: Comparison,
+    scales: tuple[ScoreScale, ScoreScale],
+    thresholds: tuple[float, float],
+) -> Comparison:
+    """A comparison of scores that were brought to 0–1, told in the scores' own units.
+
+    Where one of the two is no probability there is no Brier score and ECE to compare, and one's
+    threshold means nothing on the other's scale.
+    """
+    if all(scale.probability for scale in scales):
+        return found
+
+    def ranked(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        return {
+            name: Estimate(None) if name in PROBABILITY_METRICS else estimate
+            for name, estimate in estimates.items()
+        }
+
+    nothing = {name: Estimate(None) for name in found.carried}
+    differences = replace(found.differences, two_sided=ranked(found.differences.two_sided))
+    return replace(
+        found,
+        thresholds=thresholds,
+        old=ranked(found.old),
+        new=ranked(found.new),
+        carried=nothing,
+        differences=differences,
+        carried_differences=PairedDifferences(
+            nothing, dict.fromkeys(nothing, None), dict.fromkeys(nothing, None)
+        ),
     )
 
 

@@ -9,7 +9,7 @@ Does not know of models, images, splits or where files lie.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ from pneumoscope.evaluation.intervals import (
 )
 from pneumoscope.evaluation.metrics import ConfusionMatrix, confusion_matrix
 from pneumoscope.evaluation.ranked import METRIC_NAMES, IntArray, checked_scores
+from pneumoscope.evaluation.score_scale import ScoreScale
 from pneumoscope.evaluation.shares import (
     Patients,
     clustered_interval,
@@ -47,6 +48,9 @@ from pneumoscope.evaluation.shares import (
 from pneumoscope.records import CLASS_NAMES, Estimate
 
 SCHEMA_VERSION = 1
+
+PROBABILITY_METRICS = ("brier", "ece")
+"""Metrics that only a probability has."""
 
 _INTERVAL = IntervalConfig()
 
@@ -89,10 +93,12 @@ class Evaluation:
         precision_recall: `None` without PNEUMONIA images.
         reliability: the reliability diagram.
         histogram: scores per class.
-        calibration: slope, intercept, calibration in the large, parts of the Brier score.
+        calibration: slope, intercept, calibration in the large, parts of the Brier score; `None`
+            where the score is no probability.
         subgroups: sensitivity by subtype (`bacteria`, `virus`), sorted by name.
         classification_report: scikit-learn's text.
         groups: rates by further columns; filled in by who knows them.
+        scale: of the scores, for `threshold` and the edges of `histogram`.
     """
 
     n: int
@@ -111,10 +117,11 @@ class Evaluation:
     precision_recall: Curve | None
     reliability: Reliability
     histogram: ScoreHistogram
-    calibration: CalibrationAssessment
+    calibration: CalibrationAssessment | None
     subgroups: Mapping[str, SubgroupSensitivity]
     classification_report: str
     groups: tuple[GroupColumn, ...] = ()
+    scale: ScoreScale = field(default_factory=ScoreScale)
 
     @property
     def why_no_intervals(self) -> str:
@@ -156,7 +163,7 @@ class Evaluation:
                 "reliability": self.reliability.to_dict(),
                 "histogram": self.histogram.to_dict(),
             },
-            "calibration": _calibration_document(self.calibration),
+            "calibration": _calibration_document(self.calibration) if self.calibration else None,
             "subgroups": {
                 name: {
                     "images": group.images,
@@ -169,6 +176,7 @@ class Evaluation:
             "classification_report": self.classification_report,
             "groups": [column.to_dict() for column in self.groups if column.groups],
             "ungrouped": {c.name: c.note for c in self.groups if not c.groups},
+            "scale": self.scale.to_dict(),
         }
 
 
@@ -243,6 +251,32 @@ def evaluate(
     )
 
 
+def in_own_units(found: Evaluation, scale: ScoreScale, threshold: float) -> Evaluation:
+    """An evaluation of scores that were brought to 0–1, told in the scores' own units.
+
+    What only a probability has (Brier score, ECE, reliability, calibration) is undefined for
+    another score.
+
+    Args:
+        found: on the scale from 0 to 1.
+        scale: of the scores.
+        threshold: in their own units.
+    """
+    if scale.probability:
+        return found
+    edges = tuple(float(edge) for edge in scale.from_unit(found.histogram.edges))
+    absent = {name: Estimate(None) for name in PROBABILITY_METRICS}
+    return replace(
+        found,
+        threshold=threshold,
+        metrics={**found.metrics, **absent},
+        histogram=replace(found.histogram, edges=edges),
+        reliability=Reliability((), (), (), (), ()),
+        calibration=None,
+        scale=scale,
+    )
+
+
 def wilson_intervals(matrix: ConfusionMatrix, level: float) -> dict[str, Estimate]:
     """Wilson intervals of the five metrics that are proportions of images."""
     tn, fp, fn, tp = matrix.tn, matrix.fp, matrix.fn, matrix.tp
@@ -306,7 +340,7 @@ def _read(document: Mapping[str, Any]) -> Evaluation:
         precision_recall=Curve.from_dict(precision_recall) if precision_recall else None,
         reliability=Reliability.from_dict(curves["reliability"]),
         histogram=ScoreHistogram.from_dict(curves["histogram"]),
-        calibration=_calibration(document["calibration"]),
+        calibration=_calibration(document["calibration"]) if document["calibration"] else None,
         subgroups={
             name: SubgroupSensitivity(
                 int(group["images"]),
@@ -321,6 +355,7 @@ def _read(document: Mapping[str, Any]) -> Evaluation:
             *(GroupColumn.from_dict(column) for column in document.get("groups", ())),
             *(GroupColumn(n, (), 0, str(t)) for n, t in document.get("ungrouped", {}).items()),
         ),
+        scale=ScoreScale(**document.get("scale", {})),
     )
 
 

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -36,6 +37,14 @@ from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.decoding import decoded
 from pneumoscope.inference.engine import DeviceChoice, OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
+from pneumoscope.inference.known_answer import (
+    NAME,
+    KnownAnswer,
+    compared,
+    phantom_content,
+    stated_logit,
+)
+from pneumoscope.inference.known_answer import TABLE as KNOWN
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
 from pneumoscope.inference.processes import Processes
@@ -76,6 +85,9 @@ class Answer:
 class Predictor:
     """Answers for images with one model.
 
+    Attributes:
+        known_logit: what the bundle states for the known phantom; `None` if it states nothing.
+
     Args:
         manifest: preprocessing, calibration and threshold of the model.
         backend: the engine, with the model's weights loaded.
@@ -109,6 +121,7 @@ class Predictor:
         self._gate = AgeGate(manifest.ages, any_age)
         self._passes: tuple[int, ...] = _PASSES
         self._processes: Processes | None = None
+        self.known_logit: float | None = None
         self.seen: Table | None = None
         """Salted hashes of the images that it was trained on (`data.seen`), if it has any."""
 
@@ -148,6 +161,7 @@ class Predictor:
             statistics=statistics,
             any_age=any_age,
         )
+        made.known_logit = stated_logit(bundle.table(KNOWN))
         made.seen = bundle.table(TABLE_NAME)
         return made
 
@@ -179,6 +193,26 @@ class Predictor:
         other._limits, other._passes = limits, tuple(passes)
         other._processes = processes
         return other
+
+    def known_answer(self, engine: str = "") -> KnownAnswer | None:
+        """How this engine scores the known phantom; `None` if the bundle states no score of it."""
+        if self.known_logit is None:
+            return None
+        began = time.monotonic()
+        return compared(
+            self.manifest,
+            self.known_logit,
+            self.phantom_logit(),
+            engine=engine or type(self._backend).__name__,
+            precision=self.precision,
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    def phantom_logit(self) -> float | None:
+        """The logit of the known phantom, which the input check is not asked about."""
+        plain = copy.copy(self)
+        plain._statistics, plain._looks, plain._processes = None, False, None
+        return plain.predict_bytes(phantom_content(), NAME, keep_image=False).logit
 
     def warm_up(self) -> None:
         """Have the engine make what it needs for passes of every size."""

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -72,15 +72,33 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
     return row
 
 
-def write_predictions(out: Path, predictions: Iterable[Prediction]) -> None:
+def write_predictions(
+    out: Path,
+    predictions: Iterable[Prediction],
+    further: Mapping[str, Sequence[str | float]] | None = None,
+) -> None:
     """Write one row per prediction, in order, in the format of the suffix.
+
+    Args:
+        out: file to write.
+        predictions: a row each.
+        further: columns after those of the contract, a value per prediction; CSV only.
 
     Raises:
         UsageError: an unknown suffix.
         OSError: the file can't be written; what was there is untouched.
     """
     check_format(out)
-    _write_rows(out, map(as_row, predictions))
+    rows = map(as_row, predictions)
+    if not further:
+        _write_rows(out, rows)
+        return
+    added = (
+        dict(zip(further, values, strict=True)) for values in zip(*further.values(), strict=True)
+    )
+    with atomic_writer(out) as stream:
+        merged = (row | more for row, more in zip(rows, added, strict=True))
+        _write_csv(stream, merged, (*COLUMNS, *further))
 
 
 def _write_rows(out: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -97,9 +115,11 @@ def _line(row: dict[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
-def _write_csv(stream: IO[bytes], rows: Iterable[dict[str, Any]]) -> None:
+def _write_csv(
+    stream: IO[bytes], rows: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS
+) -> None:
     text = io.TextIOWrapper(stream, "utf-8", newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(_safe_row, rows))
     text.flush()

@@ -35,6 +35,7 @@ class ChecklistContent:
     name: str
     answers: Mapping[Fact, str]
     flow: Flow
+    guidelines: tuple[Guideline, ...] = GUIDELINES
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def render_checklist(content: ChecklistContent) -> str:
 def _head(content: ChecklistContent) -> ChecklistHead:
     counts = "; ".join(
         f"{guideline.name}: {_filled(guideline, content)} of {plural(len(guideline.items), 'item')}"
-        for guideline in GUIDELINES
+        for guideline in content.guidelines
     )
     return ChecklistHead(
         title="Reporting checklists",
@@ -109,7 +110,7 @@ def _sections(content: ChecklistContent) -> tuple[Section, ...]:
         (Drawn("", flow_diagram(content.flow)),),
     )
     flow = Section("flow", "Flow of participants", "Flow", "sections/figures.html.j2", drawn)
-    return (flow, *(_section(guideline, content) for guideline in GUIDELINES))
+    return (flow, *(_section(guideline, content) for guideline in content.guidelines))
 
 
 def _section(guideline: Guideline, content: ChecklistContent) -> Section:

@@ -36,6 +36,7 @@ from pneumoscope.report.page import (
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 
 _KEYS = ("auc", "sensitivity", "specificity")
+_MOST_LISTED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,15 @@ class Flip:
     Attributes:
         file: the image's name.
         label: 0 for NORMAL, 1 for PNEUMONIA.
-        probabilities: of the old and the new model.
-        thumbnail: the X-ray as PNG bytes.
+        probabilities: of the old and the new model (or scores in their own units).
+        thumbnail: the X-ray as PNG bytes; `None` where there is no image to show.
         overlays: under the old and the new model's heatmap; `None` without one.
     """
 
     file: str
     label: int
     probabilities: tuple[float, ...]
-    thumbnail: bytes
+    thumbnail: bytes | None
     overlays: tuple[bytes | None, ...]
 
 
@@ -74,6 +75,7 @@ class CompareContent:
         flipped: how many there are.
         command: that made the page.
         uncertain: images that each model answers with `uncertain`; `None`: it never does.
+        one_scale: whether both scores are probabilities, so that a threshold can be carried over.
     """
 
     old: str
@@ -88,6 +90,7 @@ class CompareContent:
     flipped: int
     command: str
     uncertain: tuple[int | None, ...] = (None, None)
+    one_scale: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ def _head(content: CompareContent) -> ReportHead:
             )
         )
     return ReportHead(
-        "Comparison of two models",
+        "Comparison of two models" if content.one_scale else "Comparison of two scores",
         f"{content.old} → {content.new} · {content.data}",
         text,
         "The numbers hold for these images. Don’t use them, or the models, for a decision about a "
@@ -193,18 +196,21 @@ def _verdict(content: CompareContent) -> Section:
 def _metrics(content: CompareContent) -> Section:
     found = content.comparison
     level = percent(content.config.level)
-    columns = (
+    columns = [
         Column("Metric"),
         Column("Old", numeric=True),
         Column("New", numeric=True),
         Column("Change", numeric=True),
         Column(f"{level} interval", numeric=True),
-        Column("New at the old threshold", numeric=True),
-        Column("Change there", numeric=True),
-    )
+    ]
+    if content.one_scale:
+        columns.append(Column("New at the old threshold", numeric=True))
+        columns.append(Column("Change there", numeric=True))
     rows = []
     for name in METRICS:
         gap, carried = found.differences.two_sided[name], found.carried_differences.two_sided[name]
+        if not content.one_scale and gap.value is None:
+            continue
         rows.append(
             (
                 metric_text(name).label,
@@ -212,15 +218,19 @@ def _metrics(content: CompareContent) -> Section:
                 number(found.new[name].value),
                 _signed(gap.value),
                 interval(gap),
-                number(found.carried[name].value),
-                _signed(carried.value),
+                *((number(found.carried[name].value),) if content.one_scale else ()),
+                *((_signed(carried.value),) if content.one_scale else ()),
             )
         )
     note = (
         f"Old at its threshold {number(found.thresholds[0], 4)}, new at its own "
         f"{number(found.thresholds[1], 4)}. Both on the same resampled patients; "
-        "accuracy, sensitivity and specificity with Tango’s interval. Lower is better for Brier "
-        "score and calibration error."
+        "accuracy, sensitivity and specificity with Tango’s interval."
+    )
+    note += (
+        " Lower is better for Brier score and calibration error."
+        if content.one_scale
+        else " A score is no probability here: calibration is not compared."
     )
     auc = found.auc
     text = "DeLong’s paired test needs both classes and errors of ranking."
@@ -228,7 +238,7 @@ def _metrics(content: CompareContent) -> Section:
         text = (
             f"DeLong’s paired test: AUC changes by {_signed(auc.difference.value)}, p {_p(auc.p)}."
         )
-    view = TablesView(text, (Table("Metrics", columns, tuple(rows), note),))
+    view = TablesView(text, (Table("Metrics", tuple(columns), tuple(rows), note),))
     return Section("metrics", "Metrics", "Metrics", "sections/tables.html.j2", view)
 
 
@@ -275,6 +285,8 @@ def _uncertain(content: CompareContent) -> Table:
 def _flips(content: CompareContent) -> Section | None:
     if not content.flips:
         return None
+    if any(flip.thumbnail is None for flip in content.flips):
+        return _listed_flips(content)
     shown = (
         "all of them"
         if len(content.flips) == content.flipped
@@ -288,11 +300,42 @@ def _flips(content: CompareContent) -> Section | None:
     return Section("flips", "Changed answers", "Changed", "sections/flips.html.j2", view)
 
 
+def _listed_flips(content: CompareContent) -> Section:
+    """The cases whose answer changed as a table, where there are no images to show."""
+    thresholds = content.comparison.thresholds
+    columns = (
+        Column("Case", code=True),
+        Column("Label"),
+        Column("Old", numeric=True),
+        Column("New", numeric=True),
+        Column("Now"),
+    )
+    rows = tuple(
+        (
+            flip.file,
+            CLASS_NAMES[flip.label].lower(),
+            *(number(score, 3) for score in flip.probabilities),
+            _now(flip, thresholds),
+        )
+        for flip in content.flips[:_MOST_LISTED]
+    )
+    more = content.flipped - len(rows)
+    note = f"{plural(more, 'further case')} in compare.json." if more else ""
+    view = TablesView(
+        f"{plural(content.flipped, 'answer')} changed, newly wrong ones first.",
+        (Table("Changed answers", columns, rows, note),),
+    )
+    return Section("flips", "Changed answers", "Changed", "sections/tables.html.j2", view)
+
+
+def _now(flip: Flip, thresholds: tuple[float, float]) -> str:
+    return "right" if int(flip.probabilities[1] >= thresholds[1]) == flip.label else "wrong"
+
+
 def _flip(flip: Flip, thresholds: tuple[float, float]) -> FlipView:
     label = CLASS_NAMES[flip.label].lower()
-    now = int(flip.probabilities[1] >= thresholds[1])
     before, after = (number(value, 3) for value in flip.probabilities)
-    pictures = [(data_uri(flip.thumbnail), f"X-ray labelled {label}")]
+    pictures = [(data_uri(flip.thumbnail or b""), f"X-ray labelled {label}")]
     for overlay, name in zip(flip.overlays, ("old", "new"), strict=True):
         if overlay is not None:
             pictures.append((data_uri(overlay), f"The same under the {name} model’s heatmap"))
@@ -300,7 +343,7 @@ def _flip(flip: Flip, thresholds: tuple[float, float]) -> FlipView:
         flip.file,
         label,
         label,
-        f"{before} → {after}, now {'right' if now == flip.label else 'wrong'}",
+        f"{before} → {after}, now {_now(flip, thresholds)}",
         tuple(pictures),
     )
 

@@ -113,9 +113,9 @@ class WorstError:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """How many inputs were given no answer for one reason; a few of their names."""
+    """How many inputs have no score for one reason (ours, or another system's); a few names."""
 
-    reason: Reason
+    reason: Reason | str
     count: int
     examples: tuple[str, ...] = ()
 

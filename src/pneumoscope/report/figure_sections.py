@@ -130,9 +130,9 @@ def roc_and_precision_recall_figures(found: Evaluation) -> tuple[Svg, ...]:
 def probabilities(content: ReportContent) -> Section | None:
     """Whether the probabilities can be taken at their word."""
     found = content.evaluation
-    if not found.reliability.images:
-        return None
     assessed = found.calibration
+    if not found.reliability.images or assessed is None:
+        return None
     observed = f"the observed share of pneumonia is {number(assessed.prevalence)}"
     rows = (
         (Head("Mean stated probability", observed), number(assessed.mean_probability), ABSENT),

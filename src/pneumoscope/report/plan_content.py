@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pneumoscope.evaluation.abstain import RiskCoverage, Uncertain
+from pneumoscope.evaluation.cost import CostTable
 from pneumoscope.evaluation.decision import DecisionCurve
 from pneumoscope.evaluation.plan import ConfidentThreshold, PlanRow, ThresholdTable
 from pneumoscope.evaluation.sample_size import Verification
@@ -34,13 +35,14 @@ class PlanContent:
         chosen: the new threshold, if one was asked for.
         confident: how sure it is that the wanted rate holds.
         verify: patients needed, by `sensitivity` and `specificity`.
-        curve: net benefit.
-        risk: risk against coverage.
+        curve: net benefit; `None` where the score is no probability.
+        risk: risk against coverage, likewise.
         abstention: where the answer is to be `uncertain`, if asked for.
         recalibration: as in `plan.json`.
         level: of the intervals.
         notes: what the reader must know first.
         command: that made the page.
+        costs: what errors cost at each threshold, if asked for.
     """
 
     name: str
@@ -55,13 +57,14 @@ class PlanContent:
     chosen: OperatingPoint | None
     confident: ConfidentThreshold | None
     verify: Mapping[str, Verification]
-    curve: DecisionCurve
-    risk: RiskCoverage
+    curve: DecisionCurve | None
+    risk: RiskCoverage | None
     abstention: Uncertain | None
     recalibration: Mapping[str, Any] | None
     level: float
     notes: tuple[str, ...]
     command: str
+    costs: CostTable | None = None
 
     @property
     def row(self) -> PlanRow:

@@ -114,6 +114,7 @@ def _sections(content: PlanContent) -> tuple[Section, ...]:
     found = (
         _controls(content),
         _choice(content),
+        _costs(content),
         _curve(content),
         _thresholds(content),
         _abstention(content),
@@ -250,7 +251,50 @@ def _verify_table(content: PlanContent) -> Table:
     )
 
 
-def _curve(content: PlanContent) -> Section:
+def _costs(content: PlanContent) -> Section | None:
+    found = content.costs
+    if found is None:
+        return None
+    table = content.table
+    chosen = "chosen" if content.chosen else "in use"
+    named: list[tuple[str | Head, str, str]] = [
+        (Head(number(table.thresholds[k], 4), name), *_priced(found.at(k)))
+        for name, k in (("cheapest", found.cheapest), (chosen, content.at))
+    ]
+    if found.cheapest == content.at:
+        named = named[1:]
+    named += [
+        ("Call every image", number(found.call_all, 1), ABSENT),
+        ("Call none", number(found.call_none, 1), ABSENT),
+    ]
+    columns = (
+        Column("Threshold"),
+        Column("Cost per 1,000", numeric=True),
+        Column(f"{percent(content.level)} interval", numeric=True),
+    )
+    span = (
+        f" In {percent(content.level)} of resamples of patients it lies from "
+        f"{number(found.low, 4)} to {number(found.high, 4)}."
+        if found.low is not None
+        else ""
+    )
+    view = TablesView(
+        f"A missed case costs {found.missed:g}, a false alarm {found.false_alarm:g}, among 1,000 "
+        f"patients at a prevalence of {percent(content.prevalence, 1)}. Errors cost least at the "
+        f"threshold {number(table.thresholds[found.cheapest], 4)}.{span} It was found on these "
+        "images: on others it will do a little worse than here.",
+        (Table("Cost of errors", columns, tuple(named)),),
+    )
+    return Section("cost", "What errors cost", "Cost", "sections/tables.html.j2", view)
+
+
+def _priced(found: Estimate) -> tuple[str, str]:
+    return number(found.value, 1), interval(found, 1)
+
+
+def _curve(content: PlanContent) -> Section | None:
+    if content.curve is None or content.risk is None:
+        return None
     useful = content.curve.useful()
     said = (
         f"The model is surely better than both from {number(useful[0], 2)} to "

@@ -199,26 +199,34 @@ def score_histogram(histogram: ScoreHistogram, threshold: float, matrix: Confusi
     with drawing():
         figure, top = new_axes(margins=(40, 186, 14, 46))
         bottom = figure.add_axes((40 / WIDTH, 38 / HEIGHT, (WIDTH - 54) / WIDTH, 98 / HEIGHT))
+        low, high = histogram.edges[0], histogram.edges[-1]
+        at = (threshold - low) / (high - low)
         for label, axes in enumerate((top, bottom)):
             counts = (histogram.normal, histogram.pneumonia)[label]
-            _bars(axes, histogram.edges, counts, threshold, label)
+            edges = [(edge - low) / (high - low) for edge in histogram.edges]
+            _bars(axes, edges, counts, at, label)
+            places = (0.0, 0.25, 0.5, 0.75, 1.0)
+            axes.set_xticks(places, [f"{low + place * (high - low):.3g}" for place in places])
         top.set_xticklabels([])
-        bottom.set_xlabel("Stated probability of pneumonia", labelpad=5)
-        _tell_wrong(top, threshold, f"{plural(matrix.fp, 'false alarm')}", right=True)
-        _tell_wrong(bottom, threshold, f"{count(matrix.fn)} missed", right=False)
+        is_probability = (low, high) == (0.0, 1.0)
+        name = "Stated probability of pneumonia" if is_probability else "Score"
+        bottom.set_xlabel(name, labelpad=5)
+        _tell_wrong(top, at, f"{plural(matrix.fp, 'false alarm')}", right=True)
+        _tell_wrong(bottom, at, f"{count(matrix.fn)} missed", right=False)
         top.text(
-            threshold,
+            at,
             1.05,
             f"threshold {number(threshold, 2)}",
             transform=top.get_xaxis_transform(),
-            ha=_anchor(threshold),
+            ha=_anchor(at),
             va="bottom",
             fontsize=9.5,
             color=INK.light,
         )
         reading = (
             f"{plural(sum(histogram.normal), 'normal X-ray')} and "
-            f"{count(sum(histogram.pneumonia))} with pneumonia by stated probability: "
+            f"{count(sum(histogram.pneumonia))} with pneumonia by "
+            f"{'stated probability' if is_probability else 'score'}: "
             f"{plural(matrix.fp, 'false alarm')} at or above the threshold "
             f"{number(threshold, 2)}, {count(matrix.fn)} missed below it."
         )
@@ -300,7 +308,6 @@ def _bars(
         )
     axes.axvline(threshold, color=INK.light, linewidth=0.9)
     axes.set_xlim(-0.012, 1.012)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     most = max(*counts, 1)
     axes.set_ylim(0, 1.05 * most**0.5)
     ticks = _square_root_ticks(most)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pneumoscope.errors import Reason
 from pneumoscope.evaluation.edges import EDGE_METHOD
-from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS, Evaluation
 from pneumoscope.evaluation.groups import GroupColumn
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.content import ReportContent, RunFacts, WorstError
@@ -37,6 +37,8 @@ from pneumoscope.report.page import (
     data_uri,
     pairs,
 )
+
+_REASONS = frozenset(reason.value for reason in Reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +209,14 @@ def _metric_row(name: str, found: Evaluation) -> MetricRow:
         meaning=text.meaning,
         value=number(estimate.value),
         span=interval(estimate),
-        reason=text.undefined if estimate.value is None else "",
+        reason=_why_undefined(name, found) if estimate.value is None else "",
     )
+
+
+def _why_undefined(name: str, found: Evaluation) -> str:
+    if name in PROBABILITY_METRICS and not found.scale.probability:
+        return "the score is no probability"
+    return metric_text(name).undefined
 
 
 def worst_errors(content: ReportContent) -> Section | None:
@@ -246,8 +254,8 @@ def refused(content: ReportContent) -> Section | None:
     total = sum(found.count for found in content.refused)
     rows = tuple(
         (
-            _reason(found.reason),
-            found.reason.status,
+            found.reason.replace("_", " "),
+            Reason(found.reason).status if found.reason in _REASONS else ABSENT,
             count(found.count),
             ", ".join(found.examples) or ABSENT,
         )
@@ -264,10 +272,6 @@ def refused(content: ReportContent) -> Section | None:
         (table,),
     )
     return Section("refused", "Refused inputs", "Refused", "sections/tables.html.j2", view, True)
-
-
-def _reason(reason: Reason) -> str:
-    return reason.value.replace("_", " ")
 
 
 def limits(content: ReportContent) -> Section:

@@ -7,7 +7,7 @@ of them, and the pictures of the worst errors.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import IntervalConfig, PreprocessConfig, StressConfig
 from pneumoscope.errors import DataError, ImageRefusedError, Reason
-from pneumoscope.evaluation.evaluate import Evaluation, evaluate
+from pneumoscope.evaluation.evaluate import Evaluation, evaluate, in_own_units
 from pneumoscope.evaluation.groups import by_group
+from pneumoscope.evaluation.score_scale import ScoreScale
 from pneumoscope.images.cautions import counted
 from pneumoscope.images.dicom.attributes import film_attributes
 from pneumoscope.images.framing import lung_box, match_framing
@@ -27,6 +28,7 @@ from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import film_png, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor, decide
+from pneumoscope.inference.table import COLUMNS
 from pneumoscope.progress import Progress
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord, Prediction
 from pneumoscope.report.content import Refusals, WorstError
@@ -98,6 +100,34 @@ def answer_all(
             "Look at the data: pneumoscope data audit DATA"
         )
     return answered
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCases:
+    """Labelled inputs with a score each, from a model or a file: what an evaluation measures.
+
+    Attributes:
+        labels: int64, (n,), 0 or 1.
+        scores: float64, (n,), in their own units.
+        patients: (n,) ids.
+        threshold: PNEUMONIA is called from here up, in the scores' units.
+        rule: how it was chosen, in words.
+        columns: further columns, (n,) texts each, for groups; `subtype` among them.
+        refused: how many more inputs have no score.
+    """
+
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    patients: Sequence[str]
+    threshold: float
+    rule: str
+    columns: Mapping[str, Sequence[str]]
+    refused: int = 0
+
+    def unit_scores(self) -> tuple[ScoreScale, NDArray[np.float64], float]:
+        """The scale, and scores and threshold on it, from 0 to 1."""
+        scale = ScoreScale.of(self.scores, self.threshold)
+        return scale, scale.to_unit(self.scores), float(scale.to_unit(self.threshold))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,25 +203,35 @@ def evaluate_answers(
     answered: Answered, manifest: BundleManifest, interval: IntervalConfig
 ) -> Evaluation:
     """Every metric of the answers at the model's threshold, and by group of patients."""
-    found = evaluate(
+    cases = ScoredCases(
         answered.labels(),
         answered.probabilities(),
         answered.patients(),
         manifest.threshold.value,
         manifest.threshold.rule,
-        interval,
+        group_columns([answered.records[k] for k in answered.ok]),
         refused=len(answered.answers) - len(answered.ok),
-        subtypes=[answered.records[k].subtype for k in answered.ok],
+    )
+    return evaluate_cases(cases, interval)
+
+
+def evaluate_cases(cases: ScoredCases, interval: IntervalConfig) -> Evaluation:
+    """Every metric of scores at their threshold, and by group of patients."""
+    scale, scores, threshold = cases.unit_scores()
+    found = evaluate(
+        cases.labels,
+        scores,
+        cases.patients,
+        threshold,
+        cases.rule,
+        interval,
+        refused=cases.refused,
+        subtypes=cases.columns.get("subtype"),
     )
     groups = by_group(
-        answered.labels(),
-        answered.probabilities(),
-        answered.patients(),
-        manifest.threshold.value,
-        group_columns([answered.records[k] for k in answered.ok]),
-        interval.level,
+        cases.labels, scores, cases.patients, threshold, cases.columns, interval.level
     )
-    return replace(found, groups=groups)
+    return in_own_units(replace(found, groups=groups), scale, cases.threshold)
 
 
 def group_columns(records: Sequence[ImageRecord]) -> dict[str, list[str]]:
@@ -205,6 +245,27 @@ def group_columns(records: Sequence[ImageRecord]) -> dict[str, list[str]]:
     ]
     names = dict.fromkeys(name for values in told for name in values)
     return {name: [values.get(name, "") for values in told] for name in names}
+
+
+def label_columns(answered: Answered) -> dict[str, list[str]]:
+    """What stands beside each answer in an evaluation's predictions.csv, in step with the answers.
+
+    `label`, `patient`, `split`, and the columns that groups were made of (empty without an answer).
+    """
+    records = answered.records
+    columns: dict[str, list[str]] = {
+        "label": [CLASS_NAMES[record.label] for record in records],
+        "patient": [record.patient for record in records],
+        "split": [record.split or "" for record in records],
+    }
+    groups = group_columns([records[k] for k in answered.ok])
+    for name, values in groups.items():
+        if name in columns or name in COLUMNS:
+            continue
+        columns[name] = [""] * len(records)
+        for k, value in zip(answered.ok, values, strict=True):
+            columns[name][k] = value
+    return columns
 
 
 def refusals_of(answered: Answered) -> tuple[Refusals, ...]:

@@ -12,7 +12,7 @@ from statistics import median
 
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.index import class_counts
-from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS, Evaluation
 from pneumoscope.evaluation.intervals import METRICS_METHOD
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.records import Dataset, Estimate, ImageRecord
@@ -57,7 +57,7 @@ def flow_of(
             for c in elsewhere
         ),
         evaluated=_counted("all of it" if split == "all" else f"split {split}", chosen.records),
-        refused=tuple((r.reason.value.replace("_", " "), r.count) for r in refusals),
+        refused=tuple((r.reason.replace("_", " "), r.count) for r in refusals),
         answered=Counted("answered", evaluation.n, evaluation.patients),
         matrix=evaluation.confusion_matrix,
         threshold=evaluation.threshold,
@@ -73,15 +73,19 @@ def checklist_answers(
     whole: Dataset,
     chosen: Dataset,
     evaluation: Evaluation,
-    manifest: BundleManifest,
+    manifest: BundleManifest | None,
     config: TrainConfig | IntervalConfig,
 ) -> dict[Fact, str]:
-    """Every fact that the run knows, as one or a few sentences; what it does not know is absent."""
-    found = {
+    """Every fact that the run knows, as one or a few sentences; what it does not know is absent.
+
+    Without a `manifest` the scores came from a table, of whose system nothing is known.
+    """
+    found: dict[Fact, str] = {
         **_on_data(flow, whole, chosen),
-        **_on_model(manifest),
+        **(_on_model(manifest) if manifest else {}),
         **(_on_training(config) if isinstance(config, TrainConfig) else {}),
         **_on_evaluation(flow, evaluation),
+        **({} if manifest else _on_scores(flow, evaluation)),
     }
     return {fact: text for fact, text in found.items() if text}
 
@@ -185,6 +189,31 @@ def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
     }
 
 
+def _on_scores(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
+    """What a table of scores tells of the system that gave them; `""`: nothing."""
+    scale, matrix = evaluation.scale, evaluation.confusion_matrix
+    kind = (
+        "a probability of pneumonia"
+        if scale.probability
+        else f"a score from {scale.low:g} to {scale.high:g}, higher for pneumonia"
+    )
+    at = f"{evaluation.threshold:.4g}: {evaluation.rule}"
+    refused = "; ".join(f"{name} ({count})" for name, count in flow.refused)
+    return {
+        "inputs": "",
+        "explanation": "",
+        "availability": "",
+        "threshold": f"{at}.",
+        "output": f"For each input {kind}, and PNEUMONIA from the threshold up ({at}).",
+        "missing": "A row without a score stands in no measure and is counted. Here: "
+        f"{refused or 'none'}.",
+        "errors": f"{plural(matrix.fn, 'missed case')} and {plural(matrix.fp, 'false alarm')}; "
+        "predictions.csv names them.",
+        "records": "predictions.csv holds every score with its label, metrics.json the results.",
+        "software": f"Measured with pneumoscope {software_versions().get('pneumoscope', '')}.",
+    }
+
+
 def _on_training(config: TrainConfig) -> dict[Fact, str]:
     fit = config.fit
     kept = "last epoch" if fit.keep == "last" else "epoch with the best validation AUC"
@@ -208,13 +237,22 @@ def _on_training(config: TrainConfig) -> dict[Fact, str]:
 
 def _on_evaluation(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
     level, matrix = evaluation.interval.level, evaluation.confusion_matrix
-    named = ", ".join(metric_text(name).label for name in METRICS if name in evaluation.metrics)
+    named = ", ".join(
+        metric_text(name).label
+        for name in METRICS
+        if name in evaluation.metrics
+        and (evaluation.scale.probability or name not in PROBABILITY_METRICS)
+    )
     return {
         "sample": f"{plural(evaluation.n, 'X-ray')} of {plural(evaluation.patients, 'patient')}, "
         f"{evaluation.positives:,} with pneumonia "
         f"({100 * evaluation.positives / evaluation.n:.1f} %).",
-        "measures": f"{named}; ROC, precision–recall and reliability curves; calibration slope and "
-        "intercept.",
+        "measures": f"{named}; ROC and precision–recall curves"
+        + (
+            "; reliability curve, calibration slope and intercept."
+            if evaluation.calibration
+            else "."
+        ),
         "uncertainty": f"{evaluation.interval.level:.0%} intervals: {METRICS_METHOD}, "
         f"{evaluation.interval.resamples:,} resamples, seed {evaluation.interval.seed}.",
         "internal": f"Evaluated on {flow.evaluated.name} of {flow.found.name}.",
@@ -249,6 +287,8 @@ def _listed(metrics: Mapping[str, Estimate], level: float) -> str:
 
 
 def _calibrated(evaluation: Evaluation) -> str:
+    if evaluation.calibration is None:
+        return ""
     slope, ece = evaluation.calibration.slope, evaluation.metrics.get("ece", Estimate(None))
     return (
         f" Calibration: slope {number(slope.value)} ({interval(slope)}), error (ECE) "

@@ -1,11 +1,7 @@
 """`evaluate`: a model on labelled images, measured into a folder.
 
-metrics.json      every metric with its interval (the contract)
-predictions.csv   one row per image (the contract)
-labels.csv        path, label, patient, split of the same images, in the same order
-figures/*.svg     the report's figures, the flow of participants among them
-report.html
-checklist.html    CLAIM 2024, TRIPOD+AI, STARD-AI, filled in as far as the files tell
+The files are those of `evaluation_files`, and `labels.csv`: path, label, patient, split of the same
+images, in the same order.
 """
 
 from __future__ import annotations
@@ -13,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +18,32 @@ from pneumoscope.data.index import index
 from pneumoscope.data.seen import Seen
 from pneumoscope.data.split import write_split
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.evaluate import Evaluation, headline
+from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.images.cautions import closing_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.inference.table import write_predictions
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
-from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
-from pneumoscope.report.content import (
-    EvaluatedSplit,
-    LearningCurves,
-    ModelFacts,
-    ReportContent,
-    RunFacts,
-)
-from pneumoscope.report.figure_sections import evaluation_figures
-from pneumoscope.report.flow import flow_diagram
-from pneumoscope.report.group_sections import group_figures
-from pneumoscope.report.report_page import write_report
-from pneumoscope.storage import claim_folder, write_json, writes_alone
+from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ModelFacts, ReportContent
+from pneumoscope.storage import claim_folder, writes_alone
 from pneumoscope.workflows.answering import (
     Answered,
     answer_all,
     answer_matched,
     evaluate_answers,
+    label_columns,
     refusals_of,
     worst_errors,
 )
 from pneumoscope.workflows.checklist import checklist_answers, flow_of
-from pneumoscope.workflows.facts import (
-    announce,
-    command_line,
-    data_facts,
-    model_facts,
-    software_versions,
+from pneumoscope.workflows.evaluation_files import (
+    EvaluationFiles,
+    evaluation_text,
+    run_facts,
+    write_evaluation_files,
 )
+from pneumoscope.workflows.facts import announce, data_facts, model_facts
 from pneumoscope.workflows.seen import seen_by
 
 
@@ -178,13 +162,9 @@ def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
         framing=framing,
     )
     document = metrics_document(evaluated) | {"out": str(out)}
-    warned = "".join(f"{line}\n" for line in closing_lines(evaluated.answered.warned()))
-    said = f"{evaluated.seen.in_words()}\n\n" if evaluated.seen else ""
-    text = (
-        f"{metrics_table(evaluated.evaluation)}\n\n{said}{warned}report  {out / 'report.html'}\n"
-        f"papers  {out / 'checklist.html'}"
-    )
-    return document, text
+    warned = closing_lines(evaluated.answered.warned())
+    said = [evaluated.seen.in_words(), ""] if evaluated.seen else []
+    return document, "\n".join([*said, *warned, evaluation_text(evaluated.evaluation, out)])
 
 
 def chosen_split(
@@ -223,25 +203,15 @@ def write_evaluation(
 ) -> None:
     """Write the files of an evaluation but `labels.csv` into `out`, its report to `page`."""
     answered, evaluation = evaluated.answered, evaluated.evaluation
-    write_json(out / "metrics.json", metrics_document(evaluated))
-    predictions = [answer.prediction for answer in answered.answers]
-    write_predictions(out / "predictions.csv", predictions)
     refused = refusals_of(answered)
     whole = evaluated.whole or evaluated.dataset
     chosen = replace(whole, records=answered.records)
     flow = flow_of(whole, chosen, evaluated.split, evaluated.data_name, evaluation, refused)
-    started = datetime.now(UTC) - timedelta(seconds=sum(seconds.values()))
     content = ReportContent(
         title="Training report" if learning else "Evaluation report",
         evaluation=evaluation,
         split=evaluated.split,
-        run=RunFacts(
-            command_line(),
-            seconds,
-            software_versions(),
-            started.isoformat(timespec="seconds"),
-            config,
-        ),
+        run=run_facts(seconds, config),
         data=data_facts(
             evaluated.data_name, evaluated.dataset, fingerprint(evaluated.dataset.records)
         ),
@@ -252,13 +222,14 @@ def write_evaluation(
         flow=flow,
         commands=evaluated.commands,
     )
-    for figure in (*evaluation_figures(evaluation), *group_figures(evaluation)):
-        figure.save(out / "figures" / f"{figure.name}.svg")
-    flow_diagram(flow).save(out / "figures" / "flow.svg")
-    write_report(page, content)
-    answers = checklist_answers(flow, whole, chosen, evaluation, evaluated.manifest, config)
-    named = f"{content.model.name} · {content.data.name}"
-    write_checklist(out / "checklist.html", ChecklistContent(named, answers, flow))
+    files = EvaluationFiles(
+        metrics_document(evaluated),
+        [answer.prediction for answer in answered.answers],
+        label_columns(answered),
+        content,
+        checklist_answers(flow, whole, chosen, evaluation, evaluated.manifest, config),
+    )
+    write_evaluation_files(out, files, page)
 
 
 def _model_facts(out: Path, evaluated: Evaluated) -> ModelFacts:
@@ -281,25 +252,3 @@ def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     if evaluated.framing:
         told["framing"] = dict(evaluated.framing)
     return evaluated.evaluation.to_metrics_json() | told
-
-
-def metrics_table(evaluation: Evaluation) -> str:
-    """The metrics with their intervals as lines of text."""
-    level = f"{evaluation.interval.level:.0%}"
-    lines = [
-        f"{evaluation.n} images of {evaluation.patients} patients, threshold "
-        f"{evaluation.threshold:.4f} ({evaluation.rule})",
-        "",
-        f"{'metric':<20}{'value':>8}   {level} interval",
-    ]
-    for row in headline(evaluation):
-        if row.value is None:
-            lines.append(f"{row.name:<20}{'–':>8}   undefined")
-            continue
-        span = "–" if row.low is None else f"{row.low:.4f} to {row.high:.4f}"
-        lines.append(f"{row.name:<20}{row.value:>8.4f}   {span}")
-    if evaluation.why_no_intervals:
-        lines += ["", evaluation.why_no_intervals]
-    matrix = evaluation.confusion_matrix
-    lines += ["", f"tn {matrix.tn}   fp {matrix.fp}   fn {matrix.fn}   tp {matrix.tp}"]
-    return "\n".join(lines)

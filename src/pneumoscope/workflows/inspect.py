@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import platform
 import shutil
@@ -11,14 +12,18 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.errors import PneumoscopeError
+from pneumoscope.errors import MissingError, PneumoscopeError
 from pneumoscope.inference.age_gate import people
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
 from pneumoscope.inference.certificates import choose_precision
 from pneumoscope.inference.engine import fast_precisions
+from pneumoscope.inference.known_answer import KnownAnswer
 from pneumoscope.storage import cache_folder
 from pneumoscope.workflows.certify import certificate_lines
 from pneumoscope.workflows.facts import check_words, how_many
+from pneumoscope.workflows.known_answer import check_engines, known_answer_lines, state
+
+_LOGGER = logging.getLogger(__name__)
 
 EXTRAS = {
     "train": ("keras", "tensorflow"),
@@ -26,6 +31,7 @@ EXTRAS = {
     "jax": ("jax",),
     "export": ("onnx", "onnxruntime"),
     "dicom": ("highdicom", "pynetdicom"),
+    "fhir": ("fhir.resources",),
     "quantise": ("nncf",),
     "download": ("huggingface_hub", "kagglehub"),
     "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
@@ -89,15 +95,15 @@ def _certificates(manifest: BundleManifest) -> list[str]:
     return [line for each in manifest.certificates for line in certificate_lines(each)]
 
 
-def run_doctor() -> tuple[dict[str, Any], str, int]:
-    """Look at what commands need; the exit code is 4 if the core is incomplete."""
+def run_doctor(model: str = "default") -> tuple[dict[str, Any], str, int]:
+    """Look at what commands need, and score a phantom whose score the model states.
+
+    The exit code is 4 if the core is incomplete, or an engine is wrong.
+    """
     absent = [name for name in _CORE if util.find_spec(name) is None]
-    extras = {
-        extra: all(util.find_spec(name) is not None for name in names)
-        for extra, names in EXTRAS.items()
-    }
+    extras = {extra: all(_there(name) for name in names) for extra, names in EXTRAS.items()}
     cache = cache_folder()
-    document = {
+    document: dict[str, Any] = {
         "pneumoscope": metadata.version("pneumoscope"),
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -108,7 +114,36 @@ def run_doctor() -> tuple[dict[str, Any], str, int]:
         "cache": {"folder": str(cache), "writable": _writable(cache), "free_gb": _free_gb(cache)},
         "default_model": _default_model(),
     }
-    return document, _doctor_text(document), 4 if absent else 0
+    known = [] if absent else _known_answers(model)
+    document["known_answer"] = [one.to_dict() for one in known]
+    wrong = any(not one.right for one in known)
+    text = "\n".join([_doctor_text(document), *known_answer_lines(known)])
+    return document, text, MissingError.exit_code if absent or wrong else 0
+
+
+def run_state(model: str, out: Path) -> tuple[dict[str, Any], str]:
+    """Write a model again with its known answer; a document and a text.
+
+    Raises:
+        UsageError, MissingError, BundleError: as `load_bundle` does.
+    """
+    made, logit = state(model, out)
+    document = {"bundle": str(made.folder), "logit": logit}
+    return document, f"bundle  {made.folder}: gives the phantom the logit {logit:.6f}, and says so"
+
+
+def _known_answers(model: str) -> list[KnownAnswer]:
+    """By every engine; none of a model that can't be loaded, which is told beside."""
+    try:
+        return check_engines(model)
+    except PneumoscopeError as error:
+        _LOGGER.warning("known answer: %s", error)
+        return []
+
+
+def _there(name: str) -> bool:
+    parent = name.partition(".")[0]
+    return util.find_spec(parent) is not None and util.find_spec(name) is not None
 
 
 def _memory_gb() -> float | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -13,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import NodeConfig, check_ranges
-from pneumoscope.errors import ExtraMissingError
+from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.storage import safe_cell, write_text
+from pneumoscope.workflows.known_answer import confirm
 
 _LOGGER = logging.getLogger(__name__)
 _PACKAGES = ("pynetdicom", "highdicom")
 _MOST_LISTED = 200
+_LOOPBACK = ("127.", "::1", "localhost")
+_LOGGER = logging.getLogger(__name__)
 
 
 def run_node(
@@ -37,6 +44,7 @@ def run_node(
     Raises:
         ExtraMissingError: a package is not installed.
         UsageError: a setting can't be, or there is no such model.
+        MissingError: the engine scores the known phantom wrongly.
         KeyboardInterrupt: Ctrl-C, after all was ended.
     """
     check_ranges(config, "node")
@@ -44,9 +52,17 @@ def run_node(
     from pneumoscope.delivery.dicom_node.node import Node
     from pneumoscope.delivery.warned import told_by_place
 
+    if not config.callers and not config.host.startswith(_LOOPBACK):
+        _LOGGER.warning(
+            "--host %s without --callers: anyone who reaches the port may send images. Give the AE "
+            "titles that may call, and TLS where the network is shared.",
+            config.host,
+        )
     stop = stop or threading.Event()
     with _ended_by_sigterm(stop), told_by_place(_LOGGER):
-        node = Node(config, Predictor.load(model, any_age=config.any_age))
+        predictor = Predictor.load(model, any_age=config.any_age)
+        confirm(predictor)
+        node = Node(config, predictor)
         try:
             node.run(stop)
         finally:
@@ -99,6 +115,30 @@ def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
     if lost:
         lines.append(f"{lost} have no file here any more: have their images sent again")
     return {"spool": str(spool), "tried_again": again, "lost": lost}, "\n".join(lines)
+
+
+def node_results(spool: Path, out: Path) -> tuple[dict[str, Any], str]:
+    """Write what a node answered as a table, beside the running node as well.
+
+    Raises:
+        UsageError: there is no result, or `out` is no CSV.
+    """
+    _check_installed()
+    from pneumoscope.delivery.dicom_node.results import COLUMNS, read_results
+
+    if out.suffix.lower() != ".csv":
+        raise UsageError(f"--out {out}: found the suffix {out.suffix!r}, wanted .csv")
+    rows = read_results(spool)
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: safe_cell(v) if isinstance(v, str) else v for k, v in row.items()})
+    write_text(out, stream.getvalue())
+    counts = Counter(row["status"] for row in rows)
+    lines = [f"{len(rows)} images: " + ", ".join(f"{n} {name}" for name, n in counts.items())]
+    lines += [f"table  {out} (names patients: keep it as carefully as the images)"]
+    return {"out": str(out), "images": len(rows), "counts": dict(counts)}, "\n".join(lines)
 
 
 def _lines(counts: dict[str, int]) -> list[str]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.config import PlanConfig, PlanTarget, check_ranges
+import numpy as np
+
+from pneumoscope.config import IntervalConfig, PlanConfig, PlanTarget, check_ranges
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.abstain import Uncertain, choose_band, choose_sets, risk_coverage
+from pneumoscope.evaluation.cost import cost_table
 from pneumoscope.evaluation.decision import decision_curve
 from pneumoscope.evaluation.plan import (
     ConfidentThreshold,
@@ -73,6 +76,7 @@ def run_plan(
     check_ranges(config)
     _check(request)
     saved = read_evaluation(request.evaluation)
+    _check_scale(request, saved)
     out = request.out or saved.folder
     claim_folder(out)
     bundle = None
@@ -108,15 +112,30 @@ def _check(request: PlanRequest) -> None:
     share = request.target.prevalence
     if share is not None and not 0.0 < share < 1.0:
         raise UsageError(f"--prevalence: found {share}, wanted a share above 0 and below 1")
-    if request.target.threshold is not None and not 0.0 < request.target.threshold < 1.0:
-        raise UsageError(
-            f"--threshold: found {request.target.threshold}, wanted above 0 and below 1"
-        )
-    asked = (*given, request.target.band, request.target.sets, request.recalibrate)
+    target = request.target
+    asked = (*given, target.band, target.sets, target.costs, request.recalibrate)
     if request.apply is not None and not any(value is not None for value in asked):
         raise UsageError(
             "--apply: nothing is to be changed. Give --min-sensitivity, --min-specificity, "
-            "--threshold, --band, --sets or --recalibrate."
+            "--threshold, --cost, --band, --sets or --recalibrate."
+        )
+
+
+def _check_scale(request: PlanRequest, saved: SavedEvaluation) -> None:
+    """What only a probability, or a model, allows."""
+    at, scale = request.target.threshold, saved.scale
+    low, high = (0.0, 1.0) if scale.probability else (scale.low, scale.high)
+    if at is not None and not low < at < high:
+        raise UsageError(f"--threshold: found {at}, wanted above {low:g} and below {high:g}")
+    if not scale.probability and (request.target.band, request.target.sets) != (None, None):
+        raise UsageError(
+            f"{saved.folder}: its scores are no probabilities, which --band and --sets need. "
+            "Leave them out."
+        )
+    if (request.apply or request.recalibrate) and saved.of_scores:
+        raise UsageError(
+            f"{saved.folder}: is an evaluation of scores from a file, with no model to change. "
+            "Leave --apply and --recalibrate out."
         )
 
 
@@ -149,16 +168,21 @@ def _planned(
 ) -> PlanContent:
     """Everything that the page shows."""
     labels, scores, patients = saved.labels, saved.probabilities, saved.patients
-    chosen, wanted = _chosen(request, saved, config)
-    value = chosen.value if chosen else saved.threshold
-    intervals = config.intervals()
-    table = threshold_table(labels, scores, patients, intervals, keep=value)
     own = float(labels.mean())
     prevalence = own if request.target.prevalence is None else request.target.prevalence
+    intervals = config.intervals()
+    chosen, wanted = _chosen(request, saved, config)
+    if chosen is None and request.target.costs is not None:
+        chosen = _cheapest(request.target.costs, saved, prevalence, intervals)
+    value = chosen.value if chosen else saved.threshold
+    table = threshold_table(labels, scores, patients, intervals, keep=value)
     at = table.nearest(value)
     current = threshold_table(labels, scores, patients, intervals, keep=saved.threshold)
     row = table.row(at, prevalence)
-    return PlanContent(
+    data = (labels, scores, patients)
+    costs = request.target.costs
+    probability = saved.scale.probability
+    content = PlanContent(
         name=saved.folder.name,
         images=labels.size,
         patients=len(set(patients)),
@@ -171,27 +195,68 @@ def _planned(
         chosen=chosen,
         confident=wanted,
         verify=_verifications(row, chosen, request, config),
-        curve=decision_curve(labels, scores, patients, prevalence, intervals),
-        risk=risk_coverage(labels, scores, patients, value, intervals),
+        curve=decision_curve(*data, prevalence, intervals) if probability else None,
+        risk=risk_coverage(*data, value, intervals) if probability else None,
         abstention=_abstention(request, saved, value, config),
         recalibration=recalibration,
         level=config.level,
         notes=tuple(notes),
         command=command_line(),
+        costs=cost_table(*data, table.thresholds, prevalence, costs, intervals) if costs else None,
     )
+    return _in_own_units(content, saved)
+
+
+def _in_own_units(content: PlanContent, saved: SavedEvaluation) -> PlanContent:
+    """The plan with thresholds in the units of the scores."""
+    scale = saved.scale
+    if scale.probability:
+        return content
+
+    def own(threshold: float) -> float:
+        same = threshold == saved.threshold
+        return saved.own_threshold if same else float(scale.from_unit(threshold))
+
+    thresholds = np.array([own(float(value)) for value in content.table.thresholds])
+    chosen, confident, costs = content.chosen, content.confident, content.costs
+    ends = (
+        None if costs is None or end is None else own(end)
+        for end in ((costs.low, costs.high) if costs else (None, None))
+    )
+    low, high = ends
+    return replace(
+        content,
+        table=replace(content.table, thresholds=thresholds),
+        current=replace(content.current, threshold=saved.own_threshold),
+        chosen=replace(chosen, value=own(chosen.value)) if chosen else None,
+        confident=replace(confident, value=own(confident.value)) if confident else None,
+        costs=replace(costs, low=low, high=high) if costs else None,
+    )
+
+
+def _cheapest(
+    costs: tuple[float, float], saved: SavedEvaluation, prevalence: float, config: IntervalConfig
+) -> OperatingPoint:
+    """The threshold at which errors cost least."""
+    data = (saved.labels, saved.probabilities, saved.patients)
+    once = replace(config, resamples=1)
+    thresholds = threshold_table(*data, once).thresholds
+    found = cost_table(*data, thresholds, prevalence, costs, once)
+    rule = (
+        f"least expected cost, {costs[0]:g} per missed case and {costs[1]:g} per false alarm, at a "
+        f"prevalence of {prevalence:.3g}"
+    )
+    return OperatingPoint(float(thresholds[found.cheapest]), rule, _where(saved))
 
 
 def _chosen(
     request: PlanRequest, saved: SavedEvaluation, config: PlanConfig
 ) -> tuple[OperatingPoint | None, ConfidentThreshold | None]:
-    """The new threshold, if one is asked for, and how sure it is that it holds."""
-    where = f"{saved.labels.size} images of {len(set(saved.patients))} patients"
-    if saved.splits:
-        where += f" ({', '.join(saved.splits)})"
-    if request.target.threshold is not None:
-        return OperatingPoint(
-            request.target.threshold, f"set to {request.target.threshold:g}", where
-        ), None
+    """The new threshold (from 0 to 1), if asked for, and how sure it is that it holds."""
+    where = _where(saved)
+    at = request.target.threshold
+    if at is not None:
+        return OperatingPoint(float(saved.scale.to_unit(at)), f"set to {at:g}", where), None
     wanted: Mapping[Kind, float | None] = {
         "sensitivity": request.target.min_sensitivity,
         "specificity": request.target.min_specificity,
@@ -203,6 +268,12 @@ def _chosen(
             )
             return OperatingPoint(found.value, found.rule, where), found
     return None, None
+
+
+def _where(saved: SavedEvaluation) -> str:
+    """The images that a threshold is chosen on, in words."""
+    where = f"{saved.labels.size} images of {len(set(saved.patients))} patients"
+    return f"{where} ({', '.join(saved.splits)})" if saved.splits else where
 
 
 def _verifications(

@@ -28,7 +28,8 @@ CSV_COLUMNS = (
     "missed_per_1000",
     "false_alarms_per_1000",
 )
-"""Of `plan.csv`; all but the first are followed by `_low` and `_high`."""
+"""Of `plan.csv`; all but the first are followed by `_low` and `_high`. With `--cost` another,
+`cost_per_1000`, comes last."""
 
 
 def plan_document(content: PlanContent, folder: Path, config: PlanConfig) -> dict[str, Any]:
@@ -53,8 +54,9 @@ def plan_document(content: PlanContent, folder: Path, config: PlanConfig) -> dic
         "holds": asdict(confident) if confident else None,
         "verify": {"formula": FORMULA, **{k: asdict(v) for k, v in content.verify.items()}},
         "thresholds": [asdict(table.row(k, prevalence)) for k in range(table.thresholds.size)],
-        "decision_curve": content.curve.to_dict(),
-        "risk_coverage": content.risk.to_dict(),
+        "cost": content.costs.to_dict(table.thresholds) if content.costs else None,
+        "decision_curve": content.curve.to_dict() if content.curve else None,
+        "risk_coverage": content.risk.to_dict() if content.risk else None,
         "abstention": asdict(content.abstention) if content.abstention else None,
         "recalibration": content.recalibration,
         "notes": [*content.notes],
@@ -67,7 +69,7 @@ def write_table(path: Path, content: PlanContent) -> None:
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     names = [CSV_COLUMNS[0]]
-    for name in CSV_COLUMNS[1:]:
+    for name in (*CSV_COLUMNS[1:], *(("cost_per_1000",) if content.costs else ())):
         names += [name, f"{name}_low", f"{name}_high"]
     writer.writerow(names)
     for k in range(content.table.thresholds.size):
@@ -75,6 +77,7 @@ def write_table(path: Path, content: PlanContent) -> None:
         estimates = (
             *(row.sensitivity, row.specificity, row.ppv, row.npv),
             *(row.missed, row.false_alarms),
+            *((content.costs.at(k),) if content.costs else ()),
         )
         cells = [number for e in estimates for number in (e.value, e.low, e.high)]
         writer.writerow([row.threshold, *("" if cell is None else cell for cell in cells)])
@@ -92,7 +95,7 @@ def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:
         "",
         f"{'':<22}{'value':>8}   {content.level:.0%} interval",
     ]
-    for name, found in (
+    for name, estimate in (
         ("sensitivity", row.sensitivity),
         ("specificity", row.specificity),
         ("ppv", row.ppv),
@@ -101,11 +104,12 @@ def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:
         ("false alarms per 1000", row.false_alarms),
     ):
         digits = 1 if "per" in name else 4
-        if found.value is None:
+        if estimate.value is None:
             lines.append(f"{name:<22}{'–':>8}   undefined")
             continue
-        span = "–" if found.low is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}"
-        lines.append(f"{name:<22}{found.value:>8.{digits}f}   {span}")
+        low, high = estimate.low, estimate.high
+        span = "–" if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
+        lines.append(f"{name:<22}{estimate.value:>8.{digits}f}   {span}")
     lines.append("")
     if content.confident:
         sure = content.confident
@@ -117,6 +121,13 @@ def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:
         many = "no number of" if needed.patients is None else str(needed.patients)
         ill = "with" if kind == "sensitivity" else "without"
         lines.append(f"to verify {kind} above {needed.least:.3f}: {many} patients {ill} pneumonia")
+    if found := content.costs:
+        cost = found.at(content.at)
+        lines.append(
+            f"errors cost {cost.value:.1f} per 1000 patients here ({found.missed:g} each missed, "
+            f"{found.false_alarm:g} each false alarm); least at "
+            f"{content.table.thresholds[found.cheapest]:.4f}: {found.at(found.cheapest).value:.1f}"
+        )
     if content.abstention:
         band = content.abstention
         lines.append(

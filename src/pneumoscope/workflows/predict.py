@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pneumoscope.config import BatchConfig, check_ranges
 from pneumoscope.delivery.dicom_report.folder import ReportFolder
+from pneumoscope.delivery.fhir.folder import FhirFolder
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.images.cautions import closing_lines, counted
 from pneumoscope.inference.inputs import FileList, expand, is_url
@@ -36,6 +37,21 @@ _EXPLAINED = 10
 """Inputs without an answer that the text explains."""
 
 
+@dataclass(frozen=True, slots=True)
+class ResultFolders:
+    """Where results go besides the table.
+
+    Attributes:
+        dicom: folder for a DICOM report and capture of every DICOM input.
+        fhir: folder for a FHIR R4 Bundle of every input that can be read.
+        segmentation: write heatmaps into `dicom` as DICOM Segmentations, too.
+    """
+
+    dicom: Path | None = None
+    fhir: Path | None = None
+    segmentation: bool = False
+
+
 def run_prediction(
     paths: Sequence[Path | str],
     model: str,
@@ -44,7 +60,7 @@ def run_prediction(
     progress: Progress,
     *,
     resume: bool = False,
-    dicom_out: Path | None = None,
+    folders: ResultFolders | None = None,
     batch: BatchConfig | None = None,
 ) -> tuple[dict[str, Any], str, int]:
     """Answer for every input of `paths`, one row each, in their order.
@@ -56,7 +72,7 @@ def run_prediction(
         heatmaps: folder for overlays.
         progress: is told of every image.
         resume: go on with the rows of `OUT.partial`, if there are any.
-        dicom_out: folder for a DICOM report and capture of every DICOM input.
+        folders: where DICOM and FHIR objects go, if they are wanted.
         batch: how to go through them; with the engine `ray` paths may be URLs.
 
     Returns:
@@ -65,21 +81,24 @@ def run_prediction(
 
     Raises:
         UsageError: no such model, `out` has a suffix of no format, a file is where a folder for
-            `out`, `heatmaps` or `dicom_out` should be, there is nothing of this command to
+            `out`, `heatmaps` or one of `folders` should be, there is nothing of this command to
             resume, or another process writes the same `out`.
-        ExtraMissingError: `dicom_out` without the packages that it needs.
+        ExtraMissingError: one of `folders` without the packages that it needs.
         InputError: `paths` mean no file at all.
     """
     if any(not str(path).strip() for path in paths):
         raise UsageError("found an empty PATH, wanted a file, folder, pattern or CSV.")
     _check(out, heatmaps, resume)
+    folders = folders or ResultFolders()
+    if folders.segmentation and folders.dicom is None:
+        raise UsageError("--segmentation: wanted --dicom-out DIR, the folder to write them to")
     batch = batch or BatchConfig()
     check_ranges(batch)
     if batch.engine == "ray" and batch.device != "CPU":
         raise UsageError(
             f"--device {batch.device}: --engine ray runs on processors. Take --engine local."
         )
-    _check_engine(batch.engine, paths, pictures=bool(heatmaps or dicom_out))
+    _check_engine(batch.engine, paths, pictures=bool(heatmaps or folders.dicom or folders.fhir))
     # The rows of this very command may lie in a folder of films.
     with FileList(
         _expanded(batch.engine, paths), without=journal_of(out) if out else None
@@ -94,17 +113,15 @@ def run_prediction(
             any_age=batch.any_age,
             device=batch.device,
         )
-        reports = None
-        if dicom_out:
-            precision = predictor.precision
-            reports = ReportFolder(dicom_out, predictor.manifest, precision=precision)
+        reports, resources = _writers(folders, predictor)
+        writers = [writer for writer in (reports, resources) if writer is not None]
         journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
         before = journal.rows if journal else 0
         reading = _Reading(files, before, batch.workers)
         if batch.engine == "ray":
             predictions = _by_cluster(reading, predictor, model, progress)
         else:
-            predictions = _predictions(reading, predictor, heatmaps, reports, progress)
+            predictions = _predictions(reading, predictor, heatmaps, writers, progress)
         told = _to_journal(predictions, journal) if journal else _listed(predictions)
     document = {
         "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
@@ -115,13 +132,33 @@ def run_prediction(
         "out": None if out is None else str(out),
         "heatmaps": None if heatmaps is None else str(heatmaps),
         "dicom_out": reports.document() if reports else None,
+        "fhir": resources.document() if resources else None,
     }
     unanswered = told.counts.total() - told.counts["ok"]
     failed = not told.counts["ok"] or (batch.strict and unanswered)
     text = "\n".join(
-        [*told.table, *_summary(told, out, heatmaps), *(reports.lines() if reports else [])]
+        [
+            *told.table,
+            *_summary(told, out, heatmaps),
+            *(line for writer in writers for line in writer.lines()),
+        ]
     )
     return document, text, REFUSED if failed else 0
+
+
+def _writers(
+    folders: ResultFolders, predictor: Predictor
+) -> tuple[ReportFolder | None, FhirFolder | None]:
+    """What writes DICOM objects, and what FHIR resources."""
+    manifest, precision = predictor.manifest, predictor.precision
+    reports = resources = None
+    if folders.dicom:
+        reports = ReportFolder(
+            folders.dicom, manifest, precision=precision, segmentation=folders.segmentation
+        )
+    if folders.fhir:
+        resources = FhirFolder(folders.fhir, manifest, precision=precision)
+    return reports, resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,21 +250,21 @@ def _predictions(
     reading: _Reading,
     predictor: Predictor,
     heatmaps: Path | None,
-    reports: ReportFolder | None,
+    writers: Sequence[ReportFolder | FhirFolder],
     progress: Progress,
 ) -> Iterator[Prediction]:
     """The predictions of what is not done yet; overlays are written on the way."""
     answers = predictor.predict_files(
         reading.names,
-        keep=shrunk if reports else thinned if heatmaps else None,
+        keep=shrunk if writers else thinned if heatmaps else None,
         each=overlay_writer(heatmaps, predictor.manifest.preprocessing) if heatmaps else None,
         workers=reading.workers,
     )
     wanted = islice(answers, reading.again, None)
     with closing(answers), reading.shown(progress) as task:
         for answer in wanted:
-            if reports is not None:
-                reports.add(answer)
+            for writer in writers:
+                writer.add(answer)
             yield answer.prediction
             task.advance()
 
@@ -261,7 +298,7 @@ def _by_cluster(
 def _check_engine(engine: Engine, paths: Sequence[Path | str], *, pictures: bool) -> None:
     if engine == "ray" and pictures:
         raise UsageError(
-            "--heatmaps, --dicom-out: a cluster makes tables alone. Leave out --engine ray."
+            "--heatmaps, --dicom-out, --fhir: a cluster makes tables alone. Leave out --engine ray."
         )
     url = next((path for path in map(str, paths) if is_url(path)), None)
     if engine == "local" and url is not None:

@@ -11,6 +11,7 @@ from pneumoscope.config import LimitsConfig, ServeConfig, check_ranges
 from pneumoscope.errors import ExtraMissingError
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.workflows.inspect import EXTRAS
+from pneumoscope.workflows.known_answer import confirm
 
 
 def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[dict[str, Any], str]:
@@ -28,7 +29,8 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
         ExtraMissingError: the extra `serve` is not installed.
         UsageError: no such model, a setting out of its range, the port is taken, or files of keys
             or TLS are not there.
-        MissingError, BundleError: as `load_bundle` raises.
+        MissingError, BundleError: as `load_bundle` raises; or the engine scores the known phantom
+            wrongly.
         KeyboardInterrupt: Ctrl-C; requests under way were answered.
     """
     if not all(util.find_spec(name) for name in EXTRAS["serve"]):
@@ -42,6 +44,7 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
     bound = server.bind(config)
     with bound.socket:
         predictor = Predictor.load(model, any_age=config.any_age)
+        confirm(predictor)
         level = logging.getLogger("pneumoscope").level or logging.INFO
         server.serve(predictor, config, replace(limits, max_bytes=config.max_upload), bound, level)
     return {"url": bound.url, "stopped": True}, f"stopped answering on {bound.url}"

@@ -59,13 +59,15 @@ from pneumoscope.training.teachers import described_teacher
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
-from pneumoscope.workflows.evaluate import Evaluated, metrics_table, write_evaluation
+from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
+from pneumoscope.workflows.evaluation_files import metrics_table
 from pneumoscope.workflows.input_check import (
     QUICK,
     card_with_check,
     tables_of,
     with_input_check,
 )
+from pneumoscope.workflows.known_answer import state
 from pneumoscope.workflows.known_answers import (
     EmbeddingBackend,
     answered_by_record,
@@ -153,7 +155,8 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     train = dataset.subset("train").records
     kept = [train[k] for k in trained[0].kept]
     seen = remembered(kept, answered.records, config.weights, progress)
-    bundle = write_bundle(out / "model", members, manifest, card, {**tables_of(table), **seen})
+    write_bundle(out / "model", members, manifest, card, {**tables_of(table), **seen})
+    bundle, _ = state(out / "model", out / "model")
     watch.lap("validation and evaluation")
     evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
     write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))

@@ -17,7 +17,7 @@ pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
-    ComprehensiveSRStorage,
+    Comprehensive3DSRStorage,
     ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
 )
@@ -67,7 +67,7 @@ def test_each_film_becomes_a_report_and_a_capture_in_its_study(tmp_path: Path) -
     studies: dict[str, list[str]] = {}
     for dataset in kept.datasets:
         studies.setdefault(dataset.PatientID, []).append(dataset.SOPClassUID)
-    kinds = sorted([ComprehensiveSRStorage, SecondaryCaptureImageStorage])
+    kinds = sorted([Comprehensive3DSRStorage, SecondaryCaptureImageStorage])
     assert {key: sorted(value) for key, value in studies.items()} == {
         f"P-000{k}": kinds for k in range(3)
     }
@@ -175,7 +175,7 @@ def test_films_without_an_answer_get_a_report_that_says_so(tmp_path: Path) -> No
         assert send(node.port, [film_bytes(1, samples=blank), hand, homeless]) == [0, 0, 0]
         sent(kept, 2)
         until(lambda: node.spool.count("films", "answered") == 3, "all three being answered")
-    assert {d.SOPClassUID for d in kept.datasets} == {ComprehensiveSRStorage}
+    assert {d.SOPClassUID for d in kept.datasets} == {Comprehensive3DSRStorage}
     reasons = {line["reason"] for line in audited(tmp_path) if line["event"] == "answered"}
     assert reasons == {"blank", "wrong_body_part", None}
     assert "no report" in {line["event"] for line in audited(tmp_path)}

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
 pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
 
-from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from support import real_dicomweb, real_pacs
 from support.dicom_reports import needs
@@ -34,7 +34,7 @@ def test_orthanc_shows_the_reports_in_the_studies_of_the_films(tmp_path: Path) -
     }
     for patient in ("P-0001", "P-0002"):
         classes = [e["SOPClassUID"] for e in found if e["PatientID"] == patient]
-        assert classes.count(ComprehensiveSRStorage) == 1
+        assert classes.count(Comprehensive3DSRStorage) == 1
         assert classes.count(SecondaryCaptureImageStorage) == 1
         assert len(classes) == 3
     # The rule routes films, so that the CT got nothing, and neither did reports.
@@ -55,7 +55,7 @@ def test_orthanc_is_searched_and_told_by_dicomweb(tmp_path: Path) -> None:
         own = [entry for entry in found if entry["PatientID"] == patient]
         assert len({entry["StudyInstanceUID"] for entry in own}) == 1
         classes = [entry["SOPClassUID"] for entry in own]
-        assert classes.count(ComprehensiveSRStorage) == 1
+        assert classes.count(Comprehensive3DSRStorage) == 1
         assert classes.count(SecondaryCaptureImageStorage) == 1
     assert len(found) == 6
     assert told["events"].count("received") == 2

@@ -13,7 +13,7 @@ pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.
 import numpy as np
 from PIL import Image
 from pydicom import dcmread
-from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from pneumoscope.cli.app import run
 from pneumoscope.delivery.dicom_report.folder import ReportFolder
@@ -58,7 +58,7 @@ def test_every_dicom_input_gets_a_report_and_every_other_one_a_note(
     assert document["counts"] == {"ok": 4, "refused": 1, "error": 0}
     made = [dcmread(path) for path in sorted(out.iterdir())]
     kinds = [dataset.SOPClassUID for dataset in made]
-    assert kinds.count(ComprehensiveSRStorage) == 3
+    assert kinds.count(Comprehensive3DSRStorage) == 3
     assert kinds.count(SecondaryCaptureImageStorage) == 2
     assert {d.PatientID for d in made} == {"P-0001", "P-0002", "P-0005"}
     names = {path.name[0] for path in out.iterdir()}

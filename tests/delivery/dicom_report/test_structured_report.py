@@ -13,7 +13,7 @@ pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from pneumoscope.delivery.dicom_report import objects
 from pneumoscope.delivery.dicom_report.author import Author
@@ -77,7 +77,7 @@ def test_it_stands_in_the_film_s_study_in_a_series_of_its_own() -> None:
     # PS3.3 A.35.3: a Comprehensive SR; C.7.1.1, C.7.2.1: patient and study are the film's.
     film = patient_film()
     sr = report(dicom(film), answered(dicom(film)))
-    assert sr.SOPClassUID == ComprehensiveSRStorage
+    assert sr.SOPClassUID == Comprehensive3DSRStorage
     assert sr.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert sr.Modality == "SR"
     for keyword in (

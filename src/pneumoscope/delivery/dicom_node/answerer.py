@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event
 
 from pneumoscope.delivery.dicom_node.audit import Audit
+from pneumoscope.delivery.dicom_node.results import note_result
 from pneumoscope.delivery.dicom_node.spool import Film, LostError, Spool
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
 from pneumoscope.errors import ImageRefusedError, Reason
@@ -118,8 +119,9 @@ class Answerer:
         reports = self._reports(film, answer)
         if reports is None:
             return
-        new = self._spool.answered(film, reports)
         prediction = answer.prediction
+        note_result(self._spool.folder, reports, prediction, self._reporter.author)
+        new = self._spool.answered(film, reports)
         self._audit.note(
             "answered",
             film=film.number,

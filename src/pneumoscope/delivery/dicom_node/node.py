@@ -67,7 +67,9 @@ class Node:
                 "--forward and --dicomweb: reports would go to both. Give one of them, or "
                 "--dicomweb-silent to fetch films by DICOMweb alone."
             )
-        reporter = Reporter(predictor.manifest, limits, predictor.precision)
+        reporter = Reporter(
+            predictor.manifest, limits, predictor.precision, segmentation=config.segmentation
+        )
         self._config = config
         folder = Path(config.spool)
         self.spool = Spool(folder, reporter.author.fingerprint, sending=bool(destination or stows))

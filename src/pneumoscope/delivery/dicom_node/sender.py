@@ -24,8 +24,9 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.sop_class import (
-    ComprehensiveSRStorage,
+    Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 
 from pneumoscope.config import NodeConfig
@@ -33,6 +34,8 @@ from pneumoscope.delivery.dicom_node.audit import Audit
 from pneumoscope.delivery.dicom_node.peers import Peer, client_context
 from pneumoscope.delivery.dicom_node.receiver import entity
 from pneumoscope.delivery.dicom_node.spool import LostError, Outgoing, Spool
+
+_REPORT_CLASSES = (Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage)
 
 _AT_A_TIME = 50
 """Reports that are sent in one association."""
@@ -250,7 +253,7 @@ class StoreSender(Sender):
         self._context = client_context(config)
         self._association: Any = None
         self._entity = entity(config)
-        for report_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+        for report_class in _REPORT_CLASSES:
             syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
             self._entity.add_requested_context(report_class, syntaxes)
 

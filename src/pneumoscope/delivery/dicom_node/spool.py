@@ -5,6 +5,7 @@
     SPOOL/outgoing/       a report each, until it was sent
     SPOOL/quarantine/     files that were found damaged: never answered for, never sent
     SPOOL/audit.jsonl
+    SPOOL/results.jsonl   what was answered, for `node results`
     SPOOL/lock            held by the node that has the spool
 
     image     waiting ──reports made──▶ answered      waiting ──its own fault──▶ set aside

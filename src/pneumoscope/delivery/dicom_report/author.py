@@ -20,7 +20,16 @@ RESEARCH_ONLY = "RESEARCH USE ONLY – not for diagnosis"
 _FINGERPRINT_DIGITS = 16
 """Of the SHA-256, where it names the model for people (DICOM allows 64 characters)."""
 
-Part = Literal["report", "capture", "report series", "capture series", "finding", "device"]
+Part = Literal[
+    "report",
+    "capture",
+    "segmentation",
+    "report series",
+    "capture series",
+    "segmentation series",
+    "finding",
+    "device",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,12 @@ class ReportFolder:
         manifest: of the model that answers.
         limits: what a file may cost.
         precision: what the model computes in.
+        segmentation: whether heatmaps are written as Segmentations, too.
 
     Attributes:
         reports: how many were written.
         captures: how many were written.
+        segmentations: how many were written.
         skipped: inputs without a report.
         notes: path and why, of the first of these.
 
@@ -52,16 +54,19 @@ class ReportFolder:
         manifest: BundleManifest,
         limits: LimitsConfig | None = None,
         precision: str = "",
+        *,
+        segmentation: bool = False,
     ) -> None:
         check_installed()
         claim_folder(folder)
         self.reports = 0
         self.captures = 0
+        self.segmentations = 0
         self.skipped = 0
         self.notes: list[tuple[str, str]] = []
         self.folder = folder
         self._limits = limits or LimitsConfig()
-        self._reporter = Reporter(manifest, self._limits, precision)
+        self._reporter = Reporter(manifest, self._limits, precision, segmentation=segmentation)
 
     def add(self, answer: Answer) -> None:
         """Write the objects of one answer for a file; what has none gets a note.
@@ -83,7 +88,8 @@ class ReportFolder:
         for item in made:
             write_bytes(self.folder / f"{stem}-{item.kind}.dcm", item.content)
         self.reports += 1
-        self.captures += len(made) - 1
+        self.captures += sum(item.kind == "capture" for item in made)
+        self.segmentations += sum(item.kind == "segmentation" for item in made)
 
     def document(self) -> dict[str, Any]:
         """What was written and what was not, as JSON types."""
@@ -91,6 +97,7 @@ class ReportFolder:
             "folder": str(self.folder),
             "reports": self.reports,
             "captures": self.captures,
+            "segmentations": self.segmentations,
             "without": self.skipped,
             "notes": [{"path": path_text(path), "note": note} for path, note in self.notes],
         }
@@ -98,6 +105,8 @@ class ReportFolder:
     def lines(self) -> list[str]:
         """The same for people; each input without a report was logged when it was met."""
         counts = f"{self.reports} reports, {self.captures} captures"
+        if self.segmentations:
+            counts += f", {self.segmentations} segmentations"
         without = f", {self.skipped} inputs without" if self.skipped else ""
         return [f"dicom     {self.folder} ({counts}{without})"]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.delivery.dicom_report.author import Author
 from pneumoscope.delivery.dicom_report.secondary_capture import secondary_capture
+from pneumoscope.delivery.dicom_report.segmentation import segmentation
 from pneumoscope.delivery.dicom_report.source import SourceFilm, source_film
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-Kind = Literal["report", "capture"]
+Kind = Literal["report", "capture", "segmentation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class ReportObject:
     """A DICOM object made of an answer.
 
     Attributes:
-        kind: `report` (SR) or `capture` (SC).
+        kind: `report` (SR), `capture` (SC) or `segmentation` (SEG).
         sop_class: SOP Class UID.
         sop_uid: SOP Instance UID, the same whenever the same model answers for the same film.
         content: a Part 10 file, Explicit VR Little Endian.
@@ -67,11 +68,18 @@ class Reporter:
         manifest: of the model that answers.
         limits: what a file may cost.
         precision: what the model computes in.
+        segmentation: whether the heatmap is written as a Segmentation, too.
     """
 
     def __init__(
-        self, manifest: BundleManifest, limits: LimitsConfig | None = None, precision: str = ""
+        self,
+        manifest: BundleManifest,
+        limits: LimitsConfig | None = None,
+        precision: str = "",
+        *,
+        segmentation: bool = False,
     ) -> None:
+        self._segmentation = segmentation
         self.author = Author.of(manifest, precision)
         self._preprocessing: PreprocessConfig = manifest.preprocessing
         self._limits = limits or LimitsConfig()
@@ -100,6 +108,9 @@ class Reporter:
                 with decoding(prediction.path, "patient and study, for a capture,"):
                     capture = secondary_capture(source, author, prediction, overlay)
                     made.append(_encoded("capture", capture))
+                    if self._segmentation:
+                        seg = segmentation(source, author, answer.cam, self._preprocessing)
+                        made.append(_encoded("segmentation", seg))
             except ImageRefusedError as refusal:
                 _LOGGER.warning("%s: no capture: %s", path_text(prediction.path), refusal.detail)
         return tuple(made)

@@ -53,7 +53,7 @@ def secondary_capture(
     from highdicom.sc import SCImage
 
     film = source.dataset
-    orientation = _orientation(film)
+    stated = orientation(film)
     capture = SCImage(
         pixel_array=labelled(overlay, author, prediction),
         photometric_interpretation="RGB",
@@ -74,7 +74,7 @@ def secondary_capture(
         study_date=film.StudyDate or None,
         study_time=film.StudyTime or None,
         referring_physician_name=film.ReferringPhysicianName,
-        patient_orientation=orientation or _STAND_IN_ORIENTATION,
+        patient_orientation=stated or _STAND_IN_ORIENTATION,
         series_description="Pneumonia: model's heatmap. RESEARCH USE ONLY",
         manufacturer_model_name=author.model_name,
         software_versions=author.version,
@@ -82,7 +82,7 @@ def secondary_capture(
         specific_character_set="ISO_IR 192",
     )
     capture.copy_patient_and_study_information(film)
-    if not orientation:  # C.7.6.1: type 2C, empty where nobody knows; the library wants a value
+    if not stated:  # C.7.6.1: type 2C, empty where nobody knows; the library wants a value
         capture.PatientOrientation = ""
     capture.ConversionType = "WSD"
     capture.ImageType = ["DERIVED", "SECONDARY"]
@@ -126,8 +126,8 @@ def _label(author: Author, prediction: Prediction) -> list[str]:
     ]
 
 
-def _orientation(film: Dataset) -> tuple[str, str] | None:
-    """The film's directions of rows and columns (C.7.6.1.1.1), if it states some that can be."""
+def orientation(film: Dataset) -> tuple[str, str] | None:
+    """The image's directions of rows and columns (C.7.6.1.1.1), if it states some that can be."""
     value = film.get("PatientOrientation")
     if value is None or isinstance(value, str) or len(value) != 2:
         return None

@@ -1,4 +1,4 @@
-"""An answer as a Comprehensive SR: TID 1500 Measurement Report (PS3.16).
+"""An answer as a Comprehensive 3D SR: TID 1500 Measurement Report (PS3.16).
 
 Comes in: the film, who answers, the answer. Goes out: a data set to be written or sent. Knows
 nothing of files, networks or pixels. An input without an answer gets a report as well, which says
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from highdicom.sr import (
         AlgorithmIdentification,
         CodedConcept,
-        ComprehensiveSR,
+        Comprehensive3DSR,
         Measurement,
         MeasurementsAndQualitativeEvaluations,
         ObservationContext,
@@ -59,7 +59,7 @@ _NO_UNITS = ("1", "UCUM", "no units")
 
 def structured_report(
     source: SourceFilm, author: Author, prediction: Prediction
-) -> ComprehensiveSR:
+) -> Comprehensive3DSR:
     """The report of one answer, in the film's own study, in a series of the author's own.
 
     Patient and study are the film's, as PS3.3 A.35.3 wants; text is in UTF-8 whatever the film's
@@ -69,7 +69,7 @@ def structured_report(
         Exception: whatever highdicom raises of a film's odd values; to be called inside
             `guard.decoding`.
     """
-    from highdicom.sr import ComprehensiveSR, MeasurementReport
+    from highdicom.sr import Comprehensive3DSR, MeasurementReport
 
     report = MeasurementReport(
         observation_context=_observer(author),
@@ -83,7 +83,7 @@ def structured_report(
         report[0].ContentSequence.append(
             _comment(f"Otherwise than in the image's header: {change}")
         )
-    return ComprehensiveSR(
+    return Comprehensive3DSR(
         evidence=[source.dataset],
         content=report,
         series_instance_uid=author.uid("report series", source.series_uid),

@@ -1,0 +1,101 @@
+"""The heatmap of an answer as a fractional Segmentation (PS3.3 A.51) on the image's own pixels.
+
+A viewer can lay it over the image, and change how strongly. Values are those of the Grad-CAM map,
+1 at its peak: they tell where the evidence for pneumonia lay, not how likely a pixel is diseased.
+The standard knows two kinds of fractions (C.8.20.2), and PROBABILITY is the nearer one; the segment
+says in words what it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pneumoscope.delivery.dicom_report.author import MANUFACTURER, RESEARCH_ONLY, Author
+from pneumoscope.delivery.dicom_report.secondary_capture import orientation
+from pneumoscope.delivery.dicom_report.source import SourceFilm
+from pneumoscope.inference.overlay import fit_map
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation, SegmentDescription
+    from numpy.typing import NDArray
+
+    from pneumoscope.config import PreprocessConfig
+
+SERIES_NUMBER = 9003
+
+_LEVELS = 255
+_LABEL = "Evidence for pneumonia (Grad-CAM)"
+_CARRIED = (
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+    "BodyPartExamined",
+)
+
+
+def segmentation(
+    source: SourceFilm, author: Author, cam: NDArray[np.float32], config: PreprocessConfig
+) -> Segmentation:
+    """The map, float32 (h, w) on the network's grid, in the study of the image that it is of.
+
+    Rows and columns are the image's, since a projection has no frame of reference to place a
+    coarser one in. It names the image in Source Image and Referenced Series Sequence.
+
+    Raises:
+        Exception: as `structured_report` does.
+    """
+    from highdicom.seg import Segmentation
+
+    image = source.dataset
+    heat = fit_map(cam, (int(image.Rows), int(image.Columns)), config)
+    made = Segmentation(
+        source_images=[image],
+        pixel_array=heat[None, :, :, None].astype(np.float32),
+        segmentation_type="FRACTIONAL",
+        fractional_type="PROBABILITY",
+        max_fractional_value=_LEVELS,
+        segment_descriptions=[_segment(author)],
+        series_instance_uid=author.uid("segmentation series", source.series_uid),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=author.uid("segmentation", source.sop_uid),
+        instance_number=source.number,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=author.model_name,
+        software_versions=author.version,
+        device_serial_number=author.fingerprint,
+        omit_empty_frames=False,
+        content_label="HEATMAP",
+        content_description=f"Grad-CAM map. {RESEARCH_ONLY.replace('–', '-')}",
+        series_description="Pneumonia: model's heatmap. RESEARCH USE ONLY",
+    )
+    for keyword in _CARRIED:
+        if keyword in image and keyword not in made:
+            made[keyword] = image[keyword]
+    # C.7.6.1: type 2C, empty where nobody knows.
+    made.PatientOrientation = orientation(image) or ""
+    made.SpecificCharacterSet = "ISO_IR 192"
+    return made
+
+
+def _segment(author: Author) -> SegmentDescription:
+    from highdicom.content import AlgorithmIdentificationSequence
+    from highdicom.seg import SegmentDescription
+    from highdicom.sr import CodedConcept
+
+    algorithm = AlgorithmIdentificationSequence(
+        name=MANUFACTURER,
+        family=CodedConcept("123109", "DCM", "Artificial Intelligence"),
+        version=author.version,
+        source=MANUFACTURER,
+        parameters={"model": author.fingerprint, "method": "Grad-CAM, peak scaled to 1"},
+    )
+    return SegmentDescription(
+        segment_number=1,
+        segment_label=_LABEL,
+        segmented_property_category=CodedConcept(
+            "49755003", "SCT", "Morphologically Abnormal Structure"
+        ),
+        segmented_property_type=CodedConcept("233604007", "SCT", "Pneumonia"),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+    )

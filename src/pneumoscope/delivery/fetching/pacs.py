@@ -1,0 +1,245 @@
+"""A PACS asked by C-FIND, and its images had by C-GET or C-MOVE (PS3.4 annex C).
+
+Studies are searched day by day, so that a limit of the server on answers is rarely met, then series
+of the wanted modalities, then images. What is on disk already is not asked for again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, build_role, evt
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+
+from pneumoscope.config import FetchConfig
+from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
+from pneumoscope.delivery.dicom_node.receiver import FILM_CLASSES
+from pneumoscope.delivery.fetching.folder import FetchedFolder
+from pneumoscope.errors import NetworkError, UsageError
+from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
+
+_LOGGER = logging.getLogger(__name__)
+
+_SUCCESS = 0x0000
+_PENDING = (0xFF00, 0xFF01)
+_WARNING = 0xB000
+_OUT_OF_RESOURCES = 0xA700
+_CANNOT_UNDERSTAND = 0xC000
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A series that the PACS has: its UIDs, and those of its images."""
+
+    study: str
+    series: str
+    images: tuple[str, ...]
+
+
+class Pacs:
+    """One PACS.
+
+    Args:
+        peer: its title and address.
+        config: how it is spoken to.
+
+    Raises:
+        UsageError: the own title can't be.
+    """
+
+    def __init__(self, peer: Peer, config: FetchConfig) -> None:
+        _config.LOG_HANDLER_LEVEL = "none"  # each message written out, patients and all
+        self._peer, self._config = peer, config
+        self._modalities = tuple(m.strip().upper() for m in config.modality.split(",") if m.strip())
+        if not self._modalities:
+            raise UsageError(f"--modality: found {config.modality!r}, wanted some, as in CR,DX")
+        check_aet(config.aet, "--aet")
+        # One association for each purpose, kept: making one costs more than most answers.
+        self._open: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Release the associations."""
+        for association in self._open.values():
+            if association.is_established:
+                association.release()
+        self._open.clear()
+
+    def by_days(self, first: date, last: date) -> Iterator[str]:
+        """Study UIDs of each day from `first` to `last`.
+
+        Raises:
+            NetworkError: the PACS can't be reached, or refuses.
+        """
+        for back in range((last - first).days + 1):
+            day = first + timedelta(days=back)
+            yield from self._studies(StudyDate=f"{day:%Y%m%d}")
+
+    def by_ids(self, ids: Iterable[str]) -> Iterator[str]:
+        """Study UIDs of accession numbers; what looks like a UID is one already.
+
+        Raises:
+            NetworkError: as `by_days` does.
+        """
+        for text in ids:
+            if "." in text and text.replace(".", "").isdigit():
+                yield text
+                continue
+            found = list(self._studies(AccessionNumber=text))
+            if not found:
+                _LOGGER.warning("accession %s: the PACS has no study of it", text)
+            yield from found
+
+    def series(self, study: str) -> list[Series]:
+        """The series of the wanted modalities, with their images.
+
+        Raises:
+            NetworkError: as `by_days` does.
+        """
+        found = []
+        for row in self._find("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""):
+            if str(row.get("Modality", "")) not in self._modalities:
+                continue
+            uid = str(row.get("SeriesInstanceUID", ""))
+            keys = {"StudyInstanceUID": study, "SeriesInstanceUID": uid, "SOPInstanceUID": ""}
+            images = tuple(str(one.SOPInstanceUID) for one in self._find("IMAGE", **keys))
+            found.append(Series(study, uid, images))
+        return found
+
+    def fetch(self, wanted: Series, into: FetchedFolder) -> int:
+        """Have a series sent; how many of its images could not be had.
+
+        Raises:
+            NetworkError: as `by_days` does.
+            MissingError: there is no room.
+        """
+        into.check_room()
+        keys = Dataset()
+        keys.QueryRetrieveLevel = "SERIES"
+        keys.StudyInstanceUID, keys.SeriesInstanceUID = wanted.study, wanted.series
+        if self._config.move_port:
+            self._move(keys, into)
+        else:
+            self._get(keys, into)
+        return sum(not into.has(uid) for uid in wanted.images)
+
+    def _studies(self, **keys: str) -> Iterator[str]:
+        asked = {"StudyInstanceUID": "", "StudyDate": "", "ModalitiesInStudy": "", **keys}
+        for row in self._find("STUDY", **asked):
+            there = row.get("ModalitiesInStudy") or ()
+            listed = {there} if isinstance(there, str) else set(there)
+            if not listed or listed & set(self._modalities):
+                yield str(row.StudyInstanceUID)
+
+    def _find(self, level: str, **keys: str) -> list[Dataset]:
+        query = Dataset()
+        query.QueryRetrieveLevel = level
+        for keyword, value in keys.items():
+            setattr(query, keyword, value)
+        model = StudyRootQueryRetrieveInformationModelFind
+        association = self._association("C-FIND", model)
+        found = []
+        for status, row in association.send_c_find(query, model):
+            if "Status" not in status or status.Status not in (*_PENDING, _SUCCESS):
+                raise self._refused("C-FIND", status)
+            if row is not None:
+                found.append(row)
+        return found
+
+    def _get(self, keys: Dataset, into: FetchedFolder) -> None:
+        model = StudyRootQueryRetrieveInformationModelGet
+        roles = [build_role(storage, scp_role=True) for storage in FILM_CLASSES]
+        handlers = [(evt.EVT_C_STORE, _stored, [into])]
+        association = self._association("C-GET", model, roles, handlers)
+        self._ended("C-GET", association.send_c_get(keys, model))
+
+    def _move(self, keys: Dataset, into: FetchedFolder) -> None:
+        model = StudyRootQueryRetrieveInformationModelMove
+        listener = self._entity()
+        for storage in FILM_CLASSES:
+            listener.add_supported_context(storage, sorted(SUPPORTED_SYNTAXES))
+        place = (self._config.move_host, self._config.move_port)
+        handlers: list[Any] = [(evt.EVT_C_STORE, _stored, [into])]
+        try:
+            server = listener.start_server(place, block=False, evt_handlers=handlers)
+        except OSError as error:
+            raise UsageError(
+                f"--move-port {place[1]}: can't be listened on ({error.strerror or error}). Give "
+                "another, as the PACS knows it."
+            ) from error
+        try:
+            association = self._association("C-MOVE", model)
+            self._ended("C-MOVE", association.send_c_move(keys, self._config.aet, model))
+        finally:
+            server.shutdown()
+
+    def _ended(self, what: str, answers: Any) -> None:
+        """Wait for the last answer; some images that failed are found out by counting."""
+        for status, _ in answers:
+            code = status.get("Status")
+            if code in (*_PENDING, _SUCCESS, _WARNING):
+                continue
+            raise self._refused(what, status)
+
+    def _entity(self) -> Any:
+        entity = AE(self._config.aet)
+        entity.acse_timeout = self._config.acse_timeout
+        entity.dimse_timeout = entity.network_timeout = self._config.dimse_timeout
+        return entity
+
+    def _association(
+        self,
+        purpose: str,
+        model: str,
+        roles: list[Any] | None = None,
+        handlers: list[Any] | None = None,
+    ) -> Any:
+        """The association for a purpose, made if there is none or it was lost."""
+        there = self._open.get(purpose)
+        if there is not None and there.is_established:
+            return there
+        entity, peer = self._entity(), self._peer
+        entity.add_requested_context(model)
+        for storage in FILM_CLASSES if roles else ():
+            entity.add_requested_context(storage, sorted(SUPPORTED_SYNTAXES))
+        made = entity.associate(
+            peer.host,
+            peer.port,
+            ae_title=peer.aet,
+            ext_neg=roles or [],
+            evt_handlers=handlers or [],
+        )
+        if not made.is_established:
+            why = "refuses the association" if made.is_rejected else "can't be reached"
+            raise NetworkError(
+                f"--pacs {peer}: {why}. Check title, address and port, and that it knows "
+                f"{self._config.aet}; the same command goes on where this one was."
+            )
+        self._open[purpose] = made
+        return made
+
+    def _refused(self, what: str, status: Dataset) -> NetworkError:
+        code = status.get("Status")
+        told = "no answer" if code is None else f"status {code:04X}"
+        return NetworkError(
+            f"--pacs {self._peer}: {what} ended with {told}. The same command goes on where this "
+            "one was; where C-GET is not supported give --move-port."
+        )
+
+
+def _stored(event: Any, into: FetchedFolder) -> int:
+    """Take one image; a failure is the sender's to count."""
+    try:
+        content = event.encoded_dataset()
+        return _SUCCESS if into.add(content) else _CANNOT_UNDERSTAND
+    except OSError as error:
+        _LOGGER.error("an image can't be kept: %s", error)
+        return _OUT_OF_RESOURCES

@@ -1,0 +1,263 @@
+"""One result as a FHIR R4 Bundle: DiagnosticReport, Observation, Device, Provenance.
+
+Every Bundle is validated by `fhir.resources` (its R4B models, in which these four resources are as
+in R4) before it is handed out. Patient, study and image are referred to by the identifiers of the
+DICOM file, since their resources belong to the hospital. An input without a score gets a report
+that says why, with a data-absent reason. Identifiers of the resources follow from model and image,
+so that writing again makes the same resources.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import util
+from typing import TYPE_CHECKING, Any
+
+from pneumoscope.delivery.dicom_report.author import MANUFACTURER, RESEARCH_ONLY, Author
+from pneumoscope.errors import ExtraMissingError
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
+
+if TYPE_CHECKING:
+    from pneumoscope.delivery.dicom_report.source import SourceFilm
+
+_SCT = "http://snomed.info/sct"
+_DCM = "http://dicom.nema.org/resources/ontology/DCM"
+_UCUM = "http://unitsofmeasure.org"
+_TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
+_OWN = "https://pypi.org/project/pneumoscope"
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, _OWN)
+
+_FINDING = {
+    "system": f"{_OWN}/codes",
+    "code": "pneumonia-probability",
+    "display": "Probability of pneumonia",
+}
+_CHEST_XRAY = {"system": _SCT, "code": "399208008", "display": "Plain chest X-ray"}
+_CHEST = {"system": _SCT, "code": "51185008", "display": "Thoracic structure"}
+_SOFTWARE = {"system": _SCT, "code": "706687001", "display": "Software"}
+_PROBABILITY = {"system": _DCM, "code": "122157", "display": "Probability"}
+_THRESHOLD = {"system": _DCM, "code": "122411", "display": "Threshold Value"}
+_INTERPRETATIONS = {
+    CLASS_NAMES[1]: ("POS", "Positive"),
+    CLASS_NAMES[0]: ("NEG", "Negative"),
+    UNCERTAIN: ("IND", "Indeterminate"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom and what a result is about, as far as the file says.
+
+    Attributes:
+        image: SOP Instance UID of a DICOM file; else a digest of the file.
+        patient_id: `""` where there is none; and so on.
+        study: Study Instance UID.
+        accession: accession number.
+        date: of the study, ISO 8601.
+    """
+
+    image: str
+    patient_id: str = ""
+    study: str = ""
+    accession: str = ""
+    date: str = ""
+
+    @classmethod
+    def of(cls, source: SourceFilm) -> Subject:
+        """What a DICOM file says."""
+        dataset = source.dataset
+        date = str(dataset.get("StudyDate") or "")
+        iso = f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else ""
+        return cls(
+            f"urn:oid:{source.sop_uid}",
+            str(dataset.get("PatientID") or ""),
+            str(dataset.StudyInstanceUID),
+            str(dataset.get("AccessionNumber") or ""),
+            iso,
+        )
+
+
+def check_installed() -> None:
+    """See that resources can be made, before any work is done.
+
+    Raises:
+        ExtraMissingError: fhir.resources is not there.
+    """
+    if util.find_spec("fhir") is None or util.find_spec("fhir.resources") is None:
+        raise ExtraMissingError("Writing FHIR resources", "fhir")
+
+
+def fhir_bundle(subject: Subject, author: Author, prediction: Prediction) -> str:
+    """The Bundle (type collection) of one result, as validated JSON.
+
+    Raises:
+        ValueError: a value of the file has no place in FHIR; fhir.resources says which.
+    """
+    from fhir.resources.R4B.bundle import Bundle
+
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    urls = {kind: _url(kind, author, subject) for kind in _KINDS}
+    resources = {
+        "DiagnosticReport": _report(subject, prediction, urls, now),
+        "Observation": _observation(subject, author, prediction, urls, now),
+        "Device": _device(author),
+        "Provenance": _provenance(subject, author, urls, now),
+    }
+    entries = [
+        {"fullUrl": urls[kind], "resource": {"resourceType": kind, **_pruned(resource)}}
+        for kind, resource in resources.items()
+    ]
+    document = {
+        "resourceType": "Bundle",
+        "type": "collection",
+        "timestamp": now,
+        "identifier": {"system": "urn:ietf:rfc:3986", "value": _url("Bundle", author, subject)},
+        "entry": entries,
+    }
+    return str(Bundle.model_validate_json(json.dumps(document)).model_dump_json(indent=2))
+
+
+_KINDS = ("DiagnosticReport", "Observation", "Device", "Provenance")
+
+
+def _url(kind: str, author: Author, subject: Subject) -> str:
+    about = "" if kind == "Device" else subject.image
+    parts = (kind, author.version, author.fingerprint, author.precision, author.variant, about)
+    return uuid.uuid5(_NAMESPACE, "\0".join(parts)).urn
+
+
+def _report(
+    subject: Subject, prediction: Prediction, urls: dict[str, str], now: str
+) -> dict[str, Any]:
+    category = {"system": f"{_TERMINOLOGY}/v2-0074", "code": "RAD", "display": "Radiology"}
+    return {
+        "meta": _research(),
+        # No person answers for it: preliminary, and never more by itself.
+        "status": "preliminary",
+        "category": [{"coding": [category]}],
+        "code": {"coding": [_CHEST_XRAY], "text": "Chest X-ray: pneumonia, by software"},
+        "identifier": [_accession(subject)] if subject.accession else None,
+        "subject": _patient(subject),
+        "effectiveDateTime": subject.date or None,
+        "issued": now,
+        "result": [{"reference": urls["Observation"]}],
+        "imagingStudy": [_study(subject)] if subject.study else None,
+        "conclusion": f"{_conclusion(prediction)} {RESEARCH_ONLY}.",
+    }
+
+
+def _observation(
+    subject: Subject, author: Author, prediction: Prediction, urls: dict[str, str], now: str
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "meta": _research(),
+        "status": "preliminary" if prediction.status == "ok" else "cancelled",
+        "category": [
+            {"coding": [{"system": f"{_TERMINOLOGY}/observation-category", "code": "imaging"}]}
+        ],
+        "code": {"coding": [_FINDING, _PROBABILITY], "text": "Probability of pneumonia"},
+        "bodySite": {"coding": [_CHEST]},
+        "subject": _patient(subject),
+        "effectiveDateTime": subject.date or None,
+        "issued": now,
+        "device": {"reference": urls["Device"]},
+        "method": {"text": f"{author.architecture}; {author.rule}"},
+        "derivedFrom": [_study(subject)] if subject.study else None,
+        "note": [{"text": f"{_conclusion(prediction)} {RESEARCH_ONLY}."}],
+    }
+    if prediction.probability is None:
+        absent = {"system": f"{_TERMINOLOGY}/data-absent-reason", "code": "not-performed"}
+        return found | {"dataAbsentReason": {"coding": [absent], "text": _conclusion(prediction)}}
+    code, display = _INTERPRETATIONS[prediction.prediction or UNCERTAIN]
+    system = f"{_TERMINOLOGY}/v3-ObservationInterpretation"
+    found["valueQuantity"] = _number(prediction.probability)
+    found["interpretation"] = [{"coding": [{"system": system, "code": code, "display": display}]}]
+    found["component"] = [
+        {"code": {"coding": [_THRESHOLD]}, "valueQuantity": _number(prediction.threshold or 0.0)}
+    ]
+    if prediction.input_score is not None:
+        found["component"].append(
+            {
+                "code": {"text": "Distance from the training images, limit 1"},
+                "valueQuantity": _number(prediction.input_score),
+            }
+        )
+    return found
+
+
+def _device(author: Author) -> dict[str, Any]:
+    return {
+        "identifier": [{"system": f"{_OWN}/model", "value": author.fingerprint}],
+        "status": "active",
+        "manufacturer": MANUFACTURER,
+        "deviceName": [{"name": MANUFACTURER, "type": "manufacturer-name"}],
+        "modelNumber": author.model_name,
+        "version": [{"value": author.version}],
+        "type": {"coding": [_SOFTWARE]},
+        "note": [
+            {"text": f"{RESEARCH_ONLY}. Threshold {author.threshold:.6f}: {author.rule}."},
+            *({"text": sentence} for sentence in author.validation),
+        ],
+    }
+
+
+def _provenance(subject: Subject, author: Author, urls: dict[str, str], now: str) -> dict[str, Any]:
+    assembler = {"system": f"{_TERMINOLOGY}/provenance-participant-type", "code": "assembler"}
+    image = {"system": "urn:dicom:uid", "value": subject.image}
+    if not subject.image.startswith("urn:oid:"):
+        image = {"system": "urn:ietf:rfc:3986", "value": subject.image}
+    return {
+        "target": [{"reference": urls["DiagnosticReport"]}, {"reference": urls["Observation"]}],
+        "recorded": now,
+        "agent": [
+            {
+                "type": {"coding": [assembler]},
+                "who": {"reference": urls["Device"], "display": author.model_name},
+            }
+        ],
+        "entity": [{"role": "source", "what": {"identifier": image, "display": "the X-ray"}}],
+    }
+
+
+def _research() -> dict[str, Any]:
+    """For research, and made by a machine."""
+    reason = {"system": f"{_TERMINOLOGY}/v3-ActReason", "code": "HRESCH"}
+    return {"security": [reason | {"display": "healthcare research"}]}
+
+
+def _patient(subject: Subject) -> dict[str, Any] | None:
+    if not subject.patient_id:
+        return None
+    return {"type": "Patient", "identifier": {"value": subject.patient_id}}
+
+
+def _study(subject: Subject) -> dict[str, Any]:
+    identifier = {"system": "urn:dicom:uid", "value": f"urn:oid:{subject.study}"}
+    return {"type": "ImagingStudy", "identifier": identifier}
+
+
+def _accession(subject: Subject) -> dict[str, Any]:
+    code = {"system": f"{_TERMINOLOGY}/v2-0203", "code": "ACSN"}
+    return {"type": {"coding": [code]}, "value": subject.accession}
+
+
+def _number(value: float) -> dict[str, Any]:
+    return {"value": round(value, 6), "unit": "1", "system": _UCUM, "code": "1"}
+
+
+def _conclusion(prediction: Prediction) -> str:
+    if prediction.probability is None:
+        reason = prediction.reason.value.replace("_", " ") if prediction.reason else "no score"
+        return f"No score was given: {reason}. {prediction.detail}".strip().rstrip(".") + "."
+    return (
+        f"Model’s prediction {prediction.prediction}: probability of pneumonia "
+        f"{prediction.probability:.3f}, threshold {prediction.threshold:.3f}."
+    )
+
+
+def _pruned(resource: dict[str, Any]) -> dict[str, Any]:
+    """Without what is not there: FHIR knows no null."""
+    return {name: value for name, value in resource.items() if value is not None}

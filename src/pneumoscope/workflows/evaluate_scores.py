@@ -1,0 +1,271 @@
+"""`evaluate --scores`: scores that exist already, from any system, measured like a model's.
+
+No model is loaded and no image is opened. The numbers, the report and the checklist come from the
+code that evaluates a model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pneumoscope.config import IntervalConfig, ScoresConfig, ThresholdConfig
+from pneumoscope.data.scores import ScoreRow, ScoreTable, read_scores, stated_threshold
+from pneumoscope.errors import DataError, Reason, UsageError
+from pneumoscope.evaluation.evaluate import Evaluation
+from pneumoscope.evaluation.score_scale import ScoreScale
+from pneumoscope.evaluation.threshold import choose_threshold
+from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Prediction, Split
+from pneumoscope.report.checklists.item import Fact
+from pneumoscope.report.content import EvaluatedSplit, Flow, ModelFacts, Refusals, ReportContent
+from pneumoscope.report.formatting import number
+from pneumoscope.storage import claim_folder, sha256_of_file
+from pneumoscope.workflows.answering import ScoredCases, evaluate_cases
+from pneumoscope.workflows.checklist import checklist_answers, flow_of
+from pneumoscope.workflows.evaluation_files import (
+    EvaluationFiles,
+    evaluation_text,
+    run_facts,
+    write_evaluation_files,
+)
+from pneumoscope.workflows.facts import announce, data_facts
+
+DEFAULT_THRESHOLD = 0.5
+_NO_SCORE = "no_score"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledScores:
+    """A table of scores, ready to be measured.
+
+    Attributes:
+        table: as it was read.
+        rows: those with a reference label.
+        scored: those of them with a score.
+        cases: what is measured.
+        dataset: the labelled rows as records, with what was odd about the table.
+    """
+
+    table: ScoreTable
+    rows: tuple[ScoreRow, ...]
+    scored: tuple[ScoreRow, ...]
+    cases: ScoredCases
+    dataset: Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedScores:
+    """An evaluation of scores, with what its files say."""
+
+    document: dict[str, Any]
+    evaluation: Evaluation
+    flow: Flow
+    answers: Mapping[Fact, str]
+
+
+def run_evaluate_scores(
+    scores: Path, out: Path, interval: IntervalConfig, config: ScoresConfig | None = None
+) -> tuple[dict[str, Any], str]:
+    """Evaluate the scores of a CSV into the folder `out`; a document and a text of it.
+
+    Raises:
+        DataError: the table can't be used.
+        UsageError: there is no such file, or the threshold is not finite.
+    """
+    config = config or ScoresConfig()
+    if not scores.is_file():
+        raise UsageError(
+            f"--scores {scores}: is no file, wanted a CSV with the columns label and score"
+        )
+    labelled = labelled_scores(read_scores(scores, config.score_column), config.threshold)
+    found = evaluate_scores(labelled, out, interval)
+    return found.document | {"out": str(out)}, evaluation_text(found.evaluation, out)
+
+
+def labelled_scores(table: ScoreTable, threshold: float | None = None) -> LabelledScores:
+    """The rows that have a label, and their threshold.
+
+    The threshold is the one given, else the one in the table; else 0.5 for a probability, and for
+    another score the one of the highest balanced accuracy on these very rows, which is said.
+
+    Raises:
+        DataError: no row has a label and a score, or the table states several thresholds.
+    """
+    rows = tuple(row for row in table.rows if row.label is not None)
+    scored = tuple(row for row in rows if row.score is not None)
+    if not scored:
+        raise DataError(
+            f"{table.path}: none of {len(table.rows)} rows has a label and a score in the column "
+            f"{table.column!r}; wanted at least one. Fill in both."
+        )
+    values = np.array([row.score for row in scored], np.float64)
+    labels = np.array([row.label for row in scored], np.int64)
+    records = tuple(_record(row, k) for k, row in enumerate(rows))
+    patients = {id(row): record.patient for row, record in zip(rows, records, strict=True)}
+    value, rule = _threshold(table, labels, values, threshold)
+    columns = {name: [row.values.get(name, "") for row in scored] for name in table.groups}
+    cases = ScoredCases(
+        labels,
+        values,
+        [patients[id(row)] for row in scored],
+        value,
+        rule,
+        columns,
+        refused=len(rows) - len(scored),
+    )
+    warnings = _oddities(table, rows, cases)
+    return LabelledScores(table, rows, scored, cases, Dataset(table.path, records, warnings))
+
+
+def evaluate_scores(
+    labelled: LabelledScores, out: Path, interval: IntervalConfig
+) -> EvaluatedScores:
+    """Measure, and write the files of an evaluation into `out`."""
+    started = time.monotonic()
+    table, cases, dataset = labelled.table, labelled.cases, labelled.dataset
+    claim_folder(out)
+    announce(dataset)
+    evaluation = evaluate_cases(cases, interval)
+    split = _split(labelled.rows)
+    refused = _refusals(labelled.rows)
+    name = f"{table.path.name}, column {table.column}"
+    flow = flow_of(dataset, dataset, split, table.path.name, evaluation, refused)
+    seconds = {"evaluation": round(time.monotonic() - started, 2)}
+    digest = sha256_of_file(table.path)
+    content = ReportContent(
+        title="Evaluation report",
+        evaluation=evaluation,
+        split=split,
+        run=run_facts(seconds, interval),
+        data=data_facts(table.path.name, dataset, digest),
+        model=ModelFacts(name, _score_facts(evaluation)),
+        refused=refused,
+        flow=flow,
+    )
+    source = {"name": name, "fingerprint": "", "scores_sha256": digest}
+    document = evaluation.to_metrics_json() | {"model": source}
+    files = EvaluationFiles(
+        document,
+        [_prediction(row, evaluation) for row in labelled.rows],
+        _columns(labelled, evaluation.scale),
+        content,
+        checklist_answers(flow, dataset, dataset, evaluation, None, interval),
+    )
+    write_evaluation_files(out, files, out / "report.html")
+    return EvaluatedScores(document, evaluation, flow, files.answers)
+
+
+def _threshold(
+    table: ScoreTable, labels: Any, values: Any, given: float | None
+) -> tuple[float, str]:
+    if given is not None:
+        if not np.isfinite(given):
+            raise UsageError(f"--threshold: found {given}, wanted a finite number")
+        return given, f"set to {given:g}"
+    stated = stated_threshold(table)
+    if stated is not None:
+        return stated, f"stated in {table.path.name}"
+    scale = ScoreScale.of(values, None)
+    if scale.probability:
+        return DEFAULT_THRESHOLD, f"{DEFAULT_THRESHOLD:g}, since none was stated"
+    chosen = choose_threshold(labels, scale.to_unit(values), ThresholdConfig("balanced_accuracy"))
+    return float(scale.from_unit(chosen.value)), f"{chosen.rule}, chosen on these same rows"
+
+
+def _record(row: ScoreRow, position: int) -> ImageRecord:
+    split = next((name for name in SPLITS if name == row.split.lower()), None)
+    return ImageRecord(
+        Path(row.name),
+        int(row.label or 0),
+        row.patient or f"row {position + 1}",
+        split,
+        row.values.get("subtype", ""),
+        extra=row.values,
+    )
+
+
+def _split(rows: Sequence[ScoreRow]) -> EvaluatedSplit:
+    """The one split that all rows are of, else `all`."""
+    found = {row.split.lower() for row in rows}
+    known: tuple[Split, ...] = SPLITS
+    return next((name for name in known if found == {name}), "all")
+
+
+def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -> tuple[str, ...]:
+    """What the reader must know of the table."""
+    found = []
+    if without := len(table.rows) - len(rows):
+        found.append(
+            f"{without} of {len(table.rows)} rows have no reference label and are left out."
+        )
+    if without := sum(not row.patient for row in rows):
+        found.append(
+            f"{without} of {len(rows)} rows name no patient: each counts as a patient of its own, "
+            "and intervals are too narrow if some are of the same person."
+        )
+    scale = ScoreScale.of(cases.scores, cases.threshold)
+    if not scale.probability:
+        found.append(
+            f"The scores range from {scale.low:g} to {scale.high:g}: they are no probabilities, so "
+            "calibration, Brier score and ECE are not reported."
+        )
+    if cases.rule.endswith("same rows"):
+        found.append(
+            "No threshold was stated; the one used was chosen on these same rows, so that "
+            "sensitivity and specificity are too favourable. Give --threshold."
+        )
+    elif cases.rule.endswith("none was stated"):
+        found.append("No threshold was stated; 0.5 was used. Give --threshold if it is another.")
+    return tuple(found)
+
+
+def _refusals(rows: Sequence[ScoreRow]) -> tuple[Refusals, ...]:
+    without = [row for row in rows if row.score is None]
+    counts = Counter(row.reason or _NO_SCORE for row in without)
+    return tuple(
+        Refusals(
+            reason,
+            count,
+            tuple(row.name for row in without if (row.reason or _NO_SCORE) == reason)[:3],
+        )
+        for reason, count in counts.most_common()
+    )
+
+
+def _score_facts(found: Evaluation) -> dict[str, str]:
+    scale = found.scale
+    kind = (
+        "a probability from 0 to 1"
+        if scale.probability
+        else f"from {scale.low:g} to {scale.high:g}, no probability"
+    )
+    return {"Score": kind, "Threshold": f"{number(found.threshold, 4)}, {found.rule}"}
+
+
+def _prediction(row: ScoreRow, found: Evaluation) -> Prediction:
+    if row.score is None:
+        known = row.reason in {reason.value for reason in Reason}
+        reason = Reason(row.reason) if known else None
+        return Prediction(row.name, reason.status if reason else "refused", reason)
+    called = CLASS_NAMES[int(row.score >= found.threshold)]
+    probability = row.score if found.scale.probability else None
+    return Prediction(row.name, "ok", None, probability, called, found.threshold)
+
+
+def _columns(labelled: LabelledScores, scale: ScoreScale) -> dict[str, list[str | float]]:
+    rows = labelled.rows
+    columns: dict[str, list[str | float]] = {}
+    if not scale.probability:
+        columns["score"] = ["" if row.score is None else row.score for row in rows]
+    columns["label"] = [CLASS_NAMES[int(row.label or 0)] for row in rows]
+    columns["patient"] = [record.patient for record in labelled.dataset.records]
+    columns["split"] = [row.split for row in rows]
+    for name in labelled.table.groups:
+        columns[name] = [row.values.get(name, "") for row in rows]
+    return columns

@@ -1,0 +1,191 @@
+"""`fetch`: images of a PACS or a DICOMweb server into a folder, resumable."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import date
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pneumoscope.config import FetchConfig, NodeConfig, check_ranges
+from pneumoscope.errors import ExtraMissingError, NetworkError, UsageError
+from pneumoscope.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from pneumoscope.delivery.fetching.folder import FetchedFolder
+
+_LOGGER = logging.getLogger(__name__)
+_MOST_PAGES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """What is wanted, and of whom.
+
+    Attributes:
+        out: folder to write.
+        pacs: `AET@HOST:PORT`, or `""`.
+        dicomweb: URL of a DICOMweb service, or `""`.
+        first: first day of studies, `YYYY-MM-DD` or `YYYYMMDD`; `""` with `ids`.
+        last: last day, likewise; `""`: the first one.
+        ids: file with an accession number or a Study Instance UID a line.
+        token_file: file with the token of `dicomweb`.
+    """
+
+    out: Path
+    pacs: str = ""
+    dicomweb: str = ""
+    first: str = ""
+    last: str = ""
+    ids: Path | None = None
+    token_file: str = ""
+
+
+def run_fetch(
+    request: FetchRequest, config: FetchConfig, progress: Progress = SILENT
+) -> tuple[dict[str, Any], str, int]:
+    """Fetch, write the table, and tell of it; the exit code is 3 if an image could not be had.
+
+    Raises:
+        ExtraMissingError: the extra `dicom` is not installed.
+        UsageError: options that exclude each other, or a date that is none.
+        NetworkError: the server can't be reached, or refuses; what was had is kept.
+        MissingError: there is no room.
+    """
+    if any(util.find_spec(name) is None for name in ("pynetdicom", "pydicom")):
+        raise ExtraMissingError("fetch", "dicom")
+    check_ranges(config)
+    if bool(request.pacs) == bool(request.dicomweb):
+        raise UsageError("fetch: wanted one of --pacs AET@HOST:PORT and --dicomweb URL")
+    if bool(request.first) == bool(request.ids):
+        raise UsageError("fetch: wanted one of --from DATE (and --to DATE) and --ids FILE")
+    if request.dicomweb and request.ids:
+        raise UsageError("--ids: is for --pacs; by DICOMweb give --from and --to")
+    days = _days(request)
+    from pneumoscope.delivery.fetching.folder import FetchedFolder
+
+    folder = FetchedFolder(request.out, config.max_bytes, config.min_free)
+    try:
+        if request.pacs:
+            missing = _from_pacs(request, config, days, folder, progress)
+        else:
+            missing = _from_web(request, config, days, folder, progress)
+    finally:
+        table = folder.write_table()
+    document = {
+        "out": str(request.out),
+        "table": str(table),
+        "new": folder.new,
+        "known_before": folder.known,
+        "turned_away": folder.turned_away,
+        "missing": missing,
+    }
+    text = (
+        f"{folder.new} images fetched, {folder.known} were there, {missing} could not be had\n"
+        f"table  {table} (names patients: keep it as carefully as the images)"
+    )
+    return document, text, 3 if missing else 0
+
+
+def _days(request: FetchRequest) -> tuple[date, date] | None:
+    if not request.first:
+        return None
+    first = _date(request.first, "--from")
+    last = _date(request.last, "--to") if request.last else first
+    if last < first:
+        raise UsageError(f"--from {first} --to {last}: found the end before the beginning")
+    return first, last
+
+
+def _date(text: str, option: str) -> date:
+    plain = text.replace("-", "")
+    try:
+        if len(plain) != len("YYYYMMDD"):
+            raise ValueError(text)
+        return date(int(plain[:4]), int(plain[4:6]), int(plain[6:]))
+    except ValueError:
+        raise UsageError(f"{option}: found {text!r}, wanted a date, as 2026-09-01") from None
+
+
+def _from_pacs(
+    request: FetchRequest,
+    config: FetchConfig,
+    days: tuple[date, date] | None,
+    folder: FetchedFolder,
+    progress: Progress,
+) -> int:
+    from pneumoscope.delivery.dicom_node.peers import parse_peer
+    from pneumoscope.delivery.fetching.pacs import Pacs
+
+    pacs = Pacs(parse_peer(request.pacs, "--pacs"), config)
+    missing = 0
+    try:
+        found = pacs.by_days(*days) if days else pacs.by_ids(_ids(request.ids))
+        studies = list(dict.fromkeys(found))
+        with progress.task("fetching", len(studies), "studies") as task:
+            for study in studies:
+                for series in pacs.series(study):
+                    if not all(folder.has(uid) for uid in series.images):
+                        missing += pacs.fetch(series, folder)
+                task.advance()
+    finally:
+        pacs.close()
+    return missing
+
+
+def _ids(path: Path | None) -> list[str]:
+    if path is None or not path.is_file():
+        raise UsageError(f"--ids {path}: is no file, wanted an accession or study UID a line")
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _from_web(
+    request: FetchRequest,
+    config: FetchConfig,
+    days: tuple[date, date] | None,
+    folder: FetchedFolder,
+    progress: Progress,
+) -> int:
+    from pneumoscope.delivery.dicom_node.dicomweb import (
+        PAGE,
+        DicomWeb,
+        DicomWebError,
+        NotThereError,
+    )
+
+    web = DicomWeb(
+        NodeConfig(
+            dicomweb=request.dicomweb,
+            dicomweb_token_file=request.token_file,
+            dimse_timeout=config.dimse_timeout,
+        )
+    )
+    dates = f"{days[0]:%Y%m%d}-{days[1]:%Y%m%d}" if days else ""
+    missing = 0
+    try:
+        for modality in filter(None, (m.strip().upper() for m in config.modality.split(","))):
+            for page in range(_MOST_PAGES):
+                found = web.search(modality, dates, page * PAGE)
+                with progress.task(f"fetching {modality}", len(found), "images") as task:
+                    for image in found:
+                        if not folder.has(image.sop):
+                            folder.check_room()
+                            try:
+                                missing += not folder.add(web.retrieve(image, config.max_bytes))
+                            except NotThereError as error:
+                                _LOGGER.warning("an image can't be had: %s", error)
+                                missing += 1
+                        task.advance()
+                if len(found) < PAGE:
+                    break
+    except DicomWebError as error:
+        raise NetworkError(
+            f"--dicomweb {request.dicomweb}: {error}. What was fetched is kept; the same command "
+            "goes on where this one was."
+        ) from error
+    finally:
+        web.close()
+    return missing

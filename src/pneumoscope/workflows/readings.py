@@ -1,0 +1,319 @@
+"""`readings`: a system's scores against the readings of radiologists, week by week.
+
+joined.csv       a row per case: score, call, reading; it can be evaluated again
+weeks.csv        a row per week
+unread.csv divided.csv unscored.csv    cases that could not be used
+readings.json    everything, for programs
+readings.html    the same for people
+checklist.html   DECIDE-AI, filled in as far as the tables tell
+evaluation/      the full evaluation of the cases with score and reading
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pneumoscope.config import IntervalConfig, PlanConfig
+from pneumoscope.data.readings import Case, Joined, Key, join, read_readings, score_key
+from pneumoscope.data.scores import ScoreTable, read_scores, stated_threshold
+from pneumoscope.errors import UsageError
+from pneumoscope.evaluation.kappa import Agreement, cohen_kappa
+from pneumoscope.evaluation.plan import threshold_table
+from pneumoscope.evaluation.sample_size import patients_to_verify
+from pneumoscope.evaluation.score_scale import ScoreScale
+from pneumoscope.evaluation.weekly import WeekCase, by_week
+from pneumoscope.records import CLASS_NAMES
+from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
+from pneumoscope.report.checklists.decide import DECIDE
+from pneumoscope.report.readings_content import (
+    Missing,
+    ReadingsContent,
+    StillNeeded,
+    ThresholdRow,
+)
+from pneumoscope.report.readings_page import write_readings_page
+from pneumoscope.storage import claim_folder, write_json, write_text
+from pneumoscope.workflows.evaluate_scores import (
+    DEFAULT_THRESHOLD,
+    EvaluatedScores,
+    evaluate_scores,
+    labelled_scores,
+)
+from pneumoscope.workflows.facts import command_line
+from pneumoscope.workflows.readings_output import (
+    csv_text,
+    pilot_answers,
+    readings_document,
+    readings_text,
+    weeks_csv,
+)
+
+_NO_SCORE = "no_score"
+_SHOWN_THRESHOLDS = 9
+_FIRST_COLUMNS = ("label", "status", "reason", "score", "prediction", "threshold", "patient")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingsRequest:
+    """What is to be joined, and what is to be shown in the end.
+
+    Attributes:
+        scores: table of scores (`node results`, `predict`, a vendor's).
+        readings: table of readings.
+        by: what both name a case by.
+        out: folder to write.
+        column: of the scores; `""`: score or probability.
+        threshold: in use; `None`: the one that the scores state.
+        min_sensitivity: to be shown; `None`: what is found, less a margin.
+        min_specificity: likewise.
+    """
+
+    scores: Path
+    readings: Path
+    by: Key
+    out: Path
+    column: str = ""
+    threshold: float | None = None
+    min_sensitivity: float | None = None
+    min_specificity: float | None = None
+
+
+def run_readings(
+    request: ReadingsRequest, config: PlanConfig | None = None
+) -> tuple[dict[str, Any], str]:
+    """Join, measure, write the files, and tell of it as a document and a text.
+
+    Raises:
+        UsageError: a file is not there, or no threshold is known.
+        DataError: a table can't be used.
+    """
+    config = config or PlanConfig()
+    for option, path in (("SCORES", request.scores), ("READINGS", request.readings)):
+        if not path.is_file():
+            raise UsageError(f"{option} {path}: is no file, wanted a CSV")
+    table = read_scores(request.scores, request.column, needs_labels=False)
+    key = score_key(request.scores, table.rows, request.by)
+    joined = join(table.rows, key, read_readings(request.readings, request.by))
+    threshold = _threshold(request, table)
+    claim_folder(request.out)
+    _write_joined(request.out, table, joined, request.by, threshold)
+    evaluated = _evaluated(request.out, joined, config.intervals())
+    content = _content(request, table, joined, threshold, evaluated, config)
+    document = readings_document(content, joined, request.scores, request.readings)
+    write_json(request.out / "readings.json", document)
+    write_text(request.out / "weeks.csv", weeks_csv(content.weeks))
+    write_readings_page(request.out / "readings.html", content)
+    if evaluated:
+        named = f"{request.scores.name} · {request.readings.name}"
+        answers = {**evaluated.answers, **pilot_answers(content, joined)}
+        checklist = ChecklistContent(named, answers, evaluated.flow, (DECIDE,))
+        write_checklist(request.out / "checklist.html", checklist)
+    return document | {"out": str(request.out)}, readings_text(content, request.out)
+
+
+def _threshold(request: ReadingsRequest, table: ScoreTable) -> float:
+    if request.threshold is not None:
+        return request.threshold
+    stated = stated_threshold(table)
+    if stated is not None:
+        return stated
+    scores = [row.score for row in table.rows if row.score is not None]
+    if ScoreScale.of(scores, None).probability:
+        return DEFAULT_THRESHOLD
+    raise UsageError(
+        f"{request.scores}: its scores are no probabilities and it states no threshold. Give "
+        "--threshold, or a column 'threshold'."
+    )
+
+
+def _write_joined(out: Path, table: ScoreTable, joined: Joined, by: Key, threshold: float) -> None:
+    """The tables of cases: those that can be measured, and the others by what is missing."""
+    kept = [name for name in table.groups if name != by]
+    further = [name for name in ("study_date", "received", "model") if name in _columns(table)]
+    header = [by, *_FIRST_COLUMNS, "week", "images", *further, *kept]
+    rows = []
+    for case in joined.cases:
+        row = case.score
+        called = "" if row.score is None else CLASS_NAMES[int(row.score >= threshold)]
+        rows.append(
+            [
+                case.key,
+                "" if case.reference is None else CLASS_NAMES[case.reference],
+                "refused" if row.score is None else "ok",
+                row.reason,
+                "" if row.score is None else repr(row.score),
+                called,
+                repr(threshold),
+                row.patient,
+                case.week.isoformat() if case.week else "",
+                case.images,
+                *(row.values.get(name, "") for name in (*further, *kept)),
+            ]
+        )
+    write_text(out / "joined.csv", csv_text(header, rows))
+    for name, keys in (
+        ("unread", joined.unread),
+        ("divided", joined.divided),
+        ("unscored", joined.unscored),
+    ):
+        write_text(out / f"{name}.csv", csv_text([by], [[key] for key in keys]))
+
+
+def _columns(table: ScoreTable) -> Iterable[str]:
+    return table.rows[0].values if table.rows else ()
+
+
+def _evaluated(out: Path, joined: Joined, intervals: IntervalConfig) -> EvaluatedScores | None:
+    """The evaluation of joined.csv, as anyone could make it again; `None` without a match."""
+    if not any(_matched(case) for case in joined.cases):
+        return None
+    labelled = labelled_scores(read_scores(out / "joined.csv"))
+    return evaluate_scores(labelled, out / "evaluation", intervals)
+
+
+def _matched(case: Case) -> bool:
+    return case.reference is not None and case.score.score is not None
+
+
+def _content(
+    request: ReadingsRequest,
+    table: ScoreTable,
+    joined: Joined,
+    threshold: float,
+    evaluated: EvaluatedScores | None,
+    config: PlanConfig,
+) -> ReadingsContent:
+    matched = [case for case in joined.cases if _matched(case)]
+    cases = [_week_case(case, threshold) for case in joined.cases if case.week]
+    weeks = by_week([case for case in cases if case], config.level)
+    agreement = None
+    if matched:
+        agreement = cohen_kappa(
+            [int((case.score.score or 0.0) >= threshold) for case in matched],
+            [int(case.reference or 0) for case in matched],
+            [_patient(case) for case in matched],
+            config.level,
+        )
+    read_cases = [case for case in joined.cases if case.reference is not None]
+    return ReadingsContent(
+        scores=request.scores.name,
+        readings=request.readings.name,
+        by=request.by,
+        missing=Missing(
+            scores=len(table.rows),
+            cases=len(joined.cases),
+            images_of_several=sum(case.images > 1 for case in joined.cases),
+            keyless=joined.keyless,
+            unread=len(joined.unread),
+            divided=len(joined.divided),
+            unscored=len(joined.unscored),
+            refused=sum(case.score.score is None for case in read_cases),
+            matched=len(matched),
+        ),
+        evaluation=evaluated.evaluation if evaluated else None,
+        agreement=agreement,
+        readers=_between_readers(joined.cases, config.level),
+        weeks=weeks,
+        undated=sum(case.week is None for case in joined.cases),
+        thresholds=_thresholds(joined.cases, threshold, config),
+        needed=_needed(request, matched, threshold, len(weeks), config),
+        models=tuple(dict.fromkeys(m for row in table.rows if (m := row.values.get("model", "")))),
+        level=config.level,
+        command=command_line(),
+    )
+
+
+def _patient(case: Case) -> str:
+    """The patient that the scores name, else the case stands for one."""
+    return case.score.patient or f"case {case.key}"
+
+
+def _week_case(case: Case, threshold: float) -> WeekCase | None:
+    score = case.score.score
+    if case.week is None:
+        return None
+    return WeekCase(
+        case.week,
+        score,
+        None if score is None else score >= threshold,
+        "" if score is not None else case.score.reason or _NO_SCORE,
+        case.reference,
+        _patient(case),
+    )
+
+
+def _between_readers(cases: Sequence[Case], level: float) -> dict[str, Agreement]:
+    """Agreement of each pair of readers on the cases that both read and could tell."""
+    names = sorted({r.reader for case in cases for r in case.readings if r.reader})
+    found = {}
+    for first, second in combinations(names, 2):
+        pairs = []
+        for case in cases:
+            said = {r.reader: r.label for r in case.readings if r.label is not None}
+            if first in said and second in said:
+                pairs.append((said[first], said[second], _patient(case)))
+        if pairs:
+            one, other, patients = zip(*pairs, strict=True)
+            found[f"{first} and {second}"] = cohen_kappa(one, other, patients, level)
+    return found
+
+
+def _thresholds(
+    cases: Sequence[Case], threshold: float, config: PlanConfig
+) -> tuple[ThresholdRow, ...]:
+    """A few thresholds over the whole range of rates, the one in use among them."""
+    matched = [case for case in cases if _matched(case)]
+    labels = np.array([case.reference for case in matched], np.int64)
+    if not 0 < labels.sum() < labels.size:
+        return ()
+    every = np.array([c.score.score for c in cases if c.score.score is not None], np.float64)
+    scale = ScoreScale.of(every, threshold)
+    scores = scale.to_unit(np.array([case.score.score for case in matched], np.float64))
+    patients = [_patient(case) for case in matched]
+    at = float(scale.to_unit(threshold))
+    table = threshold_table(labels, scores, patients, config.intervals(), keep=at)
+    moved = 2.0 + table.specificity[:, 0] - table.sensitivity[:, 0]
+    targets = np.linspace(moved.min(), moved.max(), _SHOWN_THRESHOLDS)
+    in_use = table.nearest(at)
+    shown = sorted({int(np.abs(moved - target).argmin()) for target in targets} | {in_use})
+    rows = []
+    for k in shown:
+        row = table.row(k, float(labels.mean()))
+        called = int(np.count_nonzero(scale.to_unit(every) >= row.threshold))
+        own = threshold if k == in_use else float(scale.from_unit(row.threshold))
+        rows.append(ThresholdRow(replace(row, threshold=own), called, every.size, k == in_use))
+    return tuple(rows)
+
+
+def _needed(
+    request: ReadingsRequest,
+    matched: Sequence[Case],
+    threshold: float,
+    weeks: int,
+    config: PlanConfig,
+) -> dict[str, StillNeeded]:
+    """How many cases of each class it takes to show what is wanted."""
+    found = {}
+    for kind, label, wanted in (
+        ("sensitivity", 1, request.min_sensitivity),
+        ("specificity", 0, request.min_specificity),
+    ):
+        mine = [case for case in matched if case.reference == label]
+        if not mine:
+            continue
+        right = [((c.score.score or 0.0) >= threshold) == bool(label) for c in mine]
+        expected = sum(right) / len(right)
+        least = wanted if wanted is not None else expected - config.margin
+        if not 0.0 < least < 1.0:
+            continue
+        needed = patients_to_verify(expected, least, config.confidence, config.power)
+        left = None if needed.patients is None else max(needed.patients - len(mine), 0)
+        pace = None if left is None or not weeks else left * weeks / len(mine)
+        found[kind] = StillNeeded(needed, len(mine), pace)
+    return found

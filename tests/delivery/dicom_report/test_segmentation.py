@@ -1,0 +1,117 @@
+"""The heatmap as a fractional Segmentation, read back by pydicom and judged by dciodvfy."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import SegmentationStorage
+
+from pneumoscope.cli.app import run
+from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.inference.overlay import fit_map
+from pneumoscope.inference.predictor import Predictor
+from support.dicom_reports import (
+    MANIFEST,
+    REFUSED,
+    answered,
+    film_bytes,
+    judged_by_dciodvfy,
+    needs,
+    patient_film,
+    predictor,
+)
+from support.image_files import dicom
+
+
+def made(content: bytes) -> bytes:
+    objects = Reporter(MANIFEST, segmentation=True).objects(content, answered(content))
+    assert [one.kind for one in objects] == ["report", "capture", "segmentation"]
+    assert objects[2].sop_class == SegmentationStorage
+    return objects[2].content
+
+
+def read(content: bytes) -> Dataset:
+    return dcmread(BytesIO(made(content)))
+
+
+def test_it_lies_on_the_pixels_of_the_image_that_it_names() -> None:
+    film = patient_film()
+    seg = read(dicom(film))
+    assert (seg.Rows, seg.Columns) == (film.Rows, film.Columns) == (64, 56)
+    cam = answered(film_bytes()).cam
+    assert cam is not None
+    heat = fit_map(cam, (64, 56), MANIFEST.preprocessing)
+    np.testing.assert_allclose(seg.pixel_array / 255, heat, atol=0.5 / 255 + 1e-6)
+    (source,) = seg.SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == film.SOPInstanceUID
+    (series,) = seg.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == film.SeriesInstanceUID
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber"):
+        assert seg[keyword].value == film[keyword].value
+    assert seg.SeriesInstanceUID != film.SeriesInstanceUID
+
+
+def test_it_says_what_it_is() -> None:
+    seg = read(film_bytes())
+    assert (seg.Modality, seg.SegmentationType) == ("SEG", "FRACTIONAL")
+    assert (seg.SegmentationFractionalType, seg.MaximumFractionalValue) == ("PROBABILITY", 255)
+    (segment,) = seg.SegmentSequence
+    assert segment.SegmentAlgorithmType == "AUTOMATIC"
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "233604007"
+    assert "RESEARCH USE ONLY" in seg.SeriesDescription
+    assert "RESEARCH USE ONLY" in seg.ContentDescription
+
+
+def test_the_same_result_has_the_same_uid() -> None:
+    assert read(film_bytes()).SOPInstanceUID == read(film_bytes()).SOPInstanceUID
+    assert read(film_bytes(2)).SOPInstanceUID != read(film_bytes()).SOPInstanceUID
+
+
+@needs("dciodvfy")
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {},
+        {"PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 100"},
+        {"PatientOrientation": None, "PatientSex": None},
+        {"LossyImageCompression": "01", "LossyImageCompressionRatio": "12"},
+    ],
+)
+def test_dciodvfy_finds_nothing(elements: dict[str, object], tmp_path: Path) -> None:
+    content = made(film_bytes(**elements))
+    assert judged_by_dciodvfy(content, tmp_path) == []
+    if "PatientName" in elements:
+        assert str(dcmread(BytesIO(content)).PatientName) == "Müller^Jörg"
+
+
+def test_without_an_answer_or_unless_asked_for_there_is_none() -> None:
+    from pneumoscope.inference.predictor import Answer
+
+    content = film_bytes()
+    refused = Reporter(MANIFEST, segmentation=True).objects(content, Answer(REFUSED))
+    assert [one.kind for one in refused] == ["report"]
+    plain = Reporter(MANIFEST).objects(content, answered(content))
+    assert [one.kind for one in plain] == ["report", "capture"]
+
+
+def test_predict_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor())
+    (tmp_path / "a.dcm").write_bytes(film_bytes())
+    out = tmp_path / "out"
+    asked = ["predict", str(tmp_path / "a.dcm"), "--segmentation", "--json", "-q"]
+    assert run([*asked, "--dicom-out", str(out)]) == 0
+    told = json.loads(capsys.readouterr().out)["dicom_out"]
+    assert (told["reports"], told["captures"], told["segmentations"]) == (1, 1, 1)
+    assert len(list(out.glob("*-segmentation.dcm"))) == 1
+    assert run(asked) == 2

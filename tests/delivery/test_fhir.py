@@ -1,0 +1,113 @@
+"""FHIR resources of a result, validated by fhir.resources and read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fhir.resources", reason="needs the extra 'fhir': pip install '.[fhir]'")
+
+from fhir.resources.R4B.bundle import Bundle
+
+from pneumoscope.cli.app import run
+from pneumoscope.config import LimitsConfig
+from pneumoscope.delivery.dicom_report.author import Author
+from pneumoscope.delivery.dicom_report.source import source_film
+from pneumoscope.delivery.fhir.bundle import Subject, fhir_bundle
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.records import Prediction
+from support.dicom_reports import MANIFEST, REFUSED, answered, film_bytes, predictor
+
+AUTHOR = Author.of(MANIFEST, "f32")
+
+
+def subject(content: bytes) -> Subject:
+    return Subject.of(source_film(content, "film.dcm", LimitsConfig()))
+
+
+def resources(about: Subject, prediction: Prediction) -> dict[str, dict[str, Any]]:
+    text = fhir_bundle(about, AUTHOR, prediction)
+    Bundle.model_validate_json(text)
+    document = json.loads(text)
+    return {entry["resource"]["resourceType"]: entry["resource"] for entry in document["entry"]}
+
+
+def test_a_result_becomes_four_resources_that_refer_to_each_other() -> None:
+    content = film_bytes()
+    text = fhir_bundle(subject(content), AUTHOR, answered(content).prediction)
+    urls = {
+        entry["resource"]["resourceType"]: entry["fullUrl"] for entry in json.loads(text)["entry"]
+    }
+    found = resources(subject(content), answered(content).prediction)
+    assert set(found) == {"DiagnosticReport", "Observation", "Device", "Provenance"}
+    report, observation = found["DiagnosticReport"], found["Observation"]
+    assert report["result"] == [{"reference": urls["Observation"]}]
+    assert observation["device"] == {"reference": urls["Device"]}
+    assert found["Provenance"]["target"] == [
+        {"reference": urls["DiagnosticReport"]},
+        {"reference": urls["Observation"]},
+    ]
+    assert observation["valueQuantity"]["value"] == 0.75
+    assert observation["interpretation"][0]["coding"][0]["code"] == "POS"
+    assert observation["component"][0]["valueQuantity"]["value"] == 0.6
+    assert (report["status"], observation["status"]) == ("preliminary", "preliminary")
+    assert report["subject"]["identifier"]["value"] == "P-0001"
+    assert report["identifier"][0]["value"] == "A1"
+    assert report["effectiveDateTime"] == "2024-02-29"
+    study = source_film(content, "f", LimitsConfig()).dataset.StudyInstanceUID
+    assert report["imagingStudy"][0]["identifier"]["value"] == f"urn:oid:{study}"
+    assert "RESEARCH USE ONLY" in report["conclusion"]
+    assert found["Device"]["identifier"][0]["value"] == AUTHOR.fingerprint
+    assert found["Provenance"]["entity"][0]["what"]["identifier"]["system"] == "urn:dicom:uid"
+
+
+def test_a_refused_input_says_why_and_has_no_value() -> None:
+    observation = resources(subject(film_bytes()), REFUSED)["Observation"]
+    assert observation["status"] == "cancelled"
+    assert "valueQuantity" not in observation
+    assert "wrong modality" in observation["dataAbsentReason"]["text"]
+
+
+def test_the_same_result_has_the_same_identifiers_and_another_image_others() -> None:
+    first, second = film_bytes(1), film_bytes(2)
+    texts = [
+        fhir_bundle(subject(content), AUTHOR, answered(content).prediction)
+        for content in (first, first, second)
+    ]
+    urls = [[entry["fullUrl"] for entry in json.loads(text)["entry"]] for text in texts]
+    assert urls[0] == urls[1]
+    assert urls[0][0] != urls[2][0]
+    assert urls[0][2] == urls[2][2]  # one device
+
+
+def test_nothing_is_said_of_what_a_file_does_not_say() -> None:
+    bare = film_bytes(PatientID=None, StudyDate="", AccessionNumber=None)
+    report = resources(subject(bare), answered(film_bytes()).prediction)["DiagnosticReport"]
+    assert {"subject", "effectiveDateTime", "identifier"}.isdisjoint(report)
+
+
+def test_predict_writes_one_for_every_input_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor())
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "a.dcm").write_bytes(film_bytes(PatientName="Müller^Jörg"))
+    grey = np.tile(np.arange(64, dtype=np.uint8), (64, 1)) * 4
+    Image.fromarray(grey).save(films / "b.png")
+    (films / "c.dcm").write_bytes(film_bytes(3, SOPInstanceUID="not a uid"))
+    asked = ["predict", str(films), "--fhir", str(tmp_path / "fhir"), "--json", "-q"]
+    assert run(asked) == 0
+    told = json.loads(capsys.readouterr().out)["fhir"]
+    assert (told["bundles"], told["without"]) == (2, 1)
+    written = sorted((tmp_path / "fhir").glob("*.fhir.json"))
+    bundles = [Bundle.model_validate_json(path.read_text()) for path in written]
+    assert len(bundles) == 2
+    provenance = json.loads(written[1].read_text())["entry"][3]["resource"]
+    value = provenance["entity"][0]["what"]["identifier"]["value"]
+    assert value.startswith("urn:sha256:")

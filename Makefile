@@ -47,7 +47,7 @@ lock:
 	$(VENV)/lock/bin/python -m pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
 		--extra train --extra quantise --extra export --extra dicom --extra serve --extra download \
-		--extra notebook --extra dev \
+		--extra fhir --extra notebook --extra dev \
 		--no-emit-index-url --generate-hashes --no-header --quiet --output-file requirements/lock.txt
 
 clean:

@@ -192,8 +192,8 @@ def _believed(
         return None
     share, (low, high) = float(within.mean()), padding
     named = f"{low}" if low == high else f"{low} to {high}"
-    film = values[~within]
-    inside = film.size and film.min() < low and film.max() > high
+    picture = values[~within]
+    inside = picture.size and picture.min() < low and picture.max() > high
     # Padding lies in areas: nearly every pixel of it has another beside it.
     beside = within[:, 1:] & within[:, :-1]
     scattered = float(beside.sum()) < 0.8 * float(within[:, 1:].sum())
@@ -224,8 +224,8 @@ def _chosen(
     """The field to read, and the cells to read it from."""
     step = max(1, cells.shape[0] // _SAMPLED_ROWS)
     rows = cells[::step]
-    film = np.ones(rows.shape, np.bool_) if outside is None else ~outside[::step]
-    pairs = film[:, 1:] & film[:, :-1]
+    picture = np.ones(rows.shape, np.bool_) if outside is None else ~outside[::step]
+    pairs = picture[:, 1:] & picture[:, :-1]
     if swappable and width == 16:
         whole = Field(0, width, stated.signed)
         swapped = _roughness(whole.of(rows.byteswap()), pairs)

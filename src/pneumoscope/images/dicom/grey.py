@@ -137,10 +137,10 @@ def _modality(levels: Values, display: Display) -> tuple[Values, list[str]]:
 
 def _shown(modality: Values, counts: Counts, voi: Lut | Window) -> tuple[Values | None, list[str]]:
     """The greys through one window or table, `None` where the pixels contradict it."""
-    grey, film = voi.grey(modality), counts > 0
-    if _flat(modality, film):
+    grey, seen = voi.grey(modality), counts > 0
+    if _flat(modality, seen):
         return grey, []
-    if _flat(grey, film):
+    if _flat(grey, seen):
         return None, [f"its {voi.name} shows one grey only, so it was not used"]
     clipped = _clipped(modality, grey, counts, 0.01 if _is_sigmoid(voi) else 0.0)
     if clipped > _MOST_CLIPPED:
@@ -163,8 +163,8 @@ def _is_sigmoid(voi: Lut | Window) -> bool:
 
 def _clipped(modality: Values, grey: Values, counts: Counts, margin: float) -> float:
     """The share of pixels that are as black or white as can be, though not the extreme values."""
-    film = counts > 0
-    values, shown, count = modality[film], grey[film], counts[film]
+    seen = counts > 0
+    values, shown, count = modality[seen], grey[seen], counts[seen]
     ends = (shown <= shown.min() + margin) | (shown >= shown.max() - margin)
     extreme = (values == values.min()) | (values == values.max())
     return float(count[ends & ~extreme].sum()) / float(count.sum())
@@ -172,8 +172,8 @@ def _clipped(modality: Values, grey: Values, counts: Counts, margin: float) -> f
 
 def _over_range(values: Values, counts: Counts) -> tuple[Values, list[str]]:
     """The range of the values from black to white, stray ones at its ends left out."""
-    film = counts > 0
-    found, count = values[film], counts[film]
+    seen = counts > 0
+    found, count = values[seen], counts[seen]
     least, most = trusted(found, count)
     near = (found >= least) & (found <= most)
     low, high = float(found[near].min()), float(found[near].max())
@@ -188,5 +188,5 @@ def _over_range(values: Values, counts: Counts) -> tuple[Values, list[str]]:
     return grey, [words]
 
 
-def _flat(values: Values, film: Mask) -> bool:
-    return bool(values[film].min() == values[film].max())
+def _flat(values: Values, seen: Mask) -> bool:
+    return bool(values[seen].min() == values[seen].max())

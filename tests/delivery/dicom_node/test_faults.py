@@ -23,7 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
-from pynetdicom.sop_class import ComprehensiveSRStorage, SecondaryCaptureImageStorage
+from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.answerer import made_reports
@@ -142,7 +142,7 @@ def choosy(bad: int, how: str) -> Iterator[tuple[int, list[str], threading.Event
         return 0
 
     entity = AE("ARCHIVE")
-    for kind in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+    for kind in (Comprehensive3DSRStorage, SecondaryCaptureImageStorage):
         entity.add_supported_context(kind, [ExplicitVRLittleEndian])
     handlers: list[Any] = [(evt.EVT_C_STORE, store)]
     server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)

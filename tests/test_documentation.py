@@ -14,12 +14,14 @@ import typer
 from pneumoscope import cli, errors
 from pneumoscope.cli.app import app, run
 from pneumoscope.config import FitConfig, PreprocessConfig, TrainConfig, to_toml
+from support.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "pneumoscope"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-DOCUMENTS = {"README.md": README, "ARCHITECTURE.md": ARCHITECTURE}
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+DOCUMENTS = {"README.md": README, "ARCHITECTURE.md": ARCHITECTURE, "docs/guide.md": GUIDE}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -115,7 +117,8 @@ def options() -> dict[tuple[str, ...], set[str]]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_link_targets_exist(document: str) -> None:
     targets = [target for target in LINK.findall(DOCUMENTS[document]) if "://" not in target]
-    missing = [t for t in targets if not (ROOT / t.split("#")[0]).exists()]
+    folder = (ROOT / document).parent
+    missing = [t for t in targets if not (folder / t.split("#")[0]).exists()]
     missing += [
         f"{label} → {target}"
         for label, target in re.findall(r"\[`([^`]+)`\]\(([^)\s]+)\)", DOCUMENTS[document])
@@ -188,8 +191,8 @@ def test_commands_in_documents_parse(line: str) -> None:
     command.make_context(line, words)
 
 
-def test_readme_shows_most_commands() -> None:
-    shown = {tuple(shlex.split(line)[1:3]) for line in command_lines(README)}
+def test_readme_and_guide_show_most_commands() -> None:
+    shown = {tuple(shlex.split(line)[1:3]) for line in command_lines(README + GUIDE)}
     groups = {command[:2] if command[0] == "data" else command[:1] for command in commands()}
     first = {words if words[0] == "data" else words[:1] for words in shown}
     assert groups - first <= {("demo",)}, "`make demo` stands for demo"
@@ -270,24 +273,46 @@ SMALL = TrainConfig(preprocess=PreprocessConfig(size=64), fit=FitConfig(epochs=3
 """All that is changed in what README shows: smaller pictures and fewer epochs, to be quick."""
 
 
-def test_readme_commands_run(readme_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(readme_folder / "cache"))
-    (readme_folder / "small.toml").write_text(to_toml(SMALL), encoding="utf-8")
-    block = FENCE.match(README.split(MARK + "\n", 1)[1])
+def run_block(text: str, folder: Path, least: int) -> None:
+    """Run the commands of the marked block in the current folder, which is `folder`."""
+    (folder / "small.toml").write_text(to_toml(SMALL), encoding="utf-8")
+    block = FENCE.match(text.split(MARK + "\n", 1)[1])
     assert block
     lines = block[2].splitlines()
-    assert len(lines) >= 7
+    assert len(lines) >= least
     for line in lines:
         words = shlex.split(line)
         assert words[0] == "pneumoscope"
-        small = ["--config", "small.toml"] if words[1] == "train" else []
+        small = ["--config", "small.toml"] if words[1] in ("train", "crossvalidate") else []
         assert run([*words[1:], *small]) == 0, line
+
+
+def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    run_block(README, tmp_path, 5)
+    for name in ("runs/a/report.html", "evaluation/report.html", "stress/stress.html"):
+        assert (tmp_path / name).stat().st_size > 0, name
+
+
+def test_guide_commands_run(readme_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(readme_folder / "cache"))
+    run_block(GUIDE, readme_folder, 12)
     made = ("audit/audit.html", "split.csv", "runs/a/model/bundle.json", "runs/a/report.html")
     for name in (*made, "evaluation/metrics.json", "evaluation/report.html", "predictions.csv"):
         assert (readme_folder / name).stat().st_size > 0, name
     films = len(list((readme_folder / "xrays" / "test").rglob("*.png")))
     assert films > 0
     assert len(list((readme_folder / "heatmaps").glob("*.png"))) == films
+
+
+def test_readme_results_are_the_cards() -> None:
+    module = load_script("docs/make_results.py")
+    card = module.CARD.read_text(encoding="utf-8")
+    assert module.with_table(README, card) == README
+    assert module.table(card).count("\n") == 6
+    changed = card.replace("| auc | 0.9926 ", "| auc | 0.1234 ")
+    assert "| AUC | 0.123 |" in module.with_table(README, changed)
 
 
 def test_readme_python_runs(

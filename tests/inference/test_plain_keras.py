@@ -1,4 +1,4 @@
-"""Plain Keras opens a bundle's network, as README.md shows, and predicts what we do."""
+"""Plain Keras opens a bundle's network, as the user guide shows, and predicts what we do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pneumoscope.inference.predictor import Predictor
 from support.small_bundle import manifest_for, random_network
 from support.small_network import small_network
 
-README = Path(__file__).parents[2] / "README.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 MARK = "<!-- plain keras: run by tests/inference/test_plain_keras.py -->\n```python\n"
 TOLD = """
 import sys
@@ -37,7 +37,7 @@ def test_the_lines_of_the_readme_give_our_probability(tmp_path: Path, store: str
     write_bundle(folder, network, replace(manifest_for(96), store=store), "card")
     pixels = draw(0, "p", 0, 1, size=150).pixels
     Image.fromarray((pixels * 255).astype(np.uint8)).save(tmp_path / "image.png")
-    lines = README.read_text(encoding="utf-8").split(MARK)[1].split("```")[0]
+    lines = GUIDE.read_text(encoding="utf-8").split(MARK)[1].split("```")[0]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(

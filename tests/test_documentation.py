@@ -127,7 +127,7 @@ def test_link_targets_exist(document: str) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md"])
 def test_paths_in_prose_exist(document: str) -> None:
     prose = FENCE.sub("", DOCUMENTS[document])
     words = [word for text in INLINE.findall(prose) for word in text.split()]

@@ -432,6 +432,7 @@ def aged(bundle: Bundle, version: int) -> Path:
     document["files"]["model.weights.h5"] = document["files"].pop("model.keras")
     if version < 3:
         document["input_check"] = {"method": "none"}
+        document["abstention"] = {"method": "band"}  # unknown then: withholds nothing
     if version < 2:
         for name in ("members", "flip", "store"):
             del document[name]

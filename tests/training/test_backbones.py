@@ -34,7 +34,7 @@ FAMILIES = {
     "efficientnetv2b0": ("block6a_dwconv2", "block4a_dwconv2"),
     "resnet50": ("conv5_block1_add", "conv4_block1_add"),
     "resnet50v2": ("conv4_block6_out", "conv3_block4_out"),
-    "xception": ("add_10", "add_1"),
+    "xception": ("add_11", "add_2"),
     "inceptionv3": ("mixed8", "mixed3"),
     "convnexttiny": ("convnext_tiny_downsampling_conv_2", "convnext_tiny_downsampling_conv_1"),
     "vgg16": ("block4_pool", "block3_pool"),

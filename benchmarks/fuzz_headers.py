@@ -40,6 +40,7 @@ MOST_APART = 0.01
 _SHOWS = (Reason.NOT_A_CHEST_XRAY, Reason.ROTATED, Reason.INVERTED)
 _ROWS, _PIXELS = b"\x28\x00\x10\x00US", b"\xe0\x7f\x10\x00"
 _BITS = 12
+_MOST_SIGNED = 32_767
 _BEFORE: dict[str, Any] = {
     "PatientAge": "003Y",
     "BitsStored": _BITS,
@@ -60,6 +61,10 @@ def image(**elements: Any) -> Dataset:
     pixels = draw(2, "g8", film=1, label=0, size=224).pixels
     samples = np.rint(pixels * (2**_BITS - 1)).astype(np.uint16)
     wanted = {**_BEFORE, **elements}
+    if wanted.get("PixelRepresentation") == 1:  # padding is then written as a signed number, too
+        for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+            if wanted.get(name, 0) > _MOST_SIGNED:
+                wanted[name] -= 1 << 16
     return film(samples, **{name: value for name, value in wanted.items() if value is not None})
 
 

@@ -43,6 +43,7 @@ def test_public_surface_is_locked() -> None:
         "__version__",
         "audit",
         "class_counts",
+        "crossvalidate",
         "evaluate",
         "evaluate_model",
         "index",

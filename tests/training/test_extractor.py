@@ -102,11 +102,15 @@ def test_the_tail_goes_on_where_the_trunk_ends(
 
 
 def test_an_image_is_the_same_in_any_batch(backbone, batch, made_by) -> None:
-    """A resumed run computes what is missing, in other batches than an unbroken one."""
+    """A resumed run computes what is missing, in other batches than an unbroken one.
+
+    Keras on TensorFlow may share out a batch otherwise: on some processors the last bit differs.
+    """
     extractor = made_by(backbone, BOUNDARIES["conv5"])
     first = extractor(batch)
-    shifted = extractor(np.roll(batch, 11, axis=0))
-    np.testing.assert_array_equal(first, np.roll(shifted, -11, axis=0))
+    shifted = np.roll(extractor(np.roll(batch, 11, axis=0)), -11, axis=0)
+    last_bits = 2e-7 * np.abs(first).max() if made_by is KerasExtractor else 0.0
+    np.testing.assert_allclose(first, shifted, rtol=0, atol=last_bits)
 
 
 def test_fingerprints_tell_weights_boundaries_and_engines_apart(backbone) -> None:

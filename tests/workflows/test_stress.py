@@ -367,6 +367,9 @@ def test_own_masks_take_the_place_of_the_segmentation(
     assert parts["lungs_removed"] == 0.5  # by these masks, the ring is the lungs
     assert parts["lungs_only"] == 1.0
     assert shortcuts.energy.value > 0.9
+    assert shortcuts.localisation.peak.value == 1.0
+    assert shortcuts.localisation.gain.value > 8  # of a tenth of the image
+    assert shortcuts.localisation.gain.low <= shortcuts.localisation.gain.value
     with pytest.raises(UsageError, match=r"holds no mask of any of 20 films.*such as"):
         stress(films, tmp_path / "out", masks=tmp_path)
     with pytest.raises(UsageError, match="Drop one"):

@@ -24,7 +24,7 @@ from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.bundle import Abstention, BundleManifest
 from pneumoscope.inference.overlay import film_png
 from pneumoscope.progress import Progress
-from pneumoscope.records import Dataset, ImageRecord
+from pneumoscope.records import Dataset, Estimate, ImageRecord
 from pneumoscope.report.content import EvaluatedSplit, RunFacts
 from pneumoscope.report.stress_content import (
     Example,
@@ -225,6 +225,14 @@ def _rows(
     return tuple(rows)
 
 
+def _mean(values: Sequence[float], patients: Sequence[str], interval: IntervalConfig) -> Estimate:
+    """The mean of values from 0 up with its interval over patients: as shares of the largest."""
+    largest = max([1.0, *values])
+    share = bootstrap_share([value / largest for value in values], patients, interval)
+    ends = (share.value, share.low, share.high)
+    return Estimate(*(None if end is None else largest * end for end in ends))
+
+
 def _exchanges(
     answered: _Answered, given: StressGiven, threshold: float
 ) -> tuple[ExchangeRow, ...]:
@@ -303,7 +311,7 @@ def _localisation(warm: _Answered, threshold: float, interval: IntervalConfig) -
     return Localisation(
         len(found.records),
         bootstrap_share(peaks, found.patients, interval),
-        bootstrap_share(gains, found.patients, interval),
+        _mean(gains, found.patients, interval),
     )
 
 

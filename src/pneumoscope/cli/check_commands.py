@@ -33,7 +33,7 @@ def input_check(
     """
     from pneumoscope.workflows.input_check import run_input_check
 
-    return Outcome(*run_input_check(data, model, out, TERMINAL.progress))
+    return Outcome(*run_input_check(data, model, out, TERMINAL.progress), alone=out is None)
 
 
 def upgrade(

@@ -12,6 +12,7 @@ from pneumoscope.evaluation.metrics import ConfusionMatrix
 from pneumoscope.report import checklist_page
 from pneumoscope.report.checklist_page import ChecklistContent, render_checklist, write_checklist
 from pneumoscope.report.checklists.claim import CLAIM
+from pneumoscope.report.checklists.decide import DECIDE
 from pneumoscope.report.checklists.item import Fact
 from pneumoscope.report.checklists.stard import STARD
 from pneumoscope.report.checklists.tripod import TRIPOD
@@ -54,7 +55,7 @@ def test_items_bear_the_guidelines_numbers() -> None:
 def test_every_item_is_answered_by_the_run_or_has_somebody_to_fill_it_in() -> None:
     facts = set(typing.get_args(Fact))
     used = set()
-    for guideline in checklist_page.GUIDELINES:
+    for guideline in (*checklist_page.GUIDELINES, DECIDE):
         for item in guideline.items:
             assert item.fact or item.who, f"{guideline.name} {item.number}"
             assert item.fact in facts

@@ -13,6 +13,7 @@ Markdown.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 import warnings
@@ -34,7 +35,7 @@ from pneumoscope.report.formatting import count
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.image_files import dicom, film
+_files: Any = importlib.import_module("support.image_files")  # the tests' writer of DICOM files
 
 MOST_APART = 0.01
 _SHOWS = (Reason.NOT_A_CHEST_XRAY, Reason.ROTATED, Reason.INVERTED)
@@ -65,7 +66,10 @@ def image(**elements: Any) -> Dataset:
         for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
             if wanted.get(name, 0) > _MOST_SIGNED:
                 wanted[name] -= 1 << 16
-    return film(samples, **{name: value for name, value in wanted.items() if value is not None})
+    found: Dataset = _files.film(
+        samples, **{name: value for name, value in wanted.items() if value is not None}
+    )
+    return found
 
 
 def look_up_table(generator: np.random.Generator) -> list[Dataset]:
@@ -126,7 +130,7 @@ def by_value(generator: np.random.Generator) -> Change:
         f"{name}={value[0].LUTDescriptor if isinstance(value, list) else value}"
         for name, value in elements.items()
     )
-    return dicom(image(**elements)), told
+    return _files.dicom(image(**elements)), told
 
 
 def by_byte(generator: np.random.Generator, whole: bytes) -> Change:
@@ -165,7 +169,7 @@ def judged(prediction: Prediction, before: float) -> tuple[str, bool]:
 def run(cases: int, seed: int, model: str) -> tuple[Counter[str], list[str]]:
     """All cases; what became of them, and the failures in words."""
     predictor = Predictor.load(model)
-    whole = dicom(image())
+    whole = _files.dicom(image())
     before = predictor.predict_bytes(whole, "unchanged").prediction.probability
     if before is None:
         raise PneumoscopeError("the unchanged image has no prediction")

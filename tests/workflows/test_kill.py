@@ -70,6 +70,8 @@ FINETUNE = TrainConfig(
     interval=IntervalConfig(resamples=50),
 )
 FILMS = 50
+SEEN = 2 * FILMS
+"""Images that a run has gone through before its first file: each is hashed, then looked at."""
 LONGEST_SECONDS = 120
 
 # Spawned: a process forked from one that has loaded TensorFlow may wait for a lock for ever.
@@ -184,10 +186,10 @@ def random_deaths(seed: int, most_epochs: int, count: int) -> list[Death]:
         pytest.param(
             SCRATCH,
             [
-                Death(FILMS + 2, "images"),  # all are hashed, some are decoded
+                Death(SEEN + 2, "images"),  # all are hashed and looked at, some are decoded
                 Death(writing="checkpoint"),  # the first one
                 *random_deaths(1, 4, 6),
-                Death(FILMS + 2, "images"),  # in validation, when training is done
+                Death(SEEN + 2, "images"),  # in validation, when training is done
                 Death(writing="bundle"),
             ],
             id="scratch",
@@ -214,6 +216,7 @@ def test_killed_again_and_again_and_resumed(
         ended = trained("broken", None if begun else config, death)
         assert ended == -signal.SIGKILL, f"{death}: {(tmp_path / 'log').read_text()}"
         begun = True
+        assert (tmp_path / "broken" / "config.toml").exists()
     assert trained("broken", None, None) == 0, (tmp_path / "log").read_text()
     said = (tmp_path / "log").read_text()
     assert "continuing after epoch" in said

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig, ThresholdConfig, TrainConfig
 from pneumoscope.evaluation.calibration import fit_calibration
+from pneumoscope.images.framing import MATCHED_SHARES, match_framing, reliable_box
 from pneumoscope.images.read import read_image
 from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference.backends import Outputs
@@ -112,7 +113,7 @@ def test_progress_counts_the_copies(records: list[ImageRecord]) -> None:
     answered, predictor = answered_by(BrightBackend(), records)
     with_operating_point(MANIFEST, answered, predictor, PERTURBED, Counting())
     total = 12 * len(PLAUSIBLE)
-    assert counted == [("perturbed copies", total)] + [("advance", 1)] * total
+    assert counted == [("copies of validation", total)] + [("advance", 1)] * total
 
 
 def test_copies_without_an_answer_are_left_out(records: list[ImageRecord]) -> None:
@@ -161,3 +162,35 @@ def test_every_change_is_a_condition_of_its_own(records: list[ImageRecord]) -> N
         MANIFEST, answered, predictor, TrainConfig(threshold=config.threshold), SILENT
     )
     assert alone.threshold.rule == "highest least one of sensitivity and specificity"
+
+
+def test_matched_copies_replace_the_images_themselves(records: list[ImageRecord]) -> None:
+    answered, predictor = answered_by(BrightBackend(), records)
+    config = TrainConfig(match_val=True)
+    found = with_operating_point(MANIFEST, answered, predictor, config, SILENT)
+    assert found.threshold.chosen_on == (
+        "12 validation images of 8 patients, each re-cut so that the lungs fill 0.63, 0.71, 0.79 "
+        "of the frame"
+    )
+    logits, labels, patients = [], [], []
+    for record in records:
+        pixels = read_image(record.path).pixels
+        for share in MATCHED_SHARES:
+            logits.append(
+                predictor.predict_image(match_framing(pixels, reliable_box(pixels), share)).logit
+            )
+            labels.append(record.label)
+            patients.append(record.patient)
+    wanted = fit_calibration(labels, logits, patients, config.seed)
+    assert found.calibration.slope == pytest.approx(wanted.slope)
+    assert found.calibration.intercept == pytest.approx(wanted.intercept)
+
+
+def test_matched_copies_are_perturbed_as_well(records: list[ImageRecord]) -> None:
+    answered, predictor = answered_by(BrightBackend(), records)
+    threshold = ThresholdConfig("worst_case")
+    config = TrainConfig(match_val=True, perturb_val=True, threshold=threshold)
+    found = with_operating_point(MANIFEST, answered, predictor, config, SILENT)
+    count = len(MATCHED_SHARES) + len(PLAUSIBLE)
+    assert found.threshold.rule.endswith(f"under {count} conditions")
+    assert found.threshold.chosen_on.endswith(f"{len(PLAUSIBLE)} perturbed copies of the 0.71 one")

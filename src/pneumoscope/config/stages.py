@@ -356,6 +356,11 @@ class TrainConfig:
     perturb_val: bool = option(
         False, "choose calibration and threshold on copies of val as well, changed as `stress` does"
     )
+    match_val: bool = option(
+        False,
+        "choose calibration and threshold on copies of val in which the lungs fill the same share "
+        "of all images, so that framing can't decide (images/framing.py)",
+    )
     store: Literal["float32", "float16"] = option("float32", "precision of the weights on disk")
     ages: tuple[int, ...] = option(
         (), "youngest and oldest that the model is for, in years; empty: of every age", 0, 120

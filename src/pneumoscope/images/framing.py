@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pneumoscope.config import FramingConfig
+from pneumoscope.config import FramingConfig, StressConfig
 from pneumoscope.images.grey import FloatArray
-from pneumoscope.images.lungs import LungFields
+from pneumoscope.images.lungs import LungFields, find_lungs
 
 MATCHED_SHARES = (0.63, 0.71, 0.79)
 """Shares of the side that the stress test matches to: the median height of the lungs in normal
@@ -57,6 +57,15 @@ def lung_box(lungs: LungFields | None) -> LungBox | None:
         float(columns[-1] + 1) / width,
         float(rows[-1] + 1) / height,
     )
+
+
+def reliable_box(image: FloatArray) -> LungBox | None:
+    """The box around the lungs of an image, float32 (h, w) in [0, 1].
+
+    `None` where none are detected, or too unsurely to measure by (`StressConfig.lung_quality`).
+    """
+    lungs = find_lungs(image)
+    return lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
 
 
 def match_framing(image: FloatArray, box: LungBox | None, share: float) -> FloatArray:

@@ -14,16 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.config import IntervalConfig, PreprocessConfig, StressConfig
+from pneumoscope.config import IntervalConfig, PreprocessConfig
 from pneumoscope.errors import DataError, ImageRefusedError, Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate, in_own_units
 from pneumoscope.evaluation.groups import by_group
 from pneumoscope.evaluation.score_scale import ScoreScale
 from pneumoscope.images.cautions import counted
 from pneumoscope.images.dicom.attributes import film_attributes
-from pneumoscope.images.framing import lung_box, match_framing
+from pneumoscope.images.framing import match_framing, reliable_box
 from pneumoscope.images.grey import FloatArray
-from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import film_png, overlay_png
@@ -180,8 +179,7 @@ def answer_matched(
                     Prediction(str(record.path), "refused", error.reason, detail=str(error))
                 )
                 continue
-            lungs = find_lungs(pixels)
-            box = lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
+            box = reliable_box(pixels)
             without += box is None
             waiting.append(position)
             yield str(record.path), match_framing(pixels, box, share)

@@ -1,14 +1,15 @@
 """Calibration and threshold of a new model, both chosen on validation and on nothing else.
 
-Comes in: the validation images' answers and, if asked for, those of copies with each plausible
-change of `images/sweeps.py`: a threshold chosen on films of the very site that was trained on is
-too sure of that site's exposure and framing. Goes out: the manifest with both filled in.
+A threshold chosen on images of the very hospital that was trained on relies on that hospital's
+exposure and framing. So copies can take part: images re-cut until the lungs fill the same share of
+all (`images/framing.py`), and each plausible perturbation of `images/sweeps.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 
 import numpy as np
@@ -18,6 +19,7 @@ from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.evaluation.calibration import fit_calibration
 from pneumoscope.evaluation.threshold import choose_threshold
+from pneumoscope.images.framing import MATCHED_SHARES, USUAL_SHARE, match_framing, reliable_box
 from pneumoscope.images.read import read_image
 from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
@@ -27,13 +29,14 @@ from pneumoscope.records import ImageRecord
 from pneumoscope.workflows.answering import Answered
 
 FloatArray = NDArray[np.float64]
+Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """Labels (n,), logits (n,) and patients of what was answered.
+    """Labels (n,), logits (n,) and patients of the images that were scored.
 
-    `conditions` (n,): 0 for films as they are, k for the copies that the k-th change made.
+    `conditions` (n,): 0 for images as they are, k for copies of the k-th kind.
     """
 
     labels: NDArray[np.int64]
@@ -54,20 +57,20 @@ def with_operating_point(
     Args:
         manifest: of the model that answered.
         answered: the validation images.
-        predictor: answers for the perturbed copies, if `config.perturb_val`.
-        config: `threshold`, `perturb_val`, `seed`.
+        predictor: scores the copies, where `config` asks for some.
+        config: `threshold`, `perturb_val`, `match_val`, `seed`.
         progress: is told of the copies.
     """
     labels = answered.labels()
-    count, copies = len(labels), ""
+    count = len(labels)
     scored = _Scored(labels, answered.logits(), answered.patients(), np.zeros(count, np.int64))
-    if config.perturb_val:
-        scored = _with_copies(scored, answered, predictor, config.seed, progress)
-        copies = f", each as it is and in {len(PLAUSIBLE)} perturbed copies"
+    if config.perturb_val or config.match_val:
+        scored = _with_copies(scored, answered, predictor, config, progress)
     calibration = fit_calibration(scored.labels, scored.logits, scored.patients, config.seed)
     probabilities = calibration.apply(scored.logits)
     chosen = choose_threshold(scored.labels, probabilities, config.threshold, scored.conditions)
-    where = f"{count} validation images of {len(set(scored.patients))} patients{copies}"
+    patients = len(set(scored.patients))
+    where = f"{count} validation images of {patients} patients{_copies_in_words(config)}"
     return replace(
         manifest,
         calibration=calibration,
@@ -75,34 +78,70 @@ def with_operating_point(
     )
 
 
+def _copies_in_words(config: TrainConfig) -> str:
+    perturbed = f"in {len(PLAUSIBLE)} perturbed copies"
+    if config.match_val:
+        shares = ", ".join(f"{share:g}" for share in MATCHED_SHARES)
+        matched = f", each re-cut so that the lungs fill {shares} of the frame"
+        return matched + f" and {perturbed} of the {USUAL_SHARE:g} one" * config.perturb_val
+    return f", each as it is and {perturbed}" * config.perturb_val
+
+
 def _with_copies(
-    plain: _Scored, answered: Answered, predictor: Predictor, seed: int, progress: Progress
+    plain: _Scored,
+    answered: Answered,
+    predictor: Predictor,
+    config: TrainConfig,
+    progress: Progress,
 ) -> _Scored:
+    """The images with their copies; the copies alone, where they are to carry no framing cue."""
     records = [answered.records[k] for k in answered.ok]
+    each = len(MATCHED_SHARES) * config.match_val + len(PLAUSIBLE) * config.perturb_val
     found: list[float] = []
     owners: list[tuple[ImageRecord, int]] = []
-    with progress.task("perturbed copies", len(records) * len(PLAUSIBLE), "images") as task:
-        for answer in predictor.predict_images(_copies(records, seed, owners)):
+    with progress.task("copies of validation", len(records) * each, "images") as task:
+        for answer in predictor.predict_images(_copies(records, config, owners)):
             found.append(float("nan") if answer.logit is None else answer.logit)
             task.advance()
     fine = [(*owner, logit) for owner, logit in zip(owners, found, strict=True) if isfinite(logit)]
+    copies = _Scored(
+        np.array([record.label for record, _, _ in fine], np.int64),
+        np.array([logit for _, _, logit in fine]),
+        [record.patient for record, _, _ in fine],
+        np.array([condition for _, condition, _ in fine], np.int64),
+    )
+    if config.match_val:
+        return copies
     return _Scored(
-        np.append(plain.labels, [record.label for record, _, _ in fine]).astype(np.int64),
-        np.append(plain.logits, [logit for _, _, logit in fine]),
-        plain.patients + [record.patient for record, _, _ in fine],
-        np.append(plain.conditions, [condition for _, condition, _ in fine]).astype(np.int64),
+        np.append(plain.labels, copies.labels),
+        np.append(plain.logits, copies.logits),
+        plain.patients + copies.patients,
+        np.append(plain.conditions, copies.conditions),
     )
 
 
 def _copies(
-    records: Sequence[ImageRecord], seed: int, owners: list[tuple[ImageRecord, int]]
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Every perturbed copy of every image; `owners` gets record and condition of each, in step."""
+    records: Sequence[ImageRecord], config: TrainConfig, owners: list[tuple[ImageRecord, int]]
+) -> Iterator[tuple[str, Image]]:
+    """Every copy of every image; `owners` gets record and condition of each, in step."""
     for record in records:
         try:
             pixels = read_image(record.path).pixels
-        except ImageRefusedError:  # it was answered for a moment ago; it is left out now
+        except ImageRefusedError:  # it was scored a moment ago; it is left out now
             continue
-        for condition, change in enumerate(PLAUSIBLE, start=1):
+        for condition, (title, change) in enumerate(_changes(pixels, config), start=1):
             owners.append((record, condition))
-            yield f"{record.path} ({change.title})", change.apply(pixels, seed)
+            yield f"{record.path} ({title})", change()
+
+
+def _changes(pixels: Image, config: TrainConfig) -> Iterator[tuple[str, Callable[[], Image]]]:
+    """The kinds of copies of one image, with their titles."""
+    if config.match_val:
+        box = reliable_box(pixels)
+        for share in MATCHED_SHARES:
+            title = f"lungs fill {share:g} of the frame"
+            yield title, partial(match_framing, pixels, box, share)
+        pixels = match_framing(pixels, box, USUAL_SHARE)
+    if config.perturb_val:
+        for change in PLAUSIBLE:
+            yield change.title, partial(change.apply, pixels, config.seed)

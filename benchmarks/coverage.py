@@ -27,14 +27,14 @@ from scipy import integrate, stats
 
 from pneumoscope.config import CompareConfig, IntervalConfig, PlanConfig
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.abstain import choose_band, choose_sets
+from pneumoscope.evaluation.abstention import choose_band, choose_sets
 from pneumoscope.evaluation.calibration import assess_calibration, logit, sigmoid
 from pneumoscope.evaluation.compare import compare
 from pneumoscope.evaluation.decision import decision_curve
 from pneumoscope.evaluation.intervals import bootstrap_metrics, delong_interval
 from pneumoscope.evaluation.paired import mcnemar, paired_auc
 from pneumoscope.evaluation.plan import confident_threshold, threshold_table
-from pneumoscope.evaluation.shares import (
+from pneumoscope.evaluation.proportions import (
     clustered_interval,
     difference,
     wilson_interval,

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumoscope.ahead import ahead, overlapped
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.network import NetworkArrays
@@ -36,6 +35,7 @@ from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.inference.engine import INT8_TABLE, fast_precisions
+from pneumoscope.prefetching import ahead, overlapped
 
 BATCH = 32
 PARTS = (PART, PART // 2, 1)

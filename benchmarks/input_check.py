@@ -28,8 +28,8 @@ from PIL import Image
 from other_images import Other, drawn, photographs, slices
 from pneumoscope.data.index import index
 from pneumoscope.errors import ImageRefusedError, InputError, PneumoscopeError, Reason
-from pneumoscope.evaluation.shares import wilson_interval
-from pneumoscope.images.perturb import PERTURBATIONS, Perturbation, rotation
+from pneumoscope.evaluation.proportions import wilson_interval
+from pneumoscope.images.perturbations import PERTURBATIONS, Perturbation, rotation
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress, TerminalProgress

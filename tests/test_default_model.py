@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pneumoscope.config import training_config
+from pneumoscope.images.perturbation_sweeps import PLAUSIBLE
 from pneumoscope.images.phantom import write_phantoms
-from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.training.weights import resolve_weights
 from pneumoscope.workflows.card import _training

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from pneumoscope.data.audit import audit
     from pneumoscope.data.index import class_counts, index
-    from pneumoscope.data.split import split, write_split
+    from pneumoscope.data.split_files import split, write_split
     from pneumoscope.evaluation.evaluate import Evaluation, evaluate
     from pneumoscope.images.phantom import write_phantoms
     from pneumoscope.images.read import read_image

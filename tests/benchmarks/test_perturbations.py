@@ -18,7 +18,7 @@ from pneumoscope.data.index import index
 from pneumoscope.evaluation import metrics
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.evaluation.intervals import bootstrap_metrics
-from pneumoscope.images.perturb import PERTURBATIONS
+from pneumoscope.images.perturbations import PERTURBATIONS
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint

@@ -20,7 +20,7 @@ from pneumoscope.delivery.certificate import Limits, certify
 from pneumoscope.delivery.export import ExportedModel, missing_parts, write_export
 from pneumoscope.errors import DataError, ExtraMissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
-from pneumoscope.images.look import look_at
+from pneumoscope.images.descriptors import look_at
 from pneumoscope.inference.bundle import Abstention, Bundle, InputCheck, write_revised
 from pneumoscope.inference.gaussian import Gaussian
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics, fit_statistics

@@ -18,7 +18,7 @@ from pneumoscope.evaluation.curves import (
     score_histogram,
 )
 from pneumoscope.evaluation.intervals import resampled_weights
-from pneumoscope.evaluation.shares import patient_codes, wilson_interval
+from pneumoscope.evaluation.proportions import patient_codes, wilson_interval
 
 FEW = IntervalConfig(resamples=60)
 

@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.decision import decision_curve, shifted
 from pneumoscope.evaluation.intervals import expanded_tail, fewest_patients, resampled_weights
-from pneumoscope.evaluation.shares import patient_codes, wilson_interval
+from pneumoscope.evaluation.proportions import patient_codes, wilson_interval
 
 CONFIG = IntervalConfig(resamples=60, seed=1)
 

@@ -9,8 +9,8 @@ from scipy import integrate, stats
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.ece_interval import _unfolded
 from pneumoscope.evaluation.intervals import bootstrap_metrics
-from pneumoscope.evaluation.ranked import RankedScores, ece_values, equal_mass_bins
-from pneumoscope.evaluation.shares import wilson_interval
+from pneumoscope.evaluation.proportions import wilson_interval
+from pneumoscope.evaluation.ranked_metrics import RankedScores, ece_values, equal_mass_bins
 from pneumoscope.records import Estimate
 
 SETS, RESAMPLES = 120, 150

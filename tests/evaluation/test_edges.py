@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import CompareConfig, IntervalConfig
-from pneumoscope.evaluation.abstain import risk_coverage
+from pneumoscope.evaluation.abstention import risk_coverage
 from pneumoscope.evaluation.compare import compare
 from pneumoscope.evaluation.decision import decision_curve
 from pneumoscope.evaluation.edges import auc_interval, ratio_limits
@@ -16,7 +16,7 @@ from pneumoscope.evaluation.evaluate import Evaluation, evaluate, from_metrics_j
 from pneumoscope.evaluation.groups import by_group
 from pneumoscope.evaluation.intervals import bootstrap_metrics, bootstrap_share
 from pneumoscope.evaluation.plan import threshold_table
-from pneumoscope.evaluation.shares import wilson_interval
+from pneumoscope.evaluation.proportions import wilson_interval
 from pneumoscope.evaluation.stress import compare_paired
 from pneumoscope.records import Estimate
 

@@ -19,7 +19,7 @@ from pneumoscope.evaluation.evaluate import (
     headline,
 )
 from pneumoscope.evaluation.intervals import bootstrap_metrics
-from pneumoscope.evaluation.shares import wilson_interval
+from pneumoscope.evaluation.proportions import wilson_interval
 from pneumoscope.records import Estimate
 
 FEW = IntervalConfig(resamples=80, seed=2)

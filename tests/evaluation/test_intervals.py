@@ -26,8 +26,8 @@ from pneumoscope.evaluation.intervals import (
     percentile_interval,
     resampled_weights,
 )
-from pneumoscope.evaluation.ranked import METRIC_NAMES, RankedScores, ece_values
-from pneumoscope.evaluation.shares import patient_codes, wilson_interval
+from pneumoscope.evaluation.proportions import patient_codes, wilson_interval
+from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES, RankedScores, ece_values
 from pneumoscope.records import Estimate
 
 

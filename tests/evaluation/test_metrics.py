@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation import metrics
 from pneumoscope.evaluation.metrics import UndefinedMetricWarning
-from pneumoscope.evaluation.ranked import METRIC_NAMES, RankedScores, equal_mass_bins, metric_values
+from pneumoscope.evaluation.ranked_metrics import (
+    METRIC_NAMES,
+    RankedScores,
+    equal_mass_bins,
+    metric_values,
+)
 
 THRESHOLDED = {
     "accuracy": reference.accuracy_score,

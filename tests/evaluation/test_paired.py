@@ -29,7 +29,7 @@ from pneumoscope.evaluation.paired import (
     paired_share_lower,
     tango_lower,
 )
-from pneumoscope.evaluation.shares import patient_codes
+from pneumoscope.evaluation.proportions import patient_codes
 from pneumoscope.records import Estimate
 
 CONFIG = IntervalConfig(resamples=80, seed=5)

@@ -25,7 +25,7 @@ from pneumoscope.evaluation.plan import (
     confident_threshold,
     threshold_table,
 )
-from pneumoscope.evaluation.shares import patient_codes
+from pneumoscope.evaluation.proportions import patient_codes
 
 CONFIG = IntervalConfig(resamples=150, seed=2)
 PLAN = PlanConfig(resamples=150)

@@ -16,7 +16,7 @@ from pneumoscope.evaluation.intervals import (
     percentile_interval,
     resampled_weights,
 )
-from pneumoscope.evaluation.shares import patient_codes
+from pneumoscope.evaluation.proportions import patient_codes
 from pneumoscope.evaluation.stress import METRICS, Paired, compare_paired, judge
 from pneumoscope.records import Estimate
 

@@ -12,7 +12,7 @@ from scipy.ndimage import label
 from pneumoscope.errors import ImageRefusedError, PneumoscopeError
 from pneumoscope.images.lungs import find_lungs, otsu, resized_mask
 from pneumoscope.images.masks import MaskFolder
-from pneumoscope.images.occlude import (
+from pneumoscope.images.occlusion import (
     box_around,
     centre_only,
     only,

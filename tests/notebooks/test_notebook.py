@@ -146,7 +146,7 @@ def test_answers_are_shown(executed: dict[str, Any], name: str) -> None:
 
 
 def test_metrics_lie_in_their_intervals(executed: dict[str, Any]) -> None:
-    from pneumoscope.evaluation.ranked import METRIC_NAMES
+    from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES
 
     lines = text_of(executed["metrics"]).splitlines()
     rows = [[part.strip() for part in line.strip("│").split("┆")] for line in lines if "┆" in line]

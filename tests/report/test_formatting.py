@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pneumoscope.evaluation.ranked import METRIC_NAMES
+from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES
 from pneumoscope.records import Estimate
 from pneumoscope.report.formatting import (
     METRICS,

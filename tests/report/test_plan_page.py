@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import IntervalConfig, PlanConfig
-from pneumoscope.evaluation.abstain import choose_sets, risk_coverage
+from pneumoscope.evaluation.abstention import choose_sets, risk_coverage
 from pneumoscope.evaluation.decision import decision_curve
 from pneumoscope.evaluation.plan import confident_threshold, threshold_table
 from pneumoscope.evaluation.sample_size import patients_to_verify

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from pneumoscope.config import IntervalConfig, StressConfig
-from pneumoscope.evaluation.controls import Control
+from pneumoscope.evaluation.shortcut_baselines import Control
 from pneumoscope.evaluation.stress import METRICS, Metric, Paired, judge
-from pneumoscope.images.sweeps import PLAUSIBLE, SWEEPS
+from pneumoscope.images.perturbation_sweeps import PLAUSIBLE, SWEEPS
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, ModelFacts, RunFacts
 from pneumoscope.report.stress_content import (

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.audit_record import Member
-from pneumoscope.data.films import THUMBNAIL_SIDE, Films
+from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, Films
 from pneumoscope.records import CLASS_NAMES
 
 Floats = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.images.look import look_at
+from pneumoscope.images.descriptors import look_at
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.backends import Outputs

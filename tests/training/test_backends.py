@@ -35,11 +35,11 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import SILENT, SilentProgress
+from pneumoscope.training.end_to_end import Squares, build_curriculum, stored_side
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.loop import Fitted, fit
 from pneumoscope.training.runtime import describe_runtime, distribute, load_keras
 from pneumoscope.training.store import ArrayStore
-from pneumoscope.training.whole import Squares, build_curriculum, stored_side
 
 LONGEST_SECONDS = 1800
 SIZE = 32

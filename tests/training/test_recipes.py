@@ -29,6 +29,7 @@ from pneumoscope.records import Dataset
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import recipes
 from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.end_to_end import build_curriculum
 from pneumoscope.training.network import (
     build_tail,
     initialise_randomly,
@@ -42,7 +43,6 @@ from pneumoscope.training.recipes import (
     architecture,
     train_network,
 )
-from pneumoscope.training.whole import build_curriculum
 from support.heads import BOUNDARIES
 from support.small_network import small_network
 

@@ -19,9 +19,9 @@ from pneumoscope.errors import DataError, Reason, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.framing import lung_box, match_framing
 from pneumoscope.images.lungs import find_lungs
+from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.read import read_image
-from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Abstention, BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Answer, Predictor

@@ -24,10 +24,10 @@ from pneumoscope.config import (
     TrainConfig,
     from_toml,
 )
+from pneumoscope.images.perturbation_sweeps import PLAUSIBLE
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
-from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference import bundle as bundles
 from pneumoscope.inference.bundle import load_bundle, load_networks, write_bundle
 from pneumoscope.inference.predictor import Predictor

@@ -32,10 +32,10 @@ from pneumoscope.data.audit_record import (
 from pneumoscope.data.duplicates import NearPair, connected_groups, near_pairs
 from pneumoscope.data.evidence import gather_evidence
 from pneumoscope.data.evidence_findings import evidence_findings
-from pneumoscope.data.films import THUMBNAIL_SIDE, Films
 from pneumoscope.data.findings import findings_of, flat_findings
 from pneumoscope.data.masks import FlatKind, flat_kind
 from pneumoscope.data.patients import natural_key
+from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, Films
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.audit_evidence import Evidence
-from pneumoscope.data.doubtful import review_labels
-from pneumoscope.data.films import Films
-from pneumoscope.data.likeness import likenesses
-from pneumoscope.data.telling import comparisons, split_tests
+from pneumoscope.data.label_noise import review_labels
+from pneumoscope.data.patient_similarity import likenesses
+from pneumoscope.data.split_shift import comparisons, split_tests
+from pneumoscope.data.thumbnails import Films
 from pneumoscope.progress import SILENT, Progress
 
 

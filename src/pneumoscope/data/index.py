@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pneumoscope import storage
 from pneumoscope.data import manifest
-from pneumoscope.data.deal import check_no_leak
 from pneumoscope.data.patients import assign_patients
+from pneumoscope.data.splitting import check_no_leak
 from pneumoscope.data.tree import CLASS_WORDS, SHAPES, is_there, records_of_folder
 from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT, Progress

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pneumoscope.config import SplitConfig
-from pneumoscope.data.deal import check_no_leak, check_shares, deal
 from pneumoscope.data.index import require_both_classes
+from pneumoscope.data.splitting import check_no_leak, check_shares, deal
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.records import CLASS_NAMES, Dataset, ImageRecord
 

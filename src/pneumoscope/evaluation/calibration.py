@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumoscope.errors import BundleError, DataError
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.proportions import Patients, patient_codes
+from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,
     IntArray,
     RankedScores,
@@ -25,7 +26,6 @@ from pneumoscope.evaluation.ranked import (
     checked_scores,
     equal_mass_bins,
 )
-from pneumoscope.evaluation.shares import Patients, patient_codes
 from pneumoscope.records import Estimate
 
 Method: TypeAlias = Literal["none", "temperature", "platt"]

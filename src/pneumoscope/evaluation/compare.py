@@ -32,9 +32,9 @@ from pneumoscope.evaluation.paired import (
     paired_differences,
     paired_share_lower,
 )
-from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_scores
+from pneumoscope.evaluation.proportions import Patients, patient_codes
+from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_scores
 from pneumoscope.evaluation.score_scale import ScoreScale
-from pneumoscope.evaluation.shares import Patients, patient_codes
 from pneumoscope.records import Estimate
 
 

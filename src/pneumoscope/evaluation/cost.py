@@ -21,14 +21,14 @@ from pneumoscope.evaluation.intervals import (
     resampled_counts,
 )
 from pneumoscope.evaluation.plan import PER, column_limits
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.proportions import Patients, patient_codes
+from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,
     RankedCounts,
     RankedScores,
     checked_scores,
     ratio,
 )
-from pneumoscope.evaluation.shares import Patients, patient_codes
 from pneumoscope.records import Estimate
 
 

@@ -16,14 +16,19 @@ from numpy.typing import ArrayLike
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.intervals import resampled_counts
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.proportions import (
+    Patients,
+    patient_codes,
+    score_interval,
+    wilson_interval,
+)
+from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,
     RankedCounts,
     RankedScores,
     checked_scores,
     equal_mass_bins,
 )
-from pneumoscope.evaluation.shares import Patients, patient_codes, score_interval, wilson_interval
 
 GRID_POINTS = 101
 HISTOGRAM_BINS = 20

@@ -20,14 +20,14 @@ from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.calibration import logit, sigmoid
 from pneumoscope.evaluation.intervals import fewest_patients, resampled_counts
 from pneumoscope.evaluation.plan import column_limits
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.proportions import Patients, clustered_interval, patient_codes
+from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,
     IntArray,
     RankedCounts,
     RankedScores,
     checked_scores,
 )
-from pneumoscope.evaluation.shares import Patients, clustered_interval, patient_codes
 
 GRID = tuple(float(k) / 100 for k in range(1, 100))
 

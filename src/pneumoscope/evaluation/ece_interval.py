@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pneumoscope.evaluation.ranked import FloatArray, IntArray, RankedScores, bin_index
+from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, RankedScores, bin_index
 
 _LEAST = 1e-12
 

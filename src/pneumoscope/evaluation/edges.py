@@ -22,13 +22,13 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.ranked import FloatArray, IntArray
-from pneumoscope.evaluation.shares import (
+from pneumoscope.evaluation.proportions import (
     Patients,
     clustered_interval,
     difference,
     score_interval,
 )
+from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray
 from pneumoscope.records import Estimate
 
 EDGE_METHOD = (

@@ -37,14 +37,14 @@ from pneumoscope.evaluation.intervals import (
     delong_interval,
 )
 from pneumoscope.evaluation.metrics import ConfusionMatrix, confusion_matrix
-from pneumoscope.evaluation.ranked import METRIC_NAMES, IntArray, checked_scores
-from pneumoscope.evaluation.score_scale import ScoreScale
-from pneumoscope.evaluation.shares import (
+from pneumoscope.evaluation.proportions import (
     Patients,
     clustered_interval,
     patient_codes,
     wilson_interval,
 )
+from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES, IntArray, checked_scores
+from pneumoscope.evaluation.score_scale import ScoreScale
 from pneumoscope.records import CLASS_NAMES, Estimate
 
 SCHEMA_VERSION = 1

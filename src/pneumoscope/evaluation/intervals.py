@@ -35,7 +35,8 @@ from pneumoscope.evaluation.edges import (
     edge_metrics,
     held,
 )
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.proportions import Patients, patient_codes, score_interval
+from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,
     IntArray,
     RankedCounts,
@@ -43,7 +44,6 @@ from pneumoscope.evaluation.ranked import (
     checked_scores,
     metric_values,
 )
-from pneumoscope.evaluation.shares import Patients, patient_codes, score_interval
 from pneumoscope.records import Estimate
 
 BOOTSTRAP_METHOD = f"expanded percentile bootstrap over patients; {EDGE_METHOD}"

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_labels
-from pneumoscope.evaluation.shares import Patients, patient_codes, score_interval
+from pneumoscope.evaluation.proportions import Patients, patient_codes, score_interval
+from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_labels
 from pneumoscope.records import Estimate
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.ranked_metrics import (
     RankedCounts,
     RankedScores,
     auc_values,

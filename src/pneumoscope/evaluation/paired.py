@@ -27,19 +27,19 @@ from pneumoscope.evaluation.intervals import (
     percentile_interval,
     resampled_weights,
 )
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.proportions import (
+    Patients,
+    degrees_factor,
+    difference,
+    patient_codes,
+)
+from pneumoscope.evaluation.ranked_metrics import (
     METRIC_NAMES,
     FloatArray,
     IntArray,
     RankedScores,
     checked_scores,
     metric_values,
-)
-from pneumoscope.evaluation.shares import (
-    Patients,
-    degrees_factor,
-    difference,
-    patient_codes,
 )
 from pneumoscope.records import Estimate
 

@@ -22,20 +22,20 @@ from pneumoscope.config import IntervalConfig, PlanConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.edges import ratio_limits
 from pneumoscope.evaluation.intervals import expanded_tail, fewest_patients, resampled_counts
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.proportions import (
+    Patients,
+    clustered_interval,
+    effective_images,
+    exact_limits,
+    patient_codes,
+)
+from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,
     IntArray,
     RankedCounts,
     RankedScores,
     checked_scores,
     ratio,
-)
-from pneumoscope.evaluation.shares import (
-    Patients,
-    clustered_interval,
-    effective_images,
-    exact_limits,
-    patient_codes,
 )
 from pneumoscope.records import Estimate
 

@@ -25,8 +25,8 @@ from pneumoscope.evaluation.calibration import (
     sigmoid,
 )
 from pneumoscope.evaluation.intervals import percentile_interval, resampled_weights
-from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_labels
-from pneumoscope.evaluation.shares import Patients, patient_codes
+from pneumoscope.evaluation.proportions import Patients, patient_codes
+from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_labels
 from pneumoscope.records import Estimate
 
 FEWEST_PER_CLASS = 10

@@ -19,7 +19,7 @@ from statistics import NormalDist
 import numpy as np
 
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.ranked import FloatArray, IntArray
+from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray
 
 _MOST = 200_000
 """No one collects more; where more were needed the answer is `None`."""

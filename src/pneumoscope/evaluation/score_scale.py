@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.ranked import FloatArray
+from pneumoscope.evaluation.ranked_metrics import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ from pneumoscope.evaluation.intervals import (
     resampled_weights,
 )
 from pneumoscope.evaluation.paired import paired_share_interval
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.proportions import Patients, clustered_interval, patient_codes
+from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,
     IntArray,
     RankedScores,
@@ -38,7 +39,6 @@ from pneumoscope.evaluation.ranked import (
     checked_labels,
     ratio,
 )
-from pneumoscope.evaluation.shares import Patients, clustered_interval, patient_codes
 from pneumoscope.records import Estimate
 
 Metric = Literal["sensitivity", "specificity", "auc"]

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import ThresholdConfig
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.ranked import (
+from pneumoscope.evaluation.ranked_metrics import (
     IntArray,
     RankedScores,
     checked_scores,

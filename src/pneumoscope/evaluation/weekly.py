@@ -10,8 +10,8 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.ranked import FloatArray
-from pneumoscope.evaluation.shares import clustered_interval
+from pneumoscope.evaluation.proportions import clustered_interval
+from pneumoscope.evaluation.ranked_metrics import FloatArray
 from pneumoscope.records import Estimate
 
 FEWEST_FOR_DRIFT = 20

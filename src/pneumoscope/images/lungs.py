@@ -9,7 +9,8 @@ of neighbourhood); what is darker than its surroundings, and lies where lungs ca
 ellipses beside the midline), is cut by Otsu's threshold (Otsu 1979), once for either side; the
 largest piece of each side is opened, closed and filled to its convex hull, so that a rib, a vessel
 or an opacity in the middle of a lung does not cut it in two. An opacity at the lung's edge can
-still be missed: the lungs' outline is then not free of the illness (see `evaluation/controls.py`).
+still be missed: the lungs' outline is then not free of the illness (see
+`evaluation/shortcut_baselines.py`).
 """
 
 from __future__ import annotations

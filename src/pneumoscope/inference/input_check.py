@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import Reason
-from pneumoscope.images.look import EDGES, GRADIENTS, THUMBNAIL, Look
+from pneumoscope.images.descriptors import EDGES, GRADIENTS, THUMBNAIL, Look
 from pneumoscope.inference.gaussian import Gaussian, fit_gaussian
 
 METHOD = "gaussians"

@@ -21,12 +21,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.ahead import overlapped
 from pneumoscope.config import LimitsConfig
 from pneumoscope.data.seen import TABLE_NAME
 from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
-from pneumoscope.images.look import Look
+from pneumoscope.images.descriptors import Look
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, because_of, read_image
 from pneumoscope.inference.age_gate import AgeGate
@@ -48,6 +47,7 @@ from pneumoscope.inference.known_answer import TABLE as KNOWN
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
 from pneumoscope.inference.processes import Processes
+from pneumoscope.prefetching import overlapped
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.look import Look, look_at
+from pneumoscope.images.descriptors import Look, look_at
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, because_of, read_bytes, read_image
 from pneumoscope.inference.age_gate import OPEN, AgeGate

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import METRICS_METHOD
-from pneumoscope.evaluation.ranked import METRIC_NAMES
+from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES
 from pneumoscope.records import Estimate
 from pneumoscope.report.formatting import ABSENT, interval, metric_text, number, percent
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pneumoscope.evaluation.abstain import RiskCoverage, Uncertain
+from pneumoscope.evaluation.abstention import RiskCoverage, Uncertain
 from pneumoscope.evaluation.cost import CostTable
 from pneumoscope.evaluation.decision import DecisionCurve
 from pneumoscope.evaluation.plan import ConfidentThreshold, PlanRow, ThresholdTable

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pneumoscope.evaluation.abstain import RiskCoverage
+from pneumoscope.evaluation.abstention import RiskCoverage
 from pneumoscope.evaluation.decision import DecisionCurve
 from pneumoscope.report.axes import grid, name_axes, new_axes, say
 from pneumoscope.report.formatting import in_words, number, percent

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pneumoscope.config import IntervalConfig, StressConfig
-from pneumoscope.evaluation.controls import Control
+from pneumoscope.evaluation.shortcut_baselines import Control
 from pneumoscope.evaluation.stress import Judgement, Metric, Paired
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, EvaluatedSplit, ModelFacts, RunFacts

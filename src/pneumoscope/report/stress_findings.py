@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pneumoscope.data.audit_record import Severity
-from pneumoscope.evaluation.controls import Control
+from pneumoscope.evaluation.shortcut_baselines import Control
 from pneumoscope.records import Estimate
 from pneumoscope.report.formatting import in_words, number, plural
 from pneumoscope.report.stress_content import Shortcuts, StressContent, StressRow

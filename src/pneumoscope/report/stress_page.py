@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.evaluation.stress import METRICS, Paired
-from pneumoscope.images.sweeps import SWEEPS
+from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.records import Estimate
 from pneumoscope.report import stress_plots
 from pneumoscope.report.audit_page import FindingGroup, FindingsView

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pneumoscope.evaluation.stress import METRICS, Metric
-from pneumoscope.images.sweeps import Sweep
+from pneumoscope.images.perturbation_sweeps import Sweep
 from pneumoscope.records import Estimate
 from pneumoscope.report.axes import grid, mark_point, name_axes, new_axes, say, spread
 from pneumoscope.report.formatting import in_words, metric_text, number, percent

@@ -23,13 +23,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.ahead import ahead, overlapped
 from pneumoscope.config import AugmentConfig, LimitsConfig, PreprocessConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.augment import view, view_fingerprint
 from pneumoscope.images.cautions import counted
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import READER_VERSION, GreyImage, read_image
+from pneumoscope.prefetching import ahead, overlapped
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.storage import write_json

@@ -31,11 +31,18 @@ from pneumoscope.graph.architecture import Architecture
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.backbones import find_boundary
+from pneumoscope.training.background import LungExtractor
 from pneumoscope.training.checkpoint import Epoch
+from pneumoscope.training.end_to_end import (
+    Squares,
+    asks_for_lungs,
+    build_curriculum,
+    check_sizes,
+    stored_side,
+)
 from pneumoscope.training.extractor import SquareExtractor, frozen_extractor
 from pneumoscope.training.features import Extractor, FeatureTable, Views, compute_features
-from pneumoscope.training.head import LabelledFeatures, TrainedHead, train_head
-from pneumoscope.training.kinds import kind_codes
+from pneumoscope.training.head_training import LabelledFeatures, TrainedHead, train_head
 from pneumoscope.training.loop import Fitted, Score, fit
 from pneumoscope.training.network import (
     HeadWeights,
@@ -46,18 +53,11 @@ from pneumoscope.training.network import (
     weights_digest,
     with_head,
 )
+from pneumoscope.training.partial_finetuning import build_tail_curriculum
 from pneumoscope.training.ranges import training_ranges
 from pneumoscope.training.runtime import arithmetic
-from pneumoscope.training.surroundings import LungExtractor
-from pneumoscope.training.tail import build_tail_curriculum
+from pneumoscope.training.subtypes import kind_codes
 from pneumoscope.training.teachers import load_teachers, teacher_folder
-from pneumoscope.training.whole import (
-    Squares,
-    asks_for_lungs,
-    build_curriculum,
-    check_sizes,
-    stored_side,
-)
 
 
 def architecture(config: TrainConfig) -> Architecture:

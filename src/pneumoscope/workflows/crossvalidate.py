@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.config import CrossValidationConfig, TrainConfig, check_ranges
-from pneumoscope.data.deal import deal, deal_folds
 from pneumoscope.data.index import index
-from pneumoscope.data.split import write_split
+from pneumoscope.data.split_files import write_split
+from pneumoscope.data.splitting import deal, deal_folds
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import bootstrap_metrics

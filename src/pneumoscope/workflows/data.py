@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.audit import audit
-from pneumoscope.data.deal import check_shares
 from pneumoscope.data.index import class_counts, index
 from pneumoscope.data.masks import notes_on_flat_images
 from pneumoscope.data.sources import download
-from pneumoscope.data.split import refuse_empty, split, write_split
+from pneumoscope.data.split_files import refuse_empty, split, write_split
+from pneumoscope.data.splitting import check_shares
 from pneumoscope.data.tree import class_words
 from pneumoscope.errors import UsageError
 from pneumoscope.images.phantom.folder import write_phantoms

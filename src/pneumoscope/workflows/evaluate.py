@@ -16,7 +16,7 @@ from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
 from pneumoscope.data.seen import Seen
-from pneumoscope.data.split import write_split
+from pneumoscope.data.split_files import write_split
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.images.cautions import closing_lines

@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.ahead import ahead
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.graph.archive import read_network
-from pneumoscope.images.look import Look, look_at
-from pneumoscope.images.perturb import PERTURBATIONS, rotation
+from pneumoscope.images.descriptors import Look, look_at
+from pneumoscope.images.perturbations import PERTURBATIONS, rotation
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle, write_revised
@@ -38,6 +37,7 @@ from pneumoscope.inference.input_check import (
     fit_statistics,
 )
 from pneumoscope.inference.predictor import BATCH, Predictor
+from pneumoscope.prefetching import ahead
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.formatting import count, percent

@@ -2,7 +2,7 @@
 
 A threshold chosen on images of the very hospital that was trained on relies on that hospital's
 exposure and framing. So copies can take part: images re-cut until the lungs fill the same share of
-all (`images/framing.py`), and each plausible perturbation of `images/sweeps.py`.
+all (`images/framing.py`), and each plausible perturbation of `images/perturbation_sweeps.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pneumoscope.errors import ImageRefusedError
 from pneumoscope.evaluation.calibration import fit_calibration
 from pneumoscope.evaluation.threshold import choose_threshold
 from pneumoscope.images.framing import MATCHED_SHARES, USUAL_SHARE, match_framing, reliable_box
+from pneumoscope.images.perturbation_sweeps import PLAUSIBLE
 from pneumoscope.images.read import read_image
-from pneumoscope.images.sweeps import PLAUSIBLE
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress

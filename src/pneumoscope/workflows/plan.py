@@ -17,7 +17,7 @@ import numpy as np
 
 from pneumoscope.config import IntervalConfig, PlanConfig, PlanTarget, check_ranges
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.abstain import Uncertain, choose_band, choose_sets, risk_coverage
+from pneumoscope.evaluation.abstention import Uncertain, choose_band, choose_sets, risk_coverage
 from pneumoscope.evaluation.cost import cost_table
 from pneumoscope.evaluation.decision import decision_curve
 from pneumoscope.evaluation.plan import (

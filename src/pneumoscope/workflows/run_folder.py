@@ -25,7 +25,7 @@ from pneumoscope.config import (
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import index
 from pneumoscope.data.masks import notes_on_flat_images
-from pneumoscope.data.split import with_usable_validation, write_split
+from pneumoscope.data.split_files import with_usable_validation, write_split
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.bundle import MOST_MEMBERS
 from pneumoscope.progress import Progress
@@ -39,9 +39,9 @@ from pneumoscope.storage import (
     write_text,
 )
 from pneumoscope.training.backbones import check_name
+from pneumoscope.training.end_to_end import check_sizes
 from pneumoscope.training.teachers import BUNDLED, teacher_folder
 from pneumoscope.training.weights import WEIGHTS_BY_NAME, backbone_of, preprocessing_of
-from pneumoscope.training.whole import check_sizes
 from pneumoscope.workflows.facts import announce
 
 _LOGGER = logging.getLogger(__name__)

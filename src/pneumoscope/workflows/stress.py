@@ -28,7 +28,7 @@ from pneumoscope.data.sample import sample_patients
 from pneumoscope.errors import UsageError
 from pneumoscope.images.cautions import closing_lines, counted
 from pneumoscope.images.masks import MaskFolder
-from pneumoscope.images.sweeps import SWEEPS
+from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress

@@ -16,14 +16,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pneumoscope.ahead import ahead
 from pneumoscope.config import PreprocessConfig, StressConfig
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.images.framing import MATCHED_SHARES, USUAL_SHARE, lung_box, match_framing
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import LungFields, Mask, find_lungs
 from pneumoscope.images.masks import MaskFolder
-from pneumoscope.images.occlude import (
+from pneumoscope.images.occlusion import (
     Ink,
     box_around,
     centre_only,
@@ -33,10 +32,11 @@ from pneumoscope.images.occlude import (
     surroundings_of,
     without,
 )
+from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.images.read import read_image
-from pneumoscope.images.sweeps import SWEEPS
 from pneumoscope.inference.overlay import fit_map, shrunk
 from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.prefetching import ahead
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows.stress_journal import Said, Stressed
 

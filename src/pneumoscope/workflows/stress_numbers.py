@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pneumoscope.config import IntervalConfig, StressConfig
 from pneumoscope.data.fingerprint import fingerprint
 from pneumoscope.data.index import require_both_classes
-from pneumoscope.evaluation.controls import Control, control
 from pneumoscope.evaluation.intervals import bootstrap_share
+from pneumoscope.evaluation.shortcut_baselines import Control, control
 from pneumoscope.evaluation.stress import Judgement, Paired, compare_paired, judge
 from pneumoscope.images.masks import MaskFolder
-from pneumoscope.images.sweeps import SWEEPS
+from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.inference.bundle import Abstention, BundleManifest
 from pneumoscope.inference.overlay import film_png
 from pneumoscope.progress import Progress

@@ -24,7 +24,7 @@ from typing import Any
 
 from pneumoscope.config import TrainConfig
 from pneumoscope.data.fingerprint import fingerprint
-from pneumoscope.data.split import write_split
+from pneumoscope.data.split_files import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.graph.network import NetworkArrays

@@ -7,7 +7,7 @@ import pytest
 
 from pneumoscope.config import AdoptConfig
 from pneumoscope.data.external.adopt import Adopted, adopt
-from pneumoscope.data.external.case import age_in_years, sex_of, view_of
+from pneumoscope.data.external.record import age_in_years, sex_of, view_of
 from pneumoscope.data.external.registry import SOURCES
 from pneumoscope.errors import DataError, UsageError
 from support import owners_folders as owners

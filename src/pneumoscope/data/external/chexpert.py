@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.case import (
+from pneumoscope.data.external.record import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,

@@ -10,7 +10,7 @@ import warnings
 import zlib
 from dataclasses import replace
 
-from pneumoscope.data.external.case import Case, age_in_years, sex_of, view_of
+from pneumoscope.data.external.record import Case, age_in_years, sex_of, view_of
 
 _TAGS = ["PatientAge", "PatientSex", "ViewPosition"]
 

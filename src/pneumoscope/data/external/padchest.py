@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.case import (
+from pneumoscope.data.external.record import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,

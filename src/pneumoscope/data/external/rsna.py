@@ -12,7 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.case import NO_LABEL, NORMAL, PNEUMONIA, Case, Source, other_finding
+from pneumoscope.data.external.record import (
+    NO_LABEL,
+    NORMAL,
+    PNEUMONIA,
+    Case,
+    Source,
+    other_finding,
+)
 from pneumoscope.data.external.table import images_below, rows_of, table_in
 from pneumoscope.errors import DataError
 

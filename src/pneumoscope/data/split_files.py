@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 
 from pneumoscope.config import SplitConfig
-from pneumoscope.data.deal import check_no_leak, check_shares, deal
 from pneumoscope.data.manifest import write_split
+from pneumoscope.data.splitting import check_no_leak, check_shares, deal
 from pneumoscope.data.validation import with_usable_validation
 from pneumoscope.errors import DataError
 from pneumoscope.records import SPLITS, Dataset

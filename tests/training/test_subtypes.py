@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training.test_whole import CONFIG, SIZES, squares_of
 
 from pneumoscope.graph.architecture import Architecture
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.kinds import (
+from pneumoscope.training.end_to_end import Squares, build_curriculum
+from pneumoscope.training.loop import Curriculum, fit
+from pneumoscope.training.network import initialise_randomly, with_head
+from pneumoscope.training.runtime import load_keras
+from pneumoscope.training.subtypes import (
     UNKNOWN,
     build_kind_question,
     evenly_ordered,
     kind_codes,
 )
-from pneumoscope.training.loop import Curriculum, fit
-from pneumoscope.training.network import initialise_randomly, with_head
-from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.whole import Squares, build_curriculum
 from support.small_network import small_network
-from training.test_whole import CONFIG, SIZES, squares_of
 
 
 @pytest.fixture(scope="module", autouse=True)

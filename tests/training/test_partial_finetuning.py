@@ -18,14 +18,14 @@ from pneumoscope.images.read import read_image
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.extractor import KerasExtractor
 from pneumoscope.training.features import FeatureTable, Views, compute_features
-from pneumoscope.training.head import LabelledFeatures
+from pneumoscope.training.head_training import LabelledFeatures
 from pneumoscope.training.network import (
     build_tail,
     initialise_randomly,
     with_head,
 )
+from pneumoscope.training.partial_finetuning import build_tail_curriculum
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
-from pneumoscope.training.tail import build_tail_curriculum
 from support.heads import BOUNDARIES
 from support.small_network import small_network
 

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumoscope.ahead import ahead
 from pneumoscope.config import PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.graph.architecture import LEAST_SIZE
@@ -27,15 +26,16 @@ from pneumoscope.images.preprocess import (
     LEAST_DEVIATION,
     Preprocessor,
 )
-from pneumoscope.training.distort import build_distortion
+from pneumoscope.prefetching import ahead
+from pneumoscope.training.background import change_surroundings, in_lungs
+from pneumoscope.training.batch_augmentation import build_distortion
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.framing import Fields, draw_fields
 from pneumoscope.training.guidance import Teacher, guided, heatmap_of
-from pneumoscope.training.kinds import UNKNOWN, build_kind_question, evenly_ordered
 from pneumoscope.training.loop import Curriculum, Labels, Shares
-from pneumoscope.training.mixing import draw_shares, mixed, mixed_labels, mixed_lungs
+from pneumoscope.training.lung_cropping import Fields, draw_fields
+from pneumoscope.training.mixup import draw_shares, mixed, mixed_labels, mixed_lungs
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.surroundings import change_surroundings, in_lungs
+from pneumoscope.training.subtypes import UNKNOWN, build_kind_question, evenly_ordered
 
 _VAL_BATCH = 64
 _CLASSES = np.eye(2, dtype=np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from pneumoscope.evaluation.shares import (
+from pneumoscope.evaluation.proportions import (
     clustered_interval,
     difference,
     effective_images,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.ranked import FloatArray, IntArray
+from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray
 from pneumoscope.records import Estimate
 
 Patients: TypeAlias = Sequence[str] | NDArray[Any]

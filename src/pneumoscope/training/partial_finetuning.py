@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.ahead import ahead
 from pneumoscope.config import TrainConfig
-from pneumoscope.training.head import LabelledFeatures
+from pneumoscope.prefetching import ahead
+from pneumoscope.training.head_training import LabelledFeatures
 from pneumoscope.training.loop import Curriculum, Labels
 
 _VAL_BATCH = 64

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.abstain import (
+from pneumoscope.evaluation.abstention import (
     choose_band,
     choose_sets,
     conformal_quantile,

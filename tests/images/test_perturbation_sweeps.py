@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.images.perturb import (
+from pneumoscope.images.perturbation_sweeps import SWEEPS, Step
+from pneumoscope.images.perturbations import (
     PERTURBATIONS,
     border,
     collimation,
@@ -20,7 +21,6 @@ from pneumoscope.images.perturb import (
 )
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.photograph import _perspective, photograph
-from pneumoscope.images.sweeps import SWEEPS, Step
 
 STEPS = [step for sweep in SWEEPS for step in sweep.steps]
 

@@ -12,9 +12,9 @@ from pneumoscope.config import FitConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.graph.architecture import Architecture
-from pneumoscope.training import head
+from pneumoscope.training import head_training
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.head import (
+from pneumoscope.training.head_training import (
     LabelledFeatures,
     TrainedHead,
     _folded,
@@ -65,8 +65,8 @@ def whole(parts, tmp_path_factory: pytest.TempPathFactory) -> TrainedHead:
 
 
 def logits_of(head: HeadWeights, features: np.ndarray) -> np.ndarray:
-    hidden = np.maximum(features @ head.hidden_kernel + head.hidden_bias, 0)
-    return (hidden @ head.output_kernel + head.output_bias)[:, 0]
+    hidden = np.maximum(features @ head_training.hidden_kernel + head_training.hidden_bias, 0)
+    return (hidden @ head_training.output_kernel + head_training.output_bias)[:, 0]
 
 
 def test_learns_and_yields_a_head_for_raw_features(parts, whole) -> None:
@@ -183,7 +183,7 @@ def test_few_features_are_looked_up_once_and_many_in_every_epoch(
     monkeypatch.setattr(FeatureTable, "take", counted)
     held = trained(parts, tmp_path / "held.npz")
     once = len(taken)
-    monkeypatch.setattr(head, "_HELD_ROWS", 200 * 2 - 1)
+    monkeypatch.setattr(head_training, "_HELD_ROWS", 200 * 2 - 1)
     looked_up = trained(parts, tmp_path / "looked-up.npz")
     epochs = len(whole.history)
     assert (once, len(taken) - once) == (3, 2 + epochs)  # all, scales, val; scales, val, epochs

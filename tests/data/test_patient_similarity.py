@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pneumoscope.data import likeness
-from pneumoscope.data.films import Films, Floats, apart_from_mean, standardised
-from pneumoscope.data.likeness import _Group as Group
-from pneumoscope.data.likeness import inside, likenesses
+from pneumoscope.data import patient_similarity
+from pneumoscope.data.patient_similarity import _Group as Group
+from pneumoscope.data.patient_similarity import inside, likenesses
+from pneumoscope.data.thumbnails import Films, Floats, apart_from_mean, standardised
 from support.drawn_films import draw_films
 
 
@@ -46,7 +46,7 @@ def test_means_are_those_of_all_pairs() -> None:
 
 
 def test_ids_that_say_nothing_give_even_p_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likeness, "_PERMUTATIONS", 99)
+    monkeypatch.setattr(patient_similarity, "_PERMUTATIONS", 99)
     rng = np.random.default_rng(1)
     p_values = []
     for _ in range(150):
@@ -61,13 +61,13 @@ def test_ids_that_say_nothing_give_even_p_values(monkeypatch: pytest.MonkeyPatch
 def test_shared_ids_of_strangers_give_even_p_values_though_films_come_in_clusters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(likeness, "_PERMUTATIONS", 99)
+    monkeypatch.setattr(patient_similarity, "_PERMUTATIONS", 99)
     rng = np.random.default_rng(2)
     p_values = []
     for _ in range(150):
         # Eight persons in each split bear the same eight ids and are other people.
         groups = [Group(*persons(rng, 8, 4, 0.6)) for _ in range(2)]
-        found = likeness.between(groups[0], groups[1], "across", "x", rng)
+        found = patient_similarity.between(groups[0], groups[1], "across", "x", rng)
         assert found is not None
         p_values.append(found.p_value)
     assert 0.42 < np.mean(p_values) < 0.58
@@ -75,7 +75,7 @@ def test_shared_ids_of_strangers_give_even_p_values_though_films_come_in_cluster
 
 
 def test_intervals_cover_the_true_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likeness, "_PERMUTATIONS", 9)
+    monkeypatch.setattr(patient_similarity, "_PERMUTATIONS", 9)
     rng = np.random.default_rng(3)
     rows, keys = persons(rng, 3000, 2, 0.3)
     truth = inside(rows, keys, "x", rng)
@@ -93,7 +93,7 @@ def test_too_few_ids_say_nothing() -> None:
     rng = np.random.default_rng(4)
     assert inside(*persons(rng, 4, 3, 0.5), "x", rng) is None
     one, other = (Group(*persons(rng, 4, 3, 0.5)) for _ in range(2))
-    assert likeness.between(one, other, "across", "x", rng) is None
+    assert patient_similarity.between(one, other, "across", "x", rng) is None
 
 
 def test_neighbouring_ids_show_a_drift() -> None:

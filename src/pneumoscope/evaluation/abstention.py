@@ -23,8 +23,7 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.calibration import logit, sigmoid
 from pneumoscope.evaluation.edges import at_edge, collapsed
 from pneumoscope.evaluation.intervals import percentile_interval, resampled_weights
-from pneumoscope.evaluation.ranked import FloatArray, IntArray, checked_scores
-from pneumoscope.evaluation.shares import (
+from pneumoscope.evaluation.proportions import (
     Patients,
     clustered_interval,
     effective_images,
@@ -32,6 +31,7 @@ from pneumoscope.evaluation.shares import (
     patient_codes,
     score_interval,
 )
+from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_scores
 from pneumoscope.records import Estimate
 
 _CURVE_POINTS = 101

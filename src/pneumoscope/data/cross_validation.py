@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.audit_evidence import LEVEL
-from pneumoscope.data.films import Floats
+from pneumoscope.data.thumbnails import Floats
 
 FOLDS = 5
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pneumoscope.config import DistortConfig
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import Mask, find_lungs
-from pneumoscope.images.occlude import as_bright, box_around
+from pneumoscope.images.occlusion import as_bright, box_around
 from pneumoscope.images.preprocess import Preprocessor
 
 Bytes = NDArray[np.uint8]

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.audit_evidence import Doubt, LabelReview
+from pneumoscope.data.cross_validation import cross_validated
 from pneumoscope.data.distributions import roc_area
-from pneumoscope.data.films import Films, standardised
-from pneumoscope.data.folds import cross_validated
+from pneumoscope.data.thumbnails import Films, standardised
 from pneumoscope.records import CLASS_NAMES
 
 _FEWEST_PER_CLASS = 50

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pneumoscope.ahead import ahead, overlapped
+from pneumoscope.prefetching import ahead, overlapped
 
 
 def test_yields_the_same_items_in_the_same_order() -> None:

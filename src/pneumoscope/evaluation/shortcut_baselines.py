@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.intervals import bootstrap_metrics
-from pneumoscope.evaluation.ranked import FloatArray, checked_labels
-from pneumoscope.evaluation.shares import Patients
+from pneumoscope.evaluation.proportions import Patients
+from pneumoscope.evaluation.ranked_metrics import FloatArray, checked_labels
 from pneumoscope.records import Estimate
 
 _STRENGTH = 0.1

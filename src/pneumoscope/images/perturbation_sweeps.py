@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pneumoscope.images.grey import FloatArray
-from pneumoscope.images.perturb import (
+from pneumoscope.images.perturbations import (
     Perturbation,
     blur,
     border,

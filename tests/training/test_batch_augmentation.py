@@ -16,9 +16,9 @@ from PIL import Image
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.errors import UsageError
-from pneumoscope.images.perturb import enhancement
-from pneumoscope.training import distort
-from pneumoscope.training.distort import build_distortion
+from pneumoscope.images.perturbations import enhancement
+from pneumoscope.training import batch_augmentation
+from pneumoscope.training.batch_augmentation import build_distortion
 from pneumoscope.training.runtime import load_keras
 
 NOTHING = replace(DistortConfig(**{f.name: 0 for f in fields(DistortConfig)}), crop_least=1.0)
@@ -303,11 +303,14 @@ def test_jpeg_is_jpeg() -> None:
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "JPEG", quality=50)
     encoded = Image.open(stream)
-    assert tuple(map(tuple, np.reshape(encoded.quantization[0], (8, 8)))) == distort._JPEG_TABLE
+    assert (
+        tuple(map(tuple, np.reshape(encoded.quantization[0], (8, 8))))
+        == batch_augmentation._JPEG_TABLE
+    )
     wanted = np.asarray(encoded).astype(np.float32) / 255
     ops = load_keras().ops
     x32 = ops.convert_to_tensor(grey[None].astype(np.float32) / 255)
-    out = np.asarray(distort._jpeg(ops, x32, _Fixed(), DistortConfig(jpeg=1)))[0]  # type: ignore[arg-type]
+    out = np.asarray(batch_augmentation._jpeg(ops, x32, _Fixed(), DistortConfig(jpeg=1)))[0]  # type: ignore[arg-type]
     assert np.abs(grey / 255 - wanted).max() > 0.05
     # Pillow works in whole numbers: a coefficient on the edge of two steps may go either way.
     assert np.abs(out - wanted).mean() < 0.004

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.framing import draw_fields
-from pneumoscope.training.whole import Squares, build_curriculum, stored_side
-from support.small_network import small_network
 from training.test_surroundings import squares_with_lungs
 from training.test_whole import CONFIG, SIDE, SIZES, squares_of
+
+from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.end_to_end import Squares, build_curriculum, stored_side
+from pneumoscope.training.lung_cropping import draw_fields
+from support.small_network import small_network
 
 COUNT, LENGTH = 400, 100
 

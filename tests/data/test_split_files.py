@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.config import SplitConfig
-from pneumoscope.data.deal import deal_folds
 from pneumoscope.data.index import index
-from pneumoscope.data.split import (
+from pneumoscope.data.split_files import (
     check_no_leak,
     split,
     with_usable_validation,
     write_split,
 )
+from pneumoscope.data.splitting import deal_folds
 from pneumoscope.data.validation import wilson_interval
 from pneumoscope.errors import DataError, ManifestError, SplitLeakError, UsageError
 from pneumoscope.records import Dataset, ImageRecord, Split

@@ -15,18 +15,18 @@ from pneumoscope.errors import UsageError
 from pneumoscope.graph.architecture import Architecture
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.loop import Curriculum
-from pneumoscope.training.network import initialise_randomly, with_head
-from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.store import KEY_BYTES, ArrayStore
-from pneumoscope.training.whole import (
+from pneumoscope.training.end_to_end import (
     Squares,
     _normalised,
     build_curriculum,
     check_sizes,
     stored_side,
 )
+from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.loop import Curriculum
+from pneumoscope.training.network import initialise_randomly, with_head
+from pneumoscope.training.runtime import load_keras
+from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from support.small_network import small_network
 
 SIZES = ScratchConfig(sizes=(32, 48), shares=(0.3, 0.7))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training.test_whole import CONFIG, SIDE, SIZES, squares_of
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.graph.architecture import Architecture
@@ -15,14 +16,13 @@ from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.background import Changed, LungExtractor, change_surroundings
+from pneumoscope.training.end_to_end import Squares, build_curriculum
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.kinds import UNKNOWN
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.store import KEY_BYTES, ArrayStore
-from pneumoscope.training.surroundings import Changed, LungExtractor, change_surroundings
-from pneumoscope.training.whole import Squares, build_curriculum
+from pneumoscope.training.subtypes import UNKNOWN
 from support.small_network import small_network
-from training.test_whole import CONFIG, SIDE, SIZES, squares_of
 
 COUNT, LENGTH = 200, 80
 BOX = (slice(20, 60), slice(15, 55))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from perturbations import records_of, score
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.evaluation.metrics import auc, sensitivity, specificity
-from pneumoscope.images.perturbations import collimation, crop
+from pneumoscope.images.perturbation_sweeps import collimation, crop
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import TerminalProgress
 from pneumoscope.records import SPLITS

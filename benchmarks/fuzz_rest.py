@@ -45,7 +45,7 @@ class Found:
 def whole_films() -> list[bytes]:
     """A drawn film in several formats."""
     from pneumoscope.images.phantom import draw
-    from pneumoscope.images.phantom.dicom_file import encode_dicom
+    from pneumoscope.images.phantom.folder import encode_dicom
 
     phantom = draw(0, "guest", film=1, label=1)
     grey = Image.fromarray(np.round(phantom.pixels * 255).astype(np.uint8))

@@ -29,7 +29,7 @@ from other_images import Other, drawn, photographs, slices
 from pneumoscope.data.index import index
 from pneumoscope.errors import ImageRefusedError, InputError, PneumoscopeError, Reason
 from pneumoscope.evaluation.proportions import wilson_interval
-from pneumoscope.images.perturbations import PERTURBATIONS, Perturbation, rotation
+from pneumoscope.images.perturbation_sweeps import PERTURBATIONS, Perturbation, rotation
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress, TerminalProgress

@@ -2,11 +2,11 @@
 
     python benchmarks/perturbations.py SPLIT_CSV [--split test] [--model default] [--out FILE.md]
 
-Scores every image of the split as it is and as each fixed change of `images/perturbations.py`, at
-the model's own frozen threshold and calibration. Prints Markdown, the largest fall of sensitivity or
-specificity first, and whether none is larger than `--limit`; `--json` prints one document
-instead. Changes are made to the decoded film, before preprocessing. Intervals are bootstrapped over
-patients.
+Scores every image of the split as it is and as each fixed change of
+`images/perturbation_sweeps.py`, at the model's own frozen threshold and calibration. Prints
+Markdown, the largest fall of sensitivity or specificity first, and whether none is larger than
+`--limit`; `--json` prints one document instead. Changes are made to the decoded image, before
+preprocessing. Intervals are bootstrapped over patients.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pneumoscope.data.index import index, require_both_classes
 from pneumoscope.errors import DataError, ImageRefusedError, PneumoscopeError
 from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD, bootstrap_metrics
 from pneumoscope.images.grey import FloatArray
-from pneumoscope.images.perturbations import PERTURBATIONS
+from pneumoscope.images.perturbation_sweeps import PERTURBATIONS
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress, TerminalProgress

@@ -18,9 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.records import Estimate
-from pneumoscope.report.axes import grid, mark_point, new_axes, say
 from pneumoscope.report.formatting import interval, metric_text, number, percent
-from pneumoscope.report.svg import INK, MUTED, PALETTE, PAPER, Svg, drawing, to_svg
+from pneumoscope.report.svg import (
+    INK,
+    MUTED,
+    PALETTE,
+    PAPER,
+    Svg,
+    drawing,
+    grid,
+    mark_point,
+    new_axes,
+    say,
+    to_svg,
+)
 from pneumoscope.storage import write_text
 
 HERE = Path(__file__).parent

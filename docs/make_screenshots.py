@@ -32,7 +32,7 @@ _COLOURS = 160
 def draw_films(folder: Path) -> list[Path]:
     """A few films, with and without pneumonia, PNG and DICOM, and a file that is none."""
     from pneumoscope.images.phantom import draw
-    from pneumoscope.images.phantom.dicom_file import encode_dicom
+    from pneumoscope.images.phantom.folder import encode_dicom
 
     (folder / "letter.pdf").write_bytes(b"%PDF-1.7\n")
     made = [folder / "letter.pdf"]

@@ -35,7 +35,7 @@ import h5py
 import numpy as np
 
 from pneumoscope.config import training_config
-from pneumoscope.graph.weight_file import MAX_BYTES, WEIGHTS_MEMBER, read_member
+from pneumoscope.graph.archive import MAX_BYTES, WEIGHTS_MEMBER, read_member
 from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.storage import write_bytes
 

@@ -319,7 +319,7 @@ def test_readme_python_runs(
     readme_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from pneumoscope.images.phantom import draw, write_phantoms
-    from pneumoscope.images.phantom.dicom_file import encode_dicom
+    from pneumoscope.images.phantom.folder import encode_dicom
 
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(readme_folder / "cache"))
     if not (readme_folder / "xrays").exists():  # this test was run alone

@@ -8,8 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from pneumoscope.report.axes import new_axes
-from pneumoscope.report.svg import PALETTE, drawing, to_svg
+from pneumoscope.report.svg import PALETTE, drawing, new_axes, to_svg
 from support.scripts import load_script
 
 DOCS = Path(__file__).parents[1] / "docs"

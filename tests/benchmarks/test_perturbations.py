@@ -18,10 +18,10 @@ from pneumoscope.data.index import index
 from pneumoscope.evaluation import metrics
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.evaluation.intervals import bootstrap_metrics
-from pneumoscope.images.perturbations import PERTURBATIONS
+from pneumoscope.images.perturbation_sweeps import PERTURBATIONS
 from pneumoscope.images.phantom import write_phantoms
-from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from support.scripts import load_script
 

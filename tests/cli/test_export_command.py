@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pneumoscope.cli.app import run
-from pneumoscope.delivery.certificate import Limits
+from pneumoscope.delivery.export import Limits
 from pneumoscope.images.phantom.folder import write_phantoms
 from support.small_bundle import small_bundle
 

@@ -11,8 +11,13 @@ from PIL import Image
 from pneumoscope.config import LimitsConfig
 from pneumoscope.data.audit import NearConfig, audit
 from pneumoscope.data.audit_record import Audit
-from pneumoscope.data.distributions import QUANTILE_LEVELS, QUANTITIES, roc_area
-from pneumoscope.data.duplicates import connected_groups, near_pairs
+from pneumoscope.data.duplicates import (
+    QUANTILE_LEVELS,
+    QUANTITIES,
+    connected_groups,
+    near_pairs,
+    roc_area,
+)
 from pneumoscope.data.index import index
 from pneumoscope.records import Dataset
 from support.bad_data import write_image

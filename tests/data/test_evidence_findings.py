@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pneumoscope.data.audit_evidence import (
+from pneumoscope.data.audit_record import (
     Doubt,
     Driver,
     Evidence,
@@ -12,7 +12,7 @@ from pneumoscope.data.audit_evidence import (
     Likeness,
     SplitTest,
 )
-from pneumoscope.data.evidence_findings import evidence_findings
+from pneumoscope.data.findings import evidence_findings
 
 REAL = Likeness("patient", "PNEUMONIA in train", 400, 900, 0.20, -0.001, 0.15, 0.25, 0.002, 0.05)
 SHARED = Likeness("across", "PNEUMONIA in train and test", 30, 60, 0.19, 0.0, 0.12, 0.26, 0.002)

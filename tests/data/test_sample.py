@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from pneumoscope.data.sample import sample_patients
+from pneumoscope.data.index import sample_patients
 from pneumoscope.records import ImageRecord
 
 

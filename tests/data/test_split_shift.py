@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pneumoscope.data.audit_evidence import SplitTest
-from pneumoscope.data.cross_validation import Scores, area, cross_validated, interval_of_area
+from pneumoscope.data.audit_record import SplitTest
 from pneumoscope.data.split_shift import comparisons, split_tests
-from pneumoscope.data.thumbnails import Films
+from pneumoscope.data.thumbnails import Films, Scores, area, cross_validated, interval_of_area
 from pneumoscope.progress import SILENT
 from support.drawn_films import draw_films, smooth
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pneumoscope.data.vocabulary import is_mask_folder, placeholders, split_named
+from pneumoscope.data.patients import is_mask_folder, placeholders, split_named
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,13 @@ import pytest
 from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.delivery.certificate import Limits, certify
-from pneumoscope.delivery.export import ExportedModel, missing_parts, write_export
+from pneumoscope.delivery.export import ExportedModel, Limits, certify, missing_parts, write_export
 from pneumoscope.errors import DataError, ExtraMissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
-from pneumoscope.images.descriptors import look_at
+from pneumoscope.images.framing import look_at
 from pneumoscope.inference.bundle import Abstention, Bundle, InputCheck, write_revised
-from pneumoscope.inference.gaussian import Gaussian
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics, fit_statistics
+from pneumoscope.inference.overlay import Gaussian
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import ImageRecord
 from support.image_files import dicom, encoded, smooth_grey, tiff

@@ -19,7 +19,7 @@ pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '
 from pydicom import dcmread
 
 from pneumoscope.cli.app import run
-from pneumoscope.delivery.fetching.folder import JOURNAL, FetchedFolder
+from pneumoscope.delivery.fetching.pacs import JOURNAL, FetchedFolder
 from support.dicom_peers import until
 from support.dicom_reports import film_bytes, needs
 from support.fake_dicomweb import dicomweb_server

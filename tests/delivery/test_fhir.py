@@ -16,8 +16,7 @@ from fhir.resources.R4B.bundle import Bundle
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import LimitsConfig
-from pneumoscope.delivery.dicom_report.author import Author
-from pneumoscope.delivery.dicom_report.source import source_film
+from pneumoscope.delivery.dicom_report.source import Author, source_film
 from pneumoscope.delivery.fhir.bundle import Subject, fhir_bundle
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.curves import (
+from pneumoscope.evaluation.intervals import resampled_weights
+from pneumoscope.evaluation.metrics import (
     Curve,
     Reliability,
     ScoreHistogram,
@@ -17,7 +18,6 @@ from pneumoscope.evaluation.curves import (
     roc_and_precision_recall,
     score_histogram,
 )
-from pneumoscope.evaluation.intervals import resampled_weights
 from pneumoscope.evaluation.proportions import patient_codes, wilson_interval
 
 FEW = IntervalConfig(resamples=60)

@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.ece_interval import _unfolded
+from pneumoscope.evaluation.calibration import _unfolded
 from pneumoscope.evaluation.intervals import bootstrap_metrics
 from pneumoscope.evaluation.proportions import wilson_interval
 from pneumoscope.evaluation.ranked_metrics import RankedScores, ece_values, equal_mass_bins
@@ -66,7 +66,7 @@ def test_taking_noise_off_is_the_mean_of_a_folded_normal() -> None:
 
 
 def test_bins_are_those_of_the_error_itself() -> None:
-    from pneumoscope.evaluation.ece_interval import GapResamples
+    from pneumoscope.evaluation.calibration import GapResamples
 
     labels, scores, _ = drawn(3, 1.6, 1)
     ranked = RankedScores.of(labels, np.round(scores, 1))  # ties share a bin

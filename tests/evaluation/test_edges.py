@@ -11,12 +11,11 @@ from pneumoscope.config import CompareConfig, IntervalConfig
 from pneumoscope.evaluation.abstention import risk_coverage
 from pneumoscope.evaluation.compare import compare
 from pneumoscope.evaluation.decision import decision_curve
-from pneumoscope.evaluation.edges import auc_interval, ratio_limits
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate, from_metrics_json
 from pneumoscope.evaluation.groups import by_group
 from pneumoscope.evaluation.intervals import bootstrap_metrics, bootstrap_share
 from pneumoscope.evaluation.plan import threshold_table
-from pneumoscope.evaluation.proportions import wilson_interval
+from pneumoscope.evaluation.proportions import auc_interval, ratio_limits, wilson_interval
 from pneumoscope.evaluation.stress import compare_paired
 from pneumoscope.records import Estimate
 

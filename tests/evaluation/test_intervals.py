@@ -14,7 +14,6 @@ from scipy import stats
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation import intervals, metrics
-from pneumoscope.evaluation.edges import auc_interval
 from pneumoscope.evaluation.intervals import (
     bootstrap_metrics,
     bootstrap_share,
@@ -26,7 +25,7 @@ from pneumoscope.evaluation.intervals import (
     percentile_interval,
     resampled_weights,
 )
-from pneumoscope.evaluation.proportions import patient_codes, wilson_interval
+from pneumoscope.evaluation.proportions import auc_interval, patient_codes, wilson_interval
 from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES, RankedScores, ece_values
 from pneumoscope.records import Estimate
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.shortcut_baselines import control, cross_validated
+from pneumoscope.evaluation.stress import control, cross_validated
 
 QUICK = IntervalConfig(resamples=100)
 

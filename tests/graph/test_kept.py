@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscope.graph.kept import KeptGraphs, SharedFolderError
+from pneumoscope.graph.openvino import KeptGraphs, SharedFolderError
 
 
 def test_what_was_changed_exchanged_or_added_is_removed(tmp_path: Path) -> None:

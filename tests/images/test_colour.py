@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumoscope.images.colour import colour_of, mean_chroma
+from pneumoscope.images.grey import colour_of, mean_chroma
 from pneumoscope.images.read import read_bytes
 from support.dicom_films import colour, read
 from support.image_files import film

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.images import perturbations
-from pneumoscope.images.descriptors import EDGES, GRADIENTS, THUMBNAIL, look_at
+from pneumoscope.images import perturbation_sweeps
+from pneumoscope.images.framing import EDGES, GRADIENTS, THUMBNAIL, look_at
 from pneumoscope.images.phantom import draw
 
 
@@ -34,7 +34,7 @@ def test_exposure_hardly_changes_it(square: np.ndarray) -> None:
     flat = look_at((0.4 * square + 0.2).astype(np.float32))
     np.testing.assert_allclose(flat.thumbnail, look.thumbnail, atol=1e-4)
     np.testing.assert_allclose(flat.energy, look.energy, atol=1e-4)
-    for name, described in look_at(perturbations.noise(square, 0.05)).descriptions().items():
+    for name, described in look_at(perturbation_sweeps.noise(square, 0.05)).descriptions().items():
         likeness = np.corrcoef(described, look.descriptions()[name])[0, 1]
         assert likeness > 0.95, name
 
@@ -59,7 +59,7 @@ def test_descriptions_are_told_apart_by_what_they_keep(square: np.ndarray) -> No
     thumbnail = described[THUMBNAIL]
     assert abs(float(thumbnail.mean())) < 1e-4
     assert np.square(described[GRADIENTS]).mean() == pytest.approx(1, rel=1e-4)
-    soft = look_at(perturbations.blur(square, 0.04)).descriptions()
+    soft = look_at(perturbation_sweeps.blur(square, 0.04)).descriptions()
     assert soft[EDGES].mean() < described[EDGES].mean() - 0.01
 
 

@@ -9,7 +9,7 @@ from pydicom import dcmread
 
 from pneumoscope.images.dicom.attributes import age_band, film_attributes
 from pneumoscope.images.phantom import draw
-from pneumoscope.images.phantom.dicom_file import encode_dicom
+from pneumoscope.images.phantom.folder import encode_dicom
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.shortcut_baselines import control
+from pneumoscope.evaluation.stress import control
 from pneumoscope.images.framing import MEDIAN_BOX, LungBox, lung_box, match_framing
 from pneumoscope.images.lungs import LungFields, find_lungs
 from pneumoscope.images.phantom import draw

@@ -10,12 +10,14 @@ from PIL import Image
 from scipy.ndimage import label
 
 from pneumoscope.errors import ImageRefusedError, PneumoscopeError
-from pneumoscope.images.lungs import find_lungs, otsu, resized_mask
-from pneumoscope.images.masks import MaskFolder
-from pneumoscope.images.occlusion import (
+from pneumoscope.images.lungs import (
+    MaskFolder,
     box_around,
     centre_only,
+    find_lungs,
     only,
+    otsu,
+    resized_mask,
     ring_of,
     ring_only,
     surroundings_of,

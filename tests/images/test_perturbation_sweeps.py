@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.images.perturbation_sweeps import SWEEPS, Step
-from pneumoscope.images.perturbations import (
+from pneumoscope.images.perturbation_sweeps import (
     PERTURBATIONS,
+    SWEEPS,
+    Step,
     border,
     collimation,
     crop,

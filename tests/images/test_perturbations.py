@@ -15,8 +15,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.images import perturbations
-from pneumoscope.images.perturbations import (
+from pneumoscope.images import perturbation_sweeps
+from pneumoscope.images.perturbation_sweeps import (
     PERTURBATIONS,
     Perturbation,
     blur,
@@ -202,7 +202,7 @@ def test_noise_of_the_table_follows_the_seed_that_is_passed() -> None:
 def test_noise_is_the_same_in_another_process() -> None:
     code = (
         "import numpy as np, hashlib\n"
-        "from pneumoscope.images.perturbations import noise\n"
+        "from pneumoscope.images.perturbation_sweeps import noise\n"
         "image = np.full((8, 8), 0.5, np.float32)\n"
         "print(hashlib.sha256(noise(image, 0.05, 7)).hexdigest())"
     )
@@ -262,7 +262,7 @@ def test_what_is_no_grey_film_is_named(perturbation: Perturbation, image: np.nda
 
 def test_importing_it_loads_no_network() -> None:
     code = (
-        f"import sys, {perturbations.__name__}\n"
+        f"import sys, {perturbation_sweeps.__name__}\n"
         "print(sorted({'keras', 'tensorflow', 'scipy'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

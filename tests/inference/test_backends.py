@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.graph.architecture import Architecture
-from pneumoscope.inference.backends import KerasBackend, Outputs, logit_of_mean
+from pneumoscope.graph.bundle_files import Architecture
+from pneumoscope.inference.engine import KerasBackend, Outputs, logit_of_mean
 from pneumoscope.training.network import HeadWeights, build_network
 
 keras = pytest.importorskip("keras")

@@ -16,8 +16,8 @@ import pytest
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import BundleError, MissingError, UsageError
 from pneumoscope.graph import bundle_files
-from pneumoscope.graph.architecture import Architecture
 from pneumoscope.graph.archive import read_network
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.inference import bundle as bundles
 from pneumoscope.inference.bundle import (
     Bundle,
@@ -27,8 +27,8 @@ from pneumoscope.inference.bundle import (
     write_bundle,
     write_revised,
 )
-from pneumoscope.inference.bundle_tables import read_table
 from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.weights_store import read_table
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.workflows.inspect import run_info
 from support.archives import changed_weights, put_member, stored_weights

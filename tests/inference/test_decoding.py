@@ -16,9 +16,8 @@ from PIL import Image
 from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.errors import MissingError, Reason
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.inference.decoding import WINDOW, decoded
 from pneumoscope.inference.overlay import LONGEST_SIDE, shrunk
-from pneumoscope.inference.preparing import Decoder, Prepared
+from pneumoscope.inference.preparing import WINDOW, Decoder, Prepared, decoded
 from pneumoscope.records import Prediction
 from support.dying import Dying, NeverArrives
 
@@ -130,7 +129,7 @@ import sys
 from itertools import repeat
 from pneumoscope.config import LimitsConfig
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.inference.decoding import decoded
+from pneumoscope.inference.preparing import decoded
 from pneumoscope.inference.preparing import Decoder
 if __name__ == "__main__":
     for _ in decoded(repeat(sys.argv[1]), Decoder(LimitsConfig(), Preprocessor()), 2):
@@ -152,7 +151,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
 FAULTS = """
 import resource, sys
 from pneumoscope.config import LimitsConfig
-from pneumoscope.images.memory import keep_freed_memory
+from pneumoscope.images.budget import keep_freed_memory
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.preparing import Decoder
 if sys.argv[2] == "keep":

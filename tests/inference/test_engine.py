@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import BundleError
-from pneumoscope.graph.architecture import Architecture
 from pneumoscope.graph.archive import read_network
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import build_frozen_part
-from pneumoscope.inference.backends import KerasBackend, Outputs
 from pneumoscope.inference.bundle import Bundle, write_bundle
-from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.engine import KerasBackend, OpenVinoBackend, Outputs
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.plans import arrays_of
 from support.small_bundle import UNITS, manifest_for, random_network

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumoscope.inference.bundle_tables import read_table, save_table
-from pneumoscope.inference.gaussian import Gaussian, fit_gaussian
+from pneumoscope.inference.overlay import Gaussian, fit_gaussian
+from pneumoscope.inference.weights_store import read_table, save_table
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.graph.architecture import Architecture
-from pneumoscope.inference.gradcam import build_inference_graph
+from pneumoscope.graph.bundle_files import Architecture
+from pneumoscope.inference.answer_graph import build_inference_graph
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import (
     HeadWeights,

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import BundleError, Reason
-from pneumoscope.images.descriptors import look_at
+from pneumoscope.images.framing import look_at
 from pneumoscope.inference import predictor as predicting
 from pneumoscope.inference.bundle import InputCheck, write_revised
 from pneumoscope.inference.input_check import (

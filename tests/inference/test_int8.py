@@ -15,10 +15,9 @@ from pneumoscope.graph.openvino import build_model, convolutions_of
 from pneumoscope.graph.precision import Ranges, largest_per_output
 from pneumoscope.inference import engine
 from pneumoscope.inference.bundle import Bundle, write_revised
-from pneumoscope.inference.certificates import PrecisionCertificate
+from pneumoscope.inference.certificates import PrecisionCertificate, measure_ranges
 from pneumoscope.inference.engine import INT8_TABLE, OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.inference.quantise import measure_ranges
 from support.small_bundle import small_bundle
 
 SIZE = 64

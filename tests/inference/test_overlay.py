@@ -12,6 +12,8 @@ from PIL import Image
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.inference import overlay
 from pneumoscope.inference.overlay import (
+    encode_indexed_png,
+    encode_png,
     film_png,
     fit_map,
     heatmap_name,
@@ -20,7 +22,6 @@ from pneumoscope.inference.overlay import (
     shrunk,
     thinned,
 )
-from pneumoscope.inference.png import encode_indexed_png, encode_png
 
 CORNER = np.zeros((7, 7), np.float32)
 CORNER[0, 0] = 3.0

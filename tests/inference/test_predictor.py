@@ -16,9 +16,9 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.read import read_image
-from pneumoscope.inference import decoding, preparing
-from pneumoscope.inference.backends import Outputs
+from pneumoscope.inference import preparing
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.overlay import LONGEST_SIDE, shrunk
 from pneumoscope.inference.predictor import BATCH, Predictor
 from support.bad_images import BAD_IMAGES
@@ -157,7 +157,7 @@ def test_a_reader_who_stops_early_leaves_no_thread_and_no_reading(
     next(answers)
     answers.close()
     assert threading.active_count() == before
-    assert len(reads) <= 2 * BATCH + 3 * decoding.threads()
+    assert len(reads) <= 2 * BATCH + 3 * preparing.threads()
 
 
 def test_an_interruption_does_not_wait_for_what_is_still_unread(
@@ -173,7 +173,7 @@ def test_an_interruption_does_not_wait_for_what_is_still_unread(
     with pytest.raises(KeyboardInterrupt):
         list(Predictor(MANIFEST, Interrupted()).predict_files(films(tmp_path, 100)))
     assert threading.active_count() == before
-    assert len(reads) <= 2 * BATCH + 3 * decoding.threads()
+    assert len(reads) <= 2 * BATCH + 3 * preparing.threads()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

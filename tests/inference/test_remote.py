@@ -16,8 +16,8 @@ from PIL import Image
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, ManifestError, MissingError, Reason
 from pneumoscope.images.read import read_image
-from pneumoscope.inference import remote
-from pneumoscope.inference.remote import expand_anywhere, read_anywhere
+from pneumoscope.inference import cluster
+from pneumoscope.inference.cluster import expand_anywhere, read_anywhere
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (extra ray)")
 
@@ -100,7 +100,7 @@ def test_what_cant_be_answered_for_says_why(
 def test_a_storage_is_asked_again_before_a_file_is_given_up(
     memory: Any, film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_WAITS", (0.0, 0.0))
+    monkeypatch.setattr(cluster, "_WAITS", (0.0, 0.0))
     memory.pipe("/films/film.png", film.read_bytes())
     real, failures = type(memory).cat_file, [2]
 

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.inference.backends import KerasBackend
 from pneumoscope.inference.bundle import (
     BundleManifest,
     load_bundle,
     load_networks,
     write_bundle,
 )
+from pneumoscope.inference.engine import KerasBackend
 from pneumoscope.inference.weights_store import Precision, save_network
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training.backbones import build_backbone
@@ -113,7 +113,7 @@ def test_answers_change_little_with_half_precision(
 IN_ANOTHER_PROCESS = """
 import sys
 import numpy as np
-from pneumoscope.inference.backends import KerasBackend
+from pneumoscope.inference.engine import KerasBackend
 from pneumoscope.inference.bundle import load_bundle, load_networks
 folder, images, logits = sys.argv[1:]
 backend = KerasBackend(load_networks(load_bundle(folder)), flip=True)

@@ -17,8 +17,8 @@ from pneumoscope.data.audit_record import (
     SharedPatient,
     Unreadable,
 )
-from pneumoscope.data.distributions import QUANTILE_LEVELS, describe, separations
-from pneumoscope.report import audit_plots
+from pneumoscope.data.duplicates import QUANTILE_LEVELS, describe, separations
+from pneumoscope.report import evidence_sections
 from pneumoscope.report.audit_page import MOST_ROWS, render_audit_page, write_audit_page
 
 HOSTILE = "<script>alert('x')</script>$x$.png"
@@ -154,9 +154,9 @@ def test_spread_states_the_medians_with_units() -> None:
     found = Distribution(
         "file_bytes", "none", "NORMAL", 3, 1.0, (1e3, 1e3, 2e3, 14_200, 2e4, 3e4, 3e4), (3,)
     )
-    svg = audit_plots.spread_of("file_bytes", [found], QUANTILE_LEVELS)
+    svg = evidence_sections.spread_of("file_bytes", [found], QUANTILE_LEVELS)
     assert svg.reading == "Medians: normal 14.2 kB."
     ElementTree.fromstring(svg.inline)  # noqa: S314
     flat = replace(found, quantity="width", split="val", quantiles=(224.0,) * 7)
-    svg = audit_plots.spread_of("width", [flat], QUANTILE_LEVELS)
+    svg = evidence_sections.spread_of("width", [flat], QUANTILE_LEVELS)
     assert svg.reading == "Medians: val normal 224 px."

@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pneumoscope.data.audit_evidence import (
+from pneumoscope.data.audit_record import (
+    Audit,
     Doubt,
     Driver,
     Evidence,
@@ -12,8 +13,7 @@ from pneumoscope.data.audit_evidence import (
     Likeness,
     SplitTest,
 )
-from pneumoscope.data.audit_record import Audit
-from pneumoscope.report import evidence_plots, evidence_sections
+from pneumoscope.report import evidence_sections, plots
 from pneumoscope.report.audit_page import render_audit_page
 
 PNG = b"\x89PNG no more than bytes"
@@ -100,12 +100,12 @@ def test_nothing_to_show() -> None:
 
 
 def test_figures_read_aloud(evidence: Evidence) -> None:
-    alike = evidence_plots.likeness_intervals(evidence.likeness)
+    alike = plots.likeness_intervals(evidence.likeness)
     assert alike.reading == (
         "Likeness above strangers: Normal in train 0.08 (0.02 to 0.13); "
         "Pneumonia in train and test 0.30 (0.10 to 0.50)."
     )
-    told = evidence_plots.split_areas(evidence.split_tests)
+    told = plots.split_areas(evidence.split_tests)
     assert told.reading == "AUC of telling splits: Pneumonia, train and val 0.74 (0.71 to 0.77)."
     for svg in (alike, told):
         ElementTree.fromstring(svg.inline)  # noqa: S314

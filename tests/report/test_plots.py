@@ -9,13 +9,11 @@ import matplotlib
 import numpy as np
 import pytest
 
-from pneumoscope.evaluation.curves import Curve, Reliability, ScoreHistogram
-from pneumoscope.evaluation.metrics import ConfusionMatrix
+from pneumoscope.evaluation.metrics import ConfusionMatrix, Curve, Reliability, ScoreHistogram
 from pneumoscope.records import Estimate
-from pneumoscope.report import learning_plots, plots
-from pneumoscope.report.axes import spread
+from pneumoscope.report import figure_sections, plots
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.report.svg import MUTED, NORMAL, PALETTE, PAPER, PNEUMONIA, Svg
+from pneumoscope.report.svg import MUTED, NORMAL, PALETTE, PAPER, PNEUMONIA, Svg, spread
 
 SVG = "{http://www.w3.org/2000/svg}"
 GRID = tuple(float(x) for x in np.linspace(0, 1, 101))
@@ -41,9 +39,9 @@ def every_figure() -> dict[str, Svg]:
             Estimate(0.1, 0.05, 0.15),
         ),
         plots.group_rates([plots.Group("Virus", Estimate(0.9, 0.8, 0.95), 31)], "Rate", 0.95),
-        learning_plots.learning_loss(LearningCurves(EPOCHS, 12)),
-        learning_plots.learning_auc(LearningCurves(EPOCHS, 12)),
-        learning_plots.learning_rate(LearningCurves(EPOCHS, 12)),
+        figure_sections.learning_loss(LearningCurves(EPOCHS, 12)),
+        figure_sections.learning_auc(LearningCurves(EPOCHS, 12)),
+        figure_sections.learning_rate(LearningCurves(EPOCHS, 12)),
     )
     return {svg.name: svg for svg in found}
 
@@ -182,8 +180,8 @@ def test_empty_class_and_single_epoch_are_drawn() -> None:
     none = ConfusionMatrix(0, 0, 1, 4)
     assert "Of 0 normal X-rays" in plots.confusion(none).reading
     one = LearningCurves((EpochPoint(1, 0.5, 0.6, 0.7, 0.0),), 1)
-    assert "over 1 epoch." in learning_plots.learning_rate(one).reading
-    assert "best: epoch 1" in texts(learning_plots.learning_loss(one))
+    assert "over 1 epoch." in figure_sections.learning_rate(one).reading
+    assert "best: epoch 1" in texts(figure_sections.learning_loss(one))
 
 
 def test_colours_have_enough_contrast_in_light_and_dark() -> None:
@@ -195,7 +193,7 @@ def test_colours_have_enough_contrast_in_light_and_dark() -> None:
 
 
 def test_style_sheet_and_figures_share_their_colours() -> None:
-    from pneumoscope.report.templating import template_text
+    from pneumoscope.report.page import template_text
 
     style = template_text("style.css")
     light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]

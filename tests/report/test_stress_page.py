@@ -8,20 +8,20 @@ from dataclasses import replace
 import pytest
 
 from pneumoscope.config import IntervalConfig, StressConfig
-from pneumoscope.evaluation.shortcut_baselines import Control
-from pneumoscope.evaluation.stress import METRICS, Metric, Paired, judge
+from pneumoscope.evaluation.stress import METRICS, Control, Metric, Paired, judge
 from pneumoscope.images.perturbation_sweeps import PLAUSIBLE, SWEEPS
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, ModelFacts, RunFacts
-from pneumoscope.report.stress_content import (
+from pneumoscope.report.stress_findings import (
     Example,
     ExchangeRow,
     Localisation,
     Shortcuts,
     StressContent,
     StressRow,
+    stress_findings,
+    verdict,
 )
-from pneumoscope.report.stress_findings import stress_findings, verdict
 from pneumoscope.report.stress_page import render_stress_page, stress_figures
 
 HOSTILE = "<script>alert('x')</script>"

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from pneumoscope.graph.weight_file import WEIGHTS_MEMBER
+from pneumoscope.graph.archive import WEIGHTS_MEMBER
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import Reason
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.read import read_bytes
-from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.records import Prediction
 from support.image_files import Array, dicom, film, smooth_grey

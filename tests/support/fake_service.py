@@ -12,8 +12,8 @@ from PIL import Image
 from pneumoscope.config import LimitsConfig, PreprocessConfig, ServeConfig
 from pneumoscope.delivery.rest.app import build_app
 from pneumoscope.evaluation.calibration import Calibration
-from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 
 MANIFEST = BundleManifest(

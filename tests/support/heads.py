@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER, Architecture
+from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, Architecture
 from pneumoscope.training.network import HeadWeights
 
 BACKBONE_WIDTH = 1024

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.images.descriptors import look_at
+from pneumoscope.images.framing import look_at
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.input_check import Statistics, choose_limits, fit_statistics
 
 SIDE = 64

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.inference.bundle import Bundle, BundleManifest, write_bundle
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import (

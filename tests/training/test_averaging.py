@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.training.averaging import WeightAverage
+from pneumoscope.training.optimizer import WeightAverage
 
 DECAY = 0.9
 

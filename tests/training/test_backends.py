@@ -36,10 +36,9 @@ from pneumoscope.evaluation.metrics import auc
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import SILENT, SilentProgress
 from pneumoscope.training.end_to_end import Squares, build_curriculum, stored_side
-from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.features import ArrayStore, FeatureTable
 from pneumoscope.training.loop import Fitted, fit
 from pneumoscope.training.runtime import describe_runtime, distribute, load_keras
-from pneumoscope.training.store import ArrayStore
 
 LONGEST_SECONDS = 1800
 SIZE = 32

@@ -11,16 +11,15 @@ import pytest
 from training.test_whole import CONFIG, SIDE, SIZES, squares_of
 
 from pneumoscope.config import DistortConfig
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.background import Changed, LungExtractor, change_surroundings
 from pneumoscope.training.end_to_end import Squares, build_curriculum
-from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
 from pneumoscope.training.network import initialise_randomly, with_head
-from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from pneumoscope.training.subtypes import UNKNOWN
 from support.small_network import small_network
 

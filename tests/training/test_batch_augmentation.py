@@ -16,7 +16,7 @@ from PIL import Image
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.errors import UsageError
-from pneumoscope.images.perturbations import enhancement
+from pneumoscope.images.perturbation_sweeps import enhancement
 from pneumoscope.training import batch_augmentation
 from pneumoscope.training.batch_augmentation import build_distortion
 from pneumoscope.training.runtime import load_keras

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumoscope.training.checkpoint import Arrays, Epoch, restore, save
+from pneumoscope.training.loop import Arrays, Epoch, restore, save
 
 HISTORY = [Epoch(0, 0.1, 0.7, 0.6, 0.81, 2.5), Epoch(1, 0.05, 1 / 3, 0.5, 0.9, 2.25)]
 ARRAYS: Arrays = {

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pneumoscope.config import FitConfig, PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import UsageError
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.end_to_end import (
@@ -22,11 +22,10 @@ from pneumoscope.training.end_to_end import (
     check_sizes,
     stored_side,
 )
-from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
 from pneumoscope.training.loop import Curriculum
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from support.small_network import small_network
 
 SIZES = ScratchConfig(sizes=(32, 48), shares=(0.3, 0.7))

@@ -17,7 +17,7 @@ from pneumoscope.graph import runner
 from pneumoscope.graph.measured import count_convolutions, measure_ends, ranges_between
 from pneumoscope.graph.precision import Ranges
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.inference.png import encode_png
+from pneumoscope.inference.overlay import encode_png
 from pneumoscope.records import ImageRecord
 from pneumoscope.training import extractor as extractors
 from pneumoscope.training.backbones import build_backbone
@@ -26,6 +26,7 @@ from pneumoscope.training.extractor import (
     KerasExtractor,
     SquareExtractor,
     frozen_extractor,
+    training_ranges,
 )
 from pneumoscope.training.features import BATCH
 from pneumoscope.training.network import (
@@ -33,7 +34,6 @@ from pneumoscope.training.network import (
     initialise_randomly,
 )
 from pneumoscope.training.plans import arrays_of
-from pneumoscope.training.ranges import training_ranges
 from support.heads import BACKBONE_WIDTH, BOUNDARIES
 from support.small_network import small_network
 

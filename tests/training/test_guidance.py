@@ -18,16 +18,15 @@ from pneumoscope.config import (
     ScratchConfig,
     TrainConfig,
 )
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.training.background import in_lungs
 from pneumoscope.training.batch_augmentation import build_distortion
 from pneumoscope.training.end_to_end import Squares, build_curriculum, stored_side
-from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
 from pneumoscope.training.guidance import Teacher, guided, heatmap_of
 from pneumoscope.training.loop import fit
 from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from support.small_network import small_network
 
 STILL = DistortConfig(

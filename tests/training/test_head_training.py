@@ -11,9 +11,9 @@ import pytest
 from pneumoscope.config import FitConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.training import head_training
-from pneumoscope.training.features import FeatureTable
+from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
 from pneumoscope.training.head_training import (
     LabelledFeatures,
     TrainedHead,
@@ -25,7 +25,6 @@ from pneumoscope.training.head_training import (
 from pneumoscope.training.network import (
     HeadWeights,
 )
-from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from support.heads import BACKBONE_WIDTH
 
 CONFIG = FitConfig(epochs=4, batch_size=50, plateau_patience=1, min_delta=0.01)

@@ -15,10 +15,17 @@ import pytest
 from pneumoscope.config import FitConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.training.checkpoint import Epoch
-from pneumoscope.training.loop import Curriculum, Fitted, check_classes, class_weights, fit, sigmoid
+from pneumoscope.training.loop import (
+    Curriculum,
+    Epoch,
+    Fitted,
+    check_classes,
+    class_weights,
+    fit,
+    sigmoid,
+)
+from pneumoscope.training.optimizer import learning_rate
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.schedules import learning_rate
 
 WIDTH, BATCH, STEPS = 5, 8, 10
 GENERATOR = np.random.default_rng(0)

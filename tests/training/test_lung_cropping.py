@@ -12,8 +12,8 @@ from training.test_surroundings import squares_with_lungs
 from training.test_whole import CONFIG, SIDE, SIZES, squares_of
 
 from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.background import draw_fields
 from pneumoscope.training.end_to_end import Squares, build_curriculum, stored_side
-from pneumoscope.training.lung_cropping import draw_fields
 from support.small_network import small_network
 
 COUNT, LENGTH = 400, 100

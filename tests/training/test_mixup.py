@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from training.test_whole import CONFIG, SIZES, squares_of
 
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.background import draw_shares, mixed, mixed_labels
 from pneumoscope.training.end_to_end import Squares, build_curriculum
 from pneumoscope.training.loop import Curriculum, _targets, fit
-from pneumoscope.training.mixup import draw_shares, mixed, mixed_labels
 from pneumoscope.training.network import initialise_randomly, with_head
 from support.small_network import small_network
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import UsageError
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import (
     HeadWeights,

@@ -11,21 +11,25 @@ import pytest
 
 from pneumoscope.config import AugmentConfig, FitConfig, PreprocessConfig, TrainConfig
 from pneumoscope.data.index import index
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.extractor import KerasExtractor
-from pneumoscope.training.features import FeatureTable, Views, compute_features
-from pneumoscope.training.head_training import LabelledFeatures
+from pneumoscope.training.features import (
+    KEY_BYTES,
+    ArrayStore,
+    FeatureTable,
+    Views,
+    compute_features,
+)
+from pneumoscope.training.head_training import LabelledFeatures, build_tail_curriculum
 from pneumoscope.training.network import (
     build_tail,
     initialise_randomly,
     with_head,
 )
-from pneumoscope.training.partial_finetuning import build_tail_curriculum
-from pneumoscope.training.store import KEY_BYTES, ArrayStore
 from support.heads import BOUNDARIES
 from support.small_network import small_network
 

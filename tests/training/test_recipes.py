@@ -20,7 +20,7 @@ from pneumoscope.config import (
 from pneumoscope.data.index import index
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import FitConfig
-from pneumoscope.training.schedules import best_epoch, learning_rate, should_stop
+from pneumoscope.training.optimizer import best_epoch, learning_rate, should_stop
 
 PLATEAU = FitConfig(plateau_patience=2, plateau_factor=0.5, learning_rate=0.01, stop_patience=4)
 

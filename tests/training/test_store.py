@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import InputError
-from pneumoscope.training.store import KEY_BYTES, ArrayStore
+from pneumoscope.training.features import KEY_BYTES, ArrayStore
 
 
 def key(number: int) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from training.test_whole import CONFIG, SIZES, squares_of
 
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.end_to_end import Squares, build_curriculum

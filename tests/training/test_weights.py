@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import BundleError, InputError, WeightsMissingError
-from pneumoscope.graph import bundle_files, weight_file
+from pneumoscope.graph import archive, bundle_files
 from pneumoscope.training import weights
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
@@ -422,7 +422,7 @@ def test_hostile_files(tmp_path: Path, kind: str, fault: str) -> None:
 def test_long_lists_of_names_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: Path
 ) -> None:
-    monkeypatch.setattr(weight_file, "_MAX_ATTRIBUTE_BYTES", 100)
+    monkeypatch.setattr(archive, "_MAX_ATTRIBUTE_BYTES", 100)
     with pytest.raises(InputError, match="too long"):
         resolve_weights(str(legacy))
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Abstention, BundleManifest, OperatingPoint
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 
 MANIFEST = BundleManifest(

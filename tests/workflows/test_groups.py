@@ -15,9 +15,9 @@ from pneumoscope.cli.app import run
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.evaluation.evaluate import from_metrics_json
 from pneumoscope.images.phantom import draw
-from pneumoscope.images.phantom.dicom_file import encode_dicom
-from pneumoscope.inference.backends import Outputs
+from pneumoscope.images.phantom.folder import encode_dicom
 from pneumoscope.inference.bundle import Abstention, BundleManifest, OperatingPoint
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 
 MANIFEST = BundleManifest(

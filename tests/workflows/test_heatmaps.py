@@ -14,7 +14,7 @@ from pneumoscope.images.read import read_image
 from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png, thinned
 from pneumoscope.inference.predictor import BATCH, Answer
 from pneumoscope.records import Prediction
-from pneumoscope.workflows.heatmaps import overlay_writer
+from pneumoscope.workflows.predict import overlay_writer
 from support.fake_service import fake_predictor
 
 CONFIG = PreprocessConfig()

@@ -24,7 +24,7 @@ from pneumoscope.records import ImageRecord
 from pneumoscope.workflows import input_check as checking
 from pneumoscope.workflows.answering import answer_all
 from pneumoscope.workflows.input_check import Glimpse, card_with_check, embedding_predictor
-from pneumoscope.workflows.known_answers import answered_by_record
+from pneumoscope.workflows.known_answer import answered_by_record
 from pneumoscope.workflows.train import TrainedRun, train
 from support.small_bundle import small_bundle
 from support.small_network import small_network

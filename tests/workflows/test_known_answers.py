@@ -10,7 +10,7 @@ import numpy as np
 
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows.input_check import Glimpse
-from pneumoscope.workflows.known_answers import EmbeddingBackend, either, pooled_by_record
+from pneumoscope.workflows.known_answer import EmbeddingBackend, either, pooled_by_record
 
 
 def test_an_extractor_tells_embeddings() -> None:

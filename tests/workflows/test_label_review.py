@@ -13,8 +13,7 @@ from pneumoscope.data.audit import audit
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT
-from pneumoscope.workflows.data import run_audit
-from pneumoscope.workflows.label_review import answers_for, pictures_of
+from pneumoscope.workflows.data import answers_for, pictures_of, run_audit
 
 HEADER = "path,status,reason,probability,prediction,threshold,input_score\n"
 

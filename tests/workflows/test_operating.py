@@ -16,8 +16,8 @@ from pneumoscope.evaluation.calibration import fit_calibration
 from pneumoscope.images.framing import MATCHED_SHARES, match_framing, reliable_box
 from pneumoscope.images.perturbation_sweeps import PLAUSIBLE
 from pneumoscope.images.read import read_image
-from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, SilentProgress
 from pneumoscope.records import ImageRecord

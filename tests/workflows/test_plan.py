@@ -15,9 +15,9 @@ from PIL import Image
 from pneumoscope.cli.app import run
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.evaluation.calibration import Calibration, sigmoid
-from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import OperatingPoint, load_bundle, write_revised
 from pneumoscope.inference.certificates import PrecisionCertificate
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import COLUMNS

@@ -12,8 +12,8 @@ from PIL import Image
 
 from pneumoscope.config import BatchConfig, PreprocessConfig
 from pneumoscope.errors import UsageError
-from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import BATCH, Predictor
 from pneumoscope.inference.table import Journal, journal_of
 from pneumoscope.progress import SILENT, Task

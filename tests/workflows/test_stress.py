@@ -22,11 +22,11 @@ from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.read import read_image
-from pneumoscope.inference.backends import Outputs
 from pneumoscope.inference.bundle import Abstention, BundleManifest, OperatingPoint
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.records import ImageRecord, Prediction
-from pneumoscope.report.stress_content import StressContent
+from pneumoscope.report.stress_findings import StressContent
 from pneumoscope.workflows.stress import stress
 from pneumoscope.workflows.stress_answers import lenders_of
 

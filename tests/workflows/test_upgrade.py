@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import UsageError
-from pneumoscope.graph.weight_file import WEIGHTS_MEMBER
+from pneumoscope.graph.archive import WEIGHTS_MEMBER
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.storage import sha256_of_file
-from pneumoscope.workflows.upgrade import run_upgrade
+from pneumoscope.workflows.export import run_upgrade
 from support.small_bundle import small_bundle
 from support.small_network import small_network
 

@@ -13,14 +13,11 @@ import typer
 from typer.main import get_command
 
 from pneumoscope.cli import (
-    check_commands,
     data_commands,
     delivery_commands,
     evidence_commands,
     look_commands,
     model_commands,
-    serve_command,
-    stress_command,
 )
 from pneumoscope.cli.options import TERMINAL, begin
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
@@ -42,10 +39,7 @@ _data = typer.Typer(help="Get, check and split images; draw synthetic ones.", no
 look_commands.register(app)
 model_commands.register(app)
 evidence_commands.register(app)
-stress_command.register(app)
-check_commands.register(app)
 delivery_commands.register(app)
-serve_command.register(app)
 data_commands.register(_data)
 app.add_typer(_data, name="data")
 

@@ -72,7 +72,7 @@ def adopt(
 
     Example: pneumoscope data adopt nih ChestX-ray14 --out ChestX-ray14/children.csv --max-age 5
     """
-    from pneumoscope.workflows.adopt import run_adoption
+    from pneumoscope.workflows.data import run_adoption
 
     config = replace_from(AdoptConfig(), **options)
     return Outcome(*run_adoption(name, folder, out, config, TERMINAL.progress))

@@ -1,4 +1,7 @@
-"""`pneumoscope plan` and `compare`: where to cut, and whether a new model is as good as an old."""
+"""`pneumoscope plan` and `compare`: where to cut, and whether a new model is as good as an old.
+
+`pneumoscope stress`: change the films, hide their parts, and see what the model makes of it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,17 @@ from typing import Annotated, Any
 
 import typer
 
+from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.model_commands import ModelOption, SplitChoice
 from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
-from pneumoscope.config import CompareConfig, PlanConfig, PlanTarget, replace_from
+from pneumoscope.config import (
+    CompareConfig,
+    IntervalConfig,
+    PlanConfig,
+    PlanTarget,
+    StressConfig,
+    replace_from,
+)
 from pneumoscope.errors import UsageError
 
 _TARGETS = ("prevalence", "min_sensitivity", "min_specificity", "threshold", "band", "sets")
@@ -29,6 +40,7 @@ def register(app: typer.Typer) -> None:
     command(app, "plan")(plan)
     command(app, "compare")(compare)
     command(app, "readings")(readings)
+    command(app, "stress")(stress)
 
 
 @settings(PlanTarget, *_TARGETS)
@@ -124,12 +136,12 @@ def compare(
     if thresholds is not None and scores is None:
         raise UsageError("compare: --thresholds belongs to --scores")
     if scores is not None:
-        from pneumoscope.workflows.compare_scores import run_compare_columns
+        from pneumoscope.workflows.compare import run_compare_columns
 
         at = _pair(thresholds, ",", "--thresholds", "two thresholds, as in 0.5,40")
         return Outcome(*run_compare_columns(scores, (old, new), at, out, config))
     if data is None:
-        from pneumoscope.workflows.compare_scores import run_compare_evaluations
+        from pneumoscope.workflows.compare import run_compare_evaluations
 
         return Outcome(*run_compare_evaluations(Path(old), Path(new), out, config))
     from pneumoscope.workflows.compare import run_compare
@@ -176,3 +188,40 @@ def readings(
         *(scores, table, key, out, score_column, threshold, min_sensitivity, min_specificity)
     )
     return Outcome(*run_readings(request, replace_from(PlanConfig(), **options)))
+
+
+@settings(StressConfig, "limit", "seed", "largest_fall")
+@settings(IntervalConfig, "resamples")
+def stress(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder for numbers, page, figures")],
+    model: ModelOption = "default",
+    split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
+    shortcuts: Annotated[
+        bool,
+        typer.Option(
+            "--shortcuts/--no-shortcuts", help="ask as well whether it reads the lungs at all"
+        ),
+    ] = True,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="lung masks of your own: PNG, named as the films are"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the answers in --out")
+    ] = False,
+    **options: Any,
+) -> Outcome:
+    """Change the films in every way and strength, hide their parts, and measure what it costs.
+
+    Example: pneumoscope stress chest_xray --model runs/a --out stress
+    """
+    from pneumoscope.workflows.stress import run_stress
+
+    interval = replace_from(IntervalConfig(), resamples=options.pop("resamples"))
+    config = replace_from(StressConfig(shortcuts=shortcuts), **options)
+    chosen: Any = split.value
+    found = run_stress(
+        data, out, model, chosen, config, interval, masks, TERMINAL.progress, resume=resume
+    )
+    return Outcome(*found)

@@ -1,4 +1,7 @@
-"""`pneumoscope demo`, `info`, `doctor`: see it work, see what a model is, see what is installed."""
+"""`pneumoscope demo`, `info`, `doctor`: see it work, see what a model is, see what is installed.
+
+`pneumoscope input-check`, `upgrade`: a model with what it lacked.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pneumoscope.cli.data_commands import DataArgument
 from pneumoscope.cli.model_commands import ModelOption
 from pneumoscope.cli.options import TERMINAL, Outcome, command
 
@@ -16,6 +20,8 @@ def register(app: typer.Typer) -> None:
     command(app, "demo")(demo)
     command(app, "info")(info)
     command(app, "doctor")(doctor)
+    command(app, "input-check")(input_check)
+    command(app, "upgrade")(upgrade)
 
 
 def demo(
@@ -59,3 +65,34 @@ def doctor(
     if state is not None:
         return Outcome(*run_state(model, state))
     return Outcome(*run_doctor(model), alone=True)
+
+
+def input_check(
+    data: DataArgument,
+    model: ModelOption = "default",
+    out: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="write the model with the check here")
+    ] = None,
+) -> Outcome:
+    """Give a model the statistics to refuse what is unlike its training images (`train` does).
+
+    DATA are those it was trained on, split as then: statistics come from train, limits from val.
+
+    Example: pneumoscope input-check runs/a/split.csv --model runs/a --out checked
+    """
+    from pneumoscope.workflows.input_check import run_input_check
+
+    return Outcome(*run_input_check(data, model, out, TERMINAL.progress), alone=out is None)
+
+
+def upgrade(
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="write the converted model here")],
+    model: ModelOption = "default",
+) -> Outcome:
+    """Convert a model that an older version of pneumoscope wrote; its predictions stay the same.
+
+    Example: pneumoscope upgrade --model runs/old --out upgraded
+    """
+    from pneumoscope.workflows.export import run_upgrade
+
+    return Outcome(*run_upgrade(model, out))

@@ -11,16 +11,16 @@ reading.py   from and to TOML
 
 from __future__ import annotations
 
-from pneumoscope.config.adopting import AdoptConfig
 from pneumoscope.config.evidence import (
+    AdoptConfig,
     CompareConfig,
     CrossValidationConfig,
+    FetchConfig,
+    NodeConfig,
     PlanConfig,
     PlanTarget,
     ScoresConfig,
 )
-from pneumoscope.config.fetching import FetchConfig
-from pneumoscope.config.node import NodeConfig
 from pneumoscope.config.reading import (
     check_ranges,
     from_dict,

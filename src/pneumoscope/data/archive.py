@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.errors import DataError, UnsafeArchiveError
-from pneumoscope.images.sniff import Format, tell_format
+from pneumoscope.images.raster import Format, tell_format
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
 

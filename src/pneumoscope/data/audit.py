@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.data import distributions
+from pneumoscope.data import duplicates
 from pneumoscope.data.audit_record import (
     Audit,
     DuplicateGroup,
@@ -30,9 +30,8 @@ from pneumoscope.data.audit_record import (
     Unreadable,
 )
 from pneumoscope.data.duplicates import NearPair, connected_groups, near_pairs
-from pneumoscope.data.evidence import gather_evidence
-from pneumoscope.data.evidence_findings import evidence_findings
-from pneumoscope.data.findings import findings_of, flat_findings
+from pneumoscope.data.findings import evidence_findings, findings_of, flat_findings
+from pneumoscope.data.label_noise import gather_evidence
 from pneumoscope.data.masks import FlatKind, flat_kind
 from pneumoscope.data.patients import natural_key
 from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, Films
@@ -75,7 +74,7 @@ _NEAR = NearConfig()
 class _Readable:
     sha256: str
     format: str
-    numbers: tuple[float, ...]  # one per distributions.QUANTITIES
+    numbers: tuple[float, ...]  # one per duplicates.QUANTITIES
     flat: FlatKind
     hash: int
     thumbnail: npt.NDArray[np.uint8]
@@ -112,7 +111,7 @@ def audit(
     close, stopped = _near_groups(measured, members, near)
     numbers = _table(measured)
     cells = [(member.split, member.label) for member in members]
-    spread = distributions.describe(numbers, cells)
+    spread = duplicates.describe(numbers, cells)
     unreadable = tuple(
         Unreadable(member.path, member.split, member.label, m.reason.value, m.detail)
         for member, m in zip(members, measured, strict=True)
@@ -120,7 +119,7 @@ def audit(
     )
     groups = _groups(records, members, measured)
     shared = _shared_patients(members)
-    separations = distributions.separations(numbers, cells)
+    separations = duplicates.separations(numbers, cells)
     per_patient = Counter(Counter(record.patient for record in records).values())
     odd = tuple(Finding("warning", "index", text) for text in dataset.warnings)
     flat = [(m.path, f) for m, f in zip(members, map(_flat, measured), strict=True) if f]
@@ -149,7 +148,7 @@ def audit(
         near_search_stopped=stopped,
         shared_patients=shared,
         images_per_patient=tuple(sorted(per_patient.items())),
-        quantile_levels=distributions.QUANTILE_LEVELS,
+        quantile_levels=duplicates.QUANTILE_LEVELS,
         edges=spread.edges,
         distributions=spread.distributions,
         separations=separations,
@@ -174,7 +173,7 @@ def _measure_all(
 
 def _table(measured: Sequence[_Readable | ImageRefusedError]) -> npt.NDArray[np.float64]:
     """The numbers of all images, (n, quantities) float64; a row of NaN if unreadable."""
-    columns = len(distributions.QUANTITIES)
+    columns = len(duplicates.QUANTITIES)
     rows = [m.numbers if isinstance(m, _Readable) else (np.nan,) * columns for m in measured]
     return np.array(rows, dtype=np.float64).reshape(len(measured), columns)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.data.archive import HEAD_BYTES, image_suffix
-from pneumoscope.data.vocabulary import is_mask_folder, split_named, split_words
+from pneumoscope.data.patients import is_mask_folder, split_named, split_words
 from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Split

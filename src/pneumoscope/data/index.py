@@ -3,17 +3,29 @@
 Comes in: `DATA`, a folder of splits, a folder of classes, or a CSV manifest. Goes out: a
 `Dataset` in a stable order, with what was odd about it in words.
 Knows nothing of pixels: a file that is no image stays in the table, and its reader refuses it.
+
+A data set's fingerprint: tells whether a run, a bundle and an evaluation saw the same data.
+
+Comes in: hashed records. Goes out: a hex digest. Knows nothing of where files lie, so a copy of
+a data set elsewhere has the same fingerprint.
+
+Some of the images, where all are too many: whole patients, each class in its share.
+
+Comes in: labelled records. Goes out: some of them, in their order. Knows nothing of pixels.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from pneumoscope import storage
 from pneumoscope.data import manifest
@@ -190,3 +202,41 @@ def _digest(record: ImageRecord) -> str:
         return storage.sha256_of_file(record.path)
     except OSError:  # the file stays in the table; its reader refuses it with the reason
         return ""
+
+
+def fingerprint(records: Iterable[ImageRecord]) -> str:
+    """SHA-256 over content, label and patient of every image, whatever their order."""
+    lines = sorted(f"{r.sha256},{r.label},{r.patient}" for r in records)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def sample_patients(
+    records: Sequence[ImageRecord], limit: int, seed: int
+) -> tuple[ImageRecord, ...]:
+    """At most `limit` records, patients drawn at random within each class.
+
+    A class keeps its share of the images, at least one. Patients come in whole; only the last one
+    that is drawn of a class may lose the images that would be too many. A patient with images of
+    both classes may be drawn for either.
+
+    Args:
+        records: n labelled images.
+        limit: 2 or more.
+        seed: the same gives the same images, in whatever order the records stand.
+    """
+    if len(records) <= limit:
+        return tuple(records)
+    places = sorted(range(len(records)), key=lambda k: (records[k].patient, str(records[k].path)))
+    kept: list[int] = []
+    positives = sum(record.label for record in records)
+    of_positives = min(max(round(limit * positives / len(records)), 1), limit - 1)
+    rng = np.random.default_rng(seed)
+    for label, quota in ((0, limit - of_positives), (1, of_positives)):
+        by_patient: dict[str, list[int]] = {}
+        for place in places:
+            if records[place].label == label:
+                by_patient.setdefault(records[place].patient, []).append(place)
+        patients = list(by_patient.values())
+        drawn = [place for k in rng.permutation(len(patients)) for place in patients[k]]
+        kept += drawn[:quota]
+    return tuple(records[place] for place in sorted(kept))

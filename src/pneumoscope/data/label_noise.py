@@ -8,6 +8,10 @@ in Dataset Labels" (doi:10.1613/jair.1.12125). The mean probability of a class o
 bear it is that class's bar; a film that clears the bar of the other class, and not that of its own
 by more, is a candidate. The counts so made, scaled to the numbers of labels, estimate how many are
 wrong. Hard films are among the candidates: only a reader of films can tell them from wrong labels.
+
+The three analyses of an audit that need all films at once, one after the other.
+
+Comes in: `Films`. Goes out: `Evidence`. Knows nothing of files or pages.
 """
 
 from __future__ import annotations
@@ -18,10 +22,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.audit_evidence import Doubt, LabelReview
-from pneumoscope.data.cross_validation import cross_validated
-from pneumoscope.data.distributions import roc_area
-from pneumoscope.data.thumbnails import Films, standardised
+from pneumoscope.data.audit_record import Doubt, Evidence, LabelReview
+from pneumoscope.data.duplicates import roc_area
+from pneumoscope.data.patient_similarity import likenesses
+from pneumoscope.data.split_shift import comparisons, split_tests
+from pneumoscope.data.thumbnails import Films, cross_validated, standardised
+from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
 
 _FEWEST_PER_CLASS = 50
@@ -140,3 +146,26 @@ def confident_candidates(
     places = np.flatnonzero(wrong & (margins > 0))
     places = places[np.argsort(-margins[places], kind="stable")]
     return Candidates(places, margins[places], (expected[0], expected[1]))
+
+
+def gather_evidence(
+    films: Films,
+    answers: npt.NDArray[np.float64] | None = None,
+    progress: Progress = SILENT,
+    seed: int = 0,
+) -> Evidence:
+    """Likeness of patients, tests of splits, review of labels.
+
+    Args:
+        films: readable films.
+        answers: (n,) a model's probabilities for the review of labels, NaN where there is none.
+        progress: told of each comparison.
+        seed: of everything random in it.
+    """
+    with progress.task("Comparing", comparisons() + 2, "analyses") as task:
+        alike = likenesses(films, seed)
+        task.advance()
+        told = split_tests(films, seed, task)
+        reviewed = review_labels(films, seed, answers)
+        task.advance()
+    return Evidence(alike, told, reviewed)

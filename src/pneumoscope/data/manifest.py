@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope import storage
+from pneumoscope.data.patients import split_named, split_words
 from pneumoscope.data.tree import CLASS_WORDS
-from pneumoscope.data.vocabulary import split_named, split_words
 from pneumoscope.errors import DataError, ManifestError
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
 from pneumoscope.storage import plain_cell, safe_cell, safe_path

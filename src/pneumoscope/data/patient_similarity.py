@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.audit_evidence import LEVEL, Likeness
+from pneumoscope.data.audit_record import LEVEL, Likeness
 from pneumoscope.data.patients import KINDS, kind_of, natural_key, number_of
 from pneumoscope.data.thumbnails import Films, Floats, apart_from_mean
 from pneumoscope.records import CLASS_NAMES, SPLITS

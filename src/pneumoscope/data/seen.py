@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.data.fingerprint import fingerprint
+from pneumoscope.data.index import fingerprint
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.images.read import read_image
 from pneumoscope.progress import SILENT, Progress

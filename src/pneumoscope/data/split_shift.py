@@ -16,10 +16,16 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.audit_evidence import Driver, Property, SplitTest
-from pneumoscope.data.cross_validation import area, cross_validated, interval_of_area
-from pneumoscope.data.distributions import QUANTITIES, roc_area
-from pneumoscope.data.thumbnails import Films, Floats, standardised
+from pneumoscope.data.audit_record import Driver, Property, SplitTest
+from pneumoscope.data.duplicates import QUANTITIES, roc_area
+from pneumoscope.data.thumbnails import (
+    Films,
+    Floats,
+    area,
+    cross_validated,
+    interval_of_area,
+    standardised,
+)
 from pneumoscope.progress import Task
 from pneumoscope.records import CLASS_NAMES, SPLITS
 

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pneumoscope.data.vocabulary import is_mask_folder, split_named, split_words
+from pneumoscope.data.patients import is_mask_folder, split_named, split_words
 from pneumoscope.errors import DataError
-from pneumoscope.images.sniff import tell_format
+from pneumoscope.images.raster import tell_format
 from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
 
 SHAPES = (

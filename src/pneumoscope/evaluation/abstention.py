@@ -21,11 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.calibration import logit, sigmoid
-from pneumoscope.evaluation.edges import at_edge, collapsed
 from pneumoscope.evaluation.intervals import percentile_interval, resampled_weights
 from pneumoscope.evaluation.proportions import (
     Patients,
+    at_edge,
     clustered_interval,
+    collapsed,
     effective_images,
     exact_limits,
     patient_codes,

@@ -34,7 +34,7 @@ from pneumoscope.evaluation.paired import (
 )
 from pneumoscope.evaluation.proportions import Patients, patient_codes
 from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_scores
-from pneumoscope.evaluation.score_scale import ScoreScale
+from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.records import Estimate
 
 

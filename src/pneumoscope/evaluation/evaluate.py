@@ -22,21 +22,22 @@ from pneumoscope.evaluation.calibration import (
     CalibrationAssessment,
     assess_calibration,
 )
-from pneumoscope.evaluation.curves import (
-    Curve,
-    Reliability,
-    ScoreHistogram,
-    reliability,
-    roc_and_precision_recall,
-    score_histogram,
-)
 from pneumoscope.evaluation.groups import GroupColumn
 from pneumoscope.evaluation.intervals import (
     METRICS_METHOD,
     bootstrap_metrics,
     delong_interval,
 )
-from pneumoscope.evaluation.metrics import ConfusionMatrix, confusion_matrix
+from pneumoscope.evaluation.metrics import (
+    ConfusionMatrix,
+    Curve,
+    Reliability,
+    ScoreHistogram,
+    confusion_matrix,
+    reliability,
+    roc_and_precision_recall,
+    score_histogram,
+)
 from pneumoscope.evaluation.proportions import (
     Patients,
     clustered_interval,
@@ -44,7 +45,7 @@ from pneumoscope.evaluation.proportions import (
     wilson_interval,
 )
 from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES, IntArray, checked_scores
-from pneumoscope.evaluation.score_scale import ScoreScale
+from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.records import CLASS_NAMES, Estimate
 
 SCHEMA_VERSION = 1

@@ -25,17 +25,19 @@ from numpy.typing import ArrayLike
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.ece_interval import GapResamples
-from pneumoscope.evaluation.edges import (
+from pneumoscope.evaluation.calibration import GapResamples
+from pneumoscope.evaluation.proportions import (
     EDGE_METHOD,
     OF_SHARES,
+    Patients,
     at_edge,
     auc_interval,
     collapsed,
     edge_metrics,
     held,
+    patient_codes,
+    score_interval,
 )
-from pneumoscope.evaluation.proportions import Patients, patient_codes, score_interval
 from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,
     IntArray,

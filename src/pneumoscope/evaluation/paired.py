@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.edges import collapsed, edge_metrics
 from pneumoscope.evaluation.intervals import (
     auc_components,
     checked_interval,
@@ -29,8 +28,10 @@ from pneumoscope.evaluation.intervals import (
 )
 from pneumoscope.evaluation.proportions import (
     Patients,
+    collapsed,
     degrees_factor,
     difference,
+    edge_metrics,
     patient_codes,
 )
 from pneumoscope.evaluation.ranked_metrics import (

@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig, PlanConfig
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.edges import ratio_limits
 from pneumoscope.evaluation.intervals import expanded_tail, fewest_patients, resampled_counts
 from pneumoscope.evaluation.proportions import (
     Patients,
@@ -28,6 +27,7 @@ from pneumoscope.evaluation.proportions import (
     effective_images,
     exact_limits,
     patient_codes,
+    ratio_limits,
 )
 from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,

@@ -3,20 +3,300 @@
 Such a file is a ZIP archive of `config.json` (layers and wiring), `model.weights.h5` (arrays) and
 `metadata.json`. Sizes are checked before anything is unpacked; of the description only layers that
 `layers.py` knows are taken, and none of it is run.
+
+A file of Keras weights, opened without trusting it: which layers it holds, their arrays.
+
+An HDF5 file of the old layout (`.h5`, with or without a model around the weights) or of Keras 3
+(`.weights.h5`), or the one inside a `.keras` archive. No model description in the file is looked at
+and no code of it runs. Links that lead elsewhere, and arrays that would fill the memory, are
+refused before anything is read.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError, InputError
-from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER, Architecture
+from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER, Architecture
 from pneumoscope.graph.layers import unknown_layers
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.plan import Plan, read_plan
-from pneumoscope.graph.weight_file import open_weight_file, read_array, read_member
+
+if TYPE_CHECKING:
+    import h5py
+
+MAX_BYTES = 1 << 30
+"""Most bytes of a file, and of all its arrays once unpacked. DenseNet121 has 33 MB."""
+
+WEIGHTS_MEMBER = "model.weights.h5"
+"""The HDF5 file inside a `.keras` archive."""
+
+_MAGIC = b"\x89HDF\r\n\x1a\n"
+_ZIP_MAGIC = b"PK\x03\x04"
+_MAX_OBJECTS = 50_000
+_MAX_DEPTH = 32
+_MAX_ATTRIBUTE_BYTES = 16 << 20
+_WAY_OUT = "Give a file that Keras saved for the same backbone, or choose --weights none."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayers:
+    """The weights of an open file.
+
+    Attributes:
+        by_name: for each layer its arrays in Keras' order (a convolution's kernel; gamma, beta,
+            moving mean, moving variance of batch normalisation).
+        in_order: the layers' own order counts (only the old layout has one).
+    """
+
+    by_name: Mapping[str, tuple[h5py.Dataset, ...]]
+    in_order: bool
+
+    def assign(self, names: Collection[str]) -> dict[str, tuple[h5py.Dataset, ...]]:
+        """The arrays for the layers `names`, as far as they are there.
+
+        By name; where names differ but an old file has as many layers, by position, which is how
+        Keras itself reads it.
+        """
+        found = {name: self.by_name[name] for name in names if name in self.by_name}
+        if len(found) < len(names) == len(self.by_name) and self.in_order:
+            return dict(zip(names, self.by_name.values(), strict=True))
+        return found
+
+
+@contextmanager
+def open_weight_file(path: Path, names: Collection[str] = ()) -> Iterator[StoredLayers]:
+    """Open `path` and list its layers.
+
+    Args:
+        path: the file.
+        names: the names of the layers that are wanted, to recognise them where a file writes them
+            with slashes (`conv1/conv`) or inside another model (`densenet121/conv1_conv`).
+
+    Raises:
+        InputError: neither HDF5 nor `.keras`, damaged, links to other files, or too large when
+            unpacked.
+    """
+    import h5py
+
+    with path.open("rb") as stream:
+        magic = stream.read(len(_MAGIC))
+    source: Path | io.BytesIO = path
+    if magic.startswith(_ZIP_MAGIC):
+        source = io.BytesIO(read_member(path, WEIGHTS_MEMBER, MAX_BYTES))
+    elif magic != _MAGIC:
+        raise InputError(f"{path} is not an HDF5 file: it begins with {magic!r}. {_WAY_OUT}")
+    _check_size(path, path.stat().st_size)
+    try:
+        with h5py.File(source, "r") as file:
+            _check_objects(path, file)
+            yield _layers_of(path, file, names)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}. {_WAY_OUT}") from error
+
+
+def read_member(path: Path, name: str, most: int) -> bytes:
+    """A file of a `.keras` archive.
+
+    Args:
+        path: the archive.
+        name: of the file in it.
+        most: bytes, unpacked.
+
+    Raises:
+        InputError: no archive, no such file in it, damaged, or too large when unpacked.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo(name).file_size
+            if size > most:
+                raise InputError(
+                    f"{path}: {name} needs {size:,} bytes of memory, allowed are {most:,}."
+                )
+            with archive.open(name) as stream:
+                return stream.read(most)
+    except KeyError as error:
+        raise InputError(f"{path}: holds no {name}; wanted a file that Keras saved.") from error
+    except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is damaged: {error}.") from error
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise InputError(
+            f"{path} is not an HDF5 file and no archive that Keras wrote: {error}."
+        ) from error
+
+
+def read_array(path: Path, layer: str, dataset: h5py.Dataset) -> NDArray[np.float32]:
+    """One stored array as float32.
+
+    Raises:
+        InputError: it holds no floating-point numbers, or some that are not finite.
+    """
+    counter = dataset.dtype.kind in "iu" and dataset.shape == ()  # how much a layer has seen
+    if dataset.dtype.kind != "f" and not counter:
+        raise InputError(f"{path}: layer {layer!r} holds {dataset.dtype}; wanted floating point")
+    array: NDArray[np.float32] = np.asarray(dataset[()], dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{path}: layer {layer!r} holds numbers that are not finite. {_WAY_OUT}")
+    return array
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        raise InputError(
+            f"{path} needs {size:,} bytes of memory, allowed are {MAX_BYTES:,}. {_WAY_OUT}"
+        )
+
+
+def _check_objects(path: Path, file: h5py.File) -> None:
+    """Look at every group and array once, without reading any of them."""
+    import h5py
+
+    seen = {int(h5py.h5o.get_info(file.id).addr)}
+    total = 0
+    waiting = [(file["/"], 0)]
+    while waiting:
+        group, depth = waiting.pop()
+        if depth > _MAX_DEPTH or len(seen) > _MAX_OBJECTS:
+            raise InputError(f"{path} is nested too deeply or holds too many objects. {_WAY_OUT}")
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise InputError(f"{path}: {name!r} is a link to somewhere else. {_WAY_OUT}")
+            item = group[name]
+            address = int(h5py.h5o.get_info(item.id).addr)
+            if address in seen:
+                raise InputError(f"{path}: {name!r} is in the file a second time. {_WAY_OUT}")
+            seen.add(address)
+            if isinstance(item, h5py.Group):
+                waiting.append((item, depth + 1))
+            elif isinstance(item, h5py.Dataset):
+                total += _unpacked_bytes(path, item)
+                _check_size(path, total)
+
+
+def _unpacked_bytes(path: Path, dataset: h5py.Dataset) -> int:
+    if dataset.is_virtual or dataset.external:
+        raise InputError(f"{path}: {dataset.name} has its numbers in another file. {_WAY_OUT}")
+    # To read one number a whole chunk is unpacked, and a chunk may be larger than its array.
+    cells = max(math.prod(dataset.shape or ()), math.prod(dataset.chunks or ()))
+    return cells * int(dataset.dtype.itemsize)
+
+
+def _layers_of(path: Path, file: h5py.File, names: Collection[str]) -> StoredLayers:
+    root = file["/"]
+    if _strings(path, root, "layer_names") == [] and "model_weights" in root:
+        root = _group(root, "model_weights")
+    if legacy := _strings(path, root, "layer_names"):
+        return StoredLayers(_legacy_layers(path, root, legacy, frozenset(names)), in_order=True)
+    return StoredLayers(_keras3_layers(path, root, frozenset(names)), in_order=False)
+
+
+def _legacy_layers(
+    path: Path, root: h5py.Group, layer_names: list[str], names: frozenset[str]
+) -> dict[str, tuple[h5py.Dataset, ...]]:
+    """Layers of the old layout: a group per layer that lists its weights by name."""
+    layers: dict[str, list[Any]] = {}
+    for layer_name in layer_names:
+        group = _group(root, layer_name)
+        for weight_name in _strings(path, group, "weight_names"):
+            owner = _owner_of(layer_name, weight_name, names)
+            layers.setdefault(owner, []).append(_dataset(group, weight_name))
+    return {name: tuple(datasets) for name, datasets in layers.items()}
+
+
+def _owner_of(layer_name: str, weight_name: str, names: frozenset[str]) -> str:
+    """Which of the wanted layers a weight belongs to; the file's own layer name if to none.
+
+    A weight's name begins with its layer's, which a model in the model puts its own before.
+    """
+    plain = layer_name.replace("/", "_")
+    if plain in names:
+        return plain
+    parts = weight_name.split("/")[:-1]
+    for start in range(len(parts)):
+        if (candidate := "_".join(parts[start:])) in names:
+            return candidate
+    return plain
+
+
+def _keras3_layers(
+    path: Path, root: h5py.Group, names: frozenset[str]
+) -> dict[str, tuple[h5py.Dataset, ...]]:
+    """Layers of Keras 3: groups `vars` with arrays `0`, `1`, … and the layer's name beside them."""
+    import h5py
+
+    layers: dict[str, tuple[Any, ...]] = {}
+    unnamed = 0
+    waiting = [root]
+    while waiting:
+        group = waiting.pop()
+        if "vars" in group:
+            variables = _group(group, "vars")
+            keys = sorted((key for key in variables if key.isdecimal()), key=int)
+            name = variables.attrs.get("name")
+            if keys and not isinstance(name, str):
+                unnamed += 1
+            elif keys and name in layers and name in names:
+                raise InputError(f"{path} holds two layers named {name!r}. {_WAY_OUT}")
+            elif keys:
+                layers[str(name)] = tuple(_dataset(variables, key) for key in keys)
+        waiting += [
+            item for key, item in group.items() if key != "vars" and isinstance(item, h5py.Group)
+        ]
+    if unnamed and not layers:
+        raise InputError(
+            f"{path} does not name its layers: an early Keras 3 wrote it. Load it there into its "
+            "model and save it with a current Keras."
+        )
+    return layers
+
+
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    import h5py
+
+    item = group[name]
+    if not isinstance(item, h5py.Dataset):
+        raise TypeError(f"{item.name!r} is not an array")
+    return item
+
+
+def _group(group: h5py.Group, name: str) -> h5py.Group:
+    import h5py
+
+    item = group[name]
+    if not isinstance(item, h5py.Group):
+        raise TypeError(f"{item.name!r} is not a group")
+    return item
+
+
+def _strings(path: Path, group: h5py.Group, name: str) -> list[str]:
+    """A list of strings among the attributes; a long one is stored in pieces, `name0`, `name1`."""
+    import h5py
+
+    numbered = (f"{name}{number}" for number in count())
+    pieces = [name] if name in group.attrs else takewhile(lambda n: n in group.attrs, numbered)
+    found: list[str] = []
+    for piece in pieces:
+        attribute = h5py.h5a.open(group.id, piece.encode())
+        entries = attribute.get_space().get_simple_extent_npoints()
+        if entries * attribute.get_type().get_size() > _MAX_ATTRIBUTE_BYTES:
+            raise InputError(f"{path}: the list {piece!r} is too long. {_WAY_OUT}")
+        for entry in group.attrs[piece]:
+            found.append(entry.decode("utf-8") if isinstance(entry, bytes) else str(entry))
+    return found
+
 
 CONFIG_MEMBER = "config.json"
 METADATA_MEMBER = "metadata.json"

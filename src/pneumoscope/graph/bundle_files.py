@@ -2,11 +2,16 @@
 
 `inference/bundle.py` reads whole bundles, `training/weights.py` takes a backbone out of one; both
 need names, paths, and `bundle.json` as it was parsed.
+
+What must be known of a network beside its own description: sizes, names of its head's layers.
+
+Knows neither Keras nor any engine; both build from it.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +66,30 @@ def read_manifest(folder: Path) -> Any:
         raise BundleError(
             f"{path}: can't be read as JSON ({error}). Train or copy it again."
         ) from error
+
+
+LEAST_SIZE = 32
+"""Backbones halve their input five times, pixels."""
+
+POOL_LAYER = "pool"
+"""Global average pooling of the last feature map: where the backbone ends and the head begins."""
+
+HIDDEN_LAYER = "head_hidden"
+OUTPUT_LAYER = "head_probability"
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A network in a few words; stored in `bundle.json`.
+
+    Attributes:
+        name: of the backbone, as `--backbone` takes it.
+        size: side of its input, pixels.
+        dropout: share of pooled features dropped in training.
+        hidden_units: width of the hidden layer.
+    """
+
+    name: str = "densenet121"
+    size: int = 224
+    dropout: float = 0.4
+    hidden_units: int = 256

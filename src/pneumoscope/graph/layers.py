@@ -19,8 +19,7 @@ from typing import Any, Generic
 import numpy as np
 
 from pneumoscope.errors import BundleError
-from pneumoscope.graph.geometry import depthwise_kernel, fitted, pair, scale_and_shift
-from pneumoscope.graph.plan import Layer, Plan
+from pneumoscope.graph.plan import Layer, Plan, depthwise_kernel, fitted, pair, scale_and_shift
 from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Node, Writer
 
 Arrays = Mapping[str, tuple[FloatArray, ...]]

@@ -3,8 +3,8 @@
 Comes in: a backbone's arrays and preprocessed images. Goes out: how far the inputs of its
 convolutions reach, and `Ranges` of that. Knows nothing of files or of training.
 
-Method: as NNCF has it for `certify` (`inference/quantise.py`), without NNCF: an end of a range is
-the mean over images of each one's least or largest value (Jacob et al., CVPR 2018,
+Method: as NNCF has it for `certify` (`inference/certificates.py`), without NNCF: an end of a range
+is the mean over images of each one's least or largest value (Jacob et al., CVPR 2018,
 arXiv:1712.05877), and the first convolution, which reads the pixels, stays in float.
 """
 

@@ -14,7 +14,7 @@ from typing import Generic
 import numpy as np
 
 from pneumoscope.errors import BundleError
-from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER
+from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER
 from pneumoscope.graph.layers import Value, write_plan
 from pneumoscope.graph.plan import Plan
 from pneumoscope.graph.writer import FloatArray, Node, Writer

@@ -6,33 +6,336 @@ may move; which strengths are plausible is said here, since it is said of films.
 A strength is called plausible where films of another site or scanner, read by the same program,
 look like that: a verdict goes by these. The stronger ones show where an answer breaks down. All of
 `perturb.PERTURBATIONS` are among the plausible ones.
+
+Named, fixed changes of one film: exposure, framing and quality of another site or scanner.
+
+Comes in: one decoded grey image, float32 (h, w) in [0, 1], of any size, and a strength. Goes out: a
+new image of the same shape, type and range. Knows nothing of files, labels, models, of how far
+an answer may move, or of the network's size: changes are made to the film, before preprocessing.
+
+Nothing here is random but the noise, which depends on a seed and on the image alone; so a
+perturbed copy is the same whoever makes it, when, and in what order. `augment` draws changes to
+train with; these are the ones that a trained model is measured by.
+
+| function | strength | imitates |
+| --- | --- | --- |
+| contrast | factor about the mean | another tube voltage, window width |
+| gamma | exponent, below 1 is brighter | another film, detector curve or monitor |
+| brightness | shift, in shares of the range | another dose, window centre |
+| crop | share of the side cut off each edge | tighter collimation |
+| collimation | share cut off two sides, below 0 off top and bottom | a field of another form |
+| border | share of the side added at each edge | a film scanned or printed with its frame |
+| rotation | degrees, anticlockwise | a child who lies crooked |
+| blur | deviation, in shares of the mean side | movement, a coarser detector |
+| enhancement | gain of what is finer than 5 % of the side | a detector's software |
+| noise | deviation, in shares of the range | less dose |
+| jpeg | quality, 1 to 100 | lossy storage |
+| resolution | pixels kept on the longer side | a thumbnail, a picture out of a document |
+| zoom | factor, below 1 shows the child smaller | another distance, a smaller child |
+| inversion | share of the way to the negative | a viewer set to black bones |
+| marker | height of a letter, in shares of the side | a lead letter in the corner |
+
+`photograph` holds a further one, `sweeps` the strengths that each is tried at.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pneumoscope.images.grey import FloatArray
-from pneumoscope.images.perturbations import (
-    Perturbation,
-    blur,
-    border,
-    brightness,
-    collimation,
-    contrast,
-    crop,
-    enhancement,
-    gamma,
-    inversion,
-    jpeg,
-    marker,
-    noise,
-    resolution,
-    rotation,
-    zoom,
-)
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.images.augment import random_stream
+from pneumoscope.images.grey import FloatArray, unit_range
 from pneumoscope.images.photograph import photograph
+
+_REACH = 4.0
+"""Deviations at which the Gaussian of `blur` is cut off: 6e-5 of its mass lies beyond."""
+
+_BROAD, _BROAD_SIDE = 0.05, 128
+"""Deviation of what `enhancement` calls broad, in shares of the side; pixels it is computed on."""
+
+_MARKER_MARGIN, _MARKER_STROKE, _MARKER_GREY = 0.05, 0.16, 0.97
+_LETTER_R = (
+    ((0, 1), (0, 0), (0.42, 0), (0.6, 0.13), (0.6, 0.36), (0.42, 0.5), (0, 0.5)),
+    ((0.28, 0.5), (0.62, 1)),
+)
+"""Two strokes in units of the letter's height."""
+
+
+@dataclass(frozen=True, slots=True)
+class Perturbation:
+    """One change at one strength; `dataclasses.replace` gives it another strength.
+
+    Attributes:
+        name: letters, digits and underscores: a key, or part of a file's name.
+        title: for tables.
+        change: a function of this module.
+        strength: its second argument.
+        seeded: whether it takes a seed as its third.
+    """
+
+    name: str
+    title: str
+    change: Callable[..., FloatArray]
+    strength: float
+    seeded: bool = False
+
+    def apply(self, image: FloatArray, seed: int = 0) -> FloatArray:
+        """The changed copy of an image.
+
+        Args:
+            image: float32 (h, w) in [0, 1].
+            seed: of the noise; the other changes have no chance in them.
+
+        Returns:
+            A new array, float32 (h, w) in [0, 1].
+
+        Raises:
+            PneumoscopeError: `image` is no float32 image with two axes.
+            UsageError: the strength is impossible.
+        """
+        if self.seeded:
+            return self.change(image, self.strength, seed)
+        return self.change(image, self.strength)
+
+
+def contrast(image: FloatArray, factor: float) -> FloatArray:
+    """Differences from the image's mean times `factor` (0 or more), clipped."""
+    _check(image, "contrast: factor", factor, 0.0, math.inf)
+    mean = np.float32(image.mean(dtype=np.float64))
+    return _clipped((image - mean) * np.float32(factor) + mean)
+
+
+def gamma(image: FloatArray, exponent: float) -> FloatArray:
+    """Greys to the power of `exponent` (0.01 or more); below 1 brightens, black and white stay."""
+    _check(image, "gamma: exponent", exponent, 0.01, math.inf)
+    return _clipped(np.power(image, np.float32(exponent)))
+
+
+def brightness(image: FloatArray, shift: float) -> FloatArray:
+    """`shift` (-1 to 1, a share of the grey range) added to every pixel, clipped."""
+    _check(image, "brightness: shift", shift, -1.0, 1.0)
+    return _clipped(image + np.float32(shift))
+
+
+def crop(image: FloatArray, share: float) -> FloatArray:
+    """`share` (0 to 0.49) of the side cut off each edge, the rest resized to the image's shape.
+
+    Whole pixels are cut, as software does: nothing of what is gone shines through at the edges.
+    """
+    _check(image, "crop: share", share, 0.0, 0.49)
+    return _middle(image, share, share)
+
+
+def collimation(image: FloatArray, share: float) -> FloatArray:
+    """`share` (-0.49 to 0.49) of the width cut off left and right; if negative, of the height.
+
+    What is cut comes off top and bottom then. The rest is resized to the image's shape, as a field
+    of another form is where a program fits all into one square: cut left and right, the child
+    looks wider by 1 / (1 - 2 share).
+    """
+    _check(image, "collimation: share", share, -0.49, 0.49)
+    return _middle(image, max(-share, 0.0), max(share, 0.0))
+
+
+def border(image: FloatArray, share: float) -> FloatArray:
+    """Black added at each edge, `share` (0 to 5) of the side wide, and all shrunk to the old shape.
+
+    The film then fills 1 / (1 + 2 share) of each side, rounded to whole pixels, at least one.
+    """
+    _check(image, "border: share", share, 0.0, 5.0)
+    height, width = image.shape
+    rows = max(1, round(height / (1 + 2 * share)))
+    columns = max(1, round(width / (1 + 2 * share)))
+    small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    framed = np.zeros_like(image)
+    framed[top : top + rows, left : left + columns] = np.asarray(small)
+    return _clipped(framed)
+
+
+def rotation(image: FloatArray, degrees: float) -> FloatArray:
+    """Turned anticlockwise about the centre (-180 to 180), bilinear; black where nothing was."""
+    _check(image, "rotation: degrees", degrees, -180.0, 180.0)
+    turned = Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=0)
+    return _clipped(np.asarray(turned))
+
+
+def blur(image: FloatArray, share: float) -> FloatArray:
+    """Gaussian blur of deviation `share` (0 to 0.25) times the mean of height and width.
+
+    The edge goes on with its last row or column. Separable, and by NumPy: Pillow blurs no floats.
+    """
+    _check(image, "blur: share", share, 0.0, 0.25)
+    deviation = share * sum(image.shape) / 2
+    radius = math.ceil(_REACH * deviation)
+    if not radius:
+        return _clipped(image)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / deviation) ** 2)
+    kernel = (weights / weights.sum()).astype(np.float32)
+    return _clipped(_smoothed_rows(_smoothed_rows(image, kernel).T, kernel).T)
+
+
+def enhancement(image: FloatArray, gain: float) -> FloatArray:
+    """Unsharp masking: differences from the surroundings times 1 + `gain` (-1 to 5), clipped.
+
+    The surroundings are the mean under a Gaussian of deviation 5 % of the side, as wide as chest
+    radiography is processed with; so what is broad, as an opacity is, loses against what is fine.
+    Prokop, Neitzel, Schaefer-Prokop, "Principles of image processing in digital chest radiography",
+    J Thorac Imaging 2003;18:148.
+    """
+    _check(image, "enhancement: gain", gain, -1.0, 5.0)
+    height, width = image.shape
+    # What is so broad is in a small copy too, which takes a hundredth of the time to blur.
+    scale = min(1.0, _BROAD_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    broad = Image.fromarray(blur(small, _BROAD)).resize((width, height), Image.Resampling.BILINEAR)
+    return _clipped(image + np.float32(gain) * (image - np.asarray(broad)))
+
+
+def noise(image: FloatArray, deviation: float, seed: int = 0) -> FloatArray:
+    """Gaussian noise of `deviation` (0 to 1), independent for every pixel, clipped.
+
+    The pattern depends on the seed and the image's content; its strength alone on `deviation`, so
+    a sweep over strengths shows one pattern grow.
+    """
+    _check(image, "noise: deviation", deviation, 0.0, 1.0)
+    content = hashlib.sha256(image.tobytes()).hexdigest()
+    stream = random_stream("noise", seed, *image.shape, content)
+    pattern = stream.standard_normal(image.shape, dtype=np.float32)
+    return _clipped(image + np.float32(deviation) * pattern)
+
+
+def jpeg(image: FloatArray, quality: float) -> FloatArray:
+    """Rounded to 8 bits, stored as baseline JPEG of `quality` (1 to 100, rounded), read again."""
+    _check(image, "jpeg: quality", quality, 1.0, 100.0)
+    stream = io.BytesIO()
+    eight_bits = np.rint(image * np.float32(255)).astype(np.uint8)
+    Image.fromarray(eight_bits).save(stream, format="JPEG", quality=round(quality))
+    with Image.open(stream) as stored:
+        return unit_range(np.asarray(stored))
+
+
+def resolution(image: FloatArray, pixels: float) -> FloatArray:
+    """Reduced to `pixels` (8 or more, rounded) on the longer side, then enlarged again, bilinear.
+
+    A film that is no larger stays as it is.
+    """
+    _check(image, "resolution: pixels", pixels, 8.0, math.inf)
+    height, width = image.shape
+    scale = round(pixels) / max(height, width)
+    if scale >= 1:
+        return _clipped(image)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    return _clipped(np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)))
+
+
+def zoom(image: FloatArray, factor: float) -> FloatArray:
+    """Magnified about the centre by `factor` (0.2 to 5), bilinear, same shape.
+
+    Below 1 the film's edge goes on with its last row or column, where `border` puts black.
+    """
+    _check(image, "zoom: factor", factor, 0.2, 5.0)
+    if factor >= 1:
+        height, width = image.shape
+        x, y = (width - width / factor) / 2, (height - height / factor) / 2
+        part = Image.fromarray(image).resize(
+            (width, height), Image.Resampling.BILINEAR, box=(x, y, width - x, height - y)
+        )
+        return _clipped(np.asarray(part))
+    small = border(image, (1 / factor - 1) / 2)
+    inside = [max(1, round(side * factor)) for side in image.shape]
+    starts = [(side - kept) // 2 for side, kept in zip(image.shape, inside, strict=True)]
+    rows, columns = (
+        np.clip(np.arange(side), start, start + kept - 1)
+        for side, start, kept in zip(image.shape, starts, inside, strict=True)
+    )
+    return _clipped(small[np.ix_(rows, columns)])
+
+
+def inversion(image: FloatArray, share: float) -> FloatArray:
+    """`share` (0 to 1) of the way from the film to its negative; at 0.5 all is grey."""
+    _check(image, "inversion: share", share, 0.0, 1.0)
+    return _clipped(image + np.float32(share) * (1 - 2 * image))
+
+
+def marker(image: FloatArray, height: float) -> FloatArray:
+    """A white letter R, `height` (0 to 0.5) of the shorter side high, at the upper left.
+
+    There the patient's right is, and most lead letters are.
+    """
+    _check(image, "marker: height", height, 0.0, 0.5)
+    side = min(image.shape)
+    size, margin = height * side, _MARKER_MARGIN * side
+    canvas = Image.new("L", (image.shape[1], image.shape[0]))
+    width = max(1, round(_MARKER_STROKE * size))
+    if size >= 1:
+        draw = ImageDraw.Draw(canvas)
+        for line in _LETTER_R:
+            draw.line([(margin + size * x, margin + size * y) for x, y in line], 255, width)
+    letter = unit_range(np.asarray(canvas))
+    return _clipped(image + letter * (np.float32(_MARKER_GREY) - image))
+
+
+PERTURBATIONS: tuple[Perturbation, ...] = (
+    Perturbation("contrast_half", "contrast × 0.5", contrast, 0.5),
+    Perturbation("contrast_double", "contrast × 2", contrast, 2.0),
+    Perturbation("gamma_06", "gamma 0.6", gamma, 0.6),
+    Perturbation("gamma_16", "gamma 1.6", gamma, 1.6),
+    Perturbation("brighter_40", "brightness +40 of 255", brightness, 40 / 255),
+    Perturbation("darker_40", "brightness −40 of 255", brightness, -40 / 255),
+    Perturbation("crop_10", "10 % cropped off each side", crop, 0.10),
+    Perturbation("border_10", "10 % black border on each side", border, 0.10),
+    Perturbation("rotation_10", "rotation 10°", rotation, 10.0),
+    Perturbation("blur_1", "blur, deviation 1 % of the side", blur, 0.01),
+    Perturbation("noise_5", "noise, deviation 0.05", noise, 0.05, seeded=True),
+    Perturbation("jpeg_30", "JPEG quality 30", jpeg, 30.0),
+)
+"""The changes that a model that ships is measured by, in the order of tables; never reordered."""
+
+
+def _middle(image: FloatArray, off_height: float, off_width: float) -> FloatArray:
+    """What is left when these shares are cut off both ends of an axis, in the old shape."""
+    height, width = image.shape
+    top = min(round(off_height * height), (height - 1) // 2)
+    left = min(round(off_width * width), (width - 1) // 2)
+    kept = Image.fromarray(image[top : height - top, left : width - left])
+    return _clipped(np.asarray(kept.resize((width, height), Image.Resampling.BILINEAR)))
+
+
+def _smoothed_rows(image: FloatArray, kernel: FloatArray) -> FloatArray:
+    """Each row convolved with an odd kernel, the edges repeated; all rows in one call."""
+    radius = kernel.size // 2
+    padded = np.pad(image, ((0, 0), (radius, radius)), mode="edge")
+    # The padding keeps the rows apart: what mixes two of them is cut away again.
+    smooth = np.convolve(padded.ravel(), kernel, mode="same").reshape(padded.shape)
+    return smooth[:, radius:-radius]
+
+
+def _clipped(image: FloatArray) -> FloatArray:
+    clipped: FloatArray = np.clip(image, 0, 1, dtype=np.float32)
+    return clipped
+
+
+def _check(image: FloatArray, setting: str, value: float, least: float, most: float) -> None:
+    if image.ndim != 2 or image.dtype != np.float32 or not image.size:
+        raise PneumoscopeError(
+            f"{setting.partition(':')[0]}: found an array of shape {image.shape} and type "
+            f"{image.dtype}, wanted float32 of shape (height, width). Give the pixels of "
+            "`read_image`."
+        )
+    if not (least <= value <= most and math.isfinite(value)):
+        upper = f" to {most:g}" if math.isfinite(most) else " or more"
+        raise UsageError(f"{setting} is {value}, wanted {least:g}{upper}. Give another strength.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,18 @@ Samples of more than 8 bits, signed ones and floats are decoded by libtiff and l
 `samples`; Pillow wraps or saturates some of them and knows others not at all. For the rest Pillow's
 own classes are called rather than `Image.open`: that is quicker, and its global pixel
 limit plays no part; ours is checked as soon as the header is read.
+
+Telling what a file is by its first bytes, never by its name.
+
+Comes in: the bytes of a file. Goes out: one of our formats, or words for what it seems to be.
+Knows nothing of decoding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from PIL import ImageFile
@@ -22,14 +27,127 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.images import structure
-from pneumoscope.images.budget import CountedStream
-from pneumoscope.images.colour import colour_of
-from pneumoscope.images.deep_tiff import check_strips, decode_deep_tiff, deep_directory
-from pneumoscope.images.grey import Decoded, FloatArray, check_size, oriented, unit_range
-from pneumoscope.images.guard import decoding
+from pneumoscope.images.budget import CountedStream, decoding
+from pneumoscope.images.grey import Decoded, FloatArray, check_size, colour_of, oriented, unit_range
 from pneumoscope.images.samples import Graded, composited, deep_grey
-from pneumoscope.images.sniff import Format
-from pneumoscope.images.streams import check_scans
+from pneumoscope.images.structure import check_scans, check_strips, decode_deep_tiff, deep_directory
+
+Format = Literal["jpeg", "png", "tiff", "bmp", "webp", "dicom"]
+
+_PREFIXES: tuple[tuple[bytes, Format], ...] = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"II*\x00", "tiff"),
+    (b"MM\x00*", "tiff"),
+    (b"II+\x00", "tiff"),
+    (b"MM\x00+", "tiff"),
+)
+
+_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+
+_OTHERS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"GIF8", "a GIF animation or picture"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"PK\x03\x04", "a ZIP archive (or an office document)"),
+    (0, b"PK\x05\x06", "an empty ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (0, b"\xfd7zXZ\x00", "an xz archive"),
+    (0, b"Rar!", "a RAR archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 file"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 stream"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL file"),
+    (0, b"\xff\x0a", "a JPEG XL stream"),
+    (4, b"ftypavif", "an AVIF picture"),
+    (4, b"ftyphei", "a HEIC picture"),
+    (4, b"ftyp", "a video"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"%!PS", "a PostScript document"),
+    (0, b"\x00\x00\x01\x00", "an icon"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (344, b"n+1\x00", "a NIfTI volume"),
+    (0, b"NRRD", "an NRRD volume"),
+    (0, b"\x7fELF", "a program"),
+    (0, b"MZ", "a program"),
+    (0, b"\xd0\xcf\x11\xe0", "an old office document"),
+    (0, b"RIFF", "a RIFF sound or video"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an XML document"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+)
+
+_EXPLICIT_VRS = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL "
+    b"UN UR US UT UV".split()
+)
+_FIRST_GROUPS = (0x0002, 0x0008)
+_LONGEST_FIRST_VALUE = 0x1000
+"""The first element of a data set is a group length, a character set or an image type."""
+
+
+def tell_format(content: bytes) -> Format | None:
+    """The format that the bytes begin like, or `None`.
+
+    A DICOM file may begin like a TIFF, since its preamble is free (PS3.10 7.1): some scanners write
+    files that are both.
+    """
+    if content[128:132] == b"DICM":
+        return "dicom"
+    for prefix, name in _PREFIXES:
+        if content.startswith(prefix):
+            return name
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "webp"
+    header_size = int.from_bytes(content[14:18], "little")
+    if content[:2] == b"BM" and header_size in _BMP_HEADER_SIZES:
+        return "bmp"
+    return "dicom" if _begins_like_data_set(content) else None
+
+
+def describe(content: bytes) -> str:
+    """Words for what a file seems to be that is none of our formats."""
+    for offset, magic, words in _OTHERS:
+        if content[offset : offset + len(magic)] == magic:
+            return words
+    start = content[:1024]
+    if not start.strip(b"\x00"):
+        return "nothing but zero bytes"
+    try:
+        text = start[: start.rfind(b"\n") + 1 or len(start)].decode("utf-8")
+    except UnicodeDecodeError:
+        return "binary data of an unknown kind"
+    return "text" if all(c.isprintable() or c.isspace() for c in text) else "unknown binary data"
+
+
+def _is_marked_dicom(content: bytes) -> bool:
+    return content[128:132] == b"DICM"
+
+
+def _begins_like_data_set(content: bytes) -> bool:
+    """Whether a DICOM data set without the 128-byte preamble may begin here (PS3.5 7.1)."""
+    if len(content) < 16:
+        return False
+    for order in ("little", "big"):
+        group = int.from_bytes(content[0:2], order)
+        element = int.from_bytes(content[2:4], order)
+        if group not in _FIRST_GROUPS or element > 0x0100:
+            continue
+        if content[4:6] in _EXPLICIT_VRS:
+            return True
+        length = int.from_bytes(content[4:8], "little")
+        if order == "little" and length % 2 == 0 and length <= _LONGEST_FIRST_VALUE:
+            # Implicit VR has no letters to go by, so the next element must follow in order.
+            following = content[8 + length : 12 + length]
+            next_group = int.from_bytes(following[0:2], "little")
+            next_element = int.from_bytes(following[2:4], "little")
+            if next_group == group and next_element > element:
+                return True
+    return False
+
 
 _OPENERS: dict[Format, Callable[[BytesIO], ImageFile.ImageFile]] = {
     "jpeg": JpegImageFile,

@@ -17,7 +17,7 @@ from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import spending
 from pneumoscope.images.cautions import joined
 from pneumoscope.images.grey import Decoded, DicomInfo, GreyImage
-from pneumoscope.images.sniff import Format, describe, tell_format
+from pneumoscope.images.raster import Format, describe, tell_format
 
 __all__ = ["DicomInfo", "GreyImage", "read_bytes", "read_image"]
 

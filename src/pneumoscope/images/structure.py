@@ -3,6 +3,17 @@
 Comes in: the bytes of a PNG, JPEG, WebP or TIFF file. Goes out: nothing, a size, an orientation,
 or a refusal (cut short, damaged, more than one picture).
 Knows nothing of pixels.
+
+What decoding a compressed stream would cost, by what the stream states of itself.
+
+JPEG and JPEG 2000 let a small stream ask for the same pixels again and again. Their libraries do
+the work in one call that can't be interrupted, so it is estimated beforehand, wherever the stream
+lies: in a file of its own, in a TIFF, in a DICOM object.
+
+TIFF files of deep, signed or float samples to grey, by libtiff.
+
+Pillow takes 32 unsigned bits for signed ones and 8 signed for unsigned, and does not know 16 bits
+of big endian with white as zero, floats of 16 and 64 bits, or integers of 64.
 """
 
 from __future__ import annotations
@@ -11,8 +22,15 @@ import struct
 import zlib
 from collections.abc import Sequence
 
+import numpy as np
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.budget import spend
+from pneumoscope.images import structure
+from pneumoscope.images.budget import CountedStream, spend
+from pneumoscope.images.grey import Decoded, check_size, mean_chroma, oriented
+from pneumoscope.images.samples import deep_grey
 
 _PNG_SIGNATURE_BYTES = 8
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -171,3 +189,167 @@ def exif_orientation(block: bytes) -> int:
         if tag == _ORIENTATION_TAG:
             return value if kind == 3 and 1 <= value <= 8 else 1
     return 1
+
+
+_MOST_SCANS = 200
+"""Of one picture. Progressive JPEGs have about ten."""
+
+_MOST_PACKETS = 1_000_000
+"""Tiles times layers times resolutions times components of a JPEG 2000 stream."""
+
+_START_OF_SCAN = b"\xff\xda"
+_SIZE, _CODING_STYLE = b"\xff\x51", b"\xff\x52"
+
+
+def check_scans(content: bytes, source: str, pictures: int = 1) -> None:
+    """Refuse a JPEG of so many scans that decoding it would take minutes.
+
+    Args:
+        content: the stream, or a file that holds streams.
+        source: its name, for the error.
+        pictures: streams in it: each has one scan at least.
+
+    Raises:
+        ImageRefusedError: `corrupt`.
+    """
+    # In entropy-coded data FF is always followed by 00, so that FFDA is a scan's start.
+    scans = content.count(_START_OF_SCAN)
+    if scans > _MOST_SCANS + pictures:
+        raise ImageRefusedError(
+            source,
+            Reason.CORRUPT,
+            f"the JPEG has {scans} scans; at most {_MOST_SCANS} are read",
+        )
+
+
+def check_packets(stream: bytes, source: str) -> None:
+    """Refuse a JPEG 2000 stream of so many packets that decoding it would take minutes.
+
+    The main header's segments are walked: image and tile size (ITU-T T.800, A.5.1), layers and
+    decompositions (A.6.1).
+
+    Raises:
+        ImageRefusedError: `too_complex`.
+    """
+    start = stream.find(b"\xff\x4f" + _SIZE)
+    if start < 0:
+        return
+    position, tiles, components, layers, levels = start + 2, 1, 1, 1, 0
+    while position + 4 <= len(stream) and stream[position] == 0xFF and stream[position + 1] != 0x90:
+        marker = stream[position : position + 2]
+        if marker == _SIZE and position + 40 <= len(stream):
+            numbers = struct.unpack_from(">8IH", stream, position + 6)
+            tiles = _tiles(numbers)
+            components = max(numbers[8], 1)
+        elif marker == _CODING_STYLE and position + 10 <= len(stream):
+            layers = int.from_bytes(stream[position + 6 : position + 8], "big")
+            levels = stream[position + 9]
+        length = int.from_bytes(stream[position + 2 : position + 4], "big")
+        if length < 2:
+            break
+        position += 2 + length
+    packets = tiles * components * layers * (levels + 1)
+    if packets > _MOST_PACKETS:
+        raise ImageRefusedError(
+            source,
+            Reason.TOO_COMPLEX,
+            f"its JPEG 2000 stream has {packets:,} packets; at most {_MOST_PACKETS:,} are read. "
+            "Save it anew",
+        )
+
+
+def _tiles(numbers: tuple[int, ...]) -> int:
+    width, height, _, _, tile_width, tile_height, left, top = numbers[:8]
+    if not tile_width or not tile_height:
+        return 1
+    across = -(-(width - left) // tile_width)
+    down = -(-(height - top) // tile_height)
+    return max(across, 1) * max(down, 1)
+
+
+_WIDTH, _HEIGHT, _ORIENTATION, _SAMPLES, _PLANES = 256, 257, 274, 277, 284
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
+_TILE_WIDTH, _TILE_HEIGHT, _DEPTH = 322, 323, 32997
+"""Tags of TIFF 6.0, and libtiff's depth."""
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2
+_UNSIGNED, _SEPARATE = 1, 2
+_PACKED_BITS, _MOST_SAMPLES = 12, 4
+_COMPRESSION, _JPEG = 259, (6, 7)
+"""Both ways of JPEG in TIFF."""
+_SEVERAL = 2
+_BIG = (b"+\x00", b"\x00+")
+"""Version 43, in either byte order: BigTIFF, whose header has 16 bytes."""
+
+
+def check_strips(tags: ImageFileDirectory_v2, content: bytes, source: str) -> None:
+    """Check that every strip and tile lies inside the file, and what decoding it would cost.
+
+    Raises:
+        ImageRefusedError: `truncated`, or `corrupt` for JPEG streams of too many scans.
+    """
+    if tags.get(_COMPRESSION) in _JPEG:
+        strips = (*_numbers(tags, _STRIP_OFFSETS), *_numbers(tags, _TILE_OFFSETS))
+        check_scans(content, source, len(strips))
+    length = len(content)
+    for offsets, counts in ((_STRIP_OFFSETS, _STRIP_COUNTS), (_TILE_OFFSETS, _TILE_COUNTS)):
+        structure.check_tiff_strips(tags.get(offsets, ()), tags.get(counts, ()), length, source)
+
+
+def deep_directory(content: bytes) -> ImageFileDirectory_v2 | None:
+    """The first directory of a TIFF whose samples Pillow would wrap, saturate or not read."""
+    big = content[2:4] in _BIG
+    tags = ImageFileDirectory_v2(content[:16] if big else content[:8])
+    stream = CountedStream(content, "TIFF parts")
+    stream.seek(tags.next)
+    tags.load(stream)
+    bits = set(_numbers(tags, _BITS_PER_SAMPLE) or (1,))
+    formats = set(_numbers(tags, _SAMPLE_FORMAT) or (_UNSIGNED,))
+    odd = max(bits) > 8 or formats != {_UNSIGNED}
+    packed = bits == {_PACKED_BITS}  # which Pillow unpacks, and libtiff does not
+    plain = tags.get(_PHOTOMETRIC, 0) in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB)
+    plain = plain and max(_numbers(tags, _SAMPLES) or (1,)) <= _MOST_SAMPLES
+    return tags if odd and plain and not packed else None
+
+
+def _numbers(tags: ImageFileDirectory_v2, tag: int) -> tuple[int, ...]:
+    value = tags.get(tag, ())
+    return value if isinstance(value, tuple) else (value,)
+
+
+def decode_deep_tiff(
+    content: bytes, tags: ImageFileDirectory_v2, source: str, limits: LimitsConfig
+) -> Decoded:
+    """A TIFF of deep, signed or float samples; complex numbers and the like are refused."""
+    from imagecodecs import tiff_decode
+
+    check_size(source, int(tags.get(_WIDTH, 0)), int(tags.get(_HEIGHT, 0)), limits)
+    # libtiff allocates what a tile and a depth are said to be.
+    tile = [max(_numbers(tags, tag) or (1,)) for tag in (_TILE_WIDTH, _TILE_HEIGHT, _DEPTH)]
+    if tile[0] * tile[1] > limits.max_pixels or tile[2] != 1:
+        raise ImageRefusedError(
+            source,
+            Reason.UNSUPPORTED_ENCODING,
+            f"its tiles have {tile[0]} × {tile[1]} pixels in {tile[2]} planes; one plane of at "
+            f"most {limits.max_pixels:,} pixels is read",
+        )
+    check_strips(tags, content, source)
+    samples = np.asarray(tiff_decode(content, index=0))
+    if tags.get(_PLANES, 1) == _SEPARATE and samples.ndim == 3:
+        samples = np.moveaxis(samples, 0, -1)
+    if samples.dtype.kind not in "iuf" or samples.ndim not in (2, 3):
+        raise ImageRefusedError(
+            source,
+            Reason.UNSUPPORTED_ENCODING,
+            f"it has samples of type {samples.dtype} in {samples.ndim} dimensions; integers or "
+            "floats in 2, or RGB, are wanted",
+        )
+    bits = samples.dtype.itemsize * 8
+    pixels, warnings = deep_grey(samples, source)
+    if tags.get(_PHOTOMETRIC, 0) == _MIN_IS_WHITE:
+        pixels = np.float32(1) - pixels
+    colour = 0.0
+    if samples.ndim == 3 and samples.shape[2] >= 3:
+        colour = mean_chroma(samples, float(samples.max()) or 1.0)
+    pixels = oriented(pixels, int(tags.get(_ORIENTATION, 1)))
+    return Decoded(np.ascontiguousarray(pixels), bits, warnings, colour=colour)

@@ -24,13 +24,26 @@ from pneumoscope.config import PreprocessConfig, from_dict, option
 from pneumoscope.errors import BundleError, MissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.graph import bundle_files
-from pneumoscope.graph.architecture import LEAST_SIZE, Architecture
 from pneumoscope.graph.archive import read_network
-from pneumoscope.graph.bundle_files import CARD, MANIFEST, NETWORK_SUFFIX, OLD_SUFFIX, network_names
+from pneumoscope.graph.bundle_files import (
+    CARD,
+    LEAST_SIZE,
+    MANIFEST,
+    NETWORK_SUFFIX,
+    OLD_SUFFIX,
+    Architecture,
+    network_names,
+)
 from pneumoscope.inference.age_gate import check_ages
-from pneumoscope.inference.bundle_tables import TABLE_SUFFIX, Table, read_table, save_table
 from pneumoscope.inference.certificates import PrecisionCertificate
-from pneumoscope.inference.weights_store import Precision, save_network
+from pneumoscope.inference.weights_store import (
+    TABLE_SUFFIX,
+    Precision,
+    Table,
+    read_table,
+    save_network,
+    save_table,
+)
 from pneumoscope.keras_loading import load_keras
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import Reason
-from pneumoscope.images.descriptors import EDGES, GRADIENTS, THUMBNAIL, Look
-from pneumoscope.inference.gaussian import Gaussian, fit_gaussian
+from pneumoscope.images.framing import EDGES, GRADIENTS, THUMBNAIL, Look
+from pneumoscope.inference.overlay import Gaussian, fit_gaussian
 
 METHOD = "gaussians"
 TABLE = "input_check"

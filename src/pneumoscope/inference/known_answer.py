@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pneumoscope.evaluation.calibration import sigmoid
-from pneumoscope.inference.bundle_tables import Table
+from pneumoscope.inference.weights_store import Table
 
 if TYPE_CHECKING:
     from pneumoscope.inference.bundle import BundleManifest

@@ -25,16 +25,13 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.data.seen import TABLE_NAME
 from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
-from pneumoscope.images.descriptors import Look
+from pneumoscope.images.framing import Look
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, because_of, read_image
 from pneumoscope.inference.age_gate import AgeGate
-from pneumoscope.inference.backends import Backend, Outputs
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
-from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.certificates import Choice
-from pneumoscope.inference.decoding import decoded
-from pneumoscope.inference.engine import DeviceChoice, OpenVinoBackend
+from pneumoscope.inference.engine import Backend, DeviceChoice, OpenVinoBackend, Outputs
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.known_answer import (
     NAME,
@@ -45,8 +42,9 @@ from pneumoscope.inference.known_answer import (
 )
 from pneumoscope.inference.known_answer import TABLE as KNOWN
 from pneumoscope.inference.overlay import shrunk
-from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, prepared, seen
+from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, decoded, prepared, seen
 from pneumoscope.inference.processes import Processes
+from pneumoscope.inference.weights_store import Table
 from pneumoscope.prefetching import overlapped
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 

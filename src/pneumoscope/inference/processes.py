@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import MissingError, Reason
-from pneumoscope.images.budget import MOST_SECONDS
-from pneumoscope.images.memory import keep_freed_memory
+from pneumoscope.images.budget import MOST_SECONDS, keep_freed_memory
 from pneumoscope.inference.preparing import Decode, Decoder, Prepared
 from pneumoscope.records import Prediction
 

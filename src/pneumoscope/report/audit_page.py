@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.data.audit_record import Audit, DuplicateGroup, Severity
-from pneumoscope.report import audit_plots, evidence_sections
+from pneumoscope.report import evidence_sections
 from pneumoscope.report.formatting import ABSENT, count, number, plural
 from pneumoscope.report.page import (
     Column,
@@ -156,7 +156,7 @@ def _balance(audit: Audit) -> Section | None:
         ),
         tuple(
             (
-                f"{audit_plots.where(group.split)}{group.label.lower()}",
+                f"{evidence_sections.where(group.split)}{group.label.lower()}",
                 count(group.images),
                 count(group.patients),
                 count(group.unreadable),
@@ -167,10 +167,10 @@ def _balance(audit: Audit) -> Section | None:
         ),
     )
     view = FiguresView(
-        f"{audit_plots.images_per_patient(audit.images_per_patient[:6])}."
+        f"{evidence_sections.images_per_patient(audit.images_per_patient[:6])}."
         if audit.images_per_patient
         else "",
-        (Drawn("Images per split and class", audit_plots.class_balance(audit.groups)),),
+        (Drawn("Images per split and class", evidence_sections.class_balance(audit.groups)),),
         tables=(table,),
     )
     return Section(
@@ -184,10 +184,12 @@ def _listed(counts: Iterable[tuple[str, int]]) -> str:
 
 def _spreads(audit: Audit) -> Section | None:
     figures = []
-    for quantity in audit_plots.QUANTITY_NAMES:
+    for quantity in evidence_sections.QUANTITY_NAMES:
         own = [d for d in audit.distributions if d.quantity == quantity]
         if own:
-            figures.append(Drawn("", audit_plots.spread_of(quantity, own, audit.quantile_levels)))
+            figures.append(
+                Drawn("", evidence_sections.spread_of(quantity, own, audit.quantile_levels))
+            )
     if not figures:
         return None
     view = FiguresView(
@@ -202,7 +204,7 @@ def _separations(audit: Audit) -> Section | None:
     if not audit.separations:
         return None
     ranked = sorted(audit.separations, key=lambda pair: -pair.auc)
-    names = audit_plots.QUANTITY_NAMES
+    names = evidence_sections.QUANTITY_NAMES
     rows = [
         (
             names[pair.quantity].split(",")[0].split(":")[0],
@@ -263,7 +265,7 @@ def _duplicate_table(title: str, groups: Sequence[DuplicateGroup]) -> Table:
         (
             group.kind,
             ", ".join(member.path for member in group.members),
-            _distinct(audit_plots.where(m.split).strip() for m in group.members),
+            _distinct(evidence_sections.where(m.split).strip() for m in group.members),
             _distinct(m.label.lower() for m in group.members),
             _distinct(m.patient for m in group.members),
             number(group.correlation, 3),
@@ -312,7 +314,7 @@ def _unreadable(audit: Audit) -> Section | None:
     rows = tuple(
         (
             image.path,
-            f"{audit_plots.where(image.split)}{image.label.lower()}",
+            f"{evidence_sections.where(image.split)}{image.label.lower()}",
             image.reason.replace("_", " "),
             image.detail,
         )

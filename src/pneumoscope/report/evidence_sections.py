@@ -3,17 +3,32 @@
 Comes in: `Evidence`, and pictures of doubtful films by path if they are to be shown. Goes out:
 `Section`s whose views hold words, figures and addresses of pictures inside the page.
 Reads no image and measures nothing.
+
+The figures of an audit: how many images of each class, and how their sizes and greys spread.
+
+Comes in: records of an `Audit`. Goes out: `Svg`, the same bytes for the same input.
+Knows nothing of pages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pneumoscope.data.audit_evidence import Doubt, Driver, Likeness, SplitTest
-from pneumoscope.data.audit_record import Audit
-from pneumoscope.data.evidence_findings import PROPERTY_WORDS
-from pneumoscope.report import audit_plots, evidence_plots
+from pneumoscope.data.audit_record import (
+    Audit,
+    Distribution,
+    Doubt,
+    Driver,
+    Group,
+    Likeness,
+    Quantity,
+    SplitTest,
+)
+from pneumoscope.data.findings import PROPERTY_WORDS
+from pneumoscope.records import CLASS_NAMES
+from pneumoscope.report import evidence_sections, plots
 from pneumoscope.report.formatting import count, file_size, number, plural
 from pneumoscope.report.page import (
     Column,
@@ -24,6 +39,24 @@ from pneumoscope.report.page import (
     Table,
     data_uri,
 )
+from pneumoscope.report.plots import CLASS_COLOURS
+from pneumoscope.report.svg import (
+    INK,
+    RULE,
+    WIDTH,
+    Colour,
+    Svg,
+    drawing,
+    grid,
+    mark_point,
+    name_axes,
+    new_axes,
+    say,
+    to_svg,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_DOUBTS = 60
 """Longer lists are cut in the page; `audit.json` holds all."""
@@ -78,7 +111,7 @@ def likeness(audit: Audit) -> Section | None:
         "Likeness is the correlation of two thumbnails after the mean film of their class and "
         "split was taken from both: strangers have about 0, a film and its copy 1. Lines are 95 % "
         "intervals over ids.",
-        (Drawn("", evidence_plots.likeness_intervals(found)),),
+        (Drawn("", plots.likeness_intervals(found)),),
         tables=(table,),
     )
     title = "Do films of one patient look alike?"
@@ -87,7 +120,7 @@ def likeness(audit: Audit) -> Section | None:
 
 def _likeness_row(one: Likeness) -> tuple[Head | str, ...]:
     return (
-        Head(evidence_plots.likeness_name(one), _KINDS[one.kind]),
+        Head(plots.likeness_name(one), _KINDS[one.kind]),
         count(one.patients),
         count(one.pairs),
         number(one.same, 2),
@@ -117,7 +150,7 @@ def splits(audit: Audit) -> Section | None:
         "A classifier learns to tell from which split a film of one class comes, and is asked on "
         "patients that it has not seen. 0.5: the splits are alike. Lines are 95 % intervals over "
         "patients.",
-        (Drawn("", evidence_plots.split_areas(tests)),),
+        (Drawn("", plots.split_areas(tests)),),
         tables=(table,),
     )
     title = "Can the splits be told apart?"
@@ -126,7 +159,7 @@ def splits(audit: Audit) -> Section | None:
 
 def _test_row(test: SplitTest) -> tuple[str, ...]:
     return (
-        evidence_plots.splits_name(test),
+        plots.splits_name(test),
         count(test.images),
         number(test.auc, 2),
         number(test.shape_auc, 2),
@@ -198,7 +231,7 @@ def _doubt_table(doubts: Sequence[Doubt]) -> Table:
         tuple(
             (
                 doubt.path,
-                f"{audit_plots.where(doubt.split)}{doubt.label.lower()}",
+                f"{evidence_sections.where(doubt.split)}{doubt.label.lower()}",
                 doubt.patient,
                 number(doubt.probability, 3),
             )
@@ -206,3 +239,112 @@ def _doubt_table(doubts: Sequence[Doubt]) -> Table:
         ),
         cut if len(doubts) > MOST_DOUBTS else plural(len(doubts), "film"),
     )
+
+
+_ROW = 26
+_MEDIAN = 0.5
+_BARS = ((1.0, 0.9, 0.8), (0.9, 4.0, 0.45), (0.5, 9.0, 0.6))
+"""Share of the images around the median, line width, opacity."""
+
+QUANTITY_NAMES: Mapping[Quantity, str] = {
+    "width": "Width, pixels",
+    "height": "Height, pixels",
+    "aspect": "Aspect, width over height",
+    "file_bytes": "File size, kB",
+    "mean": "Mean intensity, 0 to 1",
+    "deviation": "Contrast: deviation of intensity",
+}
+
+
+def class_balance(groups: Sequence[Group]) -> Svg:
+    """Images per split and class as bars that start at one line."""
+    with drawing():
+        figure, axes = new_axes(WIDTH, 24 + _ROW * len(groups), margins=(128, 12, 62, 12))
+        most = max((group.images for group in groups), default=1)
+        for row, group in enumerate(groups):
+            axes.barh(row, group.images, height=0.62, color=_colour(group.label).light, linewidth=0)
+            say(axes, group.images + 0.02 * most, row, count(group.images), size=10)
+        axes.set_xlim(0, most)
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        _rows(axes, [(group.split, group.label) for group in groups])
+        parts = [f"{where(g.split)}{g.label.lower()} {count(g.images)}" for g in groups]
+        return to_svg(figure, "balance", f"Images: {'; '.join(parts)}.")
+
+
+def spread_of(
+    quantity: Quantity, distributions: Sequence[Distribution], levels: Sequence[float]
+) -> Svg:
+    """One quantity per split and class: all images (thin), 90 % (thick), half, and the median."""
+    with drawing():
+        figure, axes = new_axes(WIDTH, 76 + _ROW * len(distributions), margins=(128, 32, 16, 30))
+        for row, found in enumerate(distributions):
+            at = dict(zip(levels, found.quantiles, strict=True))
+            _spread_bar(axes, row, at, _colour(found.label))
+        _rows(axes, [(found.split, found.label) for found in distributions])
+        grid(axes, "x")
+        axes.margins(x=0.04)
+        axes.locator_params(axis="x", nbins=5)
+        axes.spines["bottom"].set_color(RULE.light)
+        if quantity == "file_bytes":
+            axes.xaxis.set_major_formatter(lambda size, _: f"{size / 1000:,.0f}")
+        elif quantity in ("width", "height"):
+            axes.xaxis.set_major_formatter(lambda side, _: f"{side:,.0f}")
+        name_axes(axes, "", QUANTITY_NAMES[quantity])
+        parts = [
+            f"{where(found.split)}{found.label.lower()} {value_of(quantity, median)}"
+            for found in distributions
+            for level, median in zip(levels, found.quantiles, strict=True)
+            if level == _MEDIAN
+        ]
+        return to_svg(figure, f"spread-{quantity}", f"Medians: {'; '.join(parts)}.")
+
+
+def _spread_bar(axes: Axes, row: int, at: Mapping[float, float], colour: Colour) -> None:
+    for share, width, opacity in _BARS:
+        low, high = round((1 - share) / 2, 4), round((1 + share) / 2, 4)
+        if low in at and high in at:
+            axes.plot(
+                [at[low], at[high]],
+                [row, row],
+                color=colour.light,
+                linewidth=width,
+                alpha=opacity,
+                solid_capstyle="butt",
+            )
+    if _MEDIAN in at:
+        mark_point(axes, at[_MEDIAN], row)
+
+
+def value_of(quantity: Quantity, value: float) -> str:
+    """A value of a quantity with its unit."""
+    if quantity == "file_bytes":
+        return file_size(round(value))
+    if quantity in ("width", "height"):
+        return f"{count(round(value))} px"
+    return f"{value:.2f}"
+
+
+def where(split: str) -> str:
+    """`train, `, or nothing where the data set has no splits."""
+    return "" if split == "none" else f"{split} "
+
+
+def images_per_patient(table: Sequence[tuple[int, int]]) -> str:
+    """`2,100 patients with 1 image, 500 with 2, …` for the facts of a page."""
+    return ", ".join(
+        f"{plural(patients, 'patient')} with {plural(images, 'image')}"
+        for images, patients in table
+    )
+
+
+def _colour(label: str) -> Colour:
+    return CLASS_COLOURS[CLASS_NAMES.index(label)] if label in CLASS_NAMES else INK
+
+
+def _rows(axes: Axes, cells: Sequence[tuple[str, str]]) -> None:
+    """Name the rows from the top down."""
+    axes.set_ylim(len(cells) - 0.4, -0.6)
+    axes.set_yticks(range(len(cells)), [f"{where(split)}{label.lower()}" for split, label in cells])
+    axes.tick_params(axis="y", length=0, labelcolor=INK.light, labelsize=10)
+    axes.spines["left"].set_visible(False)

@@ -14,10 +14,20 @@ from matplotlib.patches import Rectangle
 
 from pneumoscope.evaluation.metrics import ConfusionMatrix
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.report.axes import POINTS_PER_INCH, say
 from pneumoscope.report.content import Counted, Flow
 from pneumoscope.report.formatting import number, plural
-from pneumoscope.report.svg import INK, MUTED, NORMAL, PNEUMONIA, Colour, Svg, drawing, to_svg
+from pneumoscope.report.svg import (
+    INK,
+    MUTED,
+    NORMAL,
+    PNEUMONIA,
+    POINTS_PER_INCH,
+    Colour,
+    Svg,
+    drawing,
+    say,
+    to_svg,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ from pneumoscope.report.formatting import (
     number,
     percent,
 )
-from pneumoscope.report.templating import markdown_environment
+from pneumoscope.report.page import markdown_environment
 
 _HUB_NAMES = {
     "auc": "roc_auc",

@@ -3,6 +3,11 @@
 Comes in: `PlanContent`. Goes out: `plan.html`, one file that opens from disk; its script is ours,
 works on the page's own numbers and is all that the page's policy lets run.
 Measures nothing but to lay out: every number is handed in.
+
+What the page of a plan is made from: a frozen record that the workflow fills in.
+
+Comes in: what was measured and chosen. Goes out: nothing; this is the input of `plan_page`. Knows
+nothing of HTML.
 """
 
 from __future__ import annotations
@@ -14,10 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from pneumoscope.evaluation.abstention import RiskCoverage, Uncertain
+from pneumoscope.evaluation.decision import CostTable, DecisionCurve
 from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
-from pneumoscope.evaluation.plan import PlanRow
+from pneumoscope.evaluation.plan import ConfidentThreshold, PlanRow, ThresholdTable
+from pneumoscope.evaluation.sample_size import Verification
+from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.records import Estimate
-from pneumoscope.report import plan_plots
+from pneumoscope.report import plots
 from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
 from pneumoscope.report.page import (
     Column,
@@ -30,8 +39,62 @@ from pneumoscope.report.page import (
     render_page,
     write_page,
 )
-from pneumoscope.report.plan_content import PlanContent
 from pneumoscope.report.report_page import KeyNumber, ReportHead
+
+
+@dataclass(frozen=True, slots=True)
+class PlanContent:
+    """Everything on the page.
+
+    Attributes:
+        name: of the evaluation.
+        images: with an answer.
+        patients: how many they are of.
+        positives: PNEUMONIA images among them.
+        prevalence: at which predictive values hold.
+        given: whether the user gave it.
+        table: every threshold.
+        at: index of the chosen threshold in it, or of the one in use.
+        current: the threshold in use.
+        chosen: the new threshold, if one was asked for.
+        confident: how sure it is that the wanted rate holds.
+        verify: patients needed, by `sensitivity` and `specificity`.
+        curve: net benefit; `None` where the score is no probability.
+        risk: risk against coverage, likewise.
+        abstention: where the answer is to be `uncertain`, if asked for.
+        recalibration: as in `plan.json`.
+        level: of the intervals.
+        notes: what the reader must know first.
+        command: that made the page.
+        costs: what errors cost at each threshold, if asked for.
+    """
+
+    name: str
+    images: int
+    patients: int
+    positives: int
+    prevalence: float
+    given: bool
+    table: ThresholdTable
+    at: int
+    current: PlanRow
+    chosen: OperatingPoint | None
+    confident: ConfidentThreshold | None
+    verify: Mapping[str, Verification]
+    curve: DecisionCurve | None
+    risk: RiskCoverage | None
+    abstention: Uncertain | None
+    recalibration: Mapping[str, Any] | None
+    level: float
+    notes: tuple[str, ...]
+    command: str
+    costs: CostTable | None = None
+
+    @property
+    def row(self) -> PlanRow:
+        """The chosen threshold, or the one in use, at the prevalence."""
+        return self.table.row(self.at, self.prevalence)
+
 
 _SCRIPT = "plan.js"
 _TEMPLATE = "plan.html.j2"
@@ -307,8 +370,8 @@ def _curve(content: PlanContent) -> Section | None:
         "acts from a probability of 0.2 up would bear four false alarms for one case found. "
         + said,
         (
-            Drawn("Decision curve", plan_plots.decision(content.curve)),
-            Drawn("Risk and coverage", plan_plots.risk_coverage(content.risk, content.level)),
+            Drawn("Decision curve", plots.decision(content.curve)),
+            Drawn("Risk and coverage", plots.risk_coverage(content.risk, content.level)),
         ),
     )
     return Section("benefit", "Net benefit", "Benefit", "sections/figures.html.j2", view)

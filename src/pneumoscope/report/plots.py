@@ -3,6 +3,15 @@
 Comes in: curves and counts as plain sequences, and the numbers to mark. Goes out: `Svg`, the same
 bytes for the same input. Every figure carries one sentence that says what it shows.
 Knows nothing of pages, of files or of how the numbers were measured.
+
+The figures of an audit's evidence: dots with intervals on one scale.
+
+Comes in: `Likeness` and `SplitTest` records. Goes out: `Svg`, the same bytes for the same input.
+Knows nothing of pages.
+
+The figures of a plan: decision curve, risk against coverage.
+
+Comes in: curves as tuples. Goes out: `Svg`. Knows nothing of pages or of how they were measured.
 """
 
 from __future__ import annotations
@@ -14,25 +23,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from pneumoscope.data.audit_record import Likeness, SplitTest
+from pneumoscope.evaluation.abstention import RiskCoverage
+from pneumoscope.evaluation.decision import DecisionCurve
 from pneumoscope.records import CLASS_NAMES, Estimate
-from pneumoscope.report.axes import (
+from pneumoscope.report.formatting import count, in_words, interval, number, percent, plural
+from pneumoscope.report.svg import (
     HEIGHT,
+    INK,
+    MUTED,
+    NORMAL,
+    PNEUMONIA,
+    RULE,
     WIDTH,
+    Colour,
+    Svg,
+    drawing,
     grid,
     mark_point,
     name_axes,
     new_axes,
     say,
+    to_svg,
     unit_square,
 )
-from pneumoscope.report.formatting import count, in_words, interval, number, percent, plural
-from pneumoscope.report.svg import INK, MUTED, NORMAL, PNEUMONIA, RULE, Colour, Svg, drawing, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pneumoscope.evaluation.curves import Curve, Reliability, ScoreHistogram
-    from pneumoscope.evaluation.metrics import ConfusionMatrix
+    from pneumoscope.evaluation.metrics import ConfusionMatrix, Curve, Reliability, ScoreHistogram
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CLASS_COLOURS: tuple[Colour, Colour] = (NORMAL, PNEUMONIA)
 
@@ -344,3 +365,125 @@ def _tell_wrong(axes: Axes, threshold: float, text: str, *, right: bool) -> None
         fontweight="bold",
         color=INK.light,
     )
+
+
+_ROW = 30
+_LABELS_WIDTH = 168
+_CHANCE = 0.5
+
+
+def likeness_intervals(found: Sequence[Likeness]) -> Svg:
+    """How much more alike films of one id are than strangers; 0 is not at all."""
+    with drawing():
+        figure, axes = new_axes(WIDTH, 62 + _ROW * len(found), margins=(_LABELS_WIDTH, 34, 44, 12))
+        ends = [end for one in found for end in (one.low, one.high)]
+        axes.set_xlim(min(-0.03, *ends) - 0.02, max(0.23, *ends) + 0.02)
+        axes.axvline(0, color=MUTED.light, linewidth=0.8)
+        rows = [
+            (likeness_name(one), one.difference, one.low, one.high, _colour(one.where))
+            for one in found
+        ]
+        _rows(axes, rows)
+        axes.set_xlabel("Likeness above that of strangers", labelpad=5)
+        parts = [
+            f"{name} {number(value, 2)} ({number(low, 2)} to {number(high, 2)})"
+            for name, value, low, high, _ in rows
+        ]
+        return to_svg(figure, "likeness", f"Likeness above strangers: {'; '.join(parts)}.")
+
+
+def split_areas(tests: Sequence[SplitTest]) -> Svg:
+    """How well a classifier tells two splits apart; 0.5 is not at all."""
+    with drawing():
+        figure, axes = new_axes(WIDTH, 62 + _ROW * len(tests), margins=(_LABELS_WIDTH, 34, 44, 12))
+        axes.set_xlim(min(0.4, *(test.low - 0.02 for test in tests)), 1.0)
+        axes.axvline(_CHANCE, color=MUTED.light, linewidth=0.8)
+        rows = [(splits_name(t), t.auc, t.low, t.high, _colour(t.label)) for t in tests]
+        _rows(axes, rows)
+        axes.set_xlabel("AUC, held out by patient", labelpad=5)
+        parts = [
+            f"{name} {number(value, 2)} ({number(low, 2)} to {number(high, 2)})"
+            for name, value, low, high, _ in rows
+        ]
+        return to_svg(figure, "split-tests", f"AUC of telling splits: {'; '.join(parts)}.")
+
+
+def likeness_name(one: Likeness) -> str:
+    """`Pneumonia in train`."""
+    return _in_sentence(one.where)
+
+
+def splits_name(test: SplitTest) -> str:
+    """`Pneumonia, train and test`."""
+    return f"{_in_sentence(test.label)}, {test.first} and {test.second}"
+
+
+def _in_sentence(text: str) -> str:
+    for name in CLASS_NAMES:
+        if text.startswith(name):
+            return name.capitalize() + text[len(name) :]
+    return text
+
+
+def _colour(text: str) -> Colour:
+    return CLASS_COLOURS[1] if text.startswith(CLASS_NAMES[1]) else CLASS_COLOURS[0]
+
+
+def _rows(axes: Axes, rows: Sequence[tuple[str, float, float, float, Colour]]) -> None:
+    _, right = axes.get_xlim()
+    left, _ = axes.get_xlim()
+    for row, (_, value, low, high, colour) in enumerate(rows):
+        axes.plot([low, high], [row, row], color=colour.light, linewidth=2, clip_on=False)
+        mark_point(axes, value, row, colour)
+        say(axes, right + 0.05 * (right - left), row, number(value, 2), bold=True, size=10.5)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    grid(axes, "x")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelcolor=INK.light, labelsize=9.5)
+
+
+def decision(curve: DecisionCurve) -> Svg:
+    """Net benefit of the model, of acting for all and for none."""
+    x = np.asarray(curve.probability)
+    with drawing():
+        figure, axes = new_axes(margins=(46, 34, 14, 26))
+        name_axes(axes, "Who acts, acts from this probability up", "Net benefit per patient")
+        most = max(curve.prevalence, 0.01)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(-0.25 * most, 1.12 * most)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+        grid(axes)
+        axes.axhline(0, color=MUTED.light, linewidth=0.9)
+        axes.plot(x, curve.treat_all, color=NORMAL.light, linewidth=1.2, dashes=(4, 2))
+        if curve.low:
+            axes.fill_between(
+                x, curve.low, curve.high, color=PNEUMONIA.light, alpha=0.18, linewidth=0
+            )
+        axes.plot(x, curve.model, color=PNEUMONIA.light)
+        say(axes, 0.98, 0.06, "act for none", MUTED, ha="right", in_axes=True)
+        say(axes, 0.3, 1.03 * most, "by the model", PNEUMONIA, bold=True)
+        say(axes, 0.98, 0.97, "dashes: act for all", NORMAL, ha="right", in_axes=True)
+        half = curve.model[int(np.abs(x - 0.5).argmin())]
+        reading = (
+            f"Net benefit at a prevalence of {percent(curve.prevalence, 1)}: who acts from 0.5 up "
+            f"gains {number(half)} per patient by the model."
+        )
+        return to_svg(figure, "decision", reading)
+
+
+def risk_coverage(curve: RiskCoverage, level: float) -> Svg:
+    """Share of wrong answers if only the surest images are answered."""
+    with drawing():
+        figure, axes = new_axes(margins=(46, 34, 14, 26))
+        name_axes(axes, "Coverage: share answered, the surest first", "Risk: share of these wrong")
+        axes.set_xlim(0, 1.01)
+        axes.set_ylim(0, max(1.15 * max(curve.risk), 0.01))
+        grid(axes)
+        axes.plot(curve.coverage, curve.risk, color=INK.light)
+        say(axes, 0.03, 0.93, f"Area {number(curve.area.value, 4)}", bold=True, in_axes=True)
+        reading = (
+            f"If all are answered {percent(curve.risk[-1], 1)} of answers are wrong; the area "
+            f"under the curve is {in_words(curve.area, level, 4)}."
+        )
+        return to_svg(figure, "risk-coverage", reading)

@@ -27,9 +27,12 @@ from pneumoscope.report.page import (
     write_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
-from pneumoscope.report.stress_content import Example, Shortcuts, StressContent, StressRow
 from pneumoscope.report.stress_findings import (
     CONTROL_NAMES,
+    Example,
+    Shortcuts,
+    StressContent,
+    StressRow,
     heatmap_sentence,
     stress_findings,
     verdict,

@@ -13,10 +13,25 @@ from typing import TYPE_CHECKING
 from pneumoscope.evaluation.stress import METRICS, Metric
 from pneumoscope.images.perturbation_sweeps import Sweep
 from pneumoscope.records import Estimate
-from pneumoscope.report.axes import grid, mark_point, name_axes, new_axes, say, spread
 from pneumoscope.report.formatting import in_words, metric_text, number, percent
-from pneumoscope.report.stress_content import StressRow
-from pneumoscope.report.svg import INK, MUTED, NORMAL, PNEUMONIA, RULE, Colour, Svg, drawing, to_svg
+from pneumoscope.report.stress_findings import StressRow
+from pneumoscope.report.svg import (
+    INK,
+    MUTED,
+    NORMAL,
+    PNEUMONIA,
+    RULE,
+    Colour,
+    Svg,
+    drawing,
+    grid,
+    mark_point,
+    name_axes,
+    new_axes,
+    say,
+    spread,
+    to_svg,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from pneumoscope.errors import Reason
-from pneumoscope.evaluation.edges import EDGE_METHOD
 from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS, Evaluation
 from pneumoscope.evaluation.groups import GroupColumn
+from pneumoscope.evaluation.proportions import EDGE_METHOD
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.content import ReportContent, RunFacts, WorstError
 from pneumoscope.report.formatting import (

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pneumoscope.errors import BundleError, UsageError
-from pneumoscope.graph.architecture import LEAST_SIZE
+from pneumoscope.graph.bundle_files import LEAST_SIZE
 from pneumoscope.graph.layers import unknown_layers
 from pneumoscope.graph.plan import CONVOLUTIONS, Plan
 from pneumoscope.images.preprocess import IMAGENET_DEVIATION, IMAGENET_MEAN

@@ -11,6 +11,24 @@ is nothing to say, and the target is how frequent pneumonia is. Masks are never 
 opacity lies beside them, and a seam must not tell what was done: hence several outlines, soft
 and hard, and several paints. After "Noise or Signal: The Role of Image Backgrounds in Object
 Recognition", Xiao et al., arXiv:2006.09994.
+
+Training images whose field is cut anew, so that how much of it the lungs fill tells nothing.
+
+Comes in: where the lungs lie in each of a batch, how often to cut. Goes out: the part of each
+square to be shown, which is then stretched to the square again. Knows nothing of labels.
+
+How closely a film is collimated, and in which form, depends on who lay on the table: an ill child
+is held, a well one stands, and in the films of one hospital the lungs of the ill fill more of the
+field's height. A crop of random size about the whole field moves both alike and leaves that
+difference. Here the share that the lungs fill is drawn, from one range for all, in width and in
+height by themselves: what fills less is cut until it fills as much; what fills more stays.
+
+Two training images into one, with the labels of both.
+
+Comes in: a batch in random order, how unevenly to mix. Goes out: each image laid over the one
+before it, and how much of each label it carries. Between the two it is a film between two films,
+for which the network must say something between two answers. Zhang et al., "mixup: Beyond
+Empirical Risk Minimization", arXiv:1710.09412.
 """
 
 from __future__ import annotations
@@ -23,9 +41,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.images.grey import FloatArray
-from pneumoscope.images.lungs import Mask, find_lungs
-from pneumoscope.images.occlusion import as_bright, box_around
+from pneumoscope.images.lungs import Mask, as_bright, box_around, find_lungs
 from pneumoscope.images.preprocess import Preprocessor
+from pneumoscope.training.runtime import load_keras
 
 Bytes = NDArray[np.uint8]
 
@@ -152,3 +170,81 @@ def _softened(mask: Mask, generator: np.random.Generator) -> FloatArray:
     deviation = generator.uniform(0.5, _SOFTEST)
     soft = gaussian_filter(hard, deviation, mode="nearest")
     return np.asarray(soft, dtype=np.float32)
+
+
+Fields = NDArray[np.float64]
+"""What is to be shown of images (n, 4): left, top, right, bottom in shares of the side."""
+
+_FILLED = (0.6, 1.05)
+"""Least and largest share of the field that the lungs are to fill, in either direction; above 1
+the field ends within them."""
+
+_USUAL = (0.11, 0.89)
+"""From where to where lungs reach that were not found: the middle of those that were."""
+
+
+def draw_fields(lungs: Bytes, chance: float, generator: np.random.Generator) -> Fields:
+    """What is to be shown of each image: the whole, or closer to the lungs.
+
+    Args:
+        lungs: (n, side, side), as `LungExtractor` makes them.
+        chance: that an image is cut; one whose lungs fill what is drawn stays whole all the same.
+        generator: of all that is random here.
+    """
+    fields = np.tile([0.0, 0.0, 1.0, 1.0], (len(lungs), 1))
+    for k in np.flatnonzero(generator.random(len(lungs)) < chance):
+        for axis in (0, 1):
+            fields[k, axis::2] = _cut(lungs[k].any(axis=axis), generator)
+    return fields
+
+
+def _cut(covered: NDArray[np.bool_], generator: np.random.Generator) -> tuple[float, float]:
+    """Where the new field begins and ends, shares of the old one, from what lungs cover of it.
+
+    Anywhere about the lungs, or within them, that needs nothing from beyond the old field.
+    """
+    at = np.flatnonzero(covered)
+    first, last = (at[0] / covered.size, (at[-1] + 1) / covered.size) if at.size else _USUAL
+    length = min((last - first) / generator.uniform(*_FILLED), 1.0)
+    nearest, farthest = sorted((last - length, first))
+    begin = generator.uniform(max(nearest, 0.0), min(farthest, 1.0 - length))
+    return float(begin), float(min(begin + length, 1.0))
+
+
+_MOSTLY_OWN = 0.75
+"""From this share of its own on, an image counts as showing itself alone."""
+
+
+def draw_shares(generator: np.random.Generator, count: int, evenness: float) -> NDArray[np.float32]:
+    """Share (n,) of its own that each image keeps, 0.5 to 1; the rest is of the one before it.
+
+    From Beta(evenness, evenness), the larger part: near 0 most stay whole, at 1 all shares are
+    equally likely.
+    """
+    drawn = generator.beta(evenness, evenness, count)
+    return np.maximum(drawn, 1.0 - drawn).astype(np.float32)
+
+
+def mixed(images: Any, shares: Any) -> Any:
+    """Images (n, side, side), each over the one before it (the last before the first), in Keras."""
+    ops = load_keras().ops
+    own = ops.reshape(shares, (-1, 1, 1))
+    return own * images + (1.0 - own) * ops.roll(images, 1, axis=0)
+
+
+def mixed_lungs(lungs: Any, shares: Any) -> Any:
+    """Where lungs are in images that `mixed` makes: (n, side, side), in Keras.
+
+    Those of the image underneath count where it keeps more than a quarter.
+    """
+    ops = load_keras().ops
+    seen = ops.cast(ops.reshape(shares, (-1, 1, 1)) < _MOSTLY_OWN, "float32")
+    return ops.maximum(lungs, seen * ops.roll(lungs, 1, axis=0))
+
+
+def mixed_labels(classes: NDArray[np.float32], shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Share of either class (n, 2) in images that `mixed` makes of such of `classes` (n, 2).
+
+    Each row of either adds up to 1.
+    """
+    return shares[:, None] * classes + (1.0 - shares[:, None]) * np.roll(classes, 1, axis=0)

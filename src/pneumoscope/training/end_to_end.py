@@ -19,7 +19,7 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import UsageError
-from pneumoscope.graph.architecture import LEAST_SIZE
+from pneumoscope.graph.bundle_files import LEAST_SIZE
 from pneumoscope.images.preprocess import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
@@ -27,13 +27,20 @@ from pneumoscope.images.preprocess import (
     Preprocessor,
 )
 from pneumoscope.prefetching import ahead
-from pneumoscope.training.background import change_surroundings, in_lungs
+from pneumoscope.training.background import (
+    Fields,
+    change_surroundings,
+    draw_fields,
+    draw_shares,
+    in_lungs,
+    mixed,
+    mixed_labels,
+    mixed_lungs,
+)
 from pneumoscope.training.batch_augmentation import build_distortion
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.guidance import Teacher, guided, heatmap_of
 from pneumoscope.training.loop import Curriculum, Labels, Shares
-from pneumoscope.training.lung_cropping import Fields, draw_fields
-from pneumoscope.training.mixup import draw_shares, mixed, mixed_labels, mixed_lungs
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.subtypes import UNKNOWN, build_kind_question, evenly_ordered
 

@@ -8,13 +8,19 @@ the head sees them, and dropout then hides a feature by setting it to its mean; 
 standardisation is folded into the hidden layer, so the network that comes out is the mission's,
 layer by layer, and its input the raw pooled features. Plain Adam (Kingma & Ba, ICLR 2015) on raw
 features of very different scales takes many times the epochs.
+
+Train the blocks behind a boundary, from activations that were computed once.
+
+Comes in: activations of train and val on disk, labels, a network from the boundary to logits.
+Goes out: a curriculum of one lesson. Knows nothing of images. What is frozen is a function of the
+view alone, so its share of every epoch's work is done once per view.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +28,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.config import FitConfig
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.config import FitConfig, TrainConfig
+from pneumoscope.graph.bundle_files import Architecture
+from pneumoscope.prefetching import ahead
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.loop import Curriculum, Labels, Score, check_classes, fit
+from pneumoscope.training.loop import Curriculum, Epoch, Labels, Score, check_classes, fit
 from pneumoscope.training.network import HeadWeights, build_head
 
 _CHUNK_ROWS = 16_384
@@ -173,3 +179,52 @@ def _folded(
     folded_bias = bias - centre @ folded
     parts = (folded, folded_bias, output, output_bias)
     return HeadWeights(*(part.astype(np.float32) for part in parts))
+
+
+_VAL_BATCH = 64
+
+
+def build_tail_curriculum(
+    network: Any,
+    train: LabelledFeatures,
+    val: LabelledFeatures,
+    config: TrainConfig,
+    factors: Mapping[str, float],
+) -> Curriculum:
+    """All epochs alike: every training image once, in one of its views."""
+    return Curriculum(network, [_TailLesson(network, train, val, config)], factors=factors)
+
+
+class _TailLesson:
+    """Activations in a new order each epoch, each image in one of its views."""
+
+    def __init__(
+        self, network: Any, train: LabelledFeatures, val: LabelledFeatures, config: TrainConfig
+    ) -> None:
+        self.model = network
+        self._train, self._val = train, val
+        self._batch, self._seed = config.fit.batch_size, config.seed
+        self.steps = max(len(train.labels) // self._batch, 1)
+
+    def batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], Labels]]:
+        """Whole batches only, so that one compiled step does for all."""
+        table, labels = self._train.table, self._train.labels
+        generator = np.random.default_rng([self._seed, epoch])
+        order = np.resize(generator.permutation(len(labels)), (self.steps, self._batch))
+        views = generator.integers(0, table.views, order.shape)
+
+        def make() -> Iterator[tuple[NDArray[Any], Labels]]:
+            for rows, chosen in zip(order, views, strict=True):
+                yield table.take(rows, chosen), labels[rows]
+
+        return ahead(make())
+
+    def val_logits(self) -> NDArray[np.float32]:
+        """By batches of one shape; the last one is filled up with the first images."""
+        count = len(self._val.labels)
+        logits = np.empty(count, np.float32)
+        for start in range(0, count, _VAL_BATCH):
+            rows = np.arange(start, start + _VAL_BATCH) % count
+            out = self.model.predict_on_batch(self._val.table.take(rows, np.zeros_like(rows)))
+            logits[start : start + _VAL_BATCH] = np.asarray(out, np.float32)[: count - start, 0]
+        return logits

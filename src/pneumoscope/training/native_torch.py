@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from pneumoscope.images.memory import keep_freed_memory
+from pneumoscope.images.budget import keep_freed_memory
 from pneumoscope.training.plans import settle
 from pneumoscope.training.runtime import load_keras
 

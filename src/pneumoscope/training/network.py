@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER, Architecture
+from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER, Architecture
 from pneumoscope.keras_loading import load_keras
 from pneumoscope.training.backbones import build_backbone, layer_at, stages_of
 from pneumoscope.training.native_torch import with_native_layers

@@ -27,12 +27,11 @@ import numpy as np
 from pneumoscope.config import RECIPES, FitConfig, PreprocessConfig, ScratchConfig, TrainConfig
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.graph import bundle_files
-from pneumoscope.graph.architecture import Architecture
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.backbones import find_boundary
 from pneumoscope.training.background import LungExtractor
-from pneumoscope.training.checkpoint import Epoch
 from pneumoscope.training.end_to_end import (
     Squares,
     asks_for_lungs,
@@ -40,10 +39,15 @@ from pneumoscope.training.end_to_end import (
     check_sizes,
     stored_side,
 )
-from pneumoscope.training.extractor import SquareExtractor, frozen_extractor
+from pneumoscope.training.extractor import SquareExtractor, frozen_extractor, training_ranges
 from pneumoscope.training.features import Extractor, FeatureTable, Views, compute_features
-from pneumoscope.training.head_training import LabelledFeatures, TrainedHead, train_head
-from pneumoscope.training.loop import Fitted, Score, fit
+from pneumoscope.training.head_training import (
+    LabelledFeatures,
+    TrainedHead,
+    build_tail_curriculum,
+    train_head,
+)
+from pneumoscope.training.loop import Epoch, Fitted, Score, fit
 from pneumoscope.training.network import (
     HeadWeights,
     build_network,
@@ -53,8 +57,6 @@ from pneumoscope.training.network import (
     weights_digest,
     with_head,
 )
-from pneumoscope.training.partial_finetuning import build_tail_curriculum
-from pneumoscope.training.ranges import training_ranges
 from pneumoscope.training.runtime import arithmetic
 from pneumoscope.training.subtypes import kind_codes
 from pneumoscope.training.teachers import load_teachers, teacher_folder

@@ -14,8 +14,8 @@ from typing import Any
 from pneumoscope.config import PreprocessConfig, from_dict
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.graph import bundle_files
-from pneumoscope.graph.architecture import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER, Architecture
 from pneumoscope.graph.archive import read_network
+from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER, Architecture
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.keras_loading import load_keras
 from pneumoscope.storage import sha256_of_file

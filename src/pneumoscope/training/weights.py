@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError, InputError, WeightsMissingError
 from pneumoscope.graph import bundle_files
-from pneumoscope.graph.weight_file import open_weight_file, read_array
+from pneumoscope.graph.archive import open_weight_file, read_array
 from pneumoscope.storage import cache_folder, home_folder, sha256_of_file
 from pneumoscope.training.backbones import APPLICATIONS, name_layers
 from pneumoscope.training.efficientnet_lite import PACKAGES

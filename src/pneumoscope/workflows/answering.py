@@ -18,7 +18,7 @@ from pneumoscope.config import IntervalConfig, PreprocessConfig
 from pneumoscope.errors import DataError, ImageRefusedError, Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate, in_own_units
 from pneumoscope.evaluation.groups import by_group
-from pneumoscope.evaluation.score_scale import ScoreScale
+from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.images.cautions import counted
 from pneumoscope.images.dicom.attributes import film_attributes
 from pneumoscope.images.framing import match_framing, reliable_box

@@ -8,7 +8,7 @@ from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.records import Dataset
 from pneumoscope.report.formatting import plural
 from pneumoscope.report.model_card import ModelCardContent, model_card
-from pneumoscope.workflows.facts import is_kermany, split_counts
+from pneumoscope.workflows.run_folder import is_kermany, split_counts
 
 _NORMALISATION = {
     "imagenet": "per channel by ImageNet's mean and deviation",

@@ -15,8 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.data.fingerprint import fingerprint
-from pneumoscope.data.index import index
+from pneumoscope.data.index import fingerprint, index
 from pneumoscope.errors import DataError, ImageRefusedError, InputError, MissingError, UsageError
 from pneumoscope.evaluation.agreement import Agreement, compare, correlation
 from pneumoscope.graph import bundle_files
@@ -26,7 +25,13 @@ from pneumoscope.graph.precision import Floats, Precision, Ranges
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
-from pneumoscope.inference.certificates import PrecisionCertificate, choose_precision, judged
+from pneumoscope.inference.certificates import (
+    MOST_IMAGES,
+    PrecisionCertificate,
+    choose_precision,
+    judged,
+    measure_ranges,
+)
 from pneumoscope.inference.engine import (
     INT8_TABLE,
     OpenVinoBackend,
@@ -34,11 +39,10 @@ from pneumoscope.inference.engine import (
     writable_graph_cache,
 )
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.inference.quantise import MOST_IMAGES, measure_ranges
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.workflows.answering import Answered, answer_all
-from pneumoscope.workflows.facts import announce
+from pneumoscope.workflows.run_folder import announce
 
 Lower = Literal["bf16", "int8"]
 LOWER: tuple[Lower, ...] = ("bf16", "int8")

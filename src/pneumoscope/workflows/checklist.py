@@ -19,7 +19,7 @@ from pneumoscope.records import Dataset, Estimate, ImageRecord
 from pneumoscope.report.checklists.item import Fact
 from pneumoscope.report.content import Counted, Flow, Refusals
 from pneumoscope.report.formatting import METRICS, in_words, interval, metric_text, number, plural
-from pneumoscope.workflows.facts import is_kermany, software_versions
+from pneumoscope.workflows.run_folder import is_kermany, software_versions
 
 _SHOWN_DIGITS = 16
 """Of a digest: the files hold it whole."""

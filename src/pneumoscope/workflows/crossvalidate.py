@@ -41,8 +41,8 @@ from pneumoscope.records import CLASS_NAMES, Dataset, Estimate, ImageRecord
 from pneumoscope.storage import claim_folder, path_text, safe_cell, write_json, write_text
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
-from pneumoscope.workflows.evaluation_files import metrics_table
-from pneumoscope.workflows.facts import announce
+from pneumoscope.workflows.evaluation_folder import metrics_table
+from pneumoscope.workflows.run_folder import announce
 from pneumoscope.workflows.timing import Stopwatch
 from pneumoscope.workflows.train import train
 

@@ -1,26 +1,125 @@
-"""`data …`: download, audit, split and phantom, each with a document and a text."""
+"""`data …`: download, audit, split and phantom, each with a document and a text.
+
+What the audit's review of labels needs from outside: a model's answers, and pictures of films.
+
+Comes in: a predictions file; an `Audit`. Goes out: probabilities by path; PNG bytes by path.
+Runs no model.
+
+`data adopt`: a public data set in its owner's layout → a manifest, and what was left out.
+"""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from pneumoscope.config import SplitConfig
+from pneumoscope.config import AdoptConfig, SplitConfig, check_ranges
 from pneumoscope.data.audit import audit
+from pneumoscope.data.audit_record import Audit
+from pneumoscope.data.external.adopt import Adopted, adopt, write_manifest
+from pneumoscope.data.external.registry import SOURCES
 from pneumoscope.data.index import class_counts, index
 from pneumoscope.data.masks import notes_on_flat_images
 from pneumoscope.data.sources import download
 from pneumoscope.data.split_files import refuse_empty, split, write_split
 from pneumoscope.data.splitting import check_shares
 from pneumoscope.data.tree import class_words
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import DataError, ImageRefusedError, UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.images.read import read_image
+from pneumoscope.inference.overlay import film_png
 from pneumoscope.progress import Progress
-from pneumoscope.records import Dataset
+from pneumoscope.records import CLASS_NAMES, Dataset
 from pneumoscope.report.audit_page import write_audit_page
-from pneumoscope.storage import claim_folder, write_json
-from pneumoscope.workflows.label_review import answers_for, pictures_of
+from pneumoscope.storage import claim_folder, path_text, write_json
+
+MOST_PICTURES = 24
+_SIDE = 224
+_WANTED = ("path", "status", "probability")
+
+
+def answers_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
+    """The probability of pneumonia of each image that the file answers for, by its path.
+
+    Paths in the file are as `predict` wrote them: absolute, or relative to the folder in which it
+    ran. One that is neither is found by its name if only one image bears it.
+
+    Args:
+        dataset: indexed.
+        predictions: a `predictions.csv`.
+
+    Raises:
+        DataError: the file can't be read, is no predictions file, or answers for no image here.
+    """
+    by_path = {path_text(record.path): record.path for record in dataset.records}
+    by_name: dict[str, list[Path]] = {}
+    for record in dataset.records:
+        by_name.setdefault(path_text(record.path.name), []).append(record.path)
+    found: dict[Path, float] = {}
+    for path, probability in _rows(predictions):
+        same_name = by_name.get(Path(path).name, [])
+        image = by_path.get(path) or by_path.get(str(Path(path).absolute()))
+        if image is None and len(same_name) == 1:
+            image = same_name[0]
+        if image is not None:
+            found[image] = probability
+    if not found:
+        raise DataError(
+            f"{predictions}: answers for none of the {len(dataset.records)} images of "
+            f"{dataset.root}; wanted rows with their paths. Make it: pneumoscope predict "
+            f"{dataset.root} --out {predictions}"
+        )
+    return found
+
+
+def _rows(predictions: Path) -> list[tuple[str, float]]:
+    """Path and probability of every row with an answer."""
+    try:
+        with predictions.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            missing = [name for name in _WANTED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(
+                    f"{predictions}: lacks the column {missing[0]!r}; wanted a file as "
+                    "`pneumoscope predict --out FILE.csv` writes it."
+                )
+            rows = [(row["path"], row["probability"]) for row in reader if row["status"] == "ok"]
+        return [(path, _probability(text, predictions, path)) for path, text in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{predictions}: can't be read ({error}); wanted a CSV in UTF-8. "
+            "Give the file that `pneumoscope predict --out FILE.csv` wrote."
+        ) from error
+
+
+def _probability(text: str, predictions: Path, path: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise DataError(
+            f"{predictions}: found the probability {text!r} for {path}, wanted a number from 0 to "
+            "1. Make the file again: pneumoscope predict"
+        )
+    return value
+
+
+def pictures_of(found: Audit) -> dict[str, bytes]:
+    """The films with the most doubtful labels as small PNGs, by `Doubt.path`."""
+    pictures: dict[str, bytes] = {}
+    review = found.evidence.labels
+    for doubt in review.doubts[:MOST_PICTURES] if review else ():
+        try:
+            image = read_image(Path(found.root) / doubt.path)
+        except ImageRefusedError:  # it was removed since it was measured
+            continue
+        pictures[doubt.path] = film_png(image.pixels, _SIDE)
+    return pictures
+
 
 _SHOWN_FINDINGS = 12
 
@@ -133,3 +232,67 @@ def _count_lines(dataset: Dataset) -> list[str]:
     for c in class_counts(dataset):
         lines.append(f"{c.split or '-':<7}{c.normal:>8}{c.pneumonia:>11}{c.patients:>10}")
     return lines
+
+
+def run_adoption(
+    name: str, folder: Path, out: Path, config: AdoptConfig, progress: Progress
+) -> tuple[dict[str, Any], str]:
+    """Write the manifest `out` of the data set `name` in `folder`.
+
+    Raises:
+        UsageError: no such data set, or `out` is a folder.
+        DataError: its tables can't be read, or no film is kept.
+    """
+    check_ranges(config)
+    source = SOURCES.get(name)
+    if source is None:
+        raise UsageError(f"found the data set {name!r}, wanted one of {', '.join(SOURCES)}")
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / f'{name}.csv'}")
+    claim_folder(out.parent)
+    adopted = adopt(source, folder, config, progress)
+    write_manifest(out, adopted)
+    return _document(adopted, out), _text(adopted, out)
+
+
+def _document(adopted: Adopted, out: Path) -> dict[str, Any]:
+    counts = _counts(adopted)
+    return {
+        "out": str(out),
+        "source": adopted.source.name,
+        "title": adopted.source.title,
+        "paper": adopted.source.paper,
+        "labels": adopted.source.labels,
+        "images": {name: counts[label] for label, name in enumerate(CLASS_NAMES)},
+        "patients": _patients(adopted),
+        "left_out": dict(adopted.left_out),
+        "notes": list(adopted.source.notes),
+    }
+
+
+def _counts(adopted: Adopted) -> Counter[int | None]:
+    return Counter(case.label for case in adopted.cases)
+
+
+def _patients(adopted: Adopted) -> int:
+    """Patients named, and one for each film that names none."""
+    named = {case.patient for case in adopted.cases if case.patient}
+    return len(named) + sum(not case.patient for case in adopted.cases)
+
+
+def _text(adopted: Adopted, out: Path) -> str:
+    source, counts = adopted.source, _counts(adopted)
+    lines = [
+        f"{source.title}{f' ({source.paper})' if source.paper else ''}",
+        f"labels    {source.labels}",
+        *(f"{name:<10}{counts[label]}" for label, name in enumerate(CLASS_NAMES)),
+        f"patients  {_patients(adopted)}",
+        *(f"left out  {count}: {why}" for why, count in adopted.left_out),
+        *(f"note      {note}" for note in source.notes),
+    ]
+    absent = [name for label, name in enumerate(CLASS_NAMES) if not counts[label]]
+    if absent:
+        lines.append(f"note      No {absent[0]} film is left: neither AUC nor both rates exist.")
+    split = " --split all" if adopted.keeps_splits else ""
+    lines += [f"manifest  {out}", f"next      pneumoscope evaluate {out}{split} --out evaluation"]
+    return "\n".join(lines)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import IntervalConfig, TrainConfig
-from pneumoscope.data.fingerprint import fingerprint
-from pneumoscope.data.index import index
+from pneumoscope.data.index import fingerprint, index
 from pneumoscope.data.seen import Seen
 from pneumoscope.data.split_files import write_split
 from pneumoscope.errors import DataError
@@ -37,13 +36,13 @@ from pneumoscope.workflows.answering import (
     worst_errors,
 )
 from pneumoscope.workflows.checklist import checklist_answers, flow_of
-from pneumoscope.workflows.evaluation_files import (
+from pneumoscope.workflows.evaluation_folder import (
     EvaluationFiles,
     evaluation_text,
     run_facts,
     write_evaluation_files,
 )
-from pneumoscope.workflows.facts import announce, data_facts, model_facts
+from pneumoscope.workflows.run_folder import announce, data_facts, model_facts
 from pneumoscope.workflows.seen import seen_by
 
 

@@ -19,7 +19,7 @@ from pneumoscope.config import IntervalConfig, ScoresConfig, ThresholdConfig
 from pneumoscope.data.scores import ScoreRow, ScoreTable, read_scores, stated_threshold
 from pneumoscope.errors import DataError, Reason, UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
-from pneumoscope.evaluation.score_scale import ScoreScale
+from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.evaluation.threshold import choose_threshold
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Prediction, Split
 from pneumoscope.report.checklists.item import Fact
@@ -28,13 +28,13 @@ from pneumoscope.report.formatting import number
 from pneumoscope.storage import claim_folder, sha256_of_file
 from pneumoscope.workflows.answering import ScoredCases, evaluate_cases
 from pneumoscope.workflows.checklist import checklist_answers, flow_of
-from pneumoscope.workflows.evaluation_files import (
+from pneumoscope.workflows.evaluation_folder import (
     EvaluationFiles,
     evaluation_text,
     run_facts,
     write_evaluation_files,
 )
-from pneumoscope.workflows.facts import announce, data_facts
+from pneumoscope.workflows.run_folder import announce, data_facts
 
 DEFAULT_THRESHOLD = 0.5
 _NO_SCORE = "no_score"

@@ -14,7 +14,7 @@ from pneumoscope.errors import ExtraMissingError, NetworkError, UsageError
 from pneumoscope.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from pneumoscope.delivery.fetching.folder import FetchedFolder
+    from pneumoscope.delivery.fetching.pacs import FetchedFolder
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_PAGES = 100_000
@@ -64,7 +64,7 @@ def run_fetch(
     if request.dicomweb and request.ids:
         raise UsageError("--ids: is for --pacs; by DICOMweb give --from and --to")
     days = _days(request)
-    from pneumoscope.delivery.fetching.folder import FetchedFolder
+    from pneumoscope.delivery.fetching.pacs import FetchedFolder
 
     folder = FetchedFolder(request.out, config.max_bytes, config.min_free)
     try:

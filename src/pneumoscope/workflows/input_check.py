@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.graph.archive import read_network
-from pneumoscope.images.descriptors import Look, look_at
-from pneumoscope.images.perturbations import PERTURBATIONS, rotation
+from pneumoscope.images.framing import Look, look_at
+from pneumoscope.images.perturbation_sweeps import PERTURBATIONS, rotation
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle, write_revised
-from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import (
     METHOD,
@@ -37,11 +36,12 @@ from pneumoscope.inference.input_check import (
     fit_statistics,
 )
 from pneumoscope.inference.predictor import BATCH, Predictor
+from pneumoscope.inference.weights_store import Table
 from pneumoscope.prefetching import ahead
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.formatting import count, percent
-from pneumoscope.workflows.facts import check_words
+from pneumoscope.workflows.run_folder import check_words
 
 FloatArray = NDArray[np.float32]
 

@@ -20,8 +20,8 @@ from pneumoscope.inference.engine import fast_precisions
 from pneumoscope.inference.known_answer import KnownAnswer
 from pneumoscope.storage import cache_folder
 from pneumoscope.workflows.certify import certificate_lines
-from pneumoscope.workflows.facts import check_words, how_many
 from pneumoscope.workflows.known_answer import check_engines, known_answer_lines, state
+from pneumoscope.workflows.run_folder import check_words, how_many
 
 _LOGGER = logging.getLogger(__name__)
 

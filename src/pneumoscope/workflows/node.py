@@ -50,7 +50,7 @@ def run_node(
     check_ranges(config, "node")
     _check_installed()
     from pneumoscope.delivery.dicom_node.node import Node
-    from pneumoscope.delivery.warned import told_by_place
+    from pneumoscope.delivery.export import told_by_place
 
     if not config.callers and not config.host.startswith(_LOOPBACK):
         _LOGGER.warning(
@@ -124,7 +124,7 @@ def node_results(spool: Path, out: Path) -> tuple[dict[str, Any], str]:
         UsageError: there is no result, or `out` is no CSV.
     """
     _check_installed()
-    from pneumoscope.delivery.dicom_node.results import COLUMNS, read_results
+    from pneumoscope.delivery.dicom_node.status import COLUMNS, read_results
 
     if out.suffix.lower() != ".csv":
         raise UsageError(f"--out {out}: found the suffix {out.suffix!r}, wanted .csv")

@@ -25,10 +25,10 @@ from pneumoscope.inference.bundle import (
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
-from pneumoscope.report.plan_content import PlanContent
+from pneumoscope.report.plan_page import PlanContent
 from pneumoscope.workflows.answering import answer_all
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation
-from pneumoscope.workflows.facts import announce
+from pneumoscope.workflows.run_folder import announce
 
 
 def evaluated_bundle(model: str, saved: SavedEvaluation) -> Bundle:

@@ -1,10 +1,15 @@
-"""`predict`: answers for files, as a table on the terminal or a file, with overlays if wanted."""
+"""`predict`: answers for files, as a table on the terminal or a file, with overlays if wanted.
+
+Overlays of many answers into a folder, beside the engine and not in its way.
+
+Comes in: answers with their images, one at a time. Goes out: PNG files. Knows nothing of tables.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,19 +17,53 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from pneumoscope.config import BatchConfig, check_ranges
-from pneumoscope.delivery.dicom_report.folder import ReportFolder
-from pneumoscope.delivery.fhir.folder import FhirFolder
+from pneumoscope.config import BatchConfig, PreprocessConfig, check_ranges
+from pneumoscope.delivery.dicom_report.objects import ReportFolder
+from pneumoscope.delivery.fhir.bundle import FhirFolder
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.images.cautions import closing_lines, counted
 from pneumoscope.inference.inputs import FileList, expand, is_url
-from pneumoscope.inference.overlay import shrunk, thinned
-from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
+from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png, shrunk, thinned
+from pneumoscope.inference.predictor import BATCH, Answer, Predictor, mark_of
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
 from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
-from pneumoscope.storage import claim_folder, path_text
-from pneumoscope.workflows.heatmaps import overlay_writer
+from pneumoscope.storage import claim_folder, path_text, temporary_beside
+
+
+def overlay_writer(folder: Path, config: PreprocessConfig) -> Callable[[Answer], None]:
+    """What writes the overlay of an answer, if it has an image and a map.
+
+    For `Predictor.predict_files`, which calls it before it yields the answer: so a row of a table
+    is never without its picture.
+
+    Args:
+        folder: for the PNG files.
+        config: how the images were preprocessed.
+    """
+
+    def write(answer: Answer) -> None:
+        if answer.image is not None and answer.cam is not None:
+            png = indexed_overlay_png(answer.image.pixels, answer.cam, config)
+            _put(folder / heatmap_name(answer.prediction.path), png)
+
+    return write
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, as far as kills go.
+
+    It is not flushed by itself, which takes as long as making the picture: where the power fails,
+    the last pictures may have to be made again.
+    """
+    temporary = temporary_beside(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
 
 Engine = Literal["local", "ray"]
 
@@ -308,7 +347,7 @@ def _check_engine(engine: Engine, paths: Sequence[Path | str], *, pictures: bool
 def _expanded(engine: Engine, paths: Sequence[Path | str]) -> Iterator[str]:
     if engine == "local":
         return expand(map(Path, paths))
-    from pneumoscope.inference.remote import expand_anywhere
+    from pneumoscope.inference.cluster import expand_anywhere
 
     return expand_anywhere(paths)
 

@@ -15,8 +15,8 @@ from pneumoscope.data.seen import PARTS, TABLE_NAME, Part, Seen, count_seen, see
 from pneumoscope.errors import DataError
 from pneumoscope.graph.bundle_files import bundle_in
 from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
-from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.weights_store import Table
 from pneumoscope.progress import SILENT, Progress, TerminalProgress
 from pneumoscope.records import ImageRecord
 

@@ -23,27 +23,30 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import IntervalConfig, StressConfig, check_ranges
-from pneumoscope.data.index import index, require_both_classes
-from pneumoscope.data.sample import sample_patients
+from pneumoscope.data.index import index, require_both_classes, sample_patients
 from pneumoscope.errors import UsageError
 from pneumoscope.images.cautions import closing_lines, counted
-from pneumoscope.images.masks import MaskFolder
+from pneumoscope.images.lungs import MaskFolder
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.content import EvaluatedSplit, RunFacts
-from pneumoscope.report.stress_content import StressContent
-from pneumoscope.report.stress_findings import stress_findings
+from pneumoscope.report.stress_findings import StressContent, stress_findings
 from pneumoscope.report.stress_page import stress_figures, write_stress_page
 from pneumoscope.storage import claim_folder, path_text, write_json, writes_alone
 from pneumoscope.workflows.evaluate import chosen_split
-from pneumoscope.workflows.facts import announce, command_line, software_versions
+from pneumoscope.workflows.run_folder import announce, command_line, software_versions
 from pneumoscope.workflows.seen import seen_by
 from pneumoscope.workflows.stress_answers import answer_stressed, conditions_of
-from pneumoscope.workflows.stress_files import stress_document, write_answers, write_rows
-from pneumoscope.workflows.stress_journal import Stressed, StressJournal
+from pneumoscope.workflows.stress_files import (
+    Stressed,
+    StressJournal,
+    stress_document,
+    write_answers,
+    write_rows,
+)
 from pneumoscope.workflows.stress_numbers import StressGiven, stress_content
 
 _LOGGER = logging.getLogger(__name__)

@@ -20,12 +20,14 @@ from pneumoscope.config import PreprocessConfig, StressConfig
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.images.framing import MATCHED_SHARES, USUAL_SHARE, lung_box, match_framing
 from pneumoscope.images.grey import FloatArray
-from pneumoscope.images.lungs import LungFields, Mask, find_lungs
-from pneumoscope.images.masks import MaskFolder
-from pneumoscope.images.occlusion import (
+from pneumoscope.images.lungs import (
     Ink,
+    LungFields,
+    Mask,
+    MaskFolder,
     box_around,
     centre_only,
+    find_lungs,
     only,
     ring_of,
     ring_only,
@@ -38,7 +40,7 @@ from pneumoscope.inference.overlay import fit_map, shrunk
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.prefetching import ahead
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.stress_journal import Said, Stressed
+from pneumoscope.workflows.stress_files import Said, Stressed
 
 PLAIN = "plain"
 _THUMBNAIL = 16

@@ -14,19 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import IntervalConfig, StressConfig
-from pneumoscope.data.fingerprint import fingerprint
-from pneumoscope.data.index import require_both_classes
+from pneumoscope.data.index import fingerprint, require_both_classes
 from pneumoscope.evaluation.intervals import bootstrap_share
-from pneumoscope.evaluation.shortcut_baselines import Control, control
-from pneumoscope.evaluation.stress import Judgement, Paired, compare_paired, judge
-from pneumoscope.images.masks import MaskFolder
+from pneumoscope.evaluation.stress import Control, Judgement, Paired, compare_paired, control, judge
+from pneumoscope.images.lungs import MaskFolder
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.inference.bundle import Abstention, BundleManifest
 from pneumoscope.inference.overlay import film_png
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset, Estimate, ImageRecord
 from pneumoscope.report.content import EvaluatedSplit, RunFacts
-from pneumoscope.report.stress_content import (
+from pneumoscope.report.stress_findings import (
     Example,
     ExchangeRow,
     Localisation,
@@ -34,7 +32,7 @@ from pneumoscope.report.stress_content import (
     StressContent,
     StressRow,
 )
-from pneumoscope.workflows.facts import data_facts, model_facts
+from pneumoscope.workflows.run_folder import data_facts, model_facts
 from pneumoscope.workflows.stress_answers import (
     PLAIN,
     Condition,
@@ -47,7 +45,7 @@ from pneumoscope.workflows.stress_answers import (
     read_film,
     shortcut_conditions,
 )
-from pneumoscope.workflows.stress_journal import Said, Stressed
+from pneumoscope.workflows.stress_files import Said, Stressed
 
 _EXAMPLE_SIDE = 144
 _PARTS = "Parts of the film"

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.data.fingerprint import fingerprint
+from pneumoscope.data.index import fingerprint
 from pneumoscope.data.split_files import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
@@ -37,15 +37,15 @@ from pneumoscope.inference.bundle import (
     TrainingData,
     write_bundle,
 )
-from pneumoscope.inference.bundle_tables import Table
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor, statistics_of
+from pneumoscope.inference.weights_store import Table
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import EpochPoint, LearningCurves
 from pneumoscope.storage import cache_folder, claim_cache, path_text, write_text, writes_alone
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.checkpoint import Epoch
+from pneumoscope.training.loop import Epoch
 from pneumoscope.training.network import initialise_randomly, weights_digest
 from pneumoscope.training.plans import arrays_of
 from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
@@ -60,19 +60,19 @@ from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
-from pneumoscope.workflows.evaluation_files import metrics_table
+from pneumoscope.workflows.evaluation_folder import metrics_table
 from pneumoscope.workflows.input_check import (
     QUICK,
     card_with_check,
     tables_of,
     with_input_check,
 )
-from pneumoscope.workflows.known_answer import state
-from pneumoscope.workflows.known_answers import (
+from pneumoscope.workflows.known_answer import (
     EmbeddingBackend,
     answered_by_record,
     either,
     pooled_by_record,
+    state,
 )
 from pneumoscope.workflows.operating import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare

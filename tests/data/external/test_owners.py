@@ -7,8 +7,8 @@ import pytest
 
 from pneumoscope.config import AdoptConfig
 from pneumoscope.data.external.adopt import Adopted, adopt
-from pneumoscope.data.external.record import age_in_years, sex_of, view_of
 from pneumoscope.data.external.registry import SOURCES
+from pneumoscope.data.external.table import age_in_years, sex_of, view_of
 from pneumoscope.errors import DataError, UsageError
 from support import owners_folders as owners
 

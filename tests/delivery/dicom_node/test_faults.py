@@ -26,14 +26,13 @@ from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import made_reports
-from pneumoscope.delivery.dicom_node.audit import Audit
-from pneumoscope.delivery.dicom_node.identity import stated_sop_uid
+from pneumoscope.delivery.dicom_node.answerer import Audit, made_reports
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.queue import Queue
-from pneumoscope.delivery.dicom_node.receiver import Receiver
+from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_report.author import Author
+from pneumoscope.delivery.dicom_node.wire import stated_sop_uid
+from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.processes import Processes
 from pneumoscope.workflows.node import node_retry, node_status

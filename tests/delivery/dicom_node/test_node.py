@@ -25,9 +25,9 @@ from pydicom.uid import (
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_report.author import Author
+from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import UsageError
-from pneumoscope.inference.backends import Outputs
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.workflows.node import node_retry, node_status
 from support.dicom_peers import (

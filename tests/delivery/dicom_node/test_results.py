@@ -16,7 +16,7 @@ from pneumoscope.cli.app import run
 from pneumoscope.config import NodeConfig
 from pneumoscope.data.scores import read_scores, stated_threshold
 from pneumoscope.delivery.dicom_node.node import Node
-from pneumoscope.delivery.dicom_node.results import COLUMNS, RESULTS_FILE
+from pneumoscope.delivery.dicom_node.status import COLUMNS, RESULTS_FILE
 from support.dicom_peers import send, until
 from support.dicom_reports import film_bytes, predictor
 

@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from pneumoscope.cli.app import run
-from pneumoscope.delivery.dicom_report.folder import ReportFolder
+from pneumoscope.delivery.dicom_report.objects import ReportFolder
 from pneumoscope.inference.predictor import Predictor
 from support.dicom_reports import MANIFEST, film_bytes, predictor
 from support.image_files import smooth_grey

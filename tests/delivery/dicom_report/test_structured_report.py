@@ -16,9 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from pneumoscope.delivery.dicom_report import objects
-from pneumoscope.delivery.dicom_report.author import Author
 from pneumoscope.delivery.dicom_report.objects import Reporter
-from pneumoscope.delivery.dicom_report.source import SourceFilm
+from pneumoscope.delivery.dicom_report.source import Author, SourceFilm
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import OperatingPoint

@@ -24,12 +24,11 @@ from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest import logs
 from pneumoscope.delivery.rest.documents import Wanted
 from pneumoscope.delivery.rest.guard import RateLimit
-from pneumoscope.delivery.rest.metrics import stability_index
+from pneumoscope.delivery.rest.logs import stability_index
 from pneumoscope.delivery.rest.problems import ClientGoneError, RequestError
 from pneumoscope.delivery.rest.server import api_keys, bind, check_tls
-from pneumoscope.delivery.rest.service import Service
+from pneumoscope.delivery.rest.service import Service, WorkQueue
 from pneumoscope.delivery.rest.upload import Memory, Upload
-from pneumoscope.delivery.rest.work import WorkQueue
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
 from support.fake_service import LIMITS, MeanBackend, fake_app, fake_predictor, film_png

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pneumoscope.delivery.rest.multipart import Multipart, MultipartError, Part
+from pneumoscope.delivery.rest.upload import Multipart, MultipartError, Part
 
 Found = list[tuple[str, str, bytes]]
 NAMED = b'Content-Disposition: form-data; name="file"; filename="%s"\r\n'

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.images.phantom import draw
-from pneumoscope.images.phantom.dicom_file import encode_dicom
+from pneumoscope.images.phantom.folder import encode_dicom
 from support.chromium import Tab, chromium_path, chromium_tab
 from support.serving import running_server
 

@@ -12,7 +12,7 @@ import pytest
 from pneumoscope.config import LimitsConfig
 from pneumoscope.delivery.rest import pipeline as module
 from pneumoscope.delivery.rest.pipeline import PASSES, Pipeline
-from pneumoscope.inference.backends import Outputs
+from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Answer, Predictor
 from support.fake_service import MANIFEST, film_png
 

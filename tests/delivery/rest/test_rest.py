@@ -18,12 +18,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from pneumoscope.config import ServeConfig
-from pneumoscope.delivery.rest import schemas
+from pneumoscope.delivery.rest import documents
 from pneumoscope.delivery.rest.app import build_app
 from pneumoscope.delivery.rest.pages import PAGE_FILES
 from pneumoscope.errors import Reason
 from pneumoscope.images.phantom import draw
-from pneumoscope.images.phantom.dicom_file import encode_dicom
+from pneumoscope.images.phantom.folder import encode_dicom
 from pneumoscope.inference.bundle import Abstention
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import COLUMNS, as_row
@@ -65,7 +65,7 @@ def test_answer_is_the_predictors_row_with_the_model(client: TestClient, content
     assert body["model"] == client.get("/v1/model").json()["id"]
     assert set(body) == {*COLUMNS, "model", "heatmap"}
     assert body["heatmap"] is None
-    schemas.Row.model_validate(body)
+    documents.Row.model_validate(body)
 
 
 def png(text: str) -> Image.Image:
@@ -117,7 +117,7 @@ def test_bad_images_are_refused_with_their_reason(
     assert body["reason"] == case.reason
     assert body["detail"]
     assert body["probability"] is None
-    schemas.Refused.model_validate(body)
+    documents.Refused.model_validate(body)
 
 
 def raw(client: TestClient, content: bytes, kind: str = "multipart/form-data; boundary=x") -> Any:
@@ -152,7 +152,7 @@ def test_what_is_no_form_with_a_file_is_refused(
     assert response.status_code == status
     body = response.json()
     assert (body["status"], body["reason"]) == ("error", "bad_request")
-    schemas.Failed.model_validate(body)
+    documents.Failed.model_validate(body)
 
 
 def test_parameters_and_pages_that_are_none(client: TestClient) -> None:
@@ -200,7 +200,7 @@ def test_several_files_have_a_line_each_in_order(client: TestClient) -> None:
     alone = post(client, film_png(200)).json()
     assert lines[0]["probability"] == alone["probability"]
     for line in lines:
-        schemas.Line.model_validate(line)
+        documents.Line.model_validate(line)
     assert client.post(MANY, files=[*files, files[0]]).status_code == 400
 
 
@@ -279,7 +279,7 @@ def test_an_uncertain_answer_is_in_the_contract() -> None:
         body = post(client, film_png()).json()
     assert body["prediction"] == "uncertain"
     assert 0 < body["probability"] < 1
-    schemas.Row.model_validate(body)
+    documents.Row.model_validate(body)
 
 
 def test_a_film_refused_by_the_input_check_has_no_number_and_no_heatmap() -> None:
@@ -297,4 +297,4 @@ def test_a_film_refused_by_the_input_check_has_no_number_and_no_heatmap() -> Non
     empty = ("probability", "prediction", "threshold", "heatmap", "map")
     assert [body[name] for name in empty] == [None] * 5
     assert body["input_score"] == 9.0
-    schemas.Refused.model_validate(body)
+    documents.Refused.model_validate(body)

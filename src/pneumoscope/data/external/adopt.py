@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.header import with_header
-from pneumoscope.data.external.record import NOT_FOUND, TWICE, Case, Source
+from pneumoscope.data.external.table import NOT_FOUND, TWICE, Case, Source, with_header
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES

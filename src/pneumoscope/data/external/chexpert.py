@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.record import (
+from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
@@ -22,11 +22,13 @@ from pneumoscope.data.external.record import (
     Source,
     View,
     age_in_years,
+    optional_table,
     other_finding,
+    rows_of,
     sex_of,
+    table_in,
     view_of,
 )
-from pneumoscope.data.external.table import optional_table, rows_of, table_in
 from pneumoscope.records import Split
 
 _COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", "Pneumonia")

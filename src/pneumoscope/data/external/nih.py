@@ -11,18 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.record import (
+from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
     Case,
     Source,
     age_in_years,
+    images_below,
     other_finding,
+    rows_of,
     sex_of,
+    table_in,
     view_of,
 )
-from pneumoscope.data.external.table import images_below, rows_of, table_in
 from pneumoscope.records import Split
 
 _COLUMNS = (

@@ -12,18 +12,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.record import (
+from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
     Case,
     Source,
     age_in_years,
+    images_below,
     other_finding,
+    rows_of,
     sex_of,
+    table_in,
     view_of,
 )
-from pneumoscope.data.external.table import images_below, rows_of, table_in
 
 _TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 _TABLES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pneumoscope.data.external import chexpert, nih, padchest, plain, rsna, vindr
-from pneumoscope.data.external.record import Source
+from pneumoscope.data.external.table import Source
 
 SOURCES: Mapping[str, Source] = {
     source.name: source

@@ -12,15 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.record import (
+from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
     Case,
     Source,
+    images_below,
     other_finding,
+    rows_of,
+    table_in,
 )
-from pneumoscope.data.external.table import images_below, rows_of, table_in
 from pneumoscope.errors import DataError
 
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"

@@ -12,15 +12,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.record import (
+from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
     Case,
     Source,
+    images_below,
+    optional_table,
     other_finding,
+    rows_of,
+    table_in,
 )
-from pneumoscope.data.external.table import images_below, optional_table, rows_of, table_in
 from pneumoscope.records import Split
 
 _TABLES: tuple[tuple[str, Split], ...] = (

@@ -16,20 +16,19 @@ from pathlib import Path
 from threading import Event
 
 from pneumoscope.config import LimitsConfig, NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Answerer, made_reports
-from pneumoscope.delivery.dicom_node.audit import Audit
+from pneumoscope.delivery.dicom_node.answerer import Answerer, Audit, made_reports
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
 from pneumoscope.delivery.dicom_node.peers import parse_peer
 from pneumoscope.delivery.dicom_node.poller import Poller
-from pneumoscope.delivery.dicom_node.receiver import Receiver
 from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
+from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.delivery.dicom_node.status import counted
 from pneumoscope.delivery.dicom_node.stow import StowSender
 from pneumoscope.delivery.dicom_report.objects import Reporter
 from pneumoscope.errors import UsageError
-from pneumoscope.inference.decoding import threads
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.preparing import threads
 from pneumoscope.inference.processes import Processes
 
 _LOGGER = logging.getLogger(__name__)

@@ -11,16 +11,16 @@ from datetime import date, timedelta
 from threading import Event
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.audit import Audit
+from pneumoscope.delivery.dicom_node.answerer import Audit
 from pneumoscope.delivery.dicom_node.dicomweb import (
     DicomWeb,
     DicomWebError,
     Found,
     NotThereError,
 )
-from pneumoscope.delivery.dicom_node.identity import stated_sop_uid
 from pneumoscope.delivery.dicom_node.sender import Doubts, pause
 from pneumoscope.delivery.dicom_node.spool import Spool
+from pneumoscope.delivery.dicom_node.wire import stated_sop_uid
 
 MODALITIES = ("CR", "DX")
 _CALLER = "DICOMweb"

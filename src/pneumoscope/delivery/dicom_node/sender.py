@@ -30,9 +30,9 @@ from pynetdicom.sop_class import (
 )
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.audit import Audit
+from pneumoscope.delivery.dicom_node.answerer import Audit
 from pneumoscope.delivery.dicom_node.peers import Peer, client_context
-from pneumoscope.delivery.dicom_node.receiver import entity
+from pneumoscope.delivery.dicom_node.server import entity
 from pneumoscope.delivery.dicom_node.spool import LostError, Outgoing, Spool
 
 _REPORT_CLASSES = (Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage)

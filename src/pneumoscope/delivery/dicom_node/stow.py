@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.audit import Audit
+from pneumoscope.delivery.dicom_node.answerer import Audit
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, DicomWebError
 from pneumoscope.delivery.dicom_node.sender import Outcome, Sender, UnreachableError
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.delivery.dicom_report.author import MANUFACTURER, RESEARCH_ONLY, Author
-from pneumoscope.delivery.dicom_report.source import SourceFilm
+from pneumoscope.delivery.dicom_report.source import MANUFACTURER, RESEARCH_ONLY, Author, SourceFilm
 from pneumoscope.records import Prediction
 
 if TYPE_CHECKING:

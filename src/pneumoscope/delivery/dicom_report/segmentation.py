@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pneumoscope.delivery.dicom_report.author import MANUFACTURER, RESEARCH_ONLY, Author
 from pneumoscope.delivery.dicom_report.secondary_capture import orientation
-from pneumoscope.delivery.dicom_report.source import SourceFilm
+from pneumoscope.delivery.dicom_report.source import MANUFACTURER, RESEARCH_ONLY, Author, SourceFilm
 from pneumoscope.inference.overlay import fit_map
 
 if TYPE_CHECKING:

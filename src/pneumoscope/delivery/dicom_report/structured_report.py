@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pneumoscope.delivery.dicom_report.author import MANUFACTURER, RESEARCH_ONLY, Author
-from pneumoscope.delivery.dicom_report.source import SourceFilm
+from pneumoscope.delivery.dicom_report.source import MANUFACTURER, RESEARCH_ONLY, Author, SourceFilm
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 if TYPE_CHECKING:

@@ -18,11 +18,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from pneumoscope.config import LimitsConfig, ServeConfig
-from pneumoscope.delivery.rest import pages, schemas
+from pneumoscope.delivery.rest import documents, pages
 from pneumoscope.delivery.rest.documents import Wanted
 from pneumoscope.delivery.rest.guard import HELD, Guard, error_response
-from pneumoscope.delivery.rest.logs import LOGGER
-from pneumoscope.delivery.rest.metrics import CONTENT_TYPE
+from pneumoscope.delivery.rest.logs import CONTENT_TYPE, LOGGER
 from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, RequestError, overloaded
 from pneumoscope.delivery.rest.service import Service, hung_up
 from pneumoscope.inference.predictor import Predictor
@@ -93,9 +92,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/predictions",
         summary="Answer for one film",
-        openapi_extra=schemas.form(many=False),
-        responses=schemas.answers(
-            {"model": schemas.Row, "description": "the answer"},
+        openapi_extra=documents.form(many=False),
+        responses=documents.answers(
+            {"model": documents.Row, "description": "the answer"},
             400,
             401,
             408,
@@ -122,11 +121,11 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/predictions/batch",
         summary="Answer for several films, line by line",
-        openapi_extra=schemas.form(many=True),
+        openapi_extra=documents.form(many=True),
         response_class=StreamingResponse,
-        responses=schemas.answers(
+        responses=documents.answers(
             {
-                "content": {_NDJSON: {"schema": schemas.Line.model_json_schema()}},
+                "content": {_NDJSON: {"schema": documents.Line.model_json_schema()}},
                 "description": "a line per film",
             },
             *(400, 401, 408, 413, 415, 429, 503),
@@ -150,7 +149,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """What answers here."""
         return service.model_document
 
-    @app.get("/healthz", summary="Whether the process lives", response_model=schemas.State)
+    @app.get("/healthz", summary="Whether the process lives", response_model=documents.State)
     async def healthz() -> dict[str, str]:
         """Always 200."""
         return {"status": "ok"}
@@ -158,7 +157,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get(
         "/readyz",
         summary="Whether films are answered for",
-        responses={200: {"model": schemas.State}, 503: {"model": schemas.State}},
+        responses={200: {"model": documents.State}, 503: {"model": documents.State}},
     )
     async def readyz() -> Response:
         """200 from when the engine is warm until the server stops."""

@@ -18,11 +18,11 @@ from typing import Any
 import uvicorn
 
 from pneumoscope.config import LimitsConfig, ServeConfig
+from pneumoscope.delivery.export import told_by_place
 from pneumoscope.delivery.rest.app import build_app
 from pneumoscope.delivery.rest.connections import BACKLOG, Connections, Protocol
+from pneumoscope.delivery.rest.guard import LOOPBACK_NAMES
 from pneumoscope.delivery.rest.logs import LOGGER, event, write_json_lines, write_uncaught_too
-from pneumoscope.delivery.rest.origins import LOOPBACK_NAMES
-from pneumoscope.delivery.warned import told_by_place
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
 

@@ -15,7 +15,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.colour import mean_chroma
+from pneumoscope.images.budget import decoding
 from pneumoscope.images.dicom.cells import read_cells
 from pneumoscope.images.dicom.file import DicomFile, parse_dicom, transfer_syntax_of
 from pneumoscope.images.dicom.grey import grey_table
@@ -35,8 +35,14 @@ from pneumoscope.images.dicom.pixels import (
     Samples,
     decode_frame,
 )
-from pneumoscope.images.grey import Decoded, DicomInfo, FloatArray, check_size, unit_range
-from pneumoscope.images.guard import decoding
+from pneumoscope.images.grey import (
+    Decoded,
+    DicomInfo,
+    FloatArray,
+    check_size,
+    mean_chroma,
+    unit_range,
+)
 
 __all__ = ["DicomInfo", "decode_dicom"]
 

@@ -29,8 +29,8 @@ def film_attributes(path: Path) -> dict[str, str]:
 
     Empty for anything but a DICOM file with a preamble (PS3.10 section 7.1).
     """
+    from pneumoscope.images.budget import decoding
     from pneumoscope.images.dicom.file import parse_header
-    from pneumoscope.images.guard import decoding
 
     try:
         with path.open("rb") as stream:

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(
+def prefetched(
     items: Iterator[Item], stop: Callable[[], object] = lambda: None, *, most: int = 1
 ) -> Iterator[Item]:
     """The items, each fetched in a thread while those before it are in use.

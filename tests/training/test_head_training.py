@@ -18,7 +18,7 @@ from pneumoscope.training.head_training import (
     LabelledFeatures,
     TrainedHead,
     _folded,
-    _HeadLesson,
+    _HeadPhase,
     _origin,
     train_head,
 )
@@ -95,17 +95,17 @@ def scaled(part: LabelledFeatures, folder: Path) -> LabelledFeatures:
 
 def test_every_epoch_shows_each_image_once_in_one_of_its_views(parts) -> None:
     train, val = parts
-    lesson = _HeadLesson(None, train, val, 64, seed=4)
+    phase = _HeadPhase(None, train, val, 64, seed=4)
     count = len(train.labels)
     each = np.stack(
         [train.table.take(np.arange(count), np.full(count, view)) for view in (0, 1)], 1
     )
-    each = (each - lesson.centre) / lesson.scale
+    each = (each - phase.centre) / phase.scale
     orders = []
     for epoch in (0, 1):
-        shown = list(lesson.batches(epoch))
+        shown = list(phase.batches(epoch))
         assert [len(labels) for _, labels in shown] == [64, 64, 64, 8]
-        assert len(shown) == lesson.steps
+        assert len(shown) == phase.steps
         features = np.concatenate([features for features, _ in shown])
         # The first ten numbers tell all views apart.
         distances = np.abs(each[None, :, :, :10] - features[:, None, None, :10]).max(-1)
@@ -121,8 +121,8 @@ def test_every_epoch_shows_each_image_once_in_one_of_its_views(parts) -> None:
 
 def test_standardised_features_have_mean_0_and_deviation_1(parts) -> None:
     rows = np.arange(len(parts[0].labels))
-    lesson = _HeadLesson(None, *parts, 64, seed=4)
-    plain = (parts[0].table.take(rows, np.zeros_like(rows)) - lesson.centre) / lesson.scale
+    phase = _HeadPhase(None, *parts, 64, seed=4)
+    plain = (parts[0].table.take(rows, np.zeros_like(rows)) - phase.centre) / phase.scale
     np.testing.assert_allclose(plain.mean(0, dtype=np.float64), 0, atol=1e-3)
     deviations = plain.std(0, dtype=np.float64)
     assert deviations.max() < 1.001

@@ -60,7 +60,7 @@ class NetworkArrays:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers(Generic[Node]):
+class NetworkOutputs(Generic[Node]):
     """What a network answers with.
 
     Attributes:
@@ -78,7 +78,7 @@ class Answers(Generic[Node]):
 
 def write_network(
     to: Writer[Node], network: NetworkArrays, images: Node, size: int
-) -> Answers[Node]:
+) -> NetworkOutputs[Node]:
     """One network for images (n, 3, size, size)."""
     return _head(to, network, write_feature_map(to, network, images, size))
 
@@ -97,7 +97,7 @@ def write_feature_map(
 
 def write_average(
     to: Writer[Node], networks: Sequence[NetworkArrays], images: Node, size: int, *, flip: bool
-) -> Answers[Node]:
+) -> NetworkOutputs[Node]:
     """Networks, each with the mirror image if `flip`, by their mean probability.
 
     The logit is that of the mean probability, the map the mean of all, the embedding the first
@@ -105,7 +105,7 @@ def write_average(
     """
     if flip:
         images = to.concatenate([images, to.mirror(images)], 0)
-    passes: list[Answers[Node]] = []
+    passes: list[NetworkOutputs[Node]] = []
     for network in networks:
         answers = write_network(to, network, images, size)
         passes += _straight_and_mirrored(to, answers) if flip else [answers]
@@ -115,17 +115,19 @@ def write_average(
     logits = to.concatenate([to.reshape(each.logit, (1, -1)) for each in passes], 0)
     cams = to.concatenate([to.reshape(each.cam, (1, -1, side, side)) for each in passes], 0)
     mean = to.reduce("mean", cams, (0,))
-    return Answers(_logit_of_mean(to, logits), mean, passes[0].embedding, side)
+    return NetworkOutputs(_logit_of_mean(to, logits), mean, passes[0].embedding, side)
 
 
-def _straight_and_mirrored(to: Writer[Node], answers: Answers[Node]) -> list[Answers[Node]]:
+def _straight_and_mirrored(
+    to: Writer[Node], answers: NetworkOutputs[Node]
+) -> list[NetworkOutputs[Node]]:
     """Those of images and those of their mirror images, the maps turned back."""
     logits, cams, embeddings = (
         to.halves(node) for node in (answers.logit, answers.cam, answers.embedding)
     )
     return [
-        Answers(logits[0], cams[0], embeddings[0], answers.side),
-        Answers(logits[1], to.mirror(cams[1]), embeddings[1], answers.side),
+        NetworkOutputs(logits[0], cams[0], embeddings[0], answers.side),
+        NetworkOutputs(logits[1], to.mirror(cams[1]), embeddings[1], answers.side),
     ]
 
 
@@ -145,7 +147,7 @@ def _log_sum(to: Writer[Node], logs: Node) -> Node:
     return to.combine("add", total, to.reshape(top, (-1,)))
 
 
-def _head(to: Writer[Node], network: NetworkArrays, features: Value[Node]) -> Answers[Node]:
+def _head(to: Writer[Node], network: NetworkArrays, features: Value[Node]) -> NetworkOutputs[Node]:
     """The head and its gradient (Selvaraju et al., ICCV 2017), as `gradcam.py` has them."""
     x, side = features.node, features.height
     hidden, hidden_bias = network.of(HIDDEN_LAYER)
@@ -166,4 +168,4 @@ def _head(to: Writer[Node], network: NetworkArrays, features: Value[Node]) -> An
     gradient = to.product(slopes, to.constant(np.ascontiguousarray(hidden.T)))
     weighed = to.combine("multiply", x, to.reshape(gradient, (0, -1, 1, 1)))
     cam = to.apply("relu", to.reduce("sum", weighed, (1,)))
-    return Answers(to.reshape(logit, (-1,)), cam, embedding, side)
+    return NetworkOutputs(to.reshape(logit, (-1,)), cam, embedding, side)

@@ -44,7 +44,7 @@ class SharedFolderError(Exception):
     """Others than this user can write into the folder."""
 
 
-class KeptGraphs:
+class GraphCache:
     """A folder of compiled graphs.
 
     Args:
@@ -69,7 +69,7 @@ class KeptGraphs:
         place.mkdir(mode=0o700, exist_ok=True)
         return place
 
-    def remove_strange(self, place: Path) -> list[Path]:
+    def remove_unsigned(self, place: Path) -> list[Path]:
         """Remove the graphs that have no digest, or a wrong one; returns which."""
         strange = []
         for path in sorted(place.glob(f"*{_SUFFIX}")):
@@ -227,14 +227,14 @@ def compile_model(
         settings["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
     core = load_openvino().Core()
     try:
-        kept = None if cache is None else KeptGraphs(cache)
+        kept = None if cache is None else GraphCache(cache)
         place = None if kept is None else kept.place(settings)
     except (OSError, SharedFolderError) as error:
         _LOGGER.info("compiled graphs are not kept, every start takes longer: %s", error)
         kept = place = None
     if kept is None or place is None:
         return core.compile_model(model, device, settings)
-    for path in kept.remove_strange(place):
+    for path in kept.remove_unsigned(place):
         _LOGGER.info("%s: is not as it was put there, so the graph is compiled again", path)
     compiled = core.compile_model(model, device, {**settings, "CACHE_DIR": str(place)})
     kept.sign(place)

@@ -1,6 +1,6 @@
 """What a graph is made of: the operations that every engine has, under one name each.
 
-`layers.py` and `answer_graph.py` write to this; `openvino.py` and `onnx.py` say it in their
+`layers.py` and `prediction_graph.py` write to this; `openvino.py` and `onnx.py` say it in their
 engine's words. Everything is float32 unless said. Maps are channels-first, (n, c, h, w).
 """
 

@@ -35,7 +35,7 @@ class AgeGate:
         age, odd = patient_age(info.patient_age, info.patient_birth_date, info.study_date)
         least, most = self.ages
         if age is None:
-            words = f"for {people(self.ages)}, the age of this patient is not known"
+            words = f"for {describe_ages(self.ages)}, the age of this patient is not known"
             return (*odd, words)
         if age.low < most + 1 and age.high > least:
             return odd
@@ -44,12 +44,12 @@ class AgeGate:
                 image.source,
                 Reason.OUTSIDE_AGE_RANGE,
                 f"the patient is {age.words} old by the header; the model is for "
-                f"{people(self.ages)}. Take a model for that age, or have it predict all the same "
-                "(--any-age)",
+                f"{describe_ages(self.ages)}. Take a model for that age, or have it predict all "
+                "the same (--any-age)",
                 (*image.warnings, *odd),
             )
         words = (
-            f"the patient is {age.words} old, the model is for {people(self.ages)}, and it "
+            f"the patient is {age.words} old, the model is for {describe_ages(self.ages)}, and it "
             "predicted all the same (--any-age)"
         )
         return (*odd, words)
@@ -59,7 +59,7 @@ OPEN = AgeGate()
 """Lets everyone through."""
 
 
-def people(ages: tuple[int, ...]) -> str:
+def describe_ages(ages: tuple[int, ...]) -> str:
     """Whom a model is for: `children aged 1–5 years`."""
     least, most = ages
     who = "children" if most < 18 else "adults" if least >= 18 else "patients"

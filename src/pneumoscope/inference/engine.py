@@ -26,9 +26,9 @@ from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities, has_graphics
 from pneumoscope.graph.precision import Device, Floats, Precision, Ranges, fast_here
 from pneumoscope.graph.runner import Runner, images_per_request
-from pneumoscope.inference.answer_graph import build_inference_graph
 from pneumoscope.inference.bundle import Bundle
 from pneumoscope.inference.certificates import Choice, choose_precision, floats_for
+from pneumoscope.inference.prediction_graph import build_inference_graph
 from pneumoscope.storage import cache_folder, claim_folder
 
 

@@ -208,7 +208,7 @@ def overlay_rgb(
     return blended
 
 
-def film_png(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> bytes:
+def image_png(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> bytes:
     """PNG of the image alone, at the size of `overlay_png`'s."""
     return encode_png(_levels(shrunk(pixels, longest_side)))
 

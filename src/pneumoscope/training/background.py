@@ -81,22 +81,22 @@ class LungExtractor:
         return batch
 
 
-def in_lungs(lungs: Bytes) -> Bytes:
+def lung_masks(lungs: Bytes) -> Bytes:
     """255 in the lungs and 0 elsewhere, from rows of `LungExtractor` (n, side, side)."""
     return ((lungs & _NARROW) * np.uint8(255)).astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class ChangedBackgrounds:
     """A batch (n, side, side), uint8, and which (n,) of it show no lungs."""
 
     squares: Bytes
-    silent: NDArray[np.bool_]
+    without_lungs: NDArray[np.bool_]
 
 
-def change_surroundings(
+def change_backgrounds(
     squares: Bytes, lungs: Bytes, config: DistortConfig, generator: np.random.Generator
-) -> Changed:
+) -> ChangedBackgrounds:
     """Some images with other surroundings, some without lungs, the rest as they are.
 
     Args:
@@ -124,7 +124,7 @@ def change_surroundings(
         else:
             over = as_bright(_grey(donors[k]), own, hidden)
         out[k] = np.rint(255 * (own + _softened(hidden, generator) * (over - own)))
-    return Changed(out, silent)
+    return ChangedBackgrounds(out, silent)
 
 
 def _outline(lungs: Bytes, generator: np.random.Generator) -> Mask:
@@ -172,7 +172,7 @@ def _softened(mask: Mask, generator: np.random.Generator) -> FloatArray:
     return np.asarray(soft, dtype=np.float32)
 
 
-Fields = NDArray[np.float64]
+Crops = NDArray[np.float64]
 """What is to be shown of images (n, 4): left, top, right, bottom in shares of the side."""
 
 _FILLED = (0.6, 1.05)
@@ -183,7 +183,7 @@ _USUAL = (0.11, 0.89)
 """From where to where lungs reach that were not found: the middle of those that were."""
 
 
-def draw_fields(lungs: Bytes, chance: float, generator: np.random.Generator) -> Fields:
+def draw_crops(lungs: Bytes, chance: float, generator: np.random.Generator) -> Crops:
     """What is to be shown of each image: the whole, or closer to the lungs.
 
     Args:
@@ -191,11 +191,11 @@ def draw_fields(lungs: Bytes, chance: float, generator: np.random.Generator) -> 
         chance: that an image is cut; one whose lungs fill what is drawn stays whole all the same.
         generator: of all that is random here.
     """
-    fields = np.tile([0.0, 0.0, 1.0, 1.0], (len(lungs), 1))
+    crops = np.tile([0.0, 0.0, 1.0, 1.0], (len(lungs), 1))
     for k in np.flatnonzero(generator.random(len(lungs)) < chance):
         for axis in (0, 1):
-            fields[k, axis::2] = _cut(lungs[k].any(axis=axis), generator)
-    return fields
+            crops[k, axis::2] = _cut(lungs[k].any(axis=axis), generator)
+    return crops
 
 
 def _cut(covered: NDArray[np.bool_], generator: np.random.Generator) -> tuple[float, float]:
@@ -225,15 +225,15 @@ def draw_shares(generator: np.random.Generator, count: int, evenness: float) -> 
     return np.maximum(drawn, 1.0 - drawn).astype(np.float32)
 
 
-def mixed(images: Any, shares: Any) -> Any:
+def mix_images(images: Any, shares: Any) -> Any:
     """Images (n, side, side), each over the one before it (the last before the first), in Keras."""
     ops = load_keras().ops
     own = ops.reshape(shares, (-1, 1, 1))
     return own * images + (1.0 - own) * ops.roll(images, 1, axis=0)
 
 
-def mixed_lungs(lungs: Any, shares: Any) -> Any:
-    """Where lungs are in images that `mixed` makes: (n, side, side), in Keras.
+def mix_lungs(lungs: Any, shares: Any) -> Any:
+    """Where lungs are in images that `mix_images` makes: (n, side, side), in Keras.
 
     Those of the image underneath count where it keeps more than a quarter.
     """
@@ -242,8 +242,8 @@ def mixed_lungs(lungs: Any, shares: Any) -> Any:
     return ops.maximum(lungs, seen * ops.roll(lungs, 1, axis=0))
 
 
-def mixed_labels(classes: NDArray[np.float32], shares: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share of either class (n, 2) in images that `mixed` makes of such of `classes` (n, 2).
+def mix_labels(classes: NDArray[np.float32], shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Share of either class (n, 2) in images that `mix_images` makes of such of `classes` (n, 2).
 
     Each row of either adds up to 1.
     """

@@ -52,7 +52,7 @@ _JPEG_TABLE = (
 """Luminance quantisation at quality 50: ITU-T T.81 (JPEG), table K.1."""
 
 
-def build_distortion(config: DistortConfig, size: int, seed: int) -> Any:
+def build_batch_augmentation(config: DistortConfig, size: int, seed: int) -> Any:
     """A Keras layer: uint8 (n, side, side) → float32 (n, size, size) in [0, 1], randomly changed.
 
     Called with images and masks (0 or 255) of their lungs, it gives both, the masks as shares of
@@ -263,7 +263,7 @@ def _layer_class() -> Any:
     keras = load_keras()
     ops = keras.ops
 
-    class Distortion(keras.layers.Layer):  # type: ignore[misc,name-defined]
+    class BatchAugmentation(keras.layers.Layer):  # type: ignore[misc,name-defined]
         def __init__(self, config: DistortConfig, size: int, seed: int, **settings: Any) -> None:
             super().__init__(trainable=False, **settings)
             self._config, self._size = config, size
@@ -303,4 +303,4 @@ def _layer_class() -> Any:
                 return [self.compute_output_shape(each) for each in shape]
             return (shape[0], self._size, self._size)
 
-    return Distortion
+    return BatchAugmentation

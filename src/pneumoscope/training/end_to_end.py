@@ -1,6 +1,6 @@
 """Train the network from its pixels: `scratch`, and `finetune` with everything unfrozen.
 
-Comes in: squares of train and val on disk, labels, a network. Goes out: a curriculum of one lesson
+Comes in: squares of train and val on disk, labels, a network. Goes out: a schedule of one phase
 per image size. Knows nothing of files, thresholds or bundles.
 
 Images lie decoded on disk as uint8, larger than the network sees them, so that crops keep
@@ -26,23 +26,23 @@ from pneumoscope.images.preprocess import (
     LEAST_DEVIATION,
     Preprocessor,
 )
-from pneumoscope.prefetching import ahead
+from pneumoscope.prefetching import prefetched
 from pneumoscope.training.background import (
-    Fields,
-    change_surroundings,
-    draw_fields,
+    Crops,
+    change_backgrounds,
+    draw_crops,
     draw_shares,
-    in_lungs,
-    mixed,
-    mixed_labels,
-    mixed_lungs,
+    lung_masks,
+    mix_images,
+    mix_labels,
+    mix_lungs,
 )
-from pneumoscope.training.batch_augmentation import build_distortion
+from pneumoscope.training.batch_augmentation import build_batch_augmentation
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.guidance import Teacher, guided, heatmap_of
-from pneumoscope.training.loop import Curriculum, Labels, Shares
+from pneumoscope.training.loop import Labels, PhaseSchedule, Shares
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.subtypes import UNKNOWN, build_kind_question, evenly_ordered
+from pneumoscope.training.subtypes import UNKNOWN, balanced_order, build_subtype_head
 
 _VAL_BATCH = 64
 _CLASSES = np.eye(2, dtype=np.float32)
@@ -53,30 +53,30 @@ _CLASSES = np.eye(2, dtype=np.float32)
 class Squares:
     """Decoded images of one split on disk, uint8 (side, side); label and kind of each.
 
-    `kinds` are codes of `kind_codes`; `lungs` are rows of `LungExtractor`, where they are wanted.
+    `subtypes` are codes of `subtype_codes`; `lungs` are rows of `LungExtractor`, or `None`.
     """
 
     table: FeatureTable
     labels: Labels
-    kinds: Labels
+    subtypes: Labels
     lungs: FeatureTable | None = None
 
     def take(
-        self, rows: NDArray[np.intp], side: int, fields: Fields | None = None
+        self, rows: NDArray[np.intp], side: int, crops: Crops | None = None
     ) -> NDArray[np.uint8]:
-        """Images (n, side, side) or of each the part that `fields` say, with antialiasing."""
-        return _taken(self.table, rows, side, fields, Image.Resampling.BILINEAR)
+        """Images (n, side, side) or of each the part that `crops` say, with antialiasing."""
+        return _taken(self.table, rows, side, crops, Image.Resampling.BILINEAR)
 
     def take_lungs(
-        self, rows: NDArray[np.intp], side: int, fields: Fields | None = None
+        self, rows: NDArray[np.intp], side: int, crops: Crops | None = None
     ) -> NDArray[np.uint8]:
         """Where their lungs are, (n, side, side); nowhere, if that is not known."""
         if self.lungs is None:
             return np.zeros((len(rows), side, side), np.uint8)
-        return _taken(self.lungs, rows, side, fields, Image.Resampling.NEAREST)
+        return _taken(self.lungs, rows, side, crops, Image.Resampling.NEAREST)
 
 
-def asks_for_lungs(config: TrainConfig) -> bool:
+def needs_lungs(config: TrainConfig) -> bool:
     """Whether training needs to know where the lungs of the training images are."""
     changes = config.distort
     return max(changes.surround, changes.silence, changes.reframe, config.guidance.lungs) > 0
@@ -86,14 +86,14 @@ def _taken(
     table: FeatureTable,
     rows: NDArray[np.intp],
     side: int,
-    fields: Fields | None,
+    crops: Crops | None,
     resampling: Image.Resampling,
 ) -> NDArray[np.uint8]:
     squares = table.take(rows, np.zeros_like(rows))
     stored = squares.shape[1]
-    if fields is None and stored == side:
+    if crops is None and stored == side:
         return squares
-    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1)) if fields is None else fields
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1)) if crops is None else crops
     small = [
         Image.fromarray(square).resize((side, side), resampling, tuple(box))
         for square, box in zip(squares, (boxes * stored).tolist(), strict=True)
@@ -127,31 +127,32 @@ def check_sizes(config: ScratchConfig) -> None:
         )
 
 
-def build_curriculum(
+def build_phase_schedule(
     network: Any,
     parts: tuple[Squares, Squares],
     config: TrainConfig,
     sizes: ScratchConfig,
     factors: Mapping[str, float],
     teachers: Sequence[Teacher] = (),
-) -> Curriculum:
-    """One lesson per size; `parts` are train and val, `network` takes squares of any size."""
+) -> PhaseSchedule:
+    """One phase per size; `parts` are train and val, `network` takes squares of any size."""
     check_sizes(sizes)
     train, val = parts
-    question = _kind_question(train, config)
-    lessons = [
-        _SizeLesson(network, size, train, val, config, question, teachers) for size in sizes.sizes
+    subtype_head = _subtype_head(train, config)
+    phases = [
+        _SizePhase(network, size, train, val, config, subtype_head, teachers)
+        for size in sizes.sizes
     ]
     ends = np.cumsum(sizes.shares) * config.fit.epochs
     until = [round(end) for end in ends.tolist()]
-    return Curriculum(network, lessons, until, factors)
+    return PhaseSchedule(network, phases, until, factors)
 
 
-def _kind_question(train: Squares, config: TrainConfig) -> Any:
+def _subtype_head(train: Squares, config: TrainConfig) -> Any:
     """The layer that asks for the kind of pneumonia, or `None` where there is nothing to ask."""
-    kinds = int(train.kinds.max(initial=UNKNOWN)) + 1
+    kinds = int(train.subtypes.max(initial=UNKNOWN)) + 1
     asked = config.kinds > 0 and kinds > 1
-    return build_kind_question(kinds, config.kinds, config.seed) if asked else None
+    return build_subtype_head(kinds, config.kinds, config.seed) if asked else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class _Shown:
     lungs: NDArray[np.uint8]
 
 
-class _SizeLesson:
+class _SizePhase:
     """Every epoch at one size: all training images in a new order, distorted on the device."""
 
     def __init__(
@@ -181,7 +182,7 @@ class _SizeLesson:
         train: Squares,
         val: Squares,
         config: TrainConfig,
-        question: Any = None,
+        subtype_head: Any = None,
         teachers: Sequence[Teacher] = (),
     ) -> None:
         self._network, self._train, self._val = network, train, val
@@ -191,7 +192,7 @@ class _SizeLesson:
         self.steps = max(len(train.labels) // self._batch, 1)
         self._preprocessor = Preprocessor(_at(config.preprocess, size))
         self.model = _training_model(
-            network, _Sizes(self._side, view, size), config, question, teachers
+            network, _Sizes(self._side, view, size), config, subtype_head, teachers
         )
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, Shares]]:
@@ -199,7 +200,7 @@ class _SizeLesson:
         config = self._config
         generator = np.random.default_rng([config.seed, epoch])
         if config.even_kinds:
-            order = evenly_ordered(self._train.kinds, generator)
+            order = balanced_order(self._train.subtypes, generator)
         else:
             order = generator.permutation(len(self._train.labels))
         rows = np.resize(order, (self.steps, self._batch))
@@ -213,31 +214,31 @@ class _SizeLesson:
                 if config.distort.mix:
                     shares = draw_shares(generator, self._batch, config.distort.mix)
                     inputs["shares"] = shares[:, None]
-                    told = mixed_labels(told, shares)
+                    told = mix_labels(told, shares)
                 inputs["codes"] = shown.codes[:, None].astype(np.float32)
-                inputs["lungs"] = in_lungs(shown.lungs)
+                inputs["lungs"] = lung_masks(shown.lungs)
                 inputs["pneumonia"] = told[:, 1:].astype(np.float32)
                 yield {name: each for name, each in inputs.items() if name in taken}, told
 
-        return ahead(make())
+        return prefetched(make())
 
     def _shown(self, rows: NDArray[np.intp], generator: np.random.Generator) -> _Shown:
         """Of images that show no lungs any more the shares are those of all, the kind unknown."""
-        told, codes = _CLASSES[self._train.labels[rows]], self._train.kinds[rows]
+        told, codes = _CLASSES[self._train.labels[rows]], self._train.subtypes[rows]
         distort = self._config.distort
-        if not asks_for_lungs(self._config):
+        if not needs_lungs(self._config):
             squares = self._train.take(rows, self._side)
             return _Shown(squares, told, codes, np.zeros_like(squares))
-        lungs, fields = self._train.take_lungs(rows, self._side), None
+        lungs, crops = self._train.take_lungs(rows, self._side), None
         if distort.reframe:
-            fields = draw_fields(lungs, distort.reframe, generator)
-            lungs = self._train.take_lungs(rows, self._side, fields)
-        squares = self._train.take(rows, self._side, fields)
-        changed = change_surroundings(squares, lungs, distort, generator)
-        hidden = changed.silent[:, None]
+            crops = draw_crops(lungs, distort.reframe, generator)
+            lungs = self._train.take_lungs(rows, self._side, crops)
+        squares = self._train.take(rows, self._side, crops)
+        changed = change_backgrounds(squares, lungs, distort, generator)
+        hidden = changed.without_lungs[:, None]
         told = np.where(hidden, _CLASSES[self._train.labels].mean(0), told)
         lungs = np.where(hidden[:, None], np.uint8(0), lungs)
-        return _Shown(changed.squares, told, np.where(changed.silent, UNKNOWN, codes), lungs)
+        return _Shown(changed.squares, told, np.where(changed.without_lungs, UNKNOWN, codes), lungs)
 
     def val_logits(self) -> NDArray[np.float32]:
         size = self._preprocessor.config.size
@@ -265,7 +266,7 @@ class _Sizes:
 
 
 def _training_model(
-    network: Any, sizes: _Sizes, config: TrainConfig, question: Any, teachers: Sequence[Teacher]
+    network: Any, sizes: _Sizes, config: TrainConfig, subtype_head: Any, teachers: Sequence[Teacher]
 ) -> Any:
     """Squares as stored, uint8 (n, side, side) → distorted, mixed, normalised → logits (n, 1).
 
@@ -276,27 +277,27 @@ def _training_model(
     keras = load_keras()
     side = (sizes.stored, sizes.stored)
     inputs = {"squares": keras.Input(side, dtype="uint8", name="squares")}
-    distortion = build_distortion(config.distort, sizes.view, config.seed)
+    augmentation = build_batch_augmentation(config.distort, sizes.view, config.seed)
     lungs = pneumonia = None
     if config.guidance.lungs:
         inputs["lungs"] = keras.Input(side, dtype="uint8", name="lungs")
         inputs["pneumonia"] = pneumonia = keras.Input((1,), name="pneumonia")
-        view, lungs = distortion([inputs["squares"], inputs["lungs"]])
+        view, lungs = augmentation([inputs["squares"], inputs["lungs"]])
     else:
-        view = distortion(inputs["squares"])
+        view = augmentation(inputs["squares"])
     if config.distort.mix:
         inputs["shares"] = keras.Input((1,), name="shares")
-        view = mixed(view, inputs["shares"])
-        lungs = None if lungs is None else mixed_lungs(lungs, inputs["shares"])
+        view = mix_images(view, inputs["shares"])
+        lungs = None if lungs is None else mix_lungs(lungs, inputs["shares"])
     images = _as_input(view, _at(config.preprocess, sizes.network))
-    if question is None and lungs is None and not teachers:
-        return keras.Model(inputs, network(images), name="lesson")
+    if subtype_head is None and lungs is None and not teachers:
+        return keras.Model(inputs, network(images), name="training")
     pool = network.get_layer("pool")
     whole = keras.Model(network.input, [network.output, pool.input, pool.output])
     logits, features, pooled = whole(images)
-    if question is not None:
+    if subtype_head is not None:
         inputs["codes"] = keras.Input((1,), name="codes")
-        logits = question([logits, pooled, inputs["codes"]])
+        logits = subtype_head([logits, pooled, inputs["codes"]])
     if lungs is not None or teachers:
         hidden, output = network.get_layer("head").layers[-2:]
         taught = [teacher.model(_as_input(view, teacher.preprocess)) for teacher in teachers]
@@ -308,7 +309,7 @@ def _training_model(
             pneumonia=pneumonia,
             taught=taught,
         )
-    return keras.Model(inputs, logits, name="lesson")
+    return keras.Model(inputs, logits, name="training")
 
 
 def _as_input(view: Any, config: PreprocessConfig) -> Any:

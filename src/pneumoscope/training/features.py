@@ -39,7 +39,7 @@ from pneumoscope.images.augment import view, view_fingerprint
 from pneumoscope.images.cautions import counted
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import READER_VERSION, GreyImage, read_image
-from pneumoscope.prefetching import ahead, overlapped
+from pneumoscope.prefetching import overlapped, prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.storage import atomic_writer, write_json
@@ -239,7 +239,7 @@ def compute_features(
     stopped = threading.Event()  # Ctrl-C waits for one image, not for a batch
     with progress.task(noun, wanted, "images") as task:
         try:
-            batches = ahead(work.batches(stopped), stopped.set)
+            batches = prefetched(work.batches(stopped), stopped.set)
             for (made, _), rows in overlapped(lambda batch: extractor(batch[1]), batches):
                 pending.add(made, rows[: len(made)])
                 task.advance(len(made))

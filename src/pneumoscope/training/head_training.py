@@ -12,7 +12,7 @@ features of very different scales takes many times the epochs.
 Train the blocks behind a boundary, from activations that were computed once.
 
 Comes in: activations of train and val on disk, labels, a network from the boundary to logits.
-Goes out: a curriculum of one lesson. Knows nothing of images. What is frozen is a function of the
+Goes out: a schedule of one phase. Knows nothing of images. What is frozen is a function of the
 view alone, so its share of every epoch's work is done once per view.
 """
 
@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import FitConfig, TrainConfig
 from pneumoscope.graph.bundle_files import Architecture
-from pneumoscope.prefetching import ahead
+from pneumoscope.prefetching import prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.loop import Curriculum, Epoch, Labels, Score, check_classes, fit
+from pneumoscope.training.loop import Epoch, Labels, PhaseSchedule, Score, check_classes, fit
 from pneumoscope.training.network import HeadWeights, build_head
 
 _CHUNK_ROWS = 16_384
@@ -78,9 +78,9 @@ def train_head(
     """
     check_classes({"train": train.labels, "val": val.labels})
     head = build_head(architecture, seed, train.table.width)
-    lesson = _HeadLesson(head, train, val, config.batch_size, seed)
+    phase = _HeadPhase(head, train, val, config.batch_size, seed)
     fitted = fit(
-        Curriculum(lesson.model, [lesson], stage="head"),
+        PhaseSchedule(phase.model, [phase], stage="head"),
         train.labels,
         val.labels,
         config,
@@ -89,11 +89,11 @@ def train_head(
         _origin((train, val), architecture, config, seed),
         progress,
     )
-    weights = _folded(fitted.weights, lesson.centre, lesson.scale)
+    weights = _folded(fitted.weights, phase.centre, phase.scale)
     return TrainedHead(weights, fitted.history, fitted.best)
 
 
-class _HeadLesson:
+class _HeadPhase:
     """Every epoch the same: all training images in a new order, each in one of its views."""
 
     def __init__(
@@ -184,18 +184,18 @@ def _folded(
 _VAL_BATCH = 64
 
 
-def build_tail_curriculum(
+def build_finetuning_schedule(
     network: Any,
     train: LabelledFeatures,
     val: LabelledFeatures,
     config: TrainConfig,
     factors: Mapping[str, float],
-) -> Curriculum:
+) -> PhaseSchedule:
     """All epochs alike: every training image once, in one of its views."""
-    return Curriculum(network, [_TailLesson(network, train, val, config)], factors=factors)
+    return PhaseSchedule(network, [_FinetuningPhase(network, train, val, config)], factors=factors)
 
 
-class _TailLesson:
+class _FinetuningPhase:
     """Activations in a new order each epoch, each image in one of its views."""
 
     def __init__(
@@ -217,7 +217,7 @@ class _TailLesson:
             for rows, chosen in zip(order, views, strict=True):
                 yield table.take(rows, chosen), labels[rows]
 
-        return ahead(make())
+        return prefetched(make())
 
     def val_logits(self) -> NDArray[np.float32]:
         """By batches of one shape; the last one is filled up with the first images."""

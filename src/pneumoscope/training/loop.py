@@ -1,6 +1,6 @@
 """The training loop: any Keras model, any backend, killed and resumed at any moment.
 
-Comes in: a curriculum (which model and which batches in which epoch), `FitConfig`, the labels of
+Comes in: a schedule (which model and which batches in which epoch), `FitConfig`, the labels of
 validation. Goes out: the weights of the best or last epoch and what every epoch scored.
 Knows nothing of images, recipes or what the model is made of.
 
@@ -130,11 +130,11 @@ Score = Callable[[Labels, NDArray[np.float64]], float]
 """Labels and probabilities to one number, higher is better (ROC AUC)."""
 
 
-class Lesson(Protocol):
+class TrainingPhase(Protocol):
     """What is trained in one epoch.
 
     Attributes:
-        model: a Keras model from a batch's input to logits (n, 1), around the curriculum's network.
+        model: a Keras model from a batch's input to logits (n, 1), around the schedule's network.
         steps: batches per epoch.
     """
 
@@ -149,39 +149,39 @@ class Lesson(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Curriculum:
+class PhaseSchedule:
     """What is trained, epoch by epoch.
 
     Attributes:
-        network: the Keras model whose weights are trained; every lesson's model has it inside.
-        lessons: in the order in which they are taught.
-        until: for each lesson, the epoch at which the next one begins; the last is not asked.
+        network: the Keras model whose weights are trained; every phase's model has it inside.
+        phases: in the order in which they are taught.
+        until: for each phase, the epoch at which the next one begins; the last is not asked.
         factors: variable path → its share of the step size; 1 where it is not named.
         stage: what is trained, for progress bars.
     """
 
     network: Any
-    lessons: Sequence[Lesson]
+    phases: Sequence[TrainingPhase]
     until: Sequence[int] = ()
     factors: Mapping[str, float] = field(default_factory=dict)
     stage: str = "network"
 
-    def lesson(self, epoch: int) -> Lesson:
-        """The lesson of an epoch, counted from 0."""
-        return self.lessons[sum(epoch >= end for end in self.until[: len(self.lessons) - 1])]
+    def phase(self, epoch: int) -> TrainingPhase:
+        """The phase of an epoch, counted from 0."""
+        return self.phases[sum(epoch >= end for end in self.until[: len(self.phases) - 1])]
 
     def variables(self) -> list[Any]:
         """Every variable that an epoch may change, each once: weights and random states."""
         found = {id(v): v for v in self.network.variables}
-        for lesson in self.lessons:
-            found |= {id(v): v for v in lesson.model.variables}
+        for phase in self.phases:
+            found |= {id(v): v for v in phase.model.variables}
         return list(found.values())
 
     def trainable(self) -> list[Any]:
-        """Every variable that gradients change, each once: the network's, then what lessons add."""
+        """Every variable that gradients change, each once: the network's, then what phases add."""
         found = {id(v): v for v in self.network.trainable_variables}
-        for lesson in self.lessons:
-            found |= {id(v): v for v in lesson.model.trainable_variables}
+        for phase in self.phases:
+            found |= {id(v): v for v in phase.model.trainable_variables}
         return list(found.values())
 
 
@@ -216,7 +216,7 @@ def class_weights(labels: Labels) -> NDArray[np.float64]:
 
 
 def fit(
-    curriculum: Curriculum,
+    schedule: PhaseSchedule,
     labels: Labels,
     val_labels: Labels,
     config: FitConfig,
@@ -228,9 +228,9 @@ def fit(
     """Train until `should_stop`, from the checkpoint if there is one.
 
     Args:
-        curriculum: what is trained.
+        schedule: what is trained.
         labels: of all training images: the classes' weights come from them.
-        val_labels: of the validation images, as `Lesson.val_logits` has them.
+        val_labels: of the validation images, as `TrainingPhase.val_logits` has them.
         config: how.
         score: ROC AUC; decides on the best epoch, schedules and stopping.
         checkpoint: file that is written after every epoch.
@@ -244,13 +244,13 @@ def fit(
     """
     check_classes({"train": labels, "val": val_labels})
     weights = class_weights(labels) if config.class_weights else np.ones(2)
-    session = _Session(curriculum, config, weights)
+    session = _Session(schedule, config, weights)
     history, best = session.resume(checkpoint, origin)
-    with progress.task(curriculum.stage, config.epochs, "epochs") as task:
+    with progress.task(schedule.stage, config.epochs, "epochs") as task:
         task.advance(len(history))
         while not should_stop(config, scores := [e.val_auc for e in history]):
             started = time.monotonic()
-            loss, rate = session.teach(scores)
+            loss, rate = session.train_epoch(scores)
             logits = session.val_logits(len(history))
             if not (math.isfinite(loss) and np.isfinite(logits).all()):
                 raise UsageError(
@@ -296,31 +296,31 @@ class _Session:
     """The network, its optimiser and the average of its weights."""
 
     def __init__(
-        self, curriculum: Curriculum, config: FitConfig, class_weights: NDArray[np.float64]
+        self, schedule: PhaseSchedule, config: FitConfig, class_weights: NDArray[np.float64]
     ) -> None:
         keras = load_keras()
-        self._curriculum = curriculum
-        self._network = curriculum.network
+        self._schedule = schedule
+        self._network = schedule.network
         self._config = config
         self._class_weights = class_weights.astype(np.float32)
-        self._optimizer = build_optimizer(curriculum.trainable(), config, curriculum.factors)
-        for lesson in curriculum.lessons:
+        self._optimizer = build_optimizer(schedule.trainable(), config, schedule.factors)
+        for phase in schedule.phases:
             loss = keras.losses.BinaryCrossentropy(
                 from_logits=True, label_smoothing=config.label_smoothing
             )
-            lesson.model.compile(optimizer=self._optimizer, loss=loss, auto_scale_loss=False)
+            phase.model.compile(optimizer=self._optimizer, loss=loss, auto_scale_loss=False)
         self._average = WeightAverage(self._network, config.ema) if config.ema else None
 
-    def teach(self, scores: Sequence[float]) -> tuple[float, float]:
+    def train_epoch(self, scores: Sequence[float]) -> tuple[float, float]:
         """One epoch; returns the mean loss and the last step size."""
         epoch = len(scores)
-        lesson = self._curriculum.lesson(epoch)
+        phase = self._schedule.phase(epoch)
         total, seen, rate = 0.0, 0, math.nan
-        for step, (inputs, labels) in enumerate(lesson.batches(epoch)):
-            if (now := learning_rate(self._config, scores, step / lesson.steps)) != rate:
+        for step, (inputs, labels) in enumerate(phase.batches(epoch)):
+            if (now := learning_rate(self._config, scores, step / phase.steps)) != rate:
                 self._optimizer.learning_rate = rate = now  # which takes a tenth of a small step
             targets, weights = _targets(labels, self._class_weights)
-            loss = lesson.model.train_on_batch(inputs, targets, sample_weight=weights)
+            loss = phase.model.train_on_batch(inputs, targets, sample_weight=weights)
             if self._average:
                 self._average.step()
             total, seen = total + float(loss) * len(labels), seen + len(labels)
@@ -328,11 +328,11 @@ class _Session:
 
     def val_logits(self, epoch: int) -> NDArray[np.float32]:
         """Logits of validation, by the average of weights where there is one."""
-        lesson = self._curriculum.lesson(epoch)
+        phase = self._schedule.phase(epoch)
         if self._average is None:
-            return lesson.val_logits()
+            return phase.val_logits()
         with self._average.in_use():
-            return lesson.val_logits()
+            return phase.val_logits()
 
     def weights(self) -> list[NDArray[np.float32]]:
         """The weights as they would be kept now."""
@@ -342,7 +342,7 @@ class _Session:
 
     def state(self) -> dict[str, list[NDArray[Any]]]:
         """Everything that an epoch changes."""
-        changing = [*self._curriculum.variables(), *self._optimizer.variables]
+        changing = [*self._schedule.variables(), *self._optimizer.variables]
         state = [load_keras().ops.convert_to_numpy(v) for v in changing]
         return {"state": state, "average": self._average.state() if self._average else []}
 
@@ -357,7 +357,7 @@ class _Session:
         if found is None:
             return [], best
         history, arrays = found
-        changing = [*self._curriculum.variables(), *self._optimizer.variables]
+        changing = [*self._schedule.variables(), *self._optimizer.variables]
         for variable, value in zip(changing, arrays["state"], strict=True):
             variable.assign(value)
         if self._average is not None:

@@ -34,9 +34,9 @@ from pneumoscope.training.backbones import find_boundary
 from pneumoscope.training.background import LungExtractor
 from pneumoscope.training.end_to_end import (
     Squares,
-    asks_for_lungs,
-    build_curriculum,
+    build_phase_schedule,
     check_sizes,
+    needs_lungs,
     stored_side,
 )
 from pneumoscope.training.extractor import SquareExtractor, frozen_extractor, training_ranges
@@ -44,7 +44,7 @@ from pneumoscope.training.features import Extractor, FeatureTable, Views, comput
 from pneumoscope.training.head_training import (
     LabelledFeatures,
     TrainedHead,
-    build_tail_curriculum,
+    build_finetuning_schedule,
     train_head,
 )
 from pneumoscope.training.loop import Epoch, Fitted, Score, fit
@@ -58,7 +58,7 @@ from pneumoscope.training.network import (
     with_head,
 )
 from pneumoscope.training.runtime import arithmetic
-from pneumoscope.training.subtypes import kind_codes
+from pneumoscope.training.subtypes import subtype_codes
 from pneumoscope.training.teachers import load_teachers, teacher_folder
 
 
@@ -232,8 +232,8 @@ def _train_tail(
     parts = [LabelledFeatures(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
     tuning = config.finetune
     factors = step_factors(network, job.backbone, tuning.backbone_rate, tuning.depth_decay)
-    curriculum = build_tail_curriculum(network, parts[0], parts[1], config, factors)
-    fitted = _fitted(job, curriculum, tables)
+    schedule = build_finetuning_schedule(network, parts[0], parts[1], config, factors)
+    fitted = _fitted(job, schedule, tables)
     network.set_weights(fitted.weights)
     job.backbone.set_weights(body.get_weights())
     return tables, fitted
@@ -258,13 +258,13 @@ def _train_whole(
     factors = {} if head is None else step_factors(network, job.backbone, *rates)
     lungs = _lungs(job, stored)
     train, val = (
-        Squares(tables[s], _labels(job, s, tables[s]), _kinds(job, s, tables[s]), lungs.get(s))
+        Squares(tables[s], _labels(job, s, tables[s]), _subtypes(job, s, tables[s]), lungs.get(s))
         for s in ("train", "val")
     )
     with arithmetic(config.fit.precision):
         teachers = load_teachers(config.teachers)
-    curriculum = build_curriculum(network, (train, val), config, sizes, factors, teachers)
-    fitted = _fitted(job, curriculum, tables)
+    schedule = build_phase_schedule(network, (train, val), config, sizes, factors, teachers)
+    fitted = _fitted(job, schedule, tables)
     job.backbone.set_weights(fitted.weights[:-4])
     return tables, fitted
 
@@ -275,16 +275,16 @@ def _set_head(network: Any, head: HeadWeights) -> None:
     network.get_layer("head").set_weights(arrays)
 
 
-def _fitted(job: Job, curriculum: Any, tables: Mapping[str, FeatureTable]) -> Fitted:
+def _fitted(job: Job, schedule: Any, tables: Mapping[str, FeatureTable]) -> Fitted:
     labels = {split: _labels(job, split, tables[split]) for split in ("train", "val")}
     return fit(
-        curriculum,
+        schedule,
         labels["train"],
         labels["val"],
         job.config.fit,
         job.score,
         job.checkpoint("network"),
-        _origin(job, curriculum.network, tables, labels),
+        _origin(job, schedule.network, tables, labels),
         job.progress,
     )
 
@@ -325,7 +325,7 @@ def _tables(
 
 def _lungs(job: Job, stored: PreprocessConfig) -> dict[str, FeatureTable]:
     """Where the lungs of the training images are, if images are to be changed by that."""
-    if not asks_for_lungs(job.config):
+    if not needs_lungs(job.config):
         return {}
     views = Views(1, job.config.augment, job.config.seed)
     extractor = LungExtractor(stored.size)
@@ -338,8 +338,8 @@ def _labels(job: Job, split: str, table: FeatureTable) -> Any:
     return np.array([records[k].label for k in table.kept], np.int64)
 
 
-def _kinds(job: Job, split: str, table: FeatureTable) -> Any:
-    codes = kind_codes(job.train if split == "train" else job.val)
+def _subtypes(job: Job, split: str, table: FeatureTable) -> Any:
+    codes = subtype_codes(job.train if split == "train" else job.val)
     return codes[list(table.kept)]
 
 

@@ -22,14 +22,14 @@ UNKNOWN = -1
 """The code of an image whose kind is not asked about: it has none, or none is known."""
 
 
-def kind_codes(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
+def subtype_codes(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
     """Codes (n,), 0 to the number of kinds less one in the order of their names, or `UNKNOWN`."""
     names = sorted({record.subtype for record in records} - {""})
     codes = {name: number for number, name in enumerate(names)}
     return np.array([codes.get(record.subtype, UNKNOWN) for record in records], np.int64)
 
 
-def evenly_ordered(codes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.intp]:
+def balanced_order(codes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.intp]:
     """Rows (n,) in random order, in which each known kind has an equal part of the known.
 
     Of a rare kind some come more than once, of a frequent one some not at all, others each time.
@@ -47,7 +47,7 @@ def evenly_ordered(codes: NDArray[np.int64], generator: np.random.Generator) -> 
     return generator.permutation(np.concatenate([np.flatnonzero(codes == UNKNOWN), *chosen]))
 
 
-def build_kind_question(kinds: int, weight: float, seed: int) -> Any:
+def build_subtype_head(kinds: int, weight: float, seed: int) -> Any:
     """A Keras layer: [logits (n, 1), pooled features (n, c), codes (n, 1)] → the logits, unchanged.
 
     While training it adds `weight` times the mean cross-entropy over the images of a known kind.
@@ -61,7 +61,7 @@ def _layer_class() -> Any:
     keras = load_keras()
     ops = keras.ops
 
-    class KindQuestion(keras.layers.Layer):  # type: ignore[misc,name-defined]
+    class SubtypeHead(keras.layers.Layer):  # type: ignore[misc,name-defined]
         def __init__(self, kinds: int, weight: float, seed: int, **settings: Any) -> None:
             super().__init__(**settings)
             initial = keras.initializers.GlorotUniform(seed=seed)
@@ -85,4 +85,4 @@ def _layer_class() -> Any:
         def compute_output_shape(self, shapes: Any) -> Any:
             return shapes[0]
 
-    return KindQuestion
+    return SubtypeHead

@@ -39,7 +39,7 @@ _LEAST = np.full(1, 1e-12, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerNodes(Generic[Node]):
+class PredictionNodes(Generic[Node]):
     """`OUTPUTS`, and the side of the heatmap."""
 
     probability: Node
@@ -53,9 +53,9 @@ class AnswerNodes(Generic[Node]):
         return self.probability, self.heatmap, self.embedding
 
 
-def write_answer(
+def write_prediction(
     to: Writer[Node], manifest: BundleManifest, networks: Sequence[NetworkArrays], pixels: Node
-) -> AnswerNodes[Node]:
+) -> PredictionNodes[Node]:
     """From grey pixels, uint8 (n, h, w) of any size, to `OUTPUTS`.
 
     The probability (n,) is calibrated. The heatmap (n, m, m) is Grad-CAM on the network's coarse
@@ -70,7 +70,7 @@ def write_answer(
     shifted = to.combine("add", straight, _number(to, manifest.calibration.intercept))
     peak = to.combine("maximum", to.reduce("max", cam, (1, 2), keep=True), to.constant(_LEAST))
     heatmap = to.combine("divide", cam, peak)
-    return AnswerNodes(to.apply("sigmoid", shifted), heatmap, answers.embedding, answers.side)
+    return PredictionNodes(to.apply("sigmoid", shifted), heatmap, answers.embedding, answers.side)
 
 
 def _number(to: Writer[Node], value: float) -> Node:

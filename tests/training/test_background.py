@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.test_whole import CONFIG, SIDE, SIZES, squares_of
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.graph.bundle_files import Architecture
@@ -22,6 +21,7 @@ from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.subtypes import UNKNOWN
 from support.small_network import small_network
+from training.test_end_to_end import CONFIG, SIDE, SIZES, squares_of
 
 COUNT, LENGTH = 200, 80
 BOX = (slice(20, 60), slice(15, 55))

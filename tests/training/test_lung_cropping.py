@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.test_background import squares_with_lungs
-from training.test_whole import CONFIG, SIDE, SIZES, squares_of
 
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.background import draw_crops
 from pneumoscope.training.end_to_end import Squares, build_phase_schedule, stored_side
 from support.small_network import small_network
+from training.test_background import squares_with_lungs
+from training.test_end_to_end import CONFIG, SIDE, SIZES, squares_of
 
 COUNT, LENGTH = 400, 100
 

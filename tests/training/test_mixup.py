@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.test_whole import CONFIG, SIZES, squares_of
 
 from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.training.backbones import build_backbone
@@ -17,6 +16,7 @@ from pneumoscope.training.end_to_end import Squares, build_phase_schedule
 from pneumoscope.training.loop import PhaseSchedule, _targets, fit
 from pneumoscope.training.network import initialise_randomly, with_head
 from support.small_network import small_network
+from training.test_end_to_end import CONFIG, SIZES, squares_of
 
 
 @pytest.fixture(scope="module", autouse=True)

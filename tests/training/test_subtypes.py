@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.test_whole import CONFIG, SIZES, squares_of
 
 from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.records import ImageRecord
@@ -24,6 +23,7 @@ from pneumoscope.training.subtypes import (
     subtype_codes,
 )
 from support.small_network import small_network
+from training.test_end_to_end import CONFIG, SIZES, squares_of
 
 
 @pytest.fixture(scope="module", autouse=True)

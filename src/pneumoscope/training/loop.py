@@ -83,8 +83,8 @@ def restore(
 ) -> tuple[list[Epoch], dict[str, list[NDArray[Any]]]] | None:
     """Read a checkpoint completely before any of it is used.
 
-    A file that is damaged, or belongs to other data or settings, is ignored with a warning. Training
-    then starts from the beginning and reaches the same result.
+    A file that is damaged, or belongs to other data or settings, is ignored with a warning.
+    Training then starts from the beginning and reaches the same result.
 
     Args:
         path: file of the checkpoint.

@@ -132,8 +132,8 @@ class WeightAverage:
         self._average = [np.array(w, np.float32) for w in state[1:]]
 
     @contextmanager
+    def in_use(self) -> Iterator[None]:
         """Temporarily set the model's weights to the average."""
-        """The model with the average's weights for a while, then with its own again."""
         kept = [np.array(w) for w in self._model.get_weights()]
         self._model.set_weights(self.weights)
         try:
@@ -201,7 +201,8 @@ def _plateaus(config: FitConfig, scores: Sequence[float]) -> int:
 def best_epoch(config: FitConfig, scores: Sequence[float]) -> int:
     """Index of the epoch whose weights are kept.
 
-    The last epoch if `config.keep` is `last`, else the first that no later one beats by `min_delta`.
+    The last epoch if `config.keep` is `last`, else the first that no later one beats by
+    `min_delta`.
     """
     if config.keep == "last":
         return len(scores) - 1

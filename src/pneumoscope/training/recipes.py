@@ -34,9 +34,9 @@ from pneumoscope.training.backbones import find_boundary
 from pneumoscope.training.background import LungExtractor
 from pneumoscope.training.end_to_end import (
     Squares,
-    needs_lungs,
     build_phase_schedule,
     check_sizes,
+    needs_lungs,
     stored_side,
 )
 from pneumoscope.training.extractor import SquareExtractor, frozen_extractor, training_ranges

@@ -1,7 +1,7 @@
 """The Keras runtime for training: backend, arithmetic and devices.
 
-Any Keras backend works (`KERAS_BACKEND`). TensorFlow is the default, installed by the `train` extra.
-`load_keras` imports Keras.
+Any Keras backend works (`KERAS_BACKEND`). TensorFlow is the default, installed by the `train`
+extra. `load_keras` imports Keras.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ __all__ = [
 def choose_backend(name: str, *, trains_convolutions: bool) -> None:
     """Choose the Keras backend before Keras is loaded.
 
-    `auto` keeps `KERAS_BACKEND`, or the backend that is already loaded. Otherwise it takes Torch, if
-    installed, for training convolutions, and TensorFlow for everything else.
+    `auto` keeps `KERAS_BACKEND`, or the backend that is already loaded. Otherwise it takes Torch,
+    if installed, for training convolutions, and TensorFlow for everything else.
 
     Raises:
         UsageError: Keras already runs on another backend in this process.
@@ -135,7 +135,7 @@ def distribute(batch_size: int) -> int:
         near = max(batch_size // count, 1) * count
         raise UsageError(
             f"fit.batch_size: found {batch_size}, wanted a multiple of {count}, the number of "
-            f"devices that Keras detects. Give {near}, or make fewer visible (CUDA_VISIBLE_DEVICES)."
+            f"devices that Keras detects. Give {near}, or hide some of them (CUDA_VISIBLE_DEVICES)."
         )
 
     class EvenDataParallel(keras.distribution.DataParallel):  # type: ignore[misc,name-defined]

@@ -1,7 +1,7 @@
 """Teachers for distillation: trained models named by `train --teacher RUN[,RUN…]`.
 
-A teacher is a bundle, or a run that holds one, of any backbone and size. Its network is rebuilt from
-the bundle's arrays, frozen, together with its heatmap. It becomes part of the training model
+A teacher is a bundle, or a run that holds one, of any backbone and size. Its network is rebuilt
+from the bundle's arrays, frozen, together with its heatmap. It becomes part of the training model
 (`guidance.py`), so it sees the same views as the student.
 """
 

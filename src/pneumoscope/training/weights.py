@@ -156,7 +156,7 @@ def _fetched_application(constructor: str) -> Any:
         raise WeightsMissingError(
             f"the ImageNet weights of {constructor} are not in Keras' cache "
             f"({_keras_home() / 'models'}) and can't be downloaded ({error}). Download that file "
-            "on a connected computer and copy it there, or choose --weights none, or --weights FILE."
+            "on a connected computer and copy it there, or choose --weights none or --weights FILE."
         ) from error
     name_layers(model)
     return model

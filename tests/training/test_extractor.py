@@ -18,7 +18,6 @@ from pneumoscope.graph.precision import Ranges
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.overlay import encode_png
 from pneumoscope.records import ImageRecord
-from pneumoscope.training import extractor
 from pneumoscope.training import extractor as extractors
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.extractor import (
@@ -209,7 +208,7 @@ def test_ranges_are_measured_once_and_named_by_what_they_were_measured_on(
         calls.append(given)
         return measure_ends(*given)
 
-    monkeypatch.setattr(extractor, "measure_ends", counted)
+    monkeypatch.setattr(extractors, "measure_ends", counted)
     arrays, config, cache = arrays_of(backbone), PreprocessConfig(size=64), tmp_path / "cache"
     first = training_ranges(records, config, cache, arrays, "f32")
     again = training_ranges(records, config, cache, arrays, "f32")

@@ -64,8 +64,8 @@ def whole(parts, tmp_path_factory: pytest.TempPathFactory) -> TrainedHead:
 
 
 def logits_of(head: HeadWeights, features: np.ndarray) -> np.ndarray:
-    hidden = np.maximum(features @ head_training.hidden_kernel + head_training.hidden_bias, 0)
-    return (hidden @ head_training.output_kernel + head_training.output_bias)[:, 0]
+    hidden = np.maximum(features @ head.hidden_kernel + head.hidden_bias, 0)
+    return (hidden @ head.output_kernel + head.output_bias)[:, 0]
 
 
 def test_learns_and_yields_a_head_for_raw_features(parts, whole) -> None:

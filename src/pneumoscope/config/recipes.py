@@ -1,7 +1,6 @@
-"""The recipes: one whole `TrainConfig` each, that a file and the command line can override.
+"""The recipes: one complete `TrainConfig` each; a file and the command line can override them.
 
-Comes in: a recipe's name, a file. Goes out: the configuration. What was tried on the way to these
-numbers, and what came of it, is in `docs/experiments.md`.
+`docs/experiments.md` records the trials behind these numbers and their results.
 """
 
 from __future__ import annotations
@@ -56,16 +55,16 @@ def training_config(recipe: str | None = None, file: Path | None = None) -> Trai
     """The configuration of a recipe, overridden by a TOML file.
 
     Args:
-        recipe: its name; `None` takes the file's, or `frozen`.
-        file: settings that differ from the recipe's.
+        recipe: name of the recipe; `None` means the one in the file, or `frozen`.
+        file: TOML file with the settings that differ from the recipe.
 
     Raises:
-        UsageError: the file can't be read, names an unknown setting or a bad value.
+        UsageError: the file can't be read, or holds an unknown setting or a bad value.
     """
     document = read_toml(file) if file else {}
     if recipe is not None:
         document = {**document, "recipe": recipe}
-    # A name that is no recipe's, or no text, is refused where all values are checked.
+    # An unknown recipe name is rejected below, where all values are checked.
     base = RECIPES.get(str(document.get("recipe")), _FROZEN)
     config = from_dict(TrainConfig, document, str(file or "--recipe"), base=base)
     return replace(config, recipe=base.recipe)

@@ -238,9 +238,9 @@ def test_a_checkpoint_of_other_settings_begins_anew(
 ) -> None:
     checkpoint, short = tmp_path / "c.npz", replace(CONFIG, epochs=1)
     fresh = trained(parts, checkpoint, replace(short, dropout=0.1))
-    assert "left aside" not in caplog.text
+    assert "checkpoint ignored" not in caplog.text
     trained(parts, checkpoint, short)
-    assert "left aside, training begins anew" in caplog.text
+    assert "checkpoint ignored, training starts again" in caplog.text
     again = trained(parts, checkpoint, replace(short, dropout=0.1))
     np.testing.assert_array_equal(again.weights.hidden_kernel, fresh.weights.hidden_kernel)
 

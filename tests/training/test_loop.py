@@ -193,7 +193,7 @@ def test_of_other_settings_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptu
     first = fitted(schedule(), config, checkpoint, origin="one")
     assert not caplog.records
     again = fitted(schedule(), config, checkpoint, origin="other")
-    assert f"{checkpoint}: left aside, training begins anew" in caplog.text
+    assert f"{checkpoint}: checkpoint ignored, training starts again" in caplog.text
     assert_same(again, first)  # from the beginning, not from where the other one ended
 
 

@@ -85,7 +85,7 @@ class PneumoscopeError(Exception):
 
 
 class UsageError(PneumoscopeError):
-    """The command line or the configuration asks for something that does not exist."""
+    """The command line or the configuration is not valid."""
 
     exit_code = 2
 

@@ -110,7 +110,7 @@ def _make_private(folder: Path) -> None:
 
 
 def _key(path: Path) -> bytes:
-    """This user's key; made anew if it is missing, or others could have read or made it."""
+    """This user's key; created if it is missing, or others could have read or made it."""
     for _ in range(2):
         with suppress(OSError):
             found = path.stat()

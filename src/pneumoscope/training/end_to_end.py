@@ -2,7 +2,7 @@
 
 `build_phase_schedule` makes one training phase per image size. Images are stored on disk decoded,
 as uint8, and larger than the network's input, so that crops stay sharp. Each step augments them
-anew on the device (`batch_augmentation.py`).
+again on the device (`batch_augmentation.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The next item is made while this one is in use; none is lost, doubled or left running."""
+"""Items are prefetched while the current one is in use; none is lost, repeated or left running."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_makes_the_next_item_while_this_one_is_in_use() -> None:
     taken = prefetched(items())
     for number in taken:
         if number < 3:
-            assert made[number + 1].wait(30), "the next one is not made before it is asked for"
-        # One ahead, no further: items may be large.
+            assert made[number + 1].wait(30), "the next one is not made in advance"
+        # One item in advance only, because items may be large.
         assert not any(event.is_set() for event in made[number + 2 :])
 
 
@@ -81,7 +81,7 @@ def test_leaving_early_calls_stop_and_leaves_no_thread(leaving: str) -> None:
 
     def items() -> Iterator[int]:
         number = 0
-        while not (number and stopped.wait(0.001)):  # for ever, if it were not told
+        while not (number and stopped.wait(0.001)):  # endless without the stop signal
             yield number
             number += 1
 

@@ -1,4 +1,4 @@
-"""Settings read back to what was written; whatever is wrong in a file is named with its place."""
+"""Settings read back to what was written; errors in a file name their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patients outside a model's ages are refused, and everyone hears why."""
+"""Patients outside a model's age range are refused with a reason on every path."""
 
 from __future__ import annotations
 

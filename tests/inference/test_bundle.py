@@ -1,4 +1,4 @@
-"""A bundle is what its manifest says, or is refused with a reason; nothing in it can hurt."""
+"""A bundle matches its manifest, or is rejected with a reason; nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"flip": 1}, "wanted bool"),
         ({"store": "int8"}, "wanted one of 'float32', 'float16'"),
         ({"files": []}, "wanted dict"),
-        ({"files": {}}, "says None"),
+        ({"files": {}}, "states None"),
         ({"schema_version": "1"}, "found schema version '1'"),
         ({"schema_version": True}, "found schema version True"),
         ({"schema_version": 5}, "found schema version 5"),
@@ -229,13 +229,13 @@ def copied(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def hashed(bundle: Bundle) -> Bundle:
-    """The bundle with the hashes of what lies there now."""
+    """The bundle with the hashes of its current files."""
     files = {name: sha256_of_file(bundle.folder / name) for name in bundle.manifest.files}
     return load_bundle(changed(bundle, {"files": files}))
 
 
 def refused(bundle: Bundle, fragment: str) -> None:
-    """Nothing runs such a network, with Keras or without."""
+    """Such a network is rejected, with Keras and without."""
     for load in (load_networks, OpenVinoBackend.load):
         with pytest.raises(BundleError, match=fragment):
             load(bundle)
@@ -426,7 +426,7 @@ def test_the_manifest_says_how_weights_are_stored(tmp_path: Path) -> None:
 
 
 def aged(bundle: Bundle, version: int) -> Path:
-    """The bundle as an older schema had it."""
+    """The bundle in an older schema."""
     path = bundle.folder / "bundle.json"
     document = json.loads(path.read_text()) | {"schema_version": version}
     document["files"]["model.weights.h5"] = document["files"].pop("model.keras")

@@ -1,4 +1,4 @@
-"""Distances are Mahalanobis', to the nearest class, and survive being stored."""
+"""Mahalanobis distances to the nearest class, unchanged by storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other surroundings, or no lungs: as often as asked, where the lungs are, what is asked then."""
+"""Background swap and lung masking: how often, where, and with which targets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def small() -> Iterator[None]:
 
 
 def batch(*, lungs: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Squares of noise that share no grey value by chance alone, and a box of lungs in each."""
+    """Squares of noise without common grey values, and a box of lungs in each."""
     pixels = np.random.default_rng(3).integers(1, 256, (COUNT, LENGTH, LENGTH), np.uint8)
     codes = np.zeros_like(pixels)
     if lungs:
@@ -79,10 +79,10 @@ def kept(squares: np.ndarray, found: ChangedBackgrounds, *, inside: bool) -> np.
 
 def test_lungs_are_what_found_lungs_are_and_none_where_they_are_not_sure() -> None:
     extractor = LungExtractor(128)
-    film = draw(2, "a", 1, 0, size=128).pixels
-    fields = find_lungs(film)
+    image = draw(2, "a", 1, 0, size=128).pixels
+    fields = find_lungs(image)
     assert fields.quality >= 0.5
-    codes = extractor.prepare(film, Preprocessor())
+    codes = extractor.prepare(image, Preprocessor())
     assert (codes.shape, codes.dtype) == (extractor.shape, np.uint8)
     np.testing.assert_array_equal(codes == 3, fields.mask)
     np.testing.assert_array_equal(codes > 0, fields.wide | fields.mask)
@@ -108,7 +108,7 @@ def test_other_surroundings_are_paint_or_another_images() -> None:
     greys = corner[painted, 0]
     assert (greys == 0).mean() == pytest.approx(1 / 3, abs=0.15)
     assert len(np.unique(greys)) > 20  # of any grey
-    # Another image's, as bright and as varied as what it hides.
+    # The background of another image, matched in brightness and contrast.
     assert corner[~painted].mean() == pytest.approx(128, abs=6)
     assert corner[~painted].std() == pytest.approx(74, abs=6)
 
@@ -123,13 +123,13 @@ def test_without_lungs_the_surroundings_stay(lungs: bool) -> None:
         .reshape(found.without_lungs.sum(), -1)
         .astype(int)
     )
-    assert (np.abs(middle - middle[:, :1]) <= 1).all()  # one paint, but for a soft edge's foot
+    assert (np.abs(middle - middle[:, :1]) <= 1).all()  # one fill value, except for a soft edge
     if lungs:
         assert (kept(squares, found, inside=False) == 1).all()
 
 
 def test_a_frame_of_another_image_tells_nothing_of_whether_lungs_were_found() -> None:
-    """Where only some are shown with a frame, all are as often; without lungs nothing else is."""
+    """With a share of frames, images with and without lungs get frames equally often."""
     rows = slice(0, 4), slice(None)  # a frame of 5 % and more, and no lungs
     for lungs in (True, False):
         squares, found = changed_by(0.8, 0.0, lungs=lungs, frame=0.4)
@@ -137,7 +137,7 @@ def test_a_frame_of_another_image_tells_nothing_of_whether_lungs_were_found() ->
         other = (found.squares[:, *rows] != squares[:, *rows]).any((1, 2))
         near = (found.squares[:, 17, 17:53] != squares[:, 17, 17:53]).all(1)
         assert other.mean() == pytest.approx(0.8 if lungs else 0.32, abs=0.08)
-        assert (near.mean() > 0.2) == lungs  # only lungs have an outline so near
+        assert (near.mean() > 0.2) == lungs  # only lungs have an outline this close
 
 
 def test_an_image_is_changed_in_one_way_at_most() -> None:
@@ -160,13 +160,13 @@ def test_nothing_is_asked_where_no_lungs_are_shown(tmp_path: Path) -> None:
         strict=True,
     ):
         batches = list(phase.batches(1))
-        told = np.concatenate([labels for _, labels in batches])
+        targets = np.concatenate([labels for _, labels in batches])
         codes = np.concatenate([inputs["codes"][:, 0] for inputs, _ in batches])
-        silent = (told[:, 1] != 0) & (told[:, 1] != 1)
-        assert 0.2 < silent.mean() < 0.8
-        np.testing.assert_allclose(told[silent], [[1 / 3, 2 / 3]] * silent.sum(), rtol=1e-6)
-        assert (codes[silent] == UNKNOWN).all()
-        assert set(codes[~silent]) > {UNKNOWN}
+        masked = (targets[:, 1] != 0) & (targets[:, 1] != 1)
+        assert 0.2 < masked.mean() < 0.8
+        np.testing.assert_allclose(targets[masked], [[1 / 3, 2 / 3]] * masked.sum(), rtol=1e-6)
+        assert (codes[masked] == UNKNOWN).all()
+        assert set(codes[~masked]) > {UNKNOWN}
         assert {inputs["squares"].shape[1] for inputs, _ in batches} == {side}
         for (inputs, labels_), (again, same) in zip(batches, phase.batches(1), strict=True):
             np.testing.assert_array_equal(inputs["squares"], again["squares"])

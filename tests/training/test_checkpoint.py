@@ -1,4 +1,4 @@
-"""A checkpoint reads back to what was saved, or is left aside whole: never half of it."""
+"""A checkpoint reads back to what was saved, or is ignored as a whole."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_reads_back_bit_by_bit(path: Path) -> None:
 
 def test_none_is_there(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert restore(path, "origin", SHAPES) is None
-    assert not caplog.records  # nothing to warn of: it is how every training begins
+    assert not caplog.records  # no warning: every training begins without a checkpoint
 
 
 def test_of_another_origin_is_left_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -89,7 +89,7 @@ def test_no_pickle_is_ever_loaded(path: Path) -> None:
 
 
 def test_whatever_is_damaged_is_left_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Cut anywhere, or any bit flipped: either nothing comes back, or exactly what was saved."""
+    """Truncated anywhere or with any bit flipped: restores nothing, or exactly what was saved."""
     caplog.set_level(logging.CRITICAL)
     save(path, "origin", HISTORY, ARRAYS)
     content = path.read_bytes()

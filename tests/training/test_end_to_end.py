@@ -1,4 +1,4 @@
-"""Lessons from pixels: which images, at which size, changed how, and scored as they will be."""
+"""Training phases from pixels: which images, at which size, augmented and scored how."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own(
     schedule: PhaseSchedule, parts
 ) -> None:
     phase = schedule.phases[1]
-    assert phase.steps == 3  # of 27 images: whole batches only
+    assert phase.steps == 3  # of 27 images: full batches only
 
     def shown(epoch: int) -> list[int]:
         seen: list[int] = []
@@ -123,8 +123,8 @@ def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own(
     orders = [shown(epoch) for epoch in range(3)]
     assert all(len(set(order)) == 24 for order in orders)
     assert orders[0] != orders[1]
-    assert shown(1) == orders[1]  # the same whenever it is asked: a resumed run depends on it
-    assert set().union(*orders) == set(range(27))  # nobody is left out for good
+    assert shown(1) == orders[1]  # identical on every call, as a resumed run needs
+    assert set().union(*orders) == set(range(27))  # every image is used in some epoch
 
 
 def test_fewer_images_than_a_batch_fill_one(network, parts, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_training_normalises_as_inference_does(normalisation) -> None:
     config = PreprocessConfig(size=32, normalisation=normalisation)
     grey = np.random.default_rng(2).random((3, 32, 32), np.float32)
     grey[1] *= 0.2
-    grey[2] = 0.4  # blank: its deviation is none
+    grey[2] = 0.4  # constant: its deviation is 0
     found = np.asarray(_normalised(load_keras().ops.convert_to_tensor(grey), config))
     np.testing.assert_allclose(found, Preprocessor(config).normalise(grey), atol=3e-4)
 
@@ -157,7 +157,7 @@ def test_training_normalises_as_inference_does(normalisation) -> None:
 def test_validation_is_scored_by_the_network_as_it_stands(
     schedule: PhaseSchedule, network, parts
 ) -> None:
-    """At the phase's size, undistorted, and 70 images by batches of one shape."""
+    """At the phase's size, not augmented, and 70 images in batches of one shape."""
     for phase, size in zip(schedule.phases, SIZES.sizes, strict=True):
         found = phase.val_logits()
         assert (found.shape, found.dtype) == ((70,), np.float32)
@@ -175,4 +175,6 @@ def test_lessons_share_the_networks_weights(schedule: PhaseSchedule, network) ->
     changing = schedule.variables()
     assert len({id(v) for v in changing}) == len(changing)
     seeds = [v for v in changing if "seed" in v.path]
-    assert len(seeds) == 3  # one distortion per phase, one dropout: a checkpoint needs them all
+    assert (
+        len(seeds) == 3
+    )  # one augmentation layer per phase and one dropout: a checkpoint needs all of them

@@ -1,4 +1,4 @@
-"""Guidance while training: heatmaps in the graph, lungs, teachers; each loss by its definition."""
+"""Lung guidance and distillation: heatmaps in the graph, and each loss by its definition."""
 
 from __future__ import annotations
 
@@ -193,11 +193,11 @@ def test_guided_training_points_at_the_lungs_and_a_student_follows_its_teacher(
     )
     images = (images - images.mean((1, 2), keepdims=True)) / images.std((1, 2), keepdims=True)
 
-    def trained(name: str, asked: TrainConfig, teachers: tuple[Teacher, ...] = ()) -> Any:
+    def trained(name: str, config: TrainConfig, teachers: tuple[Teacher, ...] = ()) -> Any:
         network = network_of(0)
-        plan = build_phase_schedule(network, parts, asked, sizes, {}, teachers)
+        plan = build_phase_schedule(network, parts, config, sizes, {}, teachers)
         labels = parts[0].labels, parts[1].labels
-        done = fit(plan, *labels, asked.fit, lambda *_: 0.5, tmp_path / name, "o")
+        done = fit(plan, *labels, config.fit, lambda *_: 0.5, tmp_path / name, "o")
         network.set_weights(done.weights)
         return network
 

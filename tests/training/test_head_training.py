@@ -1,4 +1,4 @@
-"""The head learns, is folded exactly, and a resumed training is the unbroken one."""
+"""The head learns, is folded exactly, and a resumed training equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIG = FitConfig(epochs=4, batch_size=50, plateau_patience=1, min_delta=0.01)
 
 
 def table(folder: Path, images: int, views: int, seed: int) -> LabelledFeatures:
-    """Features of very different scales, of which twenty tell the class."""
+    """Features of very different scales, of which twenty separate the classes."""
     generator = np.random.default_rng(seed)
     labels = np.arange(images) % 2
     scale = np.geomspace(1e-3, 10, BACKBONE_WIDTH)
@@ -78,7 +78,7 @@ def test_learns_and_yields_a_head_for_raw_features(parts, whole) -> None:
 
 
 def test_the_order_of_magnitude_of_a_feature_does_not_matter(parts, tmp_path, whole) -> None:
-    """What standardising is for: a power of two more, which rounds to nothing, changes nothing."""
+    """Standardisation removes scale: a factor of a power of two changes nothing."""
     train, val = (scaled(part, tmp_path / str(k)) for k, part in enumerate(parts))
     found = trained((train, val), tmp_path / "c.npz", replace(CONFIG, epochs=1))
     assert found.history[0].loss == pytest.approx(whole.history[0].loss, rel=1e-4)
@@ -107,7 +107,7 @@ def test_every_epoch_shows_each_image_once_in_one_of_its_views(parts) -> None:
         assert [len(labels) for _, labels in shown] == [64, 64, 64, 8]
         assert len(shown) == phase.steps
         features = np.concatenate([features for features, _ in shown])
-        # The first ten numbers tell all views apart.
+        # The first ten features identify every view.
         distances = np.abs(each[None, :, :, :10] - features[:, None, None, :10]).max(-1)
         image, view = np.unravel_index(distances.reshape(count, -1).argmin(1), (count, 2))
         assert distances.min((1, 2)).max() < 1e-5
@@ -143,7 +143,7 @@ def test_folding_is_exact() -> None:
 
 
 def test_resumed_equals_unbroken(parts, whole, tmp_path: Path) -> None:
-    """Killed in the third epoch, after its steps and before its checkpoint."""
+    """Interrupted in the third epoch, after its steps and before its checkpoint."""
 
     class StopError(Exception):
         pass
@@ -166,7 +166,7 @@ def test_resumed_equals_unbroken(parts, whole, tmp_path: Path) -> None:
         mine, theirs = (getattr(found.weights, name) for found in (resumed, whole))
         np.testing.assert_array_equal(mine, theirs)
     again = trained(parts, checkpoint)
-    assert again.history == resumed.history  # seconds too: what is finished is not trained again
+    assert again.history == resumed.history  # seconds too: finished epochs are not repeated
 
 
 def test_few_features_are_looked_up_once_and_many_in_every_epoch(

@@ -1,4 +1,4 @@
-"""The loop's arithmetic by hand, and its resuming: killed anywhere, it ends bit by bit the same."""
+"""The training loop checked by hand, and resumed bit by bit after interruptions anywhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pneumoscope.training.runtime import load_keras
 WIDTH, BATCH, STEPS = 5, 8, 10
 GENERATOR = np.random.default_rng(0)
 LABELS = (np.arange(BATCH * STEPS - 3) % 4 == 0).astype(np.int64)
-"""One in four is ill; the last batch of an epoch is not full."""
+"""One image in four has pneumonia; the last batch of an epoch is not full."""
 
 FEATURES = GENERATOR.standard_normal((len(LABELS), WIDTH)).astype(np.float32) + LABELS[:, None]
 VAL_LABELS = np.arange(20) % 2
@@ -55,7 +55,7 @@ BY_SCORES = FitConfig(
 
 
 class DeadError(Exception):
-    """Stands for SIGKILL."""
+    """Simulates SIGKILL."""
 
 
 class TrainingPhase:
@@ -109,7 +109,7 @@ def schedule() -> PhaseSchedule:
 
 
 def mean_gap(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """A score for tests: how far apart the classes' mean probabilities are."""
+    """A score for tests: difference of the classes' mean probabilities."""
     return float(probabilities[labels == 1].mean() - probabilities[labels == 0].mean())
 
 
@@ -140,7 +140,7 @@ def assert_same(mine: Fitted, theirs: Fitted) -> None:
 def test_killed_in_every_epoch_it_ends_as_if_unbroken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: FitConfig
 ) -> None:
-    """Each process here makes its models anew, as after a kill; each dies in the next epoch."""
+    """Each process here builds its models again, as after a kill; each dies in the next epoch."""
     whole = fitted(schedule(), config, tmp_path / "whole.npz")
     assert len({epoch.learning_rate for epoch in whole.history}) > 1
     checkpoint = tmp_path / "broken.npz"
@@ -173,7 +173,7 @@ def test_killed_in_every_epoch_it_ends_as_if_unbroken(
 
     def dying_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
         seen.append(1)
-        if len(seen) == 2:  # all steps of the last epoch done, nothing of them written
+        if len(seen) == 2:  # all steps of the last epoch are done, none is saved
             raise DeadError
         return mean_gap(labels, probabilities)
 
@@ -194,7 +194,7 @@ def test_of_other_settings_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptu
     assert not caplog.records
     again = fitted(schedule(), config, checkpoint, origin="other")
     assert f"{checkpoint}: checkpoint ignored, training starts again" in caplog.text
-    assert_same(again, first)  # from the beginning, not from where the other one ended
+    assert_same(again, first)  # from the beginning, not from the other checkpoint
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -202,7 +202,7 @@ def test_of_other_settings_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptu
 def test_the_weights_that_were_scored_are_the_weights_that_are_kept(
     tmp_path: Path, ema: float, keep: str, kept: int
 ) -> None:
-    """And with an average, it is the average that is both scored and kept."""
+    """With weight averaging, the average is both scored and kept."""
     scores = iter([0.5, 0.9, 0.7])
     made = schedule()
     config = FitConfig(epochs=3, learning_rate=0.02, ema=ema, keep=keep)  # type: ignore[arg-type]
@@ -211,7 +211,7 @@ def test_the_weights_that_were_scored_are_the_weights_that_are_kept(
     validated = [weights for phase in made.phases for weights in phase.validated]  # type: ignore[attr-defined]
     for mine, theirs in zip(found.weights, validated[kept], strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    present = made.network.get_weights()  # where training goes on from, untouched by the average
+    present = made.network.get_weights()  # training continues from these, unaffected by the average
     difference = max(np.abs(a - b).max() for a, b in zip(present, validated[-1], strict=True))
     assert (difference > 1e-4) == bool(ema)
 
@@ -225,7 +225,7 @@ def test_stops_early_and_says_which_epoch_was_best(tmp_path: Path) -> None:
 
 
 def test_loss_is_the_class_weighted_smoothed_cross_entropy(tmp_path: Path) -> None:
-    """At a step size of nothing, so that all batches are scored by the same weights."""
+    """At step size 0, so that all batches are scored by the same weights."""
     keras = load_keras()
     inputs = keras.Input((WIDTH,))
     linear = keras.Model(inputs, keras.layers.Dense(1)(inputs))
@@ -245,7 +245,7 @@ def test_loss_is_the_class_weighted_smoothed_cross_entropy(tmp_path: Path) -> No
 
     (epoch,) = found.history
     assert epoch.loss == pytest.approx(entropy(FEATURES, LABELS, 0.2), rel=1e-5)
-    # Validation is scored without smoothing: it is a figure, nothing is trained on it.
+    # Validation loss is computed without label smoothing.
     assert epoch.val_loss == pytest.approx(entropy(VAL, VAL_LABELS, 0.0), rel=1e-5)
     np.testing.assert_array_equal(found.weights[0], kernel)
 

@@ -1,4 +1,4 @@
-"""The field cut anew: the lungs fill it by the same shares whatever they filled before."""
+"""Lung-based cropping: the lungs fill the same range of shares whatever they filled before."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def small() -> Iterator[None]:
 
 
 def fields_about(first: int, last: int, chance: float = 1.0) -> np.ndarray:
-    """What is shown where lungs lie from one row and column to another, of a side of 100."""
+    """Crops of images whose lungs extend from `first` to `last` in a side of 100."""
     codes = np.zeros((COUNT, LENGTH, LENGTH), np.uint8)
     codes[:, first:last, first:last] = 3
     return LENGTH * draw_crops(codes, chance, np.random.default_rng(1))
@@ -44,12 +44,12 @@ def test_small_lungs_are_shown_as_large_as_any(first: int, last: int) -> None:
         assert found.min() == pytest.approx(0.6, abs=0.01)
         assert found.max() == pytest.approx(1.05, abs=0.01)
         assert found.mean() == pytest.approx(0.825, abs=0.02)
-    assert abs(np.corrcoef(shares.T)[0, 1]) < 0.15  # the form is drawn too
+    assert abs(np.corrcoef(shares.T)[0, 1]) < 0.15  # the aspect ratio varies too
 
 
 def test_large_lungs_and_small_ones_fill_the_upper_shares_as_often() -> None:
     large, small = (filled(fields_about(*e), *e) for e in ((10, 90), (25, 75)))
-    assert large.min() == pytest.approx(0.8)  # nothing comes from beyond the field
+    assert large.min() == pytest.approx(0.8)  # never beyond the field
     for least in (0.85, 0.9, 0.95):
         assert (large > least).mean() == pytest.approx((small > least).mean(), abs=0.05)
 
@@ -72,7 +72,7 @@ def test_unknown_lungs_are_taken_to_lie_where_most_do_and_as_many_are_cut_as_ask
     crops = draw_crops(np.zeros((COUNT, 8, 8), np.uint8), 0.5, np.random.default_rng(4))
     extent = crops[:, 2:] - crops[:, :2]
     assert extent.min() == pytest.approx(0.78 / 1.05, abs=0.01)
-    # What would fill less than 0.78 needs what there is not: 0.4² of the halves stay whole.
+    # A share below 0.78 would exceed the field, so 0.4² of the cropped half stay whole.
     assert (extent < 1).any(1).mean() == pytest.approx(0.42, abs=0.06)
     assert (draw_crops(np.zeros((3, 8, 8), np.uint8), 0.0, np.random.default_rng(4)) % 1 == 0).all()
 
@@ -96,7 +96,7 @@ def test_images_are_stored_sharp_enough_for_a_cut() -> None:
 
 
 def test_training_shows_parts_with_the_lungs_where_they_then_are(tmp_path: Path) -> None:
-    """Lungs of one grey, all else another: what is silenced is what shows the one."""
+    """Lungs of one grey value and all else of another show which images are masked."""
     base = squares_with_lungs(tmp_path / "train", 24)
     train = Squares(base.lungs, base.labels, base.subtypes, base.lungs)  # type: ignore[arg-type]
     val = squares_of(tmp_path / "val", 70, 1)
@@ -104,9 +104,9 @@ def test_training_shows_parts_with_the_lungs_where_they_then_are(tmp_path: Path)
     config = replace(CONFIG, distort=distort)
     phase = build_phase_schedule(build_backbone(None), (train, val), config, SIZES, {}).phases[1]
     shares, silenced = [], 0
-    for inputs, told in phase.batches(1):
+    for inputs, targets in phase.batches(1):
         images = inputs["squares"]
-        for image, (_, share) in zip(images, told, strict=True):
+        for image, (_, share) in zip(images, targets, strict=True):
             if share in (0, 1):
                 shares.append((image == 3).mean())
             else:

@@ -1,4 +1,4 @@
-"""Mixed images: each over the one before it, both labels by their shares, always the same."""
+"""Mixup: each image is blended with its predecessor, with labels by the same shares."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_batches_are_the_same_whenever_they_are_asked(parts: tuple[Squares, Squa
         assert shares.shape == codes.shape == (8, 1)
         assert labels.shape == (8, 2)
         np.testing.assert_allclose(labels.sum(1), 1.0, rtol=1e-6)
-        # The larger share is an image's own, so its label is the one that it shows most of.
+        # An image keeps the larger share of itself, so its own label dominates.
         np.testing.assert_array_equal(
             (labels[:, 1] > 0.5).astype(int), parts[0].labels[_numbers(parts[0], squares)]
         )

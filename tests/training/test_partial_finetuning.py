@@ -1,4 +1,4 @@
-"""Training from cached activations: each image once per epoch, scored as the whole network does."""
+"""Fine-tuning from cached activations: each image once per epoch, scored as the whole network."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def backbone(small: None):  # type: ignore[no-untyped-def]
 
 
 def numbered(folder: Path, images: int, views: int) -> LabelledFeatures:
-    """Activations (2, 2, 6) of noise; the first says which image, the second which view."""
+    """Activations (2, 2, 6) of noise; the first number is the image, the second the view."""
     noise = np.random.default_rng(0).standard_normal((images, views, 2, 2, 6))
     noise[..., 0, 0, 0] = np.arange(images)[:, None]
     noise[..., 0, 0, 1] = np.arange(views)
@@ -66,7 +66,7 @@ def numbered(folder: Path, images: int, views: int) -> LabelledFeatures:
 
 
 class Mean:
-    """Stands for a network: the mean of a batch's activations."""
+    """A stand-in for a network: the mean of a batch's activations."""
 
     def predict_on_batch(self, batch: np.ndarray) -> np.ndarray:
         assert len(batch) == 64  # one shape, so that it is compiled once
@@ -81,7 +81,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledFeatures, L
 
 def test_an_epoch_shows_every_image_once_in_one_of_its_views(parts) -> None:
     (phase,) = build_finetuning_schedule(Mean(), *parts, CONFIG, {}).phases
-    assert phase.steps == 2  # of 19 images: whole batches only
+    assert phase.steps == 2  # of 19 images: full batches only
 
     def shown(epoch: int) -> list[tuple[int, int]]:
         seen: list[tuple[int, int]] = []
@@ -95,7 +95,7 @@ def test_an_epoch_shows_every_image_once_in_one_of_its_views(parts) -> None:
     epochs = [shown(epoch) for epoch in range(6)]
     assert all(len({image for image, _ in epoch}) == 16 for epoch in epochs)
     assert epochs[0] != epochs[1]
-    assert shown(2) == epochs[2]  # the same whenever it is asked
+    assert shown(2) == epochs[2]  # identical on every call
     assert {image for epoch in epochs for image, _ in epoch} == set(range(19))
     assert {view for epoch in epochs for _, view in epoch} == {0, 1, 2}
 
@@ -123,5 +123,5 @@ def test_logits_from_the_cache_are_those_of_the_whole_network(
     preprocessor = Preprocessor(PREPROCESS)
     images = np.stack([preprocessor(read_image(record.path).pixels) for record in records])
     wanted = np.asarray(whole.predict_on_batch(images))[:, 0]
-    assert np.ptp(wanted) > 0.01 * np.abs(wanted).max()  # the images are told apart
+    assert np.ptp(wanted) > 0.01 * np.abs(wanted).max()  # the images differ
     np.testing.assert_allclose(phase.val_logits(), wanted, atol=3e-3 * np.abs(wanted).max())

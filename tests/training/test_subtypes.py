@@ -1,4 +1,4 @@
-"""The second question: asked of known kinds alone, and gone from what is trained."""
+"""The auxiliary subtype head: trained on known subtypes only, and absent from the result."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def test_kinds_come_equally_often_and_the_others_once() -> None:
     assert np.bincount(codes[rows] + 1).tolist() == [5, 12, 11]
     times = np.bincount(rows, minlength=len(codes))
     assert times[:5].tolist() == [1] * 5
-    assert set(times[5:25].tolist()) == {0, 1}  # a frequent kind: no film twice
+    assert set(times[5:25].tolist()) == {0, 1}  # a frequent subtype: no image twice
     assert sorted(times[25:].tolist()) == [3, 4, 4]
     assert rows.tolist() != sorted(rows)
     again = balanced_order(codes, np.random.default_rng(1))
-    assert set(rows) != set(again)  # other films of the frequent kind
+    assert set(rows) != set(again)  # other images of the frequent subtype
     for alone in (np.full(6, UNKNOWN), np.zeros(6, np.int64)):
         assert sorted(balanced_order(alone, np.random.default_rng(0))) == list(range(6))
 
@@ -64,7 +64,7 @@ def test_the_loss_is_of_known_kinds_alone() -> None:
         (loss,) = layer.losses
         return float(keras.ops.convert_to_numpy(loss))
 
-    # Of features that say nothing each of two kinds is as likely: log 2 for each known one.
+    # Uninformative features give both subtypes probability 1/2: log 2 for each known one.
     assert added([0, 1, 0, 1]) == pytest.approx(0.5 * np.log(2), rel=1e-5)
     assert added([0, -1, -1, -1]) == pytest.approx(0.5 * np.log(2) / 4, rel=1e-5)
     assert added([-1, -1, -1, -1]) == 0.0
@@ -114,18 +114,18 @@ def test_nothing_is_asked_where_there_is_one_kind(parts: tuple[Squares, Squares]
 
 
 def test_lessons_show_kinds_evenly_if_asked(parts: tuple[Squares, Squares]) -> None:
-    kinds = np.array([UNKNOWN] * 8 + [0] * 13 + [1] * 3)
-    train = replace(parts[0], subtypes=kinds)
+    subtypes = np.array([UNKNOWN] * 8 + [0] * 13 + [1] * 3)
+    train = replace(parts[0], subtypes=subtypes)
 
     def seen(even: bool) -> list[int]:
         network = with_head(build_backbone(None), Architecture(), 0)
         config = replace(CONFIG, even_kinds=even)
         phase = build_phase_schedule(network, (train, parts[1]), config, SIZES, {}).phases[0]
         squares = [image for inputs, _ in phase.batches(0) for image in inputs["squares"]]
-        films = parts[0].take(np.arange(24), squares[0].shape[0])
-        numbers = {film.tobytes(): k for k, film in enumerate(films)}
+        images = parts[0].take(np.arange(24), squares[0].shape[0])
+        numbers = {each.tobytes(): k for k, each in enumerate(images)}
         rows = [numbers[square.tobytes()] for square in squares]
-        return [int(count) for count in np.bincount(kinds[rows] + 1)]
+        return [int(count) for count in np.bincount(subtypes[rows] + 1)]
 
     assert seen(False) == [8, 13, 3]
     assert seen(True) == [8, 8, 8]

@@ -131,8 +131,8 @@ def prepared(
         )
     if looks and image.colour > MOST_COLOUR:
         detail = (
-            f"it is a colour picture (mean chroma {image.colour:.2f}, limit {MOST_COLOUR}). Give "
-            "the X-ray itself, in grey"
+            f"it is a picture in colour (mean chroma {image.colour:.2f}, limit {MOST_COLOUR}). "
+            "Give the X-ray itself, in grey"
         )
         return Prediction(
             source,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pneumoscope.config import IntervalConfig, StressConfig
-from pneumoscope.evaluation.stress import METRICS, Control, Metric, Paired, judge
+from pneumoscope.evaluation.stress import METRICS, Metric, Paired, ShortcutBaseline, judge
 from pneumoscope.images.perturbation_sweeps import PLAUSIBLE, SWEEPS
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, ModelFacts, RunFacts
@@ -74,9 +74,9 @@ def shortcuts(
         ),
         (),
         {
-            "thumbnails": Control(100, 90, thumbnails),
+            "thumbnails": ShortcutBaseline(100, 90, thumbnails),
             "properties": None,
-            "outline": Control(88, 80, outline),
+            "outline": ShortcutBaseline(88, 80, outline),
         },
         "found",
         88,

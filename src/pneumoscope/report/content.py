@@ -138,7 +138,7 @@ class Flow:
         elsewhere: the splits that are not evaluated here, each with what it was for.
         evaluated: the images that the model was asked for.
         refused: (reason in words, images) without an answer.
-        answered: the images with an answer.
+        scored: the images with a probability.
         matrix: of those with an answer.
         threshold: PNEUMONIA is the answer from here up.
     """
@@ -147,7 +147,7 @@ class Flow:
     elsewhere: tuple[Counted, ...]
     evaluated: Counted
     refused: tuple[tuple[str, int], ...]
-    answered: Counted
+    scored: Counted
     matrix: ConfusionMatrix
     threshold: float
 

@@ -46,12 +46,12 @@ from pneumoscope.report.svg import (
     WIDTH,
     Colour,
     Svg,
+    draw_text,
     drawing,
     grid,
     mark_point,
     name_axes,
     new_axes,
-    say,
     to_svg,
 )
 
@@ -263,7 +263,7 @@ def class_balance(groups: Sequence[Group]) -> Svg:
         most = max((group.images for group in groups), default=1)
         for row, group in enumerate(groups):
             axes.barh(row, group.images, height=0.62, color=_colour(group.label).light, linewidth=0)
-            say(axes, group.images + 0.02 * most, row, count(group.images), size=10)
+            draw_text(axes, group.images + 0.02 * most, row, count(group.images), size=10)
         axes.set_xlim(0, most)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)

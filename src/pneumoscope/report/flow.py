@@ -24,8 +24,8 @@ from pneumoscope.report.svg import (
     POINTS_PER_INCH,
     Colour,
     Svg,
+    draw_text,
     drawing,
-    say,
     to_svg,
 )
 
@@ -95,7 +95,7 @@ def _steps(flow: Flow) -> tuple[tuple[str, ...], ...]:
     return (
         (f"Found in {flow.found.name}", _both(flow.found)),
         (f"Evaluated: {flow.evaluated.name}", _both(flow.evaluated)),
-        ("Index test: the model", _both(flow.answered), f"threshold {number(flow.threshold)}"),
+        ("Index test: the model", _both(flow.scored), f"threshold {number(flow.threshold)}"),
     )
 
 
@@ -134,7 +134,7 @@ def _box(
     start = top + (height - len(lines) * _LINE) / 2 + _LINE / 2
     for place, line in enumerate(lines):
         y = start + place * _LINE
-        say(axes, column[0] + _PADDING, y, line, colour, bold=place == 0, size=9.5)
+        draw_text(axes, column[0] + _PADDING, y, line, colour, bold=place == 0, size=9.5)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:

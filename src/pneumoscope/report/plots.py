@@ -38,12 +38,12 @@ from pneumoscope.report.svg import (
     WIDTH,
     Colour,
     Svg,
+    draw_text,
     drawing,
     grid,
     mark_point,
     name_axes,
     new_axes,
-    say,
     to_svg,
     unit_square,
 )
@@ -86,7 +86,7 @@ def confusion(matrix: ConfusionMatrix) -> Svg:
         axes.set_xlim(0, 2)
         axes.set_ylim(2, 0)
         for i, row in enumerate(rows):
-            say(
+            draw_text(
                 axes,
                 -0.06,
                 i + 0.5,
@@ -106,12 +106,12 @@ def confusion(matrix: ConfusionMatrix) -> Svg:
                     linewidth=0,
                 )
                 axes.add_patch(tile)
-                say(axes, j + 0.5, i + 0.45, count(images), ha="center", size=21, bold=True)
+                draw_text(axes, j + 0.5, i + 0.45, count(images), ha="center", size=21, bold=True)
                 kind = ("right" if i == j else "wrong") + f", {percent(share, 1)}"
-                say(axes, j + 0.5, i + 0.72, kind, ha="center", size=10)
+                draw_text(axes, j + 0.5, i + 0.72, kind, ha="center", size=10)
         for j, name in enumerate(CLASS_NAMES):
-            say(axes, j + 0.5, -0.1, f"called {name.lower()}", MUTED, ha="center", size=10)
-        say(axes, -0.06, -0.1, "labelled", MUTED, ha="right", size=10)
+            draw_text(axes, j + 0.5, -0.1, f"called {name.lower()}", MUTED, ha="center", size=10)
+        draw_text(axes, -0.06, -0.1, "labelled", MUTED, ha="right", size=10)
         reading = (
             f"Of {plural(sum(rows[0]), 'normal X-ray')}, {count(matrix.tn)} were called normal and "
             f"{count(matrix.fp)} pneumonia; of {count(sum(rows[1]))} with pneumonia, "
@@ -127,13 +127,13 @@ def roc(curve: Curve, point: OperatingPoint | None, auc: Estimate, level: float)
         unit_square(axes)
         name_axes(axes, "False alarms (1 − specificity)", "Sensitivity")
         axes.plot([0, 1], [0, 1], color=MUTED.light, linewidth=0.8, dashes=(3, 3))
-        say(axes, 0.68, 0.63, "chance", MUTED)
+        draw_text(axes, 0.68, 0.63, "chance", MUTED)
         # The curve takes the upper end of a vertical step: at 0 it rises from 0.
         axes.plot([0, 0], [0, curve.y[0]], color=INK.light, clip_on=False)
         _band(axes, curve)
         text = f"AUC {number(auc.value)}"
-        say(axes, 0.97, 0.13, text, ha="right", bold=True, size=12)
-        say(axes, 0.97, 0.05, interval(auc), MUTED, ha="right")
+        draw_text(axes, 0.97, 0.13, text, ha="right", bold=True, size=12)
+        draw_text(axes, 0.97, 0.05, interval(auc), MUTED, ha="right")
         reading = f"The ROC curve encloses an area of {in_words(auc, level, 3)}"
         if point is not None:
             _mark_threshold(axes, point)
@@ -158,7 +158,7 @@ def precision_recall(
         name_axes(axes, "Sensitivity (recall)", "Positive predictive value (precision)")
         axes.axhline(prevalence, color=MUTED.light, linewidth=0.8, dashes=(3, 3))
         above = prevalence < 0.5
-        say(
+        draw_text(
             axes,
             0.02,
             prevalence + (0.04 if above else -0.04),
@@ -166,7 +166,7 @@ def precision_recall(
             MUTED,
         )
         _band(axes, curve)
-        say(
+        draw_text(
             axes,
             0.03,
             0.13,
@@ -174,7 +174,7 @@ def precision_recall(
             bold=True,
             size=12,
         )
-        say(axes, 0.03, 0.05, interval(average_precision), MUTED)
+        draw_text(axes, 0.03, 0.05, interval(average_precision), MUTED)
         reading = f"Average precision is {in_words(average_precision, level, 3)}"
         if point is not None:
             _mark_threshold(axes, point)
@@ -192,7 +192,7 @@ def reliability(bins: Reliability, ece: Estimate) -> Svg:
         unit_square(axes)
         name_axes(axes, "Stated probability of pneumonia", "Observed share of pneumonia")
         axes.plot([0, 1], [0, 1], color=MUTED.light, linewidth=0.8, dashes=(3, 3))
-        say(axes, 0.5, 0.55, "perfect", MUTED, ha="right")
+        draw_text(axes, 0.5, 0.55, "perfect", MUTED, ha="right")
         axes.vlines(bins.probability, bins.low, bins.high, color=INK.light, linewidth=1.1)
         axes.plot(
             bins.probability,
@@ -204,8 +204,8 @@ def reliability(bins: Reliability, ece: Estimate) -> Svg:
             clip_on=False,
         )
         text = f"Calibration error {number(ece.value)}"
-        say(axes, 0.97, 0.13, text, ha="right", bold=True, size=12)
-        say(axes, 0.97, 0.05, interval(ece), MUTED, ha="right")
+        draw_text(axes, 0.97, 0.13, text, ha="right", bold=True, size=12)
+        draw_text(axes, 0.97, 0.05, interval(ece), MUTED, ha="right")
         gaps = [abs(p - s) for p, s in zip(bins.probability, bins.share, strict=True)]
         reading = (
             f"In {plural(len(gaps), 'group')} of X-rays sorted by stated probability "
@@ -268,7 +268,7 @@ def group_rates(groups: Sequence[Group], rate: str, level: float, name: str = "g
                 axes.plot([low, high], [row, row], color=group.colour.light, linewidth=2)
             if value is not None:
                 mark_point(axes, value, row, group.colour)
-            say(axes, 1 + 0.05 * (1 - start), row, number(value), bold=True, size=10.5)
+            draw_text(axes, 1 + 0.05 * (1 - start), row, number(value), bold=True, size=10.5)
         axes.set_ylim(len(groups) - 0.4, -0.6)
         labels = [f"{group.label} ({count(group.total)})" for group in groups]
         axes.set_yticks(range(len(groups)), labels)
@@ -295,7 +295,7 @@ def _mark_threshold(axes: Axes, point: OperatingPoint) -> None:
     right = point.x < 0.5
     text = f"threshold {number(point.threshold, 2)}"
     x = point.x + (0.025 if right else -0.025)
-    say(axes, x, max(point.y - 0.075, 0.2), text, ha="left" if right else "right", bold=True)
+    draw_text(axes, x, max(point.y - 0.075, 0.2), text, ha="left" if right else "right", bold=True)
 
 
 def _anchor(threshold: float) -> Any:
@@ -435,7 +435,7 @@ def _rows(axes: Axes, rows: Sequence[tuple[str, float, float, float, Colour]]) -
     for row, (_, value, low, high, colour) in enumerate(rows):
         axes.plot([low, high], [row, row], color=colour.light, linewidth=2, clip_on=False)
         mark_point(axes, value, row, colour)
-        say(axes, right + 0.05 * (right - left), row, number(value, 2), bold=True, size=10.5)
+        draw_text(axes, right + 0.05 * (right - left), row, number(value, 2), bold=True, size=10.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     grid(axes, "x")
@@ -461,9 +461,9 @@ def decision(curve: DecisionCurve) -> Svg:
                 x, curve.low, curve.high, color=PNEUMONIA.light, alpha=0.18, linewidth=0
             )
         axes.plot(x, curve.model, color=PNEUMONIA.light)
-        say(axes, 0.98, 0.06, "act for none", MUTED, ha="right", in_axes=True)
-        say(axes, 0.3, 1.03 * most, "by the model", PNEUMONIA, bold=True)
-        say(axes, 0.98, 0.97, "dashes: act for all", NORMAL, ha="right", in_axes=True)
+        draw_text(axes, 0.98, 0.06, "act for none", MUTED, ha="right", in_axes=True)
+        draw_text(axes, 0.3, 1.03 * most, "by the model", PNEUMONIA, bold=True)
+        draw_text(axes, 0.98, 0.97, "dashes: act for all", NORMAL, ha="right", in_axes=True)
         half = curve.model[int(np.abs(x - 0.5).argmin())]
         reading = (
             f"Net benefit at a prevalence of {percent(curve.prevalence, 1)}: who acts from 0.5 up "
@@ -481,7 +481,7 @@ def risk_coverage(curve: RiskCoverage, level: float) -> Svg:
         axes.set_ylim(0, max(1.15 * max(curve.risk), 0.01))
         grid(axes)
         axes.plot(curve.coverage, curve.risk, color=INK.light)
-        say(axes, 0.03, 0.93, f"Area {number(curve.area.value, 4)}", bold=True, in_axes=True)
+        draw_text(axes, 0.03, 0.93, f"Area {number(curve.area.value, 4)}", bold=True, in_axes=True)
         reading = (
             f"If all are answered {percent(curve.risk[-1], 1)} of answers are wrong; the area "
             f"under the curve is {in_words(curve.area, level, 4)}."

@@ -33,11 +33,11 @@ from pneumoscope.report.svg import (
     NORMAL,
     PNEUMONIA,
     Svg,
+    draw_text,
     drawing,
     grid,
     name_axes,
     new_axes,
-    say,
     to_svg,
 )
 
@@ -382,8 +382,8 @@ def volume(weeks: Sequence[Week]) -> Svg:
         axes.bar(range(len(weeks)), scored, color=NORMAL.light, width=0.7)
         axes.bar(range(len(weeks)), refused, bottom=scored, color=PNEUMONIA.light, width=0.7)
         axes.set_ylim(0, 1.25 * max(week.cases for week in weeks))
-        say(axes, 0.02, 0.95, "with a score", NORMAL, in_axes=True, bold=True)
-        say(axes, 0.98, 0.95, "without", PNEUMONIA, ha="right", in_axes=True, bold=True)
+        draw_text(axes, 0.02, 0.95, "with a score", NORMAL, in_axes=True, bold=True)
+        draw_text(axes, 0.98, 0.95, "without", PNEUMONIA, ha="right", in_axes=True, bold=True)
         _mondays(axes, weeks)
         reading = (
             f"{plural(sum(scored) + sum(refused), 'case')} in {plural(len(weeks), 'week')}, "
@@ -404,7 +404,7 @@ def score_quartiles(weeks: Sequence[Week], threshold: float | None) -> Svg:
                 axes.plot([place], [middle], "o", color=INK.light, markersize=5)
         if threshold is not None:
             axes.axhline(threshold, color=MUTED.light, linewidth=0.9, dashes=(3, 3))
-            say(axes, len(weeks) - 0.5, threshold, "threshold", MUTED, ha="right")
+            draw_text(axes, len(weeks) - 0.5, threshold, "threshold", MUTED, ha="right")
         _mondays(axes, weeks)
         known = [week for week in weeks if week.quartiles]
         reading = "No week has a score."
@@ -446,8 +446,8 @@ def rates_so_far(weeks: Sequence[Week], level: float) -> Svg:
                 linewidth=0,
             )
         axes.set_ylim(0, 1.02)
-        say(axes, 0.02, 0.05, "sensitivity", PNEUMONIA, in_axes=True, bold=True)
-        say(axes, 0.98, 0.05, "specificity", NORMAL, ha="right", in_axes=True, bold=True)
+        draw_text(axes, 0.02, 0.05, "sensitivity", PNEUMONIA, in_axes=True, bold=True)
+        draw_text(axes, 0.98, 0.05, "specificity", NORMAL, ha="right", in_axes=True, bold=True)
         _mondays(axes, weeks)
         last = weeks[-1]
         reading = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from pneumoscope.config import IntervalConfig, StressConfig
 from pneumoscope.data.audit_record import Severity
-from pneumoscope.evaluation.stress import Control, Judgement, Metric, Paired
+from pneumoscope.evaluation.stress import Judgement, Metric, Paired, ShortcutBaseline
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, EvaluatedSplit, ModelFacts, RunFacts
 from pneumoscope.report.formatting import in_words, number, plural
@@ -82,7 +82,7 @@ class Shortcuts:
     Attributes:
         rows: what the model does by parts of the film.
         exchanges: what it does where a part is another film's, of either class.
-        controls: what can be told without the model, by name; `None`: too few patients.
+        baselines: what can be told without the model, by name; `None`: too few patients.
         lungs_from: `found`, or `masks`.
         with_lungs: images whose lungs could be used.
         without_lungs: the others, left out wherever lungs are needed.
@@ -95,7 +95,7 @@ class Shortcuts:
 
     rows: tuple[StressRow, ...]
     exchanges: tuple[ExchangeRow, ...]
-    controls: Mapping[str, Control | None]
+    baselines: Mapping[str, ShortcutBaseline | None]
     lungs_from: str
     with_lungs: int
     without_lungs: int
@@ -214,7 +214,7 @@ _EXCHANGED = {
     "around_box_of": "what lies around a box about the lungs",
     "around_lungs_of": "all but the lungs",
 }
-CONTROL_NAMES = {
+BASELINE_NAMES = {
     "thumbnails": "a thumbnail of 16×16 greys alone",
     "properties": "a file’s size in pixels and bytes, its mean grey and deviation alone",
     "outline": "nothing but the outline that the lungs were found to have",
@@ -365,7 +365,7 @@ def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tu
     The shape that was painted over is still there to be read, and so is what lies between the
     lungs. Where a box about both leaves nothing over, all that is read lies within the chest.
     """
-    outline = shortcuts.controls.get("outline")
+    outline = shortcuts.baselines.get("outline")
     if outline is not None and outline.auc.low is not None and outline.auc.low > _CHANCE:
         text += (
             " A part of that may be the shape of what was painted over, which by itself reaches "
@@ -410,14 +410,16 @@ def _of_exchanges(shortcuts: Shortcuts, content: StressContent) -> list[StressFi
 def _of_controls(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
     found = []
     model, level = content.plain["auc"], content.interval.level
-    for name, control in shortcuts.controls.items():
+    for name, control in shortcuts.baselines.items():
         if control is None or control.auc.value is None or model.value is None:
             continue
-        found.append(_of_control(CONTROL_NAMES[name], control, model, level))
+        found.append(_of_control(BASELINE_NAMES[name], control, model, level))
     return found
 
 
-def _of_control(name: str, control: Control, model: Estimate, level: float) -> StressFinding:
+def _of_control(
+    name: str, control: ShortcutBaseline, model: Estimate, level: float
+) -> StressFinding:
     reached, best = control.auc.value or 0.0, model.value or 0.0
     told = f"Without the model, {name} tells the classes apart with an AUC of "
     told += f"{in_words(control.auc, level, 3)}; the model reaches {number(best)}."

@@ -28,7 +28,7 @@ from pneumoscope.report.page import (
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 from pneumoscope.report.stress_findings import (
-    CONTROL_NAMES,
+    BASELINE_NAMES,
     Example,
     Shortcuts,
     StressContent,
@@ -245,7 +245,7 @@ def _auc_figure(content: StressContent, shortcuts: Shortcuts) -> Svg:
         stress_plots.AucRow(row.title, row.found.changed["auc"])
         for row in (*shortcuts.framing, *shortcuts.rows)
     ]
-    for name, control in shortcuts.controls.items():
+    for name, control in shortcuts.baselines.items():
         if control is not None:
             label = f"no model: {_SHORT_CONTROLS[name]}"
             rows.append(stress_plots.AucRow(label, control.auc, MUTED))
@@ -277,9 +277,9 @@ def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | Non
         (Column("Told apart by"), Column("AUC", numeric=True),
          Column(f"{level} interval", numeric=True), Column("Images", numeric=True)),
         tuple(
-            (CONTROL_NAMES[name], number(found.auc.value), interval(found.auc),
+            (BASELINE_NAMES[name], number(found.auc.value), interval(found.auc),
              count(found.images))
-            for name, found in shortcuts.controls.items() if found is not None
+            for name, found in shortcuts.baselines.items() if found is not None
         ),
         f"Logistic regression on these images alone, in {content.config.folds} folds that part no "
         "patient.",

@@ -23,12 +23,12 @@ from pneumoscope.report.svg import (
     RULE,
     Colour,
     Svg,
+    draw_text,
     drawing,
     grid,
     mark_point,
     name_axes,
     new_axes,
-    say,
     spread,
     to_svg,
 )
@@ -104,7 +104,7 @@ def auc_rows(rows: Sequence[AucRow], level: float) -> Svg:
                 axes.plot([low, high], [place, place], color=row.colour.light, linewidth=2)
             if value is not None:
                 mark_point(axes, value, place, row.colour)
-            say(axes, 1.02, place, number(value), bold=True, size=10.5)
+            draw_text(axes, 1.02, place, number(value), bold=True, size=10.5)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         axes.tick_params(axis="y", length=0, labelcolor=INK.light, labelsize=9.5)
@@ -157,7 +157,7 @@ def _label_ends(
     for (metric, _), y in zip(ranked, at, strict=True):
         name = metric_text(metric).label
         name = name if metric == "auc" else name.lower()
-        say(axes, place + 0.42, y, name, _LOOKS[metric][0])
+        draw_text(axes, place + 0.42, y, name, _LOOKS[metric][0])
 
 
 def _reading(sweep: Sweep, rows: Sequence[StressRow], level: float) -> str:

@@ -253,7 +253,7 @@ def grid(axes: Axes, axis: str = "y") -> None:
         axes.tick_params(axis="x", length=0)
 
 
-def say(  # noqa: PLR0913 - a text has a place, an anchor and a look
+def draw_text(  # noqa: PLR0913 - a text has a place, an anchor and a look
     axes: Axes,
     x: float,
     y: float,

@@ -289,12 +289,12 @@ def limits(content: ReportContent) -> Section:
         found.rule,
         percent(found.positives / found.n),
         optimism[content.split],
-        whom_it_fails(found.groups),
+        subgroup_sentence(found.groups),
     )
     return Section("limits", "Limits and use", "Limits", "sections/limits.html.j2", view)
 
 
-def whom_it_fails(groups: Sequence[GroupColumn]) -> str:
+def subgroup_sentence(groups: Sequence[GroupColumn]) -> str:
     """What of age, sex and severity these data tell, and what follows for groups of patients."""
     named = [column.name.lower() for column in groups if column.groups]
     known = {

@@ -92,9 +92,9 @@ def test_the_same_content_gives_the_same_bytes(content: ChecklistContent, tmp_pa
 def test_the_flow_tells_all_counts() -> None:
     svg = flow_diagram(FLOW)
     assert svg.reading == (
-        "Of 5,216 X-rays of 3,654 patients, 424 X-rays of 365 patients were evaluated and 3 got "
-        "no answer (truncated 2; blank 1). Called PNEUMONIA: 261 with it and 5 without; called "
-        "NORMAL: 120 without it and 35 with."
+        "Of 5,216 X-rays of 3,654 patients, 424 X-rays of 365 patients were evaluated, of which 3 "
+        "gave no result (truncated 2; blank 1). Predicted PNEUMONIA: 261 labelled PNEUMONIA and 5 "
+        "labelled NORMAL; predicted NORMAL: 120 labelled NORMAL and 35 labelled PNEUMONIA."
     )
     ElementTree.fromstring(svg.inline)  # noqa: S314
     for part in (
@@ -104,8 +104,8 @@ def test_the_flow_tells_all_counts() -> None:
         "truncated: 2",
         "421 X-rays of 363 patients",
         "threshold 0.898",
-        "Called PNEUMONIA: 266",
-        "Called NORMAL: 155",
+        "Predicted PNEUMONIA: 266",
+        "Predicted NORMAL: 155",
         "reference PNEUMONIA: 35",
     ):
         assert part in svg.inline, part
@@ -115,5 +115,5 @@ def test_the_flow_tells_all_counts() -> None:
 def test_a_flow_without_detours() -> None:
     plain = flow_diagram(replace(FLOW, elsewhere=(), refused=()))
     assert "Not evaluated here" not in plain.inline
-    assert "No answer: none" in plain.inline
-    assert "got no answer" not in plain.reading
+    assert "No result: none" in plain.inline
+    assert "gave no result" not in plain.reading

@@ -235,8 +235,11 @@ def test_files_hold_what_was_found(
     }
     page = (tmp_path / "stress.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == WAYS
-    assert "With the lungs painted black the model still ranks" in page
-    assert "With the outer ring of a film of the other class instead of one of the same" in page
+    assert "With the lungs painted black, the AUC is still" in page
+    assert (
+        "With the outer ring taken from an image of the other class instead of one of the same"
+        in page
+    )
     assert [row["name"] for row in document["shortcuts"]["exchanges"]] == [
         "ring_of",
         "around_box_of",

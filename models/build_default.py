@@ -50,7 +50,7 @@ _INDEXED = {
     "accuracy": "Accuracy",
     "f1": "F1",
 }
-_TRAINED = "## How it was trained"
+_TRAINED = "## Training procedure"
 _SHOWN = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "brier", "ece")
 
 

@@ -77,8 +77,8 @@ def test_a_column_of_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ),
     }
     page = (out / "report.html").read_text()
-    assert "Gaps by site" in page
-    assert "too few to tell" in page
+    assert "Differences by site" in page
+    assert "too few patients" in page
     assert (out / "figures" / "group-0-sensitivity.svg").is_file()
     assert document["subgroups"] == {}
     assert document["model"]["name"] == "default"

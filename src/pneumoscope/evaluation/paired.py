@@ -297,7 +297,7 @@ def paired_differences(
         lower[name], upper[name] = (low, high) if defined else (None, None)
     ids = np.asarray(patients)
     right = [
-        answered_rightly(truth, values, at)
+        is_correct(truth, values, at)
         for values, at in zip((before, after), thresholds, strict=True)
     ]
     for name, labels_of in SHARES.items():
@@ -335,9 +335,7 @@ def _edge_differences(
     return {name: difference(new[name], old[name]) for name in METRIC_NAMES}
 
 
-def answered_rightly(
-    labels: IntArray, probabilities: FloatArray, threshold: float
-) -> NDArray[np.bool_]:
+def is_correct(labels: IntArray, probabilities: FloatArray, threshold: float) -> NDArray[np.bool_]:
     """Whether each image's answer is right, bool (n,)."""
     right: NDArray[np.bool_] = (probabilities >= threshold) == (labels == 1)
     return right

@@ -20,7 +20,7 @@ from pneumoscope.delivery.dicom_node.dicomweb import (
 )
 from pneumoscope.delivery.dicom_node.sender import Doubts, pause
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.wire import stated_sop_uid
+from pneumoscope.delivery.dicom_node.wire import stated_uids
 
 MODALITIES = ("CR", "DX")
 _CALLER = "DICOMweb"
@@ -123,8 +123,11 @@ class Poller:
         try:
             began = time.monotonic()
             content = self._server.retrieve(film, self._config.max_bytes)
-            if stated_sop_uid(content) != film.sop:
+            stated = stated_uids(content)
+            if stated.sop != film.sop:
                 raise NotThereError("it has another UID than was asked for")
+            if stated.missing:
+                raise NotThereError(f"it states no {stated.missing}")
         except NotThereError as error:
             self._failed(film, str(error), counted=True, most=_MOST_TRIES)
             return True

@@ -24,8 +24,9 @@ from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
 from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.delivery.dicom_node.status import counted
-from pneumoscope.delivery.dicom_node.stow import StowSender
+from pneumoscope.delivery.dicom_node.web_senders import FhirSender, StowSender
 from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.delivery.fhir.bundle import check_installed
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.preparing import threads
@@ -66,34 +67,47 @@ class Node:
                 "--forward and --dicomweb: reports would go to both. Give one of them, or "
                 "--dicomweb-silent to fetch films by DICOMweb alone."
             )
+        if config.fhir:
+            check_installed()
         reporter = Reporter(
             predictor.manifest, limits, predictor.precision, segmentation=config.segmentation
         )
         self._config = config
         folder = Path(config.spool)
-        self.spool = Spool(folder, reporter.author.fingerprint, sending=bool(destination or stows))
+        self.spool = Spool(
+            folder,
+            reporter.author.fingerprint,
+            sending=bool(destination or stows),
+            sending_fhir=bool(config.fhir),
+        )
         self.audit = Audit(folder / "audit.jsonl")
         self._stop = Event()
         self._parts: list[Future[None]] = []
-        self._pool = ThreadPoolExecutor(3, thread_name_prefix="dicom-node")
-        self._processes = Processes(threads(), modules=("highdicom", made_reports.__module__))
-        self._sender: Sender | None = None
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="dicom-node")
+        modules = ["highdicom", made_reports.__module__]
+        modules += ["fhir.resources.R4B.bundle"] if config.fhir else []
+        self._processes = Processes(threads(), modules=tuple(modules))
+        self._senders: list[Sender] = []
         try:
             self._processes.start()
             if destination:
-                self._sender = StoreSender(config, destination, self.spool, self.audit)
+                self._senders += [StoreSender(config, destination, self.spool, self.audit)]
             elif web and stows:
-                self._sender = StowSender(config, web, self.spool, self.audit)
+                self._senders += [StowSender(config, web, self.spool, self.audit)]
+            if config.fhir:
+                self._senders += [FhirSender(config, self.spool, self.audit)]
             self._receiver = Receiver(config, self.spool, self.audit)
         except BaseException:
             self._close()
             raise
         self.port = self._receiver.port
         reading = predictor.adapted(limits or LimitsConfig(), processes=self._processes)
-        answerer = Answerer(self.spool, reading, reporter, self.audit, self._processes)
+        answerer = Answerer(
+            self.spool, reading, reporter, self.audit, self._processes, fhir=bool(config.fhir)
+        )
         self._begin(answerer.run)
-        if self._sender:
-            self._begin(self._sender.run)
+        for sender in self._senders:
+            self._begin(sender.run)
         if web:
             self._begin(Poller(config, web, self.spool, self.audit).run)
         waiting = self.spool.count("films", "waiting")
@@ -101,11 +115,12 @@ class Node:
             "started", port=self.port, model=reporter.author.fingerprint, waiting=waiting
         )
         _LOGGER.info(
-            "%s listens on %s:%d; reports go to %s; films waiting: %d",
+            "%s listens on %s:%d; reports go to %s%s; images waiting: %d",
             config.aet,
             config.host,
             self.port,
             destination or (config.dicomweb if stows else folder / "outgoing"),
+            f", FHIR Bundles to {config.fhir}" if config.fhir else "",
             waiting,
         )
 
@@ -147,8 +162,8 @@ class Node:
         left = max(end - time.monotonic(), _LEAST_GRACE_SECONDS)
         if wait(self._parts, left).not_done:
             # A peer that drips, or a file that takes long: it goes on at the next start.
-            if self._sender:
-                self._sender.abort()
+            for sender in self._senders:
+                sender.abort()
             if self._web:
                 self._web.stop()
             self._processes.close()
@@ -161,6 +176,8 @@ class Node:
     def _close(self) -> None:
         self._processes.close()
         self._pool.shutdown()
+        for sender in self._senders:
+            sender.close()
         if self._web:
             self._web.close()
         self.audit.close()

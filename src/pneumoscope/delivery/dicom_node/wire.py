@@ -186,7 +186,8 @@ def stated_uids(content: bytes) -> StatedUids:
                 stop_when=_after_series,
                 specific_tags=[_SOP, _STUDY, _SERIES],
             )
-            return StatedUids(*(_single(dataset.get(tag)) for tag in (_SOP, _STUDY, _SERIES)))
+            sop, study, series = (_single(dataset.get(tag)) for tag in (_SOP, _STUDY, _SERIES))
+            return StatedUids(sop, study, series)
     except ImageRefusedError:
         return StatedUids(readable=False)
 

@@ -20,6 +20,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -48,6 +49,8 @@ class Audit:
         self._lock = threading.Lock()
         self._open = True
         self._missing = 0
+        self._events: Counter[str] = Counter()
+        self._results: Counter[tuple[str, str, str]] = Counter()
         self._end_last_line(path)
 
     def note(self, event: str, **facts: Fact) -> None:
@@ -56,12 +59,26 @@ class Audit:
         with self._lock:
             if not self._open:
                 return
+            self._events[event] += 1
+            if event == "answered":
+                names = (str(facts.get(name) or "") for name in ("status", "reason", "prediction"))
+                self._results[next(names), next(names), next(names)] += 1
             missing = {"lines_missing": self._missing} if self._missing else {}
             line = json.dumps({"time": time, "event": event, **facts, **missing}) + "\n"
             if self._write(line.encode()):
                 self._missing = 0
             else:
                 self._missing += 1
+
+    def events(self) -> dict[str, int]:
+        """How often each event happened since the start, lines that were lost included."""
+        with self._lock:
+            return dict(self._events)
+
+    def results(self) -> dict[tuple[str, str, str], int]:
+        """Images since the start by status, reason and prediction; `""` where there is none."""
+        with self._lock:
+            return dict(self._results)
 
     def close(self) -> None:
         """Close the file; what is noted after is dropped."""

@@ -8,9 +8,11 @@ was acknowledged is lost by that.
 from __future__ import annotations
 
 import logging
+import math
+import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
@@ -18,12 +20,14 @@ from threading import Event
 from pneumoscope.config import LimitsConfig, NodeConfig
 from pneumoscope.delivery.dicom_node.answerer import Answerer, Audit, made_reports
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
+from pneumoscope.delivery.dicom_node.monitoring import Metric, StatusServer, exposition
 from pneumoscope.delivery.dicom_node.peers import parse_peer
 from pneumoscope.delivery.dicom_node.poller import Poller
+from pneumoscope.delivery.dicom_node.queue import Queue
 from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
 from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.status import counted
+from pneumoscope.delivery.dicom_node.status import counted, oldest_waiting
 from pneumoscope.delivery.dicom_node.web_senders import FhirSender, StowSender
 from pneumoscope.delivery.dicom_report.objects import Reporter
 from pneumoscope.delivery.fhir.bundle import check_installed
@@ -88,6 +92,10 @@ class Node:
         modules += ["fhir.resources.R4B.bundle"] if config.fhir else []
         self._processes = Processes(threads(), modules=tuple(modules))
         self._senders: list[Sender] = []
+        self._status: StatusServer | None = None
+        self._author = reporter.author
+        self._started = time.time()
+        self._last_trouble = -math.inf
         try:
             self._processes.start()
             if destination:
@@ -96,6 +104,8 @@ class Node:
                 self._senders += [StowSender(config, web, self.spool, self.audit)]
             if config.fhir:
                 self._senders += [FhirSender(config, self.spool, self.audit)]
+            if config.status_port:
+                self._status = StatusServer(config.status_port, self.health, self.metrics)
             self._receiver = Receiver(config, self.spool, self.audit)
         except BaseException:
             self._close()
@@ -124,6 +134,9 @@ class Node:
             waiting,
         )
 
+        if self._status:
+            _LOGGER.info("/healthz and /metrics: http://127.0.0.1:%d", self._status.port)
+
     def _begin(self, work: Callable[[Event], None]) -> None:
         self._parts.append(self._pool.submit(self._through_trouble, work))
 
@@ -134,6 +147,7 @@ class Node:
                 work(self._stop)
                 return
             except (OSError, sqlite3.OperationalError) as error:
+                self._last_trouble = time.monotonic()
                 _LOGGER.error("the spool can't be written: %s; trying again", error)
                 if self._stop.wait(_TROUBLE_SECONDS):
                     return
@@ -148,6 +162,49 @@ class Node:
             done, _ = wait(self._parts, timeout=_WATCH_SECONDS, return_when=FIRST_COMPLETED)
             for part in done:
                 part.result()
+
+    def health(self) -> str:
+        """`""` while every part works, else why not, in words without patient data."""
+        if self._stop.is_set():
+            return "stopping"
+        if not self._parts:
+            return "starting"
+        if not self._receiver.listening or any(part.done() for part in self._parts):
+            return "a part of the node has ended"
+        if time.monotonic() - self._last_trouble < _TROUBLE_SECONDS * 2:
+            return "the spool can't be written"
+        try:
+            self.spool.queue.rows("SELECT 1 FROM films LIMIT 1")
+        except sqlite3.Error:
+            return "the queue can't be read"
+        return ""
+
+    def metrics(self) -> str:
+        """Counts and times of the node in the Prometheus text format, without patient data."""
+        return exposition(self._metrics())
+
+    def _metrics(self) -> Iterator[Metric]:
+        author = self._author
+        info = {"version": author.version, "model": author.fingerprint}
+        yield Metric("info", "gauge", "version and model fingerprint", ((info, 1),))
+        yield Metric.single("start_time_seconds", "gauge", "Unix time of the start", self._started)
+        yield Metric.single("healthy", "gauge", "1 where /healthz is 200", not self.health())
+        yield Metric("items", "gauge", "items of the spool", tuple(_items(self.spool.queue)))
+        oldest = oldest_waiting(self.spool.queue)
+        waited = max(time.time() - oldest, 0.0) if oldest else 0.0
+        words = "age of the image that waits longest for its result"
+        yield Metric.single("oldest_waiting_seconds", "gauge", words, waited)
+        free = shutil.disk_usage(self.spool.folder).free
+        yield Metric.single("spool_free_bytes", "gauge", "free space of the spool's disk", free)
+        events = [({"event": name}, count) for name, count in sorted(self.audit.events().items())]
+        words = "events of the audit log since the start"
+        yield Metric("events_total", "counter", words, tuple(events))
+        names = ("status", "reason", "prediction")
+        results = [
+            (dict(zip(names, labels, strict=True)), count)
+            for labels, count in sorted(self.audit.results().items())
+        ]
+        yield Metric("results_total", "counter", "results since the start", tuple(results))
 
     def stop(self) -> dict[str, int]:
         """Take no more films, end what was begun, keep the rest for the next start.
@@ -174,6 +231,8 @@ class Node:
         return counts
 
     def _close(self) -> None:
+        if self._status:
+            self._status.close()
         self._processes.close()
         self._pool.shutdown()
         for sender in self._senders:
@@ -182,3 +241,10 @@ class Node:
             self._web.close()
         self.audit.close()
         self.spool.close()
+
+
+def _items(queue: Queue) -> Iterator[tuple[dict[str, str], int]]:
+    kinds = {"films": "image", "reports": "report", "fhir": "FHIR bundle", "fetches": "fetch"}
+    for name, count in counted(queue).items():
+        table, _, state = name.partition("_")
+        yield {"kind": kinds[table], "state": state.replace("_", " ")}, count

@@ -282,6 +282,11 @@ class Receiver:
         server.most_connections = most_connections(config.associations)
         return server
 
+    @property
+    def listening(self) -> bool:
+        """Whether it takes associations."""
+        return self._thread.is_alive()
+
     def stop(self, grace: float) -> None:
         """Take no more associations; those that are there have `grace` seconds to end."""
         self._server.shutdown()

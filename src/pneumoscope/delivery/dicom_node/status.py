@@ -89,6 +89,12 @@ def counted(queue: Queue) -> dict[str, int]:
     }
 
 
+def oldest_waiting(queue: Queue) -> float | None:
+    """When the image was received that waits longest for its result, Unix time; `None`: none."""
+    rows = queue.rows("SELECT MIN(received) FROM films WHERE state = 'waiting'")
+    return None if rows[0][0] is None else float(rows[0][0])
+
+
 def aside(queue: Queue) -> list[Aside]:
     """What is set aside, and what failed and is tried again; by kind, then in order of arrival."""
     rows = queue.rows(

@@ -202,3 +202,12 @@ class NodeConfig:
         20, "times that the destination may refuse a report before it is set aside", 1
     )
     grace: float = option(20.0, "seconds for associations to end when stopped", 0, _DAY_SECONDS)
+    fhir: str = option(
+        "", "URL of a FHIR R4 server that the Bundle of each result is posted to, beside reports"
+    )
+    fhir_token_file: str = option(
+        "", "file with its token, or 'Basic …'; or $PNEUMOSCOPE_FHIR_TOKEN"
+    )
+    status_port: int = option(
+        0, "port on 127.0.0.1 that serves /healthz and /metrics; 0: none", 0, _MOST_PORT
+    )

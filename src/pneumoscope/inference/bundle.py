@@ -111,7 +111,7 @@ class InputCheck:
         refused_changed: share of perturbed copies of their images that is refused.
     """
 
-    method: str = "none"
+    method: Literal["none", "gaussians"] = "none"
     limits: dict[str, float] = field(default_factory=dict)
     images: int = 0
     patients: int = 0
@@ -390,7 +390,10 @@ def _check_model(manifest: BundleManifest, path: Path) -> None:
             f"{', '.join(manifest.labels)}; wanted a backbone of the same size, 1 to "
             f"{_MOST_HIDDEN_UNITS} hidden units, and {', '.join(CLASS_NAMES)}. Train again."
         )
-    Calibration.from_dict(manifest.calibration.to_dict())
+    try:
+        Calibration.from_dict(manifest.calibration.to_dict())
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
     band, threshold = manifest.abstention, manifest.threshold.value
     if band.method != "none" and not band.low <= threshold <= band.high:
         raise BundleError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from pneumoscope.errors import Reason
 from pneumoscope.images.framing import EDGES, GRADIENTS, THUMBNAIL, Look
 from pneumoscope.inference.overlay import Gaussian, fit_gaussian
 
-METHOD = "gaussians"
+METHOD: Final = "gaussians"
 TABLE = "input_check"
 """Names of the method in `bundle.json`, and of its table."""
 

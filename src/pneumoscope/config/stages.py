@@ -6,8 +6,11 @@ uses its values, and imports no NumPy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
 from pneumoscope.config.reading import option
 
@@ -314,9 +317,71 @@ class ProvenanceConfig:
     pneumoscope: str = option("", "version that ran")
 
 
+RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "frozen": {},
+        "finetune": {
+            "fit": FitConfig(
+                epochs=20,
+                learning_rate=1e-3,
+                schedule="cosine",
+                warmup=0.1,
+                stop_patience=6,
+                label_smoothing=0.05,
+                weight_decay=0.01,
+                ema=0.99,
+            )
+        },
+        "scratch": {
+            "weights": "none",
+            "views": 1,
+            "preprocess": PreprocessConfig(size=128, normalisation="standardise"),
+            "fit": FitConfig(
+                epochs=50,
+                learning_rate=2.5e-3,
+                schedule="one-cycle",
+                warmup=0.25,
+                min_learning_rate=2.5e-6,
+                stop_patience=50,
+                keep="last",
+                label_smoothing=0.06,
+                weight_decay=0.02,
+                ema=0.995,
+                precision="auto",
+            ),
+        },
+    }
+)
+"""What each recipe sets differently from the defaults of `TrainConfig`'s fields, which are those of
+`frozen`. How these numbers were found is in `docs/experiments.md`."""
+
+_ConfigT = TypeVar("_ConfigT")
+
+
+def _defaults_by_recipe(kind: type[_ConfigT]) -> type[_ConfigT]:
+    """Let the argument `recipe` choose the defaults of the arguments that are left out."""
+    plain = kind.__init__
+    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+
+    @functools.wraps(plain)
+    def init(self: Any, *args: Any, **given: Any) -> None:
+        given |= dict(zip(names, args, strict=False))
+        # An unknown name gets those of `frozen`; `check_ranges` and `from_dict` reject it later.
+        plain(self, **{**RECIPE_DEFAULTS.get(str(given.get("recipe")), {}), **given})
+
+    kind.__init__ = init  # type: ignore[method-assign,assignment]
+    return kind
+
+
+@_defaults_by_recipe
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything needed to train again; written to `RUN/config.toml`."""
+    """Everything needed to train again; written to `RUN/config.toml`.
+
+    `recipe` also chooses the defaults of all other arguments, as `--recipe` does:
+    `TrainConfig(recipe="scratch")` is `RECIPES["scratch"]`. A nested configuration that is given
+    replaces the recipe's whole; `training_config("scratch", fit={"epochs": 3})` changes one value.
+    """
 
     recipe: Literal["frozen", "finetune", "scratch"] = option(
         "frozen", "what is trained: the head; the head, then the last blocks too; everything"

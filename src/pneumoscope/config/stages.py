@@ -369,7 +369,7 @@ def _defaults_by_recipe(kind: type[_ConfigT]) -> type[_ConfigT]:
         # An unknown name gets those of `frozen`; `check_ranges` and `from_dict` reject it later.
         plain(self, **{**RECIPE_DEFAULTS.get(str(given.get("recipe")), {}), **given})
 
-    kind.__init__ = init  # type: ignore[method-assign,assignment]
+    kind.__init__ = init  # type: ignore[method-assign]
     return kind
 
 

@@ -32,6 +32,11 @@ class ImageRecord:
         subtype: `bacteria`, `virus` or `""`; splits are stratified by it.
         sha256: hex digest of the file's bytes, `""` until hashed.
         extra: further manifest columns, for subgroups.
+
+    Example:
+        >>> record = load_dataset(xrays).records[0]
+        >>> record.label, record.split, record.path.suffix
+        (0, 'train', '.png')
     """
 
     path: Path
@@ -109,6 +114,10 @@ class Prediction:
     inverted: above 1 it is refused. It is given for refused inputs too, `None` where it was not
     measured. `detail` explains a reason in words. `warnings` are what was odd about the file, one
     sentence each, whatever the status.
+
+    Example:
+        >>> predictor.predict_file("missing.png").prediction.detail
+        'no such file (...)'
     """
 
     path: str
@@ -124,7 +133,12 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its interval; NaN-free: what is undefined is `None`."""
+    """A number with its interval; NaN-free: what is undefined is `None`.
+
+    Example:
+        >>> Estimate(0.9, 0.85, 0.94).low
+        0.85
+    """
 
     value: float | None
     low: float | None = None

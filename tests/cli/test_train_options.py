@@ -200,3 +200,18 @@ def test_a_command_that_trains_a_head_alone_keeps_to_one_thread(
         one = False
         for name in names:
             monkeypatch.delenv(name, raising=False)
+
+
+def test_tensorboard_names_the_folder_of_event_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    heard: list[Any] = []
+
+    def listening(*_: Any, **more: Any) -> Any:
+        heard.append(more["tensorboard"])
+        return {}, ""
+
+    monkeypatch.setattr(workflow, "run_training", listening)
+    assert run(["train", "data", "--out", "run", "-q"]) == 0
+    assert run(["train", "data", "--out", "run", "-q", "--tensorboard", str(tmp_path)]) == 0
+    assert heard == [None, tmp_path]

@@ -136,7 +136,7 @@ def test_without_polars_it_is_pandas_and_without_both_an_error(
     monkeypatch.setitem(sys.modules, "polars", None)
     assert isinstance(results.to_frame(), pandas.DataFrame)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(MissingError, match="needs polars or pandas.+pip install polars"):
+    with pytest.raises(MissingError, match=r"needs polars or pandas.+pip install polars"):
         results.to_frame()
 
 

@@ -97,6 +97,10 @@ def train(
         str | None,
         typer.Option(metavar="YEARS-YEARS", help="ages that the model is for, as in 1-5"),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="write TensorBoard event files there as training goes on"),
+    ] = None,
     **options: Any,
 ) -> Outcome:
     """Train a model: split by patient, train, choose the threshold on validation, report.
@@ -110,7 +114,16 @@ def train(
     chosen, given = _training(
         config, options | {"seeds": _seeds(seeds), "teachers": _listed(teacher)}
     )
-    return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
+    found = run_training(
+        data,
+        out,
+        chosen,
+        TERMINAL.progress,
+        resume=resume,
+        given=given,
+        tensorboard=tensorboard,
+    )
+    return Outcome(*found)
 
 
 @settings(CrossValidationConfig, "folds", "by")

@@ -35,8 +35,13 @@ def load_model(model: Path | str = "default") -> Any:
         return networks[0]
     keras = load_keras()
     images = keras.Input(networks[0].input_shape[1:])
-    passes = [network(images) for network in networks]
+    # All networks have the same name, and the parts of a model may not.
+    members = [
+        keras.Model(network.input, network.output, name=f"member_{number}")
+        for number, network in enumerate(networks)
+    ]
+    passes = [member(images) for member in members]
     if flip:
         mirrored = keras.ops.flip(images, axis=2)
-        passes += [network(mirrored) for network in networks]
+        passes += [member(mirrored) for member in members]
     return keras.Model(images, keras.layers.Average()(passes), name="ensemble")

@@ -140,6 +140,12 @@ class StressContent:
         uncertain: images that the model would answer `uncertain`, by the name of the change and
             `plain`; `None`: it never does. All else takes them by the threshold.
         warned: how many of the images have each kind of warning.
+
+    Example:
+        >>> config = StressConfig(limit=4, shortcuts=False)
+        >>> found = stress(xrays, folder / "stress", run.folder, config=config)
+        >>> isinstance(found, StressContent)
+        True
     """
 
     split: EvaluatedSplit

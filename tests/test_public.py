@@ -22,7 +22,7 @@ from pneumoscope.images.phantom import write_phantoms
 from support.small_network import small_network
 
 HEAVY = ("tensorflow", "keras", "openvino", "matplotlib", "torch", "jax", "numpy", "scipy")
-FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 CONSTANTS = {"RECIPES", "__version__"}
 """Public names that are no class or function, and so have no docstring."""
 

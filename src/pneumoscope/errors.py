@@ -170,7 +170,8 @@ class SplitLeakError(DataError):
     """A patient stands in more than one split.
 
     Example:
-        >>> rows = ["path,label,patient,split", "a.png,NORMAL,p1,train", "b.png,NORMAL,p1,test"]
+        >>> one, other = sorted(xrays.rglob("*.png"))[:2]
+        >>> rows = ["path,label,patient,split", f"{one},0,p1,train", f"{other},0,p1,test"]
         >>> _ = Path("leak.csv").write_text(chr(10).join(rows))
         >>> load_dataset("leak.csv")
         Traceback (most recent call last):

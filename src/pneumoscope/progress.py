@@ -24,6 +24,8 @@ class Progress(Protocol):
     """Where long work reports to.
 
     Example:
+        >>> from contextlib import contextmanager
+        >>> from pneumoscope.progress import SilentProgress
         >>> class Titles:
         ...     @contextmanager
         ...     def task(self, title, total, unit):

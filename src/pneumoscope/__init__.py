@@ -83,7 +83,7 @@ if _typing.TYPE_CHECKING:
     from pneumoscope.workflows.crossvalidate import CrossValidated, crossvalidate
     from pneumoscope.workflows.evaluate import Evaluated, evaluate_model
     from pneumoscope.workflows.stress import stress
-    from pneumoscope.workflows.tensorboard import TensorBoard
+    from pneumoscope.workflows.tracking import MLflow, TensorBoard
     from pneumoscope.workflows.train import TrainedRun, train
 
 __all__ = [
@@ -119,6 +119,7 @@ __all__ = [
     "InterruptedRunError",
     "IntervalConfig",
     "LimitsConfig",
+    "MLflow",
     "ManifestError",
     "McNemar",
     "MissingError",
@@ -278,7 +279,7 @@ _HOMES = {
         "evaluate_model",
     ),
     "workflows.stress": ("stress",),
-    "workflows.tensorboard": ("TensorBoard",),
+    "workflows.tracking": ("MLflow", "TensorBoard"),
     "workflows.train": (
         "TrainedRun",
         "train",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,12 @@ from pneumoscope.config import (
     PreprocessConfig,
     TrainConfig,
 )
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference.keras_model import load_model
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.training.recipes import StageEpoch
-from pneumoscope.workflows.tensorboard import TensorBoard, crc32c
+from pneumoscope.workflows.tracking import MLflow, TensorBoard, crc32c
 from pneumoscope.workflows.train import HISTORY_COLUMNS, TrainedRun, _chosen, train
 from support.small_network import small_network
 
@@ -167,6 +169,23 @@ def test_event_files_need_a_folder(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("taken", encoding="utf-8")
     with pytest.raises(UsageError, match="is a file, wanted a folder"):
         TensorBoard(tmp_path / "logs")
+
+
+def test_mlflow_gets_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in with MLflow's signature."""
+    logged: list[tuple[dict[str, float], int | None]] = []
+
+    def log_metrics(metrics: dict[str, float], step: int | None = None) -> None:
+        logged.append((metrics, step))
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(log_metrics=log_metrics))
+    MLflow()(StageEpoch(1, 1e-3, 0.5, 0.6, 0.9, 2.0, 0.8, seed=3, stage="head"))
+    values = {"loss/train": 0.5, "loss/validation": 0.6, "auc/validation": 0.9}
+    values |= {"learning_rate": 1e-3, "accuracy/validation": 0.8}
+    assert logged == [({f"head-seed3/{name}": value for name, value in values.items()}, 2)]
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ExtraMissingError, match=r"pip install 'pneumoscope\[mlflow\]'"):
+        MLflow()
 
 
 def test_the_keras_model_and_its_preprocessing_give_the_logits_of_the_predictor(

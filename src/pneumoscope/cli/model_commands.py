@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
     *("recipe", "backbone", "weights", "views", "seed", "flip", "backend", "keep_val"),
 )
 @settings(FitConfig, "epochs")
-def train(
+def train(  # noqa: PLR0913 - as the command
     data: DataArgument,
     out: Annotated[Path, typer.Option(metavar="RUN", help="folder of the run")],
     config: Annotated[
@@ -101,6 +101,9 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="write TensorBoard event files there as training goes on"),
     ] = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="log every epoch to MLflow ($MLFLOW_TRACKING_URI)")
+    ] = False,
     **options: Any,
 ) -> Outcome:
     """Train a model: split by patient, train, choose the threshold on validation, report.
@@ -122,6 +125,7 @@ def train(
         resume=resume,
         given=given,
         tensorboard=tensorboard,
+        mlflow=mlflow,
     )
     return Outcome(*found)
 

@@ -79,8 +79,8 @@ from pneumoscope.workflows.known_answer import (
 from pneumoscope.workflows.operating import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
 from pneumoscope.workflows.seen import remembered
-from pneumoscope.workflows.tensorboard import TensorBoard
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
+from pneumoscope.workflows.tracking import MLflow, TensorBoard
 
 Callback = Callable[[StageEpoch], None]
 """Receives every epoch when it ends; its exceptions stop the training."""
@@ -261,10 +261,12 @@ def run_training(
     resume: bool = False,
     given: Collection[str] = (),
     tensorboard: Path | None = None,
+    mlflow: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """`train`, as a document and a text: where the results are, the metrics on validation."""
     watch = Stopwatch()
-    callbacks = [] if tensorboard is None else [TensorBoard(tensorboard)]
+    callbacks: list[Callback] = [] if tensorboard is None else [TensorBoard(tensorboard)]
+    callbacks += [MLflow()] if mlflow else []
     prepared = prepare(data, out, config, progress, resume, given)
     if prepared.config.recipe == "frozen":  # a command has its process to itself
         keep_to_one_thread()

@@ -1,20 +1,22 @@
-"""Event files that TensorBoard shows, written while a model trains. TensorBoard is not needed.
+"""Callbacks that record a training while it goes on, for TensorBoard and MLflow.
 
-An event file is a sequence of TFRecords (a length, the record, a checksum of each), every one an
-`Event` protocol buffer. Both formats are a few lines:
+TensorBoard's event files are written here, so TensorBoard is not needed to write them. An event
+file is a sequence of TFRecords (a length, the record, a checksum of each), every one an `Event`
+protocol buffer. Both formats are a few lines:
 https://www.tensorflow.org/tutorials/load_data/tfrecord,
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/util/event.proto
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.training.recipes import StageEpoch
 
 _POLYNOMIAL = 0x82F63B78
@@ -54,17 +56,9 @@ class TensorBoard:
         Raises:
             OSError: the folder can't be written.
         """
-        scalars = {
-            "loss/train": epoch.loss,
-            "loss/validation": epoch.val_loss,
-            "auc/validation": epoch.val_auc,
-            "learning_rate": epoch.learning_rate,
-        }
-        if epoch.val_accuracy is not None:
-            scalars["accuracy/validation"] = epoch.val_accuracy
-        folder = self._folder / f"{epoch.stage}-seed{epoch.seed}"
+        folder = self._folder / _stage(epoch)
         with self._file(folder).open("ab") as stream:
-            stream.write(_record(_event(time.time(), epoch.epoch + 1, scalars)))
+            stream.write(_record(_event(time.time(), epoch.epoch + 1, _scalars(epoch))))
 
     def _file(self, folder: Path) -> Path:
         """The event file of one stage, begun where there is none of this process."""
@@ -74,6 +68,49 @@ class TensorBoard:
             path.write_bytes(_record(_double(1, time.time()) + _bytes(3, _VERSION)))
             self._files[folder] = path
         return self._files[folder]
+
+
+class MLflow:
+    """A callback of `train` that logs losses, AUC, accuracy and step size to MLflow.
+
+    They go to the active run, or to a new one that MLflow ends with the process, of the server or
+    folder that `MLFLOW_TRACKING_URI` names. Needs the extra `mlflow`.
+
+    Raises:
+        ExtraMissingError: MLflow is not installed.
+
+    Example:
+        >>> logger = MLflow()
+        >>> for epoch in run.history:  # as `train(…, callbacks=[logger])` does
+        ...     logger(epoch)
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._mlflow = importlib.import_module("mlflow")
+        except ImportError as error:
+            raise ExtraMissingError("logging to MLflow", "mlflow") from error
+
+    def __call__(self, epoch: StageEpoch) -> None:
+        """Log the scalars of one epoch, under the name of its stage."""
+        named = {f"{_stage(epoch)}/{name}": value for name, value in _scalars(epoch).items()}
+        self._mlflow.log_metrics(named, step=epoch.epoch + 1)
+
+
+def _stage(epoch: StageEpoch) -> str:
+    return f"{epoch.stage}-seed{epoch.seed}"
+
+
+def _scalars(epoch: StageEpoch) -> dict[str, float]:
+    scalars = {
+        "loss/train": epoch.loss,
+        "loss/validation": epoch.val_loss,
+        "auc/validation": epoch.val_auc,
+        "learning_rate": epoch.learning_rate,
+    }
+    if epoch.val_accuracy is not None:
+        scalars["accuracy/validation"] = epoch.val_accuracy
+    return scalars
 
 
 def _event(when: float, step: int, scalars: Mapping[str, float]) -> bytes:

@@ -21,7 +21,20 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """Where long work reports to."""
+    """Where long work reports to.
+
+    Example:
+        >>> from contextlib import contextmanager
+        >>> from pneumoscope.progress import SilentProgress
+        >>> class Titles:
+        ...     @contextmanager
+        ...     def task(self, title, total, unit):
+        ...         print(f"{title}: {total} {unit}")
+        ...         with SilentProgress().task(title, total, unit) as task:
+        ...             yield task
+        >>> _ = predictor.predict([image, image], Titles())
+        Predicting: 2 images
+    """
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
@@ -47,7 +60,13 @@ SILENT = SilentProgress()
 
 
 class TerminalProgress:
-    """A bar on a terminal; on a pipe or in a log, one line when a task ends."""
+    """A bar on a terminal; on a pipe or in a log, one line when a task ends.
+
+    Example:
+        >>> with TerminalProgress().task("Counting", 2, "numbers") as task:
+        ...     for number in range(2):
+        ...         task.advance()
+    """
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[Task]:

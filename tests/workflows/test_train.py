@@ -160,7 +160,7 @@ def test_history_tells_seed_and_stage_of_every_epoch(run_of, name: str) -> None:
     run = run_of(name)
     rows = rows_of(run.folder / "history.csv")
     columns = ["seed", "stage", "epoch", "learning_rate", "loss", "val_loss", "val_auc", "seconds"]
-    assert list(rows[0]) == columns
+    assert list(rows[0]) == [*columns, "val_accuracy"]
     assert [row["stage"] for row in rows] == STAGES[name] == [r.stage for r in run.history]
     per_seed = len(rows) // (len(CONFIGS[name].seeds) or 1)
     assert [int(row["seed"]) for row in rows] == [k // per_seed for k in range(len(rows))]

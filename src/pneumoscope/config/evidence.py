@@ -24,7 +24,12 @@ _MOST_SEED = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class PlanTarget:
-    """What is wanted of an operating point; `None`: nothing."""
+    """What is wanted of an operating point; `None`: nothing.
+
+    Example:
+        >>> PlanTarget(prevalence=0.1, min_sensitivity=0.95).min_sensitivity
+        0.95
+    """
 
     prevalence: float | None = option(
         None, "share of pneumonia where the model is to be used; else that of the images", 0, 1
@@ -47,7 +52,12 @@ class PlanTarget:
 
 @dataclass(frozen=True, slots=True)
 class ScoresConfig:
-    """How `evaluate --scores` reads its table."""
+    """How `evaluate --scores` reads its table.
+
+    Example:
+        >>> ScoresConfig(score_column="logit").score_column
+        'logit'
+    """
 
     score_column: str = option("", "column of --scores; else the first of score, probability")
     threshold: float | None = option(None, "of --scores; else its column 'threshold'")
@@ -55,7 +65,12 @@ class ScoresConfig:
 
 @dataclass(frozen=True, slots=True)
 class PlanConfig:
-    """How an operating point is planned."""
+    """How an operating point is planned.
+
+    Example:
+        >>> PlanConfig(level=0.9).intervals().level
+        0.9
+    """
 
     confidence: float = option(
         0.95, "one-sided confidence that the wanted rate holds at the chosen threshold", 0.5, 0.999
@@ -77,7 +92,12 @@ class PlanConfig:
 
 @dataclass(frozen=True, slots=True)
 class CrossValidationConfig:
-    """How a data set is divided for cross-validation."""
+    """How a data set is divided for cross-validation.
+
+    Example:
+        >>> CrossValidationConfig(folds=10).by
+        'random'
+    """
 
     folds: int = option(5, "parts; each is held out once", 2, 100)
     by: Literal["random", "block"] = option(
@@ -87,7 +107,12 @@ class CrossValidationConfig:
 
 @dataclass(frozen=True, slots=True)
 class CompareConfig:
-    """When a new model may take the place of an old one: it must not be worse by more than this."""
+    """When a new model may take the place of an old one: it must not be worse by more than this.
+
+    Example:
+        >>> CompareConfig(sensitivity_margin=0.01, resamples=500).intervals().resamples
+        500
+    """
 
     auc_margin: float = option(0.01, "AUC may be lower by less than this", 0, 1)
     sensitivity_margin: float = option(0.02, "sensitivity may be lower by less than this", 0, 1)
@@ -105,7 +130,12 @@ class CompareConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdoptConfig:
-    """Which films of a public data set go into its manifest."""
+    """Which films of a public data set go into its manifest.
+
+    Example:
+        >>> AdoptConfig(max_age=5, view="AP").others
+        'exclude'
+    """
 
     min_age: float = option(0.0, "youngest, years", 0, 200)
     max_age: float = option(200.0, "oldest, years", 0, 200)
@@ -133,7 +163,12 @@ _DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, slots=True)
 class FetchConfig:
-    """How images are had from a PACS."""
+    """How images are had from a PACS.
+
+    Example:
+        >>> FetchConfig(modality="DX").aet
+        'PNEUMOSCOPE'
+    """
 
     modality: str = option("CR,DX", "modalities to fetch, separated by commas")
     aet: str = option("PNEUMOSCOPE", "own application entity title, which the PACS must know")
@@ -152,7 +187,12 @@ class FetchConfig:
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What `pneumoscope node` is told; every setting is an option of it."""
+    """What `pneumoscope node` is told; every setting is an option of it.
+
+    Example:
+        >>> NodeConfig(forward="ARCHIVE@10.0.0.5:104").port
+        11112
+    """
 
     aet: str = option("PNEUMOSCOPE", "own application entity title, 1 to 16 characters")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 is every one")

@@ -103,6 +103,11 @@ def audit(
 
     Returns:
         What was found; unreadable images are part of it, never an error.
+
+    Example:
+        >>> found = audit(index(xrays))
+        >>> len(found.unreadable), len(found.findings) > 0
+        (0, True)
     """
     records = dataset.records
     measured = _measure_all(records, limits, progress)

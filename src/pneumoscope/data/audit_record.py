@@ -334,6 +334,11 @@ class Audit:
         distributions: one per quantity, split and class with readable images.
         separations: one per quantity and pair of groups that was compared.
         evidence: likeness of patients, tests of splits, doubtful labels.
+
+    Example:
+        >>> found = audit(index(xrays))
+        >>> found.findings[0].severity
+        '...'
     """
 
     root: str

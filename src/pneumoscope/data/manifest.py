@@ -244,6 +244,11 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> No
     Raises:
         DataError: an image's name is no valid Unicode and can't be written.
         OSError: the folder can't be written.
+
+    Example:
+        >>> write_split(folder / "parts.csv", split(index(xrays), SplitConfig(val=0.2)))
+        >>> len(load_dataset(folder / "parts.csv")) == len(load_dataset(xrays))
+        True
     """
     folder = Path(os.path.normpath(path.absolute().parent))
     lines = io.StringIO(newline="")

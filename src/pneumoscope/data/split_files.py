@@ -34,6 +34,13 @@ def split(dataset: Dataset, config: SplitConfig) -> Dataset:
 
     Raises:
         UsageError: the shares are no shares.
+
+    Example:
+        >>> parts = split(index(xrays), SplitConfig(val=0.2, test=0.2))
+        >>> train_patients = {record.patient for record in parts.subset("train")}
+        >>> test_patients = {record.patient for record in parts.subset("test")}
+        >>> train_patients & test_patients
+        set()
     """
     check_shares(config)
     keep_test = not config.test

@@ -82,6 +82,11 @@ class GreyImage:
         dicom: what the DICOM header tells; `None` for other formats.
         warnings: what was odd about the file, one sentence each.
         colour: mean chroma of the file's pixels, 0 (grey, as films stored as RGB are) to 1.
+
+    Example:
+        >>> found = read_image(image)
+        >>> found.pixels.shape, found.pixels.dtype.name, found.format
+        ((64, 64), 'float32', 'png')
     """
 
     pixels: FloatArray

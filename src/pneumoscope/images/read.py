@@ -48,6 +48,10 @@ def read_image(path: Path | str, limits: LimitsConfig = _DEFAULT_LIMITS) -> Grey
 
     Raises:
         ImageRefusedError: for every failure whatsoever; `.reason` is the code, `.detail` the words.
+
+    Example:
+        >>> float(read_image(image).pixels.max()) <= 1.0
+        True
     """
     name = str(path)
     return read_bytes(read_file(name, limits), name, limits)

@@ -144,6 +144,11 @@ class BundleManifest:
     disk; everything is computed in float32, or faster where `certificates` allow it. `teachers` are
     the models that it was distilled from: name and digest of each. `ages` are the
     youngest and the oldest, in completed years, that the model is for; empty: nobody said.
+
+    Example:
+        >>> manifest = load_bundle("default").manifest
+        >>> manifest.labels, manifest.preprocessing.size
+        (('NORMAL', 'PNEUMONIA'), 112)
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -170,7 +175,13 @@ class BundleManifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk whose files were found to be those that its manifest names."""
+    """A bundle on disk whose files were found to be those that its manifest names.
+
+    Example:
+        >>> bundle = load_bundle(run.folder)
+        >>> [path.name for path in bundle.weights]
+        ['model.keras']
+    """
 
     folder: Path
     manifest: BundleManifest
@@ -296,6 +307,10 @@ def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
         UsageError: there is no such folder.
         MissingError: `default` was asked for and this installation ships none.
         BundleError: no bundle, of another schema, incomplete, or changed since it was written.
+
+    Example:
+        >>> load_bundle(run.folder).manifest.architecture.name
+        'densenet121'
     """
     folder = _find(model)
     path = folder / MANIFEST

@@ -1,7 +1,7 @@
-"""Predictions as a table: `.csv`, `.jsonl` or `.parquet`, and the journal that becomes one.
+"""Predictions as a table: `.csv`, `.jsonl` or `.parquet`, and the journal it is made from.
 
-Comes in: predictions, one by one. Goes out: a file with a row for each, in order, whole or not at
-all. Memory does not grow with the rows. Knows nothing of models.
+Rows are written in the order of the predictions. The table appears whole or not at all, and memory
+does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ COLUMNS = (
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
-_NUMBERS = {"probability", "threshold", "input_score"}
+NUMBERS = frozenset({"probability", "threshold", "input_score"})
+"""The columns that hold numbers; all others hold text."""
+
 _CHUNK_ROWS = 512
 _CHUNK_SECONDS = 2.0
 """What a kill may cost: rows since the last flush are answered for again."""
@@ -136,7 +138,7 @@ def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path)
     """By way of lines on disk, which polars turns into Parquet without holding them all."""
     import polars
 
-    schema = {n: polars.Float64 if n in _NUMBERS else polars.String for n in COLUMNS}
+    schema = {n: polars.Float64 if n in NUMBERS else polars.String for n in COLUMNS}
     lines = temporary_beside(out)
     try:
         with lines.open("xb") as target:

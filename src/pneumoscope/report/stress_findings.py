@@ -136,6 +136,12 @@ class StressContent:
         uncertain: number of images in the abstention band, by the name of the change and `plain`;
             `None`: the model does not abstain. All metrics use the threshold only.
         warned: number of images with each kind of warning.
+
+    Example:
+        >>> config = StressConfig(limit=4, shortcuts=False)
+        >>> found = stress(xrays, folder / "stress", run.folder, config=config)
+        >>> isinstance(found, StressContent)
+        True
     """
 
     split: EvaluatedSplit

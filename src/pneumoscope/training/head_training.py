@@ -33,7 +33,16 @@ from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.prefetching import ahead
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.loop import Curriculum, Epoch, Labels, Score, check_classes, fit
+from pneumoscope.training.loop import (
+    Curriculum,
+    Epoch,
+    EpochsListener,
+    Labels,
+    Score,
+    check_classes,
+    fit,
+    ignore_epochs,
+)
 from pneumoscope.training.network import HeadWeights, build_head
 
 _CHUNK_ROWS = 16_384
@@ -61,7 +70,7 @@ class TrainedHead:
     best: int
 
 
-def train_head(
+def train_head(  # noqa: PLR0913 - as `loop.fit`
     train: LabelledFeatures,
     val: LabelledFeatures,
     architecture: Architecture,
@@ -70,6 +79,7 @@ def train_head(
     score: Score,
     checkpoint: Path,
     progress: Progress = SILENT,
+    on_epochs: EpochsListener = ignore_epochs,
 ) -> TrainedHead:
     """Train until `should_stop`, from the checkpoint if there is one.
 
@@ -88,6 +98,7 @@ def train_head(
         checkpoint,
         _origin((train, val), architecture, config, seed),
         progress,
+        on_epochs,
     )
     weights = _folded(fitted.weights, lesson.centre, lesson.scale)
     return TrainedHead(weights, fitted.history, fitted.best)

@@ -48,7 +48,13 @@ from pneumoscope.workflows.seen import seen_by
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """An evaluation and what it was made from."""
+    """An evaluation and what it was made from.
+
+    Example:
+        >>> found = evaluate_model(xrays, folder / "val", run.folder, "val", input_check=False)
+        >>> len(found.dataset) == found.evaluation.n
+        True
+    """
 
     answered: Answered
     evaluation: Evaluation
@@ -97,6 +103,13 @@ def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are s
     Raises:
         DataError: the split is empty, or no image of it could be answered for.
         UsageError: there is no such model, or `interval` is impossible.
+
+    Example:
+        >>> found = evaluate_model(xrays, folder / "test", run.folder, input_check=False)
+        >>> found.evaluation.metrics["auc"].value is not None
+        True
+        >>> (folder / "test" / "report.html").exists()
+        True
     """
     data, out, interval = Path(data), Path(out), interval or IntervalConfig()
     started = time.monotonic()

@@ -82,6 +82,12 @@ def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
         DataError: the split is empty, or no image of one class had an answer.
         UsageError: no such model or masks, a setting out of its range, or the answers in `out` are
             of something else.
+
+    Example:
+        >>> config = StressConfig(limit=4, shortcuts=False)
+        >>> found = stress(xrays, folder / "stressed", run.folder, config=config)
+        >>> (folder / "stressed" / "stress.html").exists()
+        True
     """
     data, out = Path(data), Path(out)
     config, interval = config or StressConfig(), interval or IntervalConfig()

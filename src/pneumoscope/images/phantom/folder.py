@@ -219,6 +219,11 @@ def write_phantoms(
 
     Raises:
         UsageError: `out` holds something else or can't be written; `n`, `size` or `format` is bad.
+
+    Example:
+        >>> drawn = write_phantoms(folder / "drawn", 8, size=64)
+        >>> len(load_dataset(drawn))
+        8
     """
     encode = {"png": _encode_png, "dicom": _encode_dicom}.get(format)
     if encode is None:

@@ -24,7 +24,7 @@ from pneumoscope.images.phantom import draw
 from pneumoscope.inference.predictor import Predictor
 from support.image_files import Array, dicom, encapsulated, encoded, film, png_chunk, tiff
 
-SHARE = draw(5, "guest-3", film=1, label=1, size=320).pixels.astype(np.float64)
+SHARE = draw(5, "guest-3", number=1, label=1, size=320).pixels.astype(np.float64)
 TWELVE = np.rint(SHARE * 4095).astype("u2")
 SIXTEEN = np.rint(SHARE * 65535).astype("u2")
 EIGHT = np.rint(SHARE * 255).astype("u1")

@@ -250,12 +250,12 @@ def decoding(source: str, what: str) -> Iterator[list[str]]:
         try:
             yield messages
         except Exception as error:
-            if not is_decoders(error):
+            if not is_decoder_error(error):
                 raise
             raise ImageRefusedError(source, _reason(error), _detail(what, error)) from error
 
 
-def is_decoders(error: Exception) -> bool:
+def is_decoder_error(error: Exception) -> bool:
     """Whether an error may be a decoder's word for bad data; pydicom has some of its own."""
     own = type(error).__module__.partition(".")[0] == "pydicom"
     return own or isinstance(error, DECODER_ERRORS)

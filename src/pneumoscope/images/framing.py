@@ -8,7 +8,7 @@ fills the same share of the height and of the width, and is centred.
 
 What a film looks like at a glance, described without any network.
 
-Comes in: a grey square, float32 (s, s) in [0, 1], as `preprocess` fits it. Goes out: a `Look`, the
+Comes in: a grey square, float32 (s, s) in [0, 1], as `preprocess` fits it. Goes out: descriptors, the
 same however bright or flat the film is. Knows nothing of what looks usual, of models or of files.
 
 A quarter turn, or black for white, only moves the numbers of a look about, and their signs: so what
@@ -124,7 +124,7 @@ THUMBNAIL, GRADIENTS, EDGES = "thumbnail", "gradients", "edges"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
+class ImageDescriptors:
     """A film at a glance.
 
     Attributes:
@@ -137,14 +137,14 @@ class Look:
     thumbnail: FloatArray
     energy: FloatArray
 
-    def turned(self, quarters: int, *, inverted: bool = False) -> Look:
+    def rotated(self, quarters: int, *, inverted: bool = False) -> ImageDescriptors:
         """The look of the film turned anticlockwise by quarters of a circle, then inverted."""
         shift = -_QUARTER * quarters + (_DIRECTIONS // 2 if inverted else 0)
         thumbnail = np.rot90(self.thumbnail, quarters)
         energy = np.roll(np.rot90(self.energy, quarters), shift, axis=2)
-        return Look(-thumbnail if inverted else thumbnail, energy)
+        return ImageDescriptors(-thumbnail if inverted else thumbnail, energy)
 
-    def descriptions(self) -> Mapping[str, FloatArray]:
+    def vectors(self) -> Mapping[str, FloatArray]:
         """The look as vectors by name: shapes, where edges run which way, how strong they are."""
         strength = max(float(self.energy.mean()), _LEAST_STRENGTH)
         edges: FloatArray = np.sqrt(self.energy).ravel()
@@ -155,7 +155,7 @@ class Look:
         }
 
 
-def look_at(square: FloatArray) -> Look:
+def describe_image(square: FloatArray) -> ImageDescriptors:
     """Describe one film, float32 (s, s) in [0, 1]."""
     source = Image.fromarray(np.ascontiguousarray(square, dtype=np.float32))
     fine = np.asarray(source.resize((_FINE, _FINE), Image.Resampling.BILINEAR))
@@ -163,7 +163,7 @@ def look_at(square: FloatArray) -> Look:
     fine = fine / np.float32(max(float(fine.std(dtype=np.float64)), _LEAST_DEVIATION))
     step = _FINE // _COARSE
     coarse = fine.reshape(_COARSE, step, _COARSE, step).mean((1, 3))
-    return Look(coarse, _energy(fine))
+    return ImageDescriptors(coarse, _energy(fine))
 
 
 def _energy(image: FloatArray) -> FloatArray:

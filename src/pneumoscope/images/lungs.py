@@ -301,12 +301,12 @@ def centre_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArr
     return _painted(image, _ring(image.shape, share), ink)
 
 
-def ring_of(image: FloatArray, other: FloatArray, share: float) -> FloatArray:
+def swap_ring(image: FloatArray, other: FloatArray, share: float) -> FloatArray:
     """The image with the outer ring of another film, stretched to its shape and made as bright."""
     return _exchanged(image, other, _ring(image.shape, share))
 
 
-def surroundings_of(image: FloatArray, other: FloatArray, mask: Mask) -> FloatArray:
+def swap_background(image: FloatArray, other: FloatArray, mask: Mask) -> FloatArray:
     """The image within the mask, bool (h, w); all else is another film's, made as bright.
 
     Raises:
@@ -315,7 +315,7 @@ def surroundings_of(image: FloatArray, other: FloatArray, mask: Mask) -> FloatAr
     return _exchanged(image, other, ~_fitting(image, mask))
 
 
-def as_bright(other: FloatArray, image: FloatArray, hidden: Mask) -> FloatArray:
+def match_brightness(other: FloatArray, image: FloatArray, hidden: Mask) -> FloatArray:
     """Another film (h, w) with the mean and deviation of what it hides, so that no step shows."""
     theirs, own = other[hidden], image[hidden]
     if not own.size:
@@ -325,7 +325,7 @@ def as_bright(other: FloatArray, image: FloatArray, hidden: Mask) -> FloatArray:
     return np.asarray(matched.clip(0.0, 1.0), np.float32)
 
 
-def without(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
+def mask_out(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
     """The image with the mask, bool (h, w), painted over.
 
     Raises:
@@ -334,7 +334,7 @@ def without(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
     return _painted(image, _fitting(image, mask), ink)
 
 
-def box_around(mask: Mask) -> Mask:
+def bounding_box(mask: Mask) -> Mask:
     """The smallest upright rectangle that holds the mask, bool (h, w): an outline of few words."""
     box = np.zeros_like(mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -343,7 +343,7 @@ def box_around(mask: Mask) -> Mask:
     return box
 
 
-def only(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
+def keep_inside(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
     """The image within the mask, bool (h, w); all else is painted over.
 
     Raises:
@@ -355,7 +355,7 @@ def only(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
 def _exchanged(image: FloatArray, other: FloatArray, hidden: Mask) -> FloatArray:
     source = Image.fromarray(np.ascontiguousarray(other, np.float32))
     fitted = np.asarray(source.resize(image.shape[::-1], Image.Resampling.BILINEAR)).clip(0.0, 1.0)
-    return np.where(hidden, as_bright(fitted, image, hidden), image)
+    return np.where(hidden, match_brightness(fitted, image, hidden), image)
 
 
 def _painted(image: FloatArray, hidden: Mask, ink: Ink) -> FloatArray:

@@ -89,7 +89,7 @@ _LONGEST_FIRST_VALUE = 0x1000
 """The first element of a data set is a group length, a character set or an image type."""
 
 
-def tell_format(content: bytes) -> Format | None:
+def detect_format(content: bytes) -> Format | None:
     """The format that the bytes begin like, or `None`.
 
     A DICOM file may begin like a TIFF, since its preamble is free (PS3.10 7.1): some scanners write

@@ -15,9 +15,9 @@ from pathlib import Path
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import spending
-from pneumoscope.images.cautions import joined
 from pneumoscope.images.grey import Decoded, DicomInfo, GreyImage
-from pneumoscope.images.raster import Format, describe, tell_format
+from pneumoscope.images.raster import Format, describe, detect_format
+from pneumoscope.images.warning_summary import join_warnings
 
 __all__ = ["DicomInfo", "GreyImage", "read_bytes", "read_image"]
 
@@ -62,7 +62,7 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
     if not content:
         raise ImageRefusedError(name, Reason.EMPTY_FILE, "the file has no bytes. Fetch it again")
     _check_bytes(name, len(content), limits)
-    kind = tell_format(content)
+    kind = detect_format(content)
     if kind is None:
         raise ImageRefusedError(
             name,
@@ -76,7 +76,7 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
             name,
             Reason.BLANK,
             f"all its pixels have one grey ({float(decoded.pixels.flat[0]):.3f}), so it shows "
-            f"nothing{because_of(decoded.warnings)}",
+            f"nothing{header_note(decoded.warnings)}",
             decoded.warnings,
         )
     return GreyImage(
@@ -91,9 +91,9 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
     )
 
 
-def because_of(warnings: tuple[str, ...]) -> str:
+def header_note(warnings: tuple[str, ...]) -> str:
     """What to add to a refusal for what an image shows: its file may be the cause."""
-    return f". Its header may be the cause: {joined(warnings)}" if warnings else ""
+    return f". Its header may be the cause: {join_warnings(warnings)}" if warnings else ""
 
 
 def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> Decoded:

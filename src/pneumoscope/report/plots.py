@@ -6,8 +6,8 @@ Knows nothing of pages, of files or of how the numbers were measured.
 
 The figures of an audit's evidence: dots with intervals on one scale.
 
-Comes in: `Likeness` and `SplitTest` records. Goes out: `Svg`, the same bytes for the same input.
-Knows nothing of pages.
+Comes in: `PatientSimilarity` and `SplitTest` records. Goes out: `Svg`, the same bytes for the same
+input. Knows nothing of pages.
 
 The figures of a plan: decision curve, risk against coverage.
 
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from pneumoscope.data.audit_record import Likeness, SplitTest
+from pneumoscope.data.audit_record import PatientSimilarity, SplitTest
 from pneumoscope.evaluation.abstention import RiskCoverage
 from pneumoscope.evaluation.decision import DecisionCurve
 from pneumoscope.records import CLASS_NAMES, Estimate
@@ -372,7 +372,7 @@ _LABELS_WIDTH = 168
 _CHANCE = 0.5
 
 
-def likeness_intervals(found: Sequence[Likeness]) -> Svg:
+def likeness_intervals(found: Sequence[PatientSimilarity]) -> Svg:
     """How much more alike films of one id are than strangers; 0 is not at all."""
     with drawing():
         figure, axes = new_axes(WIDTH, 62 + _ROW * len(found), margins=(_LABELS_WIDTH, 34, 44, 12))
@@ -408,7 +408,7 @@ def split_areas(tests: Sequence[SplitTest]) -> Svg:
         return to_svg(figure, "split-tests", f"AUC of telling splits: {'; '.join(parts)}.")
 
 
-def likeness_name(one: Likeness) -> str:
+def likeness_name(one: PatientSimilarity) -> str:
     """`Pneumonia in train`."""
     return _in_sentence(one.where)
 

@@ -28,7 +28,7 @@ from pneumoscope.data.split_files import write_split
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.graph.network import NetworkArrays
-from pneumoscope.images.cautions import closing_lines, summary
+from pneumoscope.images.warning_summary import summary, summary_lines
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -364,7 +364,7 @@ def _best_epochs(run: TrainedRun) -> str:
 
 def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
     peak = peak_memory_mb()
-    odd = "".join(f"{line}\n" for line in closing_lines(Counter(run.warned)))
+    odd = "".join(f"{line}\n" for line in summary_lines(Counter(run.warned)))
     document = {
         "run": str(run.folder),
         "model": str(run.bundle.folder),

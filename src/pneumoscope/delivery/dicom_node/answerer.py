@@ -28,7 +28,7 @@ from pneumoscope.delivery.dicom_node.spool import Film, LostError, Spool
 from pneumoscope.delivery.dicom_node.status import note_result
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.cautions import counted, joined
+from pneumoscope.images.warning_summary import count_warnings, join_warnings
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor
 from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
@@ -199,7 +199,7 @@ class Answerer:
             threshold=prediction.threshold,
             input_score=prediction.input_score,
             # Kinds only: what a header says may name the patient.
-            warnings=joined(sorted(counted([prediction.warnings]))),
+            warnings=join_warnings(sorted(count_warnings([prediction.warnings]))),
             reports=new,
             seconds=round(time.monotonic() - began, 3),
         )

@@ -20,7 +20,7 @@ from pneumoscope.images.dicom.cells import read_cells
 from pneumoscope.images.dicom.file import DicomFile, parse_dicom, transfer_syntax_of
 from pneumoscope.images.dicom.grey import grey_table
 from pneumoscope.images.dicom.header import (
-    check_is_chest_film,
+    check_is_chest_radiograph,
     dicom_info,
     overlay_bits,
     padding_values,
@@ -70,7 +70,7 @@ def decode_dicom(content: bytes, source: str, limits: LimitsConfig) -> Decoded:
             warnings.append("it states no transfer syntax; it was told by its first element")
         _check_is_dicom(file, messages, source)
         info = dicom_info(dataset, file.transfer_syntax)
-        warnings += check_is_chest_film(info, str(dataset.get("SOPClassUID") or ""), source)
+        warnings += check_is_chest_radiograph(info, str(dataset.get("SOPClassUID") or ""), source)
         _check_pixel_data(file, messages, source)
         header = pixel_header(dataset, source, warnings)
         ratio = pixel_ratio(dataset, warnings)

@@ -24,7 +24,7 @@ _MOST_INFLATED = 64 << 20
 _MOST_HEADER = 1 << 20  # what is asked for stands before; a bomb is never read for it
 
 
-def film_attributes(path: Path) -> dict[str, str]:
+def image_attributes(path: Path) -> dict[str, str]:
     """`age_band`, `sex`, `view` and `manufacturer` of a DICOM file, as far as it states them.
 
     Empty for anything but a DICOM file with a preamble (PS3.10 section 7.1).

@@ -87,7 +87,7 @@ def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
     )
 
 
-def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[str]:
+def check_is_chest_radiograph(info: DicomInfo, sop_class: str, source: str) -> list[str]:
     """Refuse what is no X-ray film or clearly no chest; what is left open becomes a warning.
 
     Raises:

@@ -16,8 +16,8 @@ same, bit by bit, whatever the label. Whoever would tell the classes apart must 
     folder.py      `write_phantoms`: patients, splits, names, files
 """
 
-from pneumoscope.images.phantom.film import SMALLEST_SIZE, Phantom, draw
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.phantom.lesion import Subtype
+from pneumoscope.images.phantom.radiograph import SMALLEST_SIZE, Phantom, draw
 
 __all__ = ["SMALLEST_SIZE", "Phantom", "Subtype", "draw", "write_phantoms"]

@@ -27,8 +27,8 @@ from PIL import Image
 
 from pneumoscope.errors import UsageError
 from pneumoscope.images.augment import random_stream
-from pneumoscope.images.phantom.film import SMALLEST_SIZE, Phantom, draw
 from pneumoscope.images.phantom.lesion import Subtype
+from pneumoscope.images.phantom.radiograph import SMALLEST_SIZE, Phantom, draw
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Split
 from pneumoscope.storage import write_json
@@ -60,7 +60,7 @@ def encode_dicom(phantom: Phantom, serial: int, seed: int) -> bytes:
     _dx_series(dataset)
     _pixels(dataset, phantom, seed)
     dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
-    dataset.SOPInstanceUID = _uid("image", seed, phantom.patient, phantom.film)
+    dataset.SOPInstanceUID = _uid("image", seed, phantom.patient, phantom.number)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -96,16 +96,16 @@ def _patient_and_study(dataset: Dataset, phantom: Phantom, serial: int, seed: in
     dataset.PatientAge = f"{phantom.age_years:03d}Y"
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = "Drawn by a program; no person"
-    dataset.StudyInstanceUID = _uid("study", seed, phantom.patient, phantom.film)
+    dataset.StudyInstanceUID = _uid("study", seed, phantom.patient, phantom.number)
     dataset.StudyDate = _STUDY_DATE
     dataset.StudyTime = "120000"
     dataset.StudyID = f"{serial}"
     dataset.AccessionNumber = ""
     dataset.ReferringPhysicianName = ""
     dataset.StudyDescription = "Phantom chest"
-    dataset.SeriesInstanceUID = _uid("series", seed, phantom.patient, phantom.film)
+    dataset.SeriesInstanceUID = _uid("series", seed, phantom.patient, phantom.number)
     dataset.SeriesNumber = 1
-    dataset.InstanceNumber = phantom.film
+    dataset.InstanceNumber = phantom.number
     dataset.Manufacturer = "pneumoscope"
     dataset.ManufacturerModelName = "phantom"
 
@@ -136,7 +136,7 @@ def _pixels(dataset: Dataset, phantom: Phantom, seed: int) -> None:
     low + width / 2.
     """
     inverse = random_stream("monochrome", seed, phantom.patient).random() < MONOCHROME1_SHARE
-    limits = random_stream("window", seed, phantom.patient, phantom.film)
+    limits = random_stream("window", seed, phantom.patient, phantom.number)
     largest = (1 << BITS_STORED) - 1
     low, high = int(limits.integers(0, 400)), int(limits.integers(largest - 700, largest + 1))
     stored = np.rint(low + phantom.pixels.astype(np.float64) * (high - low)).astype("<u2")

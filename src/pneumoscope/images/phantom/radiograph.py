@@ -316,7 +316,7 @@ class Phantom:
         label: 0 for NORMAL, 1 for PNEUMONIA.
         subtype: `bacteria` (a lobar consolidation), `virus` (interstitial change) or `""`.
         patient: the name that was given.
-        film: the number that was given.
+        number: the number that was given.
         age_years: 1 to 5.
     """
 
@@ -326,12 +326,17 @@ class Phantom:
     label: int
     subtype: Subtype
     patient: str
-    film: int
+    number: int
     age_years: int
 
 
 def draw(
-    seed: int, patient: str, film: int, label: int, size: int = 320, subtype: Subtype | None = None
+    seed: int,
+    patient: str,
+    number: int,
+    label: int,
+    size: int = 320,
+    subtype: Subtype | None = None,
 ) -> Phantom:
     """Draw one film; equal arguments give equal pixels.
 
@@ -341,7 +346,7 @@ def draw(
     Args:
         seed: of the whole collection.
         patient: any name.
-        film: which film of the patient.
+        number: which film of the patient.
         label: 0 for NORMAL, 1 for PNEUMONIA.
         size: side in pixels, at least `SMALLEST_SIZE`.
         subtype: which pneumonia; by default the patient's stream decides. `""` for NORMAL.
@@ -362,14 +367,14 @@ def draw(
     by_chance: Subtype = "bacteria" if illness.random() < 0.5 else "virus"
     kind: Subtype = (subtype or by_chance) if label else ""
     anatomy = draw_anatomy(random_stream("anatomy", seed, patient))
-    strength = float(random_stream("course", seed, patient, film).uniform(0.85, 1.15))
+    strength = float(random_stream("course", seed, patient, number).uniform(0.85, 1.15))
 
     def draw_lesion(pose: Pose, chest: Chest) -> Lesion:
         return _lesion(kind, illness, anatomy, pose, chest, strength)
 
-    taken = expose(anatomy, random_stream("film", seed, patient, film), size, draw_lesion)
+    taken = expose(anatomy, random_stream("film", seed, patient, number), size, draw_lesion)
     return Phantom(
-        taken.pixels, taken.lungs, taken.lesion, label, kind, patient, film, anatomy.age_years
+        taken.pixels, taken.lungs, taken.lesion, label, kind, patient, number, anatomy.age_years
     )
 
 

@@ -13,17 +13,17 @@ _MOST_KINDS = 5
 _VALUE = re.compile(r"""'[^']*'|"[^"]*"|(?<![A-Za-z_\d])-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?""")
 
 
-def joined(warnings: Iterable[str]) -> str:
+def join_warnings(warnings: Iterable[str]) -> str:
     """The warnings of one image as the text of one cell; empty if there are none."""
     return SEPARATOR.join(warning.replace(SEPARATOR, ", ") for warning in warnings)
 
 
-def parted(text: str) -> tuple[str, ...]:
-    """The warnings of a cell that `joined` wrote."""
+def split_warnings(text: str) -> tuple[str, ...]:
+    """The warnings of a cell that `join_warnings` wrote."""
     return tuple(text.split(SEPARATOR)) if text else ()
 
 
-def kind_of(warning: str) -> str:
+def warning_type(warning: str) -> str:
     """A warning without its numbers and quoted values: what images have in common.
 
     Nothing that a header says of a patient is left in it.
@@ -31,11 +31,11 @@ def kind_of(warning: str) -> str:
     return _VALUE.sub("…", warning.replace(SEPARATOR, ", "))
 
 
-def counted(images: Iterable[Sequence[str]]) -> Counter[str]:
+def count_warnings(images: Iterable[Sequence[str]]) -> Counter[str]:
     """How many images have each kind of warning."""
     counts: Counter[str] = Counter()
     for warnings in images:
-        counts.update({kind_of(warning) for warning in warnings})
+        counts.update({warning_type(warning) for warning in warnings})
     return counts
 
 
@@ -47,6 +47,6 @@ def summary(counts: Counter[str]) -> str:
     return SEPARATOR.join(listed)
 
 
-def closing_lines(counts: Counter[str]) -> list[str]:
+def summary_lines(counts: Counter[str]) -> list[str]:
     """What a run says of warnings at its end: one line, or none."""
     return [f"warnings  {summary(counts)}"] if counts else []

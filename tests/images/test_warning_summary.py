@@ -31,4 +31,4 @@ def test_an_image_counts_once_for_a_kind() -> None:
     assert summary_lines(counts) == ["warnings  2 × … bits; 1 × odd"]
     assert summary_lines(count_warnings([()])) == []
     many = count_warnings([[f"kind {letter}" for letter in "abcdefg"]])
-    assert summary_lines(many)[0].endswith("2 kinds more")
+    assert summary_lines(many)[0].endswith("2 more types")

@@ -1,4 +1,4 @@
-"""The warnings of images as people get them: in a row of a table, and counted over many images."""
+"""Format the warnings of images: in one table cell, and counted over many images."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 SEPARATOR = "; "
-"""Between the warnings of one image in the column `warnings`; none of them holds it."""
+"""Separates the warnings of one image in the column `warnings`; no warning contains it."""
 
-_MOST_KINDS = 5
+_MAX_TYPES = 5
 _VALUE = re.compile(r"""'[^']*'|"[^"]*"|(?<![A-Za-z_\d])-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?""")
 
 
@@ -19,20 +19,20 @@ def join_warnings(warnings: Iterable[str]) -> str:
 
 
 def split_warnings(text: str) -> tuple[str, ...]:
-    """The warnings of a cell that `join_warnings` wrote."""
+    """The warnings in a cell that `join_warnings` wrote."""
     return tuple(text.split(SEPARATOR)) if text else ()
 
 
 def warning_type(warning: str) -> str:
-    """A warning without its numbers and quoted values: what images have in common.
+    """A warning without its numbers and quoted values, so that equal ones can be counted.
 
-    Nothing that a header says of a patient is left in it.
+    No patient data from a header remains in it.
     """
     return _VALUE.sub("…", warning.replace(SEPARATOR, ", "))
 
 
 def count_warnings(images: Iterable[Sequence[str]]) -> Counter[str]:
-    """How many images have each kind of warning."""
+    """How many images have each type of warning."""
     counts: Counter[str] = Counter()
     for warnings in images:
         counts.update({warning_type(warning) for warning in warnings})
@@ -41,12 +41,12 @@ def count_warnings(images: Iterable[Sequence[str]]) -> Counter[str]:
 
 def summary(counts: Counter[str]) -> str:
     """The counts in one line, most frequent first; empty if there are none."""
-    listed = [f"{count} × {kind}" for kind, count in counts.most_common(_MOST_KINDS)]
+    listed = [f"{count} × {kind}" for kind, count in counts.most_common(_MAX_TYPES)]
     more = len(counts) - len(listed)
-    listed += [f"{more} kinds more"] if more > 0 else []
+    listed += [f"{more} more types"] if more > 0 else []
     return SEPARATOR.join(listed)
 
 
 def summary_lines(counts: Counter[str]) -> list[str]:
-    """What a run says of warnings at its end: one line, or none."""
+    """The line about warnings at the end of a run; no line if there are none."""
     return [f"warnings  {summary(counts)}"] if counts else []

@@ -3,19 +3,20 @@
     make default-model DATA=chest_xray        (or: python models/build_default.py DATA)
 
 Reads the Kermany training folder (a folder with `train/`) and writes
-`src/pneumoscope/models/default/`, the bundle with its model card. The TOML files beside this script,
-with the seeds in them, decide everything. Run folders are kept, and an interrupted training goes on.
+`src/pneumoscope/models/default/`, the bundle with its model card. The TOML files beside this
+script, with the seeds in them, decide everything. Run folders are kept, and an interrupted training
+goes on.
 
 1. `data split`: patients by blocks of ids; the last 10 % of each class are the test block, the 10 %
    before them validation.
 2. The initial weights: four trainings of DenseNet121 (`first.toml` to `fourth.toml`), from random
    weights to stronger augmentation to other backgrounds.
 3. The teachers: `crossvalidate` with EfficientNet-Lite0 from ImageNet weights, three folds by block
-   (`teacher.toml`). The teacher of fold 1, which holds the last ids, has seen neither validation nor
-   test; it teaches the student.
+   (`teacher.toml`). The teacher of fold 1, which holds the last ids, has seen neither validation
+   nor test; it teaches the student.
 4. The student, which ships: DenseNet121 at 160 pixels (`student.toml`).
-5. `evaluate` on the test block, as it is and with matched framing, and `benchmarks/perturbations.py`:
-   what the card states, in float32.
+5. `evaluate` on the test block, as it is and with matched framing, and
+   `benchmarks/perturbations.py`: what the card states, in float32.
 6. `certify`: which lower precisions the model may run in, measured on validation.
 """
 

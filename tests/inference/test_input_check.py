@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import BundleError, Reason
-from pneumoscope.images.framing import look_at
+from pneumoscope.images.framing import describe_image
 from pneumoscope.inference import predictor as predicting
 from pneumoscope.inference.bundle import InputCheck, write_revised
 from pneumoscope.inference.input_check import (
@@ -47,7 +47,7 @@ def judged(film: np.ndarray, statistics: Statistics) -> Verdict:
     film = np.ascontiguousarray(film, dtype=np.float32)
     answer = Predictor(KNOWN, CoarseBackend()).predict_image(film)
     assert answer.embedding is not None
-    return statistics.verdict(look_at(film), answer.embedding)
+    return statistics.verdict(describe_image(film), answer.embedding)
 
 
 def strange() -> dict[str, np.ndarray]:
@@ -118,7 +118,7 @@ def test_mirrored_films_pass(statistics: Statistics, unseen: list[np.ndarray]) -
 def test_what_the_network_alone_finds_strange_is_refused(
     statistics: Statistics, unseen: list[np.ndarray]
 ) -> None:
-    look = look_at(unseen[0])
+    look = describe_image(unseen[0])
     verdict = statistics.verdict(look, np.full(16, 50, np.float32))
     assert verdict.reason is Reason.NOT_A_CHEST_XRAY
     assert "network" in verdict.detail

@@ -6,11 +6,11 @@ import pytest
 
 from pneumoscope.data.audit_record import (
     Audit,
-    Doubt,
     Driver,
     Evidence,
+    LabelCandidate,
     LabelReview,
-    Likeness,
+    PatientSimilarity,
     SplitTest,
 )
 from pneumoscope.report import evidence_sections, plots
@@ -25,7 +25,7 @@ def audit_of(evidence: Evidence) -> Audit:
 
 def doubts(count: int) -> LabelReview:
     found = tuple(
-        Doubt(f"test/NORMAL/<b>{k}.png", "test", "NORMAL", f"p{k}", 0.02, 0.96)
+        LabelCandidate(f"test/NORMAL/<b>{k}.png", "test", "NORMAL", f"p{k}", 0.02, 0.96)
         for k in range(count)
     )
     return LabelReview("thumbnails", 300, 0.97, (("NORMAL", 2.0), ("PNEUMONIA", 0.4)), found)
@@ -35,8 +35,12 @@ def doubts(count: int) -> LabelReview:
 def evidence() -> Evidence:
     return Evidence(
         likeness=(
-            Likeness("patient", "NORMAL in train", 58, 157, 0.08, 0.002, 0.02, 0.13, 0.002, 0.03),
-            Likeness("across", "PNEUMONIA in train and test", 9, 20, 0.3, 0.0, 0.1, 0.5, 0.008),
+            PatientSimilarity(
+                "patient", "NORMAL in train", 58, 157, 0.08, 0.002, 0.02, 0.13, 0.002, 0.03
+            ),
+            PatientSimilarity(
+                "across", "PNEUMONIA in train and test", 9, 20, 0.3, 0.0, 0.1, 0.5, 0.008
+            ),
         ),
         split_tests=(
             SplitTest(

@@ -292,7 +292,7 @@ def test_matched_framing_scores_re_cut_images(
     document = answered(capsys, "evaluate", data, "--out", out, *matched)
     assert document["framing"] == {
         "share": 0.8,
-        "median_box": sum(without for _, without in wanted.values()),
+        "median_box": sum(mask_out for _, mask_out in wanted.values()),
     }
     assert (document["n"], document["refused"]) == (6, 1)
     for row in rows_of(out / "predictions.csv"):

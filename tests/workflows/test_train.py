@@ -148,7 +148,7 @@ def test_a_model_knows_its_own_images_again(run_of, phantoms: Path, tmp_path: Pa
     size = {split: seen.images for split, seen in counted.items()}
     assert counted["train"].identical == size["train"]
     assert counted["val"].chosen_on == size["val"]
-    assert not counted["test"].flatters
+    assert not counted["test"].is_optimistic
     add_to_bundle(run.folder, run.folder / "split.csv")
     again = load_bundle(run.folder).table("seen")
     assert again is not None

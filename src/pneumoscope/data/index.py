@@ -31,7 +31,7 @@ from pneumoscope import storage
 from pneumoscope.data import manifest
 from pneumoscope.data.patients import assign_patients
 from pneumoscope.data.splitting import check_no_leak
-from pneumoscope.data.tree import CLASS_WORDS, SHAPES, is_there, records_of_folder
+from pneumoscope.data.tree import CLASS_WORDS, SHAPES, path_exists, records_of_folder
 from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
@@ -101,9 +101,9 @@ def index(
     """
     root = Path(os.path.normpath(Path(data).absolute()))
     notes: list[str] = []
-    if is_there(root, "dir"):
+    if path_exists(root, "dir"):
         found = tuple(records_of_folder(root, notes, classes))
-    elif is_there(root, "file"):
+    elif path_exists(root, "file"):
         found = manifest.read_manifest(root, classes)
         root = root.parent
     else:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope import storage
-from pneumoscope.data.patients import split_named, split_words
+from pneumoscope.data.patients import parse_split, split_words
 from pneumoscope.data.tree import CLASS_WORDS
 from pneumoscope.errors import DataError, ManifestError
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
@@ -202,7 +202,7 @@ def _image_path(text: str, where: str, folder: Path) -> Path:
 def _split(text: str, where: str) -> Split | None:
     if not text:
         return None
-    if (name := split_named(text)) is not None:
+    if (name := parse_split(text)) is not None:
         return name
     raise ManifestError(
         f"{where}: found the split {text!r}; wanted {', '.join(SPLITS)} (or one of "

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.data.seen import TABLE_NAME
+from pneumoscope.data.training_overlap import TABLE_NAME
 from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, because_of, read_image
+from pneumoscope.images.read import GreyImage, header_note, read_image
 from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.certificates import Choice
@@ -116,7 +116,7 @@ class Predictor:
         self._processes: Processes | None = None
         self.known_logit: float | None = None
         self.seen: Table | None = None
-        """Salted hashes of the images that it was trained on (`data.seen`), if it has any."""
+        """Salted hashes of the images of its training images (`data.training_overlap`), if any."""
 
     @classmethod
     def load(
@@ -454,7 +454,7 @@ class Predictor:
                     "refused",
                     verdict.reason,
                     input_score=verdict.score,
-                    detail=verdict.detail + polarity + because_of(warnings),
+                    detail=verdict.detail + polarity + header_note(warnings),
                     warnings=warnings,
                 )
                 return replace(answer, prediction=refusal, logit=None, cam=None)

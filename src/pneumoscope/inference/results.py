@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, Reason, Status
 from pneumoscope.frames import make_frame
-from pneumoscope.images.framing import Look
+from pneumoscope.images.framing import ImageDescriptors
 from pneumoscope.images.read import GreyImage
 from pneumoscope.inference.table import COLUMNS, NUMBERS, as_row
 from pneumoscope.records import Prediction
@@ -43,7 +43,7 @@ class Result:
     cam: NDArray[np.float32] | None = None
     embedding: NDArray[np.float32] | None = None
     image: GreyImage | None = None
-    look: Look | None = None
+    look: ImageDescriptors | None = None
     photometric: str = ""
 
     @property

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pneumoscope.errors import UsageError
-from pneumoscope.images.cautions import counted, joined, parted
+from pneumoscope.images.warning_summary import count_warnings, join_warnings, split_warnings
 from pneumoscope.records import Prediction
 from pneumoscope.storage import (
     atomic_writer,
@@ -68,7 +68,7 @@ def check_format(out: Path) -> None:
 def as_row(prediction: Prediction) -> dict[str, Any]:
     """A prediction as a row of the contract: JSON types, `None` for what there is not."""
     row = {name: getattr(prediction, name) for name in COLUMNS}
-    row["warnings"] = joined(prediction.warnings)
+    row["warnings"] = join_warnings(prediction.warnings)
     row["path"] = path_text(prediction.path)
     row["reason"] = prediction.reason.value if prediction.reason else None
     return row
@@ -220,7 +220,7 @@ class Journal:
                 if number:
                     self.rows += 1
                     self.counts[document["status"]] += 1
-                    self.warned.update(counted([parted(document["warnings"])]))
+                    self.warned.update(count_warnings([split_warnings(document["warnings"])]))
                 end += len(line)
         return end
 
@@ -229,7 +229,7 @@ class Journal:
         self._waiting.append(_line(as_row(prediction)))
         self.rows += 1
         self.counts[prediction.status] += 1
-        self.warned.update(counted([prediction.warnings]))
+        self.warned.update(count_warnings([prediction.warnings]))
         late = time.monotonic() - self._flushed > _CHUNK_SECONDS
         if late or len(self._waiting) >= _CHUNK_ROWS:
             self.flush()

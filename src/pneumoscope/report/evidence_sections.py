@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from pneumoscope.data.audit_record import (
     Audit,
     Distribution,
-    Doubt,
     Driver,
     Group,
-    Likeness,
+    LabelCandidate,
+    PatientSimilarity,
     Quantity,
     SplitTest,
 )
@@ -111,7 +111,7 @@ def likeness(audit: Audit) -> Section | None:
     return Section("likeness", title, "Similarity", "sections/figures.html.j2", view, flows=True)
 
 
-def _likeness_row(one: Likeness) -> tuple[Head | str, ...]:
+def _likeness_row(one: PatientSimilarity) -> tuple[Head | str, ...]:
     return (
         Head(plots.likeness_name(one), _KINDS[one.kind]),
         count(one.patients),
@@ -200,7 +200,7 @@ def labels(audit: Audit, pictures: Mapping[str, bytes]) -> Section | None:
     return Section("labels", title, "Labels", "sections/doubts.html.j2", view)
 
 
-def _doubt(doubt: Doubt, picture: bytes) -> DoubtView:
+def _doubt(doubt: LabelCandidate, picture: bytes) -> DoubtView:
     label = doubt.label.lower()
     return DoubtView(
         file=doubt.path,
@@ -213,7 +213,7 @@ def _doubt(doubt: Doubt, picture: bytes) -> DoubtView:
     )
 
 
-def _doubt_table(doubts: Sequence[Doubt]) -> Table:
+def _doubt_table(doubts: Sequence[LabelCandidate]) -> Table:
     truncated = f"The first {MOST_DOUBTS} of {count(len(doubts))}; audit.json lists all."
     return Table(
         "Suspicious labels",

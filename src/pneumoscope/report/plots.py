@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from pneumoscope.data.audit_record import Likeness, SplitTest
+from pneumoscope.data.audit_record import PatientSimilarity, SplitTest
 from pneumoscope.evaluation.abstention import RiskCoverage
 from pneumoscope.evaluation.decision import DecisionCurve
 from pneumoscope.records import CLASS_NAMES, Estimate
@@ -360,7 +360,7 @@ _LABELS_WIDTH = 168
 _CHANCE = 0.5
 
 
-def likeness_intervals(found: Sequence[Likeness]) -> Svg:
+def likeness_intervals(found: Sequence[PatientSimilarity]) -> Svg:
     """Draw the excess similarity of images with the same id; 0 means none."""
     with drawing():
         figure, axes = new_axes(WIDTH, 62 + _ROW * len(found), margins=(_LABELS_WIDTH, 34, 44, 12))
@@ -396,7 +396,7 @@ def split_areas(tests: Sequence[SplitTest]) -> Svg:
         return to_svg(figure, "split-tests", f"AUC between splits: {'; '.join(parts)}.")
 
 
-def likeness_name(one: Likeness) -> str:
+def likeness_name(one: PatientSimilarity) -> str:
     """`Pneumonia in train`."""
     return _in_sentence(one.where)
 

@@ -29,7 +29,7 @@ import numpy as np
 from pneumoscope.config import CrossValidationConfig, TrainConfig, check_ranges
 from pneumoscope.data.index import index
 from pneumoscope.data.split_files import write_split
-from pneumoscope.data.splitting import deal, deal_folds
+from pneumoscope.data.splitting import assign_folds, assign_splits
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import bootstrap_metrics
@@ -156,7 +156,7 @@ def crossvalidate(
     check_ranges(division, "crossvalidate")
     watch = Stopwatch()
     dataset = _whole(index(data, progress=progress))
-    numbers, warnings = deal_folds(dataset.records, division.folds, division.by, config.seed)
+    numbers, warnings = assign_folds(dataset.records, division.folds, division.by, config.seed)
     dataset = replace(dataset, warnings=(*dataset.warnings, *warnings))
     announce(dataset)
     _claim(out, dataset, numbers, resume=resume)
@@ -268,7 +268,7 @@ def _parted(job: _Job, number: int) -> Dataset:
     paired = list(zip(job.dataset.records, job.numbers, strict=True))
     config = job.config
     shares = replace(config.split, test=0.0, by=job.division.by, seed=config.seed)
-    others = iter(deal([record for record, n in paired if n != number], shares)[0])
+    others = iter(assign_splits([record for record, n in paired if n != number], shares)[0])
     records: list[ImageRecord] = [
         replace(record, split="test") if n == number else next(others) for record, n in paired
     ]

@@ -30,7 +30,7 @@ from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.frames import make_frame
 from pneumoscope.graph.network import NetworkArrays
-from pneumoscope.images.cautions import closing_lines, summary
+from pneumoscope.images.warning_summary import summary, summary_lines
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -454,7 +454,7 @@ def _best_epochs(run: TrainedRun) -> str:
 
 def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
     peak = peak_memory_mb()
-    odd = "".join(f"{line}\n" for line in closing_lines(Counter(run.warned)))
+    odd = "".join(f"{line}\n" for line in summary_lines(Counter(run.warned)))
     document = {
         "run": str(run.folder),
         "model": str(run.bundle.folder),

@@ -1,4 +1,4 @@
-"""A recipe is a whole configuration; a file changes what it names and nothing else."""
+"""A recipe is a complete configuration; a file changes only what it names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_the_recipes_are_known_for() -> None:
     assert finetune.stop_patience < finetune.epochs  # it stops early
     sizes = RECIPES["scratch"].scratch.sizes
     assert list(sizes) == sorted(sizes)
-    assert sizes[-1] == RECIPES["scratch"].preprocess.size  # it ends at the size it answers at
+    assert sizes[-1] == RECIPES["scratch"].preprocess.size  # the last size is that of inference
     assert sum(RECIPES["scratch"].scratch.shares) == pytest.approx(1)
 
 

@@ -1,4 +1,4 @@
-"""Predictions files in all three formats, whole or resumed."""
+"""Prediction files in all three formats, complete or resumed."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_unknown_suffix_is_wrong_usage_and_writes_nothing(tmp_path: Path) -> Non
 
 
 def rows_of(out: Path) -> list[dict]:
-    """A table of any format as JSON has it."""
+    """The rows of a table of any format, as from JSON."""
     if out.suffix == ".parquet":
         return polars.read_parquet(out).to_dicts()
     if out.suffix == ".jsonl":
@@ -208,7 +208,7 @@ def test_rows_are_on_disk_chunk_by_chunk(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_doubles_no_row(tmp_path: Path) -> None:
-    """Half of what was to be written is there; what is written next takes its place."""
+    """A half-written row is overwritten by the next write."""
     journal = Journal(tmp_path / "p.csv", "o", resume=False)
     journal.add(ROWS[0])
 

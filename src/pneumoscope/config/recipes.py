@@ -1,6 +1,6 @@
-"""The training recipes: one whole `TrainConfig` each, which a file or single settings change.
+"""The recipes: one complete `TrainConfig` each; a file and the command line can override them.
 
-How the numbers of each recipe were found, and what did not work, is in `docs/experiments.md`.
+`docs/experiments.md` records the trials behind these numbers and their results.
 """
 
 from __future__ import annotations

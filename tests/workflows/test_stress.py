@@ -28,7 +28,7 @@ from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.records import ImageRecord, Prediction
 from pneumoscope.report.stress_findings import StressContent
 from pneumoscope.workflows.stress import stress
-from pneumoscope.workflows.stress_answers import lenders_of
+from pneumoscope.workflows.stress_scoring import lenders_of
 
 SIZE = 32
 MANIFEST = BundleManifest(

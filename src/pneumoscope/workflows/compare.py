@@ -34,11 +34,11 @@ from pneumoscope.records import CLASS_NAMES, SPLITS, UNCERTAIN, ImageRecord
 from pneumoscope.report.compare_page import CompareContent, Flip, write_compare_page
 from pneumoscope.report.content import EvaluatedSplit
 from pneumoscope.storage import claim_folder, path_text, write_json, writes_alone
-from pneumoscope.workflows.answering import Answered, answer_all
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.evaluate_scores import LabelledScores, labelled_scores
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation, read_evaluation
 from pneumoscope.workflows.run_folder import announce, command_line
+from pneumoscope.workflows.scoring import Scored, score_all
 from pneumoscope.workflows.seen import seen_by
 
 SCHEMA_VERSION = 1
@@ -243,38 +243,38 @@ def run_compare(
     announce(chosen)
     claim_folder(out)
     seen = [seen_by(predictor, chosen.records, progress) for predictor in predictors]
-    answered = [
-        answer_all(chosen.records, predictor, f"{name} model", progress)
+    scored = [
+        score_all(chosen.records, predictor, f"{name} model", progress)
         for name, predictor in zip(("old", "new"), predictors, strict=True)
     ]
-    both = sorted(set(answered[0].ok) & set(answered[1].ok))
+    both = sorted(set(scored[0].ok) & set(scored[1].ok))
     if not both:
         raise DataError(f"{data}: no image was answered by both models. Compare on other images.")
     records = [chosen.records[k] for k in both]
     old_side, new_side = (
         _side(name, one, both, predictor)
-        for name, one, predictor in zip((old, new), answered, predictors, strict=True)
+        for name, one, predictor in zip((old, new), scored, predictors, strict=True)
     )
     told = {"seen": {"old": seen[0].to_dict(), "new": seen[1].to_dict()}}
     compared = Compared(old_side, new_side, records, str(data), data.name, split, told)
 
     def pictures(flipped: list[int]) -> tuple[Flip, ...]:
-        return _pictures(flipped[:FLIPS_SHOWN], both, records, answered, predictors)
+        return _pictures(flipped[:FLIPS_SHOWN], both, records, scored, predictors)
 
     return write_comparison(out, compared, config, pictures)
 
 
-def _side(name: str, answered: Answered, both: list[int], predictor: Predictor) -> Side:
+def _side(name: str, scored: Scored, both: list[int], predictor: Predictor) -> Side:
     """One model's answers to the images that both answered."""
     manifest = predictor.manifest
-    predictions = [answered.answers[k].prediction for k in both]
+    predictions = [scored.results[k].prediction for k in both]
     withheld = [found.prediction for found in predictions].count(UNCERTAIN)
     never = manifest.abstention.method == "none"
     return Side(
         name,
         np.array([found.probability for found in predictions], np.float64),
         manifest.threshold.value,
-        only=len(set(answered.ok) - set(both)),
+        only=len(set(scored.ok) - set(both)),
         mark={
             "fingerprint": model_fingerprint(manifest),
             "abstention": asdict(manifest.abstention) | {"uncertain": 0 if never else withheld},
@@ -287,14 +287,13 @@ def _pictures(
     shown: list[int],
     both: list[int],
     records: list[ImageRecord],
-    answered: list[Answered],
+    scored: list[Scored],
     predictors: tuple[Predictor, Predictor],
 ) -> tuple[Flip, ...]:
     """The cases to show, as pictures."""
     configs = tuple(predictor.manifest.preprocessing for predictor in predictors)
     return tuple(
-        _pictured(records[k], tuple(one.answers[both[k]] for one in answered), configs)
-        for k in shown
+        _pictured(records[k], tuple(one.results[both[k]] for one in scored), configs) for k in shown
     )
 
 
@@ -305,13 +304,13 @@ def _pictured(
 ) -> Flip:
     pixels = read_image(record.path).pixels
     maps = []
-    for answer, config in zip(pair, preprocessing, strict=True):
-        cam = answer.cam
+    for result, config in zip(pair, preprocessing, strict=True):
+        cam = result.cam
         maps.append(None if cam is None else overlay_png(pixels, cam, config, _THUMBNAIL_SIDE))
     return Flip(
         record.path.name,
         record.label,
-        tuple(answer.prediction.probability or 0.0 for answer in pair),
+        tuple(result.prediction.probability or 0.0 for result in pair),
         film_png(pixels, _THUMBNAIL_SIDE),
         tuple(maps),
     )

@@ -26,9 +26,9 @@ from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
 from pneumoscope.report.plan_page import PlanContent
-from pneumoscope.workflows.answering import answer_all
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation
 from pneumoscope.workflows.run_folder import announce
+from pneumoscope.workflows.scoring import score_all
 
 
 def evaluated_bundle(model: str, saved: SavedEvaluation) -> Bundle:
@@ -55,10 +55,10 @@ def recalibrated(
     """The evaluation and the bundle on the scale of a calibration fitted to `data`."""
     dataset = index(data, progress=progress)
     announce(dataset)
-    answered = answer_all(dataset.records, Predictor.load(bundle.folder), "sample", progress)
+    scored = score_all(dataset.records, Predictor.load(bundle.folder), "sample", progress)
     old = bundle.manifest.calibration
     found = recalibrate(
-        answered.labels(), answered.logits(), answered.patients(), old, config.intervals()
+        scored.labels(), scored.logits(), scored.patients(), old, config.intervals()
     )
     told = {
         "data": str(data),

@@ -39,7 +39,6 @@ from pneumoscope.storage import claim_folder, path_text, write_json, writes_alon
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.run_folder import announce, command_line, software_versions
 from pneumoscope.workflows.seen import seen_by
-from pneumoscope.workflows.stress_answers import answer_stressed, conditions_of
 from pneumoscope.workflows.stress_files import (
     Stressed,
     StressJournal,
@@ -48,6 +47,7 @@ from pneumoscope.workflows.stress_files import (
     write_rows,
 )
 from pneumoscope.workflows.stress_numbers import StressGiven, stress_content
+from pneumoscope.workflows.stress_scoring import conditions_of, score_stressed
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
     given = _given(data, split, config, interval, masks, progress)
     seen_by(predictor, given.records, progress)
     claim_folder(out)
-    stressed = _answered(given, predictor, out / "answers.jsonl", progress, resume=resume)
+    stressed = _scored(given, predictor, out / "answers.jsonl", progress, resume=resume)
     content = stress_content(given, stressed, predictor.manifest, str(model), progress)
     warned = dict(counted(each.warnings for each in stressed).most_common())
     content = replace(_with_run(content, config, time.monotonic() - started), warned=warned)
@@ -170,7 +170,7 @@ def _mask_folder(
     return folder
 
 
-def _answered(
+def _scored(
     given: StressGiven, predictor: Predictor, path: Path, progress: Progress, *, resume: bool
 ) -> tuple[Stressed, ...]:
     """Every image's answers; those that are there already are not asked for again."""
@@ -180,7 +180,7 @@ def _answered(
     try:
         with progress.task(title, len(given.records), "images") as task:
             task.advance(done)
-            for stressed in answer_stressed(
+            for stressed in score_stressed(
                 given.records, predictor, given.config, given.masks, done
             ):
                 journal.add(stressed)

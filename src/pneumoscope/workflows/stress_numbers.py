@@ -33,7 +33,8 @@ from pneumoscope.report.stress_findings import (
     StressRow,
 )
 from pneumoscope.workflows.run_folder import data_facts, model_facts
-from pneumoscope.workflows.stress_answers import (
+from pneumoscope.workflows.stress_files import Said, Stressed
+from pneumoscope.workflows.stress_scoring import (
     PLAIN,
     Condition,
     Shown,
@@ -45,7 +46,6 @@ from pneumoscope.workflows.stress_answers import (
     read_film,
     shortcut_conditions,
 )
-from pneumoscope.workflows.stress_files import Said, Stressed
 
 _EXAMPLE_SIDE = 144
 _PARTS = "Parts of the film"
@@ -77,7 +77,7 @@ class StressGiven:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answered:
+class _Scored:
     """The images that had an answer as they are, in step with what was said of them."""
 
     records: tuple[ImageRecord, ...]
@@ -91,11 +91,11 @@ class _Answered:
     def patients(self) -> list[str]:
         return [record.patient for record in self.records]
 
-    def where(self, kept: Sequence[bool]) -> _Answered:
+    def where(self, kept: Sequence[bool]) -> _Scored:
         """Some of them."""
         pairs = zip(self.records, self.stressed, kept, strict=True)
         chosen = [(record, said) for record, said, keep in pairs if keep]
-        return _Answered(tuple(r for r, _ in chosen), tuple(s for _, s in chosen))
+        return _Scored(tuple(r for r, _ in chosen), tuple(s for _, s in chosen))
 
 
 def stress_content(
@@ -117,52 +117,52 @@ def stress_content(
     Raises:
         DataError: no image of one class had an answer as it is.
     """
-    answered, refused = _split_off_refused(given.records, stressed)
+    scored, refused = _split_off_refused(given.records, stressed)
     require_both_classes(
-        answered.records, f"the {len(answered.records)} of {len(stressed)} images with an answer"
+        scored.records, f"the {len(scored.records)} of {len(stressed)} images with an answer"
     )
     conditions = conditions_of(given.config)
     threshold = manifest.threshold.value
-    compared = _compared(answered, conditions, threshold, given.interval, progress)
+    compared = _compared(scored, conditions, threshold, given.interval, progress)
     return StressContent(
         split=given.split,
-        images=len(answered.records),
-        patients=len(set(answered.patients)),
-        positives=sum(answered.labels),
+        images=len(scored.records),
+        patients=len(set(scored.patients)),
+        positives=sum(scored.labels),
         drawn_from=given.drawn_from,
         refused=refused,
         threshold=threshold,
         plain=compared[PLAIN].plain,
         rows=_rows(conditions, compared, given.config.largest_fall),
         shortcuts=(
-            _shortcuts(answered, compared, given, threshold) if given.config.shortcuts else None
+            _shortcuts(scored, compared, given, threshold) if given.config.shortcuts else None
         ),
         config=given.config,
         interval=given.interval,
         run=RunFacts(""),
         data=data_facts(given.data_name, given.dataset, fingerprint(given.dataset.records)),
         model=model_facts(model, manifest),
-        examples=_examples(answered, conditions, given),
-        uncertain=_uncertain(answered, conditions, manifest.abstention),
+        examples=_examples(scored, conditions, given),
+        uncertain=_uncertain(scored, conditions, manifest.abstention),
     )
 
 
 def _split_off_refused(
     records: Sequence[ImageRecord], stressed: Sequence[Stressed]
-) -> tuple[_Answered, dict[str, int]]:
+) -> tuple[_Scored, dict[str, int]]:
     """The images with an answer as they are, and the others counted by reason."""
     fine = [bool(one.said) and isinstance(one.said[0], float) for one in stressed]
     reasons = [
         str(one.said[0]) if one.said else one.reason
-        for one, answered in zip(stressed, fine, strict=True)
-        if not answered
+        for one, scored in zip(stressed, fine, strict=True)
+        if not scored
     ]
-    answered = _Answered(tuple(records), tuple(stressed)).where(fine)
-    return answered, dict(Counter(reasons).most_common())
+    scored = _Scored(tuple(records), tuple(stressed)).where(fine)
+    return scored, dict(Counter(reasons).most_common())
 
 
 def _compared(
-    answered: _Answered,
+    scored: _Scored,
     conditions: Sequence[Condition],
     threshold: float,
     interval: IntervalConfig,
@@ -175,7 +175,7 @@ def _compared(
     found = {}
     with progress.task("comparing", len(conditions), "changes") as task:
         for number, condition in enumerate(conditions):
-            own = answered.where([one.said[number] is not None for one in answered.stressed])
+            own = scored.where([one.said[number] is not None for one in scored.stressed])
             plain, changed = _column(own, 0), _column(own, number)
             found[condition.name] = compare_paired(
                 own.labels, own.patients, plain, changed, threshold, interval
@@ -185,23 +185,21 @@ def _compared(
 
 
 def _uncertain(
-    answered: _Answered, conditions: Sequence[Condition], band: Abstention
+    scored: _Scored, conditions: Sequence[Condition], band: Abstention
 ) -> dict[str, int] | None:
     """How many images of each condition would be answered `uncertain`."""
     if band.method == "none":
         return None
     return {
         condition.name: int(
-            np.count_nonzero(
-                (_column(answered, k) >= band.low) & (_column(answered, k) < band.high)
-            )
+            np.count_nonzero((_column(scored, k) >= band.low) & (_column(scored, k) < band.high))
         )
         for k, condition in enumerate(conditions)
     }
 
 
-def _column(answered: _Answered, number: int) -> NDArray[np.float64]:
-    return np.array([_probability(one.said[number]) for one in answered.stressed], np.float64)
+def _column(scored: _Scored, number: int) -> NDArray[np.float64]:
+    return np.array([_probability(one.said[number]) for one in scored.stressed], np.float64)
 
 
 def _probability(said: Said) -> float:
@@ -231,16 +229,14 @@ def _mean(values: Sequence[float], patients: Sequence[str], interval: IntervalCo
     return Estimate(*(None if end is None else largest * end for end in ends))
 
 
-def _exchanges(
-    answered: _Answered, given: StressGiven, threshold: float
-) -> tuple[ExchangeRow, ...]:
+def _exchanges(scored: _Scored, given: StressGiven, threshold: float) -> tuple[ExchangeRow, ...]:
     """Surroundings of the other class against surroundings of the same class, on the same films."""
     columns = {condition.name: k for k, condition in enumerate(conditions_of(given.config))}
     rows = []
     for exchange in exchanges(given.config):
         same, other = (columns[each.name] for each in (exchange.same, exchange.other))
-        own = answered.where(
-            [None not in (one.said[same], one.said[other]) for one in answered.stressed]
+        own = scored.where(
+            [None not in (one.said[same], one.said[other]) for one in scored.stressed]
         )
         found = compare_paired(
             own.labels,
@@ -255,13 +251,13 @@ def _exchanges(
 
 
 def _shortcuts(
-    answered: _Answered, compared: dict[str, Paired], given: StressGiven, threshold: float
+    scored: _Scored, compared: dict[str, Paired], given: StressGiven, threshold: float
 ) -> Shortcuts:
     rows = tuple(
         StressRow("", part.name, part.title, 0.0, False, compared[part.name], "shown")
         for part in shortcut_conditions(given.config)
     )
-    lungs = answered.where([one.lung_share is not None for one in answered.stressed])
+    lungs = scored.where([one.lung_share is not None for one in scored.stressed])
     shares = [one.lung_share or 0.0 for one in lungs.stressed]
     framing = tuple(
         StressRow(
@@ -279,11 +275,11 @@ def _shortcuts(
     energies = [one.energy or 0.0 for one in warm.stressed]
     return Shortcuts(
         rows=rows,
-        exchanges=_exchanges(answered, given, threshold),
-        controls=_controls(answered, lungs, given),
+        exchanges=_exchanges(scored, given, threshold),
+        controls=_controls(scored, lungs, given),
         lungs_from="masks" if given.masks else "found",
         with_lungs=len(lungs.records),
-        without_lungs=len(answered.records) - len(lungs.records),
+        without_lungs=len(scored.records) - len(lungs.records),
         lung_share=bootstrap_share(shares, lungs.patients, given.interval),
         energy=bootstrap_share(energies, warm.patients, given.interval),
         energy_images=len(warm.records),
@@ -296,7 +292,7 @@ def _judged(condition: Condition, compared: dict[str, Paired], given: StressGive
     return judge(compared[condition.name], given.config.largest_fall, plausible=True)
 
 
-def _localisation(warm: _Answered, threshold: float, interval: IntervalConfig) -> Localisation:
+def _localisation(warm: _Scored, threshold: float, interval: IntervalConfig) -> Localisation:
     """On the true positives among images with lungs and a heatmap."""
     found = warm.where(
         [
@@ -313,14 +309,12 @@ def _localisation(warm: _Answered, threshold: float, interval: IntervalConfig) -
     )
 
 
-def _controls(
-    answered: _Answered, lungs: _Answered, given: StressGiven
-) -> dict[str, Control | None]:
+def _controls(scored: _Scored, lungs: _Scored, given: StressGiven) -> dict[str, Control | None]:
     """What can be told by thumbnails, file properties, the lungs' outline or box alone."""
     boxed = lungs.where([bool(one.matched_box) for one in lungs.stressed])
     told = {
-        "thumbnails": (answered, [one.thumbnail for one in answered.stressed]),
-        "properties": (answered, [one.properties for one in answered.stressed]),
+        "thumbnails": (scored, [one.thumbnail for one in scored.stressed]),
+        "properties": (scored, [one.properties for one in scored.stressed]),
         "outline": (lungs, [one.outline for one in lungs.stressed]),
         "lung_box": (boxed, [_measures(one.box) for one in boxed.stressed]),
         "matched_box": (boxed, [_measures(one.matched_box) for one in boxed.stressed]),
@@ -339,13 +333,13 @@ def _measures(box: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _examples(
-    answered: _Answered, conditions: Sequence[Condition], given: StressGiven
+    scored: _Scored, conditions: Sequence[Condition], given: StressGiven
 ) -> tuple[Example, ...]:
     """One film with pneumonia, at the lower quartile of probability, in every way it was shown."""
-    ill = [k for k, record in enumerate(answered.records) if record.label == 1]
-    ill.sort(key=lambda k: (_probability(answered.stressed[k].said[0]), k))
+    ill = [k for k, record in enumerate(scored.records) if record.label == 1]
+    ill.sort(key=lambda k: (_probability(scored.stressed[k].said[0]), k))
     chosen = ill[len(ill) // 4]
-    record, stressed = answered.records[chosen], answered.stressed[chosen]
+    record, stressed = scored.records[chosen], scored.stressed[chosen]
     film = read_film(record, given.config)
     lungs = lungs_of(record, film, given.config, given.masks)
     lenders = lenders_of(given.records, given.records.index(record), given.config)

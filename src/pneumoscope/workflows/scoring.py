@@ -37,16 +37,16 @@ _THUMBNAIL_SIDE = 320
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Scored:
     """Records and the answer to each, in step."""
 
     records: tuple[ImageRecord, ...]
-    answers: tuple[Answer, ...]
+    results: tuple[Answer, ...]
 
     @property
     def ok(self) -> list[int]:
         """Positions of the images that have an answer."""
-        return [k for k, answer in enumerate(self.answers) if answer.prediction.status == "ok"]
+        return [k for k, result in enumerate(self.results) if result.prediction.status == "ok"]
 
     def labels(self) -> NDArray[np.int64]:
         """Labels (n,) of the images that have an answer."""
@@ -58,47 +58,47 @@ class Answered:
 
     def logits(self) -> NDArray[np.float64]:
         """Logits (n,) of the images that have an answer."""
-        return np.array([self.answers[k].logit for k in self.ok], np.float64)
+        return np.array([self.results[k].logit for k in self.ok], np.float64)
 
     def probabilities(self) -> NDArray[np.float64]:
         """Calibrated probabilities (n,) of the images that have an answer."""
-        return np.array([self.answers[k].prediction.probability for k in self.ok], np.float64)
+        return np.array([self.results[k].prediction.probability for k in self.ok], np.float64)
 
     def warned(self) -> Counter[str]:
         """How many of the images, with an answer or without, have each kind of warning."""
-        return counted(answer.prediction.warnings for answer in self.answers)
+        return counted(result.prediction.warnings for result in self.results)
 
-    def checked_by(self, predictor: Predictor) -> Answered:
+    def checked_by(self, predictor: Predictor) -> Scored:
         """The same forward passes after the input check of `predictor`, whose network made them."""
-        return replace(self, answers=tuple(map(predictor.checked, self.answers)))
+        return replace(self, results=tuple(map(predictor.checked, self.results)))
 
-    def decided_anew(self, manifest: BundleManifest) -> Answered:
+    def decided_anew(self, manifest: BundleManifest) -> Scored:
         """The same forward passes under another calibration and threshold."""
-        return replace(self, answers=tuple(decide(answer, manifest) for answer in self.answers))
+        return replace(self, results=tuple(decide(result, manifest) for result in self.results))
 
 
-def answer_all(
+def score_all(
     records: Sequence[ImageRecord], predictor: Predictor, title: str, progress: Progress
-) -> Answered:
+) -> Scored:
     """Run every record through the predictor.
 
     Raises:
         DataError: not one image could be answered for.
     """
-    answers = []
+    results = []
     with progress.task(title, len(records), "images") as task:
-        for answer in predictor.predict_files([record.path for record in records]):
-            answers.append(answer)
+        for result in predictor.predict_files([record.path for record in records]):
+            results.append(result)
             task.advance()
-    answered = Answered(tuple(records), tuple(answers))
-    if not answered.ok:
-        first = answers[0].prediction if answers else None
+    scored = Scored(tuple(records), tuple(results))
+    if not scored.ok:
+        first = results[0].prediction if results else None
         example = f" The first: {first.path}: {first.detail}" if first else ""
         raise DataError(
             f"none of {len(records)} images could be answered for.{example} "
             "Look at the data: pneumoscope data audit DATA"
         )
-    return answered
+    return scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,24 +136,24 @@ class MatchedFraming:
     Attributes:
         share: of each side that the lungs fill.
         by_median_box: images without detected lungs, which were re-cut by the median box.
-        answered: the results.
+        scored: the results.
     """
 
     share: float
     by_median_box: int
-    answered: Answered
+    scored: Scored
 
     def note(self) -> str:
         """What the reader of the results must know."""
         return (
             f"Framing matched: every image was re-cut so that the lungs fill "
             f"{100 * self.share:g} % of its width and height. In {self.by_median_box} of "
-            f"{len(self.answered.records)} images no lungs were detected; these were re-cut by the "
+            f"{len(self.scored.records)} images no lungs were detected; these were re-cut by the "
             "median box. The input check was off."
         )
 
 
-def answer_matched(
+def score_matched(
     records: Sequence[ImageRecord],
     predictor: Predictor,
     share: float,
@@ -165,7 +165,7 @@ def answer_matched(
     Raises:
         DataError: not one image could be read.
     """
-    answers: list[Answer | None] = [None] * len(records)
+    results: list[Answer | None] = [None] * len(records)
     waiting: list[int] = []
     without = 0
 
@@ -175,7 +175,7 @@ def answer_matched(
             try:
                 pixels = read_image(record.path).pixels
             except ImageRefusedError as error:
-                answers[position] = Answer(
+                results[position] = Answer(
                     Prediction(str(record.path), "refused", error.reason, detail=str(error))
                 )
                 continue
@@ -185,30 +185,30 @@ def answer_matched(
             yield str(record.path), match_framing(pixels, box, share)
 
     with progress.task(title, len(records), "images") as task:
-        for done, answer in enumerate(predictor.predict_images(images())):
-            answers[waiting[done]] = answer
+        for done, result in enumerate(predictor.predict_images(images())):
+            results[waiting[done]] = result
             task.advance()
-    answered = Answered(tuple(records), tuple(each for each in answers if each is not None))
-    if not answered.ok:
+    scored = Scored(tuple(records), tuple(each for each in results if each is not None))
+    if not scored.ok:
         raise DataError(
             f"none of {len(records)} images could be read. "
             "Look at the data: pneumoscope data audit DATA"
         )
-    return MatchedFraming(share, without, answered)
+    return MatchedFraming(share, without, scored)
 
 
-def evaluate_answers(
-    answered: Answered, manifest: BundleManifest, interval: IntervalConfig
+def evaluate_scored(
+    scored: Scored, manifest: BundleManifest, interval: IntervalConfig
 ) -> Evaluation:
     """Every metric of the answers at the model's threshold, and by group of patients."""
     cases = ScoredCases(
-        answered.labels(),
-        answered.probabilities(),
-        answered.patients(),
+        scored.labels(),
+        scored.probabilities(),
+        scored.patients(),
         manifest.threshold.value,
         manifest.threshold.rule,
-        group_columns([answered.records[k] for k in answered.ok]),
-        refused=len(answered.answers) - len(answered.ok),
+        group_columns([scored.records[k] for k in scored.ok]),
+        refused=len(scored.results) - len(scored.ok),
     )
     return evaluate_cases(cases, interval)
 
@@ -245,30 +245,30 @@ def group_columns(records: Sequence[ImageRecord]) -> dict[str, list[str]]:
     return {name: [values.get(name, "") for values in told] for name in names}
 
 
-def label_columns(answered: Answered) -> dict[str, list[str]]:
+def label_columns(scored: Scored) -> dict[str, list[str]]:
     """What stands beside each answer in an evaluation's predictions.csv, in step with the answers.
 
     `label`, `patient`, `split`, and the columns that groups were made of (empty without an answer).
     """
-    records = answered.records
+    records = scored.records
     columns: dict[str, list[str]] = {
         "label": [CLASS_NAMES[record.label] for record in records],
         "patient": [record.patient for record in records],
         "split": [record.split or "" for record in records],
     }
-    groups = group_columns([records[k] for k in answered.ok])
+    groups = group_columns([records[k] for k in scored.ok])
     for name, values in groups.items():
         if name in columns or name in COLUMNS:
             continue
         columns[name] = [""] * len(records)
-        for k, value in zip(answered.ok, values, strict=True):
+        for k, value in zip(scored.ok, values, strict=True):
             columns[name][k] = value
     return columns
 
 
-def refusals_of(answered: Answered) -> tuple[Refusals, ...]:
+def refusals_of(scored: Scored) -> tuple[Refusals, ...]:
     """Inputs without an answer, counted by reason, most frequent first."""
-    without = [a.prediction for a in answered.answers if a.prediction.reason is not None]
+    without = [a.prediction for a in scored.results if a.prediction.reason is not None]
     counts = Counter(p.reason for p in without)
     return tuple(
         Refusals(
@@ -281,25 +281,25 @@ def refusals_of(answered: Answered) -> tuple[Refusals, ...]:
     )
 
 
-def worst_errors(answered: Answered, config: PreprocessConfig) -> tuple[WorstError, ...]:
+def worst_errors(scored: Scored, config: PreprocessConfig) -> tuple[WorstError, ...]:
     """The most confident wrong answers as thumbnails and overlays, worst first."""
     wrong = []
-    for k in answered.ok:
-        record, prediction = answered.records[k], answered.answers[k].prediction
+    for k in scored.ok:
+        record, prediction = scored.records[k], scored.results[k].prediction
         if prediction.prediction not in (CLASS_NAMES[record.label], UNCERTAIN):
             wrong.append((abs((prediction.probability or 0.0) - record.label), k))
     wrong.sort(key=lambda item: (-item[0], item[1]))
-    return tuple(_pictured(answered, k, config) for _, k in wrong[:WORST_SHOWN])
+    return tuple(_pictured(scored, k, config) for _, k in wrong[:WORST_SHOWN])
 
 
-def _pictured(answered: Answered, k: int, config: PreprocessConfig) -> WorstError:
-    record, answer = answered.records[k], answered.answers[k]
+def _pictured(scored: Scored, k: int, config: PreprocessConfig) -> WorstError:
+    record, result = scored.records[k], scored.results[k]
     pixels = read_image(record.path).pixels
-    cam = answer.cam
+    cam = result.cam
     return WorstError(
         record.path.name,
         record.label,
-        answer.prediction.probability or 0.0,
+        result.prediction.probability or 0.0,
         film_png(pixels, _THUMBNAIL_SIDE),
         None if cam is None else overlay_png(pixels, cam, config, _THUMBNAIL_SIDE),
     )

@@ -227,7 +227,7 @@ def conditions_of(config: StressConfig) -> tuple[Condition, ...]:
     return (*found, *shortcuts, *framing_conditions(config))
 
 
-def answer_stressed(
+def score_stressed(
     records: Sequence[ImageRecord],
     predictor: Predictor,
     config: StressConfig,
@@ -259,8 +259,8 @@ def answer_stressed(
                     yield f"{film.path} ({condition.name})", copy
 
     collected: list[Answer] = []
-    for answer in predictor.predict_images(copies()):
-        collected.append(answer)
+    for result in predictor.predict_images(copies()):
+        collected.append(result)
         while waiting and len(collected) >= waiting[0].made:
             film = waiting.popleft()
             yield _finished(film, collected[: film.made], preprocessing)
@@ -353,19 +353,19 @@ def _film(
     return _Film(str(record.path), known, lungs, made)
 
 
-def _finished(film: _Film, answers: list[Answer], config: PreprocessConfig) -> Stressed:
-    given = iter(answers)
+def _finished(film: _Film, results: list[Answer], config: PreprocessConfig) -> Stressed:
+    given = iter(results)
     said: list[Said] = []
     energy = peak = None
     for copy in film.copies:
         if copy is None:
             said.append(None)
             continue
-        answer = next(given)
-        prediction = answer.prediction
+        result = next(given)
+        prediction = result.prediction
         said.append(prediction.reason if prediction.probability is None else prediction.probability)
-        if len(said) == 1 and film.lungs is not None and answer.cam is not None:
-            energy, peak = _localised(answer.cam, film.lungs, config)
+        if len(said) == 1 and film.lungs is not None and result.cam is not None:
+            energy, peak = _localised(result.cam, film.lungs, config)
     return replace(film.known, said=tuple(said), energy=energy, peak=peak)
 
 

@@ -26,14 +26,14 @@ from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.answering import Answered
+from pneumoscope.workflows.scoring import Scored
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
+class _Points:
     """Labels (n,), logits (n,) and patients of the images that were scored.
 
     `conditions` (n,): 0 for images as they are, k for copies of the k-th kind.
@@ -47,7 +47,7 @@ class _Scored:
 
 def with_operating_point(
     manifest: BundleManifest,
-    answered: Answered,
+    scored: Scored,
     predictor: Predictor,
     config: TrainConfig,
     progress: Progress,
@@ -56,20 +56,20 @@ def with_operating_point(
 
     Args:
         manifest: of the model that answered.
-        answered: the validation images.
+        scored: the validation images.
         predictor: scores the copies, where `config` asks for some.
         config: `threshold`, `perturb_val`, `match_val`, `seed`.
         progress: is told of the copies.
     """
-    labels = answered.labels()
+    labels = scored.labels()
     count = len(labels)
-    scored = _Scored(labels, answered.logits(), answered.patients(), np.zeros(count, np.int64))
+    points = _Points(labels, scored.logits(), scored.patients(), np.zeros(count, np.int64))
     if config.perturb_val or config.match_val:
-        scored = _with_copies(scored, answered, predictor, config, progress)
-    calibration = fit_calibration(scored.labels, scored.logits, scored.patients, config.seed)
-    probabilities = calibration.apply(scored.logits)
-    chosen = choose_threshold(scored.labels, probabilities, config.threshold, scored.conditions)
-    patients = len(set(scored.patients))
+        points = _with_copies(points, scored, predictor, config, progress)
+    calibration = fit_calibration(points.labels, points.logits, points.patients, config.seed)
+    probabilities = calibration.apply(points.logits)
+    chosen = choose_threshold(points.labels, probabilities, config.threshold, points.conditions)
+    patients = len(set(points.patients))
     where = f"{count} validation images of {patients} patients{_copies_in_words(config)}"
     return replace(
         manifest,
@@ -88,23 +88,23 @@ def _copies_in_words(config: TrainConfig) -> str:
 
 
 def _with_copies(
-    plain: _Scored,
-    answered: Answered,
+    plain: _Points,
+    scored: Scored,
     predictor: Predictor,
     config: TrainConfig,
     progress: Progress,
-) -> _Scored:
+) -> _Points:
     """The images with their copies; the copies alone, where they are to carry no framing cue."""
-    records = [answered.records[k] for k in answered.ok]
+    records = [scored.records[k] for k in scored.ok]
     each = len(MATCHED_SHARES) * config.match_val + len(PLAUSIBLE) * config.perturb_val
     found: list[float] = []
     owners: list[tuple[ImageRecord, int]] = []
     with progress.task("copies of validation", len(records) * each, "images") as task:
-        for answer in predictor.predict_images(_copies(records, config, owners)):
-            found.append(float("nan") if answer.logit is None else answer.logit)
+        for result in predictor.predict_images(_copies(records, config, owners)):
+            found.append(float("nan") if result.logit is None else result.logit)
             task.advance()
     fine = [(*owner, logit) for owner, logit in zip(owners, found, strict=True) if isfinite(logit)]
-    copies = _Scored(
+    copies = _Points(
         np.array([record.label for record, _, _ in fine], np.int64),
         np.array([logit for _, _, logit in fine]),
         [record.patient for record, _, _ in fine],
@@ -112,7 +112,7 @@ def _with_copies(
     )
     if config.match_val:
         return copies
-    return _Scored(
+    return _Points(
         np.append(plain.labels, copies.labels),
         np.append(plain.logits, copies.logits),
         plain.patients + copies.patients,

@@ -161,7 +161,7 @@ def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
         framing=framing,
     )
     document = metrics_document(evaluated) | {"out": str(out)}
-    warned = closing_lines(evaluated.scored.warned())
+    warned = closing_lines(evaluated.scored.warning_counts())
     said = [evaluated.seen.in_words(), ""] if evaluated.seen else []
     return document, "\n".join([*said, *warned, evaluation_text(evaluated.evaluation, out)])
 
@@ -244,7 +244,7 @@ def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     results = [result.prediction.prediction for result in evaluated.scored.results]
     withheld = asdict(manifest.abstention) | {"uncertain": results.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
-    warned = dict(evaluated.scored.warned().most_common())
+    warned = dict(evaluated.scored.warning_counts().most_common())
     seen = None if evaluated.seen is None else evaluated.seen.to_dict()
     told: dict[str, Any] = {"model": model, "abstention": withheld, "warnings": warned}
     told["seen"] = seen

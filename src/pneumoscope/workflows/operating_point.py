@@ -1,8 +1,9 @@
-"""Calibration and threshold of a new model, both chosen on validation and on nothing else.
+"""Choose the calibration and the threshold of a new model, on the validation images alone.
 
-A threshold chosen on images of the very hospital that was trained on relies on that hospital's
-exposure and framing. So copies can take part: images re-cut until the lungs fill the same share of
-all (`images/framing.py`), and each plausible perturbation of `images/perturbation_sweeps.py`.
+A threshold chosen on images of the training hospital depends on the exposure and framing that are
+usual there. To reduce this, modified copies of the images can take part: copies with matched
+framing, in which the lungs fill the same share of the frame (`images/framing.py`), and copies with
+each plausible perturbation of `images/perturbation_sweeps.py`.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ Image = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class _Points:
-    """Labels (n,), logits (n,) and patients of the images that were scored.
+    """Scored images and copies.
 
-    `conditions` (n,): 0 for images as they are, k for copies of the k-th kind.
+    Attributes:
+        labels: (n,), 0 or 1.
+        logits: (n,).
+        patients: (n) ids.
+        conditions: (n,), 0 for unmodified images, k for copies under the k-th change.
     """
 
     labels: NDArray[np.int64]
@@ -52,14 +57,14 @@ def with_operating_point(
     config: TrainConfig,
     progress: Progress,
 ) -> BundleManifest:
-    """The manifest with a calibration and a threshold.
+    """Return the manifest with a calibration and a threshold fitted to validation.
 
     Args:
-        manifest: of the model that answered.
-        scored: the validation images.
-        predictor: scores the copies, where `config` asks for some.
-        config: `threshold`, `perturb_val`, `match_val`, `seed`.
-        progress: is told of the copies.
+        manifest: of the model that produced `scored`.
+        scored: the validation images and their results.
+        predictor: scores the copies, if `config` requests any.
+        config: `threshold`, `perturb_val`, `match_val` and `seed` are used.
+        progress: advances by one for each copy.
     """
     labels = scored.labels()
     count = len(labels)
@@ -94,21 +99,23 @@ def _with_copies(
     config: TrainConfig,
     progress: Progress,
 ) -> _Points:
-    """The images with their copies; the copies alone, where they are to carry no framing cue."""
+    """The images and their copies; with `match_val` the copies alone, without a framing cue."""
     records = [scored.records[k] for k in scored.ok]
     each = len(MATCHED_SHARES) * config.match_val + len(PLAUSIBLE) * config.perturb_val
-    found: list[float] = []
-    owners: list[tuple[ImageRecord, int]] = []
+    logits: list[float] = []
+    sources: list[tuple[ImageRecord, int]] = []
     with progress.task("copies of validation", len(records) * each, "images") as task:
-        for result in predictor.predict_images(_copies(records, config, owners)):
-            found.append(float("nan") if result.logit is None else result.logit)
+        for result in predictor.predict_images(_copies(records, config, sources)):
+            logits.append(float("nan") if result.logit is None else result.logit)
             task.advance()
-    fine = [(*owner, logit) for owner, logit in zip(owners, found, strict=True) if isfinite(logit)]
+    scored_copies = [
+        (*source, logit) for source, logit in zip(sources, logits, strict=True) if isfinite(logit)
+    ]
     copies = _Points(
-        np.array([record.label for record, _, _ in fine], np.int64),
-        np.array([logit for _, _, logit in fine]),
-        [record.patient for record, _, _ in fine],
-        np.array([condition for _, condition, _ in fine], np.int64),
+        np.array([record.label for record, _, _ in scored_copies], np.int64),
+        np.array([logit for _, _, logit in scored_copies]),
+        [record.patient for record, _, _ in scored_copies],
+        np.array([condition for _, condition, _ in scored_copies], np.int64),
     )
     if config.match_val:
         return copies
@@ -121,21 +128,21 @@ def _with_copies(
 
 
 def _copies(
-    records: Sequence[ImageRecord], config: TrainConfig, owners: list[tuple[ImageRecord, int]]
+    records: Sequence[ImageRecord], config: TrainConfig, sources: list[tuple[ImageRecord, int]]
 ) -> Iterator[tuple[str, Image]]:
-    """Every copy of every image; `owners` gets record and condition of each, in step."""
+    """Yield every copy of every image; appends the record and condition of each to `sources`."""
     for record in records:
         try:
             pixels = read_image(record.path).pixels
-        except ImageRefusedError:  # it was scored a moment ago; it is left out now
+        except ImageRefusedError:  # removed since it was scored
             continue
         for condition, (title, change) in enumerate(_changes(pixels, config), start=1):
-            owners.append((record, condition))
+            sources.append((record, condition))
             yield f"{record.path} ({title})", change()
 
 
 def _changes(pixels: Image, config: TrainConfig) -> Iterator[tuple[str, Callable[[], Image]]]:
-    """The kinds of copies of one image, with their titles."""
+    """Yield the changes of one image with their titles."""
     if config.match_val:
         box = reliable_box(pixels)
         for share in MATCHED_SHARES:

@@ -1,7 +1,7 @@
-"""Labelled images through the `Predictor`: what training and evaluation both need.
+"""Score labelled images with a `Predictor` and evaluate the results.
 
-Comes in: records and a predictor. Goes out: labels, patients and answers in step, the evaluation
-of them, and the pictures of the worst errors.
+Training, evaluation, cross-validation and comparison all score images through this module. It
+keeps labels, patients and results aligned, computes metrics, and collects the largest errors.
 """
 
 from __future__ import annotations
@@ -38,52 +38,67 @@ _THUMBNAIL_SIDE = 320
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Records and the answer to each, in step."""
+    """Records and their results, aligned.
+
+    Attributes:
+        records: the images.
+        results: one per record; a refused or unreadable image has a result without a probability.
+    """
 
     records: tuple[ImageRecord, ...]
     results: tuple[Answer, ...]
 
     @property
     def ok(self) -> list[int]:
-        """Positions of the images that have an answer."""
+        """Positions of the images that have a prediction."""
         return [k for k, result in enumerate(self.results) if result.prediction.status == "ok"]
 
     def labels(self) -> NDArray[np.int64]:
-        """Labels (n,) of the images that have an answer."""
+        """Labels (n,), 0 or 1, of the images that have a prediction."""
         return np.array([self.records[k].label for k in self.ok], np.int64)
 
     def patients(self) -> list[str]:
-        """Patients of the images that have an answer."""
+        """Patient ids (n) of the images that have a prediction."""
         return [self.records[k].patient for k in self.ok]
 
     def logits(self) -> NDArray[np.float64]:
-        """Logits (n,) of the images that have an answer."""
+        """Logits (n,) of the images that have a prediction."""
         return np.array([self.results[k].logit for k in self.ok], np.float64)
 
     def probabilities(self) -> NDArray[np.float64]:
-        """Calibrated probabilities (n,) of the images that have an answer."""
+        """Calibrated probabilities of pneumonia (n,) of the images that have a prediction."""
         return np.array([self.results[k].prediction.probability for k in self.ok], np.float64)
 
-    def warned(self) -> Counter[str]:
-        """How many of the images, with an answer or without, have each kind of warning."""
+    def warning_counts(self) -> Counter[str]:
+        """Number of images with each warning; refused images count too."""
         return counted(result.prediction.warnings for result in self.results)
 
     def checked_by(self, predictor: Predictor) -> Scored:
-        """The same forward passes after the input check of `predictor`, whose network made them."""
+        """The same results after the input check of `predictor`, without a second forward pass.
+
+        Args:
+            predictor: must have the network that produced these results.
+        """
         return replace(self, results=tuple(map(predictor.checked, self.results)))
 
-    def decided_anew(self, manifest: BundleManifest) -> Scored:
-        """The same forward passes under another calibration and threshold."""
+    def with_decisions(self, manifest: BundleManifest) -> Scored:
+        """The same logits with the calibration and threshold of `manifest`."""
         return replace(self, results=tuple(decide(result, manifest) for result in self.results))
 
 
 def score_all(
     records: Sequence[ImageRecord], predictor: Predictor, title: str, progress: Progress
 ) -> Scored:
-    """Run every record through the predictor.
+    """Run inference on every record.
+
+    Args:
+        records: the images.
+        predictor: the model.
+        title: shown beside the progress bar.
+        progress: advances by one for each image.
 
     Raises:
-        DataError: not one image could be answered for.
+        DataError: no image has a prediction.
     """
     results = []
     with progress.task(title, len(records), "images") as task:
@@ -93,26 +108,26 @@ def score_all(
     scored = Scored(tuple(records), tuple(results))
     if not scored.ok:
         first = results[0].prediction if results else None
-        example = f" The first: {first.path}: {first.detail}" if first else ""
+        example = f" The first one, {first.path}: {first.detail}" if first else ""
         raise DataError(
-            f"none of {len(records)} images could be answered for.{example} "
-            "Look at the data: pneumoscope data audit DATA"
+            f"none of {len(records)} images has a prediction.{example} "
+            "Check the data: pneumoscope data audit DATA"
         )
     return scored
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredCases:
-    """Labelled inputs with a score each, from a model or a file: what an evaluation measures.
+    """Labelled images with one score each, from a model or from a file: the input of an evaluation.
 
     Attributes:
         labels: int64, (n,), 0 or 1.
-        scores: float64, (n,), in their own units.
+        scores: float64, (n,), in the units of their source.
         patients: (n,) ids.
-        threshold: PNEUMONIA is called from here up, in the scores' units.
-        rule: how it was chosen, in words.
-        columns: further columns, (n,) texts each, for groups; `subtype` among them.
-        refused: how many more inputs have no score.
+        threshold: scores at or above it are predicted PNEUMONIA; same units as `scores`.
+        rule: how the threshold was chosen, in words.
+        columns: further columns, (n,) texts each, that define subgroups; may include `subtype`.
+        refused: number of further inputs that have no score.
     """
 
     labels: NDArray[np.int64]
@@ -124,7 +139,7 @@ class ScoredCases:
     refused: int = 0
 
     def unit_scores(self) -> tuple[ScoreScale, NDArray[np.float64], float]:
-        """The scale, and scores and threshold on it, from 0 to 1."""
+        """The scale, and the scores and the threshold mapped onto it, from 0 to 1."""
         scale = ScoreScale.of(self.scores, self.threshold)
         return scale, scale.to_unit(self.scores), float(scale.to_unit(self.threshold))
 
@@ -134,8 +149,8 @@ class MatchedFraming:
     """Results on re-cut images: `images/framing.py`.
 
     Attributes:
-        share: of each side that the lungs fill.
-        by_median_box: images without detected lungs, which were re-cut by the median box.
+        share: fraction of each side that the lungs fill, from 0 to 1.
+        by_median_box: number of images without detected lungs, which were re-cut by the median box.
         scored: the results.
     """
 
@@ -144,7 +159,7 @@ class MatchedFraming:
     scored: Scored
 
     def note(self) -> str:
-        """What the reader of the results must know."""
+        """A sentence for reports: how the images were re-cut."""
         return (
             f"Framing matched: every image was re-cut so that the lungs fill "
             f"{100 * self.share:g} % of its width and height. In {self.by_median_box} of "
@@ -160,10 +175,10 @@ def score_matched(
     title: str,
     progress: Progress,
 ) -> MatchedFraming:
-    """Run every record through the predictor, re-cut so that the lungs fill `share` of each side.
+    """Run inference on every record, re-cut so that the lungs fill `share` of each side.
 
     Raises:
-        DataError: not one image could be read.
+        DataError: no image can be read.
     """
     results: list[Answer | None] = [None] * len(records)
     waiting: list[int] = []
@@ -192,7 +207,7 @@ def score_matched(
     if not scored.ok:
         raise DataError(
             f"none of {len(records)} images could be read. "
-            "Look at the data: pneumoscope data audit DATA"
+            "Check the data: pneumoscope data audit DATA"
         )
     return MatchedFraming(share, without, scored)
 
@@ -200,7 +215,7 @@ def score_matched(
 def evaluate_scored(
     scored: Scored, manifest: BundleManifest, interval: IntervalConfig
 ) -> Evaluation:
-    """Every metric of the answers at the model's threshold, and by group of patients."""
+    """Every metric of the results at the model's threshold, overall and by subgroup."""
     cases = ScoredCases(
         scored.labels(),
         scored.probabilities(),
@@ -214,7 +229,7 @@ def evaluate_scored(
 
 
 def evaluate_cases(cases: ScoredCases, interval: IntervalConfig) -> Evaluation:
-    """Every metric of scores at their threshold, and by group of patients."""
+    """Every metric of the scores at their threshold, overall and by subgroup."""
     scale, scores, threshold = cases.unit_scores()
     found = evaluate(
         cases.labels,
@@ -233,22 +248,22 @@ def evaluate_cases(cases: ScoredCases, interval: IntervalConfig) -> Evaluation:
 
 
 def group_columns(records: Sequence[ImageRecord]) -> dict[str, list[str]]:
-    """Subtypes, further columns of the manifest, what DICOM headers say of patient and film.
+    """Columns that define subgroups: subtype, DICOM attributes, further columns of the manifest.
 
-    A column of the manifest counts before what a header says under the same name.
+    A column of the manifest takes precedence over a DICOM attribute of the same name.
     """
-    told = [
+    columns = [
         {"subtype": record.subtype, **film_attributes(record.path), **record.extra}
         for record in records
     ]
-    names = dict.fromkeys(name for values in told for name in values)
-    return {name: [values.get(name, "") for values in told] for name in names}
+    names = dict.fromkeys(name for values in columns for name in values)
+    return {name: [values.get(name, "") for values in columns] for name in names}
 
 
 def label_columns(scored: Scored) -> dict[str, list[str]]:
-    """What stands beside each answer in an evaluation's predictions.csv, in step with the answers.
+    """The extra columns of an evaluation's predictions.csv, aligned with the results.
 
-    `label`, `patient`, `split`, and the columns that groups were made of (empty without an answer).
+    They are `label`, `patient`, `split`, and the subgroup columns (empty without a prediction).
     """
     records = scored.records
     columns: dict[str, list[str]] = {
@@ -267,7 +282,7 @@ def label_columns(scored: Scored) -> dict[str, list[str]]:
 
 
 def refusals_of(scored: Scored) -> tuple[Refusals, ...]:
-    """Inputs without an answer, counted by reason, most frequent first."""
+    """Counts of inputs without a prediction by reason, most frequent first."""
     without = [a.prediction for a in scored.results if a.prediction.reason is not None]
     counts = Counter(p.reason for p in without)
     return tuple(
@@ -282,7 +297,7 @@ def refusals_of(scored: Scored) -> tuple[Refusals, ...]:
 
 
 def worst_errors(scored: Scored, config: PreprocessConfig) -> tuple[WorstError, ...]:
-    """The most confident wrong answers as thumbnails and overlays, worst first."""
+    """The most confident wrong predictions as thumbnails and heatmap overlays, worst first."""
     wrong = []
     for k in scored.ok:
         record, prediction = scored.records[k], scored.results[k].prediction

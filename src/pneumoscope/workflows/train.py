@@ -146,7 +146,7 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     dataset = _with_notes(dataset, trained[0])
     predictor, table, scored = _answering(trained, dataset, config, initial, progress)
     manifest = with_operating_point(predictor.manifest, scored, predictor, config, progress)
-    scored = scored.decided_anew(manifest)
+    scored = scored.with_decisions(manifest)
     evaluation = evaluate_scored(scored, manifest, config.interval)
     manifest = replace(manifest, validation=evaluation.to_metrics_json())
     card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))

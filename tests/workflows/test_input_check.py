@@ -142,7 +142,7 @@ def test_the_section_of_a_card_is_replaced_not_repeated() -> None:
     assert again.count("## Input check") == again.count("## Citation") == 1
     assert card_with_check("# Model\n", InputCheck()).startswith("# Model\n\n## Input check\n\nIt")
     assert "1,500" not in again
-    assert "whatever can be read gets an answer" in again
+    assert "every readable image gets a prediction" in again
 
 
 def test_training_makes_the_check_and_evaluates_what_passes(

@@ -234,6 +234,11 @@ def test_files_hold_what_was_found(
         *(f"sweep-{sweep.name}" for sweep in SWEEPS),
     }
     page = (tmp_path / "stress.html").read_text(encoding="utf-8")
+    assert document["seen"] == {
+        **{"images": 20, "known": False, "identical": 0, "alike": 0, "chosen_on": 0},
+        "trained_on": 0,
+    }
+    assert "Whether the model was trained on some of these images" in page
     assert page.count("data:image/png;base64,") == WAYS
     assert "With the lungs painted black the model still ranks" in page
     assert "With the outer ring of a film of the other class instead of one of the same" in page

@@ -328,7 +328,9 @@ class TrainConfig:
         "module:function of a Keras model of your own",
     )
     weights: str = option(
-        "imagenet", "initial backbone weights: imagenet, bundled, none, a bundle, or a .h5 file"
+        "imagenet",
+        "initial backbone weights: imagenet, bundled or default (the shipped model), none, a "
+        "bundle, or a .h5 file",
     )
     views: int = option(4, "views per training image, the first un-augmented; 1 is that alone", 1)
     seed: int = option(0, "seed of initialisation, views and order", 0, _MOST_SEED)

@@ -76,6 +76,7 @@ class CompareContent:
         command: that made the page.
         uncertain: images that each model answers with `uncertain`; `None`: it never does.
         one_scale: whether both scores are probabilities, so that a threshold can be carried over.
+        notes: how many of the images each model was trained on, a sentence each.
     """
 
     old: str
@@ -91,6 +92,7 @@ class CompareContent:
     command: str
     uncertain: tuple[int | None, ...] = (None, None)
     one_scale: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +357,7 @@ def _made(content: CompareContent) -> Section:
         ("Data", f"{content.data}, {content.split}"),
         ("Answered by the old one alone", count(content.only_old)),
         ("Answered by the new one alone", count(content.only_new)),
+        *(("Seen before", note) for note in content.notes),
         ("Made by", content.command),
     )
     view = TablesView("", (Table("How it was made", (Column("What"), Column("Which")), rows),))

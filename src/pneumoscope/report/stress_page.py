@@ -155,8 +155,9 @@ def _head(content: StressContent) -> ReportHead:
             f"{plural(content.images, 'X-ray')}{of}, of {plural(content.patients, 'patient')}, "
             f"{count(content.positives)} with pneumonia, shown to the model as they are and in "
             f"{plural(len(content.rows), 'changed way')}, at its own threshold "
-            f"{number(content.threshold, 2)}. {verdict(content)}"
-        ),
+            f"{number(content.threshold, 2)}. {verdict(content)} "
+            f"{content.model.facts.get('Seen before', '')}"
+        ).rstrip(),
         banner=(
             "A model that withstands these changes may still fail on other patients. Don’t use it "
             "for a decision about a patient."

@@ -26,6 +26,7 @@ from typing import Any
 
 from pneumoscope.config import IntervalConfig, StressConfig, check_ranges
 from pneumoscope.data.index import index, require_both_classes, sample_patients
+from pneumoscope.data.seen import Seen
 from pneumoscope.errors import UsageError
 from pneumoscope.images.cautions import closing_lines, counted
 from pneumoscope.images.lungs import MaskFolder
@@ -55,7 +56,6 @@ _LOGGER = logging.getLogger(__name__)
 _JOURNAL_FORMAT = 2
 
 
-@writes_alone
 def stress(  # noqa: PLR0913 - data, a model, and five settings
     data: Path | str,
     out: Path | str,
@@ -86,22 +86,49 @@ def stress(  # noqa: PLR0913 - data, a model, and five settings
         UsageError: no such model or masks, a setting is out of range, or the journal in `out`
             belongs to another model or other settings.
     """
-    data, out = Path(data), Path(out)
-    config, interval = config or StressConfig(), interval or IntervalConfig()
+    return _stress(
+        Path(data),
+        Path(out),
+        model,
+        split,
+        config or StressConfig(),
+        interval or IntervalConfig(),
+        Path(masks) if masks is not None else None,
+        progress,
+        resume=resume,
+    )[0]
+
+
+@writes_alone
+def _stress(  # noqa: PLR0913 - as `stress`
+    data: Path,
+    out: Path,
+    model: Path | str,
+    split: EvaluatedSplit,
+    config: StressConfig,
+    interval: IntervalConfig,
+    masks: Path | None,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> tuple[StressContent, Seen]:
+    """Run the stress test; also returns how many images the model was trained on."""
     check_ranges(config, "stress")
     check_ranges(interval, "interval")
     started = time.monotonic()
     # Without input check: refusing the modified copies would hide what a change costs.
     predictor = Predictor.load(model, input_check=False)
     given = _input(data, split, config, interval, masks, progress)
-    seen_by(predictor, given.records, progress)
+    seen = seen_by(predictor, given.records, progress)
     claim_folder(out)
     stressed = _scored(given, predictor, out / "answers.jsonl", progress, resume=resume)
     content = stress_content(given, stressed, predictor.manifest, str(model), progress)
     warned = dict(counted(each.warnings for each in stressed).most_common())
     content = replace(_with_run(content, config, time.monotonic() - started), warned=warned)
-    _write(out, content, given, stressed)
-    return content
+    facts = {**content.model.facts, "Seen before": seen.in_words()}
+    content = replace(content, model=replace(content.model, facts=facts))
+    _write(out, content, given, stressed, seen)
+    return content, seen
 
 
 def run_stress(  # noqa: PLR0913 - as `stress`
@@ -117,13 +144,18 @@ def run_stress(  # noqa: PLR0913 - as `stress`
     resume: bool,
 ) -> tuple[dict[str, Any], str]:
     """Run `stress`; returns the JSON document (`stress.json` and `out`) and the terminal text."""
-    content = stress(
-        data, out, model, split, config, interval, masks=masks, resume=resume, progress=progress
+    content, seen = _stress(
+        data, out, model, split, config, interval, masks, progress, resume=resume
     )
     findings = [f"{finding.severity:<8} {finding.text}" for finding in stress_findings(content)]
     warned = closing_lines(Counter(content.warned))
-    text = "\n".join([*findings, "", *warned, f"page  {out / 'stress.html'}"])
-    return stress_document(content) | {"out": str(out)}, text
+    text = "\n".join([seen.in_words(), "", *findings, "", *warned, f"page  {out / 'stress.html'}"])
+    return _document(content, seen) | {"out": str(out)}, text
+
+
+def _document(content: StressContent, seen: Seen) -> dict[str, Any]:
+    """`stress.json`, with the number of images that the model was trained on."""
+    return stress_document(content) | {"seen": seen.to_dict()}
 
 
 def _input(
@@ -167,7 +199,7 @@ def _mask_folder(
     if not any(folder.path_of(record.path) for record in records):
         wanted = records[0].path.with_suffix(".png").name
         raise UsageError(
-            f"--masks {masks}: holds no mask for any of {len(records)} images; expected PNG files "
+            f"--masks {masks}: holds no mask for any of {len(records)} images; wanted PNG files "
             f"with the names of the images, such as {wanted}."
         )
     return folder
@@ -209,9 +241,13 @@ def _origin(given: StressInput, manifest: BundleManifest) -> str:
 
 
 def _write(
-    out: Path, content: StressContent, given: StressInput, stressed: Sequence[Stressed]
+    out: Path,
+    content: StressContent,
+    given: StressInput,
+    stressed: Sequence[Stressed],
+    seen: Seen,
 ) -> None:
-    write_json(out / "stress.json", stress_document(content))
+    write_json(out / "stress.json", _document(content, seen))
     write_rows(out / "stress.csv", content)
     names = [condition.name for condition in conditions_of(given.config)]
     write_copies(out / "answers.csv", given.records, stressed, names)

@@ -79,7 +79,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A background swap as two conditions: the donor is of the same class, or of the other class."""
+    """A background swap as two conditions: donors of the same class and of the other class."""
 
     name: str
     title: str
@@ -114,7 +114,7 @@ def shortcut_conditions(config: StressConfig) -> tuple[Condition, ...]:
 
 
 def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
-    """The background swaps: the outer ring, all outside a box around the lungs, all but the lungs."""
+    """Background swaps: the outer ring, all outside a box around the lungs, all but the lungs."""
 
     def around(outline: Callable[[LungFields], Mask]) -> _Swap:
         return lambda image, lungs, donor: (

@@ -76,7 +76,7 @@ from pneumoscope.workflows.known_answer import (
 from pneumoscope.workflows.operating_point import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
 from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
-from pneumoscope.workflows.seen import remembered
+from pneumoscope.workflows.seen import training_hashes
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
 
 
@@ -154,7 +154,7 @@ def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedR
     members = [one.network for one in trained]
     train = dataset.subset("train").records
     kept = [train[k] for k in trained[0].kept]
-    seen = remembered(kept, scored.records, config.weights, progress)
+    seen = training_hashes(kept, scored.records, config, progress)
     write_bundle(out / "model", members, manifest, card, {**tables_of(table), **seen})
     bundle, _ = state(out / "model", out / "model")
     watch.lap("validation and evaluation")

@@ -11,7 +11,7 @@ from pneumoscope.data import patient_similarity
 from pneumoscope.data.patient_similarity import _Group as Group
 from pneumoscope.data.patient_similarity import inside, patient_similarities
 from pneumoscope.data.thumbnails import Floats, ThumbnailSet, residuals_from_mean, standardised
-from support.drawn_films import draw_films
+from support.drawn_thumbnails import draw_thumbnails
 
 
 def persons(
@@ -115,7 +115,7 @@ def test_films_find_a_real_leak_and_a_false_one() -> None:
     labels = np.ones(4 * count, np.int64)
     ids = [f"bacteria-{k}" for k in range(count)]
     splits = ["train"] * 2 * count + ["test"] * 2 * count
-    leak = draw_films(rng, labels, splits, [*ids, *ids, *ids, *ids], person=0.4)
+    leak = draw_thumbnails(rng, labels, splits, [*ids, *ids, *ids, *ids], person=0.4)
     by_where = {one.where: one for one in patient_similarities(leak, 0)}
     across = by_where["PNEUMONIA in train and test"]
     assert (across.kind, across.patients, across.pairs) == ("across", count, 4 * count)
@@ -125,7 +125,7 @@ def test_films_find_a_real_leak_and_a_false_one() -> None:
 
     # The same ids, but other people in test.
     other = [f"x{k}" for k in range(count)]
-    drawn = draw_films(rng, labels, splits, [*ids, *ids, *other, *other], person=0.4)
+    drawn = draw_thumbnails(rng, labels, splits, [*ids, *ids, *other, *other], person=0.4)
     drawn = draw_with_ids(drawn, [*ids, *ids, *ids, *ids])
     across = {one.where: one for one in patient_similarities(drawn, 0)}[
         "PNEUMONIA in train and test"
@@ -141,11 +141,13 @@ def draw_with_ids(films: ThumbnailSet, ids: list[str]) -> ThumbnailSet:
 def test_numbers_of_two_series_are_compared() -> None:
     rng = np.random.default_rng(7)
     ids = [f"{kind}-{k}" for kind in ("bacteria", "virus") for k in range(30)]
-    films = draw_films(rng, np.ones(60, np.int64), ["none"] * 60, ids, person=0.5)
+    films = draw_thumbnails(rng, np.ones(60, np.int64), ["none"] * 60, ids, person=0.5)
     found = [one for one in patient_similarities(films, 0) if one.kind == "number"]
     assert [(one.where, one.patients) for one in found] == [("PNEUMONIA, bacteria and virus", 30)]
     assert found[0].p_value > 0.01
-    same = draw_films(rng, np.ones(60, np.int64), ["none"] * 60, [*ids[:30], *ids[:30]], person=0.5)
+    same = draw_thumbnails(
+        rng, np.ones(60, np.int64), ["none"] * 60, [*ids[:30], *ids[:30]], person=0.5
+    )
     found = [
         one for one in patient_similarities(draw_with_ids(same, ids), 0) if one.kind == "number"
     ]
@@ -155,7 +157,7 @@ def test_numbers_of_two_series_are_compared() -> None:
 def test_byte_equal_copies_count_once() -> None:
     rng = np.random.default_rng(8)
     ids = [f"p{k}" for k in range(20)] * 2
-    films = draw_films(rng, np.zeros(40, np.int64), ["train"] * 40, ids)
+    films = draw_thumbnails(rng, np.zeros(40, np.int64), ["train"] * 40, ids)
     doubled = replace(
         films,
         thumbnails=np.concatenate([films.thumbnails[:20]] * 2),

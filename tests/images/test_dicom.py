@@ -26,7 +26,7 @@ from pydicom.uid import (
 
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.images.read import read_bytes
-from support.dicom_films import (
+from support.dicom_images import (
     GREY8,
     GREY12,
     GREY16,

@@ -22,7 +22,7 @@ from pneumoscope.inference.input_check import (
     choose_limits,
 )
 from pneumoscope.inference.predictor import Predictor, statistics_of
-from support.known_films import KNOWN, SIDE, CoarseBackend, drawn_films, known_films
+from support.known_images import KNOWN, SIDE, CoarseBackend, drawn_images, known_images
 from support.small_bundle import manifest_for, small_bundle
 
 FIRST_UNSEEN = 500
@@ -30,12 +30,12 @@ FIRST_UNSEEN = 500
 
 @pytest.fixture(scope="module")
 def statistics() -> Statistics:
-    return known_films()
+    return known_images()
 
 
 @pytest.fixture(scope="module")
 def unseen() -> list[np.ndarray]:
-    return list(drawn_films(20, FIRST_UNSEEN))
+    return list(drawn_images(20, FIRST_UNSEEN))
 
 
 @pytest.fixture

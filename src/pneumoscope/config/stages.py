@@ -492,7 +492,9 @@ class TrainConfig:
         "Keras model",
     )
     weights: str = option(
-        "imagenet", "initial backbone weights: imagenet, bundled, none, a bundle, or a .h5 file"
+        "imagenet",
+        "initial backbone weights: imagenet, bundled or default (the shipped model), none, a "
+        "bundle, or a .h5 file",
     )
     views: int = option(4, "views per training image; the first one is not augmented", 1)
     seed: int = option(0, "seed of initialisation, views and order", 0, _MOST_SEED)

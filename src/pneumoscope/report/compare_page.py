@@ -75,6 +75,7 @@ class CompareContent:
         command: the command that produced the page.
         uncertain: number of images in each model's abstention band; `None`: it does not abstain.
         one_scale: whether both scores are probabilities, so that they can share a threshold.
+        notes: how many of the images each model was trained on, one sentence each.
     """
 
     old: str
@@ -90,6 +91,7 @@ class CompareContent:
     command: str
     uncertain: tuple[int | None, ...] = (None, None)
     one_scale: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +364,7 @@ def _made(content: CompareContent) -> Section:
         ("Data", f"{content.data}, {content.split}"),
         ("Images with a result from the old model only", count(content.only_old)),
         ("Images with a result from the new model only", count(content.only_new)),
+        *(("Seen before", note) for note in content.notes),
         ("Command", content.command),
     )
     view = TablesView("", (Table("Inputs and command", (Column("Item"), Column("Value")), rows),))

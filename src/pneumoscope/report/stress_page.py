@@ -154,8 +154,9 @@ def _head(content: StressContent) -> ReportHead:
             f"{plural(content.images, 'X-ray')}{of} from {plural(content.patients, 'patient')}, "
             f"{count(content.positives)} with pneumonia, tested unchanged and with "
             f"{plural(len(content.rows), 'change')} at the model’s threshold of "
-            f"{number(content.threshold, 2)}. {verdict(content)}"
-        ),
+            f"{number(content.threshold, 2)}. {verdict(content)} "
+            f"{content.model.facts.get('Seen before', '')}"
+        ).rstrip(),
         banner=(
             "A model that is robust to these changes may still fail on other patients. Do not use "
             "it for decisions about patients."

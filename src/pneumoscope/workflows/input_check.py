@@ -305,10 +305,10 @@ def _see(films: Iterator[_Film], predictor: Predictor, advance: Callable[[int], 
 
     told = 0
     # Read and looked at in a thread, while the engine works.
-    answers = predictor.predict_images(prefetched(named(), most=2 * BATCH))
-    for number, answer in enumerate(answers):
+    results = predictor.predict_images(prefetched(named(), most=2 * BATCH))
+    for number, result in enumerate(results):
         look, label, _ = found[asked[number]]
-        found[asked[number]] = look, label, answer.embedding
+        found[asked[number]] = look, label, result.embedding
         advance(asked[number] + 1 - told)
         told = asked[number] + 1
     advance(len(found) - told)

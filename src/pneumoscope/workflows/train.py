@@ -59,7 +59,6 @@ from pneumoscope.training.runtime import (
 )
 from pneumoscope.training.teachers import described_teacher
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
-from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
@@ -71,14 +70,15 @@ from pneumoscope.workflows.input_check import (
 )
 from pneumoscope.workflows.known_answer import (
     EmbeddingBackend,
-    answered_by_record,
     either,
     pooled_by_record,
+    scored_by_record,
     state,
 )
-from pneumoscope.workflows.operating import with_operating_point
+from pneumoscope.workflows.operating_point import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
-from pneumoscope.workflows.seen import remembered
+from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
+from pneumoscope.workflows.seen import hashes_of_training
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
 from pneumoscope.workflows.tracking import MLflow, TensorBoard
 
@@ -209,21 +209,21 @@ def _train(
     trained, initial = _networks(prepared, progress, watch, history_file)
     history = tuple(row for one in trained for row in one.history)
     dataset = _with_notes(dataset, trained[0])
-    predictor, table, answered = _answering(trained, dataset, config, initial, progress)
-    manifest = with_operating_point(predictor.manifest, answered, predictor, config, progress)
-    answered = answered.decided_anew(manifest)
-    evaluation = evaluate_answers(answered, manifest, config.interval)
+    predictor, table, scored = _answering(trained, dataset, config, initial, progress)
+    manifest = with_operating_point(predictor.manifest, scored, predictor, config, progress)
+    scored = scored.with_decisions(manifest)
+    evaluation = evaluate_scored(scored, manifest, config.interval)
     manifest = replace(manifest, validation=evaluation.to_metrics_json())
     card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
     card = card_with_check(card, manifest.input_check)
     members = [one.network for one in trained]
     train = dataset.subset("train").records
     kept = [train[k] for k in trained[0].kept]
-    seen = remembered(kept, answered.records, config.weights, progress)
+    seen = hashes_of_training(kept, scored.records, config, progress)
     write_bundle(out / "model", members, manifest, card, {**tables_of(table), **seen})
     bundle, _ = state(out / "model", out / "model")
     watch.lap("validation and evaluation")
-    evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
+    evaluated = Evaluated(scored, evaluation, bundle.manifest, dataset, "val", data.name)
     write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))
     write_evaluation(
         out / "evaluation",
@@ -319,7 +319,7 @@ def _answering(
     config: TrainConfig,
     initial: InitialWeights,
     progress: Progress,
-) -> tuple[Predictor, Table, Answered]:
+) -> tuple[Predictor, Table, Scored]:
     """The trained networks as they will answer, the input check's table, the answers on validation.
 
     Validation is answered by the engine that will answer for the bundle: to the last digit alike.
@@ -332,33 +332,33 @@ def _answering(
     backend = OpenVinoBackend(networks, config.preprocess.size, flip=config.flip)
     # The check comes after, is made of these answers, and is then applied to them.
     looking = Predictor(manifest, backend, looks=True)
-    answered = answer_all(val, looking, "validation", progress)
-    check, table = _input_check(networks[0], trained[0], seen, answered, manifest, progress)
+    scored = score_all(val, looking, "validation", progress)
+    check, table = _input_check(networks[0], trained[0], seen, scored, manifest, progress)
     manifest, statistics = replace(manifest, input_check=check), statistics_of(check, table)
     predictor = Predictor(manifest, backend, statistics=statistics)
     if statistics is not None:
-        answered = answered.checked_by(predictor)
-    elif len(answered.ok) < len(val):  # pictures in colour, that this model can't refuse
-        answered = answer_all(val, predictor, "validation, unchecked", progress)
-    return predictor, table, answered
+        scored = scored.checked_by(predictor)
+    elif len(scored.ok) < len(val):  # pictures in colour, that this model can't refuse
+        scored = score_all(val, predictor, "validation, unchecked", progress)
+    return predictor, table, scored
 
 
 def _input_check(
     network: NetworkArrays,
     trained: Trained,
     seen: Sequence[ImageRecord],
-    answered: Answered,
+    scored: Scored,
     manifest: BundleManifest,
     progress: Progress,
 ) -> tuple[InputCheck, Table]:
     """The input check of the first network; what was found of films before is not found again."""
     pooled, size = trained.pooled, manifest.preprocessing.size
     backend = EmbeddingBackend(pooled.extractor) if pooled else OpenVinoBackend([network], size)
-    known = answered_by_record(answered)
+    known = scored_by_record(scored)
     return with_input_check(
         Predictor(manifest, backend),
         seen,
-        answered.records,
+        scored.records,
         progress,
         known=either(known, pooled_by_record(pooled, seen)) if pooled else known,
         effort=QUICK if pooled else None,

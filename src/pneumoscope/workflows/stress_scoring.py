@@ -1,8 +1,8 @@
-"""Every image as it is and as each changed copy, through the `Predictor`.
+"""Score every image and every modified copy of it, for a stress test.
 
-Comes in: records, a predictor, the settings. Goes out: one `Stressed` per image, in order. A film
-is decoded once; its copies are made in a thread while those of the film before are answered for.
-Knows nothing of metrics or pages.
+Each image is decoded once. A thread makes the copies of the next image while the engine runs
+inference on the copies of the current one. The results are one `Stressed` per image, in order;
+`stress_numbers.py` turns them into metrics.
 """
 
 from __future__ import annotations
@@ -40,31 +40,37 @@ from pneumoscope.inference.overlay import fit_map, shrunk
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.prefetching import prefetched
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.stress_files import Said, Stressed
+from pneumoscope.workflows.stress_files import Output, Stressed
 
 PLAIN = "plain"
 _THUMBNAIL = 16
 _DIGITS = 4
 
 Class = Literal["same", "other"]
-"""Whether a film that lends its surroundings is of the same class as the one it lends them to."""
+"""Whether the donor of a background has the same class as the image that receives it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A film, its lungs if they are known, and the films that lend it surroundings."""
+class ChangeInput:
+    """The inputs of a change.
 
-    film: FloatArray
+    Attributes:
+        pixels: the image, float32 (h, w) in [0, 1].
+        lungs: its lung fields; `None` if there are none of sufficient quality.
+        donors: other images, whose background can replace its own.
+    """
+
+    pixels: FloatArray
     lungs: LungFields | None = None
-    lenders: Mapping[Class, FloatArray] = field(default_factory=dict)
+    donors: Mapping[Class, FloatArray] = field(default_factory=dict)
 
 
-Change = Callable[[Shown], FloatArray | None]
+Change = Callable[[ChangeInput], FloatArray | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One way of showing an image; `change` gives `None` where it needs what there is not."""
+    """One way to modify an image; `change` returns `None` where lungs or a donor are missing."""
 
     name: str
     title: str
@@ -73,7 +79,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Two conditions: surroundings of a film of the same class, and of one of the other class."""
+    """A background swap as two conditions: donors of the same class and of the other class."""
 
     name: str
     title: str
@@ -82,24 +88,24 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class _Film:
-    """A decoded film: what is known of it, and the copies that could be made."""
+class _Prepared:
+    """A decoded image: measurements, and its copies (`None` where a copy can't be made)."""
 
     path: str
-    known: Stressed
+    facts: Stressed
     lungs: LungFields | None
     copies: tuple[FloatArray | None, ...]
 
     @property
     def made(self) -> int:
-        """How many answers it waits for."""
+        """Number of copies, hence of results to wait for."""
         return sum(copy is not None for copy in self.copies)
 
 
 def shortcut_conditions(config: StressConfig) -> tuple[Condition, ...]:
-    """The parts of a film that are shown alone, or not at all; each in black, then in grey.
+    """Conditions that keep or mask one part of the image, in black and in grey; background swaps.
 
-    Then those that are taken from another film, of the same class and of the other one.
+    Each background swap occurs twice: the donor is of the same class, then of the other class.
     """
     pairs = zip(_painted(config, "black"), _painted(config, "grey"), strict=True)
     painted = [condition for pair in pairs for condition in pair]
@@ -108,11 +114,11 @@ def shortcut_conditions(config: StressConfig) -> tuple[Condition, ...]:
 
 
 def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
-    """What is taken from another film: its outer ring, what lies around the chest, around lungs."""
+    """Background swaps: the outer ring, all outside a box around the lungs, all but the lungs."""
 
-    def around(outline: Callable[[LungFields], Mask]) -> _Lending:
-        return lambda film, lungs, lender: (
-            None if lungs is None else swap_background(film, lender, outline(lungs))
+    def around(outline: Callable[[LungFields], Mask]) -> _Swap:
+        return lambda image, lungs, donor: (
+            None if lungs is None else swap_background(image, donor, outline(lungs))
         )
 
     return (
@@ -120,18 +126,18 @@ def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
             "ring_of",
             f"outer ring of {_width(config)}",
             "outer ring",
-            lambda film, _, lender: swap_ring(film, lender, config.ring),
+            lambda image, _, donor: swap_ring(image, donor, config.ring),
         ),
         _exchange(
             "around_box_of",
-            "all around a box about the lungs",
-            "around a box",
+            "everything outside a box around the lungs",
+            "background outside a box",
             around(lambda lungs: bounding_box(lungs.wide)),
         ),
         _exchange(
             "around_lungs_of",
-            "all around the lungs",
-            "around the lungs",
+            "everything outside the lungs",
+            "background outside the lungs",
             around(lambda lungs: lungs.wide),
         ),
     )
@@ -144,7 +150,7 @@ def framing_conditions(config: StressConfig) -> tuple[Condition, ...]:
     """
 
     def matched(share: float) -> Change:
-        return lambda shown: match_framing(shown.film, lung_box(shown.lungs), share)
+        return lambda given: match_framing(given.pixels, lung_box(given.lungs), share)
 
     if not config.shortcuts:
         return ()
@@ -158,16 +164,16 @@ def framing_conditions(config: StressConfig) -> tuple[Condition, ...]:
     )
 
 
-_Lending = Callable[[FloatArray, LungFields | None, FloatArray], FloatArray | None]
+_Swap = Callable[[FloatArray, LungFields | None, FloatArray], FloatArray | None]
 
 
-def _exchange(name: str, title: str, short: str, lend: _Lending) -> Exchange:
-    def condition(whose: Class) -> Condition:
-        def change(shown: Shown) -> FloatArray | None:
-            lender = shown.lenders.get(whose)
-            return None if lender is None else lend(shown.film, shown.lungs, lender)
+def _exchange(name: str, title: str, short: str, swap: _Swap) -> Exchange:
+    def condition(which: Class) -> Condition:
+        def change(given: ChangeInput) -> FloatArray | None:
+            donor = given.donors.get(which)
+            return None if donor is None else swap(given.pixels, given.lungs, donor)
 
-        return Condition(f"{name}_{whose}", f"{short} lent by the {whose} class", change)
+        return Condition(f"{name}_{which}", f"{short} from an image of the {which} class", change)
 
     return Exchange(name, title, condition("same"), condition("other"))
 
@@ -181,7 +187,7 @@ def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
     end = "" if ink == "black" else f"_{ink}"
 
     def on_lungs(change: Callable[[FloatArray, LungFields], FloatArray]) -> Change:
-        return lambda shown: None if shown.lungs is None else change(shown.film, shown.lungs)
+        return lambda given: None if given.lungs is None else change(given.pixels, given.lungs)
 
     return (
         Condition(
@@ -191,34 +197,34 @@ def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
         ),
         Condition(
             f"box_removed{end}",
-            f"a box about the lungs painted {ink}",
+            f"a box around the lungs painted {ink}",
             on_lungs(lambda image, lungs: mask_out(image, bounding_box(lungs.wide), ink)),
         ),
         Condition(
             f"lungs_only{end}",
-            f"lungs alone, all else {ink}",
+            f"lungs keep_inside, all else {ink}",
             on_lungs(lambda image, lungs: keep_inside(image, lungs.mask, ink)),
         ),
         Condition(
             f"ring_only{end}",
-            f"outer ring of {width} alone, all else {ink}",
-            lambda shown: ring_only(shown.film, config.ring, ink),
+            f"outer ring of {width} only, all else {ink}",
+            lambda given: ring_only(given.pixels, config.ring, ink),
         ),
         Condition(
             f"centre_only{end}",
             f"outer ring of {width} painted {ink}",
-            lambda shown: centre_only(shown.film, config.ring, ink),
+            lambda given: centre_only(given.pixels, config.ring, ink),
         ),
     )
 
 
 def conditions_of(config: StressConfig) -> tuple[Condition, ...]:
-    """All ways, the image as it is first: sweeps in their order, shortcuts, matched framing."""
+    """All conditions: the unmodified image, the perturbation sweeps, shortcuts, matched framing."""
 
     def changed(step_change: Callable[..., FloatArray]) -> Change:
-        return lambda shown: step_change(shown.film, config.seed)
+        return lambda given: step_change(given.pixels, config.seed)
 
-    found = [Condition(PLAIN, "as they are", lambda shown: shown.film)]
+    found = [Condition(PLAIN, "unmodified", lambda given: given.pixels)]
     for sweep in SWEEPS:
         for step in sweep.steps:
             change = step.perturbation
@@ -227,63 +233,65 @@ def conditions_of(config: StressConfig) -> tuple[Condition, ...]:
     return (*found, *shortcuts, *framing_conditions(config))
 
 
-def answer_stressed(
+def score_stressed(
     records: Sequence[ImageRecord],
     predictor: Predictor,
     config: StressConfig,
     masks: MaskFolder | None,
     begin: int = 0,
 ) -> Iterator[Stressed]:
-    """One `Stressed` per record from `begin` on, in order.
+    """Yield one `Stressed` per record from `begin` on, in order.
 
     Args:
         records: labelled images.
-        predictor: answers.
+        predictor: the model.
         config: longest side, shortcuts, seed.
-        masks: a user's lung masks; `None`: lungs are looked for.
-        begin: how many are left out; they lend their surroundings all the same.
+        masks: a user's lung masks; `None`: lungs are segmented.
+        begin: number of records to skip; they still serve as background donors.
 
     Raises:
-        ImageRefusedError: a mask is there and can't be read.
+        ImageRefusedError: a mask exists but can't be read.
     """
     conditions = conditions_of(config)
     preprocessing = predictor.manifest.preprocessing
-    waiting: deque[_Film] = deque()
+    waiting: deque[_Prepared] = deque()
 
     def copies() -> Iterator[tuple[str, FloatArray]]:
         wanted = range(begin, len(records))
-        for film in prefetched(_film(records, k, conditions, config, masks) for k in wanted):
-            waiting.append(film)
-            for condition, copy in zip(conditions, film.copies, strict=False):
+        for prepared in prefetched(
+            _prepared(records, k, conditions, config, masks) for k in wanted
+        ):
+            waiting.append(prepared)
+            for condition, copy in zip(conditions, prepared.copies, strict=False):
                 if copy is not None:
-                    yield f"{film.path} ({condition.name})", copy
+                    yield f"{prepared.path} ({condition.name})", copy
 
     collected: list[Answer] = []
-    for answer in predictor.predict_images(copies()):
-        collected.append(answer)
+    for result in predictor.predict_images(copies()):
+        collected.append(result)
         while waiting and len(collected) >= waiting[0].made:
-            film = waiting.popleft()
-            yield _finished(film, collected[: film.made], preprocessing)
-            del collected[: film.made]
-    while waiting:  # what can't be read at the end of the list
-        yield waiting.popleft().known
+            prepared = waiting.popleft()
+            yield _finished(prepared, collected[: prepared.made], preprocessing)
+            del collected[: prepared.made]
+    while waiting:  # unreadable images at the end of the list
+        yield waiting.popleft().facts
 
 
-def read_film(record: ImageRecord, config: StressConfig) -> FloatArray:
-    """The film's pixels, no longer than `config.longest_side`.
+def read_pixels(record: ImageRecord, config: StressConfig) -> FloatArray:
+    """The image's pixels, (h, w) in [0, 1], shrunk to at most `config.longest_side` a side.
 
     Raises:
-        ImageRefusedError: it can't be read.
+        ImageRefusedError: the image can't be read.
     """
     return shrunk(read_image(record.path).pixels, config.longest_side)
 
 
-def lenders_of(
+def donors_of(
     records: Sequence[ImageRecord], position: int, config: StressConfig
 ) -> dict[Class, FloatArray]:
-    """The films that lend their surroundings to one of `records`: the next of other patients.
+    """The background donors of one of `records`: per class the next image of another patient.
 
-    Of a class there may be none, or none that can be read.
+    A class is absent if it has no other patient, or if its image can't be read.
     """
     if not config.shortcuts:
         return {}
@@ -291,48 +299,47 @@ def lenders_of(
     others = [r for r in (*records[position:], *records[:position]) if r.patient != own.patient]
     found: dict[Class, FloatArray] = {}
     wanted: dict[Class, int] = {"same": own.label, "other": 1 - own.label}
-    for whose, label in wanted.items():
-        lender = next((record for record in others if record.label == label), None)
-        if lender is not None:
+    for which, label in wanted.items():
+        donor = next((record for record in others if record.label == label), None)
+        if donor is not None:
             with suppress(ImageRefusedError):
-                found[whose] = read_film(lender, config)
+                found[which] = read_pixels(donor, config)
     return found
 
 
 def lungs_of(
-    record: ImageRecord, film: FloatArray, config: StressConfig, masks: MaskFolder | None
+    record: ImageRecord, pixels: FloatArray, config: StressConfig, masks: MaskFolder | None
 ) -> LungFields | None:
-    """The lungs of a film by its mask, or found; `None`: neither.
+    """The lung fields of an image, from its mask or by segmentation; `None` without either.
 
     Raises:
         ImageRefusedError: the mask can't be read.
     """
     if not config.shortcuts:
         return None
-    height, width = film.shape
-    return masks.lungs(record.path, (height, width)) if masks else find_lungs(film)
+    height, width = pixels.shape
+    return masks.lungs(record.path, (height, width)) if masks else find_lungs(pixels)
 
 
-def _film(
+def _prepared(
     records: Sequence[ImageRecord],
     position: int,
     conditions: Sequence[Condition],
     config: StressConfig,
     masks: MaskFolder | None,
-) -> _Film:
+) -> _Prepared:
     record = records[position]
     try:
         image = read_image(record.path)
     except ImageRefusedError as error:
         refused = Stressed(reason=error.reason.value, warnings=error.warnings)
-        return _Film(str(record.path), refused, None, ())
-    pixels = image.pixels
-    film = shrunk(pixels, config.longest_side)
-    lungs = lungs_of(record, film, config, masks)
-    known = Stressed(
+        return _Prepared(str(record.path), refused, None, ())
+    pixels = shrunk(image.pixels, config.longest_side)
+    lungs = lungs_of(record, pixels, config, masks)
+    facts = Stressed(
         lung_quality=None if lungs is None else round(lungs.quality, _DIGITS),
-        properties=_properties(record, pixels),
-        thumbnail=_thumbnail(film),
+        properties=_properties(record, image.pixels),
+        thumbnail=_thumbnail(pixels),
         warnings=image.warnings,
     )
     if lungs is not None and lungs.quality < config.lung_quality:
@@ -340,41 +347,43 @@ def _film(
     if lungs is not None:
         share = round(float(lungs.mask.mean()), _DIGITS)
         outline = _thumbnail(lungs.wide.astype(np.float32))
-        matched = find_lungs(match_framing(film, lung_box(lungs), USUAL_SHARE))
-        known = replace(
-            known,
+        matched = find_lungs(match_framing(pixels, lung_box(lungs), USUAL_SHARE))
+        facts = replace(
+            facts,
             lung_share=share,
             outline=outline,
             box=_box(lungs),
             matched_box=_box(matched),
         )
-    shown = Shown(film, lungs, lenders_of(records, position, config))
-    made = tuple(condition.change(shown) for condition in conditions)
-    return _Film(str(record.path), known, lungs, made)
+    given = ChangeInput(pixels, lungs, donors_of(records, position, config))
+    made = tuple(condition.change(given) for condition in conditions)
+    return _Prepared(str(record.path), facts, lungs, made)
 
 
-def _finished(film: _Film, answers: list[Answer], config: PreprocessConfig) -> Stressed:
-    given = iter(answers)
-    said: list[Said] = []
+def _finished(prepared: _Prepared, results: list[Answer], config: PreprocessConfig) -> Stressed:
+    remaining = iter(results)
+    outputs: list[Output] = []
     energy = peak = None
-    for copy in film.copies:
+    for copy in prepared.copies:
         if copy is None:
-            said.append(None)
+            outputs.append(None)
             continue
-        answer = next(given)
-        prediction = answer.prediction
-        said.append(prediction.reason if prediction.probability is None else prediction.probability)
-        if len(said) == 1 and film.lungs is not None and answer.cam is not None:
-            energy, peak = _localised(answer.cam, film.lungs, config)
-    return replace(film.known, said=tuple(said), energy=energy, peak=peak)
+        result = next(remaining)
+        prediction = result.prediction
+        outputs.append(
+            prediction.reason if prediction.probability is None else prediction.probability
+        )
+        if len(outputs) == 1 and prepared.lungs is not None and result.cam is not None:
+            energy, peak = _localised(result.cam, prepared.lungs, config)
+    return replace(prepared.facts, outputs=tuple(outputs), energy=energy, peak=peak)
 
 
 def _localised(
     cam: FloatArray, lungs: LungFields, config: PreprocessConfig
 ) -> tuple[float | None, bool | None]:
-    """The share of a heatmap inside the lungs, and whether it is hottest inside one of them.
+    """The fraction of a heatmap's energy inside the lungs, and whether its peak lies inside them.
 
-    Both are `None` where nothing in the image speaks for pneumonia.
+    Both are `None` if the heatmap is zero everywhere.
     """
     height, width = lungs.mask.shape
     heat = fit_map(cam, (height, width), config).astype(np.float64)

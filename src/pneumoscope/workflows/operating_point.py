@@ -1,8 +1,9 @@
-"""Calibration and threshold of a new model, both chosen on validation and on nothing else.
+"""Choose the calibration and the threshold of a new model, on the validation images alone.
 
-A threshold chosen on images of the very hospital that was trained on relies on that hospital's
-exposure and framing. So copies can take part: images re-cut until the lungs fill the same share of
-all (`images/framing.py`), and each plausible perturbation of `images/perturbation_sweeps.py`.
+A threshold chosen on images of the training hospital depends on the exposure and framing that are
+usual there. To reduce this, modified copies of the images can take part: copies with matched
+framing, in which the lungs fill the same share of the frame (`images/framing.py`), and copies with
+each plausible perturbation of `images/perturbation_sweeps.py`.
 """
 
 from __future__ import annotations
@@ -26,17 +27,21 @@ from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.answering import Answered
+from pneumoscope.workflows.scoring import Scored
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
-    """Labels (n,), logits (n,) and patients of the images that were scored.
+class _Points:
+    """Scored images and copies.
 
-    `conditions` (n,): 0 for images as they are, k for copies of the k-th kind.
+    Attributes:
+        labels: (n,), 0 or 1.
+        logits: (n,).
+        patients: (n) ids.
+        conditions: (n,), 0 for unmodified images, k for copies under the k-th change.
     """
 
     labels: NDArray[np.int64]
@@ -47,29 +52,29 @@ class _Scored:
 
 def with_operating_point(
     manifest: BundleManifest,
-    answered: Answered,
+    scored: Scored,
     predictor: Predictor,
     config: TrainConfig,
     progress: Progress,
 ) -> BundleManifest:
-    """The manifest with a calibration and a threshold.
+    """Return the manifest with a calibration and a threshold fitted to validation.
 
     Args:
-        manifest: of the model that answered.
-        answered: the validation images.
-        predictor: scores the copies, where `config` asks for some.
-        config: `threshold`, `perturb_val`, `match_val`, `seed`.
-        progress: is told of the copies.
+        manifest: of the model that produced `scored`.
+        scored: the validation images and their results.
+        predictor: scores the copies, if `config` requests any.
+        config: `threshold`, `perturb_val`, `match_val` and `seed` are used.
+        progress: advances by one for each copy.
     """
-    labels = answered.labels()
+    labels = scored.labels()
     count = len(labels)
-    scored = _Scored(labels, answered.logits(), answered.patients(), np.zeros(count, np.int64))
+    points = _Points(labels, scored.logits(), scored.patients(), np.zeros(count, np.int64))
     if config.perturb_val or config.match_val:
-        scored = _with_copies(scored, answered, predictor, config, progress)
-    calibration = fit_calibration(scored.labels, scored.logits, scored.patients, config.seed)
-    probabilities = calibration.apply(scored.logits)
-    chosen = choose_threshold(scored.labels, probabilities, config.threshold, scored.conditions)
-    patients = len(set(scored.patients))
+        points = _with_copies(points, scored, predictor, config, progress)
+    calibration = fit_calibration(points.labels, points.logits, points.patients, config.seed)
+    probabilities = calibration.apply(points.logits)
+    chosen = choose_threshold(points.labels, probabilities, config.threshold, points.conditions)
+    patients = len(set(points.patients))
     where = f"{count} validation images of {patients} patients{_copies_in_words(config)}"
     return replace(
         manifest,
@@ -88,31 +93,33 @@ def _copies_in_words(config: TrainConfig) -> str:
 
 
 def _with_copies(
-    plain: _Scored,
-    answered: Answered,
+    plain: _Points,
+    scored: Scored,
     predictor: Predictor,
     config: TrainConfig,
     progress: Progress,
-) -> _Scored:
-    """The images with their copies; the copies alone, where they are to carry no framing cue."""
-    records = [answered.records[k] for k in answered.ok]
+) -> _Points:
+    """The images and their copies; with `match_val` the copies alone, without a framing cue."""
+    records = [scored.records[k] for k in scored.ok]
     each = len(MATCHED_SHARES) * config.match_val + len(PLAUSIBLE) * config.perturb_val
-    found: list[float] = []
-    owners: list[tuple[ImageRecord, int]] = []
+    logits: list[float] = []
+    sources: list[tuple[ImageRecord, int]] = []
     with progress.task("copies of validation", len(records) * each, "images") as task:
-        for answer in predictor.predict_images(_copies(records, config, owners)):
-            found.append(float("nan") if answer.logit is None else answer.logit)
+        for result in predictor.predict_images(_copies(records, config, sources)):
+            logits.append(float("nan") if result.logit is None else result.logit)
             task.advance()
-    fine = [(*owner, logit) for owner, logit in zip(owners, found, strict=True) if isfinite(logit)]
-    copies = _Scored(
-        np.array([record.label for record, _, _ in fine], np.int64),
-        np.array([logit for _, _, logit in fine]),
-        [record.patient for record, _, _ in fine],
-        np.array([condition for _, condition, _ in fine], np.int64),
+    scored_copies = [
+        (*source, logit) for source, logit in zip(sources, logits, strict=True) if isfinite(logit)
+    ]
+    copies = _Points(
+        np.array([record.label for record, _, _ in scored_copies], np.int64),
+        np.array([logit for _, _, logit in scored_copies]),
+        [record.patient for record, _, _ in scored_copies],
+        np.array([condition for _, condition, _ in scored_copies], np.int64),
     )
     if config.match_val:
         return copies
-    return _Scored(
+    return _Points(
         np.append(plain.labels, copies.labels),
         np.append(plain.logits, copies.logits),
         plain.patients + copies.patients,
@@ -121,21 +128,21 @@ def _with_copies(
 
 
 def _copies(
-    records: Sequence[ImageRecord], config: TrainConfig, owners: list[tuple[ImageRecord, int]]
+    records: Sequence[ImageRecord], config: TrainConfig, sources: list[tuple[ImageRecord, int]]
 ) -> Iterator[tuple[str, Image]]:
-    """Every copy of every image; `owners` gets record and condition of each, in step."""
+    """Yield every copy of every image; appends the record and condition of each to `sources`."""
     for record in records:
         try:
             pixels = read_image(record.path).pixels
-        except ImageRefusedError:  # it was scored a moment ago; it is left out now
+        except ImageRefusedError:  # removed since it was scored
             continue
         for condition, (title, change) in enumerate(_changes(pixels, config), start=1):
-            owners.append((record, condition))
+            sources.append((record, condition))
             yield f"{record.path} ({title})", change()
 
 
 def _changes(pixels: Image, config: TrainConfig) -> Iterator[tuple[str, Callable[[], Image]]]:
-    """The kinds of copies of one image, with their titles."""
+    """Yield the changes of one image with their titles."""
     if config.match_val:
         box = reliable_box(pixels)
         for share in MATCHED_SHARES:

@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 PIXELS = THUMBNAIL_SIDE * THUMBNAIL_SIDE
 
 
-def draw_films(
+def draw_thumbnails(
     rng: np.random.Generator,
     labels: npt.NDArray[np.int64],
     splits: list[str],

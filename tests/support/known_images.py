@@ -18,7 +18,7 @@ SIDE = 64
 KNOWN = BundleManifest(preprocessing=PreprocessConfig(size=SIDE))
 
 
-def drawn_films(count: int, first: int = 0) -> Iterator[np.ndarray]:
+def drawn_images(count: int, first: int = 0) -> Iterator[np.ndarray]:
     """Drawn chest X-rays of guests from number `first` on, healthy and ill in turns."""
     for k in range(first, first + count):
         yield draw(1, f"guest-{k}", number=1, label=k % 2, size=SIDE).pixels
@@ -41,11 +41,11 @@ class CoarseBackend:
         return Outputs(logits, np.ones((len(batch), 2, 2), np.float32), coarse(batch))
 
 
-def known_films(count: int = 80, held_out: int = 40) -> Statistics:
+def known_images(count: int = 80, held_out: int = 40) -> Statistics:
     """What drawn films look like; limits let all but one in a hundred of others pass."""
     prepare = Preprocessor(KNOWN.preprocessing)
     looks, rows = [], []
-    for film in drawn_films(count + held_out):
+    for film in drawn_images(count + held_out):
         looks.append(describe_image(prepare.grey(film)))
         rows.append(prepare(film))
     embeddings = coarse(np.stack(rows))

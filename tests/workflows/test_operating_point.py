@@ -21,8 +21,8 @@ from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, SilentProgress
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.answering import Answered, answer_all
-from pneumoscope.workflows.operating import with_operating_point
+from pneumoscope.workflows.operating_point import with_operating_point
+from pneumoscope.workflows.scoring import Scored, score_all
 
 MANIFEST = BundleManifest(preprocessing=PreprocessConfig(size=32))
 PLAIN = TrainConfig()
@@ -56,34 +56,34 @@ def records(tmp_path: Path) -> list[ImageRecord]:
     return made
 
 
-def answered_by(backend: BrightBackend, records: list[ImageRecord]) -> tuple[Answered, Predictor]:
+def answered_by(backend: BrightBackend, records: list[ImageRecord]) -> tuple[Scored, Predictor]:
     predictor = Predictor(MANIFEST, backend)
-    return answer_all(records, predictor, "validation", SILENT), predictor
+    return score_all(records, predictor, "validation", SILENT), predictor
 
 
 def test_without_copies_validation_alone_decides(records: list[ImageRecord]) -> None:
     backend = BrightBackend()
-    answered, predictor = answered_by(backend, records)
+    scored, predictor = answered_by(backend, records)
     seen = len(backend.said)
-    found = with_operating_point(MANIFEST, answered, predictor, PLAIN, SILENT)
+    found = with_operating_point(MANIFEST, scored, predictor, PLAIN, SILENT)
     assert len(backend.said) == seen  # nothing was run again
     assert found.threshold.chosen_on == "12 validation images of 8 patients"
     assert found.threshold.rule == "highest balanced accuracy"
-    probabilities = found.calibration.apply(answered.logits())
-    ill = answered.labels() == 1
+    probabilities = found.calibration.apply(scored.logits())
+    ill = scored.labels() == 1
     assert probabilities[~ill].max() < found.threshold.value <= probabilities[ill].min()
 
 
 def test_copies_take_part_in_both_choices(records: list[ImageRecord]) -> None:
-    answered, predictor = answered_by(BrightBackend(), records)
-    plain = with_operating_point(MANIFEST, answered, predictor, PLAIN, SILENT)
-    found = with_operating_point(MANIFEST, answered, predictor, PERTURBED, SILENT)
+    scored, predictor = answered_by(BrightBackend(), records)
+    plain = with_operating_point(MANIFEST, scored, predictor, PLAIN, SILENT)
+    found = with_operating_point(MANIFEST, scored, predictor, PERTURBED, SILENT)
     assert found.threshold.chosen_on == (
         f"12 validation images of 8 patients, each as it is and in {len(PLAUSIBLE)} perturbed "
         "copies"
     )
     # By hand: every copy of every film, in its patient's name, beside the films themselves.
-    logits, labels = list(answered.logits()), [record.label for record in records]
+    logits, labels = list(scored.logits()), [record.label for record in records]
     patients = [record.patient for record in records]
     for record in records:
         pixels = read_image(record.path).pixels
@@ -110,19 +110,19 @@ def test_progress_counts_the_copies(records: list[ImageRecord]) -> None:
         def advance(self, count: int = 1, note: str = "") -> None:
             counted.append(("advance", count))
 
-    answered, predictor = answered_by(BrightBackend(), records)
-    with_operating_point(MANIFEST, answered, predictor, PERTURBED, Counting())
+    scored, predictor = answered_by(BrightBackend(), records)
+    with_operating_point(MANIFEST, scored, predictor, PERTURBED, Counting())
     total = 12 * len(PLAUSIBLE)
     assert counted == [("copies of validation", total)] + [("advance", 1)] * total
 
 
 def test_copies_without_an_answer_are_left_out(records: list[ImageRecord]) -> None:
     everything = BrightBackend()
-    answered, _ = answered_by(everything, records)
-    dumb = Predictor(MANIFEST, BrightBackend(dumb_above=answered.logits().max()))
-    found = with_operating_point(MANIFEST, answered, dumb, PERTURBED, SILENT)
+    scored, _ = answered_by(everything, records)
+    dumb = Predictor(MANIFEST, BrightBackend(dumb_above=scored.logits().max()))
+    found = with_operating_point(MANIFEST, scored, dumb, PERTURBED, SILENT)
     whole = with_operating_point(
-        MANIFEST, answered, Predictor(MANIFEST, everything), PERTURBED, SILENT
+        MANIFEST, scored, Predictor(MANIFEST, everything), PERTURBED, SILENT
     )
     assert found.calibration != whole.calibration  # it did leave out some
     assert 0 < found.threshold.value < 1
@@ -130,44 +130,44 @@ def test_copies_without_an_answer_are_left_out(records: list[ImageRecord]) -> No
 
 def test_films_that_are_gone_meanwhile_are_left_out(records: list[ImageRecord]) -> None:
     backend = BrightBackend()
-    answered, predictor = answered_by(backend, records)
+    scored, predictor = answered_by(backend, records)
     for record in records[:2]:
         record.path.unlink()
     backend.said.clear()
-    with_operating_point(MANIFEST, answered, predictor, PERTURBED, SILENT)
+    with_operating_point(MANIFEST, scored, predictor, PERTURBED, SILENT)
     batches = -(-10 * len(PLAUSIBLE) // 16)
     assert len(backend.said) == 16 * batches  # ten films' copies in whole batches
 
 
 def test_refused_films_are_in_neither(records: list[ImageRecord]) -> None:
     records[3].path.write_bytes(b"text")
-    answered, predictor = answered_by(BrightBackend(), records)
-    found = with_operating_point(MANIFEST, answered, predictor, PERTURBED, SILENT)
+    scored, predictor = answered_by(BrightBackend(), records)
+    found = with_operating_point(MANIFEST, scored, predictor, PERTURBED, SILENT)
     assert found.threshold.chosen_on.startswith("11 validation images of 8 patients")
 
 
 def test_a_fixed_threshold_stays_fixed(records: list[ImageRecord]) -> None:
-    answered, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = answered_by(BrightBackend(), records)
     config = TrainConfig(threshold=ThresholdConfig(rule="fixed", target=0.3), perturb_val=True)
-    found = with_operating_point(MANIFEST, answered, predictor, config, SILENT)
+    found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
     assert found.threshold.value == 0.3
 
 
 def test_every_change_is_a_condition_of_its_own(records: list[ImageRecord]) -> None:
-    answered, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = answered_by(BrightBackend(), records)
     config = TrainConfig(perturb_val=True, threshold=ThresholdConfig("worst_case"))
-    found = with_operating_point(MANIFEST, answered, predictor, config, SILENT)
+    found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
     assert found.threshold.rule.endswith(f"under {1 + len(PLAUSIBLE)} conditions")
     alone = with_operating_point(
-        MANIFEST, answered, predictor, TrainConfig(threshold=config.threshold), SILENT
+        MANIFEST, scored, predictor, TrainConfig(threshold=config.threshold), SILENT
     )
     assert alone.threshold.rule == "highest least one of sensitivity and specificity"
 
 
 def test_matched_copies_replace_the_images_themselves(records: list[ImageRecord]) -> None:
-    answered, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = answered_by(BrightBackend(), records)
     config = TrainConfig(match_val=True)
-    found = with_operating_point(MANIFEST, answered, predictor, config, SILENT)
+    found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
     assert found.threshold.chosen_on == (
         "12 validation images of 8 patients, each re-cut so that the lungs fill 0.63, 0.71, 0.79 "
         "of the frame"
@@ -187,10 +187,10 @@ def test_matched_copies_replace_the_images_themselves(records: list[ImageRecord]
 
 
 def test_matched_copies_are_perturbed_as_well(records: list[ImageRecord]) -> None:
-    answered, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = answered_by(BrightBackend(), records)
     threshold = ThresholdConfig("worst_case")
     config = TrainConfig(match_val=True, perturb_val=True, threshold=threshold)
-    found = with_operating_point(MANIFEST, answered, predictor, config, SILENT)
+    found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
     count = len(MATCHED_SHARES) + len(PLAUSIBLE)
     assert found.threshold.rule.endswith(f"under {count} conditions")
     assert found.threshold.chosen_on.endswith(f"{len(PLAUSIBLE)} perturbed copies of the 0.71 one")

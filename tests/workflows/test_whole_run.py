@@ -166,7 +166,7 @@ def test_resume_refuses_other_settings_and_other_data(
     fewer = tmp_path / "fewer"
     shutil.copytree(phantoms, fewer)
     next((fewer / "train").rglob("*.png")).unlink()
-    with pytest.raises(DataError, match="changed: begin a new run"):
+    with pytest.raises(DataError, match=r"changed\. Start a new run"):
         train(fewer, finished.folder, CONFIG, resume=True)
 
 

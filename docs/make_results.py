@@ -15,25 +15,15 @@ CARD = ROOT / "src" / "pneumoscope" / "models" / "default" / "MODEL_CARD.md"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md")
 BEGIN, END = "<!-- results: written by docs/make_results.py -->", "<!-- end of results -->"
 
-_SHOWN = {
-    "auc": "AUC",
-    "accuracy": "Accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ece": "Calibration error",
-}
-_ROW = re.compile(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", re.MULTILINE)
+_SHOWN = ("AUC", "Accuracy", "Sensitivity", "Specificity", "Calibration error")
+_ROW = re.compile(r"^\| ([\w ]+) \| ([\d.]+) \| ([\d.]+–[\d.]+) \|$", re.MULTILINE)
 
 
 def table(card: str) -> str:
     """The table as Markdown, from the card's section on held-out patients."""
-    tested = card.split("## Tested on patients", 1)[1]
-    found = {name: (value, low, high) for name, value, low, high in _ROW.findall(tested)}
-    rows = [
-        f"| {title} | {float(found[name][0]):.3f} | "
-        f"{float(found[name][1]):.3f}–{float(found[name][2]):.3f} |"
-        for name, title in _SHOWN.items()
-    ]
+    tested = card.split("## Held-out test", 1)[1].split("\n### ", 1)[0]
+    found = {name: (value, span) for name, value, span in _ROW.findall(tested)}
+    rows = [f"| {name} | {found[name][0]} | {found[name][1]} |" for name in _SHOWN]
     return "\n".join(["| metric | value | 95 % interval |", "| --- | ---: | ---: |", *rows])
 
 

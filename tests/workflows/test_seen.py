@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from pneumoscope.data.training_overlap import TABLE_NAME, count_overlap, training_hashes
 
 from pneumoscope.config import TrainConfig
 from pneumoscope.data.index import index
+from pneumoscope.data.training_overlap import TABLE_NAME, count_overlap, training_hashes
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.records import ImageRecord

@@ -33,6 +33,25 @@ _HUB_NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOutTest:
+    """An evaluation on images that took no part in training, calibration or threshold.
+
+    Attributes:
+        description: which images they are and what limits the test, one paragraph of Markdown.
+        metrics: as in `metrics.json`.
+        details: further Markdown, such as tables of changed images.
+        limitations: Markdown list items on where the model is known to fail.
+        data_name: of the images, for the index of model hubs.
+    """
+
+    description: str
+    metrics: Mapping[str, Estimate]
+    details: str = ""
+    limitations: str = ""
+    data_name: str = "held-out test"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCardContent:
     """The content of a model card; empty fields are left out.
 
@@ -57,6 +76,7 @@ class ModelCardContent:
         level: confidence level of the intervals, in (0, 1).
         metrics: as in `metrics.json`.
         limitations: further limitations, one sentence each.
+        held_out: a test on other images, if there was one; model hubs then show its metrics.
     """
 
     name: str
@@ -77,14 +97,18 @@ class ModelCardContent:
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
     fingerprint: str = ""
     limitations: tuple[str, ...] = ()
+    held_out: HeldOutTest | None = None
 
 
 def model_card(content: ModelCardContent) -> str:
     """Render the model card as Markdown, ending in a line break."""
+    shown = content.held_out or content
     template = markdown_environment().get_template("model_card.md.j2")
     return template.render(
         card=content,
-        results=_index_entries(content),
+        results=_index_entries(shown.metrics),
+        indexed_data=shown.data_name,
+        held_out_rows=_metric_rows(content.held_out.metrics) if content.held_out else [],
         rows=_metric_rows(content.metrics),
         counts=[
             (c.name, count(c.normal), count(c.pneumonia), count(c.patients)) for c in content.counts
@@ -97,12 +121,12 @@ def model_card(content: ModelCardContent) -> str:
     )
 
 
-def _index_entries(content: ModelCardContent) -> list[tuple[str, str, str]]:
+def _index_entries(metrics: Mapping[str, Estimate]) -> list[tuple[str, str, str]]:
     """Metrics for the front matter: type, label and value, with label and value quoted for YAML."""
     return [
         (hub_name, json.dumps(metric_text(name).label), f"{value:.4f}")
         for name, hub_name in _HUB_NAMES.items()
-        if (value := content.metrics.get(name, Estimate(None)).value) is not None
+        if (value := metrics.get(name, Estimate(None)).value) is not None
     ]
 
 

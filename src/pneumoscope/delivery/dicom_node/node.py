@@ -21,7 +21,7 @@ from pneumoscope.config import LimitsConfig, NodeConfig
 from pneumoscope.delivery.dicom_node.answerer import Answerer, Audit, made_reports
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
 from pneumoscope.delivery.dicom_node.monitoring import Metric, StatusServer, exposition
-from pneumoscope.delivery.dicom_node.peers import parse_peer
+from pneumoscope.delivery.dicom_node.peers import Peer, parse_peer
 from pneumoscope.delivery.dicom_node.poller import Poller
 from pneumoscope.delivery.dicom_node.queue import Queue
 from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
@@ -98,12 +98,7 @@ class Node:
         self._last_trouble = -math.inf
         try:
             self._processes.start()
-            if destination:
-                self._senders += [StoreSender(config, destination, self.spool, self.audit)]
-            elif web and stows:
-                self._senders += [StowSender(config, web, self.spool, self.audit)]
-            if config.fhir:
-                self._senders += [FhirSender(config, self.spool, self.audit)]
+            self._add_senders(destination, web if stows else None)
             if config.status_port:
                 self._status = StatusServer(config.status_port, self.health, self.metrics)
             self._receiver = Receiver(config, self.spool, self.audit)
@@ -136,6 +131,16 @@ class Node:
 
         if self._status:
             _LOGGER.info("/healthz and /metrics: http://127.0.0.1:%d", self._status.port)
+
+    def _add_senders(self, destination: Peer | None, web: DicomWeb | None) -> None:
+        """One sender for DICOM objects, if they are sent, and one for FHIR Bundles."""
+        config = self._config
+        if destination:
+            self._senders.append(StoreSender(config, destination, self.spool, self.audit))
+        elif web:
+            self._senders.append(StowSender(config, web, self.spool, self.audit))
+        if config.fhir:
+            self._senders.append(FhirSender(config, self.spool, self.audit))
 
     def _begin(self, work: Callable[[Event], None]) -> None:
         self._parts.append(self._pool.submit(self._through_trouble, work))

@@ -98,7 +98,7 @@ class Node:
         self._last_trouble = -math.inf
         try:
             self._processes.start()
-            self._senders = self._make_senders(destination, web if stows else None)
+            self._add_senders(destination, web if stows else None)
             if config.status_port:
                 self._status = StatusServer(config.status_port, self.health, self.metrics)
             self._receiver = Receiver(config, self.spool, self.audit)
@@ -132,17 +132,15 @@ class Node:
         if self._status:
             _LOGGER.info("/healthz and /metrics: http://127.0.0.1:%d", self._status.port)
 
-    def _make_senders(self, destination: Peer | None, web: DicomWeb | None) -> list[Sender]:
-        """One sender per destination: an archive by DIMSE or by STOW-RS, and a FHIR server."""
+    def _add_senders(self, destination: Peer | None, web: DicomWeb | None) -> None:
+        """One sender for DICOM objects, if they are sent, and one for FHIR Bundles."""
         config = self._config
-        senders: list[Sender] = []
         if destination:
-            senders.append(StoreSender(config, destination, self.spool, self.audit))
+            self._senders.append(StoreSender(config, destination, self.spool, self.audit))
         elif web:
-            senders.append(StowSender(config, web, self.spool, self.audit))
+            self._senders.append(StowSender(config, web, self.spool, self.audit))
         if config.fhir:
-            senders.append(FhirSender(config, self.spool, self.audit))
-        return senders
+            self._senders.append(FhirSender(config, self.spool, self.audit))
 
     def _begin(self, work: Callable[[Event], None]) -> None:
         self._parts.append(self._pool.submit(self._through_trouble, work))

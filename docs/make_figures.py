@@ -25,11 +25,11 @@ from pneumoscope.report.svg import (
     PALETTE,
     PAPER,
     Svg,
+    draw_text,
     drawing,
     grid,
     mark_point,
     new_axes,
-    say,
     to_svg,
 )
 from pneumoscope.storage import write_text
@@ -82,7 +82,9 @@ def changes(document: Mapping[str, Any]) -> Svg:
             margin = [-check["margin"]] * 2
             axes.plot(margin, [place - 0.3, place + 0.3], color=MUTED.light, dashes=(2, 2))
             told = f"{one.value:+.3f}".replace("-", "−")
-            say(axes, 1.03, 1 - (place + 0.6) / (len(checks) + 0.2), told, bold=True, in_axes=True)
+            draw_text(
+                axes, 1.03, 1 - (place + 0.6) / (len(checks) + 0.2), told, bold=True, in_axes=True
+            )
         axes.set_ylim(len(checks) - 0.4, -0.6)
         names = [metric_text(check["name"]).label for check in checks]
         axes.set_yticks(range(len(checks)), names)
@@ -108,15 +110,15 @@ def sources(folder: Path) -> Iterator[tuple[str, str]]:
         path = folder / "evaluation" / "figures" / f"{name}.svg"
         yield name, path.read_text(encoding="utf-8")
     yield "decision", from_page(folder / "plan" / "plan.html", "Net benefit at")
-    yield "risk-coverage", from_page(folder / "plan" / "plan.html", "If all are answered")
+    yield "risk-coverage", from_page(folder / "plan" / "plan.html", "At full coverage")
     yield "changes", changes(_read(folder / "compare" / "compare.json")).standalone
     stress = folder / "stress"
     for sweep in worst_sweeps(_read(stress / "stress.json")):
         name = f"sweep-{sweep}"
         yield name, (stress / "figures" / f"{name}.svg").read_text(encoding="utf-8")
     yield "shortcuts", (stress / "figures" / "shortcuts.svg").read_text(encoding="utf-8")
-    yield "likeness", from_page(folder / "audit" / "audit.html", "Likeness above strangers")
-    yield "split-tests", from_page(folder / "audit" / "audit.html", "AUC of telling splits")
+    yield "likeness", from_page(folder / "audit" / "audit.html", "Excess similarity")
+    yield "split-tests", from_page(folder / "audit" / "audit.html", "AUC between splits")
 
 
 def _read(path: Path) -> dict[str, Any]:

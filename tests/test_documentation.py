@@ -448,7 +448,7 @@ def test_readme_python_runs(
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(readme_folder / "cache"))
     if not (readme_folder / "xrays").exists():  # this test was run alone
         write_phantoms(readme_folder / "xrays", 120)
-    phantom = draw(1, "guest", film=1, label=1)
+    phantom = draw(1, "guest", number=1, label=1)
     (readme_folder / "film.dcm").write_bytes(encode_dicom(phantom, serial=1, seed=1))
     source = next(block for _, block in fences(README) if "import pneumoscope" in block)
     small = source.replace("views=1)", "views=1, preprocess=SMALL.preprocess, fit=SMALL.fit)")

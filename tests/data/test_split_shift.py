@@ -6,7 +6,13 @@ from sklearn.metrics import roc_auc_score
 
 from pneumoscope.data.audit_record import SplitTest
 from pneumoscope.data.split_shift import comparisons, split_tests
-from pneumoscope.data.thumbnails import Films, Scores, area, cross_validated, interval_of_area
+from pneumoscope.data.thumbnails import (
+    Scores,
+    ThumbnailSet,
+    area,
+    cross_validated,
+    interval_of_area,
+)
 from pneumoscope.progress import SILENT
 from support.drawn_films import draw_films, smooth
 
@@ -16,7 +22,7 @@ def two_splits(per_split: int) -> tuple[list[str], list[str]]:
     return splits, [f"p{k // 2}" for k in range(2 * per_split)]
 
 
-def compared(films: Films) -> tuple[SplitTest, ...]:
+def compared(films: ThumbnailSet) -> tuple[SplitTest, ...]:
     with SILENT.task("", 1, "") as task:
         return split_tests(films, 0, task)
 

@@ -174,7 +174,7 @@ def test_missing_optional_pixel_elements_get_their_only_sense() -> None:
     same(read(film(GREY16, **absent)), stretched(GREY16))
     image = read(film(GREY16, PhotometricInterpretation=None))
     same(image, stretched(GREY16))
-    assert "MONOCHROME2 was taken" in image.warnings[0]
+    assert "MONOCHROME2 was assumed" in image.warnings[0]
 
 
 def test_rgb_capture_by_pixel_and_by_plane() -> None:

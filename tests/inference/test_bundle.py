@@ -1,4 +1,4 @@
-"""A bundle is what its manifest says, or is refused with a reason; nothing in it can hurt."""
+"""A bundle matches its manifest, or is rejected with a reason; nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -139,7 +139,10 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"threshold": 3}, "wanted a table"),
         ({"threshold.value": "0.5"}, "wanted float"),
         ({"threshold.value": 1.5}, "wanted 0 to 1"),
-        ({"threshold.value": float("nan")}, "found nan"),
+        (
+            {"threshold.value": float("nan")},
+            r"bundle\.json.*found the number NaN, expected a finite",
+        ),
         ({"labels": "NORMAL"}, "wanted list"),
         ({"labels": ["PNEUMONIA", "NORMAL"]}, "NORMAL, PNEUMONIA"),
         ({"labels": [0, 1]}, "wanted str"),
@@ -151,8 +154,8 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"architecture.dropout": 1.0}, "found Architecture"),
         ({"preprocessing.size": 10**9}, "wanted 0 to 4096"),
         ({"preprocessing.fit": "crop"}, "wanted one of 'stretch', 'pad'"),
-        ({"calibration.slope": -1.0}, "a number above 0"),
-        ({"calibration.slope": float("inf")}, "found inf"),
+        ({"calibration.slope": -1.0}, r"bundle\.json.*a number above 0"),
+        ({"calibration.slope": float("inf")}, r"bundle\.json.*found the number Infinity"),
         ({"calibration.method": "magic"}, "wanted one of"),
         ({"members": 0}, "wanted 1 to 32"),
         ({"members": 33}, "wanted 1 to 32"),
@@ -160,12 +163,14 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"flip": 1}, "wanted bool"),
         ({"store": "int8"}, "wanted one of 'float32', 'float16'"),
         ({"files": []}, "wanted dict"),
-        ({"files": {}}, "says None"),
+        ({"files": {}}, "states None"),
         ({"schema_version": "1"}, "found schema version '1'"),
         ({"schema_version": True}, "found schema version True"),
         ({"schema_version": 5}, "found schema version 5"),
         ({"input_check.refused": 1.5}, "wanted 0 to 1"),
         ({"input_check": {"method": "none"}}, "'images' is missing"),
+        ({"input_check.method": "magic"}, "wanted one of 'none', 'gaussians'"),
+        ({"abstention.method": "magic"}, "wanted one of 'none', 'band', 'conformal'"),
         ({"schema_version": 0}, "found schema version 0"),
         ({"code": "import os"}, "unknown setting 'code'"),
     ],
@@ -184,6 +189,27 @@ def test_a_manifest_that_is_no_json_object_is_refused(bundle: Bundle, content: b
     (bundle.folder / "bundle.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"bundle\.json"):
         load_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fragment"),
+    [
+        ('"value": 0.5', '"value": 0.9, "value": 0.5', "found the key 'value' more than once"),
+        ('"labels"', '"files": {}, "labels"', "found the key 'files' more than once"),
+        ('"value": 0.5', '"value": 1e999', "found the number 1e999, expected a finite one"),
+        ('"value": 0.9', '"value": -Infinity', "found the number -Infinity"),
+    ],
+)
+def test_a_manifest_that_parsers_read_differently_is_refused_by_name(
+    bundle: Bundle, before: str, after: str, fragment: str
+) -> None:
+    path = bundle.folder / "bundle.json"
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
+    with pytest.raises(BundleError, match=fragment) as refused:
+        load_bundle(bundle.folder)
+    assert str(path) in str(refused.value)
 
 
 def test_files_that_are_missing_or_too_large_are_refused(
@@ -229,13 +255,13 @@ def copied(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def hashed(bundle: Bundle) -> Bundle:
-    """The bundle with the hashes of what lies there now."""
+    """The bundle with the hashes of its current files."""
     files = {name: sha256_of_file(bundle.folder / name) for name in bundle.manifest.files}
     return load_bundle(changed(bundle, {"files": files}))
 
 
 def refused(bundle: Bundle, fragment: str) -> None:
-    """Nothing runs such a network, with Keras or without."""
+    """Such a network is rejected, with Keras and without."""
     for load in (load_networks, OpenVinoBackend.load):
         with pytest.raises(BundleError, match=fragment):
             load(bundle)
@@ -281,7 +307,7 @@ def test_networks_that_are_no_networks_are_refused(
 def test_what_is_no_archive_is_refused(whole: Bundle, tmp_path: Path) -> None:
     bundle = copied(whole, tmp_path / "model")
     bundle.weights[0].write_bytes(b"PK\x03\x04 and no more")
-    refused(hashed(bundle), "no archive that Keras wrote")
+    refused(hashed(bundle), "nor an archive written by Keras")
 
 
 def test_a_lambda_is_refused(whole: Bundle, tmp_path: Path) -> None:
@@ -426,7 +452,7 @@ def test_the_manifest_says_how_weights_are_stored(tmp_path: Path) -> None:
 
 
 def aged(bundle: Bundle, version: int) -> Path:
-    """The bundle as an older schema had it."""
+    """The bundle in an older schema."""
     path = bundle.folder / "bundle.json"
     document = json.loads(path.read_text()) | {"schema_version": version}
     document["files"]["model.weights.h5"] = document["files"].pop("model.keras")
@@ -485,7 +511,7 @@ def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     np.savez_compressed(path, x=np.zeros(70 << 20, np.uint8))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(BundleError, match="more than any table of ours"):
+    with pytest.raises(BundleError, match="wanted at most"):
         read_table(path)
 
 
@@ -495,7 +521,7 @@ def test_default_is_the_bundle_in_the_package(
     monkeypatch.setattr(bundle_files, "default_folder", lambda: bundle.folder)
     assert load_bundle("default") == bundle
     monkeypatch.setattr(bundle_files, "default_folder", lambda: tmp_path / "none")
-    with pytest.raises(MissingError, match="ships no default model"):
+    with pytest.raises(MissingError, match="has no default model"):
         load_bundle("default")
 
 

@@ -1,4 +1,4 @@
-"""`Films` drawn at random, with what an audit must find in them planted."""
+"""`ThumbnailSet` drawn at random, with what an audit must find in them planted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.audit_record import Member
-from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, Films
+from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, ThumbnailSet
 from pneumoscope.records import CLASS_NAMES
 
 Floats = npt.NDArray[np.float64]
@@ -22,7 +22,7 @@ def draw_films(
     person: float = 0.0,
     disease: float = 0.0,
     pattern: Floats | None = None,
-) -> Films:
+) -> ThumbnailSet:
     """One film per row: smooth noise, a picture of its person, and a picture of its class.
 
     Args:
@@ -57,7 +57,7 @@ def draw_films(
         Member(f"{split}/{CLASS_NAMES[label]}/{place}.png", split, CLASS_NAMES[label], patient)
         for place, (split, label, patient) in enumerate(zip(splits, labels, patients, strict=True))
     )
-    return Films(
+    return ThumbnailSet(
         thumbnails=pixels.astype(np.uint8),
         numbers=numbers,
         labels=labels,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.images.framing import look_at
+from pneumoscope.images.framing import describe_image
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.bundle import BundleManifest
@@ -21,7 +21,7 @@ KNOWN = BundleManifest(preprocessing=PreprocessConfig(size=SIDE))
 def drawn_films(count: int, first: int = 0) -> Iterator[np.ndarray]:
     """Drawn chest X-rays of guests from number `first` on, healthy and ill in turns."""
     for k in range(first, first + count):
-        yield draw(1, f"guest-{k}", film=1, label=k % 2, size=SIDE).pixels
+        yield draw(1, f"guest-{k}", number=1, label=k % 2, size=SIDE).pixels
 
 
 def coarse(batch: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def known_films(count: int = 80, held_out: int = 40) -> Statistics:
     prepare = Preprocessor(KNOWN.preprocessing)
     looks, rows = [], []
     for film in drawn_films(count + held_out):
-        looks.append(look_at(prepare.grey(film)))
+        looks.append(describe_image(prepare.grey(film)))
         rows.append(prepare(film))
     embeddings = coarse(np.stack(rows))
     labels = np.arange(count) % 2

@@ -187,7 +187,8 @@ def test_unreadable_images_are_counted_and_stand_in_no_metric(
     assert len(rows_of(out / "labels.csv")) == 4
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "8.png" in report
-    assert "4 X-rays of 4 patients were evaluated and 1 got no answer (not an image 1)." in report
+    assert "4 X-rays of 4 patients were evaluated, of which 1 gave no result" in report
+    assert "(not an image 1)." in report
     assert "not an image: 1" in (out / "figures" / "flow.svg").read_text(encoding="utf-8")
     checklist = (out / "checklist.html").read_text(encoding="utf-8")
     assert "Here: not an image (1)." in checklist
@@ -291,7 +292,7 @@ def test_matched_framing_scores_re_cut_images(
     document = answered(capsys, "evaluate", data, "--out", out, *matched)
     assert document["framing"] == {
         "share": 0.8,
-        "median_box": sum(without for _, without in wanted.values()),
+        "median_box": sum(mask_out for _, mask_out in wanted.values()),
     }
     assert (document["n"], document["refused"]) == (6, 1)
     for row in rows_of(out / "predictions.csv"):

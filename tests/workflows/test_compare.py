@@ -144,7 +144,7 @@ def test_withheld_answers_are_told(
     assert told["models"]["new"]["abstention"]["uncertain"] == wanted
     assert told["n"] == 160
     page = (tmp_path / "compare.html").read_text()
-    assert "Answered ‘uncertain’" in page
+    assert "Abstention (‘uncertain’)" in page
     run(["compare", "upper", "band", str(films), "--out", str(tmp_path), "--resamples", "40"])
     (line,) = [
         one for one in capsys.readouterr().out.splitlines() if one.startswith("uncertain, images")

@@ -159,8 +159,8 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
         box = lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
         wanted = predictor.predict_image(match_framing(film, box, share)).prediction.probability
         assert float(answers["7.png", row.name]) == pytest.approx(wanted, rel=1e-5)
-    assert content.shortcuts.controls["thumbnails"].auc.value > 0.9  # the top is in them
-    assert content.shortcuts.controls["outline"].auc.value < 0.9
+    assert content.shortcuts.baselines["thumbnails"].auc.value > 0.9  # the top is in them
+    assert content.shortcuts.baselines["outline"].auc.value < 0.9
 
 
 def test_a_model_that_reads_the_lungs_is_told_apart(
@@ -235,8 +235,11 @@ def test_files_hold_what_was_found(
     }
     page = (tmp_path / "stress.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == WAYS
-    assert "With the lungs painted black the model still ranks" in page
-    assert "With the outer ring of a film of the other class instead of one of the same" in page
+    assert "With the lungs painted black, the AUC is still" in page
+    assert (
+        "With the outer ring taken from an image of the other class instead of one of the same"
+        in page
+    )
     assert [row["name"] for row in document["shortcuts"]["exchanges"]] == [
         "ring_of",
         "around_box_of",

@@ -19,13 +19,13 @@ from pneumoscope.errors import DataError, ImageRefusedError, Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate, in_own_units
 from pneumoscope.evaluation.groups import by_group
 from pneumoscope.evaluation.recalibrate import ScoreScale
-from pneumoscope.images.cautions import counted
-from pneumoscope.images.dicom.attributes import film_attributes
+from pneumoscope.images.dicom.attributes import image_attributes
 from pneumoscope.images.framing import match_framing, reliable_box
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.read import read_image
+from pneumoscope.images.warning_summary import count_warnings
 from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.inference.overlay import film_png, overlay_png
+from pneumoscope.inference.overlay import image_png, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor, decide
 from pneumoscope.inference.table import COLUMNS
 from pneumoscope.progress import Progress
@@ -66,7 +66,7 @@ class Answered:
 
     def warned(self) -> Counter[str]:
         """How many of the images, with an answer or without, have each kind of warning."""
-        return counted(answer.prediction.warnings for answer in self.answers)
+        return count_warnings(answer.prediction.warnings for answer in self.answers)
 
     def checked_by(self, predictor: Predictor) -> Answered:
         """The same forward passes after the input check of `predictor`, whose network made them."""
@@ -238,7 +238,7 @@ def group_columns(records: Sequence[ImageRecord]) -> dict[str, list[str]]:
     A column of the manifest counts before what a header says under the same name.
     """
     told = [
-        {"subtype": record.subtype, **film_attributes(record.path), **record.extra}
+        {"subtype": record.subtype, **image_attributes(record.path), **record.extra}
         for record in records
     ]
     names = dict.fromkeys(name for values in told for name in values)
@@ -300,6 +300,6 @@ def _pictured(answered: Answered, k: int, config: PreprocessConfig) -> WorstErro
         record.path.name,
         record.label,
         answer.prediction.probability or 0.0,
-        film_png(pixels, _THUMBNAIL_SIDE),
+        image_png(pixels, _THUMBNAIL_SIDE),
         None if cam is None else overlay_png(pixels, cam, config, _THUMBNAIL_SIDE),
     )

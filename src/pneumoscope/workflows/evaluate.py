@@ -14,11 +14,11 @@ from typing import Any
 
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.index import fingerprint, index
-from pneumoscope.data.seen import Seen
 from pneumoscope.data.split_files import write_split
+from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation
-from pneumoscope.images.cautions import closing_lines
+from pneumoscope.images.warning_summary import summary_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
@@ -48,7 +48,13 @@ from pneumoscope.workflows.seen import seen_by
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """An evaluation and what it was made from."""
+    """An evaluation and what it was made from.
+
+    Example:
+        >>> found = evaluate_model(xrays, folder / "val", run.folder, "val", input_check=False)
+        >>> len(found.dataset) == found.evaluation.n
+        True
+    """
 
     answered: Answered
     evaluation: Evaluation
@@ -60,7 +66,7 @@ class Evaluated:
     commands: Mapping[str, str] = field(default_factory=dict)
     whole: Dataset | None = None
     """The data set of which `dataset` is a part, if it is one."""
-    seen: Seen | None = None
+    seen: TrainingOverlap | None = None
     """How many of the images the model has seen; `None` where that was not asked."""
 
     framing: Mapping[str, float] = field(default_factory=dict)
@@ -97,6 +103,13 @@ def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are s
     Raises:
         DataError: the split is empty, or no image of it could be answered for.
         UsageError: there is no such model, or `interval` is impossible.
+
+    Example:
+        >>> found = evaluate_model(xrays, folder / "test", run.folder, input_check=False)
+        >>> found.evaluation.metrics["auc"].value is not None
+        True
+        >>> (folder / "test" / "report.html").exists()
+        True
     """
     data, out, interval = Path(data), Path(out), interval or IntervalConfig()
     started = time.monotonic()
@@ -107,7 +120,7 @@ def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are s
     announce(chosen)
     claim_folder(out)
     seen = seen_by(predictor, chosen.records, progress)
-    if seen.flatters:
+    if seen.is_optimistic:
         chosen = replace(chosen, warnings=(*chosen.warnings, seen.in_words()))
     write_split(out / "labels.csv", chosen)
     title, recut = f"evaluating {split}", {}
@@ -161,7 +174,7 @@ def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
         framing=framing,
     )
     document = metrics_document(evaluated) | {"out": str(out)}
-    warned = closing_lines(evaluated.answered.warned())
+    warned = summary_lines(evaluated.answered.warned())
     said = [evaluated.seen.in_words(), ""] if evaluated.seen else []
     return document, "\n".join([*said, *warned, evaluation_text(evaluated.evaluation, out)])
 

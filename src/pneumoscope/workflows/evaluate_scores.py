@@ -22,9 +22,9 @@ from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.evaluation.threshold import choose_threshold
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Prediction, Split
-from pneumoscope.report.checklists.item import Fact
 from pneumoscope.report.content import EvaluatedSplit, Flow, ModelFacts, Refusals, ReportContent
 from pneumoscope.report.formatting import number
+from pneumoscope.report.guidelines import Fact
 from pneumoscope.storage import claim_folder, sha256_of_file
 from pneumoscope.workflows.answering import ScoredCases, evaluate_cases
 from pneumoscope.workflows.checklist import checklist_answers, flow_of

@@ -21,7 +21,7 @@ from pneumoscope.config import BatchConfig, PreprocessConfig, check_ranges
 from pneumoscope.delivery.dicom_report.objects import ReportFolder
 from pneumoscope.delivery.fhir.bundle import FhirFolder
 from pneumoscope.errors import InputError, UsageError
-from pneumoscope.images.cautions import closing_lines, counted
+from pneumoscope.images.warning_summary import count_warnings, summary_lines
 from pneumoscope.inference.inputs import FileList, expand, is_url
 from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png, shrunk, thinned
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor, mark_of
@@ -239,7 +239,7 @@ def _listed(predictions: Iterator[Prediction]) -> _Told:
     """Every prediction at once, for the terminal."""
     rows = list(predictions)
     counts = Counter[str](prediction.status for prediction in rows)
-    warned = counted(prediction.warnings for prediction in rows)
+    warned = count_warnings(prediction.warnings for prediction in rows)
     return _Told(counts, warned, [as_row(p) for p in rows], [], _table(rows))
 
 
@@ -357,7 +357,7 @@ def _summary(told: _Told, out: Path | None, heatmaps: Path | None) -> list[str]:
     lines = [f"{counts['ok']} answered, {counts['refused']} refused, {counts['error']} unreadable"]
     for prediction in told.unanswered:
         lines.append(_shown(f"  {prediction.path}: {prediction.reason}: {prediction.detail}"))
-    lines += map(_shown, closing_lines(told.warned))
+    lines += map(_shown, summary_lines(told.warned))
     lines += [f"table     {out}"] if out else []
     lines += [f"heatmaps  {heatmaps}"] if heatmaps else []
     return lines

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pneumoscope.data.index import index
-from pneumoscope.data.seen import PARTS, TABLE_NAME, Part, Seen, count_seen, seen_table
+from pneumoscope.data.training_overlap import (
+    PARTS,
+    TABLE_NAME,
+    Part,
+    TrainingOverlap,
+    count_overlap,
+    training_hashes,
+)
 from pneumoscope.errors import DataError
 from pneumoscope.graph.bundle_files import bundle_in
 from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
@@ -25,13 +32,13 @@ _LOGGER = logging.getLogger(__name__)
 
 def seen_by(
     predictor: Predictor, records: Sequence[ImageRecord], progress: Progress = SILENT
-) -> Seen:
+) -> TrainingOverlap:
     """How many images a model has seen, said as a warning if there are any.
 
     Of a model without hashes that can't be told.
     """
-    seen = count_seen(predictor.seen, records, progress)
-    if seen.flatters:
+    seen = count_overlap(predictor.seen, records, progress)
+    if seen.is_optimistic:
         _LOGGER.warning("%s", seen.in_words())
     return seen
 
@@ -51,7 +58,7 @@ def remembered(
         progress: told of every image.
     """
     found: dict[Part, Sequence[ImageRecord]] = {"train": train, "val": val}
-    return {TABLE_NAME: seen_table(found, progress, _table_of(weights))}
+    return {TABLE_NAME: training_hashes(found, progress, _table_of(weights))}
 
 
 def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILENT) -> Bundle:
@@ -74,7 +81,7 @@ def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILE
             f"{data}: found {len(found['train'])} training images, the model in {bundle.folder} "
             f"was trained on {wanted}. Give the split.csv of its run."
         )
-    table = seen_table(found, progress)
+    table = training_hashes(found, progress)
     card = bundle.card.read_text(encoding="utf-8")
     return write_revised(bundle.folder, bundle, bundle.manifest, card, {TABLE_NAME: table})
 

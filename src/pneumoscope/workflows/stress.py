@@ -25,9 +25,9 @@ from typing import Any
 from pneumoscope.config import IntervalConfig, StressConfig, check_ranges
 from pneumoscope.data.index import index, require_both_classes, sample_patients
 from pneumoscope.errors import UsageError
-from pneumoscope.images.cautions import closing_lines, counted
 from pneumoscope.images.lungs import MaskFolder
 from pneumoscope.images.perturbation_sweeps import SWEEPS
+from pneumoscope.images.warning_summary import count_warnings, summary_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
@@ -82,6 +82,12 @@ def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
         DataError: the split is empty, or no image of one class had an answer.
         UsageError: no such model or masks, a setting out of its range, or the answers in `out` are
             of something else.
+
+    Example:
+        >>> config = StressConfig(limit=4, shortcuts=False)
+        >>> found = stress(xrays, folder / "stressed", run.folder, config=config)
+        >>> (folder / "stressed" / "stress.html").exists()
+        True
     """
     data, out = Path(data), Path(out)
     config, interval = config or StressConfig(), interval or IntervalConfig()
@@ -95,7 +101,7 @@ def stress(  # noqa: PLR0913 - a DATA, a model, and five ways to go about it
     claim_folder(out)
     stressed = _answered(given, predictor, out / "answers.jsonl", progress, resume=resume)
     content = stress_content(given, stressed, predictor.manifest, str(model), progress)
-    warned = dict(counted(each.warnings for each in stressed).most_common())
+    warned = dict(count_warnings(each.warnings for each in stressed).most_common())
     content = replace(_with_run(content, config, time.monotonic() - started), warned=warned)
     _write(out, content, given, stressed)
     return content
@@ -118,7 +124,7 @@ def run_stress(  # noqa: PLR0913 - as `stress`
         data, out, model, split, config, interval, masks=masks, resume=resume, progress=progress
     )
     findings = [f"{finding.severity:<8} {finding.text}" for finding in stress_findings(content)]
-    warned = closing_lines(Counter(content.warned))
+    warned = summary_lines(Counter(content.warned))
     text = "\n".join([*findings, "", *warned, f"page  {out / 'stress.html'}"])
     return stress_document(content) | {"out": str(out)}, text
 

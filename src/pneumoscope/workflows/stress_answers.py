@@ -25,20 +25,20 @@ from pneumoscope.images.lungs import (
     LungFields,
     Mask,
     MaskFolder,
-    box_around,
+    bounding_box,
     centre_only,
     find_lungs,
-    only,
-    ring_of,
+    keep_inside,
+    mask_out,
     ring_only,
-    surroundings_of,
-    without,
+    swap_background,
+    swap_ring,
 )
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.overlay import fit_map, shrunk
 from pneumoscope.inference.predictor import Answer, Predictor
-from pneumoscope.prefetching import ahead
+from pneumoscope.prefetching import prefetched
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows.stress_files import Said, Stressed
 
@@ -112,7 +112,7 @@ def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
 
     def around(outline: Callable[[LungFields], Mask]) -> _Lending:
         return lambda film, lungs, lender: (
-            None if lungs is None else surroundings_of(film, lender, outline(lungs))
+            None if lungs is None else swap_background(film, lender, outline(lungs))
         )
 
     return (
@@ -120,13 +120,13 @@ def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
             "ring_of",
             f"outer ring of {_width(config)}",
             "outer ring",
-            lambda film, _, lender: ring_of(film, lender, config.ring),
+            lambda film, _, lender: swap_ring(film, lender, config.ring),
         ),
         _exchange(
             "around_box_of",
             "all around a box about the lungs",
             "around a box",
-            around(lambda lungs: box_around(lungs.wide)),
+            around(lambda lungs: bounding_box(lungs.wide)),
         ),
         _exchange(
             "around_lungs_of",
@@ -187,17 +187,17 @@ def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
         Condition(
             f"lungs_removed{end}",
             f"lungs painted {ink}",
-            on_lungs(lambda image, lungs: without(image, lungs.wide, ink)),
+            on_lungs(lambda image, lungs: mask_out(image, lungs.wide, ink)),
         ),
         Condition(
             f"box_removed{end}",
             f"a box about the lungs painted {ink}",
-            on_lungs(lambda image, lungs: without(image, box_around(lungs.wide), ink)),
+            on_lungs(lambda image, lungs: mask_out(image, bounding_box(lungs.wide), ink)),
         ),
         Condition(
             f"lungs_only{end}",
             f"lungs alone, all else {ink}",
-            on_lungs(lambda image, lungs: only(image, lungs.mask, ink)),
+            on_lungs(lambda image, lungs: keep_inside(image, lungs.mask, ink)),
         ),
         Condition(
             f"ring_only{end}",
@@ -252,7 +252,7 @@ def answer_stressed(
 
     def copies() -> Iterator[tuple[str, FloatArray]]:
         wanted = range(begin, len(records))
-        for film in ahead(_film(records, k, conditions, config, masks) for k in wanted):
+        for film in prefetched(_film(records, k, conditions, config, masks) for k in wanted):
             waiting.append(film)
             for condition, copy in zip(conditions, film.copies, strict=False):
                 if copy is not None:

@@ -233,7 +233,7 @@ def _shortcuts(shortcuts: Shortcuts) -> dict[str, Any]:
         "exchanges": [_exchange(row) for row in shortcuts.exchanges],
         "controls": {
             name: None if control is None else asdict(control)
-            for name, control in shortcuts.controls.items()
+            for name, control in shortcuts.baselines.items()
         },
     }
 

@@ -16,11 +16,18 @@ from numpy.typing import NDArray
 from pneumoscope.config import IntervalConfig, StressConfig
 from pneumoscope.data.index import fingerprint, require_both_classes
 from pneumoscope.evaluation.intervals import bootstrap_share
-from pneumoscope.evaluation.stress import Control, Judgement, Paired, compare_paired, control, judge
+from pneumoscope.evaluation.stress import (
+    Judgement,
+    Paired,
+    ShortcutBaseline,
+    compare_paired,
+    judge,
+    shortcut_baseline,
+)
 from pneumoscope.images.lungs import MaskFolder
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.inference.bundle import Abstention, BundleManifest
-from pneumoscope.inference.overlay import film_png
+from pneumoscope.inference.overlay import image_png
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset, Estimate, ImageRecord
 from pneumoscope.report.content import EvaluatedSplit, RunFacts
@@ -280,7 +287,7 @@ def _shortcuts(
     return Shortcuts(
         rows=rows,
         exchanges=_exchanges(answered, given, threshold),
-        controls=_controls(answered, lungs, given),
+        baselines=_baselines(answered, lungs, given),
         lungs_from="masks" if given.masks else "found",
         with_lungs=len(lungs.records),
         without_lungs=len(answered.records) - len(lungs.records),
@@ -313,9 +320,9 @@ def _localisation(warm: _Answered, threshold: float, interval: IntervalConfig) -
     )
 
 
-def _controls(
+def _baselines(
     answered: _Answered, lungs: _Answered, given: StressGiven
-) -> dict[str, Control | None]:
+) -> dict[str, ShortcutBaseline | None]:
     """What can be told by thumbnails, file properties, the lungs' outline or box alone."""
     boxed = lungs.where([bool(one.matched_box) for one in lungs.stressed])
     told = {
@@ -327,7 +334,7 @@ def _controls(
     }
     folds, interval = given.config.folds, given.interval
     return {
-        name: control(np.array(numbers), own.labels, own.patients, folds, interval)
+        name: shortcut_baseline(np.array(numbers), own.labels, own.patients, folds, interval)
         for name, (own, numbers) in told.items()
     }
 
@@ -358,6 +365,6 @@ def _examples(
             title = "As it is" if condition.name == PLAIN else of_sweep.get(condition.name, _PARTS)
             probability = said if isinstance(said, float) else None
             found.append(
-                Example(title, condition.title, film_png(copy, _EXAMPLE_SIDE), probability)
+                Example(title, condition.title, image_png(copy, _EXAMPLE_SIDE), probability)
             )
     return tuple(found)

@@ -50,7 +50,7 @@ _MOST_TURNED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TrainingOverlap:
     """How many of some images a model has seen.
 
     Attributes:
@@ -73,7 +73,7 @@ class Seen:
         return self.identical + self.alike
 
     @property
-    def flatters(self) -> bool:
+    def is_optimistic(self) -> bool:
         """Whether results on these images are better than on new ones."""
         return bool(self.trained_on or self.chosen_on)
 
@@ -98,7 +98,7 @@ class Seen:
         return f"The model {' and '.join(found)}: the results flatter it. Evaluate on others."
 
 
-def seen_table(
+def training_hashes(
     records: Mapping[Part, Sequence[ImageRecord]],
     progress: Progress = SILENT,
     before: HashTable | None = None,
@@ -135,18 +135,18 @@ def seen_table(
     return table
 
 
-def count_seen(
+def count_overlap(
     table: HashTable | None, records: Sequence[ImageRecord], progress: Progress = SILENT
-) -> Seen:
+) -> TrainingOverlap:
     """How many of `records` are among the images that a table was made of.
 
     Args:
-        table: of `seen_table`; `None`: the model keeps none.
+        table: of `training_hashes`; `None`: the model keeps none.
         records: hashed by `index`. Images whose bytes are not known are decoded.
         progress: told of the images that are decoded.
     """
     if table is None:
-        return Seen(len(records), known=False)
+        return TrainingOverlap(len(records), known=False)
     models = [_Hashes(generation) for generation in _generations(table)]
     rest = [r for r in records if not any(model.has_bytes(r, "train") for model in models)]
     identical = len(records) - len(rest)
@@ -158,7 +158,7 @@ def count_seen(
             alike += 1
         elif any(m.has_bytes(record, "val") or m.has_look(tried, "val") for m in models):
             chosen_on += 1
-    return Seen(len(records), True, identical, alike, chosen_on)
+    return TrainingOverlap(len(records), True, identical, alike, chosen_on)
 
 
 class _Hashes:

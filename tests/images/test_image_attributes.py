@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from pneumoscope.images.dicom.attributes import age_band, film_attributes
+from pneumoscope.images.dicom.attributes import age_band, image_attributes
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.phantom.folder import encode_dicom
 
@@ -15,7 +15,7 @@ from pneumoscope.images.phantom.folder import encode_dicom
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
     path = tmp_path / "film"
-    path.write_bytes(encode_dicom(draw(1, "guest", film=1, label=1), serial=1, seed=1))
+    path.write_bytes(encode_dicom(draw(1, "guest", number=1, label=1), serial=1, seed=1))
     return path
 
 
@@ -36,7 +36,7 @@ def test_attributes_of_a_film(film: Path) -> None:
         Manufacturer="Some\tMaker <b>",
         PatientName="Somebody",
     )
-    found = film_attributes(film)
+    found = image_attributes(film)
     assert found == {
         "age_band": "1 to 4",
         "sex": "female",
@@ -47,7 +47,7 @@ def test_attributes_of_a_film(film: Path) -> None:
 
 def test_what_is_not_stated_is_not_there(film: Path) -> None:
     changed(film, PatientAge="", PatientSex="", ViewPosition="", Manufacturer="")
-    assert film_attributes(film) == {}
+    assert image_attributes(film) == {}
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_age_bands(age: str, band: str) -> None:
 def test_what_is_no_dicom_says_nothing(tmp_path: Path, film: Path) -> None:
     other = tmp_path / "other.png"
     other.write_bytes(b"\x89PNG" + bytes(400))
-    assert film_attributes(other) == {}
-    assert film_attributes(tmp_path / "none") == {}
+    assert image_attributes(other) == {}
+    assert image_attributes(tmp_path / "none") == {}
     for cut in (140, 200, 400, 700):
-        film_attributes_of_cut = tmp_path / f"cut-{cut}"
-        film_attributes_of_cut.write_bytes(film.read_bytes()[:cut])
-        assert set(film_attributes(film_attributes_of_cut)) <= {
+        cut_file = tmp_path / f"cut-{cut}"
+        cut_file.write_bytes(film.read_bytes()[:cut])
+        assert set(image_attributes(cut_file)) <= {
             "age_band",
             "sex",
             "view",

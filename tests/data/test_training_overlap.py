@@ -10,7 +10,12 @@ from imagehash import phash
 from PIL import Image
 
 from pneumoscope.data.index import index
-from pneumoscope.data.seen import Seen, count_seen, perceptual_bits, seen_table
+from pneumoscope.data.training_overlap import (
+    TrainingOverlap,
+    count_overlap,
+    perceptual_bits,
+    training_hashes,
+)
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.read import read_image
 from pneumoscope.records import ImageRecord
@@ -55,20 +60,20 @@ def test_bytes_and_looks_are_counted_apart(
     phantoms: tuple[ImageRecord, ...], tmp_path: Path
 ) -> None:
     train, val, others = phantoms[:8], phantoms[8:12], phantoms[12:]
-    table = seen_table({"train": train, "val": val})
-    assert count_seen(table, train) == Seen(8, True, identical=8)
-    assert count_seen(table, val) == Seen(4, True, chosen_on=4)
-    assert count_seen(table, others) == Seen(len(others), True)
+    table = training_hashes({"train": train, "val": val})
+    assert count_overlap(table, train) == TrainingOverlap(8, True, identical=8)
+    assert count_overlap(table, val) == TrainingOverlap(4, True, chosen_on=4)
+    assert count_overlap(table, others) == TrainingOverlap(len(others), True)
     again = [_saved_again(r, tmp_path, how) for r, how in zip(
         train, ("jpeg", "half", "colour", "jpeg"), strict=False
     )]  # fmt: skip
-    assert count_seen(table, again) == Seen(4, True, alike=4)
-    assert count_seen(None, train) == Seen(8, known=False)
+    assert count_overlap(table, again) == TrainingOverlap(4, True, alike=4)
+    assert count_overlap(None, train) == TrainingOverlap(8, known=False)
 
 
 def test_the_table_is_small_sorted_and_the_same_again(phantoms: tuple[ImageRecord, ...]) -> None:
     train = phantoms[:10]
-    table, again = (seen_table({"train": each, "val": ()}) for each in (train, train[::-1]))
+    table, again = (training_hashes({"train": each, "val": ()}) for each in (train, train[::-1]))
     assert {name: column.tolist() for name, column in table.items()} == {
         name: column.tolist() for name, column in again.items()
     }
@@ -81,15 +86,17 @@ def test_the_table_is_small_sorted_and_the_same_again(phantoms: tuple[ImageRecor
     }
     for name in ("0_train_bytes", "0_train_look"):
         assert (np.diff(table[name].astype(object)) > 0).all()
-    other = seen_table({"train": train[:9], "val": ()})
+    other = training_hashes({"train": train[:9], "val": ()})
     assert not set(other["0_train_bytes"].tolist()) & set(table["0_train_bytes"].tolist())  # salt
 
 
 def test_what_the_model_before_saw_is_remembered(phantoms: tuple[ImageRecord, ...]) -> None:
-    before = seen_table({"train": phantoms[:6], "val": phantoms[6:8]})
-    table = seen_table({"train": phantoms[8:12], "val": ()}, before=before)
-    assert count_seen(table, phantoms[:14]) == Seen(14, True, identical=10, chosen_on=2)
-    same = seen_table({"train": phantoms[:6], "val": ()}, before=before)
+    before = training_hashes({"train": phantoms[:6], "val": phantoms[6:8]})
+    table = training_hashes({"train": phantoms[8:12], "val": ()}, before=before)
+    assert count_overlap(table, phantoms[:14]) == TrainingOverlap(
+        14, True, identical=10, chosen_on=2
+    )
+    same = training_hashes({"train": phantoms[:6], "val": ()}, before=before)
     assert "1_salt" not in same  # a later stage on the same images
 
 
@@ -97,20 +104,22 @@ def test_files_that_can_not_be_read(phantoms: tuple[ImageRecord, ...], tmp_path:
     (tmp_path / "x.png").write_bytes(b"no image")
     broken = ImageRecord(tmp_path / "x.png", 0, "p")
     gone = ImageRecord(tmp_path / "gone.png", 0, "p")
-    table = seen_table({"train": [*phantoms[:3], broken, gone], "val": ()})
+    table = training_hashes({"train": [*phantoms[:3], broken, gone], "val": ()})
     assert len(table["0_train_look"]) == 3
-    assert count_seen(table, [broken, gone, phantoms[0]]) == Seen(3, True, identical=1)
+    assert count_overlap(table, [broken, gone, phantoms[0]]) == TrainingOverlap(
+        3, True, identical=1
+    )
 
 
 def test_in_words() -> None:
-    assert Seen(9, False).in_words().startswith("Whether the model was trained on some")
-    assert Seen(9, True).in_words() == (
+    assert TrainingOverlap(9, False).in_words().startswith("Whether the model was trained on some")
+    assert TrainingOverlap(9, True).in_words() == (
         "None of these 9 images is among the model's training images."
     )
     assert "was trained on 3 of these 1,000 images: the results flatter it" in (
-        Seen(1000, True, 2, 1).in_words()
+        TrainingOverlap(1000, True, 2, 1).in_words()
     )
-    both = Seen(10, True, 2, 1, 4)
+    both = TrainingOverlap(10, True, 2, 1, 4)
     assert "and had its threshold chosen on 4 of them" in both.in_words()
     assert both.to_dict()["trained_on"] == 3
-    assert both.flatters
+    assert both.is_optimistic

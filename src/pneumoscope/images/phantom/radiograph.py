@@ -1,14 +1,9 @@
-"""One film of one child: absorption added up, then dose, scatter, noise, frame and marker.
+"""Draw one phantom: absorption, scatter, noise, lesion, then tone curve, frame and marker.
 
-Comes in: an `Anatomy`, the random stream of a film, a way to draw a lesion. Goes out: pixels and
-masks. The stream of the film never learns the class, and nothing after the lesion is drawn mixes
-neighbouring pixels: outside the lungs an ill child's film equals, bit by bit, what it would be
-if the child were well. Knows nothing of patients' names, files or splits.
-
-One phantom: which streams of chance decide what, and what a film of a patient is.
-
-Comes in: a seed, a patient's name, the number of a film, a class. Goes out: a `Phantom`.
-Knows nothing of files, splits or how a shape becomes pixels.
+`draw` takes a seed, a patient's name, the number of an image and a class, and returns a `Phantom`.
+Separate random streams control anatomy, disease and image. The stream of the image does not depend
+on the class, and no step after the lesion mixes neighbouring pixels. Outside the lungs the image of
+a child with pneumonia is therefore identical to that of the same child without it.
 """
 
 from __future__ import annotations
@@ -41,7 +36,7 @@ from pneumoscope.images.phantom.lesion import (
 
 LesionDrawer = Callable[[Pose, Chest], Lesion]
 
-# Absorption (logarithm of the weakening) relative to the thickest soft tissue of the chest.
+# Absorption (logarithm of the attenuation) relative to the thickest soft tissue of the chest.
 _TRUNK, _ARM, _HEART, _ABDOMEN, _AIR = 0.74, 0.42, 0.17, 0.15, 0.47
 _POSTERIOR_RIB, _ANTERIOR_RIB, _LONG_BONE, _SCAPULA = 0.125, 0.07, 0.2, 0.06
 _VERTEBRA, _VESSEL, _WINDPIPE, _GAS = 0.12, 0.15, 0.11, 0.3
@@ -49,8 +44,8 @@ _LUNG_EDGE = 0.22
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """`pixels` float32 (h, w) in [0, 1]; `lungs` and `lesion` bool (h, w)."""
+class Radiograph:
+    """`pixels`, float32 (h, w) in [0, 1]; `lungs` and `lesion`, bool (h, w)."""
 
     pixels: Picture
     lungs: NDArray[np.bool_]
@@ -59,8 +54,8 @@ class Film:
 
 def expose(
     anatomy: Anatomy, rng: np.random.Generator, size: int, draw_lesion: LesionDrawer
-) -> Film:
-    """Take one film: `rng` decides pose, arms, dose, scatter, noise, frame and marker."""
+) -> Radiograph:
+    """Expose one X-ray; `rng` decides pose, arms, dose, scatter, noise, frame and marker."""
     pose = _draw_pose(rng, size)
     absorbed, chest = _absorption(anatomy, pose, rng)
     absorbed = _scattered(absorbed, pose, rng)
@@ -68,7 +63,7 @@ def expose(
     lesion = draw_lesion(pose, chest)
     pixels = _developed(absorbed + lesion.absorbed, rng)
     pixels = _framed(pixels, rng)
-    return Film(pixels, chest.lungs, lesion.mask)
+    return Radiograph(pixels, chest.lungs, lesion.mask)
 
 
 def _draw_pose(rng: np.random.Generator, size: int) -> Pose:
@@ -100,7 +95,7 @@ def _absorption(anatomy: Anatomy, pose: Pose, rng: np.random.Generator) -> tuple
     _, y = pose.coordinates()
     muscle = 0.025 * pose.cloud(rng, 0.3) + 0.012 * pose.cloud(rng, 0.12)
     total = soft * (1 + 0.06 * np.clip(y, -1, 1) + muscle) - inside
-    # Below the domes liver, stomach and heart absorb alike: no edge shows between them.
+    # Below the domes liver, stomach and heart absorb equally: no edge appears between them.
     below = np.clip((y - np.float32(min(anatomy.domes) + pose.breath)) / 0.35, 0, 1)
     below *= 1 - lungs
     total += np.maximum(_HEART * chord(heart, 0.16 * unit), _ABDOMEN * below) * trunk
@@ -111,7 +106,7 @@ def _absorption(anatomy: Anatomy, pose: Pose, rng: np.random.Generator) -> tuple
 
 
 def _arms(rng: np.random.Generator, pose: Pose) -> tuple[list[Shape], list[Shape]]:
-    """Outlines of both upper arms and their bones: raised beside the head, or by the sides."""
+    """Outlines of both upper arms and their bones: raised beside the head, or at the sides."""
     raised = rng.random() < 0.45
     arms, humeri = [], []
     for side in SIDES:
@@ -139,7 +134,7 @@ def _head(rng: np.random.Generator, pose: Pose) -> list[Shape]:
 def _vessel_pictures(
     anatomy: Anatomy, pose: Pose, rng: np.random.Generator
 ) -> tuple[Picture, Picture]:
-    """The arteries, and the bronchi that run beside the larger of them."""
+    """The arteries, and the bronchi beside the larger ones."""
     vessels = anatomy.vessels
     starts, ends = pose.place(vessels.starts, 0.2), pose.place(vessels.ends, 0.2)
     widths = vessels.widths * pose.scale
@@ -167,7 +162,7 @@ def _bones(anatomy: Anatomy, pose: Pose, humeri: list[Shape], open_lung: Picture
     # One picture serves all long bones: they hardly overlap.
     clavicles = [(s, 0.7 * g) for bone in anatomy.clavicles for s, g in _tube(bone, 0.7)]
     long_bones = humeri + pose.place_shapes(clavicles, 0.8)
-    # Against the mediastinum and below the domes ribs stand out less than against air.
+    # Ribs have less contrast against the mediastinum and below the domes than against air.
     shown = 0.45 + 0.55 * open_lung
     bones = shown * _POSTERIOR_RIB * fill(posterior, size, 0.9)
     bones += shown * _ANTERIOR_RIB * fill(anterior, size, 1.5)
@@ -178,7 +173,7 @@ def _bones(anatomy: Anatomy, pose: Pose, humeri: list[Shape], open_lung: Picture
 
 
 def _tube(outline: Points, marrow: float) -> list[Shape]:
-    """A bone from the outline of its `band`: compact at both edges, `marrow` as bright within."""
+    """A bone from the outline of its `band`: compact at both edges, `marrow` is the grey inside."""
     across = outline[::-1]
     return [(outline, 1.0), (0.75 * outline + 0.25 * across, marrow)]
 
@@ -199,7 +194,7 @@ def _spine(anatomy: Anatomy, pose: Pose) -> Picture:
 
 
 def _gas(anatomy: Anatomy, pose: Pose, rng: np.random.Generator) -> Picture:
-    """Air in the windpipe, in the stomach (often) and in loops of bowel (sometimes)."""
+    """Air in the trachea, in the stomach (often) and in bowel loops (sometimes)."""
     unit = pose.scale
     main = anatomy.trachea
     forks = [main[-1] + np.array([[0, -0.03], [0.12 * s, 0.12], [0.26 * s, 0.22]]) for s in SIDES]
@@ -223,14 +218,14 @@ def _gas(anatomy: Anatomy, pose: Pose, rng: np.random.Generator) -> Picture:
 
 
 def _scattered(absorbed: Picture, pose: Pose, rng: np.random.Generator) -> Picture:
-    """Scattered rays lie over the film as a veil that knows no edges."""
+    """Add scattered radiation: a smooth veil over the image."""
     share = rng.uniform(0.06, 0.2)
     veil = blurred(absorbed, 0.35 * pose.scale)
     return (1 - share) * absorbed + share * veil
 
 
 def _with_noise(absorbed: Picture, pose: Pose, rng: np.random.Generator) -> Picture:
-    """Quantum noise, more where fewer rays arrive; a detector's is somewhat smeared."""
+    """Add quantum noise, stronger where fewer photons arrive, and slightly blurred."""
     grain = rng.standard_normal(absorbed.shape, dtype=np.float32)
     smear = rng.uniform(0.15, 0.4)
     grain[:, 1:] += smear * grain[:, :-1]
@@ -243,7 +238,7 @@ def _with_noise(absorbed: Picture, pose: Pose, rng: np.random.Generator) -> Pict
 
 
 def _developed(absorbed: Picture, rng: np.random.Generator) -> Picture:
-    """Window, gamma and the toe and shoulder of a film's characteristic curve."""
+    """Apply window, gamma and an S-shaped characteristic curve."""
     low = rng.uniform(-0.02, 0.16)
     high = rng.uniform(0.98, 1.3)
     gamma = math.exp(rng.uniform(-0.28, 0.28))
@@ -256,7 +251,7 @@ def _developed(absorbed: Picture, rng: np.random.Generator) -> Picture:
 
 
 def _framed(pixels: Picture, rng: np.random.Generator) -> Picture:
-    """Collimator blades, some a little crooked, and the lead letter of a side."""
+    """Add collimator blades, some slightly tilted, and the lead letter of a side."""
     size = pixels.shape[0]
     steps = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
     column, row = steps[None, :], steps[:, None]
@@ -279,7 +274,7 @@ def _framed(pixels: Picture, rng: np.random.Generator) -> Picture:
 def _letter(
     rng: np.random.Generator, size: int, inner: NDArray[np.float64]
 ) -> tuple[Picture, float]:
-    """An R at the patient's right or an L at the left, or none; and how bright it is."""
+    """An R at the patient's right, an L at the left, or no letter; and its brightness."""
     right = rng.random() < 0.4
     shown, height = rng.random() < 0.85, size * rng.uniform(0.04, 0.068)
     glow, tilt = rng.uniform(0.85, 1.0), rng.normal(0, 0.12)
@@ -302,21 +297,21 @@ def _letter(
 
 
 SMALLEST_SIZE = 64
-"""Below this many pixels a side ribs and vessels are thinner than a pixel."""
+"""Below this many pixels per side, ribs and vessels are thinner than a pixel."""
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One film of an imaginary child.
+    """One X-ray of an imaginary child.
 
     Attributes:
-        pixels: float32 (h, w) in [0, 1]; 1 is white, where most was absorbed.
+        pixels: float32 (h, w) in [0, 1]; 1 is white, where absorption is highest.
         lungs: bool (h, w), the lung fields beside heart and mediastinum, above the domes.
-        lesion: bool (h, w), where pneumonia is seen; inside `lungs`; empty for NORMAL.
+        lesion: bool (h, w), visible pneumonia; inside `lungs`; empty for NORMAL.
         label: 0 for NORMAL, 1 for PNEUMONIA.
         subtype: `bacteria` (a lobar consolidation), `virus` (interstitial change) or `""`.
-        patient: the name that was given.
-        film: the number that was given.
+        patient: the patient's name, as passed to `draw`.
+        number: the number of the image, as passed to `draw`.
         age_years: 1 to 5.
     """
 
@@ -326,50 +321,55 @@ class Phantom:
     label: int
     subtype: Subtype
     patient: str
-    film: int
+    number: int
     age_years: int
 
 
 def draw(
-    seed: int, patient: str, film: int, label: int, size: int = 320, subtype: Subtype | None = None
+    seed: int,
+    patient: str,
+    number: int,
+    label: int,
+    size: int = 320,
+    subtype: Subtype | None = None,
 ) -> Phantom:
-    """Draw one film; equal arguments give equal pixels.
+    """Draw one X-ray; equal arguments give equal pixels.
 
-    A patient keeps anatomy and illness from film to film; pose, breath, dose, noise, frame and
-    marker are the film's own, as is (somewhat) how dense the lesion looks.
+    Anatomy and disease are the same on all images of a patient. Pose, breath, dose, noise, frame
+    and marker differ between images, and so does (somewhat) the density of the lesion.
 
     Args:
-        seed: of the whole collection.
+        seed: seed of the whole collection.
         patient: any name.
-        film: which film of the patient.
+        number: number of the image among those of the patient.
         label: 0 for NORMAL, 1 for PNEUMONIA.
         size: side in pixels, at least `SMALLEST_SIZE`.
-        subtype: which pneumonia; by default the patient's stream decides. `""` for NORMAL.
+        subtype: type of pneumonia; by default the patient's random stream decides. `""` for NORMAL.
 
     Raises:
         UsageError: a label other than 0 or 1, a subtype that does not fit it, or too small a size.
     """
     if label not in (0, 1):
-        raise UsageError(f"phantom: label is {label!r}, wanted 0 (NORMAL) or 1 (PNEUMONIA).")
+        raise UsageError(f"phantom: label is {label!r}; expected 0 (NORMAL) or 1 (PNEUMONIA).")
     if size < SMALLEST_SIZE:
-        raise UsageError(f"phantom: size is {size} pixels, wanted at least {SMALLEST_SIZE}.")
+        raise UsageError(f"phantom: size is {size} pixels; expected at least {SMALLEST_SIZE}.")
     if subtype not in ((None, "") if label == 0 else (None, "bacteria", "virus")):
         raise UsageError(
-            f"phantom: subtype {subtype!r} does not go with label {label}. "
-            "Wanted 'bacteria' or 'virus' with 1, none with 0."
+            f"phantom: subtype {subtype!r} does not fit label {label}. "
+            "Expected 'bacteria' or 'virus' with 1, none with 0."
         )
-    illness = random_stream("illness", seed, patient)
-    by_chance: Subtype = "bacteria" if illness.random() < 0.5 else "virus"
+    disease = random_stream("illness", seed, patient)
+    by_chance: Subtype = "bacteria" if disease.random() < 0.5 else "virus"
     kind: Subtype = (subtype or by_chance) if label else ""
     anatomy = draw_anatomy(random_stream("anatomy", seed, patient))
-    strength = float(random_stream("course", seed, patient, film).uniform(0.85, 1.15))
+    strength = float(random_stream("course", seed, patient, number).uniform(0.85, 1.15))
 
     def draw_lesion(pose: Pose, chest: Chest) -> Lesion:
-        return _lesion(kind, illness, anatomy, pose, chest, strength)
+        return _lesion(kind, disease, anatomy, pose, chest, strength)
 
-    taken = expose(anatomy, random_stream("film", seed, patient, film), size, draw_lesion)
+    taken = expose(anatomy, random_stream("film", seed, patient, number), size, draw_lesion)
     return Phantom(
-        taken.pixels, taken.lungs, taken.lesion, label, kind, patient, film, anatomy.age_years
+        taken.pixels, taken.lungs, taken.lesion, label, kind, patient, number, anatomy.age_years
     )
 
 

@@ -74,7 +74,7 @@ release:
 	$(RELEASE)/clean/bin/python $(PIP) dist/*.whl
 	mkdir $(RELEASE)/work
 	cd $(RELEASE)/work && ../clean/bin/pneumoscope data phantom --out phantoms --n 4 --quiet
-	cd $(RELEASE)/work && ../clean/bin/pneumoscope predict phantoms --no-input-check --out rows.csv
+	cd $(RELEASE)/work && ../clean/bin/pneumoscope predict phantoms/train --no-input-check --out rows.csv
 	$(PYTHON) requirements/check_wheel.py dist $(RELEASE)/work/rows.csv
 
 # PyTorch is not in the lock file: only training uses it (benchmarks/RESULTS.md).

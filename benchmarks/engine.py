@@ -35,7 +35,7 @@ from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.inference.engine import INT8_TABLE, fast_precisions
-from pneumoscope.prefetching import ahead, overlapped
+from pneumoscope.prefetching import overlapped, prefetched
 
 BATCH = 32
 PARTS = (PART, PART // 2, 1)
@@ -112,8 +112,8 @@ def measure(bundle: Bundle, side: int, precision: Precision, images: int, rounds
     chosen = engines[images_per_request(side, precision)]
     fed = in_turns(
         {
-            "one": lambda: one_by_one(chosen, ahead(films(side, images))),
-            "two": lambda: two_at_a_time(chosen, ahead(films(side, images))),
+            "one": lambda: one_by_one(chosen, prefetched(films(side, images))),
+            "two": lambda: two_at_a_time(chosen, prefetched(films(side, images))),
         },
         images,
         rounds,

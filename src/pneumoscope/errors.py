@@ -1,22 +1,22 @@
-"""Every error that pneumoscope raises, and every reason for which it gives no answer.
+"""Every error that pneumoscope raises, and every reason for which an input has no prediction.
 
-    PneumoscopeError              exit 1   a defect of ours
-    ├── UsageError                exit 2   the command or configuration asks for what is not
-    ├── InputError                exit 3   what was given can't be used
+    PneumoscopeError              exit 1   internal error (bug)
+    ├── UsageError                exit 2   the command or configuration is not valid
+    ├── InputError                exit 3   the given input can't be used
     │   ├── ImageRefusedError              one image; carries a `Reason`
     │   ├── DataError                      the images and labels as a whole
-    │   │   ├── ManifestError                  a CSV that can't be understood
-    │   │   ├── SplitLeakError                 a patient on both sides of a split
-    │   │   └── UnsafeArchiveError             a download that would escape its folder, or a bomb
-    │   └── BundleError                    a model folder that is broken or was changed
+    │   │   ├── ManifestError                  a CSV that can't be parsed
+    │   │   ├── SplitLeakError                 a patient in more than one split
+    │   │   └── UnsafeArchiveError             an archive that leaves its folder, or a zip bomb
+    │   └── BundleError                    a bundle that is damaged or was changed
     ├── MissingError              exit 4   something needed is not on this machine
     │   ├── WeightsMissingError            initial weights
     │   ├── ExtraMissingError              an optional dependency
-    │   └── NetworkError                   a download that failed
+    │   └── NetworkError                   a failed download
     └── InterruptedRunError       exit 130 stopped by the user
 
-A message names what went wrong, where, what was found, what was wanted, and the way out.
-This module imports nothing of pneumoscope and no third-party library.
+A message names what went wrong, where, what was found, what was wanted, and what to do.
+This module imports nothing else of pneumoscope and no third-party library.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Status = Literal["ok", "refused", "error"]
 
 
 class Reason(StrEnum):
-    """Why an input has no probability: the codes of the `reason` column of `predictions.csv`.
+    """Why an input has no prediction: the codes of the `reason` column of `predictions.csv`.
 
     Example:
         >>> Reason.NOT_FOUND.value, Reason.NOT_FOUND.status
@@ -46,7 +46,7 @@ class Reason(StrEnum):
     CORRUPT = "corrupt"
     UNSUPPORTED_ENCODING = "unsupported_encoding"
     INTERNAL_ERROR = "internal_error"
-    # The file was understood and is nothing to answer for: status "refused".
+    # The file could be read, but the image is not suitable: status "refused".
     NOT_AN_IMAGE = "not_an_image"
     FILE_TOO_LARGE = "file_too_large"
     TOO_MANY_PIXELS = "too_many_pixels"
@@ -67,7 +67,7 @@ class Reason(StrEnum):
 
     @property
     def status(self) -> Literal["refused", "error"]:
-        """Whether the input was unreadable (`error`) or readable but unfit (`refused`)."""
+        """`error` if the input could not be read, `refused` if it was read but not suitable."""
         return "error" if self in _UNREADABLE else "refused"
 
 
@@ -86,7 +86,7 @@ _UNREADABLE = frozenset(
 
 
 class PneumoscopeError(Exception):
-    """Root of all errors that pneumoscope raises on purpose.
+    """Base class of all errors that pneumoscope raises.
 
     Example:
         >>> try:
@@ -100,7 +100,7 @@ class PneumoscopeError(Exception):
 
 
 class UsageError(PneumoscopeError):
-    """The command line or the configuration asks for something that does not exist.
+    """The command line or the configuration is not valid.
 
     Example:
         >>> training_config("magic")
@@ -123,9 +123,9 @@ class InputError(PneumoscopeError):
 
 
 class ImageRefusedError(InputError):
-    """One image can't be answered for; `reason` says why in a code, `detail` in words.
+    """One image has no prediction; `reason` is the code, `detail` the explanation.
 
-    `warnings` are what else was odd about its file, as far as it was read.
+    `warnings` are further findings about its file, as far as it was read.
 
     Example:
         >>> try:
@@ -156,7 +156,7 @@ class DataError(InputError):
 
 
 class ManifestError(DataError):
-    """A CSV manifest lacks columns, repeats rows, or holds values that can't be understood.
+    """A CSV manifest lacks columns, repeats rows, or holds values that can't be parsed.
 
     Example:
         >>> _ = Path("wrong.csv").write_text("file,label")
@@ -167,7 +167,7 @@ class ManifestError(DataError):
 
 
 class SplitLeakError(DataError):
-    """A patient stands in more than one split.
+    """A patient is in more than one split.
 
     Example:
         >>> one, other = sorted(xrays.rglob("*.png"))[:2]
@@ -180,7 +180,7 @@ class SplitLeakError(DataError):
 
 
 class UnsafeArchiveError(DataError):
-    """An archive would write outside its folder or unpack to far more than it should.
+    """An archive would write outside its folder or unpack to far more than expected.
 
     Example:
         >>> UnsafeArchiveError.exit_code
@@ -212,7 +212,7 @@ class MissingError(PneumoscopeError):
 
 
 class WeightsMissingError(MissingError):
-    """Initial weights are not there and can't be fetched.
+    """Initial weights are missing and can't be downloaded.
 
     Example:
         >>> WeightsMissingError.exit_code
@@ -246,7 +246,7 @@ class NetworkError(MissingError):
 
 
 class InterruptedRunError(PneumoscopeError):
-    """The user stopped the run; what was done so far is kept.
+    """The user stopped the run; results so far are kept.
 
     Example:
         >>> InterruptedRunError.exit_code

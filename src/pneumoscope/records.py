@@ -1,4 +1,4 @@
-"""What the stages hand to each other: small frozen records. Importing them loads no NumPy."""
+"""Records that the stages exchange: small frozen dataclasses. Importing them loads no NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLASS_NAMES: tuple[str, str] = ("NORMAL", "PNEUMONIA")
 """Index 1, PNEUMONIA, is the positive class everywhere."""
 
 UNCERTAIN = "uncertain"
-"""The prediction where the model has a probability but was told to withhold an answer."""
+"""The prediction where the model has a probability but abstains."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -27,8 +27,8 @@ class ImageRecord:
     Attributes:
         path: the file, absolute.
         label: 0 for NORMAL, 1 for PNEUMONIA.
-        patient: identifies the child or adult; images of one patient never part.
-        split: the split that the data set itself gives, `None` where it gives none.
+        patient: identifies the patient; all images of a patient are in the same split.
+        split: split given by the data set; `None` if it gives none.
         subtype: `bacteria`, `virus` or `""`; splits are stratified by it.
         sha256: hex digest of the file's bytes, `""` until hashed.
         extra: further manifest columns, for subgroups.
@@ -106,14 +106,20 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one input: a row of `predictions.csv`.
+    """The result for one input: a row of `predictions.csv`.
 
-    `probability` is the calibrated probability of pneumonia in [0, 1]; `prediction` is a class
-    name or `uncertain`; with `threshold` they are `None` unless `status` is `ok`. `input_score` ≥ 0
-    tells how unlike the training images the input is, or how much better it would fit turned or
-    inverted: above 1 it is refused. It is given for refused inputs too, `None` where it was not
-    measured. `detail` explains a reason in words. `warnings` are what was odd about the file, one
-    sentence each, whatever the status.
+    Attributes:
+        path: the input.
+        status: `ok`, `refused` or `error`.
+        reason: code of the refusal or error; `None` if the status is `ok`.
+        probability: calibrated probability of pneumonia in [0, 1]; `None` unless `ok`.
+        prediction: a class name or `uncertain`; `None` unless `ok`.
+        threshold: decision threshold on the probability; `None` unless `ok`.
+        input_score: score of the input check, ≥ 0; above 1 the input is refused. It is the distance
+            from the training images relative to its limit, or how much better the image would fit
+            if rotated or inverted. Also given for refused inputs; `None` if not computed.
+        detail: explanation of the reason.
+        warnings: findings about the file, one sentence each, for any status.
 
     Example:
         >>> predictor.predict_file("missing.png").prediction.detail
@@ -133,7 +139,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its interval; NaN-free: what is undefined is `None`.
+    """A number with its confidence interval; undefined values are `None`, never NaN.
 
     Example:
         >>> Estimate(0.9, 0.85, 0.94).low

@@ -170,7 +170,7 @@ def test_bundled_weights_that_did_not_ship_are_missing_and_no_file(
     data, out = write_phantoms(tmp_path / "phantoms", 24, size=64), tmp_path / "run"
     asked = ["train", str(data), "--out", str(out), "--keep-val", "-q"]
     assert run([*asked, "--weights", "bundled"]) == 4
-    assert "ships no bundled weights" in capsys.readouterr().err
+    assert "has no bundled weights" in capsys.readouterr().err
     assert not out.exists()
 
 

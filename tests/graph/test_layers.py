@@ -187,7 +187,7 @@ def test_settings_that_can_not_be_run_are_refused(layer: Callable[[], Any]) -> N
     made = layer()
     joined = [inputs, inputs * 1.0] if type(made).__name__ == "Concatenate" else inputs
     network = arrays_of(load_keras().Model(inputs, made(joined)))
-    with pytest.raises(BundleError, match=r"does not fit what it reads.*found"):
+    with pytest.raises(BundleError, match=r"does not fit its input.*found"):
         build_frozen_part(network, HEIGHT, 1, network.plan.output)
 
 

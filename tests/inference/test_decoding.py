@@ -111,7 +111,7 @@ def test_a_process_that_dies_loses_no_file_and_only_a_deadly_one_has_no_answer(
 
 def test_processes_that_cant_start_end_the_run_with_the_way_out(tmp_path: Path) -> None:
     never: Any = NeverArrives()
-    with pytest.raises(MissingError, match="Leave --workers out"):
+    with pytest.raises(MissingError, match="Leave out --workers"):
         next(decoded(films(tmp_path, ["a"]), never, workers=1))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.graph.bundle_files import Architecture
-from pneumoscope.inference.answer_graph import build_inference_graph
+from pneumoscope.inference.prediction_graph import build_inference_graph
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import (
     HeadWeights,

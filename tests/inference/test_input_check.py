@@ -100,14 +100,14 @@ def test_turned_and_inverted_films_are_told_with_the_way_back(
         assert verdict.score > 1
         if verdict.reason is wanted:
             hits += 1
-            assert f"turn it {way_back}" in verdict.detail
+            assert f"rotate it {way_back}" in verdict.detail
             assert ("invert it" in verdict.detail) == inverted
     assert hits >= 9
 
 
 def test_inverted_films_are_told(statistics: Statistics, unseen: list[np.ndarray]) -> None:
     verdicts = [judged(1 - film, statistics) for film in unseen]
-    assert sum(v.reason is Reason.INVERTED and "turn it" not in v.detail for v in verdicts) >= 19
+    assert sum(v.reason is Reason.INVERTED and "rotate it" not in v.detail for v in verdicts) >= 19
 
 
 def test_mirrored_films_pass(statistics: Statistics, unseen: list[np.ndarray]) -> None:

@@ -14,9 +14,9 @@ from pneumoscope.inference import overlay
 from pneumoscope.inference.overlay import (
     encode_indexed_png,
     encode_png,
-    film_png,
     fit_map,
     heatmap_name,
+    image_png,
     indexed_overlay_png,
     overlay_png,
     shrunk,
@@ -58,7 +58,7 @@ def test_colours_mark_the_peak_and_large_films_shrink() -> None:
     assert picture.shape == (600, 300, 3)
     assert picture[5, 5, 0] > picture[5, 5, 2] + 30
     assert abs(int(picture[-5, -5, 0]) - int(picture[-5, -5, 2])) <= 1
-    assert Image.open(io.BytesIO(film_png(grey))).size == (300, 600)
+    assert Image.open(io.BytesIO(image_png(grey))).size == (300, 600)
 
 
 def test_an_overlay_is_film_and_colour_by_the_heat() -> None:

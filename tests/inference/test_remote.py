@@ -118,7 +118,7 @@ def test_a_storage_is_asked_again_before_a_file_is_given_up(
 
 
 def test_a_storage_that_nothing_knows_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="Give a URL that fsspec knows"):
+    with pytest.raises(MissingError, match="Give a URL that fsspec supports"):
         list(expand_anywhere(["nowhere://films/a.png"]))
 
 

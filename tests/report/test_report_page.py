@@ -213,7 +213,7 @@ def test_run_data_settings_and_commands_are_told(page: Page) -> None:
         "1 min 5 s",
         "2026-01-02T03:04:05Z",
         "class_weights",
-        "most epochs",
+        "largest number of epochs",
         "2.4.6",
         "pneumoscope evaluate DATA --model RUN",
     ):

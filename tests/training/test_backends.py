@@ -35,7 +35,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import SILENT, SilentProgress
-from pneumoscope.training.end_to_end import Squares, build_curriculum, stored_side
+from pneumoscope.training.end_to_end import Squares, build_phase_schedule, stored_side
 from pneumoscope.training.features import ArrayStore, FeatureTable
 from pneumoscope.training.loop import Fitted, fit
 from pneumoscope.training.runtime import describe_runtime, distribute, load_keras
@@ -258,10 +258,10 @@ def train_small(
     parts = [noise(folder / f"squares-{count}", count) for count in (144, 21)]
     sizes = ScratchConfig((SIZE,), (1.0,))
     factors = {network.trainable_variables[0].path: 0.1}
-    curriculum = build_curriculum(network, (parts[0], parts[1]), config, sizes, factors)
+    schedule = build_phase_schedule(network, (parts[0], parts[1]), config, sizes, factors)
     checkpoint = folder / "checkpoint.npz"
     labels = [part.labels for part in parts]
-    return fit(curriculum, labels[0], labels[1], fit_config, auc, checkpoint, "", progress)
+    return fit(schedule, labels[0], labels[1], fit_config, auc, checkpoint, "", progress)
 
 
 def noise(folder: Path, count: int) -> Squares:

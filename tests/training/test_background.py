@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.test_whole import CONFIG, SIDE, SIZES, squares_of
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.graph.bundle_files import Architecture
@@ -16,12 +15,13 @@ from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.background import Changed, LungExtractor, change_surroundings
-from pneumoscope.training.end_to_end import Squares, build_curriculum
+from pneumoscope.training.background import ChangedBackgrounds, LungExtractor, change_backgrounds
+from pneumoscope.training.end_to_end import Squares, build_phase_schedule
 from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.subtypes import UNKNOWN
 from support.small_network import small_network
+from training.test_end_to_end import CONFIG, SIDE, SIZES, squares_of
 
 COUNT, LENGTH = 200, 80
 BOX = (slice(20, 60), slice(15, 55))
@@ -44,11 +44,11 @@ def batch(*, lungs: bool = True) -> tuple[np.ndarray, np.ndarray]:
 
 def changed_by(
     surround: float, silence: float, *, lungs: bool = True, frame: float = 0.0
-) -> tuple[np.ndarray, Changed]:
+) -> tuple[np.ndarray, ChangedBackgrounds]:
     squares, codes = batch(lungs=lungs)
     config = DistortConfig(surround=surround, surround_frame=frame, silence=silence)
     before = squares.copy()
-    found = change_surroundings(squares, codes, config, np.random.default_rng(0))
+    found = change_backgrounds(squares, codes, config, np.random.default_rng(0))
     np.testing.assert_array_equal(squares, before)
     return squares, found
 
@@ -63,10 +63,10 @@ def squares_with_lungs(folder: Path, count: int) -> Squares:
     store.add(keys, fields)
     table = FeatureTable(store, tuple((key,) for key in keys), tuple(range(count)), ())
     labels = (np.arange(count) % 3 > 0).astype(np.int64)
-    return Squares(train.table, labels, train.kinds, table)
+    return Squares(train.table, labels, train.subtypes, table)
 
 
-def kept(squares: np.ndarray, found: Changed, *, inside: bool) -> np.ndarray:
+def kept(squares: np.ndarray, found: ChangedBackgrounds, *, inside: bool) -> np.ndarray:
     """Share of each image's pixels, well within the lungs or well without, that are as before.
 
     Within one grey: the foot of a soft seam reaches far.
@@ -93,7 +93,7 @@ def test_lungs_are_what_found_lungs_are_and_none_where_they_are_not_sure() -> No
 @pytest.mark.parametrize("lungs", [True, False])
 def test_other_surroundings_leave_the_lungs_as_they_were(lungs: bool) -> None:
     squares, found = changed_by(0.4, 0.0, lungs=lungs)
-    assert not found.silent.any()
+    assert not found.without_lungs.any()
     other = (found.squares != squares).any((1, 2))
     assert other.mean() == pytest.approx(0.4, abs=0.1)
     assert (kept(squares, found, inside=True) == 1).all()
@@ -116,9 +116,13 @@ def test_other_surroundings_are_paint_or_another_images() -> None:
 @pytest.mark.parametrize("lungs", [True, False])
 def test_without_lungs_the_surroundings_stay(lungs: bool) -> None:
     squares, found = changed_by(0.0, 0.25, lungs=lungs)
-    assert found.silent.mean() == pytest.approx(0.25, abs=0.1)
-    np.testing.assert_array_equal((found.squares != squares).any((1, 2)), found.silent)
-    middle = found.squares[found.silent, 38:42, 33:37].reshape(found.silent.sum(), -1).astype(int)
+    assert found.without_lungs.mean() == pytest.approx(0.25, abs=0.1)
+    np.testing.assert_array_equal((found.squares != squares).any((1, 2)), found.without_lungs)
+    middle = (
+        found.squares[found.without_lungs, 38:42, 33:37]
+        .reshape(found.without_lungs.sum(), -1)
+        .astype(int)
+    )
     assert (np.abs(middle - middle[:, :1]) <= 1).all()  # one paint, but for a soft edge's foot
     if lungs:
         assert (kept(squares, found, inside=False) == 1).all()
@@ -139,7 +143,7 @@ def test_a_frame_of_another_image_tells_nothing_of_whether_lungs_were_found() ->
 def test_an_image_is_changed_in_one_way_at_most() -> None:
     squares, found = changed_by(0.5, 0.5)
     inside, outside = (kept(squares, found, inside=where) for where in (True, False))
-    np.testing.assert_array_equal(inside == 1, ~found.silent)
+    np.testing.assert_array_equal(inside == 1, ~found.without_lungs)
     assert ((inside == 1) ^ (outside == 1)).all()
 
 
@@ -150,10 +154,12 @@ def test_nothing_is_asked_where_no_lungs_are_shown(tmp_path: Path) -> None:
     network = with_head(backbone, Architecture(), 0)
     distort = replace(CONFIG.distort, surround=0.2, silence=0.5)
     config = replace(CONFIG, distort=distort, kinds=0.5)
-    for lesson, side in zip(
-        build_curriculum(network, (train, val), config, SIZES, {}).lessons, (42, SIDE), strict=True
+    for phase, side in zip(
+        build_phase_schedule(network, (train, val), config, SIZES, {}).phases,
+        (42, SIDE),
+        strict=True,
     ):
-        batches = list(lesson.batches(1))
+        batches = list(phase.batches(1))
         told = np.concatenate([labels for _, labels in batches])
         codes = np.concatenate([inputs["codes"][:, 0] for inputs, _ in batches])
         silent = (told[:, 1] != 0) & (told[:, 1] != 1)
@@ -162,6 +168,6 @@ def test_nothing_is_asked_where_no_lungs_are_shown(tmp_path: Path) -> None:
         assert (codes[silent] == UNKNOWN).all()
         assert set(codes[~silent]) > {UNKNOWN}
         assert {inputs["squares"].shape[1] for inputs, _ in batches} == {side}
-        for (inputs, labels_), (again, same) in zip(batches, lesson.batches(1), strict=True):
+        for (inputs, labels_), (again, same) in zip(batches, phase.batches(1), strict=True):
             np.testing.assert_array_equal(inputs["squares"], again["squares"])
             np.testing.assert_array_equal(labels_, same)

@@ -18,7 +18,7 @@ from pneumoscope.config import DistortConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.images.perturbation_sweeps import enhancement
 from pneumoscope.training import batch_augmentation
-from pneumoscope.training.batch_augmentation import build_distortion
+from pneumoscope.training.batch_augmentation import build_batch_augmentation
 from pneumoscope.training.runtime import load_keras
 
 NOTHING = replace(DistortConfig(**{f.name: 0 for f in fields(DistortConfig)}), crop_least=1.0)
@@ -40,7 +40,7 @@ def changed(
     seed: int = 0,
     training: bool = True,
 ) -> np.ndarray:
-    layer = build_distortion(config, size, seed)
+    layer = build_batch_augmentation(config, size, seed)
     return np.array(load_keras().ops.convert_to_numpy(layer(images, training=training)))
 
 
@@ -360,13 +360,13 @@ def test_the_seed_decides_and_nothing_else_does() -> None:
 
 def test_goes_on_with_the_same_draws_once_its_variables_are_restored() -> None:
     grey, ops = noise(6), load_keras().ops
-    layer = build_distortion(DistortConfig(), SIZE, 3)
+    layer = build_batch_augmentation(DistortConfig(), SIZE, 3)
     first = np.array(ops.convert_to_numpy(layer(grey, training=True)))
     state = [np.array(ops.convert_to_numpy(v)) for v in layer.variables]
     assert state  # it is in what a checkpoint holds
     following = np.array(ops.convert_to_numpy(layer(grey, training=True)))
     assert np.abs(following - first).max() > 0.1
-    other = build_distortion(DistortConfig(), SIZE, 99)
+    other = build_batch_augmentation(DistortConfig(), SIZE, 99)
     for variable, value in zip(other.variables, state, strict=True):
         variable.assign(value)
     resumed = np.array(ops.convert_to_numpy(other(grey, training=True)))
@@ -374,7 +374,7 @@ def test_goes_on_with_the_same_draws_once_its_variables_are_restored() -> None:
 
 
 def test_nothing_is_drawn_outside_training() -> None:
-    layer = build_distortion(DistortConfig(), SIZE, 3)
+    layer = build_batch_augmentation(DistortConfig(), SIZE, 3)
     grey, ops = noise(6), load_keras().ops
     before = [np.array(ops.convert_to_numpy(v)) for v in layer.variables]
     layer(grey)
@@ -385,7 +385,7 @@ def test_nothing_is_drawn_outside_training() -> None:
 def test_fits_into_a_model_for_batches_of_any_number() -> None:
     keras = load_keras()
     squares = keras.Input((SIZE, SIZE), dtype="uint8")
-    out = build_distortion(EVERYTHING, 24, 0)(squares)
+    out = build_batch_augmentation(EVERYTHING, 24, 0)(squares)
     assert tuple(out.shape) == (None, 24, 24)
     model = keras.Model(squares, out)
     for count in (1, 3):
@@ -395,7 +395,7 @@ def test_fits_into_a_model_for_batches_of_any_number() -> None:
 def test_crops_that_cant_be_drawn_are_wrong_usage() -> None:
     config = replace(NOTHING, crop_least=0.9, crop_most=0.5)
     with pytest.raises(UsageError, match=r"distort\.crop_least: found 0\.9, wanted at most"):
-        build_distortion(config, SIZE, 0)
+        build_batch_augmentation(config, SIZE, 0)
 
 
 @pytest.mark.parametrize(

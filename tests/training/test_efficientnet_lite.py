@@ -123,7 +123,7 @@ def test_a_pickle_of_code_is_not_run(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)
 
     torch.save({"a": Code()}, tmp_path / "x.pth")
-    with pytest.raises(InputError, match="holds other than weights"):
+    with pytest.raises(InputError, match="holds objects other than weights"):
         read_weights(tmp_path / "x.pth")
     assert not (tmp_path / "ran").exists()
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumoscope import training
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.graph import runner
 from pneumoscope.graph.measured import count_convolutions, measure_ends, ranges_between
@@ -209,7 +208,7 @@ def test_ranges_are_measured_once_and_named_by_what_they_were_measured_on(
         calls.append(given)
         return measure_ends(*given)
 
-    monkeypatch.setattr(training.ranges, "measure_ends", counted)
+    monkeypatch.setattr(extractors, "measure_ends", counted)
     arrays, config, cache = arrays_of(backbone), PreprocessConfig(size=64), tmp_path / "cache"
     first = training_ranges(records, config, cache, arrays, "f32")
     again = training_ranges(records, config, cache, arrays, "f32")

@@ -24,7 +24,7 @@ from pneumoscope.training.features import (
     Views,
     compute_features,
 )
-from pneumoscope.training.head_training import LabelledFeatures, build_tail_curriculum
+from pneumoscope.training.head_training import LabelledFeatures, build_finetuning_schedule
 from pneumoscope.training.network import (
     build_tail,
     initialise_randomly,
@@ -80,12 +80,12 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledFeatures, L
 
 
 def test_an_epoch_shows_every_image_once_in_one_of_its_views(parts) -> None:
-    (lesson,) = build_tail_curriculum(Mean(), *parts, CONFIG, {}).lessons
-    assert lesson.steps == 2  # of 19 images: whole batches only
+    (phase,) = build_finetuning_schedule(Mean(), *parts, CONFIG, {}).phases
+    assert phase.steps == 2  # of 19 images: whole batches only
 
     def shown(epoch: int) -> list[tuple[int, int]]:
         seen: list[tuple[int, int]] = []
-        for batch, labels in lesson.batches(epoch):
+        for batch, labels in phase.batches(epoch):
             assert (batch.shape, batch.dtype) == ((8, 2, 2, 6), np.float32)
             images, views = batch[:, 0, 0, 0].astype(int), batch[:, 0, 0, 1].astype(int)
             np.testing.assert_array_equal(labels, images % 2)
@@ -101,10 +101,10 @@ def test_an_epoch_shows_every_image_once_in_one_of_its_views(parts) -> None:
 
 
 def test_every_validation_image_is_scored_once_in_order(parts) -> None:
-    (lesson,) = build_tail_curriculum(Mean(), *parts, CONFIG, {}).lessons
+    (phase,) = build_finetuning_schedule(Mean(), *parts, CONFIG, {}).phases
     rows = np.arange(70)
     wanted = parts[1].table.take(rows, np.zeros_like(rows)).mean((1, 2, 3))
-    np.testing.assert_allclose(lesson.val_logits(), wanted, rtol=1e-6)
+    np.testing.assert_allclose(phase.val_logits(), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("block", ["conv5", "conv4"])
@@ -117,11 +117,11 @@ def test_logits_from_the_cache_are_those_of_the_whole_network(
     table = compute_features(records, views, PREPROCESS, extractor, own_cache)
     part = LabelledFeatures(table, np.array([record.label for record in records]))
     tail = with_head(build_tail(backbone, BOUNDARIES[block]), Architecture(), 1)
-    (lesson,) = build_tail_curriculum(tail, part, part, CONFIG, {}).lessons
+    (phase,) = build_finetuning_schedule(tail, part, part, CONFIG, {}).phases
     whole = with_head(backbone, Architecture(), 1)
     whole.get_layer("head").set_weights(tail.get_layer("head").get_weights())
     preprocessor = Preprocessor(PREPROCESS)
     images = np.stack([preprocessor(read_image(record.path).pixels) for record in records])
     wanted = np.asarray(whole.predict_on_batch(images))[:, 0]
     assert np.ptp(wanted) > 0.01 * np.abs(wanted).max()  # the images are told apart
-    np.testing.assert_allclose(lesson.val_logits(), wanted, atol=3e-3 * np.abs(wanted).max())
+    np.testing.assert_allclose(phase.val_logits(), wanted, atol=3e-3 * np.abs(wanted).max())

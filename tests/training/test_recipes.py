@@ -29,7 +29,7 @@ from pneumoscope.records import Dataset
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import recipes
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.end_to_end import build_curriculum
+from pneumoscope.training.end_to_end import build_phase_schedule
 from pneumoscope.training.network import (
     build_tail,
     initialise_randomly,
@@ -302,9 +302,9 @@ def test_images_that_cant_be_read_are_left_out_with_their_labels(
 
     def seen(network: Any, parts: Any, *others: Any) -> Any:
         shown.append(parts[0])
-        return build_curriculum(network, parts, *others)
+        return build_phase_schedule(network, parts, *others)
 
-    monkeypatch.setattr(recipes, "build_curriculum", seen)
+    monkeypatch.setattr(recipes, "build_phase_schedule", seen)
     records = list(phantoms.subset("train").records)
     text = tmp_path / "text.png"
     text.write_bytes(b"no image")

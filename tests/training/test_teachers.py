@@ -45,7 +45,7 @@ def test_what_is_no_bundle_or_was_changed_is_refused(tmp_path: Path) -> None:
     bundle = small_bundle(tmp_path / "changed")
     with bundle.weights[0].open("ab") as stream:
         stream.write(b"x")
-    with small_network(), pytest.raises(BundleError, match="is not the file that"):
+    with small_network(), pytest.raises(BundleError, match="its SHA-256 differs from that in"):
         load_teachers((str(tmp_path / "changed"),))
 
 

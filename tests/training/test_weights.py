@@ -327,7 +327,7 @@ def test_half_precision_starts_a_training_too(target: Any, backbone: Any, shippe
 
 def test_no_bundle_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_files, "default_folder", lambda: tmp_path / "none")
-    with pytest.raises(WeightsMissingError, match="ships no bundled weights") as caught:
+    with pytest.raises(WeightsMissingError, match="has no bundled weights") as caught:
         resolve_weights("bundled")
     for words in ("--weights imagenet", "--weights none", "--weights FILE.h5"):
         assert words in str(caught.value)
@@ -400,11 +400,11 @@ HOSTILE: dict[str, Callable[[Any], Any]] = {
         ("bomb", "1,600,000,000 bytes of memory"),
         ("bombs", "bytes of memory"),
         ("chunk", "bytes of memory"),
-        ("external link", "link to somewhere else"),
-        ("soft link", "link to somewhere else"),
+        ("external link", "link to another place"),
+        ("soft link", "link to another place"),
         ("external data", "in another file"),
         ("virtual", "in another file"),
-        ("cycle", "a second time"),
+        ("cycle", "occurs twice"),
         ("deep", "nested too deeply"),
         ("array for group", "not a group"),
         ("unnamed", "does not name its layers"),
@@ -521,7 +521,7 @@ def test_a_damaged_cached_file_is_fetched_again(mirror: Any, tmp_path: Path) -> 
 
 def check_message(error: WeightsMissingError, path: Path) -> None:
     url = weights.IMAGENET_BASE_URL + weights.IMAGENET_FILE
-    for words in (url, f"put it there: {path}", "--weights none", "--weights FILE.h5"):
+    for words in (url, f"copy it to {path}", "--weights none", "--weights FILE.h5"):
         assert words in str(error)
     assert error.exit_code == 4
     assert not path.exists()

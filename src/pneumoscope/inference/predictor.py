@@ -60,7 +60,7 @@ BATCH = 16
 """Images per forward pass."""
 
 _PASSES = (1, BATCH)
-"""Images per forward pass, of which engines make a graph for each: one, or many."""
+"""Batch sizes; engines compile one graph for each of them."""
 
 
 Answer = Result
@@ -71,16 +71,15 @@ class Predictor:
     """One model, ready to predict: preprocessing, input check, network, calibration, threshold.
 
     Attributes:
-        known_logit: what the bundle states for the known phantom; `None` if it states nothing.
+        known_logit: logit that the bundle states for the known-answer test, or `None`.
 
     Args:
         manifest: preprocessing, calibration and threshold of the model.
         backend: the engine, with the model's weights loaded.
-        limits: what an image file may cost.
-        precision: what the backend computes in, for those who ask.
-        statistics: what the model's training images look like; without them nothing is refused
-            for what it shows.
-        looks: note in answers what the input check would see, for one that is made of them.
+        limits: limits on an image file.
+        precision: precision of the backend, for reports.
+        statistics: distribution of the training images; without it there is no input check.
+        looks: keep the descriptors for the input check in the results, to fit one from them.
             Pictures in colour are refused then.
         any_age: predict for patients of other ages than the model is for, with a warning.
 
@@ -134,14 +133,14 @@ class Predictor:
             model: the bundle.
             precision: `f32`, `bf16` or `int8`; `auto` is the fastest that the bundle's
                 certificates allow on this processor.
-            input_check: refuse what is unlike the training images, if the model can tell; without
-                it every image that can be read has an answer, for research.
-            any_age: answer for patients of other ages than the model is for, with a warning.
-            device: `CPU`, `GPU`, or `auto`: graphics that OpenVINO runs on, if there are any.
+            input_check: refuse images that differ from the training images, if the model has an
+                input check; without it every readable image has a prediction, for research.
+            any_age: predict for patients outside the model's age range, with a warning.
+            device: `CPU`, `GPU`, or `auto`: a GPU that OpenVINO supports, if there is one.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
-            UsageError: the bundle or the device doesn't allow the precision.
+            UsageError: the bundle or the device does not allow the precision.
         """
         bundle = load_bundle(model)
         backend = OpenVinoBackend.load(bundle, precision, device)
@@ -160,12 +159,12 @@ class Predictor:
 
     @property
     def checks_inputs(self) -> bool:
-        """Whether inputs unlike the training images are refused."""
+        """Whether the input check is active."""
         return self._statistics is not None
 
     @property
     def any_age(self) -> bool:
-        """Whether patients of other ages than the model is for are answered for."""
+        """Whether patients outside the model's age range get predictions."""
         return self._gate.any_age
 
     def adapted(
@@ -174,13 +173,12 @@ class Predictor:
         passes: Sequence[int] = _PASSES,
         processes: Processes | None = None,
     ) -> Predictor:
-        """The same model under other limits.
+        """The same model with other limits.
 
         Args:
-            limits: what an image file may cost.
-            passes: images per forward pass, ascending; the smallest that holds what is asked for
-                together is taken.
-            processes: where files are read, for those of strangers; `None` reads them in threads.
+            limits: limits on an image file.
+            passes: batch sizes, ascending; the smallest that holds all requested images is used.
+            processes: worker processes for untrusted files; `None` reads files in threads.
         """
         other = copy.copy(self)
         other._limits, other._passes = limits, tuple(passes)
@@ -188,7 +186,7 @@ class Predictor:
         return other
 
     def known_answer(self, engine: str = "") -> KnownAnswer | None:
-        """How this engine scores the known phantom; `None` if the bundle states no score of it."""
+        """Run the known-answer test on this engine; `None` if the bundle states no logit."""
         if self.known_logit is None:
             return None
         began = time.monotonic()
@@ -202,13 +200,13 @@ class Predictor:
         )
 
     def phantom_logit(self) -> float | None:
-        """The logit of the known phantom, which the input check is not asked about."""
+        """The logit of the phantom of the known-answer test, without input check."""
         plain = copy.copy(self)
         plain._statistics, plain._looks, plain._processes = None, False, None
         return plain.predict_bytes(phantom_content(), NAME, keep_image=False).logit
 
     def warm_up(self) -> None:
-        """Have the engine make what it needs for passes of every size."""
+        """Let the engine compile its graphs for all batch sizes."""
         side = self.manifest.preprocessing.size
         for images in reversed(self._passes):  # smaller ones share the graphs of larger ones
             self._backend.run(np.zeros((images, side, side, 3), np.float32))
@@ -311,18 +309,18 @@ class Predictor:
         """The answer for one file's content, held in memory.
 
         Args:
-            content: of a file of any format that `read_image` knows.
-            name: for the row.
-            keep_image: keep the pixels in the answer, shrunk to the size of overlays.
+            content: bytes of a file in any format that `read_image` supports.
+            name: name for the row.
+            keep_image: keep the pixels in the result, reduced to the size of overlays.
         """
         return next(self.answers([self.prepare_bytes(content, name, keep_image=keep_image)]))
 
     def prepare_bytes(
         self, content: bytes, name: str, *, keep_image: bool = False
     ) -> Prepared | Prediction:
-        """The network's input for one file's content, or the row that says why there is none.
+        """The network's input for one file's content, or the row with the reason for its refusal.
 
-        For those who read films in one thread and ask for many answers in another; see `answers`.
+        For callers that read images in one thread and run inference in another; see `answers`.
         The arguments are those of `predict_bytes`.
         """
         decode = Decoder(
@@ -357,18 +355,18 @@ class Predictor:
     ) -> Generator[Result]:
         """One answer for every path, in order; reading runs ahead of the engine.
 
-        Memory stays flat however many paths there are and however large the films.
+        Memory does not grow with the number of paths or the size of the images.
 
         Args:
-            paths: files of any format that `read_image` knows; taken as they are wanted.
-            keep: from an image's pixels to what is kept of them in its answer.
-            each: called with every answer before it is yielded, in the threads that wait for the
-                engine: threads of its own would take turns with them at Python's lock.
-            workers: processes that read; 0 for threads of this one.
-            read: how a file is read, `read_image` where nothing is said.
+            paths: files in any format that `read_image` supports; consumed as needed.
+            keep: reduces an image's pixels to those kept in its result.
+            each: called with every result before it is yielded, in the threads that wait for the
+                engine, because further threads would compete with them for Python's lock.
+            workers: reader processes; 0 for threads of this process.
+            read: reads a file; `None` means `read_image`.
 
         Raises:
-            MissingError: processes can't be started here.
+            MissingError: processes can't be started.
         """
         decode = Decoder(
             self._limits, self._preprocess, keep, read, looks=self._looks, gate=self._gate
@@ -397,7 +395,7 @@ class Predictor:
         """One answer for every name and decoded image, float32 (h, w) in [0, 1], in order.
 
         Raises:
-            UsageError: an array of another form.
+            UsageError: an array has another shape, type or range.
         """
         looks = self._looks
         items = (seen(n, _checked(n, i), self._preprocess, looks=looks) for n, i in images)
@@ -417,7 +415,7 @@ class Predictor:
         logit = float(outputs.logits[row])
         if not math.isfinite(logit):
             detail = (
-                f"the model's answer is {logit}, no number. Its weights are damaged: train again"
+                f"the model's output is {logit}, not finite. Its weights are damaged: train again"
             )
             failed = Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail)
             return Result(replace(failed, warnings=item.warnings))
@@ -436,7 +434,7 @@ class Predictor:
     def checked(self, answer: Result) -> Result:
         """An answer of this model's network after the input check, and decided.
 
-        Of an answer without a logit, and without a look or statistics, nothing is checked.
+        Without a logit, descriptors or statistics nothing is checked.
         """
         look, embedding = answer.look, answer.embedding
         if answer.logit is None:
@@ -463,7 +461,7 @@ class Predictor:
 
 
 def mark_of(predictor: Predictor) -> str:
-    """SHA-256, hex, of what decides answers: version, model, how it computes and checks."""
+    """SHA-256, hex, over all that affects results: version, model, precision and checks."""
     decisive = [
         asdict(predictor.manifest),
         predictor.precision,
@@ -475,14 +473,14 @@ def mark_of(predictor: Predictor) -> str:
 
 
 def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
-    """What a model's training images look like; `None` if it doesn't know.
+    """The distribution of a model's training images; `None` if the bundle has none.
 
     Args:
-        check: of the bundle's manifest.
+        check: entry of the bundle's manifest.
         table: the bundle's table `input_check`, empty if it has none.
 
     Raises:
-        BundleError: another method than ours, or arrays that can't be used.
+        BundleError: the method is unknown, or the arrays can't be used.
     """
     if check == InputCheck():
         return None
@@ -492,16 +490,16 @@ def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
         return Statistics.from_table(table, check.limits)
     except ValueError as error:
         raise BundleError(
-            f"the model's input check can't be used: {error}. Copy the bundle again, make it anew "
-            "(pneumoscope input-check), or do without it (--no-input-check)."
+            f"the model's input check can't be used: {error}. Copy the bundle again, fit it again "
+            "(pneumoscope input-check), or disable it (--no-input-check)."
         ) from error
 
 
 def decide(answer: Result, manifest: BundleManifest) -> Result:
     """The answer with probability and prediction as `manifest` calibrates and decides.
 
-    The prediction is `uncertain` where the manifest's `abstention` withholds it.
-    An answer without a logit (refused, unreadable) stays as it is.
+    The prediction is `uncertain` where the manifest's `abstention` applies.
+    A result without a logit (refused or unreadable) stays unchanged.
     """
     if answer.logit is None:
         return answer

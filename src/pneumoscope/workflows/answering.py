@@ -25,7 +25,7 @@ from pneumoscope.images.framing import match_framing, reliable_box
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.inference.overlay import film_png, overlay_png
+from pneumoscope.inference.overlay import image_png, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor, decide
 from pneumoscope.inference.table import COLUMNS
 from pneumoscope.progress import Progress
@@ -300,6 +300,6 @@ def _pictured(answered: Answered, k: int, config: PreprocessConfig) -> WorstErro
         record.path.name,
         record.label,
         answer.prediction.probability or 0.0,
-        film_png(pixels, _THUMBNAIL_SIDE),
+        image_png(pixels, _THUMBNAIL_SIDE),
         None if cam is None else overlay_png(pixels, cam, config, _THUMBNAIL_SIDE),
     )

@@ -27,7 +27,7 @@ from pneumoscope.evaluation.compare import Comparison, compare, in_own_units
 from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.identity import model_fingerprint
-from pneumoscope.inference.overlay import film_png, overlay_png
+from pneumoscope.inference.overlay import image_png, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, UNCERTAIN, ImageRecord
@@ -312,7 +312,7 @@ def _pictured(
         record.path.name,
         record.label,
         tuple(answer.prediction.probability or 0.0 for answer in pair),
-        film_png(pixels, _THUMBNAIL_SIDE),
+        image_png(pixels, _THUMBNAIL_SIDE),
         tuple(maps),
     )
 

@@ -37,7 +37,7 @@ from pneumoscope.inference.input_check import (
 )
 from pneumoscope.inference.predictor import BATCH, Predictor
 from pneumoscope.inference.weights_store import Table
-from pneumoscope.prefetching import ahead
+from pneumoscope.prefetching import prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.formatting import count, percent
@@ -305,7 +305,7 @@ def _see(films: Iterator[_Film], predictor: Predictor, advance: Callable[[int], 
 
     told = 0
     # Read and looked at in a thread, while the engine works.
-    answers = predictor.predict_images(ahead(named(), most=2 * BATCH))
+    answers = predictor.predict_images(prefetched(named(), most=2 * BATCH))
     for number, answer in enumerate(answers):
         look, label, _ = found[asked[number]]
         found[asked[number]] = look, label, answer.embedding

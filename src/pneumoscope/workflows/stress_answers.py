@@ -38,7 +38,7 @@ from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.overlay import fit_map, shrunk
 from pneumoscope.inference.predictor import Answer, Predictor
-from pneumoscope.prefetching import ahead
+from pneumoscope.prefetching import prefetched
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows.stress_files import Said, Stressed
 
@@ -252,7 +252,7 @@ def answer_stressed(
 
     def copies() -> Iterator[tuple[str, FloatArray]]:
         wanted = range(begin, len(records))
-        for film in ahead(_film(records, k, conditions, config, masks) for k in wanted):
+        for film in prefetched(_film(records, k, conditions, config, masks) for k in wanted):
             waiting.append(film)
             for condition, copy in zip(conditions, film.copies, strict=False):
                 if copy is not None:

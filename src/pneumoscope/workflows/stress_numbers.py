@@ -20,7 +20,7 @@ from pneumoscope.evaluation.stress import Control, Judgement, Paired, compare_pa
 from pneumoscope.images.lungs import MaskFolder
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.inference.bundle import Abstention, BundleManifest
-from pneumoscope.inference.overlay import film_png
+from pneumoscope.inference.overlay import image_png
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset, Estimate, ImageRecord
 from pneumoscope.report.content import EvaluatedSplit, RunFacts
@@ -358,6 +358,6 @@ def _examples(
             title = "As it is" if condition.name == PLAIN else of_sweep.get(condition.name, _PARTS)
             probability = said if isinstance(said, float) else None
             found.append(
-                Example(title, condition.title, film_png(copy, _EXAMPLE_SIDE), probability)
+                Example(title, condition.title, image_png(copy, _EXAMPLE_SIDE), probability)
             )
     return tuple(found)

@@ -1,19 +1,17 @@
-"""From the pixels of a film to its answer, within the graph: what an exported model does.
+"""Prediction graphs: probability, Grad-CAM heatmap and embedding from one forward pass.
 
-Comes in: a bundle's manifest and arrays, a `Writer`, its node for grey pixels. Goes out: nodes for
-probability, heatmap and embedding. The steps are those of `images/preprocess.py`, the network and
-the calibration; fitting into the square is a product with a matrix on either side, because engines
-differ in how they resize, if they do it without aliasing at all, and none differs in a product.
+`write_prediction` writes the graph of an exported model with a `Writer`: from grey pixels through
+preprocessing (`images/preprocess.py`), network and calibration to the outputs. Images are resized
+by a matrix product on either side, because engines differ in their resize operations, and some lack
+antialiasing, but all agree on products.
 
-Probability, Grad-CAM map and embedding from one forward pass.
+`build_inference_graph` makes the Keras graph of a trained network with the same outputs.
 
-`build_inference_graph` makes a Keras graph of a trained network's weights with three outputs.
-
-Grad-CAM (Selvaraju et al., ICCV 2017) weighs each channel of the last feature map A, (h, w, c),
-by the mean over positions of the gradient of the logit. Behind global average pooling that
-gradient is the same at every position: (1 / hw) times the head's gradient at the pooled
-features, which for Dense(ReLU) → Dense(1) is W1 (w2 where the hidden unit is on). So no backward
-pass is needed, and an exported graph can yield the map too.
+Grad-CAM (Selvaraju et al., ICCV 2017) weights each channel of the last feature map A, (h, w, c), by
+the mean over positions of the gradient of the logit. Behind global average pooling this gradient is
+the same at every position: (1 / hw) times the gradient of the head at the pooled features. For
+Dense(ReLU) → Dense(1) that is W1 (w2 where the hidden unit is active). So no backward pass is
+needed, and an exported graph can compute the map too.
 """
 
 from __future__ import annotations
@@ -35,12 +33,12 @@ from pneumoscope.keras_loading import load_keras
 OUTPUTS = ("probability", "heatmap", "embedding")
 
 _LEAST = np.full(1, 1e-12, np.float32)
-"""Nothing is divided by less."""
+"""Lower limit of divisors."""
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerNodes(Generic[Node]):
-    """`OUTPUTS`, and the side of the heatmap."""
+class PredictionNodes(Generic[Node]):
+    """The nodes of `OUTPUTS`, and the side of the heatmap."""
 
     probability: Node
     heatmap: Node
@@ -49,28 +47,29 @@ class AnswerNodes(Generic[Node]):
 
     @property
     def nodes(self) -> tuple[Node, Node, Node]:
-        """In the order of `OUTPUTS`."""
+        """The nodes in the order of `OUTPUTS`."""
         return self.probability, self.heatmap, self.embedding
 
 
-def write_answer(
+def write_prediction(
     to: Writer[Node], manifest: BundleManifest, networks: Sequence[NetworkArrays], pixels: Node
-) -> AnswerNodes[Node]:
-    """From grey pixels, uint8 (n, h, w) of any size, to `OUTPUTS`.
+) -> PredictionNodes[Node]:
+    """Write the graph from grey pixels, uint8 (n, h, w) of any size, to `OUTPUTS`.
 
     The probability (n,) is calibrated. The heatmap (n, m, m) is Grad-CAM on the network's coarse
-    grid, 1 at its peak, all 0 where nothing speaks for pneumonia. The embedding is (n, c).
+    grid, scaled to a peak of 1, and all 0 where nothing indicates pneumonia. The embedding is
+    (n, c).
     """
     config = manifest.preprocessing
     grey = to.combine("divide", to.as_float(pixels), _number(to, 255.0))
     images = _normalise(to, _fit(to, grey, config), config)
-    answers = write_average(to, networks, images, config.size, flip=manifest.flip)
-    cam = answers.cam
-    straight = to.combine("multiply", answers.logit, _number(to, manifest.calibration.slope))
+    outputs = write_average(to, networks, images, config.size, flip=manifest.flip)
+    cam = outputs.cam
+    straight = to.combine("multiply", outputs.logit, _number(to, manifest.calibration.slope))
     shifted = to.combine("add", straight, _number(to, manifest.calibration.intercept))
     peak = to.combine("maximum", to.reduce("max", cam, (1, 2), keep=True), to.constant(_LEAST))
     heatmap = to.combine("divide", cam, peak)
-    return AnswerNodes(to.apply("sigmoid", shifted), heatmap, answers.embedding, answers.side)
+    return PredictionNodes(to.apply("sigmoid", shifted), heatmap, outputs.embedding, outputs.side)
 
 
 def _number(to: Writer[Node], value: float) -> Node:
@@ -78,7 +77,7 @@ def _number(to: Writer[Node], value: float) -> Node:
 
 
 def _fit(to: Writer[Node], grey: Node, config: PreprocessConfig) -> Node:
-    """Grey (n, h, w) into the square (n, size, size), as `Preprocessor.grey` does."""
+    """Resize grey (n, h, w) to the square (n, size, size), as `Preprocessor.grey` does."""
     size = _number(to, config.size)
     height, width = to.length(grey, 1), to.length(grey, 2)
     rows, columns = size, size
@@ -91,17 +90,17 @@ def _fit(to: Writer[Node], grey: Node, config: PreprocessConfig) -> Node:
 
 
 def _shown(to: Writer[Node], side: Node, longest: Node, size: Node) -> Node:
-    """How many of the square's pixels a side of the film takes: its share, rounded, at least 1."""
+    """Pixels of the square that a side of the image takes: its share, rounded, at least 1."""
     share = to.combine("divide", to.combine("multiply", side, size), longest)
     return to.combine("maximum", to.apply("round", share), _number(to, 1.0))
 
 
 def _taps(to: Writer[Node], length: Node, shown: Node, size: int, *, turned: bool = False) -> Node:
-    """The matrix (size, length) that shrinks or stretches a side; `turned`, (length, size).
+    """The matrix (size, length) that resizes one side; (length, size) if `turned`.
 
-    Row i holds the weights with which source pixels make target pixel i: a triangle about the
-    target's place in the source, as wide as the reduction and never narrower than a pixel, its sum
-    1 (bilinear with antialiasing, as Pillow has it). Rows in the margin of a padded side are 0.
+    Row i holds the weights of the source pixels in target pixel i. They form a triangle around the
+    target's position in the source, as wide as the reduction and at least one pixel, with sum 1
+    (bilinear with antialiasing, as in Pillow). Rows in the margin of a padded side are 0.
     """
     target_axis, source_axis = ((1, -1), (-1, 1)) if turned else ((-1, 1), (1, -1))
     margin = to.combine("subtract", _number(to, size), shown)
@@ -126,7 +125,7 @@ def _taps(to: Writer[Node], length: Node, shown: Node, size: int, *, turned: boo
 
 
 def _normalise(to: Writer[Node], square: Node, config: PreprocessConfig) -> Node:
-    """The square (n, size, size) to the network's channels (n, 3, size, size)."""
+    """Normalise the square (n, size, size) to the network's channels (n, 3, size, size)."""
     one = to.reshape(square, (-1, 1, config.size, config.size))
     if config.normalisation == "imagenet":
         mean, deviation = (_per_channel(each) for each in (IMAGENET_MEAN, IMAGENET_DEVIATION))
@@ -164,7 +163,7 @@ def _closed_form_head(network: Any) -> Any:
     output, output_bias = network.get_layer(OUTPUT_LAYER).get_weights()
 
     class ClosedFormHead(keras.layers.Layer):  # type: ignore[misc, name-defined]
-        """The head and its gradient, written out."""
+        """The head and its gradient in closed form."""
 
         def build(self, input_shape: Any) -> None:
             self.hidden = self._constant(hidden)

@@ -297,7 +297,10 @@ def test_warnings_are_counted_whether_images_are_read_or_found_again(
     grey = np.arange(48 * 40, dtype=np.uint16).reshape(40, 48)
     Image.fromarray(grey).save(deep)
     odd = ImageRecord(deep, 0, "deep", sha256=sha256_of_file(deep))
-    kind = "its brightest value is … of …, so it uses … of … bits, these were scaled to the whole range"
+    kind = (
+        "its brightest value is … of …, so it uses … of … bits, these were scaled to the whole "
+        "range"
+    )
     for seen in (12, 0):
         table, views = computed([*records, odd], own_cache)
         assert views == seen

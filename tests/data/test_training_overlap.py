@@ -112,11 +112,12 @@ def test_files_that_can_not_be_read(phantoms: tuple[ImageRecord, ...], tmp_path:
 
 
 def test_in_words() -> None:
-    assert TrainingOverlap(9, False).in_words().startswith("Whether the model was trained on some")
+    unknown = TrainingOverlap(9, False).in_words()
+    assert unknown.startswith("It is not known whether the model was trained")
     assert TrainingOverlap(9, True).in_words() == (
         "None of these 9 images is among the model's training images."
     )
-    assert "was trained on 3 of these 1,000 images: the results flatter it" in (
+    assert "was trained on 3 of these 1,000 images: the results are too optimistic" in (
         TrainingOverlap(1000, True, 2, 1).in_words()
     )
     both = TrainingOverlap(10, True, 2, 1, 4)

@@ -64,7 +64,7 @@ def jpegs() -> list[bytes]:
     """Drawn films of 224 pixels."""
     contents = []
     for number in range(8):
-        grey = np.round(draw(0, f"guest-{number}", film=1, label=number % 2).pixels * 255)
+        grey = np.round(draw(0, f"guest-{number}", number=1, label=number % 2).pixels * 255)
         stream = io.BytesIO()
         Image.fromarray(grey.astype(np.uint8)).resize((224, 224)).save(stream, "JPEG")
         contents.append(stream.getvalue())

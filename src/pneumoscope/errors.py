@@ -28,7 +28,14 @@ Status = Literal["ok", "refused", "error"]
 
 
 class Reason(StrEnum):
-    """Why an input has no prediction: the codes of the `reason` column of `predictions.csv`."""
+    """Why an input has no prediction: the codes of the `reason` column of `predictions.csv`.
+
+    Example:
+        >>> Reason.NOT_FOUND.value, Reason.NOT_FOUND.status
+        ('not_found', 'error')
+        >>> Reason("lateral_view").status
+        'refused'
+    """
 
     # The file could not be read: status "error".
     NOT_FOUND = "not_found"
@@ -79,19 +86,38 @@ _UNREADABLE = frozenset(
 
 
 class PneumoscopeError(Exception):
-    """Base class of all errors that pneumoscope raises."""
+    """Base class of all errors that pneumoscope raises.
+
+    Example:
+        >>> try:
+        ...     Predictor.load("missing")
+        ... except PneumoscopeError as error:
+        ...     error.exit_code
+        2
+    """
 
     exit_code = 1
 
 
 class UsageError(PneumoscopeError):
-    """The command line or the configuration is not valid."""
+    """The command line or the configuration is not valid.
+
+    Example:
+        >>> training_config("magic")
+        Traceback (most recent call last):
+        UsageError: --recipe: recipe: found 'magic', wanted one of 'frozen', 'finetune', 'scratch'
+    """
 
     exit_code = 2
 
 
 class InputError(PneumoscopeError):
-    """The images, labels or model that were given can't be used."""
+    """The images, labels or model that were given can't be used.
+
+    Example:
+        >>> InputError.exit_code, issubclass(DataError, InputError)
+        (3, True)
+    """
 
     exit_code = 3
 
@@ -100,6 +126,13 @@ class ImageRefusedError(InputError):
     """One image has no prediction; `reason` is the code, `detail` the explanation.
 
     `warnings` are further findings about its file, as far as it was read.
+
+    Example:
+        >>> try:
+        ...     read_image("missing.png")
+        ... except ImageRefusedError as error:
+        ...     error.reason.value
+        'not_found'
     """
 
     def __init__(
@@ -113,37 +146,87 @@ class ImageRefusedError(InputError):
 
 
 class DataError(InputError):
-    """A data set as a whole can't be used (no images, one class only, …)."""
+    """A data set as a whole can't be used (no images, one class only, …).
+
+    Example:
+        >>> load_dataset("missing")
+        Traceback (most recent call last):
+        DataError: missing: there is no such file or folder. ...
+    """
 
 
 class ManifestError(DataError):
-    """A CSV manifest lacks columns, repeats rows, or holds values that can't be parsed."""
+    """A CSV manifest lacks columns, repeats rows, or holds values that can't be parsed.
+
+    Example:
+        >>> _ = Path("wrong.csv").write_text("file,label")
+        >>> load_dataset("wrong.csv")
+        Traceback (most recent call last):
+        ManifestError: wrong.csv: ...
+    """
 
 
 class SplitLeakError(DataError):
-    """A patient is in more than one split."""
+    """A patient is in more than one split.
+
+    Example:
+        >>> one, other = sorted(xrays.rglob("*.png"))[:2]
+        >>> rows = ["path,label,patient,split", f"{one},0,p1,train", f"{other},0,p1,test"]
+        >>> _ = Path("leak.csv").write_text(chr(10).join(rows))
+        >>> load_dataset("leak.csv")
+        Traceback (most recent call last):
+        SplitLeakError: ...'p1'...
+    """
 
 
 class UnsafeArchiveError(DataError):
-    """An archive would write outside its folder or unpack to far more than expected."""
+    """An archive would write outside its folder or unpack to far more than expected.
+
+    Example:
+        >>> UnsafeArchiveError.exit_code
+        3
+    """
 
 
 class BundleError(InputError):
-    """A model bundle is incomplete, was changed after it was written, or has another schema."""
+    """A model bundle is incomplete, was changed after it was written, or has another schema.
+
+    Example:
+        >>> Path("broken").mkdir(exist_ok=True)
+        >>> _ = Path("broken/bundle.json").write_text("{}")
+        >>> load_bundle("broken")
+        Traceback (most recent call last):
+        BundleError: ...
+    """
 
 
 class MissingError(PneumoscopeError):
-    """Something that the command needs is not on this machine."""
+    """Something that the command needs is not on this machine.
+
+    Example:
+        >>> MissingError.exit_code, issubclass(ExtraMissingError, MissingError)
+        (4, True)
+    """
 
     exit_code = 4
 
 
 class WeightsMissingError(MissingError):
-    """Initial weights are missing and can't be downloaded."""
+    """Initial weights are missing and can't be downloaded.
+
+    Example:
+        >>> WeightsMissingError.exit_code
+        4
+    """
 
 
 class ExtraMissingError(MissingError):
-    """A command needs an optional dependency that is not installed."""
+    """A command needs an optional dependency that is not installed.
+
+    Example:
+        >>> ExtraMissingError("an export to ONNX", "export").extra
+        'export'
+    """
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(
@@ -154,10 +237,20 @@ class ExtraMissingError(MissingError):
 
 
 class NetworkError(MissingError):
-    """A download failed."""
+    """A download failed.
+
+    Example:
+        >>> NetworkError.exit_code
+        4
+    """
 
 
 class InterruptedRunError(PneumoscopeError):
-    """The user stopped the run; results so far are kept."""
+    """The user stopped the run; results so far are kept.
+
+    Example:
+        >>> InterruptedRunError.exit_code
+        130
+    """
 
     exit_code = 130

@@ -21,7 +21,20 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """Receives the progress of long tasks."""
+    """Receives the progress of long tasks.
+
+    Example:
+        >>> from contextlib import contextmanager
+        >>> from pneumoscope.progress import SilentProgress
+        >>> class Titles:
+        ...     @contextmanager
+        ...     def task(self, title, total, unit):
+        ...         print(f"{title}: {total} {unit}")
+        ...         with SilentProgress().task(title, total, unit) as task:
+        ...             yield task
+        >>> _ = predictor.predict([image, image], Titles())
+        Predicting: 2 images
+    """
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
@@ -47,7 +60,13 @@ SILENT = SilentProgress()
 
 
 class TerminalProgress:
-    """A progress bar on a terminal; in a pipe or log file, one line at the end of each task."""
+    """A progress bar on a terminal; in a pipe or log file, one line at the end of each task.
+
+    Example:
+        >>> with TerminalProgress().task("Counting", 2, "numbers") as task:
+        ...     for number in range(2):
+        ...         task.advance()
+    """
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[Task]:

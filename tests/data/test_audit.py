@@ -143,7 +143,7 @@ def test_findings_name_everything_the_gravest_first(found: Audit) -> None:
     texts = " ".join(finding.text for finding in found.findings)
     assert "'virus-100' in train (1) and test (1)" in texts
     assert "2 of 108 images can't be used: empty_file (1), not_an_image (1)" in texts
-    assert "Mean intensity alone tells NORMAL in train from PNEUMONIA in train" in texts
+    assert "Mean intensity alone separates NORMAL in train from PNEUMONIA in train" in texts
     assert len(found.with_severity("problem")) == 3
 
 

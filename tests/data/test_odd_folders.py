@@ -22,7 +22,7 @@ from pneumoscope.data.masks import flat_kind, notes_on_flat_images
 from pneumoscope.data.sources import download
 from pneumoscope.errors import DataError
 from support.bad_data import write_image, write_images
-from support.dicom_films import twelve
+from support.dicom_images import twelve
 from support.image_files import dicom
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -67,7 +67,7 @@ def test_files_that_are_no_images_are_not_counted(tmp_path: Path) -> None:
     write_image(tmp_path / "train" / "NORMAL" / "named_wrongly.txt", 9)  # a PNG all the same
     (tmp_path / "train" / "NORMAL" / "broken.jpeg").write_text("no image")  # refused by its reader
     assert _counted(tmp_path) == {"train": (6, 4)}
-    assert any("4 files left out that are no images" in note for note in index(tmp_path).warnings)
+    assert any("4 files left out that are not images" in note for note in index(tmp_path).warnings)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpeg"])
@@ -80,8 +80,8 @@ def test_two_valued_images_are_found_by_their_pixels(tmp_path: Path, suffix: str
     )
     found = index(tmp_path)
     two, one = notes_on_flat_images(found.records)
-    assert two.startswith("3 of 12 images have two grey values only")
-    assert one.startswith("1 of 12 images are nearly of one grey")
+    assert two.startswith("3 of 12 images have only two grey values")
+    assert one.startswith("1 of 12 images have nearly a single grey value")
     codes = {f.code: f for f in audit(found).findings}
     assert codes["two_valued"].severity == "problem"
     assert "3 of 12" in codes["two_valued"].text
@@ -245,7 +245,7 @@ def test_placeholders_in_a_manifest(tmp_path: Path, word: str) -> None:
     found = index(_manifest(tmp_path, lambda _: word))
     assert len({record.patient for record in found.records}) == 40
     assert (
-        f"40 of 40 images bear a placeholder in place of a patient id ({word!r})"
+        f"40 of 40 images have a placeholder instead of a patient id ({word!r})"
         in found.warnings[0]
     )
     texts = [finding.text for finding in audit(found).findings if finding.code == "index"]
@@ -259,20 +259,20 @@ def test_placeholders_in_headers(tmp_path: Path) -> None:
         path.write_bytes(dicom(twelve(PatientID="ANONYMOUS")))
     found = index(tmp_path)
     assert len({record.patient for record in found.records}) == 12
-    assert "12 of 12 images bear a placeholder" in found.warnings[0]
+    assert "12 of 12 images have a placeholder" in found.warnings[0]
 
 
 def test_placeholders_among_true_ids(tmp_path: Path) -> None:
     found = index(_manifest(tmp_path, lambda k: "anon" if k < 10 else f"P{k // 2}"))
     assert len({record.patient for record in found.records}) == 10 + 15
-    assert "10 of 40 images bear a placeholder" in found.warnings[0]
+    assert "10 of 40 images have a placeholder" in found.warnings[0]
 
 
 def test_one_id_for_all_is_said_and_no_empty_split_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = _manifest(tmp_path, lambda _: "HOSPITAL-A")
-    assert "40 of 40 images bear the patient id 'HOSPITAL-A'" in index(manifest).warnings[0]
+    assert "40 of 40 images have the patient id 'HOSPITAL-A'" in index(manifest).warnings[0]
     out = tmp_path / "split.csv"
     assert run(["data", "split", str(manifest), "--out", str(out), "--val", "0.2"]) == 3
     said = capsys.readouterr().err

@@ -205,7 +205,7 @@ def test_a_split_with_one_class_is_kept(tmp_path: Path) -> None:
         (members("a/") | members("b/"), "several data sets beside each other: a, b"),
         (
             {f"{name}/x.jpeg": jpeg(name) for name in ("NORMAL", "normal", "PNEUMONIA")},
-            "NORMAL/x.jpeg is there twice",
+            "NORMAL/x.jpeg exists twice",
         ),
         ({"NORMAL/a.jpeg": b"text", "PNEUMONIA/b.jpeg": b"text"}, "no folder with images"),
     ],
@@ -236,8 +236,8 @@ def test_wrong_digest_of_a_local_zip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "sha256", "fault"),
     [
-        ("nowhere.zip", None, "is not there"),
-        (".", None, "is a folder already"),
+        ("nowhere.zip", None, "does not exist"),
+        (".", None, "is already a folder"),
         ("ftp://host.example/a.zip", None, "not an address"),
         ("set.zip", "abc", "64 hexadecimal"),
         ("kaggle", "0" * 64, "zip file only"),

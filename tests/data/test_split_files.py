@@ -17,7 +17,7 @@ from pneumoscope.data.split_files import (
     with_usable_validation,
     write_split,
 )
-from pneumoscope.data.splitting import deal_folds
+from pneumoscope.data.splitting import assign_folds
 from pneumoscope.errors import DataError, ManifestError, SplitLeakError, UsageError
 from pneumoscope.records import Dataset, ImageRecord, Split
 from support.bad_data import write_image, write_images
@@ -147,7 +147,7 @@ def test_small_classes_still_reach_every_split() -> None:
 def test_too_few_patients_are_said() -> None:
     records = [record(n, f"P{n}", int(n >= 1)) for n in range(40)]
     dealt = split(Dataset(ROOT, tuple(records)), SplitConfig(val=0.1))
-    assert dealt.warnings == ("val has no NORMAL image: too few patients of it.",)
+    assert dealt.warnings == ("val has no NORMAL image: it has too few patients.",)
 
 
 def test_a_given_test_stays_and_takes_its_patients_along() -> None:
@@ -247,7 +247,7 @@ def test_without_splits_val_is_made_from_all() -> None:
     )
     assert patients_per(data, "val") == {(0, ""): 60, (1, "bacteria"): 60, (1, "virus"): 60}
     assert messages == (
-        "The data give no val: made one from train by patient: "
+        "The data have no val: made one from train by patient: "
         "120 NORMAL and 240 PNEUMONIA images of 180 patients.",
     )
 
@@ -262,7 +262,7 @@ def test_a_small_given_val_is_replaced_and_the_reason_given() -> None:
     assert [r.patient for r in data.records if r.split == "test"] == [r.patient for r in test]
     for words in (
         "val has 8 NORMAL and 8 PNEUMONIA images",
-        "a sensitivity of 0.90 measured on 8 cases may truly lie anywhere between 0.56 and 0.98",
+        "the true value of a sensitivity of 0.90 measured on 8 cases may lie between 0.56 and 0.98",
         "±0.21",
         "at least 100 per class",
         "--keep-val",
@@ -275,7 +275,7 @@ def test_keep_val_keeps_it() -> None:
     data = dataset_of(kermany(given="train"), kermany(4, 2, 2, "val", 901))
     kept, messages = with_usable_validation(data, SplitConfig(), True)
     assert kept.records == data.records
-    assert "used all the same" in messages[0]
+    assert "used nevertheless" in messages[0]
 
 
 def test_a_test_cut_beside_a_kept_val_takes_from_train_alone() -> None:
@@ -321,7 +321,7 @@ def test_byte_equal_images_across_splits_are_mentioned() -> None:
 @pytest.mark.parametrize(
     ("records", "error", "words"),
     [
-        (kermany(given="test"), DataError, "images of test only"),
+        (kermany(given="test"), DataError, "only images of test"),
         (kermany(20, 0, 0), DataError, "train: found .* no PNEUMONIA"),
         (kermany(1, 5, 5), DataError, "val: found .* no NORMAL"),
         (kermany(given="train") + kermany(given="test"), SplitLeakError, "'IM-1' is in"),
@@ -391,7 +391,7 @@ def test_a_split_file_that_was_edited_into_a_leak_is_refused(tmp_path: Path) -> 
 
 def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
     odd = ImageRecord(tmp_path / "bad\udcff.png", 0, "P", "train")
-    with pytest.raises(DataError, match="no valid Unicode"):
+    with pytest.raises(DataError, match="not valid Unicode"):
         write_split(tmp_path / "split.csv", Dataset(tmp_path, (odd,)))
     assert not (tmp_path / "split.csv").exists()
 
@@ -400,7 +400,7 @@ def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
 def test_folds_part_no_patient_and_share_out_every_stratum(by: str) -> None:
     records = list(dataset_of(kermany()).records)
     records[3] = dataclasses.replace(records[3], sha256=records[40].sha256)  # two patients joined
-    numbers, warnings = deal_folds(records, 4, by, 1)  # type: ignore[arg-type]
+    numbers, warnings = assign_folds(records, 4, by, 1)  # type: ignore[arg-type]
     assert len(warnings) == 1
     for fold in range(1, 5):
         inside = [r for r, n in zip(records, numbers, strict=True) if n == fold]
@@ -411,19 +411,19 @@ def test_folds_part_no_patient_and_share_out_every_stratum(by: str) -> None:
         assert found[1, "bacteria"] == pytest.approx(30, abs=2)
         assert found[1, "virus"] == pytest.approx(10, abs=2)
     assert numbers[3] == numbers[40]
-    assert numbers == deal_folds(records, 4, by, 1)[0]  # type: ignore[arg-type]
-    changed = numbers != deal_folds(records, 4, by, 2)[0]  # type: ignore[arg-type]
+    assert numbers == assign_folds(records, 4, by, 1)[0]  # type: ignore[arg-type]
+    changed = numbers != assign_folds(records, 4, by, 2)[0]  # type: ignore[arg-type]
     assert changed == (by == "random")
 
 
 def test_blocks_are_consecutive_ids() -> None:
     records = dataset_of(kermany(20, 20, 20)).records
-    numbers, _ = deal_folds(records, 4, "block", 0)
+    numbers, _ = assign_folds(records, 4, "block", 0)
     last = [r.patient for r, n in zip(records, numbers, strict=True) if n == 1 and r.label == 0]
     assert set(last) == {f"IM-{n}" for n in range(16, 21)}
 
 
 def test_a_class_without_patients_enough_is_named() -> None:
     records = dataset_of(kermany(2, 30, 30)).records
-    with pytest.raises(DataError, match=r"--folds 5: NORMAL has images in 2 folds only"):
-        deal_folds(records, 5, "random", 0)
+    with pytest.raises(DataError, match=r"--folds 5: NORMAL has images in only 2 folds"):
+        assign_folds(records, 5, "random", 0)

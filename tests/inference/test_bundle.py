@@ -139,7 +139,10 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"threshold": 3}, "wanted a table"),
         ({"threshold.value": "0.5"}, "wanted float"),
         ({"threshold.value": 1.5}, "wanted 0 to 1"),
-        ({"threshold.value": float("nan")}, "found nan"),
+        (
+            {"threshold.value": float("nan")},
+            r"bundle\.json.*found the number NaN, expected a finite",
+        ),
         ({"labels": "NORMAL"}, "wanted list"),
         ({"labels": ["PNEUMONIA", "NORMAL"]}, "NORMAL, PNEUMONIA"),
         ({"labels": [0, 1]}, "wanted str"),
@@ -151,8 +154,8 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"architecture.dropout": 1.0}, "found Architecture"),
         ({"preprocessing.size": 10**9}, "wanted 0 to 4096"),
         ({"preprocessing.fit": "crop"}, "wanted one of 'stretch', 'pad'"),
-        ({"calibration.slope": -1.0}, "a number above 0"),
-        ({"calibration.slope": float("inf")}, "found inf"),
+        ({"calibration.slope": -1.0}, r"bundle\.json.*a number above 0"),
+        ({"calibration.slope": float("inf")}, r"bundle\.json.*found the number Infinity"),
         ({"calibration.method": "magic"}, "wanted one of"),
         ({"members": 0}, "wanted 1 to 32"),
         ({"members": 33}, "wanted 1 to 32"),
@@ -166,6 +169,8 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"schema_version": 5}, "found schema version 5"),
         ({"input_check.refused": 1.5}, "wanted 0 to 1"),
         ({"input_check": {"method": "none"}}, "'images' is missing"),
+        ({"input_check.method": "magic"}, "wanted one of 'none', 'gaussians'"),
+        ({"abstention.method": "magic"}, "wanted one of 'none', 'band', 'conformal'"),
         ({"schema_version": 0}, "found schema version 0"),
         ({"code": "import os"}, "unknown setting 'code'"),
     ],
@@ -184,6 +189,27 @@ def test_a_manifest_that_is_no_json_object_is_refused(bundle: Bundle, content: b
     (bundle.folder / "bundle.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"bundle\.json"):
         load_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fragment"),
+    [
+        ('"value": 0.5', '"value": 0.9, "value": 0.5', "found the key 'value' more than once"),
+        ('"labels"', '"files": {}, "labels"', "found the key 'files' more than once"),
+        ('"value": 0.5', '"value": 1e999', "found the number 1e999, expected a finite one"),
+        ('"value": 0.9', '"value": -Infinity', "found the number -Infinity"),
+    ],
+)
+def test_a_manifest_that_parsers_read_differently_is_refused_by_name(
+    bundle: Bundle, before: str, after: str, fragment: str
+) -> None:
+    path = bundle.folder / "bundle.json"
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
+    with pytest.raises(BundleError, match=fragment) as refused:
+        load_bundle(bundle.folder)
+    assert str(path) in str(refused.value)
 
 
 def test_files_that_are_missing_or_too_large_are_refused(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import BundleError, Reason
-from pneumoscope.images.framing import look_at
+from pneumoscope.images.framing import describe_image
 from pneumoscope.inference import predictor as predicting
 from pneumoscope.inference.bundle import InputCheck, write_revised
 from pneumoscope.inference.input_check import (
@@ -22,7 +22,7 @@ from pneumoscope.inference.input_check import (
     choose_limits,
 )
 from pneumoscope.inference.predictor import Predictor, statistics_of
-from support.known_films import KNOWN, SIDE, CoarseBackend, drawn_films, known_films
+from support.known_images import KNOWN, SIDE, CoarseBackend, drawn_images, known_images
 from support.small_bundle import manifest_for, small_bundle
 
 FIRST_UNSEEN = 500
@@ -30,12 +30,12 @@ FIRST_UNSEEN = 500
 
 @pytest.fixture(scope="module")
 def statistics() -> Statistics:
-    return known_films()
+    return known_images()
 
 
 @pytest.fixture(scope="module")
 def unseen() -> list[np.ndarray]:
-    return list(drawn_films(20, FIRST_UNSEEN))
+    return list(drawn_images(20, FIRST_UNSEEN))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def verdict_on(image: np.ndarray, statistics: Statistics) -> Verdict:
     image = np.ascontiguousarray(image, dtype=np.float32)
     result = Predictor(KNOWN, CoarseBackend()).predict_image(image)
     assert result.embedding is not None
-    return statistics.verdict(look_at(image), result.embedding)
+    return statistics.verdict(describe_image(image), result.embedding)
 
 
 def strange() -> dict[str, np.ndarray]:
@@ -118,7 +118,7 @@ def test_mirrored_films_pass(statistics: Statistics, unseen: list[np.ndarray]) -
 def test_what_the_network_alone_finds_strange_is_refused(
     statistics: Statistics, unseen: list[np.ndarray]
 ) -> None:
-    look = look_at(unseen[0])
+    look = describe_image(unseen[0])
     verdict = statistics.verdict(look, np.full(16, 50, np.float32))
     assert verdict.reason is Reason.NOT_A_CHEST_XRAY
     assert "network" in verdict.detail

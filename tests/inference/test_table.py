@@ -15,7 +15,7 @@ import polars
 import pytest
 
 from pneumoscope.errors import Reason, UsageError
-from pneumoscope.images.cautions import closing_lines
+from pneumoscope.images.warning_summary import summary_lines
 from pneumoscope.inference.overlay import heatmap_name
 from pneumoscope.inference.table import COLUMNS, Journal, write_predictions
 from pneumoscope.records import Prediction
@@ -52,7 +52,7 @@ def test_warnings_are_counted_over_a_kill(tmp_path: Path) -> None:
     journal.add(replace(ODD, warnings=("it has 7 sides; cut off",)))
     journal.close()
     assert journal.warned == {"it has … sides, cut off": 2, "b …": 1}
-    assert closing_lines(journal.warned) == ["warnings  2 × it has … sides, cut off; 1 × b …"]
+    assert summary_lines(journal.warned) == ["warnings  2 × it has … sides, cut off; 1 × b …"]
 
 
 def test_rows_of_a_release_without_the_column_are_not_gone_on_with(tmp_path: Path) -> None:

@@ -298,7 +298,8 @@ def test_warnings_are_counted_whether_images_are_read_or_found_again(
     Image.fromarray(grey).save(deep)
     odd = ImageRecord(deep, 0, "deep", sha256=sha256_of_file(deep))
     kind = (
-        "its brightest value is … of …, so it has … of … bits, these were scaled to the whole range"
+        "its brightest value is … of …, so it uses … of … bits, these were scaled to the whole "
+        "range"
     )
     for seen in (12, 0):
         table, views = computed([*records, odd], own_cache)

@@ -28,7 +28,7 @@ from pneumoscope.config.reading import (
     to_dict,
     to_toml,
 )
-from pneumoscope.config.recipes import RECIPES, training_config
+from pneumoscope.config.recipes import RECIPES, training_config, with_settings
 from pneumoscope.config.stages import (
     AugmentConfig,
     BatchConfig,
@@ -85,4 +85,5 @@ __all__ = [
     "to_dict",
     "to_toml",
     "training_config",
+    "with_settings",
 ]

@@ -18,7 +18,12 @@ _MOST_SEED = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class PlanTarget:
-    """What an operating point must achieve; `None`: no requirement."""
+    """What an operating point must achieve; `None`: no requirement.
+
+    Example:
+        >>> PlanTarget(prevalence=0.1, min_sensitivity=0.95).min_sensitivity
+        0.95
+    """
 
     prevalence: float | None = option(
         None, "prevalence of pneumonia where the model will be used; else that of the data", 0, 1
@@ -43,7 +48,12 @@ class PlanTarget:
 
 @dataclass(frozen=True, slots=True)
 class ScoresConfig:
-    """How `evaluate --scores` reads its table."""
+    """How `evaluate --scores` reads its table.
+
+    Example:
+        >>> ScoresConfig(score_column="logit").score_column
+        'logit'
+    """
 
     score_column: str = option("", "score column of --scores; default: score, else probability")
     threshold: float | None = option(None, "threshold for --scores; default: column 'threshold'")
@@ -51,7 +61,12 @@ class ScoresConfig:
 
 @dataclass(frozen=True, slots=True)
 class PlanConfig:
-    """How an operating point is planned."""
+    """How an operating point is planned.
+
+    Example:
+        >>> PlanConfig(level=0.9).intervals().level
+        0.9
+    """
 
     confidence: float = option(
         0.95, "one-sided confidence that the wanted rate holds at the chosen threshold", 0.5, 0.999
@@ -73,7 +88,12 @@ class PlanConfig:
 
 @dataclass(frozen=True, slots=True)
 class CrossValidationConfig:
-    """How a data set is divided for cross-validation."""
+    """How a data set is divided for cross-validation.
+
+    Example:
+        >>> CrossValidationConfig(folds=10).by
+        'random'
+    """
 
     folds: int = option(5, "number of folds; each is held out once", 2, 100)
     by: Literal["random", "block"] = option(
@@ -83,7 +103,12 @@ class CrossValidationConfig:
 
 @dataclass(frozen=True, slots=True)
 class CompareConfig:
-    """Non-inferiority margins: a new model may replace an old one if it is not worse by more."""
+    """Non-inferiority margins: a new model may replace an old one if it is not worse by more.
+
+    Example:
+        >>> CompareConfig(sensitivity_margin=0.01, resamples=500).intervals().resamples
+        500
+    """
 
     auc_margin: float = option(0.01, "non-inferiority margin of AUC", 0, 1)
     sensitivity_margin: float = option(0.02, "non-inferiority margin of sensitivity", 0, 1)
@@ -101,7 +126,12 @@ class CompareConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdoptConfig:
-    """Which images of a public data set go into its manifest."""
+    """Which images of a public data set go into its manifest.
+
+    Example:
+        >>> AdoptConfig(max_age=5, view="AP").others
+        'exclude'
+    """
 
     min_age: float = option(0.0, "minimum age, years", 0, 200)
     max_age: float = option(200.0, "maximum age, years", 0, 200)
@@ -129,7 +159,12 @@ _DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, slots=True)
 class FetchConfig:
-    """How images are fetched from a PACS."""
+    """How images are fetched from a PACS.
+
+    Example:
+        >>> FetchConfig(modality="DX").aet
+        'PNEUMOSCOPE'
+    """
 
     modality: str = option("CR,DX", "modalities to fetch, separated by commas")
     aet: str = option("PNEUMOSCOPE", "own application entity title, registered at the PACS")
@@ -148,7 +183,12 @@ class FetchConfig:
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """Settings of `pneumoscope node`; each one is a command-line option."""
+    """Settings of `pneumoscope node`; each one is a command-line option.
+
+    Example:
+        >>> NodeConfig(forward="ARCHIVE@10.0.0.5:104").port
+        11112
+    """
 
     aet: str = option("PNEUMOSCOPE", "own application entity title, 1 to 16 characters")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all addresses")
@@ -199,4 +239,13 @@ class NodeConfig:
     )
     grace: float = option(
         20.0, "time for associations to end on shutdown, seconds", 0, _DAY_SECONDS
+    )
+    fhir: str = option(
+        "", "URL of a FHIR R4 server that the Bundle of each result is posted to, beside reports"
+    )
+    fhir_token_file: str = option(
+        "", "file with its token, or 'Basic …'; or $PNEUMOSCOPE_FHIR_TOKEN"
+    )
+    status_port: int = option(
+        0, "port on 127.0.0.1 that serves /healthz and /metrics; 0: none", 0, _MOST_PORT
     )

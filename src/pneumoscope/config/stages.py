@@ -6,8 +6,11 @@ NumPy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
 from pneumoscope.config.reading import option
 
@@ -16,7 +19,13 @@ _MOST_SEED = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """Limits on an image file, checked before a pixel of it is decoded."""
+    """Limits on an image file, checked before a pixel of it is decoded.
+
+    Example:
+        >>> read_image(image, LimitsConfig(max_pixels=100))
+        Traceback (most recent call last):
+        ImageRefusedError: ...too_many_pixels...
+    """
 
     max_bytes: int = option(256 << 20, "largest file, bytes")
     max_pixels: int = option(50_000_000, "most pixels, read from the header", 1)
@@ -29,7 +38,14 @@ class LimitsConfig:
 
 @dataclass(frozen=True, slots=True)
 class PreprocessConfig:
-    """From a decoded image to the network's input; stored with the model in its bundle."""
+    """From a decoded image to the network's input; stored with the model in its bundle.
+
+    Example:
+        >>> PreprocessConfig(size=128).fit
+        'stretch'
+        >>> predictor.manifest.preprocessing.size
+        32
+    """
 
     version: int = option(1, "version of the preprocessing code that the model was trained with")
     size: int = option(224, "side of the square network input, pixels", 0, 4096)
@@ -43,7 +59,12 @@ class PreprocessConfig:
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """Ranges of the random changes that make further views of a training image; 0 disables one."""
+    """Ranges of the random changes that make further views of a training image; 0 disables one.
+
+    Example:
+        >>> training_config(augment={"rotation": 5.0}).augment == AugmentConfig(rotation=5.0)
+        True
+    """
 
     rotation: float = option(10.0, "degrees, either way")
     shift: float = option(0.08, "share of the side, each axis, either way")
@@ -58,7 +79,12 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class DistortConfig:
-    """Batch augmentation on the device, for end-to-end training; 0 disables a change."""
+    """Batch augmentation on the device, for end-to-end training; 0 disables a change.
+
+    Example:
+        >>> training_config("scratch", distort={"mix": 0.2}).distort == DistortConfig(mix=0.2)
+        True
+    """
 
     crop_least: float = option(0.3, "random resized crop: smallest share of the area", 0.05, 2)
     crop_most: float = option(
@@ -110,7 +136,13 @@ class DistortConfig:
 
 @dataclass(frozen=True, slots=True)
 class GuidanceConfig:
-    """Guidance of end-to-end training beyond the labels (`training/guidance.py`)."""
+    """Guidance of end-to-end training beyond the labels (`training/guidance.py`).
+
+    Example:
+        >>> config = training_config("scratch", guidance={"lungs": 0.1})
+        >>> config.guidance == GuidanceConfig(lungs=0.1)
+        True
+    """
 
     lungs: float = option(
         0.0, "lung guidance: weight of heatmap energy outside the lungs; 0: none", 0, 100
@@ -125,7 +157,13 @@ class GuidanceConfig:
 
 @dataclass(frozen=True, slots=True)
 class SplitConfig:
-    """How patients are assigned to the splits."""
+    """How patients are assigned to the splits.
+
+    Example:
+        >>> parts = split(load_dataset(xrays), SplitConfig(val=0.2, test=0.2, seed=1))
+        >>> sorted({record.split for record in parts})
+        ['test', 'train', 'val']
+    """
 
     val: float = option(0.15, "share of patients for validation")
     test: float = option(0.0, "share of patients for an internal test")
@@ -137,7 +175,12 @@ class SplitConfig:
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """How weights are trained: of the head, the last blocks, or the whole network."""
+    """How weights are trained: of the head, the last blocks, or the whole network.
+
+    Example:
+        >>> TrainConfig(fit=FitConfig(epochs=10, batch_size=32)).fit.schedule
+        'plateau'
+    """
 
     epochs: int = option(60, "largest number of epochs", 1)
     batch_size: int = option(64, "images per step", 1)
@@ -171,7 +214,13 @@ class FitConfig:
 
 @dataclass(frozen=True, slots=True)
 class FinetuneConfig:
-    """What `finetune` trains after the head, and at which learning rates."""
+    """What `finetune` trains after the head, and at which learning rates.
+
+    Example:
+        >>> config = training_config("finetune", finetune={"unfreeze": "conv4"})
+        >>> config.finetune == FinetuneConfig(unfreeze="conv4")
+        True
+    """
 
     unfreeze: Literal["conv5", "conv4", "all"] = option(
         "conv5",
@@ -186,7 +235,13 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScratchConfig:
-    """The image sizes of `scratch`, in order."""
+    """The image sizes of `scratch`, in order.
+
+    Example:
+        >>> config = training_config("scratch", scratch={"sizes": [64, 96], "shares": [0.5, 0.5]})
+        >>> config.scratch == ScratchConfig(sizes=(64, 96), shares=(0.5, 0.5))
+        True
+    """
 
     sizes: tuple[int, ...] = option((96, 112, 128), "sides of the square input, pixels")
     shares: tuple[float, ...] = option((0.3, 0.4, 0.3), "share of the epochs at each size")
@@ -194,7 +249,13 @@ class ScratchConfig:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdConfig:
-    """How the operating point is chosen, always on the validation split."""
+    """How the operating point is chosen, always on the validation split.
+
+    Example:
+        >>> config = training_config(threshold={"rule": "sensitivity", "target": 0.95})
+        >>> config.threshold == ThresholdConfig("sensitivity", 0.95)
+        True
+    """
 
     rule: Literal["balanced_accuracy", "worst_case", "sensitivity", "specificity", "fixed"] = (
         option(
@@ -210,7 +271,13 @@ class ThresholdConfig:
 
 @dataclass(frozen=True, slots=True)
 class IntervalConfig:
-    """Confidence intervals."""
+    """Confidence intervals.
+
+    Example:
+        >>> found = evaluate([0, 0, 1, 1], [0.1, 0.4, 0.6, 0.9], interval=IntervalConfig(level=0.9))
+        >>> found.interval.level
+        0.9
+    """
 
     level: float = option(0.95, "confidence level", 0.01, 0.9999)
     resamples: int = option(2000, "bootstrap resamples of patients", 1)
@@ -219,7 +286,12 @@ class IntervalConfig:
 
 @dataclass(frozen=True, slots=True)
 class BatchConfig:
-    """How `predict` processes many files."""
+    """How `predict` processes many files.
+
+    Example:
+        >>> BatchConfig(workers=2).engine
+        'local'
+    """
 
     engine: Literal["local", "ray"] = option(
         "local", "where it runs: this machine, or a Ray cluster, which can also read URLs"
@@ -240,7 +312,12 @@ class BatchConfig:
 
 @dataclass(frozen=True, slots=True)
 class FramingConfig:
-    """How images are cropped so that all have the same framing (`images/framing.py`)."""
+    """How images are cropped so that all have the same framing (`images/framing.py`).
+
+    Example:
+        >>> FramingConfig(framing_share=0.8).framing_share
+        0.8
+    """
 
     framing_share: float = option(
         0.71, "with --framing matched: share of each side that the lungs fill", 0.3, 1.2
@@ -249,7 +326,12 @@ class FramingConfig:
 
 @dataclass(frozen=True, slots=True)
 class StressConfig:
-    """Stress test: perturbations, shortcuts, and the largest accepted loss."""
+    """Stress test: perturbations, shortcuts, and the largest accepted loss.
+
+    Example:
+        >>> StressConfig(limit=100).shortcuts
+        True
+    """
 
     limit: int = option(500, "largest number of images: whole patients, sampled by class", 2)
     seed: int = option(0, "seed of the sample, of noise and of photographs", 0, _MOST_SEED)
@@ -269,7 +351,12 @@ class StressConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """The REST service, and the limits on its requests."""
+    """The REST service, and the limits on its requests.
+
+    Example:
+        >>> ServeConfig(port=9000).host
+        '127.0.0.1'
+    """
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all addresses of this machine")
     port: int = option(8000, "port to listen on; 0: a free one", 0, 65_535)
@@ -315,16 +402,89 @@ class ServeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProvenanceConfig:
-    """Data that a run was made from; written by `train`, checked by `--resume`."""
+    """Data that a run was made from; written by `train`, checked by `--resume`.
+
+    Example:
+        >>> TrainConfig().provenance == ProvenanceConfig()
+        True
+    """
 
     data: str = option("", "value of DATA")
     fingerprint: str = option("", "SHA-256 over the content, label and patient of every image")
     pneumoscope: str = option("", "version of pneumoscope")
 
 
+RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "frozen": {},
+        "finetune": {
+            "fit": FitConfig(
+                epochs=20,
+                learning_rate=1e-3,
+                schedule="cosine",
+                warmup=0.1,
+                stop_patience=6,
+                label_smoothing=0.05,
+                weight_decay=0.01,
+                ema=0.99,
+            )
+        },
+        "scratch": {
+            "weights": "none",
+            "views": 1,
+            "preprocess": PreprocessConfig(size=128, normalisation="standardise"),
+            "fit": FitConfig(
+                epochs=50,
+                learning_rate=2.5e-3,
+                schedule="one-cycle",
+                warmup=0.25,
+                min_learning_rate=2.5e-6,
+                stop_patience=50,
+                keep="last",
+                label_smoothing=0.06,
+                weight_decay=0.02,
+                ema=0.995,
+                precision="auto",
+            ),
+        },
+    }
+)
+"""What each recipe sets differently from the defaults of `TrainConfig`'s fields, which are those of
+`frozen`. How these numbers were found is in `docs/experiments.md`."""
+
+_ConfigT = TypeVar("_ConfigT")
+
+
+def _defaults_by_recipe(kind: type[_ConfigT]) -> type[_ConfigT]:
+    """Let the argument `recipe` choose the defaults of the arguments that are left out."""
+    plain = kind.__init__
+    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+
+    @functools.wraps(plain)
+    def init(self: Any, *args: Any, **given: Any) -> None:
+        given |= dict(zip(names, args, strict=False))
+        # An unknown name gets those of `frozen`; `check_ranges` and `from_dict` reject it later.
+        plain(self, **{**RECIPE_DEFAULTS.get(str(given.get("recipe")), {}), **given})
+
+    kind.__init__ = init  # type: ignore[method-assign]
+    return kind
+
+
+@_defaults_by_recipe
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything needed to repeat a training run; written to `RUN/config.toml`."""
+    """Everything needed to train again; written to `RUN/config.toml`.
+
+    `recipe` also chooses the defaults of all other arguments, as `--recipe` does:
+    `TrainConfig(recipe="scratch")` is `RECIPES["scratch"]`. A nested configuration that is given
+    replaces the recipe's whole; `training_config("scratch", fit={"epochs": 3})` changes one value.
+
+    Example:
+        >>> TrainConfig(recipe="scratch") == RECIPES["scratch"]
+        True
+        >>> TrainConfig(weights="none", views=2).fit.epochs
+        60
+    """
 
     recipe: Literal["frozen", "finetune", "scratch"] = option(
         "frozen", "what is trained: the head; the head and the last blocks; everything"
@@ -336,7 +496,9 @@ class TrainConfig:
         "Keras model",
     )
     weights: str = option(
-        "imagenet", "initial backbone weights: imagenet, bundled, none, a bundle, or a .h5 file"
+        "imagenet",
+        "initial backbone weights: imagenet, bundled or default (the shipped model), none, a "
+        "bundle, or a .h5 file",
     )
     views: int = option(4, "views per training image; the first one is not augmented", 1)
     seed: int = option(0, "seed of initialisation, views and order", 0, _MOST_SEED)

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, ExtraMissingError, ImageRefusedError, UsageError
-from pneumoscope.evaluation.agreement import compare, correlation, differences, passed_limits
+from pneumoscope.evaluation.agreement import compare, correlation, differences, exceeded_limits
 from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.onnx import OnnxWriter
@@ -405,7 +405,7 @@ def _judged(pairs: Sequence[_Pair], asked: int, threshold: float, limits: Limits
             1 - limits.heatmap_correlation,
         ),
     )
-    return Certificate(**found, limits=limits, failures=passed_limits(tests))
+    return Certificate(**found, limits=limits, failures=exceeded_limits(tests))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ Keras nor an engine.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,44 @@ def manifest_digest(folder: Path) -> str:
 
 
 def read_manifest(folder: Path) -> Any:
-    """Parse the `bundle.json` of a bundle without checking its content.
+    """`bundle.json` of a bundle as parsed JSON; its keys and values are not checked yet.
 
     Raises:
-        BundleError: it can't be read, or is not valid JSON.
+        BundleError: the file can't be read, is not JSON, repeats a key in one object, or holds a
+            number that is not finite (`NaN`, `Infinity`, `1e999`), which JSON does not allow
+            (RFC 8259, sections 4 and 6).
     """
     path = folder / MANIFEST
     try:
         with path.open("rb") as stream:
-            return json.loads(stream.read(_MAX_MANIFEST_BYTES))
+            return json.loads(
+                stream.read(_MAX_MANIFEST_BYTES),
+                object_pairs_hook=_without_repeated_keys,
+                parse_constant=_finite,
+                parse_float=_finite,
+            )
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{path}: can't be read as JSON ({error}). Train or copy it again."
         ) from error
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """One JSON object as a dict; Python's parser silently keeps the last of repeated keys."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"found the key {key!r} more than once in one object")
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    """A number of JSON with a fraction or an exponent, or a constant such as `NaN`."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"found the number {text}, expected a finite one")
+    return value
 
 
 LEAST_SIZE = 32

@@ -111,7 +111,7 @@ class InputCheck:
         refused_changed: share of perturbed copies of their images that is refused.
     """
 
-    method: str = "none"
+    method: Literal["none", "gaussians"] = "none"
     limits: dict[str, float] = field(default_factory=dict)
     images: int = 0
     patients: int = 0
@@ -144,6 +144,11 @@ class BundleManifest:
     on disk; inference runs in float32, or in a faster precision that `certificates` allow.
     `teachers` are the models that it was distilled from, with name and digest. `ages` are the
     youngest and oldest age, in completed years, that the model is for; empty: not stated.
+
+    Example:
+        >>> manifest = load_bundle("default").manifest
+        >>> manifest.labels, manifest.preprocessing.size
+        (('NORMAL', 'PNEUMONIA'), 112)
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -170,7 +175,13 @@ class BundleManifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk whose files were verified against its manifest."""
+    """A bundle on disk whose files were verified against its manifest.
+
+    Example:
+        >>> bundle = load_bundle(run.folder)
+        >>> [path.name for path in bundle.weights]
+        ['model.keras']
+    """
 
     folder: Path
     manifest: BundleManifest
@@ -294,6 +305,10 @@ def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
         UsageError: the folder does not exist.
         MissingError: `default` was requested and this installation has no bundled model.
         BundleError: it is not a bundle, has another schema, is incomplete, or was changed.
+
+    Example:
+        >>> load_bundle(run.folder).manifest.architecture.name
+        'densenet121'
     """
     folder = _find(model)
     path = folder / MANIFEST
@@ -388,7 +403,10 @@ def _check_model(manifest: BundleManifest, path: Path) -> None:
             f"{', '.join(manifest.labels)}; wanted a backbone of the same size, 1 to "
             f"{_MOST_HIDDEN_UNITS} hidden units, and {', '.join(CLASS_NAMES)}. Train again."
         )
-    Calibration.from_dict(manifest.calibration.to_dict())
+    try:
+        Calibration.from_dict(manifest.calibration.to_dict())
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
     band, threshold = manifest.abstention, manifest.threshold.value
     if band.method != "none" and not band.low <= threshold <= band.high:
         raise BundleError(

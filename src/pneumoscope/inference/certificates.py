@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ExtraMissingError, UsageError
-from pneumoscope.evaluation.agreement import Agreement, passed_limits
+from pneumoscope.evaluation.agreement import Agreement, exceeded_limits
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import build_model, convolutions_of
 from pneumoscope.graph.precision import PRECISIONS, Floats, Precision, Ranges
@@ -98,7 +98,7 @@ def judged(
     """Complete a measured certificate with the agreement and the limits that were exceeded."""
     limits = limits or PrecisionLimits()
     per_thousand, most = agreed.decisions_per_thousand, limits.decisions_per_thousand
-    failures = passed_limits(
+    failures = exceeded_limits(
         (
             ("decisions changed in 1,000", per_thousand, most),
             ("difference of AUC", agreed.auc_difference, limits.auc),

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import Reason
-from pneumoscope.images.framing import EDGES, GRADIENTS, THUMBNAIL, Look
+from pneumoscope.images.framing import EDGES, GRADIENTS, THUMBNAIL, ImageDescriptors
 from pneumoscope.inference.overlay import Gaussian, fit_gaussian
 
-METHOD = "gaussians"
+METHOD: Final = "gaussians"
 TABLE = "input_check"
 """Name of the method in `bundle.json`, and of its table."""
 
@@ -94,10 +94,10 @@ class Statistics:
         return cls({name: Gaussian.from_arrays(table, name) for name in DESCRIPTIONS}, limits)
 
     def shares(
-        self, looks: list[Look], embeddings: NDArray[np.float32] | None = None
+        self, looks: list[ImageDescriptors], embeddings: NDArray[np.float32] | None = None
     ) -> dict[str, NDArray[np.float64]]:
         """Distances of n images by descriptor, each (n,), relative to the limits."""
-        described = [look.descriptions() for look in looks]
+        described = [look.vectors() for look in looks]
         found = {
             name: self._share(name, np.stack([each[name] for each in described]))
             for name in (THUMBNAIL, GRADIENTS, EDGES)
@@ -109,14 +109,14 @@ class Statistics:
     def _share(self, name: str, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         return self.gaussians[name].distances(vectors) / self.limits[name]
 
-    def verdict(self, look: Look, embedding: NDArray[np.float32]) -> Verdict:
+    def verdict(self, look: ImageDescriptors, embedding: NDArray[np.float32]) -> Verdict:
         """Check one image.
 
         Args:
             look: descriptors of its square.
             embedding: of the model's first network, float32 (c,).
         """
-        ways = [look.turned(quarters, inverted=inverted) for quarters, inverted in _WAYS]
+        ways = [look.rotated(quarters, inverted=inverted) for quarters, inverted in _WAYS]
         shares = self.shares(ways)
         turned = np.max(list(shares.values()), axis=0)
         as_given = {name: float(share[0]) for name, share in shares.items()}
@@ -150,10 +150,10 @@ def _turned_words(quarters: int, inverted: bool) -> tuple[Reason, str]:
 
 
 def fit_statistics(
-    looks: list[Look], embeddings: NDArray[np.float32], labels: NDArray[np.int64]
+    looks: list[ImageDescriptors], embeddings: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> dict[str, Gaussian]:
     """Fit the distributions of n training images, those of the embeddings by class."""
-    described = [look.descriptions() for look in looks]
+    described = [look.vectors() for look in looks]
     found = {}
     for name in DESCRIPTIONS:
         if name == EMBEDDING:

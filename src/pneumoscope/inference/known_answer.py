@@ -127,7 +127,7 @@ def drawn_phantom() -> bytes:
 
     from pneumoscope.images.phantom import draw
 
-    pixels = draw(7, "known-3", film=1, label=0, size=256).pixels
+    pixels = draw(7, "known-3", number=1, label=0, size=256).pixels
     stream = io.BytesIO()
     grey = Image.fromarray((pixels * 255).round().astype(np.uint8))
     grey.save(stream, format="PNG", optimize=True)

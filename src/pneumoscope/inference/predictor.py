@@ -1,7 +1,7 @@
-"""The `Predictor`: the one way from an image to an answer, whoever asks.
+"""The `Predictor`: the one way from an image to its prediction, in every command and service.
 
-Comes in: a bundle, a backend, and images as paths, bytes or decoded. Goes out: one `Answer` for
-every input, in input order. Knows nothing of labels, output files or pages.
+It takes a bundle, an engine, and images as files, bytes, arrays or Pillow images. It returns one
+`Result` for every input, in input order.
 """
 
 from __future__ import annotations
@@ -12,26 +12,32 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.data.seen import TABLE_NAME
+from pneumoscope.data.training_overlap import TABLE_NAME
 from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
-from pneumoscope.images.framing import Look
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, because_of, read_image
+from pneumoscope.images.read import GreyImage, header_note, read_image
 from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.engine import Backend, DeviceChoice, OpenVinoBackend, Outputs
+from pneumoscope.inference.image_sources import (
+    count_of,
+    decode_any,
+    named_images,
+    network_inputs,
+)
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.known_answer import (
     NAME,
@@ -44,8 +50,10 @@ from pneumoscope.inference.known_answer import TABLE as KNOWN
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, decoded, prepared, seen
 from pneumoscope.inference.processes import Processes
+from pneumoscope.inference.results import Result, Results
 from pneumoscope.inference.weights_store import Table
 from pneumoscope.prefetching import overlapped
+from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
@@ -55,33 +63,12 @@ _PASSES = (1, BATCH)
 """Batch sizes; engines compile one graph for each of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A prediction with what it was made from.
-
-    Attributes:
-        prediction: the row for `predictions.csv`.
-        logit: the network's raw output, before calibration; `None` unless the status is `ok`.
-        cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled;
-            `None` as the logit is.
-        embedding: pooled features, float32 (c,), of every input that the network saw.
-        image: the decoded image: whole from `predict_file`; from other ways where it was asked for,
-            shrunk to the size of overlays.
-        look: what the input check saw of it; `None` where nothing is checked.
-        photometric: which end of its values is white, by a DICOM header.
-    """
-
-    prediction: Prediction
-    logit: float | None = None
-    cam: NDArray[np.float32] | None = None
-    embedding: NDArray[np.float32] | None = None
-    image: GreyImage | None = None
-    look: Look | None = None
-    photometric: str = ""
+Answer = Result
+"""The name of `Result` in other packages."""
 
 
 class Predictor:
-    """Answers for images with one model.
+    """One model, ready to predict: preprocessing, input check, network, calibration, threshold.
 
     Attributes:
         known_logit: logit that the bundle states for the known-answer test, or `None`.
@@ -94,7 +81,15 @@ class Predictor:
         statistics: distribution of the training images; without it there is no input check.
         looks: keep the descriptors for the input check in the results, to fit one from them.
             Pictures in colour are refused then.
-        any_age: answer for patients of other ages than the model is for, with a warning.
+        any_age: predict for patients of other ages than the model is for, with a warning.
+
+    Example:
+        >>> predictor = Predictor.load(run.folder, input_check=False)
+        >>> results = predictor.predict([image, "missing.png"])
+        >>> [result.status for result in results]
+        ['ok', 'error']
+        >>> predictor.embed(image).shape
+        (1, 1024)
     """
 
     def __init__(
@@ -120,7 +115,7 @@ class Predictor:
         self._processes: Processes | None = None
         self.known_logit: float | None = None
         self.seen: Table | None = None
-        """Salted hashes of the images that it was trained on (`data.seen`), if it has any."""
+        """Salted hashes of the images of its training images (`data.training_overlap`), if any."""
 
     @classmethod
     def load(
@@ -216,14 +211,101 @@ class Predictor:
         for images in reversed(self._passes):  # smaller ones share the graphs of larger ones
             self._backend.run(np.zeros((images, side, side, 3), np.float32))
 
-    def predict_file(self, path: Path | str) -> Answer:
-        """The answer for one file; a file that can't be answered for has a status and a reason."""
+    def predict(self, images: Any, progress: Progress = SILENT) -> Results:
+        """Predict for images of any form.
+
+        Decoded images are not kept, so memory grows by about 5 KB an image.
+
+        Args:
+            images: a path (a file, a folder, a CSV with a column `path`, or a pattern), an array,
+                a Pillow image, the bytes of a file, a DataFrame with a column `path`, a `Dataset`,
+                or a list of any of these. An array is one image, (h, w) or (h, w, 3), or a batch,
+                (n, h, w) or (n, h, w, 3): uint8, uint16, or floats in [0, 1] in one channel.
+            progress: receives the number of images done.
+
+        Returns:
+            One result for every image, in order. An image without a prediction has a reason.
+
+        Raises:
+            UsageError: something that is no image, or an array of other values.
+
+        Example:
+            >>> predictor.predict(image)[0].status
+            'ok'
+            >>> import numpy as np
+            >>> len(predictor.predict(np.random.default_rng(0).random((3, 64, 64))))
+            3
+        """
+        results: list[Result] = []
+        with progress.task("Predicting", count_of(images), "images") as task:
+            for found in self._predicted(images):
+                results.append(found)
+                task.advance()
+        return Results(results)
+
+    def embed(self, images: Any) -> NDArray[np.float32]:
+        """The pooled features of images, as the head of the network receives them.
+
+        Args:
+            images: as of `predict`.
+
+        Returns:
+            float32 (n, c), in order. The row of an image that can't be read is NaN.
+
+        Raises:
+            UsageError: as `predict` does.
+            DataError: no image could be read.
+
+        Example:
+            >>> predictor.embed([image, image]).dtype
+            dtype('float32')
+        """
+        return self.predict(images).embeddings
+
+    def preprocess(self, images: Any) -> NDArray[np.float32]:
+        """The network's input for images: what `load_model(...).predict` takes.
+
+        Args:
+            images: as of `predict`.
+
+        Returns:
+            float32 (n, size, size, 3), in order.
+
+        Raises:
+            UsageError: as `predict` does, or there is no image.
+            ImageRefusedError: an image can't be read.
+
+        Example:
+            >>> predictor.preprocess(image).shape
+            (1, 32, 32, 3)
+        """
+        decode = Decoder(self._limits, self._preprocess)
+        return network_inputs(images, decode, self._preprocess)
+
+    def _predicted(self, images: Any) -> Generator[Result]:
+        decode = Decoder(self._limits, self._preprocess, looks=self._looks, gate=self._gate)
+        work = partial(decode_any, decode=decode, preprocess=self._preprocess)
+        # `decoded` hands each entry to its second argument, whatever the entry is.
+        items = decoded(named_images(images), work)  # type: ignore[arg-type]
+        try:
+            for _, results in overlapped(lambda c: list(self.answers(c)), _chunks(items, BATCH)):
+                yield from results
+        finally:
+            items.close()
+
+    def predict_file(self, path: Path | str) -> Result:
+        """The prediction for one file; without one, the result has a status and a reason.
+
+        Example:
+            >>> predictor.predict_file("missing.png").reason.value
+            'not_found'
+        """
         name = str(path)
         return next(self.answers([self._prepared(lambda: read_image(name, self._limits), name)]))
 
     def predict_bytes(
         self, content: bytes, name: str = "upload", *, keep_image: bool = True
-    ) -> Answer:
+    ) -> Result:
         """The answer for one file's content, held in memory.
 
         Args:
@@ -252,12 +334,12 @@ class Predictor:
             return decode.content(content, name)
         return self._processes.prepared_content(decode, content, name)
 
-    def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
+    def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Result]:
         """One answer for every item, in order, from one pass; no more than a pass holds."""
         readable = [item for item in items if isinstance(item, Prepared)]
         answered = iter(self._run(readable)) if readable else iter(())
         for item in items:
-            yield Answer(item) if isinstance(item, Prediction) else next(answered)
+            yield Result(item) if isinstance(item, Prediction) else next(answered)
 
     def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
         return prepared(read, name, self._preprocess, looks=self._looks, gate=self._gate)
@@ -267,10 +349,10 @@ class Predictor:
         paths: Iterable[Path | str],
         *,
         keep: Keep | None = None,
-        each: Callable[[Answer], None] | None = None,
+        each: Callable[[Result], None] | None = None,
         workers: int = 0,
         read: Reader | None = None,
-    ) -> Generator[Answer]:
+    ) -> Generator[Result]:
         """One answer for every path, in order; reading runs ahead of the engine.
 
         Memory does not grow with the number of paths or the size of the images.
@@ -292,7 +374,7 @@ class Predictor:
         reading = decode if self._processes is None else partial(self._processes.prepared, decode)
         items = decoded(paths, reading, workers)
 
-        def work(chunk: Sequence[Prepared | Prediction]) -> list[Answer]:
+        def work(chunk: Sequence[Prepared | Prediction]) -> list[Result]:
             answers = list(self.answers(chunk))
             if each is not None:
                 for answer in answers:
@@ -305,11 +387,11 @@ class Predictor:
         finally:
             items.close()
 
-    def predict_image(self, image: NDArray[np.float32], name: str = "image") -> Answer:
+    def predict_image(self, image: NDArray[np.float32], name: str = "image") -> Result:
         """The answer for one decoded image, float32 (h, w) in [0, 1]; see `predict_images`."""
         return next(self.predict_images([(name, image)]))
 
-    def predict_images(self, images: Iterable[tuple[str, NDArray[np.float32]]]) -> Iterator[Answer]:
+    def predict_images(self, images: Iterable[tuple[str, NDArray[np.float32]]]) -> Iterator[Result]:
         """One answer for every name and decoded image, float32 (h, w) in [0, 1], in order.
 
         Raises:
@@ -320,7 +402,7 @@ class Predictor:
         for _, answers in overlapped(lambda c: list(self.answers(c)), _chunks(items, BATCH)):
             yield from answers
 
-    def _run(self, items: Sequence[Prepared]) -> list[Answer]:
+    def _run(self, items: Sequence[Prepared]) -> list[Result]:
         # Few sizes only: engines compile a graph for each.
         images = next(size for size in self._passes if size >= len(items))
         batch = np.zeros((images, *items[0].tensor.shape), np.float32)
@@ -329,16 +411,16 @@ class Predictor:
         outputs = self._backend.run(batch)
         return [self._answered(item, outputs, row) for row, item in enumerate(items)]
 
-    def _answered(self, item: Prepared, outputs: Outputs, row: int) -> Answer:
+    def _answered(self, item: Prepared, outputs: Outputs, row: int) -> Result:
         logit = float(outputs.logits[row])
         if not math.isfinite(logit):
             detail = (
                 f"the model's output is {logit}, not finite. Its weights are damaged: train again"
             )
             failed = Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail)
-            return Answer(replace(failed, warnings=item.warnings))
+            return Result(replace(failed, warnings=item.warnings))
         return self.checked(
-            Answer(
+            Result(
                 Prediction(item.source, "ok", warnings=item.warnings),
                 logit=logit,
                 cam=outputs.cams[row],
@@ -349,7 +431,7 @@ class Predictor:
             )
         )
 
-    def checked(self, answer: Answer) -> Answer:
+    def checked(self, answer: Result) -> Result:
         """An answer of this model's network after the input check, and decided.
 
         Without a logit, descriptors or statistics nothing is checked.
@@ -370,7 +452,7 @@ class Predictor:
                     "refused",
                     verdict.reason,
                     input_score=verdict.score,
-                    detail=verdict.detail + polarity + because_of(warnings),
+                    detail=verdict.detail + polarity + header_note(warnings),
                     warnings=warnings,
                 )
                 return replace(answer, prediction=refusal, logit=None, cam=None)
@@ -413,7 +495,7 @@ def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
         ) from error
 
 
-def decide(answer: Answer, manifest: BundleManifest) -> Answer:
+def decide(answer: Result, manifest: BundleManifest) -> Result:
     """The answer with probability and prediction as `manifest` calibrates and decides.
 
     The prediction is `uncertain` where the manifest's `abstention` applies.

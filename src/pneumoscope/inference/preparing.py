@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import keep_freed_memory
-from pneumoscope.images.framing import Look, look_at
+from pneumoscope.images.framing import ImageDescriptors, describe_image
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, because_of, read_bytes, read_image
+from pneumoscope.images.read import GreyImage, header_note, read_bytes, read_image
 from pneumoscope.inference.age_gate import NO_AGE_LIMIT, AgeGate
 from pneumoscope.inference.input_check import MOST_COLOUR
 from pneumoscope.records import Prediction
@@ -56,7 +56,7 @@ class Prepared:
     source: str
     image: GreyImage | None
     tensor: NDArray[np.float32]
-    look: Look | None = None
+    look: ImageDescriptors | None = None
     warnings: tuple[str, ...] = ()
     photometric: str = ""
 
@@ -138,7 +138,7 @@ def prepared(
             source,
             "refused",
             Reason.NOT_A_CHEST_XRAY,
-            detail=detail + because_of(image.warnings),
+            detail=detail + header_note(image.warnings),
             warnings=warnings,
         )
     made = seen(source, image.pixels, preprocess, looks=looks)
@@ -151,7 +151,7 @@ def seen(
 ) -> Prepared:
     """Input of the network and, with `looks`, of the input check, from a decoded image."""
     square = preprocess.grey(pixels)
-    look = look_at(square) if looks else None
+    look = describe_image(square) if looks else None
     return Prepared(source, None, preprocess.normalise(square), look)
 
 

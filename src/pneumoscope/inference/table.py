@@ -1,7 +1,7 @@
-"""Predictions as a table: `.csv`, `.jsonl` or `.parquet`, and the journal that becomes one.
+"""Predictions as a table: `.csv`, `.jsonl` or `.parquet`, and the journal it is made from.
 
-Comes in: predictions, one by one. Goes out: a file with a row for each, in order, whole or not at
-all. Memory does not grow with the rows. Knows nothing of models.
+Rows are written in the order of the predictions. The table appears whole or not at all, and memory
+does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pneumoscope.errors import UsageError
-from pneumoscope.images.cautions import counted, joined, parted
+from pneumoscope.images.warning_summary import count_warnings, join_warnings, split_warnings
 from pneumoscope.records import Prediction
 from pneumoscope.storage import (
     atomic_writer,
@@ -43,7 +43,9 @@ COLUMNS = (
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
-_NUMBERS = {"probability", "threshold", "input_score"}
+NUMBERS = frozenset({"probability", "threshold", "input_score"})
+"""The columns that hold numbers; all others hold text."""
+
 _CHUNK_ROWS = 512
 _CHUNK_SECONDS = 2.0
 """An interruption loses at most the rows since the last flush."""
@@ -66,7 +68,7 @@ def check_format(out: Path) -> None:
 def as_row(prediction: Prediction) -> dict[str, Any]:
     """A prediction as a row of `predictions.csv`: JSON types, `None` for missing values."""
     row = {name: getattr(prediction, name) for name in COLUMNS}
-    row["warnings"] = joined(prediction.warnings)
+    row["warnings"] = join_warnings(prediction.warnings)
     row["path"] = path_text(prediction.path)
     row["reason"] = prediction.reason.value if prediction.reason else None
     return row
@@ -136,7 +138,7 @@ def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path)
     """Write lines to disk first; polars converts them to Parquet without holding them all."""
     import polars
 
-    schema = {n: polars.Float64 if n in _NUMBERS else polars.String for n in COLUMNS}
+    schema = {n: polars.Float64 if n in NUMBERS else polars.String for n in COLUMNS}
     lines = temporary_beside(out)
     try:
         with lines.open("xb") as target:
@@ -218,7 +220,7 @@ class Journal:
                 if number:
                     self.rows += 1
                     self.counts[document["status"]] += 1
-                    self.warned.update(counted([parted(document["warnings"])]))
+                    self.warned.update(count_warnings([split_warnings(document["warnings"])]))
                 end += len(line)
         return end
 
@@ -227,7 +229,7 @@ class Journal:
         self._waiting.append(_line(as_row(prediction)))
         self.rows += 1
         self.counts[prediction.status] += 1
-        self.warned.update(counted([prediction.warnings]))
+        self.warned.update(count_warnings([prediction.warnings]))
         late = time.monotonic() - self._flushed > _CHUNK_SECONDS
         if late or len(self._waiting) >= _CHUNK_ROWS:
             self.flush()

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.images.grey import FloatArray
-from pneumoscope.images.lungs import Mask, as_bright, box_around, find_lungs
+from pneumoscope.images.lungs import Mask, bounding_box, find_lungs, match_brightness
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.runtime import load_keras
 
@@ -115,7 +115,7 @@ def change_backgrounds(
         if lungs_hidden[k] or generator.random() < 0.5:
             over: FloatArray = np.full_like(own, _fill_value(own[~hidden], generator))
         else:
-            over = as_bright(_grey(donors[k]), own, hidden)
+            over = match_brightness(_grey(donors[k]), own, hidden)
         out[k] = np.rint(255 * (own + _softened(hidden, generator) * (over - own)))
     return ChangedBackgrounds(out, lungs_hidden)
 
@@ -128,7 +128,7 @@ def _outline(lungs: Bytes, generator: np.random.Generator) -> Mask:
     choice = generator.integers(4)
     if choice == 0:
         return (lungs & _NARROW) > 0
-    return wide if choice < 3 else box_around(wide)
+    return wide if choice < 3 else bounding_box(wide)
 
 
 def _centre(shape: tuple[int, ...], generator: np.random.Generator) -> Mask:

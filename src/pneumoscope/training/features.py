@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 from pneumoscope.config import AugmentConfig, LimitsConfig, PreprocessConfig
 from pneumoscope.errors import ImageRefusedError, InputError, Reason
 from pneumoscope.images.augment import view, view_fingerprint
-from pneumoscope.images.cautions import counted
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import READER_VERSION, GreyImage, read_image
+from pneumoscope.images.warning_summary import count_warnings
 from pneumoscope.prefetching import overlapped, prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
@@ -246,7 +246,7 @@ def compute_features(
             work.warnings.save()
     refused = dict(sorted(work.refused.items()))
     _warn(refused)
-    warned = counted(work.warnings.of(record) for record in records)
+    warned = count_warnings(work.warnings.of(record) for record in records)
     kept = tuple(i for i in range(len(records)) if i not in refused)
     rows_of_kept = tuple(keys[i] for i in kept)
     return FeatureTable(store, rows_of_kept, kept, tuple(refused.values()), warned)

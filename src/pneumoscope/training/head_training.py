@@ -27,7 +27,16 @@ from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.prefetching import prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.loop import Epoch, Labels, PhaseSchedule, Score, check_classes, fit
+from pneumoscope.training.loop import (
+    Epoch,
+    EpochsListener,
+    Labels,
+    PhaseSchedule,
+    Score,
+    check_classes,
+    fit,
+    ignore_epochs,
+)
 from pneumoscope.training.network import HeadWeights, build_head
 
 _CHUNK_ROWS = 16_384
@@ -55,7 +64,7 @@ class TrainedHead:
     best: int
 
 
-def train_head(
+def train_head(  # noqa: PLR0913 - as `loop.fit`
     train: LabelledFeatures,
     val: LabelledFeatures,
     architecture: Architecture,
@@ -64,6 +73,7 @@ def train_head(
     score: Score,
     checkpoint: Path,
     progress: Progress = SILENT,
+    on_epochs: EpochsListener = ignore_epochs,
 ) -> TrainedHead:
     """Train the head until `should_stop`, continuing from the checkpoint if there is one.
 
@@ -76,6 +86,7 @@ def train_head(
         score: labels and probabilities → ROC AUC.
         checkpoint: file written after every epoch.
         progress: receives every epoch.
+        on_epochs: called after every epoch, once the checkpoint holds it.
 
     Raises:
         DataError, UsageError, OSError: as in `loop.fit`.
@@ -92,6 +103,7 @@ def train_head(
         checkpoint,
         _origin((train, val), architecture, config, seed),
         progress,
+        on_epochs,
     )
     weights = _folded(fitted.weights, phase.centre, phase.scale)
     return TrainedHead(weights, fitted.history, fitted.best)

@@ -56,7 +56,11 @@ Arrays = Mapping[str, Sequence[NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A row of `history.csv`. `seconds` is wall time; the rest is identical in a resumed run."""
+    """A row of `history.csv`. `seconds` is wall time; the rest is identical in a resumed run.
+
+    `val_accuracy` is that of uncalibrated probabilities at 0.5; `None` in checkpoints of versions
+    that did not measure it.
+    """
 
     epoch: int
     learning_rate: float
@@ -64,6 +68,7 @@ class Epoch:
     val_loss: float
     val_auc: float
     seconds: float
+    val_accuracy: float | None = None
 
 
 def save(path: Path, origin: str, history: Sequence[Epoch], arrays: Arrays) -> None:
@@ -215,7 +220,16 @@ def class_weights(labels: Labels) -> NDArray[np.float64]:
     return np.asarray(len(labels) / (2.0 * counts))
 
 
-def fit(
+EpochsListener = Callable[[Sequence[Epoch], bool], None]
+"""Receives all epochs of a stage so far, and whether the last one has just been trained. It is
+`False` once, where the stage begins (no epochs) or is resumed (those restored)."""
+
+
+def ignore_epochs(epochs: Sequence[Epoch], trained: bool) -> None:
+    """The listener of a training that nobody listens to."""
+
+
+def fit(  # noqa: PLR0913 - what is trained, how, and who is informed
     schedule: PhaseSchedule,
     labels: Labels,
     val_labels: Labels,
@@ -224,6 +238,7 @@ def fit(
     checkpoint: Path,
     origin: str,
     progress: Progress = SILENT,
+    on_epochs: EpochsListener = ignore_epochs,
 ) -> Fitted:
     """Train until `should_stop`, continuing from the checkpoint if there is one.
 
@@ -236,6 +251,7 @@ def fit(
         checkpoint: file written after every epoch.
         origin: digest of all that affects training: data, settings, initial weights.
         progress: receives every epoch.
+        on_epochs: called after every epoch, once the checkpoint holds it.
 
     Raises:
         DataError: a class is missing from either split.
@@ -246,6 +262,7 @@ def fit(
     weights = class_weights(labels) if config.class_weights else np.ones(2)
     session = _Session(schedule, config, weights)
     history, best = session.resume(checkpoint, origin)
+    on_epochs(tuple(history), False)
     with progress.task(schedule.stage, config.epochs, "epochs") as task:
         task.advance(len(history))
         while not should_stop(config, scores := [e.val_auc for e in history]):
@@ -258,12 +275,14 @@ def fit(
                     "finite; wanted a step size at which training converges. Give a smaller one."
                 )
             auc = float(score(val_labels, sigmoid(logits)))
+            accuracy = float(np.mean((logits >= 0) == val_labels))
             val_loss = _log_loss(val_labels, logits, weights)
             seconds = time.monotonic() - started
-            history.append(Epoch(len(history), rate, loss, val_loss, auc, seconds))
+            history.append(Epoch(len(history), rate, loss, val_loss, auc, seconds, accuracy))
             if best_epoch(config, [e.val_auc for e in history]) == len(history) - 1:
                 best = session.weights()
             save(checkpoint, origin, history, {**session.state(), "best": best})
+            on_epochs(tuple(history), True)
             _LOGGER.debug("%s", history[-1])
             task.advance(1, f"validation AUC {auc:.4f}")
     return Fitted(best, tuple(history), best_epoch(config, [e.val_auc for e in history]))

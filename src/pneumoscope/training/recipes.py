@@ -47,7 +47,7 @@ from pneumoscope.training.head_training import (
     build_finetuning_schedule,
     train_head,
 )
-from pneumoscope.training.loop import Epoch, Fitted, Score, fit
+from pneumoscope.training.loop import Epoch, EpochsListener, Fitted, Score, fit, ignore_epochs
 from pneumoscope.training.network import (
     HeadWeights,
     build_network,
@@ -80,6 +80,7 @@ class Job:
         folder: run folder, for checkpoints.
         score: ROC AUC.
         progress: receives every stage.
+        on_epochs: an `EpochsListener` for the rows of each stage.
     """
 
     train: Sequence[ImageRecord]
@@ -90,15 +91,26 @@ class Job:
     folder: Path
     score: Score
     progress: Progress = SILENT
+    on_epochs: Callable[[Sequence[StageEpoch], bool], None] = ignore_epochs
+
+    def listener(self, stage: str) -> EpochsListener:
+        """What the loop reports the epochs of one stage to."""
+        return lambda epochs, trained: self.on_epochs(_history(self, stage, epochs), trained)
 
     def checkpoint(self, stage: str) -> Path:
         """The checkpoint file of one stage; the seed separates the networks of a run."""
         return self.folder / f"checkpoint-{stage}-{self.config.seed}.npz"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageEpoch(Epoch):
-    """A row of `history.csv`: an epoch of one stage (`head`, `network`) of one seed's network."""
+    """A row of `history.csv`: an epoch of one stage (`head`, `network`) of one seed's network.
+
+    Example:
+        >>> epoch = run.history[0]
+        >>> epoch.stage, epoch.epoch, 0 <= epoch.val_accuracy <= 1
+        ('head', 0, True)
+    """
 
     seed: int
     stage: str
@@ -212,6 +224,7 @@ def _trained_head(
         job.score,
         job.checkpoint("head"),
         job.progress,
+        job.listener("head"),
     )
     return extractor, tables, head
 
@@ -286,6 +299,7 @@ def _fitted(job: Job, schedule: Any, tables: Mapping[str, FeatureTable]) -> Fitt
         job.checkpoint("network"),
         _origin(job, schedule.network, tables, labels),
         job.progress,
+        job.listener("network"),
     )
 
 

@@ -159,7 +159,7 @@ def run_audit(
         claim_folder(out)
     dataset = index(data, progress=progress, refuse_leaks=False)
     answers = None if predictions is None else answers_for(dataset, predictions)
-    found = audit(dataset, progress=progress, answers=answers)
+    found = audit(dataset, progress=progress, predictions=answers)
     document = found.to_dict()
     told = [f"{finding.severity:<8} {finding.text}" for finding in found.findings]
     lines = told[:_SHOWN_FINDINGS]

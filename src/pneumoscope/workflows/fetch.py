@@ -149,12 +149,8 @@ def _from_web(
     folder: FetchedFolder,
     progress: Progress,
 ) -> int:
-    from pneumoscope.delivery.dicom_node.dicomweb import (
-        PAGE,
-        DicomWeb,
-        DicomWebError,
-        NotThereError,
-    )
+    from pneumoscope.delivery.dicom_node.dicomweb import PAGE, DicomWeb, NotThereError
+    from pneumoscope.delivery.dicom_node.http_client import ServerError
 
     web = DicomWeb(
         NodeConfig(
@@ -181,7 +177,7 @@ def _from_web(
                         task.advance()
                 if len(found) < PAGE:
                     break
-    except DicomWebError as error:
+    except ServerError as error:
         raise NetworkError(
             f"--dicomweb {request.dicomweb}: {error}. What was fetched is kept; the same command "
             "goes on where this one was."

@@ -83,7 +83,7 @@ def node_status(spool: Path) -> tuple[dict[str, Any], str]:
         counts, items = status.counted(queue), status.aside(queue)
     lines = _lines(counts)
     for item in items[:_MOST_LISTED]:
-        about = f" of image {item.film}" if item.kind == "report" else ""
+        about = f" of image {item.film}" if item.kind in ("report", "FHIR bundle") else ""
         lines.append(
             f"{item.state}: {item.kind} {item.number}{about}, {item.failures} failures: {item.why}"
         )
@@ -107,7 +107,7 @@ def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
     with closing(status.opened(spool)) as queue:
         again = status.try_again(queue, spool)
         left = status.counted(queue)
-    lost = left["films_set_aside"] + left["reports_set_aside"]
+    lost = left["films_set_aside"] + left["reports_set_aside"] + left["fhir_set_aside"]
     lines = [
         f"tried again: {again['films']} images, {again['reports']} reports, "
         f"{again['fetches']} fetches"

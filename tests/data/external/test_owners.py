@@ -10,7 +10,7 @@ from pneumoscope.data.external.adopt import Adopted, adopt
 from pneumoscope.data.external.registry import SOURCES
 from pneumoscope.data.external.table import age_in_years, sex_of, view_of
 from pneumoscope.errors import DataError, UsageError
-from support import owners_folders as owners
+from support import public_data_sets as owners
 
 
 def adopted(name: str, folder: Path, **settings: object) -> Adopted:
@@ -69,7 +69,7 @@ def test_ages_and_views_filter_and_are_counted(tmp_path: Path) -> None:
     assert dict(children.left_out)["age not known"] == 1
     frontal = adopted("nih", tmp_path, view="PA")
     assert dict(frontal.left_out)["view not PA"] == 2
-    with pytest.raises(DataError, match=r"no film of 6 can be kept: .*age outside the range"):
+    with pytest.raises(DataError, match=r"none of 6 images can be kept: .*age outside the range"):
         adopted("nih", tmp_path, min_age=100.0)
     with pytest.raises(UsageError, match="--min-age 9 is above --max-age 3"):
         adopted("nih", tmp_path, min_age=9.0, max_age=3.0)
@@ -137,7 +137,7 @@ def test_padchest(tmp_path: Path) -> None:
     assert dict(found.left_out) == {
         "lateral view": 1,
         "other finding than normal or pneumonia": 1,
-        "film called unusable by its owner": 1,
+        "image marked unusable by its owner": 1,
         "no label": 1,
         "image file not found": 1,
     }

@@ -22,10 +22,10 @@ from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.dicomweb import (
     TOKEN_VARIABLE,
     DicomWeb,
-    DicomWebError,
     Found,
     NotThereError,
 )
+from pneumoscope.delivery.dicom_node.http_client import ServerError
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
 from pneumoscope.errors import UsageError
@@ -218,7 +218,7 @@ def test_a_token_comes_from_a_file_or_the_environment(
     file = tmp_path / "token"
     file.write_text("Basic cGlsb3Q6c2VjcmV0\n")
     with dicomweb_server([film_bytes(1)], token="Bearer abc.def") as server:  # noqa: S106 - no one's
-        with pytest.raises(DicomWebError) as refused:
+        with pytest.raises(ServerError) as refused:
             search(server)
         assert refused.value.status == 401
         monkeypatch.setenv(TOKEN_VARIABLE, "abc.def")
@@ -272,7 +272,7 @@ def test_a_uid_that_is_none_gets_into_no_address(uid: Any, monkeypatch: pytest.M
                 .encode([{**row, "00080018": {"Value": [uid]}} for row in rows])
             ),
         )
-        with pytest.raises(DicomWebError, match="no list of films"):
+        with pytest.raises(ServerError, match="no list of films"):
             search(server)
 
 

@@ -18,6 +18,7 @@ pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '
 pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
 
 from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
@@ -27,11 +28,12 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImage
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.answerer import Audit, made_reports
+from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.queue import Queue
 from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.wire import stated_sop_uid
+from pneumoscope.delivery.dicom_node.wire import StatedUids, stated_uids
 from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.processes import Processes
@@ -229,8 +231,8 @@ def test_an_image_that_drips_holds_up_neither_the_others_nor_the_stop(tmp_path: 
     assert "ReadTimeout" in {line.get("why") for line in audited(tmp_path)}
 
 
-def stored_as(port: int, dataset: Dataset, uid: str) -> int:
-    """C-STORE a data set in a message that names another UID; the status."""
+def stored_as(port: int, dataset: Dataset, uid: str) -> C_STORE:
+    """C-STORE a data set in a message that names another UID; the response."""
     association = modality().associate("127.0.0.1", port, ae_title="PNEUMOSCOPE")
     assert association.is_established
     (context,) = (
@@ -244,7 +246,7 @@ def stored_as(port: int, dataset: Dataset, uid: str) -> int:
     try:
         association.dimse.send_msg(request, context.context_id)
         _, answer = association.dimse.get_msg(block=True)
-        return int(answer.Status)
+        return answer
     finally:
         association._reactor_checkpoint.set()
         association.release()
@@ -253,20 +255,67 @@ def stored_as(port: int, dataset: Dataset, uid: str) -> int:
 def test_the_uid_of_the_message_is_that_of_the_data_set(tmp_path: Path) -> None:
     with running(tmp_path) as node:
         dataset = dcmread(BytesIO(film_bytes(1)))
-        assert stored_as(node.port, dataset, "1.2.3") == 0xA900
+        assert stored_as(node.port, dataset, "1.2.3").Status == 0xA900
         del dataset.SOPInstanceUID
-        assert stored_as(node.port, dataset, "1.2.3") == 0xC000
+        assert stored_as(node.port, dataset, "1.2.3").Status == 0xC000
         assert send(node.port, [film_bytes(1)]) == [0]
     why = [line["why"] for line in audited(tmp_path) if line["event"] == "turned away"]
     assert why == ["its data set has another UID", "its data set states no UID"]
 
 
+@pytest.mark.parametrize("value", [None, "", ["1.2", "1.3"]])
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_an_image_without_study_or_series_is_refused_and_its_sender_told(
+    tmp_path: Path, keyword: str, value: Any
+) -> None:
+    dataset = dcmread(BytesIO(film_bytes(1)))
+    if value is None:
+        del dataset[keyword]
+    else:
+        setattr(dataset, keyword, value)
+    with running(tmp_path) as node:
+        # PS3.4 B.2.3: the data set does not match its SOP class, where both are Type 1.
+        response = stored_as(node.port, dataset, str(dataset.SOPInstanceUID))
+        assert response.Status == 0xA900
+        assert response.ErrorComment == f"{keyword} is missing"
+        assert response.OffendingElement == tag_for_keyword(keyword)
+        assert node.spool.count("films", "waiting") == 0
+        assert send(node.port, [film_bytes(1)]) == [0]  # the same image, complete
+    why = [line["why"] for line in audited(tmp_path) if line["event"] == "turned away"]
+    assert why == [f"its data set states no {keyword}"]
+
+
+def test_a_header_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
+    dataset = dcmread(BytesIO(film_bytes(1)))
+    dataset.add_new(0x00190010, "UT", "broken")
+    content = encode(dataset, False, True) or b""
+    at = content.index(b"\x19\x00\x10\x00UT")
+    # A sequence of undefined length without items, where a text was.
+    broken = content[: at + 4] + b"SQ\0\0\xff\xff\xff\xff" + b"\x01\x02" * 50
+    assert stated_uids(content).readable
+    assert not stated_uids(broken).readable
+    assert stated_uids(broken).missing == "SOPInstanceUID"
+
+
+def test_an_image_of_a_web_server_without_a_study_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = dcmread(BytesIO(film_bytes(1)))
+    del dataset.StudyInstanceUID
+    stream = BytesIO()
+    dataset.save_as(stream)
+    monkeypatch.setattr(DicomWeb, "retrieve", lambda *_: stream.getvalue())
+    with dicomweb_server([film_bytes(1)]) as server, running(tmp_path, dicomweb=server.url):
+        until(lambda: ("fetch", "it states no StudyInstanceUID") in set_aside(tmp_path), "that")
+
+
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])
-def test_the_uid_is_found_in_every_encoding(syntax: str) -> None:
+def test_the_uids_are_found_in_every_encoding(syntax: str) -> None:
     film = dcmread(BytesIO(film_bytes(1)))
-    assert stated_sop_uid(dicom(film, syntax)) == film.SOPInstanceUID
-    assert stated_sop_uid(b"") == ""
-    assert stated_sop_uid(os.urandom(3000)) == ""
+    uids = StatedUids(film.SOPInstanceUID, film.StudyInstanceUID, film.SeriesInstanceUID)
+    assert stated_uids(dicom(film, syntax)) == uids
+    assert stated_uids(b"").sop == ""
+    assert stated_uids(os.urandom(3000)).sop == ""
 
 
 def test_a_broken_copy_does_not_stand_in_the_way_of_the_good_one(tmp_path: Path) -> None:

@@ -23,10 +23,12 @@ from pydicom.uid import (
 )
 
 from pneumoscope.config import NodeConfig
+from pneumoscope.delivery.dicom_node.answerer import made_reports
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.spool import Spool
+from pneumoscope.delivery.dicom_report.objects import Reporter
 from pneumoscope.delivery.dicom_report.source import Author
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import Reason, UsageError
 from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.workflows.node import node_retry, node_status
@@ -38,7 +40,7 @@ from support.dicom_peers import (
     send,
     until,
 )
-from support.dicom_reports import MANIFEST, BrightnessBackend, film_bytes, predictor
+from support.dicom_reports import MANIFEST, BrightnessBackend, answered, film_bytes, predictor
 
 
 @contextmanager
@@ -172,13 +174,20 @@ def test_films_without_an_answer_get_a_report_that_says_so(tmp_path: Path) -> No
     hand = film_bytes(2, BodyPartExamined="HAND")
     homeless = film_bytes(3, StudyInstanceUID=None)
     with archive() as kept, running(tmp_path, kept) as node:
-        assert send(node.port, [film_bytes(1, samples=blank), hand, homeless]) == [0, 0, 0]
+        films = [film_bytes(1, samples=blank), hand, homeless]
+        assert send(node.port, films) == [0, 0, 0xA900]
         sent(kept, 2)
-        until(lambda: node.spool.count("films", "answered") == 3, "all three being answered")
+        until(lambda: node.spool.count("films", "answered") == 2, "both being answered")
     assert {d.SOPClassUID for d in kept.datasets} == {Comprehensive3DSRStorage}
     reasons = {line["reason"] for line in audited(tmp_path) if line["event"] == "answered"}
-    assert reasons == {"blank", "wrong_body_part", None}
-    assert "no report" in {line["event"] for line in audited(tmp_path)}
+    assert reasons == {"blank", "wrong_body_part"}
+    (turned_away,) = [line for line in audited(tmp_path) if line["event"] == "turned away"]
+    assert turned_away["why"] == "its data set states no StudyInstanceUID"
+    # One that a spool holds from before this was refused gets no report, and the reason is kept.
+    path = tmp_path / "homeless.dcm"
+    path.write_bytes(homeless)
+    made = made_reports(Reporter(MANIFEST), path, answered(film_bytes(3)), "")
+    assert made is Reason.CORRUPT
 
 
 def test_the_audit_has_no_word_about_a_patient(tmp_path: Path) -> None:
@@ -287,7 +296,7 @@ def test_warnings_stand_in_the_audit_without_values(tmp_path: Path) -> None:
         sent(kept, 2)
     (line,) = [each for each in audited(tmp_path) if each["event"] == "answered"]
     assert line["warnings"] == (
-        "its body part … is not known, it was taken for a chest; "
+        "its body part … is not known, it was accepted as a chest X-ray; "
         "its window (centre …, width …) clips …% of the pixels, so it was not used"
     )
     texts = [str(each.get("TextValue", "")) for each in _items(kept.datasets)]

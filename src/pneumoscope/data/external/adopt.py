@@ -1,8 +1,4 @@
-"""A public data set → the films that can be evaluated on, and a count of all that are left out.
-
-Comes in: a source, its folder, filters. Goes out: `Adopted`, and its manifest.
-Knows nothing of any single data set's tables.
-"""
+"""Select the usable images of a public data set, count the others, and write the manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.table import NOT_FOUND, TWICE, Case, Source, with_header
+from pneumoscope.data.external.table import (
+    DUPLICATE_FILE,
+    NOT_FOUND,
+    Record,
+    Source,
+    with_dicom_header,
+)
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
@@ -27,19 +29,19 @@ _COLUMNS = ("path", "label", "patient", "age", "sex", "view", "finding", "labell
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What became of a data set.
+    """The result of adopting a data set.
 
     Attributes:
-        source: which one.
-        folder: where it lies.
-        cases: the films that are kept, each with a label and a file.
-        left_out: (reason, films), the most frequent first.
-        keeps_splits: the owner's splits go into the manifest's `split`.
+        source: the data set.
+        folder: its folder.
+        cases: the images that are kept, each with a label and a file.
+        left_out: (reason, number of images), the most frequent first.
+        keeps_splits: the owner's splits become the manifest's `split`.
     """
 
     source: Source
     folder: Path
-    cases: tuple[Case, ...]
+    cases: tuple[Record, ...]
     left_out: tuple[tuple[str, int], ...]
     keeps_splits: bool
 
@@ -47,11 +49,11 @@ class Adopted:
 def adopt(
     source: Source, folder: Path, config: AdoptConfig, progress: Progress = SILENT
 ) -> Adopted:
-    """Read every film of `folder` and keep those that have a label, a file and pass the filters.
+    """Read every image of `folder` and keep those with a label and a file that pass the filters.
 
     Raises:
-        DataError: the tables are not there or can't be read, or no film is kept.
-        UsageError: the ages are impossible.
+        DataError: the tables are missing or can't be read, or no image is kept.
+        UsageError: the range of ages is empty.
     """
     if config.min_age > config.max_age:
         raise UsageError(
@@ -59,14 +61,14 @@ def adopt(
         )
     folder = Path(os.path.normpath(folder.absolute()))
     left_out: Counter[str] = Counter()
-    kept: list[Case] = []
+    kept: list[Record] = []
     seen: set[Path | None] = set()
     listed = list(source.read(folder, config))
-    with progress.task("Adopting", len(listed), "films") as task:
+    with progress.task("Adopting", len(listed), "images") as task:
         for case in listed:
             case, why = _judged(case, source, config)
             if not why and case.path in seen:
-                why = TWICE
+                why = DUPLICATE_FILE
             if why:
                 left_out[why] += 1
             else:
@@ -76,7 +78,8 @@ def adopt(
     if not kept:
         reasons = ", ".join(f"{why} ({count})" for why, count in left_out.most_common())
         raise DataError(
-            f"{folder}: no film of {len(listed)} can be kept: {reasons or 'the tables are empty'}. "
+            f"{folder}: none of {len(listed)} images can be kept: "
+            f"{reasons or 'the tables are empty'}. "
             "Check the folder and the filters."
         )
     return Adopted(
@@ -84,18 +87,18 @@ def adopt(
     )
 
 
-def _judged(case: Case, source: Source, config: AdoptConfig) -> tuple[Case, str]:
-    """The case, with what its header adds, and why it is left out, `""` if it is not."""
+def _judged(case: Record, source: Source, config: AdoptConfig) -> tuple[Record, str]:
+    """The record with the data of its header, and why it is left out; `""` if it is kept."""
     if case.label is None:
         return case, case.why
     if case.path is None:
         return case, NOT_FOUND
     if source.headers:
-        case = with_header(case)
+        case = with_dicom_header(case)
     return case, _filtered(case, config)
 
 
-def _filtered(case: Case, config: AdoptConfig) -> str:
+def _filtered(case: Record, config: AdoptConfig) -> str:
     if config.view == "frontal" and case.view in ("lateral", "other"):
         return f"{case.view} view"
     if config.view in ("AP", "PA") and case.view != config.view:
@@ -109,13 +112,12 @@ def _filtered(case: Case, config: AdoptConfig) -> str:
 
 
 def write_manifest(out: Path, adopted: Adopted) -> None:
-    """Write a manifest by the contract, with further columns for subgroups.
+    """Write a manifest (DESIGN.md, section 1) with further columns for subgroups.
 
-    Films below its folder are named by relative paths, others by absolute ones, so that it may lie
-    anywhere.
+    Images below its folder have relative paths, others absolute ones, so that it may lie anywhere.
 
-    `path,label,patient,age,sex,view,finding,labelled_by` and the owner's split: as `split` if it
-    is kept, else as `official_split`, which nothing follows.
+    The columns are `path,label,patient,age,sex,view,finding,labelled_by` and the owner's split: as
+    `split` if it is kept, else as `official_split`, which no command uses.
     """
     lines = io.StringIO(newline="")
     writer = csv.writer(lines, lineterminator="\n")
@@ -126,7 +128,7 @@ def write_manifest(out: Path, adopted: Adopted) -> None:
 
 def _rows(adopted: Adopted, place: Path) -> Iterator[tuple[str, ...]]:
     for case in adopted.cases:
-        if case.path is None or case.label is None:  # `adopt` keeps no such case
+        if case.path is None or case.label is None:  # `adopt` keeps no such record
             continue
         image = Path(os.path.normpath(case.path.absolute()))
         inside = image.is_relative_to(place)

@@ -1,7 +1,7 @@
-"""VinDr-PCXR: films of children under ten years, each read by a radiologist.
+"""VinDr-PCXR: X-rays of children under ten years, each read by a radiologist.
 
 Reads `image_labels_train.csv` and `image_labels_test.csv` (`image_id`, `rad_ID` and a 0/1 column
-per diagnosis) and the DICOM files `<image_id>.dicom`. Where several readers read a film, the
+per diagnosis) and the DICOM files `<image_id>.dicom`. If several readers read an image, the
 majority decides.
 """
 
@@ -16,7 +16,7 @@ from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
-    Case,
+    Record,
     Source,
     images_below,
     optional_table,
@@ -33,11 +33,11 @@ _TABLES: tuple[tuple[str, Split], ...] = (
 _NAMES = ("image_id", "rad_id", "rad_ID")
 _NORMAL = "no finding"
 _PNEUMONIA = frozenset({"pneumonia", "brocho-pneumonia", "broncho-pneumonia", "pleuro-pneumonia"})
-"""`Brocho-pneumonia` is how the owner spells it."""
+"""`Brocho-pneumonia` is the owner's spelling."""
 
 
-def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
-    """Every film once, in the order of the tables."""
+def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
+    """Every image once, in the order of the tables."""
     table_in(folder, *(name for name, _ in _TABLES))
     images = images_below(folder)
     for name, split in _TABLES:
@@ -47,7 +47,7 @@ def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
             votes.setdefault(row["image_id"], []).append(_findings(row))
         for image, readings in votes.items():
             label, why = _majority([_label(found, config) for found in readings])
-            yield Case(
+            yield Record(
                 path=images.get(f"{image}.dicom") or images.get(f"{image}.dcm"),
                 label=label,
                 split=split,
@@ -58,7 +58,7 @@ def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
 
 
 def _findings(row: Mapping[str, str]) -> frozenset[str]:
-    """The diagnoses whose column says 1."""
+    """The diagnoses whose column is 1."""
     return frozenset(
         name.lower() for name, value in row.items() if name not in _NAMES and value in ("1", "1.0")
     )
@@ -88,7 +88,7 @@ SOURCE = Source(
     read=read,
     headers=True,
     notes=(
-        "The owner names no patients: each film counts as one of its own.",
+        "The owner names no patients: each image counts as a separate patient.",
         "Bronchitis and bronchiolitis count as other findings.",
     ),
 )

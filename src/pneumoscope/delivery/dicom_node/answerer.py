@@ -20,15 +20,20 @@ import os
 import sqlite3
 import threading
 import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
-from pneumoscope.delivery.dicom_node.spool import Film, LostError, Spool
+from pneumoscope.delivery.dicom_node.spool import FHIR, Film, LostError, Spool
 from pneumoscope.delivery.dicom_node.status import note_result
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
+from pneumoscope.delivery.dicom_report.source import source_film
+from pneumoscope.delivery.fhir.bundle import Subject, bundle_identifier, fhir_bundle
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.cautions import counted, joined
+from pneumoscope.images.warning_summary import count_warnings, join_warnings
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor
 from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
@@ -44,6 +49,8 @@ class Audit:
         self._lock = threading.Lock()
         self._open = True
         self._missing = 0
+        self._events: Counter[str] = Counter()
+        self._results: Counter[tuple[str, str, str]] = Counter()
         self._end_last_line(path)
 
     def note(self, event: str, **facts: Fact) -> None:
@@ -52,12 +59,26 @@ class Audit:
         with self._lock:
             if not self._open:
                 return
+            self._events[event] += 1
+            if event == "answered":
+                names = (str(facts.get(name) or "") for name in ("status", "reason", "prediction"))
+                self._results[next(names), next(names), next(names)] += 1
             missing = {"lines_missing": self._missing} if self._missing else {}
             line = json.dumps({"time": time, "event": event, **facts, **missing}) + "\n"
             if self._write(line.encode()):
                 self._missing = 0
             else:
                 self._missing += 1
+
+    def events(self) -> dict[str, int]:
+        """How often each event happened since the start, lines that were lost included."""
+        with self._lock:
+            return dict(self._events)
+
+    def results(self) -> dict[tuple[str, str, str], int]:
+        """Images since the start by status, reason and prediction; `""` where there is none."""
+        with self._lock:
+            return dict(self._results)
 
     def close(self) -> None:
         """Close the file; what is noted after is dropped."""
@@ -107,6 +128,7 @@ class Answerer:
         reporter: makes reports of its answers.
         audit: is told of every answer.
         processes: where files are read.
+        fhir: whether each result becomes a FHIR Bundle as well.
     """
 
     def __init__(
@@ -116,8 +138,11 @@ class Answerer:
         reporter: Reporter,
         audit: Audit,
         processes: Processes,
+        *,
+        fhir: bool = False,
     ) -> None:
         self._spool, self._audit = spool, audit
+        self._fhir = fhir
         self._predictor, self._reporter = predictor, reporter
         self._processes = processes
         self._works = False
@@ -199,7 +224,7 @@ class Answerer:
             threshold=prediction.threshold,
             input_score=prediction.input_score,
             # Kinds only: what a header says may name the patient.
-            warnings=joined(sorted(counted([prediction.warnings]))),
+            warnings=join_warnings(sorted(count_warnings([prediction.warnings]))),
             reports=new,
             seconds=round(time.monotonic() - began, 3),
         )
@@ -208,7 +233,7 @@ class Answerer:
         """The reports of an answer, none if it can't be referred to; `None` if it is set aside."""
         try:
             made: Made = self._processes.call(
-                made_reports, self._reporter, film.path, answer, film.variant
+                made_reports, self._reporter, film.path, answer, film.variant, self._fhir
             )
         except (EndedError, CallError) as error:
             words = "took too long" if isinstance(error, EndedError) and error.late else "failed"
@@ -217,12 +242,33 @@ class Answerer:
         if isinstance(made, Reason):
             self._audit.note("no report", film=film.number, why=made.value)
             return ()
+        if self._fhir and all(item.kind != FHIR for item in made):
+            self._audit.note("no FHIR bundle", film=film.number)
         return made
 
 
-def made_reports(reporter: Reporter, path: Path, answer: Answer, variant: str) -> Made:
+def made_reports(
+    reporter: Reporter, path: Path, answer: Answer, variant: str, fhir: bool = False
+) -> Made:
     """In a process: the reports of an answer for the file `path`, or why there are none."""
     try:
-        return reporter.objects(path.read_bytes(), answer, variant)
+        content = path.read_bytes()
+        made = reporter.objects(content, answer, variant)
+        return (*made, *_fhir_bundles(reporter, content, answer, variant)) if fhir else made
     except ImageRefusedError as refusal:
         return refusal.reason
+
+
+def _fhir_bundles(
+    reporter: Reporter, content: bytes, answer: Answer, variant: str
+) -> tuple[ReportObject, ...]:
+    """The FHIR Bundle of a result; none if FHIR has no place even for its identifiers."""
+    author = replace(reporter.author, variant=variant)
+    subject = Subject.of(source_film(content, answer.prediction.path, reporter.limits))
+    # A header may hold a value that FHIR does not allow: then the UIDs alone are stated.
+    for stated in (subject, Subject(subject.image, study=subject.study), Subject(subject.image)):
+        with suppress(ValueError):
+            text = fhir_bundle(stated, author, answer.prediction, transaction=True)
+            identifier = bundle_identifier(stated, author)
+            return (ReportObject(FHIR, "", identifier, text.encode()),)
+    return ()

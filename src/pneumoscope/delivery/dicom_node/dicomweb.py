@@ -10,30 +10,33 @@ not followed, for the token would go along.
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import ssl
 import uuid
 from dataclasses import dataclass
 from email.message import Message
-from pathlib import Path
 from typing import Any, Literal
 
 import httpx
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.peers import load_files
-from pneumoscope.delivery.dicom_node.wire import Wire
-from pneumoscope.errors import UsageError
-
-_LOGGER = logging.getLogger(__name__)
+from pneumoscope.delivery.dicom_node.http_client import (
+    HttpService,
+    ServerError,
+    ServiceOptions,
+    TooLargeError,
+)
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_DICOMWEB_TOKEN"  # noqa: S105 - its name, not the token
 PAGE = 100
 """Films that are asked for in one search."""
 
-_LOOPBACK = ("127.", "::1", "localhost")
+_OPTIONS = ServiceOptions(
+    url="--dicomweb",
+    token_file="--dicomweb-token-file",  # noqa: S106 - the option's name
+    token_variable=TOKEN_VARIABLE,
+    kind="a DICOMweb service",
+    example="https://pacs.example/dicom-web",
+)
 _STUDY, _SERIES, _SOP = "0020000D", "0020000E", "00080018"
 _FAILED, _REFERENCED, _FAILED_UID = "00081198", "00081199", "00081155"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -43,27 +46,9 @@ _HEADERS_BYTES = 16 << 10
 
 _MOST_ANSWER = 64 << 20
 _MOST_TOLD = 1 << 20
-_AGAIN = frozenset({401, 403, 407, 408, 425, 429})
-"""Statuses that tell of the way to the server, not of what was sent; 5xx do, too."""
-
 _OK, _ACCEPTED, _NO_CONTENT = 200, 202, 204
-_FIRST_ERROR, _FIRST_SERVER_ERROR = 400, 500
 
 Stored = Literal["stored", "refused"]
-
-
-class DicomWebError(Exception):
-    """The server can't be reached, or answers what can't be worked with; later it may.
-
-    Attributes:
-        why: in a word, for the audit.
-        status: of HTTP, if there was one.
-        everywhere: there was no connection, so that nothing else can be had, either.
-    """
-
-    def __init__(self, why: str, status: int | None = None, *, everywhere: bool = False) -> None:
-        super().__init__(f"{why} {status or ''}".strip())
-        self.why, self.status, self.everywhere = why, status, everywhere
 
 
 class NotThereError(Exception):
@@ -90,30 +75,17 @@ class DicomWeb:
     """
 
     def __init__(self, config: NodeConfig) -> None:
-        url = _checked(config.dicomweb)
-        headers = {"Authorization": authorization} if (authorization := _token(config)) else {}
-        if headers and url.scheme == "http" and not url.host.startswith(_LOOPBACK):
-            _LOGGER.warning(
-                "--dicomweb %s: the token and the films can be read on the way. Take https.", url
-            )
-        self.name = url.host
-        self._wire = Wire(config.dimse_timeout)
-        self._client = httpx.Client(
-            base_url=url,
-            headers=headers,
-            timeout=httpx.Timeout(config.dimse_timeout, connect=config.acse_timeout),
-            transport=self._wire.transport(_tls(config)),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        token_file = config.dicomweb_token_file
+        self._service = HttpService(config.dicomweb, token_file, _OPTIONS, config)
+        self.name = self._service.name
 
     def stop(self) -> None:
         """End the requests that are on their way, from another thread."""
-        self._wire.stop()
+        self._service.stop()
 
     def close(self) -> None:
         """Let go of its connections."""
-        self._client.close()
+        self._service.close()
 
     def search(self, modality: str, dates: str, offset: int) -> list[Found]:
         """Films of a modality, at most about `PAGE` from `offset` on (PS3.18 10.6).
@@ -124,7 +96,7 @@ class DicomWeb:
             offset: films before these.
 
         Raises:
-            DicomWebError: there was no list of films.
+            ServerError: there was no list of films.
         """
         asked = {"Modality": modality, "limit": str(PAGE), "offset": str(offset)}
         asked |= {"StudyDate": dates} if dates else {}
@@ -133,21 +105,21 @@ class DicomWeb:
         if status == _NO_CONTENT or (status == _OK and not content):
             return []
         if status != _OK:
-            raise DicomWebError("search failed", status)
+            raise ServerError("search failed", status)
         try:
             rows = httpx.Response(_OK, content=content).json()
             return [Found(*(_uid(row, tag) for tag in (_STUDY, _SERIES, _SOP))) for row in rows]
         except (
             *(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError),
         ) as error:
-            raise DicomWebError("search answered with no list of films", status) from error
+            raise ServerError("search answered with no list of films", status) from error
 
     def retrieve(self, film: Found, most: int) -> bytes:
         """A film as a Part 10 file, in the syntax in which the server has it (PS3.18 10.4).
 
         Raises:
             NotThereError: this film can't be had, or has more than `most` bytes.
-            DicomWebError: the server can't be asked now.
+            ServerError: the server can't be asked now.
         """
         path = f"studies/{film.study}/series/{film.series}/instances/{film.sop}"
         accept = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
@@ -163,7 +135,7 @@ class DicomWeb:
         """Send one object (PS3.18 10.5); what became of it, and the status.
 
         Raises:
-            DicomWebError: the server can't be asked now; it may have the object or not.
+            ServerError: the server can't be asked now; it may have the object or not.
         """
         boundary = uuid.uuid4().hex
         body = b"".join(
@@ -183,70 +155,11 @@ class DicomWeb:
     def _exchange(
         self, method: str, path: str, headers: dict[str, str], most: int, **more: Any
     ) -> tuple[int, str, bytes]:
-        """Status, content type and body, of which no more than `most` bytes are ever held."""
-        content = bytearray()
-        self._wire.begin()
+        """As `HttpService.exchange`, with `NotThereError` for a response that is too large."""
         try:
-            with self._client.stream(method, path, headers=headers, **more) as answer:
-                _check_way(answer.status_code)
-                for chunk in answer.iter_bytes():
-                    content += chunk
-                    if len(content) > most:
-                        raise NotThereError("larger than allowed")
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise DicomWebError(type(error).__name__, everywhere=True) from error
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            raise DicomWebError(type(error).__name__) from error
-        return answer.status_code, answer.headers.get("Content-Type", ""), bytes(content)
-
-
-def _check_way(status: int) -> None:
-    if status in _AGAIN or status >= _FIRST_SERVER_ERROR or _NO_CONTENT < status < _FIRST_ERROR:
-        raise DicomWebError("turned away", status)
-
-
-def _checked(text: str) -> httpx.URL:
-    try:
-        url = httpx.URL(text.rstrip("/") + "/")
-    except httpx.InvalidURL as error:
-        raise UsageError(f"--dicomweb: found {text!r}, wanted a URL ({error})") from error
-    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
-        raise UsageError(
-            f"--dicomweb: found {text!r}, wanted the address of a DICOMweb service, as in "
-            "https://pacs.example/dicom-web"
-        )
-    if url.userinfo:
-        raise UsageError(
-            "--dicomweb: found a password in the address, where others can read it. Give it by "
-            f"--dicomweb-token-file or ${TOKEN_VARIABLE}."
-        )
-    return url
-
-
-def _token(config: NodeConfig) -> str:
-    """The header Authorization: a token is a bearer's (RFC 6750) unless its scheme is named."""
-    text = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if config.dicomweb_token_file:
-        try:
-            text = Path(config.dicomweb_token_file).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"--dicomweb-token-file {config.dicomweb_token_file}: can't be read ({error}). "
-                "Give a text file with the token alone."
-            ) from error
-        if not text:
-            raise UsageError(
-                f"--dicomweb-token-file {config.dicomweb_token_file}: is empty, wanted a token"
-            )
-    if not text.isascii() or not all(c.isprintable() for c in text):
-        raise UsageError("the DICOMweb token: found more than one line or odd characters")
-    return text if " " in text or not text else f"Bearer {text}"
-
-
-def _tls(config: NodeConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    load_files(context, config)
-    return context
+            return self._service.exchange(method, path, headers, most, **more)
+        except TooLargeError as error:
+            raise NotThereError(str(error)) from error
 
 
 def _uid(row: Any, tag: str) -> str:

@@ -8,9 +8,11 @@ was acknowledged is lost by that.
 from __future__ import annotations
 
 import logging
+import math
+import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
@@ -18,14 +20,17 @@ from threading import Event
 from pneumoscope.config import LimitsConfig, NodeConfig
 from pneumoscope.delivery.dicom_node.answerer import Answerer, Audit, made_reports
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
-from pneumoscope.delivery.dicom_node.peers import parse_peer
+from pneumoscope.delivery.dicom_node.monitoring import Metric, StatusServer, exposition
+from pneumoscope.delivery.dicom_node.peers import Peer, parse_peer
 from pneumoscope.delivery.dicom_node.poller import Poller
+from pneumoscope.delivery.dicom_node.queue import Queue
 from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
 from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.status import counted
-from pneumoscope.delivery.dicom_node.stow import StowSender
+from pneumoscope.delivery.dicom_node.status import counted, oldest_waiting
+from pneumoscope.delivery.dicom_node.web_senders import FhirSender, StowSender
 from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.delivery.fhir.bundle import check_installed
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.preparing import threads
@@ -66,34 +71,48 @@ class Node:
                 "--forward and --dicomweb: reports would go to both. Give one of them, or "
                 "--dicomweb-silent to fetch films by DICOMweb alone."
             )
+        if config.fhir:
+            check_installed()
         reporter = Reporter(
             predictor.manifest, limits, predictor.precision, segmentation=config.segmentation
         )
         self._config = config
         folder = Path(config.spool)
-        self.spool = Spool(folder, reporter.author.fingerprint, sending=bool(destination or stows))
+        self.spool = Spool(
+            folder,
+            reporter.author.fingerprint,
+            sending=bool(destination or stows),
+            sending_fhir=bool(config.fhir),
+        )
         self.audit = Audit(folder / "audit.jsonl")
         self._stop = Event()
         self._parts: list[Future[None]] = []
-        self._pool = ThreadPoolExecutor(3, thread_name_prefix="dicom-node")
-        self._processes = Processes(threads(), modules=("highdicom", made_reports.__module__))
-        self._sender: Sender | None = None
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="dicom-node")
+        modules = ["highdicom", made_reports.__module__]
+        modules += ["fhir.resources.R4B.bundle"] if config.fhir else []
+        self._processes = Processes(threads(), modules=tuple(modules))
+        self._senders: list[Sender] = []
+        self._status: StatusServer | None = None
+        self._author = reporter.author
+        self._started = time.time()
+        self._last_trouble = -math.inf
         try:
             self._processes.start()
-            if destination:
-                self._sender = StoreSender(config, destination, self.spool, self.audit)
-            elif web and stows:
-                self._sender = StowSender(config, web, self.spool, self.audit)
+            self._add_senders(destination, web if stows else None)
+            if config.status_port:
+                self._status = StatusServer(config.status_port, self.health, self.metrics)
             self._receiver = Receiver(config, self.spool, self.audit)
         except BaseException:
             self._close()
             raise
         self.port = self._receiver.port
         reading = predictor.adapted(limits or LimitsConfig(), processes=self._processes)
-        answerer = Answerer(self.spool, reading, reporter, self.audit, self._processes)
+        answerer = Answerer(
+            self.spool, reading, reporter, self.audit, self._processes, fhir=bool(config.fhir)
+        )
         self._begin(answerer.run)
-        if self._sender:
-            self._begin(self._sender.run)
+        for sender in self._senders:
+            self._begin(sender.run)
         if web:
             self._begin(Poller(config, web, self.spool, self.audit).run)
         waiting = self.spool.count("films", "waiting")
@@ -101,13 +120,27 @@ class Node:
             "started", port=self.port, model=reporter.author.fingerprint, waiting=waiting
         )
         _LOGGER.info(
-            "%s listens on %s:%d; reports go to %s; films waiting: %d",
+            "%s listens on %s:%d; reports go to %s%s; images waiting: %d",
             config.aet,
             config.host,
             self.port,
             destination or (config.dicomweb if stows else folder / "outgoing"),
+            f", FHIR Bundles to {config.fhir}" if config.fhir else "",
             waiting,
         )
+
+        if self._status:
+            _LOGGER.info("/healthz and /metrics: http://127.0.0.1:%d", self._status.port)
+
+    def _add_senders(self, destination: Peer | None, web: DicomWeb | None) -> None:
+        """One sender for DICOM objects, if they are sent, and one for FHIR Bundles."""
+        config = self._config
+        if destination:
+            self._senders.append(StoreSender(config, destination, self.spool, self.audit))
+        elif web:
+            self._senders.append(StowSender(config, web, self.spool, self.audit))
+        if config.fhir:
+            self._senders.append(FhirSender(config, self.spool, self.audit))
 
     def _begin(self, work: Callable[[Event], None]) -> None:
         self._parts.append(self._pool.submit(self._through_trouble, work))
@@ -119,6 +152,7 @@ class Node:
                 work(self._stop)
                 return
             except (OSError, sqlite3.OperationalError) as error:
+                self._last_trouble = time.monotonic()
                 _LOGGER.error("the spool can't be written: %s; trying again", error)
                 if self._stop.wait(_TROUBLE_SECONDS):
                     return
@@ -134,6 +168,49 @@ class Node:
             for part in done:
                 part.result()
 
+    def health(self) -> str:
+        """`""` while every part works, else why not, in words without patient data."""
+        if self._stop.is_set():
+            return "stopping"
+        if not self._parts:
+            return "starting"
+        if not self._receiver.listening or any(part.done() for part in self._parts):
+            return "a part of the node has ended"
+        if time.monotonic() - self._last_trouble < _TROUBLE_SECONDS * 2:
+            return "the spool can't be written"
+        try:
+            self.spool.queue.rows("SELECT 1 FROM films LIMIT 1")
+        except sqlite3.Error:
+            return "the queue can't be read"
+        return ""
+
+    def metrics(self) -> str:
+        """Counts and times of the node in the Prometheus text format, without patient data."""
+        return exposition(self._metrics())
+
+    def _metrics(self) -> Iterator[Metric]:
+        author = self._author
+        info = {"version": author.version, "model": author.fingerprint}
+        yield Metric("info", "gauge", "version and model fingerprint", ((info, 1),))
+        yield Metric.single("start_time_seconds", "gauge", "Unix time of the start", self._started)
+        yield Metric.single("healthy", "gauge", "1 where /healthz is 200", not self.health())
+        yield Metric("items", "gauge", "items of the spool", tuple(_items(self.spool.queue)))
+        oldest = oldest_waiting(self.spool.queue)
+        waited = max(time.time() - oldest, 0.0) if oldest else 0.0
+        words = "age of the image that waits longest for its result"
+        yield Metric.single("oldest_waiting_seconds", "gauge", words, waited)
+        free = shutil.disk_usage(self.spool.folder).free
+        yield Metric.single("spool_free_bytes", "gauge", "free space of the spool's disk", free)
+        events = [({"event": name}, count) for name, count in sorted(self.audit.events().items())]
+        words = "events of the audit log since the start"
+        yield Metric("events_total", "counter", words, tuple(events))
+        names = ("status", "reason", "prediction")
+        results = [
+            (dict(zip(names, labels, strict=True)), count)
+            for labels, count in sorted(self.audit.results().items())
+        ]
+        yield Metric("results_total", "counter", "results since the start", tuple(results))
+
     def stop(self) -> dict[str, int]:
         """Take no more films, end what was begun, keep the rest for the next start.
 
@@ -147,8 +224,8 @@ class Node:
         left = max(end - time.monotonic(), _LEAST_GRACE_SECONDS)
         if wait(self._parts, left).not_done:
             # A peer that drips, or a file that takes long: it goes on at the next start.
-            if self._sender:
-                self._sender.abort()
+            for sender in self._senders:
+                sender.abort()
             if self._web:
                 self._web.stop()
             self._processes.close()
@@ -159,9 +236,20 @@ class Node:
         return counts
 
     def _close(self) -> None:
+        if self._status:
+            self._status.close()
         self._processes.close()
         self._pool.shutdown()
+        for sender in self._senders:
+            sender.close()
         if self._web:
             self._web.close()
         self.audit.close()
         self.spool.close()
+
+
+def _items(queue: Queue) -> Iterator[tuple[dict[str, str], int]]:
+    kinds = {"films": "image", "reports": "report", "fhir": "FHIR bundle", "fetches": "fetch"}
+    for name, count in counted(queue).items():
+        table, _, state = name.partition("_")
+        yield {"kind": kinds[table], "state": state.replace("_", " ")}, count

@@ -12,15 +12,11 @@ from threading import Event
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.answerer import Audit
-from pneumoscope.delivery.dicom_node.dicomweb import (
-    DicomWeb,
-    DicomWebError,
-    Found,
-    NotThereError,
-)
+from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found, NotThereError
+from pneumoscope.delivery.dicom_node.http_client import ServerError
 from pneumoscope.delivery.dicom_node.sender import Doubts, pause
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.wire import stated_sop_uid
+from pneumoscope.delivery.dicom_node.wire import stated_uids
 
 MODALITIES = ("CR", "DX")
 _CALLER = "DICOMweb"
@@ -55,7 +51,7 @@ class Poller:
                 wait = self._config.poll
             except _FullError:
                 wait = self._config.poll
-            except DicomWebError as error:
+            except ServerError as error:
                 self._audit.note(
                     "server not reached",
                     server=self._server.name,
@@ -70,7 +66,7 @@ class Poller:
         """Every film that is there and not in the spool, into the spool.
 
         Raises:
-            DicomWebError: the server can't be asked now; what was fetched stays.
+            ServerError: the server can't be asked now; what was fetched stays.
             OSError, sqlite3.Error: the spool can't be written.
         """
         for modality in MODALITIES:
@@ -92,7 +88,7 @@ class Poller:
         """Images of one page; so many failures in a row may be the server's.
 
         Raises:
-            DicomWebError: the server can't be asked now.
+            ServerError: the server can't be asked now.
         """
         in_a_row = 0
         wanted = [film for film in films if self._spool.fetchable(film.sop, time.time())]
@@ -103,13 +99,13 @@ class Poller:
                 return
             in_a_row = 0 if self._fetch(film) else in_a_row + 1
             if in_a_row == _MOST_IN_A_ROW:
-                raise DicomWebError(f"{in_a_row} images in a row could not be retrieved")
+                raise ServerError(f"{in_a_row} images in a row could not be retrieved")
 
     def _page(self, modality: str, offset: int) -> list[Found]:
         try:
             return self._server.search(modality, _dates(self._config.dicomweb_days), offset)
         except NotThereError as error:
-            raise DicomWebError("search answered with too much") from error
+            raise ServerError("search answered with too much") from error
 
     def _fetch(self, film: Found) -> bool:
         """One image into the spool.
@@ -117,18 +113,21 @@ class Poller:
         What is wrong with it alone is put down, and the others are fetched.
 
         Raises:
-            DicomWebError: the server can't be asked now.
+            ServerError: the server can't be asked now.
             _FullError: there is no room for any.
         """
         try:
             began = time.monotonic()
             content = self._server.retrieve(film, self._config.max_bytes)
-            if stated_sop_uid(content) != film.sop:
+            stated = stated_uids(content)
+            if stated.sop != film.sop:
                 raise NotThereError("it has another UID than was asked for")
+            if stated.missing:
+                raise NotThereError(f"it states no {stated.missing}")
         except NotThereError as error:
             self._failed(film, str(error), counted=True, most=_MOST_TRIES)
             return True
-        except DicomWebError as error:
+        except ServerError as error:
             if error.everywhere:
                 raise
             works, _ = self._doubts.failed(film.sop)

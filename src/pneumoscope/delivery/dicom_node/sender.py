@@ -121,6 +121,8 @@ class Sender(ABC):
     """
 
     name = ""
+    fhir = False
+    """Whether it sends FHIR Bundles instead of DICOM objects."""
 
     def __init__(self, config: NodeConfig, spool: Spool, audit: Audit) -> None:
         self._config, self._spool, self._audit = config, spool, audit
@@ -130,7 +132,7 @@ class Sender(ABC):
         """Work until `stop`; a report that is on its way is ended first."""
         failures = 0
         while not stop.is_set():
-            reports = self._spool.due(time.time(), _AT_A_TIME)
+            reports = self._spool.due(time.time(), _AT_A_TIME, fhir=self.fhir)
             if not reports:
                 self._spool.wait(_IDLE_SECONDS)
                 continue
@@ -205,6 +207,9 @@ class Sender(ABC):
     @abstractmethod
     def abort(self) -> None:
         """End what is on its way, from another thread: the node has waited long enough."""
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Let go of what outlives a pause, when the node ends."""
 
     def _set_aside(self, report: Outgoing, why: str) -> None:
         self._spool.set_aside(report, why)

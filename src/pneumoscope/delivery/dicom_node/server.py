@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import (
     ComputedRadiographyImageStorage,
@@ -34,7 +36,7 @@ from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.answerer import Audit
 from pneumoscope.delivery.dicom_node.peers import check_aet, server_context
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.wire import stated_sop_uid
+from pneumoscope.delivery.dicom_node.wire import StatedUids, stated_uids
 from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
 
@@ -280,6 +282,11 @@ class Receiver:
         server.most_connections = most_connections(config.associations)
         return server
 
+    @property
+    def listening(self) -> bool:
+        """Whether it takes associations."""
+        return self._thread.is_alive()
+
     def stop(self, grace: float) -> None:
         """Take no more associations; those that are there have `grace` seconds to end."""
         self._server.shutdown()
@@ -292,7 +299,7 @@ class Receiver:
         for association in left:
             association.join(1.0)
 
-    def _store(self, event: Any) -> int:
+    def _store(self, event: Any) -> int | Dataset:
         caller = event.assoc.requestor.ae_title
         try:
             return self._kept(event, caller)
@@ -300,19 +307,17 @@ class Receiver:
             self._audit.note("turned away", caller=caller, why=type(error).__name__)
             return _OUT_OF_RESOURCES
 
-    def _kept(self, event: Any, caller: str) -> int:
+    def _kept(self, event: Any, caller: str) -> int | Dataset:
         """Keep one image; the status that its sender gets."""
         content = event.encoded_dataset()
         if len(content) > self._config.max_bytes:
             self._audit.note("turned away", caller=caller, why="too large", bytes=len(content))
             return _OUT_OF_RESOURCES
         sop_uid = str(event.request.AffectedSOPInstanceUID)
-        # What is kept under a UID must be what has it, or it would stand in the way of that.
-        stated = stated_sop_uid(content)
-        if stated != sop_uid:
-            why = "its data set has another UID" if stated else "its data set states no UID"
+        if (refusal := _refusal(stated_uids(content), sop_uid)) is not None:
+            why, answer = refusal
             self._audit.note("turned away", caller=caller, why=why, bytes=len(content))
-            return _DOES_NOT_MATCH if stated else _CANNOT_UNDERSTAND
+            return answer
         found, film = self._spool.receive(
             sop_uid, content, self._config.max_waiting, self._config.min_free
         )
@@ -339,6 +344,46 @@ class Receiver:
     def _too_large(self, association: Any) -> None:
         caller = association.requestor.ae_title
         self._audit.note("turned away", caller=caller, why="message too large")
+
+
+def _refusal(stated: StatedUids, sop_uid: str) -> tuple[str, Dataset] | None:
+    """Why an image can't be taken, by the UIDs that its data set states.
+
+    An image is stored under the UID of its message, so that its data set must state the same one.
+    Without the UIDs of study and series (Type 1, PS3.3 C.7.2.1 and C.7.3.1) no report can be filed.
+
+    Args:
+        stated: UIDs of the data set.
+        sop_uid: Affected SOP Instance UID of the message.
+
+    Returns:
+        Words for the audit log and the C-STORE response; `None` if the image can be taken.
+    """
+    if not stated.readable:
+        return "its header can't be read", _response(_CANNOT_UNDERSTAND, "header can't be read")
+    if not stated.sop:
+        return "its data set states no UID", _lacking(_CANNOT_UNDERSTAND, "SOPInstanceUID")
+    if stated.sop != sop_uid:
+        comment = "SOPInstanceUID of data set and message differ"
+        response = _response(_DOES_NOT_MATCH, comment, "SOPInstanceUID")
+        return "its data set has another UID", response
+    if keyword := stated.missing:
+        return f"its data set states no {keyword}", _lacking(_DOES_NOT_MATCH, keyword)
+    return None
+
+
+def _lacking(status: int, keyword: str) -> Dataset:
+    return _response(status, f"{keyword} is missing", keyword)
+
+
+def _response(status: int, comment: str, keyword: str = "") -> Dataset:
+    """A C-STORE response with its optional elements (PS3.7 C.5.8 to C.5.11, PS3.4 B.2.3)."""
+    response = Dataset()
+    response.Status = status
+    response.ErrorComment = comment
+    if keyword:
+        response.OffendingElement = [tag_for_keyword(keyword)]
+    return response
 
 
 def entity(config: NodeConfig) -> AE:

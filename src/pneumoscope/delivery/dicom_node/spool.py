@@ -36,7 +36,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pneumoscope.delivery.dicom_node.queue import QUEUE_FILE, Queue
 from pneumoscope.delivery.dicom_report.objects import ReportObject
@@ -46,6 +46,10 @@ Received = Literal["new", "other content", "again", "known", "full"]
 Table = Literal["films", "reports", "fetches"]
 
 MISSING, DAMAGED, UNREADABLE = "file missing", "file damaged", "file can't be read"
+FHIR: Final = "fhir"
+"""The kind of an item of `outgoing/` that is a FHIR Bundle; others are DICOM objects."""
+
+_SUFFIXES = (".dcm", ".json")
 _LOST = (MISSING, DAMAGED, UNREADABLE)
 
 
@@ -98,6 +102,7 @@ class Spool:
         model: fingerprint of the model that answers; an image is known again for the same model
             only.
         sending: whether reports will be sent; else they are kept.
+        sending_fhir: whether FHIR Bundles will be sent; else they are kept.
 
     Raises:
         UsageError: another node has this spool, its queue is damaged, or a file stands where the
@@ -105,20 +110,26 @@ class Spool:
         OSError: the folder can't be written.
     """
 
-    def __init__(self, folder: Path, model: str, *, sending: bool) -> None:
+    def __init__(
+        self, folder: Path, model: str, *, sending: bool, sending_fhir: bool = False
+    ) -> None:
         self.folder = folder
         self._incoming, self._outgoing = folder / "incoming", folder / "outgoing"
         self._quarantine = folder / "quarantine"
         for place in (folder, self._incoming, self._outgoing, self._quarantine):
             claim_folder(place)
         self._model = model
-        self._sending = sending
+        self._sending = {False: sending, True: sending_fhir}
         self.changed = threading.Condition()
         known = (folder / QUEUE_FILE).exists()
         self.queue = Queue(folder, alone=True)
         # Whether reports are sent is a setting that may change between two starts.
-        old, new = ("kept", "waiting") if sending else ("waiting", "kept")
-        self.queue.update("UPDATE reports SET state = ? WHERE state = ?", (new, old))
+        for fhir, sends in self._sending.items():
+            old, new = ("kept", "waiting") if sends else ("waiting", "kept")
+            self.queue.update(
+                "UPDATE reports SET state = ? WHERE state = ? AND (kind = ?) = ?",
+                (new, old, FHIR, fhir),
+            )
         self._sweep(known)
 
     def close(self) -> None:
@@ -263,9 +274,10 @@ class Spool:
         """Keep an image's reports, and let go of the image; returns how many were new."""
         files = []
         for report in reports:
-            name = f"{uuid.uuid4().hex}.dcm"
+            fhir = report.kind == FHIR
+            name = f"{uuid.uuid4().hex}.{'json' if fhir else 'dcm'}"
             _put(self._outgoing / name, report.content)
-            state = "waiting" if self._sending else "kept"
+            state = "waiting" if self._sending[fhir] else "kept"
             digest = hashlib.sha256(report.content).hexdigest()
             files.append((film.number, report.kind, report.sop_uid, digest, name, state))
         new = 0
@@ -286,12 +298,12 @@ class Spool:
         self.wake()
         return new
 
-    def due(self, now: float, most: int) -> list[Outgoing]:
-        """Reports to be sent by now, oldest first."""
+    def due(self, now: float, most: int, *, fhir: bool = False) -> list[Outgoing]:
+        """DICOM objects (or FHIR Bundles) that are due to be sent, oldest first."""
         rows = self.queue.rows(
             "SELECT id, film, kind, sop_uid, file, refusals, sha256 FROM reports"
-            " WHERE state = 'waiting' AND due <= ? ORDER BY due, id LIMIT ?",
-            (now, most),
+            " WHERE state = 'waiting' AND due <= ? AND (kind = ?) = ? ORDER BY due, id LIMIT ?",
+            (now, FHIR, fhir, most),
         )
         return [
             Outgoing(number, film, kind, uid, self._outgoing / file, refusals, digest)
@@ -381,8 +393,8 @@ class Spool:
         needed |= {name for (name,) in self.queue.rows(unanswered)}
         for place in (self._incoming, self._outgoing):
             remove_leftovers(place)
-            for path in place.glob("*.dcm"):
-                if path.name in needed:
+            for path in place.glob("*.*"):
+                if path.name in needed or path.suffix not in _SUFFIXES:
                     continue
                 if known:
                     path.unlink()

@@ -29,13 +29,17 @@ from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import UsageError
 from pneumoscope.records import Prediction
 
-_STATES = {
-    "films": ("waiting", "answered", "set aside"),
-    "reports": ("waiting", "sent", "set aside", "kept"),
-    "fetches": ("waiting", "set aside"),
+_OUTGOING = ("waiting", "sent", "set aside", "kept")
+_COUNTED = {
+    "films": ("films", "1", ("waiting", "answered", "set aside")),
+    "reports": ("reports", "kind <> 'fhir'", _OUTGOING),
+    "fhir": ("reports", "kind = 'fhir'", _OUTGOING),
+    "fetches": ("fetches", "1", ("waiting", "set aside")),
 }
+"""Names of the counts: their table, which rows of it, and the states that are counted."""
+
+_TABLES = ("films", "reports", "fetches")
 _FOLDERS = {"films": "incoming", "reports": "outgoing"}
-_KINDS = {"films": "image", "reports": "report", "fetches": "fetch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ class Aside:
     """An item that was set aside, or failed and waits for its next try.
 
     Attributes:
-        kind: `image`, `report`, or `fetch` (an image that a server would not give).
+        kind: `image`, `report` (a DICOM object), `FHIR bundle`, or `fetch` (an image that a server
+            did not give).
         number: of its row; of an image as in the audit.
         film: the image that it is about, by the audit's number; `None` for a fetch.
         state: `set aside` or `waiting`.
@@ -74,25 +79,32 @@ def opened(folder: Path) -> Queue:
 
 
 def counted(queue: Queue) -> dict[str, int]:
-    """How many items there are of each kind in each state: `films_waiting` and so on."""
+    """Count the items of each kind in each state, as in `films_waiting` and `fhir_sent`."""
     return {
-        f"{table}_{state.replace(' ', '_')}": int(
-            queue.rows(f"SELECT COUNT(*) FROM {table} WHERE state = ?", (state,))[0][0]  # noqa: S608
+        f"{name}_{state.replace(' ', '_')}": int(
+            queue.rows(f"SELECT COUNT(*) FROM {table} WHERE {which} AND state = ?", (state,))[0][0]  # noqa: S608
         )
-        for table, states in _STATES.items()
+        for name, (table, which, states) in _COUNTED.items()
         for state in states
     }
+
+
+def oldest_waiting(queue: Queue) -> float | None:
+    """When the image was received that waits longest for its result, Unix time; `None`: none."""
+    rows = queue.rows("SELECT MIN(received) FROM films WHERE state = 'waiting'")
+    return None if rows[0][0] is None else float(rows[0][0])
 
 
 def aside(queue: Queue) -> list[Aside]:
     """What is set aside, and what failed and is tried again; by kind, then in order of arrival."""
     rows = queue.rows(
-        "SELECT 'films', id, id, state, attempts, why FROM films WHERE state = 'set aside'"
-        " UNION ALL SELECT 'reports', id, film, state, refusals, why FROM reports"
+        "SELECT 'image', id, id, state, attempts, why FROM films WHERE state = 'set aside'"
+        " UNION ALL SELECT CASE kind WHEN 'fhir' THEN 'FHIR bundle' ELSE 'report' END,"
+        " id, film, state, refusals, why FROM reports"
         " WHERE state = 'set aside' OR (state = 'waiting' AND why <> '')"
-        " UNION ALL SELECT 'fetches', id, NULL, state, refusals, why FROM fetches"
+        " UNION ALL SELECT 'fetch', id, NULL, state, refusals, why FROM fetches"
     )
-    return [Aside(_KINDS[table], *rest) for table, *rest in rows]
+    return [Aside(*row) for row in rows]
 
 
 def try_again(queue: Queue, folder: Path) -> dict[str, int]:
@@ -104,7 +116,7 @@ def try_again(queue: Queue, folder: Path) -> dict[str, int]:
         How many of each kind: `films`, `reports`, `fetches`.
     """
     found = {}
-    for table in _STATES:
+    for table in _TABLES:
         counter = "attempts" if table == "films" else "refusals"
         due = "" if table == "films" else ", due = 0"
         rows = queue.rows(

@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import httpcore
@@ -21,6 +22,7 @@ import httpx
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
@@ -134,30 +136,67 @@ class _Stream(httpcore.NetworkStream):
         return self._inner.get_extra_info(info)
 
 
-_SOP_INSTANCE = 0x00080018
-_MOST_BYTES = 64 << 10
-"""Before the SOP Instance UID stand a character set, an image type, dates and the class."""
+_SOP, _STUDY, _SERIES = 0x00080018, 0x0020000D, 0x0020000E
+_MOST_INFLATED = 16 << 20
+"""Bytes of a deflated data set in which the UIDs are looked for."""
 
 
-def stated_sop_uid(content: bytes) -> str:
-    """The SOP Instance UID in the data set of a Part 10 file; "" if it can't be found."""
+@dataclass(frozen=True, slots=True)
+class StatedUids:
+    """The UIDs that a DICOM file states in its data set; `""` for each that is missing.
+
+    Attributes:
+        sop: SOP Instance UID (0008,0018).
+        study: Study Instance UID (0020,000D).
+        series: Series Instance UID (0020,000E).
+        readable: whether the header could be parsed as far as these elements.
+    """
+
+    sop: str = ""
+    study: str = ""
+    series: str = ""
+    readable: bool = True
+
+    @property
+    def missing(self) -> str:
+        """Keyword of the first UID that is missing, `""` if all three are stated."""
+        uids = {
+            "SOPInstanceUID": self.sop,
+            "StudyInstanceUID": self.study,
+            "SeriesInstanceUID": self.series,
+        }
+        return next((keyword for keyword, uid in uids.items() if not uid), "")
+
+
+def stated_uids(content: bytes) -> StatedUids:
+    """Read the UIDs of instance, study and series from a Part 10 file, in any transfer syntax.
+
+    Values after the last of them are not parsed, and the number of elements before it is bounded.
+    """
     try:
         with decoding("image", "the DICOM header"):
             syntax, start = transfer_syntax_of(content)
-            head = content[start : start + _MOST_BYTES]
+            head = content[start:]
             if syntax == DeflatedExplicitVRLittleEndian:
-                head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, _MOST_BYTES)
+                head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, _MOST_INFLATED)
             dataset = read_dataset(
                 CountedStream(head, "DICOM elements"),
                 is_implicit_VR=syntax == ImplicitVRLittleEndian,
                 is_little_endian=syntax != ExplicitVRBigEndian,
-                stop_when=_after_sop_instance,
-                specific_tags=[_SOP_INSTANCE],
+                stop_when=_after_series,
+                specific_tags=[_SOP, _STUDY, _SERIES],
             )
-            return str(dataset.get("SOPInstanceUID") or "")
+            sop, study, series = (_single(dataset.get(tag)) for tag in (_SOP, _STUDY, _SERIES))
+            return StatedUids(sop, study, series)
     except ImageRefusedError:
-        return ""
+        return StatedUids(readable=False)
 
 
-def _after_sop_instance(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return int(tag) > _SOP_INSTANCE
+def _single(element: Any) -> str:
+    """The value of a UID element; `""` where it is missing, empty, or has several values."""
+    value = None if element is None else element.value
+    return str(value) if isinstance(value, UID) else ""
+
+
+def _after_series(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return int(tag) > _SERIES

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-Kind = Literal["report", "capture", "segmentation"]
+Kind = Literal["report", "capture", "segmentation", "fhir"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,11 @@ class ReportObject:
     """A DICOM object made of an answer.
 
     Attributes:
-        kind: `report` (SR), `capture` (SC) or `segmentation` (SEG).
-        sop_class: SOP Class UID.
-        sop_uid: SOP Instance UID, the same whenever the same model answers for the same film.
-        content: a Part 10 file, Explicit VR Little Endian.
+        kind: `report` (SR), `capture` (SC), `segmentation` (SEG), or `fhir` (a FHIR Bundle).
+        sop_class: SOP Class UID; `""` for a Bundle.
+        sop_uid: SOP Instance UID, or the identifier of a Bundle: the same whenever the same model
+            scores the same image.
+        content: a Part 10 file, Explicit VR Little Endian; JSON for a Bundle.
     """
 
     kind: Kind
@@ -89,7 +90,7 @@ class Reporter:
         self._segmentation = segmentation
         self.author = Author.of(manifest, precision)
         self._preprocessing: PreprocessConfig = manifest.preprocessing
-        self._limits = limits or LimitsConfig()
+        self.limits = limits or LimitsConfig()
 
     def objects(
         self, content: bytes, answer: Answer, variant: str = ""
@@ -101,7 +102,7 @@ class Reporter:
         """
         prediction = answer.prediction
         author = replace(self.author, variant=variant)
-        source = source_film(content, prediction.path, self._limits)
+        source = source_film(content, prediction.path, self.limits)
         try:
             made = [_report(source, author, prediction)]
         except ImageRefusedError:  # what the library can't repeat is not worth the report

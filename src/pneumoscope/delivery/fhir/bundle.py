@@ -29,7 +29,7 @@ from pneumoscope.delivery.dicom_report.source import (
     source_film,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
-from pneumoscope.images.raster import tell_format
+from pneumoscope.images.raster import detect_format
 from pneumoscope.images.read import read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import heatmap_name
@@ -107,11 +107,21 @@ def check_installed() -> None:
         raise ExtraMissingError("Writing FHIR resources", "fhir")
 
 
-def fhir_bundle(subject: Subject, author: Author, prediction: Prediction) -> str:
-    """The Bundle (type collection) of one result, as validated JSON.
+def fhir_bundle(
+    subject: Subject, author: Author, prediction: Prediction, *, transaction: bool = False
+) -> str:
+    """The FHIR R4 Bundle of one result, as validated JSON.
+
+    Args:
+        subject: the patient, study and image that the result is about.
+        author: program and model.
+        prediction: the result.
+        transaction: a Bundle of type `transaction` for `POST [base]`, whose entries are `PUT` under
+            identifiers that follow from model and image (FHIR R4, RESTful API, 3.1.0.11.2); else
+            one of type `collection`.
 
     Raises:
-        ValueError: a value of the file has no place in FHIR; fhir.resources says which.
+        ValueError: FHIR does not allow a value of the file; fhir.resources says which.
     """
     from fhir.resources.R4B.bundle import Bundle
 
@@ -123,18 +133,30 @@ def fhir_bundle(subject: Subject, author: Author, prediction: Prediction) -> str
         "Device": _device(author),
         "Provenance": _provenance(subject, author, urls, now),
     }
-    entries = [
-        {"fullUrl": urls[kind], "resource": {"resourceType": kind, **_pruned(resource)}}
-        for kind, resource in resources.items()
-    ]
     document = {
         "resourceType": "Bundle",
-        "type": "collection",
+        "type": "transaction" if transaction else "collection",
         "timestamp": now,
-        "identifier": {"system": "urn:ietf:rfc:3986", "value": _url("Bundle", author, subject)},
-        "entry": entries,
+        "identifier": {"system": "urn:ietf:rfc:3986", "value": bundle_identifier(subject, author)},
+        "entry": [
+            _entry(kind, urls[kind], resource, transaction) for kind, resource in resources.items()
+        ],
     }
     return str(Bundle.model_validate_json(json.dumps(document)).model_dump_json(indent=2))
+
+
+def bundle_identifier(subject: Subject, author: Author) -> str:
+    """The identifier of a result's Bundle, a `urn:uuid`: the same for the same model and image."""
+    return _url("Bundle", author, subject)
+
+
+def _entry(kind: str, url: str, resource: dict[str, Any], transaction: bool) -> dict[str, Any]:
+    content = {"resourceType": kind, **_pruned(resource)}
+    if not transaction:
+        return {"fullUrl": url, "resource": content}
+    identifier = url.removeprefix("urn:uuid:")
+    request = {"method": "PUT", "url": f"{kind}/{identifier}"}
+    return {"fullUrl": url, "resource": {**content, "id": identifier}, "request": request}
 
 
 _KINDS = ("DiagnosticReport", "Observation", "Device", "Provenance")
@@ -339,7 +361,7 @@ class FhirFolder:
 
     def _subject(self, content: bytes, path: str) -> Subject:
         """What a DICOM file says of patient and study; of another file its digest alone."""
-        if tell_format(content) == "dicom":
+        if detect_format(content) == "dicom":
             return Subject.of(source_film(content, path, self._limits))
         return Subject(f"urn:sha256:{hashlib.sha256(content).hexdigest()}")
 

@@ -226,7 +226,7 @@ EpochsListener = Callable[[Sequence[Epoch], bool], None]
 
 
 def ignore_epochs(epochs: Sequence[Epoch], trained: bool) -> None:
-    """The listener of a training that nobody listens to."""
+    """Default listener: ignore the epochs."""
 
 
 def fit(  # noqa: PLR0913 - what is trained, how, and who is informed

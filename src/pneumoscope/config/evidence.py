@@ -148,6 +148,10 @@ class FetchConfig:
     min_free: int = option(512 << 20, "free bytes below which nothing is fetched", 0)
     acse_timeout: float = option(10.0, "seconds for the PACS to say who it is", 0.1, _DAY_SECONDS)
     dimse_timeout: float = option(120.0, "seconds for it to answer a message", 0.1, _DAY_SECONDS)
+    pseudonyms: bool = option(
+        False, "write files and table under pseudonymous identifiers; the key is DIR.key"
+    )
+    mapping: str = option("", "CSV file for identifiers and pseudonyms, with --pseudonyms")
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,10 +63,19 @@ def run_fetch(
         raise UsageError("fetch: wanted one of --from DATE (and --to DATE) and --ids FILE")
     if request.dicomweb and request.ids:
         raise UsageError("--ids: is for --pacs; by DICOMweb give --from and --to")
+    if config.mapping and not config.pseudonyms:
+        raise UsageError("--mapping: belongs to --pseudonyms. Give both, or neither.")
     days = _days(request)
     from pneumoscope.delivery.fetching.pacs import FetchedFolder
+    from pneumoscope.delivery.fetching.pseudonyms import key_file
 
-    folder = FetchedFolder(request.out, config.max_bytes, config.min_free)
+    folder = FetchedFolder(
+        request.out,
+        config.max_bytes,
+        config.min_free,
+        pseudonyms=config.pseudonyms,
+        mapping=Path(config.mapping) if config.mapping else None,
+    )
     try:
         if request.pacs:
             missing = _from_pacs(request, config, days, folder, progress)
@@ -74,18 +83,26 @@ def run_fetch(
             missing = _from_web(request, config, days, folder, progress)
     finally:
         table = folder.write_table()
-    document = {
+    document: dict[str, Any] = {
         "out": str(request.out),
         "table": str(table),
         "new": folder.new,
         "known_before": folder.known,
         "turned_away": folder.turned_away,
         "missing": missing,
+        "pseudonyms": config.pseudonyms,
     }
-    text = (
-        f"{folder.new} images fetched, {folder.known} were there, {missing} could not be had\n"
-        f"table  {table} (names patients: keep it as carefully as the images)"
-    )
+    lines = [f"{folder.new} images fetched, {folder.known} were there, {missing} could not be had"]
+    if config.pseudonyms:
+        key = key_file(request.out)
+        document |= {"key": str(key), "mapping": config.mapping or None}
+        lines.append(f"table  {table} (pseudonyms)")
+        lines.append(f"key    {key} (whoever has it can recognise patients: keep it apart)")
+        if config.mapping:
+            lines.append(f"mapping  {config.mapping} (names patients: keep it apart)")
+    else:
+        lines.append(f"table  {table} (names patients: keep it as carefully as the images)")
+    text = "\n".join(lines)
     return document, text, 3 if missing else 0
 
 

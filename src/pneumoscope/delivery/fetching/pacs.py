@@ -40,6 +40,7 @@ from pynetdicom.sop_class import (
 from pneumoscope.config import FetchConfig
 from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
 from pneumoscope.delivery.dicom_node.server import FILM_CLASSES
+from pneumoscope.delivery.fetching.pseudonyms import Mapping, pseudonyms_of
 from pneumoscope.errors import MissingError, NetworkError, UsageError
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
 from pneumoscope.storage import claim_folder, remove_leftovers, safe_cell, write_bytes, write_text
@@ -67,6 +68,8 @@ class FetchedFolder:
         folder: made if it is not there; what a run before left in it is known again.
         max_bytes: larger images are turned away.
         min_free: free bytes below which nothing is taken.
+        pseudonyms: whether files are written under pseudonymous identifiers.
+        mapping: table of own identifiers and pseudonyms that is added to; `None`: none is written.
 
     Attributes:
         new: images of this run.
@@ -74,10 +77,19 @@ class FetchedFolder:
         turned_away: images that were too large, or no DICOM files.
 
     Raises:
-        UsageError: a file stands where the folder should be.
+        UsageError: a file stands where the folder should be; images in it bear identifiers of the
+            other sort; the key is missing or another one; the mapping lies in the folder.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, min_free: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        min_free: int,
+        *,
+        pseudonyms: bool = False,
+        mapping: Path | None = None,
+    ) -> None:
         claim_folder(folder / IMAGES)
         remove_leftovers(folder / IMAGES)
         self.folder = folder
@@ -87,11 +99,14 @@ class FetchedFolder:
         self._lock = threading.Lock()
         self._rows = {row["image"]: row for row in _lines(folder / JOURNAL)}
         self.known = len(self._rows)
+        self.pseudonyms = pseudonyms_of(folder, pseudonyms, used=bool(self._rows))
+        self._mapping = Mapping(mapping, folder) if mapping else None
 
     def has(self, sop_uid: str) -> bool:
-        """Whether an image is whole on disk."""
+        """Whether the image with this SOP Instance UID, as the PACS has it, is whole on disk."""
+        uid = self.pseudonyms.of("image", sop_uid) if self.pseudonyms else sop_uid
         with self._lock:
-            row = self._rows.get(sop_uid)
+            row = self._rows.get(uid)
         return row is not None and (self.folder / row["path"]).is_file()
 
     def check_room(self) -> None:
@@ -115,11 +130,17 @@ class FetchedFolder:
         """
         facts = None if len(content) > self._max_bytes else _facts(content)
         if facts is None:
-            with self._lock:
-                self.turned_away += 1
-            return False
+            return self._turn_away()
         if self.has(facts["image"]):
             return True
+        if self.pseudonyms:
+            changed = self.pseudonyms.file(content, facts)
+            if changed is None:
+                return self._turn_away()
+            own, facts, content = facts, self.pseudonyms.facts(facts), changed
+            if self._mapping:
+                with self._lock:
+                    self._mapping.add(own, facts)
         name = hashlib.sha256(facts["image"].encode()).hexdigest()[:32]
         row = {"path": f"{IMAGES}/{name}.dcm", **facts}
         with self._lock:
@@ -130,6 +151,11 @@ class FetchedFolder:
             self._rows[facts["image"]] = row
             self.new += 1
         return True
+
+    def _turn_away(self) -> bool:
+        with self._lock:
+            self.turned_away += 1
+        return False
 
     def write_table(self) -> Path:
         """Write `images.csv` of all that is there; returns where it is."""

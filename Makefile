@@ -1,20 +1,27 @@
-# On a fresh machine: `make demo` shows everything once, `make test` proves it.
+# On a fresh machine: `make demo` shows everything once, `make test` checks it.
 # Needs python3 (3.11 to 3.13) with venv and pip, and for the first run a package index.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_VENV := .docs-venv
+DOCS_READY := $(DOCS_VENV)/.ready
+RELEASE := .release
+PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint lock clean default-model
+.PHONY: help demo test lint coverage docs lock release clean default-model
 
 help:
-	@echo "make demo   draw synthetic X-rays, train, evaluate, explain; results in demo/"
-	@echo "make test   style, types, import contracts, tests"
-	@echo "make lint   style, types and import contracts alone"
-	@echo "make default-model DATA=chest_xray   train the model that ships anew (models/README.md)"
-	@echo "make lock   pin dependencies anew (requirements/lock.txt)"
-	@echo "make clean  remove the virtual environment and all results"
+	@echo "make demo      draw synthetic X-rays, train, evaluate, explain; results in demo/"
+	@echo "make test      style, types, import contracts, tests"
+	@echo "make lint      style, types and import contracts alone"
+	@echo "make coverage  tests, with the lines and branches that they reach"
+	@echo "make docs      build the documentation into site/ (offline once it is set up)"
+	@echo "make release   build wheel and sdist, check them, try the wheel in a clean environment"
+	@echo "make default-model DATA=chest_xray   train the model that ships again (models/README.md)"
+	@echo "make lock      pin dependencies anew (requirements/)"
+	@echo "make clean     remove the environments and all results"
 
 demo: $(READY)
 	$(BIN)/pneumoscope demo --out demo
@@ -28,27 +35,67 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# coverage is not in the lock file: `make test` does not need it.
+coverage: $(READY)
+	$(BIN)/python $(PIP) 'coverage>=7.10,<8'
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --max-worker-restart 1
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 $(READY): requirements/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
-	"found Python %d.%d, wanted 3.11 to 3.13: make PYTHON=python3.12" % v)'
+	"found Python %d.%d, expected 3.11 to 3.13: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python $(PIP) --require-hashes -r requirements/lock.txt
+	$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# PyTorch is no part of the lock file: nothing but training needs it (benchmarks/RESULTS.md).
+# The site needs neither the package nor its dependencies: mkdocstrings reads the source.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "open site/index.html; with search: $(PYTHON) -m http.server --directory site"
+
+$(DOCS_READY): requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python $(PIP) --require-hashes -r requirements/docs.txt
+	@touch $@
+
+# Everything that could go wrong for a user who installs the wheel: metadata, contents, missing
+# files. Nothing is uploaded.
+release:
+	rm -rf dist $(RELEASE)
+	$(PYTHON) -m venv $(RELEASE)/tools
+	$(RELEASE)/tools/bin/python $(PIP) --require-hashes -r requirements/release.txt
+	$(RELEASE)/tools/bin/hatchling build
+	$(RELEASE)/tools/bin/twine check --strict dist/*
+	$(PYTHON) requirements/check_wheel.py dist
+	$(PYTHON) -m venv $(RELEASE)/clean
+	$(RELEASE)/clean/bin/python $(PIP) dist/*.whl
+	mkdir $(RELEASE)/work
+	cd $(RELEASE)/work && ../clean/bin/pneumoscope data phantom --out phantoms --n 4 --quiet
+	cd $(RELEASE)/work && ../clean/bin/pneumoscope predict phantoms/train --no-input-check --out rows.csv
+	$(PYTHON) requirements/check_wheel.py dist $(RELEASE)/work/rows.csv
+
+# PyTorch is not in the lock file: only training uses it (benchmarks/RESULTS.md).
 default-model: $(READY)
-	@test -n "$(DATA)" || { echo "wanted: make default-model DATA=chest_xray" >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.*'
+	@test -n "$(DATA)" || { echo "expected: make default-model DATA=chest_xray" >&2; exit 2; }
+	$(BIN)/python $(PIP) 'torch==2.13.*'
 	$(BIN)/python models/build_default.py "$(DATA)"
+
+COMPILE = $(VENV)/lock/bin/uv pip compile --universal --python-version 3.11 --upgrade \
+	--no-emit-index-url --generate-hashes --no-header --quiet
 
 lock:
 	$(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/python -m pip install --quiet uv
-	$(VENV)/lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
-		--extra train --extra quantise --extra export --extra dicom --extra serve --extra download \
-		--extra fhir --extra notebook --extra dev \
-		--no-emit-index-url --generate-hashes --no-header --quiet --output-file requirements/lock.txt
+	$(VENV)/lock/bin/python $(PIP) uv
+	$(COMPILE) pyproject.toml --extra train --extra quantise --extra export --extra dicom \
+		--extra serve --extra download --extra fhir --extra notebook --extra dev \
+		--output-file requirements/lock.txt
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]\
+	["optional-dependencies"]["docs"], sep="\n")' | $(COMPILE) - --output-file requirements/docs.txt
+	$(COMPILE) requirements/release.in --output-file requirements/release.txt
 
 clean:
-	rm -rf $(VENV) demo runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(DOCS_VENV) $(RELEASE) site dist demo runs
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*

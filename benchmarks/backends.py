@@ -2,7 +2,7 @@
 
     python benchmarks/backends.py [--sizes 112 128 160] [--batch 64] [--steps 5] [--quick]
 
-A step is that of the `scratch` recipe: its lesson's own model and batches (squares from disk,
+A step is that of the `scratch` recipe: its phase's own model and batches (squares from disk,
 distortion on the device, DenseNet121, the mission's head, AdamW), all layers trained. Each way runs
 in a process of its own, the first two steps of each size (compilation) not counted, of the others
 the median. The images are noise, which costs what X-rays cost. `--quick` only proves that it runs.
@@ -31,9 +31,9 @@ import numpy as np
 
 from pneumoscope.config import RECIPES, ScratchConfig, TrainConfig
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.end_to_end import Squares, build_curriculum, stored_side
+from pneumoscope.training.end_to_end import Squares, build_phase_schedule, stored_side
 from pneumoscope.training.features import ArrayStore, FeatureTable
-from pneumoscope.training.loop import Curriculum
+from pneumoscope.training.loop import PhaseSchedule
 from pneumoscope.training.native_torch import with_native_layers
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.optimizer import build_optimizer
@@ -86,8 +86,8 @@ def measure(way: Way, sizes: list[int], batch: int, steps: int) -> dict[str, Any
         network = build_trained(way, config)
         with tempfile.TemporaryDirectory() as folder:
             squares = noise(Path(folder), stored_side(size), _BATCHES_STORED * batch)
-            curriculum = build_curriculum(network, (squares, squares), config, config.scratch, {})
-            seconds = time_steps(curriculum, config, _WARM_UP + steps)
+            schedule = build_phase_schedule(network, (squares, squares), config, config.scratch, {})
+            seconds = time_steps(schedule, config, _WARM_UP + steps)
         rates.append(batch / statistics.median(seconds[_WARM_UP:]))
         load_keras().backend.clear_session()
     return {"rates": rates, "runtime": describe_runtime()}
@@ -114,19 +114,19 @@ def noise(folder: Path, side: int, images: int) -> Squares:
     return Squares(table, labels, np.full_like(labels, UNKNOWN))
 
 
-def time_steps(curriculum: Curriculum, config: TrainConfig, steps: int) -> list[float]:
+def time_steps(schedule: PhaseSchedule, config: TrainConfig, steps: int) -> list[float]:
     """Seconds of each step: the next batch, and one update of all weights by it."""
-    keras, lesson = load_keras(), curriculum.lesson(0)
-    lesson.model.compile(
-        optimizer=build_optimizer(curriculum.trainable(), config.fit, curriculum.factors),
+    keras, phase = load_keras(), schedule.phase(0)
+    phase.model.compile(
+        optimizer=build_optimizer(schedule.trainable(), config.fit, schedule.factors),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
         auto_scale_loss=False,
     )
     seconds = []
-    batches = chain.from_iterable(lesson.batches(epoch) for epoch in count())
+    batches = chain.from_iterable(phase.batches(epoch) for epoch in count())
     began = time.perf_counter()
     for inputs, labels in islice(batches, steps):
-        lesson.model.train_on_batch(inputs, labels[:, 1:])
+        phase.model.train_on_batch(inputs, labels[:, 1:])
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
     return seconds

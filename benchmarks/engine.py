@@ -35,7 +35,7 @@ from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.inference.engine import INT8_TABLE, fast_precisions
-from pneumoscope.prefetching import ahead, overlapped
+from pneumoscope.prefetching import overlapped, prefetched
 
 BATCH = 32
 PARTS = (PART, PART // 2, 1)
@@ -64,7 +64,7 @@ def jpegs() -> list[bytes]:
     """Drawn films of 224 pixels."""
     contents = []
     for number in range(8):
-        grey = np.round(draw(0, f"guest-{number}", film=1, label=number % 2).pixels * 255)
+        grey = np.round(draw(0, f"guest-{number}", number=1, label=number % 2).pixels * 255)
         stream = io.BytesIO()
         Image.fromarray(grey.astype(np.uint8)).resize((224, 224)).save(stream, "JPEG")
         contents.append(stream.getvalue())
@@ -112,8 +112,8 @@ def measure(bundle: Bundle, side: int, precision: Precision, images: int, rounds
     chosen = engines[images_per_request(side, precision)]
     fed = in_turns(
         {
-            "one": lambda: one_by_one(chosen, ahead(films(side, images))),
-            "two": lambda: two_at_a_time(chosen, ahead(films(side, images))),
+            "one": lambda: one_by_one(chosen, prefetched(films(side, images))),
+            "two": lambda: two_at_a_time(chosen, prefetched(films(side, images))),
         },
         images,
         rounds,

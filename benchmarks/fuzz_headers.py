@@ -59,7 +59,7 @@ def image(**elements: Any) -> Dataset:
 
     One of which the model that ships is not sure (0.65), so that a change of its pixels shows.
     """
-    pixels = draw(2, "g8", film=1, label=0, size=224).pixels
+    pixels = draw(2, "g8", number=1, label=0, size=224).pixels
     samples = np.rint(pixels * (2**_BITS - 1)).astype(np.uint16)
     wanted = {**_BEFORE, **elements}
     if wanted.get("PixelRepresentation") == 1:  # padding is then written as a signed number, too

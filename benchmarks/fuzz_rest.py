@@ -47,7 +47,7 @@ def whole_films() -> list[bytes]:
     from pneumoscope.images.phantom import draw
     from pneumoscope.images.phantom.folder import encode_dicom
 
-    phantom = draw(0, "guest", film=1, label=1)
+    phantom = draw(0, "guest", number=1, label=1)
     grey = Image.fromarray(np.round(phantom.pixels * 255).astype(np.uint8))
     made = [encode_dicom(phantom, serial=1, seed=0)]
     for kind in ("JPEG", "PNG", "TIFF", "BMP", "WEBP"):

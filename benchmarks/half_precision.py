@@ -25,24 +25,24 @@ from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import TerminalProgress
 from pneumoscope.records import SPLITS, ImageRecord, Split
-from pneumoscope.workflows.answering import Answered, answer_all
+from pneumoscope.workflows.scoring import Scored, score_all
 
 LIMIT = 2e-3
 """Largest difference of a probability that the shipped model may show (issue 3)."""
 
 
-def answered(bundle: Bundle, under: Bundle, records: Sequence[ImageRecord], name: str) -> Answered:
+def scored(bundle: Bundle, under: Bundle, records: Sequence[ImageRecord], name: str) -> Scored:
     """What the weights of one bundle answer under the manifest of another."""
     told = replace(bundle, manifest=replace(under.manifest, files=bundle.manifest.files))
     predictor = Predictor(told.manifest, OpenVinoBackend.load(told, "f32"))
-    return answer_all(records, predictor, name, TerminalProgress())
+    return score_all(records, predictor, name, TerminalProgress())
 
 
 def agreement(data: Path, split: Split, exact: Bundle, stored: Bundle) -> Agreement:
     """Of both, over the images of a split that can be read."""
     records = index(data).subset(split).records
-    before = answered(exact, stored, records, "float32 weights")
-    after = answered(stored, stored, records, "float16 weights")
+    before = scored(exact, stored, records, "float32 weights")
+    after = scored(stored, stored, records, "float16 weights")
     threshold = stored.manifest.threshold.value
     return compare(before.labels(), before.probabilities(), after.probabilities(), threshold, ())
 

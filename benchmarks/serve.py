@@ -62,7 +62,7 @@ def draw_films(folder: Path, count: int) -> list[Path]:
 
     made = []
     for number in range(count):
-        pixels = draw(0, f"guest-{number}", film=1, label=number % 2).pixels
+        pixels = draw(0, f"guest-{number}", number=1, label=number % 2).pixels
         film = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
         path = folder / f"{number}.jpeg"
         film.resize(LARGE, Image.Resampling.BICUBIC).save(path, quality=92)

@@ -25,11 +25,11 @@ from pneumoscope.report.svg import (
     PALETTE,
     PAPER,
     Svg,
+    draw_text,
     drawing,
     grid,
     mark_point,
     new_axes,
-    say,
     to_svg,
 )
 from pneumoscope.storage import write_text
@@ -82,7 +82,9 @@ def changes(document: Mapping[str, Any]) -> Svg:
             margin = [-check["margin"]] * 2
             axes.plot(margin, [place - 0.3, place + 0.3], color=MUTED.light, dashes=(2, 2))
             told = f"{one.value:+.3f}".replace("-", "−")
-            say(axes, 1.03, 1 - (place + 0.6) / (len(checks) + 0.2), told, bold=True, in_axes=True)
+            draw_text(
+                axes, 1.03, 1 - (place + 0.6) / (len(checks) + 0.2), told, bold=True, in_axes=True
+            )
         axes.set_ylim(len(checks) - 0.4, -0.6)
         names = [metric_text(check["name"]).label for check in checks]
         axes.set_yticks(range(len(checks)), names)
@@ -108,15 +110,15 @@ def sources(folder: Path) -> Iterator[tuple[str, str]]:
         path = folder / "evaluation" / "figures" / f"{name}.svg"
         yield name, path.read_text(encoding="utf-8")
     yield "decision", from_page(folder / "plan" / "plan.html", "Net benefit at")
-    yield "risk-coverage", from_page(folder / "plan" / "plan.html", "If all are answered")
+    yield "risk-coverage", from_page(folder / "plan" / "plan.html", "At full coverage")
     yield "changes", changes(_read(folder / "compare" / "compare.json")).standalone
     stress = folder / "stress"
     for sweep in worst_sweeps(_read(stress / "stress.json")):
         name = f"sweep-{sweep}"
         yield name, (stress / "figures" / f"{name}.svg").read_text(encoding="utf-8")
     yield "shortcuts", (stress / "figures" / "shortcuts.svg").read_text(encoding="utf-8")
-    yield "likeness", from_page(folder / "audit" / "audit.html", "Likeness above strangers")
-    yield "split-tests", from_page(folder / "audit" / "audit.html", "AUC of telling splits")
+    yield "likeness", from_page(folder / "audit" / "audit.html", "Excess similarity")
+    yield "split-tests", from_page(folder / "audit" / "audit.html", "AUC between splits")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -164,82 +166,83 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         return [f"## {title}", text, "", *map(figure, names), ""]
 
     lines = [
-        "# What held-out patients say of the model that ships",
+        "# Results on held-out patients",
         "",
         "Made by `python docs/make_figures.py`; do not edit. Curves and numbers only: no X-ray is "
         "shown.",
         "",
         f"{found['n']} X-rays of {found['patients']} patients, {found['positives']} images with "
-        f"pneumonia, {found['refused']} refused by the input check: the last tenth of patient ids "
-        "of each kind in the training folder. No weight, threshold or calibration was fitted to "
-        "them; that this network ships, of the ten that were tried, and by which of two rules its "
-        "threshold is chosen on validation, is their doing. Intervals "
-        f"are at {percent(found['interval']['level'])}. They are from the same hospital as the "
+        f"pneumonia, {found['refused']} rejected by the input check: the last tenth of patient ids "
+        "of each subtype in the training folder. They were held out from training, threshold and "
+        "calibration. But the network was selected among ten candidates on them, and the rule of "
+        "its threshold among two, so the results are slightly optimistic. Intervals "
+        f"are at {percent(found['interval']['level'])}. The images are of the same hospital as the "
         "training images: another site will differ. Research software, not a medical device.",
         "",
         *section(
-            "Telling the two apart: `evaluate`",
+            "Discrimination: `evaluate`",
             f"AUC {_told(metrics['auc'])}. At the model's threshold sensitivity is "
             f"{_told(metrics['sensitivity'])} and specificity {_told(metrics['specificity'])}: "
-            "more is missed than was on validation.",
+            "more cases are missed than on validation.",
             "roc",
         ),
         *section(
-            "Probabilities at their word: `evaluate`",
+            "Calibration: `evaluate`",
             f"Debiased calibration error {_told(metrics['ece'])}, slope {_told(fitted['slope'])}, "
-            f"calibration in the large {_told(fitted['in_the_large'])} (in logits; above 0: stated "
-            "too low). Dots above the line: more pneumonia than was stated. An error of at most "
-            "0.02 and a slope of 0.9 to 1.1 were wanted; `experiments.md` says what was tried.",
+            f"calibration in the large {_told(fitted['in_the_large'])} (in logits; above 0: "
+            "probabilities are too low). Dots above the line: more pneumonia than stated. The goal "
+            "was an error of at most 0.02 and a slope of 0.9 to 1.1; `experiments.md` describes "
+            "what was tried.",
             "reliability",
         ),
         *section(
-            "Where to cut: `plan`",
+            "Threshold: `plan`",
             f"At a prevalence of {share} and the threshold {number(chosen['threshold'], 4)} "
             f"sensitivity is {_told(chosen['sensitivity'])}, specificity "
             f"{_told(chosen['specificity'])}; among 1,000 patients "
             f"{_told(chosen['missed'], 0)} are missed and {_told(chosen['false_alarms'], 0)} "
-            "called without need. The decision curve weighs one against the other; the model is "
-            "of use where its band is above both rivals. The second figure says how many answers "
-            "are wrong if only the surest images get one.",
+            "are false alarms. The decision curve weighs one against the other; the model is "
+            "useful where its band is above both alternatives. The second figure shows how many "
+            "results are wrong if only the most certain images get one.",
             "decision",
             "risk-coverage",
         ),
         *section(
-            "In place of an earlier one: `compare`",
+            "Against the model before it: `compare`",
             "The model that ships (new) against the one that shipped before it (old, trial G of "
             f"`experiments.md`), {compared['n']} images: {checks}. "
             + (
-                "Nothing that matters is lost."
+                "Non-inferiority is shown."
                 if compared["passed"]
-                else "So not all is gain, and so few images can't show that nothing else is lost; "
-                "why it took its place, `experiments.md` says."
+                else "Non-inferiority is not shown for all three: so few images cannot show it; "
+                "`experiments.md` explains why the new model replaced the old one."
             ),
             "changes",
         ),
         *section(
-            "Other films: `stress`",
-            f"{len(stress['rows'])} changes of the films, {stress['n']} images each. Grey: "
-            "strengths that films of another site look like. At these more than "
+            "Robustness: `stress`",
+            f"{len(stress['rows'])} changes of the images, {stress['n']} images each. Grey: "
+            "strengths that images of another site may have. At these more than "
             f"{number(stress['largest_fall'], 2)} of sensitivity or specificity was lost by: "
             f"{lost}.",
             *[name for name in readings if name.startswith("sweep-")],
         ),
         *section(
-            "What it looks at: `stress`",
-            f"AUC of the model when parts of the film are hidden: {parts}. Controls that never saw "
-            "a lung stand beside it. A model that reads the lungs is lost (0.5) where they are "
-            "painted over and is not where all else is. How far that is so here, these numbers "
-            "say; black alone would say too little, since it may silence a model that reads on. "
-            "AUC with a part of another film, of the same class and of the other class (alike, if "
-            f"the lungs alone were read): {exchanged}.",
+            "Shortcuts: `stress`",
+            f"AUC of the model with parts of the image masked: {parts}. Shortcut baselines that "
+            "use no model stand beside it. A model that uses only the lungs scores 0.5 with the "
+            "lungs masked, and loses nothing with the rest masked. Black alone would prove too "
+            "little, since it may suppress the output of a model that uses the remaining region. "
+            "AUC with a part of another image, of the same class and of the other class (equal, if "
+            f"only the lungs were used): {exchanged}.",
             "shortcuts",
         ),
         *section(
-            "Is the split fair: `data audit`",
-            "Films of one patient should look more alike than those of strangers (above 0), or the "
-            "ids mean nothing. And a classifier on thumbnails should not tell one split from "
-            "another (0.5): where it does, the films of the last ids differ from those before, "
-            "and so do the patients that the model will meet.",
+            "Patients and splits: `data audit`",
+            "Images of one patient should look more alike than those of strangers (above 0), or "
+            "the ids do not mean persons. A classifier on thumbnails should not tell one split "
+            "from another (0.5): where it does, the images of the last ids differ from the earlier "
+            "ones, and so may the patients that the model will meet.",
             "likeness",
             "split-tests",
         ),

@@ -1,8 +1,8 @@
-"""Write the table of results in README.md from the model card of the model that ships.
+"""Write the table of results of README.md and docs/index.md from the card of the model that ships.
 
     python docs/make_results.py
 
-The card's own table is the only place where these numbers stand; a test compares the two.
+The card's own table is the only source of these numbers; a test compares them.
 """
 
 from __future__ import annotations
@@ -12,43 +12,32 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CARD = ROOT / "src" / "pneumoscope" / "models" / "default" / "MODEL_CARD.md"
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md")
 BEGIN, END = "<!-- results: written by docs/make_results.py -->", "<!-- end of results -->"
 
-_SHOWN = {
-    "auc": "AUC",
-    "accuracy": "Accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ece": "Calibration error",
-}
-_ROW = re.compile(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", re.MULTILINE)
+_SHOWN = ("AUC", "Accuracy", "Sensitivity", "Specificity", "Calibration error")
+_ROW = re.compile(r"^\| ([\w ]+) \| ([\d.]+) \| ([\d.]+–[\d.]+) \|$", re.MULTILINE)
 
 
 def table(card: str) -> str:
     """The table as Markdown, from the card's section on held-out patients."""
-    tested = card.split("## Tested on patients", 1)[1]
-    found = {name: (value, low, high) for name, value, low, high in _ROW.findall(tested)}
-    rows = [
-        f"| {title} | {float(found[name][0]):.3f} | "
-        f"{float(found[name][1]):.3f}–{float(found[name][2]):.3f} |"
-        for name, title in _SHOWN.items()
-    ]
+    tested = card.split("## Held-out test", 1)[1].split("\n### ", 1)[0]
+    found = {name: (value, span) for name, value, span in _ROW.findall(tested)}
+    rows = [f"| {name} | {found[name][0]} | {found[name][1]} |" for name in _SHOWN]
     return "\n".join(["| metric | value | 95 % interval |", "| --- | ---: | ---: |", *rows])
 
 
-def with_table(readme: str, card: str) -> str:
-    """README with its table written anew."""
-    before, rest = readme.split(BEGIN, 1)
+def with_table(page: str, card: str) -> str:
+    """The page with its table replaced."""
+    before, rest = page.split(BEGIN, 1)
     return f"{before}{BEGIN}\n{table(card)}\n{END}{rest.split(END, 1)[1]}"
 
 
 def main() -> None:
-    """Write the table into README.md."""
-    README.write_text(
-        with_table(README.read_text(encoding="utf-8"), CARD.read_text(encoding="utf-8")),
-        encoding="utf-8",
-    )
+    """Write the table into both pages."""
+    card = CARD.read_text(encoding="utf-8")
+    for page in PAGES:
+        page.write_text(with_table(page.read_text(encoding="utf-8"), card), encoding="utf-8")
 
 
 if __name__ == "__main__":

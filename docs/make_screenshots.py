@@ -37,7 +37,7 @@ def draw_films(folder: Path) -> list[Path]:
     (folder / "letter.pdf").write_bytes(b"%PDF-1.7\n")
     made = [folder / "letter.pdf"]
     for number, label in enumerate((0, 1, 0, 1)):
-        phantom = draw(3, f"child-{number}", film=1, label=label)
+        phantom = draw(3, f"child-{number}", number=1, label=label)
         path = folder / f"drawn-{number + 1}.{'dcm' if number == 2 else 'png'}"
         if path.suffix == ".dcm":
             path.write_bytes(encode_dicom(phantom, serial=number, seed=3))

@@ -1,16 +1,24 @@
-"""README.md and ARCHITECTURE.md are true: paths exist, commands run, exit codes are the code's."""
+"""The documentation is true: links, paths, navigation, commands, options and exit codes exist.
+
+Nothing here needs MkDocs: the site's navigation and links are checked as text.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import shlex
+import tomllib
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+import yaml
 
+import pneumoscope
 from pneumoscope import cli, errors
 from pneumoscope.cli.app import app, run
 from pneumoscope.config import FitConfig, PreprocessConfig, TrainConfig, to_toml
@@ -21,10 +29,27 @@ PACKAGE = ROOT / "src" / "pneumoscope"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-DOCUMENTS = {"README.md": README, "ARCHITECTURE.md": ARCHITECTURE, "docs/guide.md": GUIDE}
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in (
+        *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
+        *("models/README.md", "examples/pacs/README.md", "benchmarks/RESULTS.md"),
+        *PAGES,
+    )
+}
+WRITTEN = {
+    name: text
+    for name, text in DOCUMENTS.items()
+    if name
+    not in ("docs/commands.md", "docs/experiments.md", "benchmarks/RESULTS.md", "CHANGELOG.md")
+}
+"""Documents whose commands and options must be those of today: no logs, no printed help."""
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+?)$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*/?")
 SUFFIXES = (".py", ".md", ".toml", ".txt", ".ipynb", ".cff")
@@ -34,6 +59,10 @@ MADE_BY_COMMANDS = ("demo/", "runs/", "xrays", "heatmaps")
 """What the documents name and only a run makes."""
 OF_USERS = ("train/", "val/", "test/", "NORMAL/", "PNEUMONIA/", "RUN/", "config.toml", "FILE.toml")
 """What the documents name and only users have."""
+OTHER_PROGRAMS = ("python", ".venv/bin/python", "pip")
+"""Programs in inline code whose options are their own."""
+OF_THE_SITE = ("site/", ".venv", "config.json", "bundle.json")
+"""What the documents name and `make docs`, `make test` or a run makes."""
 
 
 def fences(text: str) -> list[tuple[str, str]]:
@@ -59,24 +88,40 @@ def folders() -> list[str]:
     return sorted(name for name in found if name != "." and "__pycache__" not in name)
 
 
-def architecture_tree() -> tuple[list[str], list[str]]:
-    """Folders and modules (or patterns of them) that ARCHITECTURE.md names, relative.
+def packages() -> list[str]:
+    """Folders that the tree of ARCHITECTURE.md names, relative to the package.
 
-    Names stand in the first folder to their left that is indented less.
+    A name stands in the first folder above it that is indented less.
     """
-    named: list[str] = []
     inside: list[str] = []
     where: list[tuple[int, str]] = []
-    for line in tree_of(ARCHITECTURE, "src/pneumoscope/").splitlines()[1:]:
+    for line in tree_of(ARCHITECTURE, "errors, storage").splitlines():
         indent = len(line) - len(line.lstrip())
         where = [(depth, name) for depth, name in where if depth < indent]
-        prefix = "".join(name for _, name in where)
-        if folder := re.match(r"(\w+/)", line.lstrip()):
+        if folder := re.match(r"(\w+)/", line.lstrip()):
             where.append((indent, folder[1]))
-            prefix += folder[1]
-            inside.append(prefix.rstrip("/"))
-        named += [prefix + name for name in re.findall(r"[\w*]+\.py\b", line)]
-    return inside, named
+            inside.append("/".join(name for _, name in where))
+    return inside
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as Python-Markdown makes them; repeats are left out."""
+    found = set()
+    for heading in HEADING.findall(FENCE.sub("", text)):
+        plain = re.sub(r"\[([^\]]*)\](\([^)]*\))?", r"\1", heading)
+        plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode("ascii")
+        plain = re.sub(r"[^\w\s-]", "", plain).strip().lower()
+        found.add(re.sub(r"[-\s]+", "-", plain))
+    return found
+
+
+def nav_entries(entry: Any) -> Iterator[str]:
+    """The pages that a part of the navigation names."""
+    if isinstance(entry, str):
+        yield entry
+        return
+    for part in entry.values() if isinstance(entry, dict) else entry:
+        yield from nav_entries(part)
 
 
 def command_lines(text: str) -> list[str]:
@@ -114,28 +159,106 @@ def options() -> dict[tuple[str, ...], set[str]]:
     return offered
 
 
+@pytest.fixture(scope="module")
+def hooks() -> Any:
+    """`docs/site_hooks.py`, which the site calls for each page."""
+    return load_script("docs/site_hooks.py")
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_link_targets_exist(document: str) -> None:
-    targets = [target for target in LINK.findall(DOCUMENTS[document]) if "://" not in target]
+def test_link_targets_exist(document: str, hooks: Any) -> None:
+    text = FENCE.sub("", DOCUMENTS[document])
+    targets = [t for t in LINK.findall(text) if "://" not in t and not t.startswith("mailto:")]
     folder = (ROOT / document).parent
     missing = [t for t in targets if not (folder / t.split("#")[0]).exists()]
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        file = (folder / path).resolve() if path else ROOT / document
+        if anchor and file.suffix == ".md" and file.exists():
+            shown = file.read_text(encoding="utf-8")
+            if file.is_relative_to(hooks.DOCS):
+                shown = hooks.with_includes(shown, file)
+            missing += [] if anchor in anchors(shown) else [target]
     missing += [
         f"{label} → {target}"
         for label, target in re.findall(r"\[`([^`]+)`\]\(([^)\s]+)\)", DOCUMENTS[document])
-        if not target.endswith(label)
+        if ("/" in label or label.endswith(SUFFIXES)) and not target.endswith(label)
     ]
     assert missing == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md"])
+def test_every_page_is_in_the_navigation_once() -> None:
+    named = Counter(f"docs/{entry}" for entry in nav_entries(SITE["nav"]))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+    assert [name for name in PAGES if named[name] != 1] == []
+
+
+def test_the_site_takes_nothing_from_elsewhere() -> None:
+    assert SITE["strict"] is True
+    assert SITE["theme"]["font"] is False
+    assert "extra_javascript" not in SITE
+    assert [name for name in SITE["extra_css"] if not (ROOT / "docs" / name).is_file()] == []
+    assert [name for name in SITE["hooks"] if not (ROOT / name).is_file()] == []
+
+
+def test_files_outside_docs_are_shown_with_links_of_the_site(hooks: Any) -> None:
+    page = ROOT / "docs" / "developer" / "architecture.md"
+    shown = hooks.with_includes(page.read_text(encoding="utf-8"), page)
+    assert shown.startswith("# Architecture\n")
+    assert "](../experiments.md)" in shown
+    source = ROOT / "README.md"
+    text = "[a](ARCHITECTURE.md#x) [`b`](docs/guide.md) [NOTICE](NOTICE) [c](https://d.e) [f](#g)"
+    assert hooks.relink(text, source, page) == (
+        "[a](architecture.md#x) [`b`](../guide.md) NOTICE [c](https://d.e) [f](#g)"
+    )
+    assert hooks.relink("[all](NOTICE)", source, page) == "all (`NOTICE`)"
+    assert hooks.relink("```\n[a](b)\n```", source, page) == "```\n[a](b)\n```"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_includes_exist_and_no_page_is_a_stub(page: str, hooks: Any) -> None:
+    path = ROOT / page
+    for name in hooks.INCLUDE.findall(DOCUMENTS[page]):
+        assert (path.parent / name).is_file(), name
+    shown = hooks.with_includes(DOCUMENTS[page], path)
+    assert shown.startswith(("# ", "\n# "))
+    assert len(shown) > 400
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    shown = re.findall(
+        r"^::: pneumoscope\.(\w+)$", DOCUMENTS["docs/reference/api.md"], re.MULTILINE
+    )
+    assert sorted(shown) == sorted({*pneumoscope.__all__, "errors"} - {"__version__"})
+
+
+@pytest.mark.parametrize("document", WRITTEN)
+def test_code_in_documents_is_code(document: str) -> None:
+    for language, block in fences(WRITTEN[document]):
+        if language == "python":
+            compile(block, document, "exec")
+            used = set(re.findall(r"\bpneumoscope\.(\w+)", block)) - {"progress"}
+            assert used <= set(pneumoscope.__all__), document
+        if language == "toml":
+            tomllib.loads(block)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/researcher/statistics.md"),
+        *(f"docs/developer/{name}.md" for name in ("recipe", "backbone", "page", "reader")),
+    ],
+)
 def test_paths_in_prose_exist(document: str) -> None:
     prose = FENCE.sub("", DOCUMENTS[document])
     words = [word for text in INLINE.findall(prose) for word in text.split()]
     named = [w for w in words if PATH.fullmatch(w) and ("/" in w or w.endswith(SUFFIXES))]
-    known = (*MADE_BY_COMMANDS, *OF_USERS)
+    known = (*MADE_BY_COMMANDS, *OF_USERS, *OF_THE_SITE)
     asked = [word for word in named if not word.startswith(known)]
     assert asked, "the pattern finds no path any more"
     everything = [path.name for path in PACKAGE.rglob("*.py")]
+    everything += [path.name for path in (ROOT / "tests").rglob("*.py")]
     missing = [
         word
         for word in asked
@@ -162,23 +285,19 @@ def test_make_targets_exist() -> None:
     assert [name for name in targets if f"\n{name}:" not in makefile] == []
 
 
-def test_architecture_names_what_exists() -> None:
-    inside, named = architecture_tree()
-    there = modules()
-    assert [name for name in inside if name not in folders()] == []
-    assert [name for name in named if not fnmatch.filter(there, name)] == []
+def test_architecture_names_every_package_folder() -> None:
+    assert sorted(packages()) == folders()
 
 
-def test_architecture_names_all_there_is() -> None:
-    inside, named = architecture_tree()
-    of_modules = {Path(name).parent.as_posix() for name in modules()} - {"."}
-    assert of_modules - set(inside) == set()
-    covered = {name for pattern in named for name in fnmatch.filter(modules(), pattern)}
-    assert [name for name in modules() if name not in covered] == []
+def test_architecture_names_modules_that_exist() -> None:
+    top = tree_of(ARCHITECTURE, "errors, storage").splitlines()[:2]
+    named = re.findall(r"\w+", " ".join(re.split(r"\s{2,}", line)[0] for line in top))
+    assert [name for name in named if not (PACKAGE / f"{name}.py").is_file()] == []
+    assert {f"{name}.py" for name in named} == {name for name in modules() if "/" not in name}
 
 
 @pytest.mark.parametrize(
-    "line", [line for text in DOCUMENTS.values() for line in command_lines(text)]
+    "line", sorted({line for text in WRITTEN.values() for line in command_lines(text)})
 )
 def test_commands_in_documents_parse(line: str) -> None:
     """Names, options, values and what is required, as the application itself reads them."""
@@ -191,19 +310,21 @@ def test_commands_in_documents_parse(line: str) -> None:
     command.make_context(line, words)
 
 
-def test_readme_and_guide_show_most_commands() -> None:
-    shown = {tuple(shlex.split(line)[1:3]) for line in command_lines(README + GUIDE)}
+def test_the_guide_shows_every_command() -> None:
+    shown = {tuple(shlex.split(line)[1:3]) for line in command_lines(GUIDE)}
     groups = {command[:2] if command[0] == "data" else command[:1] for command in commands()}
     first = {words if words[0] == "data" else words[:1] for words in shown}
-    assert groups - first <= {("demo",)}, "`make demo` stands for demo"
+    assert groups - first == set()
 
 
 def test_options_in_prose_exist(options: dict[tuple[str, ...], set[str]]) -> None:
     every = set().union(*options.values())
-    for text in DOCUMENTS.values():
+    for text in WRITTEN.values():
         for code in INLINE.findall(FENCE.sub("", text)):
             given = {word for word in code.split() if re.fullmatch(r"--?[a-z][\w-]*", word)}
             command = (code.split()[0],)
+            if command[0] in OTHER_PROGRAMS:
+                continue
             assert given <= options.get(command, every), code
 
 
@@ -243,7 +364,8 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 
 def published() -> list[Path]:
     """Everything that people read: documents at the root, docs/, examples/, the notebooks."""
-    found = [path for path in ROOT.iterdir() if path.suffix in {".md", ".cff"}]
+    found = [path for path in ROOT.iterdir() if path.suffix in {".md", ".cff", ".yml"}]
+    found += sorted((ROOT / ".github").rglob("*.*"))
     found += [ROOT / "NOTICE", ROOT / "Makefile"]
     for folder in ("docs", "examples", "notebooks"):
         found += [path for path in (ROOT / folder).rglob("*") if path.suffix in {".md", ".ipynb"}]
@@ -309,7 +431,9 @@ def test_guide_commands_run(readme_folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_readme_results_are_the_cards() -> None:
     module = load_script("docs/make_results.py")
     card = module.CARD.read_text(encoding="utf-8")
-    assert module.with_table(README, card) == README
+    for page in module.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert module.with_table(text, card) == text, page
     assert module.table(card).count("\n") == 6
     changed = card.replace("| auc | 0.9926 ", "| auc | 0.1234 ")
     assert "| AUC | 0.123 |" in module.with_table(README, changed)
@@ -324,7 +448,7 @@ def test_readme_python_runs(
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(readme_folder / "cache"))
     if not (readme_folder / "xrays").exists():  # this test was run alone
         write_phantoms(readme_folder / "xrays", 120)
-    phantom = draw(1, "guest", film=1, label=1)
+    phantom = draw(1, "guest", number=1, label=1)
     (readme_folder / "film.dcm").write_bytes(encode_dicom(phantom, serial=1, seed=1))
     source = next(block for _, block in fences(README) if "import pneumoscope" in block)
     small = source.replace("views=1)", "views=1, preprocess=SMALL.preprocess, fit=SMALL.fit)")

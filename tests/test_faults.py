@@ -24,7 +24,7 @@ from pneumoscope.images.phantom import draw
 from pneumoscope.inference.predictor import Predictor
 from support.image_files import Array, dicom, encapsulated, encoded, film, png_chunk, tiff
 
-SHARE = draw(5, "guest-3", film=1, label=1, size=320).pixels.astype(np.float64)
+SHARE = draw(5, "guest-3", number=1, label=1, size=320).pixels.astype(np.float64)
 TWELVE = np.rint(SHARE * 4095).astype("u2")
 SIXTEEN = np.rint(SHARE * 65535).astype("u2")
 EIGHT = np.rint(SHARE * 255).astype("u1")
@@ -144,7 +144,7 @@ HEADERS = (
     Fault(
         "hot pixels above",
         lambda: dicom(x_ray(hot(TWELVE, 65535))),
-        "bits were left out",
+        "bits were ignored",
         lambda: hot(EIGHT, 255),
     ),
     Fault(
@@ -157,8 +157,8 @@ HEADERS = (
         lambda: dicom(x_ray(**with_window((8192, 16384)))),
         "of the greys",
     ),
-    Fault("overlay drawn, not stated", lambda: dicom(x_ray(overlaid(15))), "bits were left out"),
-    Fault("overlay drawn in bit 12", lambda: dicom(x_ray(overlaid(12))), "bits were left out"),
+    Fault("overlay drawn, not stated", lambda: dicom(x_ray(overlaid(15))), "bits were ignored"),
+    Fault("overlay drawn in bit 12", lambda: dicom(x_ray(overlaid(12))), "bits were ignored"),
     Fault("overlay stated", lambda: with_overlay_tags(overlaid(12), 12)),
     Fault("high bit says the top, values lie low", lambda: dicom(x_ray(HighBit=15)), "lowest 12"),
     Fault("high bit at the top", lambda: dicom(x_ray(TWELVE << 4, HighBit=15))),
@@ -234,23 +234,23 @@ HEADERS = (
     Fault(
         "padding that blots out all",
         lambda: dicom(x_ray(PixelPaddingValue=0, PixelPaddingRangeLimit=4090)),
-        "blot out",
+        "would hide",
     ),
     Fault("padding beyond its type", lambda: dicom(film(EIGHT, PixelPaddingValue=63536, **AGED))),
     Fault(
         "padding range amid the picture",
         lambda: dicom(x_ray(PixelPaddingValue=1049, PixelPaddingRangeLimit=2322)),
-        "amid the values",
+        "within the values of the image",
     ),
     Fault(
         "padding range of the dark half",
         lambda: dicom(x_ray(PixelPaddingValue=0, PixelPaddingRangeLimit=1320)),
-        "amid the values",
+        "within the values of the image",
     ),
     Fault(
         "padding range of everything",
         lambda: dicom(x_ray(PixelPaddingValue=47583, PixelPaddingRangeLimit=0)),
-        "blot out",
+        "would hide",
     ),
     Fault("3 bits at the top", lambda: dicom(x_ray(BitsStored=3, HighBit=15)), "lowest 12"),
     # Windows and tables.
@@ -330,14 +330,14 @@ HEADERS = (
             encoded(Image.fromarray(EIGHT), "JPEG", quality=100, subsampling=0),
             JPEGBaseline8Bit,
         ),
-        "8 bits a sample",
+        "8 bits per sample",
     ),
     Fault(
         "stream of 12 bits, 8 allocated",
         lambda: stream(TWELVE, EIGHT, 12, BitsStored=8, HighBit=7, **NO_WINDOW),
         "12 bits",
     ),
-    Fault("JPEG 2000 of 8 bits, 12 stated", lambda: j2k(EIGHT), "8 bits a sample"),
+    Fault("JPEG 2000 of 8 bits, 12 stated", lambda: j2k(EIGHT), "8 bits per sample"),
     Fault(
         "JPEG 2000 unsigned, stated signed",
         lambda: j2k(SIXTEEN, PixelRepresentation=1, **NO_WINDOW, **FULL16),
@@ -502,7 +502,7 @@ def test_the_answer_is_that_of_the_clean_twin(fault: Fault, predictor: Predictor
         (
             lambda: encapsulated(x_ray(), b"\x01" + bytes(63), RLELossless),
             Reason.CORRUPT,
-            ("[1]", "2 are wanted"),
+            ("[1]", "expected 2"),
         ),
     ],
 )

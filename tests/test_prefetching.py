@@ -1,4 +1,4 @@
-"""The next item is made while this one is in use; none is lost, doubled or left running."""
+"""Items are prefetched while the current one is in use; none is lost, repeated or left running."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pneumoscope.prefetching import ahead, overlapped
+from pneumoscope.prefetching import overlapped, prefetched
 
 
 def test_yields_the_same_items_in_the_same_order() -> None:
-    assert list(ahead(iter(range(50)))) == list(range(50))
-    assert list(ahead(iter([]))) == []
+    assert list(prefetched(iter(range(50)))) == list(range(50))
+    assert list(prefetched(iter([]))) == []
 
 
 def test_makes_the_next_item_while_this_one_is_in_use() -> None:
@@ -23,11 +23,11 @@ def test_makes_the_next_item_while_this_one_is_in_use() -> None:
             event.set()
             yield number
 
-    taken = ahead(items())
+    taken = prefetched(items())
     for number in taken:
         if number < 3:
-            assert made[number + 1].wait(30), "the next one is not made before it is asked for"
-        # One ahead, no further: items may be large.
+            assert made[number + 1].wait(30), "the next one is not made in advance"
+        # One item in advance only, because items may be large.
         assert not any(event.is_set() for event in made[number + 2 :])
 
 
@@ -42,7 +42,7 @@ def test_as_many_as_asked_for_are_made_ahead() -> None:
                 fifth.set()
             yield number
 
-    taken = ahead(items(), most=5)
+    taken = prefetched(items(), most=5)
     assert next(taken) == 0
     assert fifth.wait(30)
     assert len(made) == 6
@@ -57,7 +57,7 @@ def test_items_are_made_in_one_other_thread() -> None:
             seen.append(threading.get_ident())
             yield number
 
-    list(ahead(items()))
+    list(prefetched(items()))
     assert len(set(seen)) == 1
     assert seen[0] != threading.get_ident()
 
@@ -70,7 +70,7 @@ def test_an_error_in_the_making_comes_after_the_items_before_it() -> None:
 
     before, taken = threading.active_count(), []
     with pytest.raises(OSError, match="disk"):
-        taken.extend(ahead(items()))
+        taken.extend(prefetched(items()))
     assert taken == [1, 2]
     assert threading.active_count() == before
 
@@ -81,11 +81,11 @@ def test_leaving_early_calls_stop_and_leaves_no_thread(leaving: str) -> None:
 
     def items() -> Iterator[int]:
         number = 0
-        while not (number and stopped.wait(0.001)):  # for ever, if it were not told
+        while not (number and stopped.wait(0.001)):  # endless without the stop signal
             yield number
             number += 1
 
-    taken = ahead(items(), stopped.set)
+    taken = prefetched(items(), stopped.set)
     assert next(taken) == 0
     if leaving == "close":
         taken.close()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Progress goes to stderr alone: a line per task where nobody watches, a bar on a terminal."""
+"""Progress goes to stderr: one line per task in a log, a bar on a terminal."""
 
 from __future__ import annotations
 

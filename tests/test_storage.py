@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, with the permissions of any other file."""
+"""Files are written completely or not at all, with the permissions of any other file."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_any_path_becomes_text_that_utf8_holds() -> None:
 def test_a_file_that_its_holder_removed_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening and locking whoever had it may be done with it."""
+    """Its owner may remove the file between opening and locking it."""
     path, real, locked = tmp_path / "journal", storage._lock, []
 
     def lock(stream: IO[bytes]) -> None:
@@ -180,16 +180,16 @@ def test_a_user_without_home(
 ) -> None:
     """A container's user has no entry in the list of users: Python finds no home."""
 
-    def nobody() -> Path:
+    def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(storage.Path, "home", nobody)
+    monkeypatch.setattr(storage.Path, "home", no_home)
     assert home_folder() is None
     found = claim_cache()
     assert found.parent == no_cache_named
     assert stat.S_IMODE(found.stat().st_mode) == 0o700
     assert "PNEUMOSCOPE_CACHE=DIR" in caplog.text
-    assert cache_folder() == found  # said once
+    assert cache_folder() == found  # one warning only
 
 
 @pytest.mark.parametrize("home", ["a file", "under a file", "/proc"])
@@ -248,7 +248,7 @@ def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="another process is writing there"), alone_in(out):
             pass
         other.kill()
-    with alone_in(out):  # a lock goes with its process
+    with alone_in(out):  # a lock ends with its process
         (out / "file").touch()
     assert [path.name for path in out.iterdir()] == ["file"]
     with alone_in(tmp_path / "empty"):

@@ -1,22 +1,22 @@
-"""Every error that pneumoscope raises, and every reason for which it gives no answer.
+"""Every error that pneumoscope raises, and every reason for which an input has no prediction.
 
-    PneumoscopeError              exit 1   a defect of ours
-    ├── UsageError                exit 2   the command or configuration asks for what is not
-    ├── InputError                exit 3   what was given can't be used
+    PneumoscopeError              exit 1   internal error (bug)
+    ├── UsageError                exit 2   the command or configuration is not valid
+    ├── InputError                exit 3   the given input can't be used
     │   ├── ImageRefusedError              one image; carries a `Reason`
     │   ├── DataError                      the images and labels as a whole
-    │   │   ├── ManifestError                  a CSV that can't be understood
-    │   │   ├── SplitLeakError                 a patient on both sides of a split
-    │   │   └── UnsafeArchiveError             a download that would escape its folder, or a bomb
-    │   └── BundleError                    a model folder that is broken or was changed
+    │   │   ├── ManifestError                  a CSV that can't be parsed
+    │   │   ├── SplitLeakError                 a patient in more than one split
+    │   │   └── UnsafeArchiveError             an archive that leaves its folder, or a zip bomb
+    │   └── BundleError                    a bundle that is damaged or was changed
     ├── MissingError              exit 4   something needed is not on this machine
     │   ├── WeightsMissingError            initial weights
     │   ├── ExtraMissingError              an optional dependency
-    │   └── NetworkError                   a download that failed
+    │   └── NetworkError                   a failed download
     └── InterruptedRunError       exit 130 stopped by the user
 
-A message names what went wrong, where, what was found, what was wanted, and the way out.
-This module imports nothing of pneumoscope and no third-party library.
+A message names what went wrong, where, what was found, what was wanted, and what to do.
+This module imports nothing else of pneumoscope and no third-party library.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ Status = Literal["ok", "refused", "error"]
 
 
 class Reason(StrEnum):
-    """Why an input has no probability: the codes of the `reason` column of `predictions.csv`."""
+    """Why an input has no prediction: the codes of the `reason` column of `predictions.csv`.
+
+    Example:
+        >>> Reason.NOT_FOUND.value, Reason.NOT_FOUND.status
+        ('not_found', 'error')
+        >>> Reason("lateral_view").status
+        'refused'
+    """
 
     # The file could not be read: status "error".
     NOT_FOUND = "not_found"
@@ -39,7 +46,7 @@ class Reason(StrEnum):
     CORRUPT = "corrupt"
     UNSUPPORTED_ENCODING = "unsupported_encoding"
     INTERNAL_ERROR = "internal_error"
-    # The file was understood and is nothing to answer for: status "refused".
+    # The file could be read, but the image is not suitable: status "refused".
     NOT_AN_IMAGE = "not_an_image"
     FILE_TOO_LARGE = "file_too_large"
     TOO_MANY_PIXELS = "too_many_pixels"
@@ -60,7 +67,7 @@ class Reason(StrEnum):
 
     @property
     def status(self) -> Literal["refused", "error"]:
-        """Whether the input was unreadable (`error`) or readable but unfit (`refused`)."""
+        """`error` if the input could not be read, `refused` if it was read but not suitable."""
         return "error" if self in _UNREADABLE else "refused"
 
 
@@ -79,27 +86,53 @@ _UNREADABLE = frozenset(
 
 
 class PneumoscopeError(Exception):
-    """Root of all errors that pneumoscope raises on purpose."""
+    """Base class of all errors that pneumoscope raises.
+
+    Example:
+        >>> try:
+        ...     Predictor.load("missing")
+        ... except PneumoscopeError as error:
+        ...     error.exit_code
+        2
+    """
 
     exit_code = 1
 
 
 class UsageError(PneumoscopeError):
-    """The command line or the configuration asks for something that does not exist."""
+    """The command line or the configuration is not valid.
+
+    Example:
+        >>> training_config("magic")
+        Traceback (most recent call last):
+        UsageError: --recipe: recipe: found 'magic', wanted one of 'frozen', 'finetune', 'scratch'
+    """
 
     exit_code = 2
 
 
 class InputError(PneumoscopeError):
-    """The images, labels or model that were given can't be used."""
+    """The images, labels or model that were given can't be used.
+
+    Example:
+        >>> InputError.exit_code, issubclass(DataError, InputError)
+        (3, True)
+    """
 
     exit_code = 3
 
 
 class ImageRefusedError(InputError):
-    """One image can't be answered for; `reason` says why in a code, `detail` in words.
+    """One image has no prediction; `reason` is the code, `detail` the explanation.
 
-    `warnings` are what else was odd about its file, as far as it was read.
+    `warnings` are further findings about its file, as far as it was read.
+
+    Example:
+        >>> try:
+        ...     read_image("missing.png")
+        ... except ImageRefusedError as error:
+        ...     error.reason.value
+        'not_found'
     """
 
     def __init__(
@@ -113,37 +146,87 @@ class ImageRefusedError(InputError):
 
 
 class DataError(InputError):
-    """A data set as a whole can't be used (no images, one class only, …)."""
+    """A data set as a whole can't be used (no images, one class only, …).
+
+    Example:
+        >>> load_dataset("missing")
+        Traceback (most recent call last):
+        DataError: missing: there is no such file or folder. ...
+    """
 
 
 class ManifestError(DataError):
-    """A CSV manifest lacks columns, repeats rows, or holds values that can't be understood."""
+    """A CSV manifest lacks columns, repeats rows, or holds values that can't be parsed.
+
+    Example:
+        >>> _ = Path("wrong.csv").write_text("file,label")
+        >>> load_dataset("wrong.csv")
+        Traceback (most recent call last):
+        ManifestError: wrong.csv: ...
+    """
 
 
 class SplitLeakError(DataError):
-    """A patient stands in more than one split."""
+    """A patient is in more than one split.
+
+    Example:
+        >>> one, other = sorted(xrays.rglob("*.png"))[:2]
+        >>> rows = ["path,label,patient,split", f"{one},0,p1,train", f"{other},0,p1,test"]
+        >>> _ = Path("leak.csv").write_text(chr(10).join(rows))
+        >>> load_dataset("leak.csv")
+        Traceback (most recent call last):
+        SplitLeakError: ...'p1'...
+    """
 
 
 class UnsafeArchiveError(DataError):
-    """An archive would write outside its folder or unpack to far more than it should."""
+    """An archive would write outside its folder or unpack to far more than expected.
+
+    Example:
+        >>> UnsafeArchiveError.exit_code
+        3
+    """
 
 
 class BundleError(InputError):
-    """A model bundle is incomplete, was changed after it was written, or has another schema."""
+    """A model bundle is incomplete, was changed after it was written, or has another schema.
+
+    Example:
+        >>> Path("broken").mkdir(exist_ok=True)
+        >>> _ = Path("broken/bundle.json").write_text("{}")
+        >>> load_bundle("broken")
+        Traceback (most recent call last):
+        BundleError: ...
+    """
 
 
 class MissingError(PneumoscopeError):
-    """Something that the command needs is not on this machine."""
+    """Something that the command needs is not on this machine.
+
+    Example:
+        >>> MissingError.exit_code, issubclass(ExtraMissingError, MissingError)
+        (4, True)
+    """
 
     exit_code = 4
 
 
 class WeightsMissingError(MissingError):
-    """Initial weights are not there and can't be fetched."""
+    """Initial weights are missing and can't be downloaded.
+
+    Example:
+        >>> WeightsMissingError.exit_code
+        4
+    """
 
 
 class ExtraMissingError(MissingError):
-    """A command needs an optional dependency that is not installed."""
+    """A command needs an optional dependency that is not installed.
+
+    Example:
+        >>> ExtraMissingError("an export to ONNX", "export").extra
+        'export'
+    """
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(
@@ -154,10 +237,20 @@ class ExtraMissingError(MissingError):
 
 
 class NetworkError(MissingError):
-    """A download failed."""
+    """A download failed.
+
+    Example:
+        >>> NetworkError.exit_code
+        4
+    """
 
 
 class InterruptedRunError(PneumoscopeError):
-    """The user stopped the run; what was done so far is kept."""
+    """The user stopped the run; results so far are kept.
+
+    Example:
+        >>> InterruptedRunError.exit_code
+        130
+    """
 
     exit_code = 130

@@ -1,7 +1,7 @@
-"""The one door to Keras: imported on first use, quietly, with a clear error where it is missing.
+"""Import of Keras on first use, without its start-up messages and with a clear error if missing.
 
-Everything that needs Keras calls `load_keras()` inside a function, so that importing pneumoscope
-stays light.
+All code that needs Keras calls `load_keras()` inside a function, so that importing pneumoscope
+stays fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def load_keras() -> Any:
 
     Raises:
         ExtraMissingError: Keras or its backend is not installed.
-        UsageError: `KERAS_BACKEND` names no backend.
+        UsageError: `KERAS_BACKEND` is not a known backend.
     """
     if (loaded := sys.modules.get("keras")) is not None:
         return loaded
@@ -42,14 +42,14 @@ def load_keras() -> Any:
 
 @contextmanager
 def _native_stderr_hidden() -> Iterator[None]:
-    """Keep TensorFlow's start-up notes off stderr.
+    """Hide TensorFlow's start-up messages on stderr.
 
-    Its C++ parts write them straight to file descriptor 2, before any log level is heeded.
+    Its C++ code writes them directly to file descriptor 2, before any log level takes effect.
     """
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:

@@ -1,7 +1,4 @@
-"""Work ahead: the next items are made in threads while the present one is in use.
-
-Comes in: an iterator. Goes out: the same items, or what was made of them, in the same order.
-"""
+"""Prefetching: the next items are computed in threads while the current one is in use."""
 
 from __future__ import annotations
 
@@ -14,15 +11,15 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(
+def prefetched(
     items: Iterator[Item], stop: Callable[[], object] = lambda: None, *, most: int = 1
 ) -> Iterator[Item]:
-    """The items, each fetched in a thread while those before it are in use.
+    """Yield the items in order, fetching the next ones in a thread meanwhile.
 
     Args:
-        items: is advanced in the thread alone.
-        stop: called when nobody wants the rest (Ctrl-C), before the thread is waited for.
-        most: how many are fetched before they are wanted.
+        items: an iterator; it is advanced in the thread only.
+        stop: called when the consumer stops early (Ctrl-C), before the thread is joined.
+        most: number of items fetched in advance.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         following = deque(pool.submit(next, items, None) for _ in range(most))
@@ -39,14 +36,14 @@ def ahead(
 def overlapped(
     work: Callable[[Item], Made], items: Iterable[Item], *, most: int = 2
 ) -> Generator[tuple[Item, Made]]:
-    """Each item and what `work` makes of it, a few of them under way at a time.
+    """Yield each item with the result of `work` on it, in order; a few calls overlap.
 
-    For work that leaves cores idle at its end: the next is begun before.
+    For work that leaves cores idle at its end: the next call starts before the previous one ends.
 
     Args:
-        work: may be called in several threads at once.
-        items: are advanced by who asks for the results.
-        most: how many are under way; as many items are held.
+        work: must be safe to call from several threads.
+        items: an iterable; it is advanced in the consumer's thread.
+        most: number of concurrent calls, and of items held.
     """
     with ThreadPoolExecutor(most) as pool:
         flying: deque[tuple[Item, Future[Made]]] = deque()
@@ -59,6 +56,6 @@ def overlapped(
             while flying:
                 first, made = flying.popleft()
                 yield first, made.result()
-        finally:  # after Ctrl-C, or when nobody wants the rest
+        finally:  # after Ctrl-C, or if the consumer stops early
             for _, made in flying:
                 made.cancel()

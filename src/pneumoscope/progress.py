@@ -1,7 +1,7 @@
-"""Progress of long work, shown on stderr: what is done, how fast, how long it will take.
+"""Progress of long tasks on stderr: completed units, speed and time left.
 
-Long functions take a `Progress` and never print. `SILENT` is the default; the command line
-passes `TerminalProgress`. Knows nothing of what is counted.
+Functions that take long receive a `Progress` and never print. The default is `SILENT`; the command
+line passes `TerminalProgress`.
 """
 
 from __future__ import annotations
@@ -14,24 +14,37 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """One running piece of work."""
+    """A running task."""
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count `count` more units as done; `note` replaces the text at the end of the line."""
 
 
 class Progress(Protocol):
-    """Where long work reports to."""
+    """Receives the progress of long tasks.
+
+    Example:
+        >>> from contextlib import contextmanager
+        >>> from pneumoscope.progress import SilentProgress
+        >>> class Titles:
+        ...     @contextmanager
+        ...     def task(self, title, total, unit):
+        ...         print(f"{title}: {total} {unit}")
+        ...         with SilentProgress().task(title, total, unit) as task:
+        ...             yield task
+        >>> _ = predictor.predict([image, image], Titles())
+        Predicting: 2 images
+    """
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
-        """Begin work of `total` units, each one `unit` (`images`, `epochs`)."""
+        """Start a task of `total` units, each called `unit` (`images`, `epochs`)."""
         yield _SilentTask()  # pragma: no cover - a protocol's body never runs
 
 
 class _SilentTask:
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Forget it."""
+        """Do nothing."""
 
 
 class SilentProgress:
@@ -39,7 +52,7 @@ class SilentProgress:
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
-        """Begin work that nobody watches."""
+        """Start a task without display."""
         yield _SilentTask()
 
 
@@ -47,7 +60,13 @@ SILENT = SilentProgress()
 
 
 class TerminalProgress:
-    """A bar on a terminal; on a pipe or in a log, one line when a task ends."""
+    """A progress bar on a terminal; in a pipe or log file, one line at the end of each task.
+
+    Example:
+        >>> with TerminalProgress().task("Counting", 2, "numbers") as task:
+        ...     for number in range(2):
+        ...         task.advance()
+    """
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
@@ -61,8 +80,8 @@ class TerminalProgress:
         yield counter
         seconds = max(time.monotonic() - started, 1e-9)
         rate = counter.done / seconds
-        told = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"  # an epoch may take minutes
-        sys.stderr.write(f"{title}: {counter.done} {unit} in {seconds:.1f} s ({told} {unit}/s)\n")
+        speed = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"  # an epoch may take minutes
+        sys.stderr.write(f"{title}: {counter.done} {unit} in {seconds:.1f} s ({speed} {unit}/s)\n")
 
 
 class _Counter:

@@ -1,22 +1,20 @@
-"""What the stages hand to each other: small frozen records, no behaviour, no NumPy.
-
-Knows nothing of files' formats, of models or of pages.
-"""
+"""Records that the stages exchange: small frozen dataclasses without behaviour or NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pneumoscope.errors import Reason, Status
+from pneumoscope.frames import make_frame
 
 CLASS_NAMES: tuple[str, str] = ("NORMAL", "PNEUMONIA")
 """Index 1, PNEUMONIA, is the positive class everywhere."""
 
 UNCERTAIN = "uncertain"
-"""The prediction where the model has a probability but was told to withhold an answer."""
+"""The prediction where the model has a probability but abstains."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -29,11 +27,16 @@ class ImageRecord:
     Attributes:
         path: the file, absolute.
         label: 0 for NORMAL, 1 for PNEUMONIA.
-        patient: identifies the child or adult; images of one patient never part.
-        split: the split that the data set itself gives, `None` where it gives none.
+        patient: identifies the patient; all images of a patient are in the same split.
+        split: split given by the data set; `None` if it gives none.
         subtype: `bacteria`, `virus` or `""`; splits are stratified by it.
         sha256: hex digest of the file's bytes, `""` until hashed.
         extra: further manifest columns, for subgroups.
+
+    Example:
+        >>> record = load_dataset(xrays).records[0]
+        >>> record.label, record.split, record.path.suffix
+        (0, 'train', '.png')
     """
 
     path: Path
@@ -47,11 +50,45 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """An indexed data set: where it lies, its images in a stable order, what was odd about it."""
+    """An indexed data set: its root folder, its images in a stable order, and warnings about it.
+
+    Example:
+        >>> dataset = load_dataset(xrays)
+        >>> len(dataset) == len(list(dataset)) == len(dataset.to_frame())
+        True
+        >>> dataset.subset("test").records[0].label
+        0
+    """
 
     root: Path
     records: tuple[ImageRecord, ...]
     warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return iter(self.records)
+
+    def to_frame(self) -> Any:
+        """A DataFrame with a row for every image: polars, else pandas.
+
+        Its columns are those of a manifest, `path,label,patient,split`, then `subtype` and
+        whatever further columns the manifest had.
+
+        Raises:
+            MissingError: neither library is installed.
+        """
+        columns: dict[str, list[str | None]] = {
+            "path": [str(record.path) for record in self.records],
+            "label": [CLASS_NAMES[record.label] for record in self.records],
+            "patient": [record.patient for record in self.records],
+            "split": [record.split for record in self.records],
+            "subtype": [record.subtype for record in self.records],
+        }
+        for name in dict.fromkeys(name for record in self.records for name in record.extra):
+            columns.setdefault(name, [record.extra.get(name) for record in self.records])
+        return make_frame(columns)
 
     def subset(self, split: Split | Literal["all"]) -> Dataset:
         """The records of one split (or all), in the same order."""
@@ -62,14 +99,24 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one input: a row of `predictions.csv`.
+    """The result for one input: a row of `predictions.csv`.
 
-    `probability` is the calibrated probability of pneumonia in [0, 1]; `prediction` is a class
-    name or `uncertain`; with `threshold` they are `None` unless `status` is `ok`. `input_score` ≥ 0
-    tells how unlike the training images the input is, or how much better it would fit turned or
-    inverted: above 1 it is refused. It is given for refused inputs too, `None` where it was not
-    measured. `detail` explains a reason in words. `warnings` are what was odd about the file, one
-    sentence each, whatever the status.
+    Attributes:
+        path: the input.
+        status: `ok`, `refused` or `error`.
+        reason: code of the refusal or error; `None` if the status is `ok`.
+        probability: calibrated probability of pneumonia in [0, 1]; `None` unless `ok`.
+        prediction: a class name or `uncertain`; `None` unless `ok`.
+        threshold: decision threshold on the probability; `None` unless `ok`.
+        input_score: score of the input check, ≥ 0; above 1 the input is refused. It is the distance
+            from the training images relative to its limit, or how much better the image would fit
+            if rotated or inverted. Also given for refused inputs; `None` if not computed.
+        detail: explanation of the reason.
+        warnings: findings about the file, one sentence each, for any status.
+
+    Example:
+        >>> predictor.predict_file("missing.png").prediction.detail
+        'no such file (...)'
     """
 
     path: str
@@ -85,7 +132,12 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its interval; NaN-free: what is undefined is `None`."""
+    """A number with its confidence interval; undefined values are `None`, never NaN.
+
+    Example:
+        >>> Estimate(0.9, 0.85, 0.94).low
+        0.85
+    """
 
     value: float | None
     low: float | None = None

@@ -1,7 +1,7 @@
-"""Writing files so that a kill, a full disk or a second process never leaves half of one.
+"""Writing files safely: an interruption, a full disk or a second process never leaves half a file.
 
-Comes in: bytes or text and a path. Goes out: the whole file, or the one that was there before.
-Knows nothing of what the files mean.
+A file is written under a temporary name and renamed when it is complete. The module also has locks
+on folders, text escaping for CSV files and terminals, hashing, and the cache folder.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
 LOCK_FILE = ".lock"
-"""In a folder that `alone_in` holds."""
+"""Lock file in a folder that `alone_in` has locked."""
 
 _CHUNK_BYTES = 1 << 20
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[-+]?[0-9.,]+([eE][-+]?[0-9]+)?%?")
 _NAME_CHARACTERS = 40
-"""Characters that a temporary name keeps of the final one: file systems allow 255 bytes."""
+"""Length of the final name that a temporary name keeps; file systems allow 255 bytes."""
 
 
 def temporary_beside(path: Path) -> Path:
-    """A free, hidden name in the folder of `path`, for what is renamed to `path` when whole."""
+    """A free, hidden name in the folder of `path`, to be renamed to `path` when complete."""
     return path.parent / f".{path.name[:_NAME_CHARACTERS]}.{uuid.uuid4().hex}.tmp"
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; on success flush it to disk and rename it into place.
+    """Open a temporary file beside `path`; on success flush it to disk and rename it to `path`.
 
-    Its permissions are those of any new file: what the user's umask leaves.
+    Its permissions are those of any new file, as the user's umask allows.
 
     Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
@@ -66,29 +66,29 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path`, completely or not at all."""
     with atomic_writer(path) as stream:
         stream.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    """Write `text` as UTF-8 to `path`, completely or not at all."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write `document` as JSON (no NaN: what is undefined must be `None`)."""
+    """Write `document` as JSON. NaN is not allowed: undefined values must be `None`."""
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager
 def folder_writer(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`; on success flush its files and put it in its place.
+    """Yield a new folder beside `folder`; on success flush its files and rename it to `folder`.
 
-    What was there before is removed only when the new one stands.
+    An existing folder is removed only after the new one is in place.
 
     Raises:
-        OSError: the disk is full or the folder can't be written; what was there is untouched.
+        OSError: the disk is full or the folder can't be written; the old folder is unchanged.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = temporary_beside(folder)
@@ -118,19 +118,19 @@ def _swap(made: Path, folder: Path) -> None:
 
 
 def claim_folder(folder: Path) -> None:
-    """Make `folder` if it is not there, and see that files can be made in it.
+    """Create `folder` if needed, and check that files can be created in it.
 
-    For the beginning of long work: its results should not find no place in the end.
+    Call it before long work, so that the results can be written at its end.
 
     Raises:
-        UsageError: a file stands where the folder, or one above it, should be.
-        OSError: the folder can't be made or written.
+        UsageError: a file exists at the path of the folder or of one of its parents.
+        OSError: the folder can't be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(
-            f"{folder}: found a file there or in place of a folder above it, wanted a folder. "
+            f"{folder}: found a file at this path or at that of a parent folder, wanted a folder. "
             "Give another one."
         ) from error
     probe = temporary_beside(folder / "probe")
@@ -139,14 +139,14 @@ def claim_folder(folder: Path) -> None:
 
 
 def open_alone(path: Path) -> IO[bytes]:
-    """Open a file for reading and writing, made if it is not there, that no other process has so.
+    """Open a file for reading and writing with an exclusive lock; it is created if needed.
 
-    The lock is the system's (flock(2)): it ends with the process, however that ends. Where the
-    system or the file system has no such locks there is none.
+    The lock is that of the operating system (flock(2)): it ends with the process in any case. Where
+    the system or the file system does not support such locks, the file is not locked.
 
     Raises:
-        BlockingIOError: another process has it.
-        OSError: it can't be made or opened.
+        BlockingIOError: another process holds the lock.
+        OSError: the file can't be created or opened.
     """
     while True:
         stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
@@ -157,19 +157,19 @@ def open_alone(path: Path) -> IO[bytes]:
         except BaseException:
             stream.close()
             raise
-        stream.close()  # whoever had it removed it meanwhile: this is no file of that name any more
+        stream.close()  # the previous owner removed the file meanwhile: open the new one
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Make `folder` if it is not there, and let no other process do this until the block ends.
+    """Create `folder` if needed and lock it against other processes until the block ends.
 
-    For commands that write many files into a folder: two of them at once would leave some of each.
-    A folder that was made and is empty in the end goes again.
+    For commands that write many files into a folder: two of them at once would mix their files. A
+    folder that was created and is empty at the end is removed.
 
     Raises:
-        UsageError: another process is in it, or a file stands where the folder should be.
-        OSError: the folder can't be made or written.
+        UsageError: another process has locked it, or a file exists at its path.
+        OSError: the folder can't be created or written.
     """
     made = not folder.exists()
     claim_folder(folder)
@@ -178,8 +178,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock = open_alone(path)
     except BlockingIOError as error:
         raise UsageError(
-            f"--out {folder}: another process is writing there. Wait until it is done, or give "
-            "another folder."
+            f"--out {folder}: another process is writing there. Wait until it has finished, or "
+            "give another folder."
         ) from error
     try:
         yield
@@ -187,12 +187,12 @@ def alone_in(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
         lock.close()
         if made:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 def writes_alone(work: Callable[Given, Made]) -> Callable[Given, Made]:
-    """A function that writes into the folder of its argument `out`, within `alone_in` that."""
+    """Decorate a function to run within `alone_in` the folder of its argument `out`."""
     signature = inspect.signature(work)
 
     @functools.wraps(work)
@@ -224,7 +224,7 @@ def _lock(stream: IO[bytes]) -> None:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What a killed process left half-written in `folder`: names as `temporary_beside` gives."""
+    """Incomplete files of an interrupted process in `folder`, with names of `temporary_beside`."""
     return sorted(folder.glob(".*.tmp"))
 
 
@@ -238,27 +238,27 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def path_text(path: Path | str) -> str:
-    r"""A path as text for any file of ours.
+    r"""A path as text for the files that pneumoscope writes.
 
-    Bytes of a name that are no UTF-8 are escaped (`\udce9`), and so is a carriage return (`\r`),
-    which Python writes to a CSV without quotes.
+    Bytes that are not valid UTF-8 are escaped (`\udce9`), and so is a carriage return (`\r`), which
+    Python writes to a CSV without quotes.
     """
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8").replace("\r", r"\r")
 
 
 def safe_path(text: str) -> str:
-    """A relative path for a CSV: one that a spreadsheet would take for a formula gets `./` before.
+    """A relative path for a CSV; it gets the prefix `./` if a spreadsheet would read a formula.
 
-    It is the path of the same file.
+    It still is the path of the same file.
     """
     return f"./{text}" if text[:1] in _FORMULA else text
 
 
 def safe_cell(text: str) -> str:
-    """A text for a CSV: one that a spreadsheet would take for a formula gets `'` before.
+    """A text for a CSV; it gets the prefix `'` if a spreadsheet would read a formula.
 
-    Spreadsheets calculate cells that begin with `=`, `+`, `-` or `@` (OWASP, CSV injection), and
-    PatientIDs come from elsewhere. Numbers stay as they are. `plain_cell` takes it away again.
+    Spreadsheets evaluate cells that begin with `=`, `+`, `-` or `@` (OWASP, CSV injection), and
+    PatientIDs come from other systems. Numbers stay unchanged. `plain_cell` removes the prefix.
     """
     if text[:1] not in _FORMULA or _NUMBER.fullmatch(text):
         return text
@@ -266,12 +266,12 @@ def safe_cell(text: str) -> str:
 
 
 def plain_cell(text: str) -> str:
-    """The text that `safe_cell` was given."""
+    """The original text of `safe_cell`."""
     return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA and text[1:] else text
 
 
 def terminal_text(text: str) -> str:
-    r"""Text for a terminal: what would command it (`\x1b`), or hide or turn text, is escaped."""
+    r"""Text for a terminal, with control, invisible and bidirectional characters escaped."""
 
     def shown(c: str) -> str:
         harmless = c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs"
@@ -281,7 +281,7 @@ def terminal_text(text: str) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces."""
+    """Hex SHA-256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -290,11 +290,11 @@ def sha256_of_file(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where pneumoscope keeps what it can compute again; it need not be there yet.
+    """The folder for data that can be computed again; it may not exist yet.
 
-    `$PNEUMOSCOPE_CACHE`, else `$XDG_CACHE_HOME/pneumoscope`, else `~/.cache/pneumoscope`. Where the
-    user has no home (a container without a passwd entry), or none that can be written to, a folder
-    of the user's in the system's temporary one.
+    It is `$PNEUMOSCOPE_CACHE`, else `$XDG_CACHE_HOME/pneumoscope`, else `~/.cache/pneumoscope`. If
+    the user has no home folder (a container without a passwd entry), or can't write to it, it is a
+    folder of the user in the system's temporary folder.
     """
     if chosen := os.environ.get("PNEUMOSCOPE_CACHE"):
         return Path(chosen)
@@ -309,7 +309,7 @@ def cache_folder() -> Path:
 
 
 def home_folder() -> Path | None:
-    """The user's home; `None` without `$HOME` and without an entry in the list of users."""
+    """The user's home folder; `None` without `$HOME` and without an entry in the user database."""
     try:
         return Path.home()
     except (RuntimeError, KeyError):
@@ -317,17 +317,17 @@ def home_folder() -> Path | None:
 
 
 def claim_cache() -> Path:
-    """`cache_folder`, made and seen to be writable.
+    """Create `cache_folder` if needed and check that it can be written.
 
     Raises:
-        MissingError: it can't be written; names the way out.
+        MissingError: it can't be written; names what to do.
     """
     folder = cache_folder()
     try:
         claim_folder(folder)
     except (OSError, UsageError) as error:
         raise MissingError(
-            f"{folder}: the cache can't be written ({error}). Name another folder: "
+            f"{folder}: the cache can't be written ({error}). Choose another folder: "
             "PNEUMOSCOPE_CACHE=DIR pneumoscope …"
         ) from error
     return folder
@@ -335,7 +335,7 @@ def claim_cache() -> Path:
 
 @functools.cache
 def _may_be_made(folder: Path) -> bool:
-    """Whether a folder, or the nearest one above it that is there, takes new folders."""
+    """Whether a folder can be created: its nearest existing parent accepts new folders."""
     try:
         nearest = next(each for each in (folder, *folder.parents) if each.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -348,7 +348,7 @@ def _may_be_made(folder: Path) -> bool:
 
 @functools.cache
 def _temporary_cache(usual: Path | None) -> Path:
-    """A folder that no other user can have made before, or one for this process alone."""
+    """A temporary folder that no other user could have prepared, or one for this process alone."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"pneumoscope-{user}"
     try:
@@ -360,6 +360,6 @@ def _temporary_cache(usual: Path | None) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="pneumoscope-"))
     found = "there is no home folder" if usual is None else f"{usual} can't be written"
     _LOGGER.warning(
-        "the cache lies in %s: %s. Name a folder that stays: PNEUMOSCOPE_CACHE=DIR", folder, found
+        "the cache is in %s: %s. Choose a permanent folder: PNEUMOSCOPE_CACHE=DIR", folder, found
     )
     return folder

@@ -14,7 +14,7 @@ from pneumoscope.errors import Reason
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction
-from support.known_films import KNOWN, CoarseBackend, known_films
+from support.known_images import KNOWN, CoarseBackend, known_images
 from support.scripts import load_script
 
 
@@ -81,7 +81,7 @@ def test_it_measures_a_model_on_films_copies_and_others(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    predictor = Predictor(KNOWN, CoarseBackend(), statistics=known_films())
+    predictor = Predictor(KNOWN, CoarseBackend(), statistics=known_images())
     monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor)
     data = write_phantoms(tmp_path / "films", 30, 3, size=64)
     mine = tmp_path / "mine"

@@ -170,7 +170,7 @@ def test_bundled_weights_that_did_not_ship_are_missing_and_no_file(
     data, out = write_phantoms(tmp_path / "phantoms", 24, size=64), tmp_path / "run"
     asked = ["train", str(data), "--out", str(out), "--keep-val", "-q"]
     assert run([*asked, "--weights", "bundled"]) == 4
-    assert "ships no bundled weights" in capsys.readouterr().err
+    assert "has no bundled weights" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -200,3 +200,17 @@ def test_a_command_that_trains_a_head_alone_keeps_to_one_thread(
         one = False
         for name in names:
             monkeypatch.delenv(name, raising=False)
+
+
+def test_where_epochs_are_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    heard: list[Any] = []
+
+    def listening(*_: Any, **more: Any) -> Any:
+        heard.append((more["tensorboard"], more["mlflow"]))
+        return {}, ""
+
+    monkeypatch.setattr(workflow, "run_training", listening)
+    assert run(["train", "data", "--out", "run", "-q"]) == 0
+    given = ["--tensorboard", str(tmp_path), "--mlflow"]
+    assert run(["train", "data", "--out", "run", "-q", *given]) == 0
+    assert heard == [(None, False), (tmp_path, True)]

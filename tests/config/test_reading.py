@@ -1,4 +1,4 @@
-"""Settings read back to what was written; whatever is wrong in a file is named with its place."""
+"""Settings read back to what was written; errors in a file name their place."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_config_round_trips_through_toml(tmp_path: Path, config: TrainConfig) ->
         ("recipe = ['frozen']", "wanted one of 'frozen'"),
         ("fit = 3", "wanted a table"),
         ("[fit]\nepoch = 3", "fit: .*Did you mean 'epochs'"),
-        ("views = ", "is no TOML"),
+        ("views = ", "is not valid TOML"),
         ("views = 0", "views: found 0, wanted 1 or more"),
         ("seed = -1", "seed: found -1, wanted 0 to"),
         ("flip = 1", "flip: found 1, wanted bool"),
@@ -92,7 +92,7 @@ def test_missing_config_is_a_usage_error(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_are_no_toml(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(b"weights = '\xff'")
-    with pytest.raises(UsageError, match="is no TOML"):
+    with pytest.raises(UsageError, match="is not valid TOML"):
         from_toml(TrainConfig, path)
 
 

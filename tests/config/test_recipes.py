@@ -1,13 +1,22 @@
-"""A recipe is a whole configuration; a file changes what it names and nothing else."""
+"""A recipe is a complete configuration; a file changes only what it names."""
 
 from __future__ import annotations
 
+import inspect
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pneumoscope.config import RECIPES, TrainConfig, to_toml, training_config
+from pneumoscope.config import (
+    RECIPES,
+    FitConfig,
+    PreprocessConfig,
+    TrainConfig,
+    to_toml,
+    training_config,
+)
 from pneumoscope.errors import UsageError
 
 
@@ -40,7 +49,7 @@ def test_what_the_recipes_are_known_for() -> None:
     assert finetune.stop_patience < finetune.epochs  # it stops early
     sizes = RECIPES["scratch"].scratch.sizes
     assert list(sizes) == sorted(sizes)
-    assert sizes[-1] == RECIPES["scratch"].preprocess.size  # it ends at the size it answers at
+    assert sizes[-1] == RECIPES["scratch"].preprocess.size  # the last size is that of inference
     assert sum(RECIPES["scratch"].scratch.shares) == pytest.approx(1)
 
 
@@ -88,3 +97,44 @@ def test_what_is_wrong_is_named(
 def test_a_name_that_is_wrong_is_looked_for_where_it_was_given() -> None:
     with pytest.raises(UsageError, match="--recipe: recipe: found 'magic'"):
         training_config("magic")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_constructor_means_what_the_command_line_means(recipe: str) -> None:
+    assert TrainConfig(recipe=recipe) == TrainConfig(recipe) == training_config(recipe)
+    changed = TrainConfig(recipe=recipe, views=3, fit=FitConfig(epochs=2))
+    assert changed == replace(RECIPES[recipe], views=3, fit=FitConfig(epochs=2))
+    assert replace(RECIPES["frozen"], recipe=recipe).fit == RECIPES["frozen"].fit
+    assert pickle.loads(pickle.dumps(changed)) == changed  # noqa: S301
+
+
+def test_the_constructor_keeps_its_signature() -> None:
+    parameters = inspect.signature(TrainConfig).parameters
+    assert list(parameters)[:3] == ["recipe", "backbone", "weights"]
+    with pytest.raises(TypeError, match="magic"):
+        TrainConfig(magic=1)
+
+
+def test_single_settings_override_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "views = 2\nseed = 4\n[fit]\nepochs = 3\n")
+    base = RECIPES["scratch"]
+    found = training_config("scratch", path, seed=5, seeds=(1, 2), fit={"batch_size": 8}, epochs=7)
+    fit = replace(base.fit, epochs=7, batch_size=8)
+    assert found == replace(base, views=2, seed=5, seeds=(1, 2), fit=fit)
+    whole = training_config(preprocess=PreprocessConfig(size=64))
+    assert whole == replace(RECIPES["frozen"], preprocess=PreprocessConfig(size=64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fragment"),
+    [
+        ({"view": 1}, "Did you mean 'views'"),
+        ({"fit": {"epoch": 1}}, "Did you mean 'epochs'"),
+        ({"epochs": 0}, "epochs: found 0"),
+        ({"views": "many"}, "views: found 'many', wanted int"),
+        ({"part": FitConfig()}, "unknown setting 'part'"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings: dict[str, object], fragment: str) -> None:
+    with pytest.raises(UsageError, match=fragment):
+        training_config("frozen", **settings)

@@ -1,4 +1,4 @@
-"""Every setting tells what it is, and every default is one that its own checks allow."""
+"""Every setting has a help text, and every default passes its own checks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pneumoscope.config import (
     stages,
 )
 
-KINDS = [
+CONFIGS = [
     kind
     for kind in vars(stages).values()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind)
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", CONFIGS, ids=lambda kind: kind.__name__)
 def test_every_setting_has_a_help_text_and_an_allowed_default(kind: type[Any]) -> None:
     for setting in dataclasses.fields(kind):
         if setting.default is dataclasses.MISSING:  # a table of settings
@@ -38,7 +38,7 @@ def test_every_setting_has_a_help_text_and_an_allowed_default(kind: type[Any]) -
     check_ranges(kind())
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", CONFIGS, ids=lambda kind: kind.__name__)
 def test_settings_cant_be_changed_under_way(kind: type[Any]) -> None:
     config = kind()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -47,10 +47,10 @@ def test_settings_cant_be_changed_under_way(kind: type[Any]) -> None:
 
 
 def test_a_run_can_be_made_again_from_its_settings_alone() -> None:
-    """All that training depends on, but how answers are given, is in what a run writes."""
+    """A run records every setting of training, but none of inference."""
     inside = {type(getattr(TrainConfig(), field.name)) for field in dataclasses.fields(TrainConfig)}
-    assert len(KINDS) > 10
-    assert set(KINDS) - inside == {
+    assert len(CONFIGS) > 10
+    assert set(CONFIGS) - inside == {
         TrainConfig,
         LimitsConfig,
         BatchConfig,

@@ -5,17 +5,21 @@ from dataclasses import replace
 import pytest
 
 from pneumoscope.data.audit_record import (
-    Doubt,
     Driver,
     Evidence,
+    LabelCandidate,
     LabelReview,
-    Likeness,
+    PatientSimilarity,
     SplitTest,
 )
 from pneumoscope.data.findings import evidence_findings
 
-REAL = Likeness("patient", "PNEUMONIA in train", 400, 900, 0.20, -0.001, 0.15, 0.25, 0.002, 0.05)
-SHARED = Likeness("across", "PNEUMONIA in train and test", 30, 60, 0.19, 0.0, 0.12, 0.26, 0.002)
+REAL = PatientSimilarity(
+    "patient", "PNEUMONIA in train", 400, 900, 0.20, -0.001, 0.15, 0.25, 0.002, 0.05
+)
+SHARED = PatientSimilarity(
+    "across", "PNEUMONIA in train and test", 30, 60, 0.19, 0.0, 0.12, 0.26, 0.002
+)
 TEST = SplitTest(
     "NORMAL",
     "train",
@@ -35,8 +39,8 @@ REVIEW = LabelReview(
     0.98,
     (("NORMAL", 2.2), ("PNEUMONIA", 1.1)),
     (
-        Doubt("train/NORMAL/a.png", "train", "NORMAL", "a", 0.02, 0.96),
-        Doubt("train/NORMAL/b.png", "train", "NORMAL", "b", 0.1, 0.8),
+        LabelCandidate("train/NORMAL/a.png", "train", "NORMAL", "a", 0.02, 0.96),
+        LabelCandidate("train/NORMAL/b.png", "train", "NORMAL", "b", 0.1, 0.8),
     ),
 )
 

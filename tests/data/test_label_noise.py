@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.data.label_noise import confident_candidates, review_labels
-from support.drawn_films import draw_films
+from support.drawn_thumbnails import draw_thumbnails
 
 
 def test_candidates_by_hand() -> None:
@@ -30,7 +30,7 @@ def test_planted_flips_are_found_far_above_chance_and_counted() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 600)
     patients = [f"p{k // 2}" for k in range(600)]
-    films = draw_films(rng, truth, ["none"] * 600, patients, person=0.2, disease=1.5)
+    films = draw_thumbnails(rng, truth, ["none"] * 600, patients, person=0.2, disease=1.5)
     flipped = rng.choice(600, 30, replace=False)
     labels = truth.copy()
     labels[flipped] = 1 - labels[flipped]
@@ -50,7 +50,7 @@ def test_planted_flips_are_found_far_above_chance_and_counted() -> None:
 def test_right_labels_on_easy_films_raise_no_doubt() -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, 300)
-    films = draw_films(rng, labels, ["none"] * 300, [f"p{k}" for k in range(300)], disease=2.0)
+    films = draw_thumbnails(rng, labels, ["none"] * 300, [f"p{k}" for k in range(300)], disease=2.0)
     review = review_labels(films, 0)
     assert review is not None
     assert review.auc > 0.99
@@ -60,7 +60,7 @@ def test_right_labels_on_easy_films_raise_no_doubt() -> None:
 def test_a_models_answers_judge_those_films_that_they_are_for() -> None:
     rng = np.random.default_rng(2)
     labels = np.repeat([0, 1], 80)
-    films = draw_films(rng, labels, ["test"] * 160, [f"p{k}" for k in range(160)])
+    films = draw_thumbnails(rng, labels, ["test"] * 160, [f"p{k}" for k in range(160)])
     answers = np.where(labels == 1, 0.9, 0.1)
     answers[[3, 100]] = [0.97, 0.02]
     answers[:2] = np.nan
@@ -76,7 +76,7 @@ def test_a_models_answers_judge_those_films_that_they_are_for() -> None:
 
 def test_few_films_are_not_judged() -> None:
     rng = np.random.default_rng(3)
-    films = draw_films(
+    films = draw_thumbnails(
         rng, np.repeat([0, 1], 40), ["none"] * 80, [f"p{k}" for k in range(80)], disease=2.0
     )
     assert review_labels(films, 0) is None
@@ -85,7 +85,7 @@ def test_few_films_are_not_judged() -> None:
 def test_a_judge_that_knows_nothing_names_no_film() -> None:
     rng = np.random.default_rng(4)
     labels = np.repeat([0, 1], 100)
-    films = draw_films(rng, labels, ["none"] * 200, [f"p{k}" for k in range(200)])
+    films = draw_thumbnails(rng, labels, ["none"] * 200, [f"p{k}" for k in range(200)])
     review = review_labels(films, 0)
     assert review is not None
     assert (review.expected, review.doubts) == ((), ())

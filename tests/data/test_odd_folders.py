@@ -22,7 +22,7 @@ from pneumoscope.data.masks import flat_kind, notes_on_flat_images
 from pneumoscope.data.sources import download
 from pneumoscope.errors import DataError
 from support.bad_data import write_image, write_images
-from support.dicom_films import twelve
+from support.dicom_images import twelve
 from support.image_files import dicom
 
 CLASSES = ("NORMAL", "PNEUMONIA")

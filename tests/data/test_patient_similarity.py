@@ -9,9 +9,9 @@ import pytest
 
 from pneumoscope.data import patient_similarity
 from pneumoscope.data.patient_similarity import _Group as Group
-from pneumoscope.data.patient_similarity import inside, likenesses
-from pneumoscope.data.thumbnails import Films, Floats, apart_from_mean, standardised
-from support.drawn_films import draw_films
+from pneumoscope.data.patient_similarity import inside, patient_similarities
+from pneumoscope.data.thumbnails import Floats, ThumbnailSet, residuals_from_mean, standardised
+from support.drawn_thumbnails import draw_thumbnails
 
 
 def persons(
@@ -22,7 +22,7 @@ def persons(
     common = np.repeat(rng.normal(size=(count, 40)), films, axis=0)
     rows = np.sqrt(1 - share) * own + np.sqrt(share) * common
     keys = np.repeat([f"p{k}" for k in range(count)], films)
-    return apart_from_mean(rows.astype(np.float32)), keys
+    return residuals_from_mean(rows.astype(np.float32)), keys
 
 
 def test_means_are_those_of_all_pairs() -> None:
@@ -99,7 +99,7 @@ def test_too_few_ids_say_nothing() -> None:
 def test_neighbouring_ids_show_a_drift() -> None:
     rng = np.random.default_rng(5)
     steps = np.repeat(np.cumsum(rng.normal(size=(60, 40)), axis=0), 2, axis=0)
-    rows = apart_from_mean((steps + rng.normal(size=(120, 40))).astype(np.float32))
+    rows = residuals_from_mean((steps + rng.normal(size=(120, 40))).astype(np.float32))
     keys = np.repeat([f"p{k}" for k in range(60)], 2)
     found = inside(rows, keys, "x", rng)
     assert found is not None
@@ -115,8 +115,8 @@ def test_films_find_a_real_leak_and_a_false_one() -> None:
     labels = np.ones(4 * count, np.int64)
     ids = [f"bacteria-{k}" for k in range(count)]
     splits = ["train"] * 2 * count + ["test"] * 2 * count
-    leak = draw_films(rng, labels, splits, [*ids, *ids, *ids, *ids], person=0.4)
-    by_where = {one.where: one for one in likenesses(leak, 0)}
+    leak = draw_thumbnails(rng, labels, splits, [*ids, *ids, *ids, *ids], person=0.4)
+    by_where = {one.where: one for one in patient_similarities(leak, 0)}
     across = by_where["PNEUMONIA in train and test"]
     assert (across.kind, across.patients, across.pairs) == ("across", count, 4 * count)
     assert across.p_value <= 0.01
@@ -125,40 +125,46 @@ def test_films_find_a_real_leak_and_a_false_one() -> None:
 
     # The same ids, but other people in test.
     other = [f"x{k}" for k in range(count)]
-    drawn = draw_films(rng, labels, splits, [*ids, *ids, *other, *other], person=0.4)
+    drawn = draw_thumbnails(rng, labels, splits, [*ids, *ids, *other, *other], person=0.4)
     drawn = draw_with_ids(drawn, [*ids, *ids, *ids, *ids])
-    across = {one.where: one for one in likenesses(drawn, 0)}["PNEUMONIA in train and test"]
+    across = {one.where: one for one in patient_similarities(drawn, 0)}[
+        "PNEUMONIA in train and test"
+    ]
     assert across.p_value > 0.01
     assert across.high < by_where["PNEUMONIA in train"].difference / 2
 
 
-def draw_with_ids(films: Films, ids: list[str]) -> Films:
+def draw_with_ids(films: ThumbnailSet, ids: list[str]) -> ThumbnailSet:
     return replace(films, patients=np.array(ids))
 
 
 def test_numbers_of_two_series_are_compared() -> None:
     rng = np.random.default_rng(7)
     ids = [f"{kind}-{k}" for kind in ("bacteria", "virus") for k in range(30)]
-    films = draw_films(rng, np.ones(60, np.int64), ["none"] * 60, ids, person=0.5)
-    found = [one for one in likenesses(films, 0) if one.kind == "number"]
+    films = draw_thumbnails(rng, np.ones(60, np.int64), ["none"] * 60, ids, person=0.5)
+    found = [one for one in patient_similarities(films, 0) if one.kind == "number"]
     assert [(one.where, one.patients) for one in found] == [("PNEUMONIA, bacteria and virus", 30)]
     assert found[0].p_value > 0.01
-    same = draw_films(rng, np.ones(60, np.int64), ["none"] * 60, [*ids[:30], *ids[:30]], person=0.5)
-    found = [one for one in likenesses(draw_with_ids(same, ids), 0) if one.kind == "number"]
+    same = draw_thumbnails(
+        rng, np.ones(60, np.int64), ["none"] * 60, [*ids[:30], *ids[:30]], person=0.5
+    )
+    found = [
+        one for one in patient_similarities(draw_with_ids(same, ids), 0) if one.kind == "number"
+    ]
     assert found[0].p_value <= 0.01
 
 
 def test_byte_equal_copies_count_once() -> None:
     rng = np.random.default_rng(8)
     ids = [f"p{k}" for k in range(20)] * 2
-    films = draw_films(rng, np.zeros(40, np.int64), ["train"] * 40, ids)
+    films = draw_thumbnails(rng, np.zeros(40, np.int64), ["train"] * 40, ids)
     doubled = replace(
         films,
         thumbnails=np.concatenate([films.thumbnails[:20]] * 2),
         digests=films.digests[:20] * 2,
     )
-    assert likenesses(doubled, 0) == ()
-    assert len(likenesses(films, 0)) == 1
+    assert patient_similarities(doubled, 0) == ()
+    assert len(patient_similarities(films, 0)) == 1
 
 
 def test_a_film_of_one_grey_is_like_nothing() -> None:

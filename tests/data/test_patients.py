@@ -19,7 +19,7 @@ from pneumoscope.data.patients import (
     assign_patients,
     dicom_patient_id,
     from_file_name,
-    kind_of,
+    id_series,
     natural_key,
     number_of,
 )
@@ -70,7 +70,7 @@ def test_numbers_start_again_per_type() -> None:
     ],
 )
 def test_kind_and_number(patient: str, kind: str, number: int | None) -> None:
-    assert kind_of(patient) == kind
+    assert id_series(patient) == kind
     assert number_of(patient) == number
 
 

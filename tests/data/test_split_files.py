@@ -17,7 +17,7 @@ from pneumoscope.data.split_files import (
     with_usable_validation,
     write_split,
 )
-from pneumoscope.data.splitting import deal_folds
+from pneumoscope.data.splitting import assign_folds
 from pneumoscope.errors import DataError, ManifestError, SplitLeakError, UsageError
 from pneumoscope.records import Dataset, ImageRecord, Split
 from support.bad_data import write_image, write_images
@@ -400,7 +400,7 @@ def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
 def test_folds_part_no_patient_and_share_out_every_stratum(by: str) -> None:
     records = list(dataset_of(kermany()).records)
     records[3] = dataclasses.replace(records[3], sha256=records[40].sha256)  # two patients joined
-    numbers, warnings = deal_folds(records, 4, by, 1)  # type: ignore[arg-type]
+    numbers, warnings = assign_folds(records, 4, by, 1)  # type: ignore[arg-type]
     assert len(warnings) == 1
     for fold in range(1, 5):
         inside = [r for r, n in zip(records, numbers, strict=True) if n == fold]
@@ -411,14 +411,14 @@ def test_folds_part_no_patient_and_share_out_every_stratum(by: str) -> None:
         assert found[1, "bacteria"] == pytest.approx(30, abs=2)
         assert found[1, "virus"] == pytest.approx(10, abs=2)
     assert numbers[3] == numbers[40]
-    assert numbers == deal_folds(records, 4, by, 1)[0]  # type: ignore[arg-type]
-    changed = numbers != deal_folds(records, 4, by, 2)[0]  # type: ignore[arg-type]
+    assert numbers == assign_folds(records, 4, by, 1)[0]  # type: ignore[arg-type]
+    changed = numbers != assign_folds(records, 4, by, 2)[0]  # type: ignore[arg-type]
     assert changed == (by == "random")
 
 
 def test_blocks_are_consecutive_ids() -> None:
     records = dataset_of(kermany(20, 20, 20)).records
-    numbers, _ = deal_folds(records, 4, "block", 0)
+    numbers, _ = assign_folds(records, 4, "block", 0)
     last = [r.patient for r, n in zip(records, numbers, strict=True) if n == 1 and r.label == 0]
     assert set(last) == {f"IM-{n}" for n in range(16, 21)}
 
@@ -426,4 +426,4 @@ def test_blocks_are_consecutive_ids() -> None:
 def test_a_class_without_patients_enough_is_named() -> None:
     records = dataset_of(kermany(2, 30, 30)).records
     with pytest.raises(DataError, match=r"--folds 5: NORMAL has images in 2 folds only"):
-        deal_folds(records, 5, "random", 0)
+        assign_folds(records, 5, "random", 0)

@@ -6,9 +6,15 @@ from sklearn.metrics import roc_auc_score
 
 from pneumoscope.data.audit_record import SplitTest
 from pneumoscope.data.split_shift import comparisons, split_tests
-from pneumoscope.data.thumbnails import Films, Scores, area, cross_validated, interval_of_area
+from pneumoscope.data.thumbnails import (
+    Scores,
+    ThumbnailSet,
+    area,
+    cross_validated,
+    interval_of_area,
+)
 from pneumoscope.progress import SILENT
-from support.drawn_films import draw_films, smooth
+from support.drawn_thumbnails import draw_thumbnails, smooth
 
 
 def two_splits(per_split: int) -> tuple[list[str], list[str]]:
@@ -16,7 +22,7 @@ def two_splits(per_split: int) -> tuple[list[str], list[str]]:
     return splits, [f"p{k // 2}" for k in range(2 * per_split)]
 
 
-def compared(films: Films) -> tuple[SplitTest, ...]:
+def compared(films: ThumbnailSet) -> tuple[SplitTest, ...]:
     with SILENT.task("", 1, "") as task:
         return split_tests(films, 0, task)
 
@@ -76,7 +82,7 @@ def test_splits_drawn_alike_are_not_told_apart() -> None:
     told = 0
     for _ in range(15):
         splits, patients = two_splits(40)
-        films = draw_films(rng, np.zeros(80, np.int64), splits, patients, person=0.3)
+        films = draw_thumbnails(rng, np.zeros(80, np.int64), splits, patients, person=0.3)
         (found,) = compared(films)
         told += found.low > 0.5
     assert told <= 3
@@ -86,7 +92,7 @@ def test_a_planted_shift_of_brightness_is_found_and_named() -> None:
     rng = np.random.default_rng(4)
     splits, patients = two_splits(80)
     brighter = np.repeat([0.0, 0.5], 80)[:, None] * np.ones((1, 1024))
-    films = draw_films(rng, np.ones(160, np.int64), splits, patients, pattern=brighter)
+    films = draw_thumbnails(rng, np.ones(160, np.int64), splits, patients, pattern=brighter)
     (found,) = compared(films)
     assert (found.label, found.first, found.second) == ("PNEUMONIA", "train", "test")
     assert found.auc > 0.9
@@ -101,7 +107,7 @@ def test_a_planted_shift_of_framing_shows_in_the_shape() -> None:
     splits, patients = two_splits(80)
     picture = smooth(rng, 1)
     picture -= picture.mean()
-    films = draw_films(
+    films = draw_thumbnails(
         rng,
         np.zeros(160, np.int64),
         splits,
@@ -115,6 +121,6 @@ def test_a_planted_shift_of_framing_shows_in_the_shape() -> None:
 def test_small_splits_are_left_out() -> None:
     rng = np.random.default_rng(6)
     splits = ["train"] * 60 + ["val"] * 15
-    films = draw_films(rng, np.zeros(75, np.int64), splits, [f"p{k}" for k in range(75)])
+    films = draw_thumbnails(rng, np.zeros(75, np.int64), splits, [f"p{k}" for k in range(75)])
     assert compared(films) == ()
     assert comparisons() == 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pneumoscope.data.patients import is_mask_folder, placeholders, split_named
+from pneumoscope.data.patients import is_mask_folder, parse_split, placeholder_ids
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from pneumoscope.data.patients import is_mask_folder, placeholders, split_named
     ],
 )  # fmt: skip
 def test_splits(word: str, split: str | None) -> None:
-    assert split_named(word) == split
+    assert parse_split(word) == split
 
 
 @pytest.mark.parametrize(
@@ -42,18 +42,18 @@ def test_folders_of_masks(name: str, is_mask: bool) -> None:
 )  # fmt: skip
 def test_nobody(text: str) -> None:
     """Alone, and among true ids that are no numbers."""
-    assert placeholders([text] * 40) == {text}
-    assert placeholders([text] * 4 + ["P17", "P18"]) == {text}
+    assert placeholder_ids([text] * 40) == {text}
+    assert placeholder_ids([text] * 4 + ["P17", "P18"]) == {text}
 
 
 @pytest.mark.parametrize(
     "text", ["P1", "ANON001", "anon-17", "IM-0001", "bacteria-3", "Nan Goldin", "x1", "X", "17", ""]
 )
 def test_somebody(text: str) -> None:
-    assert placeholders([text] * 40) == frozenset()
+    assert placeholder_ids([text] * 40) == frozenset()
 
 
 def test_zero_in_a_series_of_numbers_is_a_patient() -> None:
-    assert placeholders([str(k) for k in range(20)]) == frozenset()
-    assert placeholders([f"{k}.0" for k in range(20)]) == frozenset()  # as pandas writes them
-    assert placeholders(["0"] * 15 + ["7", "8", "9"]) == {"0"}  # stands on most images
+    assert placeholder_ids([str(k) for k in range(20)]) == frozenset()
+    assert placeholder_ids([f"{k}.0" for k in range(20)]) == frozenset()  # as pandas writes them
+    assert placeholder_ids(["0"] * 15 + ["7", "8", "9"]) == {"0"}  # stands on most images

@@ -19,7 +19,7 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.delivery.export import ExportedModel, Limits, certify, missing_parts, write_export
 from pneumoscope.errors import DataError, ExtraMissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
-from pneumoscope.images.framing import look_at
+from pneumoscope.images.framing import describe_image
 from pneumoscope.inference.bundle import Abstention, Bundle, InputCheck, write_revised
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics, fit_statistics
 from pneumoscope.inference.overlay import Gaussian
@@ -241,7 +241,7 @@ def knowing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("knowing")
     plain = small_bundle(folder / "plain", size=64)
     rng = np.random.default_rng(0)
-    looks = [look_at(rng.random((64, 64)).astype(np.float32)) for _ in range(40)]
+    looks = [describe_image(rng.random((64, 64)).astype(np.float32)) for _ in range(40)]
     embeddings = np.stack(
         [answer.embedding for answer in Predictor.load(plain.folder).predict_images(_noise(rng))]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.evaluation.agreement import compare, correlation, differences, passed_limits
+from pneumoscope.evaluation.agreement import compare, correlation, differences, exceeded_limits
 
 LABELS = np.array([0, 0, 1, 1])
 BEFORE = np.array([0.1, 0.4, 0.6, 0.9])
@@ -48,4 +48,4 @@ def test_maps_are_correlated_unless_both_are_flat() -> None:
 
 def test_only_limits_that_are_passed_are_told() -> None:
     tests = (("a", 1.0, 0.5), ("b", 0.5, 0.5), ("c", None, 0.1), ("d", 3.0, None))
-    assert passed_limits(tests) == ("a: found 1, wanted at most 0.5",)
+    assert exceeded_limits(tests) == ("a: found 1, wanted at most 0.5",)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.stress import control, cross_validated
+from pneumoscope.evaluation.stress import cross_validated, shortcut_baseline
 
 QUICK = IntervalConfig(resamples=100)
 
@@ -17,11 +17,11 @@ def test_what_gives_the_class_away_is_found_and_noise_is_not() -> None:
     labels = np.tile([0, 1], 60)
     patients = np.arange(120).astype(str)
     numbers = rng.normal(size=(120, 6))
-    noise = control(numbers, labels, patients, 5, QUICK)
+    noise = shortcut_baseline(numbers, labels, patients, 5, QUICK)
     assert noise is not None
     assert noise.auc.low < 0.5 < noise.auc.high
     numbers[:, 2] = 1e6 * (labels + rng.normal(0, 0.3, 120))  # in bytes, say
-    told = control(numbers, labels, patients, 5, QUICK)
+    told = shortcut_baseline(numbers, labels, patients, 5, QUICK)
     assert told is not None
     assert told.auc.value > 0.97
     assert (told.images, told.patients) == (120, 120)
@@ -45,4 +45,4 @@ def test_one_patient_of_a_class_is_too_few(ill: int, there: bool) -> None:
     labels = np.array([0] * 10 + [1] * ill * 2)
     patients = [f"n{k}" for k in range(10)] + [f"i{k // 2}" for k in range(2 * ill)]
     numbers = np.arange(len(labels), dtype=float)[:, None]
-    assert (control(numbers, labels, patients, 5, QUICK) is not None) == there
+    assert (shortcut_baseline(numbers, labels, patients, 5, QUICK) is not None) == there

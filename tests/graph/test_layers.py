@@ -1,4 +1,4 @@
-"""Each kind of layer computes without Keras what it computes in Keras, in both engines' words."""
+"""Each type of layer computes without Keras what it computes in Keras, in both engines."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def gate_of_the_largest(x: Any) -> Any:
 
 
 def padded_pool(x: Any) -> Any:
-    """Zeros count where numbers are negative, and can be left to the engine where none are."""
+    """Zero padding matters for negative values; for others the engine can add it."""
     negative = layers().MaxPooling2D(3, 2)(layers().ZeroPadding2D(1)(x))
     positive = layers().MaxPooling2D(3, 2)(layers().ZeroPadding2D(1)(layers().ReLU()(x)))
     return layers().Concatenate()([negative, positive])
@@ -53,7 +53,7 @@ def arithmetic(x: Any) -> Any:
 
 
 def norm_of_two(x: Any) -> Any:
-    """A convolution that something else reads beside its normalisation."""
+    """A convolution with a second reader besides its normalisation."""
     y = conv(5)(x)
     return layers().Add()([y, layers().BatchNormalization()(y)])
 
@@ -187,7 +187,7 @@ def test_settings_that_can_not_be_run_are_refused(layer: Callable[[], Any]) -> N
     made = layer()
     joined = [inputs, inputs * 1.0] if type(made).__name__ == "Concatenate" else inputs
     network = arrays_of(load_keras().Model(inputs, made(joined)))
-    with pytest.raises(BundleError, match=r"does not fit what it reads.*found"):
+    with pytest.raises(BundleError, match=r"does not fit its input.*found"):
         build_frozen_part(network, HEIGHT, 1, network.plan.output)
 
 

@@ -1,4 +1,4 @@
-"""A batch is dealt into requests, and nobody can tell from the answers."""
+"""A batch is split into parallel requests without changing the results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_any_batch_comes_out_in_order(count: int) -> None:
         twice, total = runner(batch)
         np.testing.assert_allclose(twice, 2 * batch, rtol=1e-6)
         np.testing.assert_allclose(total, batch.sum(1), rtol=1e-6)
-    assert built == [PART if count % PART == 0 else count]  # once, however often it is asked
+    assert built == [PART if count % PART == 0 else count]  # built once for any number of calls
 
 
 def test_answers_stay_when_others_come() -> None:
@@ -58,7 +58,7 @@ def test_smaller_batches_share_the_graph_of_larger_ones() -> None:
     for count in (4 * PART, 2 * PART, PART, 3 * PART, 4 * PART, PART):
         batch = np.random.default_rng(count).random((count, 3)).astype(np.float32)
         np.testing.assert_allclose(runner(batch)[0], 2 * batch, rtol=1e-6)
-    assert built == [PART, PART]  # one for many requests, one for one alone
+    assert built == [PART, PART]  # one for parallel requests, one for a single request
 
 
 def test_large_images_in_float32_come_in_smaller_requests() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pneumoscope.images.grey import colour_of, mean_chroma
 from pneumoscope.images.read import read_bytes
-from support.dicom_films import colour, read
+from support.dicom_images import colour, read
 from support.image_files import film
 
 RED = np.zeros((80, 96, 3), np.uint8)

@@ -26,7 +26,7 @@ from pydicom.uid import (
 
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.images.read import read_bytes
-from support.dicom_films import (
+from support.dicom_images import (
     GREY8,
     GREY12,
     GREY16,
@@ -174,7 +174,7 @@ def test_missing_optional_pixel_elements_get_their_only_sense() -> None:
     same(read(film(GREY16, **absent)), stretched(GREY16))
     image = read(film(GREY16, PhotometricInterpretation=None))
     same(image, stretched(GREY16))
-    assert "MONOCHROME2 was taken" in image.warnings[0]
+    assert "MONOCHROME2 was assumed" in image.warnings[0]
 
 
 def test_rgb_capture_by_pixel_and_by_plane() -> None:

@@ -35,7 +35,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.images.read import read_bytes
-from support.dicom_films import GREY8, GREY12, GREY16, SIGNED, WHOLE, compressed, twelve
+from support.dicom_images import GREY8, GREY12, GREY16, SIGNED, WHOLE, compressed, twelve
 from support.dicom_reports import needs
 from support.image_files import Array, dicom, encapsulated, encoded, film
 

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.dicom.grey import Window
 from pneumoscope.images.read import read_bytes
-from support.dicom_films import (
+from support.dicom_images import (
     GREY8,
     GREY12,
     NATIVE,

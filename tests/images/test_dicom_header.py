@@ -17,7 +17,7 @@ from pydicom.uid import (
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.read import DicomInfo, read_bytes, read_image
-from support.dicom_films import (
+from support.dicom_images import (
     GREY12,
     HEIGHT,
     WIDTH,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.stress import control
+from pneumoscope.evaluation.stress import shortcut_baseline
 from pneumoscope.images.framing import MEDIAN_BOX, LungBox, lung_box, match_framing
 from pneumoscope.images.lungs import LungFields, find_lungs
 from pneumoscope.images.phantom import draw
@@ -68,8 +68,8 @@ def test_matching_takes_the_cue_away() -> None:
             labels.append(k % 2)
     patients = list(map(str, range(len(labels))))
     assert len(labels) > 80
-    told = control(np.array(own), labels, patients, 5, IntervalConfig(resamples=200))
-    left = control(np.array(matched), labels, patients, 5, IntervalConfig(resamples=200))
+    told = shortcut_baseline(np.array(own), labels, patients, 5, IntervalConfig(resamples=200))
+    left = shortcut_baseline(np.array(matched), labels, patients, 5, IntervalConfig(resamples=200))
     assert told is not None
     assert left is not None
     assert told.auc.value > 0.85

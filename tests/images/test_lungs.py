@@ -12,16 +12,16 @@ from scipy.ndimage import label
 from pneumoscope.errors import ImageRefusedError, PneumoscopeError
 from pneumoscope.images.lungs import (
     MaskFolder,
-    box_around,
+    bounding_box,
     centre_only,
     find_lungs,
-    only,
+    keep_inside,
+    mask_out,
     otsu,
     resized_mask,
-    ring_of,
     ring_only,
-    surroundings_of,
-    without,
+    swap_background,
+    swap_ring,
 )
 from pneumoscope.images.phantom import draw
 
@@ -96,14 +96,14 @@ def test_grey_is_the_mean_of_what_is_left_and_tells_nothing_of_what_is_hidden() 
     for hidden, painted in (
         (mask, ring_only(image, 0.125, "grey")),
         (~mask, centre_only(image, 0.125, "grey")),
-        (mask, without(image, mask, "grey")),
-        (~mask, only(image, mask, "grey")),
+        (mask, mask_out(image, mask, "grey")),
+        (~mask, keep_inside(image, mask, "grey")),
     ):
         np.testing.assert_allclose(painted[hidden], image[~hidden].mean(), rtol=1e-5)
         np.testing.assert_array_equal(painted[~hidden], image[~hidden])
         assert painted.dtype == np.float32
     everything = np.ones((80, 40), bool)
-    assert (without(image, everything, "grey") == 0).all()  # nothing is left to take it from
+    assert (mask_out(image, everything, "grey") == 0).all()  # nothing is left to take it from
 
 
 def test_what_another_film_lends_is_its_own_but_for_brightness() -> None:
@@ -112,7 +112,7 @@ def test_what_another_film_lends_is_its_own_but_for_brightness() -> None:
     other = np.asarray(Image.fromarray(rng.random((60, 70), np.float32)))
     mask = np.zeros((80, 40), bool)
     mask[10:70, 5:35] = True
-    for lent in (ring_of(image, other, 0.125), surroundings_of(image, other, mask)):
+    for lent in (swap_ring(image, other, 0.125), swap_background(image, other, mask)):
         assert (lent.shape, lent.dtype) == (image.shape, np.float32)
         np.testing.assert_array_equal(lent[mask], image[mask])
         np.testing.assert_allclose(lent[~mask].mean(), image[~mask].mean(), rtol=1e-3)
@@ -120,26 +120,26 @@ def test_what_another_film_lends_is_its_own_but_for_brightness() -> None:
         fitted = np.asarray(Image.fromarray(other).resize((40, 80), Image.Resampling.BILINEAR))
         assert np.corrcoef(lent[~mask], fitted[~mask])[0, 1] > 0.999
     everything = np.ones((80, 40), bool)
-    np.testing.assert_array_equal(surroundings_of(image, other, everything), image)
+    np.testing.assert_array_equal(swap_background(image, other, everything), image)
     flat = np.full((9, 9), 0.7, np.float32)  # without contrast of its own
-    assert np.ptp(ring_of(image, flat, 0.125)[~mask]) < 1e-6
+    assert np.ptp(swap_ring(image, flat, 0.125)[~mask]) < 1e-6
     with pytest.raises(PneumoscopeError, match="mask: found shape"):
-        surroundings_of(image, other, mask.T)
+        swap_background(image, other, mask.T)
 
 
 def test_lungs_and_the_rest_make_up_the_film() -> None:
     image = np.full((20, 20), 0.5, np.float32)
     mask = np.zeros((20, 20), bool)
     mask[4:9, 3:6] = mask[12:15, 14:18] = True
-    np.testing.assert_allclose(without(image, mask) + only(image, mask), image)
-    assert only(image, mask)[5, 4] == 0.5
-    assert without(image, mask)[5, 4] == 0
-    box = box_around(mask)
+    np.testing.assert_allclose(mask_out(image, mask) + keep_inside(image, mask), image)
+    assert keep_inside(image, mask)[5, 4] == 0.5
+    assert mask_out(image, mask)[5, 4] == 0
+    box = bounding_box(mask)
     assert box.sum() == (15 - 4) * (18 - 3)
     assert (box >= mask).all()
-    assert not box_around(np.zeros((5, 5), bool)).any()
+    assert not bounding_box(np.zeros((5, 5), bool)).any()
     with pytest.raises(PneumoscopeError, match="mask: found shape"):
-        without(image, mask[:10])
+        mask_out(image, mask[:10])
 
 
 def test_masks_are_found_by_the_films_place_or_name(tmp_path: Path) -> None:

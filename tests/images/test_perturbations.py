@@ -241,7 +241,7 @@ def test_jpeg_is_what_a_file_of_that_quality_holds() -> None:
     ],
 )
 def test_impossible_strengths_are_refused_with_the_way_out(change: object, strength: float) -> None:
-    with pytest.raises(UsageError, match=rf"{change.__name__}: \w+ is .*, wanted .*Give another"):
+    with pytest.raises(UsageError, match=rf"{change.__name__}: \w+ is .*; expected .*Give another"):
         change(film(), strength)
 
 

@@ -360,7 +360,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [{"n": 1}, {"size": 8}, {"format": "gif"}])
 def test_senseless_folders_are_refused(tmp_path: Path, arguments: dict) -> None:
-    with pytest.raises(UsageError, match="wanted"):
+    with pytest.raises(UsageError, match="expected"):
         write_phantoms(tmp_path / "a", **arguments)
     assert not list(tmp_path.iterdir())
 

@@ -12,7 +12,7 @@ import pytest
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import DECODER_ERRORS, decoding
 from pneumoscope.images.read import read_bytes
-from support.dicom_films import twelve
+from support.dicom_images import twelve
 from support.image_files import dicom
 
 

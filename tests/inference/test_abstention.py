@@ -1,4 +1,4 @@
-"""Where a model is told to withhold its answer, and the fingerprint of what answers depend on."""
+"""Abstention, and the fingerprint of what predictions depend on."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def test_inside_the_band_the_answer_is_uncertain(logit: float, wanted: str) -> N
 
 def test_ends_of_the_band() -> None:
     manifest = replace(MANIFEST, abstention=replace(BAND, low=0.5, high=0.5))
-    answer = decide(Answer(Prediction("x", "ok"), logit=0.0), manifest)
-    assert answer.prediction.prediction == "PNEUMONIA"  # an empty band withholds nothing
+    result = decide(Answer(Prediction("x", "ok"), logit=0.0), manifest)
+    assert result.prediction.prediction == "PNEUMONIA"  # an empty band withholds nothing
     manifest = replace(MANIFEST, abstention=replace(BAND, low=0.5, high=0.6))
-    assert decide(answer, manifest).prediction.prediction == "uncertain"
+    assert decide(result, manifest).prediction.prediction == "uncertain"
 
 
 def test_bundle_keeps_the_band(tmp_path: Path) -> None:
@@ -73,17 +73,17 @@ def test_bundle_keeps_the_band(tmp_path: Path) -> None:
 def test_fingerprint_is_of_what_probabilities_depend_on() -> None:
     weights = {"model.keras": "aa", "MODEL_CARD.md": "bb"}
     base = replace(MANIFEST, files=weights)
-    told = model_fingerprint(base)
+    fingerprint = model_fingerprint(base)
     same = (
         replace(base, threshold=OperatingPoint(0.9, "", "")),
         replace(base, abstention=BAND),
         replace(base, files={**weights, "MODEL_CARD.md": "cc"}),
     )
-    assert {model_fingerprint(manifest) for manifest in same} == {told}
+    assert {model_fingerprint(manifest) for manifest in same} == {fingerprint}
     other = (
         replace(base, calibration=Calibration("temperature", 2.0, 0.0)),
         replace(base, flip=True),
         replace(base, files={**weights, "model.keras": "cc"}),
         replace(base, preprocessing=PreprocessConfig(fit="pad")),
     )
-    assert len({model_fingerprint(manifest) for manifest in other} | {told}) == 5
+    assert len({model_fingerprint(manifest) for manifest in other} | {fingerprint}) == 5

@@ -1,4 +1,4 @@
-"""Patients outside a model's ages are refused, and everyone hears why."""
+"""Patients outside a model's age range are refused with a reason on every path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pneumoscope.errors import Reason, UsageError
-from pneumoscope.inference.age_gate import AgeGate, parse_ages, people
+from pneumoscope.inference.age_gate import AgeGate, describe_ages, parse_ages
 from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.inference.predictor import Predictor, mark_of
 from pneumoscope.records import Prediction
@@ -104,9 +104,9 @@ def test_what_are_no_ages(text: str) -> None:
 
 
 def test_whom_a_model_is_for() -> None:
-    assert people((1, 5)) == "children aged 1–5 years"
-    assert people((18, 90)) == "adults aged 18–90 years"
-    assert people((0, 90)) == "patients aged 0–90 years"
+    assert describe_ages((1, 5)) == "children aged 1–5 years"
+    assert describe_ages((18, 90)) == "adults aged 18–90 years"
+    assert describe_ages((0, 90)) == "patients aged 0–90 years"
 
 
 def test_the_model_that_ships_is_for_children_of_one_to_five() -> None:

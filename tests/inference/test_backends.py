@@ -1,4 +1,4 @@
-"""Several passes (members, mirror images) are answered as one, by the mean probability."""
+"""Several passes (members, mirror images) are combined by the mean probability."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE, CHANNELS, UNITS = 8, 4, 5
 
 
 def tiny(seed: int) -> object:
-    """A network of one convolution whose every answer depends on the side that things are on."""
+    """A network of one convolution whose output differs between left and right."""
     generator = np.random.default_rng(seed)
 
     def random(*shape: int) -> np.ndarray:
@@ -97,7 +97,7 @@ def test_logit_of_mean_is_exact_at_both_ends() -> None:
     found = logit_of_mean(logits)
     np.testing.assert_allclose(found, [0.0, 40.0, 200.0, -200.0, 1e4, 0.0], rtol=1e-6, atol=1e-6)
     assert found.dtype == np.float32
-    # Both probabilities are 1 to float64, and still the mean lies where it should.
+    # Both probabilities are 1 in float64, and the logit of the mean is still correct.
     pair = np.array([[50.0], [60.0]], np.float32)
     wanted = -np.log((np.exp(-50.0) + np.exp(-60.0)) / 2)
     np.testing.assert_allclose(logit_of_mean(pair), [wanted], rtol=1e-6)

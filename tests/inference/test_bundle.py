@@ -1,4 +1,4 @@
-"""A bundle is what its manifest says, or is refused with a reason; nothing in it can hurt."""
+"""A bundle matches its manifest, or is rejected with a reason; nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"flip": 1}, "wanted bool"),
         ({"store": "int8"}, "wanted one of 'float32', 'float16'"),
         ({"files": []}, "wanted dict"),
-        ({"files": {}}, "says None"),
+        ({"files": {}}, "states None"),
         ({"schema_version": "1"}, "found schema version '1'"),
         ({"schema_version": True}, "found schema version True"),
         ({"schema_version": 5}, "found schema version 5"),
@@ -255,13 +255,13 @@ def copied(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def hashed(bundle: Bundle) -> Bundle:
-    """The bundle with the hashes of what lies there now."""
+    """The bundle with the hashes of its current files."""
     files = {name: sha256_of_file(bundle.folder / name) for name in bundle.manifest.files}
     return load_bundle(changed(bundle, {"files": files}))
 
 
 def refused(bundle: Bundle, fragment: str) -> None:
-    """Nothing runs such a network, with Keras or without."""
+    """Such a network is rejected, with Keras and without."""
     for load in (load_networks, OpenVinoBackend.load):
         with pytest.raises(BundleError, match=fragment):
             load(bundle)
@@ -307,7 +307,7 @@ def test_networks_that_are_no_networks_are_refused(
 def test_what_is_no_archive_is_refused(whole: Bundle, tmp_path: Path) -> None:
     bundle = copied(whole, tmp_path / "model")
     bundle.weights[0].write_bytes(b"PK\x03\x04 and no more")
-    refused(hashed(bundle), "no archive that Keras wrote")
+    refused(hashed(bundle), "nor an archive written by Keras")
 
 
 def test_a_lambda_is_refused(whole: Bundle, tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ def test_the_manifest_says_how_weights_are_stored(tmp_path: Path) -> None:
 
 
 def aged(bundle: Bundle, version: int) -> Path:
-    """The bundle as an older schema had it."""
+    """The bundle in an older schema."""
     path = bundle.folder / "bundle.json"
     document = json.loads(path.read_text()) | {"schema_version": version}
     document["files"]["model.weights.h5"] = document["files"].pop("model.keras")
@@ -511,7 +511,7 @@ def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     np.savez_compressed(path, x=np.zeros(70 << 20, np.uint8))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(BundleError, match="more than any table of ours"):
+    with pytest.raises(BundleError, match="wanted at most"):
         read_table(path)
 
 
@@ -521,7 +521,7 @@ def test_default_is_the_bundle_in_the_package(
     monkeypatch.setattr(bundle_files, "default_folder", lambda: bundle.folder)
     assert load_bundle("default") == bundle
     monkeypatch.setattr(bundle_files, "default_folder", lambda: tmp_path / "none")
-    with pytest.raises(MissingError, match="ships no default model"):
+    with pytest.raises(MissingError, match="has no default model"):
         load_bundle("default")
 
 

@@ -1,4 +1,4 @@
-"""A precision is taken only where it was shown to answer alike, and where it is fast."""
+"""A precision is used only where it is certified and supported by the processor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_certificate_says_what_was_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "failure"),
     [
         ({"decisions_changed": 3}, "decisions changed in 1,000: found 3"),
         ({"auc_after": 0.9485}, "difference of AUC: found 0.0015"),
@@ -43,11 +43,11 @@ def test_a_certificate_says_what_was_found() -> None:
         ({"images": 99, "decisions_changed": 0}, "found 99, wanted at least 100"),
     ],
 )
-def test_what_passes_a_limit_fails(change: dict[str, Any], told: str) -> None:
+def test_what_passes_a_limit_fails(change: dict[str, Any], failure: str) -> None:
     found = judged(BF16, replace(ALIKE, **change))
     assert not found.passed
     assert len(found.failures) == 1
-    assert told in found.failures[0]
+    assert failure in found.failures[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Many files read ahead: in threads or processes alike, in order, within a window, whoever dies."""
+"""Reading ahead in threads or processes: in order, within a window, after crashes too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.dying import Dying, NeverArrives
 DECODER = Decoder(LimitsConfig(), Preprocessor(PreprocessConfig(size=32)))
 
 
-def films(folder: Path, names: list[str]) -> list[Path]:
+def image_files(folder: Path, names: list[str]) -> list[Path]:
     for k, name in enumerate(names):
         grey = np.full((40, 48), 10 + k, np.uint8)
         grey[10:20] += 30
@@ -42,7 +42,7 @@ def assert_same(found: Prepared | Prediction, wanted: Prepared | Prediction) -> 
 
 
 def test_processes_give_what_threads_give_in_order(tmp_path: Path) -> None:
-    paths: list[Path | str] = [*films(tmp_path, [f"{k:02}" for k in range(50)])]
+    paths: list[Path | str] = [*image_files(tmp_path, [f"{k:02}" for k in range(50)])]
     paths[7] = tmp_path / "gone.png"
     paths[8] = "null\0.png"
     in_threads = list(decoded(paths, DECODER))
@@ -69,14 +69,14 @@ def test_images_are_kept_where_asked_for_and_shrunk(tmp_path: Path, workers: int
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_names_are_taken_a_window_ahead_and_no_further(tmp_path: Path, workers: int) -> None:
-    (film,) = films(tmp_path, ["film"])
+    (path,) = image_files(tmp_path, ["image"])
     taken = 0
 
     def endless() -> Iterator[Path]:
         nonlocal taken
         while True:
             taken += 1
-            yield film
+            yield path
 
     found = decoded(endless(), DECODER, workers)
     for _ in range(100):
@@ -90,7 +90,7 @@ def test_a_process_that_dies_loses_no_file_and_only_a_deadly_one_has_no_answer(
 ) -> None:
     names = [f"{k:02}" for k in range(24)]
     names[0], names[9], names[20] = "deadly", "once-a", "once-b"
-    paths = films(tmp_path, names)
+    paths = image_files(tmp_path, names)
     (tmp_path / "marks").mkdir()
     dying: Any = Dying(DECODER, tmp_path / "marks")
     found = list(decoded(paths, dying, workers=2))
@@ -111,14 +111,14 @@ def test_a_process_that_dies_loses_no_file_and_only_a_deadly_one_has_no_answer(
 
 def test_processes_that_cant_start_end_the_run_with_the_way_out(tmp_path: Path) -> None:
     never: Any = NeverArrives()
-    with pytest.raises(MissingError, match="Leave --workers out"):
-        next(decoded(films(tmp_path, ["a"]), never, workers=1))
+    with pytest.raises(MissingError, match="Leave out --workers"):
+        next(decoded(image_files(tmp_path, ["a"]), never, workers=1))
 
 
 def test_all_processes_are_begun_before_any_reads(tmp_path: Path) -> None:
-    """One begun while another dies would be waited for without an end."""
+    """A process that starts while another dies must not be waited for forever."""
     before = set(multiprocessing.active_children())
-    found = decoded(films(tmp_path, ["a"]), DECODER, workers=3)
+    found = decoded(image_files(tmp_path, ["a"]), DECODER, workers=3)
     next(found)
     assert len(set(multiprocessing.active_children()) - before) == 3
     found.close()
@@ -138,9 +138,9 @@ if __name__ == "__main__":
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
-    """What it wrote to comes to its end only when all who hold it are gone."""
-    (film,) = films(tmp_path, ["film"])
-    command = [sys.executable, "-c", ENDLESSLY, str(film)]
+    """Its output ends only when all processes that hold it have exited."""
+    (path,) = image_files(tmp_path, ["image"])
+    command = [sys.executable, "-c", ENDLESSLY, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"read\n"

@@ -1,4 +1,4 @@
-"""The engine gives the numbers of the Keras networks, alone, in ensembles and mirrored."""
+"""The engine gives the outputs of the Keras networks, alone, in ensembles and mirrored."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_company_changes_nothing(networks: list[Any], tmp_path: Path) -> None:
     kept = together.logits.copy()
     alone = [backend.run(batch[k : k + 1]).logits[0] for k in range(4)]
     np.testing.assert_allclose(alone, kept, atol=1e-5)
-    np.testing.assert_array_equal(together.logits, kept)  # not overwritten by later answers
+    np.testing.assert_array_equal(together.logits, kept)  # not overwritten by later runs
 
 
 def test_compiled_graphs_are_kept(networks: list[Any], tmp_path: Path, own_cache: Path) -> None:

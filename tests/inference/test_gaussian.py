@@ -1,4 +1,4 @@
-"""Distances are Mahalanobis', to the nearest class, and survive being stored."""
+"""Mahalanobis distances to the nearest class, unchanged by storage."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_it_is_the_same_after_being_stored(tmp_path: Path) -> None:
         ("x.axes", np.zeros((6, 4), np.float16), "don't fit"),
         ("x.axes", np.zeros((5, 3), np.float16), r"means \(1, 6\)"),
         ("x.means", np.full((1, 6), np.nan, np.float32), "not finite"),
-        ("x.deviations", np.array([1, 1, 0, 1], np.float32), "no deviation"),
+        ("x.deviations", np.array([1, 1, 0, 1], np.float32), "a deviation of 0"),
     ],
 )
 def test_arrays_that_can_not_be_used_are_refused(

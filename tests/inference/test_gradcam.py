@@ -1,4 +1,4 @@
-"""The closed-form map is the one that automatic differentiation gives."""
+"""The closed-form Grad-CAM map equals that of automatic differentiation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.graph.bundle_files import Architecture
-from pneumoscope.inference.answer_graph import build_inference_graph
+from pneumoscope.inference.prediction_graph import build_inference_graph
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import (
     HeadWeights,
@@ -38,7 +38,7 @@ def images() -> np.ndarray:
 
 
 def by_gradients(network, images: np.ndarray) -> np.ndarray:
-    """Grad-CAM as the paper has it, with the backend's gradients of the logit."""
+    """Grad-CAM as in the paper, with the backend's gradients of the logit."""
     import keras
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""What is no chest X-ray of the known kind is refused under the right code, by every path."""
+"""Images other than frontal chest X-rays are refused with the right code on every path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import BundleError, Reason
-from pneumoscope.images.framing import look_at
+from pneumoscope.images.framing import describe_image
 from pneumoscope.inference import predictor as predicting
 from pneumoscope.inference.bundle import InputCheck, write_revised
 from pneumoscope.inference.input_check import (
@@ -22,7 +22,7 @@ from pneumoscope.inference.input_check import (
     choose_limits,
 )
 from pneumoscope.inference.predictor import Predictor, statistics_of
-from support.known_films import KNOWN, SIDE, CoarseBackend, drawn_films, known_films
+from support.known_images import KNOWN, SIDE, CoarseBackend, drawn_images, known_images
 from support.small_bundle import manifest_for, small_bundle
 
 FIRST_UNSEEN = 500
@@ -30,12 +30,12 @@ FIRST_UNSEEN = 500
 
 @pytest.fixture(scope="module")
 def statistics() -> Statistics:
-    return known_films()
+    return known_images()
 
 
 @pytest.fixture(scope="module")
 def unseen() -> list[np.ndarray]:
-    return list(drawn_films(20, FIRST_UNSEEN))
+    return list(drawn_images(20, FIRST_UNSEEN))
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def predictor(statistics: Statistics) -> Predictor:
     return Predictor(KNOWN, CoarseBackend(), statistics=statistics)
 
 
-def judged(film: np.ndarray, statistics: Statistics) -> Verdict:
-    film = np.ascontiguousarray(film, dtype=np.float32)
-    answer = Predictor(KNOWN, CoarseBackend()).predict_image(film)
-    assert answer.embedding is not None
-    return statistics.verdict(look_at(film), answer.embedding)
+def verdict_on(image: np.ndarray, statistics: Statistics) -> Verdict:
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    result = Predictor(KNOWN, CoarseBackend()).predict_image(image)
+    assert result.embedding is not None
+    return statistics.verdict(describe_image(image), result.embedding)
 
 
 def strange() -> dict[str, np.ndarray]:
@@ -65,7 +65,7 @@ def strange() -> dict[str, np.ndarray]:
 
 
 def test_films_of_the_known_kind_pass(statistics: Statistics, unseen: list[np.ndarray]) -> None:
-    verdicts = [judged(film, statistics) for film in unseen]
+    verdicts = [verdict_on(image, statistics) for image in unseen]
     assert sum(v.reason is None for v in verdicts) >= 19
     for verdict in verdicts:
         assert (verdict.score <= 1) == (verdict.reason is None)
@@ -74,7 +74,7 @@ def test_films_of_the_known_kind_pass(statistics: Statistics, unseen: list[np.nd
 
 @pytest.mark.parametrize("name", strange())
 def test_what_is_no_film_is_refused(statistics: Statistics, name: str) -> None:
-    verdict = judged(strange()[name], statistics)
+    verdict = verdict_on(strange()[name], statistics)
     assert verdict.reason is Reason.NOT_A_CHEST_XRAY
     assert verdict.score > 1
     assert f"{verdict.score:.2f}" in verdict.detail
@@ -94,31 +94,31 @@ def test_turned_and_inverted_films_are_told_with_the_way_back(
 ) -> None:
     wanted = Reason.INVERTED if inverted else Reason.ROTATED
     hits = 0
-    for film in unseen[:10]:
-        turned = np.rot90(1 - film if inverted else film, quarters)
-        verdict = judged(turned, statistics)
+    for image in unseen[:10]:
+        turned = np.rot90(1 - image if inverted else image, quarters)
+        verdict = verdict_on(turned, statistics)
         assert verdict.score > 1
         if verdict.reason is wanted:
             hits += 1
-            assert f"turn it {way_back}" in verdict.detail
+            assert f"rotate it {way_back}" in verdict.detail
             assert ("invert it" in verdict.detail) == inverted
     assert hits >= 9
 
 
 def test_inverted_films_are_told(statistics: Statistics, unseen: list[np.ndarray]) -> None:
-    verdicts = [judged(1 - film, statistics) for film in unseen]
-    assert sum(v.reason is Reason.INVERTED and "turn it" not in v.detail for v in verdicts) >= 19
+    verdicts = [verdict_on(1 - image, statistics) for image in unseen]
+    assert sum(v.reason is Reason.INVERTED and "rotate it" not in v.detail for v in verdicts) >= 19
 
 
 def test_mirrored_films_pass(statistics: Statistics, unseen: list[np.ndarray]) -> None:
-    verdicts = [judged(film[:, ::-1], statistics) for film in unseen]
+    verdicts = [verdict_on(image[:, ::-1], statistics) for image in unseen]
     assert sum(v.reason is Reason.ROTATED for v in verdicts) == 0
 
 
 def test_what_the_network_alone_finds_strange_is_refused(
     statistics: Statistics, unseen: list[np.ndarray]
 ) -> None:
-    look = look_at(unseen[0])
+    look = describe_image(unseen[0])
     verdict = statistics.verdict(look, np.full(16, 50, np.float32))
     assert verdict.reason is Reason.NOT_A_CHEST_XRAY
     assert "network" in verdict.detail
@@ -138,8 +138,8 @@ def test_statistics_are_the_same_after_being_stored(
     statistics: Statistics, unseen: list[np.ndarray]
 ) -> None:
     again = Statistics.from_table(statistics.to_table(), statistics.limits)
-    for film in unseen[:3]:
-        assert judged(film, again) == judged(film, statistics)
+    for image in unseen[:3]:
+        assert verdict_on(image, again) == verdict_on(image, statistics)
 
 
 def test_a_check_that_can_not_be_used_is_refused(statistics: Statistics) -> None:
@@ -161,14 +161,14 @@ def test_a_check_that_can_not_be_used_is_refused(statistics: Statistics) -> None
 def test_every_path_refuses_alike(
     predictor: Predictor, unseen: list[np.ndarray], tmp_path: Path
 ) -> None:
-    films = [unseen[0], np.rot90(unseen[1]), 1 - unseen[2], strange()["noise"]]
+    images = [unseen[0], np.rot90(unseen[1]), 1 - unseen[2], strange()["noise"]]
     paths, decoded = [], []
-    for number, film in enumerate(films):
-        grey = np.rint(np.ascontiguousarray(film) * 255).astype(np.uint8)
+    for number, image in enumerate(images):
+        grey = np.rint(np.ascontiguousarray(image) * 255).astype(np.uint8)
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(grey).save(paths[-1])
         decoded.append((str(paths[-1]), (grey / np.float32(255)).astype(np.float32)))
-    together = [answer.prediction for answer in predictor.predict_files(paths)]
+    together = [result.prediction for result in predictor.predict_files(paths)]
     wanted = [None, Reason.ROTATED, Reason.INVERTED, Reason.NOT_A_CHEST_XRAY]
     assert [p.reason for p in together] == wanted
     assert [p.status for p in together] == ["ok", "refused", "refused", "refused"]
@@ -189,8 +189,8 @@ def test_every_path_refuses_alike(
 
 def test_without_statistics_everything_has_an_answer_and_no_score(unseen: list[np.ndarray]) -> None:
     lenient = Predictor(KNOWN, CoarseBackend())
-    for film in (unseen[0], strange()["noise"].astype(np.float32)):
-        prediction = lenient.predict_image(film).prediction
+    for image in (unseen[0], strange()["noise"].astype(np.float32)):
+        prediction = lenient.predict_image(image).prediction
         assert (prediction.status, prediction.input_score) == ("ok", None)
 
 
@@ -202,10 +202,10 @@ def test_pictures_in_colour_are_refused_before_the_network_sees_them(
     Image.fromarray(np.stack([grey] * 3, axis=-1)).save(plain)
     Image.fromarray(np.stack([grey, grey // 3, grey // 3], axis=-1)).save(coloured)
     assert predictor.predict_file(plain).prediction.status == "ok"
-    answer = predictor.predict_file(coloured)
-    assert answer.prediction.reason is Reason.NOT_A_CHEST_XRAY
-    assert "in colour" in answer.prediction.detail
-    assert answer.embedding is None
+    result = predictor.predict_file(coloured)
+    assert result.prediction.reason is Reason.NOT_A_CHEST_XRAY
+    assert "in colour" in result.prediction.detail
+    assert result.embedding is None
     assert Predictor(KNOWN, CoarseBackend()).predict_file(coloured).prediction.status == "ok"
 
 

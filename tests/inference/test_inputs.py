@@ -1,4 +1,4 @@
-"""Which files a PATH means."""
+"""Files that a PATH refers to."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_csv_columns_and_lines_are_read_leniently(tmp_path: Path) -> None:
     table = tmp_path / "LIST.CSV"
     table.write_bytes(b'Label, Path \r\n\r\n1,"a, b.png"\r\n0, c.png\r\n')
     assert expand([table]) == [tmp_path / "a, b.png", tmp_path / "c.png"]
-    table.write_bytes(b"path\ns3://films/a.png\n")
-    assert list(inputs.expand([table])) == ["s3://films/a.png"]
+    table.write_bytes(b"path\ns3://images/a.png\n")
+    assert list(inputs.expand([table])) == ["s3://images/a.png"]
     table.write_bytes(b"")
     assert expand([table]) == []
 
 
 def test_each_folder_is_read_once_but_a_path_given_twice_stays_twice(tmp_path: Path) -> None:
-    """Links among folders would else name the same files in every order there is."""
+    """Links between folders must not list the same files repeatedly."""
     for k in range(8):
         folder = tmp_path / f"d{k}"
         folder.mkdir()
@@ -135,9 +135,9 @@ def test_a_pattern_that_fits_nothing_is_named_itself(tmp_path: Path) -> None:
 
 
 def test_a_file_whose_name_has_brackets_is_that_file(tmp_path: Path) -> None:
-    for name in ("film[1].png", "film1.png"):
+    for name in ("image[1].png", "image1.png"):
         (tmp_path / name).touch()
-    assert expand([tmp_path / "film[1].png"]) == [tmp_path / "film[1].png"]
+    assert expand([tmp_path / "image[1].png"]) == [tmp_path / "image[1].png"]
 
 
 def test_a_list_gives_its_names_again_and_from_any_on(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_list_is_of_what_was_there_when_it_was_made(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_names() -> None:
     count = 60_000
     tracemalloc.start()
-    with FileList(f"films/{k:060}.png" for k in range(count)) as files:
+    with FileList(f"images/{k:060}.png" for k in range(count)) as files:
         assert sum(1 for _ in files) == count
         peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -188,7 +188,7 @@ def test_paths_of_windows_in_a_table(tmp_path: Path) -> None:
     table.write_text("path\nsub\\x.png\nodd\\name.png\n./=1.png\n'=1.png\n", encoding="utf-8")
     assert expand([table]) == [
         tmp_path / "sub/x.png",
-        tmp_path / "odd\\name.png",  # a file of that very name counts before
+        tmp_path / "odd\\name.png",  # a file of exactly that name has priority
         tmp_path / "=1.png",
         tmp_path / "=1.png",
     ]

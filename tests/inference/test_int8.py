@@ -1,4 +1,4 @@
-"""int8: ranges in a table make a graph that answers nearly alike; NNCF measures them."""
+"""int8: ranges in a table give nearly the same outputs; NNCF measures them."""
 
 from __future__ import annotations
 

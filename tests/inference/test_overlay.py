@@ -1,4 +1,4 @@
-"""Overlays show the map where it belongs, on any shape of film."""
+"""Overlays show the map in the right place, on images of any shape."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pneumoscope.inference import overlay
 from pneumoscope.inference.overlay import (
     encode_indexed_png,
     encode_png,
-    film_png,
     fit_map,
     heatmap_name,
+    image_png,
     indexed_overlay_png,
     overlay_png,
     shrunk,
@@ -38,7 +38,7 @@ def test_stretched_maps_cover_the_film(shape: tuple[int, int]) -> None:
 
 def test_padded_maps_lose_their_padding() -> None:
     cam = np.zeros((8, 8), np.float32)
-    cam[2:6, 0:4] = 1.0  # in a 2:1 film padded to a square, rows 2 to 5 are the film
+    cam[2:6, 0:4] = 1.0  # in a 2:1 image padded to a square, rows 2 to 5 are the image
     heat = fit_map(cam, (50, 100), PreprocessConfig(fit="pad"))
     assert heat[15:35, :40].min() > 0.9
     assert heat[:, 60:].max() < 0.1
@@ -58,11 +58,11 @@ def test_colours_mark_the_peak_and_large_films_shrink() -> None:
     assert picture.shape == (600, 300, 3)
     assert picture[5, 5, 0] > picture[5, 5, 2] + 30
     assert abs(int(picture[-5, -5, 0]) - int(picture[-5, -5, 2])) <= 1
-    assert Image.open(io.BytesIO(film_png(grey))).size == (300, 600)
+    assert Image.open(io.BytesIO(image_png(grey))).size == (300, 600)
 
 
 def test_an_overlay_is_film_and_colour_by_the_heat() -> None:
-    """Worked out for each pixel in floating point, as the table of colours stands for."""
+    """The same blend, computed for each pixel in floating point."""
     grey = np.random.default_rng(0).random((40, 50)).astype(np.float32)
     cam = np.random.default_rng(1).random((5, 5)).astype(np.float32)
     picture = np.asarray(Image.open(io.BytesIO(overlay_png(grey, cam, PreprocessConfig()))))
@@ -87,7 +87,7 @@ def test_a_map_is_resized_as_pillow_does(fit: Literal["stretch", "pad"]) -> None
 
 
 def test_256_colours_look_like_all_of_them() -> None:
-    """Seen from afar: dithering leaves the mean of any few pixels."""
+    """Dithering preserves local means."""
     generator = np.random.default_rng(4)
     coarse = Image.fromarray(generator.random((6, 5)).astype(np.float32))
     grey = np.asarray(coarse.resize((160, 200), Image.Resampling.BICUBIC)).clip(0, 1)
@@ -108,12 +108,12 @@ def test_256_colours_look_like_all_of_them() -> None:
 def test_large_films_become_means_of_their_pixels(
     shape: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
-    film = np.random.default_rng(5).random(shape, np.float32)
-    small = shrunk(film)
+    pixels = np.random.default_rng(5).random(shape, np.float32)
+    small = shrunk(pixels)
     assert small.shape == wanted
     k = shape[1] // wanted[1]
     if shape[0] >= k:
-        assert small[-1, 0] == pytest.approx(film[: k * wanted[0]][-k:, :k].mean(), abs=1e-6)
+        assert small[-1, 0] == pytest.approx(pixels[: k * wanted[0]][-k:, :k].mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +124,15 @@ def test_films_in_folders_look_like_the_means_of_their_pixels(
     shape: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    film = (0.5 + 0.25 * np.sin(y / 40) + 0.25 * np.cos(x / 30)).astype(np.float32)
-    small = thinned(film)
+    pixels = (0.5 + 0.25 * np.sin(y / 40) + 0.25 * np.cos(x / 30)).astype(np.float32)
+    small = thinned(pixels)
     assert small.shape == wanted
     assert small.min() >= 0
     assert small.max() <= 1
     if min(shape) > 9:
-        assert np.abs(small - shrunk(film, 480)).max() < 0.005
+        assert np.abs(small - shrunk(pixels, 480)).max() < 0.005
     if max(shape) == 960:
-        np.testing.assert_allclose(small, shrunk(film, 480), atol=1e-6)  # k is 2: all are taken
+        np.testing.assert_allclose(small, shrunk(pixels, 480), atol=1e-6)  # k is 2: all are taken
 
 
 def test_colours_of_a_palette_read_back_as_they_were() -> None:

@@ -1,4 +1,4 @@
-"""Plain Keras opens a bundle's network, as the user guide shows, and predicts what we do."""
+"""Plain Keras opens a bundle's network, as the user guide shows, and predicts the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.small_network import small_network
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 MARK = "<!-- plain keras: run by tests/inference/test_plain_keras.py -->\n```python\n"
-TOLD = """
+REPORT = """
 import sys
 assert "pneumoscope" not in sys.modules
 print([type(layer).__name__ for layer in network.layers[-4:]])
@@ -41,7 +41,7 @@ def test_the_lines_of_the_readme_give_our_probability(tmp_path: Path, store: str
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-c", lines + TOLD],
+        [sys.executable, "-c", lines + REPORT],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

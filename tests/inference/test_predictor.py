@@ -1,4 +1,4 @@
-"""The predictor: order, company, refusals and decisions, over a tiny fake backend."""
+"""The predictor: order, batches, refusals and decisions, with a small fake backend."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ class MeanBackend:
         )
 
 
-def films(folder: Path, count: int) -> list[Path]:
+def image_files(folder: Path, count: int) -> list[Path]:
     paths = []
     for k in range(count):
         grey = np.full((40, 48), 10 + k % 200, np.uint8)
         grey[10:20] += 30
-        path = folder / f"film-{k:04}.png"
+        path = folder / f"image-{k:04}.png"
         Image.fromarray(grey).save(path)
         paths.append(path)
     return paths
 
 
 def test_answers_in_input_order_whatever_the_company(tmp_path: Path) -> None:
-    paths = films(tmp_path, 2 * BATCH + 5)
+    paths = image_files(tmp_path, 2 * BATCH + 5)
     predictor = Predictor(MANIFEST, MeanBackend())
     together = [a.prediction for a in predictor.predict_files(paths)]
     alone = [predictor.predict_file(path).prediction for path in paths]
@@ -67,18 +67,20 @@ def test_answers_in_input_order_whatever_the_company(tmp_path: Path) -> None:
 
 
 def test_probability_is_calibrated_and_decided_at_the_threshold(tmp_path: Path) -> None:
-    answer = Predictor(MANIFEST, MeanBackend()).predict_file(films(tmp_path, 1)[0])
-    wanted = 1 / (1 + np.exp(-(2.0 * answer.logit - 0.5)))
-    assert answer.prediction.probability == pytest.approx(wanted)
-    assert answer.prediction.prediction == "NORMAL"
-    assert answer.prediction.threshold == 0.6
+    result = Predictor(MANIFEST, MeanBackend()).predict_file(image_files(tmp_path, 1)[0])
+    wanted = 1 / (1 + np.exp(-(2.0 * result.logit - 0.5)))
+    assert result.prediction.probability == pytest.approx(wanted)
+    assert result.prediction.prediction == "NORMAL"
+    assert result.prediction.threshold == 0.6
     lenient = replace(MANIFEST, threshold=OperatingPoint(wanted, "exactly there", ""))
-    answer = Predictor(lenient, MeanBackend()).predict_file(films(tmp_path, 1)[0])
-    assert answer.prediction.prediction == "PNEUMONIA"  # at the threshold is above it
+    result = Predictor(lenient, MeanBackend()).predict_file(image_files(tmp_path, 1)[0])
+    assert (
+        result.prediction.prediction == "PNEUMONIA"
+    )  # a probability at the threshold counts as positive
 
 
 def test_bytes_and_file_give_the_same_answer(tmp_path: Path) -> None:
-    path = films(tmp_path, 1)[0]
+    path = image_files(tmp_path, 1)[0]
     predictor = Predictor(MANIFEST, MeanBackend())
     by_file, by_bytes = predictor.predict_file(path), predictor.predict_bytes(path.read_bytes())
     assert by_bytes.prediction.path == "upload"
@@ -88,7 +90,7 @@ def test_bytes_and_file_give_the_same_answer(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_1000_with_100_bad_ones_gives_1000_rows(tmp_path: Path) -> None:
-    good = films(tmp_path, 50)
+    good = image_files(tmp_path, 50)
     paths, wanted = [], []
     for k in range(1000):
         if k % 10 == 3:
@@ -153,9 +155,9 @@ def test_a_reader_who_stops_early_leaves_no_thread_and_no_reading(
     reads: list[str] = []
     slow_reading(monkeypatch, reads)
     before = threading.active_count()
-    answers = Predictor(MANIFEST, MeanBackend()).predict_files(films(tmp_path, 100))
-    next(answers)
-    answers.close()
+    results = Predictor(MANIFEST, MeanBackend()).predict_files(image_files(tmp_path, 100))
+    next(results)
+    results.close()
     assert threading.active_count() == before
     assert len(reads) <= 2 * BATCH + 3 * preparing.threads()
 
@@ -171,7 +173,7 @@ def test_an_interruption_does_not_wait_for_what_is_still_unread(
     slow_reading(monkeypatch, reads)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        list(Predictor(MANIFEST, Interrupted()).predict_files(films(tmp_path, 100)))
+        list(Predictor(MANIFEST, Interrupted()).predict_files(image_files(tmp_path, 100)))
     assert threading.active_count() == before
     assert len(reads) <= 2 * BATCH + 3 * preparing.threads()
 
@@ -184,14 +186,14 @@ def test_an_answer_that_is_no_number_is_an_error_not_a_probability(
         def run(self, batch: np.ndarray) -> Outputs:
             return replace(super().run(batch), logits=np.full(len(batch), value, np.float32))
 
-    prediction = Predictor(MANIFEST, Broken()).predict_file(films(tmp_path, 1)[0]).prediction
+    prediction = Predictor(MANIFEST, Broken()).predict_file(image_files(tmp_path, 1)[0]).prediction
     assert (prediction.status, prediction.reason) == ("error", Reason.INTERNAL_ERROR)
     assert prediction.probability is None
     assert "no number" in prediction.detail
 
 
 def test_a_path_given_twice_has_two_rows(tmp_path: Path) -> None:
-    path = films(tmp_path, 1)[0]
+    path = image_files(tmp_path, 1)[0]
     predictions = [
         a.prediction for a in Predictor(MANIFEST, MeanBackend()).predict_files([path] * 2)
     ]
@@ -199,7 +201,7 @@ def test_a_path_given_twice_has_two_rows(tmp_path: Path) -> None:
 
 
 def test_decoded_images_are_answered_as_their_files_are(tmp_path: Path) -> None:
-    paths = films(tmp_path, BATCH + 3)
+    paths = image_files(tmp_path, BATCH + 3)
     backend = MeanBackend()
     predictor = Predictor(MANIFEST, backend)
     named = ((str(path), read_image(path).pixels) for path in paths)  # taken once, as it comes
@@ -220,10 +222,10 @@ def test_decoded_images_are_taken_two_batches_ahead_at_most(tmp_path: Path) -> N
     def endless() -> Iterator[tuple[str, np.ndarray]]:
         while True:
             taken.append(1)
-            yield "film", np.eye(32, dtype=np.float32)
+            yield "image", np.eye(32, dtype=np.float32)
 
-    answers = Predictor(MANIFEST, MeanBackend()).predict_images(endless())
-    next(answers)
+    results = Predictor(MANIFEST, MeanBackend()).predict_images(endless())
+    next(results)
     assert len(taken) == 2 * BATCH
 
 
@@ -242,4 +244,4 @@ def test_decoded_images_are_taken_two_batches_ahead_at_most(tmp_path: Path) -> N
 )
 def test_an_array_that_is_no_grey_image_is_no_probability(image: np.ndarray) -> None:
     with pytest.raises(UsageError, match="wanted"):
-        Predictor(MANIFEST, MeanBackend()).predict_image(image, "film")
+        Predictor(MANIFEST, MeanBackend()).predict_image(image, "image")

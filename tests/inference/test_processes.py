@@ -1,4 +1,4 @@
-"""Processes that are ended when a call takes too long, takes too much, or crashes."""
+"""Processes are replaced when a call takes too long, takes too much memory, or crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions files in all three formats, whole or resumed."""
+"""Prediction files in all three formats, complete or resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import polars
 import pytest
 
 from pneumoscope.errors import Reason, UsageError
-from pneumoscope.images.cautions import closing_lines
+from pneumoscope.images.warning_summary import summary_lines
 from pneumoscope.inference.overlay import heatmap_name
 from pneumoscope.inference.table import COLUMNS, Journal, write_predictions
 from pneumoscope.records import Prediction
@@ -52,7 +52,7 @@ def test_warnings_are_counted_over_a_kill(tmp_path: Path) -> None:
     journal.add(replace(ODD, warnings=("it has 7 sides; cut off",)))
     journal.close()
     assert journal.warned == {"it has … sides, cut off": 2, "b …": 1}
-    assert closing_lines(journal.warned) == ["warnings  2 × it has … sides, cut off; 1 × b …"]
+    assert summary_lines(journal.warned) == ["warnings  2 × it has … sides, cut off; 1 × b …"]
 
 
 def test_rows_of_a_release_without_the_column_are_not_gone_on_with(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_unknown_suffix_is_wrong_usage_and_writes_nothing(tmp_path: Path) -> Non
 
 
 def rows_of(out: Path) -> list[dict]:
-    """A table of any format as JSON has it."""
+    """The rows of a table of any format, as from JSON."""
     if out.suffix == ".parquet":
         return polars.read_parquet(out).to_dicts()
     if out.suffix == ".jsonl":
@@ -208,7 +208,7 @@ def test_rows_are_on_disk_chunk_by_chunk(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_doubles_no_row(tmp_path: Path) -> None:
-    """Half of what was to be written is there; what is written next takes its place."""
+    """A half-written row is overwritten by the next write."""
     journal = Journal(tmp_path / "p.csv", "o", resume=False)
     journal.add(ROWS[0])
 

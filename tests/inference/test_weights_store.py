@@ -1,4 +1,4 @@
-"""Weights on disk: Keras' own layout, the same bytes for the same numbers, half as many of them."""
+"""Weights on disk: Keras' layout, reproducible bytes, half precision."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_full_precision_comes_back_bit_by_bit(network: Any, tmp_path: Path) -> N
 
 
 def test_same_weights_give_the_same_bytes(network: Any, tmp_path: Path) -> None:
-    """A network built later, and one that was read back, are the same to the last byte."""
+    """A network built later, and one read back, give the same bytes."""
     later = build_network(build_backbone(SIZE), ARCHITECTURE, empty_head(ARCHITECTURE))
     later.set_weights(network.get_weights())
     models = (network, later)
@@ -164,7 +164,7 @@ def test_same_weights_give_the_same_bytes(network: Any, tmp_path: Path) -> None:
 
 
 class Arrays:
-    """Stands for a Keras network of one dense layer."""
+    """A stand-in for a Keras network of one dense layer."""
 
     def __init__(self, **arrays: np.ndarray) -> None:
         self._arrays = arrays

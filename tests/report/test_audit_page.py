@@ -96,10 +96,10 @@ def test_counts_duplicates_patients_and_unreadable_are_shown(html: str) -> None:
         "1,040",
         "bacteria 99, virus 62",
         "60 patients with 1 image, 30 patients with 2 images",
-        "Conflicts: one picture under both labels",
+        "Conflicts: the same image with both labels",
         "train/NORMAL/a0.png, train/other/b0.png",
         "0.985",
-        "The search met its limit",
+        "The search reached its limit",
         "bacteria-417",
         "train 3, test 1",
         "not an image",
@@ -132,8 +132,8 @@ def test_sections_without_content_disappear(audit: Audit) -> None:
         findings=(),
     )
     html = render_audit_page(empty)
-    assert "Nothing was found" in html
-    assert "Every image could be read." in html
+    assert "No problem was found" in html
+    assert "All images could be read." in html
     for section in ("balance", "spread", "shortcuts", "duplicates", "patients", "unreadable"):
         assert f'id="{section}"' not in html
 

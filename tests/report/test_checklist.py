@@ -11,20 +11,16 @@ import pytest
 from pneumoscope.evaluation.metrics import ConfusionMatrix
 from pneumoscope.report import checklist_page
 from pneumoscope.report.checklist_page import ChecklistContent, render_checklist, write_checklist
-from pneumoscope.report.checklists.claim import CLAIM
-from pneumoscope.report.checklists.decide import DECIDE
-from pneumoscope.report.checklists.item import Fact
-from pneumoscope.report.checklists.stard import STARD
-from pneumoscope.report.checklists.tripod import TRIPOD
 from pneumoscope.report.content import Counted, Flow
 from pneumoscope.report.flow import flow_diagram
+from pneumoscope.report.guidelines import CLAIM, DECIDE, STARD, TRIPOD, Fact
 
 FLOW = Flow(
-    found=Counted("films.csv", 5216, 3654),
+    found=Counted("images.csv", 5216, 3654),
     elsewhere=(Counted("train, for training", 4270, 2922),),
     evaluated=Counted("split test", 424, 365),
     refused=(("truncated", 2), ("blank", 1)),
-    answered=Counted("answered", 421, 363),
+    scored=Counted("scored", 421, 363),
     matrix=ConfusionMatrix(tn=120, fp=5, fn=35, tp=261),
     threshold=0.8978,
 )
@@ -32,7 +28,7 @@ FLOW = Flow(
 
 @pytest.fixture
 def content() -> ChecklistContent:
-    answers: dict[Fact, str] = {"model": "A network <b>of our own</b>.", "data": "Films."}
+    answers: dict[Fact, str] = {"model": "A network <b>of our own</b>.", "data": "X-rays."}
     return ChecklistContent("runs/a", answers, FLOW)
 
 
@@ -74,8 +70,12 @@ def test_what_the_run_knows_is_filled_in_and_the_rest_is_blank(content: Checklis
     html = render_checklist(content)
     claim = rows(html)
     assert len(claim) == 44
-    assert claim["22"] == ["The model in detail", "A network &lt;b&gt;of our own&lt;/b&gt;.", ""]
-    assert claim["7"][1:] == ["Films.", "owners of the data: the rest"]
+    assert claim["22"] == [
+        "Detailed description of the model",
+        "A network &lt;b&gt;of our own&lt;/b&gt;.",
+        "",
+    ]
+    assert claim["7"][1:] == ["X-rays.", "data owners, to add what is missing"]
     assert claim["9"][1:] == ["", "authors"]  # known to software, but not of this run
     assert claim["44"][1:] == ["", "authors"]
     assert "CLAIM 2024: 2 of 44 items; TRIPOD+AI: 1 of 52 items; STARD-AI: 1 of 48 items" in html
@@ -92,20 +92,20 @@ def test_the_same_content_gives_the_same_bytes(content: ChecklistContent, tmp_pa
 def test_the_flow_tells_all_counts() -> None:
     svg = flow_diagram(FLOW)
     assert svg.reading == (
-        "Of 5,216 X-rays of 3,654 patients, 424 X-rays of 365 patients were evaluated and 3 got "
-        "no answer (truncated 2; blank 1). Called PNEUMONIA: 261 with it and 5 without; called "
-        "NORMAL: 120 without it and 35 with."
+        "Of 5,216 X-rays of 3,654 patients, 424 X-rays of 365 patients were evaluated, of which 3 "
+        "gave no result (truncated 2; blank 1). Predicted PNEUMONIA: 261 labelled PNEUMONIA and 5 "
+        "labelled NORMAL; predicted NORMAL: 120 labelled NORMAL and 35 labelled PNEUMONIA."
     )
     ElementTree.fromstring(svg.inline)  # noqa: S314
     for part in (
-        "Found in films.csv",
+        "Found in images.csv",
         "4,270 X-rays of 2,922 patients",
         "Evaluated: split test",
         "truncated: 2",
         "421 X-rays of 363 patients",
         "threshold 0.898",
-        "Called PNEUMONIA: 266",
-        "Called NORMAL: 155",
+        "Predicted PNEUMONIA: 266",
+        "Predicted NORMAL: 155",
         "reference PNEUMONIA: 35",
     ):
         assert part in svg.inline, part
@@ -115,5 +115,5 @@ def test_the_flow_tells_all_counts() -> None:
 def test_a_flow_without_detours() -> None:
     plain = flow_diagram(replace(FLOW, elsewhere=(), refused=()))
     assert "Not evaluated here" not in plain.inline
-    assert "No answer: none" in plain.inline
-    assert "got no answer" not in plain.reading
+    assert "No result: none" in plain.inline
+    assert "gave no result" not in plain.reading

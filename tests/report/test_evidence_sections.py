@@ -6,11 +6,11 @@ import pytest
 
 from pneumoscope.data.audit_record import (
     Audit,
-    Doubt,
     Driver,
     Evidence,
+    LabelCandidate,
     LabelReview,
-    Likeness,
+    PatientSimilarity,
     SplitTest,
 )
 from pneumoscope.report import evidence_sections, plots
@@ -25,7 +25,7 @@ def audit_of(evidence: Evidence) -> Audit:
 
 def doubts(count: int) -> LabelReview:
     found = tuple(
-        Doubt(f"test/NORMAL/<b>{k}.png", "test", "NORMAL", f"p{k}", 0.02, 0.96)
+        LabelCandidate(f"test/NORMAL/<b>{k}.png", "test", "NORMAL", f"p{k}", 0.02, 0.96)
         for k in range(count)
     )
     return LabelReview("thumbnails", 300, 0.97, (("NORMAL", 2.0), ("PNEUMONIA", 0.4)), found)
@@ -35,8 +35,12 @@ def doubts(count: int) -> LabelReview:
 def evidence() -> Evidence:
     return Evidence(
         likeness=(
-            Likeness("patient", "NORMAL in train", 58, 157, 0.08, 0.002, 0.02, 0.13, 0.002, 0.03),
-            Likeness("across", "PNEUMONIA in train and test", 9, 20, 0.3, 0.0, 0.1, 0.5, 0.008),
+            PatientSimilarity(
+                "patient", "NORMAL in train", 58, 157, 0.08, 0.002, 0.02, 0.13, 0.002, 0.03
+            ),
+            PatientSimilarity(
+                "across", "PNEUMONIA in train and test", 9, 20, 0.3, 0.0, 0.1, 0.5, 0.008
+            ),
         ),
         split_tests=(
             SplitTest(
@@ -62,25 +66,25 @@ def test_the_page_tells_all_three(evidence: Evidence) -> None:
     for part in (
         'id="likeness"',
         "Pneumonia in train and test",
-        "films of one id in two splits",
+        "images with the same id in two splits",
         'id="shift"',
         "Pneumonia, train and val",
         "1,234",
         "contrast 0.21 → 0.23 (0.65); width 1,024 px → 2,000 px (0.60)",
         'id="labels"',
-        "about 2 NORMAL and 0 PNEUMONIA labels may be wrong",
+        "about 2 NORMAL and 0 PNEUMONIA labels are wrong",
         "test/NORMAL/&lt;b&gt;0.png",
     ):
         assert part in html, part
     assert "<img" not in html
-    assert "The page shows no X-ray" in html
+    assert "This page shows no X-ray" in html
     assert "<b>" not in html
 
 
 def test_pictures_make_a_gallery_and_a_warning(evidence: Evidence) -> None:
     html = render_audit_page(audit_of(evidence), {"test/NORMAL/<b>1.png": PNG})
     assert html.count('<img src="data:image/png;base64,') == 1
-    assert "The page shows X-rays" in html
+    assert "This page shows X-rays" in html
     assert "This page contains X-rays." in html
     # The others stand in the table below it.
     assert html.count(">test/NORMAL/&lt;b&gt;") == 3
@@ -102,10 +106,10 @@ def test_nothing_to_show() -> None:
 def test_figures_read_aloud(evidence: Evidence) -> None:
     alike = plots.likeness_intervals(evidence.likeness)
     assert alike.reading == (
-        "Likeness above strangers: Normal in train 0.08 (0.02 to 0.13); "
+        "Excess similarity: Normal in train 0.08 (0.02 to 0.13); "
         "Pneumonia in train and test 0.30 (0.10 to 0.50)."
     )
-    told = plots.split_areas(evidence.split_tests)
-    assert told.reading == "AUC of telling splits: Pneumonia, train and val 0.74 (0.71 to 0.77)."
-    for svg in (alike, told):
+    shift = plots.split_areas(evidence.split_tests)
+    assert shift.reading == "AUC between splits: Pneumonia, train and val 0.74 (0.71 to 0.77)."
+    for svg in (alike, shift):
         ElementTree.fromstring(svg.inline)  # noqa: S314

@@ -63,10 +63,10 @@ def test_body_states_numbers_with_intervals_and_gaps_with_reasons(
 ) -> None:
     _, body = parts(model_card(content))
     assert "| AUC | 0.993 | 0.988–0.997 |" in body
-    assert "| Negative predictive value | – (nothing was called normal) | – |" in body
+    assert "| Negative predictive value | – (nothing was predicted normal) | – |" in body
     assert "| train | 1,140 | 3,293 | 3,106 |" in body
     assert "On 783 X-rays of 548 patients" in body
-    assert "from 0.422 up (highest balanced accuracy)" in body
+    assert "at 0.422 or above (highest balanced accuracy)" in body
     assert "1. To grey.\n2. To 224 × 224.\n" in body
     assert "`f00d`" in body
     assert "- Trained for a test." in body
@@ -76,12 +76,12 @@ def test_every_section_is_there(content: ModelCardContent) -> None:
     _, body = parts(model_card(content))
     headings = [line[3:] for line in body.splitlines() if line.startswith("## ")]
     assert headings == [
-        "What it is",
+        "Model description",
         "Intended use",
         "Out-of-scope use",
         "Training data",
         "Preprocessing",
-        "How it was trained",
+        "Training procedure",
         "Evaluation",
         "Limitations",
         "How to use it",

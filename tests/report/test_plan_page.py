@@ -141,7 +141,7 @@ def test_what_was_not_asked_for_has_no_section(content: PlanContent) -> None:
     page = render_plan_page(bare)
     assert 'id="uncertain"' not in page
     assert 'id="calibration"' not in page
-    assert "No other was asked for." in page
+    assert "No new threshold was requested." in page
     assert 'id="uncertain"' in render_plan_page(content)
 
 

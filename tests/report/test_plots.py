@@ -124,19 +124,19 @@ def test_no_pyplot_and_no_training_framework_is_loaded() -> None:
 def test_confusion_matrix_shows_counts_and_shares(figures: dict[str, Svg]) -> None:
     shown = texts(figures["confusion"])
     assert {"1,180", "20", "3", "4,077"} <= set(shown)
-    assert "right, 98.3\N{NO-BREAK SPACE}%" in shown
+    assert "correct, 98.3\N{NO-BREAK SPACE}%" in shown
     assert "wrong, 0.1\N{NO-BREAK SPACE}%" in shown
 
 
 def test_readings_state_the_numbers(figures: dict[str, Svg]) -> None:
     expected = {
-        "confusion": "of 4,080 with pneumonia, 4,077 were called so and 3 were missed.",
+        "confusion": "of 4,080 X-rays with pneumonia, 4,077 were detected and 3 were missed.",
         "scores": "20 false alarms at or above the threshold 0.37, 3 missed below it.",
         "roc": "0.911 (95\N{NO-BREAK SPACE}% interval 0.900–0.925)",
-        "precision-recall": "55.0\N{NO-BREAK SPACE}% of the pneumonia calls are right",
-        "reliability": "In 2 groups",
+        "precision-recall": "55.0\N{NO-BREAK SPACE}% of the pneumonia predictions are correct",
+        "reliability": "In 2 bins",
         "groups": "0.90 (95\N{NO-BREAK SPACE}% interval 0.80–0.95) for virus",
-        "learning-loss": "0.050 in the best epoch, 12,",
+        "learning-loss": "In the best epoch, 12, the validation loss is 0.050",
         "learning-auc": "0.9917 in epoch 12",
         "learning-rate": "0.001",
     }
@@ -154,7 +154,7 @@ def test_curves_without_band_point_or_interval_are_drawn() -> None:
     bare = Curve(GRID, GRID)
     drawn = plots.roc(bare, None, Estimate(0.5), 0.95)
     assert "fill-opacity" not in drawn.inline
-    assert drawn.reading == "The ROC curve encloses an area of 0.500."
+    assert drawn.reading == "The area under the ROC curve is 0.500."
     drawn = plots.precision_recall(bare, None, Estimate(None), 0.95, 0.2)
     assert drawn.reading == "Average precision is –."
 

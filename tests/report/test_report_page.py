@@ -213,7 +213,7 @@ def test_run_data_settings_and_commands_are_told(page: Page) -> None:
         "1 min 5 s",
         "2026-01-02T03:04:05Z",
         "class_weights",
-        "most epochs",
+        "largest number of epochs",
         "2.4.6",
         "pneumoscope evaluate DATA --model RUN",
     ):
@@ -223,11 +223,11 @@ def test_run_data_settings_and_commands_are_told(page: Page) -> None:
 def test_summary_counts_errors_in_words(bare: ReportContent) -> None:
     matrix = bare.evaluation.confusion_matrix
     text = summary(bare)
-    assert text.startswith("On 240 X-rays of 120 patients of the test split, the model finds")
+    assert text.startswith("On 240 X-rays of 120 patients of the test split, the model detects")
     assert f"raises {matrix.fp} false alarm" in text
     assert f"misses {matrix.fn} of {matrix.fn + matrix.tp}" in text
-    assert "got no answer" not in text
-    assert "3 further inputs got no answer" in summary(replace(bare, evaluation=scored(40, 3)))
+    assert "gave no result" not in text
+    assert "3 further inputs gave no result" in summary(replace(bare, evaluation=scored(40, 3)))
 
 
 def test_only_a_training_report_says_what_was_held_out(bare: ReportContent) -> None:
@@ -258,11 +258,11 @@ def test_sections_without_content_disappear(bare: ReportContent, small: Page, pa
     assert figure_sections.subgroups(no_groups) is None
 
 
-def test_split_that_flatters_says_so(bare: ReportContent, small: Page, page: Page) -> None:
-    assert "flatter" not in small.text
+def test_page_warns_of_optimistic_results(bare: ReportContent, small: Page, page: Page) -> None:
+    assert "optimistic" not in small.text
     assert "too good" not in small.text
-    assert "a little too good" in page.text
-    assert "flatter" in text_sections.limits(replace(bare, split="train")).view.optimism
+    assert "slightly optimistic" in page.text
+    assert "optimistic" in text_sections.limits(replace(bare, split="train")).view.optimism
 
 
 def test_hostile_names_are_escaped_everywhere(full: ReportContent) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pneumoscope.config import IntervalConfig, StressConfig
-from pneumoscope.evaluation.stress import METRICS, Control, Metric, Paired, judge
+from pneumoscope.evaluation.stress import METRICS, Metric, Paired, ShortcutBaseline, judge
 from pneumoscope.images.perturbation_sweeps import PLAUSIBLE, SWEEPS
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, ModelFacts, RunFacts
@@ -74,9 +74,9 @@ def shortcuts(
         ),
         (),
         {
-            "thumbnails": Control(100, 90, thumbnails),
+            "thumbnails": ShortcutBaseline(100, 90, thumbnails),
             "properties": None,
-            "outline": Control(88, 80, outline),
+            "outline": ShortcutBaseline(88, 80, outline),
         },
         "found",
         88,
@@ -129,61 +129,62 @@ def texts(found: StressContent, severity: str) -> str:
 def test_a_plausible_fall_beyond_the_limit_fails_and_a_stronger_change_does_not() -> None:
     found = content({"blur_2": 0.06, "blur_4": 0.7})
     assert not found.holds
-    assert f"1 of {len(PLAUSIBLE)} plausible changes takes more than 0.05" in verdict(found)
+    limit = "lowers sensitivity or specificity by more than 0.05"
+    assert f"1 of {len(PLAUSIBLE)} plausible changes {limit}" in verdict(found)
     assert "blur 1\N{NO-BREAK SPACE}% of the side (0.060)" in texts(found, "problem")
     strong = content({"blur_4": 0.7})
     assert strong.holds
-    assert f"none of {len(PLAUSIBLE)} plausible changes takes more" in texts(strong, "note")
+    assert f"none of {len(PLAUSIBLE)} plausible changes {limit}" in texts(strong, "note")
     assert texts(strong, "problem") == ""
 
 
 def test_a_fall_that_may_be_larger_is_a_warning() -> None:
     found = content({"gamma_2": 0.045})
     assert found.holds
-    assert "can’t rule out that the fall is larger: gamma 0.6 (0.045)" in texts(found, "warning")
+    assert "interval of the decrease reaches beyond it: gamma 0.6 (0.045)" in texts(
+        found, "warning"
+    )
 
 
-def test_reading_outside_of_the_lungs_is_a_problem_unless_all_of_it_lies_in_the_chest() -> None:
+def test_use_of_regions_outside_the_lungs_is_a_problem_unless_they_lie_in_the_chest() -> None:
     high, chance = Estimate(0.9, 0.85, 0.95), Estimate(0.52, 0.42, 0.62)
     energy = Estimate(0.6, 0.55, 0.65)
     found = content(shortcuts=shortcuts(high, high, chance, energy, chance))
     problems = texts(found, "problem")
-    assert "With the lungs painted black the model still ranks with an AUC of 0.900" in problems
-    assert "the shape of what was painted over" not in problems
-    assert "what lies around the chest" in problems
+    assert "With the lungs painted black, the AUC is still 0.900" in problems
+    assert "the shape of the hidden region" not in problems
+    assert "the region around the chest" in problems
     within = content(shortcuts=shortcuts(high, chance, Estimate(0.8, 0.7, 0.9), energy, chance))
     assert texts(within, "problem") == ""
     warnings = texts(within, "warning")
-    assert "shape of what was painted over, which by itself reaches 0.800" in warnings
-    assert "It lies within the chest" in warnings
+    assert "shape of the hidden region, which alone reaches an AUC of 0.800" in warnings
+    assert "This information lies within the chest" in warnings
     clean = content(shortcuts=shortcuts(chance, chance, chance, energy, chance))
-    assert "can’t be told from chance" in texts(clean, "note")
-    assert "painted black the model still" not in texts(clean, "warning")
+    assert "not distinguishable from chance" in texts(clean, "note")
+    assert "painted black, the AUC is still" not in texts(clean, "warning")
 
 
-def test_the_paint_that_leaves_more_to_read_is_told_of() -> None:
-    """At black, which is like nothing in a film, a model may fall silent that reads the ring."""
+def test_findings_report_the_fill_with_the_higher_auc() -> None:
+    """Black is unlike any X-ray and may suppress the output of a model that uses the ring."""
     high, chance = Estimate(0.86, 0.8, 0.9), Estimate(0.52, 0.42, 0.62)
     black = shortcuts(chance, chance, chance, Estimate(0.6, 0.55, 0.65), chance)
     grey = StressRow("", "ring_only_grey", "ring", 0.0, False, paired(auc=high), "shown")
     both = content(shortcuts=replace(black, rows=(*black.rows, grey)))
-    assert "From the outer ring" not in texts(content(shortcuts=black), "problem")
-    told = (
-        "From the outer ring of the film alone, all else grey, the model ranks with an AUC of 0.86"
-    )
-    assert told in texts(both, "problem")
+    assert "the outer ring of the image" not in texts(content(shortcuts=black), "problem")
+    found = "With everything but the outer ring of the image painted grey, the AUC is 0.86"
+    assert found in texts(both, "problem")
 
 
 @pytest.mark.parametrize(
     ("name", "low", "value", "high", "severity", "said"),
     [
-        ("ring_of", -0.09, -0.06, -0.03, "problem", "the answer follows what lies around"),
-        ("around_box_of", -0.05, -0.03, -0.01, "warning", "the answer follows what lies around"),
-        ("around_lungs_of", -0.5, -0.4, -0.3, "warning", "may be the other film’s lungs"),
-        ("ring_of", -0.02, -0.005, 0.01, "note", "which can’t be told from none"),
+        ("ring_of", -0.09, -0.06, -0.03, "problem", "also depend on the region around"),
+        ("around_box_of", -0.05, -0.03, -0.01, "warning", "also depend on the region around"),
+        ("around_lungs_of", -0.5, -0.4, -0.3, "warning", "may come from the other image’s lungs"),
+        ("ring_of", -0.02, -0.005, 0.01, "note", "not distinguishable from zero"),
     ],
 )
-def test_an_answer_that_follows_another_films_surroundings_is_told_of(
+def test_predictions_that_follow_another_images_surroundings_are_reported(
     name: str, low: float, value: float, high: float, severity: str, said: str
 ) -> None:
     found = paired(auc=Estimate(0.95 + value))
@@ -191,30 +192,28 @@ def test_an_answer_that_follows_another_films_surroundings_is_told_of(
     chance = Estimate(0.5, 0.4, 0.6)
     battery = shortcuts(chance, chance, chance, Estimate(0.6, 0.55, 0.65), chance)
     page = content(shortcuts=replace(battery, exchanges=(ExchangeRow(name, HOSTILE, found),)))
-    (told,) = (f for f in stress_findings(page) if "of the other class instead of" in f.text)
-    assert told.severity == severity
-    assert said in told.text
-    assert f"the AUC is {0.95 + value:.3f} instead of 0.950" in told.text
+    (finding,) = (f for f in stress_findings(page) if "of the other class instead of" in f.text)
+    assert finding.severity == severity
+    assert said in finding.text
+    assert f"the AUC is {0.95 + value:.3f} instead of 0.950" in finding.text
     html = render_stress_page(page)
-    assert "Parts of another film" in html
+    assert "Parts replaced from another image" in html
     assert HOSTILE not in html
 
 
 @pytest.mark.parametrize(("auc", "severity"), [(0.93, "problem"), (0.8, "warning"), (0.6, "note")])
-def test_a_control_is_the_graver_the_nearer_it_comes_to_the_model(
-    auc: float, severity: str
-) -> None:
+def test_a_baseline_is_more_severe_the_closer_it_is_to_the_model(auc: float, severity: str) -> None:
     chance = Estimate(0.5, 0.4, 0.6)
-    control = Estimate(auc, auc - 0.05, auc + 0.05)
-    found = content(shortcuts=shortcuts(chance, chance, chance, Estimate(0.6), control))
-    assert f"a thumbnail of 16×16 greys alone tells the classes apart with an AUC of {auc:.3f}" in (
+    baseline = Estimate(auc, auc - 0.05, auc + 0.05)
+    found = content(shortcuts=shortcuts(chance, chance, chance, Estimate(0.6), baseline))
+    assert f"uses only thumbnails of 16×16 pixels reaches an AUC of {auc:.3f}" in (
         texts(found, severity)
     )
 
 
 @pytest.mark.parametrize(
     ("energy", "said"),
-    [(0.15, "Spread evenly it would have more"), (0.3, "Most of it lies elsewhere")],
+    [(0.15, "A uniform heatmap would have more"), (0.3, "Most of the energy lies outside")],
 )
 def test_heatmaps_outside_of_the_lungs_are_a_warning(energy: float, said: str) -> None:
     chance = Estimate(0.5, 0.4, 0.6)
@@ -233,7 +232,7 @@ def test_the_table_is_worst_first_and_refusals_have_a_column_only_where_there_ar
     first = replace(refused.rows[0], found=paired(refused=7))
     page = render_stress_page(replace(refused, rows=(first, *refused.rows[1:])))
     assert ">Refused<" in page
-    assert "the most, 7, at brightness −0.30" in page
+    assert "the most, 7, with brightness −0.30" in page
 
 
 def test_the_page_is_whole_quiet_and_escaped() -> None:
@@ -248,7 +247,7 @@ def test_the_page_is_whole_quiet_and_escaped() -> None:
     page = render_stress_page(found)
     assert HOSTILE not in page
     assert "0.250" in page
-    assert "no answer" in page
+    assert "no result" in page
     assert "This page contains X-rays." in page
     identifiers = re.findall(r'<section id="([^"]+)"', page)
     assert identifiers == [
@@ -260,10 +259,10 @@ def test_the_page_is_whole_quiet_and_escaped() -> None:
     assert render_stress_page(found) == page
 
 
-def test_every_sweep_has_its_curve_with_the_unchanged_films_in_it() -> None:
+def test_every_sweep_has_its_curve_with_the_unchanged_images_in_it() -> None:
     figures = {figure.name: figure for figure in stress_figures(content({"blur_4": 0.7}))}
     assert set(figures) == {f"sweep-{sweep.name}" for sweep in SWEEPS}
-    assert "the most is lost at blur 4" in figures["sweep-blur"].reading
+    assert "the largest decrease is at blur 4" in figures["sweep-blur"].reading
     assert "from 0.800 to 0.100, by −0.70" in figures["sweep-blur"].reading
     assert "no strength lowers" in figures["sweep-jpeg"].reading
     blur = figures["sweep-blur"].inline
@@ -277,20 +276,20 @@ def test_every_sweep_has_its_curve_with_the_unchanged_films_in_it() -> None:
     ("fall", "auc_fall", "severity", "ending"),
     [
         (0.2, 0.03, "problem", "The model uses how images are framed."),
-        (0.02, 0.03, "warning", "falls by 0.020 at the most (lungs fill 79 % of each side)."),
-        (0.0, 0.0, "note", "falls by 0.000 at the most (lungs fill 63 % of each side)."),
+        (0.02, 0.03, "warning", "decreases by at most 0.020 (lungs fill 79 % of each side)."),
+        (0.0, 0.0, "note", "decreases by at most 0.000 (lungs fill 63 % of each side)."),
     ],
 )
-def test_what_matched_framing_costs_is_told_of(
+def test_the_effect_of_matched_framing_is_reported(
     fall: float, auc_fall: float, severity: str, ending: str
 ) -> None:
     nothing = Estimate(0.5, 0.4, 0.6)
-    told = replace(
+    tested = replace(
         shortcuts(nothing, nothing, nothing, nothing, nothing), framing=matched(fall, auc_fall)
     )
-    found = texts(content(shortcuts=told), severity)
+    found = texts(content(shortcuts=tested), severity)
     assert "With the framing matched" in found
     assert ending in found
-    page = render_stress_page(content(shortcuts=told))
+    page = render_stress_page(content(shortcuts=tested))
     assert "Framing matched: the lungs fill the same share of every image" in page
-    assert "0.80 have the heatmap’s peak inside a lung" in page
+    assert "the heatmap peaks inside a lung in 80\N{NO-BREAK SPACE}%" in page

@@ -75,8 +75,8 @@ class BadImage:
 BAD_IMAGES: tuple[BadImage, ...] = (
     # No file, or none that can be read.
     BadImage("missing", lambda f: f / "no.png", Reason.NOT_FOUND, "no such file"),
-    BadImage("dangling_link", dangling, Reason.NOT_FOUND, "gone.png, which isn't there"),
-    BadImage("link_loop", loop, Reason.NOT_FOUND, "circle"),
+    BadImage("dangling_link", dangling, Reason.NOT_FOUND, "gone.png, which does not exist"),
+    BadImage("link_loop", loop, Reason.NOT_FOUND, "form a loop"),
     BadImage("null_in_name", lambda f: f / "a\0b.png", Reason.NOT_FOUND, "null"),
     BadImage("name_too_long", lambda f: f / ("x" * 300), Reason.NOT_FOUND, "too long"),
     BadImage("file_as_folder", lambda f: huge(f) / "x.png", Reason.NOT_FOUND, "no such file"),
@@ -269,7 +269,7 @@ BAD_IMAGES: tuple[BadImage, ...] = (
             lambda: dicom(film(GREY16, NumberOfFrames=2, PixelData=GREY16.tobytes() * 2)),
         ),
         Reason.MULTI_FRAME,
-        "2 pictures",
+        "2 images",
     ),
     # Pixels that show nothing.
     BadImage("nan", file("x.tif", lambda: float_tiff(np.nan)), Reason.NON_FINITE_PIXELS, "1 of"),

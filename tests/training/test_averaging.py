@@ -1,4 +1,4 @@
-"""The average is what the formula says, step by step, and leaves the model as it found it."""
+"""Weight averaging follows its formula step by step and leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DECAY = 0.9
 
 
 class Model:
-    """Weights of two shapes that walk at random: all that an average sees of a network."""
+    """A stand-in for a network: weights of two shapes that change at random."""
 
     def __init__(self, seed: int = 0) -> None:
         self._generator = np.random.default_rng(seed)
@@ -80,7 +80,7 @@ def test_the_random_start_is_soon_forgotten() -> None:
 
 
 def test_is_the_model_itself_until_there_is_something_to_average() -> None:
-    """A training of fewer steps than one update takes must not end with the random start."""
+    """A training with fewer steps than one update must not return the random initialisation."""
     model = Model()
     average = WeightAverage(model, DECAY)
     for _ in range(7):

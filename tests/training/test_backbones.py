@@ -1,4 +1,4 @@
-"""Every backbone answers without Keras as it does in Keras, can be cut, and keeps its names."""
+"""Every backbone gives the same output with and without Keras, can be cut, and keeps its names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FAMILIES = {
 """One model of each family, and where it is cut."""
 
 
-def answers(model: Any, images: np.ndarray) -> np.ndarray:
+def outputs_of(model: Any, images: np.ndarray) -> np.ndarray:
     return np.asarray(load_keras().ops.convert_to_numpy(model(images, training=False)))
 
 
@@ -60,17 +60,17 @@ def test_every_family_answers_as_in_keras_and_can_be_cut(name: str) -> None:
     initialise_randomly(backbone, 0)
     network = arrays_of(backbone)
     images = np.random.default_rng(1).standard_normal((2, SIZE, SIZE, 3)).astype(np.float32)
-    wanted = answers(backbone, images)
+    wanted = outputs_of(backbone, images)
     found = rows(network, images, None)
     np.testing.assert_allclose(found, wanted.mean((1, 2)), atol=2e-5 * np.abs(wanted).max())
     boundaries = tuple(find_boundary(backbone, block) for block in ("conv5", "conv4"))
     assert boundaries == FAMILIES[name]
-    trunk = answers(build_trunk(backbone, boundaries[0]), images)
+    trunk = outputs_of(build_trunk(backbone, boundaries[0]), images)
     np.testing.assert_allclose(
         rows(network, images, boundaries[0]), trunk, atol=2e-5 * np.abs(trunk).max()
     )
     tail = build_tail(backbone, boundaries[0])
-    np.testing.assert_allclose(answers(tail, trunk), wanted, atol=2e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(outputs_of(tail, trunk), wanted, atol=2e-5 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_backbone_gets_grey_in_the_range_of_its_own_weights(name: str, wanted:
     first = load_keras().Model(backbone.input, backbone.get_layer("to_own_range").output)
     grey = np.random.default_rng(0).uniform(0, 1, (64, 64)).astype(np.float32)
     deviation, mean = np.float32(IMAGENET_DEVIATION), np.float32(IMAGENET_MEAN)
-    found = answers(first, ((grey[..., None] - mean) / deviation)[None])[0]
+    found = outputs_of(first, ((grey[..., None] - mean) / deviation)[None])[0]
     np.testing.assert_allclose(found.transpose(2, 0, 1), wanted(grey), atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The same training on Torch, on JAX, on several devices; its model answers alike on TensorFlow.
+"""The same training on Torch, on JAX, on several devices; its model results alike on TensorFlow.
 
 Keras takes one backend per process, so every part runs in a process of its own: this file, with
 the name of one of the parts below.
@@ -35,7 +35,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import SILENT, SilentProgress
-from pneumoscope.training.end_to_end import Squares, build_curriculum, stored_side
+from pneumoscope.training.end_to_end import Squares, build_phase_schedule, stored_side
 from pneumoscope.training.features import ArrayStore, FeatureTable
 from pneumoscope.training.loop import Fitted, fit
 from pneumoscope.training.runtime import describe_runtime, distribute, load_keras
@@ -60,7 +60,7 @@ def installed(backend: str) -> pytest.MarkDecorator:
 
 
 def run_part(name: str, *arguments: Path, backend: str, devices: int = 1) -> Any:
-    """What a part prints, as JSON, after it ran with Keras on `backend`."""
+    """The JSON output of a part that ran with Keras on `backend`."""
     environment = os.environ | {
         "KERAS_BACKEND": backend,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -95,16 +95,16 @@ def test_a_network_of_another_backend_answers_alike_on_tensorflow(
     trained = run_part("train", phantoms, tmp_path / "run", backend=backend)
     assert trained["runtime"].split()[3] == backend
     assert np.isfinite(trained["loss"]).all()
-    answered = run_part("answer", tmp_path / "run", backend="tensorflow")
-    assert answered["runtime"].split()[3] == "tensorflow"
+    found = run_part("predict", tmp_path / "run", backend="tensorflow")
+    assert found["runtime"].split()[3] == "tensorflow"
     told = rows_of(tmp_path / "run" / "evaluation" / "predictions.csv")
     mine = np.array([float(row["probability"]) for row in told])
-    np.testing.assert_allclose(answered["probabilities"], mine, atol=1e-4)
-    # A network of few steps may be sure of one class, or its calibration may make little of it:
-    # what it says must agree before calibration too, about the middle of what it says.
+    np.testing.assert_allclose(found["probabilities"], mine, atol=1e-4)
+    # A network after few steps may predict one class only, or calibration may flatten its output:
+    # so compare the uncalibrated probabilities too, centred on their median.
     logits = (np.log(mine / (1 - mine)) - trained["intercept"]) / trained["slope"]
     centre = np.median(logits)
-    mine, theirs = (expit(x - centre) for x in (logits, np.array(answered["logits"])))
+    mine, theirs = (expit(x - centre) for x in (logits, np.array(found["logits"])))
     assert np.ptp(mine) > 0.05
     np.testing.assert_allclose(theirs, mine, atol=1e-4)
 
@@ -117,7 +117,7 @@ def test_two_devices_train_as_one_does(tmp_path: Path) -> None:
     assert alone["refusal"] == ""
     assert "fit.batch_size: found 15, wanted a multiple of 2" in both["refusal"]
     assert both["shares"] == [8, 8]  # of a batch of 16, images per device
-    assert both["uneven"] == [5, 5]  # five images go whole to both
+    assert both["uneven"] == [5, 5]  # five images go to both devices completely
     assert both["loss"] == pytest.approx(alone["loss"], abs=1e-4)
     one, two = (np.load(tmp_path / name / "weights.npz") for name in ("one", "two"))
     for name in one.files:
@@ -149,16 +149,16 @@ def part_train(data: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def part_answer(run: Path) -> dict[str, Any]:
+def part_predict(run: Path) -> dict[str, Any]:
     """Probabilities and logits of the run's model for its validation images."""
     from pneumoscope.inference.predictor import Predictor
 
     paths = [row["path"] for row in rows_of(run / "evaluation" / "predictions.csv")]
-    answers = list(Predictor.load(run).predict_files(paths))
+    results = list(Predictor.load(run).predict_files(paths))
     return {
         "runtime": describe_runtime(),
-        "probabilities": [answer.prediction.probability for answer in answers],
-        "logits": [answer.logit for answer in answers],
+        "probabilities": [result.prediction.probability for result in results],
+        "logits": [result.logit for result in results],
     }
 
 
@@ -187,7 +187,7 @@ def part_spread(folder: Path) -> dict[str, Any]:
 
 
 def images_per_device(count: int) -> list[int]:
-    """How many images of a batch each device gets."""
+    """Number of images of a batch per device."""
     keras = load_keras()
     distribution = keras.distribution.distribution()
     if distribution is None:
@@ -200,9 +200,9 @@ def images_per_device(count: int) -> list[int]:
 
 
 def part_resume(folder: Path) -> dict[str, Any]:
-    """Two epochs at once against two with a death between them: the largest difference."""
+    """Largest difference between two epochs in one run and two with an interruption."""
     distribute(16)
-    # Nine steps in an epoch: the death is between two whose gradients make one update.
+    # Nine steps per epoch: the interruption splits two steps of one accumulated update.
     settings = {"epochs": 2, "accumulate": 2}
     whole = train_small(small_network(), folder / "whole", settings)
     try:
@@ -215,11 +215,11 @@ def part_resume(folder: Path) -> dict[str, Any]:
 
 
 class DeadError(Exception):
-    """Stands for SIGKILL."""
+    """Simulates SIGKILL."""
 
 
 class DeadAfterOne(SilentProgress):
-    """Dies when one epoch is done and its checkpoint written."""
+    """Raises after one epoch, when its checkpoint is written."""
 
     @contextmanager
     def task(self, title: str, total: int, unit: str) -> Iterator[Any]:
@@ -232,7 +232,7 @@ class DeadAfterOne(SilentProgress):
 
 
 def small_network() -> Any:
-    """Convolution, batch normalisation, two dense layers: what a step may treat in its own way."""
+    """Convolution, batch normalisation and two dense layers, which backends treat differently."""
     keras = load_keras()
     layers = keras.layers
     image = keras.Input((None, None, 3))
@@ -258,14 +258,14 @@ def train_small(
     parts = [noise(folder / f"squares-{count}", count) for count in (144, 21)]
     sizes = ScratchConfig((SIZE,), (1.0,))
     factors = {network.trainable_variables[0].path: 0.1}
-    curriculum = build_curriculum(network, (parts[0], parts[1]), config, sizes, factors)
+    schedule = build_phase_schedule(network, (parts[0], parts[1]), config, sizes, factors)
     checkpoint = folder / "checkpoint.npz"
     labels = [part.labels for part in parts]
-    return fit(curriculum, labels[0], labels[1], fit_config, auc, checkpoint, "", progress)
+    return fit(schedule, labels[0], labels[1], fit_config, auc, checkpoint, "", progress)
 
 
 def noise(folder: Path, count: int) -> Squares:
-    """Squares of noise in a store, and labels that say nothing of them."""
+    """Squares of noise in a store, with unrelated labels."""
     side = stored_side(SIZE)
     store = ArrayStore(folder, "u1", (side, side))
     keys = [bytes([k]) * 32 for k in range(count)]
@@ -280,7 +280,7 @@ def noise(folder: Path, count: int) -> Squares:
 if __name__ == "__main__":
     part = {
         "train": part_train,
-        "answer": part_answer,
+        "predict": part_predict,
         "spread": part_spread,
         "resume": part_resume,
     }[sys.argv[1]]

@@ -1,4 +1,4 @@
-"""Other surroundings, or no lungs: as often as asked, where the lungs are, what is asked then."""
+"""Background swap and lung masking: how often, where, and with which targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.test_whole import CONFIG, SIDE, SIZES, squares_of
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.graph.bundle_files import Architecture
@@ -16,12 +15,13 @@ from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.background import Changed, LungExtractor, change_surroundings
-from pneumoscope.training.end_to_end import Squares, build_curriculum
+from pneumoscope.training.background import ChangedBackgrounds, LungExtractor, change_backgrounds
+from pneumoscope.training.end_to_end import Squares, build_phase_schedule
 from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.subtypes import UNKNOWN
 from support.small_network import small_network
+from training.test_end_to_end import CONFIG, SIDE, SIZES, squares_of
 
 COUNT, LENGTH = 200, 80
 BOX = (slice(20, 60), slice(15, 55))
@@ -34,7 +34,7 @@ def small() -> Iterator[None]:
 
 
 def batch(*, lungs: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Squares of noise that share no grey value by chance alone, and a box of lungs in each."""
+    """Squares of noise without common grey values, and a box of lungs in each."""
     pixels = np.random.default_rng(3).integers(1, 256, (COUNT, LENGTH, LENGTH), np.uint8)
     codes = np.zeros_like(pixels)
     if lungs:
@@ -44,11 +44,11 @@ def batch(*, lungs: bool = True) -> tuple[np.ndarray, np.ndarray]:
 
 def changed_by(
     surround: float, silence: float, *, lungs: bool = True, frame: float = 0.0
-) -> tuple[np.ndarray, Changed]:
+) -> tuple[np.ndarray, ChangedBackgrounds]:
     squares, codes = batch(lungs=lungs)
     config = DistortConfig(surround=surround, surround_frame=frame, silence=silence)
     before = squares.copy()
-    found = change_surroundings(squares, codes, config, np.random.default_rng(0))
+    found = change_backgrounds(squares, codes, config, np.random.default_rng(0))
     np.testing.assert_array_equal(squares, before)
     return squares, found
 
@@ -63,10 +63,10 @@ def squares_with_lungs(folder: Path, count: int) -> Squares:
     store.add(keys, fields)
     table = FeatureTable(store, tuple((key,) for key in keys), tuple(range(count)), ())
     labels = (np.arange(count) % 3 > 0).astype(np.int64)
-    return Squares(train.table, labels, train.kinds, table)
+    return Squares(train.table, labels, train.subtypes, table)
 
 
-def kept(squares: np.ndarray, found: Changed, *, inside: bool) -> np.ndarray:
+def kept(squares: np.ndarray, found: ChangedBackgrounds, *, inside: bool) -> np.ndarray:
     """Share of each image's pixels, well within the lungs or well without, that are as before.
 
     Within one grey: the foot of a soft seam reaches far.
@@ -79,10 +79,10 @@ def kept(squares: np.ndarray, found: Changed, *, inside: bool) -> np.ndarray:
 
 def test_lungs_are_what_found_lungs_are_and_none_where_they_are_not_sure() -> None:
     extractor = LungExtractor(128)
-    film = draw(2, "a", 1, 0, size=128).pixels
-    fields = find_lungs(film)
+    image = draw(2, "a", 1, 0, size=128).pixels
+    fields = find_lungs(image)
     assert fields.quality >= 0.5
-    codes = extractor.prepare(film, Preprocessor())
+    codes = extractor.prepare(image, Preprocessor())
     assert (codes.shape, codes.dtype) == (extractor.shape, np.uint8)
     np.testing.assert_array_equal(codes == 3, fields.mask)
     np.testing.assert_array_equal(codes > 0, fields.wide | fields.mask)
@@ -93,7 +93,7 @@ def test_lungs_are_what_found_lungs_are_and_none_where_they_are_not_sure() -> No
 @pytest.mark.parametrize("lungs", [True, False])
 def test_other_surroundings_leave_the_lungs_as_they_were(lungs: bool) -> None:
     squares, found = changed_by(0.4, 0.0, lungs=lungs)
-    assert not found.silent.any()
+    assert not found.without_lungs.any()
     other = (found.squares != squares).any((1, 2))
     assert other.mean() == pytest.approx(0.4, abs=0.1)
     assert (kept(squares, found, inside=True) == 1).all()
@@ -108,7 +108,7 @@ def test_other_surroundings_are_paint_or_another_images() -> None:
     greys = corner[painted, 0]
     assert (greys == 0).mean() == pytest.approx(1 / 3, abs=0.15)
     assert len(np.unique(greys)) > 20  # of any grey
-    # Another image's, as bright and as varied as what it hides.
+    # The background of another image, matched in brightness and contrast.
     assert corner[~painted].mean() == pytest.approx(128, abs=6)
     assert corner[~painted].std() == pytest.approx(74, abs=6)
 
@@ -116,16 +116,20 @@ def test_other_surroundings_are_paint_or_another_images() -> None:
 @pytest.mark.parametrize("lungs", [True, False])
 def test_without_lungs_the_surroundings_stay(lungs: bool) -> None:
     squares, found = changed_by(0.0, 0.25, lungs=lungs)
-    assert found.silent.mean() == pytest.approx(0.25, abs=0.1)
-    np.testing.assert_array_equal((found.squares != squares).any((1, 2)), found.silent)
-    middle = found.squares[found.silent, 38:42, 33:37].reshape(found.silent.sum(), -1).astype(int)
-    assert (np.abs(middle - middle[:, :1]) <= 1).all()  # one paint, but for a soft edge's foot
+    assert found.without_lungs.mean() == pytest.approx(0.25, abs=0.1)
+    np.testing.assert_array_equal((found.squares != squares).any((1, 2)), found.without_lungs)
+    middle = (
+        found.squares[found.without_lungs, 38:42, 33:37]
+        .reshape(found.without_lungs.sum(), -1)
+        .astype(int)
+    )
+    assert (np.abs(middle - middle[:, :1]) <= 1).all()  # one fill value, except for a soft edge
     if lungs:
         assert (kept(squares, found, inside=False) == 1).all()
 
 
 def test_a_frame_of_another_image_tells_nothing_of_whether_lungs_were_found() -> None:
-    """Where only some are shown with a frame, all are as often; without lungs nothing else is."""
+    """With a share of frames, images with and without lungs get frames equally often."""
     rows = slice(0, 4), slice(None)  # a frame of 5 % and more, and no lungs
     for lungs in (True, False):
         squares, found = changed_by(0.8, 0.0, lungs=lungs, frame=0.4)
@@ -133,13 +137,13 @@ def test_a_frame_of_another_image_tells_nothing_of_whether_lungs_were_found() ->
         other = (found.squares[:, *rows] != squares[:, *rows]).any((1, 2))
         near = (found.squares[:, 17, 17:53] != squares[:, 17, 17:53]).all(1)
         assert other.mean() == pytest.approx(0.8 if lungs else 0.32, abs=0.08)
-        assert (near.mean() > 0.2) == lungs  # only lungs have an outline so near
+        assert (near.mean() > 0.2) == lungs  # only lungs have an outline this close
 
 
 def test_an_image_is_changed_in_one_way_at_most() -> None:
     squares, found = changed_by(0.5, 0.5)
     inside, outside = (kept(squares, found, inside=where) for where in (True, False))
-    np.testing.assert_array_equal(inside == 1, ~found.silent)
+    np.testing.assert_array_equal(inside == 1, ~found.without_lungs)
     assert ((inside == 1) ^ (outside == 1)).all()
 
 
@@ -150,18 +154,20 @@ def test_nothing_is_asked_where_no_lungs_are_shown(tmp_path: Path) -> None:
     network = with_head(backbone, Architecture(), 0)
     distort = replace(CONFIG.distort, surround=0.2, silence=0.5)
     config = replace(CONFIG, distort=distort, kinds=0.5)
-    for lesson, side in zip(
-        build_curriculum(network, (train, val), config, SIZES, {}).lessons, (42, SIDE), strict=True
+    for phase, side in zip(
+        build_phase_schedule(network, (train, val), config, SIZES, {}).phases,
+        (42, SIDE),
+        strict=True,
     ):
-        batches = list(lesson.batches(1))
-        told = np.concatenate([labels for _, labels in batches])
+        batches = list(phase.batches(1))
+        targets = np.concatenate([labels for _, labels in batches])
         codes = np.concatenate([inputs["codes"][:, 0] for inputs, _ in batches])
-        silent = (told[:, 1] != 0) & (told[:, 1] != 1)
-        assert 0.2 < silent.mean() < 0.8
-        np.testing.assert_allclose(told[silent], [[1 / 3, 2 / 3]] * silent.sum(), rtol=1e-6)
-        assert (codes[silent] == UNKNOWN).all()
-        assert set(codes[~silent]) > {UNKNOWN}
+        masked = (targets[:, 1] != 0) & (targets[:, 1] != 1)
+        assert 0.2 < masked.mean() < 0.8
+        np.testing.assert_allclose(targets[masked], [[1 / 3, 2 / 3]] * masked.sum(), rtol=1e-6)
+        assert (codes[masked] == UNKNOWN).all()
+        assert set(codes[~masked]) > {UNKNOWN}
         assert {inputs["squares"].shape[1] for inputs, _ in batches} == {side}
-        for (inputs, labels_), (again, same) in zip(batches, lesson.batches(1), strict=True):
+        for (inputs, labels_), (again, same) in zip(batches, phase.batches(1), strict=True):
             np.testing.assert_array_equal(inputs["squares"], again["squares"])
             np.testing.assert_array_equal(labels_, same)

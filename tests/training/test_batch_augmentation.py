@@ -1,4 +1,4 @@
-"""Each random change does what its setting says, and nothing where it is off."""
+"""Each random change of batch augmentation does what its setting states, and nothing at 0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pneumoscope.config import DistortConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.images.perturbation_sweeps import enhancement
 from pneumoscope.training import batch_augmentation
-from pneumoscope.training.batch_augmentation import build_distortion
+from pneumoscope.training.batch_augmentation import build_batch_augmentation
 from pneumoscope.training.runtime import load_keras
 
 NOTHING = replace(DistortConfig(**{f.name: 0 for f in fields(DistortConfig)}), crop_least=1.0)
@@ -40,7 +40,7 @@ def changed(
     seed: int = 0,
     training: bool = True,
 ) -> np.ndarray:
-    layer = build_distortion(config, size, seed)
+    layer = build_batch_augmentation(config, size, seed)
     return np.array(load_keras().ops.convert_to_numpy(layer(images, training=training)))
 
 
@@ -116,7 +116,7 @@ def test_rotation_turns_about_the_centre_by_as_much_as_it_says() -> None:
     blob = np.exp(-((x - 0.5) ** 2 + y**2) / 0.02)
     grey = np.broadcast_to((255 * blob).astype(np.uint8), (COUNT, SIZE, SIZE))
     out = changed(grey, replace(NOTHING, rotation=60))
-    out = out * (np.hypot(x, y) < 0.9)  # what comes in at the corners is not the image
+    out = out * (np.hypot(x, y) < 0.9)  # the corners are not part of the image
     mass = out.sum((1, 2))
     at_x, at_y = (out * x).sum((1, 2)) / mass, (out * y).sum((1, 2)) / mass
     np.testing.assert_allclose(np.hypot(at_x, at_y), 0.5, atol=0.02)
@@ -134,8 +134,8 @@ def test_crop_magnifies_what_it_shows_and_moves() -> None:
     np.testing.assert_allclose(slopes, 0.5 * 4 / 255, rtol=1e-2)
     starts = np.median(out[:, :, 0], axis=1) * 255
     assert starts.min() >= 64
-    assert starts.min() < 64 + 20  # somewhere near the left edge,
-    assert starts.max() > 64 + 44  # and somewhere near the middle, which is as far as it goes
+    assert starts.min() < 64 + 20  # near the left edge
+    assert starts.max() > 64 + 44  # near the middle, the largest offset
     assert starts.max() <= 64 + 4 * SIZE / 2 + 1
 
 
@@ -164,7 +164,7 @@ def test_a_crop_beyond_the_edge_shows_one_grey_or_the_edge_drawn_out() -> None:
         assert len(np.unique(image[outside])) == 1
         assert outside.mean() == pytest.approx(0.5, abs=0.1)  # of twice the area
     greys = np.array([image.min() for image in out[~none]])
-    assert np.mean(greys < 1e-5) > 0.4  # black, most often
+    assert np.mean(greys < 1e-5) > 0.4  # mostly black
     assert np.any(greys > 0.1)
 
 
@@ -211,7 +211,7 @@ def test_blur_smooths_and_sharpening_does_the_opposite() -> None:
     assert both.min() < 0.7
     assert both.max() > 1.3
     for image in changed(flat(128, 6), replace(NOTHING, blur=1, sharpen=1)):
-        np.testing.assert_allclose(image, 128 / 255, atol=1e-5)  # edges and all
+        np.testing.assert_allclose(image, 128 / 255, atol=1e-5)  # including the edges
     seldom = roughness(changed(grey, replace(NOTHING, blur=0.5))) / plain
     assert 0.2 < np.mean(np.abs(seldom - 1) < 1e-3) < 0.8
 
@@ -231,7 +231,7 @@ def test_enhance_is_what_stress_calls_enhancement() -> None:
     assert gains.min() < -0.1
     assert gains.max() > 0.4
     for image in changed(flat(128, 6), replace(NOTHING, enhance=0.6)):
-        np.testing.assert_allclose(image, 128 / 255, atol=1e-5)  # edges and all
+        np.testing.assert_allclose(image, 128 / 255, atol=1e-5)  # including the edges
 
 
 def test_noise_is_at_most_as_strong_as_it_says_and_without_a_bias() -> None:
@@ -251,21 +251,21 @@ def test_frame_paints_borders_of_one_grey_and_no_more() -> None:
     assert painted.any((1, 2)).mean() > 0.8
     for image, border in zip(out, painted, strict=True):
         assert len(np.unique(image[border])) <= 1
-        rows, columns = border.all(1), border.all(0)  # whole rows and columns, nothing else
+        rows, columns = border.all(1), border.all(0)  # complete rows and columns only
         np.testing.assert_array_equal(border, rows[:, None] | columns[None, :])
         for side in (rows, rows[::-1], columns, columns[::-1]):
             half = side[: SIZE // 2].astype(int)
             assert np.all(np.diff(half) <= 0)  # from the edge inwards without a gap
     widths = [tuple(border.all(1)) for border in painted]
     assert len(set(widths)) > 5
-    assert np.mean(out[:, 0, :][painted[:, 0, :]] == 0) > 0.5  # black, most often
+    assert np.mean(out[:, 0, :][painted[:, 0, :]] == 0) > 0.5  # mostly black
 
 
 def test_marker_is_small_and_bright() -> None:
     out = changed(flat(0), replace(NOTHING, marker=1))
     bright = out > 0.69
     assert np.all(bright | (out < 1e-4))
-    assert bright.any((1, 2)).mean() > 0.7  # the others' lie across the edge
+    assert bright.any((1, 2)).mean() > 0.7  # others lie across the edge
     assert bright.mean((1, 2)).max() < 0.03
     middles = [np.argwhere(image).mean(0) for image in bright if image.any()]
     assert np.std(middles, axis=0).min() > SIZE / 8  # anywhere
@@ -296,7 +296,7 @@ class _Fixed:
 
 
 def test_jpeg_is_jpeg() -> None:
-    """At quality 50, where the standard's own table holds: what Pillow's encoder loses."""
+    """At quality 50, the standard's own table: the same loss as Pillow's encoder."""
     x, y = coordinates()
     grain = np.random.default_rng(0).standard_normal((SIZE, SIZE))  # of all frequencies
     grey = np.clip(128 + 60 * np.sin(4 * x + 3 * y) + 20 * grain, 0, 255).astype(np.uint8)
@@ -330,7 +330,7 @@ def test_jpeg_hardly_changes_what_is_smooth() -> None:
 
 
 def test_jpeg_works_in_blocks_of_eight() -> None:
-    """What is drawn into one block changes that block and no other."""
+    """A change in one block affects that block only."""
     config = replace(NOTHING, jpeg=1)
     one, other = noise(), noise()
     other[:, 8:16, 16:24] = 255 - other[:, 8:16, 16:24]
@@ -341,7 +341,7 @@ def test_jpeg_works_in_blocks_of_eight() -> None:
 
 
 def test_an_image_is_changed_by_its_own_draws_alone() -> None:
-    """The others in its batch, and so their labels, can't be told from it."""
+    """The change of an image does not depend on the other images of its batch."""
     grey = noise(6)
     other = grey.copy()
     other[1:] = 255 - other[1:]
@@ -360,13 +360,13 @@ def test_the_seed_decides_and_nothing_else_does() -> None:
 
 def test_goes_on_with_the_same_draws_once_its_variables_are_restored() -> None:
     grey, ops = noise(6), load_keras().ops
-    layer = build_distortion(DistortConfig(), SIZE, 3)
+    layer = build_batch_augmentation(DistortConfig(), SIZE, 3)
     first = np.array(ops.convert_to_numpy(layer(grey, training=True)))
     state = [np.array(ops.convert_to_numpy(v)) for v in layer.variables]
-    assert state  # it is in what a checkpoint holds
+    assert state  # part of a checkpoint
     following = np.array(ops.convert_to_numpy(layer(grey, training=True)))
     assert np.abs(following - first).max() > 0.1
-    other = build_distortion(DistortConfig(), SIZE, 99)
+    other = build_batch_augmentation(DistortConfig(), SIZE, 99)
     for variable, value in zip(other.variables, state, strict=True):
         variable.assign(value)
     resumed = np.array(ops.convert_to_numpy(other(grey, training=True)))
@@ -374,7 +374,7 @@ def test_goes_on_with_the_same_draws_once_its_variables_are_restored() -> None:
 
 
 def test_nothing_is_drawn_outside_training() -> None:
-    layer = build_distortion(DistortConfig(), SIZE, 3)
+    layer = build_batch_augmentation(DistortConfig(), SIZE, 3)
     grey, ops = noise(6), load_keras().ops
     before = [np.array(ops.convert_to_numpy(v)) for v in layer.variables]
     layer(grey)
@@ -385,7 +385,7 @@ def test_nothing_is_drawn_outside_training() -> None:
 def test_fits_into_a_model_for_batches_of_any_number() -> None:
     keras = load_keras()
     squares = keras.Input((SIZE, SIZE), dtype="uint8")
-    out = build_distortion(EVERYTHING, 24, 0)(squares)
+    out = build_batch_augmentation(EVERYTHING, 24, 0)(squares)
     assert tuple(out.shape) == (None, 24, 24)
     model = keras.Model(squares, out)
     for count in (1, 3):
@@ -395,7 +395,7 @@ def test_fits_into_a_model_for_batches_of_any_number() -> None:
 def test_crops_that_cant_be_drawn_are_wrong_usage() -> None:
     config = replace(NOTHING, crop_least=0.9, crop_most=0.5)
     with pytest.raises(UsageError, match=r"distort\.crop_least: found 0\.9, wanted at most"):
-        build_distortion(config, SIZE, 0)
+        build_batch_augmentation(config, SIZE, 0)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_crops_that_cant_be_drawn_are_wrong_usage() -> None:
     [("torch", "not other_backends"), ("jax", "output_is or everything_off or goes_on")],
 )
 def test_holds_on_other_backends_too(backend: str, tests: str) -> None:
-    """The above, with the other backend's own random numbers; JAX takes its time for each op."""
+    """The same on other backends, with their own random numbers; JAX is slow per operation."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", tests]

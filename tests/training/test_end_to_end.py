@@ -1,4 +1,4 @@
-"""Lessons from pixels: which images, at which size, changed how, and scored as they will be."""
+"""Training phases from pixels: which images, at which size, augmented and scored how."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.end_to_end import (
     Squares,
     _normalised,
-    build_curriculum,
+    build_phase_schedule,
     check_sizes,
     stored_side,
 )
 from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
-from pneumoscope.training.loop import Curriculum
+from pneumoscope.training.loop import PhaseSchedule
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
 from support.small_network import small_network
@@ -68,8 +68,8 @@ def network(small: None):  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(scope="module")
-def curriculum(network, parts) -> Curriculum:
-    return build_curriculum(network, parts, CONFIG, SIZES, {})
+def schedule(network, parts) -> PhaseSchedule:
+    return build_phase_schedule(network, parts, CONFIG, SIZES, {})
 
 
 @pytest.mark.parametrize("size", [32, 96, 112, 128, 160, 224])
@@ -97,22 +97,22 @@ def test_sizes_that_cant_be_trained_at_are_wrong_usage(sizes, shares, said: str)
         check_sizes(ScratchConfig(sizes=sizes, shares=shares))
 
 
-def test_sizes_follow_one_another_by_their_shares(curriculum: Curriculum) -> None:
-    taught = [curriculum.lessons.index(curriculum.lesson(epoch)) for epoch in range(10)]
+def test_sizes_follow_one_another_by_their_shares(schedule: PhaseSchedule) -> None:
+    taught = [schedule.phases.index(schedule.phase(epoch)) for epoch in range(10)]
     assert taught == [0] * 3 + [1] * 7
-    shapes = [next(lesson.batches(0))[0]["squares"].shape for lesson in curriculum.lessons]
+    shapes = [next(phase.batches(0))[0]["squares"].shape for phase in schedule.phases]
     assert shapes == [(8, stored_side(32), stored_side(32)), (8, SIDE, SIDE)]
 
 
 def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own(
-    curriculum: Curriculum, parts
+    schedule: PhaseSchedule, parts
 ) -> None:
-    lesson = curriculum.lessons[1]
-    assert lesson.steps == 3  # of 27 images: whole batches only
+    phase = schedule.phases[1]
+    assert phase.steps == 3  # of 27 images: full batches only
 
     def shown(epoch: int) -> list[int]:
         seen: list[int] = []
-        for inputs, labels in lesson.batches(epoch):
+        for inputs, labels in phase.batches(epoch):
             images = inputs["squares"]
             assert (images.shape, images.dtype) == ((8, SIDE, SIDE), np.uint8)
             numbers = images[:, 0, 0]
@@ -123,14 +123,14 @@ def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own(
     orders = [shown(epoch) for epoch in range(3)]
     assert all(len(set(order)) == 24 for order in orders)
     assert orders[0] != orders[1]
-    assert shown(1) == orders[1]  # the same whenever it is asked: a resumed run depends on it
-    assert set().union(*orders) == set(range(27))  # nobody is left out for good
+    assert shown(1) == orders[1]  # identical on every call, as a resumed run needs
+    assert set().union(*orders) == set(range(27))  # every image is used in some epoch
 
 
 def test_fewer_images_than_a_batch_fill_one(network, parts, tmp_path: Path) -> None:
     few = squares_of(tmp_path / "few", 3)
-    lesson = build_curriculum(network, (few, parts[1]), CONFIG, SIZES, {}).lessons[1]
-    ((inputs, _),) = lesson.batches(0)
+    phase = build_phase_schedule(network, (few, parts[1]), CONFIG, SIZES, {}).phases[1]
+    ((inputs, _),) = phase.batches(0)
     images = inputs["squares"]
     assert sorted(set(images[:, 0, 0].tolist())) == [0, 1, 2]
 
@@ -149,30 +149,32 @@ def test_training_normalises_as_inference_does(normalisation) -> None:
     config = PreprocessConfig(size=32, normalisation=normalisation)
     grey = np.random.default_rng(2).random((3, 32, 32), np.float32)
     grey[1] *= 0.2
-    grey[2] = 0.4  # blank: its deviation is none
+    grey[2] = 0.4  # constant: its deviation is 0
     found = np.asarray(_normalised(load_keras().ops.convert_to_tensor(grey), config))
     np.testing.assert_allclose(found, Preprocessor(config).normalise(grey), atol=3e-4)
 
 
 def test_validation_is_scored_by_the_network_as_it_stands(
-    curriculum: Curriculum, network, parts
+    schedule: PhaseSchedule, network, parts
 ) -> None:
-    """At the lesson's size, undistorted, and 70 images by batches of one shape."""
-    for lesson, size in zip(curriculum.lessons, SIZES.sizes, strict=True):
-        found = lesson.val_logits()
+    """At the phase's size, not augmented, and 70 images in batches of one shape."""
+    for phase, size in zip(schedule.phases, SIZES.sizes, strict=True):
+        found = phase.val_logits()
         assert (found.shape, found.dtype) == ((70,), np.float32)
         grey = parts[1].take(np.arange(70), size) / np.float32(255)
         preprocessor = Preprocessor(replace(CONFIG.preprocess, size=size))
         wanted = np.asarray(network.predict_on_batch(preprocessor.normalise(grey)))[:, 0]
         np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
-        np.testing.assert_array_equal(found, lesson.val_logits())
+        np.testing.assert_array_equal(found, phase.val_logits())
 
 
-def test_lessons_share_the_networks_weights(curriculum: Curriculum, network) -> None:
+def test_lessons_share_the_networks_weights(schedule: PhaseSchedule, network) -> None:
     shared = {id(variable) for variable in network.trainable_variables}
-    for lesson in curriculum.lessons:
-        assert {id(v) for v in lesson.model.trainable_variables} == shared
-    changing = curriculum.variables()
+    for phase in schedule.phases:
+        assert {id(v) for v in phase.model.trainable_variables} == shared
+    changing = schedule.variables()
     assert len({id(v) for v in changing}) == len(changing)
     seeds = [v for v in changing if "seed" in v.path]
-    assert len(seeds) == 3  # one distortion per lesson, one dropout: a checkpoint needs them all
+    assert (
+        len(seeds) == 3
+    )  # one augmentation layer per phase and one dropout: a checkpoint needs all of them

@@ -1,4 +1,4 @@
-"""What is computed once per view is what the network would have computed in every epoch."""
+"""Extractors compute once per view what the network would compute in every epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumoscope import training
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.graph import runner
 from pneumoscope.graph.measured import count_convolutions, measure_ends, ranges_between
@@ -102,7 +101,7 @@ def test_the_tail_goes_on_where_the_trunk_ends(
 
 
 def test_an_image_is_the_same_in_any_batch(backbone, batch, made_by) -> None:
-    """A resumed run computes what is missing, in other batches than an unbroken one.
+    """A resumed run computes the missing rows in other batches than an uninterrupted one.
 
     Keras on TensorFlow may share out a batch otherwise: on some processors the last bit differs.
     """
@@ -158,7 +157,7 @@ def test_the_engine_is_chosen_by_the_machine(
     assert isinstance(found, EngineExtractor)
     assert f" {wanted} " in f"{found.fingerprint} "
     assert ("int8" in found.fingerprint) == ("int8" in wanted)
-    # Without ranges, and behind a boundary, it is never int8.
+    # Never int8 without ranges, nor at a boundary.
     for other in (
         frozen_extractor(backbone, None, precision),
         frozen_extractor(backbone, None, precision, lambda *_: None),
@@ -209,7 +208,7 @@ def test_ranges_are_measured_once_and_named_by_what_they_were_measured_on(
         calls.append(given)
         return measure_ends(*given)
 
-    monkeypatch.setattr(training.ranges, "measure_ends", counted)
+    monkeypatch.setattr(extractors, "measure_ends", counted)
     arrays, config, cache = arrays_of(backbone), PreprocessConfig(size=64), tmp_path / "cache"
     first = training_ranges(records, config, cache, arrays, "f32")
     again = training_ranges(records, config, cache, arrays, "f32")
@@ -244,6 +243,6 @@ def test_squares_are_kept_as_they_are_to_the_grey_level() -> None:
     assert square.dtype == np.uint8
     np.testing.assert_array_equal(square, np.arange(256).reshape(16, 16))
     between = extractor.prepare(levels + np.float32(0.4 / 255) * (levels < 1), PREPROCESSOR)
-    np.testing.assert_array_equal(between, square)  # rounded, not cut off
+    np.testing.assert_array_equal(between, square)  # rounded, not truncated
     batch = square[None]
     assert extractor(batch) is batch

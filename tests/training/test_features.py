@@ -1,4 +1,4 @@
-"""Each view is computed once, ever; what can't be read is left out and said so."""
+"""Each view is computed once; unreadable images are left out and reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VIEWS = Views(2, AugmentConfig(), 7)
 
 
 class CountingExtractor:
-    """Feature k of an image: its mean, times k. Counts the views that it saw."""
+    """Feature k of an image is its mean times k. Counts the computed views."""
 
     kind, shape, noun = "<f2", (BACKBONE_WIDTH,), "features"
 
@@ -42,7 +42,7 @@ class CountingExtractor:
         self._left -= 1
         if self._left < 0:
             raise KeyboardInterrupt
-        # A batch that is not full is filled up with its last view.
+        # An incomplete batch is padded with its last view.
         self.seen += len({view.tobytes() for view in batch})
         means = batch.mean((1, 2, 3), dtype=np.float64).astype(np.float32)
         return means[:, None] * np.linspace(0, 1, BACKBONE_WIDTH, dtype=np.float32)
@@ -61,7 +61,7 @@ class SquareCorner(CountingExtractor):
         return batch[:, :2, :3]
 
 
-def film(path: Path, level: int) -> ImageRecord:
+def image_record(path: Path, level: int) -> ImageRecord:
     grey = np.full((40, 48), 20 + level, np.uint8)
     grey[10:20, 8:30] += 60
     Image.fromarray(grey).save(path)
@@ -70,7 +70,7 @@ def film(path: Path, level: int) -> ImageRecord:
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[ImageRecord]:
-    return [film(tmp_path / f"{k}.png", 3 * k) for k in range(5)]
+    return [image_record(tmp_path / f"{k}.png", 3 * k) for k in range(5)]
 
 
 def computed(
@@ -96,7 +96,7 @@ def test_computes_once_and_finds_it_again(records: list[ImageRecord], own_cache:
     assert seen_again == 0
     np.testing.assert_array_equal(plain(again), plain(first))
     assert np.all(np.diff(plain(first)[:, -1]) > 0)  # each image its own, in the records' order
-    assert computed(records, own_cache, replace(VIEWS, count=3))[1] == 5  # one view more of each
+    assert computed(records, own_cache, replace(VIEWS, count=3))[1] == 5  # one more view of each
 
 
 @pytest.mark.parametrize("change", ["weights", "preprocess", "augment", "seed"])
@@ -145,7 +145,7 @@ def test_what_cant_be_read_is_left_out_and_said(
 def test_a_file_that_was_not_hashed_is_never_taken_for_another(
     records: list[ImageRecord], own_cache: Path
 ) -> None:
-    """Unreadable while hashed, readable later: the empty hash must not become a key."""
+    """Unreadable when hashed, readable later: the empty hash must not become a key."""
     table, seen = computed([replace(record, sha256="") for record in records], own_cache)
     assert (table.kept, seen) == ((), 0)
     assert {error.reason for error in table.refused} == {Reason.CORRUPT}
@@ -154,7 +154,7 @@ def test_a_file_that_was_not_hashed_is_never_taken_for_another(
 def test_bytes_that_changed_since_they_were_hashed_are_refused(
     records: list[ImageRecord], own_cache: Path
 ) -> None:
-    film(records[0].path, 90)
+    image_record(records[0].path, 90)
     table, _ = computed(records, own_cache)
     assert table.kept == (1, 2, 3, 4)
     assert "changed" in table.refused[0].detail
@@ -166,7 +166,7 @@ def test_interrupted_work_is_kept_and_no_thread_stays(
 ) -> None:
     monkeypatch.setattr(features, "BATCH", 4)
     monkeypatch.setattr(features, "SHARD_ROWS", shard_rows)
-    many = [film(tmp_path / f"{k}.png", k) for k in range(40)]
+    many = [image_record(tmp_path / f"{k}.png", k) for k in range(40)]
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         computed(many, own_cache, extractor=CountingExtractor(stop_after=3))
@@ -177,7 +177,7 @@ def test_interrupted_work_is_kept_and_no_thread_stays(
 def test_an_interruption_waits_for_one_image_not_for_a_batch(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = [film(tmp_path / f"{k}.png", k) for k in range(100)]
+    many = [image_record(tmp_path / f"{k}.png", k) for k in range(100)]
     reads: list[Path] = []
     started, real = threading.Event(), features.read_image
 
@@ -259,11 +259,11 @@ def test_a_table_answers_for_the_rows_and_views_that_are_asked_of_it(
 ) -> None:
     table, _ = computed(records, own_cache)
     each = [[table.take(np.array([r]), np.array([v]))[0] for v in (0, 1)] for r in range(5)]
-    asked = [(4, 1), (0, 0), (4, 0), (2, 1), (4, 1)]
-    rows, views = (np.array(part) for part in zip(*asked, strict=True))
+    wanted_views = [(4, 1), (0, 0), (4, 0), (2, 1), (4, 1)]
+    rows, views = (np.array(part) for part in zip(*wanted_views, strict=True))
     taken = table.take(rows, views)
     assert np.abs(each[4][0] - each[4][1]).max() > 0  # views differ
-    for got, (row, view) in zip(taken, asked, strict=True):
+    for got, (row, view) in zip(taken, wanted_views, strict=True):
         np.testing.assert_array_equal(got, each[row][view])
 
 
@@ -274,7 +274,7 @@ def test_a_tables_fingerprint_stands_for_all_that_its_rows_are_made_of(
     first = computed(records, own_cache)[0].fingerprint()
     other, views, extractor = list(records), VIEWS, CountingExtractor()
     if change == "an image":
-        other[3] = film(records[3].path.with_name("new.png"), 77)
+        other[3] = image_record(records[3].path.with_name("new.png"), 77)
     elif change == "order":
         other.reverse()
     elif change == "views":
@@ -298,7 +298,8 @@ def test_warnings_are_counted_whether_images_are_read_or_found_again(
     Image.fromarray(grey).save(deep)
     odd = ImageRecord(deep, 0, "deep", sha256=sha256_of_file(deep))
     kind = (
-        "its brightest value is … of …, so it has … of … bits, these were scaled to the whole range"
+        "its brightest value is … of …, so it uses … of … bits, these were scaled to the whole "
+        "range"
     )
     for seen in (12, 0):
         table, views = computed([*records, odd], own_cache)

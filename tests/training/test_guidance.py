@@ -1,4 +1,4 @@
-"""Guidance while training: heatmaps in the graph, lungs, teachers; each loss by its definition."""
+"""Lung guidance and distillation: heatmaps in the graph, and each loss by its definition."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pneumoscope.config import (
     TrainConfig,
 )
 from pneumoscope.graph.bundle_files import Architecture
-from pneumoscope.training.background import in_lungs
-from pneumoscope.training.batch_augmentation import build_distortion
-from pneumoscope.training.end_to_end import Squares, build_curriculum, stored_side
+from pneumoscope.training.background import lung_masks
+from pneumoscope.training.batch_augmentation import build_batch_augmentation
+from pneumoscope.training.end_to_end import Squares, build_phase_schedule, stored_side
 from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
 from pneumoscope.training.guidance import Teacher, guided, heatmap_of
 from pneumoscope.training.loop import fit
@@ -143,13 +143,13 @@ def test_a_teacher_costs_what_it_is_apart_from() -> None:
 def test_masks_move_as_images_do() -> None:
     generator = np.random.default_rng(3)
     squares = (255 * (generator.random((6, 40, 40)) > 0.5)).astype(np.uint8)
-    layer = build_distortion(replace(STILL, crop_most=1.0), 32, 0)
+    layer = build_batch_augmentation(replace(STILL, crop_most=1.0), 32, 0)
     images, masks = (np.asarray(x) for x in layer([squares, squares], training=True))
     np.testing.assert_allclose(np.abs(images - masks).mean(), 0.0, atol=0.02)
     assert masks.shape == (6, 32, 32)
     assert 0.2 < masks.mean() < 0.8
     assert np.asarray(layer(squares, training=True)).shape == (6, 32, 32)
-    assert in_lungs(np.array([0, 2, 3], np.uint8)).tolist() == [0, 0, 255]
+    assert lung_masks(np.array([0, 2, 3], np.uint8)).tolist() == [0, 0, 255]
 
 
 def parts_of(folder: Path, side: int) -> tuple[Squares, Squares]:
@@ -193,11 +193,11 @@ def test_guided_training_points_at_the_lungs_and_a_student_follows_its_teacher(
     )
     images = (images - images.mean((1, 2), keepdims=True)) / images.std((1, 2), keepdims=True)
 
-    def trained(name: str, asked: TrainConfig, teachers: tuple[Teacher, ...] = ()) -> Any:
+    def trained(name: str, config: TrainConfig, teachers: tuple[Teacher, ...] = ()) -> Any:
         network = network_of(0)
-        plan = build_curriculum(network, parts, asked, sizes, {}, teachers)
+        plan = build_phase_schedule(network, parts, config, sizes, {}, teachers)
         labels = parts[0].labels, parts[1].labels
-        done = fit(plan, *labels, asked.fit, lambda *_: 0.5, tmp_path / name, "o")
+        done = fit(plan, *labels, config.fit, lambda *_: 0.5, tmp_path / name, "o")
         network.set_weights(done.weights)
         return network
 

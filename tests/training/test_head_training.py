@@ -1,4 +1,4 @@
-"""The head learns, is folded exactly, and a resumed training is the unbroken one."""
+"""The head learns, is folded exactly, and a resumed training equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pneumoscope.training.head_training import (
     LabelledFeatures,
     TrainedHead,
     _folded,
-    _HeadLesson,
+    _HeadPhase,
     _origin,
     train_head,
 )
@@ -31,7 +31,7 @@ CONFIG = FitConfig(epochs=4, batch_size=50, plateau_patience=1, min_delta=0.01)
 
 
 def table(folder: Path, images: int, views: int, seed: int) -> LabelledFeatures:
-    """Features of very different scales, of which twenty tell the class."""
+    """Features of very different scales, of which twenty separate the classes."""
     generator = np.random.default_rng(seed)
     labels = np.arange(images) % 2
     scale = np.geomspace(1e-3, 10, BACKBONE_WIDTH)
@@ -64,8 +64,8 @@ def whole(parts, tmp_path_factory: pytest.TempPathFactory) -> TrainedHead:
 
 
 def logits_of(head: HeadWeights, features: np.ndarray) -> np.ndarray:
-    hidden = np.maximum(features @ head_training.hidden_kernel + head_training.hidden_bias, 0)
-    return (hidden @ head_training.output_kernel + head_training.output_bias)[:, 0]
+    hidden = np.maximum(features @ head.hidden_kernel + head.hidden_bias, 0)
+    return (hidden @ head.output_kernel + head.output_bias)[:, 0]
 
 
 def test_learns_and_yields_a_head_for_raw_features(parts, whole) -> None:
@@ -78,7 +78,7 @@ def test_learns_and_yields_a_head_for_raw_features(parts, whole) -> None:
 
 
 def test_the_order_of_magnitude_of_a_feature_does_not_matter(parts, tmp_path, whole) -> None:
-    """What standardising is for: a power of two more, which rounds to nothing, changes nothing."""
+    """Standardisation removes scale: a factor of a power of two changes nothing."""
     train, val = (scaled(part, tmp_path / str(k)) for k, part in enumerate(parts))
     found = trained((train, val), tmp_path / "c.npz", replace(CONFIG, epochs=1))
     assert found.history[0].loss == pytest.approx(whole.history[0].loss, rel=1e-4)
@@ -95,19 +95,19 @@ def scaled(part: LabelledFeatures, folder: Path) -> LabelledFeatures:
 
 def test_every_epoch_shows_each_image_once_in_one_of_its_views(parts) -> None:
     train, val = parts
-    lesson = _HeadLesson(None, train, val, 64, seed=4)
+    phase = _HeadPhase(None, train, val, 64, seed=4)
     count = len(train.labels)
     each = np.stack(
         [train.table.take(np.arange(count), np.full(count, view)) for view in (0, 1)], 1
     )
-    each = (each - lesson.centre) / lesson.scale
+    each = (each - phase.centre) / phase.scale
     orders = []
     for epoch in (0, 1):
-        shown = list(lesson.batches(epoch))
+        shown = list(phase.batches(epoch))
         assert [len(labels) for _, labels in shown] == [64, 64, 64, 8]
-        assert len(shown) == lesson.steps
+        assert len(shown) == phase.steps
         features = np.concatenate([features for features, _ in shown])
-        # The first ten numbers tell all views apart.
+        # The first ten features identify every view.
         distances = np.abs(each[None, :, :, :10] - features[:, None, None, :10]).max(-1)
         image, view = np.unravel_index(distances.reshape(count, -1).argmin(1), (count, 2))
         assert distances.min((1, 2)).max() < 1e-5
@@ -121,8 +121,8 @@ def test_every_epoch_shows_each_image_once_in_one_of_its_views(parts) -> None:
 
 def test_standardised_features_have_mean_0_and_deviation_1(parts) -> None:
     rows = np.arange(len(parts[0].labels))
-    lesson = _HeadLesson(None, *parts, 64, seed=4)
-    plain = (parts[0].table.take(rows, np.zeros_like(rows)) - lesson.centre) / lesson.scale
+    phase = _HeadPhase(None, *parts, 64, seed=4)
+    plain = (parts[0].table.take(rows, np.zeros_like(rows)) - phase.centre) / phase.scale
     np.testing.assert_allclose(plain.mean(0, dtype=np.float64), 0, atol=1e-3)
     deviations = plain.std(0, dtype=np.float64)
     assert deviations.max() < 1.001
@@ -143,7 +143,7 @@ def test_folding_is_exact() -> None:
 
 
 def test_resumed_equals_unbroken(parts, whole, tmp_path: Path) -> None:
-    """Killed in the third epoch, after its steps and before its checkpoint."""
+    """Interrupted in the third epoch, after its steps and before its checkpoint."""
 
     class StopError(Exception):
         pass
@@ -166,7 +166,7 @@ def test_resumed_equals_unbroken(parts, whole, tmp_path: Path) -> None:
         mine, theirs = (getattr(found.weights, name) for found in (resumed, whole))
         np.testing.assert_array_equal(mine, theirs)
     again = trained(parts, checkpoint)
-    assert again.history == resumed.history  # seconds too: what is finished is not trained again
+    assert again.history == resumed.history  # seconds too: finished epochs are not repeated
 
 
 def test_few_features_are_looked_up_once_and_many_in_every_epoch(
@@ -238,9 +238,9 @@ def test_a_checkpoint_of_other_settings_begins_anew(
 ) -> None:
     checkpoint, short = tmp_path / "c.npz", replace(CONFIG, epochs=1)
     fresh = trained(parts, checkpoint, replace(short, dropout=0.1))
-    assert "left aside" not in caplog.text
+    assert "checkpoint ignored" not in caplog.text
     trained(parts, checkpoint, short)
-    assert "left aside, training begins anew" in caplog.text
+    assert "checkpoint ignored, training starts again" in caplog.text
     again = trained(parts, checkpoint, replace(short, dropout=0.1))
     np.testing.assert_array_equal(again.weights.hidden_kernel, fresh.weights.hidden_kernel)
 

@@ -1,4 +1,4 @@
-"""The loop's arithmetic by hand, and its resuming: killed anywhere, it ends bit by bit the same."""
+"""The training loop checked by hand, and resumed bit by bit after interruptions anywhere."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pneumoscope.config import FitConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.training.loop import (
-    Curriculum,
     Epoch,
     Fitted,
+    PhaseSchedule,
     check_classes,
     class_weights,
     fit,
@@ -30,7 +30,7 @@ from pneumoscope.training.runtime import load_keras
 WIDTH, BATCH, STEPS = 5, 8, 10
 GENERATOR = np.random.default_rng(0)
 LABELS = (np.arange(BATCH * STEPS - 3) % 4 == 0).astype(np.int64)
-"""One in four is ill; the last batch of an epoch is not full."""
+"""One image in four has pneumonia; the last batch of an epoch is not full."""
 
 FEATURES = GENERATOR.standard_normal((len(LABELS), WIDTH)).astype(np.float32) + LABELS[:, None]
 VAL_LABELS = np.arange(20) % 2
@@ -55,10 +55,10 @@ BY_SCORES = FitConfig(
 
 
 class DeadError(Exception):
-    """Stands for SIGKILL."""
+    """Simulates SIGKILL."""
 
 
-class Lesson:
+class TrainingPhase:
     """All features in a new order each epoch, noise added on the way by a layer with a seed."""
 
     steps = STEPS
@@ -101,20 +101,20 @@ def network(dropout: float = 0.3) -> Any:
     return keras.Model(inputs, layers.Dense(1, kernel_initializer=initial[1], name="out")(x))
 
 
-def curriculum() -> Curriculum:
-    """Two lessons, as two image sizes are: the second begins at the third epoch."""
+def schedule() -> PhaseSchedule:
+    """Two phases, as two image sizes are: the second begins at the third epoch."""
     trained = network()
-    lessons = [Lesson(trained, 11), Lesson(trained, 12)]
-    return Curriculum(trained, lessons, until=(2, 4), factors={"hidden/kernel": 0.5})
+    phases = [TrainingPhase(trained, 11), TrainingPhase(trained, 12)]
+    return PhaseSchedule(trained, phases, until=(2, 4), factors={"hidden/kernel": 0.5})
 
 
 def mean_gap(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """A score for tests: how far apart the classes' mean probabilities are."""
+    """A score for tests: difference of the classes' mean probabilities."""
     return float(probabilities[labels == 1].mean() - probabilities[labels == 0].mean())
 
 
 def fitted(
-    made: Curriculum,
+    made: PhaseSchedule,
     config: FitConfig,
     checkpoint: Path,
     score: Callable[..., float] = mean_gap,
@@ -140,13 +140,13 @@ def assert_same(mine: Fitted, theirs: Fitted) -> None:
 def test_killed_in_every_epoch_it_ends_as_if_unbroken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: FitConfig
 ) -> None:
-    """Each process here makes its models anew, as after a kill; each dies in the next epoch."""
-    whole = fitted(curriculum(), config, tmp_path / "whole.npz")
+    """Each process here builds its models again, as after a kill; each dies in the next epoch."""
+    whole = fitted(schedule(), config, tmp_path / "whole.npz")
     assert len({epoch.learning_rate for epoch in whole.history}) > 1
     checkpoint = tmp_path / "broken.npz"
 
-    dying = curriculum()
-    dying.lessons[0].dies_at = (0, 5)  # type: ignore[attr-defined] # before there is a checkpoint
+    dying = schedule()
+    dying.phases[0].dies_at = (0, 5)  # type: ignore[attr-defined] # before there is a checkpoint
     with pytest.raises(DeadError):
         fitted(dying, config, checkpoint)
     assert not checkpoint.exists()
@@ -163,38 +163,38 @@ def test_killed_in_every_epoch_it_ends_as_if_unbroken(
     with monkeypatch.context() as patched:
         patched.setattr(np, "savez", savez)
         with pytest.raises(OSError, match="No space left"):
-            fitted(curriculum(), config, checkpoint)
+            fitted(schedule(), config, checkpoint)
     assert [path.name for path in tmp_path.glob("*broken*")] == ["broken.npz"]
 
-    dying = curriculum()
-    dying.lessons[1].dies_at = (2, 9)  # type: ignore[attr-defined] # the next lesson's first
+    dying = schedule()
+    dying.phases[1].dies_at = (2, 9)  # type: ignore[attr-defined] # the next phase's first
     with pytest.raises(DeadError):
         fitted(dying, config, checkpoint)
 
     def dying_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
         seen.append(1)
-        if len(seen) == 2:  # all steps of the last epoch done, nothing of them written
+        if len(seen) == 2:  # all steps of the last epoch are done, none is saved
             raise DeadError
         return mean_gap(labels, probabilities)
 
     seen: list[int] = []
     with pytest.raises(DeadError):
-        fitted(curriculum(), config, checkpoint, dying_score)
+        fitted(schedule(), config, checkpoint, dying_score)
 
-    resumed = fitted(curriculum(), config, checkpoint)
+    resumed = fitted(schedule(), config, checkpoint)
     assert_same(resumed, whole)
-    finished = fitted(curriculum(), config, checkpoint)  # nothing left to do
+    finished = fitted(schedule(), config, checkpoint)  # nothing left to do
     assert finished.history == resumed.history  # seconds too
     assert_same(finished, whole)
 
 
 def test_of_other_settings_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint, config = tmp_path / "c.npz", replace(BY_SCORES, epochs=1)
-    first = fitted(curriculum(), config, checkpoint, origin="one")
+    first = fitted(schedule(), config, checkpoint, origin="one")
     assert not caplog.records
-    again = fitted(curriculum(), config, checkpoint, origin="other")
-    assert f"{checkpoint}: left aside, training begins anew" in caplog.text
-    assert_same(again, first)  # from the beginning, not from where the other one ended
+    again = fitted(schedule(), config, checkpoint, origin="other")
+    assert f"{checkpoint}: checkpoint ignored, training starts again" in caplog.text
+    assert_same(again, first)  # from the beginning, not from the other checkpoint
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -202,16 +202,16 @@ def test_of_other_settings_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptu
 def test_the_weights_that_were_scored_are_the_weights_that_are_kept(
     tmp_path: Path, ema: float, keep: str, kept: int
 ) -> None:
-    """And with an average, it is the average that is both scored and kept."""
+    """With weight averaging, the average is both scored and kept."""
     scores = iter([0.5, 0.9, 0.7])
-    made = curriculum()
+    made = schedule()
     config = FitConfig(epochs=3, learning_rate=0.02, ema=ema, keep=keep)  # type: ignore[arg-type]
     found = fitted(made, config, tmp_path / "c.npz", lambda *_: next(scores))
     assert found.best == kept
-    validated = [weights for lesson in made.lessons for weights in lesson.validated]  # type: ignore[attr-defined]
+    validated = [weights for phase in made.phases for weights in phase.validated]  # type: ignore[attr-defined]
     for mine, theirs in zip(found.weights, validated[kept], strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    present = made.network.get_weights()  # where training goes on from, untouched by the average
+    present = made.network.get_weights()  # training continues from these, unaffected by the average
     difference = max(np.abs(a - b).max() for a, b in zip(present, validated[-1], strict=True))
     assert (difference > 1e-4) == bool(ema)
 
@@ -219,19 +219,19 @@ def test_the_weights_that_were_scored_are_the_weights_that_are_kept(
 def test_stops_early_and_says_which_epoch_was_best(tmp_path: Path) -> None:
     scores = iter([0.5, 0.9, 0.7, 0.8, 0.6])
     config = FitConfig(epochs=5, stop_patience=2)
-    found = fitted(curriculum(), config, tmp_path / "c.npz", lambda *_: next(scores))
+    found = fitted(schedule(), config, tmp_path / "c.npz", lambda *_: next(scores))
     assert [epoch.val_auc for epoch in found.history] == [0.5, 0.9, 0.7, 0.8]
     assert found.best == 1
 
 
 def test_loss_is_the_class_weighted_smoothed_cross_entropy(tmp_path: Path) -> None:
-    """At a step size of nothing, so that all batches are scored by the same weights."""
+    """At step size 0, so that all batches are scored by the same weights."""
     keras = load_keras()
     inputs = keras.Input((WIDTH,))
     linear = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     kernel, bias = np.linspace(-1, 1, WIDTH, dtype=np.float32)[:, None], np.float32([0.25])
     linear.set_weights([kernel, bias])
-    made = Curriculum(linear, [Lesson(linear, 1, noise=0.0)])
+    made = PhaseSchedule(linear, [TrainingPhase(linear, 1, noise=0.0)])
     config = FitConfig(epochs=1, learning_rate=0.0, label_smoothing=0.2)
     found = fitted(made, config, tmp_path / "c.npz")
 
@@ -245,7 +245,7 @@ def test_loss_is_the_class_weighted_smoothed_cross_entropy(tmp_path: Path) -> No
 
     (epoch,) = found.history
     assert epoch.loss == pytest.approx(entropy(FEATURES, LABELS, 0.2), rel=1e-5)
-    # Validation is scored without smoothing: it is a figure, nothing is trained on it.
+    # Validation loss is computed without label smoothing.
     assert epoch.val_loss == pytest.approx(entropy(VAL, VAL_LABELS, 0.0), rel=1e-5)
     np.testing.assert_array_equal(found.weights[0], kernel)
 
@@ -258,7 +258,7 @@ def test_classes_weigh_what_they_lack_in_number() -> None:
 
 def test_every_step_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
     config = FitConfig(epochs=2, schedule="cosine", warmup=0.3, learning_rate=0.02)
-    made = curriculum()
+    made = schedule()
     found = fitted(made, config, tmp_path / "c.npz")
     scores = [epoch.val_auc for epoch in found.history]
     wanted = [
@@ -266,7 +266,7 @@ def test_every_step_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
         for epoch in (0, 1)
         for step in range(STEPS)
     ]
-    rates = made.lessons[0].rates  # type: ignore[attr-defined] # each read one step later
+    rates = made.phases[0].rates  # type: ignore[attr-defined] # each read one step later
     np.testing.assert_allclose(rates, wanted[:-1], rtol=1e-6)
     assert [epoch.learning_rate for epoch in found.history] == [wanted[STEPS - 1], wanted[-1]]
 
@@ -274,7 +274,7 @@ def test_every_step_has_the_rate_of_the_schedule(tmp_path: Path) -> None:
 def test_a_step_size_that_diverges_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     wild = FitConfig(epochs=3, learning_rate=1e30)
     with pytest.raises(UsageError, match=r"fit\.learning_rate: at 1e\+30 .* epoch 1"):
-        fitted(curriculum(), wild, tmp_path / "c.npz")
+        fitted(schedule(), wild, tmp_path / "c.npz")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,31 +306,33 @@ def test_progress_counts_epochs_those_of_before_included(tmp_path: Path) -> None
     config, checkpoint = replace(BY_SCORES, epochs=2), tmp_path / "c.npz"
     progress = Counting()
     with pytest.raises(DeadError):  # once the first epoch's checkpoint is written
-        fitted(curriculum(), config, checkpoint, progress=progress)
+        fitted(schedule(), config, checkpoint, progress=progress)
     assert (progress.total, progress.counts) == (2, [0, 1])
     progress.counts = [1]
-    fitted(curriculum(), config, checkpoint, progress=progress)
+    fitted(schedule(), config, checkpoint, progress=progress)
     assert progress.counts == [1, 1, 1]
 
 
 def test_lessons_follow_one_another() -> None:
-    lessons: list[Any] = ["first", "second", "third"]
-    made = Curriculum(None, lessons, until=(2, 5, 9))
-    assert [made.lesson(epoch) for epoch in range(11)] == (
+    phases: list[Any] = ["first", "second", "third"]
+    made = PhaseSchedule(None, phases, until=(2, 5, 9))
+    assert [made.phase(epoch) for epoch in range(11)] == (
         ["first"] * 2 + ["second"] * 3 + ["third"] * 6
     )
-    skipped = Curriculum(None, lessons, until=(0, 0, 9))  # shares so small that they round to none
-    assert skipped.lesson(0) == "third"
-    assert Curriculum(None, lessons[:1]).lesson(5) == "first"
+    skipped = PhaseSchedule(
+        None, phases, until=(0, 0, 9)
+    )  # shares so small that they round to none
+    assert skipped.phase(0) == "third"
+    assert PhaseSchedule(None, phases[:1]).phase(5) == "first"
 
 
 def test_variables_are_all_that_an_epoch_changes_each_once() -> None:
-    made = curriculum()
+    made = schedule()
     found = made.variables()
     assert len({id(variable) for variable in found}) == len(found)
     inside = {id(v) for v in made.network.variables}
     assert inside < {id(v) for v in found}
-    # Beyond the network's: the seed state of each lesson's own noise.
+    # Beyond the network's: the seed state of each phase's own noise.
     beyond = [variable.path for variable in found if id(variable) not in inside]
     assert len(beyond) == 2
     assert all("seed" in path for path in beyond)

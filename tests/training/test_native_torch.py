@@ -43,7 +43,7 @@ on_torch = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
-    """What every part returns, in a process where Keras runs on Torch."""
+    """The results of all parts, from a process in which Keras runs on Torch."""
     environment = os.environ | {
         "KERAS_BACKEND": "torch",
         "CUDA_VISIBLE_DEVICES": "",
@@ -90,14 +90,14 @@ def test_is_stored_as_keras_own_layers_are(told) -> None:
 @on_torch
 @pytest.mark.parametrize(("precision", "most"), [("float32", 5e-4), ("float64", 1e-4)])
 def test_learns_as_keras_own_layers_do(told, precision: str, most: float) -> None:
-    """In double precision what is left is Keras' own: it has a step in single precision."""
+    """The remaining difference in double precision is a single-precision step of Keras."""
     found = told[f"gradients {precision}"]
     assert found["weights"] > 20
     assert found["smallest gradient"] > 0
     assert found["difference"] < most
     assert found["output"] < 1e-4
     assert found["moving mean"] < 1e-5
-    # The one difference that is meant: the unbiased variance, n/(n - 1) of Keras'.
+    # The only intended difference: the unbiased variance, n/(n - 1) times that of Keras.
     assert found["moving variance"] < 1e-4
     assert found["moved"] > 1e-3
 
@@ -335,7 +335,7 @@ def part_auto() -> str:
 
 
 if __name__ == "__main__":
-    answers = {
+    results = {
         "inference": part_inference(),
         "whole densenet": part_whole_densenet(),
         "others": part_others(),
@@ -346,4 +346,4 @@ if __name__ == "__main__":
         "gradients float32": part_gradients("float32"),
         "gradients float64": part_gradients("float64"),
     }
-    sys.stdout.write(json.dumps(answers))
+    sys.stdout.write(json.dumps(results))

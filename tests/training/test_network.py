@@ -1,6 +1,6 @@
 """The network is the mission's, layer by layer; its parts add up to it, weight by weight.
 
-What DenseNet121 is, is asked of the real one; how parts are put together, of a small stand-in.
+Tests of its structure use DenseNet121; tests of how parts combine use a small stand-in.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def test_head_is_the_missions(network) -> None:
 def test_backbone_is_densenet121_and_frozen(network) -> None:
     backbone = network.layers[:-4]
     convolutions = [layer for layer in backbone if layer.name.endswith("conv")]
-    assert len(convolutions) == 120  # and one Dense: the 121 of its name
+    assert len(convolutions) == 120  # plus one Dense: the 121 of its name
     assert all(not layer.trainable for layer in backbone)
     assert sum(np.prod(w.shape) for w in network.trainable_variables) == 1024 * 256 + 256 + 256 + 1
 
@@ -75,8 +75,8 @@ def images(size: int = 64, count: int = 3) -> np.ndarray:
     return np.random.default_rng(2).standard_normal((count, size, size, 3)).astype(np.float32)
 
 
-def answer(model: Any, batch: np.ndarray) -> np.ndarray:
-    """Called, not compiled: a few images are not worth a graph."""
+def outputs_of(model: Any, batch: np.ndarray) -> np.ndarray:
+    """Called directly, because compiling does not pay off for a few images."""
     from keras import ops
 
     return np.asarray(ops.convert_to_numpy(model(batch, training=False)), np.float32)
@@ -110,7 +110,7 @@ def test_random_weights_follow_the_seed(small) -> None:
 def test_features_of_a_random_backbone_keep_their_scale(network) -> None:
     backbone = build_backbone(64)
     initialise_randomly(backbone, 0)
-    features = answer(backbone, images()).mean((1, 2))
+    features = outputs_of(backbone, images()).mean((1, 2))
     assert features.shape == (3, BACKBONE_WIDTH)
     assert 1e-3 < np.median(features) < 1e3  # comfortably inside float16
 
@@ -130,9 +130,11 @@ def test_a_digest_changes_with_any_weight(small) -> None:
 def test_trunk_and_tail_are_the_backbone(small, boundary: str) -> None:
     trunk, tail = build_trunk(small, boundary), build_tail(small, boundary)
     batch = images()
-    np.testing.assert_allclose(answer(tail, answer(trunk, batch)), answer(small, batch), rtol=1e-5)
+    np.testing.assert_allclose(
+        outputs_of(tail, outputs_of(trunk, batch)), outputs_of(small, batch), rtol=1e-5
+    )
     layers = {id(layer) for part in (trunk, tail) for layer in part.layers}
-    assert {id(layer) for layer in small.layers} <= layers  # the very layers, not copies
+    assert {id(layer) for layer in small.layers} <= layers  # the same layers, not copies
 
 
 @pytest.mark.parametrize(("block", "boundary"), BOUNDARIES.items())
@@ -158,18 +160,18 @@ def test_weights_of_what_is_trained_are_the_bodys_and_then_the_heads(small) -> N
 
 
 def test_what_is_trained_and_what_answers_agree(small) -> None:
-    """The one ends in logits, the other in the probability; the rest is the same function."""
+    """The training model ends in logits, the network in probabilities; the rest is identical."""
     head, batch = random_head(), images()
     trained = with_head(small, SMALL, 0)
     trained.get_layer("head").set_weights(
         [head.hidden_kernel, head.hidden_bias, head.output_kernel, head.output_bias]
     )
-    logits = answer(trained, batch).astype(np.float64)
+    logits = outputs_of(trained, batch).astype(np.float64)
     assert np.ptp(logits) > 1e-4
     network = build_network(small, SMALL, head)
-    np.testing.assert_allclose(answer(network, batch), 1 / (1 + np.exp(-logits)), rtol=1e-5)
-    pooled = answer(small, batch).mean((1, 2))
-    np.testing.assert_allclose(answer(build_feature_model(small), batch), pooled, rtol=1e-5)
+    np.testing.assert_allclose(outputs_of(network, batch), 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    pooled = outputs_of(small, batch).mean((1, 2))
+    np.testing.assert_allclose(outputs_of(build_feature_model(small), batch), pooled, rtol=1e-5)
     hidden = np.maximum(pooled @ head.hidden_kernel + head.hidden_bias, 0)
     wanted = hidden @ head.output_kernel + head.output_bias
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
@@ -189,8 +191,8 @@ def test_a_backbone_of_no_size_takes_squares_of_any(small) -> None:
         flexible = build_backbone(None)
     flexible.set_weights(small.get_weights())
     batch = images()
-    np.testing.assert_allclose(answer(flexible, batch), answer(small, batch), rtol=1e-5)
-    assert answer(flexible, images(96)).shape == (3, 3, 3, BACKBONE_WIDTH)
+    np.testing.assert_allclose(outputs_of(flexible, batch), outputs_of(small, batch), rtol=1e-5)
+    assert outputs_of(flexible, images(96)).shape == (3, 3, 3, BACKBONE_WIDTH)
 
 
 def test_a_new_head_follows_its_seed_and_drops_out_in_training_only() -> None:
@@ -200,6 +202,6 @@ def test_a_new_head_follows_its_seed_and_drops_out_in_training_only() -> None:
         np.testing.assert_array_equal(mine, theirs)
     assert np.abs(first.get_weights()[0] - other.get_weights()[0]).max() > 0
     features = np.ones((4, BACKBONE_WIDTH), np.float32)
-    assert np.ptp(answer(first, features)) < 1e-5
+    assert np.ptp(outputs_of(first, features)) < 1e-5
     assert np.ptp(np.asarray(first(features, training=True))) > 1e-3
     assert all(weight.dtype == np.float32 for weight in first.get_weights())

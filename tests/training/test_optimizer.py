@@ -1,4 +1,4 @@
-"""Step sizes by group, decay of kernels alone, and gradients gathered over several batches."""
+"""Step sizes by group, weight decay of kernels only, and gradient accumulation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def trained(
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_a_factor_is_a_step_size_of_its_own(decay: float) -> None:
-    """The kernel as if the whole rate were a tenth; the bias, not named, at the whole rate."""
+    """The kernel moves at a tenth of the rate; the bias, without a factor, at the full rate."""
     config = FitConfig(learning_rate=RATE, weight_decay=decay)
     graded = trained(config, {"kernel": 0.1})
     slow = trained(FitConfig(learning_rate=RATE * 0.1, weight_decay=decay))
@@ -95,7 +95,7 @@ def test_gathered_gradients_are_one_step_of_their_mean(factors: dict[str, float]
     config = FitConfig(learning_rate=RATE, weight_decay=0.1)
     gathering = Trained(FitConfig(learning_rate=RATE, weight_decay=0.1, accumulate=3), factors)
     plain = Trained(config, factors)
-    for round_ in range(2):  # the second begins with nothing left of the first
+    for round_ in range(2):  # nothing of the first is left in the second
         three = gradients(3, seed=round_)
         before = gathering.values
         for count, pair in enumerate(three, 1):
@@ -121,7 +121,7 @@ def test_the_rate_of_the_moment_holds(factors: dict[str, float]) -> None:
 
 
 def test_trains_a_keras_model_by_its_variables_paths() -> None:
-    """As the loop uses it: compiled, where TensorFlow's variables have no paths any more."""
+    """Compiled, as in the loop, where TensorFlow's variables have no paths."""
     keras = load_keras()
     inputs = keras.Input((3,))
     dense = keras.layers.Dense(1, name="dense")

@@ -1,4 +1,4 @@
-"""Training from cached activations: each image once per epoch, scored as the whole network does."""
+"""Fine-tuning from cached activations: each image once per epoch, scored as the whole network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pneumoscope.training.features import (
     Views,
     compute_features,
 )
-from pneumoscope.training.head_training import LabelledFeatures, build_tail_curriculum
+from pneumoscope.training.head_training import LabelledFeatures, build_finetuning_schedule
 from pneumoscope.training.network import (
     build_tail,
     initialise_randomly,
@@ -51,7 +51,7 @@ def backbone(small: None):  # type: ignore[no-untyped-def]
 
 
 def numbered(folder: Path, images: int, views: int) -> LabelledFeatures:
-    """Activations (2, 2, 6) of noise; the first says which image, the second which view."""
+    """Activations (2, 2, 6) of noise; the first number is the image, the second the view."""
     noise = np.random.default_rng(0).standard_normal((images, views, 2, 2, 6))
     noise[..., 0, 0, 0] = np.arange(images)[:, None]
     noise[..., 0, 0, 1] = np.arange(views)
@@ -66,7 +66,7 @@ def numbered(folder: Path, images: int, views: int) -> LabelledFeatures:
 
 
 class Mean:
-    """Stands for a network: the mean of a batch's activations."""
+    """A stand-in for a network: the mean of a batch's activations."""
 
     def predict_on_batch(self, batch: np.ndarray) -> np.ndarray:
         assert len(batch) == 64  # one shape, so that it is compiled once
@@ -80,12 +80,12 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledFeatures, L
 
 
 def test_an_epoch_shows_every_image_once_in_one_of_its_views(parts) -> None:
-    (lesson,) = build_tail_curriculum(Mean(), *parts, CONFIG, {}).lessons
-    assert lesson.steps == 2  # of 19 images: whole batches only
+    (phase,) = build_finetuning_schedule(Mean(), *parts, CONFIG, {}).phases
+    assert phase.steps == 2  # of 19 images: full batches only
 
     def shown(epoch: int) -> list[tuple[int, int]]:
         seen: list[tuple[int, int]] = []
-        for batch, labels in lesson.batches(epoch):
+        for batch, labels in phase.batches(epoch):
             assert (batch.shape, batch.dtype) == ((8, 2, 2, 6), np.float32)
             images, views = batch[:, 0, 0, 0].astype(int), batch[:, 0, 0, 1].astype(int)
             np.testing.assert_array_equal(labels, images % 2)
@@ -95,16 +95,16 @@ def test_an_epoch_shows_every_image_once_in_one_of_its_views(parts) -> None:
     epochs = [shown(epoch) for epoch in range(6)]
     assert all(len({image for image, _ in epoch}) == 16 for epoch in epochs)
     assert epochs[0] != epochs[1]
-    assert shown(2) == epochs[2]  # the same whenever it is asked
+    assert shown(2) == epochs[2]  # identical on every call
     assert {image for epoch in epochs for image, _ in epoch} == set(range(19))
     assert {view for epoch in epochs for _, view in epoch} == {0, 1, 2}
 
 
 def test_every_validation_image_is_scored_once_in_order(parts) -> None:
-    (lesson,) = build_tail_curriculum(Mean(), *parts, CONFIG, {}).lessons
+    (phase,) = build_finetuning_schedule(Mean(), *parts, CONFIG, {}).phases
     rows = np.arange(70)
     wanted = parts[1].table.take(rows, np.zeros_like(rows)).mean((1, 2, 3))
-    np.testing.assert_allclose(lesson.val_logits(), wanted, rtol=1e-6)
+    np.testing.assert_allclose(phase.val_logits(), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("block", ["conv5", "conv4"])
@@ -117,11 +117,11 @@ def test_logits_from_the_cache_are_those_of_the_whole_network(
     table = compute_features(records, views, PREPROCESS, extractor, own_cache)
     part = LabelledFeatures(table, np.array([record.label for record in records]))
     tail = with_head(build_tail(backbone, BOUNDARIES[block]), Architecture(), 1)
-    (lesson,) = build_tail_curriculum(tail, part, part, CONFIG, {}).lessons
+    (phase,) = build_finetuning_schedule(tail, part, part, CONFIG, {}).phases
     whole = with_head(backbone, Architecture(), 1)
     whole.get_layer("head").set_weights(tail.get_layer("head").get_weights())
     preprocessor = Preprocessor(PREPROCESS)
     images = np.stack([preprocessor(read_image(record.path).pixels) for record in records])
     wanted = np.asarray(whole.predict_on_batch(images))[:, 0]
-    assert np.ptp(wanted) > 0.01 * np.abs(wanted).max()  # the images are told apart
-    np.testing.assert_allclose(lesson.val_logits(), wanted, atol=3e-3 * np.abs(wanted).max())
+    assert np.ptp(wanted) > 0.01 * np.abs(wanted).max()  # the images differ
+    np.testing.assert_allclose(phase.val_logits(), wanted, atol=3e-3 * np.abs(wanted).max())

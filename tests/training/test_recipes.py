@@ -1,4 +1,4 @@
-"""Each recipe trains what it says and leaves alone what it says, from one image folder."""
+"""Each recipe trains the layers it should and leaves the others unchanged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pneumoscope.records import Dataset
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import recipes
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.end_to_end import build_curriculum
+from pneumoscope.training.end_to_end import build_phase_schedule
 from pneumoscope.training.network import (
     build_tail,
     initialise_randomly,
@@ -191,10 +191,10 @@ def test_scratch_trains_everything_statistics_too(run_of) -> None:
 
 @pytest.mark.parametrize("name", ["conv5", "conv4", "all", "scratch"])
 def test_the_network_for_inference_has_the_kept_weights(run_of, phantoms: Dataset, name) -> None:
-    """Assembled from backbone and head, it answers as the trained network scored itself."""
+    """The assembled network gives the validation scores of the trained one."""
     run = run_of(name)
     kept = run.trained.history[run.trained.best]
-    # `finetune` from a boundary sees the very images that inference sees, in float16 activations.
+    # `finetune` from a boundary uses the same images as inference, as float16 activations.
     if name in BOUNDARIES:
         records = phantoms.subset("val").records
         preprocessor = Preprocessor(run.config.preprocess)
@@ -240,7 +240,7 @@ def test_deeper_blocks_take_smaller_steps() -> None:
             "conv1_conv": 0.0125,
         }
     )
-    # All but the head's four: what has no factor takes the whole step.
+    # All except the head's four, which have no factor and take the full step.
     free = {v.path for v in network.trainable_variables} - set(factors)
     assert len(free) == len(network.get_layer("head").trainable_variables) == 4
 
@@ -258,7 +258,7 @@ def test_a_tail_knows_the_blocks_by_the_same_names() -> None:
 
 
 def test_a_backbone_that_takes_no_steps_stays(phantoms: Dataset, shared: Path) -> None:
-    """So factors hold in training, too: those of the backbone alone."""
+    """In training too, factors apply to the backbone only."""
     tuning = FinetuneConfig(head_epochs=1, backbone_rate=0.0)
     config = replace(CONFIG, recipe="finetune", finetune=tuning)
     config = replace(config, fit=replace(CONFIG.fit, epochs=1))
@@ -302,16 +302,16 @@ def test_images_that_cant_be_read_are_left_out_with_their_labels(
 
     def seen(network: Any, parts: Any, *others: Any) -> Any:
         shown.append(parts[0])
-        return build_curriculum(network, parts, *others)
+        return build_phase_schedule(network, parts, *others)
 
-    monkeypatch.setattr(recipes, "build_curriculum", seen)
+    monkeypatch.setattr(recipes, "build_phase_schedule", seen)
     records = list(phantoms.subset("train").records)
     text = tmp_path / "text.png"
     text.write_bytes(b"no image")
     first = replace(records[0], path=text, sha256=sha256_of_file(text))
     config = replace(CONFIG, recipe=recipe, fit=replace(CONFIG.fit, epochs=1))
     config = replace(config, scratch=ScratchConfig(sizes=(32,), shares=(1.0,)))
-    # Where the lungs are is looked for on the same images.
+    # Lungs are found on the same images.
     config = replace(config, distort=replace(config.distort, surround=0.5))
     job = job_for(phantoms, shared / f"unreadable-{recipe}", config)
     trained = train_network(replace(job, train=[first, *records[1:]]))

@@ -1,4 +1,4 @@
-"""The door to Keras: the backend that was asked for, or a message that says why not."""
+"""Import of Keras: the requested backend, or a message with the reason."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_what_runs_already_stays_or_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_choice_is_what_keras_then_runs_on() -> None:
-    """In a process of its own, where the environment says another thing."""
+    """In a separate process, with another setting in the environment."""
     code = (
         "from pneumoscope.training.runtime import choose_backend, describe_runtime\n"
         "choose_backend('tensorflow', trains_convolutions=True)\n"

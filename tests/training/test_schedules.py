@@ -1,4 +1,4 @@
-"""Schedules are pure functions of the scores so far: their shapes, their joints, their verdicts."""
+"""Learning-rate schedules and early stopping are pure functions of the scores so far."""
 
 from __future__ import annotations
 

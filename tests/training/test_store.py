@@ -1,4 +1,4 @@
-"""The store returns what was put in, in any order, and survives what a kill can leave."""
+"""The array store returns what was added, in any order, and survives interruptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second question: asked of known kinds alone, and gone from what is trained."""
+"""The auxiliary subtype head: trained on known subtypes only, and absent from the result."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.test_whole import CONFIG, SIZES, squares_of
 
 from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.end_to_end import Squares, build_curriculum
-from pneumoscope.training.loop import Curriculum, fit
+from pneumoscope.training.end_to_end import Squares, build_phase_schedule
+from pneumoscope.training.loop import PhaseSchedule, fit
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
 from pneumoscope.training.subtypes import (
     UNKNOWN,
-    build_kind_question,
-    evenly_ordered,
-    kind_codes,
+    balanced_order,
+    build_subtype_head,
+    subtype_codes,
 )
 from support.small_network import small_network
+from training.test_end_to_end import CONFIG, SIZES, squares_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,28 +35,28 @@ def small() -> Iterator[None]:
 def test_codes_follow_the_names() -> None:
     names = ("virus", "", "bacteria", "virus")
     records = [ImageRecord(Path(f"{k}.png"), 1, str(k), subtype=s) for k, s in enumerate(names)]
-    assert kind_codes(records).tolist() == [1, UNKNOWN, 0, 1]
-    assert kind_codes([]).tolist() == []
+    assert subtype_codes(records).tolist() == [1, UNKNOWN, 0, 1]
+    assert subtype_codes([]).tolist() == []
 
 
 def test_kinds_come_equally_often_and_the_others_once() -> None:
     codes = np.array([UNKNOWN] * 5 + [0] * 20 + [1] * 3)
-    rows = evenly_ordered(codes, np.random.default_rng(0))
+    rows = balanced_order(codes, np.random.default_rng(0))
     assert np.bincount(codes[rows] + 1).tolist() == [5, 12, 11]
     times = np.bincount(rows, minlength=len(codes))
     assert times[:5].tolist() == [1] * 5
-    assert set(times[5:25].tolist()) == {0, 1}  # a frequent kind: no film twice
+    assert set(times[5:25].tolist()) == {0, 1}  # a frequent subtype: no image twice
     assert sorted(times[25:].tolist()) == [3, 4, 4]
     assert rows.tolist() != sorted(rows)
-    again = evenly_ordered(codes, np.random.default_rng(1))
-    assert set(rows) != set(again)  # other films of the frequent kind
+    again = balanced_order(codes, np.random.default_rng(1))
+    assert set(rows) != set(again)  # other images of the frequent subtype
     for alone in (np.full(6, UNKNOWN), np.zeros(6, np.int64)):
-        assert sorted(evenly_ordered(alone, np.random.default_rng(0))) == list(range(6))
+        assert sorted(balanced_order(alone, np.random.default_rng(0))) == list(range(6))
 
 
 def test_the_loss_is_of_known_kinds_alone() -> None:
     keras = load_keras()
-    layer = build_kind_question(2, 0.5, 0)
+    layer = build_subtype_head(2, 0.5, 0)
     logits, pooled = np.zeros((4, 1), np.float32), np.zeros((4, 3), np.float32)
 
     def added(codes: list[float]) -> float:
@@ -64,18 +64,18 @@ def test_the_loss_is_of_known_kinds_alone() -> None:
         (loss,) = layer.losses
         return float(keras.ops.convert_to_numpy(loss))
 
-    # Of features that say nothing each of two kinds is as likely: log 2 for each known one.
+    # Uninformative features give both subtypes probability 1/2: log 2 for each known one.
     assert added([0, 1, 0, 1]) == pytest.approx(0.5 * np.log(2), rel=1e-5)
     assert added([0, -1, -1, -1]) == pytest.approx(0.5 * np.log(2) / 4, rel=1e-5)
     assert added([-1, -1, -1, -1]) == 0.0
 
 
-def curriculum_of(parts: tuple[Squares, Squares], weight: float) -> Curriculum:
+def schedule_of(parts: tuple[Squares, Squares], weight: float) -> PhaseSchedule:
     backbone = build_backbone(None)
     initialise_randomly(backbone, 0)
     backbone.trainable = True
     network = with_head(backbone, Architecture(), 0)
-    return build_curriculum(network, parts, replace(CONFIG, kinds=weight), SIZES, {})
+    return build_phase_schedule(network, parts, replace(CONFIG, kinds=weight), SIZES, {})
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,12 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Squares, Squares]:
 
 
 def test_what_is_kept_is_the_network_alone(parts: tuple[Squares, Squares], tmp_path: Path) -> None:
-    curriculum = curriculum_of(parts, 0.5)
-    shapes = [w.shape for w in curriculum.network.get_weights()]
-    assert len(curriculum.trainable()) == len(curriculum.network.trainable_variables) + 2
+    schedule = schedule_of(parts, 0.5)
+    shapes = [w.shape for w in schedule.network.get_weights()]
+    assert len(schedule.trainable()) == len(schedule.network.trainable_variables) + 2
     config = replace(CONFIG.fit, epochs=1)
     labels = (parts[0].labels, parts[1].labels)
-    fitted = fit(curriculum, *labels, config, lambda *_: 0.5, tmp_path / "c.npz", "o")
+    fitted = fit(schedule, *labels, config, lambda *_: 0.5, tmp_path / "c.npz", "o")
     assert [w.shape for w in fitted.weights] == shapes
 
 
@@ -100,7 +100,7 @@ def test_the_question_changes_what_is_learnt(
     config = replace(CONFIG.fit, epochs=1)
     labels = (parts[0].labels, parts[1].labels)
     kept = [
-        fit(curriculum_of(parts, w), *labels, config, lambda *_: 0.5, tmp_path / f"{w}.npz", "o")
+        fit(schedule_of(parts, w), *labels, config, lambda *_: 0.5, tmp_path / f"{w}.npz", "o")
         for w in (0.0, 5.0)
     ]
     first, second = (np.concatenate([w.ravel() for w in each.weights]) for each in kept)
@@ -108,24 +108,24 @@ def test_the_question_changes_what_is_learnt(
 
 
 def test_nothing_is_asked_where_there_is_one_kind(parts: tuple[Squares, Squares]) -> None:
-    alone = replace(parts[0], kinds=np.minimum(parts[0].kinds, 0))
-    curriculum = curriculum_of((alone, parts[1]), 0.5)
-    assert len(curriculum.trainable()) == len(curriculum.network.trainable_variables)
+    alone = replace(parts[0], subtypes=np.minimum(parts[0].subtypes, 0))
+    schedule = schedule_of((alone, parts[1]), 0.5)
+    assert len(schedule.trainable()) == len(schedule.network.trainable_variables)
 
 
 def test_lessons_show_kinds_evenly_if_asked(parts: tuple[Squares, Squares]) -> None:
-    kinds = np.array([UNKNOWN] * 8 + [0] * 13 + [1] * 3)
-    train = replace(parts[0], kinds=kinds)
+    subtypes = np.array([UNKNOWN] * 8 + [0] * 13 + [1] * 3)
+    train = replace(parts[0], subtypes=subtypes)
 
     def seen(even: bool) -> list[int]:
         network = with_head(build_backbone(None), Architecture(), 0)
         config = replace(CONFIG, even_kinds=even)
-        lesson = build_curriculum(network, (train, parts[1]), config, SIZES, {}).lessons[0]
-        squares = [image for inputs, _ in lesson.batches(0) for image in inputs["squares"]]
-        films = parts[0].take(np.arange(24), squares[0].shape[0])
-        numbers = {film.tobytes(): k for k, film in enumerate(films)}
+        phase = build_phase_schedule(network, (train, parts[1]), config, SIZES, {}).phases[0]
+        squares = [image for inputs, _ in phase.batches(0) for image in inputs["squares"]]
+        images = parts[0].take(np.arange(24), squares[0].shape[0])
+        numbers = {each.tobytes(): k for k, each in enumerate(images)}
         rows = [numbers[square.tobytes()] for square in squares]
-        return [int(count) for count in np.bincount(kinds[rows] + 1)]
+        return [int(count) for count in np.bincount(subtypes[rows] + 1)]
 
     assert seen(False) == [8, 13, 3]
     assert seen(True) == [8, 8, 8]

@@ -1,4 +1,4 @@
-"""A bundle as a teacher: the same logits and heatmaps as its predictions, and what is refused."""
+"""A bundle as a teacher gives the logits and heatmaps of its predictions, or is rejected."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_a_teacher_says_what_its_bundle_predicts(tmp_path: Path) -> None:
     batch = (images - 0.485) / 0.229
     inputs = np.stack([batch, (images - 0.456) / 0.224, (images - 0.406) / 0.225], -1)
     logits, heatmaps = (np.asarray(each) for each in first.model.predict(inputs, verbose=0))
-    answers = list(predictor.predict_images((f"{k}", image) for k, image in enumerate(images)))
-    for k, answer in enumerate(answers):
-        assert answer.logit is not None
-        assert answer.cam is not None
-        assert logits[k, 0] == pytest.approx(answer.logit, abs=1e-3)
+    results = list(predictor.predict_images((f"{k}", image) for k, image in enumerate(images)))
+    for k, result in enumerate(results):
+        assert result.logit is not None
+        assert result.cam is not None
+        assert logits[k, 0] == pytest.approx(result.logit, abs=1e-3)
         shape = heatmaps[k] / max(heatmaps[k].max(), 1e-9)
-        np.testing.assert_allclose(shape, answer.cam / max(answer.cam.max(), 1e-9), atol=1e-2)
+        np.testing.assert_allclose(shape, result.cam / max(result.cam.max(), 1e-9), atol=1e-2)
     assert not first.model.trainable_variables
 
 
@@ -45,7 +45,7 @@ def test_what_is_no_bundle_or_was_changed_is_refused(tmp_path: Path) -> None:
     bundle = small_bundle(tmp_path / "changed")
     with bundle.weights[0].open("ab") as stream:
         stream.write(b"x")
-    with small_network(), pytest.raises(BundleError, match="is not the file that"):
+    with small_network(), pytest.raises(BundleError, match="its SHA-256 differs from that in"):
         load_teachers((str(tmp_path / "changed"),))
 
 
@@ -61,10 +61,10 @@ def test_train_learns_from_a_teacher_and_says_so(
         "[preprocess]\nsize = 64\n[fit]\nbatch_size = 8\n[guidance]\nlungs = 0.5\n"
         "[scratch]\nsizes = [48, 64]\nshares = [0.5, 0.5]\n[interval]\nresamples = 50\n"
     )
-    asked = ["train", str(data), "--out", "run", "--recipe", "scratch", "--weights", "none"]
-    asked += ["--config", str(config), "--epochs", "2", "--keep-val", "--json", "-q"]
+    arguments = ["train", str(data), "--out", "run", "--recipe", "scratch", "--weights", "none"]
+    arguments += ["--config", str(config), "--epochs", "2", "--keep-val", "--json", "-q"]
     with small_network():
-        assert run([*asked, "--teacher", "teacher"]) == 0
+        assert run([*arguments, "--teacher", "teacher"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["epochs"] == 2
     written = (tmp_path / "run" / "config.toml").read_text()

@@ -1,4 +1,4 @@
-"""Initial weights: found, fetched, refused, and put into the backbone."""
+"""Initial weights: found, downloaded, rejected, and loaded into the backbone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build() -> Any:
 
 @pytest.fixture(scope="module")
 def backbone() -> Any:
-    """A DenseNet121 whose every number differs, so that a swap of two arrays shows."""
+    """A DenseNet121 with all numbers different, so that swapped arrays are detected."""
     model = build()
     generator = np.random.default_rng(0)
     model.set_weights(
@@ -125,13 +125,13 @@ def same(left: Any, right: Any) -> bool:
 
 
 def load(model: Any, path: Path) -> None:
-    """Spoil the model's weights, then load."""
+    """Overwrite the model's weights, then load."""
     model.set_weights([np.zeros_like(array) for array in model.get_weights()])
     load_backbone_weights(model, resolve_weights(str(path)))
 
 
 def attempt(model: Any, path: Path) -> None:
-    """Load without spoiling first, where loading is to fail."""
+    """Load without overwriting first, where loading must fail."""
     load_backbone_weights(model, resolve_weights(str(path)))
 
 
@@ -266,7 +266,7 @@ def test_a_damaged_file_is_refused(target: Any, keras3: Path, tmp_path: Path) ->
 
 
 def write_bundle(folder: Path, model: Any, name: str = "model.keras") -> Path:
-    """As much of a bundle as initial weights need: a network with a head, and the manifest."""
+    """The parts of a bundle that initial weights need: a network and the manifest."""
     folder.mkdir(parents=True)
     pooled = keras.layers.GlobalAveragePooling2D()(model.output)
     network = keras.Model(model.input, keras.layers.Dense(1, name="head_probability")(pooled))
@@ -279,7 +279,7 @@ def write_bundle(folder: Path, model: Any, name: str = "model.keras") -> Path:
 
 @pytest.fixture
 def shipped(backbone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A default bundle that this installation seems to ship."""
+    """A simulated bundled model."""
     folder = write_bundle(tmp_path / "models" / "default", backbone)
     monkeypatch.setattr(bundle_files, "default_folder", lambda: folder)
     return folder
@@ -327,7 +327,7 @@ def test_half_precision_starts_a_training_too(target: Any, backbone: Any, shippe
 
 def test_no_bundle_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_files, "default_folder", lambda: tmp_path / "none")
-    with pytest.raises(WeightsMissingError, match="ships no bundled weights") as caught:
+    with pytest.raises(WeightsMissingError, match="has no bundled weights") as caught:
         resolve_weights("bundled")
     for words in ("--weights imagenet", "--weights none", "--weights FILE.h5"):
         assert words in str(caught.value)
@@ -400,11 +400,11 @@ HOSTILE: dict[str, Callable[[Any], Any]] = {
         ("bomb", "1,600,000,000 bytes of memory"),
         ("bombs", "bytes of memory"),
         ("chunk", "bytes of memory"),
-        ("external link", "link to somewhere else"),
-        ("soft link", "link to somewhere else"),
+        ("external link", "link to another place"),
+        ("soft link", "link to another place"),
         ("external data", "in another file"),
         ("virtual", "in another file"),
-        ("cycle", "a second time"),
+        ("cycle", "occurs twice"),
         ("deep", "nested too deeply"),
         ("array for group", "not a group"),
         ("unnamed", "does not name its layers"),
@@ -447,14 +447,14 @@ def test_a_file_that_went_away(target: Any, legacy: Path, tmp_path: Path) -> Non
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def mirror(
     legacy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[http.server.ThreadingHTTPServer]:
-    """A server in the place of Keras', with our file under ImageNet's name."""
+    """A local server instead of Keras', with a test file under ImageNet's name."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     web = tmp_path / "web"
     web.mkdir()
@@ -521,7 +521,7 @@ def test_a_damaged_cached_file_is_fetched_again(mirror: Any, tmp_path: Path) -> 
 
 def check_message(error: WeightsMissingError, path: Path) -> None:
     url = weights.IMAGENET_BASE_URL + weights.IMAGENET_FILE
-    for words in (url, f"put it there: {path}", "--weights none", "--weights FILE.h5"):
+    for words in (url, f"copy it to {path}", "--weights none", "--weights FILE.h5"):
         assert words in str(error)
     assert error.exit_code == 4
     assert not path.exists()
@@ -563,7 +563,7 @@ def test_another_backbones_weights_come_from_keras_or_not_at_all(
 
 
 def test_weights_of_a_model_of_keras_get_into_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """EfficientNet with ImageNet weights scales twice: ours does so once, by the same numbers."""
+    """EfficientNet with ImageNet weights scales twice in Keras; here once, by the same factors."""
     build = keras.applications.EfficientNetB0
     scale = [1 / 0.3, 1 / 0.5, 1 / 0.6]
 

@@ -7,7 +7,7 @@ import pytest
 
 from pneumoscope.cli.app import run
 from pneumoscope.data.index import index
-from support import owners_folders as owners
+from support import public_data_sets as owners
 
 
 def test_the_manifest_is_one_that_evaluate_takes(

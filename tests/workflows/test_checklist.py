@@ -66,7 +66,7 @@ def test_the_flow_counts_what_was_found_and_what_became_of_it(
     assert [(c.name, c.images) for c in flow.elsewhere] == [("train, for training", 20)]
     assert (flow.evaluated.images, flow.evaluated.patients) == (12, 6)
     assert flow.refused == (("not an image", 2),)
-    assert (flow.answered.images, flow.answered.patients) == (10, 5)
+    assert (flow.scored.images, flow.scored.patients) == (10, 5)
     assert flow.matrix == evaluation.confusion_matrix
     everything = flow_of(whole, whole, "all", "films", evaluation, ())
     assert everything.elsewhere == ()

@@ -124,6 +124,9 @@ def test_the_old_threshold_is_carried_over(
     assert (models["old"]["name"], models["new"]["name"]) == ("upper", "higher")
     assert len(models["old"]["fingerprint"]) == 64
     assert models["new"]["abstention"]["uncertain"] == 0
+    assert not told["seen"]["old"]["known"]
+    page = (tmp_path / "compare.html").read_text()
+    assert page.count("model: Whether the model was trained on some of these images") == 2
     assert "uncertain" not in (tmp_path / "compare.html").read_text()
 
 
@@ -144,7 +147,7 @@ def test_withheld_answers_are_told(
     assert told["models"]["new"]["abstention"]["uncertain"] == wanted
     assert told["n"] == 160
     page = (tmp_path / "compare.html").read_text()
-    assert "Answered ‘uncertain’" in page
+    assert "Abstention (‘uncertain’)" in page
     run(["compare", "upper", "band", str(films), "--out", str(tmp_path), "--resamples", "40"])
     (line,) = [
         one for one in capsys.readouterr().out.splitlines() if one.startswith("uncertain, images")

@@ -51,7 +51,7 @@ def test_two_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     page = (tmp_path / "c" / "compare.html").read_text()
     assert "Comparison of two scores" in page
     assert "<img" not in page
-    assert "New at the old threshold" not in page
+    assert "New, at the old threshold" not in page
     found = told(capsys, *asked, "--thresholds", "52,0.6", code=3)
     assert found["thresholds"] == [52.0, 0.6]
 

@@ -128,7 +128,7 @@ def test_any_scale_gives_the_numbers_of_the_same_order(
         "tp": int((called & truth).sum()),
     }
     page = (tmp_path / "p" / "report.html").read_text()
-    assert "no probability" in page
+    assert "not a probability" in page
     assert "Reliability" not in page
     assert "threshold 52.50" in page
     assert "no probabilities" in (tmp_path / "p" / "checklist.html").read_text()

@@ -77,8 +77,8 @@ def test_a_column_of_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ),
     }
     page = (out / "report.html").read_text()
-    assert "Gaps by site" in page
-    assert "too few to tell" in page
+    assert "Differences by site" in page
+    assert "too few patients" in page
     assert (out / "figures" / "group-0-sensitivity.svg").is_file()
     assert document["subgroups"] == {}
     assert document["model"]["name"] == "default"
@@ -91,7 +91,7 @@ def test_dicom_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = tmp_path / "data" / ("NORMAL", "PNEUMONIA")[k % 2]
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"film-{k}"
-        path.write_bytes(encode_dicom(draw(k, f"p{k}", film=1, label=k % 2), serial=k, seed=k))
+        path.write_bytes(encode_dicom(draw(k, f"p{k}", number=1, label=k % 2), serial=k, seed=k))
         header = dcmread(path)
         header.PatientSex, header.PatientName = ("F", "M")[k // 2 % 2], f"Somebody^{k}"
         header.save_as(path)

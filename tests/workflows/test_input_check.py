@@ -22,9 +22,9 @@ from pneumoscope.inference.predictor import Predictor, statistics_of
 from pneumoscope.progress import SILENT
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows import input_check as checking
-from pneumoscope.workflows.answering import answer_all
 from pneumoscope.workflows.input_check import Glimpse, card_with_check, embedding_predictor
-from pneumoscope.workflows.known_answer import answered_by_record
+from pneumoscope.workflows.known_answer import scored_by_record
+from pneumoscope.workflows.scoring import score_all
 from pneumoscope.workflows.train import TrainedRun, train
 from support.small_bundle import small_bundle
 from support.small_network import small_network
@@ -142,7 +142,7 @@ def test_the_section_of_a_card_is_replaced_not_repeated() -> None:
     assert again.count("## Input check") == again.count("## Citation") == 1
     assert card_with_check("# Model\n", InputCheck()).startswith("# Model\n\n## Input check\n\nIt")
     assert "1,500" not in again
-    assert "whatever can be read gets an answer" in again
+    assert "every readable image gets a prediction" in again
 
 
 def test_training_makes_the_check_and_evaluates_what_passes(
@@ -206,11 +206,11 @@ def test_what_answers_hold_is_not_read_again(
     engine = OpenVinoBackend([read_network(bundle.weights[0], bundle.manifest.architecture)], size)
     plain = checking.with_input_check(Predictor(bundle.manifest, engine), *parts, effort=effort)
     looking = Predictor(bundle.manifest, engine, looks=True)
-    answered = answer_all(records[60:], looking, "validation", SILENT)
+    scored = score_all(records[60:], looking, "validation", SILENT)
     read: list[Path] = []
     real = checking.read_image
     monkeypatch.setattr(checking, "read_image", lambda path: read.append(path) or real(path))
-    predictor, known = Predictor(bundle.manifest, engine), answered_by_record(answered)
+    predictor, known = Predictor(bundle.manifest, engine), scored_by_record(scored)
     check, table = checking.with_input_check(predictor, *parts, known=known, effort=effort)
     assert check == plain[0]
     for name, values in plain[1].items():
@@ -218,7 +218,7 @@ def test_what_answers_hold_is_not_read_again(
     assert len(read) == 60 + 5  # what copies are made of
     statistics = statistics_of(check, table)
     whole = Predictor(bundle.manifest, engine, statistics=statistics)
-    later = [answer.prediction for answer in answered.checked_by(whole).answers]
+    later = [answer.prediction for answer in scored.checked_by(whole).answers]
     assert later == [answer.prediction for answer in whole.predict_files(films[60:])]
     assert {p.input_score is not None for p in later} == {True}
 

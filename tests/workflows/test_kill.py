@@ -220,6 +220,6 @@ def test_killed_again_and_again_and_resumed(
     assert trained("broken", None, None) == 0, (tmp_path / "log").read_text()
     said = (tmp_path / "log").read_text()
     assert "continuing after epoch" in said
-    assert "training begins anew" not in said  # no checkpoint was ever half written
+    assert "training starts again" not in said  # no checkpoint was ever half written
     with small_network():
         assert_same(tmp_path / "broken", tmp_path / "whole")

@@ -127,7 +127,7 @@ def test_text_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--prevalence", "0"], 2, "--prevalence"),
         (["--prevalence", "nan"], 2, "--prevalence"),
         (["--threshold", "1.5"], 2, "--threshold"),
-        (["--apply", "made"], 2, "nothing is to be changed"),
+        (["--apply", "made"], 2, "no change was requested"),
         (["--min-sensitivity", "0.9999"], 3, "Evaluate on more patients"),
         (["--confidence", "0.2", "--min-sensitivity", "0.9"], 2, "confidence"),
     ],
@@ -194,7 +194,7 @@ def test_apply_writes_a_model_that_answers_by_the_plan(
     card = (made / "MODEL_CARD.md").read_text()
     assert card.startswith("# A card\n")
     assert f"Threshold {found.threshold.value:.4f}" in card
-    assert "`uncertain` is answered from" in card
+    assert "`uncertain` is predicted from" in card
     # What was made can be planned for again; another threshold takes the band away.
     again = tmp_path / "again"
     planned(capsys, folder, "--threshold", 0.7, "--model", made, "--apply", again)
@@ -213,11 +213,11 @@ def test_only_the_model_that_was_evaluated(
     assert "of another model" in planned(capsys, older, *options, code=3)["error"]["message"]
     unnamed = evaluation(tmp_path / "unnamed")
     notes = planned(capsys, unnamed, *options)["notes"]
-    assert any("doesn't name its model" in note for note in notes)
+    assert any("does not name its model" in note for note in notes)
     other = tmp_path / "taken"
     other.mkdir()
     options[-1] = other
-    assert "no bundle" in planned(capsys, unnamed, *options, code=2)["error"]["message"]
+    assert "is not a bundle" in planned(capsys, unnamed, *options, code=2)["error"]["message"]
 
 
 class BrightBackend:
@@ -256,6 +256,11 @@ def test_recalibration_changes_the_scale_and_no_decision(
     assert "Calibration of the site" in (folder / "plan.html").read_text()
     sample = told["recalibration"]
     assert sample["images"] == 90
+    assert sample["seen"]["images"] == 90
+    assert not sample["seen"]["known"]
+    (note,) = [note for note in told["notes"] if note.startswith("Calibration sample: ")]
+    assert "Whether the model was trained on some of these images" in note
+    assert "Calibration sample: Whether the model" in (folder / "plan.html").read_text()
     assert sample["changed"]
     assert sample["log_loss_gain"]["low"] > 0
     found = load_bundle(made).manifest

@@ -186,7 +186,7 @@ def test_new_thresholds_and_how_many_more(told: tuple[Path, dict[str, Any]]) -> 
 def test_pages(told: tuple[Path, dict[str, Any]]) -> None:
     folder, document = told
     page = (folder / "out" / "readings.html").read_text()
-    for part in ("outside age range", "Cohen’s kappa", "R1 and R2", "Still needed", "in use"):
+    for part in ("outside age range", "Cohen’s kappa", "R1 and R2", "Remaining", "in use"):
         assert part in page
     assert "A1<" not in page  # no accession on the page
     checklist = (folder / "out" / "checklist.html").read_text()

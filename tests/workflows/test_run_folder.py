@@ -121,9 +121,9 @@ def test_resuming_takes_the_runs_own_settings_and_the_same_data(
     first = from_toml(TrainConfig, begun / "config.toml")
     assert prepared(phantoms, begun, TrainConfig(), resume=True).config == first
     other = write_phantoms(tmp_path / "other", 30, 9, size=64)
-    with pytest.raises(DataError, match=r"its fingerprint is .* changed: begin a new run"):
+    with pytest.raises(DataError, match=r"has the fingerprint .* changed. Start a new run"):
         prepared(other, begun, TrainConfig(), resume=True)
-    with pytest.raises(UsageError, match="holds no run to go on with"):
+    with pytest.raises(UsageError, match="holds no run to resume"):
         prepared(phantoms, tmp_path / "nothing", TrainConfig(), resume=True)
 
 
@@ -159,7 +159,7 @@ def test_answering_at_another_size_than_training_ended_at_is_said(
     prepared(phantoms, tmp_path / "run", config)
     assert "training ends at" not in caplog.text
     prepared(phantoms, tmp_path / "run", replace(config, preprocess=PreprocessConfig(size=224)))
-    assert "training ends at 128 pixels (scratch.sizes), the model will answer at 224" in (
+    assert "training ends at 128 pixels (scratch.sizes), but the model will predict at 224" in (
         caplog.text
     )
 
@@ -170,6 +170,18 @@ def test_a_file_of_weights_is_found_from_any_folder(
     monkeypatch.chdir(tmp_path)
     config = prepared(phantoms, tmp_path / "run", replace(CONFIG, weights="mine.h5")).config
     assert config.weights == str(tmp_path / "mine.h5")
+
+
+def test_the_bundled_model_has_two_names_in_both_options(phantoms: Path, tmp_path: Path) -> None:
+    scratch = replace(RECIPES["scratch"], keep_val=True)
+    for word in ("default", "bundled"):
+        config = replace(scratch, weights=word, teachers=(word,), preprocess=PreprocessConfig())
+        ready = prepared(phantoms, tmp_path / word, config)
+        assert (ready.config.weights, ready.config.teachers) == ("bundled", ("default",))
+        begin(ready)
+        other = replace(config, weights="default", teachers=("bundled",))
+        named = ["weights", "teachers"]
+        prepared(phantoms, tmp_path / word, other, resume=True, given=named)
 
 
 def test_every_setting_has_a_dotted_name() -> None:

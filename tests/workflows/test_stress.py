@@ -28,7 +28,7 @@ from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.records import ImageRecord, Prediction
 from pneumoscope.report.stress_findings import StressContent
 from pneumoscope.workflows.stress import stress
-from pneumoscope.workflows.stress_answers import lenders_of
+from pneumoscope.workflows.stress_scoring import donors_of
 
 SIZE = 32
 MANIFEST = BundleManifest(
@@ -159,8 +159,8 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
         box = lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
         wanted = predictor.predict_image(match_framing(film, box, share)).prediction.probability
         assert float(answers["7.png", row.name]) == pytest.approx(wanted, rel=1e-5)
-    assert content.shortcuts.controls["thumbnails"].auc.value > 0.9  # the top is in them
-    assert content.shortcuts.controls["outline"].auc.value < 0.9
+    assert content.shortcuts.baselines["thumbnails"].auc.value > 0.9  # the top is in them
+    assert content.shortcuts.baselines["outline"].auc.value < 0.9
 
 
 def test_a_model_that_reads_the_lungs_is_told_apart(
@@ -187,7 +187,7 @@ def test_surroundings_are_lent_by_the_next_film_of_another_patient(films: Path) 
     pixels = [read_image(record.path).pixels for record in records]
 
     def lent(position: int) -> dict[str, int]:
-        lenders = lenders_of(records, position, StressConfig())
+        lenders = donors_of(records, position, StressConfig())
         return {
             whose: next(k for k, own in enumerate(pixels) if np.array_equal(own, film))
             for whose, film in lenders.items()
@@ -198,7 +198,7 @@ def test_surroundings_are_lent_by_the_next_film_of_another_patient(films: Path) 
     assert lent(2) == {"other": 3}  # both ill films are of one patient
     records[3] = replace(records[3], path=films)  # no image
     assert lent(0) == {"other": 2}
-    assert lenders_of(records, 0, StressConfig(shortcuts=False)) == {}
+    assert donors_of(records, 0, StressConfig(shortcuts=False)) == {}
 
 
 def test_files_hold_what_was_found(
@@ -234,9 +234,17 @@ def test_files_hold_what_was_found(
         *(f"sweep-{sweep.name}" for sweep in SWEEPS),
     }
     page = (tmp_path / "stress.html").read_text(encoding="utf-8")
+    assert document["seen"] == {
+        **{"images": 20, "known": False, "identical": 0, "alike": 0, "chosen_on": 0},
+        "trained_on": 0,
+    }
+    assert "Whether the model was trained on some of these images" in page
     assert page.count("data:image/png;base64,") == WAYS
-    assert "With the lungs painted black the model still ranks" in page
-    assert "With the outer ring of a film of the other class instead of one of the same" in page
+    assert "With the lungs painted black, the AUC is still" in page
+    assert (
+        "With the outer ring taken from an image of the other class instead of one of the same"
+        in page
+    )
     assert [row["name"] for row in document["shortcuts"]["exchanges"]] == [
         "ring_of",
         "around_box_of",
@@ -284,7 +292,7 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(
     assert 3 <= done <= 6
     assert not (out / "stress.json").exists()
     with journal.open("ab") as stream:
-        stream.write(b'{"said": [0.1, ')  # what a kill leaves
+        stream.write(b'{"outputs": [0.1, ')  # what a kill leaves
     rest = Reader()
     with_model(monkeypatch, Predictor(MANIFEST, rest))
     resumed = stress(films, out, interval=QUICK, resume=True)
@@ -370,7 +378,7 @@ def test_own_masks_take_the_place_of_the_segmentation(
     assert shortcuts.localisation.peak.value == 1.0
     assert shortcuts.localisation.gain.value > 8  # of a tenth of the image
     assert shortcuts.localisation.gain.low <= shortcuts.localisation.gain.value
-    with pytest.raises(UsageError, match=r"holds no mask of any of 20 films.*such as"):
+    with pytest.raises(UsageError, match=r"holds no mask for any of 20 images.*such as"):
         stress(films, tmp_path / "out", masks=tmp_path)
     with pytest.raises(UsageError, match="Drop one"):
         stress(films, tmp_path / "out", config=StressConfig(shortcuts=False), masks=masks)

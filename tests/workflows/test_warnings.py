@@ -16,7 +16,7 @@ from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT
 from pneumoscope.workflows.stress import run_stress
-from support.dicom_films import TWELVE
+from support.dicom_images import TWELVE
 from support.dicom_reports import BrightnessBackend
 from support.image_files import dicom, film
 

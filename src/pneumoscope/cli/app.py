@@ -13,10 +13,10 @@ import typer
 from typer.main import get_command
 
 from pneumoscope.cli import (
+    analysis_commands,
     data_commands,
     delivery_commands,
-    evidence_commands,
-    look_commands,
+    info_commands,
     model_commands,
 )
 from pneumoscope.cli.options import TERMINAL, begin
@@ -36,9 +36,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _data = typer.Typer(help="Get, check and split images; draw synthetic ones.", no_args_is_help=True)
-look_commands.register(app)
+info_commands.register(app)
 model_commands.register(app)
-evidence_commands.register(app)
+analysis_commands.register(app)
 delivery_commands.register(app)
 data_commands.register(_data)
 app.add_typer(_data, name="data")

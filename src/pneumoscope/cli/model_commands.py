@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
     *("recipe", "backbone", "weights", "views", "seed", "flip", "backend", "keep_val"),
 )
 @settings(FitConfig, "epochs")
-def train(
+def train(  # noqa: PLR0913 - as the command
     data: DataArgument,
     out: Annotated[Path, typer.Option(metavar="RUN", help="folder of the run")],
     config: Annotated[
@@ -97,6 +97,13 @@ def train(
         str | None,
         typer.Option(metavar="YEARS-YEARS", help="ages that the model is for, as in 1-5"),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="write TensorBoard event files there as training goes on"),
+    ] = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="log every epoch to MLflow ($MLFLOW_TRACKING_URI)")
+    ] = False,
     **options: Any,
 ) -> Outcome:
     """Train a model: split by patient, train, choose the threshold on validation, report.
@@ -110,7 +117,17 @@ def train(
     chosen, given = _training(
         config, options | {"seeds": _seeds(seeds), "teachers": _listed(teacher)}
     )
-    return Outcome(*run_training(data, out, chosen, TERMINAL.progress, resume=resume, given=given))
+    found = run_training(
+        data,
+        out,
+        chosen,
+        TERMINAL.progress,
+        resume=resume,
+        given=given,
+        tensorboard=tensorboard,
+        mlflow=mlflow,
+    )
+    return Outcome(*found)
 
 
 @settings(CrossValidationConfig, "folds", "by")

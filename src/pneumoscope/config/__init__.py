@@ -1,11 +1,8 @@
-"""Settings: every default, the recipes made of them, and how they are read and checked.
+"""Settings: every default, the training recipes, and how configurations are read and checked.
 
-node.py      settings of the DICOM node
-stages.py    one frozen dataclass per stage: every setting, its default, range and help
-evidence.py  how operating points are planned and models compared
-recipes.py   frozen, finetune, scratch: one whole `TrainConfig` each
-fetching.py  how images are had from a PACS
-adopting.py  which films of a public data set are kept
+stages.py    preprocessing, training, prediction, stress tests, REST service
+evidence.py  planning, comparing, cross-validation, public data sets, PACS, DICOM node
+recipes.py   frozen, finetune, scratch: one complete `TrainConfig` each
 reading.py   from and to TOML
 """
 
@@ -31,7 +28,7 @@ from pneumoscope.config.reading import (
     to_dict,
     to_toml,
 )
-from pneumoscope.config.recipes import RECIPES, training_config
+from pneumoscope.config.recipes import RECIPES, training_config, with_settings
 from pneumoscope.config.stages import (
     AugmentConfig,
     BatchConfig,
@@ -88,4 +85,5 @@ __all__ = [
     "to_dict",
     "to_toml",
     "training_config",
+    "with_settings",
 ]

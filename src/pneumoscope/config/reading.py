@@ -1,7 +1,7 @@
-"""Configurations from and to TOML, with every name, type and range checked.
+"""Configurations to and from TOML, with every name, type and range checked.
 
-Comes in: a dataclass of `stages`, and a TOML file or nested dicts. Goes out: a checked instance,
-or TOML that reads back to the same one. Knows nothing of what the settings mean.
+`from_toml` and `from_dict` build a configuration dataclass from a file or from nested dicts;
+`to_toml` writes text that reads back to the same configuration.
 """
 
 from __future__ import annotations
@@ -40,19 +40,24 @@ def to_toml(config: Any) -> str:
 
 
 def from_toml(kind: type[ConfigT], path: Path, base: ConfigT | None = None) -> ConfigT:
-    """Read a configuration; what the file leaves out keeps its default, or its value in `base`.
+    """Read a configuration; settings that the file leaves out keep their default or `base` value.
+
+    Args:
+        kind: the dataclass to build.
+        path: a TOML file.
+        base: values of the settings that the file leaves out; `None` means the defaults.
 
     Raises:
-        UsageError: the file is missing or no TOML, or holds an unknown key or a bad value.
+        UsageError: the file is missing, is not valid TOML, or holds an unknown key or a bad value.
     """
     return from_dict(kind, read_toml(path), str(path), base=base)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file, unchecked.
+    """Read the tables of a TOML file without checking them.
 
     Raises:
-        UsageError: the file is missing or no TOML.
+        UsageError: the file is missing or is not valid TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -61,11 +66,11 @@ def read_toml(path: Path) -> dict[str, Any]:
             f"{path}: can't be read ({error.strerror}). Give an existing TOML file."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is no TOML: {error}") from error
+        raise UsageError(f"{path}: is not valid TOML: {error}") from error
 
 
 def named_in(path: Path) -> set[str]:
-    """Dotted names (`views`, `fit.epochs`) of the settings in a TOML file that `from_toml` read."""
+    """Dotted names (`views`, `fit.epochs`) of the settings that a TOML file contains."""
     return _names(tomllib.loads(path.read_text(encoding="utf-8")), "")
 
 
@@ -88,14 +93,14 @@ def from_dict(
 
     Args:
         kind: the dataclass to build.
-        document: its values; dataclasses inside it are dicts.
-        source: names the file in errors.
-        complete: refuse a document that leaves out a value, instead of taking the default.
-        base: where values that are left out come from, instead of the defaults.
+        document: its values; nested dataclasses are dicts.
+        source: name of the file, for error messages.
+        complete: reject a document that leaves out a value, instead of using the default.
+        base: values of the settings that are left out, instead of the defaults.
 
     Raises:
-        UsageError: an unknown key, a missing one if it must be complete, or a value of another
-            type or out of its range; names the key, what was found and what was wanted.
+        UsageError: a key is unknown, or missing where it must be given, or a value has a wrong type
+            or is out of range. The message names the key, the value found and the value wanted.
     """
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(document) - set(hints))
@@ -116,10 +121,10 @@ def from_dict(
 
 
 def check_ranges(config: Any, source: str = "") -> None:
-    """See that every number of a configuration, and of those inside it, is in its range.
+    """Check that every number of a configuration, including nested ones, is in its range.
 
     Raises:
-        UsageError: names the setting, what was found and what was wanted.
+        UsageError: one is not; names the setting, the value found and the range.
     """
     for setting in dataclasses.fields(config):
         value = getattr(config, setting.name)
@@ -160,16 +165,16 @@ def _checked(hint: Any, value: Any, where: str, complete: bool, base: Any = None
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     allowed = tuple(typing.get_origin(choice) or choice for choice in choices)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        # TOML's integers may have any length; what no float holds is out of any range.
+        # TOML's integers may have any length; one that does not fit a float is out of range.
         return float(value) if abs(value) < sys.float_info.max else math.inf
     if (bool not in allowed and isinstance(value, bool)) or not isinstance(value, allowed):
-        # TOML has no tuples: what is one here is a list there.
+        # TOML has no tuples: a tuple here is a list there.
         wanted = " or ".join("list" if kind is tuple else kind.__name__ for kind in allowed)
         raise UsageError(f"{where}: found {value!r}, wanted {wanted}")
     return value
 
 
 def replace_from(config: ConfigT, **values: Any) -> ConfigT:
-    """A copy of `config` with those of `values` that are not `None`."""
+    """A copy of `config` with the `values` that are not `None`."""
     given = {name: value for name, value in values.items() if value is not None}
     return dataclasses.replace(config, **given)  # type: ignore[type-var]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.errors import DataError, UnsafeArchiveError
-from pneumoscope.images.raster import Format, tell_format
+from pneumoscope.images.raster import Format, detect_format
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
 
@@ -83,7 +83,7 @@ def image_suffix(head: bytes) -> str | None:
     Args:
         head: the first `HEAD_BYTES` bytes (all of them, if there are fewer).
     """
-    found = tell_format(head)
+    found = detect_format(head)
     return None if found is None else _SUFFIXES[found]
 
 

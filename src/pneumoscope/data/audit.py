@@ -34,7 +34,7 @@ from pneumoscope.data.findings import evidence_findings, findings_of, flat_findi
 from pneumoscope.data.label_noise import gather_evidence
 from pneumoscope.data.masks import FlatKind, flat_kind
 from pneumoscope.data.patients import natural_key
-from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, Films
+from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, ThumbnailSet
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord
@@ -103,6 +103,11 @@ def audit(
 
     Returns:
         What was found; unreadable images are part of it, never an error.
+
+    Example:
+        >>> found = audit(index(xrays))
+        >>> len(found.unreadable), len(found.findings) > 0
+        (0, True)
     """
     records = dataset.records
     measured = _measure_all(records, limits, progress)
@@ -186,12 +191,12 @@ def _films(
     records: Sequence[ImageRecord],
     members: Sequence[Member],
     measured: Sequence[_Readable | ImageRefusedError],
-) -> tuple[Films, list[int]]:
+) -> tuple[ThumbnailSet, list[int]]:
     """The readable images, and their places among `records`."""
     found = [(place, m) for place, m in enumerate(measured) if isinstance(m, _Readable)]
     places = [place for place, _ in found]
     pixels = THUMBNAIL_SIDE * THUMBNAIL_SIDE
-    films = Films(
+    films = ThumbnailSet(
         thumbnails=np.array([m.thumbnail for _, m in found], np.uint8).reshape(-1, pixels),
         numbers=_table([m for _, m in found]),
         labels=np.array([records[place].label for place in places], np.int64),

@@ -28,7 +28,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class PatientSimilarity:
     """Whether films that share an id look more alike than films of strangers.
 
     Likeness is Pearson's r of two thumbnails from which the mean film of their class and split
@@ -66,7 +66,7 @@ class Likeness:
         return self.same - self.strangers
 
     @property
-    def beats_neighbours(self) -> bool:
+    def exceeds_neighbours(self) -> bool:
         """Whether it is more than what films made one after the other have in common."""
         return self.neighbours is None or self.low > self.neighbours - self.strangers
 
@@ -121,7 +121,7 @@ class SplitTest:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class LabelCandidate:
     """A film whose label may be wrong.
 
     Attributes:
@@ -159,14 +159,14 @@ class LabelReview:
     judged: int
     auc: float
     expected: tuple[tuple[str, float], ...]
-    doubts: tuple[Doubt, ...]
+    doubts: tuple[LabelCandidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """All three; empty where the data are too few to tell."""
 
-    likeness: tuple[Likeness, ...] = ()
+    likeness: tuple[PatientSimilarity, ...] = ()
     split_tests: tuple[SplitTest, ...] = ()
     labels: LabelReview | None = None
 
@@ -334,6 +334,11 @@ class Audit:
         distributions: one per quantity, split and class with readable images.
         separations: one per quantity and pair of groups that was compared.
         evidence: likeness of patients, tests of splits, doubtful labels.
+
+    Example:
+        >>> found = audit(index(xrays))
+        >>> found.findings[0].severity
+        '...'
     """
 
     root: str

@@ -21,7 +21,7 @@ from pneumoscope.data.audit_record import (
     Finding,
     Group,
     LabelReview,
-    Likeness,
+    PatientSimilarity,
     Separation,
     Severity,
     SharedPatient,
@@ -277,7 +277,7 @@ def evidence_findings(evidence: Evidence) -> tuple[Finding, ...]:
     )
 
 
-def _on_likeness(found: tuple[Likeness, ...]) -> Iterator[Finding]:
+def _on_likeness(found: tuple[PatientSimilarity, ...]) -> Iterator[Finding]:
     for one in found:
         if one.kind == "patient":
             yield from _on_ids(one)
@@ -287,7 +287,7 @@ def _on_likeness(found: tuple[Likeness, ...]) -> Iterator[Finding]:
             yield _on_numbers(one, _control(one, found))
 
 
-def _control(one: Likeness, found: tuple[Likeness, ...]) -> float | None:
+def _control(one: PatientSimilarity, found: tuple[PatientSimilarity, ...]) -> float | None:
     """What films of one patient and class have in common: without it, silence proves nothing."""
     label = next((name for name in CLASS_NAMES if one.where.startswith(name)), "")
     alike = [
@@ -298,7 +298,7 @@ def _control(one: Likeness, found: tuple[Likeness, ...]) -> float | None:
     return max(alike, default=None)
 
 
-def _figures(one: Likeness) -> str:
+def _figures(one: PatientSimilarity) -> str:
     p_value = "p below 0.01" if one.p_value <= _SURE else f"p {one.p_value:.2f}"
     return (
         f"likeness {_short(one.same)} against {_short(one.strangers)} of strangers, difference "
@@ -311,7 +311,7 @@ def _short(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no minus before a zero
 
 
-def _on_ids(one: Likeness) -> Iterator[Finding]:
+def _on_ids(one: PatientSimilarity) -> Iterator[Finding]:
     who = f"{one.where}: films of one patient ({one.patients} patients with several)"
     if one.p_value <= _SURE:
         yield Finding(
@@ -328,16 +328,16 @@ def _on_ids(one: Likeness) -> Iterator[Finding]:
         )
 
 
-def _beside_neighbours(one: Likeness) -> str:
+def _beside_neighbours(one: PatientSimilarity) -> str:
     if one.neighbours is None:
         return "The ids mean something."
     drift = f"strangers whose ids follow each other have {_short(one.neighbours)}"
-    if one.beats_neighbours:
+    if one.exceeds_neighbours:
         return f"The ids mean persons: {drift}."
     return f"But {drift}: the likeness may come from when films were made, not from whom."
 
 
-def _on_shared(one: Likeness, control: float | None) -> Finding:
+def _on_shared(one: PatientSimilarity, control: float | None) -> Finding:
     who = f"{one.where}: {one.patients} ids stand in both splits, and films that share one"
     if one.p_value <= _SURE:
         return Finding(
@@ -362,7 +362,7 @@ def _on_shared(one: Likeness, control: float | None) -> Finding:
     )
 
 
-def _on_numbers(one: Likeness, control: float | None) -> Finding:
+def _on_numbers(one: PatientSimilarity, control: float | None) -> Finding:
     who = f"{one.where}: films whose ids share a number ({one.patients} numbers)"
     if one.p_value <= _SURE:
         return Finding(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.data.archive import HEAD_BYTES, image_suffix
-from pneumoscope.data.patients import is_mask_folder, split_named, split_words
+from pneumoscope.data.patients import is_mask_folder, parse_split, split_words
 from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Split
@@ -162,7 +162,7 @@ def _class_roots(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
     unknown = []
     for child in _subfolders(folder):
         classes = _class_folders(child)
-        if (split := split_named(child.name)) is not None:
+        if (split := parse_split(child.name)) is not None:
             roots += [(path, (split, name)) for path, name in classes]
         elif classes:
             unknown.append(child.name)

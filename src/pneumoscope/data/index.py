@@ -31,7 +31,7 @@ from pneumoscope import storage
 from pneumoscope.data import manifest
 from pneumoscope.data.patients import assign_patients
 from pneumoscope.data.splitting import check_no_leak
-from pneumoscope.data.tree import CLASS_WORDS, SHAPES, is_there, records_of_folder
+from pneumoscope.data.tree import CLASS_WORDS, SHAPES, path_exists, records_of_folder
 from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
@@ -41,7 +41,13 @@ _HASHING_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class ClassCounts:
-    """How many images and patients one split has (`split` is `None` where none was given)."""
+    """How many images and patients one split has (`split` is `None` where none was given).
+
+    Example:
+        >>> counts = class_counts(load_dataset(xrays, "train"))[0]
+        >>> counts.images == counts.normal + counts.pneumonia
+        True
+    """
 
     split: Split | None
     normal: int
@@ -87,12 +93,17 @@ def index(
             one file bears both labels.
         ManifestError: the CSV can't be understood.
         SplitLeakError: a patient is in two splits.
+
+    Example:
+        >>> dataset = index(xrays)
+        >>> len(dataset.records[0].sha256)
+        64
     """
     root = Path(os.path.normpath(Path(data).absolute()))
     notes: list[str] = []
-    if is_there(root, "dir"):
+    if path_exists(root, "dir"):
         found = tuple(records_of_folder(root, notes, classes))
-    elif is_there(root, "file"):
+    elif path_exists(root, "file"):
         found = manifest.read_manifest(root, classes)
         root = root.parent
     else:
@@ -112,7 +123,12 @@ def index(
 
 
 def class_counts(dataset: Dataset) -> tuple[ClassCounts, ...]:
-    """Images per class and patients, one entry per split that occurs (train, val, test, none)."""
+    """Images per class and patients, one entry per split that occurs (train, val, test, none).
+
+    Example:
+        >>> [counts.split for counts in class_counts(load_dataset(xrays))]
+        ['train', 'val', 'test']
+    """
     images = Counter((record.split, record.label) for record in dataset.records)
     patients = Counter(split for split, _ in {(r.split, r.patient) for r in dataset.records})
     return tuple(

@@ -1,6 +1,6 @@
 """Which labels to look at again: films that everything else speaks against.
 
-Comes in: `Films`, and a model's probabilities if there are any. Goes out: a `LabelReview`.
+Comes in: `ThumbnailSet`, and a model's probabilities if there are any. Goes out: a `LabelReview`.
 Knows nothing of files, pages or models, and changes no label.
 
 Confident learning: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty
@@ -11,7 +11,7 @@ wrong. Hard films are among the candidates: only a reader of films can tell them
 
 The three analyses of an audit that need all films at once, one after the other.
 
-Comes in: `Films`. Goes out: `Evidence`. Knows nothing of files or pages.
+Comes in: `ThumbnailSet`. Goes out: `Evidence`. Knows nothing of files or pages.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.audit_record import Doubt, Evidence, LabelReview
+from pneumoscope.data.audit_record import Evidence, LabelCandidate, LabelReview
 from pneumoscope.data.duplicates import roc_area
-from pneumoscope.data.patient_similarity import likenesses
+from pneumoscope.data.patient_similarity import patient_similarities
 from pneumoscope.data.split_shift import comparisons, split_tests
-from pneumoscope.data.thumbnails import Films, cross_validated, standardised
+from pneumoscope.data.thumbnails import ThumbnailSet, cross_validated, standardised
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
 
@@ -57,7 +57,7 @@ class Candidates:
 
 
 def review_labels(
-    films: Films, seed: int, answers: npt.NDArray[np.float64] | None = None
+    films: ThumbnailSet, seed: int, answers: npt.NDArray[np.float64] | None = None
 ) -> LabelReview | None:
     """Judge every label; `None` with fewer than 50 films of a class, or too few patients.
 
@@ -100,7 +100,7 @@ def review_labels(
     for place, margin in zip(found.places, found.margins, strict=True):
         member = films.members[judged[place]]
         doubts.append(
-            Doubt(
+            LabelCandidate(
                 path=member.path,
                 split=member.split,
                 label=member.label,
@@ -149,7 +149,7 @@ def confident_candidates(
 
 
 def gather_evidence(
-    films: Films,
+    films: ThumbnailSet,
     answers: npt.NDArray[np.float64] | None = None,
     progress: Progress = SILENT,
     seed: int = 0,
@@ -163,7 +163,7 @@ def gather_evidence(
         seed: of everything random in it.
     """
     with progress.task("Comparing", comparisons() + 2, "analyses") as task:
-        alike = likenesses(films, seed)
+        alike = patient_similarities(films, seed)
         task.advance()
         told = split_tests(films, seed, task)
         reviewed = review_labels(films, seed, answers)

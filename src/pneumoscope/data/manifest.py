@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope import storage
-from pneumoscope.data.patients import split_named, split_words
+from pneumoscope.data.patients import parse_split, split_words
 from pneumoscope.data.tree import CLASS_WORDS
 from pneumoscope.errors import DataError, ManifestError
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
@@ -202,7 +202,7 @@ def _image_path(text: str, where: str, folder: Path) -> Path:
 def _split(text: str, where: str) -> Split | None:
     if not text:
         return None
-    if (name := split_named(text)) is not None:
+    if (name := parse_split(text)) is not None:
         return name
     raise ManifestError(
         f"{where}: found the split {text!r}; wanted {', '.join(SPLITS)} (or one of "
@@ -244,6 +244,11 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> No
     Raises:
         DataError: an image's name is no valid Unicode and can't be written.
         OSError: the folder can't be written.
+
+    Example:
+        >>> write_split(folder / "parts.csv", split(index(xrays), SplitConfig(val=0.2)))
+        >>> len(load_dataset(folder / "parts.csv")) == len(load_dataset(xrays))
+        True
     """
     folder = Path(os.path.normpath(path.absolute().parent))
     lines = io.StringIO(newline="")

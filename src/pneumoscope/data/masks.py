@@ -25,9 +25,9 @@ import numpy.typing as npt
 
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.index import require_both_classes
-from pneumoscope.data.splitting import check_no_leak, check_shares, deal
+from pneumoscope.data.splitting import assign_splits, check_no_leak, check_shares
 from pneumoscope.errors import DataError, ImageRefusedError, UsageError
-from pneumoscope.images.raster import tell_format
+from pneumoscope.images.raster import detect_format
 from pneumoscope.images.read import read_image
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, Dataset, ImageRecord
@@ -105,7 +105,7 @@ def _glance(path: Path) -> npt.NDArray[Any]:
     from PIL import Image
 
     with path.open("rb") as stream:
-        if tell_format(stream.read(_HEAD_BYTES)) != "jpeg":
+        if detect_format(stream.read(_HEAD_BYTES)) != "jpeg":
             return read_image(path).pixels
         stream.seek(0)
         with Image.open(stream) as image:
@@ -188,7 +188,7 @@ def with_usable_validation(
 def _dealt_pool(
     records: Sequence[ImageRecord], pool: Sequence[int], shares: SplitConfig
 ) -> tuple[tuple[ImageRecord, ...], list[str]]:
-    dealt, warnings = deal([records[place] for place in pool], shares)
+    dealt, warnings = assign_splits([records[place] for place in pool], shares)
     merged = list(records)
     for place, record in zip(pool, dealt, strict=True):
         merged[place] = record

@@ -1,7 +1,7 @@
 """Do films that share a patient id look alike? Then the id means a person, and a leak is real.
 
-Comes in: `Films`. Goes out: `Likeness` records, for ids inside a split, in two splits, and for
-numbers that stand in two series of ids. Knows nothing of files, pages or models.
+Comes in: `ThumbnailSet`. Goes out: `PatientSimilarity` records, for ids inside a split, in two
+splits, and for numbers that stand in two series of ids. Knows nothing of files, pages or models.
 
 Likeness is the correlation of 16×16 thumbnails from which the mean film of their class and split
 was taken. Two tests by permutation (Good 2005, Permutation, Parametric and Bootstrap Tests of
@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.audit_record import LEVEL, Likeness
-from pneumoscope.data.patients import KINDS, kind_of, natural_key, number_of
-from pneumoscope.data.thumbnails import Films, Floats, apart_from_mean
+from pneumoscope.data.audit_record import LEVEL, PatientSimilarity
+from pneumoscope.data.patients import ID_SERIES, id_series, natural_key, number_of
+from pneumoscope.data.thumbnails import Floats, ThumbnailSet, residuals_from_mean
 from pneumoscope.records import CLASS_NAMES, SPLITS
 
 _FEWEST_IDS = 5
@@ -42,7 +42,7 @@ class _Group:
     keys: npt.NDArray[np.str_]
 
 
-def likenesses(films: Films, seed: int) -> tuple[Likeness, ...]:
+def patient_similarities(films: ThumbnailSet, seed: int) -> tuple[PatientSimilarity, ...]:
     """Every comparison for which there are at least five ids.
 
     Args:
@@ -60,7 +60,7 @@ def likenesses(films: Films, seed: int) -> tuple[Likeness, ...]:
     return tuple(found)
 
 
-def _without_copies(films: Films) -> Ints:
+def _without_copies(films: ThumbnailSet) -> Ints:
     """Places of the films, a byte-equal copy in the same split and of the same patient left out."""
     seen: set[tuple[str, str, str]] = set()
     kept = []
@@ -72,7 +72,7 @@ def _without_copies(films: Films) -> Ints:
     return np.array(kept, np.int64)
 
 
-def _cell(films: Films, kept: Ints, label: int, split: str) -> Ints:
+def _cell(films: ThumbnailSet, kept: Ints, label: int, split: str) -> Ints:
     own: Ints = kept[(films.labels[kept] == label) & (films.splits[kept] == split)]
     return own
 
@@ -82,20 +82,20 @@ def _named(split: str) -> str:
 
 
 def _inside_splits(
-    films: Films, small: Floats, kept: Ints, rng: np.random.Generator
-) -> Iterator[Likeness]:
+    films: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
+) -> Iterator[PatientSimilarity]:
     for split, label in itertools.product((*SPLITS, "none"), range(len(CLASS_NAMES))):
         places = _cell(films, kept, label, split)
         if len(places) < 2:
             continue
-        group = _Group(apart_from_mean(small[places]), films.patients[places])
+        group = _Group(residuals_from_mean(small[places]), films.patients[places])
         if found := inside(group.rows, group.keys, f"{CLASS_NAMES[label]}{_named(split)}", rng):
             yield found
 
 
 def _across_splits(
-    films: Films, small: Floats, kept: Ints, rng: np.random.Generator
-) -> Iterator[Likeness]:
+    films: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
+) -> Iterator[PatientSimilarity]:
     for (one, other), label in itertools.product(
         itertools.combinations(SPLITS, 2), range(len(CLASS_NAMES))
     ):
@@ -105,15 +105,15 @@ def _across_splits(
 
 
 def _across_series(
-    films: Films, small: Floats, kept: Ints, rng: np.random.Generator
-) -> Iterator[Likeness]:
+    films: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
+) -> Iterator[PatientSimilarity]:
     """Films whose ids have the same number in different series, such as bacteria-12 and virus-12.
 
     Only where ids name a series: those of Kermany file names.
     """
-    kinds = np.array([kind_of(str(patient)) for patient in films.patients[kept]])
+    kinds = np.array([id_series(str(patient)) for patient in films.patients[kept]])
     for (one, other), label in itertools.product(
-        itertools.combinations(KINDS[:-1], 2), range(len(CLASS_NAMES))
+        itertools.combinations(ID_SERIES[:-1], 2), range(len(CLASS_NAMES))
     ):
         of_class = films.labels[kept] == label
         first, second = (kept[of_class & (kinds == kind)] for kind in (one, other))
@@ -122,20 +122,20 @@ def _across_series(
 
 
 def _between(
-    films: Films,
+    films: ThumbnailSet,
     small: Floats,
     places: tuple[Ints, Ints],
     kind: Literal["across", "number"],
     where: str,
     rng: np.random.Generator,
-) -> Iterator[Likeness]:
+) -> Iterator[PatientSimilarity]:
     groups = []
     for own in places:
         if not len(own):
             return
         names = [str(name) for name in films.patients[own]]
         keys = names if kind == "across" else [_number(name) for name in names]
-        groups.append(_Group(apart_from_mean(small[own]), np.array(keys)))
+        groups.append(_Group(residuals_from_mean(small[own]), np.array(keys)))
     if found := between(groups[0], groups[1], kind, where, rng):
         yield found
 
@@ -147,7 +147,7 @@ def _number(patient: str) -> str:
 
 def inside(
     rows: Floats, keys: npt.NDArray[np.str_], where: str, rng: np.random.Generator
-) -> Likeness | None:
+) -> PatientSimilarity | None:
     """Whether rows with one key are more alike than rows with two; `None` for too few keys.
 
     Args:
@@ -220,7 +220,7 @@ def between(
     kind: Literal["across", "number"],
     where: str,
     rng: np.random.Generator,
-) -> Likeness | None:
+) -> PatientSimilarity | None:
     """Whether rows of two groups with one key are more alike than those with two.
 
     `None` if the groups share fewer than five keys.
@@ -259,12 +259,12 @@ def _likeness(
     strangers: float,
     dealt: npt.NDArray[np.float64],
     rng: np.random.Generator,
-) -> Likeness:
+) -> PatientSimilarity:
     observed = float(same.mean())
     means = same[rng.integers(0, len(same), (_RESAMPLES, len(same)))].mean(axis=1)
     low, high = np.quantile(means - strangers, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     p_value = (1 + int((dealt >= observed).sum())) / (1 + len(dealt))
-    return Likeness(
+    return PatientSimilarity(
         kind=kind,
         where=where,
         patients=len(same),

@@ -56,7 +56,7 @@ _ZERO = re.compile(r"[-+]?0+(\.0+)?|-1|-?9{3,}")
 _NUMBER = re.compile(r"[0-9]+(\.0+)?")
 
 
-def split_named(text: str) -> Split | None:
+def parse_split(text: str) -> Split | None:
     """The split that a word means (`valid`, `Training`, `test_set`), `None` for any other word."""
     word = text.strip().lower()
     return _SPLITS.get(word) or _SPLITS.get(_SET.sub("", word))
@@ -72,7 +72,7 @@ def is_mask_folder(name: str) -> bool:
     return bool(_MASKS.search(name.lower()))
 
 
-def placeholders(ids: Iterable[str]) -> frozenset[str]:
+def placeholder_ids(ids: Iterable[str]) -> frozenset[str]:
     """Those of the patient ids of a data set that name nobody, as `ANONYMOUS`, `nan` or `0`.
 
     Words for "nobody" always are. `0`, `-1` and `999…` are only where the other ids are no numbers
@@ -105,7 +105,7 @@ _NORMAL = re.compile(r"(NORMAL2-)?IM-([0-9]+)-[0-9]+", re.IGNORECASE)
 _KIND = re.compile(r"(bacteria|virus|IM|NORMAL2-IM)-([0-9]+)")
 _DIGITS = re.compile(r"([0-9]+)")
 
-KINDS = ("bacteria", "virus", "IM", "NORMAL2-IM", "other")
+ID_SERIES = ("bacteria", "virus", "IM", "NORMAL2-IM", "other")
 """The series of ids in the Kermany data set, each with numbers of its own; `other` is the rest."""
 
 _PATIENT_ID = 0x00100020  # PatientID, DICOM PS3.6
@@ -138,8 +138,8 @@ def from_file_name(name: str) -> KermanyName | None:
     return None
 
 
-def kind_of(patient: str) -> str:
-    """The series that a patient id belongs to: one of `KINDS`."""
+def id_series(patient: str) -> str:
+    """The series that a patient id belongs to: one of `ID_SERIES`."""
     match = _KIND.fullmatch(patient)
     return match[1] if match else "other"
 
@@ -215,7 +215,7 @@ def assign_patients(
         one id that stands on most images.
     """
     given = [record.patient or dicom_patient_id(record.path) for record in records]
-    nobody = placeholders(given)
+    nobody = placeholder_ids(given)
     named = []
     own = 0
     for record, told in zip(records, given, strict=True):

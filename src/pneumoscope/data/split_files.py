@@ -11,7 +11,7 @@ from collections import Counter
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.manifest import write_split
 from pneumoscope.data.masks import with_usable_validation
-from pneumoscope.data.splitting import check_no_leak, check_shares, deal
+from pneumoscope.data.splitting import assign_splits, check_no_leak, check_shares
 from pneumoscope.errors import DataError
 from pneumoscope.records import SPLITS, Dataset
 
@@ -34,11 +34,18 @@ def split(dataset: Dataset, config: SplitConfig) -> Dataset:
 
     Raises:
         UsageError: the shares are no shares.
+
+    Example:
+        >>> parts = split(index(xrays), SplitConfig(val=0.2, test=0.2))
+        >>> train_patients = {record.patient for record in parts.subset("train")}
+        >>> test_patients = {record.patient for record in parts.subset("test")}
+        >>> train_patients & test_patients
+        set()
     """
     check_shares(config)
     keep_test = not config.test
     held = frozenset(r.patient for r in dataset.records if r.split == "test" and keep_test)
-    dealt, warnings = deal(dataset.records, config, held_for_test=held)
+    dealt, warnings = assign_splits(dataset.records, config, held_for_test=held)
     notes = list(warnings)
     given = Counter(record.split for record in dataset.records)
     if held:

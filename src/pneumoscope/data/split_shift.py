@@ -1,6 +1,6 @@
 """From which split is this film? If a classifier can tell, the splits differ in their making.
 
-Comes in: `Films`. Goes out: `SplitTest` records, one per class and pair of splits.
+Comes in: `ThumbnailSet`. Goes out: `SplitTest` records, one per class and pair of splits.
 Knows nothing of files, pages or models.
 
 A classifier of two samples as a test that they differ: Lopez-Paz and Oquab 2017,
@@ -19,8 +19,8 @@ import numpy.typing as npt
 from pneumoscope.data.audit_record import Driver, Property, SplitTest
 from pneumoscope.data.duplicates import QUANTITIES, roc_area
 from pneumoscope.data.thumbnails import (
-    Films,
     Floats,
+    ThumbnailSet,
     area,
     cross_validated,
     interval_of_area,
@@ -38,7 +38,7 @@ PAIRS = (("train", "test"), ("train", "val"), ("val", "test"))
 """The comparisons, in this order; SPLITS gives the names."""
 
 
-def split_tests(films: Films, seed: int, task: Task) -> tuple[SplitTest, ...]:
+def split_tests(films: ThumbnailSet, seed: int, task: Task) -> tuple[SplitTest, ...]:
     """One test per class and pair of splits that both have 20 films of five patients.
 
     Args:
@@ -63,7 +63,7 @@ def comparisons() -> int:
 
 
 def _test(
-    films: Films,
+    films: ThumbnailSet,
     places: npt.NDArray[np.int64],
     classes: npt.NDArray[np.int64],
     named: tuple[int, str, str],
@@ -96,7 +96,7 @@ def _test(
     )
 
 
-def _properties(films: Films) -> Mapping[Property, npt.NDArray[np.float64]]:
+def _properties(films: ThumbnailSet) -> Mapping[Property, npt.NDArray[np.float64]]:
     """Every property of every film, (n,) float64 each."""
     found: dict[Property, npt.NDArray[np.float64]] = {
         cast("Property", name): films.numbers[:, column] for column, name in enumerate(QUANTITIES)

@@ -17,7 +17,7 @@ import numpy as np
 
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.duplicates import connected_groups
-from pneumoscope.data.patients import kind_of, natural_key
+from pneumoscope.data.patients import id_series, natural_key
 from pneumoscope.errors import DataError, SplitLeakError, UsageError
 from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
 
@@ -32,7 +32,7 @@ class _Unit:
     subtype: str
 
 
-def deal(
+def assign_splits(
     records: Sequence[ImageRecord],
     config: SplitConfig,
     held_for_test: frozenset[str] = frozenset(),
@@ -77,7 +77,7 @@ def deal(
     return dealt, (*warnings, *notes)
 
 
-def deal_folds(
+def assign_folds(
     records: Sequence[ImageRecord], folds: int, by: Literal["random", "block"], seed: int
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Assign every record to one of `folds` folds of about as many patients of each class.
@@ -135,7 +135,7 @@ def _strata(
     strata: dict[tuple[int, str], list[int]] = defaultdict(list)
     for place, unit in enumerate(units):
         if place not in without:
-            name = unit.subtype if by == "random" else kind_of(unit.patients[0])
+            name = unit.subtype if by == "random" else id_series(unit.patients[0])
             strata[unit.label, name].append(place)
     generator = np.random.default_rng(seed)
     for (label, _), places in sorted(strata.items()):

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Films:
+class ThumbnailSet:
     """Readable films, all in one order.
 
     Attributes:
@@ -90,7 +90,7 @@ def standardised(rows: Floats) -> Floats:
     return unit
 
 
-def apart_from_mean(rows: Floats) -> Floats:
+def residuals_from_mean(rows: Floats) -> Floats:
     """Standardised rows less their common mean, standardised again.
 
     All chest films look alike; what is left is by what each differs from the mean film. On the

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pneumoscope.data.patients import is_mask_folder, split_named, split_words
+from pneumoscope.data.patients import is_mask_folder, parse_split, split_words
 from pneumoscope.errors import DataError
-from pneumoscope.images.raster import tell_format
+from pneumoscope.images.raster import detect_format
 from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
 
 SHAPES = (
@@ -62,10 +62,10 @@ def records_of_folder(
         DataError: the folder has neither form, holds no image, can't be listed, or one of the two
             classes is missing while folders of other classes are there.
     """
-    folders = [entry for entry in _visible(root) if is_there(Path(entry.path), "dir")]
+    folders = [entry for entry in _visible(root) if path_exists(Path(entry.path), "dir")]
     splits: dict[Split, list[str]] = {name: [] for name in SPLITS}
     for entry in folders:
-        if (split := split_named(entry.name)) is not None:
+        if (split := parse_split(entry.name)) is not None:
             splits[split].append(entry.name)
     found_classes = [entry.name for entry in folders if entry.name.lower() in classes]
     if any(splits.values()) and found_classes:
@@ -81,7 +81,7 @@ def records_of_folder(
                 notes.append(f"{root}: {' and '.join(names)} are both taken for {split}.")
             for name in names:
                 records += reader.of_classes(root / name, split)
-        rest = [entry.name for entry in folders if split_named(entry.name) is None]
+        rest = [entry.name for entry in folders if parse_split(entry.name) is None]
         reader.refuse_unknown_splits(rest)
         _note_ignored(root, rest, notes, "neither a split nor a class")
     elif found_classes:
@@ -99,7 +99,7 @@ def records_of_folder(
     return sorted(records, key=lambda r: (order.get(r.split or "train", 0), r.label, str(r.path)))
 
 
-def is_there(path: Path, what: str) -> bool:
+def path_exists(path: Path, what: str) -> bool:
     """Whether a path is a folder (`dir`) or a file; `False` for what can't be looked at."""
     try:
         return path.is_dir() if what == "dir" else path.is_file()
@@ -121,7 +121,7 @@ class _Reader:
         other: list[str] = []
         for entry in _visible(folder):
             label = self._classes.get(entry.name.lower())
-            if not is_there(Path(entry.path), "dir"):
+            if not path_exists(Path(entry.path), "dir"):
                 continue
             if label is None:
                 other.append(entry.name)
@@ -138,7 +138,7 @@ class _Reader:
             mask = next((k for k, part in enumerate(inner) if is_mask_folder(part)), None)
             if mask is not None:
                 self._masks[folder.joinpath(*inner[: mask + 1])] += 1
-            elif is_surely_no_image(path):
+            elif is_certainly_not_image(path):
                 self._no_images.append(path)
             else:
                 yield path
@@ -180,7 +180,7 @@ class _Reader:
             )
 
 
-def is_surely_no_image(path: Path) -> bool:
+def is_certainly_not_image(path: Path) -> bool:
     """Whether neither the name (`notes.txt`) nor the content is that of an image.
 
     Files without a usual suffix (`IM0001`, `1.2.840.1`) may be DICOM, and stay.
@@ -190,7 +190,7 @@ def is_surely_no_image(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as stream:
-            return tell_format(stream.read(_HEAD_BYTES)) is None
+            return detect_format(stream.read(_HEAD_BYTES)) is None
     except OSError:  # its reader says why
         return False
 
@@ -219,9 +219,9 @@ def _files_below(folder: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         for entry in _visible(current):
             path = Path(entry.path)
-            if is_there(path, "dir"):
+            if path_exists(path, "dir"):
                 waiting.append(path)
-            elif is_there(path, "file"):
+            elif path_exists(path, "file"):
                 yield path
 
 
@@ -247,8 +247,10 @@ def _found_instead(
     root: Path, folders: Sequence[os.DirEntry[str]], classes: Mapping[str, int]
 ) -> str:
     for entry in folders:
-        inner = [sub.name for sub in _visible(Path(entry.path)) if is_there(Path(sub.path), "dir")]
-        if any(split_named(name) or name.lower() in classes for name in inner):
+        inner = [
+            sub.name for sub in _visible(Path(entry.path)) if path_exists(Path(sub.path), "dir")
+        ]
+        if any(parse_split(name) or name.lower() in classes for name in inner):
             return f"found no images here, but below it: give {entry.path} instead"
     if not folders:
         return "found no folder in it"

@@ -38,15 +38,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, ExtraMissingError, ImageRefusedError, UsageError
-from pneumoscope.evaluation.agreement import compare, correlation, differences, passed_limits
+from pneumoscope.evaluation.agreement import compare, correlation, differences, exceeded_limits
 from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.onnx import OnnxWriter
 from pneumoscope.graph.openvino import OpenVinoWriter, compile_model
 from pneumoscope.images.read import read_image
-from pneumoscope.inference.answer_graph import OUTPUTS, write_answer
 from pneumoscope.inference.bundle import Bundle, BundleManifest
 from pneumoscope.inference.input_check import EMBEDDING, TABLE
+from pneumoscope.inference.prediction_graph import OUTPUTS, write_prediction
 from pneumoscope.inference.predictor import Answer, Predictor, statistics_of
 from pneumoscope.inference.weights_store import save_table
 from pneumoscope.progress import SILENT, Progress
@@ -189,7 +189,7 @@ def _write_onnx(
     folder: Path, manifest: BundleManifest, networks: list[NetworkArrays], about: dict[str, Any]
 ) -> None:
     to = OnnxWriter()
-    answer = write_answer(to, manifest, networks, INPUT)
+    answer = write_prediction(to, manifest, networks, INPUT)
     width, side = networks[0].width, answer.side
     shapes: tuple[list[int | str], ...] = (["n"], ["n", side, side], ["n", width])
     outputs = {n: (node, s) for n, node, s in zip(OUTPUTS, answer.nodes, shapes, strict=True)}
@@ -203,7 +203,7 @@ def _write_openvino(
 ) -> None:
     to = OpenVinoWriter()
     pixels = to.parameter((-1, -1, -1), np.uint8, INPUT)
-    answer = write_answer(to, manifest, networks, pixels)
+    answer = write_prediction(to, manifest, networks, pixels)
     model = to.model(pixels, dict(zip(OUTPUTS, answer.nodes, strict=True)))
     for key, value in about.items():
         text = value if isinstance(value, str) else json.dumps(value)
@@ -405,7 +405,7 @@ def _judged(pairs: Sequence[_Pair], asked: int, threshold: float, limits: Limits
             1 - limits.heatmap_correlation,
         ),
     )
-    return Certificate(**found, limits=limits, failures=passed_limits(tests))
+    return Certificate(**found, limits=limits, failures=exceeded_limits(tests))
 
 
 @contextmanager

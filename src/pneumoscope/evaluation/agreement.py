@@ -100,7 +100,7 @@ def correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float |
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
-def passed_limits(tests: Sequence[Test]) -> tuple[str, ...]:
+def exceeded_limits(tests: Sequence[Test]) -> tuple[str, ...]:
     """Each limit that was passed, with what was found and wanted."""
     return tuple(
         f"{name}: found {value:.3g}, wanted at most {limit:.3g}"

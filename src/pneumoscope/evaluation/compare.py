@@ -26,7 +26,7 @@ from pneumoscope.evaluation.paired import (
     McNemar,
     PairedAuc,
     PairedDifferences,
-    answered_rightly,
+    is_correct,
     mcnemar,
     paired_auc,
     paired_differences,
@@ -128,8 +128,8 @@ def compare(
         truth, pair, thresholds, patients, intervals, config.confidence
     )
     right = (
-        answered_rightly(truth, before, thresholds[0]),
-        answered_rightly(truth, after, thresholds[1]),
+        is_correct(truth, before, thresholds[0]),
+        is_correct(truth, after, thresholds[1]),
     )
     kinds = {"all": truth >= 0, "PNEUMONIA": truth == 1, "NORMAL": truth == 0}
     auc = paired_auc(truth, before, after, config.level, patients)

@@ -100,6 +100,14 @@ class Evaluation:
         classification_report: scikit-learn's text.
         groups: rates by further columns; filled in by who knows them.
         scale: of the scores, for `threshold` and the edges of `histogram`.
+
+    Example:
+        >>> found = evaluate([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9])
+        >>> found.metrics["auc"].value, found.confusion_matrix.fp
+        (1.0, 1)
+        >>> print(found.classification_report)
+                      precision    recall  f1-score   support
+        ...
     """
 
     n: int
@@ -194,9 +202,9 @@ class HeadlineRow:
 def evaluate(
     labels: ArrayLike,
     probabilities: ArrayLike,
-    patients: Patients,
-    threshold: float,
-    rule: str,
+    patients: Patients | None = None,
+    threshold: float = 0.5,
+    rule: str = "given",
     interval: IntervalConfig = _INTERVAL,
     refused: int = 0,
     subtypes: Sequence[str] | None = None,
@@ -206,7 +214,7 @@ def evaluate(
     Args:
         labels: int, (n,), 0 or 1, of the images that were answered.
         probabilities: float64, (n,), in [0, 1].
-        patients: (n,), ids.
+        patients: (n,), ids; `None`: each image is of another patient.
         threshold: PNEUMONIA is the answer from here up; chosen on other images.
         rule: how it was chosen, in words.
         interval: level, resamples and seed.
@@ -216,6 +224,14 @@ def evaluate(
     Raises:
         DataError: there is no image, shapes differ, or values are out of range.
         UsageError: the threshold, the level or the number of resamples is impossible.
+
+    Example:
+        >>> found = evaluate([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9], threshold=0.65)
+        >>> accuracy = found.metrics["accuracy"]
+        >>> accuracy.value
+        1.0
+        >>> accuracy.low < accuracy.value
+        True
     """
     if not 0.0 <= threshold <= 1.0:
         raise UsageError(f"threshold: found {threshold}, wanted a probability from 0 to 1.")
@@ -225,6 +241,7 @@ def evaluate(
             f"evaluation: found no answered image ({refused} refused), wanted at least one. "
             "See the column 'reason' of predictions.csv."
         )
+    patients = np.arange(truth.size) if patients is None else patients
     _, patient_count = patient_codes(patients, truth.size)
     bootstrap = bootstrap_metrics(truth, scores, patients, threshold, interval)
     roc, precision_recall = roc_and_precision_recall(truth, scores, patients, interval)

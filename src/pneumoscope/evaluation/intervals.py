@@ -34,8 +34,8 @@ from pneumoscope.evaluation.proportions import (
     auc_interval,
     collapsed,
     edge_metrics,
-    held,
     patient_codes,
+    reported_limits,
     score_interval,
 )
 from pneumoscope.evaluation.ranked_metrics import (
@@ -247,7 +247,7 @@ def bootstrap_metrics(
     shown = {}
     for name, found in estimates.items():
         made_of = [estimates[part].value for part in OF_SHARES[name]]
-        shown[name] = Estimate(found.value, *held(found, edges[name], made_of))
+        shown[name] = Estimate(found.value, *reported_limits(found, edges[name], made_of))
     return BootstrapMetrics(shown, dropped)
 
 

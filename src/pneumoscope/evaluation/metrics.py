@@ -58,7 +58,12 @@ class UndefinedMetricWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class ConfusionMatrix:
-    """Images by truth and answer; positive is PNEUMONIA."""
+    """Images by truth and answer; positive is PNEUMONIA.
+
+    Example:
+        >>> evaluate([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9]).confusion_matrix
+        ConfusionMatrix(tn=1, fp=1, fn=0, tp=2)
+    """
 
     tn: int
     fp: int

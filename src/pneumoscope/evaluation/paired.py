@@ -62,6 +62,12 @@ class PairedAuc:
             intervals, none if the scores are the same.
         p: two-sided, of no difference; `None` where the variance is 0 or undefined.
         error: standard error of the difference, likewise.
+
+    Example:
+        >>> labels, old, new = [0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9], [0.1, 0.3, 0.8, 0.9]
+        >>> found = paired_auc(labels, old, new, 0.95, patients=range(4))
+        >>> found.old, found.new
+        (0.75, 1.0)
     """
 
     old: float | None
@@ -81,6 +87,11 @@ class McNemar:
         exact: two-sided p of the exact conditional test; 1 without disagreement.
         mid: mid-p (Fagerland, Lydersen & Laake 2013, doi:10.1186/1471-2288-13-91), which keeps
             its level nearly as well and is less cautious. Both take images for independent.
+
+    Example:
+        >>> found = mcnemar([True, True, False, True], [True, True, True, True])
+        >>> found.only_old, found.only_new
+        (0, 1)
     """
 
     only_old: int
@@ -109,7 +120,13 @@ class PairedDifferences:
 def paired_auc(
     labels: ArrayLike, old: ArrayLike, new: ArrayLike, level: float, patients: Patients
 ) -> PairedAuc:
-    """Both AUCs and their difference; components are summed per patient (Obuchowski 1997)."""
+    """Both AUCs and their difference; components are summed per patient (Obuchowski 1997).
+
+    Example:
+        >>> labels, old, new = [0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9], [0.1, 0.3, 0.8, 0.9]
+        >>> paired_auc(labels, old, new, 0.95, patients=range(4)).difference.value
+        0.25
+    """
     truth, before = checked_scores(labels, old)
     _, after = checked_scores(labels, new)
     if not 0 < truth.sum() < truth.size:
@@ -139,6 +156,10 @@ def mcnemar(old_right: ArrayLike, new_right: ArrayLike) -> McNemar:
     Args:
         old_right: bool, (n,), whether the old model's answer is right.
         new_right: bool, (n,), whether the new model's is.
+
+    Example:
+        >>> mcnemar([True] * 8 + [False] * 8, [True] * 16).exact < 0.05
+        True
     """
     before = np.asarray(old_right, dtype=bool)
     after = np.asarray(new_right, dtype=bool)
@@ -297,7 +318,7 @@ def paired_differences(
         lower[name], upper[name] = (low, high) if defined else (None, None)
     ids = np.asarray(patients)
     right = [
-        answered_rightly(truth, values, at)
+        is_correct(truth, values, at)
         for values, at in zip((before, after), thresholds, strict=True)
     ]
     for name, labels_of in SHARES.items():
@@ -335,9 +356,7 @@ def _edge_differences(
     return {name: difference(new[name], old[name]) for name in METRIC_NAMES}
 
 
-def answered_rightly(
-    labels: IntArray, probabilities: FloatArray, threshold: float
-) -> NDArray[np.bool_]:
+def is_correct(labels: IntArray, probabilities: FloatArray, threshold: float) -> NDArray[np.bool_]:
     """Whether each image's answer is right, bool (n,)."""
     right: NDArray[np.bool_] = (probabilities >= threshold) == (labels == 1)
     return right

@@ -308,7 +308,7 @@ def edge_metrics(
     }
 
 
-def held(
+def reported_limits(
     own: Estimate, edge: Estimate, values: Iterable[float | None]
 ) -> tuple[float | None, float | None]:
     """The limits to show of a metric: the bootstrap's, or those of `edge_metrics` at an edge.
@@ -325,7 +325,7 @@ def held(
     return own.low, own.high
 
 
-def held_difference(gap: Estimate, after: Estimate, before: Estimate) -> Estimate:
+def reported_difference(gap: Estimate, after: Estimate, before: Estimate) -> Estimate:
     """A paired difference, with limits from the two intervals where its own have collapsed.
 
     On the safe side, since that both are of the same images is not made use of.

@@ -45,9 +45,9 @@ from pneumoscope.evaluation.proportions import (
     at_edge,
     clustered_interval,
     collapsed,
-    held,
-    held_difference,
     patient_codes,
+    reported_difference,
+    reported_limits,
 )
 from pneumoscope.evaluation.ranked_metrics import (
     FloatArray,
@@ -159,7 +159,10 @@ def compare_paired(
         edges = _edges(column, ids, config.level)
         own = {m: told(point[m][0], rows[m]) for m in METRICS}
         found.append(
-            {m: Estimate(own[m].value, *held(own[m], edges[m], [own[m].value])) for m in METRICS}
+            {
+                m: Estimate(own[m].value, *reported_limits(own[m], edges[m], [own[m].value]))
+                for m in METRICS
+            }
         )
     pair = (columns[0], columns[1])
     gaps = {
@@ -239,7 +242,7 @@ def _held_gap(
     if gap.value is None or not (collapsed(gap) or at_edge(before.value) or at_edge(after.value)):
         return gap
     if metric == "auc":
-        return held_difference(gap, after, before)
+        return reported_difference(gap, after, before)
     inside = columns[0].labels == (1 if metric == "sensitivity" else 0)
     before_right, after_right = (
         column.called[inside] == (metric == "sensitivity") for column in columns
@@ -265,7 +268,7 @@ _STRENGTH = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class ShortcutBaseline:
     """What one control reached: its images and patients, and its AUC."""
 
     images: int
@@ -273,9 +276,9 @@ class Control:
     auc: Estimate
 
 
-def control(
+def shortcut_baseline(
     numbers: ArrayLike, labels: ArrayLike, patients: Patients, folds: int, config: IntervalConfig
-) -> Control | None:
+) -> ShortcutBaseline | None:
     """A control's cross-validated AUC, with the bootstrap's interval over patients.
 
     Args:
@@ -293,7 +296,7 @@ def control(
     if scores is None:
         return None
     found = bootstrap_metrics(truth, scores, ids, 0.5, config).estimates["auc"]
-    return Control(truth.size, len(set(ids.tolist())), found)
+    return ShortcutBaseline(truth.size, len(set(ids.tolist())), found)
 
 
 def cross_validated(

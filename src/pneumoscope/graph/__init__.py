@@ -1,1 +1,1 @@
-"""The network as arrays and operations, for engines that know no Keras."""
+"""Networks as plans and arrays, written as graphs for engines that run without Keras."""

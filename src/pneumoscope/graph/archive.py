@@ -1,15 +1,13 @@
-"""A network's `.keras` file, read without Keras and without trusting it.
+"""Reading of `.keras` and HDF5 weight files without Keras and without trusting them.
 
-Such a file is a ZIP archive of `config.json` (layers and wiring), `model.weights.h5` (arrays) and
-`metadata.json`. Sizes are checked before anything is unpacked; of the description only layers that
-`layers.py` knows are taken, and none of it is run.
+A `.keras` file is a ZIP archive of `config.json` (layers and connections), `model.weights.h5`
+(arrays) and `metadata.json`. `read_network` checks the sizes before anything is unpacked, accepts
+only layers that `layers.py` supports, and executes no part of the description.
 
-A file of Keras weights, opened without trusting it: which layers it holds, their arrays.
-
-An HDF5 file of the old layout (`.h5`, with or without a model around the weights) or of Keras 3
-(`.weights.h5`), or the one inside a `.keras` archive. No model description in the file is looked at
-and no code of it runs. Links that lead elsewhere, and arrays that would fill the memory, are
-refused before anything is read.
+`open_weight_file` opens the arrays: an HDF5 file of the old layout (`.h5`, with or without a model
+around the weights) or of Keras 3 (`.weights.h5`), or the one inside a `.keras` archive. It ignores
+the model description. It rejects links to other files, and arrays that would exhaust memory, before
+it reads any data.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     import h5py
 
 MAX_BYTES = 1 << 30
-"""Most bytes of a file, and of all its arrays once unpacked. DenseNet121 has 33 MB."""
+"""Limit on the bytes of a file, and of all its unpacked arrays. DenseNet121 has 33 MB."""
 
 WEIGHTS_MEMBER = "model.weights.h5"
 """The HDF5 file inside a `.keras` archive."""
@@ -54,22 +52,22 @@ _WAY_OUT = "Give a file that Keras saved for the same backbone, or choose --weig
 
 @dataclass(frozen=True, slots=True)
 class StoredLayers:
-    """The weights of an open file.
+    """The weights in an open file.
 
     Attributes:
-        by_name: for each layer its arrays in Keras' order (a convolution's kernel; gamma, beta,
-            moving mean, moving variance of batch normalisation).
-        in_order: the layers' own order counts (only the old layout has one).
+        by_name: arrays of each layer in Keras' order (a convolution's kernel; gamma, beta, moving
+            mean and moving variance of batch normalisation).
+        in_order: whether the layers keep the model's order, as only the old layout does.
     """
 
     by_name: Mapping[str, tuple[h5py.Dataset, ...]]
     in_order: bool
 
     def assign(self, names: Collection[str]) -> dict[str, tuple[h5py.Dataset, ...]]:
-        """The arrays for the layers `names`, as far as they are there.
+        """The arrays of the layers `names`, as far as the file has them.
 
-        By name; where names differ but an old file has as many layers, by position, which is how
-        Keras itself reads it.
+        Layers are matched by name. If names differ and a file of the old layout has as many layers,
+        they are matched by position, as Keras does.
         """
         found = {name: self.by_name[name] for name in names if name in self.by_name}
         if len(found) < len(names) == len(self.by_name) and self.in_order:
@@ -83,12 +81,12 @@ def open_weight_file(path: Path, names: Collection[str] = ()) -> Iterator[Stored
 
     Args:
         path: the file.
-        names: the names of the layers that are wanted, to recognise them where a file writes them
-            with slashes (`conv1/conv`) or inside another model (`densenet121/conv1_conv`).
+        names: names of the wanted layers. They identify layers whose names a file writes with
+            slashes (`conv1/conv`) or inside another model (`densenet121/conv1_conv`).
 
     Raises:
-        InputError: neither HDF5 nor `.keras`, damaged, links to other files, or too large when
-            unpacked.
+        InputError: the file is neither HDF5 nor `.keras`, is damaged, links to other files, or is
+            too large when unpacked.
     """
     import h5py
 
@@ -109,59 +107,59 @@ def open_weight_file(path: Path, names: Collection[str] = ()) -> Iterator[Stored
 
 
 def read_member(path: Path, name: str, most: int) -> bytes:
-    """A file of a `.keras` archive.
+    """Read one file of a `.keras` archive.
 
     Args:
         path: the archive.
-        name: of the file in it.
-        most: bytes, unpacked.
+        name: name of the file in it.
+        most: largest allowed size when unpacked, bytes.
 
     Raises:
-        InputError: no archive, no such file in it, damaged, or too large when unpacked.
+        InputError: it is not an archive, lacks the file, is damaged, or the file is too large.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             size = archive.getinfo(name).file_size
             if size > most:
                 raise InputError(
-                    f"{path}: {name} needs {size:,} bytes of memory, allowed are {most:,}."
+                    f"{path}: {name} needs {size:,} bytes of memory; {most:,} are allowed."
                 )
             with archive.open(name) as stream:
                 return stream.read(most)
     except KeyError as error:
-        raise InputError(f"{path}: holds no {name}; wanted a file that Keras saved.") from error
+        raise InputError(f"{path}: holds no {name}; wanted a file saved by Keras.") from error
     except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error}.") from error
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise InputError(
-            f"{path} is not an HDF5 file and no archive that Keras wrote: {error}."
+            f"{path} is neither an HDF5 file nor an archive written by Keras: {error}."
         ) from error
 
 
 def read_array(path: Path, layer: str, dataset: h5py.Dataset) -> NDArray[np.float32]:
-    """One stored array as float32.
+    """Read one stored array as float32.
 
     Raises:
-        InputError: it holds no floating-point numbers, or some that are not finite.
+        InputError: it is not floating point, or holds non-finite numbers.
     """
-    counter = dataset.dtype.kind in "iu" and dataset.shape == ()  # how much a layer has seen
+    counter = dataset.dtype.kind in "iu" and dataset.shape == ()  # a layer's sample counter
     if dataset.dtype.kind != "f" and not counter:
         raise InputError(f"{path}: layer {layer!r} holds {dataset.dtype}; wanted floating point")
     array: NDArray[np.float32] = np.asarray(dataset[()], dtype=np.float32)
     if not np.isfinite(array).all():
-        raise InputError(f"{path}: layer {layer!r} holds numbers that are not finite. {_WAY_OUT}")
+        raise InputError(f"{path}: layer {layer!r} holds non-finite numbers. {_WAY_OUT}")
     return array
 
 
 def _check_size(path: Path, size: int) -> None:
     if size > MAX_BYTES:
         raise InputError(
-            f"{path} needs {size:,} bytes of memory, allowed are {MAX_BYTES:,}. {_WAY_OUT}"
+            f"{path} needs {size:,} bytes of memory; {MAX_BYTES:,} are allowed. {_WAY_OUT}"
         )
 
 
 def _check_objects(path: Path, file: h5py.File) -> None:
-    """Look at every group and array once, without reading any of them."""
+    """Check every group and array once, without reading any data."""
     import h5py
 
     seen = {int(h5py.h5o.get_info(file.id).addr)}
@@ -173,11 +171,11 @@ def _check_objects(path: Path, file: h5py.File) -> None:
             raise InputError(f"{path} is nested too deeply or holds too many objects. {_WAY_OUT}")
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise InputError(f"{path}: {name!r} is a link to somewhere else. {_WAY_OUT}")
+                raise InputError(f"{path}: {name!r} is a link to another place. {_WAY_OUT}")
             item = group[name]
             address = int(h5py.h5o.get_info(item.id).addr)
             if address in seen:
-                raise InputError(f"{path}: {name!r} is in the file a second time. {_WAY_OUT}")
+                raise InputError(f"{path}: {name!r} occurs twice in the file. {_WAY_OUT}")
             seen.add(address)
             if isinstance(item, h5py.Group):
                 waiting.append((item, depth + 1))
@@ -188,8 +186,8 @@ def _check_objects(path: Path, file: h5py.File) -> None:
 
 def _unpacked_bytes(path: Path, dataset: h5py.Dataset) -> int:
     if dataset.is_virtual or dataset.external:
-        raise InputError(f"{path}: {dataset.name} has its numbers in another file. {_WAY_OUT}")
-    # To read one number a whole chunk is unpacked, and a chunk may be larger than its array.
+        raise InputError(f"{path}: {dataset.name} stores its data in another file. {_WAY_OUT}")
+    # Reading one number unpacks a whole chunk, and a chunk may be larger than its array.
     cells = max(math.prod(dataset.shape or ()), math.prod(dataset.chunks or ()))
     return cells * int(dataset.dtype.itemsize)
 
@@ -206,7 +204,7 @@ def _layers_of(path: Path, file: h5py.File, names: Collection[str]) -> StoredLay
 def _legacy_layers(
     path: Path, root: h5py.Group, layer_names: list[str], names: frozenset[str]
 ) -> dict[str, tuple[h5py.Dataset, ...]]:
-    """Layers of the old layout: a group per layer that lists its weights by name."""
+    """Layers of the old layout: one group per layer, which lists its weights by name."""
     layers: dict[str, list[Any]] = {}
     for layer_name in layer_names:
         group = _group(root, layer_name)
@@ -217,9 +215,9 @@ def _legacy_layers(
 
 
 def _owner_of(layer_name: str, weight_name: str, names: frozenset[str]) -> str:
-    """Which of the wanted layers a weight belongs to; the file's own layer name if to none.
+    """The wanted layer that a weight belongs to; the file's own layer name if there is none.
 
-    A weight's name begins with its layer's, which a model in the model puts its own before.
+    A weight's name begins with its layer's name, preceded by the names of nested models.
     """
     plain = layer_name.replace("/", "_")
     if plain in names:
@@ -234,7 +232,7 @@ def _owner_of(layer_name: str, weight_name: str, names: frozenset[str]) -> str:
 def _keras3_layers(
     path: Path, root: h5py.Group, names: frozenset[str]
 ) -> dict[str, tuple[h5py.Dataset, ...]]:
-    """Layers of Keras 3: groups `vars` with arrays `0`, `1`, … and the layer's name beside them."""
+    """Layers of Keras 3: groups `vars` with arrays `0`, `1`, …; an attribute names the layer."""
     import h5py
 
     layers: dict[str, tuple[Any, ...]] = {}
@@ -257,8 +255,8 @@ def _keras3_layers(
         ]
     if unnamed and not layers:
         raise InputError(
-            f"{path} does not name its layers: an early Keras 3 wrote it. Load it there into its "
-            "model and save it with a current Keras."
+            f"{path} does not name its layers, as early versions of Keras 3 did. Load it into its "
+            "model with that version and save it with a current Keras."
         )
     return layers
 
@@ -282,7 +280,7 @@ def _group(group: h5py.Group, name: str) -> h5py.Group:
 
 
 def _strings(path: Path, group: h5py.Group, name: str) -> list[str]:
-    """A list of strings among the attributes; a long one is stored in pieces, `name0`, `name1`."""
+    """A list of strings in the attributes; long lists are stored in pieces, `name0`, `name1`."""
     import h5py
 
     numbered = (f"{name}{number}" for number in count())
@@ -309,11 +307,11 @@ def read_network(path: Path, architecture: Architecture) -> NetworkArrays:
 
     Args:
         path: a `.keras` file.
-        architecture: what it must be.
+        architecture: the architecture it must have.
 
     Raises:
-        BundleError: it is damaged, would fill the memory, holds what is no finite number, has
-            layers that are not known here, or is not of that architecture.
+        BundleError: it is damaged, would exhaust memory, holds non-finite numbers, has unsupported
+            layers, or has another architecture.
     """
     try:
         plan = read_description(path)
@@ -332,36 +330,36 @@ def read_network(path: Path, architecture: Architecture) -> NetworkArrays:
 
 
 def read_description(path: Path) -> Plan:
-    """The layers of a `.keras` file and their wiring.
+    """Read the layers of a `.keras` file and their connections.
 
     Raises:
-        InputError: it is no such file, or damaged.
-        BundleError: it describes another kind of model, or holds layers or classes that are not
-            Keras' own.
+        InputError: it is not such a file, or is damaged.
+        BundleError: it describes another kind of model, or has layers or classes that are not part
+            of Keras.
     """
     content = read_member(path, CONFIG_MEMBER, _MAX_CONFIG_BYTES)
     modules: set[str] = set()
 
-    def seen(part: dict[str, Any]) -> dict[str, Any]:
-        """Note every `module` that the description names, wherever it does."""
+    def note_module(part: dict[str, Any]) -> dict[str, Any]:
+        """Collect every `module` that the description names, at any depth."""
         if part.get("module") is not None:
             modules.add(str(part["module"]))
         return part
 
     try:
-        document = json.loads(content, object_hook=seen)
-        strange = sorted(each for each in modules if not _is_keras(each))
+        document = json.loads(content, object_hook=note_module)
+        foreign = sorted(each for each in modules if not _is_keras(each))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {CONFIG_MEMBER} is no JSON ({error})") from error
-    if strange:
+        raise InputError(f"{path}: {CONFIG_MEMBER} is not valid JSON ({error})") from error
+    if foreign:
         raise BundleError(
-            f"{path}: names code of {strange[0]!r}; wanted Keras' own layers and no other code. "
+            f"{path}: names code of {foreign[0]!r}; wanted Keras' own layers and no other code. "
             "Train again with layers of Keras."
         )
     plan = read_plan(document)
     if unknown := unknown_layers(plan):
         raise BundleError(
-            f"{path}: holds layers of the kind {', '.join(unknown)}, which this version can't run."
+            f"{path}: holds layers of type {', '.join(unknown)}, which this version can't run."
         )
     return plan
 
@@ -371,10 +369,10 @@ def _is_keras(module: str) -> bool:
 
 
 def _check(path: Path, network: NetworkArrays, architecture: Architecture) -> None:
-    """See that the network is of that architecture.
+    """Check that the network has the expected architecture.
 
     Raises:
-        BundleError: it is not.
+        BundleError: it has another one.
     """
     units, plan = architecture.hidden_units, network.plan
     shape = plan.layers[0].settings.get("batch_shape")

@@ -1,11 +1,8 @@
-"""Which files make a bundle, and where the bundle that ships lies: no more of a bundle than that.
+"""Files of a bundle, the path of the bundled model, and the architecture entry of a manifest.
 
-`inference/bundle.py` reads whole bundles, `training/weights.py` takes a backbone out of one; both
-need names, paths, and `bundle.json` as it was parsed.
-
-What must be known of a network beside its own description: sizes, names of its head's layers.
-
-Knows neither Keras nor any engine; both build from it.
+`inference/bundle.py` reads complete bundles, and `training/weights.py` takes the backbone out of
+one. Both use the names, paths and the parsed `bundle.json` from here. This module needs neither
+Keras nor an engine.
 """
 
 from __future__ import annotations
@@ -23,25 +20,25 @@ MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
 NETWORK_SUFFIX = ".keras"
 OLD_SUFFIX = ".weights.h5"
-"""Of the weights of a DenseNet121, which bundles held before schema 4."""
+"""Suffix of the DenseNet121 weights that bundles held before schema 4."""
 
 _MAX_MANIFEST_BYTES = 1 << 24
 
 
 def network_names(members: int, suffix: str = NETWORK_SUFFIX) -> tuple[str, ...]:
-    """The network files of a bundle: `model.keras`; of several networks `model-0.keras`, …."""
+    """The network files of a bundle: `model.keras`, or `model-0.keras`, … for several networks."""
     if members == 1:
         return (f"model{suffix}",)
     return tuple(f"model-{k}{suffix}" for k in range(members))
 
 
 def default_folder() -> Path:
-    """Where the bundle that ships lies in the package, if this installation has it."""
+    """Path of the bundled model in the package; it exists if this installation has the model."""
     return Path(__file__).parent.parent / "models" / "default"
 
 
 def bundle_in(folder: Path) -> Path | None:
-    """The bundle that `folder` is, or holds as a run does (`RUN/model`); `None`: neither."""
+    """`folder` itself if it is a bundle, or `folder/model` of a run; `None` if neither is one."""
     for candidate in (folder, folder / "model"):
         if (candidate / MANIFEST).exists():
             return candidate
@@ -49,7 +46,7 @@ def bundle_in(folder: Path) -> Path | None:
 
 
 def manifest_digest(folder: Path) -> str:
-    """SHA-256 of a bundle's manifest, which names the digest of every other file in it."""
+    """SHA-256 of a bundle's manifest, which states the digest of every other file of the bundle."""
     return sha256_of_file(folder / MANIFEST)
 
 
@@ -95,10 +92,10 @@ def _finite(text: str) -> float:
 
 
 LEAST_SIZE = 32
-"""Backbones halve their input five times, pixels."""
+"""Smallest input side, pixels: backbones halve their input five times."""
 
 POOL_LAYER = "pool"
-"""Global average pooling of the last feature map: where the backbone ends and the head begins."""
+"""Layer of global average pooling, between the backbone and the head."""
 
 HIDDEN_LAYER = "head_hidden"
 OUTPUT_LAYER = "head_probability"
@@ -106,11 +103,11 @@ OUTPUT_LAYER = "head_probability"
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A network in a few words; stored in `bundle.json`.
+    """Architecture of a network, as stored in `bundle.json`.
 
     Attributes:
-        name: of the backbone, as `--backbone` takes it.
-        size: side of its input, pixels.
+        name: name of the backbone, as `--backbone` takes it.
+        size: side of the input, pixels.
         dropout: share of pooled features dropped in training.
         hidden_units: width of the hidden layer.
     """

@@ -1,13 +1,13 @@
-"""What each kind of Keras layer computes, written out for any engine.
+"""What each type of Keras layer computes, written as operations for any engine.
 
-`write_plan` walks a `Plan` layer by layer and writes its operations to a `Writer`. The numbers are
-those of the Keras model at inference. Sizes of maps are worked out on the way, so every padding is
+`write_plan` walks through a `Plan` and writes the operations of each layer to a `Writer`. They
+compute the same numbers as the Keras model at inference. Map sizes are tracked, so every padding is
 a number.
 
-Four rewrites make the graph smaller without changing what it computes: batch normalisation behind
-a convolution goes into its kernel; zeros around a map go into the convolution (or the maximum of
-what is nowhere negative) that reads it; the mean of squares goes before a 1×1 convolution, which
-then has fewer positions to work at; what does nothing at inference is left out.
+Four rewrites make the graph smaller without changing its results. Batch normalisation behind a
+convolution is folded into its kernel. Zero padding moves into the convolution that reads it (or
+into a max pooling of non-negative values). Average pooling moves before a 1×1 convolution, which
+then has fewer positions to compute. Layers that are inactive at inference are left out.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ _IDENTITIES = frozenset(
         *("StochasticDepth", "ActivityRegularization", "Identity"),
     }
 )
-"""Layers that do something in training alone."""
+"""Layers that are active in training only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value(Generic[Node]):
-    """What a layer yields: a map (n, channels, height, width), or a row (n, channels).
+    """Output of a layer: a map (n, channels, height, width), or a row (n, channels).
 
     Attributes:
-        node: the writer's.
-        channels, height, width: of the map; a row has the height and width 0.
-        positive: whether no number in it can be negative.
-        edges: zeros that belong around it and are not yet in the node.
+        node: node of the writer.
+        channels, height, width: size of the map; a row has height and width 0.
+        positive: whether all its numbers are ≥ 0.
+        edges: zero padding that belongs around it and is not in the node yet.
     """
 
     node: Node
@@ -73,23 +73,23 @@ class Value(Generic[Node]):
 def write_plan(
     to: Writer[Node], plan: Plan, arrays: Arrays, images: Node, size: int
 ) -> Value[Node]:
-    """The output of a plan for images (n, 3, size, size).
+    """Write a plan for images (n, 3, size, size); returns its output.
 
     Raises:
-        BundleError: a layer that is not known here, or whose arrays are missing or of other shapes.
+        BundleError: a layer is not supported, or its arrays are missing or have wrong shapes.
     """
     return _Walk(to, plan, arrays).run(Value(images, 3, size, size))
 
 
 def unknown_layers(plan: Plan) -> tuple[str, ...]:
-    """The kinds of its layers that are not known here."""
+    """The types of a plan's layers that are not supported."""
     known = {*_LAYERS, *_MERGES, *_IDENTITIES, "InputLayer"}
     return tuple(sorted({layer.kind for layer in plan.layers} - known))
 
 
 @dataclass
 class _Walk(Generic[Node]):
-    """A plan on its way into a writer: the values so far."""
+    """Writes a plan layer by layer, and holds the outputs of the layers so far."""
 
     to: Writer[Node]
     plan: Plan
@@ -99,14 +99,14 @@ class _Walk(Generic[Node]):
     def run(self, images: Value[Node]) -> Value[Node]:
         self.readers = self.plan.readers()
         for layer in self.plan.layers:
-            if layer.name in self.values:  # written together with a layer before it
+            if layer.name in self.values:  # already written together with an earlier layer
                 continue
             try:
                 self.values[layer.name] = self._written(layer, images)
             except (KeyError, ValueError, TypeError, IndexError) as error:
                 raise BundleError(
-                    f"layer {layer.name!r} ({layer.kind}) does not fit what it reads or its "
-                    f"weights: {error}. Copy the bundle again or train again."
+                    f"layer {layer.name!r} ({layer.kind}) does not fit its input or its weights: "
+                    f"{error}. Copy the bundle again or train again."
                 ) from error
         return self._whole(self.values[self.plan.output])
 
@@ -120,8 +120,8 @@ class _Walk(Generic[Node]):
         write = _LAYERS.get(layer.kind)
         if write is None:
             raise BundleError(
-                f"layer {layer.name!r} is a {layer.kind}, which this version can't run; it knows "
-                f"{', '.join(sorted({*_LAYERS, *_MERGES}))}."
+                f"layer {layer.name!r} is a {layer.kind}, which this version can't run; it "
+                f"supports {', '.join(sorted({*_LAYERS, *_MERGES}))}."
             )
         return write(self, layer, self.values[layer.sources[0]])
 
@@ -129,7 +129,7 @@ class _Walk(Generic[Node]):
         """The arrays of a layer.
 
         Raises:
-            BundleError: there are none.
+            BundleError: it has none.
         """
         if layer.name not in self.arrays:
             raise BundleError(
@@ -138,12 +138,12 @@ class _Walk(Generic[Node]):
         return self.arrays[layer.name]
 
     def next_alone(self, layer: Layer, kind: str) -> Layer | None:
-        """The layer of that kind that alone reads `layer`, if there is one."""
+        """The only reader of `layer`, if it has exactly one and that is of the given type."""
         readers = self.readers[layer.name]
         return readers[0] if len(readers) == 1 and readers[0].kind == kind else None
 
     def _whole(self, value: Value[Node]) -> Value[Node]:
-        """The value with its edges put into the graph."""
+        """The value with its padding written into the graph."""
         if value.edges == NO_EDGES:
             return value
         top, left, bottom, right = value.edges
@@ -161,7 +161,7 @@ class _Walk(Generic[Node]):
         values = [self._whole(self.values[s]) for s in layer.sources]
         shape = max(values, key=lambda v: (v.height * v.width, v.height, v.channels))
         if len({v.height > 0 for v in values}) > 1:
-            raise ValueError("found a map and a row")
+            raise ValueError("found a map and a row as inputs")
         nodes = [
             self._whole(self.values[each]).node
             if isinstance(each, str)
@@ -178,10 +178,10 @@ class _Walk(Generic[Node]):
         )
         return replace(shape, node=total, positive=positive)
 
-    # --- functions of one number ---------------------------------------------------------------
+    # --- elementwise functions -----------------------------------------------------------------
 
     def activated(self, value: Value[Node], name: Any) -> Value[Node]:
-        """A Keras activation of a value."""
+        """Apply a Keras activation to a value."""
         if name in (None, "linear"):
             return value
         whole, to = self._whole(value), self.to
@@ -197,14 +197,14 @@ class _Walk(Generic[Node]):
         return replace(whole, node=to.apply(kind, whole.node), positive=positive)
 
     def per_channel(self, array: Any, value: Value[Node]) -> Node:
-        """Numbers, one or one per channel, so that they go with a value."""
+        """A constant, one number or one per channel, shaped to broadcast with a value."""
         flat = np.asarray(array, np.float32).reshape(-1)
         if len(flat) not in (1, value.channels):
             raise ValueError(f"found {len(flat)} numbers for {value.channels} channels")
         return self.to.constant(flat.reshape((1, -1, 1, 1) if value.height else (1, -1)))
 
     def scaled(self, value: Value[Node], scale: Any, shift: Any = None) -> Value[Node]:
-        """The value times `scale` plus `shift`, numbers per channel."""
+        """The value times `scale` plus `shift`, both per channel."""
         whole = self._whole(value)
         node = whole.node
         if scale is not None:
@@ -223,11 +223,11 @@ class _Walk(Generic[Node]):
         bias: FloatArray | None,
         groups: int = 1,
     ) -> Value[Node]:
-        """A convolution with what comes behind it: normalisation, or the mean of squares.
+        """A convolution together with the batch normalisation or average pooling behind it.
 
         Args:
-            layer: the last one of those that are written here.
-            value: what it reads.
+            layer: the last of the layers written here.
+            value: its input.
             kernel: (out, in / groups, h, w).
             bias: (out,), or `None`.
             groups: as in the writer.
@@ -252,7 +252,7 @@ class _Walk(Generic[Node]):
         return result
 
     def _mean_behind(self, layer: Layer, kernel: FloatArray, value: Value[Node]) -> Layer | None:
-        """The mean of squares behind a 1×1 convolution: both are linear, so it may go first."""
+        """Average pooling behind a 1×1 convolution: both are linear, so pooling may go first."""
         pool = self.next_alone(layer, "AveragePooling2D")
         simple = kernel.shape[2:] == (1, 1) and pair(layer.settings["strides"]) == (1, 1)
         plain = pool is not None and pool.settings["padding"] == "valid"
@@ -261,7 +261,7 @@ class _Walk(Generic[Node]):
     def convolution(
         self, value: Value[Node], kernel: FloatArray, settings: Mapping[str, Any], groups: int = 1
     ) -> Value[Node]:
-        """One convolution, no more."""
+        """Write a single convolution."""
         if kernel.shape[1] * groups != value.channels:
             raise ValueError(f"found {value.channels} channels, wanted {kernel.shape[1] * groups}")
         strides = pair(settings["strides"])
@@ -305,7 +305,7 @@ def _separable(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
 
 def _dense(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
     kernel, *bias = walk.of(layer)
-    if value.height:  # of each position by itself: a 1×1 convolution
+    if value.height:  # applies to each position separately: a 1×1 convolution
         settings = {**layer.settings, "strides": 1, "padding": "valid"}
         own = kernel.T.reshape(*kernel.shape[::-1], 1, 1)
         return walk.convolved(
@@ -322,7 +322,7 @@ def _batch_norm(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]
 
 
 def _layer_norm(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
-    """Every position over its channels: mean 0 and variance 1, then scale and shift."""
+    """Normalise every position over its channels to mean 0 and variance 1, then scale and shift."""
     rest = list(walk.of(layer))
     gamma = rest.pop(0) if layer.settings.get("scale", True) else None
     beta = rest.pop(0) if layer.settings.get("center", True) else None
@@ -336,7 +336,7 @@ def _layer_norm(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]
 
 
 def _normalization(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
-    """By mean and variance that lie in the settings, or else in the weights."""
+    """Normalise by the mean and variance in the settings, or else in the weights."""
     settings = layer.settings
     stated = settings.get("mean") is not None
     mean, variance = (settings["mean"], settings["variance"]) if stated else walk.of(layer)[:2]
@@ -361,7 +361,7 @@ def _relu(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
     settings = layer.settings
     most = settings.get("max_value")
     if most not in (None, 6.0) or settings.get("negative_slope") or settings.get("threshold"):
-        raise ValueError(f"found {dict(settings)}, wanted a plain ReLU, or one up to 6")
+        raise ValueError(f"found {dict(settings)}, wanted a plain ReLU or ReLU6")
     return walk.activated(value, "relu" if most is None else "relu6")
 
 
@@ -376,8 +376,8 @@ def _pooled(walk: _Walk[Any], layer: Layer, value: Value[Any], kind: str) -> Val
     settings = layer.settings
     size = pair(settings["pool_size"])
     strides = pair(settings["strides"] or settings["pool_size"])
-    # Zeros around a map count here; what the engine adds does not. They are the same where the
-    # largest is wanted of what is 0 or more.
+    # Keras' zero padding takes part in pooling; the engine's does not. For the maximum of
+    # non-negative values both give the same result.
     if not (kind == "max" and value.positive):
         value = walk._whole(value)
     edges, (height, width) = fitted(
@@ -406,7 +406,7 @@ def _global(kind: str) -> Write:
 
 
 def _reshape(walk: _Walk[Any], layer: Layer, value: Value[Any]) -> Value[Any]:
-    """A row as a map of one position, or such a map as a row."""
+    """Reshape a row to a map of one position, or such a map to a row."""
     shape = [int(n) for n in layer.settings["target_shape"]]
     shape = [value.channels if n == -1 else n for n in shape]
     whole = walk._whole(value)

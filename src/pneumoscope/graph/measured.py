@@ -1,11 +1,11 @@
-"""The ranges that int8 needs, read off a network's frozen part while it looks at some images.
+"""Activation ranges for int8, measured on a network's frozen part with some images.
 
-Comes in: a backbone's arrays and preprocessed images. Goes out: how far the inputs of its
-convolutions reach, and `Ranges` of that. Knows nothing of files or of training.
+`measure_ends` runs a backbone over preprocessed images and returns the smallest and largest input
+of each convolution; `ranges_between` makes `Ranges` of them.
 
-Method: as NNCF has it for `certify` (`inference/certificates.py`), without NNCF: an end of a range
-is the mean over images of each one's least or largest value (Jacob et al., CVPR 2018,
-arXiv:1712.05877), and the first convolution, which reads the pixels, stays in float.
+The method is that of NNCF in `certify` (`inference/certificates.py`), without NNCF. An end of a
+range is the mean over images of each image's minimum or maximum (Jacob et al., CVPR 2018,
+arXiv:1712.05877). The first convolution, which reads the pixels, stays in floating point.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _ENDS = ("low", "high")
 def measure_ends(
     network: NetworkArrays, size: int, batches: Sequence[NDArray[np.float32]], floats: Floats
 ) -> FloatArray:
-    """Both ends of what each convolution reads, float32 (2, convolutions), mean over images.
+    """Minimum and maximum of each convolution's input, float32 (2, convolutions), mean over images.
 
     Args:
         network: the backbone's arrays.
         size: side of the images, pixels.
-        batches: preprocessed images, float32 (n, size, size, 3) each, all of one length.
-        floats: what is computed in.
+        batches: preprocessed images, float32 (n, size, size, 3) each, all with the same n.
+        floats: floating-point type of the computation.
     """
     runner = Runner(lambda images: _with_ends(network, size, images), _ENDS, floats)
     found = np.concatenate([np.stack(runner(batch)) for batch in batches], axis=1)
@@ -44,7 +44,7 @@ def measure_ends(
 
 
 def ranges_between(ends: FloatArray) -> Ranges:
-    """The ranges of `measure_ends`: none for the first convolution, nor where there is no width."""
+    """Ranges from `measure_ends`; NaN for the first convolution and for ranges of width 0."""
     low, high = ends
     rounded = low < high
     rounded[0] = False
@@ -52,12 +52,12 @@ def ranges_between(ends: FloatArray) -> Ranges:
 
 
 def count_convolutions(network: NetworkArrays, size: int) -> int:
-    """How many convolutions the frozen part has, up to the pooled features."""
+    """Number of convolutions in the frozen part, up to the pooled features."""
     return len(convolutions_of(build_frozen_part(network, size, 1, None)))
 
 
 def _with_ends(network: NetworkArrays, size: int, images: int) -> Any:
-    """The frozen part's model, with `low` and `high`, (n, convolutions) each, for its outputs."""
+    """The frozen part's model with the outputs `low` and `high`, (n, convolutions) each."""
     model = build_frozen_part(network, size, images, None)
     to, axes = importlib.import_module("openvino.opset13"), np.array([1, 2, 3])
     read = [node.input_value(0) for node in convolutions_of(model)]

@@ -1,7 +1,7 @@
-"""The graph as an ONNX model, opset 18.
+"""`OnnxWriter`: writes graphs as ONNX models, opset 18.
 
-Comes in: what `answer.py` writes. Goes out: an `onnx.ModelProto`. Does not run it.
-ONNX is imported when a writer is made, never before.
+It builds an `onnx.ModelProto` from what `inference/prediction_graph.py` writes, and does not run
+it. ONNX is imported when a writer is made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Pair
 
 OPSET = 18
 _IR_VERSION = 9
-"""The file format that goes with that opset: older runtimes read it too."""
+"""File format version that goes with that opset; older runtimes can read it too."""
 
 _NAMES = {"subtract": "Sub", "multiply": "Mul", "divide": "Div", "maximum": "Max", "add": "Add"}
 
@@ -25,7 +25,7 @@ _FUNCTIONS = {"hard_silu": "HardSwish"}
 
 
 class OnnxWriter:
-    """Writes nodes of ONNX; a node is the name of its output."""
+    """Writes nodes of ONNX; a node is represented by the name of its output."""
 
     def __init__(self) -> None:
         try:
@@ -79,7 +79,7 @@ class OnnxWriter:
         return names
 
     def constant(self, value: NDArray[np.generic]) -> str:
-        """An array that is part of the graph."""
+        """A constant array in the graph."""
         name = f"array_{len(self._arrays)}"
         whole = np.ascontiguousarray(value)
         self._arrays.append(self._onnx.numpy_helper.from_array(whole.reshape(value.shape), name))
@@ -94,7 +94,7 @@ class OnnxWriter:
         groups: int = 1,
         dilation: Pair = (1, 1),
     ) -> str:
-        """Kernel (out, in / groups, h, w) over (n, in, h, w), zeros in the added edges."""
+        """Convolve (n, in, h, w) with a kernel (out, in / groups, h, w); `edges` are zeros."""
         return self._add(
             "Conv",
             [x, self.constant(kernel)],
@@ -105,24 +105,24 @@ class OnnxWriter:
         )
 
     def pool(self, x: str, kind: str, size: Pair, strides: Pair, edges: Edges = NO_EDGES) -> str:
-        """The `max` or the `mean` of rectangles; added edges count for nothing."""
+        """The `max` or `mean` over windows; added edges are ignored."""
         name = "MaxPool" if kind == "max" else "AveragePool"
         return self._add(name, [x], kernel_shape=size, strides=strides, pads=edges)
 
     def pad(self, x: str, edges: Edges) -> str:
-        """Zeros around a map."""
+        """Add zeros around a map."""
         return self._add("Pad", [x, self._numbers([0, 0, *edges[:2], 0, 0, *edges[2:]])])
 
     def concatenate(self, nodes: Sequence[str], axis: int) -> str:
-        """Nodes in a row along an axis."""
+        """Concatenate nodes along an axis."""
         return self._add("Concat", nodes, axis=axis)
 
     def combine(self, kind: str, a: str, b: str) -> str:
-        """Element by element."""
+        """Combine two nodes elementwise."""
         return self._add(_NAMES[kind], [a, b])
 
     def apply(self, kind: str, x: str) -> str:
-        """Element by element."""
+        """Apply a function elementwise."""
         if kind == "step":
             return self.as_float(self._add("Greater", [x, self.constant(np.zeros(1, np.float32))]))
         if kind == "relu6":
@@ -139,15 +139,15 @@ class OnnxWriter:
         return self._add("MatMul", [a, b])
 
     def reduce(self, kind: str, x: str, axes: Sequence[int], *, keep: bool = False) -> str:
-        """`mean`, `sum` or `max` over axes."""
+        """Reduce axes by `mean`, `sum` or `max`."""
         return self._add(f"Reduce{kind.capitalize()}", [x, self._numbers(axes)], keepdims=int(keep))
 
     def as_float(self, x: str) -> str:
-        """Numbers of any type as float32."""
+        """Convert to float32."""
         return self._add("Cast", [x], to=self._onnx.TensorProto.FLOAT)
 
     def length(self, x: str, axis: int) -> str:
-        """The length of an axis, float32 ()."""
+        """Length of an axis, float32 ()."""
         found = self._add("Gather", [self._add("Shape", [x]), self.constant(np.array(axis))])
         return self.as_float(found)
 
@@ -157,17 +157,17 @@ class OnnxWriter:
         return self._add("Range", [ends[0], length, ends[1]])
 
     def halves(self, x: str) -> tuple[str, str]:
-        """The first axis in two."""
+        """Split the first axis into two halves."""
         first, second = self._add_several("Split", [x], 2, axis=0, num_outputs=2)
         return first, second
 
     def mirror(self, x: str) -> str:
-        """The last axis turned round."""
+        """Reverse the last axis."""
         last = [self._numbers([each]) for each in (-1, np.iinfo(np.int64).min, -1, -1)]
         return self._add("Slice", [x, *last])
 
     def reshape(self, x: str, shape: Sequence[int]) -> str:
-        """Another shape; 0 keeps an axis, one -1 takes what is left."""
+        """Reshape; 0 keeps an axis, a single -1 is inferred."""
         return self._add("Reshape", [x, self._numbers(shape)])
 
     def _numbers(self, values: Sequence[int]) -> str:

@@ -1,14 +1,12 @@
-"""The graph as an OpenVINO model.
+"""Graphs as OpenVINO models: building, compiling, and the cache of compiled graphs.
 
-Comes in: what `network.py` writes. Goes out: an `openvino.Model`, or one that is compiled.
-OpenVINO is imported when it is needed, never before.
+`build_model` and `build_frozen_part` write networks with `OpenVinoWriter`; `compile_model` makes
+them ready to run. OpenVINO is imported on first use.
 
-Compiled graphs on disk that are what this user's programs have put there.
-
-A compiled graph holds the weights, and the engine takes it as it is: a few changed bytes change
-every result, and nothing else tells. So each file has a digest beside it, made with a key that this
-user alone has (HMAC, RFC 2104). A file without the right one is removed, and the graph is compiled
-again. The folder belongs to the user alone; one that others can write is not used.
+A compiled graph contains the weights, and the engine does not check it: a few changed bytes would
+change every result unnoticed. So `GraphCache` keeps a digest beside each graph, made with a key
+that only this user has (HMAC, RFC 2104). A graph without a valid digest is removed and compiled
+again. The folder is private to the user; a folder that belongs to another user is not used.
 """
 
 from __future__ import annotations
@@ -41,17 +39,17 @@ _DIGEST_SUFFIX = ".hmac"
 
 
 class SharedFolderError(Exception):
-    """Others than this user can write into the folder."""
+    """The cache folder belongs to another user."""
 
 
-class KeptGraphs:
-    """A folder of compiled graphs.
+class GraphCache:
+    """A folder of compiled graphs with a digest for each.
 
     Args:
-        folder: is there, and is made this user's alone.
+        folder: an existing folder; its permissions are restricted to this user.
 
     Raises:
-        SharedFolderError: it belongs to somebody else.
+        SharedFolderError: it belongs to another user.
         OSError: it can't be read or written.
     """
 
@@ -59,19 +57,19 @@ class KeptGraphs:
         _make_private(folder)
         self._folder = folder
         self._key = _key(folder / _KEY_FILE)
-        for path in folder.glob(f"*{_SUFFIX}"):  # of a version that kept no digests
+        for path in folder.glob(f"*{_SUFFIX}"):  # written by a version without digests
             path.unlink(missing_ok=True)
 
     def place(self, settings: Mapping[str, object]) -> Path:
-        """The folder for graphs of these settings, so that few have to be looked through."""
+        """The subfolder for graphs with these settings, so that only few files are checked."""
         name = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16]
         place = self._folder / name
         place.mkdir(mode=0o700, exist_ok=True)
         return place
 
-    def remove_strange(self, place: Path) -> list[Path]:
-        """Remove the graphs that have no digest, or a wrong one; returns which."""
-        strange = []
+    def remove_unsigned(self, place: Path) -> list[Path]:
+        """Remove the graphs whose digest is missing or wrong; returns their paths."""
+        unsigned = []
         for path in sorted(place.glob(f"*{_SUFFIX}")):
             try:
                 stated = _digest_file(path).read_bytes()
@@ -79,17 +77,17 @@ class KeptGraphs:
             except OSError:
                 same = False
             if not same:
-                strange.append(path)
+                unsigned.append(path)
                 with suppress(OSError):
                     path.unlink()
                     _digest_file(path).unlink(missing_ok=True)
-        return strange
+        return unsigned
 
     def sign(self, place: Path) -> None:
-        """Put a digest beside each graph that has none."""
+        """Write a digest beside each graph that has none."""
         for path in place.glob(f"*{_SUFFIX}"):
             if not _digest_file(path).exists():
-                with suppress(OSError):  # another process looked it through at this moment
+                with suppress(OSError):  # another process removed it at this moment
                     write_bytes(_digest_file(path), self._digest(path))
 
     def _digest(self, path: Path) -> bytes:
@@ -112,7 +110,7 @@ def _make_private(folder: Path) -> None:
 
 
 def _key(path: Path) -> bytes:
-    """This user's key; made if it is not there, or others could have read or made it."""
+    """This user's key; created if it is missing, or others could have read or made it."""
     for _ in range(2):
         with suppress(OSError):
             found = path.stat()
@@ -139,7 +137,7 @@ OUTPUTS = ("logit", "cam", "embedding")
 _CONVOLUTION = "convolution-"
 
 _FUNCTIONS = {"silu": "swish", "hard_silu": "hswish", "hard_sigmoid": "hsigmoid"}
-"""What OpenVINO calls them."""
+"""OpenVINO's names for them."""
 
 
 def build_model(
@@ -150,24 +148,24 @@ def build_model(
     flip: bool = False,
     ranges: Ranges | None = None,
 ) -> Any:
-    """Networks as one model: `images`, float32 (n, size, size, 3), to `OUTPUTS`.
+    """Build networks as one model: `images`, float32 (n, size, size, 3), to `OUTPUTS`.
 
     Args:
         networks: the members of a bundle.
         size: side of the images, pixels.
         batch: images per pass.
-        flip: as in the bundle.
-        ranges: of the convolutions' inputs, for an answer in int8; `None` leaves all in float.
+        flip: also run mirror images, as the bundle states.
+        ranges: activation ranges of the convolutions for int8; `None` for floating point.
 
     Raises:
-        BundleError: a layer is missing from the arrays, or `ranges` are of another network.
+        BundleError: a layer is missing from the arrays, or `ranges` belong to another network.
     """
     to = OpenVinoWriter(ranges)
     images = to.parameter((batch, size, size, 3), np.float32, "images")
     channels_first = to.operations.transpose(images, np.array([0, 3, 1, 2]))
-    answers = write_average(to, networks, channels_first, size, flip=flip)
+    outputs = write_average(to, networks, channels_first, size, flip=flip)
     to.check_ranges()
-    nodes = answers.logit, answers.cam, answers.embedding
+    nodes = outputs.logit, outputs.cam, outputs.embedding
     return to.model(images, dict(zip(OUTPUTS, nodes, strict=True)))
 
 
@@ -178,18 +176,18 @@ def build_frozen_part(
     boundary: str | None,
     ranges: Ranges | None = None,
 ) -> Any:
-    """The frozen part of a network: `images`, float32 (n, size, size, 3), to `rows`.
+    """Build the frozen part of a network: `images`, float32 (n, size, size, 3), to `rows`.
 
     Args:
         network: the backbone's arrays.
         size: side of the images, pixels.
         batch: images per pass.
-        boundary: the layer at which it ends, giving maps (n, h, w, c); `None` gives pooled
-            features (n, c).
-        ranges: of its convolutions' inputs, for int8; `None` leaves all in float.
+        boundary: the layer where it ends, giving maps (n, h, w, c); `None` gives pooled features
+            (n, c).
+        ranges: activation ranges of its convolutions for int8; `None` for floating point.
 
     Raises:
-        BundleError: `ranges` are of another network.
+        BundleError: `ranges` belong to another network.
     """
     to = OpenVinoWriter(ranges)
     images = to.parameter((batch, size, size, 3), np.float32, "images")
@@ -208,18 +206,18 @@ def compile_model(
     requests: int = 1,
     device: Device = "CPU",
 ) -> Any:
-    """The model (or the path of one), ready to run.
+    """Compile a model, or the file of one.
 
     Args:
-        model: of this module; one that was built with ranges has its convolutions in int8.
-        floats: what it computes in otherwise.
-        cache: folder where compiled graphs are kept; `None` keeps none.
-        requests: how many are asked at the same time, at most: threads are dealt to them. A fifth
-            is gained over all threads on one, since none waits for another after each node.
-        device: the processor, or graphics that OpenVINO runs on.
+        model: made by this module; if built with ranges, its convolutions run in int8.
+        floats: floating-point type of everything else.
+        cache: folder of compiled graphs; `None` disables caching.
+        requests: number of parallel requests; the threads are divided among them. It is a fifth
+            faster than all threads on one request, which synchronise after every node.
+        device: the processor, or a GPU that OpenVINO supports.
     """
     settings: dict[str, Any] = {
-        # Always said: without it OpenVINO takes bfloat16 wherever the processor has it.
+        # Always set, because by default OpenVINO uses bfloat16 wherever the processor supports it.
         "INFERENCE_PRECISION_HINT": floats,
         "PERFORMANCE_HINT": "THROUGHPUT" if requests > 1 else "LATENCY",
     }
@@ -227,45 +225,45 @@ def compile_model(
         settings["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
     core = load_openvino().Core()
     try:
-        kept = None if cache is None else KeptGraphs(cache)
+        kept = None if cache is None else GraphCache(cache)
         place = None if kept is None else kept.place(settings)
     except (OSError, SharedFolderError) as error:
-        _LOGGER.info("compiled graphs are not kept, every start takes longer: %s", error)
+        _LOGGER.info("compiled graphs are not cached, so every start takes longer: %s", error)
         kept = place = None
     if kept is None or place is None:
         return core.compile_model(model, device, settings)
-    for path in kept.remove_strange(place):
-        _LOGGER.info("%s: is not as it was put there, so the graph is compiled again", path)
+    for path in kept.remove_unsigned(place):
+        _LOGGER.info("%s: was changed after it was written; the graph is compiled again", path)
     compiled = core.compile_model(model, device, {**settings, "CACHE_DIR": str(place)})
     kept.sign(place)
     return compiled
 
 
 def has_graphics() -> bool:
-    """Whether OpenVINO finds graphics that it runs on."""
+    """Whether OpenVINO detects a GPU that it supports."""
     return any(name.startswith("GPU") for name in load_openvino().Core().available_devices)
 
 
 def capabilities() -> frozenset[str]:
-    """`BF16`, `INT8`, …: what OpenVINO says that the processor can compute in."""
+    """Precisions that the processor supports according to OpenVINO: `BF16`, `INT8`, …."""
     return frozenset(load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def processor() -> str:
-    """Its name, as OpenVINO has it."""
+    """Name of the processor according to OpenVINO."""
     return str(load_openvino().Core().get_property("CPU", "FULL_DEVICE_NAME"))
 
 
 def version() -> str:
-    """OpenVINO's, for cache keys."""
+    """Version of OpenVINO, for cache keys."""
     return str(load_openvino().__version__)
 
 
 def load_openvino() -> Any:
-    """OpenVINO, without its converter of other programs' models.
+    """Import OpenVINO without its model converter.
 
-    That is not used here, takes a quarter of a start, and brings a module that reports usage over
-    the network. Where OpenVINO was imported before, it stays as it is.
+    The converter is not used here, takes a quarter of the import time, and loads a module that
+    reports usage over the network. If OpenVINO was imported before, it is not changed.
     """
     blocked = "openvino" not in sys.modules
     if blocked:
@@ -278,7 +276,7 @@ def load_openvino() -> Any:
 
 
 def convolutions_of(model: Any) -> list[Any]:
-    """The convolutions of a model of this module, in the order they were written."""
+    """The convolutions of a model of this module, in the order in which they were written."""
     found = {
         int(name.removeprefix(_CONVOLUTION)): node
         for node in model.get_ops()
@@ -292,8 +290,8 @@ class OpenVinoWriter:
     """Writes nodes of OpenVINO's operation set.
 
     Args:
-        ranges: of the inputs of the convolutions that are to come, which are written so that the
-            engine computes them in int8; `None` leaves all in float.
+        ranges: activation ranges of the convolutions to be written, which makes the engine compute
+            them in int8; `None` for floating point.
     """
 
     def __init__(self, ranges: Ranges | None = None) -> None:
@@ -303,23 +301,23 @@ class OpenVinoWriter:
         self._convolutions = 0
 
     def parameter(self, shape: Sequence[int], kind: Any, name: str) -> Any:
-        """An input of the graph; -1 where the length is open."""
+        """An input of the graph; -1 marks a dynamic dimension."""
         node = self.operations.parameter(list(shape), kind, name=name)
         node.output(0).set_names({name})
         return node
 
     def model(self, given: Any, outputs: Mapping[str, Any]) -> Any:
-        """The finished model, from its input to its outputs by name."""
+        """The finished model, from its input to its named outputs."""
         results = []
         for name, node in outputs.items():
-            # A node may have several outputs, of which an output stands for itself.
+            # A node may have several outputs; an output object is used as it is.
             output = node.output(0) if hasattr(node, "output") else node
             output.set_names({name})
             results.append(self.operations.result(output))
         return self.openvino.Model(results, [given], "pneumoscope")
 
     def constant(self, value: NDArray[np.generic]) -> Any:
-        """An array that is part of the graph."""
+        """A constant array in the graph."""
         return self.operations.constant(value)
 
     def convolution(
@@ -331,7 +329,7 @@ class OpenVinoWriter:
         groups: int = 1,
         dilation: Pair = (1, 1),
     ) -> Any:
-        """Kernel (out, in / groups, h, w) over (n, in, h, w), zeros in the added edges."""
+        """Convolve (n, in, h, w) with a kernel (out, in / groups, h, w); `edges` are zeros."""
         number = self._convolutions
         self._convolutions += 1
         weights = self.constant(kernel)
@@ -351,41 +349,41 @@ class OpenVinoWriter:
         return node
 
     def _rounded(self, x: Any, low: FloatArray, high: FloatArray, levels: int) -> Any:
-        """The values cut to a range and rounded to so many even steps in it."""
+        """Clip the values to a range and round them to `levels` equally spaced values in it."""
         ends = [self.constant(end) for end in (low, high)]
         return self.operations.fake_quantize(x, *ends, *ends, levels)
 
     def check_ranges(self) -> None:
-        """See that there was a range for each convolution written, and none more.
+        """Check that there was exactly one range for each convolution written.
 
         Raises:
-            BundleError: the ranges are of another network.
+            BundleError: the ranges belong to another network.
         """
         if self._ranges is not None:
             self._ranges.check(self._convolutions)
 
     def pool(self, x: Any, kind: str, size: Pair, strides: Pair, edges: Edges = NO_EDGES) -> Any:
-        """The `max` or the `mean` of rectangles; added edges count for nothing."""
+        """The `max` or `mean` over windows; added edges are ignored."""
         first, last = list(edges[:2]), list(edges[2:])
         if kind == "mean":
             return self.operations.avg_pool(x, list(strides), first, last, list(size), True)
         return self.operations.max_pool(x, list(strides), [1, 1], first, last, list(size)).output(0)
 
     def pad(self, x: Any, edges: Edges) -> Any:
-        """Zeros around a map."""
+        """Add zeros around a map."""
         first, last = (np.array([0, 0, *each]) for each in (edges[:2], edges[2:]))
         return self.operations.pad(x, first, last, "constant", np.float32(0))
 
     def concatenate(self, nodes: Sequence[Any], axis: int) -> Any:
-        """Nodes in a row along an axis."""
+        """Concatenate nodes along an axis."""
         return self.operations.concat(list(nodes), axis)
 
     def combine(self, kind: str, a: Any, b: Any) -> Any:
-        """Element by element."""
+        """Combine two nodes elementwise."""
         return getattr(self.operations, kind)(a, b)
 
     def apply(self, kind: str, x: Any) -> Any:
-        """Element by element."""
+        """Apply a function elementwise."""
         if kind == "step":
             above = self.operations.greater(x, self.constant(np.zeros(1, np.float32)))
             return self.as_float(above)
@@ -400,15 +398,15 @@ class OpenVinoWriter:
         return self.operations.matmul(a, b, False, False)
 
     def reduce(self, kind: str, x: Any, axes: Sequence[int], *, keep: bool = False) -> Any:
-        """`mean`, `sum` or `max` over axes."""
+        """Reduce axes by `mean`, `sum` or `max`."""
         return getattr(self.operations, f"reduce_{kind}")(x, np.array(axes), keep)
 
     def as_float(self, x: Any) -> Any:
-        """Numbers of any type as float32."""
+        """Convert to float32."""
         return self.operations.convert(x, np.float32)
 
     def length(self, x: Any, axis: int) -> Any:
-        """The length of an axis, float32 ()."""
+        """Length of an axis, float32 ()."""
         shape = self.operations.shape_of(x)
         return self.as_float(self.operations.gather(shape, np.int64(axis), np.int64(0)))
 
@@ -417,15 +415,15 @@ class OpenVinoWriter:
         return self.operations.range(np.float32(0), length, np.float32(1), "f32")
 
     def halves(self, x: Any) -> tuple[Any, Any]:
-        """The first axis in two."""
+        """Split the first axis into two halves."""
         parts = self.operations.split(x, 0, 2)
         return parts.output(0), parts.output(1)
 
     def mirror(self, x: Any) -> Any:
-        """The last axis turned round."""
+        """Reverse the last axis."""
         one = np.array([-1])
         return self.operations.slice(x, one, np.array([np.iinfo(np.int32).min]), one, one)
 
     def reshape(self, x: Any, shape: Sequence[int]) -> Any:
-        """Another shape; 0 keeps an axis, one -1 takes what is left."""
+        """Reshape; 0 keeps an axis, a single -1 is inferred."""
         return self.operations.reshape(x, np.array(shape), True)

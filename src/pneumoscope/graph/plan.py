@@ -1,10 +1,10 @@
-"""The layers of a Keras functional model and how they are wired, read without Keras.
+"""The layers of a Keras functional model and their connections, read without Keras.
 
-A model's own description (`model.to_json()`, or `config.json` inside a `.keras` file) lists its
-layers with their settings and inputs. `read_plan` turns it into a `Plan`; `layers.py` knows what
-each kind of layer computes. Nothing in the description is run: it is data.
+A model's description (`model.to_json()`, or `config.json` in a `.keras` file) lists its layers with
+their settings and inputs. `read_plan` turns it into a `Plan`; `layers.py` defines what each type of
+layer computes. The description is data, and nothing in it is executed.
 
-How windows lie on maps, and how Keras' arrays become those of engines.
+Further functions compute the padding of windows and convert Keras' arrays to those of the engines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STRIDED = (*CONVOLUTIONS, "MaxPooling2D", "AveragePooling2D")
 _GLOBAL = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
 
 Input = str | float
-"""What a layer reads: the name of another layer, or a number."""
+"""Input of a layer: the name of another layer, or a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Layer:
         name: unique in its model.
         kind: Keras' class name (`Conv2D`).
         settings: its configuration.
-        inputs: what it reads, in order.
+        inputs: its inputs, in order.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Layers of one input and one output, each after those it reads.
+    """Layers with one input and one output, each listed after the layers that it reads.
 
     Attributes:
-        layers: all of them; the first one is the input.
-        output: name of the layer that the model ends with.
+        layers: all layers; the first one is the input.
+        output: name of the output layer.
     """
 
     layers: tuple[Layer, ...]
@@ -66,7 +66,7 @@ class Plan:
         """The layer of that name.
 
         Raises:
-            BundleError: there is none.
+            BundleError: it does not exist.
         """
         for layer in self.layers:
             if layer.name == name:
@@ -74,11 +74,11 @@ class Plan:
         raise BundleError(f"the network has no layer {name!r}. Copy the bundle again.")
 
     def has(self, name: str) -> bool:
-        """Whether there is a layer of that name."""
+        """Whether a layer of that name exists."""
         return any(layer.name == name for layer in self.layers)
 
     def until(self, name: str) -> Plan:
-        """The part that `name` depends on, ending with it."""
+        """The part that `name` depends on, ending with `name`."""
         needed = {self.layer(name).name}
         for layer in reversed(self.layers):
             if layer.name in needed:
@@ -86,7 +86,7 @@ class Plan:
         return Plan(tuple(layer for layer in self.layers if layer.name in needed), name)
 
     def readers(self) -> dict[str, list[Layer]]:
-        """For each layer those that read it, once for each time."""
+        """The readers of each layer, listed once per use."""
         found: dict[str, list[Layer]] = {layer.name: [] for layer in self.layers}
         for layer in self.layers:
             for source in layer.sources:
@@ -94,10 +94,10 @@ class Plan:
         return found
 
     def strides(self) -> dict[str, int]:
-        """For each layer how many pixels of the image lie between two neighbours of its map.
+        """Stride of each layer's map: distance of neighbouring positions in pixels of the image.
 
-        A layer behind global pooling (a gate of squeeze and excitation) has the stride of the map
-        that it was pooled from.
+        A layer behind global pooling (a squeeze-and-excitation gate) has the stride of the pooled
+        map.
         """
         found: dict[str, int] = {}
         for layer in self.layers:
@@ -109,9 +109,10 @@ class Plan:
         return found
 
     def cuts(self) -> tuple[str, ...]:
-        """Layers that every path from input to output goes through, in order.
+        """Layers that every path from input to output passes, in order.
 
-        At such a layer the network can be cut in two: what lies behind depends on it alone.
+        The network can be cut in two at such a layer, because everything behind depends on it
+        alone.
         """
         place = {layer.name: k for k, layer in enumerate(self.layers)}
         last_read = {
@@ -120,7 +121,7 @@ class Plan:
         }
         found, reach = [], 0
         for k, layer in enumerate(self.layers):
-            # `reach`: how far layers before this one are still read.
+            # `reach`: position of the last layer that reads a layer before this one.
             if reach <= k and layer.kind not in _GLOBAL:
                 found.append(layer.name)
             reach = max(reach, last_read[layer.name])
@@ -128,12 +129,12 @@ class Plan:
 
 
 def read_plan(document: Any) -> Plan:
-    """The plan of a functional model, from its description as JSON has it.
+    """Read the plan of a functional model from its parsed JSON description.
 
-    Models within the model are taken apart: their layers stand in their place.
+    Nested models are replaced by their layers.
 
     Raises:
-        BundleError: it describes no functional model of one input and one output.
+        BundleError: it is not a functional model with one input and one output.
     """
     try:
         layers: list[Layer] = []
@@ -141,22 +142,22 @@ def read_plan(document: Any) -> Plan:
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise BundleError(
             f"the network's description can't be read ({type(error).__name__}: {error}); wanted a "
-            "Keras functional model of one input and one output."
+            "Keras functional model with one input and one output."
         ) from error
     names = [layer.name for layer in layers]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise BundleError(f"the network has two layers named {twice!r}; wanted a name for each.")
+        raise BundleError(f"the network has two layers named {twice!r}; wanted unique names.")
     return Plan(tuple(layers), output).until(output)
 
 
 def _expanded(document: Any, source: str | None, into: list[Layer]) -> str:
-    """Append a model's layers; returns the name of its output.
+    """Append a model's layers to a list; returns the name of its output.
 
     Args:
-        document: the model.
-        source: what a model within a model reads; `None` for the outermost.
-        into: where the layers go.
+        document: description of the model.
+        source: name of the layer that a nested model reads; `None` for the outermost model.
+        into: list that receives the layers.
     """
     if document["class_name"] not in _MODELS:
         raise ValueError(f"found {document['class_name']!r}")
@@ -166,7 +167,7 @@ def _expanded(document: Any, source: str | None, into: list[Layer]) -> str:
     for entry in config["layers"]:
         name, kind = str(entry.get("name") or entry["config"]["name"]), str(entry["class_name"])
         nodes = entry.get("inbound_nodes")
-        if nodes is None:  # a sequential model: each reads the one before it
+        if nodes is None:  # a sequential model: each layer reads the previous one
             inputs: tuple[Input, ...] = () if last is None else (last,)
         elif len(nodes) > 1:
             raise ValueError(f"layer {name!r} is used {len(nodes)} times")
@@ -214,7 +215,7 @@ def _inputs(value: Any) -> Iterator[Input]:
 
 
 def pair(value: Any) -> Pair:
-    """A number for both directions, or one for each."""
+    """One number for both axes, or one for each."""
     if isinstance(value, Sequence):
         first, second = value
         return int(first), int(second)
@@ -224,7 +225,7 @@ def pair(value: Any) -> Pair:
 def scale_and_shift(
     arrays: Sequence[NDArray[Any]], settings: Mapping[str, Any]
 ) -> tuple[FloatArray, FloatArray]:
-    """Batch normalisation with its moving statistics as x × scale + shift, each (channels,)."""
+    """Batch normalisation with moving statistics as x × scale + shift, each (channels,)."""
     rest = [array.astype(np.float64) for array in arrays]
     gamma = rest.pop(0) if settings.get("scale", True) else np.ones(1)
     beta = rest.pop(0) if settings.get("center", True) else np.zeros(1)
@@ -236,13 +237,13 @@ def scale_and_shift(
 def fitted(
     given: Edges, size: Pair, reach: Sequence[int], strides: Pair, padding: str
 ) -> tuple[Edges, Pair]:
-    """The edges that a window needs, and the size of what it makes.
+    """Padding that a window needs, and the size of its output.
 
     Args:
-        given: edges that the map has to get anyway.
-        size: height and width of the map without them.
-        reach: of the window, along height and width.
-        strides: of the window.
+        given: padding that the map gets anyway.
+        size: height and width of the map without padding.
+        reach: height and width of the window.
+        strides: strides of the window.
         padding: Keras' `valid` or `same`.
     """
     top, left, bottom, right = given
@@ -270,6 +271,6 @@ def fitted(
 
 
 def depthwise_kernel(kernel: FloatArray) -> FloatArray:
-    """(h, w, channels, times) → (channels × times, 1, h, w)."""
+    """Depthwise kernel (h, w, channels, multiplier) → (channels × multiplier, 1, h, w)."""
     height, width, channels, times = kernel.shape
     return kernel.transpose(2, 3, 0, 1).reshape(channels * times, 1, height, width)

@@ -1,8 +1,4 @@
-"""A graph that is asked for whole batches, each dealt into requests that run side by side.
-
-Comes in: how to build the graph for so many images, batches. Goes out: its outputs. Knows nothing
-of what it computes.
-"""
+"""`Runner`: runs a graph on batches, split into requests that run in parallel."""
 
 from __future__ import annotations
 
@@ -22,35 +18,35 @@ from pneumoscope.graph.precision import Device, Floats, Precision
 _LOGGER = logging.getLogger(__name__)
 
 PART = 4
-"""Images per request: so few that there is a request for each core of an ordinary machine, and an
-image takes no longer than among more."""
+"""Images per request. With so few, an ordinary machine has one request per core, and an image takes
+no longer than in larger requests."""
 
 _CACHED_SIDE = 160
-"""Pixels; the first maps of four larger images are more than processors' caches hold in float32."""
+"""Pixels. The first float32 maps of four larger images exceed the processor's cache."""
 
 
 def images_per_request(side: int, precision: Precision) -> int:
     """How many images of `side` × `side` pixels a request should have.
 
-    Of 224 pixels in float32 two are answered for faster than four; in bfloat16 and int8, and of 112
+    At 224 pixels in float32 two images are faster than four; in bfloat16 and int8, and at 112
     pixels, four are as fast or faster (`benchmarks/engine.py`).
     """
     return PART // 2 if precision == "f32" and side > _CACHED_SIDE else PART
 
 
 class Runner:
-    """Runs a graph; it is compiled when the first batch of a size comes.
+    """Runs a graph; it is compiled for each batch size on first use.
 
-    Several threads may ask at once. Two gain a few hundredths over one: while the last requests of
-    one's batch are worked on, the first of the other's are (`benchmarks/engine.py`).
+    Several threads may call it at once. Two threads are a few percent faster than one: the first
+    requests of one batch start while the last of the other run (`benchmarks/engine.py`).
 
     Args:
-        build: from a number of images to a model of `graph/openvino.py`.
+        build: number of images → model of `graph/openvino.py`.
         outputs: names of the model's outputs.
-        floats: what is computed in.
-        cache: folder for compiled graphs; `None` keeps none.
-        part: images per request, where a batch can be dealt into such.
-        device: what it runs on.
+        floats: floating-point type of the computation.
+        cache: folder of compiled graphs; `None` disables caching.
+        part: images per request, where the batch is a multiple of it.
+        device: device to run on.
     """
 
     def __init__(
@@ -83,7 +79,7 @@ class Runner:
         found = []
         for request in idle:
             request.wait()
-            # Copies: the engine writes its next answers into the same memory.
+            # Copied, because the engine writes its next outputs into the same memory.
             parts = (request.get_tensor(name).data for name in self._outputs)
             found.append([np.array(part, np.float32) for part in parts])
         with self._lock:
@@ -91,8 +87,8 @@ class Runner:
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def _graph_for(self, images: int, count: int) -> _Graph:
-        """The graph for requests of so many images, so many of them at a time."""
-        # One request has all threads to itself; of several each has its own.
+        """The graph for `count` parallel requests of `images` images."""
+        # A single request uses all threads; several requests share them.
         key = images, count > 1
         graph = self._graphs.get(key)
         if graph is None or graph.count < count:
@@ -108,9 +104,9 @@ class _Graph:
     """A compiled graph.
 
     Attributes:
-        count: requests at a time that its threads are dealt for.
-        request: makes one more.
-        idle: requests that nobody uses.
+        count: number of parallel requests that it was compiled for.
+        request: makes a new request.
+        idle: requests that are not in use.
     """
 
     count: int

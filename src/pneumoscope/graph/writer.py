@@ -1,7 +1,7 @@
-"""What a graph is made of: the operations that every engine has, under one name each.
+"""The operations that graphs are made of, with the same names for every engine.
 
-`layers.py` and `answer_graph.py` write to this; `openvino.py` and `onnx.py` say it in their
-engine's words. Everything is float32 unless said. Maps are channels-first, (n, c, h, w).
+`layers.py` and `inference/prediction_graph.py` write to a `Writer`; `openvino.py` and `onnx.py`
+implement it. Everything is float32 unless stated. Maps are channels-first, (n, c, h, w).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 Pair = tuple[int, int]
-"""Along the height, along the width."""
+"""Height and width."""
 
 Edges = tuple[int, int, int, int]
 """Rows above, columns to the left, rows below, columns to the right."""
@@ -23,24 +23,24 @@ Edges = tuple[int, int, int, int]
 NO_EDGES: Edges = (0, 0, 0, 0)
 
 Node = TypeVar("Node")
-"""What a writer calls a value in its graph."""
+"""A writer's representation of a value in its graph."""
 
 FUNCTIONS = (
     *("abs", "erf", "exp", "floor", "hard_sigmoid", "hard_silu", "log", "relu", "relu6", "round"),
     *("sigmoid", "silu", "softplus", "sqrt", "step", "tanh"),
 )
-"""Of one number, as Keras defines them; `round` takes halves to the even side, `step` is 1 above 0,
+"""Elementwise functions as Keras defines them. `round` rounds halves to even; `step` is 1 above 0,
 else 0."""
 
 OPERATIONS = ("add", "subtract", "multiply", "divide", "maximum")
-"""Of two numbers."""
+"""Elementwise operations of two inputs."""
 
 
 class Writer(Protocol[Node]):
-    """The operations that the network is made of; each adds one to the graph and returns it."""
+    """The operations of a network; each adds a node to the graph and returns it."""
 
     def constant(self, value: NDArray[np.generic]) -> Node:
-        """An array that is part of the graph."""
+        """A constant array in the graph."""
 
     def convolution(
         self,
@@ -51,43 +51,43 @@ class Writer(Protocol[Node]):
         groups: int = 1,
         dilation: Pair = (1, 1),
     ) -> Node:
-        """Kernel (out, in / groups, h, w) over (n, in, h, w), zeros in the added edges."""
+        """Convolve (n, in, h, w) with a kernel (out, in / groups, h, w); `edges` are zeros."""
 
     def pool(self, x: Node, kind: str, size: Pair, strides: Pair, edges: Edges = NO_EDGES) -> Node:
-        """The `max` or the `mean` of rectangles; added edges count for nothing."""
+        """The `max` or `mean` over windows; added edges are ignored."""
 
     def pad(self, x: Node, edges: Edges) -> Node:
-        """Zeros around a map."""
+        """Add zeros around a map."""
 
     def concatenate(self, nodes: Sequence[Node], axis: int) -> Node:
-        """Nodes in a row along an axis."""
+        """Concatenate nodes along an axis."""
 
     def combine(self, kind: str, a: Node, b: Node) -> Node:
-        """Element by element: a name of `OPERATIONS`."""
+        """Combine two nodes elementwise by one of `OPERATIONS`."""
 
     def apply(self, kind: str, x: Node) -> Node:
-        """Element by element: a name of `FUNCTIONS`."""
+        """Apply one of `FUNCTIONS` elementwise."""
 
     def product(self, a: Node, b: Node) -> Node:
         """Matrix product."""
 
     def reduce(self, kind: str, x: Node, axes: Sequence[int], *, keep: bool = False) -> Node:
-        """`mean`, `sum` or `max` over axes."""
+        """Reduce axes by `mean`, `sum` or `max`."""
 
     def as_float(self, x: Node) -> Node:
-        """Numbers of any type as float32."""
+        """Convert to float32."""
 
     def length(self, x: Node, axis: int) -> Node:
-        """The length of an axis, float32 ()."""
+        """Length of an axis, float32 ()."""
 
     def counted(self, length: Node) -> Node:
         """0, 1, … below `length`, float32 (length,)."""
 
     def halves(self, x: Node) -> tuple[Node, Node]:
-        """The first axis in two."""
+        """Split the first axis into two halves."""
 
     def mirror(self, x: Node) -> Node:
-        """The last axis turned round."""
+        """Reverse the last axis."""
 
     def reshape(self, x: Node, shape: Sequence[int]) -> Node:
-        """Another shape; 0 keeps an axis, one -1 takes what is left."""
+        """Reshape; 0 keeps an axis, a single -1 is inferred."""

@@ -1,5 +1,5 @@
-"""One file to one array: reading, preprocessing, augmenting; and X-rays drawn by procedure.
+"""Read an image file to a grey array, preprocess it, augment it; draw synthetic X-rays.
 
-Comes in: a path or bytes. Goes out: grey in [0, 1] and what the network takes of it.
-Knows nothing of labels, splits or models.
+The input is a path or bytes. The output is grey in [0, 1], or the network input made from it. This
+package does not depend on labels, splits or models.
 """

@@ -1,8 +1,8 @@
-"""Random further views of a training image, as another film of the same child might look.
+"""Random augmentation of a training image, imitating another X-ray of the same child.
 
-Comes in: one preprocessed grey image, the ranges of `AugmentConfig`, a source of randomness.
-Goes out: one grey image of the same shape, type and range. Knows nothing of files, labels,
-batches or networks, and keeps no state: view 3 of an image is the same in every process.
+The input is one preprocessed grey image, the ranges of `AugmentConfig` and a random generator. The
+output is a grey image of the same shape, dtype and range. The functions keep no state: view 3 of an
+image is the same in every process.
 
 | switch | imitates, at the X-ray stand |
 | --- | --- |
@@ -10,14 +10,15 @@ batches or networks, and keeps no state: view 3 of an image is the same in every
 | shift | a beam that is not centred on the sternum |
 | zoom | a smaller or larger child, another distance from tube to detector |
 | crop | tighter collimation, or borders cut off later |
-| flip | a film put in back to front |
+| flip | an image stored as its mirror image |
 | brightness | more or less dose, another window centre |
 | contrast | another tube voltage or grid, another window width |
-| gamma | another film, detector curve or monitor |
-| erasing | what hides a part: a holding hand, a lead shield, a marker, a plug of a cable |
+| gamma | another detector curve or monitor |
+| erasing | an object that hides a part: a hand, a lead shield, a marker, a cable plug |
 
-Where a moved image does not reach, the edge is filled with black, as behind a collimator, or with
-the last row or column, as where tissue goes on; a coin decides, so neither becomes a clue.
+A moved image leaves gaps at the edge. Half of the time they are filled with black, as behind a
+collimator, and half of the time by repeating the last row or column, as if tissue continued. The
+choice is random, so that neither becomes a shortcut.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from pneumoscope.config import AugmentConfig
 from pneumoscope.errors import PneumoscopeError, UsageError
 
 GreyImage = NDArray[np.float32]
-"""One image, shape (height, width), float32 in [0, 1], 1 is white."""
+"""One image: float32 (height, width) in [0, 1], 1 is white."""
 
 ALGORITHM_VERSION = 1
-"""Goes into every fingerprint; raised when the same numbers would give other pixels."""
+"""Part of every fingerprint. Raise it when the same random numbers would give other pixels."""
 
 ERASED_AREA = (0.02, 0.20)
 """Smallest and largest share of the area that erasing covers."""
@@ -59,7 +60,7 @@ _LARGEST = {
 
 
 def random_stream(*parts: object) -> np.random.Generator:
-    """A generator that depends on `parts` alone, not on order of calls, process or machine."""
+    """A generator that depends only on `parts`, not on the order of calls, process or machine."""
     text = "\x1f".join(str(part) for part in parts)
     digest = hashlib.sha256(text.encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
@@ -90,24 +91,24 @@ class _Draw:
 
 
 def augment(grey: GreyImage, config: AugmentConfig, rng: np.random.Generator) -> GreyImage:
-    """One random variant of an image: a single warp, then greys, then erasing.
+    """Return one random variant of an image: one warp, then grey-level changes, then erasing.
 
-    Rotation, shift, zoom, crop and flip are one affine map and so one bilinear interpolation.
-    The same count of numbers is drawn whatever is switched on, so turning one change off leaves
-    the others as they were. Erasing follows Zhong et al. 2020, arXiv:1708.04896; rectangles
-    cover `ERASED_AREA` of the image.
+    Rotation, shift, zoom, crop and flip form one affine map and need one bilinear interpolation.
+    The function always draws the same count of random numbers, so that turning one change off does
+    not alter the others. Erasing follows Zhong et al. 2020, arXiv:1708.04896; the rectangles cover
+    `ERASED_AREA` of the image.
 
     Args:
-        grey: float32, shape (h, w), in [0, 1].
-        config: ranges; 0 turns a change off, all 0 gives an equal copy.
+        grey: float32 (h, w) in [0, 1].
+        config: ranges; 0 turns a change off, and all 0 returns an equal copy.
         rng: the only source of randomness.
 
     Returns:
-        A new array, float32, shape (h, w), in [0, 1].
+        A new array, float32 (h, w) in [0, 1].
 
     Raises:
-        UsageError: a range in `config` is negative or larger than makes sense.
-        PneumoscopeError: `grey` is no float32 image with two axes.
+        UsageError: a range in `config` is negative or too large.
+        PneumoscopeError: `grey` is not a float32 array with two axes.
     """
     _check(grey, config)
     draw = _Draw(*rng.random(len(dataclasses.fields(_Draw))).tolist())
@@ -117,7 +118,7 @@ def augment(grey: GreyImage, config: AugmentConfig, rng: np.random.Generator) ->
         image = (image - np.float32(mean)) * _log_uniform(config.contrast, draw.contrast)
         image += np.float32(mean)
     if config.brightness:
-        image = image + np.float32(_either_way(config.brightness, draw.brightness))
+        image = image + np.float32(_symmetric(config.brightness, draw.brightness))
     if config.contrast or config.brightness:
         image = np.clip(image, 0, 1)
     if config.gamma:
@@ -130,20 +131,20 @@ def augment(grey: GreyImage, config: AugmentConfig, rng: np.random.Generator) ->
 def view(
     grey: GreyImage, config: AugmentConfig, seed: int, image_sha256: str, index: int
 ) -> GreyImage:
-    """View `index` of an image: 0 is the image itself, each other one a fixed random variant.
+    """Return view `index` of an image: 0 is the image itself, the others are fixed random variants.
 
-    A view depends on the seed, the image's content and the index alone, never on which views were
-    made before, on the file's name or on the process; so cached features of views stay valid.
+    A view depends only on the seed, the image's content and the index. It does not depend on other
+    views, on the file's name or on the process, so cached features of views stay valid.
 
     Args:
-        grey: float32, shape (h, w), in [0, 1].
+        grey: float32 (h, w) in [0, 1].
         config: ranges of the changes.
         seed: seed of the run.
         image_sha256: hex digest of the image file's bytes.
-        index: which view, from 0.
+        index: number of the view, from 0.
 
     Raises:
-        UsageError: `index` is negative, or a range in `config` makes no sense.
+        UsageError: `index` is negative, or a range in `config` is invalid.
     """
     if index < 0:
         raise UsageError(f"view {index}: views are counted from 0, the un-augmented image.")
@@ -153,9 +154,10 @@ def view(
 
 
 def view_fingerprint(config: AugmentConfig, seed: int, index: int) -> str:
-    """A short stable hash of all that view `index` depends on besides the image, for cache keys.
+    """Hash everything that view `index` depends on, except for the image; used in cache keys.
 
-    `"plain"` for view 0, which depends on nothing; else 16 hex digits.
+    Returns:
+        `"plain"` for view 0, else 16 hex digits.
     """
     if index == 0:
         return _PLAIN
@@ -180,12 +182,12 @@ def _check(grey: GreyImage, config: AugmentConfig) -> None:
             )
 
 
-def _either_way(reach: float, chance: float) -> float:
+def _symmetric(reach: float, chance: float) -> float:
     return reach * (2 * chance - 1)
 
 
 def _log_uniform(reach: float, chance: float) -> np.float32:
-    return np.float32(math.exp(_either_way(reach, chance)))
+    return np.float32(math.exp(_symmetric(reach, chance)))
 
 
 def _warp(grey: GreyImage, config: AugmentConfig, draw: _Draw) -> GreyImage:
@@ -215,9 +217,9 @@ def _warp(grey: GreyImage, config: AugmentConfig, draw: _Draw) -> GreyImage:
 def _output_to_input(
     height: int, width: int, config: AugmentConfig, draw: _Draw, flipped: bool
 ) -> NDArray[np.float64]:
-    """The 3×3 map from a point of the new image to the point of the old one that it shows."""
-    angle = math.radians(_either_way(config.rotation, draw.rotation))
-    factor = math.exp(-_either_way(config.zoom, draw.zoom))
+    """The 3×3 map from a point of the new image to the corresponding point of the old one."""
+    angle = math.radians(_symmetric(config.rotation, draw.rotation))
+    factor = math.exp(-_symmetric(config.zoom, draw.zoom))
     side = math.sqrt(1 - config.crop * draw.crop)
     to_centre = _translation(-width / 2, -height / 2)
     rotate_zoom: Any = np.array(
@@ -228,8 +230,8 @@ def _output_to_input(
         ]
     )
     shift = _translation(
-        -width * _either_way(config.shift, draw.shift_x),
-        -height * _either_way(config.shift, draw.shift_y),
+        -width * _symmetric(config.shift, draw.shift_x),
+        -height * _symmetric(config.shift, draw.shift_y),
     )
     crop = _translation(width * (1 - side) * draw.crop_x, height * (1 - side) * draw.crop_y)
     crop = crop @ np.diag([side, side, 1.0])
@@ -247,7 +249,7 @@ def _erase(image: GreyImage, draw: _Draw) -> GreyImage:
     height, width = image.shape
     smallest, largest = ERASED_AREA
     area = smallest + (largest - smallest) * draw.erased_area
-    # Aspect from 1:2 to 2:1; the longer side is then at most 0.64 of the image's.
+    # The aspect ratio is 1:2 to 2:1, so the longer side is at most 0.64 of the image's.
     stretch = math.sqrt(2.0 ** (2 * draw.erased_aspect - 1))
     rows = max(1, round(height * math.sqrt(area) * stretch))
     columns = max(1, round(width * math.sqrt(area) / stretch))

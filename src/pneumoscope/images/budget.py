@@ -1,29 +1,20 @@
-"""One budget of items and time for each file, whatever its format and whichever code reads it.
+"""Limits on the work per file, conversion of decoder errors, and reuse of freed memory.
 
 A file states its own counts: directories, chunks, scans, fragments, items of a sequence. A small
-file can state millions, and a decoder works through them all. So everything that reads a file does
-so inside `spending`, through a `CountedStream`, and what was counted beforehand is given to
-`spend`. When the budget is used up, the file is refused with `too_complex`.
+file can state millions, and a decoder works through them all. Therefore all code that reads a file
+runs inside `spending` and reads through a `CountedStream`; counts that are known beforehand go to
+`spend`. When the budget is used up, the file is refused with `too_complex`. `read.py` checks the
+limit on bytes, `grey.check_size` the limit on pixels. A single call of a C library can't be
+interrupted from here; `inference/processes.py` reads in a process that can be ended.
 
-The limit on bytes is checked by `read.py`, the limit on pixels by `grey.check_size`. A single call
-of a C library can't be interrupted from here: who must not wait for one reads in a process that can
-be ended (`inference/processes.py`).
+`decoding` runs Pillow, pydicom or a codec. These may raise or warn nearly anything; `decoding`
+turns their exceptions into `ImageRefusedError` and their warnings into a list of texts.
 
-Memory that is freed is kept for the next image or step, instead of going back and forth.
-
-Comes in: how much at most. Goes out: nothing; this process allocates otherwise from then on.
-Knows nothing of images.
-
-A film of 2 megapixels is 2 MB of bytes and twice 8 MB of floats, each of which the C library and
-Pillow by default give back to the system after use; the system has to clear every page anew for
-the next film, which took more than half of all time between file and network input
-(`benchmarks/RESULTS.md`). What is kept is what was in use at once, so memory stays flat.
-
-Calling decoders that may raise or warn nearly anything, and letting none of it out.
-
-Comes in: a block of code that calls Pillow, pydicom or a codec. Goes out: an `ImageRefusedError`
-instead of their exceptions, a list of texts instead of their warnings.
-Knows nothing of any file format.
+`keep_freed_memory` makes this process keep freed memory for the next image or step. An image of
+2 megapixels takes 2 MB of bytes and twice 8 MB of floats, which the C library and Pillow by default
+return to the system after use. The system then clears every page again for the next image, which
+took more than half of all time between file and network input (`benchmarks/RESULTS.md`). The memory
+kept is what was in use at once, so memory use stays flat.
 """
 
 from __future__ import annotations
@@ -46,7 +37,7 @@ from PIL import Image
 from pneumoscope.errors import ImageRefusedError, Reason
 
 MOST_ITEMS = 100_000
-"""Parts of one file. An honest image has fewer than ten thousand (rows stored as strips)."""
+"""Parts of one file. A normal image has fewer than ten thousand (rows stored as strips)."""
 
 MOST_SECONDS = 10.0
 """Processor time for one file. 50 megapixels of JPEG 2000, the slowest to decode, take about 5."""
@@ -62,12 +53,12 @@ _CURRENT = threading.local()
 
 @dataclass(slots=True)
 class Budget:
-    """What is left for one file.
+    """The remaining budget of one file.
 
     Attributes:
         source: the file's name, for the error.
         items: parts that may still be read.
-        end: processor time of this thread at which reading ends, seconds.
+        end: processor time of this thread at which reading stops, in seconds.
     """
 
     source: str
@@ -75,7 +66,7 @@ class Budget:
     end: float = field(default_factory=lambda: time.thread_time() + MOST_SECONDS)
 
     def take(self, items: int, what: str) -> None:
-        """Use up `items`, and see how late it is.
+        """Subtract `items` from the budget and check the time.
 
         Raises:
             ImageRefusedError: `too_complex`: no items or no time are left.
@@ -85,21 +76,21 @@ class Budget:
             raise ImageRefusedError(
                 self.source,
                 Reason.TOO_COMPLEX,
-                f"it has more than {MOST_ITEMS:,} {what}; no X-ray needs so many. Save it anew, "
+                f"it has more than {MOST_ITEMS:,} {what}; no X-ray needs so many. Save it again, "
                 "as PNG or uncompressed DICOM",
             )
         if time.thread_time() > self.end:
             raise ImageRefusedError(
                 self.source,
                 Reason.TOO_COMPLEX,
-                f"reading it took more than {MOST_SECONDS:g} s of processor time. Save it anew, as "
-                "PNG or uncompressed DICOM",
+                f"reading it took more than {MOST_SECONDS:g} s of processor time. Save it again, "
+                "as PNG or uncompressed DICOM",
             )
 
 
 @contextmanager
 def spending(source: str) -> Iterator[Budget]:
-    """The budget of the file `source`, for this thread; inside another one, the other one."""
+    """Open the budget of the file `source` for this thread; nested calls share the outer budget."""
     outer: Budget | None = getattr(_CURRENT, "budget", None)
     if outer is not None:
         yield outer
@@ -112,7 +103,7 @@ def spending(source: str) -> Iterator[Budget]:
 
 
 def spend(items: int, what: str) -> None:
-    """Use up some of the present budget; outside of `spending` nothing is counted.
+    """Subtract items from the current budget; does nothing outside of `spending`.
 
     Raises:
         ImageRefusedError: `too_complex`.
@@ -123,12 +114,13 @@ def spend(items: int, what: str) -> None:
 
 
 class CountedStream(BytesIO):
-    """A file's bytes, of which every read is an item: parsers read each part of a file by itself.
+    """A file's bytes, where every read counts as an item: parsers read each part separately.
 
     Args:
         content: the bytes.
-        what: the parts, for the error.
-        items: what a read counts; 0 counts the time alone, for decoders that read single bytes.
+        what: name of the parts, for the error.
+        items: how much one read counts; 0 checks only the time, for decoders that read single
+            bytes.
     """
 
     def __init__(self, content: bytes, what: str, items: int = 1) -> None:
@@ -136,7 +128,7 @@ class CountedStream(BytesIO):
         self._what, self._items = what, items
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As `BytesIO.read` does.
+        """Read like `BytesIO.read`.
 
         Raises:
             ImageRefusedError: `too_complex`.
@@ -146,18 +138,18 @@ class CountedStream(BytesIO):
 
 
 def dicom_stream(data_set: bytes) -> CountedStream:
-    """The bytes of a DICOM data set, whose items and fragments are counted before it is parsed.
+    """The bytes of a DICOM data set; counts items and fragments before the data set is parsed.
 
     Raises:
         ImageRefusedError: `too_complex`.
     """
-    # By chance four bytes of pixels are such a tag once in four thousand million.
+    # Four random bytes of pixel data equal such a tag once in four thousand million times.
     spend(sum(data_set.count(tag) for tag in _ITEM_TAGS), "sequence items and pixel fragments")
     return CountedStream(data_set, "DICOM elements")
 
 
 def check_value_length(tag: int, length: int, source: str) -> None:
-    """See that an element that will be interpreted is not so long that this takes minutes.
+    """Check that an element is short enough to be interpreted quickly.
 
     Raises:
         ImageRefusedError: `too_complex`.
@@ -183,13 +175,13 @@ _most_kept = 0
 def keep_freed_memory(
     largest: int = 32 << 20, kept: int = 256 << 20, *, shared: bool = False
 ) -> None:
-    """Let Pillow and the C library keep what is freed; where that can't be done, nothing is done.
+    """Let Pillow and the C library keep freed memory; does nothing where that is not possible.
 
     Args:
         largest: bytes of the largest single block that is kept.
-        kept: bytes kept at the end of the heap; less than was asked for before changes nothing.
-        shared: all threads have one heap: of many threads each would keep a film's memory of its
-            own, and what one has freed no other could use.
+        kept: bytes kept at the end of the heap; a smaller value than before changes nothing.
+        shared: use one heap for all threads. Otherwise each thread keeps the memory of an image of
+            its own, and no thread can use what another has freed.
     """
     global _most_kept
     if kept <= _most_kept:
@@ -210,8 +202,8 @@ def keep_freed_memory(
 
 DECODER_ERRORS: tuple[type[Exception], ...] = (
     # Mutated files of every format raised OSError, SyntaxError, ValueError, TypeError,
-    # RuntimeError, NotImplementedError and struct.error; the rest are their neighbours.
-    # `Exception` itself stays out, so that a refusal of our own passes through.
+    # RuntimeError, NotImplementedError and struct.error; the others are related to these.
+    # `Exception` itself is not listed, so that our own ImageRefusedError passes through.
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -240,23 +232,23 @@ def decoding(source: str, what: str) -> Iterator[list[str]]:
 
     Args:
         source: the image's name, for the error.
-        what: what is being decoded, as in `the JPEG`.
+        what: what is being decoded, such as `the JPEG`.
 
     Raises:
-        ImageRefusedError: `truncated`, `unsupported_encoding` or `corrupt`, by what the decoder
-            says.
+        ImageRefusedError: `truncated`, `unsupported_encoding` or `corrupt`, depending on the
+            decoder's message.
     """
     with spending(source), _COLLECTOR.collect() as messages:
         try:
             yield messages
         except Exception as error:
-            if not is_decoders(error):
+            if not is_decoder_error(error):
                 raise
             raise ImageRefusedError(source, _reason(error), _detail(what, error)) from error
 
 
-def is_decoders(error: Exception) -> bool:
-    """Whether an error may be a decoder's word for bad data; pydicom has some of its own."""
+def is_decoder_error(error: Exception) -> bool:
+    """Whether a decoder may raise this error for bad data; pydicom has error types of its own."""
     own = type(error).__module__.partition(".")[0] == "pydicom"
     return own or isinstance(error, DECODER_ERRORS)
 
@@ -273,18 +265,18 @@ def _reason(error: Exception) -> Reason:
 def _detail(what: str, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{what} asks for more memory than there is"
-    # Decoders write several lines, pydicom with a line per plugin; one sentence is wanted here.
+    # Decoders write several lines, pydicom one line per plugin; the message is one sentence.
     words = " ".join(str(error).split())[:300] or type(error).__name__
     return f"{what} can't be decoded ({words})"
 
 
 class _WarningCollector:
-    """Takes the decoders' warnings per thread.
+    """Collects the decoders' warnings separately for each thread.
 
-    `warnings.catch_warnings` swaps filters of the whole process, so that two threads inside it
-    restore each other's. Here the first thread in swaps them and the last one out restores
-    them. Only filters of the decoders' modules are added; a warning of a thread that does not
-    collect goes where it would have gone.
+    `warnings.catch_warnings` swaps the filters of the whole process, so two threads inside it
+    restore each other's filters. Here the first thread to enter swaps them and the last one to
+    leave restores them. Only filters for the decoders' modules are added; a warning in a thread
+    that does not collect is handled as before.
     """
 
     def __init__(self) -> None:
@@ -295,7 +287,7 @@ class _WarningCollector:
 
     @contextmanager
     def collect(self) -> Iterator[list[str]]:
-        """Collect this thread's warnings of the decoders; may be nested."""
+        """Collect this thread's decoder warnings; may be nested."""
         thread = threading.get_ident()
         with self._lock:
             outer = self._messages.get(thread)
@@ -339,4 +331,4 @@ class _WarningCollector:
 
 
 _COLLECTOR = _WarningCollector()
-"""One for the process, since the filters of `warnings` are the process's."""
+"""One per process, since the filters of `warnings` belong to the process."""

@@ -1,20 +1,17 @@
-"""Re-cut an image so that the lungs fill one share of it, whatever its own framing.
+"""Lung-based cropping to one standard framing, and image descriptors for the input check.
 
-How closely an X-ray is collimated differs between hospitals, and in one hospital between healthy
-and sick children. Where it does, a model can score well by reading the frame. In the Kermany
+`match_framing` crops an image so that the lungs fill a given share of it. How closely an X-ray is
+collimated differs between hospitals, and within one hospital between healthy children and patients
+with pneumonia. A model can then score well by using the framing as a shortcut. In the Kermany
 training folder the lungs fill 0.63 of the height of normal images (median) and 0.70 of those with
-pneumonia. Images that have been matched carry no such cue: in all of them the lungs' bounding box
-fills the same share of the height and of the width, and is centred.
+pneumonia. Matched images carry no such cue: in all of them the bounding box of the lungs fills the
+same share of the height and of the width, and is centred.
 
-What a film looks like at a glance, described without any network.
-
-Comes in: a grey square, float32 (s, s) in [0, 1], as `preprocess` fits it. Goes out: a `Look`, the
-same however bright or flat the film is. Knows nothing of what looks usual, of models or of files.
-
-A quarter turn, or black for white, only moves the numbers of a look about, and their signs: so what
-a film would look like turned is known without turning it. Gradients are counted as in Dalal and
-Triggs 2005 (Histograms of Oriented Gradients, doi:10.1109/CVPR.2005.177), with signed directions
-and without their overlapping blocks.
+`describe_image` computes descriptors for the out-of-distribution check without a network. They do
+not depend on the brightness and contrast of the image. A quarter turn or an inversion only permutes
+the numbers of the descriptors or changes their signs, so the descriptors of a rotated image can be
+computed without rotating it. The gradient histograms follow Dalal and Triggs 2005 (Histograms of
+Oriented Gradients, doi:10.1109/CVPR.2005.177), with signed directions and no overlapping blocks.
 """
 
 from __future__ import annotations
@@ -31,10 +28,10 @@ from pneumoscope.images.lungs import LungFields, find_lungs
 
 MATCHED_SHARES = (0.63, 0.71, 0.79)
 """Shares of the side that the stress test matches to: the median height of the lungs in normal
-images of the Kermany training folder, the one of its official test folder, and a closer cut."""
+images of the Kermany training folder, that of its official test folder, and a tighter crop."""
 
 USUAL_SHARE = FramingConfig().framing_share
-"""The share that `evaluate --framing matched` takes unless told otherwise."""
+"""The default share of `evaluate --framing matched`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +49,8 @@ class LungBox:
 
 
 MEDIAN_BOX = LungBox(0.156, 0.156, 0.848, 0.830)
-"""The median of 4,145 images of the Kermany training folder in which lungs were detected; taken
-for an image in which they are not."""
+"""The median of 4,145 images of the Kermany training folder in which lungs were detected; used for
+images in which none are detected."""
 
 
 def lung_box(lungs: LungFields | None) -> LungBox | None:
@@ -74,25 +71,26 @@ def lung_box(lungs: LungFields | None) -> LungBox | None:
 def reliable_box(image: FloatArray) -> LungBox | None:
     """The box around the lungs of an image, float32 (h, w) in [0, 1].
 
-    `None` where none are detected, or too unsurely to measure by (`StressConfig.lung_quality`).
+    `None` if no lungs are detected, or if their quality is below `StressConfig.lung_quality`.
     """
     lungs = find_lungs(image)
     return lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
 
 
 def match_framing(image: FloatArray, box: LungBox | None, share: float) -> FloatArray:
-    """The image re-cut so that `box` fills `share` of its width and height, centred.
+    """Crop the image so that `box` fills `share` of its width and height, centred.
 
-    Width and height are stretched independently, as the network's square input stretches them.
-    Where the new frame reaches beyond the image, the edge's pixels are repeated.
+    Width and height are stretched independently, like the network's square input. Where the new
+    frame reaches beyond the image, the edge pixels are repeated.
 
     Args:
         image: float32 (h, w) in [0, 1].
-        box: where the lungs are; `None` stands for `MEDIAN_BOX`.
-        share: of each side that the box fills, above 0; above 1 the frame cuts into the lungs.
+        box: the lungs; `None` stands for `MEDIAN_BOX`.
+        share: the share of each side that the box fills, above 0; above 1 the crop cuts into the
+            lungs.
 
     Returns:
-        float32 (h, w) in [0, 1], bilinear interpolation.
+        float32 (h, w) in [0, 1], by bilinear interpolation.
     """
     from scipy.ndimage import map_coordinates
 
@@ -105,7 +103,7 @@ def match_framing(image: FloatArray, box: LungBox | None, share: float) -> Float
 
 
 def _positions(first: float, last: float, share: float, pixels: int) -> np.ndarray:
-    """Where the new pixels' centres lie along one axis, in pixels of the image."""
+    """Positions of the new pixel centres along one axis, in pixels of the image."""
     length = (last - first) / share
     begin = (first + last - length) / 2
     centres = (np.arange(pixels) + 0.5) / pixels
@@ -124,28 +122,28 @@ THUMBNAIL, GRADIENTS, EDGES = "thumbnail", "gradients", "edges"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """A film at a glance.
+class ImageDescriptors:
+    """Descriptors of one image for the out-of-distribution check.
 
     Attributes:
-        thumbnail: float32 (32, 32), mean 0, deviation 1.
-        energy: mean strength of the thumbnail's gradients, float32 (8, 8, 8) ≥ 0: by row and column
-            of cells from the top left, and by direction in steps of 45° clockwise, the first one
-            growing brighter to the right.
+        thumbnail: float32 (32, 32), mean 0, standard deviation 1.
+        energy: mean gradient magnitude of the thumbnail, float32 (8, 8, 8) ≥ 0: by row and column
+            of cells from the top left, and by direction in steps of 45° clockwise; the first
+            direction gets brighter to the right.
     """
 
     thumbnail: FloatArray
     energy: FloatArray
 
-    def turned(self, quarters: int, *, inverted: bool = False) -> Look:
-        """The look of the film turned anticlockwise by quarters of a circle, then inverted."""
+    def rotated(self, quarters: int, *, inverted: bool = False) -> ImageDescriptors:
+        """The descriptors of the image rotated anticlockwise by quarter turns, then inverted."""
         shift = -_QUARTER * quarters + (_DIRECTIONS // 2 if inverted else 0)
         thumbnail = np.rot90(self.thumbnail, quarters)
         energy = np.roll(np.rot90(self.energy, quarters), shift, axis=2)
-        return Look(-thumbnail if inverted else thumbnail, energy)
+        return ImageDescriptors(-thumbnail if inverted else thumbnail, energy)
 
-    def descriptions(self) -> Mapping[str, FloatArray]:
-        """The look as vectors by name: shapes, where edges run which way, how strong they are."""
+    def vectors(self) -> Mapping[str, FloatArray]:
+        """The descriptors of the image rotated anticlockwise by quarter turns, then inverted."""
         strength = max(float(self.energy.mean()), _LEAST_STRENGTH)
         edges: FloatArray = np.sqrt(self.energy).ravel()
         return {
@@ -155,19 +153,19 @@ class Look:
         }
 
 
-def look_at(square: FloatArray) -> Look:
-    """Describe one film, float32 (s, s) in [0, 1]."""
+def describe_image(square: FloatArray) -> ImageDescriptors:
+    """Compute the descriptors of one image, float32 (s, s) in [0, 1]."""
     source = Image.fromarray(np.ascontiguousarray(square, dtype=np.float32))
     fine = np.asarray(source.resize((_FINE, _FINE), Image.Resampling.BILINEAR))
     fine = fine - fine.mean(dtype=np.float64).astype(np.float32)
     fine = fine / np.float32(max(float(fine.std(dtype=np.float64)), _LEAST_DEVIATION))
     step = _FINE // _COARSE
     coarse = fine.reshape(_COARSE, step, _COARSE, step).mean((1, 3))
-    return Look(coarse, _energy(fine))
+    return ImageDescriptors(coarse, _energy(fine))
 
 
 def _energy(image: FloatArray) -> FloatArray:
-    """Gradients (n, n) to (8, 8, 8): each shared between the two directions nearest to its own."""
+    """Gradients (n, n) to (8, 8, 8); each is shared between the two nearest directions."""
     down, right = np.gradient(image)
     strength = np.hypot(right, down)
     direction = np.arctan2(down, right) * np.float32(_DIRECTIONS / (2 * np.pi))

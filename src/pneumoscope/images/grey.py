@@ -1,15 +1,8 @@
-"""What decoding an image yields, and the size limits that every format shares.
+"""Records that decoding an image yields, the size limits of all formats, and the colour measure.
 
-Comes in: width and height as a header states them. Goes out: nothing, or a refusal.
-Knows nothing of any file format.
-
-How coloured a picture is, before it is made grey: films are grey, however they are stored.
-
-Comes in: a decoded picture of any Pillow mode, or RGB samples. Goes out: its mean chroma, 0 to 1.
-Knows nothing of files or of what is too much.
-
-Chroma is the largest of red, green and blue less the smallest, as a share of the range. It is taken
-of a few thousand pixels of large pictures.
+`mean_chroma` measures how colourful an image is before it becomes grey; X-rays are grey, even if
+they are stored as RGB. Chroma is the largest of red, green and blue minus the smallest, as a share
+of the range. Large images are sampled at a few thousand pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +23,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class DicomInfo:
-    """What a DICOM header tells about a film; `""` where it is silent."""
+    """DICOM header elements of an X-ray; `""` where an element is missing."""
 
     modality: str = ""
     body_part: str = ""
@@ -52,14 +45,14 @@ class DicomInfo:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What one decoder hands to `read`.
+    """The result of one decoder, passed to `read`.
 
     Attributes:
         pixels: float32 (h, w) in [0, 1], 0 is black.
         bit_depth: bits per sample in the file.
-        warnings: what was odd about the file, one sentence each.
-        dicom: the header, for DICOM alone.
-        colour: mean chroma, 0 (grey) to 1, before it was made grey.
+        warnings: anomalies of the file, one sentence each.
+        dicom: the header; only for DICOM.
+        colour: mean chroma from 0 (grey) to 1, before the conversion to grey.
     """
 
     pixels: FloatArray
@@ -71,17 +64,22 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GreyImage:
-    """One image as every later stage sees it.
+    """One image as every later stage receives it.
 
     Attributes:
-        pixels: float32 (h, w) in [0, 1]; 0 is black, as air is on a displayed film.
+        pixels: float32 (h, w) in [0, 1]; 0 is black, like air on a displayed X-ray.
         source: the name it was read from.
-        format: `jpeg`, `png`, `tiff`, `bmp`, `webp` or `dicom`, told by content.
+        format: `jpeg`, `png`, `tiff`, `bmp`, `webp` or `dicom`, detected by content.
         bit_depth: bits per sample in the file.
         sha256: hex digest of the file's bytes.
-        dicom: what the DICOM header tells; `None` for other formats.
-        warnings: what was odd about the file, one sentence each.
-        colour: mean chroma of the file's pixels, 0 (grey, as films stored as RGB are) to 1.
+        dicom: the DICOM header; `None` for other formats.
+        warnings: anomalies of the file, one sentence each.
+        colour: mean chroma of the file's pixels from 0 (grey, also if stored as RGB) to 1.
+
+    Example:
+        >>> found = read_image(image)
+        >>> found.pixels.shape, found.pixels.dtype.name, found.format
+        ((64, 64), 'float32', 'png')
     """
 
     pixels: FloatArray
@@ -95,12 +93,12 @@ class GreyImage:
 
 
 def unit_range(grey: npt.NDArray[np.uint8]) -> FloatArray:
-    """8-bit grey, uint8 (h, w), to float32 in [0, 1]: divided by 255, rounded once."""
+    """Convert 8-bit grey, uint8 (h, w), to float32 in [0, 1]: divided by 255, rounded once."""
     return np.divide(grey, np.float32(255), dtype=np.float32)
 
 
 def oriented(pixels: FloatArray, orientation: int) -> FloatArray:
-    """Turn and mirror (h, w) pixels as EXIF orientation 1 to 8 asks."""
+    """Rotate and mirror (h, w) pixels according to EXIF orientation 1 to 8."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.T
     if orientation in (2, 3, 6, 7):
@@ -140,7 +138,7 @@ def check_size(source: str, width: int, height: int, limits: LimitsConfig) -> No
             source,
             Reason.EXTREME_ASPECT,
             f"it has {width} × {height} pixels; the longest side may be at most "
-            f"{limits.max_aspect:g} times the shortest, so this is no whole film",
+            f"{limits.max_aspect:g} times the shortest, so this is not a complete X-ray",
         )
 
 
@@ -150,11 +148,11 @@ _LAB_RANGE = 128
 
 
 def colour_of(image: Image.Image) -> float:
-    """Mean chroma of a picture; what is transparent counts as black."""
+    """Mean chroma of an image, 0 to 1; transparent areas count as black."""
     if image.mode in _GREY_MODES or image.mode.startswith("I;16"):
         return 0.0
     small = image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
-    if image.mode == "LAB":  # which Pillow makes no RGB of; a and b are signed
+    if image.mode == "LAB":  # Pillow does not convert it to RGB; a and b are signed
         hues = np.asarray(small)[..., 1:].astype(np.int8).astype(np.float64)
         return float(np.hypot(hues[..., 0], hues[..., 1]).mean()) / _LAB_RANGE
     seen = image.mode in ("RGBA", "PA", "RGBa") or "transparency" in image.info
@@ -169,7 +167,7 @@ def mean_chroma(rgb: NDArray[Any], white: float = 255) -> float:
     """Mean chroma of samples (h, w, 3) from 0 to `white`."""
     step = max(1, min(rgb.shape[:2]) // _SIDE)
     red, green, blue = np.moveaxis(rgb[::step, ::step], 2, 0)
-    # Plane against plane: along an axis of three NumPy takes many times as long.
+    # Per plane: NumPy takes many times as long along an axis of three.
     highest = np.maximum(np.maximum(red, green), blue)
     lowest = np.minimum(np.minimum(red, green), blue)
     return float((highest - lowest).mean(dtype=np.float64)) / white

@@ -1,33 +1,25 @@
-"""Where the lungs are on a frontal film: a simple, classical segmentation, and how sure it is.
+"""Lung segmentation on a frontal X-ray, lung masks from a user, and masking of image regions.
 
-Comes in: one decoded grey image, float32 (h, w) in [0, 1], of any size. Goes out: a mask of the
-same shape with a quality in [0, 1]. Learns nothing and knows nothing of labels, models or files.
-Made for asking what a model looks at, not for measuring lungs.
+`find_lungs` is a simple, classical segmentation with a quality in [0, 1]; no part of it is trained.
+It serves to check which regions a model uses, not to measure lungs. The steps, on a square of
+128 pixels: subtract slow changes of brightness (a wide Gaussian). Threshold, separately for each
+side (Otsu 1979), what is darker than its surroundings and lies where lungs can lie (two upright
+ellipses beside the midline). Open, close and fill the largest component of each side to its convex
+hull, so that a rib, a vessel or an opacity in the middle of a lung does not cut it in two. An
+opacity at the edge of a lung can still be missed: the outline of the lungs then depends on the
+disease (see `evaluation/stress.py`).
 
-The steps, on a square of 128 pixels: slow changes of brightness are taken off (a Gaussian's worth
-of neighbourhood); what is darker than its surroundings, and lies where lungs can lie (two upright
-ellipses beside the midline), is cut by Otsu's threshold (Otsu 1979), once for either side; the
-largest piece of each side is opened, closed and filled to its convex hull, so that a rib, a vessel
-or an opacity in the middle of a lung does not cut it in two. An opacity at the lung's edge can
-still be missed: the lungs' outline is then not free of the illness (see
-`evaluation/stress.py`).
+`MaskFolder` reads a user's lung masks: PNG files with the names of the images, in a separate
+folder.
 
-A user's lung masks: PNG files that bear the names of the films, in a folder of their own.
-
-Comes in: the folder, and a film's path. Goes out: `LungFields`, or nothing where there is no mask.
-Knows nothing of labels or models.
-
-A part of a film painted over, or taken from another film: its ring, its centre, its lungs.
-
-Comes in: one decoded grey image, float32 (h, w) in [0, 1], and a width or a mask. Goes out: a new
-image of the same shape, type and range. Knows nothing of models, or of where a mask comes from.
-
-A model that ranks as well by the ring, or without the lungs, reads something else than pneumonia.
-Black is like nothing in a film, and may silence a model rather than blind it; so each part can be
-painted in one grey as well, the mean of what is left, which tells nothing of what is hidden. No
-paint is like a film, though, and a model can learn to say nothing of what is painted; so a part
-can be another film's too, after "Noise or Signal: The Role of Image Backgrounds in Object
-Recognition", Xiao et al., arXiv:2006.09994.
+The other functions mask a region of an image or replace it with that of another image: the outer
+ring, the centre or the lungs. A model that ranks images as well by the ring, or without the lungs,
+uses something other than pneumonia. Black does not occur in an X-ray like that, and it may suppress
+the output even if the model uses the remaining region. Therefore a region can also be filled with
+one grey, the mean of the remaining region, which carries no information about the masked one. No
+fill looks like an X-ray, though, and a model can learn to suppress its output for filled images.
+Therefore a region can also be swapped with that of another image, after "Noise or Signal: The Role
+of Image Backgrounds in Object Recognition", Xiao et al., arXiv:2006.09994.
 """
 
 from __future__ import annotations
@@ -48,32 +40,32 @@ Mask = NDArray[np.bool_]
 
 _SIDE = 128
 _SMOOTH = (4.0, 1.5)
-"""Deviations down and across: ribs run across, and between them lung is lung."""
+"""Standard deviations down and across: ribs run across, and lung lies between them."""
 
 _SLOW = 26.0
 _PRIOR_CENTRES = ((0.29, 0.44), (0.71, 0.44))
-"""Column and row of the middle of either lung field, shares of the side."""
+"""Column and row of the centre of each lung field, as shares of the side."""
 
 _PRIOR_RADII = (0.215, 0.36)
 _PRIOR_WEIGHT = 0.55
-"""How dark a point at the ellipse's edge must be, in deviations of the picture, to be lung."""
+"""Darkness, in standard deviations, that a point at the ellipse's edge needs to count as lung."""
 
 _SEED = 0.15
-"""Squared radius, in the ellipse's units, of what is taken to be lung on every film."""
+"""Squared radius, in units of the ellipse, of the area taken as lung on every image."""
 
 _LUNG_AREA = (0.03, 0.06, 0.22, 0.30)
-"""Share of the picture that one lung takes: none below the first, likely from second to third."""
+"""Share of the image that one lung takes: none below the first, likely from second to third."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LungFields:
-    """Lungs on one film.
+    """The lungs on one image.
 
     Attributes:
         mask: bool (h, w), both lung fields.
-        wide: bool (h, w), for taking the lungs away: either field joined with the mirror image of
-            the other, so that what an opacity or the heart hides of one is covered too.
-        quality: 0 (nothing like two lungs) to 1; below `StressConfig.lung_quality` don't use it.
+        wide: bool (h, w), for removing the lungs: each field joined with the mirror image of the
+            other, so that it also covers parts of a lung that an opacity or the heart hides.
+        quality: 0 (not like two lungs) to 1; don't use it below `StressConfig.lung_quality`.
     """
 
     mask: Mask
@@ -82,13 +74,13 @@ class LungFields:
 
 
 def find_lungs(image: FloatArray) -> LungFields:
-    """The lung fields of a frontal film.
+    """Segment the lung fields of a frontal X-ray.
 
     Args:
         image: float32 (h, w) in [0, 1], 1 is white.
 
     Returns:
-        A mask of the same shape, empty where nothing was found (quality 0).
+        Masks of the same shape; empty with quality 0 where no lungs were detected.
     """
     height, width = image.shape
     small = Image.fromarray(np.ascontiguousarray(image, np.float32))
@@ -105,13 +97,13 @@ def find_lungs(image: FloatArray) -> LungFields:
 
 
 def resized_mask(mask: Mask, shape: tuple[int, int]) -> Mask:
-    """A mask, bool (h, w), stretched to another shape."""
+    """A mask, bool (h, w), resized to another shape."""
     picture = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(picture.resize(shape[::-1], Image.Resampling.BILINEAR)) >= 128
 
 
 def _widened(sides: list[Mask]) -> Mask:
-    """Each field with the mirror image of the other about the line half-way between them."""
+    """Each field joined with the mirror image of the other about the line half-way between them."""
     from scipy.ndimage import binary_dilation
 
     columns = np.arange(_SIDE)
@@ -126,7 +118,7 @@ def _widened(sides: list[Mask]) -> Mask:
 
 
 def _darkness(square: FloatArray) -> NDArray[np.float64]:
-    """How much darker than its wide surroundings each point is, in deviations."""
+    """How much darker each point is than its wide surroundings, in standard deviations."""
     from scipy.ndimage import gaussian_filter
 
     fine = gaussian_filter(square.astype(np.float64), _SMOOTH, mode="nearest")
@@ -137,7 +129,7 @@ def _darkness(square: FloatArray) -> NDArray[np.float64]:
 
 
 def _prior(centre: tuple[float, float]) -> NDArray[np.float64]:
-    """Squared distance from a lung's middle in units of the ellipse: 1 at its edge."""
+    """Squared distance from a lung's centre in units of the ellipse: 1 at its edge."""
     at = (np.arange(_SIDE) + 0.5) / _SIDE
     x = (at - centre[0])[None, :] / _PRIOR_RADII[0]
     y = (at - centre[1])[:, None] / _PRIOR_RADII[1]
@@ -145,11 +137,11 @@ def _prior(centre: tuple[float, float]) -> NDArray[np.float64]:
 
 
 def _inside(square: FloatArray) -> Mask:
-    """What lies on the lungs' side of the chest wall, not on the film edge's.
+    """The area on the lungs' side of the chest wall.
 
-    Two floods rise from the picture's upper and lateral edges and from the middles of both lungs; a
-    point is of the one that reaches it over the lower ridge (watershed by image foresting, Falcão,
-    Stolfi & Lotufo 2004), and the chest wall is a ridge.
+    Two floods rise, one from the upper and lateral edges of the image and one from the centres of
+    both lungs. Each point belongs to the flood that reaches it over the lower ridge (watershed by
+    image foresting, Falcão, Stolfi & Lotufo 2004), and the chest wall is a ridge.
     """
     from scipy.ndimage import gaussian_filter, watershed_ift
 
@@ -180,15 +172,15 @@ def _lung(darkness: NDArray[np.float64], inside: Mask, centre: tuple[float, floa
     found = binary_opening(found, iterations=2)
     found = _largest(found)
     found = binary_fill_holes(binary_closing(found, iterations=3))
-    return np.asarray(binary_dilation(_hull(found)))  # the smoothing has drawn the edge in
+    return np.asarray(binary_dilation(_hull(found)))  # the smoothing has moved the edge inwards
 
 
 def otsu(values: NDArray[np.float64], bins: int = 64) -> float:
-    """The cut that leaves the least variance on both sides of it (Otsu 1979).
+    """The threshold that minimises the variance within both classes (Otsu 1979).
 
     Args:
         values: (n,), n ≥ 1, finite.
-        bins: of the histogram that is cut.
+        bins: number of histogram bins.
     """
     counts, edges = np.histogram(values, bins=bins)
     middles = (edges[:-1] + edges[1:]) / 2
@@ -212,13 +204,13 @@ def _largest(found: Mask) -> Mask:
 
 
 def _hull(found: Mask) -> Mask:
-    """The convex hull of a piece, filled."""
+    """The convex hull of a component, filled."""
     from scipy.spatial import ConvexHull, QhullError
 
     points = np.argwhere(found)[:, ::-1]
     try:
         hull = ConvexHull(points) if len(points) > 2 else None
-    except QhullError:  # all on one line
+    except QhullError:  # all points on one line
         hull = None
     if hull is None:
         return np.zeros_like(found)
@@ -229,7 +221,7 @@ def _hull(found: Mask) -> Mask:
 
 
 def _quality(sides: list[Mask], darkness: NDArray[np.float64]) -> float:
-    """The worst of: likely sizes, alike sizes, dark inside, apart from the picture's edge."""
+    """The lowest of: plausible sizes, similar sizes, dark interior, no overlap of both fields."""
     from scipy.ndimage import binary_dilation
 
     areas = [float(side.mean()) for side in sides]
@@ -249,30 +241,33 @@ _WHITE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MaskFolder:
-    """Masks by the names of films.
+    """A user's lung masks, found by the names of the images.
 
     Attributes:
-        folder: holds `NAME.png` at the film's place relative to `root`, or right inside.
-        root: the folder of the films.
+        folder: contains `NAME.png` at the image's path relative to `root`, or directly inside.
+        root: the folder of the images.
     """
 
     folder: Path
     root: Path
 
-    def path_of(self, film: Path) -> Path | None:
-        """The mask's file; `None` if there is none."""
-        names = [Path(film.name).with_suffix(".png")]
-        if film.is_relative_to(self.root):
-            names.insert(0, film.relative_to(self.root).with_suffix(".png"))
+    def path_of(self, image: Path) -> Path | None:
+        """The mask file of an image; `None` if there is none."""
+        names = [Path(image.name).with_suffix(".png")]
+        if image.is_relative_to(self.root):
+            names.insert(0, image.relative_to(self.root).with_suffix(".png"))
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
 
-    def lungs(self, film: Path, shape: tuple[int, int]) -> LungFields | None:
-        """The mask of a film, stretched to its shape: lung is what is brighter than half.
+    def lungs(self, image: Path, shape: tuple[int, int]) -> LungFields | None:
+        """The mask of an image, resized to its shape; mask pixels brighter than half are lung.
+
+        Returns:
+            `None` if there is no mask file or the mask is empty.
 
         Raises:
-            ImageRefusedError: the file is there and is no image; an empty mask is none.
+            ImageRefusedError: the mask file is not a readable image.
         """
-        path = self.path_of(film)
+        path = self.path_of(image)
         if path is None:
             return None
         try:
@@ -286,37 +281,39 @@ class MaskFolder:
 
 
 Ink = Literal["black", "grey"]
-"""What a part is painted over with; grey: the mean of what is left of that film."""
+"""The fill of a masked region; grey is the mean of the remaining pixels of the image."""
 
 _LEAST_DEVIATION = 1 / 255
 
 
 def ring_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:
-    """The outer ring alone, `share` (0 to 0.5) of each side wide; all within is painted over."""
+    """Keep the outer ring, `share` (0 to 0.5) of each side wide; fill the rest."""
     return _painted(image, ~_ring(image.shape, share), ink)
 
 
 def centre_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:
-    """All but the outer ring, which is painted over."""
+    """Fill the outer ring, `share` (0 to 0.5) of each side wide; keep the rest."""
     return _painted(image, _ring(image.shape, share), ink)
 
 
-def ring_of(image: FloatArray, other: FloatArray, share: float) -> FloatArray:
-    """The image with the outer ring of another film, stretched to its shape and made as bright."""
+def swap_ring(image: FloatArray, other: FloatArray, share: float) -> FloatArray:
+    """Replace the outer ring with that of another image, resized and matched in brightness."""
     return _exchanged(image, other, _ring(image.shape, share))
 
 
-def surroundings_of(image: FloatArray, other: FloatArray, mask: Mask) -> FloatArray:
-    """The image within the mask, bool (h, w); all else is another film's, made as bright.
+def swap_background(image: FloatArray, other: FloatArray, mask: Mask) -> FloatArray:
+    """Keep the image inside the mask, bool (h, w); replace the rest with another image's.
+
+    The other image is resized and matched in brightness and contrast.
 
     Raises:
-        PneumoscopeError: the mask is of another shape.
+        PneumoscopeError: the mask has another shape than the image.
     """
     return _exchanged(image, other, ~_fitting(image, mask))
 
 
-def as_bright(other: FloatArray, image: FloatArray, hidden: Mask) -> FloatArray:
-    """Another film (h, w) with the mean and deviation of what it hides, so that no step shows."""
+def match_brightness(other: FloatArray, image: FloatArray, hidden: Mask) -> FloatArray:
+    """Another image (h, w) with the mean and deviation of the hidden region, to avoid a step."""
     theirs, own = other[hidden], image[hidden]
     if not own.size:
         return other
@@ -325,17 +322,17 @@ def as_bright(other: FloatArray, image: FloatArray, hidden: Mask) -> FloatArray:
     return np.asarray(matched.clip(0.0, 1.0), np.float32)
 
 
-def without(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
-    """The image with the mask, bool (h, w), painted over.
+def mask_out(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
+    """Fill the region of the mask, bool (h, w).
 
     Raises:
-        PneumoscopeError: the mask is of another shape.
+        PneumoscopeError: the mask has another shape than the image.
     """
     return _painted(image, _fitting(image, mask), ink)
 
 
-def box_around(mask: Mask) -> Mask:
-    """The smallest upright rectangle that holds the mask, bool (h, w): an outline of few words."""
+def bounding_box(mask: Mask) -> Mask:
+    """The smallest upright rectangle around the mask, bool (h, w): it hides the exact outline."""
     box = np.zeros_like(mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size:
@@ -343,11 +340,11 @@ def box_around(mask: Mask) -> Mask:
     return box
 
 
-def only(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
-    """The image within the mask, bool (h, w); all else is painted over.
+def keep_inside(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
+    """Keep the image inside the mask, bool (h, w); fill the rest.
 
     Raises:
-        PneumoscopeError: the mask is of another shape.
+        PneumoscopeError: the mask has another shape than the image.
     """
     return _painted(image, ~_fitting(image, mask), ink)
 
@@ -355,7 +352,7 @@ def only(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
 def _exchanged(image: FloatArray, other: FloatArray, hidden: Mask) -> FloatArray:
     source = Image.fromarray(np.ascontiguousarray(other, np.float32))
     fitted = np.asarray(source.resize(image.shape[::-1], Image.Resampling.BILINEAR)).clip(0.0, 1.0)
-    return np.where(hidden, as_bright(fitted, image, hidden), image)
+    return np.where(hidden, match_brightness(fitted, image, hidden), image)
 
 
 def _painted(image: FloatArray, hidden: Mask, ink: Ink) -> FloatArray:
@@ -374,6 +371,7 @@ def _ring(shape: tuple[int, ...], share: float) -> Mask:
 def _fitting(image: FloatArray, mask: Mask) -> Mask:
     if mask.shape != image.shape or mask.dtype != np.bool_:
         raise PneumoscopeError(
-            f"mask: found shape {mask.shape} and type {mask.dtype}, wanted bool {image.shape}."
+            f"mask: found shape {mask.shape} and type {mask.dtype}; expected bool {image.shape}. "
+            "Give a mask of the image's shape."
         )
     return mask

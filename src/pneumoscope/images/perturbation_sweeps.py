@@ -1,41 +1,35 @@
-"""Every change of a film at growing strengths: what `stress` tries, in the order of its tables.
+"""Named, fixed perturbations of an X-ray, and the sweeps over their strengths that `stress` runs.
 
-Comes in: nothing. Goes out: `SWEEPS`. Knows nothing of models, of labels, or of how far an answer
-may move; which strengths are plausible is said here, since it is said of films.
+A perturbation imitates the exposure, framing or quality of another site or scanner. The input is
+one decoded grey image, float32 (h, w) in [0, 1], of any size, and a strength; the output is a new
+image of the same shape, dtype and range. Images are changed before preprocessing.
 
-A strength is called plausible where films of another site or scanner, read by the same program,
-look like that: a verdict goes by these. The stronger ones show where an answer breaks down. All of
-`perturb.PERTURBATIONS` are among the plausible ones.
-
-Named, fixed changes of one film: exposure, framing and quality of another site or scanner.
-
-Comes in: one decoded grey image, float32 (h, w) in [0, 1], of any size, and a strength. Goes out: a
-new image of the same shape, type and range. Knows nothing of files, labels, models, of how far
-an answer may move, or of the network's size: changes are made to the film, before preprocessing.
-
-Nothing here is random but the noise, which depends on a seed and on the image alone; so a
-perturbed copy is the same whoever makes it, when, and in what order. `augment` draws changes to
-train with; these are the ones that a trained model is measured by.
+Only the noise is random, and it depends on a seed and on the image alone. So a perturbed copy is
+always the same, independent of process and order. `augment` draws random changes for training;
+these perturbations are for testing a trained model.
 
 | function | strength | imitates |
 | --- | --- | --- |
 | contrast | factor about the mean | another tube voltage, window width |
-| gamma | exponent, below 1 is brighter | another film, detector curve or monitor |
-| brightness | shift, in shares of the range | another dose, window centre |
+| gamma | exponent, below 1 is brighter | another detector curve or monitor |
+| brightness | shift, as a share of the range | another dose, window centre |
 | crop | share of the side cut off each edge | tighter collimation |
-| collimation | share cut off two sides, below 0 off top and bottom | a field of another form |
-| border | share of the side added at each edge | a film scanned or printed with its frame |
+| collimation | share cut off two sides, below 0 off top and bottom | a field of another shape |
+| border | share of the side added at each edge | an X-ray scanned or printed with its frame |
 | rotation | degrees, anticlockwise | a child who lies crooked |
-| blur | deviation, in shares of the mean side | movement, a coarser detector |
-| enhancement | gain of what is finer than 5 % of the side | a detector's software |
-| noise | deviation, in shares of the range | less dose |
+| blur | standard deviation, as a share of the mean side | movement, a coarser detector |
+| enhancement | gain of structures finer than 5 % of the side | a detector's software |
+| noise | standard deviation, as a share of the range | less dose |
 | jpeg | quality, 1 to 100 | lossy storage |
-| resolution | pixels kept on the longer side | a thumbnail, a picture out of a document |
+| resolution | pixels kept on the longer side | a thumbnail, an image from a document |
 | zoom | factor, below 1 shows the child smaller | another distance, a smaller child |
 | inversion | share of the way to the negative | a viewer set to black bones |
-| marker | height of a letter, in shares of the side | a lead letter in the corner |
+| marker | height of a letter, as a share of the side | a lead letter in the corner |
 
-`photograph` holds a further one, `sweeps` the strengths that each is tried at.
+`photograph` in its own module is a further one. `SWEEPS` lists every perturbation at increasing
+strengths, in the order of the tables. A strength is plausible if X-rays of another site or scanner,
+read by this program, look like that; verdicts use only plausible strengths. The stronger ones show
+where predictions break down. All of `PERTURBATIONS` are among the plausible ones.
 """
 
 from __future__ import annotations
@@ -55,10 +49,11 @@ from pneumoscope.images.grey import FloatArray, unit_range
 from pneumoscope.images.photograph import photograph
 
 _REACH = 4.0
-"""Deviations at which the Gaussian of `blur` is cut off: 6e-5 of its mass lies beyond."""
+"""Standard deviations at which the Gaussian of `blur` is cut off: 6e-5 of its mass lies beyond."""
 
 _BROAD, _BROAD_SIDE = 0.05, 128
-"""Deviation of what `enhancement` calls broad, in shares of the side; pixels it is computed on."""
+"""Standard deviation of the blur in `enhancement`, as a share of the side; and the size in pixels
+at which it is computed."""
 
 _MARKER_MARGIN, _MARKER_STROKE, _MARKER_GREY = 0.05, 0.16, 0.97
 _LETTER_R = (
@@ -70,14 +65,14 @@ _LETTER_R = (
 
 @dataclass(frozen=True, slots=True)
 class Perturbation:
-    """One change at one strength; `dataclasses.replace` gives it another strength.
+    """One perturbation at one strength; use `dataclasses.replace` for another strength.
 
     Attributes:
-        name: letters, digits and underscores: a key, or part of a file's name.
+        name: letters, digits and underscores; used as a key and in file names.
         title: for tables.
         change: a function of this module.
         strength: its second argument.
-        seeded: whether it takes a seed as its third.
+        seeded: whether it takes a seed as its third argument.
     """
 
     name: str
@@ -87,18 +82,18 @@ class Perturbation:
     seeded: bool = False
 
     def apply(self, image: FloatArray, seed: int = 0) -> FloatArray:
-        """The changed copy of an image.
+        """Return the perturbed copy of an image.
 
         Args:
             image: float32 (h, w) in [0, 1].
-            seed: of the noise; the other changes have no chance in them.
+            seed: of the noise; the other perturbations are deterministic.
 
         Returns:
             A new array, float32 (h, w) in [0, 1].
 
         Raises:
-            PneumoscopeError: `image` is no float32 image with two axes.
-            UsageError: the strength is impossible.
+            PneumoscopeError: `image` is not a float32 array with two axes.
+            UsageError: the strength is out of range.
         """
         if self.seeded:
             return self.change(image, self.strength, seed)
@@ -106,48 +101,48 @@ class Perturbation:
 
 
 def contrast(image: FloatArray, factor: float) -> FloatArray:
-    """Differences from the image's mean times `factor` (0 or more), clipped."""
+    """Multiply differences from the image's mean by `factor` (0 or more) and clip."""
     _check(image, "contrast: factor", factor, 0.0, math.inf)
     mean = np.float32(image.mean(dtype=np.float64))
     return _clipped((image - mean) * np.float32(factor) + mean)
 
 
 def gamma(image: FloatArray, exponent: float) -> FloatArray:
-    """Greys to the power of `exponent` (0.01 or more); below 1 brightens, black and white stay."""
+    """Raise greys to the power of `exponent` (0.01 or more); below 1 brightens."""
     _check(image, "gamma: exponent", exponent, 0.01, math.inf)
     return _clipped(np.power(image, np.float32(exponent)))
 
 
 def brightness(image: FloatArray, shift: float) -> FloatArray:
-    """`shift` (-1 to 1, a share of the grey range) added to every pixel, clipped."""
+    """Add `shift` (-1 to 1, a share of the grey range) to every pixel and clip."""
     _check(image, "brightness: shift", shift, -1.0, 1.0)
     return _clipped(image + np.float32(shift))
 
 
 def crop(image: FloatArray, share: float) -> FloatArray:
-    """`share` (0 to 0.49) of the side cut off each edge, the rest resized to the image's shape.
+    """Cut `share` (0 to 0.49) of the side off each edge and resize the rest to the image's shape.
 
-    Whole pixels are cut, as software does: nothing of what is gone shines through at the edges.
+    Whole pixels are cut, as viewers do, so no removed pixel influences the new edges.
     """
     _check(image, "crop: share", share, 0.0, 0.49)
     return _middle(image, share, share)
 
 
 def collimation(image: FloatArray, share: float) -> FloatArray:
-    """`share` (-0.49 to 0.49) of the width cut off left and right; if negative, of the height.
+    """Cut `share` (-0.49 to 0.49) of the width off left and right; if negative, off top and bottom.
 
-    What is cut comes off top and bottom then. The rest is resized to the image's shape, as a field
-    of another form is where a program fits all into one square: cut left and right, the child
-    looks wider by 1 / (1 - 2 share).
+    The rest is resized to the image's shape. This imitates a field of another shape in a program
+    that fits every image into one square: cut left and right, the child looks wider by
+    1 / (1 - 2 share).
     """
     _check(image, "collimation: share", share, -0.49, 0.49)
     return _middle(image, max(-share, 0.0), max(share, 0.0))
 
 
 def border(image: FloatArray, share: float) -> FloatArray:
-    """Black added at each edge, `share` (0 to 5) of the side wide, and all shrunk to the old shape.
+    """Add black at each edge, `share` (0 to 5) of the side wide, and shrink to the old shape.
 
-    The film then fills 1 / (1 + 2 share) of each side, rounded to whole pixels, at least one.
+    The image then fills 1 / (1 + 2 share) of each side, rounded to whole pixels, at least one.
     """
     _check(image, "border: share", share, 0.0, 5.0)
     height, width = image.shape
@@ -161,16 +156,16 @@ def border(image: FloatArray, share: float) -> FloatArray:
 
 
 def rotation(image: FloatArray, degrees: float) -> FloatArray:
-    """Turned anticlockwise about the centre (-180 to 180), bilinear; black where nothing was."""
+    """Rotate anticlockwise about the centre (-180 to 180 degrees), bilinear; black outside."""
     _check(image, "rotation: degrees", degrees, -180.0, 180.0)
     turned = Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=0)
     return _clipped(np.asarray(turned))
 
 
 def blur(image: FloatArray, share: float) -> FloatArray:
-    """Gaussian blur of deviation `share` (0 to 0.25) times the mean of height and width.
+    """Blur with a Gaussian of standard deviation `share` (0 to 0.25) times the mean side.
 
-    The edge goes on with its last row or column. Separable, and by NumPy: Pillow blurs no floats.
+    The edge rows and columns are repeated. Separable, with NumPy: Pillow does not blur floats.
     """
     _check(image, "blur: share", share, 0.0, 0.25)
     deviation = share * sum(image.shape) / 2
@@ -184,16 +179,16 @@ def blur(image: FloatArray, share: float) -> FloatArray:
 
 
 def enhancement(image: FloatArray, gain: float) -> FloatArray:
-    """Unsharp masking: differences from the surroundings times 1 + `gain` (-1 to 5), clipped.
+    """Unsharp masking: multiply differences from the surroundings by 1 + `gain` (-1 to 5) and clip.
 
-    The surroundings are the mean under a Gaussian of deviation 5 % of the side, as wide as chest
-    radiography is processed with; so what is broad, as an opacity is, loses against what is fine.
+    The surroundings are the mean under a Gaussian with a standard deviation of 5 % of the side, the
+    width used in chest radiography. Broad structures, such as opacities, lose against fine ones.
     Prokop, Neitzel, Schaefer-Prokop, "Principles of image processing in digital chest radiography",
     J Thorac Imaging 2003;18:148.
     """
     _check(image, "enhancement: gain", gain, -1.0, 5.0)
     height, width = image.shape
-    # What is so broad is in a small copy too, which takes a hundredth of the time to blur.
+    # Such broad structures survive in a small copy, which takes a hundredth of the time to blur.
     scale = min(1.0, _BROAD_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
@@ -202,10 +197,10 @@ def enhancement(image: FloatArray, gain: float) -> FloatArray:
 
 
 def noise(image: FloatArray, deviation: float, seed: int = 0) -> FloatArray:
-    """Gaussian noise of `deviation` (0 to 1), independent for every pixel, clipped.
+    """Add independent Gaussian noise of standard deviation `deviation` (0 to 1) and clip.
 
-    The pattern depends on the seed and the image's content; its strength alone on `deviation`, so
-    a sweep over strengths shows one pattern grow.
+    The pattern depends on the seed and the image's content, its amplitude only on `deviation`, so
+    that a sweep over strengths shows one pattern grow.
     """
     _check(image, "noise: deviation", deviation, 0.0, 1.0)
     content = hashlib.sha256(image.tobytes()).hexdigest()
@@ -215,7 +210,7 @@ def noise(image: FloatArray, deviation: float, seed: int = 0) -> FloatArray:
 
 
 def jpeg(image: FloatArray, quality: float) -> FloatArray:
-    """Rounded to 8 bits, stored as baseline JPEG of `quality` (1 to 100, rounded), read again."""
+    """Round to 8 bits, store as baseline JPEG of `quality` (1 to 100, rounded), read again."""
     _check(image, "jpeg: quality", quality, 1.0, 100.0)
     stream = io.BytesIO()
     eight_bits = np.rint(image * np.float32(255)).astype(np.uint8)
@@ -225,9 +220,9 @@ def jpeg(image: FloatArray, quality: float) -> FloatArray:
 
 
 def resolution(image: FloatArray, pixels: float) -> FloatArray:
-    """Reduced to `pixels` (8 or more, rounded) on the longer side, then enlarged again, bilinear.
+    """Reduce to `pixels` (8 or more, rounded) on the longer side, then enlarge again, bilinear.
 
-    A film that is no larger stays as it is.
+    An image that is not larger stays unchanged.
     """
     _check(image, "resolution: pixels", pixels, 8.0, math.inf)
     height, width = image.shape
@@ -240,9 +235,9 @@ def resolution(image: FloatArray, pixels: float) -> FloatArray:
 
 
 def zoom(image: FloatArray, factor: float) -> FloatArray:
-    """Magnified about the centre by `factor` (0.2 to 5), bilinear, same shape.
+    """Magnify about the centre by `factor` (0.2 to 5), bilinear, same shape.
 
-    Below 1 the film's edge goes on with its last row or column, where `border` puts black.
+    Below 1 the edge rows and columns are repeated, whereas `border` adds black.
     """
     _check(image, "zoom: factor", factor, 0.2, 5.0)
     if factor >= 1:
@@ -263,15 +258,15 @@ def zoom(image: FloatArray, factor: float) -> FloatArray:
 
 
 def inversion(image: FloatArray, share: float) -> FloatArray:
-    """`share` (0 to 1) of the way from the film to its negative; at 0.5 all is grey."""
+    """Move `share` (0 to 1) of the way from the image to its negative; 0.5 is all grey."""
     _check(image, "inversion: share", share, 0.0, 1.0)
     return _clipped(image + np.float32(share) * (1 - 2 * image))
 
 
 def marker(image: FloatArray, height: float) -> FloatArray:
-    """A white letter R, `height` (0 to 0.5) of the shorter side high, at the upper left.
+    """Add a white letter R, `height` (0 to 0.5) of the shorter side high, at the upper left.
 
-    There the patient's right is, and most lead letters are.
+    This is the patient's right side, where most lead letters are.
     """
     _check(image, "marker: height", height, 0.0, 0.5)
     side = min(image.shape)
@@ -300,11 +295,11 @@ PERTURBATIONS: tuple[Perturbation, ...] = (
     Perturbation("noise_5", "noise, deviation 0.05", noise, 0.05, seeded=True),
     Perturbation("jpeg_30", "JPEG quality 30", jpeg, 30.0),
 )
-"""The changes that a model that ships is measured by, in the order of tables; never reordered."""
+"""The perturbations for testing a shipped model, in the order of tables; never reordered."""
 
 
 def _middle(image: FloatArray, off_height: float, off_width: float) -> FloatArray:
-    """What is left when these shares are cut off both ends of an axis, in the old shape."""
+    """Cut these shares off both ends of each axis and resize the rest to the old shape."""
     height, width = image.shape
     top = min(round(off_height * height), (height - 1) // 2)
     left = min(round(off_width * width), (width - 1) // 2)
@@ -313,10 +308,10 @@ def _middle(image: FloatArray, off_height: float, off_width: float) -> FloatArra
 
 
 def _smoothed_rows(image: FloatArray, kernel: FloatArray) -> FloatArray:
-    """Each row convolved with an odd kernel, the edges repeated; all rows in one call."""
+    """Convolve each row with an odd kernel, edges repeated; all rows in one call."""
     radius = kernel.size // 2
     padded = np.pad(image, ((0, 0), (radius, radius)), mode="edge")
-    # The padding keeps the rows apart: what mixes two of them is cut away again.
+    # The padding separates the rows: pixels that mix two rows are cut off again.
     smooth = np.convolve(padded.ravel(), kernel, mode="same").reshape(padded.shape)
     return smooth[:, radius:-radius]
 
@@ -330,17 +325,17 @@ def _check(image: FloatArray, setting: str, value: float, least: float, most: fl
     if image.ndim != 2 or image.dtype != np.float32 or not image.size:
         raise PneumoscopeError(
             f"{setting.partition(':')[0]}: found an array of shape {image.shape} and type "
-            f"{image.dtype}, wanted float32 of shape (height, width). Give the pixels of "
+            f"{image.dtype}; expected float32 of shape (height, width). Give the pixels of "
             "`read_image`."
         )
     if not (least <= value <= most and math.isfinite(value)):
         upper = f" to {most:g}" if math.isfinite(most) else " or more"
-        raise UsageError(f"{setting} is {value}, wanted {least:g}{upper}. Give another strength.")
+        raise UsageError(f"{setting} is {value}; expected {least:g}{upper}. Give another strength.")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One strength of a sweep: the change, and whether films look like that."""
+    """One strength of a sweep, and whether X-rays of other sites look like that."""
 
     perturbation: Perturbation
     plausible: bool
@@ -348,14 +343,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One change at several strengths.
+    """One perturbation at several strengths.
 
     Attributes:
-        name: a key, or part of a file's name.
+        name: used as a key and in file names.
         title: for headings.
-        axis: what the strength is, with its unit.
-        neutral: the strength that changes nothing, `None` if there is none on the axis.
-        steps: rising strength.
+        axis: the meaning of the strength, with its unit.
+        neutral: the strength that changes nothing, `None` if the axis has none.
+        steps: in order of increasing strength.
     """
 
     name: str
@@ -378,7 +373,7 @@ def _sweep(  # noqa: PLR0913 - a row of the table below
     seeded: bool = False,
     below: str = "",
 ) -> Sweep:
-    """One row of the table; `plausible` are ends of a range.
+    """One row of the table; `plausible` are the ends of a range.
 
     `wording`, or `below` for negative strengths, is formatted with the strength times `scale`.
     """
@@ -432,10 +427,10 @@ SWEEPS: tuple[Sweep, ...] = (
     _sweep(photograph, "Photograph", "strength, 0 to 1", 0.0, "photographed, strength {:g}",
            (0.25, 0.5, 1.0), (), seeded=True),
 )  # fmt: skip
-"""Negatives and photographs are shown and never judged: a model should refuse them instead."""
+"""Negatives and photographs are reported but not judged: a model should reject them instead."""
 
 
 PLAUSIBLE: tuple[Perturbation, ...] = tuple(
     step.perturbation for sweep in SWEEPS for step in sweep.steps if step.plausible
 )
-"""What films of other sites and scanners look like: one copy of each is a film of many of them."""
+"""Perturbations that make an image look like one of another site or scanner; used as copies."""

@@ -1,14 +1,14 @@
-"""A film on a light box or a screen, photographed: what reaches a model by telephone.
+"""Simulate a photograph of an X-ray on a light box or screen, as taken with a telephone.
 
-Comes in: one decoded grey image, float32 (h, w) in [0, 1], of any size, and a strength. Goes out: a
-new image of the same shape, type and range. Knows nothing of files, labels or models.
+The input is one decoded grey image, float32 (h, w) in [0, 1], of any size, and a strength. The
+output is a new image of the same shape, dtype and range.
 
-Four things happen on the way, each in proportion to the strength:
-1. The camera is held crooked: the film's corners move, black shows beside it.
-2. The light is uneven: brighter on one side, dimmer in the corners.
-3. The lamp has a colour. Red, green and blue are exposed by different amounts, the brightest
-   saturates first, and when the picture becomes grey again the curve has bent.
-4. The grids of screen and camera beat: faint stripes (moiré) in two directions.
+Four effects grow in proportion to the strength:
+1. The camera is tilted: the corners of the image move, and black appears beside it.
+2. The illumination is uneven: brighter on one side, darker in the corners.
+3. The light has a colour. Red, green and blue are exposed differently, and the brightest channel
+   saturates first; after the conversion to grey the tone curve is bent.
+4. The grids of screen and camera interfere: faint stripes (moiré) in two directions.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from pneumoscope.images.augment import random_stream
 from pneumoscope.images.grey import FloatArray
 
 Points = NDArray[np.float64]
-"""Four of them, (4, 2): column and row."""
+"""Four points, (4, 2): column and row."""
 
 _CORNER_SHIFT = 0.09
-"""Largest move of a corner, shares of the side."""
+"""Largest displacement of a corner, as a share of the side."""
 
 _SLOPE, _VIGNETTE = 0.35, 0.25
 _STRIPES = 0.07
 _CAST = (0.30, 0.05, -0.30)
-"""What the lamp adds to the exposure of red, green, blue."""
+"""Relative change in the exposure of red, green and blue by the colour of the light."""
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 """Grey from colours, ITU-R BT.601."""
 
 
 def photograph(image: FloatArray, strength: float, seed: int = 0) -> FloatArray:
-    """The film as a photograph shows it, turned grey again.
+    """Return the grey image that a photograph of the X-ray would give.
 
-    Where the corners go, the side of the light and the stripes' direction depend on the seed and on
-    the image's content; how far all goes on `strength` alone, so that a sweep shows one photograph
-    getting worse.
+    The displacement of the corners, the side of the light and the direction of the stripes depend
+    on the seed and on the image's content. Their size depends only on `strength`, so that a sweep
+    shows one photograph getting worse.
 
     Args:
         image: float32 (h, w) in [0, 1].
-        strength: 0 (nothing) to 1.
-        seed: of the corners, the light and the stripes.
+        strength: 0 (no change) to 1.
+        seed: determines corners, light and stripes.
 
     Raises:
-        PneumoscopeError: `image` is no float32 image with two axes.
-        UsageError: `strength` is impossible.
+        PneumoscopeError: `image` is not a float32 array with two axes.
+        UsageError: `strength` is out of range.
     """
     if image.ndim != 2 or image.dtype != np.float32 or not image.size:
         raise PneumoscopeError(
@@ -77,7 +77,7 @@ def photograph(image: FloatArray, strength: float, seed: int = 0) -> FloatArray:
 
 
 def _tilted(image: FloatArray, inward: Points) -> FloatArray:
-    """The film with its corners moved inwards by shares of the sides, (4, 2); black beside it."""
+    """The image with its corners moved inwards by shares of the sides, (4, 2); black outside."""
     height, width = image.shape
     outer = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64)
     signs = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)])
@@ -86,21 +86,18 @@ def _tilted(image: FloatArray, inward: Points) -> FloatArray:
     turned = Image.fromarray(image).transform(
         (width, height), Image.Transform.PERSPECTIVE, data, Image.Resampling.BILINEAR, fillcolor=0
     )
-    film: FloatArray = np.asarray(turned)
-    return film
+    tilted: FloatArray = np.asarray(turned)
+    return tilted
 
 
-def _perspective(
-    shown: Points,
-    film: Points,
-) -> tuple[float, ...]:
-    """The eight numbers that take points `shown` (4, 2) to points of the `film` (4, 2).
+def _perspective(shown: Points, original: Points) -> tuple[float, ...]:
+    """The eight coefficients that map the points `shown` (4, 2) to the points `original` (4, 2).
 
     u = (a x + b y + c) / (g x + h y + 1), v = (d x + e y + f) / (g x + h y + 1): four pairs of
     points give eight linear equations (Heckbert 1989).
     """
     rows, wanted = [], []
-    for (x, y), (u, v) in zip(shown.tolist(), film.tolist(), strict=True):
+    for (x, y), (u, v) in zip(shown.tolist(), original.tolist(), strict=True):
         rows.append((x, y, 1, 0, 0, 0, -u * x, -u * y))
         rows.append((0, 0, 0, x, y, 1, -v * x, -v * y))
         wanted += [u, v]
@@ -132,7 +129,7 @@ def _cast(image: FloatArray, strength: float) -> FloatArray:
 def _stripes(
     shape: tuple[int, ...], strength: float, angle: float, phases: list[float]
 ) -> FloatArray:
-    """Two sets of stripes whose distances differ a little: they beat, as the grids do."""
+    """Two patterns of stripes with slightly different periods, which interfere like the grids."""
     x, y = _grid(shape)
     pattern = np.zeros(shape, np.float32)
     for phase, (turn, waves) in zip(phases, ((0.0, 19.0), (0.35, 22.0)), strict=True):

@@ -1,7 +1,7 @@
-"""From a grey image of any size to the network's input; the one way that every path goes.
+"""Preprocessing: a grey image of any size to the network input; every code path uses this one.
 
-Comes in: grey float32 (h, w) in [0, 1]. Goes out: a square of grey, or the network's input.
-Knows nothing of files, of augmentation, or of the network.
+The input is grey float32 (h, w) in [0, 1]. The output is a grey square, or the normalised network
+input with three channels.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from pneumoscope.errors import UsageError
 from pneumoscope.images.grey import FloatArray
 
 VERSION = 1
-"""Goes up whenever the same configuration would give other numbers."""
+"""Raise it whenever the same configuration would give other numbers."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-"""Per channel, of ImageNet's training images in [0, 1]; what DenseNet121's weights expect."""
+"""Per channel, over the ImageNet training images in [0, 1]; the DenseNet121 weights expect them."""
 
 LEAST_DEVIATION = 1e-3
-"""An image as good as blank is divided by no less."""
+"""Lower bound of the divisor in standardisation, for nearly blank images."""
 
 _FINGERPRINT_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessor:
-    """What a `PreprocessConfig` says, done.
+    """Applies a `PreprocessConfig`.
 
     Raises:
-        UsageError: on creation, if the configuration is of another version of this code or asks
-            for what does not exist.
+        UsageError: on creation, if the configuration has another version than this code, or an
+            unknown option.
     """
 
     config: PreprocessConfig = field(default_factory=PreprocessConfig)
@@ -47,27 +47,29 @@ class Preprocessor:
         if self.config.version != VERSION:
             raise UsageError(
                 f"preprocessing version {self.config.version} is not known; this release has "
-                f"version {VERSION}. Install the release that wrote the model, or train again"
+                f"version {VERSION}. Install the release that wrote the model, or train again."
             )
         if self.config.size < 1:
-            raise UsageError(f"preprocess.size is {self.config.size}; 1 pixel or more is wanted")
+            raise UsageError(f"preprocess.size is {self.config.size}; expected 1 pixel or more.")
         _check_choice("fit", self.config.fit, ("stretch", "pad"))
         _check_choice("normalisation", self.config.normalisation, ("imagenet", "standardise"))
 
     def grey(self, image: FloatArray) -> FloatArray:
-        """Fit one grey image into the square.
+        """Resize one grey image to the square of side `config.size`.
 
-        Bilinear with antialiasing: the filter widens with the reduction, and unlike bicubic it
+        The filter is bilinear with antialiasing: it widens with the reduction and, unlike bicubic,
         never leaves the range of the input.
 
         Args:
             image: float32 (h, w) in [0, 1].
 
         Returns:
-            float32 (size, size) in [0, 1]; the same values if the image has that size already.
+            float32 (size, size) in [0, 1]; the same values if the image already has that size.
         """
         if image.ndim != 2 or image.size == 0:
-            raise UsageError(f"a grey image (h, w) is wanted, not an array of {image.shape}")
+            raise UsageError(
+                f"preprocess: found an array of shape {image.shape}; expected a grey image (h, w)."
+            )
         size = self.config.size
         if image.shape == (size, size):
             return image.astype(np.float32)
@@ -85,17 +87,19 @@ class Preprocessor:
         return square
 
     def normalise(self, square: FloatArray) -> FloatArray:
-        """Grey squares to the network's three channels.
+        """Normalise grey squares and repeat them in the network's three channels.
 
         Args:
             square: float32 (..., size, size) in [0, 1].
 
         Returns:
-            float32 (..., size, size, 3); a batch gives exactly what its images give one by one.
+            float32 (..., size, size, 3). A batch gives exactly the numbers of its single images.
         """
         size = self.config.size
         if square.shape[-2:] != (size, size):
-            raise UsageError(f"squares of ({size}, {size}) are wanted, not {square.shape}")
+            raise UsageError(
+                f"preprocess: found shape {square.shape}; expected squares of side {size}."
+            )
         result = np.empty((*square.shape, 3), dtype=np.float32)
         if self.config.normalisation == "imagenet":
             for channel in range(3):
@@ -104,7 +108,7 @@ class Preprocessor:
                 result[..., channel] = (square - mean) / deviation
             return result
         images = square.reshape(-1, size, size)
-        # One image at a time: a sum over a batch may be taken in another order.
+        # One image at a time: the sum over a batch may be evaluated in another order.
         for target, image in zip(result.reshape(-1, size, size, 3), images, strict=True):
             mean64 = image.mean(dtype=np.float64)
             deviation64 = max(float(image.std(dtype=np.float64)), LEAST_DEVIATION)
@@ -112,11 +116,11 @@ class Preprocessor:
         return result
 
     def __call__(self, image: FloatArray) -> FloatArray:
-        """One grey image, float32 (h, w) in [0, 1], to the input float32 (size, size, 3)."""
+        """Convert one grey image, float32 (h, w) in [0, 1], to the input, (size, size, 3)."""
         return self.normalise(self.grey(image))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for `bundle.json`."""
+        """The configuration as plain values, for `bundle.json`."""
         return configuration.to_dict(self.config)
 
     @classmethod
@@ -129,7 +133,7 @@ class Preprocessor:
         return cls(configuration.from_dict(PreprocessConfig, document, source))
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with every setting: a part of cache keys."""
+        """16 hex digits that change with every setting; part of cache keys."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:_FINGERPRINT_DIGITS]
 
@@ -143,5 +147,5 @@ def _resized(image: FloatArray, width: int, height: int) -> FloatArray:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(
-            f"preprocess.{name} is {value!r}; wanted one of {', '.join(map(repr, choices))}"
+            f"preprocess.{name} is {value!r}; expected one of {', '.join(map(repr, choices))}."
         )

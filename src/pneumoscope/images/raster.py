@@ -1,14 +1,11 @@
-"""One JPEG, PNG, TIFF, BMP or WebP file to grey.
+"""Detect the format of an image file by its first bytes, and decode raster formats to grey.
 
-Samples of more than 8 bits, signed ones and floats are decoded by libtiff and libpng and scaled by
-`samples`; Pillow wraps or saturates some of them and knows others not at all. For the rest Pillow's
-own classes are called rather than `Image.open`: that is quicker, and its global pixel
-limit plays no part; ours is checked as soon as the header is read.
+The raster formats are JPEG, PNG, TIFF, BMP and WebP. File names play no role in detection.
 
-Telling what a file is by its first bytes, never by its name.
-
-Comes in: the bytes of a file. Goes out: one of our formats, or words for what it seems to be.
-Knows nothing of decoding.
+libtiff and libpng decode samples of more than 8 bits, signed samples and floats, and `samples`
+scales them: Pillow wraps or saturates some of these and does not support others. All other files go
+to Pillow's own classes instead of `Image.open`. That is faster, and it bypasses Pillow's global
+pixel limit; `check_size` applies ours as soon as the header is read.
 """
 
 from __future__ import annotations
@@ -89,11 +86,11 @@ _LONGEST_FIRST_VALUE = 0x1000
 """The first element of a data set is a group length, a character set or an image type."""
 
 
-def tell_format(content: bytes) -> Format | None:
-    """The format that the bytes begin like, or `None`.
+def detect_format(content: bytes) -> Format | None:
+    """The format that the first bytes indicate, or `None`.
 
-    A DICOM file may begin like a TIFF, since its preamble is free (PS3.10 7.1): some scanners write
-    files that are both.
+    A DICOM file may start like a TIFF, since the content of its preamble is free (PS3.10 7.1):
+    some scanners write files that are both.
     """
     if content[128:132] == b"DICM":
         return "dicom"
@@ -109,7 +106,7 @@ def tell_format(content: bytes) -> Format | None:
 
 
 def describe(content: bytes) -> str:
-    """Words for what a file seems to be that is none of our formats."""
+    """Describe in words the apparent type of a file that has none of our formats."""
     for offset, magic, words in _OTHERS:
         if content[offset : offset + len(magic)] == magic:
             return words
@@ -140,7 +137,7 @@ def _begins_like_data_set(content: bytes) -> bool:
             return True
         length = int.from_bytes(content[4:8], "little")
         if order == "little" and length % 2 == 0 and length <= _LONGEST_FIRST_VALUE:
-            # Implicit VR has no letters to go by, so the next element must follow in order.
+            # Implicit VR has no letters to check, so the next element must follow in order.
             following = content[8 + length : 12 + length]
             next_group = int.from_bytes(following[0:2], "little")
             next_element = int.from_bytes(following[2:4], "little")
@@ -164,21 +161,21 @@ _DEEP_PNG = 16
 
 
 def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfig) -> Decoded:
-    """Decode one picture to grey.
+    """Decode one raster image to grey.
 
-    8-bit colour is weighed as in ITU-R BT.601, exactly as Pillow's `convert("L")` does; deeper
-    samples are scaled by `samples.graded`; alpha is composited on black; EXIF orientation is
+    8-bit colour is weighted as in ITU-R BT.601, exactly as Pillow's `convert("L")` does. Deeper
+    samples are scaled by `samples.graded`. Alpha is composited on black. EXIF orientation is
     applied.
 
     Raises:
-        ImageRefusedError: whatever is wrong with the file; no other exception leaves.
+        ImageRefusedError: for every defect of the file; no other exception is raised.
     """
     _check_container(content, kind, source, limits)
     with decoding(source, f"the {kind.upper()}"):
         directory = deep_directory(content) if kind == "tiff" else None
         if directory is not None:
             return decode_deep_tiff(content, directory, source, limits)
-        # Pillow's decoder of compressed BMP reads single bytes: of these the time alone counts.
+        # Pillow's decoder of compressed BMP reads single bytes: only the time counts for these.
         stream = CountedStream(content, f"{kind.upper()} parts", 0 if kind == "bmp" else 1)
         image = _OPENERS[kind](stream)
         check_size(source, image.width, image.height, limits)
@@ -196,7 +193,7 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
         else:
             pixels, warnings = _to_grey(image, bits)
         colour = colour_of(image)
-    if kind != "tiff":  # Pillow turns TIFF itself
+    if kind != "tiff":  # Pillow applies the orientation of TIFF itself
         pixels = oriented(pixels, orientation)
     return Decoded(np.ascontiguousarray(pixels), bits, warnings, colour=colour)
 
@@ -212,7 +209,7 @@ def _check_container(content: bytes, kind: Format, source: str, limits: LimitsCo
 
 
 def _deep_png(content: bytes, clear: object, source: str) -> Graded:
-    """A PNG of 16 bits a sample: grey or colour, with alpha or without."""
+    """A PNG of 16 bits per sample: grey or colour, with or without alpha."""
     from imagecodecs import png_decode
 
     samples = np.asarray(png_decode(content))
@@ -245,7 +242,7 @@ def _to_grey(image: ImageFile.ImageFile, bits: int) -> Graded:
 
 
 def _lab_grey(image: ImageFile.ImageFile) -> FloatArray:
-    """The grey whose CIE lightness is L*: L* to luminance (CIE 15), then the sRGB curve."""
+    """The grey with the CIE lightness L*: L* to luminance (CIE 15), then the sRGB curve."""
     lightness = np.arange(256) / 255 * 100
     cube = ((lightness + 16) / 116) ** 3
     luminance = np.where(lightness > 8, cube, lightness / 903.3)

@@ -1,7 +1,7 @@
-"""One file, or its bytes, to one grey image in [0, 1]; or a refusal that says why.
+"""Read one image file, or its bytes, to a grey array in [0, 1], or refuse it with a reason.
 
-Comes in: a path or bytes, and limits. Goes out: `GreyImage`, or `ImageRefusedError` and nothing
-else. Knows nothing of labels, of models, or of the size that a network wants.
+The input is a path or bytes, and limits. The output is a `GreyImage`; the only exception is
+`ImageRefusedError`. The size that a network expects plays no role here.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import spending
-from pneumoscope.images.cautions import joined
 from pneumoscope.images.grey import Decoded, DicomInfo, GreyImage
-from pneumoscope.images.raster import Format, describe, tell_format
+from pneumoscope.images.raster import Format, describe, detect_format
+from pneumoscope.images.warning_summary import join_warnings
 
 __all__ = ["DicomInfo", "GreyImage", "read_bytes", "read_image"]
 
 READER_VERSION = 2
-"""Goes up whenever the same bytes would give other pixels: what is kept of them is made anew."""
+"""Raise it whenever the same bytes would give other pixels: cached results are then recomputed."""
 
 _DEFAULT_LIMITS = LimitsConfig()
 _DENIED = (errno.EACCES, errno.EPERM)
@@ -40,29 +40,33 @@ def read_image(path: Path | str, limits: LimitsConfig = _DEFAULT_LIMITS) -> Grey
     """Read one image file.
 
     Args:
-        path: a regular file; never blocks on a pipe, a socket or a device.
-        limits: what the file may cost.
+        path: a regular file; reading never blocks on a pipe, a socket or a device.
+        limits: limits on the file's bytes, pixels and sides.
 
     Returns:
-        Grey pixels, float32 (h, w) in [0, 1], with where they came from.
+        Grey pixels, float32 (h, w) in [0, 1], with their source.
 
     Raises:
-        ImageRefusedError: for every failure whatsoever; `.reason` is the code, `.detail` the words.
+        ImageRefusedError: for every failure; `.reason` is the code, `.detail` the explanation.
+
+    Example:
+        >>> float(read_image(image).pixels.max()) <= 1.0
+        True
     """
     name = str(path)
     return read_bytes(read_file(name, limits), name, limits)
 
 
 def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS) -> GreyImage:
-    """Read one image from the bytes of its file; `name` is used in messages alone.
+    """Read one image from the bytes of its file; `name` appears only in messages.
 
     Raises:
-        ImageRefusedError: for every failure whatsoever.
+        ImageRefusedError: for every failure.
     """
     if not content:
         raise ImageRefusedError(name, Reason.EMPTY_FILE, "the file has no bytes. Fetch it again")
     _check_bytes(name, len(content), limits)
-    kind = tell_format(content)
+    kind = detect_format(content)
     if kind is None:
         raise ImageRefusedError(
             name,
@@ -76,7 +80,7 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
             name,
             Reason.BLANK,
             f"all its pixels have one grey ({float(decoded.pixels.flat[0]):.3f}), so it shows "
-            f"nothing{because_of(decoded.warnings)}",
+            f"nothing{header_note(decoded.warnings)}",
             decoded.warnings,
         )
     return GreyImage(
@@ -91,9 +95,9 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
     )
 
 
-def because_of(warnings: tuple[str, ...]) -> str:
-    """What to add to a refusal for what an image shows: its file may be the cause."""
-    return f". Its header may be the cause: {joined(warnings)}" if warnings else ""
+def header_note(warnings: tuple[str, ...]) -> str:
+    """The clause added to a refusal for the image's content: its header may be the cause."""
+    return f". Its header may be the cause: {join_warnings(warnings)}" if warnings else ""
 
 
 def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> Decoded:
@@ -108,14 +112,14 @@ def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> De
 
 
 def read_file(name: str, limits: LimitsConfig) -> bytes:
-    """The bytes of a regular file within the limits; never blocks on a pipe, socket or device.
+    """Read the bytes of a regular file within the limits; never blocks on a pipe or a device.
 
     Raises:
-        ImageRefusedError: it is not there, may not be read, is no file, or is too large.
+        ImageRefusedError: the file is missing, not readable, not a regular file, or too large.
     """
     try:
         _check_status(name, os.stat(name), limits)  # noqa: PTH116 - Path drops trailing slashes
-        # Between the two checks the file may be replaced; not blocking keeps that harmless.
+        # The file may be replaced between the two checks; a non-blocking open keeps that harmless.
         descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as stream:
             _check_status(name, os.fstat(stream.fileno()), limits)
@@ -154,11 +158,11 @@ def _file_error(name: str, error: OSError) -> ImageRefusedError:
             name, Reason.PERMISSION_DENIED, f"this user may not read it ({words})"
         )
     if error.errno == errno.ELOOP:
-        return ImageRefusedError(name, Reason.NOT_FOUND, "its symbolic links lead in a circle")
+        return ImageRefusedError(name, Reason.NOT_FOUND, "its symbolic links form a loop")
     if error.errno in _ABSENT:
         target = _link_target(name)
         detail = (
-            f"it is a symbolic link to {target}, which isn't there"
+            f"it is a symbolic link to {target}, which does not exist"
             if target
             else f"no such file ({words})"
         )

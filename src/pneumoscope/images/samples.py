@@ -1,13 +1,11 @@
-"""Samples of more than 8 bits, signed ones and floats, to grey in [0, 1].
+"""Scale samples of more than 8 bits, signed samples and floats to grey in [0, 1].
 
-A type's range tells little of what its values reach: 12 bits are stored in 16, counts in 32, shares
-as floats. Where the picture takes a small part of its type's range it is scaled to all of it, and
-a warning says from where to where.
+The range of a sample type says little about the values used: 12 bits are stored in 16, counts in
+32, shares as floats. If the image uses a small part of its type's range, it is scaled to the whole
+range, and a warning states the limits.
 
-The range of an image's values that its picture lies in, stray values at the ends left out.
-
-Hot and dead pixels, burnt-in marks and values that stand for "no data" lie far beyond the others; a
-range that includes them leaves the picture as good as black.
+The limits leave out stray values at both ends. Hot and dead pixels, burnt-in marks and codes for
+"no data" lie far beyond the other values; a range that includes them makes the image nearly black.
 """
 
 from __future__ import annotations
@@ -24,18 +22,18 @@ Values = npt.NDArray[Any]
 Counts = npt.NDArray[np.int64]
 
 STRAY = 0.001
-"""The share of pixels at either end that may be stray."""
+"""The share of pixels at either end of the range that may be stray."""
 
 _SAMPLED = 1 << 20
 _LEAST_DISTINCT = 4
 
 
 def quantiles(values: Values, counts: Counts) -> tuple[float, float]:
-    """The values below and above which lies the share `STRAY` of the pixels.
+    """The quantiles at the levels `STRAY` and 1 - `STRAY` of the pixels.
 
     Args:
         values: (n,), in any order.
-        counts: (n,), how many pixels have each; some.
+        counts: (n,), the number of pixels with each value; at least one is above 0.
     """
     order = np.argsort(values, kind="stable")
     running = np.cumsum(counts[order])
@@ -46,14 +44,18 @@ def quantiles(values: Values, counts: Counts) -> tuple[float, float]:
 
 
 def trusted(values: Values, counts: Counts) -> tuple[float, float]:
-    """From where to where values are near enough to the bulk of them to be a part of the picture.
+    """The limits within which values belong to the image and are not stray.
 
-    A value is stray that lies further from the bulk than the bulk is wide. A lone value at an end
-    that is further from its neighbour than all others span is left out however many pixels have it.
+    A value is stray if its distance from the bulk of the values exceeds the width of the bulk. A
+    single value at an end is left out, however many pixels have it, if its distance from its
+    neighbour exceeds the span of all other values.
 
     Args:
         values: (n,), in any order.
-        counts: (n,), how many pixels have each, more than 0.
+        counts: (n,), the number of pixels with each value, above 0.
+
+    Returns:
+        Lower and upper limit.
     """
     kept = _without_lone_ends(values)
     low, high = quantiles(values[kept], counts[kept])
@@ -64,7 +66,7 @@ def trusted(values: Values, counts: Counts) -> tuple[float, float]:
 
 
 def range_of(samples: Values) -> tuple[float, float, float]:
-    """Least and greatest value of the picture in samples of any shape, and the share of strays."""
+    """Smallest and largest value that is not stray, and the share of stray pixels (any shape)."""
     flat = samples.ravel()
     values, counts = np.unique(flat[:: -(-flat.size // _SAMPLED)], return_counts=True)
     low, high = trusted(values, counts)
@@ -94,18 +96,21 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue: ITU-R BT.601."""
 
 _LEAST_PART = 0.25
-"""A picture that takes less of its type's range is scaled."""
+"""An image that uses a smaller share of its type's range is scaled."""
 _MOST_WHOLE_BITS = 16
 _NOTED_HIDDEN = 0.1
 
 
 def graded(samples: Samples, source: str, bits: int = 0) -> Graded:
-    """Grey in [0, 1] of samples (h, w) of any integer or float type, and what was odd, in words.
+    """Convert samples (h, w) of any integer or float type to grey in [0, 1].
 
     Args:
-        samples: the higher, the brighter.
+        samples: higher values are brighter.
         source: the file's name, for errors.
-        bits: how many bits a sample has in the file, where it is fewer than its type's.
+        bits: bits per sample in the file, if fewer than the type has.
+
+    Returns:
+        float32 (h, w) in [0, 1], and warnings.
 
     Raises:
         ImageRefusedError: `non_finite_pixels`.
@@ -119,7 +124,7 @@ def graded(samples: Samples, source: str, bits: int = 0) -> Graded:
     if bits > _MOST_WHOLE_BITS:
         return _stretched(samples, low, high, stray, f"its values are {name}")
     least, most = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
-    if signed and low >= 0:  # the half below is not used
+    if signed and low >= 0:  # the negative half is not used
         least = 0
     whole = most - least
     if high - low >= _LEAST_PART * whole or high == low:
@@ -127,7 +132,7 @@ def graded(samples: Samples, source: str, bits: int = 0) -> Graded:
     if low >= 0 and high < _LEAST_PART * whole:
         used = max(int(high).bit_length(), 1)
         words = (
-            f"its brightest value is {high:g} of {most}, so it has {used} of {bits} bits; these "
+            f"its brightest value is {high:g} of {most}, so it uses {used} of {bits} bits; these "
             "were scaled to the whole range"
         )
         return _scaled(samples, 0, (1 << used) - 1), (words, *_strays(stray, low, high))
@@ -135,7 +140,7 @@ def graded(samples: Samples, source: str, bits: int = 0) -> Graded:
 
 
 def deep_grey(samples: Samples, source: str) -> Graded:
-    """Grey of samples (h, w), or (h, w, channels) whose last may be alpha."""
+    """Convert samples (h, w) or (h, w, channels), of which the last may be alpha, to grey."""
     if samples.ndim == 2:
         return graded(samples, source)
     channels = samples.shape[2]
@@ -149,19 +154,19 @@ def deep_grey(samples: Samples, source: str) -> Graded:
 
 
 def composited(grey: FloatArray, alpha: FloatArray) -> Graded:
-    """Grey (h, w) over black, as transparent as `alpha` in [0, 1] says; and what was odd."""
+    """Composite grey (h, w) on black with `alpha` in [0, 1]; returns pixels and warnings."""
     if alpha.min() == alpha.max() < 1.0:
         words = f"its alpha channel is {float(alpha.flat[0]):.2f} everywhere and was not used"
         return grey, (words,)
     hidden = float((alpha < _LEAST_PART).mean())
     if hidden > _NOTED_HIDDEN:
-        words = f"its alpha channel hides {hidden:.0%} of its pixels; they were made black"
+        words = f"its alpha channel hides {hidden:.0%} of its pixels; they became black"
         return grey * alpha, (words,)
     return grey * alpha, ()
 
 
 def luma(rgb: Samples) -> Samples:
-    """Luma of (h, w, 3 or more) in the samples' own units, float32."""
+    """The luma of (h, w, 3 or more) in the units of the samples, float32."""
     weighed = np.zeros(rgb.shape[:2], np.float32)
     for channel, weight in enumerate(LUMA):
         weighed += rgb[..., channel] * np.float32(weight)
@@ -201,7 +206,7 @@ def _scaled(samples: Samples, low: float, high: float) -> FloatArray:
 def _stretched(samples: Samples, low: float, high: float, stray: float, what: str) -> Graded:
     span = high - low or 1.0
     pixels = ((samples.astype(np.float64) - low) / span).clip(0.0, 1.0).astype(np.float32)
-    words = f"{what}, so {low:g} was made black and {high:g} white"
+    words = f"{what}, so {low:g} became black and {high:g} white"
     return pixels, (words, *_strays(stray, low, high))
 
 
@@ -210,5 +215,5 @@ def _strays(share: float, low: float, high: float) -> tuple[str, ...]:
         return ()
     return (
         f"{share:.2%} of its pixels lie far beyond the others, which are {low:g} to {high:g}; they "
-        "were made black or white",
+        "became black or white",
     )

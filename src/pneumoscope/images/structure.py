@@ -1,19 +1,16 @@
-"""Walking the containers of image files, to catch what decoders pass over in silence.
+"""Check the containers and streams of image files for defects that decoders ignore.
 
-Comes in: the bytes of a PNG, JPEG, WebP or TIFF file. Goes out: nothing, a size, an orientation,
-or a refusal (cut short, damaged, more than one picture).
-Knows nothing of pixels.
+The input is the bytes of a PNG, JPEG, WebP or TIFF file. The functions return nothing, a size or an
+orientation, or they refuse the file: cut short, damaged, or more than one image.
 
-What decoding a compressed stream would cost, by what the stream states of itself.
+`check_scans` and `check_packets` estimate the cost of decoding a compressed stream from its header.
+A small JPEG or JPEG 2000 stream can request the same pixels again and again, and the libraries do
+the work in one call that can't be interrupted. The stream may be a file of its own or part of a
+TIFF or a DICOM object.
 
-JPEG and JPEG 2000 let a small stream ask for the same pixels again and again. Their libraries do
-the work in one call that can't be interrupted, so it is estimated beforehand, wherever the stream
-lies: in a file of its own, in a TIFF, in a DICOM object.
-
-TIFF files of deep, signed or float samples to grey, by libtiff.
-
-Pillow takes 32 unsigned bits for signed ones and 8 signed for unsigned, and does not know 16 bits
-of big endian with white as zero, floats of 16 and 64 bits, or integers of 64.
+`decode_deep_tiff` converts TIFF files of deep, signed or float samples to grey with libtiff. Pillow
+reads unsigned 32-bit samples as signed and signed 8-bit samples as unsigned. It does not support
+big-endian 16-bit samples with white as zero, floats of 16 and 64 bits, or 64-bit integers.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ _ORIENTATION_TAG = 0x0112
 
 
 def check_png(content: bytes, source: str) -> None:
-    """Check every chunk's length and checksum and that the end chunk is there (ISO 15948, 5).
+    """Check the length and checksum of every chunk, and the end chunk (ISO 15948, 5).
 
     Raises:
         ImageRefusedError: `truncated`, `corrupt`, or `multi_frame` for an animated PNG.
@@ -76,7 +73,7 @@ def webp_size(content: bytes, source: str) -> tuple[int, int]:
     """Width and height of a WebP file's canvas, from its header (RFC 9649, 2.5 to 2.7).
 
     Raises:
-        ImageRefusedError: `truncated` if the file is shorter than it says; `corrupt`.
+        ImageRefusedError: `truncated` if the file is shorter than it states; `corrupt`.
     """
     stated = int.from_bytes(content[4:8], "little") + 8
     if len(content) < min(stated, 30) or len(content) < stated:
@@ -96,13 +93,14 @@ def webp_size(content: bytes, source: str) -> tuple[int, int]:
     if kind == b"VP8 " and content[23:26] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", content, 26)
         return width & 0x3FFF, height & 0x3FFF
-    raise ImageRefusedError(source, Reason.CORRUPT, "the WebP header can't be understood")
+    raise ImageRefusedError(source, Reason.CORRUPT, "the WebP header is invalid. Fetch it again")
 
 
 def check_tiff_directory(content: bytes, source: str) -> None:
-    """Check that the first directory lies inside the file: many writers put it last (TIFF 6.0, 2).
+    """Check that the first TIFF directory lies inside the file and that there is no second one.
 
-    And that there is no second one. How many more is not asked: that is a chain to be followed.
+    Many writers put the directory last (TIFF 6.0, 2). Further directories form a chain, which is
+    not followed.
 
     Raises:
         ImageRefusedError: `truncated` or `multi_frame`.
@@ -127,7 +125,7 @@ def check_tiff_directory(content: bytes, source: str) -> None:
         raise ImageRefusedError(
             source,
             Reason.MULTI_FRAME,
-            "it is a TIFF of several pictures; one is wanted. Save the X-ray by itself",
+            "it is a TIFF of several images; one is expected. Save the X-ray separately",
         )
 
 
@@ -156,7 +154,7 @@ def check_tiff_strips(
 
 
 def refuse_frames(source: str, frames: int, kind: str) -> None:
-    """Refuse a file of several pictures.
+    """Refuse a file of several images.
 
     Raises:
         ImageRefusedError: `multi_frame` if `frames` is more than 1.
@@ -165,14 +163,14 @@ def refuse_frames(source: str, frames: int, kind: str) -> None:
         raise ImageRefusedError(
             source,
             Reason.MULTI_FRAME,
-            f"it is an {kind} of {frames} pictures; one is wanted. Save the film by itself",
+            f"it is an {kind} of {frames} images; one is expected. Save the X-ray separately",
         )
 
 
 def exif_orientation(block: bytes) -> int:
     """The orientation (1 to 8) that an EXIF block states (CIPA DC-008, 4.6.5); else 1.
 
-    A damaged block counts as silent: EXIF is an extra, and the pixels may be whole.
+    A damaged block is ignored: EXIF is optional, and the pixels may be intact.
     """
     tiff = block.removeprefix(b"Exif\x00\x00")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
@@ -192,27 +190,27 @@ def exif_orientation(block: bytes) -> int:
 
 
 _MOST_SCANS = 200
-"""Of one picture. Progressive JPEGs have about ten."""
+"""Maximum per image. Progressive JPEGs have about ten."""
 
 _MOST_PACKETS = 1_000_000
-"""Tiles times layers times resolutions times components of a JPEG 2000 stream."""
+"""Maximum of tiles × layers × resolutions × components of a JPEG 2000 stream."""
 
 _START_OF_SCAN = b"\xff\xda"
 _SIZE, _CODING_STYLE = b"\xff\x51", b"\xff\x52"
 
 
 def check_scans(content: bytes, source: str, pictures: int = 1) -> None:
-    """Refuse a JPEG of so many scans that decoding it would take minutes.
+    """Refuse a JPEG with so many scans that decoding it would take minutes.
 
     Args:
-        content: the stream, or a file that holds streams.
+        content: the stream, or a file that contains streams.
         source: its name, for the error.
-        pictures: streams in it: each has one scan at least.
+        pictures: streams in it; each has at least one scan.
 
     Raises:
         ImageRefusedError: `corrupt`.
     """
-    # In entropy-coded data FF is always followed by 00, so that FFDA is a scan's start.
+    # In entropy-coded data FF is always followed by 00, so FFDA is the start of a scan.
     scans = content.count(_START_OF_SCAN)
     if scans > _MOST_SCANS + pictures:
         raise ImageRefusedError(
@@ -223,9 +221,9 @@ def check_scans(content: bytes, source: str, pictures: int = 1) -> None:
 
 
 def check_packets(stream: bytes, source: str) -> None:
-    """Refuse a JPEG 2000 stream of so many packets that decoding it would take minutes.
+    """Refuse a JPEG 2000 stream with so many packets that decoding it would take minutes.
 
-    The main header's segments are walked: image and tile size (ITU-T T.800, A.5.1), layers and
+    Reads the segments of the main header: image and tile size (ITU-T T.800, A.5.1), layers and
     decompositions (A.6.1).
 
     Raises:
@@ -254,7 +252,7 @@ def check_packets(stream: bytes, source: str) -> None:
             source,
             Reason.TOO_COMPLEX,
             f"its JPEG 2000 stream has {packets:,} packets; at most {_MOST_PACKETS:,} are read. "
-            "Save it anew",
+            "Save it again",
         )
 
 
@@ -271,12 +269,12 @@ _WIDTH, _HEIGHT, _ORIENTATION, _SAMPLES, _PLANES = 256, 257, 274, 277, 284
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
 _TILE_WIDTH, _TILE_HEIGHT, _DEPTH = 322, 323, 32997
-"""Tags of TIFF 6.0, and libtiff's depth."""
+"""Tags of TIFF 6.0, and libtiff's depth tag."""
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2
 _UNSIGNED, _SEPARATE = 1, 2
 _PACKED_BITS, _MOST_SAMPLES = 12, 4
 _COMPRESSION, _JPEG = 259, (6, 7)
-"""Both ways of JPEG in TIFF."""
+"""Both JPEG compressions of TIFF."""
 _SEVERAL = 2
 _BIG = (b"+\x00", b"\x00+")
 """Version 43, in either byte order: BigTIFF, whose header has 16 bytes."""
@@ -286,7 +284,7 @@ def check_strips(tags: ImageFileDirectory_v2, content: bytes, source: str) -> No
     """Check that every strip and tile lies inside the file, and what decoding it would cost.
 
     Raises:
-        ImageRefusedError: `truncated`, or `corrupt` for JPEG streams of too many scans.
+        ImageRefusedError: `truncated`, or `corrupt` for JPEG streams with too many scans.
     """
     if tags.get(_COMPRESSION) in _JPEG:
         strips = (*_numbers(tags, _STRIP_OFFSETS), *_numbers(tags, _TILE_OFFSETS))
@@ -297,7 +295,7 @@ def check_strips(tags: ImageFileDirectory_v2, content: bytes, source: str) -> No
 
 
 def deep_directory(content: bytes) -> ImageFileDirectory_v2 | None:
-    """The first directory of a TIFF whose samples Pillow would wrap, saturate or not read."""
+    """The first directory of a TIFF with samples that Pillow would wrap, saturate or not read."""
     big = content[2:4] in _BIG
     tags = ImageFileDirectory_v2(content[:16] if big else content[:8])
     stream = CountedStream(content, "TIFF parts")
@@ -306,7 +304,7 @@ def deep_directory(content: bytes) -> ImageFileDirectory_v2 | None:
     bits = set(_numbers(tags, _BITS_PER_SAMPLE) or (1,))
     formats = set(_numbers(tags, _SAMPLE_FORMAT) or (_UNSIGNED,))
     odd = max(bits) > 8 or formats != {_UNSIGNED}
-    packed = bits == {_PACKED_BITS}  # which Pillow unpacks, and libtiff does not
+    packed = bits == {_PACKED_BITS}  # Pillow unpacks these, libtiff does not
     plain = tags.get(_PHOTOMETRIC, 0) in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB)
     plain = plain and max(_numbers(tags, _SAMPLES) or (1,)) <= _MOST_SAMPLES
     return tags if odd and plain and not packed else None
@@ -320,18 +318,18 @@ def _numbers(tags: ImageFileDirectory_v2, tag: int) -> tuple[int, ...]:
 def decode_deep_tiff(
     content: bytes, tags: ImageFileDirectory_v2, source: str, limits: LimitsConfig
 ) -> Decoded:
-    """A TIFF of deep, signed or float samples; complex numbers and the like are refused."""
+    """Decode a TIFF of deep, signed or float samples; complex numbers and others are refused."""
     from imagecodecs import tiff_decode
 
     check_size(source, int(tags.get(_WIDTH, 0)), int(tags.get(_HEIGHT, 0)), limits)
-    # libtiff allocates what a tile and a depth are said to be.
+    # libtiff allocates the stated tile size and depth.
     tile = [max(_numbers(tags, tag) or (1,)) for tag in (_TILE_WIDTH, _TILE_HEIGHT, _DEPTH)]
     if tile[0] * tile[1] > limits.max_pixels or tile[2] != 1:
         raise ImageRefusedError(
             source,
             Reason.UNSUPPORTED_ENCODING,
-            f"its tiles have {tile[0]} × {tile[1]} pixels in {tile[2]} planes; one plane of at "
-            f"most {limits.max_pixels:,} pixels is read",
+            f"its tiles have {tile[0]} × {tile[1]} pixels in {tile[2]} planes; expected one plane "
+            f"of at most {limits.max_pixels:,} pixels",
         )
     check_strips(tags, content, source)
     samples = np.asarray(tiff_decode(content, index=0))
@@ -341,8 +339,8 @@ def decode_deep_tiff(
         raise ImageRefusedError(
             source,
             Reason.UNSUPPORTED_ENCODING,
-            f"it has samples of type {samples.dtype} in {samples.ndim} dimensions; integers or "
-            "floats in 2, or RGB, are wanted",
+            f"it has samples of type {samples.dtype} in {samples.ndim} dimensions; expected "
+            "integers or floats in 2 dimensions, or RGB",
         )
     bits = samples.dtype.itemsize * 8
     pixels, warnings = deep_grey(samples, source)

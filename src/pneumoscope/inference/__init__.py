@@ -1,1 +1,1 @@
-"""From a bundle and an image to a prediction: the one way that every command answers by."""
+"""Inference: from a bundle and an image to a prediction, by one `Predictor` for all commands."""

@@ -1,4 +1,4 @@
-"""May this patient be scored: the ages that a model is for, held to the age that a header tells."""
+"""Age gate: checks the patient's age in the DICOM header against the model's age range."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ MOST_AGE = 120
 
 @dataclass(frozen=True, slots=True)
 class AgeGate:
-    """Refuses patients of other ages than a model is for.
+    """Rejects patients outside the age range of a model.
 
     Attributes:
-        ages: youngest and oldest in completed years, both included; empty: of every age.
-        any_age: answer all the same, with a warning.
+        ages: youngest and oldest age in completed years, both included; empty: any age.
+        any_age: predict for other ages too, with a warning.
     """
 
     ages: tuple[int, ...] = ()
     any_age: bool = False
 
     def warnings(self, image: GreyImage) -> tuple[str, ...]:
-        """What to say of the age of an image's patient; pictures without a header have none.
+        """Warnings about the patient's age; images without a DICOM header have none.
 
         Raises:
             ImageRefusedError: `outside_age_range`.
@@ -35,7 +35,7 @@ class AgeGate:
         age, odd = patient_age(info.patient_age, info.patient_birth_date, info.study_date)
         least, most = self.ages
         if age is None:
-            words = f"for {people(self.ages)}, the age of this patient is not known"
+            words = f"for {describe_ages(self.ages)}, the age of this patient is not known"
             return (*odd, words)
         if age.low < most + 1 and age.high > least:
             return odd
@@ -44,33 +44,33 @@ class AgeGate:
                 image.source,
                 Reason.OUTSIDE_AGE_RANGE,
                 f"the patient is {age.words} old by the header; the model is for "
-                f"{people(self.ages)}. Take a model for that age, or have it predict all the same "
-                "(--any-age)",
+                f"{describe_ages(self.ages)}. Use a model for that age, or predict all the "
+                "same (--any-age)",
                 (*image.warnings, *odd),
             )
         words = (
-            f"the patient is {age.words} old, the model is for {people(self.ages)}, and it "
+            f"the patient is {age.words} old, the model is for {describe_ages(self.ages)}, and it "
             "predicted all the same (--any-age)"
         )
         return (*odd, words)
 
 
-OPEN = AgeGate()
-"""Lets everyone through."""
+NO_AGE_LIMIT = AgeGate()
+"""Accepts patients of any age."""
 
 
-def people(ages: tuple[int, ...]) -> str:
-    """Whom a model is for: `children aged 1–5 years`."""
+def describe_ages(ages: tuple[int, ...]) -> str:
+    """The age range in words: `children aged 1–5 years`."""
     least, most = ages
     who = "children" if most < 18 else "adults" if least >= 18 else "patients"
     return f"{who} aged {least}–{most} years"
 
 
 def parse_ages(text: str) -> tuple[int, ...]:
-    """Youngest and oldest of `1-5`.
+    """Parse youngest and oldest age, as in `1-5`.
 
     Raises:
-        UsageError: something else than two ages in order.
+        UsageError: the text is not two ages in ascending order.
     """
     parts = text.replace("–", "-").split("-")
     try:
@@ -82,7 +82,7 @@ def parse_ages(text: str) -> tuple[int, ...]:
 
 
 def check_ages(ages: tuple[int, ...], where: str) -> None:
-    """See that ages are none, or youngest and oldest.
+    """Check that ages are either empty or youngest and oldest.
 
     Raises:
         UsageError: they are neither.

@@ -1,12 +1,12 @@
-"""A bundle: one folder with all that an answer depends on, checked against its hashes on loading.
+"""Model bundles: one folder with everything that a prediction depends on, verified by hashes.
 
-    bundle.json         what the model is, how it was made, SHA-256 of every other file
-    model.keras         the network, as plain Keras opens it: layers and numbers, no code, no
-                        pickle; of an ensemble model-0.keras, model-1.keras, …
-    NAME.npz            arrays beside the weights, if there are any
-    MODEL_CARD.md       for people
+    bundle.json         model, training and evaluation data; SHA-256 of every other file
+    model.keras         the network in Keras' own format: layers and numbers, no code, no pickle;
+                        for an ensemble model-0.keras, model-1.keras, …
+    NAME.npz            further arrays, if there are any
+    MODEL_CARD.md       the model card
 
-`default`, the model that ships, is found in the package.
+`default` is the bundled model in the package.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write
 _LOGGER = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 4
-"""2 added `members`, `flip` and `store`; 3 tables, certificates, abstention, the input check; with
-4 the network is a `.keras` file, where before there were the weights of a DenseNet121 alone."""
+"""2 added `members`, `flip` and `store`; 3 added tables, certificates, abstention and the input
+check; 4 stores the network as a `.keras` file instead of the weights of a DenseNet121."""
 
 MOST_MEMBERS = 32
 
@@ -64,25 +64,25 @@ _MOST_HIDDEN_UNITS = 65_536
 class OperatingPoint:
     """The threshold on the calibrated probability, and how it was chosen."""
 
-    value: float = option(0.5, "from this probability up the answer is PNEUMONIA", 0, 1)
+    value: float = option(0.5, "smallest probability that is predicted as PNEUMONIA", 0, 1)
     rule: str = "fixed at 0.5"
     chosen_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Abstention:
-    """Where the answer is `uncertain`: low <= probability < high; `none`: nowhere."""
+    """Abstention: the prediction is `uncertain` if low <= probability < high; `none`: never."""
 
     method: Literal["none", "band", "conformal"] = "none"
-    low: float = option(0.5, "NORMAL is answered below it", 0, 1)
-    high: float = option(0.5, "PNEUMONIA is answered from there up", 0, 1)
+    low: float = option(0.5, "NORMAL is predicted below it", 0, 1)
+    high: float = option(0.5, "PNEUMONIA is predicted from it upwards", 0, 1)
     rule: str = ""
     chosen_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What the model saw."""
+    """The training data of the model."""
 
     fingerprint: str = ""
     images: int = 0
@@ -92,7 +92,7 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class InitialWeights:
-    """Where the backbone came from."""
+    """Origin of the backbone's initial weights."""
 
     origin: str = ""
     sha256: str = ""
@@ -100,13 +100,13 @@ class InitialWeights:
 
 @dataclass(frozen=True, slots=True)
 class InputCheck:
-    """How unlike the training images an input may be; method `none`: that is not measured.
+    """Input check: how far an input may be from the training images; method `none` disables it.
 
     Attributes:
         method: `none`, or `gaussians` with their arrays in the table `input_check`.
-        limits: the distance at which an input is refused, by what is described.
-        images: training images that the statistics are of.
-        patients: held-out patients whom the limits were chosen on.
+        limits: descriptor → distance above which an input is refused.
+        images: number of training images behind the statistics.
+        patients: number of held-out patients on whom the limits were chosen.
         refused: share of their images that is refused.
         refused_changed: share of perturbed copies of their images that is refused.
     """
@@ -115,8 +115,8 @@ class InputCheck:
     limits: dict[str, float] = field(default_factory=dict)
     images: int = 0
     patients: int = 0
-    refused: float = option(0.0, "share of held-out images", 0, 1)
-    refused_changed: float = option(0.0, "share of their perturbed copies", 0, 1)
+    refused: float = option(0.0, "share of held-out images that is refused", 0, 1)
+    refused_changed: float = option(0.0, "share of their perturbed copies that is refused", 0, 1)
 
 
 _SINCE: dict[int, dict[str, Any]] = {
@@ -128,22 +128,27 @@ _SINCE: dict[int, dict[str, Any]] = {
     },
     4: {},
 }
-"""The keys that each schema added or changed, with what every bundle before it was."""
+"""Keys that each schema added or changed, with their values in earlier bundles."""
 
 
 _OPTIONAL: dict[str, Any] = {"ages": [], "teachers": []}
-"""What a bundle of any schema may leave out."""
+"""Keys that a bundle of any schema may omit, with their defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class BundleManifest:
     """`bundle.json`.
 
-    `members` networks of one architecture answer together by their mean probability, with `flip`
-    each for an image and its left-right mirror image. `store` is the precision of their kernels on
-    disk; everything is computed in float32, or faster where `certificates` allow it. `teachers` are
-    the models that it was distilled from: name and digest of each. `ages` are the
-    youngest and the oldest, in completed years, that the model is for; empty: nobody said.
+    The `members` are networks of one architecture whose probabilities are averaged; with `flip`,
+    also over the image and its left-right mirror image. `store` is the precision of their kernels
+    on disk; inference runs in float32, or in a faster precision that `certificates` allow.
+    `teachers` are the models that it was distilled from, with name and digest. `ages` are the
+    youngest and oldest age, in completed years, that the model is for; empty: not stated.
+
+    Example:
+        >>> manifest = load_bundle("default").manifest
+        >>> manifest.labels, manifest.preprocessing.size
+        (('NORMAL', 'PNEUMONIA'), 112)
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -170,21 +175,27 @@ class BundleManifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk whose files were found to be those that its manifest names."""
+    """A bundle on disk whose files were verified against its manifest.
+
+    Example:
+        >>> bundle = load_bundle(run.folder)
+        >>> [path.name for path in bundle.weights]
+        ['model.keras']
+    """
 
     folder: Path
     manifest: BundleManifest
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The files of the networks, one per member."""
+        """The network files, one per member."""
         return tuple(self.folder / name for name in _network_files(self.manifest))
 
     def table(self, name: str) -> dict[str, NDArray[Any]] | None:
         """The arrays of `NAME.npz`; `None` if the bundle has no such table.
 
         Raises:
-            BundleError: the file holds no arrays of numbers.
+            BundleError: the file holds something other than arrays of numbers.
         """
         file = f"{name}{TABLE_SUFFIX}"
         return read_table(self.folder / file) if file in self.manifest.files else None
@@ -207,19 +218,19 @@ def write_bundle(
     card: str,
     tables: Mapping[str, Table] | None = None,
 ) -> Bundle:
-    """Write a bundle whole: made beside, then renamed over whatever bundle was there.
+    """Write a bundle to a temporary folder and rename it, replacing an existing bundle.
 
     Args:
         folder: the bundle.
         networks: one network, or the members of an ensemble, all of `manifest.architecture`.
-        manifest: all but `schema_version`, `members` and `files`, which are filled in here; its
-            `store` says in which precision weights are written.
-        card: the text of the model card.
-        tables: arrays by name, by the name of their file without its suffix.
+        manifest: `schema_version`, `members` and `files` are filled in here; `store` is the
+            precision of the written weights.
+        card: text of the model card.
+        tables: file name without suffix → arrays by name.
 
     Raises:
-        UsageError: no network, or more than `MOST_MEMBERS`.
-        OSError: the folder can't be written or the disk is full; the old bundle is untouched.
+        UsageError: there is no network, or more than `MOST_MEMBERS`.
+        OSError: the folder can't be written or the disk is full; the old bundle is unchanged.
     """
     members = networks if isinstance(networks, Sequence) else (networks,)
     if not 1 <= len(members) <= MOST_MEMBERS:
@@ -242,24 +253,22 @@ def write_revised(
     card: str,
     tables: Mapping[str, Table | None] | None = None,
 ) -> Bundle:
-    """Write a bundle with the weights of another one, byte for byte, and all else as given.
+    """Write a bundle with the weights of another one, byte by byte, and new other content.
 
-    Tables that are not given are those of the other one; one that is given as `None` is left out.
+    Tables that are not given are copied from the other bundle; a table given as `None` is omitted.
 
     Raises:
-        OSError: as `write_bundle` does.
+        OSError: as in `write_bundle`.
     """
 
     def put(path: Path, number: int) -> None:
         shutil.copyfile(bundle.weights[number], path)
 
-    theirs = bundle.manifest
-    kept = replace(
-        manifest, schema_version=SCHEMA_VERSION, members=theirs.members, store=theirs.store
-    )
+    old = bundle.manifest
+    kept = replace(manifest, schema_version=SCHEMA_VERSION, members=old.members, store=old.store)
     all_tables: dict[str, Table | None] = {**bundle.tables(), **(tables or {})}
-    there = {name: table for name, table in all_tables.items() if table is not None}
-    return _written(folder, kept, card, there, put)
+    present = {name: table for name, table in all_tables.items() if table is not None}
+    return _written(folder, kept, card, present, put)
 
 
 def _written(
@@ -269,7 +278,7 @@ def _written(
     tables: Mapping[str, Table],
     put: Callable[[Path, int], None],
 ) -> Bundle:
-    """Make the folder beside with the weights that `put` gives by number, and rename it."""
+    """Write the folder, with the weights that `put` writes by number, and rename it into place."""
     names = network_names(manifest.members)
     extra = {f"{name}{TABLE_SUFFIX}": table for name, table in tables.items()}
     with folder_writer(folder) as made:
@@ -285,17 +294,21 @@ def _written(
 
 
 def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
-    """Find a bundle (a bundle folder, a run folder, or `default`) and check every hash in it.
+    """Find a bundle (a bundle folder, a run folder, or `default`) and verify every hash in it.
 
     Args:
-        model: where it lies.
-        oldest: schema version that is taken; of one before the present its manifest keeps the
-            number, since its networks are stored otherwise.
+        model: path of the folder, or `default`.
+        oldest: oldest schema version to accept. The manifest of an older bundle keeps its version
+            number, because its networks are stored differently.
 
     Raises:
-        UsageError: there is no such folder.
-        MissingError: `default` was asked for and this installation ships none.
-        BundleError: no bundle, of another schema, incomplete, or changed since it was written.
+        UsageError: the folder does not exist.
+        MissingError: `default` was requested and this installation has no bundled model.
+        BundleError: it is not a bundle, has another schema, is incomplete, or was changed.
+
+    Example:
+        >>> load_bundle(run.folder).manifest.architecture.name
+        'densenet121'
     """
     folder = _find(model)
     path = folder / MANIFEST
@@ -303,7 +316,7 @@ def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
     found = document.get("schema_version") if isinstance(document, dict) else None
     if type(found) is not int or not 1 <= found <= SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: found schema version {found!r}, this pneumoscope reads {SCHEMA_VERSION} and "
+            f"{path}: found schema version {found!r}; this pneumoscope reads {SCHEMA_VERSION} and "
             "converts 1 to 3. Use the version of pneumoscope that wrote it, or train again."
         )
     if found < oldest:
@@ -335,7 +348,7 @@ def _find(model: Path | str) -> Path:
         folder = bundle_files.default_folder()
         if not (folder / MANIFEST).exists():
             raise MissingError(
-                "This installation ships no default model. Train one: pneumoscope train DATA "
+                "This installation has no default model. Train one: pneumoscope train DATA "
                 "--out RUN, then give --model RUN."
             )
         return folder
@@ -352,22 +365,22 @@ def _find(model: Path | str) -> Path:
 
 
 def _check_files(folder: Path, manifest: BundleManifest) -> None:
-    """See that the bundle holds the files of its manifest, as they were written, and no others."""
+    """Check that the bundle holds exactly the files of its manifest, unchanged."""
     listed, weights = manifest.files, _network_files(manifest)
     present = {p.name for p in folder.iterdir() if not p.name.startswith(".")} - {MANIFEST}
-    strange = sorted((present ^ set(listed)) - {*weights, CARD})
-    if strange:
-        where = "is listed in bundle.json and not" if strange[0] in listed else "is"
+    unexpected = sorted((present ^ set(listed)) - {*weights, CARD})
+    if unexpected:
+        where = "is listed in bundle.json but not" if unexpected[0] in listed else "is"
         raise BundleError(
-            f"{folder}: {strange[0]!r} {where} in the bundle; wanted the files of bundle.json and "
-            "no others. Copy the whole folder again, or take out what was added."
+            f"{folder}: {unexpected[0]!r} {where} in the bundle; wanted exactly the files of "
+            "bundle.json. Copy the whole folder again, or remove what was added."
         )
-    idle = sorted(
+    unused = sorted(
         n for n in listed if n.endswith((NETWORK_SUFFIX, OLD_SUFFIX)) and n not in weights
     )
-    if idle:
+    if unused:
         raise BundleError(
-            f"{folder}: bundle.json lists {idle[0]!r} and {manifest.members} members; wanted "
+            f"{folder}: bundle.json lists {unused[0]!r} and {manifest.members} members; wanted "
             f"{', '.join(weights)}. Copy the whole folder again."
         )
     for name in dict.fromkeys((*weights, CARD, *listed)):
@@ -375,7 +388,7 @@ def _check_files(folder: Path, manifest: BundleManifest) -> None:
 
 
 def _check_model(manifest: BundleManifest, path: Path) -> None:
-    """See that the manifest describes a model that this version can build."""
+    """Check that this version supports the model that the manifest describes."""
     architecture = manifest.architecture
     found = (
         bool(architecture.name),
@@ -397,7 +410,7 @@ def _check_model(manifest: BundleManifest, path: Path) -> None:
     band, threshold = manifest.abstention, manifest.threshold.value
     if band.method != "none" and not band.low <= threshold <= band.high:
         raise BundleError(
-            f"{path}: found the threshold {threshold} and answers withheld from {band.low} to "
+            f"{path}: found the threshold {threshold} and abstention from {band.low} to "
             f"{band.high}; wanted the threshold in between. Plan again: pneumoscope plan"
         )
 
@@ -406,25 +419,28 @@ def _check_file(path: Path, wanted: str | None) -> None:
     if not path.is_file():
         raise BundleError(f"{path}: is missing from the bundle. Copy the whole folder again.")
     if path.stat().st_size > _MAX_WEIGHTS_BYTES:
-        raise BundleError(f"{path}: {path.stat().st_size} bytes are more than any bundle of ours.")
+        raise BundleError(
+            f"{path}: found {path.stat().st_size} bytes, wanted at most {_MAX_WEIGHTS_BYTES}. Copy "
+            "the whole folder again."
+        )
     found = sha256_of_file(path)
     if found != wanted:
         raise BundleError(
-            f"{path}: SHA-256 is {found[:16]}…, bundle.json says {str(wanted)[:16]}…. The file was "
-            "changed or damaged since it was written; copy the bundle again or train again."
+            f"{path}: SHA-256 is {found[:16]}…, bundle.json states {str(wanted)[:16]}…. The file "
+            "was changed or damaged after it was written; copy the bundle again or train again."
         )
 
 
 def load_networks(bundle: Bundle) -> tuple[Any, ...]:
-    """The Keras networks of a bundle, one per member.
+    """Load the Keras networks of a bundle, one per member.
 
     Raises:
         ExtraMissingError: Keras is not installed.
-        BundleError: a network is not of the architecture that the manifest states, names other
-            code than Keras' own layers, would fill the memory, or holds what is no finite number.
+        BundleError: a network has another architecture than the manifest states, names code other
+            than Keras' own layers, would exhaust memory, or holds non-finite numbers.
     """
     architecture = bundle.manifest.architecture
     for path in bundle.weights:
-        read_network(path, architecture)  # every check, before Keras reads it
+        read_network(path, architecture)  # all checks, before Keras reads the file
     keras = load_keras()
     return tuple(keras.saving.load_model(path, compile=False) for path in bundle.weights)

@@ -1,20 +1,18 @@
-"""How nearly a model answers in bfloat16 or int8 as it does in float32, and what that allows.
+"""Precision certificates: how closely bfloat16 or int8 reproduces the predictions in float32.
 
-Comes in: an `Agreement` of both over labelled images; or a bundle's certificates, what the
-processor is fast in, and what was asked for. Goes out: a `PrecisionCertificate`; or the precision
-to answer in. Loads no model. A certificate is kept whether it was passed or not.
+`judged` makes a `PrecisionCertificate` from the agreement on labelled images, whether it passes or
+fails. `choose_precision` picks the precision of inference from the certificates of a bundle, the
+processor's instructions and the user's request.
 
-The ranges that int8 needs, measured by NNCF on a model's own images.
+`measure_ranges` measures the activation ranges for int8 with NNCF (extra `quantise`) on the model's
+own images. NNCF decides what is rounded and over which range. Only the ranges of the convolutions'
+inputs are kept, because weights are rounded by their own magnitude when the graph is written
+(`graph/openvino.py`); so a bundle holds its weights once. The first convolution, the head and the
+heatmap stay in floating point.
 
-Comes in: a bundle's networks and preprocessed images. Goes out: `Ranges`, a pair of numbers per
-convolution. NNCF (extra `quantise`) decides where values are rounded and to what; of the model that
-it makes only the ranges of the convolutions' inputs are kept, since weights are rounded by their
-own magnitude when the graph is written (`graph/openvino.py`). So a bundle holds its weights once.
-The first convolution, the head and the heatmap stay in float.
-
-Method: quantisation after training (Jacob et al., CVPR 2018, arXiv:1712.05877), an end of a range
-being the mean over images of each one's least or largest value; no bias correction, which would be
-another set of weights.
+Method: post-training quantisation (Jacob et al., CVPR 2018, arXiv:1712.05877). An end of a range is
+the mean over images of each image's minimum or maximum. Bias correction is not used, because it
+would need a second set of weights.
 """
 
 from __future__ import annotations
@@ -32,22 +30,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ExtraMissingError, UsageError
-from pneumoscope.evaluation.agreement import Agreement, passed_limits
+from pneumoscope.evaluation.agreement import Agreement, exceeded_limits
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import build_model, convolutions_of
 from pneumoscope.graph.precision import PRECISIONS, Floats, Precision, Ranges
 
 Choice = Literal["auto", "f32", "bf16", "int8"]
-"""What can be asked for; `auto` is the fastest that is certified and that the processor has."""
+"""Requested precision; `auto` is the fastest certified one that the processor supports."""
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 
-_WAY_OUT = "Take --precision auto, or certify it: pneumoscope certify DATA --model MODEL."
+_WAY_OUT = "Use --precision auto, or certify it: pneumoscope certify DATA --model MODEL."
 
 
 @dataclass(frozen=True, slots=True)
 class PrecisionLimits:
-    """What a precision may differ from float32 by, and on how many images that is shown."""
+    """Largest accepted differences from float32, and the number of images needed to show them."""
 
     least_images: int = 100
     decisions_per_thousand: float = 2.0
@@ -56,21 +54,21 @@ class PrecisionLimits:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionCertificate:
-    """The comparison of one precision with float32.
+    """Comparison of one precision with float32.
 
     Attributes:
-        precision: what was compared.
-        floats: what is between convolutions: float32 or bfloat16.
-        images: how many were answered for both ways.
+        precision: the compared precision.
+        floats: type between convolutions: float32 or bfloat16.
+        images: number of images predicted in both precisions.
         largest_difference, mean_difference: of the probability.
-        decisions_changed: answers on another side of the threshold.
+        decisions_changed: predictions on the other side of the threshold.
         auc_before, auc_after: in float32 and in this precision.
-        heatmap_correlation: the least over images; `None` if all maps are flat.
+        heatmap_correlation: minimum over images; `None` if all maps are constant.
         data: which images, and SHA-256 over them.
-        calibrated_on: training images that int8's ranges were measured on.
+        calibrated_on: number of training images used to measure the ranges of int8.
         processor: where it was measured.
-        limits: what was allowed.
-        failures: which limits were passed, in words; empty if none.
+        limits: the accepted differences.
+        failures: exceeded limits, in words; empty if none.
     """
 
     precision: Literal["bf16", "int8"] = "bf16"
@@ -97,10 +95,10 @@ class PrecisionCertificate:
 def judged(
     measured: PrecisionCertificate, agreed: Agreement, limits: PrecisionLimits | None = None
 ) -> PrecisionCertificate:
-    """A certificate that says what was measured and where, with what came of it."""
+    """Complete a measured certificate with the agreement and the limits that were exceeded."""
     limits = limits or PrecisionLimits()
     per_thousand, most = agreed.decisions_per_thousand, limits.decisions_per_thousand
-    failures = passed_limits(
+    failures = exceeded_limits(
         (
             ("decisions changed in 1,000", per_thousand, most),
             ("difference of AUC", agreed.auc_difference, limits.auc),
@@ -109,23 +107,23 @@ def judged(
     if agreed.images < limits.least_images:
         failures += (f"images: found {agreed.images}, wanted at least {limits.least_images}",)
     if agreed.auc_difference is None:
-        failures += ("AUC: found one class, or an answer that is no number, wanted both classes",)
+        failures += ("AUC: found one class, or a non-finite prediction, wanted both classes",)
     return replace(measured, **asdict(agreed), limits=limits, failures=failures)
 
 
 def choose_precision(
     asked: Choice, certificates: Sequence[PrecisionCertificate], fast: Sequence[Precision]
 ) -> Precision:
-    """What to answer in.
+    """Choose the precision of inference.
 
     Args:
-        asked: by the user.
+        asked: the user's request.
         certificates: of the bundle.
-        fast: what this processor has instructions for, slowest first.
+        fast: precisions that this processor has instructions for, slowest first.
 
     Raises:
-        UsageError: bfloat16 or int8 was asked for, and there is no certificate for it, or one that
-            was not passed, or the processor has no instructions for it.
+        UsageError: bfloat16 or int8 was requested, but its certificate is missing or failed, or
+            the processor has no instructions for it.
     """
     if asked not in CHOICES:
         raise UsageError(f"--precision: found {asked!r}, wanted one of {', '.join(CHOICES)}.")
@@ -141,12 +139,12 @@ def choose_precision(
     if not found.passed:
         raise UsageError(
             f"--precision {asked}: its certificate failed ({'; '.join(found.failures)}). "
-            "Take --precision auto."
+            "Use --precision auto."
         )
     if asked not in fast:
         raise UsageError(
             f"--precision {asked}: this processor has no instructions for it, found "
-            f"{', '.join(fast)} of {', '.join(PRECISIONS)}. Take --precision auto."
+            f"{', '.join(fast)} of {', '.join(PRECISIONS)}. Use --precision auto."
         )
     return asked
 
@@ -154,14 +152,14 @@ def choose_precision(
 def floats_for(
     precision: Precision, certificates: Sequence[PrecisionCertificate], fast: Sequence[Precision]
 ) -> Floats:
-    """What is computed in where it is not in int8: bfloat16 if it was certified so, and is here."""
+    """Floating-point type beside int8: bfloat16 if certified with it and supported here."""
     if precision == "f32" or "bf16" not in fast:
         return "f32"
     return next((c.floats for c in certificates if c.precision == precision), "f32")
 
 
 MOST_IMAGES = 300
-"""NNCF's own default: ranges hardly move any more behind it."""
+"""NNCF's default; more images hardly change the ranges."""
 
 _REPORTS = "openvino_telemetry"
 
@@ -169,13 +167,13 @@ _REPORTS = "openvino_telemetry"
 def measure_ranges(
     networks: Sequence[NetworkArrays], size: int, images: NDArray[np.float32], *, flip: bool
 ) -> Ranges:
-    """Measure what the convolutions' inputs range over.
+    """Measure the ranges of the convolutions' inputs.
 
     Args:
         networks: the members of a bundle.
         size: side of the images, pixels.
         images: preprocessed, float32 (n, size, size, 3).
-        flip: as in the bundle.
+        flip: also run mirror images, as the bundle states.
 
     Raises:
         ExtraMissingError: NNCF is not installed.
@@ -197,7 +195,7 @@ def measure_ranges(
 
 
 def _range_of(convolution: Any) -> tuple[float, float]:
-    """Both ends of a convolution's input; NaN where NNCF doesn't round it, or it has no width."""
+    """Both ends of a convolution's input range; NaN if NNCF does not round it or its width is 0."""
     source = convolution.input_value(0).get_node()
     if source.get_type_name() != "FakeQuantize":
         return float("nan"), float("nan")
@@ -207,7 +205,7 @@ def _range_of(convolution: Any) -> tuple[float, float]:
 
 
 def _load_nncf() -> Any:
-    """NNCF, without the module by which it reports usage over the network."""
+    """Import NNCF without the module that reports usage over the network."""
     blocked = _REPORTS not in sys.modules
     if blocked:
         sys.modules[_REPORTS] = None  # type: ignore[assignment]
@@ -225,6 +223,6 @@ def _load_nncf() -> Any:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep NNCF's progress bars off stdout, which is for the command's own document."""
+    """Hide NNCF's progress bars, because stdout is reserved for the command's output."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
         yield

@@ -1,18 +1,13 @@
-"""Predictions by a Ray cluster: the same `Predictor`, once on every node.
+"""Batch prediction on a Ray cluster, with one `Predictor` per node, and files on remote storage.
 
-Comes in: names, and how every node loads the model. Goes out: a prediction for each name, in
-order. Knows nothing of tables. Needs the extra `ray`.
+`predicted_on_cluster` sends names to the nodes in blocks; a block is one task of an actor that
+holds the compiled graph. Ray Data keeps the order. If a node is lost, its blocks and its actor move
+to other nodes. Blocks begin at batch boundaries, so on processors of the same kind the predictions
+are bit-identical to those of one machine.
 
-Names go out in blocks; a block is one task of an actor that holds the compiled graph. Ray Data
-keeps the order, and where a node is lost gives its blocks, and its actor, to others. Blocks begin
-where batches do, so that answers are those of one machine to the last bit where the processors are
-of one kind.
-
-Files on any storage that fsspec reaches (`s3://`, `https://`, `file://`, …): which, and read.
-
-Comes in: URLs and local paths, in whatever mixture. Goes out: names as `expand` gives them, and
-images. Knows nothing of clusters or models. Needs the extra `ray`; for some storages a package
-more, which the error names.
+`expand_anywhere` and `read_anywhere` list and read files on any storage that fsspec supports
+(`s3://`, `https://`, `file://`, …), mixed with local paths. Needs the extra `ray`. Some storages
+need a further package, which the error names.
 """
 
 from __future__ import annotations
@@ -45,19 +40,19 @@ from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
 from pneumoscope.records import Prediction
 
 _WAITS = (0.5, 2.0, 8.0)
-"""Seconds before a file that the storage did not give is asked for again."""
+"""Seconds to wait before each further attempt to read a file from storage."""
 
 
 def expand_anywhere(paths: Iterable[Path | str]) -> Iterator[str]:
-    """The names of the files that paths and URLs mean, in an order that stays.
+    """List the files that paths and URLs refer to, in a stable order.
 
-    Of URLs: a folder's files, in sorted order, hidden ones left out (of HTTP, which knows no
-    folders, a URL that ends in `/` and shows a list of links); what fits a pattern with `*`; the
-    `path` column of a CSV, relative to it or URLs themselves; or a file itself.
+    A URL may be a folder (all its files in sorted order, without hidden ones; for HTTP, which has
+    no folders, a URL that ends in `/` and returns a list of links), a pattern with `*`, a CSV with
+    a `path` column (relative to the CSV, or URLs), or a file.
 
     Raises:
-        ManifestError: a CSV can't be read or understood.
-        MissingError: the package for a storage is not installed, or it does not answer.
+        ManifestError: a CSV can't be read or parsed.
+        MissingError: the package for a storage is not installed, or the storage does not respond.
     """
     for path in paths:
         if is_url(str(path)):
@@ -67,7 +62,7 @@ def expand_anywhere(paths: Iterable[Path | str]) -> Iterator[str]:
 
 
 def read_anywhere(name: str, limits: LimitsConfig) -> GreyImage:
-    """Read one image from a URL or a path; the bytes of a URL are fetched whole.
+    """Read one image from a URL or a path; the bytes of a URL are downloaded completely.
 
     Raises:
         ImageRefusedError: for every failure of the file and of the storage.
@@ -75,7 +70,7 @@ def read_anywhere(name: str, limits: LimitsConfig) -> GreyImage:
     if not is_url(name):
         return read_image(name, limits)
     storage, place = _storage(name)
-    if "file" in storage.protocol:  # pipes and devices are read by no storage of ours
+    if "file" in storage.protocol:  # local reading also handles pipes and devices
         return read_image(place, limits)
     return read_bytes(_fetched(storage, place, name, limits), name, limits)
 
@@ -87,15 +82,15 @@ def _storage(url: str) -> tuple[Any, str]:
         raise ExtraMissingError(f"reading {url}", "ray") from error
     try:
         storage, place = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # no package for it, or no such protocol
+    except (ImportError, ValueError) as error:  # missing package, or unknown protocol
         raise MissingError(
-            f"{url}: {error}. Give a URL that fsspec knows, and install what it needs."
+            f"{url}: {error}. Give a URL that fsspec supports, and install the package it needs."
         ) from error
     return storage, str(place)
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What storages raise: mostly OSError; HTTP its own."""
+    """Exceptions of storages: mostly OSError; HTTP has its own."""
     try:
         from aiohttp import ClientError
     except ImportError:
@@ -114,18 +109,18 @@ def _fetched(storage: Any, place: str, name: str, limits: LimitsConfig) -> bytes
             ) from error
         except IsADirectoryError as error:
             raise ImageRefusedError(
-                name, Reason.NOT_A_FILE, "it is a folder; an image file is wanted"
+                name, Reason.NOT_A_FILE, "it is a folder; wanted an image file"
             ) from error
         except PermissionError as error:
             raise ImageRefusedError(
-                name, Reason.PERMISSION_DENIED, f"the storage does not give it to you ({error})"
+                name, Reason.PERMISSION_DENIED, f"the storage denies access to it ({error})"
             ) from error
         except _failures() as error:
             words = " ".join(str(error).split())[:300] or type(error).__name__
         if wait is not None:
             time.sleep(wait)
     raise ImageRefusedError(
-        name, Reason.CORRUPT, f"the storage did not give it in {len(_WAITS) + 1} tries ({words})"
+        name, Reason.CORRUPT, f"the storage failed to return it {len(_WAITS) + 1} times ({words})"
     )
 
 
@@ -144,7 +139,7 @@ def _expand_url(url: str) -> Iterator[str]:
             names = []
     except _failures() as error:
         raise MissingError(
-            f"{url}: the storage does not answer ({error}). Give one that you may list."
+            f"{url}: the storage does not respond ({error}). Give a URL that you may list."
         ) from error
     yield from [storage.unstrip_protocol(name) for name in names] or [url]
 
@@ -164,17 +159,17 @@ def _listed_at(storage: Any, place: str, url: str) -> Iterator[str]:
         content = storage.cat_file(place)
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{url}: is no CSV in UTF-8: {error}. Save it as such.") from error
+        raise ManifestError(f"{url}: is not a CSV in UTF-8: {error}. Save it as such.") from error
     for name in listed(io.StringIO(text, newline=""), url):
         yield name if is_url(name) else f"{url.rsplit('/', 1)[0]}/{name}"
 
 
 _MOST_PER_BLOCK = 64 * BATCH
 _BLOCKS_PER_NODE = 16
-"""At least so many where there are files enough: nodes end at nearly the same time then."""
+"""Least number of blocks per node for many files, so that nodes finish at about the same time."""
 
 _SEGMENT = 1024 * _MOST_PER_BLOCK
-"""Names that the cluster holds at once; after each such million the graphs are loaded anew."""
+"""Names sent to the cluster at once; the graphs are loaded again for each such segment."""
 
 Load = Callable[[], Predictor]
 
@@ -182,24 +177,23 @@ Load = Callable[[], Predictor]
 def predicted_on_cluster(
     names: Iterable[str], count: int, load: Load, mark: str, workers: int = 0
 ) -> Generator[Prediction]:
-    """One prediction for every name, in order.
+    """Predict for every name, in order, on a Ray cluster.
 
-    The cluster is that of `RAY_ADDRESS` (`auto`: one that runs on this machine), else a new one of
-    this machine alone. Every node must have this version of the package and be able to load the
-    model.
+    The cluster is that of `RAY_ADDRESS` (`auto`: one running on this machine), else a new one on
+    this machine alone. Every node must have this version of the package and access to the model.
 
     Args:
         names: URLs, or paths that every node can read.
-        count: how many.
+        count: number of names.
         load: loads the model; called once on every node.
-        mark: `mark_of` the model, which is to be the same everywhere.
-        workers: processes that read on every node; 0 for threads.
+        mark: `mark_of` the model, which must be the same on every node.
+        workers: reader processes on every node; 0 for threads.
 
     Raises:
         ExtraMissingError: Ray is not installed.
-        MissingError: the cluster can't go on, or a node has another model or version.
+        MissingError: the cluster failed, or a node has another model or version.
     """
-    # No statistics of use leave this machine; Ray looks when it is imported.
+    # Prevents usage statistics from leaving this machine; Ray checks it on import.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -207,7 +201,7 @@ def predicted_on_cluster(
     except ImportError as error:
         raise ExtraMissingError("--engine ray", "ray") from error
     ours = not ray.is_initialized()
-    with redirect_stdout(sys.stderr):  # Ray prints what it thinks of lost nodes
+    with redirect_stdout(sys.stderr):  # Ray prints messages about lost nodes
         try:
             if ours:
                 _begin(ray)
@@ -219,7 +213,7 @@ def predicted_on_cluster(
             while segment := list(_blocks(islice(remaining, _SEGMENT), max(size, BATCH))):
                 yield from _rows(ray, segment, min(nodes, len(segment)), arguments)
         except (ray.exceptions.RayError, ConnectionError) as error:
-            raise _told(error) from error
+            raise _cluster_error(error) from error
         finally:
             if ours:
                 ray.shutdown()
@@ -245,7 +239,7 @@ def _rows(
 ) -> Iterator[Prediction]:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
-    context.enable_progress_bars = False  # ours shows what has arrived
+    context.enable_progress_bars = False  # the progress bar of the command is used
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data = ray.data.from_arrow(blocks).map_batches(
         _Scorer,
@@ -253,9 +247,8 @@ def _rows(
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors),
         fn_constructor_args=arguments,
-        # Ray Data spreads actors out, so there is one to a node, and restarts them however often.
-        # Each uses all processors of its node but claims one: what was on a lost node finds room
-        # on another.
+        # Ray Data spreads actors over the nodes and restarts them. Each actor uses all processors
+        # of its node but claims one, so that the actors of a lost node fit on another node.
         num_cpus=1,
     )
     for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -263,40 +256,40 @@ def _rows(
 
 
 class _Scorer:
-    """What runs on every node.
+    """The actor that runs on every node.
 
     Args:
         load: loads the model.
-        mark: what it must be.
-        folder: where relative paths begin.
-        workers: processes that read.
+        mark: expected `mark_of` the model.
+        folder: base of relative paths.
+        workers: reader processes.
 
     Raises:
-        UsageError: it is another.
+        UsageError: the node has another model or version.
     """
 
     def __init__(self, load: Load, mark: str, folder: str, workers: int) -> None:
         self._predictor = load()
         if mark_of(self._predictor) != mark:
             raise UsageError(
-                "a node has another version of pneumoscope or of the model than the machine that "
-                "asks, wanted the same on all. Install the same version, and copy the bundle again."
+                "a node has another version of pneumoscope or of the model than this machine; "
+                "wanted the same on all. Install the same version, and copy the bundle again."
             )
         self._read = _FromFolder(folder)
         self._workers = workers
 
     def __call__(self, block: Any) -> Any:
-        """Rows for names: a table with one column to another, both as JSON."""
+        """Rows for names: from a table with one column to another, both as JSON."""
         import pyarrow
 
         names = map(json.loads, block["name"].to_pylist())
-        answers = self._predictor.predict_files(names, workers=self._workers, read=self._read)
-        rows = [json.dumps(asdict(answer.prediction)) for answer in answers]
+        results = self._predictor.predict_files(names, workers=self._workers, read=self._read)
+        rows = [json.dumps(asdict(result.prediction)) for result in results]
         return pyarrow.table({"row": rows})
 
 
 class _FromFolder:
-    """Reads names that were given in a certain folder; keeps them as they were given."""
+    """Reads names relative to a folder, and keeps the names as given."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -314,11 +307,11 @@ def _as_prediction(row: str) -> Prediction:
     return Prediction(**values)
 
 
-def _told(error: Exception) -> MissingError:
-    """What the cluster says, in one sentence: of a traceback the error itself."""
+def _cluster_error(error: Exception) -> MissingError:
+    """The cluster's error in one sentence; of a traceback, the error itself."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     words = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
     return MissingError(
-        f"the cluster ended the run ({words.rstrip('.') or type(error).__name__}). Rows so far are "
-        "kept: when that is mended, the same command with --resume goes on."
+        f"the cluster ended the run ({words.rstrip('.') or type(error).__name__}). The rows so "
+        "far are kept: solve the problem and repeat the command with --resume."
     )

@@ -1,11 +1,8 @@
-"""The engine that answers: a bundle's networks compiled by OpenVINO. No training framework.
+"""Inference engines: the `Backend` protocol, and its OpenVINO and Keras implementations.
 
-Comes in: a bundle. Goes out: a `Backend`. Compiled graphs are kept in the cache folder, so that
-the next start is fast. Knows nothing of files, thresholds or calibration.
-
-The seam where engines are swapped: preprocessed batches in, logits, maps and embeddings out.
-
-A backend knows nothing of files, thresholds or calibration. Tests use a tiny fake of it.
+A backend takes preprocessed batches and returns logits, Grad-CAM maps and embeddings.
+`OpenVinoBackend` needs no training framework; it keeps compiled graphs in the cache folder, so
+later starts are fast. `KerasBackend` is the reference. Tests use a small fake backend.
 """
 
 from __future__ import annotations
@@ -26,15 +23,15 @@ from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities, has_graphics
 from pneumoscope.graph.precision import Device, Floats, Precision, Ranges, fast_here
 from pneumoscope.graph.runner import Runner, images_per_request
-from pneumoscope.inference.answer_graph import build_inference_graph
 from pneumoscope.inference.bundle import Bundle
 from pneumoscope.inference.certificates import Choice, choose_precision, floats_for
+from pneumoscope.inference.prediction_graph import build_inference_graph
 from pneumoscope.storage import cache_folder, claim_folder
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a model says of a batch, float32: logits (n,), cams (n, h, w) ≥ 0, embeddings (n, c)."""
+    """Outputs for a batch, float32: logits (n,), cams (n, h, w) ≥ 0, embeddings (n, c)."""
 
     logits: NDArray[np.float32]
     cams: NDArray[np.float32]
@@ -42,37 +39,37 @@ class Outputs:
 
 
 class Backend(Protocol):
-    """An engine with a model loaded."""
+    """An engine with a loaded model."""
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
         """The model's outputs for preprocessed images, float32 (n, size, size, 3).
 
-        May be called in several threads at once.
+        Must be safe to call from several threads.
         """
 
 
 class KerasBackend:
-    """The reference: the Keras networks themselves, on whichever backend Keras runs.
+    """The reference: the Keras networks themselves, on any Keras backend.
 
     Args:
         networks: one network, or several of the same architecture whose probabilities are averaged.
-        flip: run every image's left-right mirror image as well, and average over both.
+        flip: also run every image's left-right mirror image, and average over both.
     """
 
     def __init__(self, networks: Any | Sequence[Any], *, flip: bool = False) -> None:
         members = networks if isinstance(networks, Sequence) else (networks,)
         self._graphs = [build_inference_graph(network) for network in members]
         self._flip = flip
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
-        """Each network over preprocessed images, float32 (n, size, size, 3), taken together.
+        """Run all networks on preprocessed images, float32 (n, size, size, 3), and average them.
 
-        Of several passes (networks, or flip) the logits are those of the mean probability, the
-        cams the mean of all maps, laid over the image as it was given. The embeddings are those of
-        the first network alone, un-flipped: networks don't share their feature spaces.
+        For several passes (networks, or flip) the logit is that of the mean probability, and the
+        map is the mean of all maps, aligned with the unflipped image. The embedding is that of the
+        first network on the unflipped image, because networks do not share their feature spaces.
         """
-        with self._turn:
+        with self._lock:
             passes = [_forward(graph, batch) for graph in self._graphs]
             if self._flip:
                 mirrored = np.ascontiguousarray(batch[:, :, ::-1])
@@ -91,8 +88,8 @@ class KerasBackend:
 def logit_of_mean(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """The logit of the mean probability over the first axis: logits (m, n) → (n,).
 
-    Worked out in float64 without forming the probabilities, of which float64 holds none between
-    1 - 1e-16 and 1. NaN where any of the logits is no finite number.
+    Computed in float64 without forming probabilities, because float64 has no numbers between
+    1 - 1e-16 and 1. NaN where a logit is not finite.
     """
     each = logits.astype(np.float64)
     finite = np.isfinite(each).all(axis=0)
@@ -116,20 +113,20 @@ _LOGGER = logging.getLogger(__name__)
 DeviceChoice = Literal["auto", "CPU", "GPU"]
 
 INT8_TABLE = "int8"
-"""The bundle's table of the ranges that int8 needs."""
+"""Name of the bundle's table of activation ranges for int8."""
 
 
 class OpenVinoBackend:
-    """Networks on the processor, one compiled graph per size of a batch that is asked for.
+    """Networks compiled by OpenVINO, with one graph per batch size.
 
     Args:
         networks: the members of a bundle.
         size: side of the images, pixels.
-        flip: as in the bundle.
-        cache: folder for compiled graphs; `None` keeps none.
-        floats: what is computed in, where it is not in int8.
-        ranges: with them convolutions are computed in int8.
-        device: what it runs on.
+        flip: also run mirror images, as the bundle states.
+        cache: folder of compiled graphs; `None` disables caching.
+        floats: floating-point type, where int8 is not used.
+        ranges: activation ranges; if given, convolutions are computed in int8.
+        device: device to run on.
     """
 
     def __init__(
@@ -155,27 +152,27 @@ class OpenVinoBackend:
     def load(
         cls, bundle: Bundle, precision: Choice = "f32", device: DeviceChoice = "CPU"
     ) -> OpenVinoBackend:
-        """The engine with the networks of a bundle.
+        """Load the networks of a bundle.
 
         Args:
-            bundle: of `load_bundle`.
-            precision: what to compute in; `auto` is the fastest that the bundle's certificates
-                allow on this processor.
-            device: `CPU`, `GPU` (graphics that OpenVINO finds; float32 alone, since certificates
-                are of processors), or `auto`: graphics if there are any.
+            bundle: from `load_bundle`.
+            precision: arithmetic; `auto` is the fastest that the bundle's certificates allow on
+                this processor.
+            device: `CPU`, `GPU` (one that OpenVINO supports; float32 only, because certificates
+                apply to processors), or `auto`: a GPU if there is one.
 
         Raises:
-            BundleError: the weights are damaged, or not those of the bundle's architecture; or
-                int8 was certified and its table is not there.
-            UsageError: the bundle or the device doesn't allow the precision, or there is no such
-                device.
+            BundleError: the weights are damaged or have another architecture, or the table for
+                certified int8 is missing.
+            UsageError: the bundle or the device does not allow the precision, or the device does
+                not exist.
         """
         manifest = bundle.manifest
         chosen_device = choose_device(device)
         fast = fast_precisions() if chosen_device == "CPU" else ("f32",)
         chosen = choose_precision(precision, manifest.certificates, fast)
         networks = [read_network(path, manifest.architecture) for path in bundle.weights]
-        _LOGGER.debug("answers are computed in %s", chosen)
+        _LOGGER.debug("inference runs in %s", chosen)
         return cls(
             networks,
             manifest.architecture.size,
@@ -188,7 +185,7 @@ class OpenVinoBackend:
 
     @property
     def precision(self) -> Precision:
-        """What it computes in."""
+        """Precision of the computation."""
         return "int8" if self._ranges is not None else self._floats
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
@@ -200,7 +197,7 @@ class OpenVinoBackend:
             return build_model(
                 self._networks, self._size, images, flip=self._flip, ranges=self._ranges
             )
-        except RuntimeError as error:  # shapes that don't fit together
+        except RuntimeError as error:  # shapes that don't match
             raise BundleError(
                 f"the network can't be built for {self._size} pixels: {error} "
                 "Copy the bundle again or train again."
@@ -208,23 +205,23 @@ class OpenVinoBackend:
 
 
 def choose_device(asked: DeviceChoice) -> Device:
-    """What to run on.
+    """Choose the device.
 
     Raises:
-        UsageError: graphics were asked for, and OpenVINO finds none.
+        UsageError: a GPU was requested and OpenVINO detects none.
     """
     if asked == "CPU" or (asked == "auto" and not has_graphics()):
         return "CPU"
     if asked == "GPU" and not has_graphics():
         raise UsageError(
-            "--device GPU: OpenVINO finds no graphics that it runs on. Install their driver, or "
-            "take --device CPU."
+            "--device GPU: OpenVINO detects no GPU that it supports. Install its driver, or use "
+            "--device CPU."
         )
     return "GPU"
 
 
 def fast_precisions() -> tuple[Precision, ...]:
-    """What this processor has instructions for, slowest first."""
+    """Precisions that this processor has instructions for, slowest first."""
     return fast_here(capabilities())
 
 
@@ -232,20 +229,20 @@ def _ranges(bundle: Bundle) -> Ranges:
     table = bundle.table(INT8_TABLE)
     if table is None:
         raise BundleError(
-            f"{bundle.folder}: is certified for int8 and holds no {INT8_TABLE} table, wanted both. "
-            "Take --precision f32, or certify it again: pneumoscope certify DATA --model MODEL."
+            f"{bundle.folder}: is certified for int8 but has no {INT8_TABLE} table, wanted both. "
+            "Use --precision f32, or certify it again: pneumoscope certify DATA --model MODEL."
         )
     return Ranges.from_table(table)
 
 
 def writable_graph_cache() -> Path | None:
-    """The folder for compiled graphs if files can be made in it.
+    """The folder for compiled graphs; `None` if it can't be written.
 
-    Answers don't wait for a cache to be repaired.
+    Inference continues without the cache in that case.
     """
     try:
         claim_folder(folder := cache_folder() / "graphs")
     except (OSError, UsageError) as error:
-        _LOGGER.info("compiled graphs are not kept, every start takes longer: %s", error)
+        _LOGGER.info("compiled graphs are not cached, so every start takes longer: %s", error)
         return None
     return folder

@@ -1,7 +1,7 @@
-"""Which model predicted: a fingerprint of what probabilities depend on, a digest of everything.
+"""Identity of a model: a fingerprint of its probabilities, and a digest of its whole manifest.
 
-Two models of one fingerprint give the same probabilities; they may cut them elsewhere. Two of one
-digest are the same in every word.
+Two models with the same fingerprint give the same probabilities, but may have different thresholds.
+Two models with the same digest are identical.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pneumoscope.inference.bundle import BundleManifest
 def model_fingerprint(manifest: BundleManifest) -> str:
     """SHA-256 over weights' hashes, preprocessing, architecture, flip and calibration."""
     weights = {n: h for n, h in manifest.files.items() if n.endswith(NETWORK_SUFFIX)}
-    told = {
+    decisive = {
         "weights": weights,
         "preprocessing": asdict(manifest.preprocessing),
         "architecture": asdict(manifest.architecture),
         "flip": manifest.flip,
         "calibration": manifest.calibration.to_dict(),
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_digest(manifest: BundleManifest) -> str:
-    """Hex SHA-256 over all of a manifest: threshold, input check and abstention too."""
+    """Hex SHA-256 over the whole manifest, including threshold, input check and abstention."""
     text = json.dumps(asdict(manifest), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

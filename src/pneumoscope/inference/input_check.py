@@ -1,15 +1,14 @@
-"""Is this a frontal chest X-ray like those that the model knows?
+"""Input check: out-of-distribution detection for images other than frontal chest X-rays.
 
-Comes in: what a film looks like at a glance, the network's embedding of it, and statistics of the
-training images. Goes out: a `Verdict`. Knows nothing of files, of labels or of probabilities.
+An image has four descriptors: three of its thumbnail, which do not depend on the network, and the
+network's embedding. For each one the distance to the training images is measured
+(`overlay.Gaussian`). The input score is the largest distance relative to its limit. Both kinds of
+descriptor are needed: a network trained on chest X-rays only may map a hand close to them, and a
+thumbnail does not show details.
 
-A film is described in four ways: three of its thumbnail, which no network has a part in, and the
-embedding. In each its distance to the training images is measured (`gaussian.py`); the largest,
-as a share of what is allowed, is the input score. A network that saw chest films alone may take
-a hand for one, and a thumbnail can't tell what only details show: neither is asked alone.
-
-A film that fits better turned by a quarter or half a circle, or inverted, and fits well so, is
-refused as `rotated` or `inverted`; one that fits in no way as `not_a_chest_xray`.
+An image that is close to the training images only after rotation by 90° or 180°, or after
+inversion, is refused as `rotated` or `inverted`. An image that is close in no orientation is
+refused as `not_a_chest_xray`.
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import Reason
-from pneumoscope.images.framing import EDGES, GRADIENTS, THUMBNAIL, Look
+from pneumoscope.images.framing import EDGES, GRADIENTS, THUMBNAIL, ImageDescriptors
 from pneumoscope.inference.overlay import Gaussian, fit_gaussian
 
 METHOD: Final = "gaussians"
 TABLE = "input_check"
-"""Names of the method in `bundle.json`, and of its table."""
+"""Name of the method in `bundle.json`, and of its table."""
 
 EMBEDDING = "embedding"
 DESCRIPTIONS = (THUMBNAIL, GRADIENTS, EDGES, EMBEDDING)
 
 COMPONENTS = 32
-"""Leading components of each description's distribution."""
+"""Number of leading principal components of each descriptor's distribution."""
 
 MOST_COLOUR = 0.15
-"""Mean chroma (`GreyImage.colour`) of a film: a tinted scan has less, a photograph mostly more."""
+"""Largest mean chroma (`GreyImage.colour`) of an X-ray; most photographs have more."""
 
 _LEAST_LIMIT = 1e-6
-"""Where held-out films are all the same, as of a network that sees nothing."""
+"""Lower limit for degenerate cases where all held-out images are identical."""
 
 _WORDS = {
-    THUMBNAIL: "where it is bright and dark",
-    GRADIENTS: "the outlines in it",
-    EDGES: "how sharp its outlines are",
-    EMBEDDING: "what the network sees in it",
+    THUMBNAIL: "its brightness pattern",
+    GRADIENTS: "its outlines",
+    EDGES: "the sharpness of its outlines",
+    EMBEDDING: "the network's features",
 }
 _TURNS = {1: "anticlockwise by 90°", 2: "by 180°", 3: "clockwise by 90°"}
 _WAYS = tuple((quarters, inverted) for inverted in (False, True) for quarters in range(4))
@@ -53,7 +52,7 @@ _WAYS = tuple((quarters, inverted) for inverted in (False, True) for quarters in
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of one input: its score, ≥ 0, refused above 1; and why it is refused, if it is."""
+    """Result for one input: its score (≥ 0, refused above 1), and the reason if it is refused."""
 
     score: float
     reason: Reason | None = None
@@ -62,18 +61,18 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What training images look like.
+    """Distribution of the training images.
 
     Attributes:
         gaussians: one for each of `DESCRIPTIONS`.
-        limits: the distance in each at which the score is 1.
+        limits: descriptor → distance at which the score is 1.
     """
 
     gaussians: Mapping[str, Gaussian]
     limits: Mapping[str, float]
 
     def to_table(self) -> dict[str, NDArray[Any]]:
-        """The arrays of a bundle's table `input_check`; the limits go into its manifest."""
+        """The arrays of a bundle's table `input_check`; the limits are stored in its manifest."""
         arrays: dict[str, NDArray[Any]] = {}
         for name, gaussian in self.gaussians.items():
             arrays |= gaussian.to_arrays(name)
@@ -83,10 +82,10 @@ class Statistics:
     def from_table(
         cls, table: Mapping[str, NDArray[Any]], limits: Mapping[str, float]
     ) -> Statistics:
-        """What `to_table` gave, with the limits.
+        """Restore the statistics from the table and the limits.
 
         Raises:
-            ValueError: arrays or limits are missing or can't be used.
+            ValueError: arrays or limits are missing or invalid.
         """
         if set(limits) != set(DESCRIPTIONS) or not all(limit > 0 for limit in limits.values()):
             raise ValueError(
@@ -95,10 +94,10 @@ class Statistics:
         return cls({name: Gaussian.from_arrays(table, name) for name in DESCRIPTIONS}, limits)
 
     def shares(
-        self, looks: list[Look], embeddings: NDArray[np.float32] | None = None
+        self, looks: list[ImageDescriptors], embeddings: NDArray[np.float32] | None = None
     ) -> dict[str, NDArray[np.float64]]:
-        """Distances of n films by description, each (n,), as shares of the limits."""
-        described = [look.descriptions() for look in looks]
+        """Distances of n images by descriptor, each (n,), relative to the limits."""
+        described = [look.vectors() for look in looks]
         found = {
             name: self._share(name, np.stack([each[name] for each in described]))
             for name in (THUMBNAIL, GRADIENTS, EDGES)
@@ -110,14 +109,14 @@ class Statistics:
     def _share(self, name: str, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         return self.gaussians[name].distances(vectors) / self.limits[name]
 
-    def verdict(self, look: Look, embedding: NDArray[np.float32]) -> Verdict:
-        """What to think of one film.
+    def verdict(self, look: ImageDescriptors, embedding: NDArray[np.float32]) -> Verdict:
+        """Check one image.
 
         Args:
-            look: of its square.
+            look: descriptors of its square.
             embedding: of the model's first network, float32 (c,).
         """
-        ways = [look.turned(quarters, inverted=inverted) for quarters, inverted in _WAYS]
+        ways = [look.rotated(quarters, inverted=inverted) for quarters, inverted in _WAYS]
         shares = self.shares(ways)
         turned = np.max(list(shares.values()), axis=0)
         as_given = {name: float(share[0]) for name, share in shares.items()}
@@ -131,30 +130,30 @@ class Statistics:
         if score <= 1.0:
             return Verdict(score)
         detail = (
-            f"it is unlike the frontal chest X-rays that the model knows, most of all in "
-            f"{_WORDS[most]}: input score {score:.2f}, above 1 is refused. Give a frontal chest "
-            "X-ray, upright, uncut and alone; if it is one, the model does not know its kind"
+            "it differs from the frontal chest X-rays that the model was trained on, most in "
+            f"{_WORDS[most]}: input score {score:.2f} (limit 1.00). Give a single upright, "
+            "uncropped frontal chest X-ray. If it is one, the training data had no images like it"
         )
         return Verdict(score, Reason.NOT_A_CHEST_XRAY, detail)
 
 
 def _turned_words(quarters: int, inverted: bool) -> tuple[Reason, str]:
-    """Reason and words for a film that fits once turned anticlockwise so often, and inverted."""
-    turn = f"turn it {_TURNS[quarters]}" if quarters else ""
+    """Reason and explanation for an image that fits only after rotation or inversion."""
+    turn = f"rotate it {_TURNS[quarters]}" if quarters else ""
     if not inverted:
-        return Reason.ROTATED, f"it fits the training images only if turned: {turn}"
+        return Reason.ROTATED, f"it fits the training images only after rotation: {turn}"
     both = f", and {turn}" if turn else ""
     return (
         Reason.INVERTED,
-        f"its black and white seem to be exchanged: invert it, so that air is black{both}",
+        f"black and white seem to be exchanged: invert it, so that air is black{both}",
     )
 
 
 def fit_statistics(
-    looks: list[Look], embeddings: NDArray[np.float32], labels: NDArray[np.int64]
+    looks: list[ImageDescriptors], embeddings: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> dict[str, Gaussian]:
-    """The distributions of n training images, the embeddings' by class."""
-    described = [look.descriptions() for look in looks]
+    """Fit the distributions of n training images, those of the embeddings by class."""
+    described = [look.vectors() for look in looks]
     found = {}
     for name in DESCRIPTIONS:
         if name == EMBEDDING:
@@ -167,15 +166,16 @@ def fit_statistics(
 def choose_limits(
     distances: Mapping[str, NDArray[np.float64]], refusals: float, patients: int
 ) -> dict[str, float]:
-    """The distances that are allowed, so that of held-out films the share `refusals` is refused.
+    """Choose the limits so that the share `refusals` of held-out images is refused.
 
-    Each description gets its own quantile, at half of `refusals`; then all are stretched alike. Few
-    patients tell little of what is rare, so the limits are raised by one part in √patients.
+    Each descriptor gets its own quantile, at half of `refusals`. Then all limits are scaled by one
+    factor. A small sample says little about rare distances, so the limits are raised by a share of
+    1/√patients.
 
     Args:
-        distances: of n held-out films, (n,) by description.
-        refusals: the share of them that may be refused.
-        patients: how many they are of.
+        distances: of n held-out images, (n,) by descriptor.
+        refusals: accepted share of refused images.
+        patients: number of patients with these images.
     """
     limits = {
         name: max(float(np.quantile(each, 1.0 - refusals / 2)), _LEAST_LIMIT)

@@ -1,7 +1,7 @@
-"""Many inputs: which files a PATH means, in an order that stays.
+"""Input lists: the files that PATH arguments refer to, in a stable order.
 
-Comes in: paths as users give them. Goes out: files, one by one, or a `FileList` of them. Holds the
-names of one folder at a time, never a whole archive's. Knows nothing of models or tables.
+`expand` yields file names one by one, and `FileList` holds them in a temporary file. Memory holds
+the names of one folder at a time, never those of a whole archive.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _LENGTH_BYTES = 4
 
 
 class FileList:
-    """The files that paths mean, as they were when it was made: what comes later is not among them.
+    """The files that paths refer to at the time of creation; later files are not included.
 
-    The names lie in a temporary file without a name, so that memory does not grow with them.
+    The names are kept in an anonymous temporary file, so memory does not grow with their number.
 
     Args:
-        names: as `expand` gives them; taken to their end.
-        without: a file that is left out wherever it turns up.
+        names: from `expand`; consumed completely.
+        without: a file to leave out wherever it occurs.
 
     Attributes:
         digest: SHA-256, hex, of the names in their order.
@@ -63,15 +63,15 @@ class FileList:
         return digest.hexdigest()
 
     def __len__(self) -> int:
-        """How many files."""
+        """Number of files."""
         return self._count
 
     def __iter__(self) -> Iterator[str]:
-        """Every name, in order; one reader at a time."""
+        """Every name, in order; only one iteration at a time."""
         return self.after(0)
 
     def after(self, count: int) -> Iterator[str]:
-        """The names but the first `count`; one reader at a time."""
+        """The names without the first `count`; only one iteration at a time."""
         self._names.seek(0)
         for number in range(self._count):
             name = self._names.read(int.from_bytes(self._names.read(_LENGTH_BYTES)))
@@ -91,16 +91,16 @@ class FileList:
 
 
 def expand(paths: Iterable[Path]) -> Iterator[str]:
-    """The names of the files that paths mean: itself, a folder's, a CSV's, a pattern's.
+    """List the files that paths refer to: files, folders, CSV tables and patterns.
 
-    Of a CSV it is the column `path`. Folders are searched recursively in sorted order, hidden files
-    left out; links are followed, and each real folder is read once. A pattern (`*`, `?`, `[…]`;
-    `**` for any folders between) means the files and folders that it fits, in sorted order; with
-    `**` files alone. A path that is not there, a pattern that fits nothing, and a folder that can't
-    be listed are named themselves, so that they get a row that says so.
+    A folder is searched recursively in sorted order, without hidden files; links are followed, and
+    each real folder is read once. A CSV stands for its column `path`. A pattern (`*`, `?`, `[…]`;
+    `**` for any number of folders) stands for the files and folders that match it, in sorted order;
+    with `**` for files only. A path that does not exist, a pattern without matches and a folder
+    that can't be listed are returned themselves, so that they get a row with a reason.
 
     Raises:
-        ManifestError: a CSV can't be read, has no `path` column, or a row without a path.
+        ManifestError: a CSV can't be read, has no `path` column, or has a row without a path.
     """
     for path in paths:
         if _is(path, "dir"):
@@ -116,18 +116,18 @@ def expand(paths: Iterable[Path]) -> Iterator[str]:
 def _is(path: Path, what: Literal["dir", "file"]) -> bool:
     try:
         return path.is_dir() if what == "dir" else path.is_file()
-    except (OSError, ValueError):  # not allowed to look, or a name that no file system holds
+    except (OSError, ValueError):  # no permission, or a name that no file system allows
         return False
 
 
 def _is_pattern(path: Path) -> bool:
-    """Whether a PATH is a pattern; a file whose own name has brackets is that file."""
+    """Whether a PATH is a pattern; an existing file with brackets in its name is not."""
     text = str(path)
     return glob.has_magic(text) and "\0" not in text and not os.path.lexists(path)
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file is text by its content: an image that is named .csv is an image."""
+    """Whether a file contains text; an image named .csv does not."""
     if not _is(path, "file"):
         return False
     try:
@@ -186,7 +186,7 @@ def _plain_parts(pattern: Path) -> Iterator[str]:
 
 
 def _fits(parts: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    """Whether the folders and the name of a file fit a pattern's parts."""
+    """Whether the folders and the name of a file match the parts of a pattern."""
     if not parts or not names:
         return not parts and not names
     if parts == ("**",):
@@ -208,7 +208,7 @@ def _listed_in(table: Path) -> Iterator[str]:
 
 
 def _beside(table: Path, name: str) -> Path:
-    """A file named in a table; back-slashes part folders where there is no file of that name."""
+    """A file named in a table; backslashes separate folders unless a file has that name."""
     path = table.parent / name
     if "\\" in name and not os.path.lexists(path):
         path = table.parent / name.replace("\\", "/")
@@ -216,15 +216,15 @@ def _beside(table: Path, name: str) -> Path:
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is that of a file on some storage (`s3://…`), not of one on this machine."""
+    """Whether a name refers to remote storage (`s3://…`) and not to this machine."""
     return "://" in name
 
 
 def listed(stream: Iterable[str], table: str) -> Iterator[str]:
-    """The `path` column of a CSV, as it is written there; empty lines are left out.
+    """The `path` column of a CSV, as written there; empty lines are skipped.
 
     Raises:
-        ManifestError: no CSV, no such column, or a row without a path.
+        ManifestError: it is not a CSV, has no such column, or has a row without a path.
     """
     place = None
     try:
@@ -236,12 +236,12 @@ def listed(stream: Iterable[str], table: str) -> Iterator[str]:
             elif len(line) <= place or not line[place].strip():
                 raise ManifestError(
                     f"{table}, row {number}: found no path, wanted one in each row. Remove the "
-                    "row, or name its image."
+                    "row, or add the path of its image."
                 )
             else:
                 yield line[place].strip()
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{table}: is no CSV in UTF-8: {error}. Save it as such.") from error
+        raise ManifestError(f"{table}: is not a CSV in UTF-8: {error}. Save it as such.") from error
 
 
 def _column(table: str, header: list[str]) -> int:

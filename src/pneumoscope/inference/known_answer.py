@@ -1,8 +1,8 @@
-"""A phantom whose score is known: whether an engine on this machine computes what it should.
+"""Known-answer test: does an engine on this machine reproduce the stated score of a phantom?
 
-The phantom is a drawn X-ray that ships with the package. A bundle states the logit that its network
-gave for it, in float32, when the bundle was written; the logit does not change with the calibration
-or the threshold. It stands in the bundle's table `known_answer`.
+The phantom is a synthetic X-ray in the package. When a bundle is written, the float32 logit of its
+network for the phantom is stored in the bundle's table `known_answer`. The logit does not depend on
+the calibration or the threshold.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
     from pneumoscope.inference.bundle import BundleManifest
 
 TABLE = "known_answer"
-"""The bundle's table."""
+"""Name of the bundle's table."""
 
 NAME = "phantom.png"
 
 EXACT_LOGIT = 1e-3
 EXACT_PROBABILITY = 1e-4
-"""What float32 may differ by, between engines and processors."""
+"""Largest differences in float32 between engines and processors."""
 
 EXPORTED = "f32, exported"
-"""The precision of an exported graph, which resizes images itself."""
+"""Precision of an exported graph, which resizes images itself."""
 
 EXPORTED_PROBABILITY = 1e-3
 
 LOWER_PROBABILITY = 0.05
-"""What bfloat16 and int8 may differ by at least; else twice what their certificate measured."""
+"""Accepted difference in bfloat16 and int8; more if twice that of their certificate is larger."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownAnswer:
-    """One engine's score of the phantom beside the stated one.
+    """Score of the phantom by one engine, compared with the stated score.
 
     Attributes:
-        engine: what computed it, in words.
-        precision: what it computed in.
-        stated: the probability that the bundle's logit gives with its calibration.
-        found: the probability that was computed; `None` without an answer.
-        allowed: what they may differ by.
+        engine: name of the engine.
+        precision: its precision.
+        stated: probability from the bundle's logit and calibration.
+        found: computed probability; `None` if the engine gave none.
+        allowed: largest accepted difference.
         right: whether they agree.
-        seconds: it took.
+        seconds: duration.
     """
 
     engine: str
@@ -63,7 +63,7 @@ class KnownAnswer:
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The fields as a dict, for JSON."""
         return asdict(self)
 
 
@@ -74,13 +74,13 @@ def phantom_content() -> bytes:
 
 
 def known_table(logit: float) -> dict[str, Any]:
-    """What a bundle keeps: the logit, and of which phantom."""
+    """The bundle's table: the logit, and the digest of the phantom."""
     digest = np.frombuffer(hashlib.sha256(phantom_content()).digest(), np.uint8)
     return {"logit": np.array([logit], np.float64), "phantom": digest}
 
 
 def stated_logit(table: Table | None) -> float | None:
-    """The logit of a bundle's table; `None` if it has none, or one of another phantom."""
+    """The logit in a bundle's table; `None` if it has none, or one of another phantom."""
     if table is None or {"logit", "phantom"} - table.keys():
         return None
     mine = hashlib.sha256(phantom_content()).digest()
@@ -96,15 +96,15 @@ def compared(
     precision: str,
     seconds: float = 0.0,
 ) -> KnownAnswer:
-    """An engine's logit beside the stated one.
+    """Compare an engine's logit with the stated one.
 
     Args:
-        manifest: whose calibration and certificates count.
-        stated: logit of the bundle.
-        found: logit that was computed; `None` without an answer.
-        engine: what computed it, in words.
-        precision: what it computed in.
-        seconds: it took.
+        manifest: provides calibration and certificates.
+        stated: logit in the bundle.
+        found: computed logit; `None` if the engine gave none.
+        engine: name of the engine.
+        precision: its precision.
+        seconds: duration.
     """
     calibration = manifest.calibration
     wanted = float(sigmoid(calibration.apply(np.array([stated])))[0])
@@ -122,12 +122,12 @@ def compared(
 
 
 def drawn_phantom() -> bytes:
-    """The phantom drawn anew: how the shipped file was made."""
+    """Draw the phantom again, as the file in the package was made."""
     from PIL import Image
 
     from pneumoscope.images.phantom import draw
 
-    pixels = draw(7, "known-3", film=1, label=0, size=256).pixels
+    pixels = draw(7, "known-3", number=1, label=0, size=256).pixels
     stream = io.BytesIO()
     grey = Image.fromarray((pixels * 255).round().astype(np.uint8))
     grey.save(stream, format="PNG", optimize=True)

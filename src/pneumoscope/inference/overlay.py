@@ -1,22 +1,17 @@
-"""Heatmaps to look at: a Grad-CAM map laid over the film it was made from.
+"""Heatmap overlays as PNG files, and the Gaussian distance model of the input check.
 
-Comes in: an image, its map, how it was preprocessed. Goes out: PNG bytes. Loads no model.
+`overlay_png`, `indexed_overlay_png`, `image_png` and `map_png` draw a Grad-CAM map over its image,
+the image alone, or the map alone.
 
-PNG files, written fast: a sixth of the time of Pillow's own writer for files as small.
+`encode_png` and `encode_indexed_png` write PNG files (ISO/IEC 15948) in a sixth of the time of
+Pillow for small files. Each row of grey or RGB is stored as its difference from the row above
+(filter 2, clause 9), which suits X-rays, and is compressed by libdeflate.
 
-Comes in: 8-bit grey or RGB, or numbers of a palette's colours. Goes out: the bytes of a PNG
-(ISO/IEC 15948). Of grey and RGB each row is stored as its difference from the one above (filter 2,
-clause 9), which films hardly lose by, and compressed by libdeflate. Knows nothing of what is shown.
-
-How far a vector lies from those that were seen: a normal distribution of few dimensions.
-
-Comes in: vectors of one kind, or the arrays that one was stored as. Goes out: distances. Knows
-nothing of what the vectors describe.
-
-Method: Mahalanobis distance to the nearest class mean under a covariance that the classes share
-(Lee et al. 2018, arXiv:1807.03888), the covariance being that of probabilistic principal components
-(Tipping and Bishop 1999, doi:10.1111/1467-9868.00196): what the leading components leave over
-counts, by one deviation for all of it.
+`Gaussian` measures how far a vector is from the training vectors: the Mahalanobis distance to the
+nearest class mean under a shared covariance (Lee et al. 2018, arXiv:1807.03888). The covariance is
+that of probabilistic principal component analysis (Tipping and Bishop 1999,
+doi:10.1111/1467-9868.00196): the residual outside the leading components counts too, with one
+deviation for all its dimensions.
 """
 
 from __future__ import annotations
@@ -42,13 +37,13 @@ _LEVEL = 1
 _UP = 2
 _NO_FILTER = 0
 _COLOUR_TYPES = {1: 0, 3: 2}
-"""Channels → grey or truecolour (clause 11.2.2)."""
+"""Channels → colour type, greyscale or truecolour (clause 11.2.2)."""
 
 _INDEXED = 3
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """The PNG of an image, uint8 (h, w) or (h, w, 3)."""
+    """Encode an image, uint8 (h, w) or (h, w, 3), as PNG."""
     import imagecodecs
 
     height, width = image.shape[:2]
@@ -63,10 +58,10 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 
 
 def encode_indexed_png(indices: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
-    """The PNG of colours of a palette, not compressed: in a twentieth of the time of RGB.
+    """Encode a palette image as PNG without compression, in a twentieth of the time of RGB.
 
-    A byte a pixel is about what RGB films are compressed to, and compressing takes longer than all
-    else that is done for a picture.
+    One byte per pixel is about the compressed size of an RGB image, and compression takes longer
+    than all other steps of an overlay.
 
     Args:
         indices: uint8 (h, w), rows of `palette`.
@@ -87,7 +82,7 @@ def _file(width: int, height: int, kind: int, *content: tuple[bytes, bytes]) -> 
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
-    """Length, name, content and checksum over the two (clause 5.3)."""
+    """A PNG chunk: length, name, content and checksum of name and content (clause 5.3)."""
     checksum = zlib.crc32(content, zlib.crc32(name))
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
@@ -95,19 +90,19 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 _OPACITY = 0.55
 
 LONGEST_SIDE = 600
-"""Overlays are for looking: of larger films a whole fraction that is no longer, pixels."""
+"""Longest side of an overlay, pixels; larger images are reduced by an integer factor."""
 
 FOLDER_SIDE = 480
-"""The same for overlays by the thousand: a film of 2 megapixels is shown with 400 × 312 pixels."""
+"""The same for overlays written to a folder: an image of 2 megapixels becomes 400 × 312 pixels."""
 
 _HEATS, _MOST_GREYS = 11, 31
-"""Of an overlay in few colours: heats told apart, and greys under the lowest of them; under each
-further one two less, 231 colours in all."""
+"""Of an overlay in a palette: number of heat levels, and of grey levels at the lowest heat. Each
+further heat level has two grey levels fewer, 231 colours in all."""
 
 MAP_SIDE = 512
-"""Longest side of a map without its film, pixels."""
+"""Longest side of a map without its image, pixels."""
 
-# Perceptually even ramp, dark violet to yellow, in steps of one sixth; readable in grey too.
+# Perceptually uniform colours from dark violet to yellow, in steps of one sixth; monotonic in grey.
 _RAMP = np.array(
     [
         (0.05, 0.03, 0.20),
@@ -125,10 +120,10 @@ _RAMP = np.array(
 def fit_map(
     cam: NDArray[np.float32], shape: tuple[int, int], config: PreprocessConfig
 ) -> NDArray[np.float32]:
-    """The map on the image's own pixels: float32 (h, w) in [0, 1], 1 at its peak.
+    """Resize the map to the image: float32 (h, w) in [0, 1], with a peak of 1.
 
-    Undoes the preprocessing's geometry: a padded image's map is cut to the image first.
-    An all-zero map (nothing speaks for pneumonia) stays zero.
+    It reverses the geometry of preprocessing: the map of a padded image is cropped to the image.
+    A map of zeros (nothing indicates pneumonia) stays zero.
     """
     height, width = shape
     x = y = 0.0
@@ -138,17 +133,17 @@ def fit_map(
         y = (longest - height) / 2 / longest * cam.shape[0]
     peak = float(cam.max())
     scaled = cam / peak if peak > 0 else cam
-    # One matrix per axis: maps have few cells, so that most of resizing them would be overhead. And
-    # no `@`, whose threads would spin beside the engine's: they took a third of all time.
-    tall = np.einsum("ch,cd->hd", _widening(cam.shape[0], height, y), scaled)
-    resized = np.einsum("hd,dw->hw", tall, _widening(cam.shape[1], width, x))
+    # One matrix per axis, because resizing so few cells is mostly overhead. Not by `@`, whose
+    # threads would compete with the engine's and took a third of the total time.
+    rows = np.einsum("ch,cd->hd", _resize_weights(cam.shape[0], height, y), scaled)
+    resized = np.einsum("hd,dw->hw", rows, _resize_weights(cam.shape[1], width, x))
     heat: NDArray[np.float32] = np.clip(resized, 0.0, 1.0, dtype=np.float32)
     return heat
 
 
 @lru_cache(maxsize=64)
-def _widening(cells: int, pixels: int, margin: float) -> NDArray[np.float32]:
-    """What each cell gives to each pixel, (cells, pixels): cubic, without `margin` at both ends."""
+def _resize_weights(cells: int, pixels: int, margin: float) -> NDArray[np.float32]:
+    """Bicubic weights (cells, pixels) of each cell in each pixel, without `margin` at both ends."""
     from PIL import Image
 
     box = (margin, 0.0, cells - margin, float(cells))
@@ -162,7 +157,7 @@ def overlay_png(
     config: PreprocessConfig,
     longest_side: int = LONGEST_SIDE,
 ) -> bytes:
-    """PNG of `overlay_rgb`."""
+    """`overlay_rgb` as PNG."""
     return encode_png(overlay_rgb(pixels, cam, config, longest_side))
 
 
@@ -172,10 +167,10 @@ def indexed_overlay_png(
     config: PreprocessConfig,
     longest_side: int = FOLDER_SIDE,
 ) -> bytes:
-    """The picture of `overlay_png` in 256 colours, for thousands: in a fifth of the time.
+    """The picture of `overlay_png` in 256 colours, in a fifth of the time.
 
-    What lies between two colours is dithered by interleaved gradient noise (J. Jimenez,
-    "Next generation post processing in Call of Duty: Advanced Warfare", SIGGRAPH 2014).
+    Intermediate colours are dithered by interleaved gradient noise (J. Jimenez, "Next generation
+    post processing in Call of Duty: Advanced Warfare", SIGGRAPH 2014).
     """
     small = shrunk(pixels, longest_side)
     height, width = small.shape
@@ -187,7 +182,7 @@ def indexed_overlay_png(
     grey = (_MOST_GREYS - 1 - 2 * level).astype(np.float32)
     grey *= small
     grey += other_noise[:height, :width]
-    first = level * (_MOST_GREYS + 1 - level)  # of the colours of a heat: the sum of those before
+    first = level * (_MOST_GREYS + 1 - level)  # index of the first colour of a heat level
     return encode_indexed_png(first + grey.astype(np.uint8), _palette())
 
 
@@ -197,7 +192,7 @@ def overlay_rgb(
     config: PreprocessConfig,
     longest_side: int = LONGEST_SIDE,
 ) -> NDArray[np.uint8]:
-    """The image, float32 (h, w) in [0, 1], under its map: the stronger, the more opaque.
+    """Draw the map over the image, float32 (h, w) in [0, 1]; more heat is more opaque.
 
     Returns:
         uint8 (h, w, 3), no side longer than `longest_side`.
@@ -208,8 +203,8 @@ def overlay_rgb(
     return blended
 
 
-def film_png(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> bytes:
-    """PNG of the image alone, at the size of `overlay_png`'s."""
+def image_png(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> bytes:
+    """The image alone as PNG, in the size of `overlay_png`."""
     return encode_png(_levels(shrunk(pixels, longest_side)))
 
 
@@ -219,13 +214,13 @@ def map_png(
     config: PreprocessConfig,
     longest_side: int = MAP_SIDE,
 ) -> bytes:
-    """PNG of the map alone, see-through where it is weak, to be laid over the image.
+    """The map alone as PNG, transparent where it is weak, to be laid over the image.
 
     Args:
         shape: height and width of the image.
         cam: its map.
         config: how the image was preprocessed.
-        longest_side: of the picture; maps are coarse, and whoever shows it scales it.
+        longest_side: longest side of the picture; viewers scale it to the image.
     """
     from PIL import Image
 
@@ -241,9 +236,9 @@ def map_png(
 
 
 def shrunk(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> NDArray[np.float32]:
-    """The image, float32 (h, w), no larger than overlays are; smaller ones stay as they are.
+    """Reduce the image, float32 (h, w), to the size of overlays; smaller images stay unchanged.
 
-    Larger ones become means of k × k pixels: a third of the time of any other size.
+    Pixels of the result are means of k × k pixels, which takes a third of the time of other sizes.
     """
     k = -(-max(pixels.shape) // longest_side)
     if k == 1:
@@ -261,10 +256,10 @@ def shrunk(pixels: NDArray[np.float32], longest_side: int = LONGEST_SIDE) -> NDA
 
 
 def thinned(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The image as overlays in folders show it, float32 (h, w), no side longer than `FOLDER_SIDE`.
+    """Reduce the image quickly for overlays in folders, float32 (h, w), to `FOLDER_SIDE` or less.
 
-    Of larger ones each k × k pixels become the mean of four in their middle; rows between these are
-    not read again.
+    Each pixel of the result is the mean of four in the middle of k × k pixels; the rows between
+    them are not read.
     """
     k = -(-max(pixels.shape) // FOLDER_SIDE)
     if k == 1:
@@ -285,7 +280,7 @@ def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _colours() -> NDArray[np.float64]:
-    """The ramp in 256 steps, (256, 3) in [0, 1]."""
+    """The colour map in 256 steps, (256, 3) in [0, 1]."""
     heat, steps = np.linspace(0.0, 1.0, 256), np.linspace(0.0, 1.0, len(_RAMP))
     return np.stack([np.interp(heat, steps, _RAMP[:, k]) for k in range(3)], axis=-1)
 
@@ -294,7 +289,7 @@ def _colours() -> NDArray[np.float64]:
 def _blended() -> NDArray[np.uint8]:
     """Every grey under every heat, (256 · 256, 3): heat h over grey g is row 256 h + g.
 
-    Looking it up takes a quarter of the time of working it out for each pixel.
+    A look-up takes a quarter of the time of blending each pixel.
     """
     heat, grey = np.linspace(0.0, 1.0, 256)[:, None, None], np.linspace(0.0, 1.0, 256)[:, None]
     opacity = _OPACITY * heat
@@ -304,7 +299,7 @@ def _blended() -> NDArray[np.uint8]:
 
 @cache
 def _palette() -> NDArray[np.uint8]:
-    """231 colours, (231, 3): heat by heat, dark to bright, the fewer greys, the hotter."""
+    """231 colours, (231, 3): heat by heat, dark to bright, with fewer greys at higher heat."""
     blended = _blended().reshape(256, 256, 3)
     heats = np.round(np.linspace(0, 255, _HEATS)).astype(int)
     counts = range(_MOST_GREYS, 0, -2)
@@ -318,7 +313,7 @@ def _palette() -> NDArray[np.uint8]:
 
 @cache
 def _noise(side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Interleaved gradient noise, (side, side) in [0, 1), and the same from the other corner."""
+    """Interleaved gradient noise, (side, side) in [0, 1), and the same rotated by 180°."""
     y, x = np.mgrid[:side, :side].astype(np.float64)
     noise = np.modf(52.9829189 * np.modf(0.06711056 * x + 0.00583715 * y)[0])[0]
     below: NDArray[np.float32] = np.minimum(noise, 0.999).astype(np.float32)
@@ -326,7 +321,7 @@ def _noise(side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def heatmap_name(path: str) -> str:
-    """A file name for the heatmap of `path`: its own name, told apart from others of that name."""
+    """File name for the heatmap of `path`: its own name with a hash, unique among equal names."""
     mark = hashlib.sha256(path_text(path).encode()).hexdigest()[:16]
     # File systems allow 255 bytes, and a character may have four.
     return f"{path_text(Path(path).stem)[:50]}-{mark}.png"
@@ -335,10 +330,10 @@ def heatmap_name(path: str) -> str:
 FloatArray = NDArray[np.float32]
 
 _PER_COMPONENT = 4
-"""Vectors that there are at least for each component; of fewer the last ones would be chance."""
+"""Smallest number of vectors per component; with fewer, the last components would be random."""
 
 _LEAST_DEVIATION = 1e-6
-"""Where all vectors agree, another one is this far away."""
+"""Smallest standard deviation, for the case that all vectors are equal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -347,8 +342,9 @@ class Gaussian:
 
     Attributes:
         means: one per class, float32 (classes, d).
-        axes: leading components, orthonormal but for rounding to float16, float32 (d, k).
-        deviations: along each of them, and of every dimension that is left: float32 (k + 1,).
+        axes: leading components, orthonormal up to rounding to float16, float32 (d, k).
+        deviations: standard deviation along each of them, and of every other dimension, float32
+            (k + 1,).
     """
 
     means: FloatArray
@@ -356,7 +352,7 @@ class Gaussian:
     deviations: FloatArray
 
     def distances(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Distances (n,) of vectors (n, d), each to its nearest mean; about √d is usual."""
+        """Distances (n,) of vectors (n, d) to the nearest mean; typical values are about √d."""
         leading, rest = self.deviations[:-1], float(self.deviations[-1])
         nearest = np.full(len(vectors), np.inf)
         for mean in self.means:
@@ -369,7 +365,7 @@ class Gaussian:
         return distances
 
     def to_arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """The arrays of a bundle's table."""
+        """The arrays for a bundle's table."""
         return {
             f"{name}.means": self.means,
             f"{name}.axes": self.axes.astype(np.float16),
@@ -378,19 +374,19 @@ class Gaussian:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str) -> Gaussian:
-        """What `to_arrays` gave.
+        """Restore a distribution from the arrays of `to_arrays`.
 
         Raises:
-            ValueError: arrays are missing, don't fit together, or are no usable numbers.
+            ValueError: arrays are missing, have wrong shapes, or hold invalid numbers.
         """
         parts = [arrays.get(f"{name}.{part}") for part in ("means", "axes", "deviations")]
         means, axes, deviations = (np.empty(0) if part is None else part for part in parts)
         if means.ndim != 2 or axes.ndim != 2 or deviations.shape != (axes.shape[1] + 1,):
-            raise ValueError(f"the arrays of {name!r} are missing or don't fit together")
+            raise ValueError(f"the arrays of {name!r} are missing or have wrong shapes")
         if means.shape[1] != axes.shape[0] or not len(means):
             raise ValueError(f"{name!r} has means {means.shape} for axes {axes.shape}")
         if not all(np.isfinite(part).all() for part in (means, axes)) or not (deviations > 0).all():
-            raise ValueError(f"{name!r} holds numbers that are not finite, or no deviation")
+            raise ValueError(f"{name!r} holds non-finite numbers or a deviation of 0")
         return cls(*(part.astype(np.float32) for part in (means, axes, deviations)))
 
 
@@ -402,12 +398,12 @@ def _squared(vectors: FloatArray) -> NDArray[np.float64]:
 def fit_gaussian(
     vectors: NDArray[np.floating[Any]], components: int, classes: NDArray[np.int64] | None = None
 ) -> Gaussian:
-    """The distribution of vectors (n, d), n ≥ 8, with at most `components` leading components.
+    """Fit the distribution of vectors (n, d), n ≥ 8, with at most `components` components.
 
     Args:
-        vectors: what was seen.
-        components: at most; never more than a quarter of the vectors.
-        classes: the class of each, (n,) from 0 up; without it there is one.
+        vectors: the training vectors.
+        components: largest number of components; never more than a quarter of the vectors.
+        classes: class of each vector, (n,) from 0; without it all belong to one class.
     """
     vectors = vectors.astype(np.float64)
     of_class = np.zeros(len(vectors), np.int64) if classes is None else classes

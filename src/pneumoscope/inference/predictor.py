@@ -1,7 +1,7 @@
-"""The `Predictor`: the one way from an image to an answer, whoever asks.
+"""The `Predictor`: the one way from an image to its prediction, in every command and service.
 
-Comes in: a bundle, a backend, and images as paths, bytes or decoded. Goes out: one `Answer` for
-every input, in input order. Knows nothing of labels, output files or pages.
+It takes a bundle, an engine, and images as files, bytes, arrays or Pillow images. It returns one
+`Result` for every input, in input order.
 """
 
 from __future__ import annotations
@@ -12,26 +12,32 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.data.seen import TABLE_NAME
+from pneumoscope.data.training_overlap import TABLE_NAME
 from pneumoscope.errors import BundleError, Reason, UsageError
 from pneumoscope.graph.precision import Precision
-from pneumoscope.images.framing import Look
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, because_of, read_image
+from pneumoscope.images.read import GreyImage, header_note, read_image
 from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
 from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.engine import Backend, DeviceChoice, OpenVinoBackend, Outputs
+from pneumoscope.inference.image_sources import (
+    count_of,
+    decode_any,
+    named_images,
+    network_inputs,
+)
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
 from pneumoscope.inference.known_answer import (
     NAME,
@@ -44,58 +50,46 @@ from pneumoscope.inference.known_answer import TABLE as KNOWN
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, decoded, prepared, seen
 from pneumoscope.inference.processes import Processes
+from pneumoscope.inference.results import Result, Results
 from pneumoscope.inference.weights_store import Table
 from pneumoscope.prefetching import overlapped
+from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 BATCH = 16
 """Images per forward pass."""
 
 _PASSES = (1, BATCH)
-"""Images per forward pass, of which engines make a graph for each: one, or many."""
+"""Batch sizes; engines compile one graph for each of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A prediction with what it was made from.
-
-    Attributes:
-        prediction: the row for `predictions.csv`.
-        logit: the network's raw output, before calibration; `None` unless the status is `ok`.
-        cam: Grad-CAM map of pneumonia, float32 (h, w) ≥ 0 on the network's coarse grid, unscaled;
-            `None` as the logit is.
-        embedding: pooled features, float32 (c,), of every input that the network saw.
-        image: the decoded image: whole from `predict_file`; from other ways where it was asked for,
-            shrunk to the size of overlays.
-        look: what the input check saw of it; `None` where nothing is checked.
-        photometric: which end of its values is white, by a DICOM header.
-    """
-
-    prediction: Prediction
-    logit: float | None = None
-    cam: NDArray[np.float32] | None = None
-    embedding: NDArray[np.float32] | None = None
-    image: GreyImage | None = None
-    look: Look | None = None
-    photometric: str = ""
+Answer = Result
+"""The name of `Result` in other packages."""
 
 
 class Predictor:
-    """Answers for images with one model.
+    """One model, ready to predict: preprocessing, input check, network, calibration, threshold.
 
     Attributes:
-        known_logit: what the bundle states for the known phantom; `None` if it states nothing.
+        known_logit: logit that the bundle states for the known-answer test, or `None`.
 
     Args:
         manifest: preprocessing, calibration and threshold of the model.
         backend: the engine, with the model's weights loaded.
-        limits: what an image file may cost.
-        precision: what the backend computes in, for those who ask.
-        statistics: what the model's training images look like; without them nothing is refused
-            for what it shows.
-        looks: note in answers what the input check would see, for one that is made of them.
+        limits: limits on an image file.
+        precision: precision of the backend, for reports.
+        statistics: distribution of the training images; without it there is no input check.
+        looks: keep the descriptors for the input check in the results, to fit one from them.
             Pictures in colour are refused then.
-        any_age: answer for patients of other ages than the model is for, with a warning.
+        any_age: predict for patients of other ages than the model is for, with a warning.
+
+    Example:
+        >>> predictor = Predictor.load(run.folder, input_check=False)
+        >>> results = predictor.predict([image, "missing.png"])
+        >>> [result.status for result in results]
+        ['ok', 'error']
+        >>> predictor.embed(image).shape
+        (1, 1024)
     """
 
     def __init__(
@@ -121,7 +115,7 @@ class Predictor:
         self._processes: Processes | None = None
         self.known_logit: float | None = None
         self.seen: Table | None = None
-        """Salted hashes of the images that it was trained on (`data.seen`), if it has any."""
+        """Salted hashes of the images of its training images (`data.training_overlap`), if any."""
 
     @classmethod
     def load(
@@ -139,14 +133,14 @@ class Predictor:
             model: the bundle.
             precision: `f32`, `bf16` or `int8`; `auto` is the fastest that the bundle's
                 certificates allow on this processor.
-            input_check: refuse what is unlike the training images, if the model can tell; without
-                it every image that can be read has an answer, for research.
-            any_age: answer for patients of other ages than the model is for, with a warning.
-            device: `CPU`, `GPU`, or `auto`: graphics that OpenVINO runs on, if there are any.
+            input_check: refuse images that differ from the training images, if the model has an
+                input check; without it every readable image has a prediction, for research.
+            any_age: predict for patients outside the model's age range, with a warning.
+            device: `CPU`, `GPU`, or `auto`: a GPU that OpenVINO supports, if there is one.
 
         Raises:
             UsageError, MissingError, BundleError: as `load_bundle` does.
-            UsageError: the bundle or the device doesn't allow the precision.
+            UsageError: the bundle or the device does not allow the precision.
         """
         bundle = load_bundle(model)
         backend = OpenVinoBackend.load(bundle, precision, device)
@@ -165,12 +159,12 @@ class Predictor:
 
     @property
     def checks_inputs(self) -> bool:
-        """Whether inputs unlike the training images are refused."""
+        """Whether the input check is active."""
         return self._statistics is not None
 
     @property
     def any_age(self) -> bool:
-        """Whether patients of other ages than the model is for are answered for."""
+        """Whether patients outside the model's age range get predictions."""
         return self._gate.any_age
 
     def adapted(
@@ -179,13 +173,12 @@ class Predictor:
         passes: Sequence[int] = _PASSES,
         processes: Processes | None = None,
     ) -> Predictor:
-        """The same model under other limits.
+        """The same model with other limits.
 
         Args:
-            limits: what an image file may cost.
-            passes: images per forward pass, ascending; the smallest that holds what is asked for
-                together is taken.
-            processes: where files are read, for those of strangers; `None` reads them in threads.
+            limits: limits on an image file.
+            passes: batch sizes, ascending; the smallest that holds all requested images is used.
+            processes: worker processes for untrusted files; `None` reads files in threads.
         """
         other = copy.copy(self)
         other._limits, other._passes = limits, tuple(passes)
@@ -193,7 +186,7 @@ class Predictor:
         return other
 
     def known_answer(self, engine: str = "") -> KnownAnswer | None:
-        """How this engine scores the known phantom; `None` if the bundle states no score of it."""
+        """Run the known-answer test on this engine; `None` if the bundle states no logit."""
         if self.known_logit is None:
             return None
         began = time.monotonic()
@@ -207,40 +200,127 @@ class Predictor:
         )
 
     def phantom_logit(self) -> float | None:
-        """The logit of the known phantom, which the input check is not asked about."""
+        """The logit of the phantom of the known-answer test, without input check."""
         plain = copy.copy(self)
         plain._statistics, plain._looks, plain._processes = None, False, None
         return plain.predict_bytes(phantom_content(), NAME, keep_image=False).logit
 
     def warm_up(self) -> None:
-        """Have the engine make what it needs for passes of every size."""
+        """Let the engine compile its graphs for all batch sizes."""
         side = self.manifest.preprocessing.size
         for images in reversed(self._passes):  # smaller ones share the graphs of larger ones
             self._backend.run(np.zeros((images, side, side, 3), np.float32))
 
-    def predict_file(self, path: Path | str) -> Answer:
-        """The answer for one file; a file that can't be answered for has a status and a reason."""
+    def predict(self, images: Any, progress: Progress = SILENT) -> Results:
+        """Predict for images of any form.
+
+        Decoded images are not kept, so memory grows by about 5 KB an image.
+
+        Args:
+            images: a path (a file, a folder, a CSV with a column `path`, or a pattern), an array,
+                a Pillow image, the bytes of a file, a DataFrame with a column `path`, a `Dataset`,
+                or a list of any of these. An array is one image, (h, w) or (h, w, 3), or a batch,
+                (n, h, w) or (n, h, w, 3): uint8, uint16, or floats in [0, 1] in one channel.
+            progress: receives the number of images done.
+
+        Returns:
+            One result for every image, in order. An image without a prediction has a reason.
+
+        Raises:
+            UsageError: something that is no image, or an array of other values.
+
+        Example:
+            >>> predictor.predict(image)[0].status
+            'ok'
+            >>> import numpy as np
+            >>> len(predictor.predict(np.random.default_rng(0).random((3, 64, 64))))
+            3
+        """
+        results: list[Result] = []
+        with progress.task("Predicting", count_of(images), "images") as task:
+            for found in self._predicted(images):
+                results.append(found)
+                task.advance()
+        return Results(results)
+
+    def embed(self, images: Any) -> NDArray[np.float32]:
+        """The pooled features of images, as the head of the network receives them.
+
+        Args:
+            images: as of `predict`.
+
+        Returns:
+            float32 (n, c), in order. The row of an image that can't be read is NaN.
+
+        Raises:
+            UsageError: as `predict` does.
+            DataError: no image could be read.
+
+        Example:
+            >>> predictor.embed([image, image]).dtype
+            dtype('float32')
+        """
+        return self.predict(images).embeddings
+
+    def preprocess(self, images: Any) -> NDArray[np.float32]:
+        """The network's input for images: what `load_model(...).predict` takes.
+
+        Args:
+            images: as of `predict`.
+
+        Returns:
+            float32 (n, size, size, 3), in order.
+
+        Raises:
+            UsageError: as `predict` does, or there is no image.
+            ImageRefusedError: an image can't be read.
+
+        Example:
+            >>> predictor.preprocess(image).shape
+            (1, 32, 32, 3)
+        """
+        decode = Decoder(self._limits, self._preprocess)
+        return network_inputs(images, decode, self._preprocess)
+
+    def _predicted(self, images: Any) -> Generator[Result]:
+        decode = Decoder(self._limits, self._preprocess, looks=self._looks, gate=self._gate)
+        work = partial(decode_any, decode=decode, preprocess=self._preprocess)
+        # `decoded` hands each entry to its second argument, whatever the entry is.
+        items = decoded(named_images(images), work)  # type: ignore[arg-type]
+        try:
+            for _, results in overlapped(lambda c: list(self.answers(c)), _chunks(items, BATCH)):
+                yield from results
+        finally:
+            items.close()
+
+    def predict_file(self, path: Path | str) -> Result:
+        """The prediction for one file; without one, the result has a status and a reason.
+
+        Example:
+            >>> predictor.predict_file("missing.png").reason.value
+            'not_found'
+        """
         name = str(path)
         return next(self.answers([self._prepared(lambda: read_image(name, self._limits), name)]))
 
     def predict_bytes(
         self, content: bytes, name: str = "upload", *, keep_image: bool = True
-    ) -> Answer:
+    ) -> Result:
         """The answer for one file's content, held in memory.
 
         Args:
-            content: of a file of any format that `read_image` knows.
-            name: for the row.
-            keep_image: keep the pixels in the answer, shrunk to the size of overlays.
+            content: bytes of a file in any format that `read_image` supports.
+            name: name for the row.
+            keep_image: keep the pixels in the result, reduced to the size of overlays.
         """
         return next(self.answers([self.prepare_bytes(content, name, keep_image=keep_image)]))
 
     def prepare_bytes(
         self, content: bytes, name: str, *, keep_image: bool = False
     ) -> Prepared | Prediction:
-        """The network's input for one file's content, or the row that says why there is none.
+        """The network's input for one file's content, or the row with the reason for its refusal.
 
-        For those who read films in one thread and ask for many answers in another; see `answers`.
+        For callers that read images in one thread and run inference in another; see `answers`.
         The arguments are those of `predict_bytes`.
         """
         decode = Decoder(
@@ -254,12 +334,12 @@ class Predictor:
             return decode.content(content, name)
         return self._processes.prepared_content(decode, content, name)
 
-    def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Answer]:
+    def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Result]:
         """One answer for every item, in order, from one pass; no more than a pass holds."""
         readable = [item for item in items if isinstance(item, Prepared)]
         answered = iter(self._run(readable)) if readable else iter(())
         for item in items:
-            yield Answer(item) if isinstance(item, Prediction) else next(answered)
+            yield Result(item) if isinstance(item, Prediction) else next(answered)
 
     def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
         return prepared(read, name, self._preprocess, looks=self._looks, gate=self._gate)
@@ -269,24 +349,24 @@ class Predictor:
         paths: Iterable[Path | str],
         *,
         keep: Keep | None = None,
-        each: Callable[[Answer], None] | None = None,
+        each: Callable[[Result], None] | None = None,
         workers: int = 0,
         read: Reader | None = None,
-    ) -> Generator[Answer]:
+    ) -> Generator[Result]:
         """One answer for every path, in order; reading runs ahead of the engine.
 
-        Memory stays flat however many paths there are and however large the films.
+        Memory does not grow with the number of paths or the size of the images.
 
         Args:
-            paths: files of any format that `read_image` knows; taken as they are wanted.
-            keep: from an image's pixels to what is kept of them in its answer.
-            each: called with every answer before it is yielded, in the threads that wait for the
-                engine: threads of its own would take turns with them at Python's lock.
-            workers: processes that read; 0 for threads of this one.
-            read: how a file is read, `read_image` where nothing is said.
+            paths: files in any format that `read_image` supports; consumed as needed.
+            keep: reduces an image's pixels to those kept in its result.
+            each: called with every result before it is yielded, in the threads that wait for the
+                engine, because further threads would compete with them for Python's lock.
+            workers: reader processes; 0 for threads of this process.
+            read: reads a file; `None` means `read_image`.
 
         Raises:
-            MissingError: processes can't be started here.
+            MissingError: processes can't be started.
         """
         decode = Decoder(
             self._limits, self._preprocess, keep, read, looks=self._looks, gate=self._gate
@@ -294,7 +374,7 @@ class Predictor:
         reading = decode if self._processes is None else partial(self._processes.prepared, decode)
         items = decoded(paths, reading, workers)
 
-        def work(chunk: Sequence[Prepared | Prediction]) -> list[Answer]:
+        def work(chunk: Sequence[Prepared | Prediction]) -> list[Result]:
             answers = list(self.answers(chunk))
             if each is not None:
                 for answer in answers:
@@ -307,22 +387,22 @@ class Predictor:
         finally:
             items.close()
 
-    def predict_image(self, image: NDArray[np.float32], name: str = "image") -> Answer:
+    def predict_image(self, image: NDArray[np.float32], name: str = "image") -> Result:
         """The answer for one decoded image, float32 (h, w) in [0, 1]; see `predict_images`."""
         return next(self.predict_images([(name, image)]))
 
-    def predict_images(self, images: Iterable[tuple[str, NDArray[np.float32]]]) -> Iterator[Answer]:
+    def predict_images(self, images: Iterable[tuple[str, NDArray[np.float32]]]) -> Iterator[Result]:
         """One answer for every name and decoded image, float32 (h, w) in [0, 1], in order.
 
         Raises:
-            UsageError: an array of another form.
+            UsageError: an array has another shape, type or range.
         """
         looks = self._looks
         items = (seen(n, _checked(n, i), self._preprocess, looks=looks) for n, i in images)
         for _, answers in overlapped(lambda c: list(self.answers(c)), _chunks(items, BATCH)):
             yield from answers
 
-    def _run(self, items: Sequence[Prepared]) -> list[Answer]:
+    def _run(self, items: Sequence[Prepared]) -> list[Result]:
         # Few sizes only: engines compile a graph for each.
         images = next(size for size in self._passes if size >= len(items))
         batch = np.zeros((images, *items[0].tensor.shape), np.float32)
@@ -331,16 +411,16 @@ class Predictor:
         outputs = self._backend.run(batch)
         return [self._answered(item, outputs, row) for row, item in enumerate(items)]
 
-    def _answered(self, item: Prepared, outputs: Outputs, row: int) -> Answer:
+    def _answered(self, item: Prepared, outputs: Outputs, row: int) -> Result:
         logit = float(outputs.logits[row])
         if not math.isfinite(logit):
             detail = (
-                f"the model's answer is {logit}, no number. Its weights are damaged: train again"
+                f"the model's output is {logit}, not finite. Its weights are damaged: train again"
             )
             failed = Prediction(item.source, "error", Reason.INTERNAL_ERROR, detail=detail)
-            return Answer(replace(failed, warnings=item.warnings))
+            return Result(replace(failed, warnings=item.warnings))
         return self.checked(
-            Answer(
+            Result(
                 Prediction(item.source, "ok", warnings=item.warnings),
                 logit=logit,
                 cam=outputs.cams[row],
@@ -351,10 +431,10 @@ class Predictor:
             )
         )
 
-    def checked(self, answer: Answer) -> Answer:
+    def checked(self, answer: Result) -> Result:
         """An answer of this model's network after the input check, and decided.
 
-        Of an answer without a logit, and without a look or statistics, nothing is checked.
+        Without a logit, descriptors or statistics nothing is checked.
         """
         look, embedding = answer.look, answer.embedding
         if answer.logit is None:
@@ -372,7 +452,7 @@ class Predictor:
                     "refused",
                     verdict.reason,
                     input_score=verdict.score,
-                    detail=verdict.detail + polarity + because_of(warnings),
+                    detail=verdict.detail + polarity + header_note(warnings),
                     warnings=warnings,
                 )
                 return replace(answer, prediction=refusal, logit=None, cam=None)
@@ -381,7 +461,7 @@ class Predictor:
 
 
 def mark_of(predictor: Predictor) -> str:
-    """SHA-256, hex, of what decides answers: version, model, how it computes and checks."""
+    """SHA-256, hex, over all that affects results: version, model, precision and checks."""
     decisive = [
         asdict(predictor.manifest),
         predictor.precision,
@@ -393,14 +473,14 @@ def mark_of(predictor: Predictor) -> str:
 
 
 def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
-    """What a model's training images look like; `None` if it doesn't know.
+    """The distribution of a model's training images; `None` if the bundle has none.
 
     Args:
-        check: of the bundle's manifest.
+        check: entry of the bundle's manifest.
         table: the bundle's table `input_check`, empty if it has none.
 
     Raises:
-        BundleError: another method than ours, or arrays that can't be used.
+        BundleError: the method is unknown, or the arrays can't be used.
     """
     if check == InputCheck():
         return None
@@ -410,16 +490,16 @@ def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
         return Statistics.from_table(table, check.limits)
     except ValueError as error:
         raise BundleError(
-            f"the model's input check can't be used: {error}. Copy the bundle again, make it anew "
-            "(pneumoscope input-check), or do without it (--no-input-check)."
+            f"the model's input check can't be used: {error}. Copy the bundle again, fit it again "
+            "(pneumoscope input-check), or disable it (--no-input-check)."
         ) from error
 
 
-def decide(answer: Answer, manifest: BundleManifest) -> Answer:
+def decide(answer: Result, manifest: BundleManifest) -> Result:
     """The answer with probability and prediction as `manifest` calibrates and decides.
 
-    The prediction is `uncertain` where the manifest's `abstention` withholds it.
-    An answer without a logit (refused, unreadable) stays as it is.
+    The prediction is `uncertain` where the manifest's `abstention` applies.
+    A result without a logit (refused or unreadable) stays unchanged.
     """
     if answer.logit is None:
         return answer

@@ -1,17 +1,13 @@
-"""One file to a network input, or to the row that says why there is none.
+"""Reading and preprocessing of files: network inputs, or rows with the reason why there is none.
 
-Comes in: a path, or whatever else gives an image. Goes out: the network's input and what the input
-check sees of it. Knows nothing of models, and nothing of how many files there are (`decoding.py`).
+`Decoder` turns one file into a `Prepared` input with the descriptors of the input check. `decoded`
+applies it to many files in order, ahead of the engine, in threads or processes, and holds at most a
+window of them.
 
-Many files to network inputs, read ahead of the engine: in threads, or in processes.
-
-Comes in: paths, and a `Decoder`. Goes out: for every path, in order, what the network wants or why
-there is nothing. No more than a window of them is held at once. Knows nothing of models.
-
-Threads are the default: decoding releases Python's lock, so on two cores they take no more time
-than processes, and start at once (`benchmarks/RESULTS.md`). Processes pay where there are so many
-cores that Python's own share becomes the limit, and where a file that crashes a decoder must not
-end the run (`processes.py`).
+Threads are the default: decoding releases Python's lock, so on two cores they are as fast as
+processes, and they start at once (`benchmarks/RESULTS.md`). Processes pay off with so many cores
+that Python's own share becomes the limit, and where a file that crashes a decoder must not end the
+run (`processes.py`).
 """
 
 from __future__ import annotations
@@ -30,18 +26,18 @@ from numpy.typing import NDArray
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import keep_freed_memory
-from pneumoscope.images.framing import Look, look_at
+from pneumoscope.images.framing import ImageDescriptors, describe_image
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, because_of, read_bytes, read_image
-from pneumoscope.inference.age_gate import OPEN, AgeGate
+from pneumoscope.images.read import GreyImage, header_note, read_bytes, read_image
+from pneumoscope.inference.age_gate import NO_AGE_LIMIT, AgeGate
 from pneumoscope.inference.input_check import MOST_COLOUR
 from pneumoscope.records import Prediction
 
 Reader = Callable[[str, LimitsConfig], GreyImage]
-"""From a name to its image, or `ImageRefusedError` and nothing else."""
+"""Reads the image of a name; raises `ImageRefusedError` only."""
 
 Keep = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""From a film's pixels to those of pictures of it: `overlay.shrunk`, `overlay.thinned`."""
+"""Reduces an image's pixels to those kept for pictures: `overlay.shrunk`, `overlay.thinned`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +46,32 @@ class Prepared:
 
     Attributes:
         source: the name it was read from.
-        image: the decoded image, where it was asked for.
+        image: the decoded image, if requested.
         tensor: the network's input, float32 (size, size, 3).
-        look: what the input check sees of it; `None` where nothing is checked.
-        warnings: what was odd about the file.
-        photometric: which end of the values is white, by a DICOM header.
+        look: descriptors for the input check; `None` without input check.
+        warnings: findings about the file.
+        photometric: PhotometricInterpretation of a DICOM header.
     """
 
     source: str
     image: GreyImage | None
     tensor: NDArray[np.float32]
-    look: Look | None = None
+    look: ImageDescriptors | None = None
     warnings: tuple[str, ...] = ()
     photometric: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """What is done with each file; can be sent to another process.
+    """Reads and preprocesses a file; can be sent to another process.
 
     Attributes:
-        limits: what a file may cost.
-        preprocess: from its pixels to the network's input.
-        keep: from the pixels to what is kept of them; `None` keeps nothing.
-        read: how a file is read, `read_image` where nothing is said.
-        looks: take note of what the input check wants to see.
-        gate: which patients may be scored.
+        limits: limits on a file.
+        preprocess: from pixels to the network's input.
+        keep: reduces the pixels that are kept; `None` keeps nothing.
+        read: reads a file; `None` means `read_image`.
+        looks: compute the descriptors for the input check.
+        gate: checks the patient's age.
     """
 
     limits: LimitsConfig
@@ -86,13 +82,13 @@ class Decoder:
     gate: AgeGate = field(default_factory=AgeGate)
 
     def __call__(self, path: Path | str) -> Prepared | Prediction:
-        """The network's input for one file, or the row that says why there is none."""
+        """The network's input for one file, or the row with the reason why there is none."""
         name = str(path)
         read = self.read or read_image
         return self._kept(lambda: read(name, self.limits), name)
 
     def content(self, content: bytes, name: str) -> Prepared | Prediction:
-        """The same for the content of a file that is called `name`."""
+        """The same for the content of a file named `name`."""
         return self._kept(lambda: read_bytes(content, name, self.limits), name)
 
     def _kept(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
@@ -107,7 +103,7 @@ class Decoder:
 
 
 Decode = Callable[[Path | str], Prepared | Prediction]
-"""A `Decoder`, or what has one work elsewhere; what is sent to processes must be picklable."""
+"""A `Decoder`, or a function that runs one elsewhere; must be picklable for processes."""
 
 
 def prepared(
@@ -116,11 +112,11 @@ def prepared(
     preprocess: Preprocessor,
     *,
     looks: bool = False,
-    gate: AgeGate = OPEN,
+    gate: AgeGate = NO_AGE_LIMIT,
 ) -> Prepared | Prediction:
-    """What `read` gives, preprocessed; or the row that says why it was refused.
+    """Preprocess the image that `read` returns, or return the row with the reason of refusal.
 
-    With `looks` a picture in colour is refused here, before its colours are forgotten.
+    With `looks`, colour pictures are refused here, because later steps are grey only.
     """
     try:
         image = read()
@@ -135,14 +131,14 @@ def prepared(
         )
     if looks and image.colour > MOST_COLOUR:
         detail = (
-            f"it is a picture in colour (mean chroma {image.colour:.2f}, at most {MOST_COLOUR} is "
-            "taken for a film). Give the X-ray itself, in grey"
+            f"it is a picture in colour (mean chroma {image.colour:.2f}, limit {MOST_COLOUR}). "
+            "Give the X-ray itself, in grey"
         )
         return Prediction(
             source,
             "refused",
             Reason.NOT_A_CHEST_XRAY,
-            detail=detail + because_of(image.warnings),
+            detail=detail + header_note(image.warnings),
             warnings=warnings,
         )
     made = seen(source, image.pixels, preprocess, looks=looks)
@@ -153,33 +149,33 @@ def prepared(
 def seen(
     source: str, pixels: NDArray[np.float32], preprocess: Preprocessor, *, looks: bool
 ) -> Prepared:
-    """What the network, and with `looks` the input check, see of a decoded image."""
+    """Input of the network and, with `looks`, of the input check, from a decoded image."""
     square = preprocess.grey(pixels)
-    look = look_at(square) if looks else None
+    look = describe_image(square) if looks else None
     return Prepared(source, None, preprocess.normalise(square), look)
 
 
 WINDOW = 32
-"""Images that are read or being read ahead of the engine, at most."""
+"""Largest number of images that are read ahead of the engine."""
 
 
 def threads() -> int:
-    """Threads that read: half the cores, since the engine wants them too; 2 to 8."""
+    """Number of reader threads: half the cores, because the engine needs cores too; 2 to 8."""
     return min(max(2, (os.cpu_count() or 1) // 2), 8)
 
 
 def decoded(
     paths: Iterable[Path | str], decode: Decode, workers: int = 0
 ) -> Generator[Prepared | Prediction]:
-    """Apply `decode` to every path, in order, ahead of who asks for the next.
+    """Apply `decode` to every path, in order, ahead of the consumer.
 
     Args:
-        paths: taken as they are wanted, a window ahead.
-        decode: what to do with each.
-        workers: processes that do it; 0 for threads of this one.
+        paths: consumed a window ahead.
+        decode: function to apply.
+        workers: number of processes; 0 for threads of this process.
 
     Raises:
-        MissingError: processes can't be started here.
+        MissingError: processes can't be started.
     """
     if workers:
         from pneumoscope.inference.processes import decoded_in_processes
@@ -197,5 +193,5 @@ def decoded(
             done = flying.popleft().result()
             flying.extend(pool.submit(decode, path) for path in islice(remaining, 1))
             yield done
-    finally:  # after Ctrl-C, or when nobody wants the rest, what waits is not read any more
+    finally:  # after Ctrl-C, or if the consumer stops early: cancel the files still waiting
         pool.shutdown(cancel_futures=True)

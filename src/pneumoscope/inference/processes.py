@@ -1,8 +1,8 @@
-"""Processes that work through one call at a time, and can be ended in the middle of one.
+"""Worker processes with limits on time and memory, for reading untrusted files.
 
-A call of a C library can't be interrupted, and a crash in one ends its whole process. So files from
-others are read in processes like these: each call has a limit on time, each process one on memory,
-and a process that exceeds one, or crashes, is replaced by a new one. The others go on meanwhile.
+A call of a C library can't be interrupted, and a crash in one ends its whole process. So untrusted
+files are read in worker processes. Each call has a time limit and each process a memory limit. A
+process that exceeds a limit or crashes is replaced, while the others continue.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from pneumoscope.inference.preparing import Decode, Decoder, Prepared
 from pneumoscope.records import Prediction
 
 MOST_MEMORY = 2 << 30
-"""Bytes that a call may allocate: 50 megapixels in colour take about half of it."""
+"""Bytes that a call may allocate; 50 megapixels in colour need about half of it."""
 
 _PATIENCE = 3.0
-"""A call may take so many times its seconds by the clock if the processor was busy elsewhere."""
+"""Wall-time limit of a call, as a multiple of its processor-time limit, for busy machines."""
 
 _SLOW_SECONDS = 1.0
-"""A call that takes longer no longer holds up the next one, as long as spare processes last."""
+"""A longer call stops blocking the next one, as long as spare processes are left."""
 
 _TRIES = 2
-"""Processes that a file may end before it is given up: one may have been killed for another's
-memory."""
+"""Processes that may die on a file before it is given up: one may have been killed because of
+another file's memory use."""
 
 _START_SECONDS = 120.0
-"""A new process may take to answer; on a busy machine Python alone takes seconds to start."""
+"""Time limit for the start of a process; on a busy machine Python alone takes seconds to start."""
 
 
 class EndedError(Exception):
-    """A call was not ended by itself: it took too long, or its process died.
+    """A call did not finish: it took too long, or its process died.
 
     Attributes:
         late: whether it took too long.
@@ -60,28 +60,28 @@ class EndedError(Exception):
 
 
 class StoppedError(Exception):
-    """A call was not ended since all processes were: nothing is known of what it was about."""
+    """A call did not finish because all processes were closed; its file may be fine."""
 
 
 class CallError(Exception):
-    """A call raised; the words name the type of its exception and what it said."""
+    """A call raised an exception; the message names its type and text."""
 
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A process and this side of the pipe to it."""
+    """A process, and this side of its pipe."""
 
     process: BaseProcess
     pipe: Connection
 
     def end(self) -> None:
-        """Kill it: it may be in a library that heeds no other signal."""
+        """Kill it, because it may be in a library that ignores other signals."""
         self.process.kill()
         self.pipe.close()
         self.process.join()
 
     def processor_seconds(self) -> float | None:
-        """Processor time that it has used so far; `None` where the system doesn't say."""
+        """Processor time used so far; `None` where the system does not report it."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text("ascii").rsplit(")", 1)[1]
         except (OSError, IndexError):
@@ -91,14 +91,15 @@ class _Worker:
 
 
 class Processes:
-    """A number of processes; safe for any number of threads.
+    """A pool of worker processes; safe for any number of threads.
 
     Args:
-        count: calls at a time.
-        spare: more calls at a time, as long as so many are slow; else slow ones hold up others.
-        seconds: processor time of a call, at most.
-        memory: bytes that a call may allocate, at most.
-        modules: what calls import, loaded once for all; counts for the first that are started.
+        count: number of concurrent calls.
+        spare: further concurrent calls, which replace slow ones so that these don't block others.
+        seconds: processor-time limit of a call.
+        memory: bytes that a call may allocate.
+        modules: modules that calls import, loaded once for all processes; only the values of the
+            first pool in this process take effect.
     """
 
     def __init__(
@@ -119,31 +120,31 @@ class Processes:
         self._closed = False
 
     def start(self) -> None:
-        """Begin all of them now, so that no call waits for it.
+        """Start all processes now, so that no call waits for it.
 
         Raises:
-            MissingError: none answers.
+            MissingError: they do not respond.
         """
         try:
             workers = [self._started() for _ in range(self._count)]
             for worker in workers:
                 worker.pipe.send((_nothing, ()))
             if not workers[0].pipe.poll(_START_SECONDS):
-                raise EOFError("no answer")
+                raise EOFError("no response")
             for worker in workers:
                 worker.pipe.recv()
         except (OSError, EOFError) as error:
             self.close()
             raise MissingError(
                 f"processes that read images can't be started ({error or type(error).__name__}); "
-                f"wanted {self._count}. Let this user start processes, or give the machine more "
-                "memory."
+                f"wanted {self._count}. Allow this user to start processes, or give the machine "
+                "more memory."
             ) from error
         with self._lock:
             self._idle += workers
 
     def close(self) -> None:
-        """End all of them, whatever they are doing."""
+        """Kill all processes, including running calls."""
         with self._lock:
             self._closed = True
             workers = list(self._all)
@@ -153,11 +154,11 @@ class Processes:
             worker.end()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function` returns; it, its arguments and the result must be picklable.
+        """Run `function` in a process; it, its arguments and the result must be picklable.
 
         Raises:
             EndedError: it took too long, or its process died.
-            CallError: it raised.
+            CallError: it raised an exception.
             StoppedError: `close` was called.
         """
         self._places.acquire()
@@ -190,7 +191,7 @@ class Processes:
         return result
 
     def _wait(self, worker: _Worker, began: float, before: float | None) -> None:
-        """Until there is a result.
+        """Wait for a result.
 
         Raises:
             EndedError: it took too long.
@@ -230,7 +231,7 @@ class Processes:
         return worker
 
     def prepared(self, decode: Decode, path: Path | str) -> Prepared | Prediction:
-        """What `decode` makes of one file, or a row that says that reading it was ended."""
+        """Apply `decode` to one file; returns an error row if reading it was aborted."""
         return self._row(str(path), decode, str(path))
 
     def prepared_content(self, decode: Decoder, content: bytes, name: str) -> Prepared | Prediction:
@@ -251,7 +252,7 @@ class Processes:
                 return _failed(name, f"reading it failed ({error})")
         return _failed(
             name,
-            f"{_TRIES} processes that read it died, killed or crashed. Convert it to PNG, or give "
+            f"{_TRIES} processes that read it were killed or crashed. Convert it to PNG, or give "
             "the machine more memory",
         )
 
@@ -259,10 +260,10 @@ class Processes:
 def decoded_in_processes(
     paths: Iterable[Path | str], decode: Decode, workers: int, window: int
 ) -> Generator[Prepared | Prediction]:
-    """Apply `decode` to every path in `workers` processes; in order, a window of files ahead.
+    """Apply `decode` to every path in `workers` processes, in order, a window of files ahead.
 
     Raises:
-        MissingError: the processes can't be started, or can't be sent what they are to do.
+        MissingError: the processes can't be started, or can't receive the function.
     """
     processes = Processes(workers)
     pool = ThreadPoolExecutor(workers)
@@ -272,8 +273,8 @@ def decoded_in_processes(
             processes.call(_nothing, decode)
         except EndedError as error:
             raise MissingError(
-                f"found that processes that read images can't be started ({error}), wanted "
-                f"{workers}. Leave --workers out to read in threads."
+                f"processes that read images can't be started ({error}), wanted {workers}. Leave "
+                "out --workers to read in threads."
             ) from error
         remaining = iter(paths)
         flying: deque[Future[Prepared | Prediction]] = deque(
@@ -293,7 +294,7 @@ def decoded_in_processes(
 
 def _too_slow(name: str, seconds: float) -> Prediction:
     detail = (
-        f"reading it took more than {seconds:g} s and was ended. Save it anew, as PNG or "
+        f"reading it took more than {seconds:g} s and was aborted. Save it again, as PNG or "
         "uncompressed DICOM"
     )
     return Prediction(name, Reason.TOO_COMPLEX.status, Reason.TOO_COMPLEX, detail=detail)
@@ -304,9 +305,9 @@ def _failed(name: str, detail: str) -> Prediction:
 
 
 def _context(modules: Iterable[str]) -> Any:
-    """How processes are begun: never as a copy of this one, whose threads hold locks.
+    """The start method of processes: never fork, because this process has threads that hold locks.
 
-    Where there is one, from a server that has loaded what they need: a new one takes milliseconds.
+    A fork server, where available, preloads the modules, so a new process takes milliseconds.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -316,9 +317,9 @@ def _context(modules: Iterable[str]) -> Any:
 
 
 def _work(pipe: Connection, memory: int) -> None:
-    """In a process: work through calls until the other side of the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process decides
-    # So does SIGTERM, where all processes of a service are told to stop.
+    """Main loop of a process: run calls until the other side closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
+    # It also handles SIGTERM, which a service manager may send to all processes.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _be_silent()
@@ -330,15 +331,15 @@ def _work(pipe: Connection, memory: int) -> None:
         except (EOFError, OSError):
             return
         try:
-            answer = (True, function(*arguments))
-        except Exception as error:  # noqa: BLE001 - who called is told of it
-            answer = (False, f"{type(error).__name__}: {error}"[:500])
-        pipe.send(answer)
-        del answer, arguments
+            result = (True, function(*arguments))
+        except Exception as error:  # noqa: BLE001 - reported to the caller
+            result = (False, f"{type(error).__name__}: {error}"[:500])
+        pipe.send(result)
+        del result, arguments
 
 
 def _end_with_parent() -> None:
-    """After a SIGKILL of the first process nobody tells its children: they look for themselves."""
+    """Exit when the parent is gone: after its SIGKILL no signal reaches the children."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -346,7 +347,7 @@ def _end_with_parent() -> None:
 
 
 def _be_silent() -> None:
-    """Let nothing be written: libraries print what is in a file, and the log is another's."""
+    """Suppress all output, because libraries print content of files and the parent owns the log."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -356,7 +357,7 @@ def _be_silent() -> None:
 
 
 def _limit_memory(most: int) -> None:
-    """Let this process allocate no more than `most` bytes beside what it has."""
+    """Limit what this process may allocate to `most` bytes more than now."""
     if not sys.platform.startswith("linux"):
         return
     import resource
@@ -370,4 +371,4 @@ def _limit_memory(most: int) -> None:
 
 
 def _nothing(*_: Any) -> None:
-    """See that calls arrive."""
+    """Do nothing; used to check that calls arrive."""

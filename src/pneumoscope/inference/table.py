@@ -1,7 +1,7 @@
-"""Predictions as a table: `.csv`, `.jsonl` or `.parquet`, and the journal that becomes one.
+"""Predictions as a table: `.csv`, `.jsonl` or `.parquet`, and the journal it is made from.
 
-Comes in: predictions, one by one. Goes out: a file with a row for each, in order, whole or not at
-all. Memory does not grow with the rows. Knows nothing of models.
+Rows are written in the order of the predictions. The table appears whole or not at all, and memory
+does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pneumoscope.errors import UsageError
-from pneumoscope.images.cautions import counted, joined, parted
+from pneumoscope.images.warning_summary import count_warnings, join_warnings, split_warnings
 from pneumoscope.records import Prediction
 from pneumoscope.storage import (
     atomic_writer,
@@ -43,14 +43,16 @@ COLUMNS = (
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
-_NUMBERS = {"probability", "threshold", "input_score"}
+NUMBERS = frozenset({"probability", "threshold", "input_score"})
+"""The columns that hold numbers; all others hold text."""
+
 _CHUNK_ROWS = 512
 _CHUNK_SECONDS = 2.0
-"""What a kill may cost: rows since the last flush are answered for again."""
+"""An interruption loses at most the rows since the last flush."""
 
 
 def check_format(out: Path) -> None:
-    """Refuse an output name that no format goes by, before any work is done.
+    """Check the suffix of an output file before any work is done.
 
     Raises:
         UsageError: the suffix is none of `FORMATS`, or `out` is a folder.
@@ -64,9 +66,9 @@ def check_format(out: Path) -> None:
 
 
 def as_row(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as a row of the contract: JSON types, `None` for what there is not."""
+    """A prediction as a row of `predictions.csv`: JSON types, `None` for missing values."""
     row = {name: getattr(prediction, name) for name in COLUMNS}
-    row["warnings"] = joined(prediction.warnings)
+    row["warnings"] = join_warnings(prediction.warnings)
     row["path"] = path_text(prediction.path)
     row["reason"] = prediction.reason.value if prediction.reason else None
     return row
@@ -81,12 +83,12 @@ def write_predictions(
 
     Args:
         out: file to write.
-        predictions: a row each.
-        further: columns after those of the contract, a value per prediction; CSV only.
+        predictions: one per row.
+        further: columns after `COLUMNS`, with one value per prediction; CSV only.
 
     Raises:
-        UsageError: an unknown suffix.
-        OSError: the file can't be written; what was there is untouched.
+        UsageError: the suffix is unknown.
+        OSError: the file can't be written; an existing file is unchanged.
     """
     check_format(out)
     rows = map(as_row, predictions)
@@ -127,16 +129,16 @@ def _write_csv(
 
 
 def _safe_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose texts a spreadsheet takes for texts, whatever a file is named."""
+    """A row whose texts are not evaluated as formulas by a spreadsheet."""
     safe = {k: safe_cell(value) if isinstance(value, str) else value for k, value in row.items()}
     return safe | {"path": safe_path(row["path"])}
 
 
 def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path) -> None:
-    """By way of lines on disk, which polars turns into Parquet without holding them all."""
+    """Write lines to disk first; polars converts them to Parquet without holding them all."""
     import polars
 
-    schema = {n: polars.Float64 if n in _NUMBERS else polars.String for n in COLUMNS}
+    schema = {n: polars.Float64 if n in NUMBERS else polars.String for n in COLUMNS}
     lines = temporary_beside(out)
     try:
         with lines.open("xb") as target:
@@ -150,29 +152,29 @@ def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path)
 
 
 def journal_of(out: Path) -> Path:
-    """Where the rows of a table are until it is whole."""
+    """Path of the rows of an incomplete table."""
     return out.with_name(f"{out.name}.partial")
 
 
 class Journal:
-    """Rows on disk as they come, in `OUT.partial`, until `finish` makes `OUT` of them.
+    """Rows written to `OUT.partial` as they come; `finish` turns them into the table `OUT`.
 
-    The first line says what the rows are of; every other is a row. Rows are flushed to disk in
-    chunks, and after a kill those that are there need not be computed again.
+    The first line states what the rows were computed from; every other line is a row. Rows are
+    flushed to disk in chunks, so that after an interruption they need not be computed again.
 
     Args:
-        out: the table to be.
+        out: path of the table.
         origin: digest of the model and the inputs.
-        resume: go on with the rows that are there; else they are dropped.
+        resume: continue with the existing rows; otherwise they are discarded.
 
     Attributes:
-        rows: how many there are.
-        counts: how many of each status.
-        warned: how many with each kind of warning.
+        rows: number of rows.
+        counts: number of rows per status.
+        warned: number of rows per kind of warning.
 
     Raises:
-        UsageError: another process writes the same table; or `resume`, and the rows are of another
-            model or other inputs, or have other columns.
+        UsageError: another process writes the same table; or `resume`, and the existing rows have
+            another origin or other columns.
         OSError: the folder can't be written.
     """
 
@@ -196,44 +198,44 @@ class Journal:
             raise
 
     def _whole_bytes(self, origin: str) -> int:
-        """Count the rows that are there; returns where the last whole one ends."""
+        """Count the existing rows; returns the end of the last complete one."""
         end = 0
         with self._path.open("rb") as stream:
             for number, line in enumerate(stream):
                 document = _parsed(line)
-                if document is None:  # what the kill cut off
+                if document is None:  # cut off by an interruption
                     break
                 if number == 0 and document.get("columns") != list(COLUMNS):
                     found = document.get("columns") or COLUMNS[: COLUMNS.index("warnings")]
                     raise UsageError(
                         f"{self._path}: holds rows of another release, with the columns "
                         f"{', '.join(found)}; wanted {', '.join(COLUMNS)}. Leave out --resume to "
-                        "begin anew, or go on with the release that began it."
+                        "start again, or continue with the release that wrote them."
                     )
                 if number == 0 and document.get("origin") != origin:
                     raise UsageError(
                         f"{self._path}: holds rows of another model, version or list of images; "
-                        "wanted those of this command. Leave out --resume to begin anew."
+                        "wanted those of this command. Leave out --resume to start again."
                     )
                 if number:
                     self.rows += 1
                     self.counts[document["status"]] += 1
-                    self.warned.update(counted([parted(document["warnings"])]))
+                    self.warned.update(count_warnings([split_warnings(document["warnings"])]))
                 end += len(line)
         return end
 
     def add(self, prediction: Prediction) -> None:
-        """One more row."""
+        """Add a row."""
         self._waiting.append(_line(as_row(prediction)))
         self.rows += 1
         self.counts[prediction.status] += 1
-        self.warned.update(counted([prediction.warnings]))
+        self.warned.update(count_warnings([prediction.warnings]))
         late = time.monotonic() - self._flushed > _CHUNK_SECONDS
         if late or len(self._waiting) >= _CHUNK_ROWS:
             self.flush()
 
     def close(self) -> None:
-        """Flush what waits; the rows stay for `resume`."""
+        """Flush the waiting rows; they stay on disk for `resume`."""
         if not self._stream.closed:
             try:
                 self.flush()
@@ -241,15 +243,15 @@ class Journal:
                 self._stream.close()
 
     def finish(self) -> None:
-        """Make the table, remove the journal, and only then let others have it."""
+        """Write the table, remove the journal and release the lock."""
         self.flush()
         _write_rows(self._out, self.read())
         self._path.unlink()
         self._stream.close()
 
     def flush(self) -> None:
-        """Put what waits on the disk."""
-        # Always from the last whole row: where the disk was full, what was begun is written over.
+        """Write the waiting rows to disk."""
+        # Always from the last complete row, to overwrite one that a full disk cut off.
         self._stream.seek(self._end)
         content = memoryview(b"".join(self._waiting))
         while content:
@@ -259,7 +261,7 @@ class Journal:
         self._waiting, self._flushed = [], time.monotonic()
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The rows that are on disk, those of a run before included."""
+        """The rows on disk, including those of an earlier run."""
         with self._path.open("rb") as stream:
             for line in islice(stream, 1, None):
                 yield json.loads(line)
@@ -270,13 +272,13 @@ def _opened(path: Path, out: Path) -> IO[bytes]:
         return open_alone(path)
     except BlockingIOError as error:
         raise UsageError(
-            f"{path}: found that another process is writing it, wanted it for this one. Wait for "
-            f"that one, stop it, or give another file than --out {out}."
+            f"{path}: another process is writing it. Wait for that process, stop it, or give "
+            f"another file than --out {out}."
         ) from error
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A whole line as JSON; `None` if it is none."""
+    """A complete line as JSON; `None` if it is not valid."""
     try:
         document = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:

@@ -1,12 +1,9 @@
-"""A network as a `.keras` file that plain Keras opens, in full or in half precision.
+"""Storage of networks as `.keras` files, in full or half precision, and of array tables.
 
-The same network gives the same bytes, however many layers this process built before and whenever
-it is saved: what has no numbers is left out of the weights, and times are left out altogether.
-
-Arrays that a bundle holds besides its weights: what an input check or an engine measured.
-
-Comes in: named arrays, a file. Goes out: a `.npz` of numbers only, or the arrays again. Knows
-nothing of what they mean.
+`save_network` writes a file that plain Keras opens. The same network gives the same bytes, however
+many layers this process built before and whenever it is saved: groups without arrays and time
+stamps are left out. `save_table` and `read_table` handle the `.npz` files of a bundle, such as the
+statistics of the input check.
 """
 
 from __future__ import annotations
@@ -32,20 +29,20 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "float16"]
 
 MOST_ROUNDED = 1e-3
-"""Largest relative error, by norm, that half precision may make in an array. Rounding within its
-range makes 3e-4; above 65,504 numbers overflow, below 6e-5 they lose digits."""
+"""Largest relative error, by norm, of an array in half precision. Rounding within the range of
+float16 gives 3e-4; numbers above 65,504 overflow, and those below 6e-5 lose digits."""
 
 
 def save_network(network: Any, path: Path, store: Precision) -> None:
-    """Write `network` to `path` (`….keras`), whole or not at all.
+    """Write `network` to `path` (`….keras`), completely or not at all.
 
     Args:
         network: a Keras model of Keras' own layers.
         path: the file.
-        store: with `float16` the kernels (two axes and more) are rounded to half precision. Biases
-            and batch normalisation stay in float32: they are few, and moving variances can be any
-            number above 0. So does a kernel to which rounding would do more than `MOST_ROUNDED`.
-            Keras reads either into float32.
+        store: with `float16`, kernels (two or more axes) are rounded to half precision. Biases and
+            batch normalisation stay in float32: they are small, and moving variances may have any
+            positive value. A kernel whose rounding error exceeds `MOST_ROUNDED` stays in float32
+            too. Keras reads both into float32.
 
     Raises:
         OSError: the disk is full or the folder can't be written.
@@ -63,7 +60,7 @@ def save_network(network: Any, path: Path, store: Precision) -> None:
 
 
 def _member(name: str) -> zipfile.ZipInfo:
-    """An entry without a time of its own."""
+    """An archive entry with a fixed time stamp."""
     return zipfile.ZipInfo(name)
 
 
@@ -83,7 +80,7 @@ def _packed(network: Any, path: Path, store: Precision) -> bytes:
 
 
 def _copy(source: h5py.Group, target: h5py.Group, store: Precision) -> None:
-    """Copy the arrays of a group, and the groups in it that hold any."""
+    """Copy the arrays of a group, and its subgroups that hold any."""
     import h5py
 
     target.attrs.update(source.attrs)
@@ -105,14 +102,14 @@ def _holds_arrays(group: h5py.Group) -> bool:
 
 
 def _rounded(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in half precision if that is near enough, else as it is."""
+    """The array in half precision if the error is small enough, else unchanged."""
     if array.dtype != np.float32 or array.ndim < 2:
         return array
     exact = array.astype(np.float64).ravel()
     with np.errstate(over="ignore", invalid="ignore"):
         half = array.astype(np.float16)
         error = np.linalg.norm(half.ravel() - exact)
-        near = bool(error <= MOST_ROUNDED * np.linalg.norm(exact))  # False where one is no number
+        near = bool(error <= MOST_ROUNDED * np.linalg.norm(exact))  # False if one is not finite
     return half if near else array
 
 
@@ -124,25 +121,26 @@ _MOST_BYTES = 64 << 20
 
 
 def save_table(path: Path, table: Table) -> None:
-    """Write arrays of numbers, by name; the same arrays make the same bytes."""
+    """Write arrays of numbers by name; the same arrays give the same bytes."""
     with path.open("xb") as stream:
         np.savez_compressed(stream, **table)  # type: ignore[arg-type]  # its stub wants a bool
 
 
 def read_table(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file of `save_table`.
+    """Read the arrays of a file of `save_table`.
 
     Raises:
-        BundleError: it is no such file, holds objects instead of numbers, or would fill the memory.
+        BundleError: it is not such a file, holds objects instead of numbers, or would exhaust
+            memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > _MOST_BYTES:
-            raise ValueError(f"{size} bytes are more than any table of ours")
+            raise ValueError(f"found {size} bytes, wanted at most {_MOST_BYTES}")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(
-            f"{path}: can't be read ({error}), wanted arrays of numbers. Copy the bundle again."
+            f"{path}: can't be read ({error}); wanted arrays of numbers. Copy the bundle again."
         ) from error

@@ -1,8 +1,7 @@
-"""The page of a data set's audit: findings first, then figures and tables.
+"""`audit.html`: findings of a data audit, then figures and tables.
 
-Comes in: an `Audit`, and pictures of films with doubtful labels if they are to be shown. Goes out:
-one HTML file that opens from disk; without those pictures it shows no X-ray.
-Reads no image and measures nothing.
+All numbers come from an `Audit`. The page shows X-rays only if pictures of images with suspicious
+labels are given.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pneumoscope.report.page import (
 )
 
 MOST_ROWS = 200
-"""Longer tables are cut in the page; `audit.json` holds all."""
+"""Longer tables are truncated on the page; `audit.json` contains all rows."""
 
 _NO_PICTURES: Mapping[str, bytes] = {}
 
@@ -39,7 +38,7 @@ _SEVERITIES: dict[Severity, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class FindingGroup:
-    """The findings of one severity in words, with the class that colours their edge."""
+    """The findings of one severity, with the CSS class that colours their border."""
 
     title: str
     css: str
@@ -55,7 +54,7 @@ class FindingsView:
 
 @dataclass(frozen=True, slots=True)
 class AuditHead:
-    """The top of the page, in words."""
+    """The texts at the top of the page."""
 
     title: str
     eyebrow: str
@@ -66,28 +65,28 @@ class AuditHead:
 def write_audit_page(
     path: Path, audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES
 ) -> None:
-    """Write the audit's page to `path`, whole or not at all; equal audits give equal bytes.
+    """Write the page of an audit to `path`, completely or not at all; equal audits, equal bytes.
 
     Args:
         path: the HTML file.
-        audit: what was found.
-        pictures: PNG bytes by `Doubt.path`; the page then holds X-rays.
+        audit: the results of the audit.
+        pictures: PNG bytes by `Doubt.path`; the page then shows X-rays.
 
     Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
     sections = sections_of(audit, pictures)
     write_page(path, "audit.html.j2", _head(audit, bool(pictures)), sections)
 
 
 def render_audit_page(audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES) -> str:
-    """The audit's page as HTML text."""
+    """The page of an audit as HTML text."""
     sections = sections_of(audit, pictures)
     return render_page("audit.html.j2", _head(audit, bool(pictures)), sections)
 
 
 def sections_of(audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES) -> tuple[Section, ...]:
-    """The sections that have something to show, in the page's order."""
+    """The sections that have content, in order."""
     found = (
         _findings(audit),
         _balance(audit),
@@ -103,7 +102,7 @@ def sections_of(audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES) -> t
     return tuple(section for section in found if section is not None)
 
 
-def _head(audit: Audit, shows_films: bool) -> AuditHead:
+def _head(audit: Audit, shows_images: bool) -> AuditHead:
     problems = len(audit.with_severity("problem"))
     warnings = len(audit.with_severity("warning"))
     verdict = "no problem" if not problems else plural(problems, "problem")
@@ -116,16 +115,16 @@ def _head(audit: Audit, shows_films: bool) -> AuditHead:
             f"{_unreadable_in_words(audit)}"
         ),
         banner=(
-            "The page shows X-rays: share it as carefully as the images themselves."
-            if shows_films
-            else "The page shows no X-ray, but file names and patient ids may identify patients."
+            "This page shows X-rays. Share it as carefully as the images themselves."
+            if shows_images
+            else "This page shows no X-ray, but file names and patient ids may identify patients."
         ),
     )
 
 
 def _unreadable_in_words(audit: Audit) -> str:
     if not audit.unreadable:
-        return "Every image could be read."
+        return "All images could be read."
     return f"{plural(len(audit.unreadable), 'image')} could not be read."
 
 
@@ -193,11 +192,12 @@ def _spreads(audit: Audit) -> Section | None:
     if not figures:
         return None
     view = FiguresView(
-        "Dot: the median. Broad bar: the middle half; narrow bar: the middle 90 %; line: all "
-        "images. Groups that lie apart can be told by this alone, without a look at the lungs.",
+        "Dot: median. Wide bar: central 50 % of the images. Narrow bar: central 90 %. Line: range. "
+        "Where the groups differ, this quantity alone distinguishes them, without the lungs.",
         tuple(figures),
     )
-    return Section("spread", "Size and intensity", "Size, grey", "sections/figures.html.j2", view)
+    title, short = "Size and intensity", "Size, intensity"
+    return Section("spread", title, short, "sections/figures.html.j2", view)
 
 
 def _separations(audit: Audit) -> Section | None:
@@ -208,14 +208,14 @@ def _separations(audit: Audit) -> Section | None:
     rows = [
         (
             names[pair.quantity].split(",")[0].split(":")[0],
-            f"{pair.first} against {pair.second}",
+            f"{pair.first} versus {pair.second}",
             "classes" if pair.between == "classes" else "splits",
             number(pair.auc),
         )
         for pair in ranked[:_MOST_SEPARATIONS]
     ]
     table = Table(
-        "What one number alone gives away",
+        "Discrimination by single quantities",
         (
             Column("Quantity"),
             Column("Groups"),
@@ -223,11 +223,12 @@ def _separations(audit: Audit) -> Section | None:
             Column("AUC", numeric=True),
         ),
         tuple(rows),
-        f"The strongest {len(rows)} of {count(len(ranked))} comparisons.",
+        f"The {len(rows)} highest of {count(len(ranked))} AUCs.",
     )
     view = TablesView(
-        "An AUC of 0.5 tells nothing apart, 1 everything. A high AUC between classes is a "
-        "shortcut that a network may take; one between splits is a shift between them.",
+        "How well a single quantity separates two groups: not at all at an AUC of 0.5, perfectly "
+        "at 1. A high AUC between classes is a shortcut that a network may learn. A high AUC "
+        "between splits is a distribution shift.",
         (table,),
     )
     return Section("shortcuts", "Shortcuts", "Shortcuts", "sections/tables.html.j2", view)
@@ -244,18 +245,18 @@ def _duplicates(audit: Audit) -> Section | None:
     across = [group for group in both if group.across_splits and not group.label_conflict]
     rest = [group for group in both if not group.label_conflict and not group.across_splits]
     titled = (
-        ("Conflicts: one picture under both labels", conflicts),
+        ("Conflicts: the same image with both labels", conflicts),
         ("Across splits", across),
-        ("Inside one split, one label", rest),
+        ("Within one split, same label", rest),
     )
     tables = tuple(_duplicate_table(title, groups) for title, groups in titled if groups)
     intro = (
-        f"{plural(len(audit.identical), 'group')} of byte-equal files and "
-        f"{plural(len(audit.near), 'group')} of near duplicates, found by perceptual hash and "
+        f"{plural(len(audit.identical), 'group')} of identical files and "
+        f"{plural(len(audit.near), 'group')} of near duplicates, detected by perceptual hash and "
         "confirmed by the correlation of thumbnails."
     )
     if audit.near_search_stopped:
-        intro += " The search met its limit, so the list is incomplete."
+        intro += " The search reached its limit, so the list is incomplete."
     view = TablesView(intro, tables)
     return Section("duplicates", "Duplicates", "Duplicates", "sections/tables.html.j2", view)
 
@@ -283,7 +284,7 @@ def _duplicate_table(title: str, groups: Sequence[DuplicateGroup]) -> Table:
             Column("Correlation", numeric=True),
         ),
         rows,
-        _cut(len(groups), "group"),
+        _row_count(len(groups), "group"),
     )
 
 
@@ -301,9 +302,11 @@ def _patients(audit: Audit) -> Section | None:
         "Patients in more than one split",
         (Column("Patient"), Column("Images per split")),
         rows,
-        _cut(len(audit.shared_patients), "patient"),
+        _row_count(len(audit.shared_patients), "patient"),
     )
-    view = TablesView("A model tested on patients it was trained on looks too good.", (table,))
+    view = TablesView(
+        "Results on patients that a model was trained on are too optimistic.", (table,)
+    )
     title = "Patients across splits"
     return Section("patients", title, "Patients", "sections/tables.html.j2", view, flows=True)
 
@@ -321,21 +324,21 @@ def _unreadable(audit: Audit) -> Section | None:
         for image in audit.unreadable[:MOST_ROWS]
     )
     table = Table(
-        "Images without pixels",
+        "Unreadable images",
         (Column("File"), Column("Split, class"), Column("Reason"), Column("Detail")),
         rows,
-        _cut(len(audit.unreadable), "image"),
+        _row_count(len(audit.unreadable), "image"),
     )
     intro = (
-        f"{count(len(audit.unreadable))} of {plural(audit.images, 'image')}; training and "
-        "evaluation leave them out."
+        f"{count(len(audit.unreadable))} of {plural(audit.images, 'image')}; they are left out of "
+        "training and evaluation."
     )
     view = TablesView(intro, (table,))
     title = "Unreadable images"
     return Section("unreadable", title, "Unreadable", "sections/tables.html.j2", view, flows=True)
 
 
-def _cut(total: int, what: str) -> str:
+def _row_count(total: int, what: str) -> str:
     if total <= MOST_ROWS:
         return plural(total, what)
     return f"The first {MOST_ROWS} of {plural(total, what)}; audit.json lists all."

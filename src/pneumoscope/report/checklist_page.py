@@ -1,8 +1,4 @@
-"""`checklist.html`: reporting guidelines, filled in as far as a run can tell.
-
-Comes in: what the run says of each fact, and its flow of participants. Goes out: one HTML file.
-Reads no file and measures nothing.
-"""
+"""`checklist.html`: reporting guidelines, completed as far as the files of a run allow."""
 
 from __future__ import annotations
 
@@ -10,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.report.checklists.claim import CLAIM
-from pneumoscope.report.checklists.item import AUTHORS, Fact, Guideline, Item
-from pneumoscope.report.checklists.stard import STARD
-from pneumoscope.report.checklists.tripod import TRIPOD
 from pneumoscope.report.content import Flow
 from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.formatting import plural
+from pneumoscope.report.guidelines import AUTHORS, CLAIM, STARD, TRIPOD, Fact, Guideline, Item
 from pneumoscope.report.page import Drawn, FiguresView, Section, render_page, write_page
 
 GUIDELINES = (CLAIM, TRIPOD, STARD)
@@ -24,12 +17,13 @@ GUIDELINES = (CLAIM, TRIPOD, STARD)
 
 @dataclass(frozen=True, slots=True)
 class ChecklistContent:
-    """What a run says for its checklists.
+    """Everything on the page of the checklists.
 
     Attributes:
         name: of the run or evaluation, for the reader.
-        answers: sentences by fact; a fact that is not known has none.
-        flow: of participants.
+        answers: sentences by fact; facts that are not known are absent.
+        flow: the flow of participants.
+        guidelines: the checklists to show, in order.
     """
 
     name: str
@@ -40,7 +34,7 @@ class ChecklistContent:
 
 @dataclass(frozen=True, slots=True)
 class ChecklistHead:
-    """The top of the page, in words."""
+    """The texts at the top of the page."""
 
     title: str
     eyebrow: str
@@ -50,10 +44,10 @@ class ChecklistHead:
 
 @dataclass(frozen=True, slots=True)
 class ItemView:
-    """An item with what the run says of it, and who fills in what is missing (`""`: nobody)."""
+    """A row: the item, what the run reports on it, and who completes it (`""`: nobody)."""
 
     number: str
-    asks: str
+    text: str
     answer: str
     who: str
 
@@ -68,10 +62,10 @@ class GuidelineView:
 
 
 def write_checklist(path: Path, content: ChecklistContent) -> None:
-    """Write the page to `path`, whole or not at all; the same content gives the same bytes.
+    """Write the page to `path`, completely or not at all; equal contents give equal bytes.
 
     Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
     write_page(path, "checklist.html.j2", _head(content), _sections(content))
 
@@ -89,10 +83,10 @@ def _head(content: ChecklistContent) -> ChecklistHead:
     return ChecklistHead(
         title="Reporting checklists",
         eyebrow=content.name,
-        summary=f"Answered, wholly or in part, from the files of this run – {counts}. "
-        "The others are for those named beside them.",
-        banner="Items are named in our own words: read the guidelines themselves before you "
-        "submit. That an item is filled in says nothing of how good the study is.",
+        summary="Items completed, fully or in part, from the files of this run – "
+        f"{counts}. The last column names who completes the other items.",
+        banner="The items are paraphrased. Read the guidelines themselves before you submit. A "
+        "completed item does not mean that the study is good.",
     )
 
 
@@ -127,5 +121,6 @@ def _section(guideline: Guideline, content: ChecklistContent) -> Section:
 def _row(item: Item, content: ChecklistContent) -> ItemView:
     answer = _answer(item, content)
     if not answer:
-        return ItemView(item.number, item.asks, "", item.who or AUTHORS)
-    return ItemView(item.number, item.asks, answer, f"{item.who}: the rest" if item.who else "")
+        return ItemView(item.number, item.text, "", item.who or AUTHORS)
+    who = f"{item.who}, to add what is missing" if item.who else ""
+    return ItemView(item.number, item.text, answer, who)

@@ -1,7 +1,6 @@
-"""The page of a comparison: the verdict, every metric of both models, the answers that changed.
+"""`compare.html`: the verdict on a new model, metrics of both models, changed predictions.
 
-Comes in: `CompareContent`. Goes out: `compare.html`, one file that opens from disk.
-Loads no model and measures nothing.
+All numbers come from `CompareContent`; nothing is computed here.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ _MOST_LISTED = 100
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A case whose answer changed, as pictures.
+    """An image whose predicted class changed.
 
     Attributes:
         file: the image's name.
         label: 0 for NORMAL, 1 for PNEUMONIA.
         probabilities: of the old and the new model (or scores in their own units).
-        thumbnail: the X-ray as PNG bytes; `None` where there is no image to show.
-        overlays: under the old and the new model's heatmap; `None` without one.
+        thumbnail: the X-ray as PNG bytes, or `None`.
+        overlays: the X-ray with the old and with the new model's heatmap, each PNG bytes or `None`.
     """
 
     file: str
@@ -63,19 +62,20 @@ class CompareContent:
     """Everything on the page.
 
     Attributes:
-        old: the old model's name.
-        new: the new one's.
-        data: the data's name.
-        split: which part of it.
-        comparison: the numbers.
+        old: name of the old model.
+        new: name of the new model.
+        data: name of the data set.
+        split: the compared split.
+        comparison: the results.
         config: margins and confidence.
-        only_old: images that the old model alone answered.
-        only_new: images that the new model alone answered.
-        flips: the first of the cases whose answer changed.
-        flipped: how many there are.
-        command: that made the page.
-        uncertain: images that each model answers with `uncertain`; `None`: it never does.
-        one_scale: whether both scores are probabilities, so that a threshold can be carried over.
+        only_old: number of images with a result from the old model only.
+        only_new: number of images with a result from the new model only.
+        flips: images whose predicted class changed; may be truncated.
+        flipped: the number of all such images.
+        command: the command that produced the page.
+        uncertain: number of images in each model's abstention band; `None`: it does not abstain.
+        one_scale: whether both scores are probabilities, so that they can share a threshold.
+        notes: how many of the images each model was trained on, one sentence each.
     """
 
     old: str
@@ -91,11 +91,12 @@ class CompareContent:
     command: str
     uncertain: tuple[int | None, ...] = (None, None)
     one_scale: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class FlipView:
-    """A case whose answer changed, with its pictures as addresses inside the page."""
+    """An image whose predicted class changed; `pictures` are data URIs with their alt texts."""
 
     file: str
     label: str
@@ -106,17 +107,17 @@ class FlipView:
 
 @dataclass(frozen=True, slots=True)
 class FlipsView:
-    """The gallery of changed answers."""
+    """The gallery of changed predictions."""
 
     intro: str
     flips: tuple[FlipView, ...]
 
 
 def write_compare_page(path: Path, content: CompareContent) -> None:
-    """Write the page to `path`, whole or not at all.
+    """Write the page to `path`, completely or not at all.
 
     Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
     write_page(path, "report.html.j2", _head(content), _sections(content))
 
@@ -129,15 +130,15 @@ def render_compare_page(content: CompareContent) -> str:
 def _head(content: CompareContent) -> ReportHead:
     found = content.comparison
     verdict = (
-        "The new model passes: it is not worse than the old one by more than the margins."
+        "The new model passes: it is non-inferior to the old model within the margins."
         if found.passed
         else "The new model does not pass: "
         + "; ".join(f"{_label(c.name)} {c.reason}" for c in found.checks if not c.passed)
         + "."
     )
     text = (
-        f"{plural(found.n, 'X-ray')} of {plural(found.patients, 'patient')}, answered by both. "
-        f"{verdict} {plural(content.flipped, 'answer')} changed."
+        f"{plural(found.n, 'X-ray')} of {plural(found.patients, 'patient')} with results from both "
+        f"models. {verdict} {plural(content.flipped, 'prediction')} changed."
     )
     level = percent(content.config.level)
     keys = []
@@ -145,7 +146,7 @@ def _head(content: CompareContent) -> ReportHead:
         gap = found.differences.two_sided[name]
         keys.append(
             KeyNumber(
-                f"{metric_text(name).label}: change",
+                f"{metric_text(name).label}, difference",
                 _signed(gap.value),
                 f"{level}: {interval(gap)}",
             )
@@ -154,8 +155,8 @@ def _head(content: CompareContent) -> ReportHead:
         "Comparison of two models" if content.one_scale else "Comparison of two scores",
         f"{content.old} → {content.new} · {content.data}",
         text,
-        "The numbers hold for these images. Don’t use them, or the models, for a decision about a "
-        "patient.",
+        "The results apply to these images only. Do not use them, or the models, for decisions "
+        "about patients.",
         tuple(keys),
     )
 
@@ -168,15 +169,15 @@ def _sections(content: CompareContent) -> tuple[Section, ...]:
 def _verdict(content: CompareContent) -> Section:
     confidence = percent(content.config.confidence)
     columns = (
-        Column("Question"),
-        Column("Change", numeric=True),
+        Column("Criterion"),
+        Column("Difference", numeric=True),
         Column(f"{confidence} lower limit", numeric=True),
         Column("Margin", numeric=True),
-        Column("Answer"),
+        Column("Verdict"),
     )
     rows = tuple(
         (
-            Head(f"{_label(check.name)} not worse", check.reason),
+            Head(f"{_label(check.name)} non-inferior", check.reason),
             _signed(check.difference),
             _signed(check.lower),
             f"−{check.margin:g}",
@@ -185,9 +186,10 @@ def _verdict(content: CompareContent) -> Section:
         for check in content.comparison.checks
     )
     view = TablesView(
-        "A question is passed where the one-sided limit of “new minus old” lies above minus the "
-        f"margin, on at least {content.config.fewest} patients of each class. The limit is the "
-        "lower of the bootstrap’s over patients and DeLong’s (AUC) or Tango’s (shares).",
+        "A criterion is passed if the one-sided lower confidence limit of the difference, new "
+        f"minus old, is above the margin, with at least {content.config.fewest} patients of each "
+        "class. The limit is the lower of two: that of the bootstrap over patients, and DeLong’s "
+        "(AUC) or Tango’s (sensitivity, specificity).",
         (Table("Verdict", columns, rows),),
     )
     return Section("verdict", "Verdict", "Verdict", "sections/tables.html.j2", view)
@@ -200,12 +202,12 @@ def _metrics(content: CompareContent) -> Section:
         Column("Metric"),
         Column("Old", numeric=True),
         Column("New", numeric=True),
-        Column("Change", numeric=True),
+        Column("Difference", numeric=True),
         Column(f"{level} interval", numeric=True),
     ]
     if content.one_scale:
-        columns.append(Column("New at the old threshold", numeric=True))
-        columns.append(Column("Change there", numeric=True))
+        columns.append(Column("New, at the old threshold", numeric=True))
+        columns.append(Column("Difference, at the old threshold", numeric=True))
     rows = []
     for name in METRICS:
         gap, carried = found.differences.two_sided[name], found.carried_differences.two_sided[name]
@@ -223,20 +225,21 @@ def _metrics(content: CompareContent) -> Section:
             )
         )
     note = (
-        f"Old at its threshold {number(found.thresholds[0], 4)}, new at its own "
-        f"{number(found.thresholds[1], 4)}. Both on the same resampled patients; "
-        "accuracy, sensitivity and specificity with Tango’s interval."
+        f"Thresholds: old {number(found.thresholds[0], 4)}, new {number(found.thresholds[1], 4)}. "
+        "Intervals of differences: bootstrap with the same resampled patients for both models; "
+        "Tango’s interval for accuracy, sensitivity and specificity."
     )
     note += (
         " Lower is better for Brier score and calibration error."
         if content.one_scale
-        else " A score is no probability here: calibration is not compared."
+        else " At least one score is not a probability, so calibration is not compared."
     )
     auc = found.auc
-    text = "DeLong’s paired test needs both classes and errors of ranking."
+    text = "DeLong’s paired test is undefined: a class is missing, or the variance is 0."
     if auc.p is not None:
         text = (
-            f"DeLong’s paired test: AUC changes by {_signed(auc.difference.value)}, p {_p(auc.p)}."
+            f"DeLong’s paired test: difference of the AUCs {_signed(auc.difference.value)}, "
+            f"p {_p(auc.p)}."
         )
     view = TablesView(text, (Table("Metrics", tuple(columns), tuple(rows), note),))
     return Section("metrics", "Metrics", "Metrics", "sections/tables.html.j2", view)
@@ -245,8 +248,8 @@ def _metrics(content: CompareContent) -> Section:
 def _disagreement(content: CompareContent) -> Section:
     columns = (
         Column("Images"),
-        Column("Only old right", numeric=True),
-        Column("Only new right", numeric=True),
+        Column("Only old correct", numeric=True),
+        Column("Only new correct", numeric=True),
         Column("Exact p", numeric=True),
         Column("Mid-p", numeric=True),
     )
@@ -260,12 +263,17 @@ def _disagreement(content: CompareContent) -> Section:
         )
         for name, test in content.comparison.disagreement.items()
     )
-    note = "McNemar’s tests take images for independent; where patients have many, p is too small."
+    note = (
+        "McNemar’s tests assume independent images. With several images per patient, p is too "
+        "small."
+    )
     tables = [Table("Disagreement", columns, rows, note)]
     if any(withheld is not None for withheld in content.uncertain):
         tables.append(_uncertain(content))
-    view = TablesView("Where the two answer differently, who was right?", tuple(tables))
-    title = "Where they disagree"
+    view = TablesView(
+        "Images on which the predicted classes differ, by which model is correct.", tuple(tables)
+    )
+    title = "Disagreement"
     return Section("disagree", title, "Disagreement", "sections/tables.html.j2", view, True)
 
 
@@ -275,10 +283,10 @@ def _uncertain(content: CompareContent) -> Table:
         for name, withheld in zip(("Old model", "New model"), content.uncertain, strict=True)
     )
     return Table(
-        "Answered ‘uncertain’",
-        (Column("By"), Column("Images", numeric=True)),
+        "Abstention (‘uncertain’)",
+        (Column("Model"), Column("Images", numeric=True)),
         rows,
-        "All numbers on this page go by the threshold, as if no answer were withheld.",
+        "All metrics on this page apply the threshold, as if no model abstained.",
     )
 
 
@@ -293,15 +301,16 @@ def _flips(content: CompareContent) -> Section | None:
         else f"the first {len(content.flips)} of them"
     )
     view = FlipsView(
-        f"{plural(content.flipped, 'answer')} changed; {shown}, newly wrong ones first. Each: "
-        "the X-ray, then under the old and the new model’s heatmap.",
+        f"{plural(content.flipped, 'prediction')} changed. Shown are {shown}; those that became "
+        "wrong come first. From left to right: the X-ray, the X-ray with the old model’s heatmap, "
+        "and with the new model’s.",
         tuple(_flip(flip, content.comparison.thresholds) for flip in content.flips),
     )
-    return Section("flips", "Changed answers", "Changed", "sections/flips.html.j2", view)
+    return Section("flips", "Changed predictions", "Changed", "sections/flips.html.j2", view)
 
 
 def _listed_flips(content: CompareContent) -> Section:
-    """The cases whose answer changed as a table, where there are no images to show."""
+    """The changed predictions as a table, if there are no images to show."""
     thresholds = content.comparison.thresholds
     columns = (
         Column("Case", code=True),
@@ -322,14 +331,14 @@ def _listed_flips(content: CompareContent) -> Section:
     more = content.flipped - len(rows)
     note = f"{plural(more, 'further case')} in compare.json." if more else ""
     view = TablesView(
-        f"{plural(content.flipped, 'answer')} changed, newly wrong ones first.",
-        (Table("Changed answers", columns, rows, note),),
+        f"{plural(content.flipped, 'prediction')} changed; those that became wrong come first.",
+        (Table("Changed predictions", columns, rows, note),),
     )
-    return Section("flips", "Changed answers", "Changed", "sections/tables.html.j2", view)
+    return Section("flips", "Changed predictions", "Changed", "sections/tables.html.j2", view)
 
 
 def _now(flip: Flip, thresholds: tuple[float, float]) -> str:
-    return "right" if int(flip.probabilities[1] >= thresholds[1]) == flip.label else "wrong"
+    return "correct" if int(flip.probabilities[1] >= thresholds[1]) == flip.label else "wrong"
 
 
 def _flip(flip: Flip, thresholds: tuple[float, float]) -> FlipView:
@@ -338,7 +347,7 @@ def _flip(flip: Flip, thresholds: tuple[float, float]) -> FlipView:
     pictures = [(data_uri(flip.thumbnail or b""), f"X-ray labelled {label}")]
     for overlay, name in zip(flip.overlays, ("old", "new"), strict=True):
         if overlay is not None:
-            pictures.append((data_uri(overlay), f"The same under the {name} model’s heatmap"))
+            pictures.append((data_uri(overlay), f"The same with the {name} model’s heatmap"))
     return FlipView(
         flip.file,
         label,
@@ -353,12 +362,13 @@ def _made(content: CompareContent) -> Section:
         ("Old model", content.old),
         ("New model", content.new),
         ("Data", f"{content.data}, {content.split}"),
-        ("Answered by the old one alone", count(content.only_old)),
-        ("Answered by the new one alone", count(content.only_new)),
-        ("Made by", content.command),
+        ("Images with a result from the old model only", count(content.only_old)),
+        ("Images with a result from the new model only", count(content.only_new)),
+        *(("Seen before", note) for note in content.notes),
+        ("Command", content.command),
     )
-    view = TablesView("", (Table("How it was made", (Column("What"), Column("Which")), rows),))
-    return Section("made", "How it was made", "Made", "sections/tables.html.j2", view, True)
+    view = TablesView("", (Table("Inputs and command", (Column("Item"), Column("Value")), rows),))
+    return Section("made", "Reproduction", "Reproduction", "sections/tables.html.j2", view, True)
 
 
 def _label(name: str) -> str:

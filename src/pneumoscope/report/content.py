@@ -1,8 +1,6 @@
-"""What a report is made from: frozen records that the workflow fills in.
+"""The content of a report: frozen records that the workflows fill in.
 
-Comes in: what the stages measured. Goes out: nothing; these are the inputs of `page` and
-`model_card`. Whatever is empty or `None` has no section in the report.
-Knows nothing of HTML, and of no model.
+A field that is empty or `None` has no section in the report.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ EvaluatedSplit = Split | Literal["all"]
 
 @dataclass(frozen=True, slots=True)
 class SplitCount:
-    """How many images and patients a split holds; `name` is `train`, `val`, `test` or `all`."""
+    """Numbers of images and patients in a split: `train`, `val`, `test` or `all`."""
 
     name: str
     normal: int
@@ -34,10 +32,10 @@ class DataFacts:
     """The data set that was used.
 
     Attributes:
-        name: what the reader knows it by (a folder's or a CSV's name).
+        name: of the folder or CSV file.
         counts: one row per split.
-        fingerprint: hex digest of the images and labels, `""` if it was not taken.
-        warnings: what the index found odd, one sentence each.
+        fingerprint: hex digest of the images and labels, `""` if it was not computed.
+        warnings: from reading the data, one sentence each.
     """
 
     name: str
@@ -48,14 +46,14 @@ class DataFacts:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """How the result came about.
+    """How a result was produced.
 
     Attributes:
         command: the command line, ready for a shell.
         seconds: wall time per stage, in order (`features`, `head`, `evaluation`).
         versions: software and its version, in order.
-        started: ISO 8601 date and time, `""` to leave it out (then equal inputs give equal bytes).
-        config: the configuration dataclass that was used, `None` if there was none.
+        started: ISO 8601 date and time; `""` omits it, so that equal inputs give equal bytes.
+        config: the configuration dataclass, or `None`.
     """
 
     command: str
@@ -67,7 +65,7 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """The model that was evaluated: its name, and what the bundle says of it, in order."""
+    """The model that was evaluated: its name, and facts from its bundle, in order."""
 
     name: str
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -75,7 +73,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class EpochPoint:
-    """What one epoch of training gave; epochs count from 1."""
+    """Losses, AUC and learning rate of one epoch; epochs count from 1."""
 
     epoch: int
     loss: float
@@ -86,7 +84,7 @@ class EpochPoint:
 
 @dataclass(frozen=True, slots=True)
 class LearningCurves:
-    """All epochs in order, and the number of the one whose weights were kept."""
+    """All epochs in order, and the number of the epoch whose weights were kept."""
 
     epochs: tuple[EpochPoint, ...]
     best_epoch: int
@@ -94,14 +92,14 @@ class LearningCurves:
 
 @dataclass(frozen=True, slots=True)
 class WorstError:
-    """A wrong answer, shown as pictures.
+    """A wrong prediction, shown with the X-ray.
 
     Attributes:
         file: the image's name or path.
-        label: 0 for NORMAL, 1 for PNEUMONIA: the truth, according to the data set.
+        label: the data set's label, 0 for NORMAL or 1 for PNEUMONIA.
         probability: of pneumonia, in [0, 1].
         thumbnail: the X-ray as PNG bytes.
-        overlay: the X-ray under its heatmap as PNG bytes, `None` without heatmaps.
+        overlay: the X-ray with its heatmap as PNG bytes, or `None`.
     """
 
     file: str
@@ -113,7 +111,10 @@ class WorstError:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """How many inputs have no score for one reason (ours, or another system's); a few names."""
+    """The inputs without a score for one reason: their number and a few file names.
+
+    `reason` is a code of pneumoscope, or the text of another system.
+    """
 
     reason: Reason | str
     count: int
@@ -122,7 +123,7 @@ class Refusals:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Images and patients under one name."""
+    """Numbers of images and patients of a named set."""
 
     name: str
     images: int
@@ -131,23 +132,23 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What became of the images.
+    """The flow of participants (STARD).
 
     Attributes:
-        found: all images of the data set, the unreadable ones included.
-        elsewhere: the splits that are not evaluated here, each with what it was for.
-        evaluated: the images that the model was asked for.
-        refused: (reason in words, images) without an answer.
-        answered: the images with an answer.
-        matrix: of those with an answer.
-        threshold: PNEUMONIA is the answer from here up.
+        found: all images of the data set, including unreadable ones.
+        elsewhere: the splits that are not evaluated here, each with its purpose.
+        evaluated: the images on which inference was run.
+        refused: (reason in words, number of images) of the images without a result.
+        scored: the images with a probability.
+        matrix: confusion matrix of the scored images.
+        threshold: PNEUMONIA is predicted if the probability is at least this.
     """
 
     found: Counted
     elsewhere: tuple[Counted, ...]
     evaluated: Counted
     refused: tuple[tuple[str, int], ...]
-    answered: Counted
+    scored: Counted
     matrix: ConfusionMatrix
     threshold: float
 
@@ -158,16 +159,16 @@ class ReportContent:
 
     Attributes:
         title: the page's heading (`Training report`, `Evaluation report`).
-        evaluation: numbers, curves and bins on the evaluated split.
-        split: which split that is.
+        evaluation: metrics, curves and calibration on the evaluated split.
+        split: the evaluated split.
         run: command, times, versions, configuration.
         data: the data set.
-        model: what was evaluated.
-        learning: learning curves, after training only.
-        worst_errors: the most confident wrong answers, worst first; the page then holds X-rays.
-        refused: inputs without an answer, by reason.
-        commands: how to run this again: what it does, and the command, in order.
-        flow: of participants, drawn as a diagram.
+        model: the model that was evaluated.
+        learning: learning curves; only after training.
+        worst_errors: the most confident wrong predictions, worst first; the page then shows X-rays.
+        refused: inputs without a result, by reason.
+        commands: title and command line of each command that reproduces the run, in order.
+        flow: the flow of participants, drawn as a diagram.
     """
 
     title: str

@@ -1,13 +1,6 @@
-"""The sections of an audit's page on its evidence; `None`: nothing to show.
+"""Sections and figures of the audit page: patient similarity, split shift, label noise, spreads.
 
-Comes in: `Evidence`, and pictures of doubtful films by path if they are to be shown. Goes out:
-`Section`s whose views hold words, figures and addresses of pictures inside the page.
-Reads no image and measures nothing.
-
-The figures of an audit: how many images of each class, and how their sizes and greys spread.
-
-Comes in: records of an `Audit`. Goes out: `Svg`, the same bytes for the same input.
-Knows nothing of pages.
+A section function returns `None` if its section has no content. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +12,16 @@ from typing import TYPE_CHECKING
 from pneumoscope.data.audit_record import (
     Audit,
     Distribution,
-    Doubt,
     Driver,
     Group,
-    Likeness,
+    LabelCandidate,
+    PatientSimilarity,
     Quantity,
     SplitTest,
 )
 from pneumoscope.data.findings import PROPERTY_WORDS
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.report import evidence_sections, plots
+from pneumoscope.report import plots
 from pneumoscope.report.formatting import count, file_size, number, plural
 from pneumoscope.report.page import (
     Column,
@@ -46,12 +39,12 @@ from pneumoscope.report.svg import (
     WIDTH,
     Colour,
     Svg,
+    draw_text,
     drawing,
     grid,
     mark_point,
     name_axes,
     new_axes,
-    say,
     to_svg,
 )
 
@@ -59,18 +52,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_DOUBTS = 60
-"""Longer lists are cut in the page; `audit.json` holds all."""
+"""Longer lists are truncated on the page; `audit.json` contains all entries."""
 
 _KINDS: Mapping[str, str] = {
-    "patient": "films of one patient",
-    "across": "films of one id in two splits",
-    "number": "films of one number in two series of ids",
+    "patient": "images with the same patient id",
+    "across": "images with the same id in two splits",
+    "number": "images with the same number in two series of ids",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class DoubtView:
-    """A film to look at again, with its picture as an address inside the page."""
+    """An image with a suspicious label; `picture` is a data URI."""
 
     file: str
     label: str
@@ -82,7 +75,7 @@ class DoubtView:
 
 @dataclass(frozen=True, slots=True)
 class DoubtsView:
-    """The gallery of doubtful labels, and the list of the others."""
+    """The gallery of suspicious labels, and a table of those without a picture."""
 
     intro: str
     doubts: tuple[DoubtView, ...]
@@ -90,35 +83,35 @@ class DoubtsView:
 
 
 def likeness(audit: Audit) -> Section | None:
-    """Whether films of one id look like one person."""
+    """Whether images with the same id are more alike than images of different ids."""
     found = audit.evidence.likeness
     if not found:
         return None
     table = Table(
-        "Pairs of films that share an id, and strangers",
+        "Similarity of image pairs with the same id and with different ids",
         (
-            Column("Films"),
+            Column("Images"),
             *(
                 Column(name, numeric=True)
-                for name in ("Ids", "Pairs", "One id", "Neighbours", "Strangers", "p")
+                for name in ("Ids", "Pairs", "Same id", "Adjacent ids", "Different ids", "p")
             ),
         ),
         tuple(_likeness_row(one) for one in found),
-        "Neighbours: strangers whose ids follow each other. p: chance of such a likeness if ids "
-        "said nothing.",
+        "Adjacent ids: different ids with consecutive numbers. p: permutation test of the "
+        "hypothesis that similarity does not depend on the id.",
     )
     view = FiguresView(
-        "Likeness is the correlation of two thumbnails after the mean film of their class and "
-        "split was taken from both: strangers have about 0, a film and its copy 1. Lines are 95 % "
-        "intervals over ids.",
+        "Similarity is the correlation of two thumbnails after subtracting the mean image of their "
+        "class and split: about 0 for images of different patients, 1 for an image and its copy. "
+        "Lines are 95 % intervals over ids.",
         (Drawn("", plots.likeness_intervals(found)),),
         tables=(table,),
     )
-    title = "Do films of one patient look alike?"
-    return Section("likeness", title, "Likeness", "sections/figures.html.j2", view, flows=True)
+    title = "Are images of the same patient similar?"
+    return Section("likeness", title, "Similarity", "sections/figures.html.j2", view, flows=True)
 
 
-def _likeness_row(one: Likeness) -> tuple[Head | str, ...]:
+def _likeness_row(one: PatientSimilarity) -> tuple[Head | str, ...]:
     return (
         Head(plots.likeness_name(one), _KINDS[one.kind]),
         count(one.patients),
@@ -131,30 +124,31 @@ def _likeness_row(one: Likeness) -> tuple[Head | str, ...]:
 
 
 def splits(audit: Audit) -> Section | None:
-    """Whether a classifier can tell from which split a film comes."""
+    """Whether a classifier can distinguish the splits."""
     tests = audit.evidence.split_tests
     if not tests:
         return None
     table = Table(
-        "By what the splits can be told apart",
+        "AUC of the classifiers, and the largest differences",
         (
             Column("Class, splits"),
-            *(Column(name, numeric=True) for name in ("Films", "All", "Shape", "Properties")),
-            Column("Differ most in"),
+            *(Column(name, numeric=True) for name in ("Images", "All", "Shape", "Properties")),
+            Column("Largest differences"),
         ),
         tuple(_test_row(test) for test in tests),
-        "AUC of a classifier on thumbnails and properties; on thumbnails without brightness and "
-        "contrast (shape); on properties alone.",
+        "All: thumbnails and file properties. Shape: thumbnails normalised for brightness and "
+        "contrast. Properties: file properties alone. Largest differences: medians in the first "
+        "and the second split, and AUC.",
     )
     view = FiguresView(
-        "A classifier learns to tell from which split a film of one class comes, and is asked on "
-        "patients that it has not seen. 0.5: the splits are alike. Lines are 95 % intervals over "
-        "patients.",
+        "Classifier two-sample test: a classifier is trained to predict which split an image of "
+        "one class comes from, and tested on other patients. At an AUC of 0.5 the splits are "
+        "indistinguishable. Lines are 95 % intervals over patients.",
         (Drawn("", plots.split_areas(tests)),),
         tables=(table,),
     )
-    title = "Can the splits be told apart?"
-    return Section("shift", title, "Shift", "sections/figures.html.j2", view, flows=True)
+    title = "Are the splits distinguishable?"
+    return Section("shift", title, "Split shift", "sections/figures.html.j2", view, flows=True)
 
 
 def _test_row(test: SplitTest) -> tuple[str, ...]:
@@ -180,48 +174,49 @@ def _value(driver: Driver, value: float) -> str:
 
 
 def labels(audit: Audit, pictures: Mapping[str, bytes]) -> Section | None:
-    """The films whose labels to look at again, as a gallery where there are pictures."""
+    """The images whose labels may be wrong; as a gallery where pictures are given."""
     review = audit.evidence.labels
     if review is None or not review.doubts:
         return None
     shown = [doubt for doubt in review.doubts if doubt.path in pictures]
     rest = [doubt for doubt in review.doubts if doubt.path not in pictures]
-    judge = (
-        "Classifiers on thumbnails judged each film without having seen its patient"
+    source = (
+        "Each label is compared with the prediction of a classifier on thumbnails, cross-validated "
+        "by patient"
         if review.source == "thumbnails"
-        else "The predictions that were given judged the films"
+        else "Each label is compared with the given prediction"
     )
     expected = " and ".join(f"{number(wrong, 0)} {name}" for name, wrong in review.expected)
     view = DoubtsView(
         intro=(
-            f"{judge} (AUC {number(review.auc)} on {plural(review.judged, 'film')}). By confident "
-            f"learning about {expected} labels may be wrong. A hard film looks like a wrong label "
-            "here: only someone who reads X-rays can tell. Most doubtful first."
+            f"{source} (AUC {number(review.auc)} on {plural(review.judged, 'image')}). Confident "
+            f"learning estimates that about {expected} labels are wrong. A difficult image can "
+            "look like a wrong label here; only a radiologist can decide. Most suspicious first."
         ),
         doubts=tuple(_doubt(doubt, pictures[doubt.path]) for doubt in shown),
         table=_doubt_table(rest) if rest else None,
     )
-    title = "Labels to look at again"
+    title = "Labels to review"
     return Section("labels", title, "Labels", "sections/doubts.html.j2", view)
 
 
-def _doubt(doubt: Doubt, picture: bytes) -> DoubtView:
+def _doubt(doubt: LabelCandidate, picture: bytes) -> DoubtView:
     label = doubt.label.lower()
     return DoubtView(
         file=doubt.path,
         label=label,
         css=label,
         probability=number(doubt.probability, 3),
-        alt=f"X-ray labelled {label}, of which that is given probability "
+        alt=f"X-ray labelled {label}, predicted probability of this label "
         f"{number(doubt.probability, 3)}",
         picture=data_uri(picture),
     )
 
 
-def _doubt_table(doubts: Sequence[Doubt]) -> Table:
-    cut = f"The first {MOST_DOUBTS} of {count(len(doubts))}; audit.json lists all."
+def _doubt_table(doubts: Sequence[LabelCandidate]) -> Table:
+    truncated = f"The first {MOST_DOUBTS} of {count(len(doubts))}; audit.json lists all."
     return Table(
-        "Doubtful labels",
+        "Suspicious labels",
         (
             Column("File", code=True),
             Column("Split, label"),
@@ -231,13 +226,13 @@ def _doubt_table(doubts: Sequence[Doubt]) -> Table:
         tuple(
             (
                 doubt.path,
-                f"{evidence_sections.where(doubt.split)}{doubt.label.lower()}",
+                f"{where(doubt.split)}{doubt.label.lower()}",
                 doubt.patient,
                 number(doubt.probability, 3),
             )
             for doubt in doubts[:MOST_DOUBTS]
         ),
-        cut if len(doubts) > MOST_DOUBTS else plural(len(doubts), "film"),
+        truncated if len(doubts) > MOST_DOUBTS else plural(len(doubts), "image"),
     )
 
 
@@ -257,13 +252,13 @@ QUANTITY_NAMES: Mapping[Quantity, str] = {
 
 
 def class_balance(groups: Sequence[Group]) -> Svg:
-    """Images per split and class as bars that start at one line."""
+    """Draw a bar per split and class with its number of images."""
     with drawing():
         figure, axes = new_axes(WIDTH, 24 + _ROW * len(groups), margins=(128, 12, 62, 12))
         most = max((group.images for group in groups), default=1)
         for row, group in enumerate(groups):
             axes.barh(row, group.images, height=0.62, color=_colour(group.label).light, linewidth=0)
-            say(axes, group.images + 0.02 * most, row, count(group.images), size=10)
+            draw_text(axes, group.images + 0.02 * most, row, count(group.images), size=10)
         axes.set_xlim(0, most)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
@@ -275,7 +270,10 @@ def class_balance(groups: Sequence[Group]) -> Svg:
 def spread_of(
     quantity: Quantity, distributions: Sequence[Distribution], levels: Sequence[float]
 ) -> Svg:
-    """One quantity per split and class: all images (thin), 90 % (thick), half, and the median."""
+    """Draw the distribution of a quantity per split and class.
+
+    A line shows the range, bars the central 90 % and 50 % of the images, a dot the median.
+    """
     with drawing():
         figure, axes = new_axes(WIDTH, 76 + _ROW * len(distributions), margins=(128, 32, 16, 30))
         for row, found in enumerate(distributions):
@@ -326,12 +324,12 @@ def value_of(quantity: Quantity, value: float) -> str:
 
 
 def where(split: str) -> str:
-    """`train, `, or nothing where the data set has no splits."""
+    """The split's name with a trailing space, or `""` if the data set has no splits."""
     return "" if split == "none" else f"{split} "
 
 
 def images_per_patient(table: Sequence[tuple[int, int]]) -> str:
-    """`2,100 patients with 1 image, 500 with 2, …` for the facts of a page."""
+    """`2,100 patients with 1 image, 500 patients with 2 images, …`."""
     return ", ".join(
         f"{plural(patients, 'patient')} with {plural(images, 'image')}"
         for images, patients in table
@@ -343,7 +341,7 @@ def _colour(label: str) -> Colour:
 
 
 def _rows(axes: Axes, cells: Sequence[tuple[str, str]]) -> None:
-    """Name the rows from the top down."""
+    """Label the rows from top to bottom."""
     axes.set_ylim(len(cells) - 0.4, -0.6)
     axes.set_yticks(range(len(cells)), [f"{where(split)}{label.lower()}" for split, label in cells])
     axes.tick_params(axis="y", length=0, labelcolor=INK.light, labelsize=10)

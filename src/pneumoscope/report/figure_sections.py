@@ -1,12 +1,6 @@
-"""The sections of a report that are figures, one function each; `None`: nothing to show.
+"""The sections of a report that consist of figures, one function each, and the learning curves.
 
-Comes in: `ReportContent`. Goes out: `Section`s that hold drawn figures and tables of words.
-Knows nothing of HTML, and measures nothing.
-
-How training went, epoch by epoch, as three small figures.
-
-Comes in: `LearningCurves`. Goes out: `Svg`, the same bytes for the same input.
-Knows nothing of pages or of how training works.
+A section function returns `None` if its section has no content. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +11,7 @@ from typing import TYPE_CHECKING
 from pneumoscope.evaluation.calibration import BrierParts
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.records import Estimate
-from pneumoscope.report import figure_sections, plots
+from pneumoscope.report import plots
 from pneumoscope.report.content import LearningCurves, ReportContent
 from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
@@ -42,9 +36,10 @@ if TYPE_CHECKING:
 
 
 def evaluation_figures(found: Evaluation) -> tuple[Svg, ...]:
-    """Every figure of an evaluation that is defined: `confusion`, `scores`, `roc` and so on.
+    """All defined figures of an evaluation: `confusion`, `scores`, `roc` and so on.
 
-    `evaluate` writes them as files: `for svg in …: svg.save(folder / f"{svg.name}.svg")`.
+    Example:
+        `for svg in evaluation_figures(found): svg.save(folder / f"{svg.name}.svg")`
     """
     figures = [
         plots.confusion(found.confusion_matrix),
@@ -59,7 +54,7 @@ def evaluation_figures(found: Evaluation) -> tuple[Svg, ...]:
 
 
 def flow(content: ReportContent) -> Section | None:
-    """From the images that were found to the cells of the result."""
+    """The flow of participants, from the images found to the confusion matrix."""
     if content.flow is None:
         return None
     view = FiguresView(
@@ -76,14 +71,10 @@ def learning(content: ReportContent) -> Section | None:
     if curves is None or not curves.epochs:
         return None
     intro = (
-        f"{plural(len(curves.epochs), 'epoch')}; the weights of epoch {curves.best_epoch} were "
-        "kept, the one with the highest AUC on validation."
+        f"{plural(len(curves.epochs), 'epoch')}. The weights of epoch {curves.best_epoch} were "
+        "kept; it has the highest validation AUC."
     )
-    drawn = (
-        figure_sections.learning_loss(curves),
-        figure_sections.learning_auc(curves),
-        figure_sections.learning_rate(curves),
-    )
+    drawn = (learning_loss(curves), learning_auc(curves), learning_rate(curves))
     view = FiguresView(intro, tuple(Drawn("", svg) for svg in drawn), small=True)
     return Section(
         "learning", "Learning curves", "Learning", "sections/figures.html.j2", view, flows=True
@@ -91,26 +82,27 @@ def learning(content: ReportContent) -> Section | None:
 
 
 def decisions(content: ReportContent) -> Section:
-    """The calls at the threshold: confusion matrix and score histogram."""
+    """The predictions at the threshold: confusion matrix and score histogram."""
     found = content.evaluation
     matrix, at = found.confusion_matrix, found.threshold
     histogram = plots.score_histogram(found.histogram, at, matrix)
     view = FiguresView(
-        "What the model called, and how sure it was.",
+        "The predicted classes, and the distribution of the predicted probabilities.",
         (
             Drawn("Confusion matrix", plots.confusion(matrix)),
             Drawn(
                 "Probabilities by class",
                 histogram,
-                "Counts are on a square-root scale, so that rare errors stay visible.",
+                "Counts are on a square-root scale to keep rare errors visible.",
             ),
         ),
     )
-    return Section("calls", "Calls at the threshold", "Calls", "sections/figures.html.j2", view)
+    title = "Predictions at the threshold"
+    return Section("calls", title, "Predictions", "sections/figures.html.j2", view)
 
 
 def ranking(content: ReportContent) -> Section | None:
-    """ROC and precision–recall: what other thresholds would give."""
+    """ROC and precision–recall curves: performance at every threshold."""
     found = content.evaluation
     level = found.interval.level
     curves = roc_and_precision_recall_figures(found)
@@ -118,8 +110,8 @@ def ranking(content: ReportContent) -> Section | None:
         return None
     titles = {"roc": "ROC curve", "precision-recall": "Precision–recall curve"}
     view = FiguresView(
-        "How well the probabilities part the classes at every threshold. The bands are pointwise "
-        f"{percent(level)} intervals.",
+        "How well the probabilities separate the classes at every threshold. The bands are "
+        f"pointwise {percent(level)} intervals.",
         tuple(Drawn(titles[svg.name], svg) for svg in curves),
     )
     title = "Performance at every threshold"
@@ -127,7 +119,7 @@ def ranking(content: ReportContent) -> Section | None:
 
 
 def roc_and_precision_recall_figures(found: Evaluation) -> tuple[Svg, ...]:
-    """Those of the two that are defined, with the operating point."""
+    """The ROC and precision–recall curves that are defined, with the operating point."""
     matrix, level, at = found.confusion_matrix, found.interval.level, found.threshold
     positives, negatives = matrix.tp + matrix.fn, matrix.tn + matrix.fp
     called = matrix.tp + matrix.fp
@@ -152,18 +144,24 @@ def roc_and_precision_recall_figures(found: Evaluation) -> tuple[Svg, ...]:
 
 
 def probabilities(content: ReportContent) -> Section | None:
-    """Whether the probabilities can be taken at their word."""
+    """The calibration of the probabilities."""
     found = content.evaluation
     assessed = found.calibration
     if not found.reliability.images or assessed is None:
         return None
-    observed = f"the observed share of pneumonia is {number(assessed.prevalence)}"
+    observed = f"the observed frequency of pneumonia is {number(assessed.prevalence)}"
     rows = (
-        (Head("Mean stated probability", observed), number(assessed.mean_probability), ABSENT),
-        _calibration_row("Slope", assessed.slope, "1 is best; below 1, too extreme"),
-        _calibration_row("Intercept", assessed.intercept, "of the line with that slope; best is 0"),
+        (Head("Mean predicted probability", observed), number(assessed.mean_probability), ABSENT),
         _calibration_row(
-            "In the large", assessed.in_the_large, "0 is best; below 0, too high on the whole"
+            "Calibration slope", assessed.slope, "ideal: 1; below 1, probabilities are too extreme"
+        ),
+        _calibration_row(
+            "Calibration intercept", assessed.intercept, "ideal: 0; fitted together with the slope"
+        ),
+        _calibration_row(
+            "Calibration in the large",
+            assessed.in_the_large,
+            "ideal: 0; below 0, probabilities are too high on average",
         ),
         *_brier_rows(assessed.brier),
     )
@@ -172,14 +170,14 @@ def probabilities(content: ReportContent) -> Section | None:
         Column("Value", numeric=True),
         Column(f"{percent(found.interval.level)} interval", numeric=True),
     )
-    note = "Slope to ‘in the large’ on the logit scale; then the Brier score taken apart: "
-    note += "reliability − resolution + uncertainty + within bins."
+    note = "Slope, intercept and calibration in the large are on the logit scale. The last rows "
+    note += "decompose the Brier score: reliability − resolution + uncertainty + within bins."
     table = Table("Calibration in numbers", columns, rows, note)
     figure = plots.reliability(found.reliability, found.metrics["ece"])
     view = FiguresView(
-        "Whether a stated probability means what it says: of the X-rays given 0.8, eight in ten "
-        "should show pneumonia.",
-        (Drawn("Reliability", figure, "Vertical lines are Wilson intervals."),),
+        "Whether predicted probabilities agree with observed frequencies: of the X-rays with a "
+        "predicted probability of 0.8, eight in ten should show pneumonia.",
+        (Drawn("Reliability diagram", figure, "Vertical lines are Wilson intervals."),),
         beside=table,
     )
     return Section(
@@ -188,24 +186,32 @@ def probabilities(content: ReportContent) -> Section | None:
 
 
 def _brier_rows(parts: BrierParts) -> tuple[tuple[Head, str, str], ...]:
-    """Murphy's parts of the Brier score."""
+    """Murphy's decomposition of the Brier score."""
     named = (
-        ("Reliability", parts.reliability, "gap of probability and share, squared; 0 is best"),
-        ("Resolution", parts.resolution, "how far the shares differ; higher is better"),
-        ("Uncertainty", parts.uncertainty, "of the mix of classes; no merit of the model"),
-        ("Within bins", parts.within_bin, "what taking bins as one leaves over"),
+        (
+            "Reliability",
+            parts.reliability,
+            "mean squared gap between probability and observed frequency; 0 is best",
+        ),
+        (
+            "Resolution",
+            parts.resolution,
+            "variance of the observed frequency between bins; higher is better",
+        ),
+        ("Uncertainty", parts.uncertainty, "depends on the prevalence only, not on the model"),
+        ("Within bins", parts.within_bin, "remainder from grouping the probabilities into bins"),
     )
     return tuple((Head(name, meaning), number(value, 4), ABSENT) for name, value, meaning in named)
 
 
 def _calibration_row(name: str, estimate: Estimate, meaning: str) -> tuple[Head, str, str]:
     if estimate.value is None:
-        meaning = "not defined: the scores part the classes without error, or one class is missing"
+        meaning = "not defined: perfect separation of the classes, or one class is missing"
     return Head(name, meaning), number(estimate.value), interval(estimate)
 
 
 def subgroups(content: ReportContent) -> Section | None:
-    """Sensitivity by subtype, and specificity beside it for comparison."""
+    """Sensitivity by subtype of pneumonia."""
     found = content.evaluation
     if not found.subgroups:
         return None
@@ -235,13 +241,13 @@ def subgroups(content: ReportContent) -> Section | None:
         ),
     )
     view = FiguresView(
-        "Whether one kind of pneumonia is missed more often than another. Subtypes come from "
-        "the data set.",
+        "Whether one subtype of pneumonia is missed more often than another. The data set states "
+        "the subtypes.",
         (Drawn("", _subgroup_figure(found)),),
         tables=(table,),
     )
     return Section(
-        "subgroups", "Subgroups", "Subgroups", "sections/figures.html.j2", view, flows=True
+        "subgroups", "Subtypes", "Subtypes", "sections/figures.html.j2", view, flows=True
     )
 
 
@@ -254,21 +260,21 @@ def _subgroup_figure(found: Evaluation) -> Svg:
 
 
 def learning_loss(curves: LearningCurves) -> Svg:
-    """Training and validation loss per epoch."""
+    """Draw training and validation loss per epoch."""
     best = curves.epochs[_best(curves)]
     series = {
         "training": (MUTED, [e.loss for e in curves.epochs]),
         "validation": (INK, [e.val_loss for e in curves.epochs]),
     }
     reading = (
-        f"Validation loss is {number(best.val_loss)} in the best epoch, {best.epoch}, and training "
-        f"loss {number(best.loss)}."
+        f"In the best epoch, {best.epoch}, the validation loss is {number(best.val_loss)} and the "
+        f"training loss {number(best.loss)}."
     )
     return _learning("learning-loss", "Loss", series, curves, reading)
 
 
 def learning_auc(curves: LearningCurves) -> Svg:
-    """Validation AUC per epoch: what the best epoch was chosen by."""
+    """Draw the validation AUC per epoch, by which the best epoch is selected."""
     best = curves.epochs[_best(curves)]
     series = {"validation": (INK, [e.val_auc for e in curves.epochs])}
     reading = f"Validation AUC peaks at {number(best.val_auc, 4)} in epoch {best.epoch}."
@@ -276,7 +282,7 @@ def learning_auc(curves: LearningCurves) -> Svg:
 
 
 def learning_rate(curves: LearningCurves) -> Svg:
-    """The optimiser's step size per epoch, on a logarithmic axis."""
+    """Draw the learning rate per epoch, on a logarithmic axis."""
     rates = [e.learning_rate for e in curves.epochs]
     first, last = (f"{rate:.8f}".rstrip("0").rstrip(".") for rate in (rates[0], rates[-1]))
     reading = f"The learning rate goes from {first} to {last} over {plural(len(rates), 'epoch')}."

@@ -1,8 +1,7 @@
-"""The flow of participants: from the images that were found to the four cells of the result.
+"""Draw the flow of participants, from the images found to the four cells of the confusion matrix.
 
-Comes in: counts. Goes out: `Svg`, the same bytes for the same counts. After the diagram of STARD
-2015 (Bossuyt et al. 2015, doi:10.1136/bmj.h5527): index test against reference standard.
-Knows nothing of pages, and counts nothing.
+The diagram follows STARD 2015 (Bossuyt et al. 2015, doi:10.1136/bmj.h5527): index test against
+reference standard. Equal counts give equal bytes.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from pneumoscope.report.svg import (
     POINTS_PER_INCH,
     Colour,
     Svg,
+    draw_text,
     drawing,
-    say,
     to_svg,
 )
 
@@ -37,14 +36,14 @@ _LINE = 17
 _PADDING = 11
 _GAP = 28
 _MAIN = (4.0, 186.0)
-"""Left edge and width of the boxes that go on."""
+"""Left edge and width of the boxes in the main column."""
 
 _ASIDE = (214.0, 182.0)
-"""Left edge and width of the boxes that leave."""
+"""Left edge and width of the boxes for excluded images."""
 
 
 def flow_diagram(flow: Flow) -> Svg:
-    """Boxes from top to bottom; what leaves goes to the right."""
+    """Draw boxes from top to bottom, with excluded images to the right."""
     steps = _steps(flow)
     sides = _sides(flow)
     heights = [
@@ -76,14 +75,15 @@ def flow_diagram(flow: Flow) -> Svg:
 
 
 def reading(flow: Flow) -> str:
-    """The diagram as one sentence."""
+    """Describe the diagram in words."""
     matrix = flow.matrix
-    left = "; ".join(f"{name} {count}" for name, count in flow.refused)
+    reasons = "; ".join(f"{name} {count}" for name, count in flow.refused)
+    refused = sum(count for _, count in flow.refused)
     return (
         f"Of {_both(flow.found)}, {_both(flow.evaluated)} were evaluated"
-        f"{f' and {sum(c for _, c in flow.refused)} got no answer ({left})' if left else ''}. "
-        f"Called PNEUMONIA: {matrix.tp} with it and {matrix.fp} without; called NORMAL: "
-        f"{matrix.tn} without it and {matrix.fn} with."
+        f"{f', of which {refused} gave no result ({reasons})' if reasons else ''}. "
+        f"Predicted PNEUMONIA: {matrix.tp} labelled PNEUMONIA and {matrix.fp} labelled NORMAL; "
+        f"predicted NORMAL: {matrix.tn} labelled NORMAL and {matrix.fn} labelled PNEUMONIA."
     )
 
 
@@ -95,17 +95,17 @@ def _steps(flow: Flow) -> tuple[tuple[str, ...], ...]:
     return (
         (f"Found in {flow.found.name}", _both(flow.found)),
         (f"Evaluated: {flow.evaluated.name}", _both(flow.evaluated)),
-        ("Index test: the model", _both(flow.answered), f"threshold {number(flow.threshold)}"),
+        ("Index test: the model", _both(flow.scored), f"threshold {number(flow.threshold)}"),
     )
 
 
 def _sides(flow: Flow) -> tuple[tuple[str, ...], ...]:
-    """What leaves after the first and the second step."""
+    """The images excluded after the first and after the second step."""
     other = [line for one in flow.elsewhere for line in (f"{one.name}:", _both(one))]
     refused = tuple(f"{name}: {count}" for name, count in flow.refused)
     return (
         ("Not evaluated here", *other) if other else (),
-        ("No answer", *refused) if refused else ("No answer: none",),
+        ("No result", *refused) if refused else ("No result: none",),
     )
 
 
@@ -125,7 +125,7 @@ def _box(
     lines: Sequence[str],
     colour: Colour = INK,
 ) -> None:
-    """A frame with its first line bold."""
+    """Draw a box with text; the first line is bold."""
     axes.add_patch(
         Rectangle(
             (column[0], top), column[1], height, fill=False, edgecolor=colour.light, linewidth=1
@@ -134,7 +134,7 @@ def _box(
     start = top + (height - len(lines) * _LINE) / 2 + _LINE / 2
     for place, line in enumerate(lines):
         y = start + place * _LINE
-        say(axes, column[0] + _PADDING, y, line, colour, bold=place == 0, size=9.5)
+        draw_text(axes, column[0] + _PADDING, y, line, colour, bold=place == 0, size=9.5)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -153,17 +153,17 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 
 def _result(axes: Axes, matrix: ConfusionMatrix, top: float) -> None:
-    """The two answers side by side, each with what the reference standard says of it."""
+    """Draw the two predicted classes side by side, each with its reference labels."""
     columns = (_MAIN, (210.0, 186.0))
-    called = (
+    predicted = (
         (1, matrix.tp + matrix.fp, (matrix.tp, matrix.fp), PNEUMONIA),
         (0, matrix.tn + matrix.fn, (matrix.fn, matrix.tn), NORMAL),
     )
-    for column, (answer, total, (ill, well), colour) in zip(columns, called, strict=True):
+    for column, (label, total, (pneumonia, normal), colour) in zip(columns, predicted, strict=True):
         lines = (
-            f"Called {CLASS_NAMES[answer]}: {total:,}",
-            f"reference {CLASS_NAMES[1]}: {ill:,}",
-            f"reference {CLASS_NAMES[0]}: {well:,}",
+            f"Predicted {CLASS_NAMES[label]}: {total:,}",
+            f"reference {CLASS_NAMES[1]}: {pneumonia:,}",
+            f"reference {CLASS_NAMES[0]}: {normal:,}",
         )
         _box(axes, column, top, _height(lines), lines, colour)
         _arrow(axes, (_centre(_MAIN), top - _GAP), (_centre(column), top))

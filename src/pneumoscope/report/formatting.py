@@ -1,7 +1,6 @@
-"""Numbers and names as a reader wants to see them.
+"""Format numbers, intervals, durations and metric names for every page.
 
-Comes in: plain values, some of them absent. Goes out: short text, the same everywhere.
-Knows nothing of pages, of HTML (nothing here is escaped) or of where a number came from.
+Nothing here is escaped for HTML; the templates escape.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from dataclasses import dataclass
 from pneumoscope.records import Estimate
 
 ABSENT = "–"
-"""Stands where a value is undefined or was not measured."""
+"""Shown where a value is undefined or was not measured."""
 
 _BYTES_STEP = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class MetricText:
-    """What to call a metric, and what it says in one plain sentence."""
+    """Label and one-sentence definition of a metric, and why it can be undefined."""
 
     label: str
     meaning: str
@@ -30,17 +29,17 @@ class MetricText:
 METRICS: Mapping[str, MetricText] = {
     "auc": MetricText(
         "AUC",
-        "chance that an X-ray with pneumonia scores above one without",
+        "probability that a random X-ray with pneumonia scores higher than a random normal one",
         undefined="needs both classes",
     ),
     "sensitivity": MetricText(
         "Sensitivity",
-        "share of X-rays with pneumonia that were called so",
+        "share of X-rays with pneumonia that were predicted pneumonia",
         undefined="needs an X-ray with pneumonia",
     ),
     "specificity": MetricText(
         "Specificity",
-        "share of normal X-rays that were called normal",
+        "share of normal X-rays that were predicted normal",
         undefined="needs a normal X-ray",
     ),
     "balanced_accuracy": MetricText(
@@ -49,22 +48,22 @@ METRICS: Mapping[str, MetricText] = {
         undefined="needs both classes",
     ),
     "accuracy": MetricText(
-        "Accuracy", "share of right calls at this mix of classes", undefined="needs an X-ray"
+        "Accuracy", "share of correct predictions at this prevalence", undefined="needs an X-ray"
     ),
     "ppv": MetricText(
         "Positive predictive value",
-        "share of pneumonia calls that were right at this mix of classes",
-        undefined="nothing was called pneumonia",
+        "share of pneumonia predictions that are correct at this prevalence",
+        undefined="nothing was predicted pneumonia",
     ),
     "npv": MetricText(
         "Negative predictive value",
-        "share of normal calls that were right at this mix of classes",
-        undefined="nothing was called normal",
+        "share of normal predictions that are correct at this prevalence",
+        undefined="nothing was predicted normal",
     ),
     "f1": MetricText(
         "F1",
         "harmonic mean of sensitivity and positive predictive value",
-        undefined="pneumonia was neither present nor called",
+        undefined="pneumonia was neither present nor predicted",
     ),
     "average_precision": MetricText(
         "Average precision",
@@ -73,27 +72,28 @@ METRICS: Mapping[str, MetricText] = {
     ),
     "brier": MetricText(
         "Brier score",
-        "mean squared error of the probability",
+        "mean squared difference between probability and label",
         lower_is_better=True,
         undefined="needs an X-ray",
     ),
     "ece": MetricText(
         "Calibration error",
-        "mean gap between stated probability and observed share (ECE)",
+        "expected calibration error (ECE): mean gap between predicted probability and observed "
+        "frequency",
         lower_is_better=True,
         undefined="needs an X-ray",
     ),
 }
-"""The metrics of `metrics.json` in the order in which a page shows them."""
+"""The metrics of `metrics.json`, in the order in which pages show them."""
 
 
 def metric_text(name: str) -> MetricText:
-    """Label and meaning of a metric; a metric that is not known here is called by its name."""
+    """Label and definition of a metric; an unknown metric is labelled by its name."""
     return METRICS.get(name, MetricText(name.replace("_", " ").capitalize(), ""))
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`0.964`, or a dash for what is absent."""
+    """`0.964`, or a dash if the value is absent."""
     if value is None:
         return ABSENT
     shown = f"{value:.{digits}f}"
@@ -101,7 +101,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(estimate: Estimate, digits: int = 3) -> str:
-    """`0.944–0.978`, `−0.5 to 0.25`, or a dash if an end of it is absent."""
+    """`0.944–0.978`, `−0.5 to 0.25`, or a dash if a limit is absent."""
     if estimate.low is None or estimate.high is None:
         return ABSENT
     low, high = number(estimate.low, digits), number(estimate.high, digits)
@@ -117,7 +117,7 @@ def in_words(estimate: Estimate, level: float, digits: int = 2) -> str:
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """`95 %` with a no-break space; absent is a dash."""
+    """`95 %` with a no-break space, or a dash if the value is absent."""
     return ABSENT if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 

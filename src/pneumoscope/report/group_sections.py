@@ -1,9 +1,4 @@
-"""The section of a report that sets groups of patients side by side.
-
-Comes in: an `Evaluation` with groups. Goes out: a `Section`, or figures. Knows nothing of HTML.
-
-The metrics of an evaluation as a table for a paper: CSV, Markdown, LaTeX.
-"""
+"""The section that compares groups of patients; metrics as CSV, Markdown and LaTeX tables."""
 
 from __future__ import annotations
 
@@ -19,7 +14,15 @@ from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES
 from pneumoscope.records import Estimate
 from pneumoscope.report import plots
 from pneumoscope.report.content import ReportContent
-from pneumoscope.report.formatting import ABSENT, count, interval, metric_text, number, percent
+from pneumoscope.report.formatting import (
+    ABSENT,
+    count,
+    interval,
+    metric_text,
+    number,
+    percent,
+    plural,
+)
 from pneumoscope.report.page import Column, Drawn, FiguresView, Head, Section, Table
 from pneumoscope.report.svg import NORMAL, PNEUMONIA, Svg
 
@@ -27,25 +30,26 @@ _FIGURES = {"sensitivity": PNEUMONIA, "specificity": NORMAL}
 
 
 def groups(content: ReportContent) -> Section | None:
-    """Every column that makes groups: rates, gaps, and where there are too few to tell."""
+    """Rates and differences for the groups of every column, with a warning for small groups."""
     columns = content.evaluation.groups
     if not columns:
         return None
     level = content.evaluation.interval.level
     unused = [column for column in columns if not column.groups]
     columns = tuple(column for column in columns if column.groups)
-    left_out = " ".join(f"{column.name} has {column.note}." for column in unused)
+    left_out = " ".join(f"{column.name}: {column.note}." for column in unused)
     few = sum(bool(group.too_few) for column in columns for group in column.groups)
     warning = (
-        f" {few} of the groups rest on fewer than {FEWEST} patients of a class: they are too small "
-        "to tell, whatever their numbers say."
+        f" {plural(few, 'group')} with fewer than {FEWEST} patients of a class "
+        f"{'is' if few == 1 else 'are'} too small for a conclusion."
         if few
         else ""
     )
     view = FiguresView(
-        "Whether the model serves one group worse than another. A gap is the group minus all "
-        "other images; where its interval holds 0, chance may have made it. Nothing is corrected "
-        f"for how many gaps there are.{warning} {left_out}".rstrip(),
+        "Whether the model performs worse in one group than in another. A difference is the "
+        "group’s value minus that of all other images; if its interval includes 0, chance can "
+        "explain it. The intervals are not corrected for multiple comparisons."
+        f"{warning} {left_out}".rstrip(),
         tuple(Drawn("", figure) for figure in group_figures(content.evaluation)),
         tables=tuple(table for column in columns for table in _tables(column, level)),
     )
@@ -54,7 +58,7 @@ def groups(content: ReportContent) -> Section | None:
 
 
 def group_figures(found: Evaluation) -> tuple[Svg, ...]:
-    """Sensitivity and specificity per group, a figure per column and rate."""
+    """Draw sensitivity and specificity per group, one figure per column and rate."""
     drawn = []
     for place, column in enumerate(found.groups):
         for rate, colour in _FIGURES.items():
@@ -72,7 +76,11 @@ def group_figures(found: Evaluation) -> tuple[Svg, ...]:
 
 def _tables(column: GroupColumn, level: float) -> tuple[Table, Table]:
     span = f"{percent(level)} interval"
-    without = f"{count(column.without)} X-rays have no value. " if column.without else ""
+    without = (
+        f"{plural(column.without, 'X-ray')} {'has' if column.without == 1 else 'have'} no value. "
+        if column.without
+        else ""
+    )
     note = (without + column.note.capitalize()).strip()
     rates = Table(
         f"By {column.name}",
@@ -94,9 +102,9 @@ def _tables(column: GroupColumn, level: float) -> tuple[Table, Table]:
         note,
     )
     gaps = Table(
-        f"Gaps by {column.name}",
+        f"Differences by {column.name}",
         (
-            Column("Group minus the others"),
+            Column("Group minus all others"),
             *(Column(f"{metric_text(rate).label} ({span})", numeric=True) for rate in RATES),
         ),
         tuple(
@@ -108,7 +116,7 @@ def _tables(column: GroupColumn, level: float) -> tuple[Table, Table]:
 
 
 def _few(group: Group) -> str:
-    return "too few to tell: " + ", ".join(metric_text(rate).label for rate in group.too_few)
+    return "too few patients: " + ", ".join(metric_text(rate).label for rate in group.too_few)
 
 
 def _of(group: Group, rate: str) -> Estimate:
@@ -143,7 +151,7 @@ class _Line:
 
 
 def as_csv(found: Evaluation) -> str:
-    """One row per metric and per way of making its interval, at full precision."""
+    """A CSV row per metric and interval method, at full precision."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -163,7 +171,7 @@ def as_csv(found: Evaluation) -> str:
 
 
 def as_markdown(found: Evaluation) -> str:
-    """The contract's metrics as a Markdown table, with a line that says what they are of."""
+    """The metrics of `metrics.json` as a Markdown table, with a line on data and methods."""
     level = percent(found.interval.level)
     lines = [f"| Metric | Value | {level} interval |", "| --- | ---: | --- |"]
     lines += [
@@ -175,7 +183,7 @@ def as_markdown(found: Evaluation) -> str:
 
 
 def as_latex(found: Evaluation) -> str:
-    r"""The same as a LaTeX table (`booktabs`), to be `\input`."""
+    r"""The metrics of `metrics.json` as a LaTeX table (`booktabs`), to be `\input`."""
     level = percent(found.interval.level)
     lines = [
         "% needs \\usepackage{booktabs}",

@@ -1,8 +1,7 @@
-"""`MODEL_CARD.md`, in the form that Hugging Face reads: YAML front matter, then prose.
+"""`MODEL_CARD.md` in the format of the Hugging Face Hub: YAML front matter, then Markdown.
 
-Comes in: `ModelCardContent`. Goes out: Markdown text, the same for the same input.
-Loads no model and writes no file: the bundle's writer does.
-Form: Mitchell et al. 2019, Model Cards for Model Reporting (doi:10.1145/3287560.3287596).
+The sections follow Mitchell et al. 2019, Model Cards for Model Reporting
+(doi:10.1145/3287560.3287596). Equal contents give equal text.
 """
 
 from __future__ import annotations
@@ -30,32 +29,54 @@ _HUB_NAMES = {
     "accuracy": "accuracy",
     "f1": "f1",
 }
-"""What model hubs call our metrics; the others stay out of the front matter."""
+"""Names of the metrics on model hubs; other metrics are not in the front matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutTest:
+    """An evaluation on images that took no part in training, calibration or threshold.
+
+    Attributes:
+        description: which images they are and what limits the test, one paragraph of Markdown.
+        metrics: as in `metrics.json`.
+        details: further Markdown, such as tables of changed images.
+        limitations: Markdown list items on where the model is known to fail.
+        data_name: of the images, for the index of model hubs.
+    """
+
+    description: str
+    metrics: Mapping[str, Estimate]
+    details: str = ""
+    limitations: str = ""
+    data_name: str = "held-out test"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCardContent:
-    """What a model card states; what the workflow does not know stays empty and is left out.
+    """The content of a model card; empty fields are left out.
 
     Attributes:
         name: of the model (`pneumoscope-frozen`).
         version: of pneumoscope that wrote it.
         architecture: one sentence (`DenseNet121 without its top, frozen, …`).
-        weights_origin: where the initial weights come from, one sentence.
+        weights_origin: origin of the initial weights, one sentence.
         preprocessing: steps from file to network input, in order, one sentence each.
         training: steps of training, in order, one sentence each.
         data_name: the data set's name.
-        kermany: whether it is the Kermany data set (then with its licence, DOI and known limits).
-        fingerprint: hex digest of the training data, `""` if not taken.
+        kermany: whether it is the Kermany data set; then its licence, DOI and limitations are
+            stated.
+        fingerprint: hex digest of the training data, `""` if it was not computed.
         counts: images and patients per split.
-        evaluated_on: which images the metrics are from, in words (`the validation split, …`).
+        evaluated_on: the images that the metrics were measured on, in words
+            (`the validation split, …`).
         n: images evaluated.
         patients: patients evaluated.
-        threshold: PNEUMONIA is called from this probability up.
-        threshold_rule: how it was chosen, in words.
-        level: of the intervals, in (0, 1).
+        threshold: PNEUMONIA is predicted if the probability is at least this.
+        threshold_rule: how the threshold was chosen, in words.
+        level: confidence level of the intervals, in (0, 1).
         metrics: as in `metrics.json`.
-        limitations: further ones, one sentence each.
+        limitations: further limitations, one sentence each.
+        held_out: a test on other images, if there was one; model hubs then show its metrics.
     """
 
     name: str
@@ -76,14 +97,18 @@ class ModelCardContent:
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
     fingerprint: str = ""
     limitations: tuple[str, ...] = ()
+    held_out: HeldOutTest | None = None
 
 
 def model_card(content: ModelCardContent) -> str:
-    """The model card as Markdown, ending in a line break."""
+    """Render the model card as Markdown, ending in a line break."""
+    shown = content.held_out or content
     template = markdown_environment().get_template("model_card.md.j2")
     return template.render(
         card=content,
-        results=_index_entries(content),
+        results=_index_entries(shown.metrics),
+        indexed_data=shown.data_name,
+        held_out_rows=_metric_rows(content.held_out.metrics) if content.held_out else [],
         rows=_metric_rows(content.metrics),
         counts=[
             (c.name, count(c.normal), count(c.pneumonia), count(c.patients)) for c in content.counts
@@ -96,12 +121,12 @@ def model_card(content: ModelCardContent) -> str:
     )
 
 
-def _index_entries(content: ModelCardContent) -> list[tuple[str, str, str]]:
-    """Metrics for the front matter: type, label and value, the latter two ready for YAML."""
+def _index_entries(metrics: Mapping[str, Estimate]) -> list[tuple[str, str, str]]:
+    """Metrics for the front matter: type, label and value, with label and value quoted for YAML."""
     return [
         (hub_name, json.dumps(metric_text(name).label), f"{value:.4f}")
         for name, hub_name in _HUB_NAMES.items()
-        if (value := content.metrics.get(name, Estimate(None)).value) is not None
+        if (value := metrics.get(name, Estimate(None)).value) is not None
     ]
 
 

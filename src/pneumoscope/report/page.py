@@ -1,13 +1,8 @@
-"""What every page is built of, and the writing of one.
+"""Render and write self-contained pages from sections, tables and figures.
 
-Comes in: a template's name, the page's heading and its sections. Goes out: one HTML file that
-holds all it shows (styles, figures, pictures) and asks the network for nothing.
-Knows nothing of evaluations or audits.
-
-Jinja2 environments over the templates inside the package.
-
-Comes in: nothing. Goes out: environments that escape (pages) or quote (Markdown) what they are
-given and refuse undefined names. Knows nothing of what is rendered.
+A page is one HTML file that includes its styles, figures and images, and loads nothing from the
+network. The Jinja2 environments escape every value (HTML) or quote it (Markdown), and raise an
+error for undefined names.
 """
 
 from __future__ import annotations
@@ -33,7 +28,7 @@ _MARKDOWN_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})
 
 @cache
 def page_environment() -> Environment:
-    """For HTML: everything is escaped, but for our own figures through `figure_markup`."""
+    """The HTML environment: escapes everything except the package's own figures and styles."""
     environment = Environment(
         loader=FunctionLoader(template_text),
         autoescape=True,
@@ -42,18 +37,18 @@ def page_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["figure_markup"] = _figure_markup
-    environment.filters["style_markup"] = Markup  # our own style sheet, from the package
-    environment.filters["script_markup"] = Markup  # our own script, from the package
+    environment.filters["style_markup"] = Markup  # the package's own style sheet
+    environment.filters["script_markup"] = Markup  # the package's own script
     environment.filters["json_markup"] = _json_markup
     return environment
 
 
 @cache
 def markdown_environment() -> Environment:
-    """For Markdown: `md` takes the meaning out of its special characters."""
+    """The Markdown environment: its filter `md` escapes Markdown's special characters."""
     environment = Environment(
         loader=FunctionLoader(template_text),
-        autoescape=False,  # noqa: S701 - HTML's escapes mean nothing here; `md` does its part
+        autoescape=False,  # noqa: S701 - Markdown, not HTML: the filter `md` escapes
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -64,18 +59,18 @@ def markdown_environment() -> Environment:
 
 
 def template_text(name: str) -> str:
-    """A file of `templates/`, as text."""
+    """The text of a file in `templates/`."""
     folder = resources.files("pneumoscope.report") / "templates"
     return folder.joinpath(*name.split("/")).read_text(encoding="utf-8")
 
 
 def _figure_markup(drawn: Svg) -> Markup:
-    # Matplotlib has escaped every label in it, and `svg` the reading.
+    # Matplotlib escapes every label, and `svg` escapes the description.
     return Markup(drawn.inline)  # noqa: S704
 
 
 def _json_markup(document: Any) -> Markup:
-    # Inside <script type="application/json"> only `<` could end the element, or begin a comment.
+    # Inside <script type="application/json"> only `<` can end the element or begin a comment.
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))  # noqa: S704
 
@@ -89,12 +84,12 @@ class Section:
     """One section of a page.
 
     Attributes:
-        identifier: unique in the page; the target of its link.
+        identifier: unique on the page; the target of its link.
         title: its heading.
-        short: its name in the list of sections.
-        template: what lays it out.
-        view: what the template shows, already in words.
-        flows: on paper it may follow the section before on the same sheet.
+        short: its name in the navigation.
+        template: the template that renders it.
+        view: the texts and figures that the template shows.
+        flows: whether, in print, it may start on the same sheet as the section before it.
     """
 
     identifier: str
@@ -107,7 +102,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A table's column: numbers are set flush right, code in a fixed-width font."""
+    """A table column; numbers are right-aligned, code is set in a fixed-width font."""
 
     title: str
     numeric: bool = False
@@ -116,7 +111,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The cell that heads a row, with a quiet line below."""
+    """The first cell of a row, with a note in smaller type below it."""
 
     text: str
     note: str
@@ -124,7 +119,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of text cells; the first cell of a row heads it."""
+    """A table of text cells; the first cell of each row is its heading."""
 
     caption: str
     columns: tuple[Column, ...]
@@ -135,7 +130,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A figure under its title (none if the figure bears its own), with a further sentence."""
+    """A figure with its title (`""` if the figure shows its own) and a caption."""
 
     title: str
     svg: Svg
@@ -147,11 +142,11 @@ class FiguresView:
     """A section of figures.
 
     Attributes:
-        intro: a sentence above them.
-        figures: two in a row.
-        beside: a table that stands among them.
-        tables: below them.
-        small: three figures in a row.
+        intro: text above the figures.
+        figures: shown two in a row.
+        beside: a table placed among the figures.
+        tables: tables below the figures.
+        small: whether to show three figures in a row.
     """
 
     intro: str
@@ -163,17 +158,21 @@ class FiguresView:
 
 @dataclass(frozen=True, slots=True)
 class TablesView:
-    """A section of tables, with a sentence above."""
+    """A section of tables, with text above them."""
 
     intro: str
     tables: tuple[Table, ...]
 
 
 def render_page(template: str, page: Any, sections: Sequence[Section], script: str = "") -> str:
-    """The page as HTML; whatever the views hold is escaped.
+    """Render a page as HTML; all values in the views are escaped.
 
-    `script` names a file of `templates/`: the one script that the page's policy lets run, by its
-    hash (Content Security Policy Level 3, section 6.7.3.3).
+    Args:
+        template: name of the page's template.
+        page: the texts at the top of the page.
+        sections: in order.
+        script: a file in `templates/`, or `""`. The page's Content Security Policy allows only
+            this script, by its hash (CSP Level 3, section 6.7.3.3).
     """
     code = template_text(script) if script else ""
     digest = b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
@@ -194,19 +193,19 @@ def render_page(template: str, page: Any, sections: Sequence[Section], script: s
 def write_page(
     path: Path, template: str, page: Any, sections: Sequence[Section], script: str = ""
 ) -> None:
-    """Render a page and write it to `path`, whole or not at all.
+    """Render a page and write it to `path`, completely or not at all.
 
     Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
     write_text(path, render_page(template, page, sections, script))
 
 
 def data_uri(png: bytes) -> str:
-    """PNG bytes as an image's address inside the page."""
+    """PNG bytes as a data URI."""
     return f"data:image/png;base64,{b64encode(png).decode('ascii')}"
 
 
 def pairs(facts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Facts that are known, in order."""
+    """The facts that are known, in order."""
     return tuple((name, value) for name, value in facts.items() if value)

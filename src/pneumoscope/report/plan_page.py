@@ -1,13 +1,7 @@
-"""The page of a plan: every operating point to try out, and what the chosen one promises.
+"""`plan.html`: choosing an operating point, its performance, costs, net benefit and abstention.
 
-Comes in: `PlanContent`. Goes out: `plan.html`, one file that opens from disk; its script is ours,
-works on the page's own numbers and is all that the page's policy lets run.
-Measures nothing but to lay out: every number is handed in.
-
-What the page of a plan is made from: a frozen record that the workflow fills in.
-
-Comes in: what was measured and chosen. Goes out: nothing; this is the input of `plan_page`. Knows
-nothing of HTML.
+The workflow fills in `PlanContent`. The page includes one script of the package, which works on
+the numbers in the page; the page's Content Security Policy allows no other.
 """
 
 from __future__ import annotations
@@ -48,25 +42,25 @@ class PlanContent:
 
     Attributes:
         name: of the evaluation.
-        images: with an answer.
-        patients: how many they are of.
-        positives: PNEUMONIA images among them.
-        prevalence: at which predictive values hold.
-        given: whether the user gave it.
-        table: every threshold.
-        at: index of the chosen threshold in it, or of the one in use.
+        images: number of images with a result.
+        patients: number of their patients.
+        positives: number of PNEUMONIA images among them.
+        prevalence: of pneumonia, for predictive values and counts per 1,000 patients.
+        given: whether the user specified the prevalence.
+        table: rates at every threshold.
+        at: index in `table` of the chosen threshold, or else of the threshold in use.
         current: the threshold in use.
-        chosen: the new threshold, if one was asked for.
-        confident: how sure it is that the wanted rate holds.
-        verify: patients needed, by `sensitivity` and `specificity`.
-        curve: net benefit; `None` where the score is no probability.
-        risk: risk against coverage, likewise.
-        abstention: where the answer is to be `uncertain`, if asked for.
+        chosen: the new threshold, if requested.
+        confident: the confidence that the requested rate is reached, if requested.
+        verify: patients needed for a local test, by `sensitivity` and `specificity`.
+        curve: the decision curve; `None` if the score is not a probability.
+        risk: the risk–coverage curve; `None` if the score is not a probability.
+        abstention: the abstention band or prediction sets, if requested.
         recalibration: as in `plan.json`.
-        level: of the intervals.
-        notes: what the reader must know first.
-        command: that made the page.
-        costs: what errors cost at each threshold, if asked for.
+        level: confidence level of the intervals.
+        notes: sentences to show first.
+        command: the command that produced the page.
+        costs: cost of errors at each threshold, if requested.
     """
 
     name: str
@@ -92,7 +86,7 @@ class PlanContent:
 
     @property
     def row(self) -> PlanRow:
-        """The chosen threshold, or the one in use, at the prevalence."""
+        """The rates at the chosen threshold, or else at the threshold in use."""
         return self.table.row(self.at, self.prevalence)
 
 
@@ -100,12 +94,12 @@ _SCRIPT = "plan.js"
 _TEMPLATE = "plan.html.j2"
 _STATIC_ROWS = 25
 _MOST_STEPS = 400
-"""Steps of the page's threshold control: what a reader can tell apart, and a page can carry."""
+"""Maximum number of steps of the page's threshold slider."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row of the table that the controls change; `name` is the end of its cells' ids."""
+    """A row of the table that the controls update; `name` is the suffix of its cells' ids."""
 
     name: str
     label: str
@@ -116,7 +110,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class ControlsView:
-    """The controls, the rows they change, and the numbers they take from."""
+    """The controls, the rows that they update, and the numbers that they use."""
 
     intro: str
     level: str
@@ -125,10 +119,10 @@ class ControlsView:
 
 
 def write_plan_page(path: Path, content: PlanContent) -> None:
-    """Write the page to `path`, whole or not at all.
+    """Write the page to `path`, completely or not at all.
 
     Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
     write_page(path, _TEMPLATE, _head(content), _sections(content), script=_SCRIPT)
 
@@ -142,16 +136,17 @@ def _head(content: PlanContent) -> ReportHead:
     row = content.row
     what = f"the new threshold {number(row.threshold, 4)}" if content.chosen else "its threshold"
     text = (
-        f"On {plural(content.images, 'X-ray')} of {plural(content.patients, 'patient')}, at {what} "
-        f"and a prevalence of {percent(content.prevalence, 1)}, the model misses "
-        f"{number(row.missed.value, 1)} and raises {number(row.false_alarms.value, 1)} false "
-        "alarms among 1,000 patients."
+        f"Estimated from {plural(content.images, 'X-ray')} of "
+        f"{plural(content.patients, 'patient')}: at {what} and a prevalence of "
+        f"{percent(content.prevalence, 1)}, the model misses {number(row.missed.value, 1)} cases "
+        f"of pneumonia and raises {number(row.false_alarms.value, 1)} false alarms per 1,000 "
+        "patients."
     )
     if content.confident:
-        sure = content.confident
+        found = content.confident
         text += (
-            f" Its {sure.kind} is at least {number(sure.limit)} with {percent(sure.confidence)} "
-            "confidence."
+            f" Its {found.kind} is at least {number(found.limit)} with "
+            f"{percent(found.confidence)} confidence."
         )
     level = percent(content.level)
     keys = [
@@ -167,8 +162,8 @@ def _head(content: PlanContent) -> ReportHead:
         "Operating point",
         content.name,
         text,
-        "The numbers hold for patients like these. Don’t use them, or the model, for a decision "
-        "about a patient.",
+        "The results apply to patients like these only. Do not use them, or the model, for "
+        "decisions about patients.",
         tuple(keys),
     )
 
@@ -190,20 +185,43 @@ def _sections(content: PlanContent) -> tuple[Section, ...]:
 def _controls(content: PlanContent) -> Section:
     row = content.row
     lines = (
-        _line("sensitivity", "Sensitivity", "share of the ill that are called", row.sensitivity),
-        _line("specificity", "Specificity", "share of the well that are not", row.specificity),
-        _line("ppv", "PPV", "share of calls that are right", row.ppv),
-        _line("npv", "NPV", "share of all-clears that are right", row.npv),
-        _line("missed", "Missed", "ill and not called, per 1,000 patients", row.missed, 1),
-        _line("alarms", "False alarms", "well and called, per 1,000", row.false_alarms, 1),
+        _line(
+            "sensitivity",
+            "Sensitivity",
+            "share of patients with pneumonia predicted pneumonia",
+            row.sensitivity,
+        ),
+        _line(
+            "specificity",
+            "Specificity",
+            "share of patients without pneumonia predicted normal",
+            row.specificity,
+        ),
+        _line("ppv", "PPV", "share of pneumonia predictions that are correct", row.ppv),
+        _line("npv", "NPV", "share of normal predictions that are correct", row.npv),
+        _line(
+            "missed",
+            "Missed cases",
+            "with pneumonia, predicted normal, per 1,000 patients",
+            row.missed,
+            1,
+        ),
+        _line(
+            "alarms",
+            "False alarms",
+            "without pneumonia, predicted pneumonia, per 1,000 patients",
+            row.false_alarms,
+            1,
+        ),
     )
     view = ControlsView(
-        "Move the threshold and the prevalence, by mouse or keyboard.",
+        "Change the threshold and the prevalence with the mouse or the keyboard.",
         percent(content.level),
         lines,
         page_data(content),
     )
-    return Section("try", "Try it", "Try it", "sections/plan_controls.html.j2", view)
+    title = "Try a threshold"
+    return Section("try", title, title, "sections/plan_controls.html.j2", view)
 
 
 def _line(name: str, label: str, meaning: str, found: Estimate, digits: int = 3) -> Line:
@@ -211,7 +229,7 @@ def _line(name: str, label: str, meaning: str, found: Estimate, digits: int = 3)
 
 
 def page_data(content: PlanContent) -> dict[str, Any]:
-    """What the script works on: at most `_MOST_STEPS` thresholds, the chosen one among them."""
+    """The data of the page's script: at most `_MOST_STEPS` thresholds and the chosen one."""
     table = content.table
     size = table.thresholds.size
     steps = np.linspace(0, size - 1, min(size, _MOST_STEPS)).round().astype(np.int64)
@@ -235,24 +253,29 @@ def page_data(content: PlanContent) -> dict[str, Any]:
 
 
 def _choice(content: PlanContent) -> Section:
-    """The threshold in use beside the chosen one, and what it takes to verify it."""
+    """The threshold in use, the chosen threshold, and the patients needed to verify it."""
     rows = [_plan_cells("in use", content.current)]
     if content.chosen:
         rows.append(_plan_cells("chosen", content.row))
-    intro = f"Chosen: {content.chosen.rule}." if content.chosen else "No other was asked for."
+    intro = (
+        f"Rule of the new threshold: {content.chosen.rule}."
+        if content.chosen
+        else "No new threshold was requested."
+    )
     if content.confident:
-        sure = content.confident
+        found = content.confident
         intro += (
-            f" The one-sided {percent(sure.confidence)} limit of the {sure.kind} is "
-            f"{number(sure.limit)}; in {percent(sure.chance, 1)} of resamples of patients it "
-            f"reaches {number(sure.wanted)}."
+            f" The one-sided {percent(found.confidence)} lower limit of the {found.kind} is "
+            f"{number(found.limit)}; the {found.kind} reaches {number(found.wanted)} in "
+            f"{percent(found.chance, 1)} of the bootstrap resamples."
         )
-    note = "Missed cases and (false) alarms are among 1,000 patients."
+    note = "Missed cases and false alarms are per 1,000 patients."
     tables = [Table("Operating points", _PLAN_COLUMNS, tuple(rows), note)]
     if content.verify:
         tables.append(_verify_table(content))
     view = TablesView(" ".join([*content.notes, intro]), tuple(tables))
-    return Section("point", "The operating point", "Point", "sections/tables.html.j2", view)
+    title = "Operating point"
+    return Section("point", title, title, "sections/tables.html.j2", view)
 
 
 _PLAN_COLUMNS = (
@@ -261,8 +284,8 @@ _PLAN_COLUMNS = (
     Column("Specificity", numeric=True),
     Column("PPV", numeric=True),
     Column("NPV", numeric=True),
-    Column("Missed", numeric=True),
-    Column("Alarms", numeric=True),
+    Column("Missed cases", numeric=True),
+    Column("False alarms", numeric=True),
 )
 
 
@@ -284,29 +307,29 @@ def _both(found: Estimate) -> str:
 def _verify_table(content: PlanContent) -> Table:
     rows = []
     for kind, needed in content.verify.items():
-        ill = kind == "sensitivity"
-        frequent = content.prevalence if ill else 1.0 - content.prevalence
+        is_sensitivity = kind == "sensitivity"
+        share = content.prevalence if is_sensitivity else 1.0 - content.prevalence
         enough = needed.patients is not None and needed.hits is not None
         rows.append(
             (
                 f"{kind.capitalize()} above {number(needed.least)}",
                 number(needed.expected),
-                "pneumonia" if ill else "normal",
-                count(needed.patients) if needed.patients else "no number would do",
+                "pneumonia" if is_sensitivity else "normal",
+                count(needed.patients) if needed.patients else "not achievable",
                 count(needed.hits) if needed.hits else ABSENT,
-                count(round(needed.patients / frequent)) if enough and needed.patients else ABSENT,
+                count(round(needed.patients / share)) if enough and needed.patients else ABSENT,
             )
         )
     any_of = next(iter(content.verify.values()))
     return Table(
-        "Patients needed to verify it on site",
+        "Sample size for a local test",
         (
-            Column("To show"),
-            Column("If it is", numeric=True),
-            Column("Patients with"),
-            Column("How many", numeric=True),
-            Column("Of whom right", numeric=True),
-            Column("About as many in a row", numeric=True),
+            Column("Hypothesis"),
+            Column("Expected rate", numeric=True),
+            Column("Class"),
+            Column("Patients of the class", numeric=True),
+            Column("Of these, correct at least", numeric=True),
+            Column("Consecutive patients (about)", numeric=True),
         ),
         tuple(rows),
         f"Exact one-sided binomial test at {percent(any_of.confidence)} confidence with a power of "
@@ -327,8 +350,8 @@ def _costs(content: PlanContent) -> Section | None:
     if found.cheapest == content.at:
         named = named[1:]
     named += [
-        ("Call every image", number(found.call_all, 1), ABSENT),
-        ("Call none", number(found.call_none, 1), ABSENT),
+        ("Predict pneumonia for all", number(found.call_all, 1), ABSENT),
+        ("Predict normal for all", number(found.call_none, 1), ABSENT),
     ]
     columns = (
         Column("Threshold"),
@@ -336,19 +359,19 @@ def _costs(content: PlanContent) -> Section | None:
         Column(f"{percent(content.level)} interval", numeric=True),
     )
     span = (
-        f" In {percent(content.level)} of resamples of patients it lies from "
-        f"{number(found.low, 4)} to {number(found.high, 4)}."
+        f" In {percent(content.level)} of the bootstrap resamples it lies between "
+        f"{number(found.low, 4)} and {number(found.high, 4)}."
         if found.low is not None
         else ""
     )
     view = TablesView(
-        f"A missed case costs {found.missed:g}, a false alarm {found.false_alarm:g}, among 1,000 "
-        f"patients at a prevalence of {percent(content.prevalence, 1)}. Errors cost least at the "
-        f"threshold {number(table.thresholds[found.cheapest], 4)}.{span} It was found on these "
-        "images: on others it will do a little worse than here.",
+        f"Cost of a missed case: {found.missed:g}; of a false alarm: {found.false_alarm:g}. Costs "
+        f"are per 1,000 patients at a prevalence of {percent(content.prevalence, 1)}. The "
+        f"threshold with the lowest cost is {number(table.thresholds[found.cheapest], 4)}.{span} "
+        "It was chosen on these images, so its cost on other images will be slightly higher.",
         (Table("Cost of errors", columns, tuple(named)),),
     )
-    return Section("cost", "What errors cost", "Cost", "sections/tables.html.j2", view)
+    return Section("cost", "Cost of errors", "Cost", "sections/tables.html.j2", view)
 
 
 def _priced(found: Estimate) -> tuple[str, str]:
@@ -359,16 +382,18 @@ def _curve(content: PlanContent) -> Section | None:
     if content.curve is None or content.risk is None:
         return None
     useful = content.curve.useful()
-    said = (
-        f"The model is surely better than both from {number(useful[0], 2)} to "
-        f"{number(useful[1], 2)}."
+    span = f"{percent(content.level)} interval"
+    conclusion = (
+        f"At threshold probabilities from {number(useful[0], 2)} to {number(useful[1], 2)}, the "
+        f"{span} of the model’s net benefit is above treating all and treating none."
         if useful
-        else "Nowhere is the model surely better than both."
+        else f"At no threshold probability is the {span} of the model’s net benefit above both "
+        "treating all and treating none."
     )
     view = FiguresView(
-        "Net benefit weighs what is found against false alarms, as the one who decides does: who "
-        "acts from a probability of 0.2 up would bear four false alarms for one case found. "
-        + said,
+        "Net benefit weighs detected cases against false alarms. The threshold probability sets "
+        "the weights: someone who treats at a probability of 0.2 or more accepts four false alarms "
+        "per detected case. " + conclusion,
         (
             Drawn("Decision curve", plots.decision(content.curve)),
             Drawn("Risk and coverage", plots.risk_coverage(content.risk, content.level)),
@@ -380,7 +405,7 @@ def _curve(content: PlanContent) -> Section | None:
 def _thresholds(content: PlanContent) -> Section:
     table = content.table
     size = table.thresholds.size
-    # Even steps of the ranking crowd where nothing changes; even steps of both rates don't.
+    # Equal steps of the sum of both rates; equal steps of rank would cluster where rates are flat.
     moved = 2.0 + table.specificity[:, 0] - table.sensitivity[:, 0]
     targets = np.linspace(moved.min(), moved.max(), _STATIC_ROWS)
     near = {int(np.abs(moved - target).argmin()) for target in targets} | {content.at}
@@ -390,9 +415,10 @@ def _thresholds(content: PlanContent) -> Section:
         name = name or ("in use" if k == content.at else "")
         rows.append(_plan_cells(name, table.row(k, content.prevalence)))
     view = TablesView(
-        f"{plural(size, 'threshold')} give different answers; plan.csv has them all. Predictive "
-        f"values, misses and false alarms hold at a prevalence of {percent(content.prevalence, 1)}"
-        f"; intervals are at {percent(content.level)}, {BOOTSTRAP_METHOD}.",
+        f"{plural(size, 'threshold')} with different predictions; plan.csv contains all. "
+        "Predictive values, missed cases and false alarms are for a prevalence of "
+        f"{percent(content.prevalence, 1)}. {percent(content.level)} intervals: "
+        f"{BOOTSTRAP_METHOD}.",
         (Table("Thresholds", _PLAN_COLUMNS, tuple(rows)),),
     )
     return Section("thresholds", "Thresholds", "Thresholds", "sections/tables.html.j2", view)
@@ -406,27 +432,35 @@ def _abstention(content: PlanContent) -> Section | None:
         "On the images it was chosen on",
         (Column("Quantity"), Column("Value", numeric=True), Column("95 % interval", numeric=True)),
         (
-            ("Share answered", number(found.coverage.value), interval(found.coverage)),
-            ("Share of these wrong", number(found.risk.value), interval(found.risk)),
+            (
+                Head("Coverage", "share of images with a definite result"),
+                number(found.coverage.value),
+                interval(found.coverage),
+            ),
+            (
+                Head("Risk", "error rate among these"),
+                number(found.risk.value),
+                interval(found.risk),
+            ),
         ),
     )
     view = TablesView(
-        f"The answer is ‘uncertain’ from {number(found.low, 4)} to {number(found.high, 4)}: "
-        f"{found.rule}.",
+        f"The result is ‘uncertain’ for probabilities from {number(found.low, 4)} to "
+        f"{number(found.high, 4)}. Rule: {found.rule}.",
         (table,),
     )
-    return Section("uncertain", "No answer", "No answer", "sections/tables.html.j2", view, True)
+    return Section("uncertain", "Abstention", "Abstention", "sections/tables.html.j2", view, True)
 
 
 def _recalibration(content: PlanContent) -> Section | None:
-    told = content.recalibration
-    if told is None:
+    document = content.recalibration
+    if document is None:
         return None
-    gain = Estimate(**told["log_loss_gain"])
-    word = (
-        "a new calibration was fitted to them"
-        if told["changed"]
-        else "they show no need of another calibration, and it was kept"
+    gain = Estimate(**document["log_loss_gain"])
+    outcome = (
+        "A new calibration was fitted to them."
+        if document["changed"]
+        else "A new calibration does not improve on the existing one, which is kept."
     )
     rows = tuple(
         (
@@ -434,21 +468,21 @@ def _recalibration(content: PlanContent) -> Section | None:
             number(line["value"]),
             interval(Estimate(line["value"], line["low"], line["high"])),
         )
-        for line in told["moved"]
+        for line in document["moved"]
     )
     columns = (
-        Column("Probability before", numeric=True),
-        Column("Now", numeric=True),
+        Column("Old probability", numeric=True),
+        Column("New probability", numeric=True),
         Column(f"{percent(content.level)} interval", numeric=True),
     )
     view = TablesView(
-        f"{plural(told['images'], 'labelled X-ray')} of the site, of "
-        f"{plural(told['patients'], 'patient')}: {word}. Cross-validation puts the gain in "
-        f"log-loss at {number(gain.value, 4)} ({interval(gain, 4)}); an interval that holds 0 says "
-        "that the sample can’t tell.",
-        (Table("What it does to a probability", columns, rows),),
+        f"Local sample: {plural(document['images'], 'labelled X-ray')} of "
+        f"{plural(document['patients'], 'patient')}. {outcome} The cross-validated decrease of the "
+        f"log-loss is {number(gain.value, 4)} ({interval(gain, 4)}); if the interval includes 0, "
+        "the sample does not show an improvement.",
+        (Table("Effect on probabilities", columns, rows),),
     )
-    title = "Calibration of the site"
+    title = "Local recalibration"
     return Section("calibration", title, "Calibration", "sections/tables.html.j2", view, True)
 
 
@@ -457,12 +491,16 @@ def _reading(content: PlanContent) -> Section:
         ("Evaluation", content.name),
         ("X-rays", f"{count(content.images)}, {count(content.positives)} with pneumonia"),
         ("Patients", count(content.patients)),
-        ("Prevalence", percent(content.prevalence, 1) + ("" if content.given else ", as here")),
-        ("Made by", content.command),
+        (
+            "Prevalence",
+            percent(content.prevalence, 1) + ("" if content.given else ", that of these images"),
+        ),
+        ("Command", content.command),
     )
     view = TablesView(
-        "Sensitivity and specificity are taken from these images; they hold elsewhere only if "
-        "the ill and the well look alike there. Predictive values follow by Bayes’ rule.",
-        (Table("How it was made", (Column("What"), Column("Which")), rows),),
+        "Sensitivity and specificity are estimated from these images. They apply to another "
+        "population only if its patients with and without pneumonia are similar to these. "
+        "Predictive values follow from Bayes’ rule.",
+        (Table("Inputs and command", (Column("Item"), Column("Value")), rows),),
     )
-    return Section("made", "How it was made", "Made", "sections/tables.html.j2", view, True)
+    return Section("made", "Reproduction", "Reproduction", "sections/tables.html.j2", view, True)

@@ -1,17 +1,6 @@
-"""The figures of a report, one function each.
+"""The figures of reports, audits and plans, one function each.
 
-Comes in: curves and counts as plain sequences, and the numbers to mark. Goes out: `Svg`, the same
-bytes for the same input. Every figure carries one sentence that says what it shows.
-Knows nothing of pages, of files or of how the numbers were measured.
-
-The figures of an audit's evidence: dots with intervals on one scale.
-
-Comes in: `Likeness` and `SplitTest` records. Goes out: `Svg`, the same bytes for the same input.
-Knows nothing of pages.
-
-The figures of a plan: decision curve, risk against coverage.
-
-Comes in: curves as tuples. Goes out: `Svg`. Knows nothing of pages or of how they were measured.
+Every figure includes a sentence that describes what it shows. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from pneumoscope.data.audit_record import Likeness, SplitTest
+from pneumoscope.data.audit_record import PatientSimilarity, SplitTest
 from pneumoscope.evaluation.abstention import RiskCoverage
 from pneumoscope.evaluation.decision import DecisionCurve
 from pneumoscope.records import CLASS_NAMES, Estimate
@@ -38,12 +27,12 @@ from pneumoscope.report.svg import (
     WIDTH,
     Colour,
     Svg,
+    draw_text,
     drawing,
     grid,
     mark_point,
     name_axes,
     new_axes,
-    say,
     to_svg,
     unit_square,
 )
@@ -52,15 +41,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from pneumoscope.evaluation.metrics import ConfusionMatrix, Curve, Reliability, ScoreHistogram
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 CLASS_COLOURS: tuple[Colour, Colour] = (NORMAL, PNEUMONIA)
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Where the threshold puts the model on a curve."""
+    """The point of a curve that belongs to the threshold."""
 
     x: float
     y: float
@@ -69,7 +56,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One row of a dot-and-interval figure: `wanted` of `total` images were answered rightly."""
+    """One row of a dot-and-interval figure: a rate of `total` images."""
 
     label: str
     estimate: Estimate
@@ -78,7 +65,7 @@ class Group:
 
 
 def confusion(matrix: ConfusionMatrix) -> Svg:
-    """Images by truth (rows) and answer (columns), with the share of each row."""
+    """Draw images by label (rows) and predicted class (columns), with the share of each row."""
     rows = ((matrix.tn, matrix.fp), (matrix.fn, matrix.tp))
     with drawing():
         figure, axes = new_axes(WIDTH, 270, margins=(92, 10, 10, 44))
@@ -86,7 +73,7 @@ def confusion(matrix: ConfusionMatrix) -> Svg:
         axes.set_xlim(0, 2)
         axes.set_ylim(2, 0)
         for i, row in enumerate(rows):
-            say(
+            draw_text(
                 axes,
                 -0.06,
                 i + 0.5,
@@ -106,35 +93,35 @@ def confusion(matrix: ConfusionMatrix) -> Svg:
                     linewidth=0,
                 )
                 axes.add_patch(tile)
-                say(axes, j + 0.5, i + 0.45, count(images), ha="center", size=21, bold=True)
-                kind = ("right" if i == j else "wrong") + f", {percent(share, 1)}"
-                say(axes, j + 0.5, i + 0.72, kind, ha="center", size=10)
+                draw_text(axes, j + 0.5, i + 0.45, count(images), ha="center", size=21, bold=True)
+                kind = ("correct" if i == j else "wrong") + f", {percent(share, 1)}"
+                draw_text(axes, j + 0.5, i + 0.72, kind, ha="center", size=10)
         for j, name in enumerate(CLASS_NAMES):
-            say(axes, j + 0.5, -0.1, f"called {name.lower()}", MUTED, ha="center", size=10)
-        say(axes, -0.06, -0.1, "labelled", MUTED, ha="right", size=10)
+            draw_text(axes, j + 0.5, -0.1, f"predicted {name.lower()}", MUTED, ha="center", size=10)
+        draw_text(axes, -0.06, -0.1, "labelled", MUTED, ha="right", size=10)
         reading = (
-            f"Of {plural(sum(rows[0]), 'normal X-ray')}, {count(matrix.tn)} were called normal and "
-            f"{count(matrix.fp)} pneumonia; of {count(sum(rows[1]))} with pneumonia, "
-            f"{count(matrix.tp)} were called so and {count(matrix.fn)} were missed."
+            f"Of {plural(sum(rows[0]), 'normal X-ray')}, {count(matrix.tn)} were predicted normal "
+            f"and {count(matrix.fp)} pneumonia; of {plural(sum(rows[1]), 'X-ray')} with pneumonia, "
+            f"{count(matrix.tp)} were detected and {count(matrix.fn)} were missed."
         )
         return to_svg(figure, "confusion", reading)
 
 
 def roc(curve: Curve, point: OperatingPoint | None, auc: Estimate, level: float) -> Svg:
-    """Sensitivity against the rate of false alarms, with the band and the operating point."""
+    """Draw sensitivity against 1 − specificity, with the band and the operating point."""
     with drawing():
         figure, axes = new_axes()
         unit_square(axes)
-        name_axes(axes, "False alarms (1 − specificity)", "Sensitivity")
+        name_axes(axes, "False positive rate (1 − specificity)", "Sensitivity")
         axes.plot([0, 1], [0, 1], color=MUTED.light, linewidth=0.8, dashes=(3, 3))
-        say(axes, 0.68, 0.63, "chance", MUTED)
+        draw_text(axes, 0.68, 0.63, "chance", MUTED)
         # The curve takes the upper end of a vertical step: at 0 it rises from 0.
         axes.plot([0, 0], [0, curve.y[0]], color=INK.light, clip_on=False)
         _band(axes, curve)
         text = f"AUC {number(auc.value)}"
-        say(axes, 0.97, 0.13, text, ha="right", bold=True, size=12)
-        say(axes, 0.97, 0.05, interval(auc), MUTED, ha="right")
-        reading = f"The ROC curve encloses an area of {in_words(auc, level, 3)}"
+        draw_text(axes, 0.97, 0.13, text, ha="right", bold=True, size=12)
+        draw_text(axes, 0.97, 0.05, interval(auc), MUTED, ha="right")
+        reading = f"The area under the ROC curve is {in_words(auc, level, 3)}"
         if point is not None:
             _mark_threshold(axes, point)
             reading += (
@@ -151,14 +138,14 @@ def precision_recall(
     level: float,
     prevalence: float,
 ) -> Svg:
-    """Positive predictive value against sensitivity; chance lies at the prevalence."""
+    """Draw positive predictive value against sensitivity; chance is at the prevalence."""
     with drawing():
         figure, axes = new_axes()
         unit_square(axes)
         name_axes(axes, "Sensitivity (recall)", "Positive predictive value (precision)")
         axes.axhline(prevalence, color=MUTED.light, linewidth=0.8, dashes=(3, 3))
         above = prevalence < 0.5
-        say(
+        draw_text(
             axes,
             0.02,
             prevalence + (0.04 if above else -0.04),
@@ -166,7 +153,7 @@ def precision_recall(
             MUTED,
         )
         _band(axes, curve)
-        say(
+        draw_text(
             axes,
             0.03,
             0.13,
@@ -174,25 +161,26 @@ def precision_recall(
             bold=True,
             size=12,
         )
-        say(axes, 0.03, 0.05, interval(average_precision), MUTED)
+        draw_text(axes, 0.03, 0.05, interval(average_precision), MUTED)
         reading = f"Average precision is {in_words(average_precision, level, 3)}"
         if point is not None:
             _mark_threshold(axes, point)
             reading += (
                 f"; at the threshold {number(point.threshold, 2)}, {percent(point.y, 1)} of the "
-                f"pneumonia calls are right and {percent(point.x, 1)} of the pneumonia is found"
+                f"pneumonia predictions are correct and {percent(point.x, 1)} of the X-rays with "
+                "pneumonia are detected"
             )
         return to_svg(figure, "precision-recall", reading + ".")
 
 
 def reliability(bins: Reliability, ece: Estimate) -> Svg:
-    """Observed share of pneumonia against the stated probability, in bins, with intervals."""
+    """Draw observed frequency against predicted probability, in bins, with intervals."""
     with drawing():
         figure, axes = new_axes()
         unit_square(axes)
-        name_axes(axes, "Stated probability of pneumonia", "Observed share of pneumonia")
+        name_axes(axes, "Predicted probability of pneumonia", "Observed frequency of pneumonia")
         axes.plot([0, 1], [0, 1], color=MUTED.light, linewidth=0.8, dashes=(3, 3))
-        say(axes, 0.5, 0.55, "perfect", MUTED, ha="right")
+        draw_text(axes, 0.5, 0.55, "perfect", MUTED, ha="right")
         axes.vlines(bins.probability, bins.low, bins.high, color=INK.light, linewidth=1.1)
         axes.plot(
             bins.probability,
@@ -204,19 +192,19 @@ def reliability(bins: Reliability, ece: Estimate) -> Svg:
             clip_on=False,
         )
         text = f"Calibration error {number(ece.value)}"
-        say(axes, 0.97, 0.13, text, ha="right", bold=True, size=12)
-        say(axes, 0.97, 0.05, interval(ece), MUTED, ha="right")
+        draw_text(axes, 0.97, 0.13, text, ha="right", bold=True, size=12)
+        draw_text(axes, 0.97, 0.05, interval(ece), MUTED, ha="right")
         gaps = [abs(p - s) for p, s in zip(bins.probability, bins.share, strict=True)]
         reading = (
-            f"In {plural(len(gaps), 'group')} of X-rays sorted by stated probability "
-            f"(about {count(round(float(np.mean(bins.images))))} each), the observed share of "
-            f"pneumonia is at most {number(max(gaps), 2)} away from what was stated."
+            f"In {plural(len(gaps), 'bin')} of X-rays sorted by predicted probability "
+            f"(about {count(round(float(np.mean(bins.images))))} each), the observed frequency of "
+            f"pneumonia differs from the predicted probability by at most {number(max(gaps), 2)}."
         )
         return to_svg(figure, "reliability", reading)
 
 
 def score_histogram(histogram: ScoreHistogram, threshold: float, matrix: ConfusionMatrix) -> Svg:
-    """How many X-rays of each class got which probability, with the wrong calls counted."""
+    """Draw a histogram of the probabilities of each class, with the number of wrong predictions."""
     with drawing():
         figure, top = new_axes(margins=(40, 186, 14, 46))
         bottom = figure.add_axes((40 / WIDTH, 38 / HEIGHT, (WIDTH - 54) / WIDTH, 98 / HEIGHT))
@@ -230,10 +218,10 @@ def score_histogram(histogram: ScoreHistogram, threshold: float, matrix: Confusi
             axes.set_xticks(places, [f"{low + place * (high - low):.3g}" for place in places])
         top.set_xticklabels([])
         is_probability = (low, high) == (0.0, 1.0)
-        name = "Stated probability of pneumonia" if is_probability else "Score"
+        name = "Predicted probability of pneumonia" if is_probability else "Score"
         bottom.set_xlabel(name, labelpad=5)
-        _tell_wrong(top, at, f"{plural(matrix.fp, 'false alarm')}", right=True)
-        _tell_wrong(bottom, at, f"{count(matrix.fn)} missed", right=False)
+        _label_wrong(top, at, f"{plural(matrix.fp, 'false alarm')}", right=True)
+        _label_wrong(bottom, at, f"{count(matrix.fn)} missed", right=False)
         top.text(
             at,
             1.05,
@@ -247,7 +235,7 @@ def score_histogram(histogram: ScoreHistogram, threshold: float, matrix: Confusi
         reading = (
             f"{plural(sum(histogram.normal), 'normal X-ray')} and "
             f"{count(sum(histogram.pneumonia))} with pneumonia by "
-            f"{'stated probability' if is_probability else 'score'}: "
+            f"{'predicted probability' if is_probability else 'score'}: "
             f"{plural(matrix.fp, 'false alarm')} at or above the threshold "
             f"{number(threshold, 2)}, {count(matrix.fn)} missed below it."
         )
@@ -255,7 +243,7 @@ def score_histogram(histogram: ScoreHistogram, threshold: float, matrix: Confusi
 
 
 def group_rates(groups: Sequence[Group], rate: str, level: float, name: str = "groups") -> Svg:
-    """A dot and an interval per group of images (bacterial, viral), on one scale."""
+    """Draw a rate and its interval per group of images (bacterial, viral), on one scale."""
     with drawing():
         height = 70 + 38 * len(groups)
         figure, axes = new_axes(WIDTH, height, margins=(118, 34, 62, 14))
@@ -268,7 +256,7 @@ def group_rates(groups: Sequence[Group], rate: str, level: float, name: str = "g
                 axes.plot([low, high], [row, row], color=group.colour.light, linewidth=2)
             if value is not None:
                 mark_point(axes, value, row, group.colour)
-            say(axes, 1 + 0.05 * (1 - start), row, number(value), bold=True, size=10.5)
+            draw_text(axes, 1 + 0.05 * (1 - start), row, number(value), bold=True, size=10.5)
         axes.set_ylim(len(groups) - 0.4, -0.6)
         labels = [f"{group.label} ({count(group.total)})" for group in groups]
         axes.set_yticks(range(len(groups)), labels)
@@ -290,16 +278,16 @@ def _band(axes: Axes, curve: Curve) -> None:
 
 
 def _mark_threshold(axes: Axes, point: OperatingPoint) -> None:
-    """The operating point, named below it on the side that has room."""
+    """Mark the operating point; its label is below it, on the side with more room."""
     mark_point(axes, point.x, point.y)
     right = point.x < 0.5
     text = f"threshold {number(point.threshold, 2)}"
     x = point.x + (0.025 if right else -0.025)
-    say(axes, x, max(point.y - 0.075, 0.2), text, ha="left" if right else "right", bold=True)
+    draw_text(axes, x, max(point.y - 0.075, 0.2), text, ha="left" if right else "right", bold=True)
 
 
 def _anchor(threshold: float) -> Any:
-    """Centred over its line, but kept inside the figure."""
+    """Horizontal alignment: centred on the threshold, but kept inside the figure."""
     if threshold < 0.15:
         return "left"
     return "right" if threshold > 0.85 else "center"
@@ -308,9 +296,9 @@ def _anchor(threshold: float) -> Any:
 def _bars(
     axes: Axes, edges: Sequence[float], counts: Sequence[int], threshold: float, label: int
 ) -> None:
-    """One class's histogram; a bar that lies wholly on the wrong side is solid.
+    """Draw the histogram of one class; bars entirely on the wrong side are solid.
 
-    Counts stand on a square-root scale: the few wrong calls stay visible beside the many right.
+    Counts are on a square-root scale to keep the few wrong predictions visible.
     """
     colour = CLASS_COLOURS[label]
     sides, heights = np.asarray(edges, dtype=np.float64), np.sqrt(counts)
@@ -352,8 +340,8 @@ def _square_root_ticks(most: int) -> list[int]:
     return ticks
 
 
-def _tell_wrong(axes: Axes, threshold: float, text: str, *, right: bool) -> None:
-    """Count the wrong calls in words on the wrong side of the threshold."""
+def _label_wrong(axes: Axes, threshold: float, text: str, *, right: bool) -> None:
+    """Write the number of wrong predictions on the wrong side of the threshold."""
     axes.text(
         threshold + (0.02 if right else -0.02),
         0.86,
@@ -372,8 +360,8 @@ _LABELS_WIDTH = 168
 _CHANCE = 0.5
 
 
-def likeness_intervals(found: Sequence[Likeness]) -> Svg:
-    """How much more alike films of one id are than strangers; 0 is not at all."""
+def likeness_intervals(found: Sequence[PatientSimilarity]) -> Svg:
+    """Draw the excess similarity of images with the same id; 0 means none."""
     with drawing():
         figure, axes = new_axes(WIDTH, 62 + _ROW * len(found), margins=(_LABELS_WIDTH, 34, 44, 12))
         ends = [end for one in found for end in (one.low, one.high)]
@@ -384,31 +372,31 @@ def likeness_intervals(found: Sequence[Likeness]) -> Svg:
             for one in found
         ]
         _rows(axes, rows)
-        axes.set_xlabel("Likeness above that of strangers", labelpad=5)
+        axes.set_xlabel("Similarity, same id minus different ids", labelpad=5)
         parts = [
             f"{name} {number(value, 2)} ({number(low, 2)} to {number(high, 2)})"
             for name, value, low, high, _ in rows
         ]
-        return to_svg(figure, "likeness", f"Likeness above strangers: {'; '.join(parts)}.")
+        return to_svg(figure, "likeness", f"Excess similarity: {'; '.join(parts)}.")
 
 
 def split_areas(tests: Sequence[SplitTest]) -> Svg:
-    """How well a classifier tells two splits apart; 0.5 is not at all."""
+    """Draw the AUC of classifiers between two splits; 0.5 means indistinguishable."""
     with drawing():
         figure, axes = new_axes(WIDTH, 62 + _ROW * len(tests), margins=(_LABELS_WIDTH, 34, 44, 12))
         axes.set_xlim(min(0.4, *(test.low - 0.02 for test in tests)), 1.0)
         axes.axvline(_CHANCE, color=MUTED.light, linewidth=0.8)
         rows = [(splits_name(t), t.auc, t.low, t.high, _colour(t.label)) for t in tests]
         _rows(axes, rows)
-        axes.set_xlabel("AUC, held out by patient", labelpad=5)
+        axes.set_xlabel("AUC, cross-validated by patient", labelpad=5)
         parts = [
             f"{name} {number(value, 2)} ({number(low, 2)} to {number(high, 2)})"
             for name, value, low, high, _ in rows
         ]
-        return to_svg(figure, "split-tests", f"AUC of telling splits: {'; '.join(parts)}.")
+        return to_svg(figure, "split-tests", f"AUC between splits: {'; '.join(parts)}.")
 
 
-def likeness_name(one: Likeness) -> str:
+def likeness_name(one: PatientSimilarity) -> str:
     """`Pneumonia in train`."""
     return _in_sentence(one.where)
 
@@ -435,7 +423,7 @@ def _rows(axes: Axes, rows: Sequence[tuple[str, float, float, float, Colour]]) -
     for row, (_, value, low, high, colour) in enumerate(rows):
         axes.plot([low, high], [row, row], color=colour.light, linewidth=2, clip_on=False)
         mark_point(axes, value, row, colour)
-        say(axes, right + 0.05 * (right - left), row, number(value, 2), bold=True, size=10.5)
+        draw_text(axes, right + 0.05 * (right - left), row, number(value, 2), bold=True, size=10.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     grid(axes, "x")
@@ -444,11 +432,11 @@ def _rows(axes: Axes, rows: Sequence[tuple[str, float, float, float, Colour]]) -
 
 
 def decision(curve: DecisionCurve) -> Svg:
-    """Net benefit of the model, of acting for all and for none."""
+    """Draw the net benefit of the model, of treating all patients, and of treating none."""
     x = np.asarray(curve.probability)
     with drawing():
         figure, axes = new_axes(margins=(46, 34, 14, 26))
-        name_axes(axes, "Who acts, acts from this probability up", "Net benefit per patient")
+        name_axes(axes, "Threshold probability for treatment", "Net benefit per patient")
         most = max(curve.prevalence, 0.01)
         axes.set_xlim(0, 1)
         axes.set_ylim(-0.25 * most, 1.12 * most)
@@ -461,29 +449,29 @@ def decision(curve: DecisionCurve) -> Svg:
                 x, curve.low, curve.high, color=PNEUMONIA.light, alpha=0.18, linewidth=0
             )
         axes.plot(x, curve.model, color=PNEUMONIA.light)
-        say(axes, 0.98, 0.06, "act for none", MUTED, ha="right", in_axes=True)
-        say(axes, 0.3, 1.03 * most, "by the model", PNEUMONIA, bold=True)
-        say(axes, 0.98, 0.97, "dashes: act for all", NORMAL, ha="right", in_axes=True)
+        draw_text(axes, 0.98, 0.06, "treat none", MUTED, ha="right", in_axes=True)
+        draw_text(axes, 0.3, 1.03 * most, "model", PNEUMONIA, bold=True)
+        draw_text(axes, 0.98, 0.97, "dashes: treat all", NORMAL, ha="right", in_axes=True)
         half = curve.model[int(np.abs(x - 0.5).argmin())]
         reading = (
-            f"Net benefit at a prevalence of {percent(curve.prevalence, 1)}: who acts from 0.5 up "
-            f"gains {number(half)} per patient by the model."
+            f"Net benefit at a prevalence of {percent(curve.prevalence, 1)}: at a threshold "
+            f"probability of 0.5, the model’s net benefit is {number(half)} per patient."
         )
         return to_svg(figure, "decision", reading)
 
 
 def risk_coverage(curve: RiskCoverage, level: float) -> Svg:
-    """Share of wrong answers if only the surest images are answered."""
+    """Draw the error rate if a result is given only for the most certain images."""
     with drawing():
         figure, axes = new_axes(margins=(46, 34, 14, 26))
-        name_axes(axes, "Coverage: share answered, the surest first", "Risk: share of these wrong")
+        name_axes(axes, "Coverage: most certain images first", "Risk: error rate among these")
         axes.set_xlim(0, 1.01)
         axes.set_ylim(0, max(1.15 * max(curve.risk), 0.01))
         grid(axes)
         axes.plot(curve.coverage, curve.risk, color=INK.light)
-        say(axes, 0.03, 0.93, f"Area {number(curve.area.value, 4)}", bold=True, in_axes=True)
+        draw_text(axes, 0.03, 0.93, f"Area {number(curve.area.value, 4)}", bold=True, in_axes=True)
         reading = (
-            f"If all are answered {percent(curve.risk[-1], 1)} of answers are wrong; the area "
-            f"under the curve is {in_words(curve.area, level, 4)}."
+            f"At full coverage, {percent(curve.risk[-1], 1)} of the predictions are wrong; the "
+            f"area under the curve is {in_words(curve.area, level, 4)}."
         )
         return to_svg(figure, "risk-coverage", reading)

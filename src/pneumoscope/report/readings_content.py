@@ -1,4 +1,4 @@
-"""What the page of a pilot is made from: frozen records that the workflow fills in."""
+"""The content of the page of a pilot study: frozen records that the workflow fills in."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pneumoscope.evaluation.weekly import Week
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What stands on one side only.
+    """Counts from joining scores and readings.
 
     Attributes:
-        scores: rows of the scores.
-        cases: cases that they make.
-        images_of_several: cases of more than one image.
-        keyless: rows that name no case.
+        scores: rows in the table of scores.
+        cases: cases in the table of scores.
+        images_of_several: cases with more than one image.
+        keyless: rows without a case identifier.
         unread: cases without a reading.
-        divided: cases whose readers are divided or could not say.
-        unscored: read, and not in the scores.
-        refused: read, and without a score.
-        matched: with a score and a reference.
+        divided: cases on which readers disagree or are undecided.
+        unscored: cases with a reading that are not in the table of scores.
+        refused: cases with a reading, but without a score.
+        matched: cases with a score and a reading.
     """
 
     scores: int
@@ -41,12 +41,12 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class StillNeeded:
-    """How many more cases of a class a rate needs to be shown.
+    """The cases of a class that are still required to demonstrate a rate.
 
     Attributes:
-        needed: what it takes in all.
-        have: cases of the class that have a score and a reference.
-        weeks: weeks of further cases at the pace so far; `None` where that can't be said.
+        needed: the required sample size.
+        have: cases of the class with a score and a reading.
+        weeks: weeks until the rest is collected at the current rate; `None` if unknown.
     """
 
     needed: Verification
@@ -55,19 +55,19 @@ class StillNeeded:
 
     @property
     def missing(self) -> int | None:
-        """Cases still to come; `None` where no number would do."""
+        """Remaining cases; `None` if no sample size is sufficient."""
         return None if self.needed.patients is None else max(self.needed.patients - self.have, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdRow:
-    """What another threshold would have done with the cases so far.
+    """Performance of a threshold on the cases so far.
 
     Attributes:
-        row: its rates; predictive values at the share of pneumonia among the cases read.
-        called: cases that it would have called, of all with a score.
-        scored: of how many.
-        in_use: whether it is the one in use.
+        row: its rates; predictive values are at the prevalence among the cases with a reading.
+        called: cases with a score at or above the threshold.
+        scored: cases with a score.
+        in_use: whether it is the threshold in use.
     """
 
     row: PlanRow
@@ -83,18 +83,18 @@ class ReadingsContent:
     Attributes:
         scores: name of the table of scores.
         readings: name of the table of readings.
-        by: what they were joined by.
-        missing: what could not be joined.
-        evaluation: of the cases with score and reference; `None` with cases of one class or none.
-        agreement: of system and reference.
-        readers: of each pair of readers, by their names.
+        by: the key by which they were joined.
+        missing: counts from joining them.
+        evaluation: of the cases with score and reading; `None` unless both classes are present.
+        agreement: between system and reference.
+        readers: agreement of each pair of readers, by their names.
         weeks: in order.
-        undated: cases without a date, which stand in no week.
-        thresholds: what others would have done.
-        needed: by `sensitivity` and `specificity`.
-        models: fingerprints of the models that answered, in order of appearance.
-        level: of the intervals.
-        command: that made the page.
+        undated: cases without a date, which are in no week.
+        thresholds: performance at other thresholds.
+        needed: remaining cases, by `sensitivity` and `specificity`.
+        models: fingerprints of the models that produced the scores, in order of appearance.
+        level: confidence level of the intervals.
+        command: the command that produced the page.
     """
 
     scores: str

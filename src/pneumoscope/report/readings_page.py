@@ -1,7 +1,4 @@
-"""The page of a pilot: what came, what was refused, and how the system did against the readers.
-
-The figures of a pilot week by week: what came, how scores lay, how well it did so far.
-"""
+"""The page of a pilot study: cases, refusals, performance against the readers, week by week."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from typing import TYPE_CHECKING
 from pneumoscope.evaluation.kappa import Agreement
 from pneumoscope.evaluation.weekly import Week
 from pneumoscope.records import Estimate
-from pneumoscope.report import readings_page
 from pneumoscope.report.formatting import ABSENT, count, in_words, interval, number, percent, plural
 from pneumoscope.report.page import (
     Column,
@@ -33,11 +29,11 @@ from pneumoscope.report.svg import (
     NORMAL,
     PNEUMONIA,
     Svg,
+    draw_text,
     drawing,
     grid,
     name_axes,
     new_axes,
-    say,
     to_svg,
 )
 
@@ -46,10 +42,10 @@ if TYPE_CHECKING:
 
 
 def write_readings_page(path: Path, content: ReadingsContent) -> None:
-    """Write the page to `path`, whole or not at all.
+    """Write the page to `path`, completely or not at all.
 
     Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
     write_page(path, "report.html.j2", _head(content), _sections(content))
 
@@ -62,17 +58,18 @@ def render_readings_page(content: ReadingsContent) -> str:
 def _head(content: ReadingsContent) -> ReportHead:
     missing, level = content.missing, percent(content.level)
     text = (
-        f"{plural(missing.matched, 'case')} of {count(missing.cases)} have both a score and a "
-        f"reading, in {plural(len(content.weeks), 'week')}."
+        f"{count(missing.matched)} of {plural(missing.cases, 'case')} "
+        f"{'has' if missing.matched == 1 else 'have'} both a score and a reading, over "
+        f"{plural(len(content.weeks), 'week')}."
     )
     keys = []
     if content.evaluation and content.agreement:
         found = content.evaluation
         matrix = found.confusion_matrix
         text += (
-            f" The system missed {count(matrix.fn)} of {count(matrix.fn + matrix.tp)} with "
-            f"pneumonia and raised {plural(matrix.fp, 'false alarm')} on "
-            f"{plural(matrix.fp + matrix.tn, 'normal case')}."
+            f" The system missed {count(matrix.fn)} of "
+            f"{plural(matrix.fn + matrix.tp, 'case')} with pneumonia and raised "
+            f"{plural(matrix.fp, 'false alarm')} on {plural(matrix.fp + matrix.tn, 'normal case')}."
         )
         for label, estimate in (
             ("Sensitivity", found.metrics["sensitivity"]),
@@ -82,11 +79,11 @@ def _head(content: ReadingsContent) -> ReportHead:
         ):
             keys.append(KeyNumber(label, number(estimate.value), f"{level}: {interval(estimate)}"))
     return ReportHead(
-        "Pilot, week by week",
+        "Pilot study, week by week",
         f"{content.scores} · {content.readings}",
         text,
-        "The numbers hold for these patients. Don’t use them, or the system, for a decision about "
-        "a patient. Tables beside this page name patients.",
+        "The results apply to these patients only. Do not use them, or the system, for decisions "
+        "about patients. The tables in the same folder name patients.",
         tuple(keys),
     )
 
@@ -106,31 +103,39 @@ def _sections(content: ReadingsContent) -> tuple[Section, ...]:
 def _joined(content: ReadingsContent) -> Section:
     missing = content.missing
     rows = (
-        ("Rows of scores", count(missing.scores), ""),
-        ("Cases that they make", count(missing.cases), f"joined by {content.by}"),
+        ("Rows in the table of scores", count(missing.scores), ""),
+        ("Cases in the table of scores", count(missing.cases), f"joined by {content.by}"),
         (
-            "Cases of several images",
+            "Cases with several images",
             count(missing.images_of_several),
-            "the image with the highest score stands for the case",
+            "the image with the highest score represents the case",
         ),
-        ("Rows that name no case", count(missing.keyless), "left out"),
-        ("Without a reading", count(missing.unread), "left out of every rate; unread.csv"),
+        ("Rows without a case identifier", count(missing.keyless), "excluded"),
+        ("Cases without a reading", count(missing.unread), "excluded from all rates; unread.csv"),
         (
-            "Readers divided or undecided",
+            "Cases on which readers disagree or are undecided",
             count(missing.divided),
-            "left out of every rate; divided.csv",
+            "excluded from all rates; divided.csv",
         ),
-        ("Read, but without a score row", count(missing.unscored), "unscored.csv"),
-        ("Read, but refused", count(missing.refused), "no score; counted week by week"),
-        ("With score and reading", count(missing.matched), "joined.csv"),
+        ("Cases read, but not in the table of scores", count(missing.unscored), "unscored.csv"),
+        (
+            "Cases read, but refused by the system",
+            count(missing.refused),
+            "no score; counted per week",
+        ),
+        ("Cases with a score and a reading", count(missing.matched), "joined.csv"),
     )
     table = Table(
-        "What could be joined",
-        (Column("What"), Column("How many", numeric=True), Column("What became of them")),
+        "Joining scores and readings",
+        (Column("Rows or cases"), Column("Number", numeric=True), Column("Handling")),
         rows,
     )
     return Section(
-        "joined", "Who is in", "Who is in", "sections/tables.html.j2", TablesView("", (table,))
+        "joined",
+        "Included cases",
+        "Included cases",
+        "sections/tables.html.j2",
+        TablesView("", (table,)),
     )
 
 
@@ -140,43 +145,46 @@ def _weeks(content: ReadingsContent) -> Section | None:
         return None
     threshold = next((row.row.threshold for row in content.thresholds if row.in_use), None)
     drawn = (
-        Drawn("", readings_page.volume(weeks)),
-        Drawn("", readings_page.score_quartiles(weeks, threshold)),
-        Drawn("", readings_page.rates_so_far(weeks, content.level)),
+        Drawn("", volume(weeks)),
+        Drawn("", score_quartiles(weeks, threshold)),
+        Drawn("", rates_so_far(weeks, content.level)),
     )
     level = percent(content.level)
     columns = (
         Column("Week of"),
         Column("Cases", numeric=True),
         Column("No score", numeric=True),
-        Column("Read", numeric=True),
-        Column("Called", numeric=True),
+        Column("With reading", numeric=True),
+        Column("Predicted pneumonia", numeric=True),
         Column("Score, median (quartiles)", numeric=True),
         Column("Drift", numeric=True),
     )
     note = (
-        "Drift: the largest distance between the distribution of the week’s scores and of all "
-        "before (Kolmogorov–Smirnov), with its p; of 20 weeks one falls below 0.05 by chance."
+        "Drift: the Kolmogorov–Smirnov distance between the scores of the week and those of all "
+        "previous weeks, with its p. By chance, p is below 0.05 in about one of 20 weeks."
     )
     rates = (
         Column("Up to the week of"),
-        Column("Sensitivity so far", numeric=True),
-        Column("Specificity so far", numeric=True),
+        Column("Cumulative sensitivity", numeric=True),
+        Column("Cumulative specificity", numeric=True),
     )
-    clustered = f"Intervals at {level}, clustered by patient. weeks.csv has all at full precision."
+    clustered = (
+        f"{level} intervals, clustered by patient. weeks.csv contains all values at full precision."
+    )
     tables = [
-        Table("What came", columns, tuple(map(_week_row, weeks)), note),
-        Table("How well so far", rates, tuple(map(_rates_row, weeks)), clustered),
+        Table("Cases and scores per week", columns, tuple(map(_week_row, weeks)), note),
+        Table("Cumulative performance", rates, tuple(map(_rates_row, weeks)), clustered),
     ]
     codes = _codes(weeks)
     if codes.rows:
         tables.append(codes)
     undated = (
-        f" {plural(content.undated, 'case')} without a date stand in no week."
+        f" {plural(content.undated, 'case')} without a date "
+        f"{'is' if content.undated == 1 else 'are'} not included."
         if content.undated
         else ""
     )
-    view = FiguresView(f"Cases by the date of the study.{undated}", drawn, tables=tuple(tables))
+    view = FiguresView(f"Cases by study date.{undated}", drawn, tables=tuple(tables))
     return Section("weeks", "Week by week", "Weeks", "sections/figures.html.j2", view)
 
 
@@ -213,7 +221,7 @@ def _both(found: Estimate, cases: int) -> str:
 
 
 def _codes(weeks: tuple[Week, ...]) -> Table:
-    """Refusals by code and week, the most frequent code first."""
+    """Refusals by reason and week, the most frequent reason first."""
     totals: dict[str, int] = {}
     for week in weeks:
         for code, cases in week.refused.items():
@@ -241,24 +249,24 @@ def _agreement(content: ReadingsContent) -> Section | None:
     if not pairs:
         return None
     columns = (
-        Column("Who"),
+        Column("Raters"),
         Column("Cases", numeric=True),
-        Column("Both yes", numeric=True),
+        Column("Both positive", numeric=True),
         Column("First only", numeric=True),
         Column("Second only", numeric=True),
-        Column("Neither", numeric=True),
-        Column("Agreement", numeric=True),
-        Column("By chance", numeric=True),
+        Column("Both negative", numeric=True),
+        Column("Observed agreement", numeric=True),
+        Column("Expected by chance", numeric=True),
         Column("Kappa", numeric=True),
         Column(f"{percent(content.level)} interval", numeric=True),
     )
     rows = tuple(_agreement_row(name, found) for name, found in pairs.items())
     note = (
-        "Cohen’s kappa is the agreement beyond chance as a share of what is possible. It depends "
-        "on how frequent pneumonia is. The interval allows for several cases of a patient."
+        "Cohen’s kappa is the agreement beyond chance as a share of the largest possible agreement "
+        "beyond chance. It depends on the prevalence. The interval is clustered by patient."
     )
     table = Table("Agreement", columns, rows, note)
-    view = TablesView("How far the answers agree, yes being pneumonia.", (table,))
+    view = TablesView("Agreement between raters; positive means pneumonia.", (table,))
     return Section("agreement", "Agreement", "Agreement", "sections/tables.html.j2", view)
 
 
@@ -279,7 +287,7 @@ def _thresholds(content: ReadingsContent) -> Section | None:
         return None
     columns = (
         Column("Threshold"),
-        Column("Called", numeric=True),
+        Column("Predicted pneumonia", numeric=True),
         Column("Sensitivity", numeric=True),
         Column("Specificity", numeric=True),
         Column("PPV", numeric=True),
@@ -302,18 +310,19 @@ def _thresholds(content: ReadingsContent) -> Section | None:
         for line in content.thresholds
     )
     table = Table(
-        "Other thresholds",
+        "Performance at other thresholds",
         columns,
         rows,
-        "Called: of all cases with a score, read or not. Predictive values at the share of "
-        "pneumonia among the cases read. Whoever chooses one here must test it on later cases.",
+        "Predicted pneumonia: of all cases with a score, with or without a reading. Predictive "
+        "values: at the prevalence among the cases with a reading. A threshold chosen here must be "
+        "tested on later cases.",
     )
     view = TablesView(
-        "What another threshold would have done with the cases so far. For every threshold and "
-        "another prevalence: pneumoscope plan on the folder evaluation/.",
+        "Performance of other thresholds on the cases so far. For all thresholds, or another "
+        "prevalence, run pneumoscope plan on the folder evaluation/.",
         (table,),
     )
-    title = "What a new threshold would do"
+    title = "Other thresholds"
     return Section("thresholds", title, "Thresholds", "sections/tables.html.j2", view)
 
 
@@ -328,7 +337,7 @@ def _needed(content: ReadingsContent) -> Section | None:
                 f"{kind.capitalize()} above {number(needed.least)}",
                 number(needed.expected),
                 "pneumonia" if kind == "sensitivity" else "normal",
-                count(needed.patients) if needed.patients is not None else "no number would do",
+                count(needed.patients) if needed.patients is not None else "not achievable",
                 count(found.have),
                 ABSENT if left is None else count(left),
                 ABSENT if found.weeks is None else number(found.weeks, 1),
@@ -336,22 +345,23 @@ def _needed(content: ReadingsContent) -> Section | None:
         )
     any_of = next(iter(content.needed.values())).needed
     table = Table(
-        "Cases still needed",
+        "Cases required",
         (
-            Column("To show"),
-            Column("If it is", numeric=True),
-            Column("Cases with"),
-            Column("Needed", numeric=True),
-            Column("There", numeric=True),
-            Column("Still needed", numeric=True),
-            Column("Weeks at this pace", numeric=True),
+            Column("Hypothesis"),
+            Column("Expected rate", numeric=True),
+            Column("Class"),
+            Column("Required", numeric=True),
+            Column("Collected", numeric=True),
+            Column("Remaining", numeric=True),
+            Column("Weeks at the current rate", numeric=True),
         ),
         tuple(rows),
         f"Exact one-sided binomial test at {percent(any_of.confidence)} confidence with a power of "
         f"{percent(any_of.power)}, one case per patient.",
     )
     view = TablesView("", (table,))
-    return Section("needed", "How many more", "How many", "sections/tables.html.j2", view, True)
+    title = "Required sample size"
+    return Section("needed", title, "Sample size", "sections/tables.html.j2", view, True)
 
 
 def _made(content: ReadingsContent) -> Section:
@@ -359,13 +369,13 @@ def _made(content: ReadingsContent) -> Section:
         ("Scores", content.scores),
         ("Readings", content.readings),
         ("Joined by", content.by),
-        ("Models that answered", ", ".join(content.models) or "not stated"),
+        ("Models that produced the scores", ", ".join(content.models) or "not stated"),
         ("Reporting checklist", "checklist.html (DECIDE-AI)"),
         ("Full evaluation", "evaluation/report.html"),
-        ("Made by", content.command),
+        ("Command", content.command),
     )
-    view = TablesView("", (Table("How it was made", (Column("What"), Column("Which")), rows),))
-    return Section("made", "How it was made", "Made", "sections/tables.html.j2", view, True)
+    view = TablesView("", (Table("Inputs and command", (Column("Item"), Column("Value")), rows),))
+    return Section("made", "Reproduction", "Reproduction", "sections/tables.html.j2", view, True)
 
 
 _MARGINS = (46, 34, 14, 26)
@@ -373,17 +383,17 @@ _MOST_TICKS = 6
 
 
 def volume(weeks: Sequence[Week]) -> Svg:
-    """Cases per week; those without a score stand on top of the others."""
+    """Draw the number of cases per week, with and without a score, as stacked bars."""
     with drawing():
         figure, axes = new_axes(margins=_MARGINS)
-        name_axes(axes, "Week that begins on", "Cases")
+        name_axes(axes, "Week of", "Cases")
         refused = [sum(week.refused.values()) for week in weeks]
         scored = [week.cases - without for week, without in zip(weeks, refused, strict=True)]
         axes.bar(range(len(weeks)), scored, color=NORMAL.light, width=0.7)
         axes.bar(range(len(weeks)), refused, bottom=scored, color=PNEUMONIA.light, width=0.7)
         axes.set_ylim(0, 1.25 * max(week.cases for week in weeks))
-        say(axes, 0.02, 0.95, "with a score", NORMAL, in_axes=True, bold=True)
-        say(axes, 0.98, 0.95, "without", PNEUMONIA, ha="right", in_axes=True, bold=True)
+        draw_text(axes, 0.02, 0.95, "with a score", NORMAL, in_axes=True, bold=True)
+        draw_text(axes, 0.98, 0.95, "no score", PNEUMONIA, ha="right", in_axes=True, bold=True)
         _mondays(axes, weeks)
         reading = (
             f"{plural(sum(scored) + sum(refused), 'case')} in {plural(len(weeks), 'week')}, "
@@ -393,10 +403,10 @@ def volume(weeks: Sequence[Week]) -> Svg:
 
 
 def score_quartiles(weeks: Sequence[Week], threshold: float | None) -> Svg:
-    """Median and quartiles of each week's scores, with the threshold."""
+    """Draw the median and quartiles of each week's scores, with the threshold."""
     with drawing():
         figure, axes = new_axes(margins=_MARGINS)
-        name_axes(axes, "Week that begins on", "Score: quartiles and median")
+        name_axes(axes, "Week of", "Score: quartiles and median")
         for place, week in enumerate(weeks):
             if week.quartiles:
                 low, middle, high = week.quartiles
@@ -404,7 +414,7 @@ def score_quartiles(weeks: Sequence[Week], threshold: float | None) -> Svg:
                 axes.plot([place], [middle], "o", color=INK.light, markersize=5)
         if threshold is not None:
             axes.axhline(threshold, color=MUTED.light, linewidth=0.9, dashes=(3, 3))
-            say(axes, len(weeks) - 0.5, threshold, "threshold", MUTED, ha="right")
+            draw_text(axes, len(weeks) - 0.5, threshold, "threshold", MUTED, ha="right")
         _mondays(axes, weeks)
         known = [week for week in weeks if week.quartiles]
         reading = "No week has a score."
@@ -417,10 +427,10 @@ def score_quartiles(weeks: Sequence[Week], threshold: float | None) -> Svg:
 
 
 def rates_so_far(weeks: Sequence[Week], level: float) -> Svg:
-    """Sensitivity and specificity of all cases up to each week, with intervals."""
+    """Draw cumulative sensitivity and specificity up to each week, with intervals."""
     with drawing():
         figure, axes = new_axes(margins=_MARGINS)
-        name_axes(axes, "Up to the week that begins on", "Sensitivity and specificity so far")
+        name_axes(axes, "Up to the week of", "Cumulative sensitivity and specificity")
         for name, colour, rates in (
             ("sensitivity", PNEUMONIA, [week.sensitivity for week in weeks]),
             ("specificity", NORMAL, [week.specificity for week in weeks]),
@@ -446,12 +456,12 @@ def rates_so_far(weeks: Sequence[Week], level: float) -> Svg:
                 linewidth=0,
             )
         axes.set_ylim(0, 1.02)
-        say(axes, 0.02, 0.05, "sensitivity", PNEUMONIA, in_axes=True, bold=True)
-        say(axes, 0.98, 0.05, "specificity", NORMAL, ha="right", in_axes=True, bold=True)
+        draw_text(axes, 0.02, 0.05, "sensitivity", PNEUMONIA, in_axes=True, bold=True)
+        draw_text(axes, 0.98, 0.05, "specificity", NORMAL, ha="right", in_axes=True, bold=True)
         _mondays(axes, weeks)
         last = weeks[-1]
         reading = (
-            f"By the last week: sensitivity {in_words(last.sensitivity, level, 3)}, specificity "
+            f"Over all weeks: sensitivity {in_words(last.sensitivity, level, 3)}, specificity "
             f"{in_words(last.specificity, level, 3)}."
         )
         return to_svg(figure, "rates-so-far", reading)

@@ -1,7 +1,6 @@
-"""The report of a training or an evaluation: which sections, in which order.
+"""`report.html`: the report of a training run or an evaluation.
 
-Comes in: `ReportContent`. Goes out: `report.html`, one file that opens from disk.
-Loads no model and measures nothing: every number is handed in.
+All numbers come from `ReportContent`; nothing is computed here.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _EVALUATED_ON: dict[EvaluatedSplit, str] = {
 
 @dataclass(frozen=True, slots=True)
 class KeyNumber:
-    """One of the large numbers at the top: label, value, interval."""
+    """A headline number at the top of a page: label, value, interval."""
 
     label: str
     value: str
@@ -43,7 +42,7 @@ class KeyNumber:
 
 @dataclass(frozen=True, slots=True)
 class ReportHead:
-    """The top of the page, in words."""
+    """The texts at the top of the page."""
 
     title: str
     eyebrow: str
@@ -53,10 +52,10 @@ class ReportHead:
 
 
 def write_report(path: Path, content: ReportContent) -> None:
-    """Write the report to `path`, whole or not at all; the same content gives the same bytes.
+    """Write the report to `path`, completely or not at all; equal contents give equal bytes.
 
     Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
     write_page(path, "report.html.j2", _head(content), sections_of(content))
 
@@ -67,7 +66,7 @@ def render_report(content: ReportContent) -> str:
 
 
 def sections_of(content: ReportContent) -> tuple[Section, ...]:
-    """The sections that have something to show, in the page's order."""
+    """The sections that have content, in order."""
     found = (
         text_sections.run(content),
         figure_sections.flow(content),
@@ -102,31 +101,32 @@ def _head(content: ReportContent) -> ReportHead:
         eyebrow=" · ".join((content.model.name, content.data.name)),
         summary=summary(content),
         banner=(
-            "The numbers hold for these images. Don’t use them, or the model, for a decision "
-            "about a patient."
+            "The results apply to these images only. Do not use them, or the model, for decisions "
+            "about patients."
         ),
         keys=tuple(keys),
     )
 
 
 def summary(content: ReportContent) -> str:
-    """What came out, in two or three plain sentences."""
+    """The main results in two or three sentences."""
     found = content.evaluation
     level = found.interval.level
     matrix = found.confusion_matrix
-    # Only a training knows what it held out; of other data the page must not claim it.
+    # Only a training run can state that images were held out from training.
     held_out = ", held out from training" if content.learning and content.split == "val" else ""
     where = _EVALUATED_ON[content.split] + held_out
     text = (
         f"On {plural(found.n, 'X-ray')} of {plural(found.patients, 'patient')} {where}, the model "
-        f"finds pneumonia with a sensitivity of {in_words(_metric(content, 'sensitivity'), level)} "
-        f"and a specificity of {in_words(_metric(content, 'specificity'), level)} at the threshold "
+        f"detects pneumonia with a sensitivity of "
+        f"{in_words(_metric(content, 'sensitivity'), level)} and a specificity of "
+        f"{in_words(_metric(content, 'specificity'), level)} at the threshold "
         f"{number(found.threshold, 2)}. It raises {plural(matrix.fp, 'false alarm')} on "
         f"{plural(matrix.tn + matrix.fp, 'normal X-ray')} and misses {matrix.fn:,} of "
-        f"{matrix.tp + matrix.fn:,} with pneumonia."
+        f"{matrix.tp + matrix.fn:,} X-rays with pneumonia."
     )
     if found.refused:
-        text += f" {plural(found.refused, 'further input')} got no answer."
+        text += f" {plural(found.refused, 'further input')} gave no result."
     return text
 
 

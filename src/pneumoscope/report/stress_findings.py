@@ -1,10 +1,6 @@
-"""What a stress test says, in plain sentences.
+"""The content of a stress test and its findings in words, most severe first.
 
-Comes in: `StressContent`. Goes out: `StressFinding`s, the gravest first. Measures nothing.
-
-What the page of a stress test is made from: frozen records that the workflow fills in.
-
-Comes in: what was measured. Goes out: nothing. Knows nothing of HTML, and of no model.
+The workflow fills in the frozen records; `stress_findings` turns them into sentences.
 """
 
 from __future__ import annotations
@@ -14,24 +10,24 @@ from dataclasses import dataclass, field
 
 from pneumoscope.config import IntervalConfig, StressConfig
 from pneumoscope.data.audit_record import Severity
-from pneumoscope.evaluation.stress import Control, Judgement, Metric, Paired
+from pneumoscope.evaluation.stress import Judgement, Metric, Paired, ShortcutBaseline
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, EvaluatedSplit, ModelFacts, RunFacts
-from pneumoscope.report.formatting import in_words, number, plural
+from pneumoscope.report.formatting import in_words, number, percent, plural
 
 
 @dataclass(frozen=True, slots=True)
 class StressRow:
-    """One change at one strength.
+    """The result of one change at one strength.
 
     Attributes:
-        sweep: which sweep it is of; `""` for the parts of a film.
+        sweep: name of its sweep; `""` for parts of the image.
         name: a key.
         title: for tables.
-        strength: on the sweep's axis; 0 for the parts of a film.
-        plausible: whether the verdict goes by it.
-        found: compared with the images as they are.
-        judgement: within the limit or not.
+        strength: on the sweep's axis; 0 for parts of the image.
+        plausible: whether the verdict includes it.
+        found: the changed images compared with the unchanged ones.
+        judgement: whether the decrease is within the limit.
     """
 
     sweep: str
@@ -45,13 +41,13 @@ class StressRow:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRow:
-    """A part of the film that is another film's.
+    """The result of replacing a part of each image with that of another image.
 
     Attributes:
         name: a key.
         title: the part, for tables.
-        found: the part of a film of the other class (`changed`), compared with the part of one of
-            the same class (`plain`).
+        found: the part taken from an image of the other class (`changed`), compared with the part
+            taken from an image of the same class (`plain`).
     """
 
     name: str
@@ -61,13 +57,13 @@ class ExchangeRow:
 
 @dataclass(frozen=True, slots=True)
 class Localisation:
-    """Where heatmaps point, on true positives whose lungs are known.
+    """Localisation of the heatmaps of true positives whose lungs were segmented.
 
     Attributes:
-        images: how many there are that have a heatmap.
-        peak: share of them whose heatmap is hottest inside one of the lungs.
-        gain: mean of a heatmap's energy inside the lungs over the lungs' share of the image; 1 is
-            what an even heatmap has.
+        images: number of these images with a heatmap.
+        peak: share of them with the maximum of the heatmap inside a lung (pointing game).
+        gain: mean ratio of the share of the heatmap's energy inside the lungs to the lungs' share
+            of the image; a uniform heatmap has 1.
     """
 
     images: int
@@ -77,25 +73,25 @@ class Localisation:
 
 @dataclass(frozen=True, slots=True)
 class Shortcuts:
-    """The shortcut battery.
+    """The results of the shortcut tests.
 
     Attributes:
-        rows: what the model does by parts of the film.
-        exchanges: what it does where a part is another film's, of either class.
-        controls: what can be told without the model, by name; `None`: too few patients.
-        lungs_from: `found`, or `masks`.
-        with_lungs: images whose lungs could be used.
-        without_lungs: the others, left out wherever lungs are needed.
-        lung_share: mean share of the film that is lung.
-        energy: mean share of the heatmap inside the lungs.
-        energy_images: how many images have one.
-        framing: what the model does on images re-cut so that the lungs fill one share of all.
-        localisation: where heatmaps point.
+        rows: results with parts of the image hidden.
+        exchanges: results with a part replaced by that of another image, of either class.
+        baselines: shortcut baselines by name; `None`: too few patients.
+        lungs_from: `found` (segmentation) or `masks` (given by the user).
+        with_lungs: number of images with usable lung masks.
+        without_lungs: number of the other images, left out wherever lungs are needed.
+        lung_share: mean share of the image area that is lung.
+        energy: mean share of the heatmap's energy inside the lungs.
+        energy_images: number of images with a heatmap.
+        framing: results on images cropped so that the lungs fill the same share of each.
+        localisation: where heatmaps of true positives peak.
     """
 
     rows: tuple[StressRow, ...]
     exchanges: tuple[ExchangeRow, ...]
-    controls: Mapping[str, Control | None]
+    baselines: Mapping[str, ShortcutBaseline | None]
     lungs_from: str
     with_lungs: int
     without_lungs: int
@@ -108,7 +104,7 @@ class Shortcuts:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One film as a change leaves it: PNG bytes, and the probability it was given if any."""
+    """One changed image: PNG bytes, and its predicted probability, if any."""
 
     sweep: str
     title: str
@@ -121,25 +117,31 @@ class StressContent:
     """Everything in one stress test.
 
     Attributes:
-        split: which part of the data.
-        images: those that could be read and had an answer as they are.
-        patients: how many patients they are of.
-        positives: PNEUMONIA images among them.
-        drawn_from: images in the split, of which these are a sample if there are more.
-        refused: images without an answer as they are, by reason.
-        threshold: the model's own.
-        plain: each metric of the images as they are.
+        split: the tested split.
+        images: number of images with a result when unchanged.
+        patients: number of their patients.
+        positives: number of PNEUMONIA images among them.
+        drawn_from: number of images in the split; `images` is a sample if it is smaller.
+        refused: images without a result when unchanged, by reason.
+        threshold: the model's threshold.
+        plain: each metric on the unchanged images.
         rows: every change at every strength, in the order of the sweeps.
-        shortcuts: `None`: not asked for.
+        shortcuts: the shortcut tests; `None`: not requested.
         config: limits and sizes.
-        interval: how uncertainty is stated.
+        interval: level, resamples and seed of the intervals.
         run: command, times, versions.
         data: the data set.
-        model: what was stressed.
-        examples: one film, changed; the page then holds an X-ray.
-        uncertain: images that the model would answer `uncertain`, by the name of the change and
-            `plain`; `None`: it never does. All else takes them by the threshold.
-        warned: how many of the images have each kind of warning.
+        model: the tested model.
+        examples: one image under every change; the page then shows an X-ray.
+        uncertain: number of images in the abstention band, by the name of the change and `plain`;
+            `None`: the model does not abstain. All metrics use the threshold only.
+        warned: number of images with each kind of warning.
+
+    Example:
+        >>> config = StressConfig(limit=4, shortcuts=False)
+        >>> found = stress(xrays, folder / "stress", run.folder, config=config)
+        >>> isinstance(found, StressContent)
+        True
     """
 
     split: EvaluatedSplit
@@ -163,69 +165,68 @@ class StressContent:
 
     @property
     def worst_first(self) -> tuple[StressRow, ...]:
-        """The rows by fall, largest first; equal ones in the order of the sweeps."""
+        """The rows by decrease, largest first; ties in the order of the sweeps."""
         return tuple(sorted(self.rows, key=lambda row: -row.found.fall))
 
     def judged(self, judgement: Judgement) -> tuple[StressRow, ...]:
-        """The rows that were judged so, worst first."""
+        """The rows with this judgement, worst first."""
         return tuple(row for row in self.worst_first if row.judgement == judgement)
 
     @property
     def holds(self) -> bool:
-        """Whether no plausible change costs more than the limit."""
+        """Whether no plausible change lowers sensitivity or specificity beyond the limit."""
         return not self.judged("fails")
 
 
 _MOST_NAMED = 6
 _CHANCE, _STRONG = 0.5, 0.7
-"""An AUC whose interval lies above the first ranks better than chance; from the second, well."""
+"""AUC of chance, and from which AUC on discrimination is called strong."""
 
 _NEAR = 0.03
-"""A control this near to the model's AUC does as well."""
+"""A baseline whose AUC is at most this much lower than the model's is as good as the model."""
 
 _PARTS = {
     "lungs_removed": (
-        "With the lungs painted {ink} the model still ranks with an AUC of {auc}: it reads "
-        "something outside of the lungs.",
-        "With the lungs painted {ink} the model ranks with an AUC of {auc}, which can’t be told "
-        "from chance.",
+        "With the lungs painted {ink}, the AUC is still {auc}: the model uses information outside "
+        "the lungs.",
+        "With the lungs painted {ink}, the AUC is {auc}, not distinguishable from chance.",
     ),
     "lungs_only": (
-        "Shown the lungs alone, all else {ink}, the model ranks with an AUC of {auc}: there is "
-        "something in them that it reads.",
-        "Shown the lungs alone, all else {ink}, the model ranks with an AUC of {auc}, which can’t "
-        "be told from chance: without their surroundings it does not read them.",
+        "With everything but the lungs painted {ink}, the AUC is {auc}: the model uses information "
+        "inside the lungs.",
+        "With everything but the lungs painted {ink}, the AUC is {auc}, not distinguishable from "
+        "chance: without their surroundings, the model does not use the lungs.",
     ),
     "box_removed": (
-        "With a box about both lungs and the heart painted {ink} the model still ranks with an "
-        "AUC of {auc}: it reads what lies around the chest.",
-        "With a box about both lungs and the heart painted {ink} the model ranks with an AUC of "
-        "{auc}, which can’t be told from chance.",
+        "With a box around both lungs and the heart painted {ink}, the AUC is still {auc}: the "
+        "model uses the region around the chest.",
+        "With a box around both lungs and the heart painted {ink}, the AUC is {auc}, not "
+        "distinguishable from chance.",
     ),
     "ring_only": (
-        "From the outer ring of the film alone, all else {ink}, the model ranks with an AUC of "
-        "{auc}: frame, shoulders and exposure give the class away.",
-        "From the outer ring alone, all else {ink}, the model ranks with an AUC of {auc}, which "
-        "can’t be told from chance.",
+        "With everything but the outer ring of the image painted {ink}, the AUC is {auc}: frame, "
+        "shoulders and exposure reveal the class.",
+        "With everything but the outer ring of the image painted {ink}, the AUC is {auc}, not "
+        "distinguishable from chance.",
     ),
 }
 _EXCHANGED = {
     "ring_of": "the outer ring",
-    "around_box_of": "what lies around a box about the lungs",
-    "around_lungs_of": "all but the lungs",
+    "around_box_of": "the region outside a box around the lungs",
+    "around_lungs_of": "everything but the lungs",
 }
-CONTROL_NAMES = {
-    "thumbnails": "a thumbnail of 16×16 greys alone",
-    "properties": "a file’s size in pixels and bytes, its mean grey and deviation alone",
-    "outline": "nothing but the outline that the lungs were found to have",
-    "lung_box": "nothing but the box around the lungs, so the framing,",
-    "matched_box": "that box, detected anew once the framing is matched,",
+BASELINE_NAMES = {
+    "thumbnails": "thumbnails of 16×16 pixels",
+    "properties": "file properties (size in pixels and bytes, mean and deviation of the greys)",
+    "outline": "the outlines of the segmented lungs",
+    "lung_box": "the bounding boxes of the lungs (framing)",
+    "matched_box": "the bounding boxes of the lungs, detected again after framing was matched",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class StressFinding:
-    """One finding: how grave it is, and a sentence or two."""
+    """One finding: its severity, and one or a few sentences."""
 
     severity: Severity
     text: str
@@ -233,43 +234,44 @@ class StressFinding:
 
 def stress_findings(content: StressContent) -> tuple[StressFinding, ...]:
     """All findings, problems first."""
-    found = [*_of_changes(content)]
+    found = [*_change_findings(content)]
     if content.shortcuts is not None:
-        found += _of_framing(content.shortcuts, content)
-        found += _of_parts(content.shortcuts, content.interval.level)
-        found += _of_exchanges(content.shortcuts, content)
-        found += _of_controls(content.shortcuts, content)
-        found += _of_heatmaps(content.shortcuts, content.interval.level)
+        found += _framing_findings(content.shortcuts, content)
+        found += _part_findings(content.shortcuts, content.interval.level)
+        found += _exchange_findings(content.shortcuts, content)
+        found += _baseline_findings(content.shortcuts, content)
+        found += _heatmap_findings(content.shortcuts, content.interval.level)
     order: tuple[Severity, ...] = ("problem", "warning", "note")
     return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
 
 
 def verdict(content: StressContent) -> str:
-    """Whether the limit holds, in one sentence."""
-    limit = f"{number(content.config.largest_fall, 2)} of sensitivity or specificity"
+    """State in one sentence whether the limit is met."""
+    limit = number(content.config.largest_fall, 2)
     plausible = [row for row in content.worst_first if row.plausible]
     fails = content.judged("fails")
     if not fails:
         most = plausible[0]
         return (
-            f"The limit holds: none of {plural(len(plausible), 'plausible change')} takes more "
-            f"than {limit}; the most is {number(max(most.found.fall, 0.0))} ({most.title})."
+            f"The limit is met: none of {plural(len(plausible), 'plausible change')} lowers "
+            f"sensitivity or specificity by more than {limit}; the largest decrease is "
+            f"{number(max(most.found.fall, 0.0))} ({most.title})."
         )
-    verb = "takes" if len(fails) == 1 else "take"
+    verb = "lowers" if len(fails) == 1 else "lower"
     return (
-        f"The limit does not hold: {len(fails)} of {plural(len(plausible), 'plausible change')} "
-        f"{verb} more than {limit}: {_named(fails)}."
+        f"The limit is exceeded: {len(fails)} of {plural(len(plausible), 'plausible change')} "
+        f"{verb} sensitivity or specificity by more than {limit}: {_named(fails)}."
     )
 
 
-def _of_changes(content: StressContent) -> list[StressFinding]:
+def _change_findings(content: StressContent) -> list[StressFinding]:
     found = [StressFinding("note" if content.holds else "problem", verdict(content))]
     if unsure := content.judged("unsure"):
         found.append(
             StressFinding(
                 "warning",
-                f"{plural(len(unsure), 'plausible change')} stayed within the limit, but so few "
-                f"images can’t rule out that the fall is larger: {_named(unsure)}.",
+                f"{plural(len(unsure), 'plausible change')} stayed within the limit, but the "
+                f"interval of the decrease reaches beyond it: {_named(unsure)}.",
             )
         )
     refused = [row for row in content.worst_first if row.found.refused]
@@ -278,9 +280,9 @@ def _of_changes(content: StressContent) -> list[StressFinding]:
         found.append(
             StressFinding(
                 "note",
-                f"{plural(len(refused), 'change')} made the model refuse images that it answers "
-                f"for as they are; the most, {most.found.refused}, at {most.title}. Refusals count "
-                "in no metric.",
+                f"With {plural(len(refused), 'change')}, images were refused that are accepted "
+                f"unchanged; the most, {most.found.refused}, with {most.title}. Refused images are "
+                "excluded from all metrics.",
             )
         )
     return found
@@ -292,45 +294,44 @@ def _named(rows: tuple[StressRow, ...]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _of_framing(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
-    """What is left of the model's scores where framing can tell nothing."""
+def _framing_findings(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
+    """The model's results when framing carries no information about the class."""
     rows = shortcuts.framing
     worst = max(rows, key=lambda row: row.found.fall)
     lowest = min(rows, key=lambda row: row.found.changed["auc"].value or 0.0)
     change = lowest.found.difference["auc"]
     if worst.found.changed["auc"].value is None or change.low is None:
         return []
-    told = (
-        "With the framing matched, so that the lungs fill the same share of every image, the AUC "
-        f"is {number(lowest.found.changed['auc'].value)} at the least ({lowest.title}) instead of "
-        f"{number(content.plain['auc'].value)}; sensitivity or specificity falls by "
-        f"{number(max(worst.found.fall, 0.0))} at the most ({worst.title})."
+    text = (
+        "With the framing matched, so that the lungs fill the same share of every image, the "
+        f"lowest AUC is {number(lowest.found.changed['auc'].value)} ({lowest.title}) instead of "
+        f"{number(content.plain['auc'].value)}; sensitivity or specificity decreases by at most "
+        f"{number(max(worst.found.fall, 0.0))} ({worst.title})."
     )
     if worst.judgement == "fails":
-        return [StressFinding("problem", f"{told} The model uses how images are framed.")]
-    return [StressFinding("warning" if (change.high or 0.0) < 0 else "note", told)]
+        return [StressFinding("problem", f"{text} The model uses how images are framed.")]
+    return [StressFinding("warning" if (change.high or 0.0) < 0 else "note", text)]
 
 
 def heatmap_sentence(shortcuts: Shortcuts) -> str:
-    """Where heatmaps of true positives point; empty where there are none."""
+    """Where heatmaps of true positives peak; empty if there are none."""
     found = shortcuts.localisation
     if found.peak.value is None or found.gain.value is None:
         return ""
     return (
-        f"Of {plural(found.images, 'true positive')} with known lungs, "
-        f"{number(found.peak.value, 2)} have the heatmap’s peak inside a lung; its energy inside "
-        f"the lungs is "
-        f"{number(found.gain.value, 2)} times their share of the image."
+        f"Among {plural(found.images, 'true positive')} with segmented lungs, the heatmap peaks "
+        f"inside a lung in {percent(found.peak.value)}; the share of its energy inside the lungs "
+        f"is {number(found.gain.value, 2)} times the lungs’ share of the image."
     )
 
 
-def _of_parts(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
+def _part_findings(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
     found = []
     for name, texts in _PARTS.items():
-        told = _most_told(shortcuts, name)
-        if told is None:
+        best = _highest_auc(shortcuts, name)
+        if best is None:
             continue
-        ink, auc = told
+        ink, auc = best
         above = (auc.low or 0.0) > _CHANCE
         severity: Severity = "note"
         if name == "lungs_only":
@@ -344,104 +345,115 @@ def _of_parts(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
     return found
 
 
-def _most_told(shortcuts: Shortcuts, name: str) -> tuple[str, Estimate] | None:
-    """Of a part's two paints the one that leaves the model the more to read, and its AUC there.
+def _highest_auc(shortcuts: Shortcuts, name: str) -> tuple[str, Estimate] | None:
+    """The fill colour of a hidden part with the higher AUC, and that AUC.
 
-    A paint that is like nothing in a film may silence a model that reads what is left.
+    A fill that is unlike any X-ray may suppress the output even if the model uses the remaining
+    region.
     """
     rows = {row.name: row.found.changed["auc"] for row in shortcuts.rows}
     inks = {"black": rows.get(name), "grey": rows.get(f"{name}_grey")}
-    told = [
+    defined = [
         (ink, auc)
         for ink, auc in inks.items()
         if auc is not None and auc.value is not None and auc.low is not None
     ]
-    return max(told, key=lambda each: each[1].value or 0.0) if told else None
+    return max(defined, key=lambda each: each[1].value or 0.0) if defined else None
 
 
 def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tuple[Severity, str]:
-    """What else may explain that a model ranks without the lungs: their outline, their neighbours.
+    """Add other explanations of an AUC above chance without the lungs: outline and mediastinum.
 
-    The shape that was painted over is still there to be read, and so is what lies between the
-    lungs. Where a box about both leaves nothing over, all that is read lies within the chest.
+    The shape of the hidden region is still visible, and so is the region between the lungs. If the
+    AUC is at chance with a box around both hidden, all information used lies within the chest.
     """
-    outline = shortcuts.controls.get("outline")
+    outline = shortcuts.baselines.get("outline")
     if outline is not None and outline.auc.low is not None and outline.auc.low > _CHANCE:
         text += (
-            " A part of that may be the shape of what was painted over, which by itself reaches "
-            f"{number(outline.auc.value)}."
+            " Part of this may come from the shape of the hidden region, which alone reaches an "
+            f"AUC of {number(outline.auc.value)}."
         )
-    box = _most_told(shortcuts, "box_removed")
+    box = _highest_auc(shortcuts, "box_removed")
     if box is not None and (box[1].low or 0.0) <= _CHANCE:
         text += (
-            " It lies within the chest: with a box about lungs and heart painted over no sign of "
-            "it is left."
+            " This information lies within the chest: with a box around lungs and heart hidden, "
+            "the AUC is not distinguishable from chance."
         )
         severity = "warning"
     return severity, text
 
 
-def _of_exchanges(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
-    """Whose class the answers follow where a part of the film is another film's."""
+def _exchange_findings(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
+    """Whether predictions follow the class of the image that a replaced part comes from."""
     found = []
     for row in shortcuts.exchanges:
         same, other = row.found.plain["auc"].value, row.found.changed["auc"].value
         change = row.found.difference["auc"]
         if same is None or other is None or change.low is None or change.high is None:
             continue
-        told = (
-            f"With {_EXCHANGED[row.name]} of a film of the other class instead of one of the same "
-            f"class, the AUC is {number(other)} instead of {number(same)}, a change of "
+        text = (
+            f"With {_EXCHANGED[row.name]} taken from an image of the other class instead of one of "
+            f"the same class, the AUC is {number(other)} instead of {number(same)}, a change of "
             f"{in_words(change, content.interval.level, 3)}"
         )
         if change.high >= 0:
-            found.append(StressFinding("note", f"{told}, which can’t be told from none."))
+            found.append(StressFinding("note", f"{text}, not distinguishable from zero."))
             continue
         far = max(row.found.fall, same - other) > content.config.largest_fall
         severity: Severity = "problem" if far else "warning"
-        told += ": the answer follows what lies around the lungs, too."
-        if row.name == "around_lungs_of":  # nothing was hidden of the lender's own
+        text += ": the predictions also depend on the region around the lungs."
+        if row.name == "around_lungs_of":  # the source image's own lungs are not hidden
             severity = "warning"
-            told += " A part of that may be the other film’s lungs, where they reach further."
-        found.append(StressFinding(severity, told))
+            text += " Part of this may come from the other image’s lungs where they extend further."
+        found.append(StressFinding(severity, text))
     return found
 
 
-def _of_controls(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
+def _baseline_findings(shortcuts: Shortcuts, content: StressContent) -> list[StressFinding]:
     found = []
     model, level = content.plain["auc"], content.interval.level
-    for name, control in shortcuts.controls.items():
-        if control is None or control.auc.value is None or model.value is None:
+    for name, baseline in shortcuts.baselines.items():
+        if baseline is None or baseline.auc.value is None or model.value is None:
             continue
-        found.append(_of_control(CONTROL_NAMES[name], control, model, level))
+        found.append(_baseline_finding(BASELINE_NAMES[name], baseline, model, level))
     return found
 
 
-def _of_control(name: str, control: Control, model: Estimate, level: float) -> StressFinding:
-    reached, best = control.auc.value or 0.0, model.value or 0.0
-    told = f"Without the model, {name} tells the classes apart with an AUC of "
-    told += f"{in_words(control.auc, level, 3)}; the model reaches {number(best)}."
+def _baseline_finding(
+    name: str, baseline: ShortcutBaseline, model: Estimate, level: float
+) -> StressFinding:
+    reached, best = baseline.auc.value or 0.0, model.value or 0.0
+    text = f"A simple classifier that uses only {name} reaches an AUC of "
+    text += f"{in_words(baseline.auc, level, 3)}; the model reaches {number(best)}."
     if reached >= best - _NEAR:
         return StressFinding(
-            "problem", f"{told} These images can’t show that the model knows more than that."
+            "problem",
+            f"{text} On these images, the model can’t be shown to use more than this information.",
         )
     if reached >= _STRONG:
         return StressFinding(
-            "warning", f"{told} A part of the model’s score may come from the same."
+            "warning", f"{text} Part of the model’s AUC may come from the same information."
         )
-    return StressFinding("note", told)
+    return StressFinding("note", text)
 
 
-def _of_heatmaps(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
+def _heatmap_findings(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
     energy, share = shortcuts.energy, shortcuts.lung_share
     if energy.value is None or share.value is None:
         return []
-    told = (
-        f"On average {in_words(energy, level)} of a heatmap’s energy lies in the lungs, which take "
-        f"{number(share.value, 2)} of the image. {heatmap_sentence(shortcuts)}".rstrip()
+    text = (
+        f"On average, {in_words(energy, level)} of a heatmap’s energy lies in the lungs, which "
+        f"cover {number(share.value, 2)} of the image. {heatmap_sentence(shortcuts)}".rstrip()
     )
     if energy.value >= _CHANCE:
-        return [StressFinding("note", told)]
-    even = energy.value < share.value
-    more = "Spread evenly it would have more there." if even else "Most of it lies elsewhere."
-    return [StressFinding("warning", f"{told} {more} Its grid is coarse: read it with care.")]
+        return [StressFinding("note", text)]
+    more = (
+        "A uniform heatmap would have more energy there."
+        if energy.value < share.value
+        else "Most of the energy lies outside the lungs."
+    )
+    return [
+        StressFinding(
+            "warning", f"{text} {more} The heatmap’s grid is coarse: interpret it with caution."
+        )
+    ]

@@ -1,7 +1,6 @@
-"""The page of a stress test: findings first, then the table, curves, shortcuts, one film changed.
+"""`stress.html`: findings of a stress test, tables, curves, shortcut tests and example images.
 
-Comes in: `StressContent`. Goes out: `stress.html`, one file that opens from disk.
-Loads no model and measures nothing.
+All numbers come from `StressContent`; nothing is computed here.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pneumoscope.report.page import (
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 from pneumoscope.report.stress_findings import (
-    CONTROL_NAMES,
+    BASELINE_NAMES,
     Example,
     Shortcuts,
     StressContent,
@@ -44,8 +43,8 @@ _GROUPS = {"problem": ("Problems", "serious"), "warning": ("Warnings", "notable"
            "note": ("Notes", "fine")}  # fmt: skip
 _JUDGED = {
     "holds": "within",
-    "unsure": "within, unsure",
-    "fails": "beyond",
+    "unsure": "within, uncertain",
+    "fails": "exceeded",
     "shown": ABSENT,
 }
 _METRIC_COLUMNS = (
@@ -57,7 +56,7 @@ _METRIC_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class ExampleView:
-    """A picture as an address inside the page, and what stands below it."""
+    """An image as a data URI, with its caption."""
 
     picture: str
     title: str
@@ -66,7 +65,7 @@ class ExampleView:
 
 @dataclass(frozen=True, slots=True)
 class ExampleGroup:
-    """The pictures of one sweep."""
+    """The example images of one sweep."""
 
     title: str
     examples: tuple[ExampleView, ...]
@@ -74,7 +73,7 @@ class ExampleGroup:
 
 @dataclass(frozen=True, slots=True)
 class ExamplesView:
-    """One film under every change."""
+    """One image under every change."""
 
     intro: str
     groups: tuple[ExampleGroup, ...]
@@ -82,7 +81,7 @@ class ExamplesView:
 
 @dataclass(frozen=True, slots=True)
 class MethodView:
-    """What of the method depends on this test."""
+    """The parts of the method section that depend on this test."""
 
     level: str
     largest_fall: str
@@ -93,10 +92,10 @@ class MethodView:
 
 
 def write_stress_page(path: Path, content: StressContent) -> None:
-    """Write the page to `path`, whole or not at all; the same content gives the same bytes.
+    """Write the page to `path`, completely or not at all; equal contents give equal bytes.
 
     Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
+        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
     write_page(path, "report.html.j2", _head(content), sections_of(content))
 
@@ -107,7 +106,7 @@ def render_stress_page(content: StressContent) -> str:
 
 
 def stress_figures(content: StressContent) -> tuple[Svg, ...]:
-    """Every figure: a curve per sweep, and the shortcuts' AUCs where they were asked for."""
+    """All figures: a curve per sweep, and the AUCs of the shortcut tests if they were run."""
     figures = []
     for sweep in SWEEPS:
         rows = [row for row in content.rows if row.sweep == sweep.name]
@@ -119,7 +118,7 @@ def stress_figures(content: StressContent) -> tuple[Svg, ...]:
 
 
 def sections_of(content: StressContent) -> tuple[Section, ...]:
-    """The sections that have something to show, in the page's order."""
+    """The sections that have content, in order."""
     figures = {svg.name: svg for svg in stress_figures(content)}
     found = (
         _findings(content),
@@ -145,21 +144,22 @@ def _head(content: StressContent) -> ReportHead:
     ]
     plausible = [row for row in content.worst_first if row.plausible]
     keys.append(
-        KeyNumber("Largest fall", number(max(plausible[0].found.fall, 0.0)), plausible[0].title)
+        KeyNumber("Largest decrease", number(max(plausible[0].found.fall, 0.0)), plausible[0].title)
     )
     of = f" of {count(content.drawn_from)}" if content.drawn_from > content.images else ""
     return ReportHead(
         title="Stress test",
         eyebrow=" · ".join((content.model.name, content.data.name)),
         summary=(
-            f"{plural(content.images, 'X-ray')}{of}, of {plural(content.patients, 'patient')}, "
-            f"{count(content.positives)} with pneumonia, shown to the model as they are and in "
-            f"{plural(len(content.rows), 'changed way')}, at its own threshold "
-            f"{number(content.threshold, 2)}. {verdict(content)}"
-        ),
+            f"{plural(content.images, 'X-ray')}{of} from {plural(content.patients, 'patient')}, "
+            f"{count(content.positives)} with pneumonia, tested unchanged and with "
+            f"{plural(len(content.rows), 'change')} at the model’s threshold of "
+            f"{number(content.threshold, 2)}. {verdict(content)} "
+            f"{content.model.facts.get('Seen before', '')}"
+        ).rstrip(),
         banner=(
-            "A model that withstands these changes may still fail on other patients. Don’t use it "
-            "for a decision about a patient."
+            "A model that is robust to these changes may still fail on other patients. Do not use "
+            "it for decisions about patients."
         ),
         keys=tuple(keys),
     )
@@ -181,10 +181,10 @@ def _changes(content: StressContent) -> Section:
     rows = content.worst_first
     refusing = any(row.found.refused for row in rows)
     withheld = content.uncertain
-    told = {"Refused": refusing, "Uncertain": withheld is not None}
-    counted = tuple(Column(name, numeric=True) for name, asked in told.items() if asked)
+    shown = {"Refused": refusing, "Uncertain": withheld is not None}
+    counted = tuple(Column(name, numeric=True) for name, is_shown in shown.items() if is_shown)
     changes = Table(
-        "What is lost and gained, worst first",
+        "Differences from the unchanged images, worst first",
         (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS, *counted),
         tuple(
             (
@@ -196,24 +196,24 @@ def _changes(content: StressContent) -> Section:
             )
             for row in rows
         ),
-        "The change of each metric on the same images, with the interval of the paired "
-        "difference; sorted by the larger fall of sensitivity and specificity."
+        "Change of each metric on the same images, with the interval of the paired difference; "
+        "sorted by the larger decrease of sensitivity and specificity."
         + (
-            f" ‘Uncertain’ is what the model would answer for so many; as they are, for "
-            f"{count(withheld['plain'])}. They count by the threshold all the same."
+            " ‘Uncertain’ counts the images in the abstention band; of the unchanged images, these "
+            f"are {count(withheld['plain'])}. All metrics apply the threshold to them."
             if withheld is not None
             else ""
         ),
     )
     values = Table(
-        "What is left",
+        "Values on the changed images",
         (Column("X-rays"), *_METRIC_COLUMNS),
         tuple((row.title, *_values(row)) for row in rows),
-        "Each metric of the changed images, with its interval, in the same order.",
-        ["as they are", *(_with_interval(content.plain[metric]) for metric in METRICS)],
+        "Each metric on the changed images, with its interval, in the same order.",
+        ["unchanged", *(_with_interval(content.plain[metric]) for metric in METRICS)],
     )
     view = TablesView("", (changes, values))
-    return Section("changes", "What each change costs", "Changes", "sections/tables.html.j2", view)
+    return Section("changes", "Effect of each change", "Changes", "sections/tables.html.j2", view)
 
 
 def _values(row: StressRow) -> list[str]:
@@ -231,33 +231,34 @@ def _with_interval(estimate: Estimate) -> str:
 
 def _curves(figures: dict[str, Svg]) -> Section:
     view = FiguresView(
-        "Circles: sensitivity; squares: specificity; triangles: AUC, each with its interval, at "
-        "every strength. Shaded strengths are plausible: the limit is judged by these.",
+        "Circles: sensitivity; squares: specificity; triangles: AUC, each with its interval at "
+        "every strength. Shaded strengths are plausible; the limit applies to these.",
         tuple(Drawn("", svg) for name, svg in figures.items() if name.startswith("sweep-")),
         small=True,
     )
-    return Section("curves", "How it gives way", "Curves", "sections/figures.html.j2", view)
+    title = "Performance against strength"
+    return Section("curves", title, "Curves", "sections/figures.html.j2", view)
 
 
 def _auc_figure(content: StressContent, shortcuts: Shortcuts) -> Svg:
-    rows = [stress_plots.AucRow("the model, whole film", content.plain["auc"])]
+    rows = [stress_plots.AucRow("the model, whole image", content.plain["auc"])]
     rows += [
         stress_plots.AucRow(row.title, row.found.changed["auc"])
         for row in (*shortcuts.framing, *shortcuts.rows)
     ]
-    for name, control in shortcuts.controls.items():
-        if control is not None:
-            label = f"no model: {_SHORT_CONTROLS[name]}"
-            rows.append(stress_plots.AucRow(label, control.auc, MUTED))
+    for name, baseline in shortcuts.baselines.items():
+        if baseline is not None:
+            label = f"baseline: {_SHORT_BASELINES[name]}"
+            rows.append(stress_plots.AucRow(label, baseline.auc, MUTED))
     return stress_plots.auc_rows(rows, content.interval.level)
 
 
-_SHORT_CONTROLS = {
-    "lung_box": "box around the lungs",
-    "matched_box": "that box, framing matched",
+_SHORT_BASELINES = {
+    "lung_box": "lung box",
+    "matched_box": "lung box, framing matched",
     "thumbnails": "16×16 thumbnail",
     "properties": "file properties",
-    "outline": "outline of the lungs",
+    "outline": "lung outline",
 }
 
 
@@ -266,54 +267,55 @@ def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | Non
     if shortcuts is None:
         return None
     parts = Table(
-        "Parts of the film, shown to the model",
-        (Column("Shown"), *_METRIC_COLUMNS, Column("X-rays", numeric=True)),
+        "Results on parts of the image",
+        (Column("Visible part"), *_METRIC_COLUMNS, Column("X-rays", numeric=True)),
         tuple((row.title, *_values(row), count(row.found.images)) for row in shortcuts.rows),
-        "Each metric with its interval, on the images for which there is such a part.",
+        "Each metric with its interval, on the images in which the part exists.",
     )
     level = percent(content.interval.level)
-    controls = Table(
-        "Controls, trained without the model",
-        (Column("Told apart by"), Column("AUC", numeric=True),
+    baselines = Table(
+        "Shortcut baselines, trained without the model",
+        (Column("Input of the baseline"), Column("AUC", numeric=True),
          Column(f"{level} interval", numeric=True), Column("Images", numeric=True)),
         tuple(
-            (CONTROL_NAMES[name], number(found.auc.value), interval(found.auc),
+            (BASELINE_NAMES[name], number(found.auc.value), interval(found.auc),
              count(found.images))
-            for name, found in shortcuts.controls.items() if found is not None
+            for name, found in shortcuts.baselines.items() if found is not None
         ),
-        f"Logistic regression on these images alone, in {content.config.folds} folds that part no "
-        "patient.",
+        f"Logistic regression, trained on these images alone in {content.config.folds}-fold "
+        "cross-validation by patient.",
     )  # fmt: skip
-    whose = "your masks" if shortcuts.lungs_from == "masks" else "a simple segmentation"
+    source = "your masks" if shortcuts.lungs_from == "masks" else "a simple segmentation"
     intro = (
-        f"Lungs by {whose}: usable on {plural(shortcuts.with_lungs, 'X-ray')}; "
-        f"{count(shortcuts.without_lungs)} left out where lungs are needed. Of a heatmap’s energy "
-        f"{_with_interval(shortcuts.energy)} lies in the lungs, which take "
+        f"Lung masks from {source}: usable on {plural(shortcuts.with_lungs, 'X-ray')}; the other "
+        f"{count(shortcuts.without_lungs)} are left out where masks are needed. On average, "
+        f"{_with_interval(shortcuts.energy)} of a heatmap’s energy lies in the lungs, which cover "
         f"{number(shortcuts.lung_share.value)} of the image. {heatmap_sentence(shortcuts)}"
     )
     exchanged = Table(
-        "Parts of another film: what the other class changes",
-        (Column("Another film’s"), *_METRIC_COLUMNS, Column("X-rays", numeric=True)),
+        "Parts replaced from another image: other class minus same class",
+        (Column("Replaced part"), *_METRIC_COLUMNS, Column("X-rays", numeric=True)),
         tuple(
             (row.title, *_differences(row.found), count(row.found.images))
             for row in shortcuts.exchanges
         ),
-        "Part lent by the other class minus part lent by the same class, on the same X-rays. The "
-        "lender is the next one of another patient; a model that reads the lungs alone answers "
-        "alike.",
+        "Metrics with the part taken from an image of the other class, minus those with the part "
+        "taken from an image of the same class, on the same X-rays. The part comes from the next "
+        "image of another patient. The difference is 0 for a model that uses only the lungs.",
     )
     framing = Table(
         "Framing matched: the lungs fill the same share of every image",
         (Column("X-rays"), Column("Limit"), *_METRIC_COLUMNS),
         tuple((row.title, _JUDGED[row.judgement], *_values(row)) for row in shortcuts.framing),
-        "Each image re-cut so that the lungs’ bounding box fills one share of its width and "
-        f"height; {count(shortcuts.without_lungs)} without detected lungs by the median box.",
-        ["as they are", ABSENT, *(_with_interval(content.plain[metric]) for metric in METRICS)],
+        "Each image is cropped so that the lungs’ bounding box fills a fixed share of its width "
+        f"and height; for {count(shortcuts.without_lungs)} without detected lungs, the median box "
+        "is used.",
+        ["unchanged", ABSENT, *(_with_interval(content.plain[metric]) for metric in METRICS)],
     )
-    tables = tuple(table for table in (framing, parts, exchanged, controls) if table.rows)
+    tables = tuple(table for table in (framing, parts, exchanged, baselines) if table.rows)
     view = FiguresView(intro, (Drawn("", figures["shortcuts"]),), tables=tables)
-    return Section("shortcuts", "Does it read the lungs?", "Shortcuts", "sections/figures.html.j2",
-                   view)  # fmt: skip
+    title = "Does the model use the lungs?"
+    return Section("shortcuts", title, "Shortcuts", "sections/figures.html.j2", view)
 
 
 def _examples(examples: tuple[Example, ...]) -> Section | None:
@@ -321,16 +323,15 @@ def _examples(examples: tuple[Example, ...]) -> Section | None:
         return None
     groups: dict[str, list[ExampleView]] = {}
     for example in examples:
-        note = "no answer" if example.probability is None else number(example.probability)
+        note = "no result" if example.probability is None else number(example.probability)
         groups.setdefault(example.sweep, []).append(
             ExampleView(data_uri(example.picture), example.title, note)
         )
     view = ExamplesView(
-        "One X-ray of the test under every change; below each the probability of pneumonia that it "
-        "was given.",
+        "One X-ray of the test under every change, with its predicted probability of pneumonia.",
         tuple(ExampleGroup(title, tuple(found)) for title, found in groups.items()),
     )
-    return Section("examples", "What it looks like", "Examples", "sections/examples.html.j2", view)
+    return Section("examples", "Examples", "Examples", "sections/examples.html.j2", view)
 
 
 def _method(content: StressContent) -> Section:
@@ -344,4 +345,4 @@ def _method(content: StressContent) -> Section:
         config.folds,
     )
     template = "sections/stress_method.html.j2"
-    return Section("method", "How to read it", "Method", template, view)
+    return Section("method", "Method and interpretation", "Method", template, view)

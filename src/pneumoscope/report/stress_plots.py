@@ -1,7 +1,6 @@
-"""The figures of a stress test: three metrics against strength; AUCs beside each other.
+"""The figures of a stress test: metrics against strength, and AUCs of the shortcut tests.
 
-Comes in: records of a `StressContent`. Goes out: `Svg`, the same bytes for the same input.
-Knows nothing of pages.
+Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from pneumoscope.report.svg import (
     RULE,
     Colour,
     Svg,
+    draw_text,
     drawing,
     grid,
     mark_point,
     name_axes,
     new_axes,
-    say,
     spread,
     to_svg,
 )
@@ -43,12 +42,12 @@ _LOOKS: Mapping[Metric, tuple[Colour, str]] = {
     "auc": (INK, "^"),
 }
 _GAP = 0.075
-"""Least distance of two labels, share of the axis."""
+"""Minimum distance between two labels, as a share of the axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class AucRow:
-    """One AUC under its name; `colour` tells the model's from the controls'."""
+    """A labelled AUC; `colour` distinguishes the model from the baselines."""
 
     label: str
     auc: Estimate
@@ -57,7 +56,7 @@ class AucRow:
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """Where a curve passes; `plausible` shades the place."""
+    """A point on the x axis of a sweep; plausible points are shaded."""
 
     label: str
     plausible: bool
@@ -67,7 +66,7 @@ class _Point:
 def sweep_curves(
     sweep: Sweep, rows: Sequence[StressRow], plain: Mapping[Metric, Estimate], level: float
 ) -> Svg:
-    """Sensitivity, specificity and AUC at every strength, evenly spaced, and at none."""
+    """Draw sensitivity, specificity and AUC at every strength, evenly spaced, and unchanged."""
     points = _points(sweep, rows, plain)
     with drawing():
         figure, axes = new_axes(_WIDTH, _HEIGHT, margins=(34, 40, 70, 28))
@@ -90,7 +89,7 @@ def sweep_curves(
 
 
 def auc_rows(rows: Sequence[AucRow], level: float) -> Svg:
-    """A dot and an interval per AUC, chance marked."""
+    """Draw a dot and an interval per AUC; 0.5 is marked as chance."""
     with drawing():
         figure, axes = new_axes(480, 74 + _ROW * len(rows), margins=(214, 38, 52, 24))
         lows = [row.auc.low for row in rows if row.auc.low is not None]
@@ -104,21 +103,21 @@ def auc_rows(rows: Sequence[AucRow], level: float) -> Svg:
                 axes.plot([low, high], [place, place], color=row.colour.light, linewidth=2)
             if value is not None:
                 mark_point(axes, value, place, row.colour)
-            say(axes, 1.02, place, number(value), bold=True, size=10.5)
+            draw_text(axes, 1.02, place, number(value), bold=True, size=10.5)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         axes.tick_params(axis="y", length=0, labelcolor=INK.light, labelsize=9.5)
         axes.spines["left"].set_visible(False)
         grid(axes, "x")
         axes.set_xlabel("AUC", labelpad=5)
-        told = "; ".join(f"{row.label} {number(row.auc.value)}" for row in rows)
-        return to_svg(figure, "shortcuts", f"AUC with {percent(level)} intervals: {told}.")
+        parts = "; ".join(f"{row.label} {number(row.auc.value)}" for row in rows)
+        return to_svg(figure, "shortcuts", f"AUC with {percent(level)} intervals: {parts}.")
 
 
 def _points(
     sweep: Sweep, rows: Sequence[StressRow], plain: Mapping[Metric, Estimate]
 ) -> list[_Point]:
-    """The strengths in rising order with the unchanged images where they belong, or at the end."""
+    """The strengths in increasing order; the unchanged images at their place, or at the end."""
     placed = [(row.strength, _label(sweep, row.strength), row) for row in rows]
     points = [_Point(label, row.plausible, row.found.changed) for _, label, row in placed]
     neutral = sweep.neutral
@@ -149,7 +148,7 @@ def _curve(axes: Axes, points: Sequence[_Point], metric: Metric, shift: float) -
 def _label_ends(
     axes: Axes, last: Mapping[Metric, float | None], place: float, floor: float
 ) -> None:
-    """Each metric named beside its curve's end."""
+    """Label each curve at its right end."""
     ends = [(m, value) for m, value in last.items() if value is not None]
     ranked = sorted(ends, key=lambda end: end[1])
     at = spread([value for _, value in ranked], _GAP * (1 - floor))
@@ -157,7 +156,7 @@ def _label_ends(
     for (metric, _), y in zip(ranked, at, strict=True):
         name = metric_text(metric).label
         name = name if metric == "auc" else name.lower()
-        say(axes, place + 0.42, y, name, _LOOKS[metric][0])
+        draw_text(axes, place + 0.42, y, name, _LOOKS[metric][0])
 
 
 def _reading(sweep: Sweep, rows: Sequence[StressRow], level: float) -> str:
@@ -170,6 +169,6 @@ def _reading(sweep: Sweep, rows: Sequence[StressRow], level: float) -> str:
     if change.value is None or change.value >= 0:
         return f"{sweep.title}: no strength lowers sensitivity or specificity."
     return (
-        f"{sweep.title}: the most is lost at {worst.title}, where {metric} changes from "
+        f"{sweep.title}: the largest decrease is at {worst.title}, where {metric} changes from "
         f"{number(before)} to {number(after)}, by {in_words(change, level, 3)}."
     )

@@ -1,15 +1,9 @@
-"""One Matplotlib figure → one small SVG that follows the page's colours and fonts.
+"""Convert Matplotlib figures to small SVGs, and set up their axes, grid and labels.
 
-Comes in: a `Figure` drawn with the colours of `PALETTE`, and a sentence that says what it shows.
-Goes out: `Svg`, the same bytes for the same figure. Colours become CSS variables (so that dark
-pages and paper work), ids get the figure's name as a prefix (so that figures share a page), and
-what nobody reads (metadata, anonymous groups, needless digits) is dropped.
-Does not know what the figure shows.
-
-The figures' common frame: size, margins, grid, labels that stand beside what they name.
-
-Comes in: pixels and texts. Goes out: Matplotlib axes, drawn through the object interface (no
-pyplot, no global figure). Knows nothing of what is plotted.
+In the SVG, colours are CSS variables, so that figures follow a dark page and print; ids are
+prefixed with the figure's name, so that several figures can share a page; metadata, anonymous
+groups and superfluous digits are dropped. Equal figures give equal bytes. Figures are drawn through
+Matplotlib's object interface, without pyplot.
 """
 
 from __future__ import annotations
@@ -29,14 +23,12 @@ from matplotlib.figure import Figure
 from pneumoscope.storage import write_text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """A colour on a light page and its counterpart on a dark one; `variable` is its CSS name."""
+    """A colour for light pages and its counterpart for dark ones; `variable` is its CSS name."""
 
     variable: str
     light: str
@@ -50,7 +42,7 @@ NORMAL = Colour("--normal", "#1f6fa8", "#74b9e6")
 PNEUMONIA = Colour("--pneumonia", "#b44a06", "#f2a067")
 PAPER = Colour("--paper", "#fefefd", "#15191c")
 PALETTE = (INK, MUTED, RULE, NORMAL, PNEUMONIA, PAPER)
-"""Blue against vermilion: told apart in every common form of colour blindness and in grey."""
+"""Blue and vermilion are distinguishable in all common forms of colour blindness and in grey."""
 
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
@@ -97,9 +89,9 @@ class Svg:
     """A drawn figure.
 
     Attributes:
-        name: short identifier, unique in its page (`roc`); also the stem of its file.
-        reading: one sentence that says what the figure shows, for those who don't see it.
-        inline: the `<svg>` element, to be put into a page that defines the colours.
+        name: short identifier, unique on its page (`roc`); also the stem of its file name.
+        reading: one sentence that describes the figure, for screen readers and captions.
+        inline: the `<svg>` element, for a page that defines the colours.
     """
 
     name: str
@@ -108,7 +100,7 @@ class Svg:
 
     @property
     def standalone(self) -> str:
-        """The figure as a file of its own, with its colours for light and dark viewers."""
+        """The figure as a stand-alone SVG, with its colours for light and dark viewers."""
         light = ";".join(f"{c.variable}:{c.light}" for c in PALETTE)
         dark = ";".join(f"{c.variable}:{c.dark}" for c in PALETTE)
         style = (
@@ -119,13 +111,13 @@ class Svg:
         return f'<?xml version="1.0" encoding="utf-8"?>\n{head}>\n{style}{tail}\n'
 
     def save(self, path: Path) -> None:
-        """Write the stand-alone figure to `path`, whole or not at all."""
+        """Write the stand-alone figure to `path`, completely or not at all."""
         write_text(path, self.standalone)
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The pages' Matplotlib style, for the time of a `with` block; global settings stay."""
+    """Apply the pages' Matplotlib style within a `with` block; global settings are restored."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -135,7 +127,7 @@ def drawing() -> Iterator[None]:
 
 
 def to_svg(figure: Figure, name: str, reading: str) -> Svg:
-    """Turn a figure into an `Svg`; the same figure gives the same bytes."""
+    """Convert a figure to an `Svg`; equal figures give equal bytes."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -174,7 +166,7 @@ def _rounded(match: re.Match[str]) -> str:
 
 
 def _without_empty_groups(body: str) -> str:
-    """Drop groups with nothing in them, unwrap those that carry nothing (no clip, no shift)."""
+    """Drop empty groups, and unwrap groups without attributes."""
     body = re.sub(r"<g(?: [^>]*)?/>", "", body)
     kept: list[bool] = []
 
@@ -190,13 +182,13 @@ def _without_empty_groups(body: str) -> str:
 
 def _size(source: str) -> tuple[str, str]:
     match = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', source)
-    if match is None:  # pragma: no cover - Matplotlib has always written one
+    if match is None:  # pragma: no cover - Matplotlib always writes one
         return "400", "300"
     return match[1], match[2]
 
 
 def variables(*, dark: bool) -> Mapping[str, str]:
-    """The CSS variables of the palette, for the style sheet of a page."""
+    """The palette's CSS variables, for the style sheet of a page."""
     return {c.variable: c.dark if dark else c.light for c in PALETTE}
 
 
@@ -224,13 +216,13 @@ def new_axes(
 
 
 def name_axes(axes: Axes, x_label: str, y_label: str, pad: float = 9) -> None:
-    """Label the x axis below and the y axis above it, where it reads without a tilted head."""
+    """Label the x axis below it and the y axis horizontally above it."""
     axes.set_xlabel(x_label, labelpad=5)
     axes.set_title(y_label, loc="left", x=0, fontsize=10, color=MUTED.light, pad=pad)
 
 
 def unit_square(axes: Axes) -> None:
-    """Both axes from 0 to 1 with quarter ticks and a faint grid."""
+    """Set both axes to 0–1 with ticks at quarters and a light grid."""
     ticks = [0, 0.25, 0.5, 0.75, 1]
     labels = ["0", "0.25", "0.5", "0.75", "1"]
     axes.set_xlim(-0.012, 1.012)
@@ -241,7 +233,7 @@ def unit_square(axes: Axes) -> None:
 
 
 def grid(axes: Axes, axis: str = "y") -> None:
-    """Faint lines behind the data instead of ticks and a spine."""
+    """Draw light grid lines behind the data instead of ticks and a spine."""
     axes.set_axisbelow(True)
     if axis in ("y", "both"):
         axes.grid(visible=True, axis="y", color=RULE.light, linewidth=0.7)
@@ -253,7 +245,7 @@ def grid(axes: Axes, axis: str = "y") -> None:
         axes.tick_params(axis="x", length=0)
 
 
-def say(  # noqa: PLR0913 - a text has a place, an anchor and a look
+def draw_text(  # noqa: PLR0913 - a text has a position, an alignment and a style
     axes: Axes,
     x: float,
     y: float,
@@ -266,7 +258,7 @@ def say(  # noqa: PLR0913 - a text has a place, an anchor and a look
     bold: bool = False,
     in_axes: bool = False,
 ) -> None:
-    """Write `text` at a point of the data, or at a share of the axes."""
+    """Write `text` at a point in data coordinates, or in axes coordinates if `in_axes`."""
     axes.text(
         x,
         y,
@@ -282,7 +274,7 @@ def say(  # noqa: PLR0913 - a text has a place, an anchor and a look
 
 
 def mark_point(axes: Axes, x: float, y: float, colour: Colour = INK) -> None:
-    """A dot with a halo, so that it stands clear of the line below it."""
+    """Draw a dot with a halo that separates it from the line below."""
     axes.plot(
         [x],
         [y],
@@ -298,7 +290,7 @@ def mark_point(axes: Axes, x: float, y: float, colour: Colour = INK) -> None:
 
 
 def spread(positions: list[float], gap: float) -> list[float]:
-    """Move labels' positions apart until each two are at least `gap` from each other."""
+    """Move label positions apart so that neighbours are at least `gap` apart."""
     order = sorted(range(len(positions)), key=positions.__getitem__)
     placed = list(positions)
     for before, after in pairwise(order):

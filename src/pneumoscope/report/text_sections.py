@@ -1,7 +1,6 @@
-"""The sections of a report that are words and tables, one function each; `None`: nothing to show.
+"""The sections of a report that consist of text and tables, one function each.
 
-Comes in: `ReportContent`. Goes out: `Section`s whose views hold words.
-Knows nothing of HTML; the templates lay the views out.
+A function returns `None` if its section has no content.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _REASONS = frozenset(reason.value for reason in Reason)
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """Facts, counts per split, and what was odd about the data."""
+    """Facts, counts per split, and warnings from reading the data."""
 
     intro: str
     facts: tuple[tuple[str, str], ...]
@@ -53,7 +52,7 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """A metric; `reason` says why it has no value, `""` if it has one."""
+    """A metric; `reason` explains why it is undefined, `""` if it is defined."""
 
     name: str
     label: str
@@ -76,7 +75,7 @@ class MetricsView:
 
 @dataclass(frozen=True, slots=True)
 class ErrorView:
-    """A wrong answer with its pictures as addresses inside the page."""
+    """A wrong prediction; `thumbnail` and `overlay` are data URIs."""
 
     file: str
     label: str
@@ -89,7 +88,7 @@ class ErrorView:
 
 @dataclass(frozen=True, slots=True)
 class ErrorsView:
-    """The gallery of wrong answers."""
+    """The gallery of wrong predictions."""
 
     intro: str
     errors: tuple[ErrorView, ...]
@@ -97,7 +96,7 @@ class ErrorsView:
 
 @dataclass(frozen=True, slots=True)
 class LimitsView:
-    """What of the limits depends on this evaluation."""
+    """The parts of the limitations that depend on this evaluation."""
 
     rule: str
     prevalence: str
@@ -107,7 +106,7 @@ class LimitsView:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A configuration field."""
+    """A configuration field with its value and help text."""
 
     name: str
     value: str
@@ -116,7 +115,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class SettingGroup:
-    """The fields of one configuration dataclass; the outermost one has no name."""
+    """The fields of one configuration dataclass; the outermost has no name."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -147,7 +146,7 @@ def run(content: ReportContent) -> Section:
         "Time": f"{duration(total)} ({stages})" if facts.seconds else "",
     }
     view = RunView(
-        intro="The model, the data, and how long it took.",
+        intro="The model, the data, and the run time.",
         facts=pairs(known),
         counts=_counts_table(content) if data.counts else None,
         warnings=data.warnings,
@@ -172,7 +171,7 @@ def _counts_table(content: ReportContent) -> Table:
         "X-rays and patients per split",
         (Column("Split"), *(Column(name, numeric=True) for name in columns)),
         rows,
-        "No patient stands in more than one split." if len(rows) > 1 else "",
+        "No patient is in more than one split." if len(rows) > 1 else "",
     )
 
 
@@ -215,19 +214,19 @@ def _metric_row(name: str, found: Evaluation) -> MetricRow:
 
 def _why_undefined(name: str, found: Evaluation) -> str:
     if name in PROBABILITY_METRICS and not found.scale.probability:
-        return "the score is no probability"
+        return "the score is not a probability"
     return metric_text(name).undefined
 
 
 def worst_errors(content: ReportContent) -> Section | None:
-    """The wrong answers that were given with the most confidence."""
+    """The wrong predictions with the highest confidence."""
     if not content.worst_errors:
         return None
     view = ErrorsView(
         intro=(
-            f"The {plural(len(content.worst_errors), 'wrong call')} whose probability is furthest "
-            "from the label, worst first. Warm colours mark where the evidence for pneumonia "
-            "lay. Some of these may be errors of the label."
+            f"The {plural(len(content.worst_errors), 'wrong prediction')} whose probability is "
+            "furthest from the label, worst first. Warm colours in a heatmap mark the regions that "
+            "raised the predicted probability of pneumonia. Some of these may be labelling errors."
         ),
         errors=tuple(_error(error) for error in content.worst_errors),
     )
@@ -241,14 +240,14 @@ def _error(error: WorstError) -> ErrorView:
         label=label,
         css=label,
         probability=number(error.probability, 3),
-        alt=f"X-ray labelled {label}, given probability {number(error.probability, 3)}",
+        alt=f"X-ray labelled {label}, predicted probability {number(error.probability, 3)}",
         thumbnail=data_uri(error.thumbnail),
         overlay=data_uri(error.overlay) if error.overlay is not None else "",
     )
 
 
 def refused(content: ReportContent) -> Section | None:
-    """Inputs without an answer, by reason."""
+    """Inputs without a result, by reason."""
     if not content.refused:
         return None
     total = sum(found.count for found in content.refused)
@@ -262,59 +261,59 @@ def refused(content: ReportContent) -> Section | None:
         for found in sorted(content.refused, key=lambda found: -found.count)
     )
     table = Table(
-        "Inputs without an answer",
-        (Column("Reason"), Column("Status"), Column("Inputs", numeric=True), Column("Such as")),
+        "Inputs without a result",
+        (Column("Reason"), Column("Status"), Column("Inputs", numeric=True), Column("Examples")),
         rows,
     )
     view = TablesView(
-        f"{plural(total, 'input')} got no answer and {'stands' if total == 1 else 'stand'} in no "
-        "metric.",
+        f"{plural(total, 'input')} gave no result and {'is' if total == 1 else 'are'} excluded "
+        "from all metrics.",
         (table,),
     )
     return Section("refused", "Refused inputs", "Refused", "sections/tables.html.j2", view, True)
 
 
 def limits(content: ReportContent) -> Section:
-    """How to read it, and what it can't tell."""
+    """How to read the numbers, and their limitations."""
     found = content.evaluation
     optimism = {
-        "val": "The epoch and the threshold were chosen on validation images, so numbers on them "
-        "are a little too good. Only a test set that nothing was chosen on is free of that.",
-        "train": "The model was trained on these images: the numbers flatter it and say nothing "
-        "about new ones.",
-        "all": "If the model was trained on some of these images, the numbers flatter it.",
+        "val": "The epoch and the threshold were chosen on these validation images, so the results "
+        "are slightly optimistic. Only a test set that was not used for any choice avoids this.",
+        "train": "The model was trained on these images, so the results are optimistic and do not "
+        "apply to new images.",
+        "all": "If the model was trained on some of these images, the results are optimistic.",
         "test": "",
     }
     view = LimitsView(
         found.rule,
         percent(found.positives / found.n),
         optimism[content.split],
-        whom_it_fails(found.groups),
+        subgroup_sentence(found.groups),
     )
     return Section("limits", "Limits and use", "Limits", "sections/limits.html.j2", view)
 
 
-def whom_it_fails(groups: Sequence[GroupColumn]) -> str:
-    """What of age, sex and severity these data tell, and what follows for groups of patients."""
+def subgroup_sentence(groups: Sequence[GroupColumn]) -> str:
+    """Which of age, sex and severity are known, and what that means for subgroup analyses."""
     named = [column.name.lower() for column in groups if column.groups]
     known = {
         "age": any(re.search(r"(^|[^a-z])age([^a-z]|$)", name) for name in named),
         "sex": any(re.search(r"(^|[^a-z])(sex|gender)([^a-z]|$)", name) for name in named),
         "the severity of disease": any("sever" in name or "stage" in name for name in named),
     }
-    unknown = [name for name, there in known.items() if not there]
+    unknown = [name for name, is_known in known.items() if not is_known]
     if len(unknown) == len(known):
         return (
             "Age, sex and the severity of disease are unknown in these data, so differences "
-            "between groups of patients can’t be seen."
+            "between groups of patients can’t be assessed."
         )
-    seen = [name for name, there in known.items() if there]
-    text = f"Groups by {' and '.join(seen)} are set side by side above."
+    seen = [name for name, is_known in known.items() if is_known]
+    text = f"Results by {' and '.join(seen)} are compared above."
     if unknown:
         what = " and ".join(unknown)
         is_are = "is" if len(unknown) == 1 else "are"
         text += f" {what[0].upper()}{what[1:]} {is_are} unknown in these data."
-    return f"{text} What differs between hospitals or countries can’t be seen in any case."
+    return f"{text} Differences between hospitals or countries can’t be assessed."
 
 
 def reproduction(content: ReportContent) -> Section:
@@ -323,10 +322,10 @@ def reproduction(content: ReportContent) -> Section:
 
 
 def reproduction_section(facts: RunFacts, commands: Mapping[str, str] | None = None) -> Section:
-    """Commands, versions and settings of any page: its own command, then further ones."""
+    """Commands, versions and settings of any page; its own command comes first."""
     view = ReproductionView(
-        intro="The same data, settings, seed and versions give the same numbers.",
-        commands=(("This page was made by", facts.command), *(commands or {}).items()),
+        intro="The same data, settings, seed and versions give the same results.",
+        commands=(("Command that produced this page", facts.command), *(commands or {}).items()),
         versions=pairs(facts.versions),
         settings=_settings(facts.config) if facts.config is not None else (),
     )
@@ -336,7 +335,7 @@ def reproduction_section(facts: RunFacts, commands: Mapping[str, str] | None = N
 
 
 def _settings(config: Any, name: str = "") -> tuple[SettingGroup, ...]:
-    """A configuration dataclass, nested ones as groups of their own."""
+    """The fields of a configuration dataclass; each nested dataclass becomes its own group."""
     plain: list[Setting] = []
     nested: list[SettingGroup] = []
     for field in fields(config):

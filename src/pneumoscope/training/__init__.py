@@ -1,1 +1,1 @@
-"""From a table of images to trained weights: network, initial weights, cached features, fitting."""
+"""Training: backbones, initial weights, cached features, augmentation and the training loop."""

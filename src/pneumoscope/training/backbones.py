@@ -1,10 +1,10 @@
-"""The networks that can stand in front of the head: `--backbone`.
+"""Backbones that can stand in front of the classification head (`--backbone`).
 
-Convolutional models of `keras.applications` by their names, EfficientNet-Lite, and any Keras model
-of one's own (`module:function`) that ends in a feature map. Every one takes images as
-`PreprocessConfig` makes them; what its ImageNet weights want instead (-1 to 1, 0 to 255) is a
-rescaling layer at its front, so that preprocessing is the same for all and the network that is
-saved is complete.
+A backbone is a convolutional model of `keras.applications`, an EfficientNet-Lite, or the user's own
+Keras model (`module:function`) that ends in a feature map. Every backbone takes images as
+`PreprocessConfig` makes them. Where its ImageNet weights need another value range (-1 to 1, or
+0 to 255), a rescaling layer at its front converts to it. So preprocessing is the same for all
+backbones, and the saved network is complete.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _RANGES: Mapping[Range, tuple[float, tuple[float, float, float]]] = MappingProxy
         "bgr": (255.0, (-103.939, -116.779, -123.68)),
     }
 )
-"""Range → factor and offsets that grey from 0 to 1 gets; `imagenet` is what the input is already.
-`bgr` subtracts the mean of each channel: all three are alike in a grey image, so their order is
-only that of the means."""
+"""Value range → factor and offsets applied to grey values from 0 to 1. `imagenet` is the range that
+the input already has. `bgr` subtracts the mean of each channel; the three channels of a grey image
+are equal, so the order affects only the means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Backbone:
     """A model of `keras.applications`.
 
     Attributes:
-        constructor: its name there.
-        range: what its ImageNet weights want.
+        constructor: name of its constructor in `keras.applications`.
+        range: value range that its ImageNet weights expect.
     """
 
     constructor: str
@@ -72,29 +72,29 @@ APPLICATIONS: Mapping[str, Backbone] = MappingProxyType(
         **_named("bgr", "ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"),
     }
 )
-"""`--backbone` → the model."""
+"""Value of `--backbone` → model."""
 
 BACKBONES = (*APPLICATIONS, *SCALES)
-"""All names; `module:function` is taken as well."""
+"""All backbone names. `module:function` is accepted too."""
 
 _NUMBERED = re.compile(r"(.+?)(?:_\d+)?")
 
 
 def build_backbone(size: int | None, name: str = "densenet121") -> Any:
-    """A backbone for (n, size, size, 3) float32 input; its weights are unset.
+    """Build a backbone for (n, size, size, 3) float32 input; its weights are not initialised.
 
     Args:
-        size: side of the images, pixels; with `None` it takes squares of any size.
+        size: side of the images, pixels; `None` accepts squares of any size.
         name: one of `BACKBONES`, or `module:function`: a function that takes an `input_shape` and
             returns a Keras model that ends in a feature map.
 
     Returns:
-        A Keras model, frozen; the output is the last feature map, (n, h, w, channels). Layers have
-        the same names in every process.
+        A frozen Keras model. Its output is the last feature map, (n, h, w, channels). Its layers
+        have the same names in every process.
 
     Raises:
-        UsageError: an unknown name, a size that is too small, or layers that can't be run without
-            Keras.
+        UsageError: the name is unknown, the size is too small, or the backbone has layers that
+            can't run without Keras.
     """
     if size is not None and size < LEAST_SIZE:
         raise UsageError(f"preprocess.size: found {size}, wanted {LEAST_SIZE} or more")
@@ -110,16 +110,16 @@ def build_backbone(size: int | None, name: str = "densenet121") -> Any:
 
 
 def check_name(name: str) -> None:
-    """See that there is such a backbone, without building it.
+    """Check that a backbone of this name exists, without building it.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it does not exist.
     """
     if name in BACKBONES or ":" in name:
         return
     raise UsageError(
         f"--backbone: found {name!r}, wanted one of {', '.join(BACKBONES)}, or module:function of "
-        "a Keras model of your own"
+        "your own Keras model"
     )
 
 
@@ -143,7 +143,7 @@ def _built(size: int | None, name: str) -> Any:
 
 
 def _rescaled(images: Any, to: Range) -> Any:
-    """Images normalised by ImageNet's mean and deviation, in another range."""
+    """Images normalised by the ImageNet mean and deviation, converted to another value range."""
     factor, offsets = _RANGES[to]
     deviation, mean = np.asarray(IMAGENET_DEVIATION), np.asarray(IMAGENET_MEAN)
     layer = load_keras().layers.Rescaling(
@@ -155,7 +155,7 @@ def _rescaled(images: Any, to: Range) -> Any:
 
 
 def _own(name: str, shape: tuple[int | None, int | None, int]) -> Any:
-    """The model of the user's own function; modules of the current folder are found too."""
+    """The user's own model; modules of the current folder can be imported."""
     module, _, function = name.partition(":")
     before = list(sys.path)
     sys.path.insert(0, "")
@@ -175,7 +175,7 @@ def _own(name: str, shape: tuple[int | None, int | None, int]) -> Any:
 
 
 def _check(backbone: Any, name: str) -> None:
-    """See that the backbone can be read without Keras.
+    """Check that the backbone can run without Keras.
 
     Raises:
         UsageError: it can't.
@@ -186,15 +186,15 @@ def _check(backbone: Any, name: str) -> None:
         raise UsageError(f"--backbone {name}: {error}") from error
     if unknown:
         raise UsageError(
-            f"--backbone {name}: found layers of the kind {', '.join(unknown)}, which can't be run "
+            f"--backbone {name}: found layers of type {', '.join(unknown)}, which can't run "
             "without Keras. Choose another backbone"
         )
 
 
 def name_layers(backbone: Any) -> None:
-    """Number the layers that Keras named by itself from the start.
+    """Restart the numbering of layers that Keras named automatically.
 
-    It counts them per process, so a second model's would be called otherwise than the first's.
+    Keras counts layers per process, so without this a second model would get other layer names.
     """
     counts: dict[str, int] = {}
     for layer in backbone.operations:
@@ -209,7 +209,7 @@ def name_layers(backbone: Any) -> None:
 
 
 def stages_of(plan: Plan) -> dict[str, int]:
-    """How many halvings of the map lie behind each layer: 0 in the last stage with convolutions."""
+    """Number of later stages behind each layer: 0 in the last stage that has convolutions."""
     strides = plan.strides()
     convolved = {strides[layer.name] for layer in plan.layers if layer.kind in CONVOLUTIONS}
     last = sorted(convolved, reverse=True)
@@ -217,16 +217,16 @@ def stages_of(plan: Plan) -> dict[str, int]:
 
 
 def find_boundary(backbone: Any, block: str) -> str:
-    """The layer after which training begins: where the last (`conv5`) or last but one stage does.
+    """Name of the layer behind which fine-tuning begins: the start of the last or last two stages.
 
-    It is the first layer of that stage that every path goes through.
+    It is the first layer of that stage that every path through the network passes.
 
     Args:
-        backbone: of `build_backbone`.
-        block: `conv5`, the last stage, or `conv4`, the last two.
+        backbone: made by `build_backbone`.
+        block: `conv5` for the last stage, `conv4` for the last two.
 
     Raises:
-        UsageError: the backbone has no such place.
+        UsageError: the backbone has no such layer.
     """
     plan = plan_of(backbone)
     stages, wanted = stages_of(plan), {"conv5": 0, "conv4": 1}[block]
@@ -241,7 +241,7 @@ def find_boundary(backbone: Any, block: str) -> str:
 
 
 def layer_at(backbone: Any, name: str) -> Any:
-    """The layer of that name, or the model within the model that ends with it."""
+    """The layer of that name, or the nested model that ends with it."""
     return next(layer for layer in backbone.layers if _last_name(layer) == name)
 
 

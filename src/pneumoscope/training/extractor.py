@@ -1,12 +1,11 @@
-"""What is computed of each view once: the frozen part of the network's output, or the view itself.
+"""Extractors: what is computed once per view, as rows for the feature store on disk.
 
-Comes in: views. Goes out: rows for the store on disk. Another engine is another class with the
-same members; its fingerprint keeps the engines' rows apart in the cache.
+An extractor computes the frozen part of the network (`EngineExtractor` by OpenVINO,
+`KerasExtractor`) or stores the decoded image (`SquareExtractor`). Its fingerprint is part of the
+cache key, so rows of different engines never mix.
 
-How far a frozen backbone's activations reach on its training images, for features in int8.
-
-Comes in: training records, how they are preprocessed, the backbone's arrays. Goes out: `Ranges`,
-kept in the cache, so that the same run finds the same ones without a pass. Knows no engine.
+`training_ranges` measures the activation ranges that int8 needs on some training images. The ranges
+are cached, so a repeated run gets the same ranges without another pass.
 """
 
 from __future__ import annotations
@@ -36,21 +35,22 @@ from pneumoscope.training.plans import arrays_of
 from pneumoscope.training.runtime import describe_runtime, has_gpu
 
 Measure = Callable[[NetworkArrays, Floats], Ranges | None]
-"""The ranges of a backbone for int8, seen in these floats; `None` where no image can be read."""
+"""Measures a backbone's activation ranges for int8, computing in these floats; `None` where no
+image can be read."""
 
 
 def frozen_extractor(
     backbone: Any, boundary: str | None, precision: str, measure: Measure | None = None
 ) -> Extractor:
-    """The fastest there is for a frozen part: Keras on a GPU, else OpenVINO.
+    """The fastest extractor of a frozen part: Keras on a GPU, else OpenVINO.
 
     Args:
-        backbone: of `build_backbone`.
-        boundary: where the frozen part ends; `None` for pooled features.
-        precision: `f32`, `bf16`, `int8`, or `auto`: the fastest that the processor has. Pooled
-            features alone are made in int8, and only with `measure`: behind a boundary training
-            goes on from what bfloat16 makes.
-        measure: where ranges for int8 come from.
+        backbone: made by `build_backbone`.
+        boundary: name of the layer where the frozen part ends; `None` for pooled features.
+        precision: `f32`, `bf16`, `int8`, or `auto`, the fastest that the processor supports. int8
+            applies to pooled features only, and needs `measure`. Activations at a boundary are
+            computed in bfloat16 or float32, because training continues from them.
+        measure: measures the activation ranges for int8.
     """
     if has_gpu():
         return KerasExtractor(backbone, boundary)
@@ -63,13 +63,13 @@ def frozen_extractor(
 
 
 class _FrozenPart:
-    """What both engines share: half-precision rows of preprocessed images.
+    """Common part of both engines: half-precision rows of preprocessed images.
 
     Args:
-        engine: name, version and precision of what computes.
-        backbone: of `build_backbone`.
-        boundary: name of the layer after which training begins; `None` for pooled features.
-        shape: of a row.
+        engine: name, version and precision of the engine.
+        backbone: made by `build_backbone`.
+        boundary: name of the layer behind which training begins; `None` for pooled features.
+        shape: shape of a row.
     """
 
     kind = "<f2"
@@ -83,7 +83,7 @@ class _FrozenPart:
 
     @property
     def fingerprint(self) -> str:
-        """Engine, version, precision, the weights' digest, the boundary."""
+        """Engine, version, precision, digest of the weights, boundary."""
         return self._fingerprint
 
     def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
@@ -95,10 +95,10 @@ class EngineExtractor(_FrozenPart):
     """Pooled features of a frozen backbone, or its activations at `boundary`, by OpenVINO.
 
     Args:
-        backbone: of `build_backbone`, for a fixed size.
-        boundary: name of the layer after which training begins; `None` for pooled features.
-        precision: what is computed in; what goes out is rounded to half precision anyway.
-        ranges: with them convolutions are computed in int8.
+        backbone: made by `build_backbone` for a fixed size.
+        boundary: name of the layer behind which training begins; `None` for pooled features.
+        precision: floating-point type of the computation; rows are stored in half precision.
+        ranges: activation ranges; if given, convolutions are computed in int8.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class EngineExtractor(_FrozenPart):
         def build(images: int) -> Any:
             return build_frozen_part(arrays, size, images, boundary, ranges)
 
-        # Compiled when a row is wanted: seconds, for nothing where all are in the store already.
+        # Compiled on first use: it takes seconds, and is not needed if all rows are in the store.
         part = images_per_request(size, "int8" if ranges else precision)
         self._runner = Runner(build, ("rows",), precision, part=part)
         shape = tuple(build(1).output(0).shape)[1:]
@@ -123,40 +123,40 @@ class EngineExtractor(_FrozenPart):
         super().__init__(engine, backbone, boundary, shape)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Float32 (n, *shape) of `batch`, float32 (n, size, size, 3), n being `BATCH`."""
+        """Rows, float32 (n, *shape), of a batch, float32 (n, size, size, 3), with n = `BATCH`."""
         return self._runner(batch)[0]
 
 
 def _digest(ranges: Ranges) -> str:
-    """SHA-256, hex, of both ends of every range."""
+    """SHA-256, hex, over both ends of every range."""
     return hashlib.sha256(ranges.low.tobytes() + ranges.high.tobytes()).hexdigest()
 
 
 class KerasExtractor(_FrozenPart):
-    """The same by Keras in float32.
+    """The same as `EngineExtractor`, computed by Keras in float32.
 
     Args:
-        backbone: of `build_backbone`.
-        boundary: name of the layer after which training begins; `None` for pooled features.
+        backbone: made by `build_backbone`.
+        boundary: name of the layer behind which training begins; `None` for pooled features.
     """
 
     def __init__(self, backbone: Any, boundary: str | None = None) -> None:
         self._model = (
             build_feature_model(backbone) if boundary is None else build_trunk(backbone, boundary)
         )
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         shape = tuple(self._model.output.shape[1:])
         super().__init__(f"{describe_runtime()} f32", backbone, boundary, shape)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Float32 (n, *shape) of `batch`, float32 (n, size, size, 3)."""
-        with self._turn:
+        """Rows, float32 (n, *shape), of a batch, float32 (n, size, size, 3)."""
+        with self._lock:
             out = self._model.predict_on_batch(batch)
         return np.asarray(out, np.float32)
 
 
 class SquareExtractor:
-    """The decoded, fitted image itself, uint8: so that no epoch decodes a file again."""
+    """The decoded and resized image, uint8, stored so that no epoch decodes a file again."""
 
     kind = "u1"
     noun = "decoding"
@@ -166,19 +166,19 @@ class SquareExtractor:
         self.shape: tuple[int, ...] = (size, size)
 
     def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
-        """Grey from 0 to 255, rounded."""
+        """Grey values from 0 to 255, rounded."""
         squares: NDArray[Any] = np.rint(square * 255.0).astype(np.uint8)
         return squares
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """The same."""
+        """The batch, unchanged."""
         return batch
 
 
 _LOGGER = logging.getLogger(__name__)
 
 MOST_IMAGES = 96
-"""Images that are looked at: whole batches, and ends are means, which hardly move behind it."""
+"""Images measured, in full batches. Ends are means over images and hardly change beyond it."""
 
 
 def training_ranges(
@@ -188,20 +188,20 @@ def training_ranges(
     network: NetworkArrays,
     floats: Floats,
 ) -> Ranges | None:
-    """The ranges for int8 on some of `records`, evenly spread, as they are.
+    """Measure the activation ranges for int8 on evenly spaced, un-augmented training images.
 
     Args:
-        records: of the training images.
+        records: the training images.
         preprocess: how they are preprocessed.
-        cache: folder for what is computed once.
+        cache: cache folder.
         network: the backbone's arrays.
-        floats: what is computed in while they are measured.
+        floats: floating-point type used while measuring.
 
     Returns:
         The ranges; `None` where none of the images can be read.
 
     Raises:
-        InputError: the network yields what is no finite number.
+        InputError: the network outputs non-finite numbers.
         OSError: the cache can't be written.
     """
     preprocessor = Preprocessor(preprocess)
@@ -238,12 +238,12 @@ def _key(
 def _batches(
     records: Sequence[ImageRecord], preprocessor: Preprocessor
 ) -> Iterator[NDArray[np.float32]]:
-    """Preprocessed images in batches of exactly `BATCH`; the last one is filled up."""
+    """Preprocessed images in batches of exactly `BATCH`; the last batch is padded."""
     images: list[NDArray[Any]] = []
     for record in records:
         try:
             images.append(preprocessor.normalise(preprocessor.grey(read_listed(record).pixels)))
-        except ImageRefusedError:  # computing the features tells of it
+        except ImageRefusedError:  # reported when the features are computed
             continue
     for start in range(0, len(images), BATCH):
         part = images[start : start + BATCH]

@@ -1,18 +1,16 @@
-"""What is computed of each view of each image once, ever: features, activations, small squares.
+"""Feature cache: what is computed once per view of each image, and the store that holds it on disk.
 
-Comes in: image records, the preprocessing and augmentation configs, an `Extractor`. Goes out:
-a `FeatureTable` that yields the rows of any image and view from the store on disk.
-Knows nothing of labels or of what is trained. A row's key is made of the image's content, the
-preprocessing, the view, the weights and the engine, so nothing stale can be taken for fresh.
+`compute_features` takes image records, the preprocessing and augmentation configurations and an
+`Extractor`, and returns a `FeatureTable`. A table reads the rows of any image and view from the
+store: pooled features or activations in float16, or grey squares in uint8. The key of a row hashes
+the image's content, the preprocessing, the view, the weights and the engine, so a stale row is
+never used.
 
-Arrays on disk: immutable shards of (key, values), memory-mapped, shared by all runs.
-
-Comes in: 32-byte keys and rows of values: pooled features or activations in float16, squares of
-grey in uint8. Goes out: the rows of those keys that are known.
-A shard is one `.npy` file, written beside and renamed, so a kill loses at most the shard being
-gathered, and several processes may write to one store at once. It is mapped while rows are taken
-from it and no longer: a mapping holds a file open, and a store may have more shards than a process
-may have open files. Knows nothing of images or models.
+`ArrayStore` holds the rows in immutable shards, shared by all runs. A shard is one `.npy` file,
+written under a temporary name and renamed: an interruption loses at most the shard in progress, and
+several processes can write to one store. A shard is memory-mapped only while rows are read from it,
+because a mapping keeps the file open and a store may have more shards than a process may open
+files.
 """
 
 from __future__ import annotations
@@ -36,10 +34,10 @@ from numpy.typing import NDArray
 from pneumoscope.config import AugmentConfig, LimitsConfig, PreprocessConfig
 from pneumoscope.errors import ImageRefusedError, InputError, Reason
 from pneumoscope.images.augment import view, view_fingerprint
-from pneumoscope.images.cautions import counted
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import READER_VERSION, GreyImage, read_image
-from pneumoscope.prefetching import ahead, overlapped
+from pneumoscope.images.warning_summary import count_warnings
+from pneumoscope.prefetching import overlapped, prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.storage import atomic_writer, write_json
@@ -50,12 +48,12 @@ KEY_BYTES = 32
 
 
 class ArrayStore:
-    """One folder of shards; all rows of one shape and type, and made by one extractor.
+    """A folder of shards whose rows have one shape and type and come from one extractor.
 
     Args:
-        folder: where the shards lie; made when first written to.
-        kind: type on disk, `<f2` or `u1`.
-        shape: of one row.
+        folder: folder of the shards; created on the first write.
+        kind: dtype on disk, `<f2` or `u1`.
+        shape: shape of one row.
     """
 
     def __init__(self, folder: Path, kind: str, shape: tuple[int, ...]) -> None:
@@ -71,10 +69,10 @@ class ArrayStore:
         try:
             shard = _mapped(path)
         except (ValueError, OSError, EOFError) as error:
-            _LOGGER.warning("%s: damaged shard, left aside (%s)", path, error)
+            _LOGGER.warning("%s: damaged shard, ignored (%s)", path, error)
             return
         if shard.dtype != self._row:
-            _LOGGER.warning("%s: shard of another layout, left aside", path)
+            _LOGGER.warning("%s: shard of another layout, ignored", path)
             return
         number = len(self._shards)
         self._shards.append(path)
@@ -88,7 +86,7 @@ class ArrayStore:
         """Write one shard: `values` is (len(keys), *shape).
 
         Raises:
-            InputError: a value is no number, or beyond float16's range; nothing is written.
+            InputError: a value is not finite or exceeds the range of float16; nothing is written.
             OSError: the folder can't be written or the disk is full; the store is unchanged.
         """
         shard = np.empty(len(keys), self._row)
@@ -111,7 +109,7 @@ class ArrayStore:
 
         Raises:
             KeyError: a key is not in the store.
-            OSError: a shard was taken away since the store was opened.
+            OSError: a shard was removed after the store was opened.
         """
         places = np.array([self._place[key] for key in keys], np.int64).reshape(-1, 2)
         values = self._row["values"]
@@ -129,21 +127,21 @@ def _mapped(path: Path) -> NDArray[np.void]:
 
 
 BATCH = 32
-"""Views per forward pass: on 2 cores larger batches gain nothing and cost memory."""
+"""Views per forward pass. On 2 cores larger batches are no faster and need more memory."""
 
 SHARD_ROWS = 512
-"""Views per shard: a kill loses at most this many, some 15 s of work on 2 cores."""
+"""Views per shard: an interruption loses at most these, about 15 s of work on 2 cores."""
 
 _NAMED_AT_MOST = 10
 _WARNINGS = "warnings.json"
 
 
 class Extractor(Protocol):
-    """What is computed of a view, as an engine computes it.
+    """Computes one row per view.
 
     Attributes:
-        kind: type of a row on disk, `<f2` or `u1`.
-        shape: of a row.
+        kind: dtype of a row on disk, `<f2` or `u1`.
+        shape: shape of a row.
         noun: what the rows are, in the plural, for progress bars.
     """
 
@@ -153,20 +151,20 @@ class Extractor(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Engine, precision and weights: what, beside the input, decides the output."""
+        """Engine, precision and weights: all that affects the output besides the input."""
 
     def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
-        """One view, grey (size, size) in [0, 1], as `__call__` wants it in its batch."""
+        """One view, grey (size, size) in [0, 1], in the form that `__call__` takes in a batch."""
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Rows (n, *shape) of n prepared views; may be called in several threads at once."""
+        """Rows (n, *shape) of n prepared views; must be safe to call from several threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureTable:
-    """Rows of `images` × `views`, on disk; `kept` are the positions that could be read.
+    """Rows of `images` × `views` on disk; `kept` are the positions of the readable images.
 
-    `warned` counts the images with each kind of warning that reading them gave.
+    `refused` are the errors of the others. `warned` counts the images with each kind of warning.
     """
 
     store: ArrayStore
@@ -186,21 +184,21 @@ class FeatureTable:
         return self.store.shape[-1]
 
     def fingerprint(self) -> str:
-        """SHA-256 over what the rows were made of and by: images, views, extractor."""
+        """SHA-256 over the images, views and extractor that the rows depend on."""
         digest = hashlib.sha256(self.store.folder.name.encode())
         for row in self.keys:
             digest.update(b"".join(row))
         return digest.hexdigest()
 
     def take(self, rows: NDArray[np.intp], views: NDArray[np.intp]) -> NDArray[Any]:
-        """Row (n, ...) of image `rows[i]` (an index into `kept`) in view `views[i]`."""
+        """Rows (n, ...) of image `rows[i]` (an index into `kept`) in view `views[i]`."""
         wanted = zip(rows.tolist(), views.tolist(), strict=True)
         return self.store.take([self.keys[r][v] for r, v in wanted])
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Which views of an image are wanted: `count` of them, the first un-augmented."""
+    """Which views of an image to compute: `count` of them, the first un-augmented."""
 
     count: int
     augment: AugmentConfig
@@ -215,13 +213,13 @@ def compute_features(
     cache: Path,
     progress: Progress = SILENT,
 ) -> FeatureTable:
-    """Make sure that every view of every record is in the cache, and say where.
+    """Compute the rows of every view of every record that are not in the cache yet.
 
-    Images that can't be read, or have other bytes than when they were hashed, are left out and
-    reported in `refused`. Work done before an interruption is found in the cache again.
+    Images that can't be read, or whose bytes changed after they were hashed, are left out and
+    listed in `refused`. Rows computed before an interruption are reused.
 
     Raises:
-        InputError: the extractor yields what is no finite number.
+        InputError: the extractor returns non-finite numbers.
         OSError: the cache can't be written (disk full, no permission).
     """
     preprocessor = Preprocessor(preprocess)
@@ -236,19 +234,19 @@ def compute_features(
     wanted = work.views_to_make()
     noun = extractor.noun
     _LOGGER.debug("%s: %d views to compute, the others are in %s", noun, wanted, store.folder)
-    stopped = threading.Event()  # Ctrl-C waits for one image, not for a batch
+    stopped = threading.Event()  # lets Ctrl-C wait for one image only, not for a batch
     with progress.task(noun, wanted, "images") as task:
         try:
-            batches = ahead(work.batches(stopped), stopped.set)
+            batches = prefetched(work.batches(stopped), stopped.set)
             for (made, _), rows in overlapped(lambda batch: extractor(batch[1]), batches):
                 pending.add(made, rows[: len(made)])
                 task.advance(len(made))
-        finally:  # after Ctrl-C too: what was computed is kept
+        finally:  # also after Ctrl-C, so that computed rows are kept
             pending.flush()
             work.warnings.save()
     refused = dict(sorted(work.refused.items()))
     _warn(refused)
-    warned = counted(work.warnings.of(record) for record in records)
+    warned = count_warnings(work.warnings.of(record) for record in records)
     kept = tuple(i for i in range(len(records)) if i not in refused)
     rows_of_kept = tuple(keys[i] for i in kept)
     return FeatureTable(store, rows_of_kept, kept, tuple(refused.values()), warned)
@@ -262,37 +260,37 @@ def _warn(refused: dict[int, ImageRefusedError]) -> None:
     for error in list(refused.values())[:_NAMED_AT_MOST]:
         _LOGGER.warning("left out: %s", error)
     if len(refused) > _NAMED_AT_MOST:
-        _LOGGER.warning("left out: %d images more", len(refused) - _NAMED_AT_MOST)
+        _LOGGER.warning("left out: %d more images", len(refused) - _NAMED_AT_MOST)
 
 
 class _Warnings:
-    """What was odd about images, kept beside the features: they are not read again for it."""
+    """Warnings about images, stored beside the features so that the images are not read again."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _WARNINGS
         self._known: dict[str, list[str]] = {}
-        with suppress(OSError, ValueError):  # a note that is lost costs no feature
+        with suppress(OSError, ValueError):  # losing the warnings costs no feature
             self._known = json.loads(self._path.read_text(encoding="utf-8"))
         self._changed = False
 
     def note(self, record: ImageRecord, warnings: Sequence[str]) -> None:
-        """Remember the warnings of an image that was read."""
+        """Record the warnings of an image."""
         if warnings and self._known.get(record.sha256) != list(warnings):
             self._known[record.sha256] = list(warnings)
             self._changed = True
 
     def of(self, record: ImageRecord) -> Sequence[str]:
-        """The warnings of an image that was read, in this run or in one before."""
+        """The warnings of an image read in this run or an earlier one."""
         return self._known.get(record.sha256, ())
 
     def save(self) -> None:
-        """Keep what came new."""
+        """Write the warnings if any were added."""
         if self._changed:
             write_json(self._path, self._known)
 
 
 class _Pending:
-    """Rows gathered for the next shard."""
+    """Rows collected for the next shard."""
 
     def __init__(self, store: ArrayStore) -> None:
         self._store = store
@@ -315,7 +313,7 @@ _Batch = tuple[list[bytes], NDArray[Any]]
 
 
 class _Work:
-    """The views that are not in the store yet, made batch by batch."""
+    """The views that are not in the store yet, prepared batch by batch."""
 
     def __init__(
         self,
@@ -331,13 +329,13 @@ class _Work:
         self._views = views
         self._preprocessor = preprocessor
         self._prepare = extractor.prepare
-        # A file that could not be hashed has no key of its own, so it is never found in the store.
+        # A file that could not be hashed has no key of its own, so the store never holds it.
         self._missing = [
             i
             for i, row in enumerate(keys)
             if not records[i].sha256 or any(key not in store for key in row)
         ]
-        # Byte-equal images share their keys: their views are computed once.
+        # Byte-identical images share their keys, so their views are computed once.
         self._wanted = {
             key for i in self._missing if records[i].sha256 for key in keys[i] if key not in store
         }
@@ -345,11 +343,11 @@ class _Work:
         self.warnings = _Warnings(store.folder)
 
     def views_to_make(self) -> int:
-        """How many views are to be computed if no image is refused."""
+        """Number of views to compute if no image is refused."""
         return len(self._wanted)
 
     def batches(self, stopped: threading.Event) -> Iterator[_Batch]:
-        """Batches of exactly `BATCH` prepared views (the last one filled up) and their keys."""
+        """Batches of exactly `BATCH` prepared views (the last one padded) and their keys."""
         views = self._tensors(stopped)
         while gathered := list(islice(views, BATCH)):
             tensors = [tensor for _, tensor in gathered]
@@ -359,7 +357,7 @@ class _Work:
     def _tensors(self, stopped: threading.Event) -> Iterator[tuple[bytes, NDArray[Any]]]:
         for position in takewhile(lambda _: not stopped.is_set(), self._missing):
             record, row = self._records[position], self._keys[position]
-            if record.sha256 and self._wanted.isdisjoint(row):  # a copy of an image before it
+            if record.sha256 and self._wanted.isdisjoint(row):  # a copy of an earlier image
                 continue
             try:
                 image = read_listed(record)
@@ -378,7 +376,7 @@ class _Work:
 
 
 def read_listed(record: ImageRecord) -> GreyImage:
-    """The image of a record, if its file still has the bytes that the features' keys stand for.
+    """Read the image of a record, if its file still has the hashed bytes.
 
     Raises:
         ImageRefusedError: it can't be read, or its bytes changed.
@@ -388,6 +386,7 @@ def read_listed(record: ImageRecord) -> GreyImage:
         raise ImageRefusedError(
             str(record.path),
             Reason.CORRUPT,
-            "its bytes changed since the data set was listed. Leave the data alone during training",
+            "its bytes changed since the data set was listed. Do not modify the data during "
+            "training",
         )
     return image

@@ -1,19 +1,19 @@
-"""What a network is taught besides the labels: teachers' predictions, and where to look.
+"""Guidance of training beyond the labels: distillation, attention transfer and lung guidance.
 
-*Distillation* (Hinton et al., arXiv:1503.02531). Teachers and student see the same distorted view;
-the student's target is a weighted mean of the label and the teachers' mean probability. Long
-training on ever new views makes it match the teachers (Beyer et al., arXiv:2106.05237).
+*Distillation* (Hinton et al., arXiv:1503.02531). Teachers and student see the same augmented view.
+The student's target is a weighted mean of the label and the teachers' mean probability. Long
+training on ever new views makes the student match its teachers (Beyer et al., arXiv:2106.05237).
 
-*Attention transfer* (Zagoruyko & Komodakis, arXiv:1612.03928). Where a teacher's heatmap points is
-not passed on with its probability, so the student's heatmap is drawn towards it as well.
+*Attention transfer* (Zagoruyko & Komodakis, arXiv:1612.03928). A probability does not carry where
+the teacher's heatmap points, so the student's heatmap is drawn towards the teachers' as well.
 
-*Lung guidance*. Heatmap energy outside the lungs costs, in images with pneumonia whose lungs were
-detected: a network is to rest its prediction on what lies inside them (Ross et al., "Right for the
-Right Reasons", arXiv:1703.03717).
+*Lung guidance*. Heatmap energy outside the lungs is penalised in images with pneumonia whose lungs
+were found, so that the prediction rests on the lungs (Ross et al., "Right for the Right Reasons",
+arXiv:1703.03717).
 
-A heatmap here is the Grad-CAM map of the last feature map, which with global average pooling has
-a closed form: each channel's weight is the gradient of the logit by its mean. It is part of the
-training model's graph, so that gradients flow through it.
+A heatmap here is the Grad-CAM map of the last feature map. With global average pooling it has a
+closed form: the weight of each channel is the gradient of the logit with respect to its mean. It is
+part of the training model's graph, so gradients flow through it.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ from pneumoscope.config import GuidanceConfig, PreprocessConfig
 from pneumoscope.training.runtime import load_keras
 
 _LEAST_MASS = 1e-3
-"""Added to a heatmap's sum before it is divided by it."""
+"""Added to the sum of a heatmap before dividing by it."""
 
 _LEAST_COVERED = 0.3
-"""Of the best covered cell; where lungs cover less, the view shows too little of them."""
+"""Threshold on the coverage of the best covered cell: if lungs cover less of it, the view shows too
+little of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A trained network as a teacher.
+    """A trained network used as a teacher.
 
     Attributes:
-        model: Keras, frozen: its preprocessed images (n, size, size, 3) → logits (n, 1) and
+        model: frozen Keras model: preprocessed images (n, size, size, 3) → logits (n, 1) and
             heatmaps (n, h, w) ≥ 0.
-        preprocess: its own size and normalisation.
+        preprocess: the teacher's own size and normalisation.
     """
 
     model: Any
@@ -51,13 +52,13 @@ class Teacher:
 
 
 def heatmap_of(features: Any, pooled: Any, hidden: Any, output: Any) -> Any:
-    """The closed-form Grad-CAM map, float32 (n, h, w) ≥ 0, as a part of a Keras graph.
+    """The closed-form Grad-CAM map, float32 (n, h, w) ≥ 0, as part of a Keras graph.
 
     Args:
-        features: the last feature map (n, h, w, c).
+        features: last feature map (n, h, w, c).
         pooled: its mean (n, c).
-        hidden: the Dense layer with ReLU, built: c → units.
-        output: the Dense layer, built: units → 1.
+        hidden: built Dense layer with ReLU: c → units.
+        output: built Dense layer: units → 1.
     """
     return _heatmap_class()(hidden, output)([features, pooled])
 
@@ -71,16 +72,16 @@ def guided(
     pneumonia: Any = None,
     taught: Sequence[tuple[Any, Any]] = (),
 ) -> Any:
-    """The logits (n, 1), unchanged; while training, the losses of `config` are added.
+    """The logits (n, 1), unchanged; in training, the losses of `config` are added to the model.
 
     Args:
-        logits: of the student.
-        heatmap: of the student (n, h, w).
-        config: the weights.
-        lungs: share of lung at each pixel of the view (n, side, side), 0 throughout where it is not
-            known; with `pneumonia` for lung guidance.
+        logits: the student's.
+        heatmap: the student's (n, h, w).
+        config: the weights of the losses.
+        lungs: share of lung at each pixel of the view (n, side, side), 0 everywhere if unknown;
+            used with `pneumonia` for lung guidance.
         pneumonia: share of pneumonia in each image (n, 1).
-        taught: each teacher's logits (n, 1) and heatmaps (n, h, w) of the same views.
+        taught: for each teacher, its logits (n, 1) and heatmaps (n, h, w) of the same views.
     """
     if lungs is not None:
         logits = _lung_guidance_class()(config.lungs)([logits, heatmap, lungs, pneumonia])
@@ -92,13 +93,13 @@ def guided(
 
 
 def _shares(heatmap: Any) -> Any:
-    """A heatmap that sums to 1, or to little where nothing is hot."""
+    """A heatmap scaled to sum 1; to less where it is near 0 everywhere."""
     total = load_keras().ops.sum(heatmap, axis=(1, 2), keepdims=True)
     return heatmap / (total + _LEAST_MASS)
 
 
 def _on_grid(maps: Any, heatmap: Any) -> Any:
-    """Maps (n, side, side) as means over the cells of a heatmap's grid (n, h, w)."""
+    """Maps (n, side, side), averaged over the cells of a heatmap's grid (n, h, w)."""
     ops = load_keras().ops
     down, across = (_cells(maps.shape[k], heatmap.shape[k]) for k in (1, 2))
     return ops.einsum("hr,nrc,wc->nhw", ops.convert_to_tensor(down), maps,
@@ -106,7 +107,7 @@ def _on_grid(maps: Any, heatmap: Any) -> Any:
 
 
 def _cells(pixels: int, cells: int) -> NDArray[np.float32]:
-    """How much each of `pixels` counts in each of `cells` that divide the same length evenly.
+    """Weight of each pixel in each of `cells` equal cells along one axis.
 
     Float32 (cells, pixels); each row sums to 1.
     """
@@ -116,7 +117,7 @@ def _cells(pixels: int, cells: int) -> NDArray[np.float32]:
     return (overlap.clip(0.0) * (cells / pixels)).astype(np.float32)
 
 
-# Classes are made on first use, since Keras is imported late.
+# These classes are made on first use because Keras is imported late.
 
 
 @functools.cache
@@ -127,7 +128,7 @@ def _heatmap_class() -> Any:
     class Heatmap(keras.layers.Layer):  # type: ignore[misc,name-defined]
         def __init__(self, hidden: Any, output: Any) -> None:
             super().__init__(trainable=False, dtype="float32", name="heatmap")
-            # As a function, since the layers' weights belong to the network, not to this layer.
+            # In a function, because the layers' weights belong to the network, not to this layer.
             self._head: Callable[[], tuple[Any, Any]] = lambda: (hidden, output)
 
         def call(self, inputs: Any) -> Any:
@@ -180,7 +181,7 @@ def _distillation_class() -> Any:
     class Distillation(keras.layers.Layer):  # type: ignore[misc,name-defined]
         def __init__(self, share: float, maps: float) -> None:
             super().__init__(trainable=False, dtype="float32", name="distillation")
-            # The label's loss has weight 1 where its share of the target is 1 - share.
+            # The loss of the label has weight 1; its share of the target is 1 - share.
             self._weight, self._maps = share / (1.0 - share), maps
 
         def call(self, inputs: Any, training: Any = None) -> Any:
@@ -188,8 +189,8 @@ def _distillation_class() -> Any:
             if training:
                 count = len(taught) // 2
                 target = sum(ops.sigmoid(each) for each in taught[::2]) / count
-                apart = ops.binary_crossentropy(target, logits, from_logits=True)
-                self.add_loss(self._weight * ops.mean(apart))
+                difference = ops.binary_crossentropy(target, logits, from_logits=True)
+                self.add_loss(self._weight * ops.mean(difference))
                 if self._maps:
                     wanted = sum(_shares(_on_grid(each, heatmap)) for each in taught[1::2]) / count
                     missed = ops.sum(ops.abs(_shares(heatmap) - wanted), axis=(1, 2))

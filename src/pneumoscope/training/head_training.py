@@ -1,19 +1,13 @@
-"""Train the head on cached features; what comes out fits the raw pooled features.
+"""Training on cached features: the head alone, or the last blocks of the backbone with the head.
 
-Comes in: features of train and val, labels, `FitConfig`. Goes out: the weights of the best epoch
-and what every epoch scored. Knows nothing of images, files of data, thresholds or calibration.
+`train_head` fits the head on pooled features. The scales of the features differ a thousandfold
+between channels, so they are standardised first, and dropout then replaces a feature by its mean.
+After training the standardisation is folded into the hidden layer, so the head takes raw pooled
+features and the network has exactly the documented layers. Plain Adam (Kingma & Ba, ICLR 2015) on
+raw features of such different scales needs many times the epochs.
 
-The features' scales differ a thousandfold from channel to channel. So they are standardised before
-the head sees them, and dropout then hides a feature by setting it to its mean; afterwards the
-standardisation is folded into the hidden layer, so the network that comes out is the mission's,
-layer by layer, and its input the raw pooled features. Plain Adam (Kingma & Ba, ICLR 2015) on raw
-features of very different scales takes many times the epochs.
-
-Train the blocks behind a boundary, from activations that were computed once.
-
-Comes in: activations of train and val on disk, labels, a network from the boundary to logits.
-Goes out: a curriculum of one lesson. Knows nothing of images. What is frozen is a function of the
-view alone, so its share of every epoch's work is done once per view.
+`build_finetuning_schedule` trains the layers behind a boundary from cached activations. The frozen
+part depends on the view alone, so it is computed once per view and not in every epoch.
 """
 
 from __future__ import annotations
@@ -30,23 +24,32 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import FitConfig, TrainConfig
 from pneumoscope.graph.bundle_files import Architecture
-from pneumoscope.prefetching import ahead
+from pneumoscope.prefetching import prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.loop import Curriculum, Epoch, Labels, Score, check_classes, fit
+from pneumoscope.training.loop import (
+    Epoch,
+    EpochsListener,
+    Labels,
+    PhaseSchedule,
+    Score,
+    check_classes,
+    fit,
+    ignore_epochs,
+)
 from pneumoscope.training.network import HeadWeights, build_head
 
 _CHUNK_ROWS = 16_384
-"""Features gathered at once (64 MiB): keeps memory flat for data sets of any size."""
+"""Features read at once (64 MiB); limits memory for data sets of any size."""
 
 _HELD_ROWS = 32_768
-"""Features that are held in memory all the time (64 MiB as they are stored), if there are no more,
-instead of being looked up in the store in every epoch."""
+"""Up to this many features (64 MiB as stored) are held in memory instead of being read from the
+store in every epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
-    """Features of one split and the label (0 or 1) of each of its kept images."""
+    """Features of one split, and the label (0 or 1) of each of its readable images."""
 
     table: FeatureTable
     labels: NDArray[np.int64]
@@ -54,14 +57,14 @@ class LabelledFeatures:
 
 @dataclass(frozen=True, slots=True)
 class TrainedHead:
-    """The best epoch's weights, for raw pooled features, and what every epoch scored."""
+    """Weights of the best epoch, for raw pooled features, and the history of all epochs."""
 
     weights: HeadWeights
     history: tuple[Epoch, ...]
     best: int
 
 
-def train_head(
+def train_head(  # noqa: PLR0913 - as `loop.fit`
     train: LabelledFeatures,
     val: LabelledFeatures,
     architecture: Architecture,
@@ -70,17 +73,29 @@ def train_head(
     score: Score,
     checkpoint: Path,
     progress: Progress = SILENT,
+    on_epochs: EpochsListener = ignore_epochs,
 ) -> TrainedHead:
-    """Train until `should_stop`, from the checkpoint if there is one.
+    """Train the head until `should_stop`, continuing from the checkpoint if there is one.
+
+    Args:
+        train: features and labels of the training images.
+        val: features and labels of the validation images.
+        architecture: of the network whose head is trained.
+        config: training settings.
+        seed: seed of initialisation, order and views.
+        score: labels and probabilities → ROC AUC.
+        checkpoint: file written after every epoch.
+        progress: receives every epoch.
+        on_epochs: called after every epoch, once the checkpoint holds it.
 
     Raises:
-        DataError, UsageError, OSError: as `loop.fit` does.
+        DataError, UsageError, OSError: as in `loop.fit`.
     """
     check_classes({"train": train.labels, "val": val.labels})
     head = build_head(architecture, seed, train.table.width)
-    lesson = _HeadLesson(head, train, val, config.batch_size, seed)
+    phase = _HeadPhase(head, train, val, config.batch_size, seed)
     fitted = fit(
-        Curriculum(lesson.model, [lesson], stage="head"),
+        PhaseSchedule(phase.model, [phase], stage="head"),
         train.labels,
         val.labels,
         config,
@@ -88,13 +103,14 @@ def train_head(
         checkpoint,
         _origin((train, val), architecture, config, seed),
         progress,
+        on_epochs,
     )
-    weights = _folded(fitted.weights, lesson.centre, lesson.scale)
+    weights = _folded(fitted.weights, phase.centre, phase.scale)
     return TrainedHead(weights, fitted.history, fitted.best)
 
 
-class _HeadLesson:
-    """Every epoch the same: all training images in a new order, each in one of its views."""
+class _HeadPhase:
+    """All epochs alike: every training image in a new order, each in one of its views."""
 
     def __init__(
         self, model: Any, train: LabelledFeatures, val: LabelledFeatures, batch: int, seed: int
@@ -122,7 +138,7 @@ class _HeadLesson:
 
     def val_logits(self) -> NDArray[np.float32]:
         starts = range(0, len(self._val), _CHUNK_ROWS)
-        # `predict` would set up a reading of data in every epoch, which takes longer than this.
+        # `predict` would set up a data pipeline in every epoch, which takes longer than this.
         parts = [self.model.predict_on_batch(self._val[s : s + _CHUNK_ROWS]) for s in starts]
         return np.concatenate([np.asarray(part, np.float32)[:, 0] for part in parts])
 
@@ -130,7 +146,7 @@ class _HeadLesson:
 def _origin(
     parts: tuple[LabelledFeatures, ...], architecture: Architecture, config: FitConfig, seed: int
 ) -> str:
-    """SHA-256 over all that decides how training goes: features, labels, settings."""
+    """SHA-256 over all that affects training: features, labels, settings."""
     settings = [asdict(architecture), asdict(config), seed]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for part in parts:
@@ -140,9 +156,9 @@ def _origin(
 
 
 def _standardisation(table: FeatureTable) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and deviation (c,) of the un-augmented training features.
+    """Mean and standard deviation (c,) of the un-augmented training features.
 
-    The deviation has a floor: channels that hardly vary would else enter as amplified rounding.
+    The deviation has a floor, so that channels that hardly vary don't become amplified rounding.
     """
     count = len(table.keys)
     total, squares = np.zeros(table.width), np.zeros(table.width)
@@ -157,7 +173,7 @@ def _standardisation(table: FeatureTable) -> tuple[NDArray[np.float32], NDArray[
 
 
 def _held(table: FeatureTable) -> NDArray[Any] | None:
-    """All rows (images, views, c), or `None` where they are too many."""
+    """All rows (images, views, c); `None` where there are too many."""
     shape = len(table.keys), table.views
     if shape[0] * shape[1] > _HELD_ROWS:
         return None
@@ -184,18 +200,18 @@ def _folded(
 _VAL_BATCH = 64
 
 
-def build_tail_curriculum(
+def build_finetuning_schedule(
     network: Any,
     train: LabelledFeatures,
     val: LabelledFeatures,
     config: TrainConfig,
     factors: Mapping[str, float],
-) -> Curriculum:
-    """All epochs alike: every training image once, in one of its views."""
-    return Curriculum(network, [_TailLesson(network, train, val, config)], factors=factors)
+) -> PhaseSchedule:
+    """A schedule of one phase: every epoch shows each training image once, in one of its views."""
+    return PhaseSchedule(network, [_FinetuningPhase(network, train, val, config)], factors=factors)
 
 
-class _TailLesson:
+class _FinetuningPhase:
     """Activations in a new order each epoch, each image in one of its views."""
 
     def __init__(
@@ -207,7 +223,7 @@ class _TailLesson:
         self.steps = max(len(train.labels) // self._batch, 1)
 
     def batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], Labels]]:
-        """Whole batches only, so that one compiled step does for all."""
+        """Full batches only, so that one compiled step serves all."""
         table, labels = self._train.table, self._train.labels
         generator = np.random.default_rng([self._seed, epoch])
         order = np.resize(generator.permutation(len(labels)), (self.steps, self._batch))
@@ -217,10 +233,10 @@ class _TailLesson:
             for rows, chosen in zip(order, views, strict=True):
                 yield table.take(rows, chosen), labels[rows]
 
-        return ahead(make())
+        return prefetched(make())
 
     def val_logits(self) -> NDArray[np.float32]:
-        """By batches of one shape; the last one is filled up with the first images."""
+        """Computed in batches of one shape; the last batch is padded with the first images."""
         count = len(self._val.labels)
         logits = np.empty(count, np.float32)
         for start in range(0, count, _VAL_BATCH):

@@ -1,13 +1,14 @@
-"""Convolutional layers by PyTorch's own kernels, where Keras runs on Torch.
+"""Convolutional layers by native PyTorch kernels, where Keras runs on Torch.
 
-`with_native_layers` makes the same model, layer by layer, name by name, with the same weights and
-outputs, trained about twice as fast on a CPU that has bfloat16, and up to a tenth
-faster on others (`docs/experiments.md`, `benchmarks/RESULTS.md`): Keras' own layers copy every
-channels-last map to channels-first and back around each convolution, and work out batch
-statistics in single steps of 32-bit arithmetic.
+`with_native_layers` rebuilds a model layer by layer, with the same names, weights and outputs. It
+trains about twice as fast on a CPU with bfloat16 and up to a tenth faster on other CPUs
+(`docs/experiments.md`, `benchmarks/RESULTS.md`). Keras' own layers copy every channels-last map to
+channels-first and back around each convolution, and compute batch statistics in separate steps of
+32-bit arithmetic.
 
-Saved files are the same as of the layers replaced. One difference: the moving variance takes the
-unbiased batch variance, n/(n - 1) of Keras', where n is the pixels of a batch's feature map.
+Saved files are the same as those of the replaced layers. One difference: the moving variance uses
+the unbiased batch variance, n/(n - 1) times that of Keras, where n is the number of pixels of a
+batch's feature map.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from pneumoscope.training.runtime import load_keras
 
 
 def with_native_layers(model: Any) -> Any:
-    """The model with native layers if Keras runs on Torch, the model itself if not.
+    """The model with native layers if Keras runs on Torch, otherwise the model itself.
 
     The weights are copied.
     """
     keras = load_keras()
     if keras.backend.backend() != "torch":
         return model
-    # Training takes and frees the same buffers in every step; each page given back is a page fault
-    # in the next one (10 to 15 % of a step on 2 cores).
+    # Training allocates and frees the same buffers in every step. Each page returned to the system
+    # is a page fault in the next step (10 to 15 % of a step on 2 cores).
     keep_freed_memory(largest=1 << 30, kept=(1 << 31) - 1)
     replacements = _layer_classes()
 
@@ -46,10 +47,10 @@ def with_native_layers(model: Any) -> Any:
 
 
 class _Direct:
-    """Called with what it computes in, a layer that is built does its work and nothing else.
+    """A layer that skips Keras' checks when it is built and its inputs have its compute dtype.
 
-    Keras checks, casts and times every call of a layer, which for 427 layers takes a tenth of a
-    training step.
+    Keras checks, casts and times every layer call, which for 427 layers takes a tenth of a training
+    step.
     """
 
     built: bool
@@ -78,7 +79,7 @@ def _last(x: Any) -> Any:
 def _padded(
     x: Any, reach: Any, strides: Any, padding: str, value: float = 0.0
 ) -> tuple[Any, list[int]]:
-    """The map, with edges where they differ from side to side, and what is left to pad."""
+    """The map, padded where both sides differ, and the symmetric padding that remains."""
     from torch.nn import functional
 
     if padding == "valid":
@@ -94,7 +95,7 @@ def _padded(
 
 
 def _convolved(layer: Any, x: Any, weights: Any, groups: int) -> Any:
-    """The convolution of a Keras layer over channels-first maps, given back channels-last."""
+    """The convolution of a Keras layer on channels-last maps; the result is channels-last."""
     from torch.nn import functional
 
     reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
@@ -105,7 +106,7 @@ def _convolved(layer: Any, x: Any, weights: Any, groups: int) -> Any:
 
 @functools.cache
 def _layer_classes() -> dict[str, Any]:
-    """Keras' class name → our class. Made on first use, since Keras is imported late."""
+    """Keras' class name → native class; made on first use because Keras is imported late."""
     classes = (*_convolutions(), *_pools(), *_elementwise())
     return {kind.__name__: kind for kind in classes}
 

@@ -1,7 +1,8 @@
 """The network: a backbone → GlobalAveragePooling2D → Dropout → Dense(ReLU) → Dense(1, sigmoid).
 
-Here it is built and taken apart, as Keras models on any of Keras' backends. This is its only
-definition: what runs without Keras is read from the model itself (`graph/plan.py`).
+This module builds it and takes it apart, as Keras models on any Keras backend. It is the only
+definition of the network: engines without Keras read the layers from the saved model
+(`graph/plan.py`).
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class HeadWeights:
 
 
 def initialise_randomly(backbone: Any, seed: int) -> None:
-    """Give every kernel He-normal weights drawn from `seed` alone; norms stay the identity.
+    """Set every kernel to He-normal weights drawn from `seed`; normalisations stay the identity.
 
-    He et al., "Delving Deep into Rectifiers", ICCV 2015. Drawn with NumPy, so the same seed gives
-    the same weights on every Keras backend, and no global random state is touched.
+    He et al., "Delving Deep into Rectifiers", ICCV 2015. The weights are drawn by NumPy, so a seed
+    gives the same weights on every Keras backend, and no global random state is changed.
     """
     generator = np.random.default_rng([seed, 0x0DE_45E])
     for layer in leaves(backbone):
@@ -42,7 +43,7 @@ def initialise_randomly(backbone: Any, seed: int) -> None:
         kernels = [k for k, each in enumerate(weights) if each.ndim > 1]
         for k in kernels:
             shape = weights[k].shape
-            # A depthwise kernel (h, w, channels, times) reads one channel.
+            # A depthwise kernel (h, w, channels, multiplier) reads a single channel.
             depthwise = "Depthwise" in type(layer).__name__ or (len(kernels) == 2 and k == 0)
             deviation = np.sqrt(2.0 / np.prod(shape[:2] if depthwise else shape[:-1]))
             kernel = generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
@@ -52,7 +53,7 @@ def initialise_randomly(backbone: Any, seed: int) -> None:
 
 
 def weights_digest(model: Any) -> str:
-    """SHA-256 over all weights, in the model's order: tells which weights made a feature."""
+    """SHA-256 over all weights, in the model's order; identifies the weights behind a feature."""
     digest = hashlib.sha256()
     for array in model.get_weights():
         digest.update(str(array.shape).encode())
@@ -74,15 +75,15 @@ def build_trunk(backbone: Any, boundary: str) -> Any:
 
 
 def build_tail(backbone: Any, boundary: str) -> Any:
-    """The backbone behind the layer `boundary`, with its very layers: (n, h, w, c) → last map."""
+    """The backbone behind the layer `boundary`, sharing its layers: (n, h, w, c) → last map."""
     keras = load_keras()
     return keras.Model(layer_at(backbone, boundary).output, backbone.output, name="tail")
 
 
 def with_head(body: Any, architecture: Architecture, seed: int) -> Any:
-    """GAP and a new head behind `body`, a model that ends in a feature map: → logits (n, 1)."""
+    """Add pooling and a new head to `body`, which ends in a feature map: → logits (n, 1)."""
     keras = load_keras()
-    # The mean and what follows in float32: little work, and a loss that is exact.
+    # Pooling and the head run in float32: they are cheap, and the loss is exact.
     pooled = keras.layers.GlobalAveragePooling2D(name=POOL_LAYER, dtype="float32")(body.output)
     head = build_head(architecture, seed, body.output.shape[-1])
     return keras.Model(body.input, head(pooled), name="trained")
@@ -91,8 +92,8 @@ def with_head(body: Any, architecture: Architecture, seed: int) -> Any:
 def build_head(architecture: Architecture, seed: int, width: int) -> Any:
     """Dropout → Dense(ReLU) → Dense(1): features (n, width) → logits (n, 1).
 
-    The layer is linear at its end because the loss is more exact on logits; `build_network` puts
-    the sigmoid back.
+    The output is linear because the loss is more accurate on logits; `build_network` adds the
+    sigmoid.
     """
     keras = load_keras()
     initial = [keras.initializers.GlorotUniform(seed=2 * seed + k) for k in (0, 1)]
@@ -109,7 +110,7 @@ def build_head(architecture: Architecture, seed: int, width: int) -> Any:
 
 
 def build_network(backbone: Any, architecture: Architecture, head: HeadWeights) -> Any:
-    """The whole network: images (n, size, size, 3) → probability of pneumonia (n, 1)."""
+    """The complete network: images (n, size, size, 3) → probability of pneumonia (n, 1)."""
     keras = load_keras()
     x = keras.layers.GlobalAveragePooling2D(name=POOL_LAYER)(backbone.output)
     x = keras.layers.Dropout(architecture.dropout, name="head_dropout")(x)
@@ -121,21 +122,20 @@ def build_network(backbone: Any, architecture: Architecture, head: HeadWeights) 
 
 
 def set_head(network: Any, head: HeadWeights) -> None:
-    """Put trained head weights into a network of `build_network`."""
+    """Set the head weights of a network made by `build_network`."""
     network.get_layer(HIDDEN_LAYER).set_weights([head.hidden_kernel, head.hidden_bias])
     network.get_layer(OUTPUT_LAYER).set_weights([head.output_kernel, head.output_bias])
 
 
 def trainable_copy(backbone: Any, name: str, size: int | None, *, train_statistics: bool) -> Any:
-    """A copy of a backbone that trains, by the fastest layers, in the arithmetic of the moment.
+    """A trainable copy of a backbone, with the fastest layers and the current dtype policy.
 
     Args:
-        backbone: of `build_backbone`.
-        name: as `build_backbone` takes it.
+        backbone: made by `build_backbone`.
+        name: its name, as `build_backbone` takes it.
         size: of its input; `None` for squares of any size.
-        train_statistics: whether batch normalisation trains too. Without, it keeps its moving
-            statistics and its scale, as a network must that is only fine-tuned: batches of few
-            images would spoil them.
+        train_statistics: whether batch normalisation is trained. If not, it keeps its moving
+            statistics and its scale, as fine-tuning needs it: small batches would distort them.
     """
     keras = load_keras()
     copy = with_native_layers(build_backbone(size, name))
@@ -149,13 +149,13 @@ def trainable_copy(backbone: Any, name: str, size: int | None, *, train_statisti
 
 
 def step_factors(network: Any, backbone: Any, rate: float, decay: float) -> dict[str, float]:
-    """Step-size factor of each of the backbone's variables: smaller, the further from the head.
+    """Step-size factor of each backbone variable, smaller with the distance from the head.
 
     Args:
-        network: what is trained: layers of the backbone, or of a copy, under the same names.
-        backbone: of `build_backbone`.
-        rate: of the last stage, as a share of the head's.
-        decay: of each stage before it, as a share of the next one's.
+        network: the trained network: layers of the backbone, or of a copy with the same names.
+        backbone: made by `build_backbone`.
+        rate: factor of the last stage, relative to the head.
+        decay: factor of each stage relative to the next one.
     """
     stages = stages_of(plan_of(backbone))
     return {

@@ -1,19 +1,15 @@
-"""Adam with decoupled weight decay, and its own step size for each group of weights.
+"""Optimiser, weight averaging, learning-rate schedules and early stopping.
 
-Comes in: a model's variables, `FitConfig`, a factor per variable. Goes out: a Keras optimizer.
-Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+`build_optimizer` makes Adam with decoupled weight decay and a step-size factor per variable
+(Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019).
 
-The running average of weights over training steps, which generalises better than the last ones.
+`WeightAverage` keeps an exponential moving average of the weights, which generalises better than
+the last weights (Polyak & Juditsky, 1992; decay as in Morales-Brotons et al., arXiv:2411.18704). It
+includes the statistics of batch normalisation and is kept on the host, so any backend works.
 
-Comes in: a Keras model after every step. Goes out: its weights' exponential moving average
-(Polyak & Juditsky, 1992; decay as in Morales-Brotons et al., arXiv:2411.18704), the statistics of
-batch normalisation among them. Kept on the host, so any backend will do.
-
-Learning rate, stopping and the best epoch, as pure functions of what the epochs scored so far.
-
-Comes in: the config, the validation AUC of each finished epoch, the share of the present epoch
-that is done. Goes out: a number or a verdict. Nothing here has state, so a resumed run decides
-exactly as an unbroken one.
+`learning_rate`, `best_epoch` and `should_stop` are pure functions of the configuration and of the
+validation AUC of the finished epochs. They have no state, so a resumed run decides exactly as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -34,15 +30,15 @@ from pneumoscope.training.runtime import load_keras
 def build_optimizer(
     variables: Sequence[Any], config: FitConfig, factors: Mapping[str, float]
 ) -> Any:
-    """An optimizer for trainable `variables`, its own variables made.
+    """A built Keras optimiser for trainable `variables`.
 
-    Weight decay holds for kernels alone: biases and batch normalisation have none. It is a share
-    of the step, so a factor holds for it too.
+    Weight decay applies to kernels only, not to biases and batch normalisation. It is proportional
+    to the step size, so the factors apply to it too.
 
     Args:
-        variables: those of a Keras model.
-        config: `learning_rate`, `weight_decay` and `accumulate` are taken from it.
-        factors: variable path → its share of the step size; 1 where it is not named.
+        variables: of a Keras model.
+        config: provides `learning_rate`, `weight_decay` and `accumulate`.
+        factors: variable path → factor of the step size; 1 where a path is not listed.
     """
     keras = load_keras()
     settings: dict[str, Any] = {"learning_rate": config.learning_rate}
@@ -51,7 +47,7 @@ def build_optimizer(
     if factors:
         shares = [factors.get(v.path, 1.0) for v in variables]
         optimizer = _graded_adam()(shares, config.weight_decay, **settings)
-    else:  # Keras' own class where it will do: on Torch it updates all variables at once
+    else:  # Keras' own class where possible: on Torch it updates all variables at once
         optimizer = keras.optimizers.Adam(weight_decay=config.weight_decay or None, **settings)
         flat = [v for v in variables if not _is_kernel(v)]
         optimizer.exclude_from_weight_decay(var_list=flat)
@@ -65,13 +61,13 @@ def _is_kernel(variable: Any) -> bool:
 
 @functools.cache
 def _graded_adam() -> Any:
-    """The optimizer's class, made on first use, since Keras is imported late."""
+    """The optimiser's class, made on first use because Keras is imported late."""
     keras = load_keras()
 
     class GradedAdam(keras.optimizers.Adam):  # type: ignore[misc,name-defined]
-        """Adam with a factor of the step size for some of the variables.
+        """Adam with a step-size factor for some of the variables.
 
-        Keras would decay every weight by the whole step size, so decay is done here.
+        Keras would decay every weight by the full step size, so decay is applied here.
         """
 
         def __init__(self, shares: Sequence[float], decay: float, **settings: Any) -> None:
@@ -79,7 +75,7 @@ def _graded_adam() -> Any:
             self._shares, self._decay = list(shares), decay
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            # As Keras' optimizers find their moments: TensorFlow's variables here have no path.
+            # Index lookup as in Keras' optimisers, because TensorFlow variables have no path here.
             rate = learning_rate * self._shares[self._get_variable_index(variable)]
             if self._decay and _is_kernel(variable):
                 self.assign(variable, variable * (1.0 - self._decay * rate))
@@ -89,14 +85,14 @@ def _graded_adam() -> Any:
 
 
 _EVERY = 8
-"""Steps between updates: an average over hundreds of steps loses nothing by it."""
+"""Steps between updates; an average over hundreds of steps loses nothing by it."""
 
 
 class WeightAverage:
-    """The average of `model`'s weights, float32, with `decay` per step.
+    """Exponential moving average of a model's weights, float32, with `decay` per step.
 
-    Early on the decay is smaller, so that the random start is forgotten. Until the first update
-    the average is the model itself.
+    The decay is smaller at first, so that the random initialisation is forgotten. Until the first
+    update the average equals the model's weights.
     """
 
     def __init__(self, model: Any, decay: float) -> None:
@@ -116,7 +112,7 @@ class WeightAverage:
         return [np.array(w, np.float32) for w in self._model.get_weights()]
 
     def step(self) -> None:
-        """Take note of the model after one more step."""
+        """Update the average after one more training step."""
         self._steps += 1
         if self._steps % _EVERY:
             return
@@ -127,17 +123,17 @@ class WeightAverage:
             average += (1 - kept) * np.asarray(now, np.float32)
 
     def state(self) -> list[NDArray[Any]]:
-        """What a checkpoint must hold."""
+        """The arrays that a checkpoint must hold."""
         return [np.array(self._steps), *self._average]
 
     def restore(self, state: list[NDArray[Any]]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self._steps = int(state[0])
         self._average = [np.array(w, np.float32) for w in state[1:]]
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """The model with the average's weights for a while, then with its own again."""
+        """Temporarily set the model's weights to the average."""
         kept = [np.array(w) for w in self._model.get_weights()]
         self._model.set_weights(self.weights)
         try:
@@ -147,7 +143,7 @@ class WeightAverage:
 
 
 _START = 1 / 25
-"""Where a warm-up begins, as a share of the rate it rises to (as one-cycle has it)."""
+"""Start of a warm-up, as a share of the rate it rises to (as in one-cycle)."""
 
 _ONE_CYCLE_WARMUP = 0.3
 
@@ -155,16 +151,16 @@ _ONE_CYCLE_WARMUP = 0.3
 def learning_rate(config: FitConfig, scores: Sequence[float], within: float = 0.0) -> float:
     """The step size after `scores` (validation AUC per finished epoch) and `within` of an epoch.
 
-    `constant` stays; `cosine` falls to `min_learning_rate` at the end (Loshchilov & Hutter, SGDR,
-    ICLR 2017, one cycle); `one-cycle` rises and falls along a cosine (Smith & Topin,
-    arXiv:1708.07120), over 30 % of the steps where no `warmup` is given; `plateau` multiplies by
-    `plateau_factor` after `plateau_patience` epochs without a gain of `min_delta`; `step` does so
-    every `step_epochs`. With `warmup`, each begins by rising from a 25th.
+    `constant` does not change. `cosine` falls to `min_learning_rate` (Loshchilov & Hutter, SGDR,
+    ICLR 2017, one cycle). `one-cycle` rises and falls along a cosine (Smith & Topin,
+    arXiv:1708.07120); without `warmup` it rises over 30 % of the steps. `plateau` multiplies by
+    `plateau_factor` after `plateau_patience` epochs without a gain of `min_delta`. `step` does so
+    every `step_epochs`. With `warmup`, every schedule first rises from 1/25 of the rate.
 
     Args:
-        config: the schedule and its numbers.
+        config: the schedule and its parameters.
         scores: one per finished epoch.
-        within: share of the present epoch's steps that are done, 0 to 1.
+        within: finished share of the current epoch's steps, 0 to 1.
     """
     warmup = config.warmup
     if config.schedule == "one-cycle" and not warmup:
@@ -205,7 +201,8 @@ def _plateaus(config: FitConfig, scores: Sequence[float]) -> int:
 def best_epoch(config: FitConfig, scores: Sequence[float]) -> int:
     """Index of the epoch whose weights are kept.
 
-    The last one if `config.keep` says so, else the first that none beats by `min_delta`.
+    The last epoch if `config.keep` is `last`, else the first that no later one beats by
+    `min_delta`.
     """
     if config.keep == "last":
         return len(scores) - 1
@@ -217,7 +214,7 @@ def best_epoch(config: FitConfig, scores: Sequence[float]) -> int:
 
 
 def should_stop(config: FitConfig, scores: Sequence[float]) -> bool:
-    """Whether training ends now: all epochs done, or `stop_patience` of them without a gain."""
+    """Whether training ends: all epochs are done, or `stop_patience` epochs brought no gain."""
     if len(scores) >= config.epochs:
         return True
     return bool(scores) and len(scores) - 1 - best_epoch(config, scores) >= config.stop_patience

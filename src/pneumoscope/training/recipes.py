@@ -1,13 +1,13 @@
-"""The three ways to train: frozen, finetune, scratch. Each one is a function with one signature.
+"""The three training recipes: frozen, finetune and scratch.
 
-Comes in: image records of train and val, a backbone with its initial weights, `TrainConfig`.
-Goes out: the trained network for inference and what every epoch scored. Knows nothing of
-thresholds, calibration, bundles or reports.
+A `Job` holds the image records of train and val, a backbone with its initial weights and the
+`TrainConfig`. `train_network` returns the trained network for inference and the history of all
+epochs.
 
     frozen     features once → head
     finetune   frozen, then the last blocks and the head from cached activations at the boundary
-               (or everything, from pixels), batch normalisation in inference mode
-    scratch    everything from pixels, at growing sizes
+               (or everything, from pixels); batch normalisation in inference mode
+    scratch    everything from pixels, at growing image sizes
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from pneumoscope.training.backbones import find_boundary
 from pneumoscope.training.background import LungExtractor
 from pneumoscope.training.end_to_end import (
     Squares,
-    asks_for_lungs,
-    build_curriculum,
+    build_phase_schedule,
     check_sizes,
+    needs_lungs,
     stored_side,
 )
 from pneumoscope.training.extractor import SquareExtractor, frozen_extractor, training_ranges
@@ -44,10 +44,10 @@ from pneumoscope.training.features import Extractor, FeatureTable, Views, comput
 from pneumoscope.training.head_training import (
     LabelledFeatures,
     TrainedHead,
-    build_tail_curriculum,
+    build_finetuning_schedule,
     train_head,
 )
-from pneumoscope.training.loop import Epoch, Fitted, Score, fit
+from pneumoscope.training.loop import Epoch, EpochsListener, Fitted, Score, fit, ignore_epochs
 from pneumoscope.training.network import (
     HeadWeights,
     build_network,
@@ -58,28 +58,29 @@ from pneumoscope.training.network import (
     with_head,
 )
 from pneumoscope.training.runtime import arithmetic
-from pneumoscope.training.subtypes import kind_codes
+from pneumoscope.training.subtypes import subtype_codes
 from pneumoscope.training.teachers import load_teachers, teacher_folder
 
 
 def architecture(config: TrainConfig) -> Architecture:
-    """The network that a configuration trains."""
+    """The architecture that a configuration trains."""
     fit = config.fit
     return Architecture(config.backbone, config.preprocess.size, fit.dropout, fit.hidden_units)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one network is trained from.
+    """Everything that one network is trained from.
 
     Attributes:
-        train, val: the images, their labels within.
-        config: the run's.
-        backbone: of `build_backbone` at the network's size, initial weights in.
-        cache: folder for what is computed once.
-        folder: of the run, for checkpoints.
+        train, val: image records with labels.
+        config: configuration of the run.
+        backbone: made by `build_backbone` at the network's size, with initial weights.
+        cache: cache folder.
+        folder: run folder, for checkpoints.
         score: ROC AUC.
         progress: is told of every stage.
+        on_epochs: an `EpochsListener` for the rows of each stage.
     """
 
     train: Sequence[ImageRecord]
@@ -90,15 +91,26 @@ class Job:
     folder: Path
     score: Score
     progress: Progress = SILENT
+    on_epochs: Callable[[Sequence[StageEpoch], bool], None] = ignore_epochs
+
+    def listener(self, stage: str) -> EpochsListener:
+        """What the loop reports the epochs of one stage to."""
+        return lambda epochs, trained: self.on_epochs(_history(self, stage, epochs), trained)
 
     def checkpoint(self, stage: str) -> Path:
-        """The file of one stage; with several networks in a run, of this one's."""
+        """The checkpoint file of one stage; the seed separates the networks of a run."""
         return self.folder / f"checkpoint-{stage}-{self.config.seed}.npz"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageEpoch(Epoch):
-    """A row of `history.csv`: an epoch of one stage (`head`, `network`) of one seed's network."""
+    """A row of `history.csv`: an epoch of one stage (`head`, `network`) of one seed's network.
+
+    Example:
+        >>> epoch = run.history[0]
+        >>> epoch.stage, epoch.epoch, 0 <= epoch.val_accuracy <= 1
+        ('head', 0, True)
+    """
 
     seed: int
     stage: str
@@ -106,7 +118,7 @@ class StageEpoch(Epoch):
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """Pooled features of a frozen backbone: the rows of `Trained.kept`, and what makes more."""
+    """Pooled features of a frozen backbone: the rows of `Trained.kept`, and their extractor."""
 
     table: FeatureTable
     extractor: Extractor
@@ -118,12 +130,12 @@ class Trained:
 
     Attributes:
         network: for inference, with its sigmoid, float32.
-        kept: positions in `Job.train` of the images that were trained on.
-        refused: why the others were not, of train and of val.
-        warned: how many images of train and of val have each kind of warning.
-        history: of all stages, in order.
+        kept: positions in `Job.train` of the images used for training.
+        refused: errors of the images of train and of val that were not used.
+        warned: number of images of train and of val per kind of warning.
+        history: epochs of all stages, in order.
         best: index in `history` of the epoch whose weights were kept.
-        pooled: where the backbone stayed as it was, the training images' features.
+        pooled: features of the training images, where the backbone was not trained.
     """
 
     network: Any
@@ -136,11 +148,11 @@ class Trained:
 
 
 def train_network(job: Job) -> Trained:
-    """Train one network as `job.config.recipe` says.
+    """Train one network by the recipe `job.config.recipe`.
 
     Raises:
         DataError: a class is missing from train or val.
-        UsageError: settings that make no sense together, or a step size that is too large.
+        UsageError: settings contradict each other, or the step size is too large.
         OSError: the cache or a checkpoint can't be written.
     """
     return _RECIPES[job.config.recipe](job)
@@ -158,7 +170,7 @@ def _frozen(job: Job) -> Trained:
 
 
 def _finetune(job: Job) -> Trained:
-    """The head alone, by the frozen recipe; then it and the blocks behind the boundary."""
+    """Train the head alone by the frozen recipe, then the head and the unfrozen blocks."""
     config = job.config
     first = replace(RECIPES["frozen"].fit, epochs=config.finetune.head_epochs)
     first = replace(first, dropout=config.fit.dropout, hidden_units=config.fit.hidden_units)
@@ -166,10 +178,10 @@ def _finetune(job: Job) -> Trained:
     history = _history(job, "head", head.history)
     if config.finetune.unfreeze == "all":
         sizes = ScratchConfig(sizes=(config.preprocess.size,), shares=(1.0,))
-        tables, fitted = _train_whole(job, sizes, head.weights)
+        tables, fitted = _train_end_to_end(job, sizes, head.weights)
     else:
         boundary = find_boundary(job.backbone, config.finetune.unfreeze)
-        tables, fitted = _train_tail(job, boundary, head.weights)
+        tables, fitted = _train_last_blocks(job, boundary, head.weights)
     network = _for_inference(job, fitted)
     best = len(history) + fitted.best
     history += _history(job, "network", fitted.history)
@@ -178,7 +190,7 @@ def _finetune(job: Job) -> Trained:
 
 
 def _scratch(job: Job) -> Trained:
-    tables, fitted = _train_whole(job, job.config.scratch, None)
+    tables, fitted = _train_end_to_end(job, job.config.scratch, None)
     network = _for_inference(job, fitted)
     history = _history(job, "network", fitted.history)
     kept = tables["train"].kept
@@ -186,7 +198,7 @@ def _scratch(job: Job) -> Trained:
 
 
 def _for_inference(job: Job, fitted: Fitted) -> Any:
-    """The network with the job's backbone, whose weights are trained, and the fitted head."""
+    """The inference network: the job's trained backbone with the fitted head."""
     head = HeadWeights(*fitted.weights[-4:])
     return build_network(job.backbone, architecture(job.config), head)
 
@@ -212,14 +224,15 @@ def _trained_head(
         job.score,
         job.checkpoint("head"),
         job.progress,
+        job.listener("head"),
     )
     return extractor, tables, head
 
 
-def _train_tail(
+def _train_last_blocks(
     job: Job, boundary: str, head: HeadWeights
 ) -> tuple[dict[str, FeatureTable], Fitted]:
-    """Train what lies behind `boundary`; its weights go into the job's backbone."""
+    """Train the layers behind `boundary`; the job's backbone receives their weights."""
     config = job.config
     extractor = frozen_extractor(job.backbone, boundary, config.features)
     tables = _tables(job, config.views, extractor, config.preprocess)
@@ -232,17 +245,17 @@ def _train_tail(
     parts = [LabelledFeatures(tables[s], _labels(job, s, tables[s])) for s in ("train", "val")]
     tuning = config.finetune
     factors = step_factors(network, job.backbone, tuning.backbone_rate, tuning.depth_decay)
-    curriculum = build_tail_curriculum(network, parts[0], parts[1], config, factors)
-    fitted = _fitted(job, curriculum, tables)
+    schedule = build_finetuning_schedule(network, parts[0], parts[1], config, factors)
+    fitted = _fitted(job, schedule, tables)
     network.set_weights(fitted.weights)
     job.backbone.set_weights(body.get_weights())
     return tables, fitted
 
 
-def _train_whole(
+def _train_end_to_end(
     job: Job, sizes: ScratchConfig, head: HeadWeights | None
 ) -> tuple[dict[str, FeatureTable], Fitted]:
-    """Train every layer from pixels; a head given is where it begins, as in `finetune`."""
+    """Train every layer from pixels; starts from `head` if given, as in `finetune`."""
     check_sizes(sizes)
     config = job.config
     side = stored_side(max(sizes.sizes), cut=config.distort.reframe > 0)
@@ -258,41 +271,42 @@ def _train_whole(
     factors = {} if head is None else step_factors(network, job.backbone, *rates)
     lungs = _lungs(job, stored)
     train, val = (
-        Squares(tables[s], _labels(job, s, tables[s]), _kinds(job, s, tables[s]), lungs.get(s))
+        Squares(tables[s], _labels(job, s, tables[s]), _subtypes(job, s, tables[s]), lungs.get(s))
         for s in ("train", "val")
     )
     with arithmetic(config.fit.precision):
         teachers = load_teachers(config.teachers)
-    curriculum = build_curriculum(network, (train, val), config, sizes, factors, teachers)
-    fitted = _fitted(job, curriculum, tables)
+    schedule = build_phase_schedule(network, (train, val), config, sizes, factors, teachers)
+    fitted = _fitted(job, schedule, tables)
     job.backbone.set_weights(fitted.weights[:-4])
     return tables, fitted
 
 
 def _set_head(network: Any, head: HeadWeights) -> None:
-    """Put a trained head into the model of `with_head`."""
+    """Set the head of a model made by `with_head`."""
     arrays = [head.hidden_kernel, head.hidden_bias, head.output_kernel, head.output_bias]
     network.get_layer("head").set_weights(arrays)
 
 
-def _fitted(job: Job, curriculum: Any, tables: Mapping[str, FeatureTable]) -> Fitted:
+def _fitted(job: Job, schedule: Any, tables: Mapping[str, FeatureTable]) -> Fitted:
     labels = {split: _labels(job, split, tables[split]) for split in ("train", "val")}
     return fit(
-        curriculum,
+        schedule,
         labels["train"],
         labels["val"],
         job.config.fit,
         job.score,
         job.checkpoint("network"),
-        _origin(job, curriculum.network, tables, labels),
+        _origin(job, schedule.network, tables, labels),
         job.progress,
+        job.listener("network"),
     )
 
 
 def _origin(
     job: Job, network: Any, tables: Mapping[str, FeatureTable], labels: Mapping[str, Any]
 ) -> str:
-    """SHA-256 over all that decides how training goes: data, settings, initial weights."""
+    """SHA-256 over all that affects training: data, settings, initial weights."""
     settings = asdict(job.config)
     for unused in ("provenance", "threshold", "interval", "seeds"):
         del settings[unused]
@@ -309,7 +323,7 @@ def _origin(
 def _tables(
     job: Job, views: int, extractor: Extractor, preprocess: PreprocessConfig
 ) -> dict[str, FeatureTable]:
-    """What `extractor` makes of val, un-augmented, and of `views` views of train."""
+    """Rows of val (un-augmented) and of train (`views` views), computed by `extractor`."""
     return {
         split: compute_features(
             records,
@@ -324,8 +338,8 @@ def _tables(
 
 
 def _lungs(job: Job, stored: PreprocessConfig) -> dict[str, FeatureTable]:
-    """Where the lungs of the training images are, if images are to be changed by that."""
-    if not asks_for_lungs(job.config):
+    """Lung masks of the training images, if the configuration needs them."""
+    if not needs_lungs(job.config):
         return {}
     views = Views(1, job.config.augment, job.config.seed)
     extractor = LungExtractor(stored.size)
@@ -338,8 +352,8 @@ def _labels(job: Job, split: str, table: FeatureTable) -> Any:
     return np.array([records[k].label for k in table.kept], np.int64)
 
 
-def _kinds(job: Job, split: str, table: FeatureTable) -> Any:
-    codes = kind_codes(job.train if split == "train" else job.val)
+def _subtypes(job: Job, split: str, table: FeatureTable) -> Any:
+    codes = subtype_codes(job.train if split == "train" else job.val)
     return codes[list(table.kept)]
 
 

@@ -1,7 +1,7 @@
-"""What Keras runs on while it trains: backend, arithmetic, devices.
+"""The Keras runtime for training: backend, arithmetic and devices.
 
-Any Keras backend serves (`KERAS_BACKEND`); TensorFlow is the default and the one that the `train`
-extra installs. `load_keras` is the way to Keras itself.
+Any Keras backend works (`KERAS_BACKEND`). TensorFlow is the default, installed by the `train`
+extra. `load_keras` imports Keras.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = [
 
 
 def choose_backend(name: str, *, trains_convolutions: bool) -> None:
-    """Decide what Keras runs on, before it is loaded.
+    """Choose the Keras backend before Keras is loaded.
 
-    `auto` leaves the choice to `KERAS_BACKEND`, or to whatever is loaded already; else it takes
-    Torch for training convolutions on a processor if it is installed, TensorFlow for the rest.
+    `auto` keeps `KERAS_BACKEND`, or the backend that is already loaded. Otherwise it takes Torch,
+    if installed, for training convolutions, and TensorFlow for everything else.
 
     Raises:
-        UsageError: Keras runs on another backend in this process already.
+        UsageError: Keras already runs on another backend in this process.
     """
     loaded = sys.modules.get("keras")
     if loaded is not None:
@@ -44,7 +44,7 @@ def choose_backend(name: str, *, trains_convolutions: bool) -> None:
         if name not in ("auto", running):
             raise UsageError(
                 f"backend: found Keras running on {running} in this process, wanted {name}. "
-                f"Begin a new process, or set KERAS_BACKEND={name} before Keras is imported."
+                f"Start a new process, or set KERAS_BACKEND={name} before Keras is imported."
             )
     elif name != "auto":
         os.environ["KERAS_BACKEND"] = name
@@ -56,10 +56,10 @@ def choose_backend(name: str, *, trains_convolutions: bool) -> None:
 
 
 def keep_to_one_thread() -> None:
-    """Have TensorFlow compute in one thread in this process, unless the environment says otherwise.
+    """Let TensorFlow compute in one thread in this process, unless the environment says otherwise.
 
-    For a process that trains a head on features and nothing else: sharing out products as small as
-    those takes longer than it gains. To be called before Keras is loaded.
+    For a process that only trains a head on features: its matrix products are so small that
+    distributing them over threads costs more than it gains. Call it before Keras is loaded.
     """
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")
@@ -67,10 +67,10 @@ def keep_to_one_thread() -> None:
 
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """Layers made inside compute in `f32`, in `bf16` (weights stay float32), or `auto`.
+    """Context in which new layers compute in `f32`, in `bf16` (float32 weights) or in `auto`.
 
-    `auto` is bfloat16 where it is faster: on Torch with a card that has it, or a processor that
-    gains by it. TensorFlow and JAX on a processor are slower in bfloat16 than in float32.
+    `auto` is bfloat16 where that is faster: on Torch with a GPU that supports it, or a processor
+    that gains from it. TensorFlow and JAX are slower in bfloat16 than in float32 on a processor.
     """
     keras = load_keras()
     before = keras.config.dtype_policy()
@@ -89,8 +89,8 @@ def _has_fast_bfloat16() -> bool:
 
         if torch.cuda.is_available():
             return bool(torch.cuda.is_bf16_supported())
-        # Not what Torch can compute in bfloat16 (anything with AVX-512), but what the processor has
-        # instructions for: without them it takes twice the time of float32.
+        # Torch computes bfloat16 on any processor with AVX-512, but without bfloat16 instructions
+        # it takes twice the time of float32.
         found = torch.cpu.get_capabilities()
         has = any(bool(has) for name, has in found.items() if name.endswith("bf16"))
         return has and bfloat16_gains(processor_flags())
@@ -98,12 +98,12 @@ def _has_fast_bfloat16() -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether Keras finds a GPU."""
+    """Whether Keras detects a GPU."""
     return bool(_gpus())
 
 
 def _gpus() -> list[str]:
-    if load_keras().backend.backend() == "torch":  # for which Keras can't list them
+    if load_keras().backend.backend() == "torch":  # Keras can't list devices on Torch
         import torch
 
         return [f"gpu:{k}" for k in range(torch.cuda.device_count())]
@@ -111,18 +111,18 @@ def _gpus() -> list[str]:
 
 
 def distribute(batch_size: int) -> int:
-    """Spread every batch over all devices, where there are several; returns how many.
+    """Spread every batch over all devices, if there are several; returns the number of devices.
 
-    By `keras.distribution.DataParallel`, which Keras 3.15 has for JAX alone: TensorFlow's trainer
-    takes no notice of it and Torch has none, so there one device is used. To be called before any
-    model is built: JAX can't compile a step over variables of which some lie on one device and
-    some on all.
+    Uses `keras.distribution.DataParallel`, which in Keras 3.15 works on JAX only: TensorFlow's
+    trainer ignores it and Torch has no implementation, so they use one device. Call it before any
+    model is built, because JAX can't compile a step over variables of which some lie on one device
+    and some on all.
 
-    Batches of `batch_size` are dealt. What comes in any other count (a last batch, validation)
-    goes to every device whole, so that no such count needs to be even.
+    Batches of `batch_size` are split evenly. Batches of any other size (a last batch, validation)
+    go to every device completely, so they need not be divisible.
 
     Raises:
-        UsageError: the batch can't be dealt evenly.
+        UsageError: the batch size is not a multiple of the number of devices.
     """
     keras = load_keras()
     if keras.backend.backend() != "jax":
@@ -135,17 +135,17 @@ def distribute(batch_size: int) -> int:
         near = max(batch_size // count, 1) * count
         raise UsageError(
             f"fit.batch_size: found {batch_size}, wanted a multiple of {count}, the number of "
-            f"devices that Keras finds. Give {near}, or show it fewer (CUDA_VISIBLE_DEVICES)."
+            f"devices that Keras detects. Give {near}, or hide some of them (CUDA_VISIBLE_DEVICES)."
         )
 
-    class DealtEvenly(keras.distribution.DataParallel):  # type: ignore[misc,name-defined]
+    class EvenDataParallel(keras.distribution.DataParallel):  # type: ignore[misc,name-defined]
         def get_data_layout(self, data_shape: tuple[int, ...]) -> Any:
             if data_shape[0] == batch_size:
                 return super().get_data_layout(data_shape)
             whole = [None] * len(data_shape)
             return keras.distribution.TensorLayout(whole, self.device_mesh)
 
-    keras.distribution.set_distribution(DealtEvenly(devices=devices))
+    keras.distribution.set_distribution(EvenDataParallel(devices=devices))
     return count
 
 

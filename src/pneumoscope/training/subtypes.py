@@ -1,9 +1,9 @@
-"""The kind of pneumonia as a second question, asked in training alone.
+"""Auxiliary subtype head: bacterial versus viral pneumonia as a second task in training.
 
-Comes in: the subtype of each image, as the data set names it. Goes out: a code per image, and a
-layer that adds the second question's loss to the first's. A network that must also tell bacterial
-from viral can't rest on what both have in common with neither; the answer to the second question
-is thrown away afterwards. Caruana, "Multitask Learning", Machine Learning 28, 1997.
+`subtype_codes` gives each image a code for its subtype. The layer of `build_subtype_head` adds the
+loss of the second task. A network that must separate bacterial from viral pneumonia can't rest on
+features that both subtypes share for other reasons than disease. The head is discarded after
+training. Caruana, "Multitask Learning", Machine Learning 28, 1997.
 """
 
 from __future__ import annotations
@@ -19,53 +19,54 @@ from pneumoscope.records import ImageRecord
 from pneumoscope.training.runtime import load_keras
 
 UNKNOWN = -1
-"""The code of an image whose kind is not asked about: it has none, or none is known."""
+"""Code of an image without a subtype, or whose subtype is not known."""
 
 
-def kind_codes(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
-    """Codes (n,), 0 to the number of kinds less one in the order of their names, or `UNKNOWN`."""
+def subtype_codes(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
+    """Codes (n,), numbered from 0 in the order of the subtypes' names, or `UNKNOWN`."""
     names = sorted({record.subtype for record in records} - {""})
     codes = {name: number for number, name in enumerate(names)}
     return np.array([codes.get(record.subtype, UNKNOWN) for record in records], np.int64)
 
 
-def evenly_ordered(codes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.intp]:
-    """Rows (n,) in random order, in which each known kind has an equal part of the known.
+def balanced_order(codes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.intp]:
+    """Rows (n,) in random order, balanced so that each subtype has an equal share.
 
-    Of a rare kind some come more than once, of a frequent one some not at all, others each time.
-    Images of no known kind come once each.
+    Rare subtypes are repeated; of frequent ones a new random part is left out each time. Images
+    without a subtype appear once each.
     """
     known = np.flatnonzero(codes != UNKNOWN)
-    kinds = np.unique(codes[known])
-    if not len(kinds):
+    subtypes = np.unique(codes[known])
+    if not len(subtypes):
         return generator.permutation(len(codes))
-    parts = np.array_split(known, len(kinds))
+    parts = np.array_split(known, len(subtypes))
     chosen = [
-        np.resize(generator.permutation(np.flatnonzero(codes == kind)), len(part))
-        for kind, part in zip(kinds, parts, strict=True)
+        np.resize(generator.permutation(np.flatnonzero(codes == subtype)), len(part))
+        for subtype, part in zip(subtypes, parts, strict=True)
     ]
     return generator.permutation(np.concatenate([np.flatnonzero(codes == UNKNOWN), *chosen]))
 
 
-def build_kind_question(kinds: int, weight: float, seed: int) -> Any:
+def build_subtype_head(subtypes: int, weight: float, seed: int) -> Any:
     """A Keras layer: [logits (n, 1), pooled features (n, c), codes (n, 1)] → the logits, unchanged.
 
-    While training it adds `weight` times the mean cross-entropy over the images of a known kind.
+    In training it adds `weight` times the cross-entropy of the subtype, averaged over the batch;
+    images without a subtype contribute 0.
     """
-    return _layer_class()(kinds, weight, seed, name="kind", dtype="float32")
+    return _layer_class()(subtypes, weight, seed, name="subtype", dtype="float32")
 
 
 @functools.cache
 def _layer_class() -> Any:
-    """The layer's class, made on first use, since Keras is imported late."""
+    """The layer's class, made on first use because Keras is imported late."""
     keras = load_keras()
     ops = keras.ops
 
-    class KindQuestion(keras.layers.Layer):  # type: ignore[misc,name-defined]
-        def __init__(self, kinds: int, weight: float, seed: int, **settings: Any) -> None:
+    class SubtypeHead(keras.layers.Layer):  # type: ignore[misc,name-defined]
+        def __init__(self, subtypes: int, weight: float, seed: int, **settings: Any) -> None:
             super().__init__(**settings)
             initial = keras.initializers.GlorotUniform(seed=seed)
-            self._dense = keras.layers.Dense(kinds, kernel_initializer=initial, dtype="float32")
+            self._dense = keras.layers.Dense(subtypes, kernel_initializer=initial, dtype="float32")
             self._weight = weight
 
         def build(self, shapes: Any) -> None:
@@ -85,4 +86,4 @@ def _layer_class() -> Any:
         def compute_output_shape(self, shapes: Any) -> Any:
             return shapes[0]
 
-    return KindQuestion
+    return SubtypeHead

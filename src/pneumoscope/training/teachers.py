@@ -1,8 +1,8 @@
-"""Trained models as teachers of another network: `train --teacher RUN[,RUN…]`.
+"""Teachers for distillation: trained models named by `train --teacher RUN[,RUN…]`.
 
-A teacher is a bundle, or the run that made it, of any backbone and size. Its network is built anew
-from the arrays in the bundle, frozen, with its heatmap, and becomes a part of the training model
-(`guidance.py`), so that it sees the very views that the student sees.
+A teacher is a bundle, or a run that holds one, of any backbone and size. Its network is rebuilt
+from the bundle's arrays, frozen, together with its heatmap. It becomes part of the training model
+(`guidance.py`), so it sees the same views as the student.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from pneumoscope.training.native_torch import with_native_layers
 from pneumoscope.training.plans import leaves
 
 BUNDLED = ("default", "bundled")
-"""Names of the model that ships."""
+"""Names of the bundled model."""
 
 
 def teacher_folder(choice: str) -> Path:
-    """The bundle that a teacher's name stands for.
+    """The bundle folder of a teacher.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the folder holds no bundle.
     """
     named = bundle_files.default_folder() if choice in BUNDLED else Path(choice)
     folder = bundle_files.bundle_in(named)
     if folder is None:
         raise UsageError(
-            f"--teacher {choice}: holds no {bundle_files.MANIFEST}; wanted a run that is finished, "
-            "a bundle, or 'default'."
+            f"--teacher {choice}: holds no {bundle_files.MANIFEST}; wanted a finished run, a "
+            "bundle, or 'default'."
         )
     return folder
 
 
 def described_teacher(choice: str) -> str:
-    """A teacher for a manifest: the last part of its name, and the digest of its manifest."""
+    """A teacher's entry in a manifest: the last part of its name and the digest of its manifest."""
     digest = bundle_files.manifest_digest(teacher_folder(choice))
     return f"{Path(choice).name} (bundle.json SHA-256 {digest})"
 
@@ -57,8 +57,8 @@ def load_teachers(choices: Sequence[str]) -> tuple[Teacher, ...]:
         choices: runs, bundles, or `default`.
 
     Raises:
-        UsageError: one of them is no bundle.
-        BundleError: a bundle is damaged, or of an architecture that is not known here.
+        UsageError: one of them is not a bundle.
+        BundleError: a bundle is damaged, or of an unknown architecture.
     """
     return tuple(teacher for choice in choices for teacher in _teachers_of(teacher_folder(choice)))
 
@@ -66,24 +66,24 @@ def load_teachers(choices: Sequence[str]) -> tuple[Teacher, ...]:
 def _teachers_of(folder: Path) -> list[Teacher]:
     manifest = bundle_files.read_manifest(folder)
     sections = {} if not isinstance(manifest, dict) else manifest
-    told, files = (sections.get(name) for name in ("architecture", "files"))
-    if not isinstance(told, dict) or not isinstance(files, dict):
+    stated, files = (sections.get(name) for name in ("architecture", "files"))
+    if not isinstance(stated, dict) or not isinstance(files, dict):
         raise BundleError(
             f"{folder / bundle_files.MANIFEST}: names no architecture or no files. Train again."
         )
-    architecture = from_dict(Architecture, told, str(folder))
+    architecture = from_dict(Architecture, stated, str(folder))
     preprocess = from_dict(PreprocessConfig, sections.get("preprocessing", {}), str(folder))
     found = []
     for name in bundle_files.network_names(int(sections.get("members", 1))):
         path = folder / name
         if not path.is_file():
             raise BundleError(
-                f"{path}: is not there. A bundle of an earlier version is converted by: "
+                f"{path}: is missing. Convert a bundle of an earlier version with: "
                 "pneumoscope upgrade"
             )
         if sha256_of_file(path) != files.get(name):
             raise BundleError(
-                f"{path}: is not the file that {bundle_files.MANIFEST} names (SHA-256). It was "
+                f"{path}: its SHA-256 differs from that in {bundle_files.MANIFEST}. The file was "
                 "changed or damaged; copy the bundle again."
             )
         model = _frozen_model(read_network(path, architecture), architecture)
@@ -107,5 +107,5 @@ def _frozen_model(network: NetworkArrays, architecture: Architecture) -> Any:
         layer.set_weights(list(network.of(layer.name)))
     heatmap = heatmap_of(backbone.output, pooled, hidden, output)
     model = keras.Model(backbone.input, [logits, heatmap])
-    model.trainable = False  # batch normalisation keeps its moving statistics, too
+    model.trainable = False  # this also fixes the moving statistics of batch normalisation
     return model

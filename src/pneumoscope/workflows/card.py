@@ -7,13 +7,16 @@ from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.records import Dataset
 from pneumoscope.report.formatting import plural
-from pneumoscope.report.model_card import ModelCardContent, model_card
+from pneumoscope.report.model_card import HeldOutTest, ModelCardContent, model_card
 from pneumoscope.workflows.run_folder import is_kermany, split_counts
 
 _NORMALISATION = {
     "imagenet": "per channel by ImageNet's mean and deviation",
     "standardise": "each image to mean 0 and deviation 1",
 }
+
+_NAMES = {"densenet121": "DenseNet121", "efficientnet-lite0": "EfficientNet-Lite0"}
+"""Backbones with a name of their own; others are named as `--backbone` takes them."""
 
 _TRAINED = {
     "frozen": "frozen",
@@ -29,6 +32,7 @@ def card_text(
     config: TrainConfig,
     evaluation: Evaluation,
     epochs: int,
+    held_out: HeldOutTest | None = None,
 ) -> str:
     """`MODEL_CARD.md` of a run."""
     size = config.preprocess.size
@@ -60,15 +64,16 @@ def card_text(
             level=evaluation.interval.level,
             metrics=evaluation.metrics,
             fingerprint=manifest.training_data.fingerprint,
+            held_out=held_out,
         )
     )
 
 
 def _architecture(config: TrainConfig) -> str:
-    fit = config.fit
+    fit, backbone = config.fit, _NAMES.get(config.backbone, config.backbone)
     trained = _TRAINED[config.recipe].format(unfreeze=config.finetune.unfreeze)
     text = (
-        f"DenseNet121 without its top, {trained}, then GlobalAveragePooling2D, "
+        f"{backbone} without its top, {trained}, then GlobalAveragePooling2D, "
         f"Dropout({fit.dropout}), Dense({fit.hidden_units}, ReLU), Dense(1, sigmoid)."
     )
     if len(config.seeds) > 1:

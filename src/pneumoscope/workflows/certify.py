@@ -41,8 +41,8 @@ from pneumoscope.inference.engine import (
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord
-from pneumoscope.workflows.answering import Answered, answer_all
 from pneumoscope.workflows.run_folder import announce
+from pneumoscope.workflows.scoring import Scored, score_all
 
 Lower = Literal["bf16", "int8"]
 LOWER: tuple[Lower, ...] = ("bf16", "int8")
@@ -230,7 +230,7 @@ def _certificate(
     bundle: Bundle,
     blank: PrecisionCertificate,
     ranges: Ranges | None,
-    before: Answered,
+    before: Scored,
     progress: Progress,
 ) -> PrecisionCertificate:
     """Answer in a precision and compare; int8 with bfloat16 between, where that passes."""
@@ -265,18 +265,18 @@ def _answers(
     backend: OpenVinoBackend,
     name: str,
     progress: Progress,
-) -> Answered:
+) -> Scored:
     predictor = Predictor(bundle.manifest, backend)
-    return answer_all(records, predictor, f"answering in {name}", progress)
+    return score_all(records, predictor, f"answering in {name}", progress)
 
 
-def _agreement(before: Answered, after: Answered, threshold: float) -> Agreement:
+def _agreement(before: Scored, after: Scored, threshold: float) -> Agreement:
     """Of what has an answer in float32; one without in the other is as wrong as can be."""
-    pairs = [(before.answers[k], after.answers[k]) for k in before.ok]
+    pairs = [(before.results[k], after.results[k]) for k in before.ok]
     others = [a.prediction.probability for _, a in pairs]
-    answered = np.array([float("nan") if p is None else p for p in others])
+    scored = np.array([float("nan") if p is None else p for p in others])
     same = [0.0 if b.cam is None or a.cam is None else correlation(b.cam, a.cam) for b, a in pairs]
-    return compare(before.labels(), before.probabilities(), answered, threshold, same)
+    return compare(before.labels(), before.probabilities(), scored, threshold, same)
 
 
 def _written(

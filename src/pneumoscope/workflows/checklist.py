@@ -16,9 +16,9 @@ from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS, Evaluation
 from pneumoscope.evaluation.intervals import METRICS_METHOD
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.records import Dataset, Estimate, ImageRecord
-from pneumoscope.report.checklists.item import Fact
 from pneumoscope.report.content import Counted, Flow, Refusals
 from pneumoscope.report.formatting import METRICS, in_words, interval, metric_text, number, plural
+from pneumoscope.report.guidelines import Fact
 from pneumoscope.workflows.run_folder import is_kermany, software_versions
 
 _SHOWN_DIGITS = 16
@@ -58,7 +58,7 @@ def flow_of(
         ),
         evaluated=_counted("all of it" if split == "all" else f"split {split}", chosen.records),
         refused=tuple((r.reason.replace("_", " "), r.count) for r in refusals),
-        answered=Counted("answered", evaluation.n, evaluation.patients),
+        scored=Counted("scored", evaluation.n, evaluation.patients),
         matrix=evaluation.confusion_matrix,
         threshold=evaluation.threshold,
     )
@@ -257,7 +257,7 @@ def _on_evaluation(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
         f"{evaluation.interval.resamples:,} resamples, seed {evaluation.interval.seed}.",
         "internal": f"Evaluated on {flow.evaluated.name} of {flow.found.name}.",
         "flow": f"{flow.found.images:,} X-rays found, {flow.evaluated.images:,} evaluated, "
-        f"{flow.answered.images:,} answered; see the diagram above and figures/flow.svg.",
+        f"{flow.scored.images:,} answered; see the diagram above and figures/flow.svg.",
         "performance": _listed(evaluation.metrics, level) + _calibrated(evaluation),
         "crosstab": f"Called PNEUMONIA: {matrix.tp} with it, {matrix.fp} without. Called NORMAL: "
         f"{matrix.tn} without, {matrix.fn} with it.",

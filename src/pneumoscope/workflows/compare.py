@@ -1,11 +1,10 @@
-"""`compare`: a new model beside an old one on the same labelled images, with a verdict.
+"""`compare`: test whether a new model is non-inferior to an old one on the same labelled images.
 
-A comparison measured and written: of models, of evaluations, of columns of a table.
+The two sides are two models, two evaluations, or two score columns of one table; only the first
+needs to load models. It writes into one folder:
 
 compare.json    everything, for programs
-compare.html    the same for people, with the cases whose answer changed
-
-`compare` of scores that exist: two evaluations, or two columns of one table. Loads no model.
+compare.html    the same as a page, with the cases whose prediction changed
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from pneumoscope.evaluation.compare import Comparison, compare, in_own_units
 from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.identity import model_fingerprint
-from pneumoscope.inference.overlay import film_png, overlay_png
+from pneumoscope.inference.overlay import image_png, overlay_png
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, UNCERTAIN, ImageRecord
 from pneumoscope.report.compare_page import CompareContent, Flip, write_compare_page
 from pneumoscope.report.content import EvaluatedSplit
 from pneumoscope.storage import claim_folder, path_text, write_json, writes_alone
-from pneumoscope.workflows.answering import Answered, answer_all
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.evaluate_scores import LabelledScores, labelled_scores
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation, read_evaluation
 from pneumoscope.workflows.run_folder import announce, command_line
+from pneumoscope.workflows.scoring import Scored, score_all
 from pneumoscope.workflows.seen import seen_by
 
 SCHEMA_VERSION = 1
@@ -49,13 +48,13 @@ class Side:
     """One of two systems, on the images that both scored.
 
     Attributes:
-        name: what the reader knows it by.
-        scores: float64, (n,), in their own units.
-        threshold: PNEUMONIA is called from here up, in these units.
+        name: its name in reports.
+        scores: float64, (n,), in the system's own units.
+        threshold: scores at or above it are called PNEUMONIA; same units.
         scale: of the scores.
-        only: further images that this system alone scored.
-        mark: what compare.json says of the system besides its name.
-        uncertain: images answered with `uncertain`; `None`: it never does.
+        only: number of further images that this system alone scored.
+        identity: further entries about the system in compare.json.
+        uncertain: number of images predicted `uncertain`; `None`: the system never abstains.
     """
 
     name: str
@@ -63,7 +62,7 @@ class Side:
     threshold: float
     scale: ScoreScale = field(default_factory=ScoreScale)
     only: int = 0
-    mark: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
     uncertain: int | None = None
 
     def called(self) -> NDArray[np.bool_]:
@@ -77,13 +76,14 @@ class Compared:
     """Two systems on the same labelled images.
 
     Attributes:
-        old: the one in use.
-        new: the one to take its place.
+        old: the system in use.
+        new: its candidate replacement.
         records: the images, (n,).
-        data: what compare.json calls the data.
-        data_name: what the page calls them.
-        split: which part of them.
-        told: what else compare.json says of the comparison.
+        data: name of the data in compare.json.
+        data_name: name of the data on the page.
+        split: the part of the data.
+        further: further entries of compare.json.
+        notes: sentences for the page and the terminal: images that a model was trained on.
     """
 
     old: Side
@@ -92,7 +92,8 @@ class Compared:
     data: str
     data_name: str
     split: EvaluatedSplit = "all"
-    told: Mapping[str, Any] = field(default_factory=dict)
+    further: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -106,13 +107,16 @@ def write_comparison(
     config: CompareConfig,
     pictures: Callable[[list[int]], tuple[Flip, ...]] | None = None,
 ) -> tuple[dict[str, Any], str, int]:
-    """Measure, write both files, and tell of it: a document, a text, an exit code.
+    """Compare two systems and write both files.
 
     Args:
-        out: folder to write.
-        compared: what is compared.
+        out: output folder.
+        compared: the two systems and their images.
         config: margins, confidence, intervals.
-        pictures: draws the images at the given positions; `None`: they are listed in a table.
+        pictures: draws the images at the given positions; `None`: the page lists them in a table.
+
+    Returns:
+        The JSON document, the terminal text, and the exit code: 3 if the new system does not pass.
     """
     old, new = compared.sides
     records = compared.records
@@ -140,18 +144,19 @@ def write_comparison(
         command=command_line(),
         uncertain=(old.uncertain, new.uncertain),
         one_scale=old.scale.probability and new.scale.probability,
+        notes=compared.notes,
     )
     document = {
         "schema_version": SCHEMA_VERSION,
         "models": {
-            name: {"name": side.name, **side.mark}
+            name: {"name": side.name, **side.identity}
             for name, side in zip(("old", "new"), compared.sides, strict=True)
         },
         **{"data": compared.data, "split": compared.split},
         "config": asdict(config),
         "answered_by_one": {"old": old.only, "new": new.only},
         **found.to_dict(),
-        **compared.told,
+        **compared.further,
         "flipped": rows,
     }
     write_json(out / "compare.json", document)
@@ -161,7 +166,7 @@ def write_comparison(
 
 
 def _flipped(compared: Compared) -> list[int]:
-    """Images whose answer changed: those made wrong first, then by how far the score moved."""
+    """Positions of images whose prediction changed: newly wrong first, then by change of score."""
     units = [side.scale.to_unit(side.scores) for side in compared.sides]
     calls = [side.called() for side in compared.sides]
     changed = np.flatnonzero(calls[0] != calls[1])
@@ -189,7 +194,9 @@ def _plain(compared: Compared, k: int) -> Flip:
 
 def _text(found: Comparison, flipped: int, compared: Compared, out: Path) -> str:
     lines = [
-        f"{found.n} images of {found.patients} patients; {flipped} answers changed",
+        *compared.notes,
+        *([""] if compared.notes else []),
+        f"{found.n} images of {found.patients} patients; {flipped} predictions changed",
         "",
         f"{'metric':<20}{'old':>8}{'new':>8}{'change':>9}   interval",
     ]
@@ -202,8 +209,10 @@ def _text(found: Comparison, flipped: int, compared: Compared, out: Path) -> str
         lines.append(f"{name:<20}{values[0]:>8.4f}{values[1]:>8.4f}{values[2]:>+9.4f}   {span}")
     uncertain = [side.uncertain for side in compared.sides]
     if any(withheld is not None for withheld in uncertain):
-        told = ["–" if withheld is None else str(withheld) for withheld in uncertain]
-        lines.append(f"{'uncertain, images':<20}{told[0]:>8}{told[1]:>8}   counted above as called")
+        counts = ["–" if withheld is None else str(withheld) for withheld in uncertain]
+        lines.append(
+            f"{'uncertain, images':<20}{counts[0]:>8}{counts[1]:>8}   counted by threshold above"
+        )
     lines.append("")
     for check in found.checks:
         lower = "–" if check.lower is None else f"{check.lower:+.4f}"
@@ -227,13 +236,25 @@ def run_compare(
     config: CompareConfig | None = None,
     progress: Progress = SILENT,
 ) -> tuple[dict[str, Any], str, int]:
-    """Compare, write the files, and tell of it; the exit code is 3 if the new model doesn't pass.
+    """Compare two models on labelled images and write the files.
 
-    Only images that both models answered count.
+    Only images for which both models give a prediction count.
+
+    Args:
+        old: the model in use: a bundle, a run, or `default`.
+        new: its candidate replacement.
+        data: a folder with class folders, or a CSV manifest.
+        out: output folder.
+        split: the part of the data to use.
+        config: margins, confidence, intervals.
+        progress: advances by one for each image and model.
+
+    Returns:
+        The JSON document, the terminal text, and the exit code: 3 if the new model does not pass.
 
     Raises:
         UsageError: there is no such model.
-        DataError: the split is empty, or no image was answered by both.
+        DataError: the split is empty, or no image has a prediction from both models.
     """
     config = config or CompareConfig()
     check_ranges(config)
@@ -243,39 +264,44 @@ def run_compare(
     announce(chosen)
     claim_folder(out)
     seen = [seen_by(predictor, chosen.records, progress) for predictor in predictors]
-    answered = [
-        answer_all(chosen.records, predictor, f"{name} model", progress)
+    scored = [
+        score_all(chosen.records, predictor, f"{name} model", progress)
         for name, predictor in zip(("old", "new"), predictors, strict=True)
     ]
-    both = sorted(set(answered[0].ok) & set(answered[1].ok))
+    both = sorted(set(scored[0].ok) & set(scored[1].ok))
     if not both:
-        raise DataError(f"{data}: no image was answered by both models. Compare on other images.")
+        raise DataError(
+            f"{data}: no image has a prediction from both models. Compare on other images."
+        )
     records = [chosen.records[k] for k in both]
     old_side, new_side = (
         _side(name, one, both, predictor)
-        for name, one, predictor in zip((old, new), answered, predictors, strict=True)
+        for name, one, predictor in zip((old, new), scored, predictors, strict=True)
     )
-    told = {"seen": {"old": seen[0].to_dict(), "new": seen[1].to_dict()}}
-    compared = Compared(old_side, new_side, records, str(data), data.name, split, told)
+    further = {"seen": {"old": seen[0].to_dict(), "new": seen[1].to_dict()}}
+    notes = tuple(
+        f"{side} model: {each.in_words()}" for side, each in zip(("Old", "New"), seen, strict=True)
+    )
+    compared = Compared(old_side, new_side, records, str(data), data.name, split, further, notes)
 
     def pictures(flipped: list[int]) -> tuple[Flip, ...]:
-        return _pictures(flipped[:FLIPS_SHOWN], both, records, answered, predictors)
+        return _pictures(flipped[:FLIPS_SHOWN], both, records, scored, predictors)
 
     return write_comparison(out, compared, config, pictures)
 
 
-def _side(name: str, answered: Answered, both: list[int], predictor: Predictor) -> Side:
-    """One model's answers to the images that both answered."""
+def _side(name: str, scored: Scored, both: list[int], predictor: Predictor) -> Side:
+    """One model's results on the images for which both give a prediction."""
     manifest = predictor.manifest
-    predictions = [answered.answers[k].prediction for k in both]
+    predictions = [scored.results[k].prediction for k in both]
     withheld = [found.prediction for found in predictions].count(UNCERTAIN)
     never = manifest.abstention.method == "none"
     return Side(
         name,
         np.array([found.probability for found in predictions], np.float64),
         manifest.threshold.value,
-        only=len(set(answered.ok) - set(both)),
-        mark={
+        only=len(set(scored.ok) - set(both)),
+        identity={
             "fingerprint": model_fingerprint(manifest),
             "abstention": asdict(manifest.abstention) | {"uncertain": 0 if never else withheld},
         },
@@ -287,14 +313,13 @@ def _pictures(
     shown: list[int],
     both: list[int],
     records: list[ImageRecord],
-    answered: list[Answered],
+    scored: list[Scored],
     predictors: tuple[Predictor, Predictor],
 ) -> tuple[Flip, ...]:
-    """The cases to show, as pictures."""
+    """The changed cases to show, with image and both heatmaps."""
     configs = tuple(predictor.manifest.preprocessing for predictor in predictors)
     return tuple(
-        _pictured(records[k], tuple(one.answers[both[k]] for one in answered), configs)
-        for k in shown
+        _pictured(records[k], tuple(one.results[both[k]] for one in scored), configs) for k in shown
     )
 
 
@@ -305,14 +330,14 @@ def _pictured(
 ) -> Flip:
     pixels = read_image(record.path).pixels
     maps = []
-    for answer, config in zip(pair, preprocessing, strict=True):
-        cam = answer.cam
+    for result, config in zip(pair, preprocessing, strict=True):
+        cam = result.cam
         maps.append(None if cam is None else overlay_png(pixels, cam, config, _THUMBNAIL_SIDE))
     return Flip(
         record.path.name,
         record.label,
-        tuple(answer.prediction.probability or 0.0 for answer in pair),
-        film_png(pixels, _THUMBNAIL_SIDE),
+        tuple(result.prediction.probability or 0.0 for result in pair),
+        image_png(pixels, _THUMBNAIL_SIDE),
         tuple(maps),
     )
 
@@ -320,11 +345,11 @@ def _pictured(
 def run_compare_evaluations(
     old: Path, new: Path, out: Path, config: CompareConfig | None = None
 ) -> tuple[dict[str, Any], str, int]:
-    """Compare two evaluations of the same images, case by case.
+    """Compare two saved evaluations of the same images, case by case.
 
     Raises:
         UsageError: a folder holds no evaluation.
-        DataError: they share no image, name one twice, or label one differently.
+        DataError: the evaluations share no image, name one twice, or label one differently.
     """
     config = config or CompareConfig()
     check_ranges(config)
@@ -361,17 +386,19 @@ def run_compare_columns(
 ) -> tuple[dict[str, Any], str, int]:
     """Compare two score columns of one table.
 
-    The threshold of a column `NAME` is the one given, else that of the column `NAME_threshold`,
-    else as for `evaluate --scores`.
+    The threshold of a column `NAME` is the one in `thresholds`, else that in the column
+    `NAME_threshold`, else chosen as `evaluate --scores` does.
 
     Raises:
         UsageError: there is no such file.
-        DataError: the table can't be used, or no row has a label and both scores.
+        DataError: the table is unusable, or no row has a label and both scores.
     """
     config = config or CompareConfig()
     check_ranges(config)
     if not table.is_file():
-        raise UsageError(f"--scores {table}: is no file, wanted a CSV with a label and two scores")
+        raise UsageError(
+            f"--scores {table}: is not a file, wanted a CSV with a label and two scores"
+        )
     given = thresholds or (None, None)
     both = [
         labelled_scores(read_scores(table, name), at)
@@ -386,7 +413,7 @@ def run_compare_columns(
     if not shared:
         raise DataError(
             f"{table}: no row has a label and a score in both {columns[0]!r} and {columns[1]!r}. "
-            "Give columns that were filled in for the same cases."
+            "Give columns that have scores for the same cases."
         )
     claim_folder(out)
     sides = [_column_side(one, shared) for one in both]
@@ -411,7 +438,7 @@ def _column_side(labelled: LabelledScores, shared: list[int]) -> Side:
 def _joined(old: SavedEvaluation, new: SavedEvaluation) -> list[tuple[int, int]]:
     """Positions of the images that both scored, in the order of the old evaluation.
 
-    By path; where no path is shared, by file name, since data may lie elsewhere today.
+    They are matched by path, or by file name if no path is shared: the data may have moved.
     """
     for shorten in (False, True):
         names = [[Path(name).name if shorten else name for name in one.names] for one in (old, new)]
@@ -425,7 +452,7 @@ def _joined(old: SavedEvaluation, new: SavedEvaluation) -> list[tuple[int, int]]
         name, count = Counter(mine).most_common(1)[0]
         if count > 1:
             raise DataError(
-                f"{one.folder}: names {name!r} {count} times, so cases can't be matched one by "
+                f"{one.folder}: names {name!r} {count} times, so cases can't be matched one to "
                 "one. Evaluate with a column that names each image once."
             )
     where = {name: k for k, name in enumerate(names[1])}

@@ -29,7 +29,7 @@ import numpy as np
 from pneumoscope.config import CrossValidationConfig, TrainConfig, check_ranges
 from pneumoscope.data.index import index
 from pneumoscope.data.split_files import write_split
-from pneumoscope.data.splitting import deal, deal_folds
+from pneumoscope.data.splitting import assign_folds, assign_splits
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import bootstrap_metrics
@@ -39,10 +39,10 @@ from pneumoscope.inference.table import as_row
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, Dataset, Estimate, ImageRecord
 from pneumoscope.storage import claim_folder, path_text, safe_cell, write_json, write_text
-from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
 from pneumoscope.workflows.run_folder import announce
+from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
 from pneumoscope.workflows.timing import Stopwatch
 from pneumoscope.workflows.train import train
 
@@ -60,7 +60,7 @@ class Fold:
     """One held-out fold: its number, its images with their predictions, how they score."""
 
     number: int
-    answered: Answered
+    scored: Scored
     evaluation: Evaluation
     threshold: float
 
@@ -102,6 +102,12 @@ class CrossValidated:
         pooled: all out-of-fold predictions together, at the median of the folds' thresholds.
         decided: accuracy, balanced accuracy, sensitivity and specificity of all images, each at
             its own fold's threshold; patients are resampled.
+
+    Example:
+        >>> config = training_config(epochs=1, **small)
+        >>> found = crossvalidate(xrays, folder / "folds", config, CrossValidationConfig(folds=2))
+        >>> len(found.folds), found.pooled.n
+        (2, 40)
     """
 
     folder: Path
@@ -140,15 +146,17 @@ def crossvalidate(
         MissingError: weights or an extra are missing.
 
     Example:
-        >>> found = crossvalidate("chest_xray", "cv", RECIPES["scratch"])  # doctest: +SKIP
-        >>> found.pooled.metrics["auc"]  # doctest: +SKIP
+        >>> config = training_config(epochs=1, **small)
+        >>> found = crossvalidate(xrays, folder / "cv", config, CrossValidationConfig(folds=2))
+        >>> 0 <= found.pooled.metrics["auc"].value <= 1
+        True
     """
     data, out = Path(data), Path(out)
     config, division = config or TrainConfig(), division or CrossValidationConfig()
     check_ranges(division, "crossvalidate")
     watch = Stopwatch()
     dataset = _whole(index(data, progress=progress))
-    numbers, warnings = deal_folds(dataset.records, division.folds, division.by, config.seed)
+    numbers, warnings = assign_folds(dataset.records, division.folds, division.by, config.seed)
     dataset = replace(dataset, warnings=(*dataset.warnings, *warnings))
     announce(dataset)
     _claim(out, dataset, numbers, resume=resume)
@@ -244,10 +252,10 @@ def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
         train(split, folder, config, progress=job.progress, resume=begun, given=given)
     predictor = Predictor.load(folder)
     held_out = [r for r, n in zip(job.dataset.records, job.numbers, strict=True) if n == number]
-    answered = answer_all(held_out, predictor, f"held-out fold {number}", job.progress)
-    evaluation = evaluate_answers(answered, predictor.manifest, job.config.interval)
+    scored = score_all(held_out, predictor, f"held-out fold {number}", job.progress)
+    evaluation = evaluate_scored(scored, predictor.manifest, job.config.interval)
     threshold = predictor.manifest.threshold.value
-    return Fold(number, answered, evaluation, threshold), predictor.manifest
+    return Fold(number, scored, evaluation, threshold), predictor.manifest
 
 
 def _teachers(choices: Sequence[str], number: int) -> tuple[str, ...]:
@@ -260,7 +268,7 @@ def _parted(job: _Job, number: int) -> Dataset:
     paired = list(zip(job.dataset.records, job.numbers, strict=True))
     config = job.config
     shares = replace(config.split, test=0.0, by=job.division.by, seed=config.seed)
-    others = iter(deal([record for record, n in paired if n != number], shares)[0])
+    others = iter(assign_splits([record for record, n in paired if n != number], shares)[0])
     records: list[ImageRecord] = [
         replace(record, split="test") if n == number else next(others) for record, n in paired
     ]
@@ -274,28 +282,28 @@ def _pooled(
     manifests: Sequence[BundleManifest],
     config: TrainConfig,
 ) -> CrossValidated:
-    answered = _together(dataset, folds)
+    scored = _together(dataset, folds)
     threshold = statistics.median(fold.threshold for fold in folds)
     rule = f"median of {len(folds)} thresholds, each chosen on its fold's validation part"
     point = OperatingPoint(threshold, rule, "the validation parts")
-    evaluation = evaluate_answers(answered, replace(manifests[0], threshold=point), config.interval)
-    positive = [answered.answers[k].prediction for k in answered.ok]
+    evaluation = evaluate_scored(scored, replace(manifests[0], threshold=point), config.interval)
+    positive = [scored.results[k].prediction for k in scored.ok]
     decisions = [float((p.probability or 0.0) >= (p.threshold or 0.0)) for p in positive]
     found = bootstrap_metrics(
-        answered.labels(), np.array(decisions), answered.patients(), 0.5, config.interval
+        scored.labels(), np.array(decisions), scored.patients(), 0.5, config.interval
     )
     decided = {name: found.estimates[name] for name in _DECISIONS}
     return CrossValidated(out, tuple(folds), evaluation, decided)
 
 
-def _together(dataset: Dataset, folds: Sequence[Fold]) -> Answered:
+def _together(dataset: Dataset, folds: Sequence[Fold]) -> Scored:
     """The out-of-fold predictions of all images, in the data set's order."""
-    answers = {
-        record.path: answer
+    results = {
+        record.path: result
         for fold in folds
-        for record, answer in zip(fold.answered.records, fold.answered.answers, strict=True)
+        for record, result in zip(fold.scored.records, fold.scored.results, strict=True)
     }
-    return Answered(dataset.records, tuple(answers[r.path] for r in dataset.records))
+    return Scored(dataset.records, tuple(results[r.path] for r in dataset.records))
 
 
 def _write(
@@ -328,12 +336,12 @@ def _write_predictions(path: Path, folds: Sequence[Fold]) -> None:
     stream = io.StringIO(newline="")
     writer: csv.DictWriter[str] | None = None
     for fold in folds:
-        for record, answer in zip(fold.answered.records, fold.answered.answers, strict=True):
-            row = as_row(answer.prediction) | {
+        for record, result in zip(fold.scored.records, fold.scored.results, strict=True):
+            row = as_row(result.prediction) | {
                 "label": CLASS_NAMES[record.label],
                 "patient": safe_cell(path_text(record.patient)),
                 "fold": fold.number,
-                "logit": answer.logit,
+                "logit": result.logit,
             }
             if writer is None:
                 writer = csv.DictWriter(stream, list(row), lineterminator="\n")

@@ -30,7 +30,7 @@ from pneumoscope.data.tree import class_words
 from pneumoscope.errors import DataError, ImageRefusedError, UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.read import read_image
-from pneumoscope.inference.overlay import film_png
+from pneumoscope.inference.overlay import image_png
 from pneumoscope.progress import Progress
 from pneumoscope.records import CLASS_NAMES, Dataset
 from pneumoscope.report.audit_page import write_audit_page
@@ -117,7 +117,7 @@ def pictures_of(found: Audit) -> dict[str, bytes]:
             image = read_image(Path(found.root) / doubt.path)
         except ImageRefusedError:  # it was removed since it was measured
             continue
-        pictures[doubt.path] = film_png(image.pixels, _SIDE)
+        pictures[doubt.path] = image_png(image.pixels, _SIDE)
     return pictures
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.index import fingerprint, index
-from pneumoscope.data.seen import Seen
 from pneumoscope.data.split_files import write_split
+from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation
-from pneumoscope.images.cautions import closing_lines
+from pneumoscope.images.warning_summary import summary_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
@@ -26,15 +26,6 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ModelFacts, ReportContent
 from pneumoscope.storage import claim_folder, writes_alone
-from pneumoscope.workflows.answering import (
-    Answered,
-    answer_all,
-    answer_matched,
-    evaluate_answers,
-    label_columns,
-    refusals_of,
-    worst_errors,
-)
 from pneumoscope.workflows.checklist import checklist_answers, flow_of
 from pneumoscope.workflows.evaluation_folder import (
     EvaluationFiles,
@@ -43,14 +34,29 @@ from pneumoscope.workflows.evaluation_folder import (
     write_evaluation_files,
 )
 from pneumoscope.workflows.run_folder import announce, data_facts, model_facts
+from pneumoscope.workflows.scoring import (
+    Scored,
+    evaluate_scored,
+    label_columns,
+    refusals_of,
+    score_all,
+    score_matched,
+    worst_errors,
+)
 from pneumoscope.workflows.seen import seen_by
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """An evaluation and what it was made from."""
+    """An evaluation and what it was made from.
 
-    answered: Answered
+    Example:
+        >>> found = evaluate_model(xrays, folder / "val", run.folder, "val", input_check=False)
+        >>> len(found.dataset) == found.evaluation.n
+        True
+    """
+
+    scored: Scored
     evaluation: Evaluation
     manifest: BundleManifest
     dataset: Dataset
@@ -60,7 +66,7 @@ class Evaluated:
     commands: Mapping[str, str] = field(default_factory=dict)
     whole: Dataset | None = None
     """The data set of which `dataset` is a part, if it is one."""
-    seen: Seen | None = None
+    seen: TrainingOverlap | None = None
     """How many of the images the model has seen; `None` where that was not asked."""
 
     framing: Mapping[str, float] = field(default_factory=dict)
@@ -97,6 +103,13 @@ def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are s
     Raises:
         DataError: the split is empty, or no image of it could be answered for.
         UsageError: there is no such model, or `interval` is impossible.
+
+    Example:
+        >>> found = evaluate_model(xrays, folder / "test", run.folder, input_check=False)
+        >>> found.evaluation.metrics["auc"].value is not None
+        True
+        >>> (folder / "test" / "report.html").exists()
+        True
     """
     data, out, interval = Path(data), Path(out), interval or IntervalConfig()
     started = time.monotonic()
@@ -107,20 +120,20 @@ def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are s
     announce(chosen)
     claim_folder(out)
     seen = seen_by(predictor, chosen.records, progress)
-    if seen.flatters:
+    if seen.is_optimistic:
         chosen = replace(chosen, warnings=(*chosen.warnings, seen.in_words()))
     write_split(out / "labels.csv", chosen)
     title, recut = f"evaluating {split}", {}
     if framing is None:
-        answered = answer_all(chosen.records, predictor, title, progress)
+        scored = score_all(chosen.records, predictor, title, progress)
     else:
-        matched = answer_matched(chosen.records, predictor, framing, title, progress)
-        answered, recut = matched.answered, {"share": framing, "median_box": matched.by_median_box}
+        matched = score_matched(chosen.records, predictor, framing, title, progress)
+        scored, recut = matched.scored, {"share": framing, "median_box": matched.by_median_box}
         chosen = replace(chosen, warnings=(*chosen.warnings, matched.note()))
-    evaluation = evaluate_answers(answered, predictor.manifest, interval)
+    evaluation = evaluate_scored(scored, predictor.manifest, interval)
     name = str(model)
     evaluated = Evaluated(
-        answered,
+        scored,
         evaluation,
         predictor.manifest,
         chosen,
@@ -161,7 +174,7 @@ def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
         framing=framing,
     )
     document = metrics_document(evaluated) | {"out": str(out)}
-    warned = closing_lines(evaluated.answered.warned())
+    warned = summary_lines(evaluated.scored.warning_counts())
     said = [evaluated.seen.in_words(), ""] if evaluated.seen else []
     return document, "\n".join([*said, *warned, evaluation_text(evaluated.evaluation, out)])
 
@@ -201,10 +214,10 @@ def write_evaluation(
     learning: LearningCurves | None = None,
 ) -> None:
     """Write the files of an evaluation but `labels.csv` into `out`, its report to `page`."""
-    answered, evaluation = evaluated.answered, evaluated.evaluation
-    refused = refusals_of(answered)
+    scored, evaluation = evaluated.scored, evaluated.evaluation
+    refused = refusals_of(scored)
     whole = evaluated.whole or evaluated.dataset
-    chosen = replace(whole, records=answered.records)
+    chosen = replace(whole, records=scored.records)
     flow = flow_of(whole, chosen, evaluated.split, evaluated.data_name, evaluation, refused)
     content = ReportContent(
         title="Training report" if learning else "Evaluation report",
@@ -216,15 +229,15 @@ def write_evaluation(
         ),
         model=_model_facts(out, evaluated),
         learning=learning,
-        worst_errors=worst_errors(answered, evaluated.manifest.preprocessing),
+        worst_errors=worst_errors(scored, evaluated.manifest.preprocessing),
         refused=refused,
         flow=flow,
         commands=evaluated.commands,
     )
     files = EvaluationFiles(
         metrics_document(evaluated),
-        [answer.prediction for answer in answered.answers],
-        label_columns(answered),
+        [result.prediction for result in scored.results],
+        label_columns(scored),
         content,
         checklist_answers(flow, whole, chosen, evaluation, evaluated.manifest, config),
     )
@@ -241,10 +254,10 @@ def _model_facts(out: Path, evaluated: Evaluated) -> ModelFacts:
 def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     """`metrics.json`: the evaluation, which model it is of, and how many answers it withheld."""
     manifest = evaluated.manifest
-    answers = [answer.prediction.prediction for answer in evaluated.answered.answers]
-    withheld = asdict(manifest.abstention) | {"uncertain": answers.count(UNCERTAIN)}
+    results = [result.prediction.prediction for result in evaluated.scored.results]
+    withheld = asdict(manifest.abstention) | {"uncertain": results.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
-    warned = dict(evaluated.answered.warned().most_common())
+    warned = dict(evaluated.scored.warning_counts().most_common())
     seen = None if evaluated.seen is None else evaluated.seen.to_dict()
     told: dict[str, Any] = {"model": model, "abstention": withheld, "warnings": warned}
     told["seen"] = seen

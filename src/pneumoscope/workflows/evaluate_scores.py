@@ -22,11 +22,10 @@ from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.evaluation.threshold import choose_threshold
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Prediction, Split
-from pneumoscope.report.checklists.item import Fact
 from pneumoscope.report.content import EvaluatedSplit, Flow, ModelFacts, Refusals, ReportContent
 from pneumoscope.report.formatting import number
+from pneumoscope.report.guidelines import Fact
 from pneumoscope.storage import claim_folder, sha256_of_file
-from pneumoscope.workflows.answering import ScoredCases, evaluate_cases
 from pneumoscope.workflows.checklist import checklist_answers, flow_of
 from pneumoscope.workflows.evaluation_folder import (
     EvaluationFiles,
@@ -35,6 +34,7 @@ from pneumoscope.workflows.evaluation_folder import (
     write_evaluation_files,
 )
 from pneumoscope.workflows.run_folder import announce, data_facts
+from pneumoscope.workflows.scoring import ScoredCases, evaluate_cases
 
 DEFAULT_THRESHOLD = 0.5
 _NO_SCORE = "no_score"

@@ -31,11 +31,11 @@ from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.inference.table import write_predictions
 from pneumoscope.records import CLASS_NAMES, Prediction
 from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
-from pneumoscope.report.checklists.item import Fact
 from pneumoscope.report.content import ReportContent, RunFacts
 from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.group_sections import as_csv, as_latex, as_markdown, group_figures
+from pneumoscope.report.guidelines import Fact
 from pneumoscope.report.report_page import write_report
 from pneumoscope.storage import write_json, write_text
 from pneumoscope.workflows.run_folder import command_line, software_versions

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.graph.archive import read_network
-from pneumoscope.images.framing import Look, look_at
+from pneumoscope.images.framing import ImageDescriptors, describe_image
 from pneumoscope.images.perturbation_sweeps import PERTURBATIONS, rotation
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
@@ -37,7 +37,7 @@ from pneumoscope.inference.input_check import (
 )
 from pneumoscope.inference.predictor import BATCH, Predictor
 from pneumoscope.inference.weights_store import Table
-from pneumoscope.prefetching import ahead
+from pneumoscope.prefetching import prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.formatting import count, percent
@@ -76,7 +76,7 @@ CHANGES: tuple[Callable[[FloatArray], FloatArray], ...] = (
 class _Seen:
     """Films as the check sees them: looks, embeddings (n, c), labels (n,)."""
 
-    looks: list[Look]
+    looks: list[ImageDescriptors]
     embeddings: FloatArray
     labels: NDArray[np.int64]
 
@@ -86,7 +86,7 @@ class Glimpse:
     """What was worked out before of a film as it is: its embedding (c,), and perhaps its look."""
 
     embedding: FloatArray
-    look: Look | None = None
+    look: ImageDescriptors | None = None
 
 
 Known = Callable[[ImageRecord], Glimpse | None]
@@ -289,14 +289,14 @@ def _copies(records: Sequence[ImageRecord]) -> Iterator[_Film]:
 
 def _see(films: Iterator[_Film], predictor: Predictor, advance: Callable[[int], None]) -> _Seen:
     grey = Preprocessor(predictor.manifest.preprocessing).grey
-    found: list[tuple[Look, int, FloatArray | None]] = []
+    found: list[tuple[ImageDescriptors, int, FloatArray | None]] = []
     asked: list[int] = []
 
     def named() -> Iterator[tuple[str, FloatArray]]:
         for film in films:
             look, embedding = (film.known.look, film.known.embedding) if film.known else (None,) * 2
             if look is None and film.pixels is not None:
-                look = look_at(grey(film.pixels))
+                look = describe_image(grey(film.pixels))
             if look is not None:
                 found.append((look, film.record.label, embedding))
             if embedding is None and film.pixels is not None:
@@ -305,10 +305,10 @@ def _see(films: Iterator[_Film], predictor: Predictor, advance: Callable[[int], 
 
     told = 0
     # Read and looked at in a thread, while the engine works.
-    answers = predictor.predict_images(ahead(named(), most=2 * BATCH))
-    for number, answer in enumerate(answers):
+    results = predictor.predict_images(prefetched(named(), most=2 * BATCH))
+    for number, result in enumerate(results):
         look, label, _ = found[asked[number]]
-        found[asked[number]] = look, label, answer.embedding
+        found[asked[number]] = look, label, result.embedding
         advance(asked[number] + 1 - told)
         told = asked[number] + 1
     advance(len(found) - told)

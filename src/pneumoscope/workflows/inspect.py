@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import MissingError, PneumoscopeError
-from pneumoscope.inference.age_gate import people
+from pneumoscope.inference.age_gate import describe_ages
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
 from pneumoscope.inference.certificates import choose_precision
 from pneumoscope.inference.engine import fast_precisions
@@ -69,7 +69,7 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         f"from          {manifest.initial_weights.origin}",
         f"trained on    {manifest.training_data.images} images of "
         f"{manifest.training_data.patients} patients",
-        f"made for      {people(manifest.ages) if manifest.ages else 'no stated ages'}",
+        f"made for      {describe_ages(manifest.ages) if manifest.ages else 'no stated ages'}",
         f"threshold     {manifest.threshold.value:.4f} ({manifest.threshold.rule}; "
         f"{manifest.threshold.chosen_on})",
         f"calibration   {manifest.calibration.method}",

@@ -40,8 +40,8 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.features import Extractor
 from pneumoscope.training.recipes import Pooled
-from pneumoscope.workflows.answering import Answered
 from pneumoscope.workflows.input_check import Glimpse, Known
+from pneumoscope.workflows.scoring import Scored
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -210,12 +210,12 @@ def pooled_by_record(pooled: Pooled, records: Sequence[ImageRecord]) -> Known:
     return known
 
 
-def answered_by_record(answered: Answered) -> Known:
+def scored_by_record(scored: Scored) -> Known:
     """What answers hold of their films; made with `looks`, all that the input check wants."""
     found = {
-        record.path: Glimpse(answer.embedding, answer.look)
-        for record, answer in zip(answered.records, answered.answers, strict=True)
-        if answer.embedding is not None
+        record.path: Glimpse(result.embedding, result.look)
+        for record, result in zip(scored.records, scored.results, strict=True)
+        if result.embedding is not None
     }
     return lambda record: found.get(record.path)
 

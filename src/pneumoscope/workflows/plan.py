@@ -1,12 +1,8 @@
-"""`plan`: from an evaluation to an operating point, and to a bundle that uses it.
+"""`plan`: choose an operating point from an evaluation, and write a model that uses it.
 
 plan.json    everything below, for programs
 plan.csv     every threshold with its rates at the prevalence
-plan.html    the same to try out, by keyboard or mouse
-
-A plan told: `plan.json`, `plan.csv`, and lines for a terminal.
-
-Comes in: what the page shows. Goes out: a document, a file, a text. Measures nothing.
+plan.html    an interactive page with the same numbers
 """
 
 from __future__ import annotations
@@ -53,12 +49,12 @@ CSV_COLUMNS = (
     "missed_per_1000",
     "false_alarms_per_1000",
 )
-"""Of `plan.csv`; all but the first are followed by `_low` and `_high`. With `--cost` another,
-`cost_per_1000`, comes last."""
+"""Columns of `plan.csv`; each but the first has two more, `_low` and `_high`. With `--cost` the
+column `cost_per_1000` comes last."""
 
 
 def plan_document(content: PlanContent, folder: Path, config: PlanConfig) -> dict[str, Any]:
-    """The document of `plan.json`, `applied` to be filled in."""
+    """The document of `plan.json`; the caller fills in `applied`."""
     table, prevalence = content.table, content.prevalence
     chosen, confident = content.chosen, content.confident
     return {
@@ -110,13 +106,13 @@ def write_table(path: Path, content: PlanContent) -> None:
 
 
 def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:
-    """The plan for people, in lines."""
+    """The plan as text for the terminal."""
     row = content.row
     lines = [
         f"{content.images} images of {content.patients} patients; prevalence "
         f"{content.prevalence:.3f}",
         f"threshold {row.threshold:.4f} "
-        + (f"({content.chosen.rule})" if content.chosen else "(as it is)"),
+        + (f"({content.chosen.rule})" if content.chosen else "(unchanged)"),
         "",
         f"{'':<22}{'value':>8}   {content.level:.0%} interval",
     ]
@@ -140,29 +136,35 @@ def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:
         sure = content.confident
         lines.append(
             f"{sure.kind} is at least {sure.limit:.4f} with {sure.confidence:.0%} confidence; it "
-            f"reaches {sure.wanted:g} in {sure.chance:.1%} of resamples of patients"
+            f"reaches {sure.wanted:g} in {sure.chance:.1%} of the bootstrap resamples"
         )
     for kind, needed in content.verify.items():
         many = "no number of" if needed.patients is None else str(needed.patients)
-        ill = "with" if kind == "sensitivity" else "without"
-        lines.append(f"to verify {kind} above {needed.least:.3f}: {many} patients {ill} pneumonia")
+        disease = "with" if kind == "sensitivity" else "without"
+        lines.append(
+            f"to verify {kind} above {needed.least:.3f}: {many} patients {disease} pneumonia"
+        )
     if found := content.costs:
         cost = found.at(content.at)
         lines.append(
-            f"errors cost {cost.value:.1f} per 1000 patients here ({found.missed:g} each missed, "
-            f"{found.false_alarm:g} each false alarm); least at "
+            f"expected cost {cost.value:.1f} per 1000 patients ({found.missed:g} per missed case, "
+            f"{found.false_alarm:g} per false alarm); lowest at threshold "
             f"{content.table.thresholds[found.cheapest]:.4f}: {found.at(found.cheapest).value:.1f}"
         )
     if content.abstention:
         band = content.abstention
         lines.append(
             f"uncertain from {band.low:.4f} to {band.high:.4f}: {band.coverage.value:.1%} of "
-            f"images answered, {band.risk.value or 0:.2%} of them wrongly"
+            f"images get a prediction, {band.risk.value or 0:.2%} of these are wrong"
         )
     if content.recalibration:
-        told = content.recalibration
-        word = "changed" if told["changed"] else "kept: the sample shows no need of another"
-        lines.append(f"calibration {word} ({told['images']} images)")
+        recalibration = content.recalibration
+        word = (
+            "changed"
+            if recalibration["changed"]
+            else "unchanged: the sample shows no need of a new one"
+        )
+        lines.append(f"calibration {word} ({recalibration['images']} images)")
     if document["applied"]:
         lines.append(f"bundle  {document['applied']['bundle']}")
     return "\n".join([*lines, f"page    {out / 'plan.html'}"])
@@ -173,15 +175,15 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """What the user wants of a plan.
+    """The input of a plan.
 
     Attributes:
         evaluation: folder of the evaluation.
-        target: what is to hold.
-        out: folder to write; `None`: the evaluation's.
+        target: prevalence and the requirement on the threshold.
+        out: output folder; `None`: the evaluation's.
         model: the model that was evaluated, for `apply` and `recalibrate`.
         apply: folder of the bundle to write.
-        recalibrate: labelled images of the site.
+        recalibrate: labelled images of the site, to fit a new calibration to.
     """
 
     evaluation: Path
@@ -195,11 +197,14 @@ class PlanRequest:
 def run_plan(
     request: PlanRequest, config: PlanConfig | None = None, progress: Progress = SILENT
 ) -> tuple[dict[str, Any], str]:
-    """Plan, write the files, and tell of it as a document and a text.
+    """Choose an operating point and write the files.
+
+    Returns:
+        The JSON document and the terminal text.
 
     Raises:
-        UsageError: options that exclude each other, or a number out of its range.
-        DataError: the evaluation can't be used, or doesn't allow what is wanted.
+        UsageError: options exclude each other, or a number is out of its range.
+        DataError: the evaluation is unusable, or does not allow the requested threshold.
         BundleError: the model is not the one that was evaluated.
     """
     config = config or PlanConfig()
@@ -213,10 +218,13 @@ def run_plan(
     if request.apply or request.recalibrate:
         bundle = evaluated_bundle(request.model, saved)
     notes = _notes(request, saved)
-    told = None
+    recalibration = None
     if request.recalibrate and bundle:
-        saved, bundle, told = recalibrated(request.recalibrate, saved, bundle, config, progress)
-    content = _planned(request, saved, config, notes, told)
+        saved, bundle, recalibration, seen = recalibrated(
+            request.recalibrate, saved, bundle, config, progress
+        )
+        notes.append(f"Calibration sample: {seen.in_words()}")
+    content = _planned(request, saved, config, notes, recalibration)
     document = plan_document(content, saved.folder, config)
     if request.apply and bundle:
         document["applied"] = apply_plan(request.apply, bundle, saved, content, config)
@@ -243,29 +251,33 @@ def _check(request: PlanRequest) -> None:
     if share is not None and not 0.0 < share < 1.0:
         raise UsageError(f"--prevalence: found {share}, wanted a share above 0 and below 1")
     target = request.target
-    asked = (*given, target.band, target.sets, target.costs, request.recalibrate)
-    if request.apply is not None and not any(value is not None for value in asked):
+    changes = (*given, target.band, target.sets, target.costs, request.recalibrate)
+    if request.apply is not None and not any(value is not None for value in changes):
         raise UsageError(
-            "--apply: nothing is to be changed. Give --min-sensitivity, --min-specificity, "
+            "--apply: no change was requested. Give --min-sensitivity, --min-specificity, "
             "--threshold, --cost, --band, --sets or --recalibrate."
         )
 
 
 def _check_scale(request: PlanRequest, saved: SavedEvaluation) -> None:
-    """What only a probability, or a model, allows."""
+    """Refuse options that need a probability, or a model, if the evaluation has none.
+
+    Raises:
+        UsageError: names the option.
+    """
     at, scale = request.target.threshold, saved.scale
     low, high = (0.0, 1.0) if scale.probability else (scale.low, scale.high)
     if at is not None and not low < at < high:
         raise UsageError(f"--threshold: found {at}, wanted above {low:g} and below {high:g}")
     if not scale.probability and (request.target.band, request.target.sets) != (None, None):
         raise UsageError(
-            f"{saved.folder}: its scores are no probabilities, which --band and --sets need. "
+            f"{saved.folder}: its scores are not probabilities, which --band and --sets need. "
             "Leave them out."
         )
     if (request.apply or request.recalibrate) and saved.of_scores:
         raise UsageError(
-            f"{saved.folder}: is an evaluation of scores from a file, with no model to change. "
-            "Leave --apply and --recalibrate out."
+            f"{saved.folder}: evaluates scores from a file, without a model to change. "
+            "Leave out --apply and --recalibrate."
         )
 
 
@@ -273,18 +285,18 @@ def _notes(request: PlanRequest, saved: SavedEvaluation) -> list[str]:
     notes = []
     if "test" in saved.splits:
         notes.append(
-            "These are images of a test split. What is chosen on them makes their own numbers "
-            "flatter it; keep other images to test the new operating point on."
+            "These images are from a test split. An operating point chosen on them looks better on "
+            "them than on new images; test it on other images."
         )
     if request.target.prevalence is None:
         notes.append(
-            "No --prevalence was given: predictive values hold where pneumonia is as frequent as "
+            "No --prevalence was given: predictive values apply where pneumonia is as frequent as "
             "in these images."
         )
     if (request.apply or request.recalibrate) and not saved.model:
         notes.append(
-            "The evaluation doesn't name its model (an older version wrote it): only its threshold "
-            "was compared with that of --model."
+            "The evaluation does not name its model (an older version wrote it): only its "
+            "threshold was compared with that of --model."
         )
     return notes
 
@@ -296,7 +308,7 @@ def _planned(
     notes: list[str],
     recalibration: dict[str, Any] | None,
 ) -> PlanContent:
-    """Everything that the page shows."""
+    """Compute everything that the page shows."""
     labels, scores, patients = saved.labels, saved.probabilities, saved.patients
     own = float(labels.mean())
     prevalence = own if request.target.prevalence is None else request.target.prevalence
@@ -338,7 +350,7 @@ def _planned(
 
 
 def _in_own_units(content: PlanContent, saved: SavedEvaluation) -> PlanContent:
-    """The plan with thresholds in the units of the scores."""
+    """The plan with all thresholds in the units of the scores."""
     scale = saved.scale
     if scale.probability:
         return content
@@ -367,7 +379,7 @@ def _in_own_units(content: PlanContent, saved: SavedEvaluation) -> PlanContent:
 def _cheapest(
     costs: tuple[float, float], saved: SavedEvaluation, prevalence: float, config: IntervalConfig
 ) -> OperatingPoint:
-    """The threshold at which errors cost least."""
+    """The threshold with the lowest expected cost."""
     data = (saved.labels, saved.probabilities, saved.patients)
     once = replace(config, resamples=1)
     thresholds = threshold_table(*data, once).thresholds
@@ -382,7 +394,7 @@ def _cheapest(
 def _chosen(
     request: PlanRequest, saved: SavedEvaluation, config: PlanConfig
 ) -> tuple[OperatingPoint | None, ConfidentThreshold | None]:
-    """The new threshold (from 0 to 1), if asked for, and how sure it is that it holds."""
+    """The new threshold (0 to 1) and its guarantee; `None` for what was not requested."""
     where = _where(saved)
     at = request.target.threshold
     if at is not None:
@@ -409,7 +421,7 @@ def _where(saved: SavedEvaluation) -> str:
 def _verifications(
     row: PlanRow, chosen: OperatingPoint | None, request: PlanRequest, config: PlanConfig
 ) -> dict[str, Verification]:
-    """How many local patients each rate needs to be verified."""
+    """Number of local patients needed to verify sensitivity and specificity."""
     found = {}
     for kind, estimate, wanted in (
         ("sensitivity", row.sensitivity, request.target.min_sensitivity),

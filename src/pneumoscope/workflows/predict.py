@@ -21,7 +21,7 @@ from pneumoscope.config import BatchConfig, PreprocessConfig, check_ranges
 from pneumoscope.delivery.dicom_report.objects import ReportFolder
 from pneumoscope.delivery.fhir.bundle import FhirFolder
 from pneumoscope.errors import InputError, UsageError
-from pneumoscope.images.cautions import closing_lines, counted
+from pneumoscope.images.warning_summary import count_warnings, summary_lines
 from pneumoscope.inference.inputs import FileList, expand, is_url
 from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png, shrunk, thinned
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor, mark_of
@@ -42,10 +42,10 @@ def overlay_writer(folder: Path, config: PreprocessConfig) -> Callable[[Answer],
         config: how the images were preprocessed.
     """
 
-    def write(answer: Answer) -> None:
-        if answer.image is not None and answer.cam is not None:
-            png = indexed_overlay_png(answer.image.pixels, answer.cam, config)
-            _put(folder / heatmap_name(answer.prediction.path), png)
+    def write(result: Answer) -> None:
+        if result.image is not None and result.cam is not None:
+            png = indexed_overlay_png(result.image.pixels, result.cam, config)
+            _put(folder / heatmap_name(result.prediction.path), png)
 
     return write
 
@@ -173,8 +173,8 @@ def run_prediction(
         "dicom_out": reports.document() if reports else None,
         "fhir": resources.document() if resources else None,
     }
-    unanswered = told.counts.total() - told.counts["ok"]
-    failed = not told.counts["ok"] or (batch.strict and unanswered)
+    without_result = told.counts.total() - told.counts["ok"]
+    failed = not told.counts["ok"] or (batch.strict and without_result)
     text = "\n".join(
         [
             *told.table,
@@ -215,31 +215,31 @@ class _Told:
     counts: Counter[str]
     warned: Counter[str]
     rows: list[dict[str, Any]] | None
-    unanswered: list[Prediction]
+    without_result: list[Prediction]
     table: list[str]
 
 
 def _to_journal(predictions: Iterator[Prediction], journal: Journal) -> _Told:
     """Every prediction into the journal as it comes, and at the end the table."""
-    unanswered: list[Prediction] = []
+    without_result: list[Prediction] = []
     try:
         for prediction in predictions:
             journal.add(prediction)
-            if prediction.reason and len(unanswered) < _EXPLAINED:
-                unanswered.append(prediction)
+            if prediction.reason and len(without_result) < _EXPLAINED:
+                without_result.append(prediction)
         journal.flush()
         rows = list(journal.read()) if journal.rows <= MOST_LISTED else None
         journal.finish()
     finally:
         journal.close()
-    return _Told(journal.counts, journal.warned, rows, unanswered, [])
+    return _Told(journal.counts, journal.warned, rows, without_result, [])
 
 
 def _listed(predictions: Iterator[Prediction]) -> _Told:
     """Every prediction at once, for the terminal."""
     rows = list(predictions)
     counts = Counter[str](prediction.status for prediction in rows)
-    warned = counted(prediction.warnings for prediction in rows)
+    warned = count_warnings(prediction.warnings for prediction in rows)
     return _Told(counts, warned, [as_row(p) for p in rows], [], _table(rows))
 
 
@@ -293,18 +293,18 @@ def _predictions(
     progress: Progress,
 ) -> Iterator[Prediction]:
     """The predictions of what is not done yet; overlays are written on the way."""
-    answers = predictor.predict_files(
+    results = predictor.predict_files(
         reading.names,
         keep=shrunk if writers else thinned if heatmaps else None,
         each=overlay_writer(heatmaps, predictor.manifest.preprocessing) if heatmaps else None,
         workers=reading.workers,
     )
-    wanted = islice(answers, reading.again, None)
-    with closing(answers), reading.shown(progress) as task:
-        for answer in wanted:
+    wanted = islice(results, reading.again, None)
+    with closing(results), reading.shown(progress) as task:
+        for result in wanted:
             for writer in writers:
-                writer.add(answer)
-            yield answer.prediction
+                writer.add(result)
+            yield result.prediction
             task.advance()
 
 
@@ -355,9 +355,9 @@ def _expanded(engine: Engine, paths: Sequence[Path | str]) -> Iterator[str]:
 def _summary(told: _Told, out: Path | None, heatmaps: Path | None) -> list[str]:
     counts = told.counts
     lines = [f"{counts['ok']} answered, {counts['refused']} refused, {counts['error']} unreadable"]
-    for prediction in told.unanswered:
+    for prediction in told.without_result:
         lines.append(_shown(f"  {prediction.path}: {prediction.reason}: {prediction.detail}"))
-    lines += map(_shown, closing_lines(told.warned))
+    lines += map(_shown, summary_lines(told.warned))
     lines += [f"table     {out}"] if out else []
     lines += [f"heatmaps  {heatmaps}"] if heatmaps else []
     return lines

@@ -34,9 +34,8 @@ from pneumoscope.evaluation.sample_size import patients_to_verify
 from pneumoscope.evaluation.weekly import Week, WeekCase, by_week
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
-from pneumoscope.report.checklists.decide import DECIDE
-from pneumoscope.report.checklists.item import Fact
 from pneumoscope.report.formatting import in_words, plural
+from pneumoscope.report.guidelines import DECIDE, Fact
 from pneumoscope.report.readings_content import (
     Missing,
     ReadingsContent,

@@ -1,11 +1,8 @@
-"""The folder of a training run: whether it can begin or go on there, and its first files.
+"""Prepare the folder of a training run, and describe a run for reports and model cards.
 
-Comes in: DATA, RUN and a configuration. Goes out: what the run is about to do, and
-`config.toml` and `split.csv`, which hold all that is needed to run it again.
-
-What a report and a model card say about a run: data, versions, model, in the report's records.
-
-Comes in: datasets, manifests, configs. Goes out: the frozen records of `report.content`.
+`prepare` checks that a run can start or resume in a folder; `begin` writes `config.toml` and
+`split.csv`, which suffice to repeat it. `data_facts`, `model_facts` and `software_versions`
+describe data, model and environment in the records of `report/content.py`.
 """
 
 from __future__ import annotations
@@ -59,16 +56,16 @@ _KERMANY_MIN_IMAGES = 5000
 
 
 def is_kermany(dataset: Dataset) -> bool:
-    """Whether this is the Kermany set: its file names, and about as many images as it has.
+    """Whether this is the Kermany data set, by its file names and its number of images.
 
-    Names alone would not do: phantoms bear them too.
+    Names alone do not suffice: phantoms use the same scheme.
     """
     named = {record.subtype for record in dataset.records} >= {"bacteria", "virus"}
     return named and len(dataset.records) >= _KERMANY_MIN_IMAGES
 
 
 def split_counts(dataset: Dataset) -> tuple[SplitCount, ...]:
-    """Images per split and class, and patients per split, for tables."""
+    """Images per split and class, and patients per split."""
     rows = []
     for counts in class_counts(dataset):
         rows.append(
@@ -78,12 +75,12 @@ def split_counts(dataset: Dataset) -> tuple[SplitCount, ...]:
 
 
 def data_facts(name: str, dataset: Dataset, fingerprint: str) -> DataFacts:
-    """The data set for a report."""
+    """Describe a data set for a report."""
     return DataFacts(name, split_counts(dataset), fingerprint, dataset.warnings)
 
 
 def software_versions() -> dict[str, str]:
-    """Python, and what of our libraries is installed."""
+    """Versions of Python and of the installed packages that matter for results."""
     versions = {"Python": platform.python_version()}
     for name in _SOFTWARE:
         try:
@@ -94,36 +91,36 @@ def software_versions() -> dict[str, str]:
 
 
 def announce(dataset: Dataset) -> None:
-    """Tell the user what was odd about the data; the report repeats it."""
+    """Log the warnings about a data set; reports repeat them."""
     for warning in dataset.warnings:
         _LOGGER.warning("%s", warning)
 
 
 def command_line() -> str:
-    """The command that runs now, ready for a shell."""
+    """The command line of this process, quoted for a shell."""
     return shlex.join(["pneumoscope", *sys.argv[1:]])
 
 
 def how_many(manifest: BundleManifest) -> str:
-    """How many networks answer, in which precision their weights lie on disk, and of what."""
+    """Number of networks, precision of their stored weights, test-time augmentation; in words."""
     networks = f"{manifest.members}, averaged" if manifest.members > 1 else "1"
-    mirrored = "; image and mirror image" if manifest.flip else ""
+    mirrored = "; averaged over image and mirror image" if manifest.flip else ""
     return f"{networks}; weights in {manifest.store}{mirrored}"
 
 
 def check_words(check: InputCheck) -> str:
-    """What a model refuses for what it shows, and how often it would refuse films of its kind."""
+    """The input check of a model and its refusal rates on held-out patients, in words."""
     if check == InputCheck():
-        return "none: whatever can be read gets an answer"
+        return "none: every readable image gets a prediction"
     return (
         f"{check.method} of {count(check.images)} training images, limits chosen on "
         f"{count(check.patients)} held-out patients: refuses {percent(check.refused, 1)} of their "
-        f"images, {percent(check.refused_changed, 1)} of changed copies"
+        f"images and {percent(check.refused_changed, 1)} of modified copies"
     )
 
 
 def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
-    """What a bundle says of its model, for a report."""
+    """Describe a model for a report, from its manifest."""
     architecture, preprocessing = manifest.architecture, manifest.preprocessing
     calibration = manifest.calibration
     return ModelFacts(
@@ -146,7 +143,7 @@ def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a run is about to do: its folder, its configuration and its data."""
+    """A training run before it starts: its folder, configuration and data."""
 
     folder: Path
     config: TrainConfig
@@ -161,31 +158,36 @@ def prepare(
     resume: bool,
     given: Collection[str],
 ) -> Prepared:
-    """See that `out` can take the run and that the data can be trained on; writes nothing.
+    """Check that `out` can take the run and that the data suits training; writes nothing.
+
+    Args:
+        data: a folder with class folders, or a CSV manifest.
+        out: the run folder.
+        config: the settings; with `resume` the stored settings apply.
+        progress: receives the indexing of the data.
+        resume: continue the run in `out`.
+        given: dotted names of settings that the user gave (`fit.epochs`).
 
     Raises:
-        UsageError: `out` is taken, a setting conflicts with the run that is resumed, or settings
-            make no sense together.
-        DataError: the data can't be trained on, or changed since the run began.
+        UsageError: `out` is not empty, a setting conflicts with the run that is resumed, or
+            settings contradict each other.
+        DataError: the data is unsuitable for training, or changed since the run began.
     """
     stored = out / "config.toml"
     if resume and not stored.exists():
         raise UsageError(
-            f"--resume: {stored} is not there, so {out} holds no run to go on with. "
-            "Start it: the same command without --resume."
+            f"--resume: {stored} does not exist, so {out} holds no run to resume. "
+            "Start one: the same command without --resume."
         )
-    # A process killed before it wrote its first file left nothing to go on with, nor to lose.
-    harmless = {*leftovers(out), out / LOCK_FILE}
-    if not resume and out.is_dir() and not set(out.iterdir()) <= harmless:
+    # A process that was killed before its first file left nothing worth keeping.
+    ignorable = {*leftovers(out), out / LOCK_FILE}
+    if not resume and out.is_dir() and not set(out.iterdir()) <= ignorable:
         raise UsageError(
-            f"--out {out}: is not empty. Give another folder, or --resume to go on with its run."
+            f"--out {out}: is not empty. Give another folder, or --resume to continue its run."
         )
-    if config.weights not in WEIGHTS_BY_NAME:  # a file: found again from any folder
-        config = replace(config, weights=str(Path(config.weights).absolute()))
-    teachers = (_absolute(choice) for choice in config.teachers)
-    config = replace(config, teachers=tuple(teachers))
+    config = _with_fixed_names(config)
     if not resume:
-        config = _as_the_weights_saw(config, given)
+        config = _with_preprocessing_of_weights(config, given)
     if resume:
         config = _resumed(config, from_toml(TrainConfig, stored), given)
     check_ranges(config)
@@ -203,9 +205,9 @@ def prepare(
     found = fingerprint(dataset.records)
     if resume and config.provenance.fingerprint != found:
         raise DataError(
-            f"{data}: its fingerprint is {found[:16]}…, the run began on "
+            f"{data}: has the fingerprint {found[:16]}…; the run started on "
             f"{config.provenance.fingerprint[:16]}… ({config.provenance.data}). The images, labels "
-            "or patients changed: begin a new run in another folder."
+            "or patients changed. Start a new run in another folder."
         )
     config = replace(
         config,
@@ -216,16 +218,27 @@ def prepare(
     return Prepared(out, config, dataset)
 
 
-def _absolute(teacher: str) -> str:
-    """A teacher's name, found again from any folder."""
-    return teacher if teacher in BUNDLED else str(Path(teacher).absolute())
+def _with_fixed_names(config: TrainConfig) -> TrainConfig:
+    """The settings with absolute paths, and with one name for the bundled model.
+
+    `--weights` and `--teacher` both accept `default` and `bundled`; the stored settings use
+    `bundled` for weights and `default` for teachers.
+    """
+    weights = "bundled" if config.weights in BUNDLED else config.weights
+    if weights not in WEIGHTS_BY_NAME:
+        weights = str(Path(weights).absolute())
+    teachers = tuple(
+        "default" if teacher in BUNDLED else str(Path(teacher).absolute())
+        for teacher in config.teachers
+    )
+    return replace(config, weights=weights, teachers=teachers)
 
 
 def _check_together(config: TrainConfig) -> None:
-    """See, before hours of work, that settings that are right each also fit one another.
+    """Check that valid settings are also consistent with each other, before any work starts.
 
     Raises:
-        UsageError: they don't.
+        UsageError: they contradict each other.
     """
     size = config.preprocess.size
     check_name(config.backbone)
@@ -235,8 +248,8 @@ def _check_together(config: TrainConfig) -> None:
         )
     if config.teachers and config.recipe != "scratch":
         raise UsageError(
-            f"--teacher: found with --recipe {config.recipe}, wanted scratch, which trains the "
-            "whole network. Add --recipe scratch (--weights says where it begins)."
+            f"--teacher: found with --recipe {config.recipe}, wanted scratch, which "
+            "trains the whole network. Add it (--weights sets the initial weights)."
         )
     for teacher in config.teachers:
         teacher_folder(teacher)
@@ -244,8 +257,8 @@ def _check_together(config: TrainConfig) -> None:
         check_sizes(config.scratch)
         if config.scratch.sizes[-1] != size:
             _LOGGER.warning(
-                "training ends at %d pixels (scratch.sizes), the model will answer at %d "
-                "(preprocess.size). Make them the same unless that is meant.",
+                "training ends at %d pixels (scratch.sizes), but the model will predict at %d "
+                "(preprocess.size). Set both to the same size unless this is intended.",
                 config.scratch.sizes[-1],
                 size,
             )
@@ -255,8 +268,8 @@ def _check_together(config: TrainConfig) -> None:
         )
 
 
-def _as_the_weights_saw(config: TrainConfig, given: Collection[str]) -> TrainConfig:
-    """With a bundle's weights, its backbone and preprocessing, unless others were given.
+def _with_preprocessing_of_weights(config: TrainConfig, given: Collection[str]) -> TrainConfig:
+    """Take backbone and preprocessing from the bundle of the initial weights, unless given.
 
     Raises:
         BundleError, UsageError: the bundle's manifest can't be read.
@@ -264,13 +277,13 @@ def _as_the_weights_saw(config: TrainConfig, given: Collection[str]) -> TrainCon
     named = backbone_of(config.weights)
     if named is not None and "backbone" not in given:
         config = replace(config, backbone=named)
-    theirs = preprocessing_of(config.weights)
-    if theirs is None or any(name.startswith("preprocess.") for name in given):
+    of_weights = preprocessing_of(config.weights)
+    if of_weights is None or any(name.startswith("preprocess.") for name in given):
         return config
-    preprocess = from_dict(PreprocessConfig, theirs, f"--weights {config.weights}")
+    preprocess = from_dict(PreprocessConfig, of_weights, f"--weights {config.weights}")
     if preprocess != config.preprocess:
         _LOGGER.info(
-            "preprocessing as the weights saw it: %d pixels, %s. Set [preprocess] for another.",
+            "preprocessing as for the initial weights: %d pixels, %s; [preprocess] overrides it.",
             preprocess.size,
             preprocess.normalisation,
         )
@@ -278,7 +291,7 @@ def _as_the_weights_saw(config: TrainConfig, given: Collection[str]) -> TrainCon
 
 
 def begin(prepared: Prepared) -> None:
-    """Write the first files of a run, once nothing that it needs is missing any more."""
+    """Write the first files of a run; called once all that it needs is available."""
     out = prepared.folder
     claim_folder(out)
     for folder in (out, out / "evaluation", out / "evaluation" / "figures"):
@@ -288,19 +301,19 @@ def begin(prepared: Prepared) -> None:
 
 
 def _resumed(asked: TrainConfig, stored: TrainConfig, given: Collection[str]) -> TrainConfig:
-    """The stored config; a setting that the user gave must agree with it."""
-    mine, its = _settings(asked), _settings(stored)
+    """The stored settings; a setting that the user gave must agree with them."""
+    mine, its = _settings(asked), _settings(_with_fixed_names(stored))
     for name in given:
         if mine[name] != its[name]:
             raise UsageError(
                 f"--resume: the run has {name} = {its[name]!r}, you gave {mine[name]!r}. Leave it "
-                "out to go on, or begin a new run in another folder."
+                "out to continue, or start a new run in another folder."
             )
     return stored
 
 
 def _settings(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its dotted name, `fit.epochs`."""
+    """Every setting by its dotted name, such as `fit.epochs`."""
     found: dict[str, Any] = {}
     for setting in fields(config):
         name, value = prefix + setting.name, getattr(config, setting.name)

@@ -1,17 +1,34 @@
-"""What images a model has seen: written by `train`, added to older bundles, asked by evaluations.
+"""Record which images a model was trained on, and count them among other images.
 
-`python -m pneumoscope.workflows.seen MODEL DATA` adds it to a bundle that was trained on DATA.
+`train` stores salted hashes of the training images in the bundle (`data/seen.py`). `evaluate`,
+`compare`, `stress` and `plan --recalibrate` use them to report how many of their images the model
+was trained on.
+
+`python -m pneumoscope.workflows.seen MODEL DATA` adds the hashes to an older bundle that was
+trained on DATA.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
+
+from pneumoscope.config import TrainConfig
 from pneumoscope.data.index import index
-from pneumoscope.data.seen import PARTS, TABLE_NAME, Part, Seen, count_seen, seen_table
+from pneumoscope.data.training_overlap import (
+    PARTS,
+    TABLE_NAME,
+    Part,
+    TrainingOverlap,
+    count_overlap,
+    training_hashes,
+)
 from pneumoscope.errors import DataError
 from pneumoscope.graph.bundle_files import bundle_in
 from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
@@ -19,51 +36,64 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.weights_store import Table
 from pneumoscope.progress import SILENT, Progress, TerminalProgress
 from pneumoscope.records import ImageRecord
+from pneumoscope.training.teachers import BUNDLED, teacher_folder
 
 _LOGGER = logging.getLogger(__name__)
+
+_COLUMN = re.compile(r"(\d+)_(\w+)")
+"""Of a table: the number of the model that it belongs to, and the column's name."""
 
 
 def seen_by(
     predictor: Predictor, records: Sequence[ImageRecord], progress: Progress = SILENT
-) -> Seen:
-    """How many images a model has seen, said as a warning if there are any.
+) -> TrainingOverlap:
+    """Count the images that a model was trained on; log a warning if there are any.
 
-    Of a model without hashes that can't be told.
+    The count is unknown for a bundle without hashes.
+
+    Args:
+        predictor: the model.
+        records: images, hashed by `index`.
+        progress: advances by one for each image.
     """
-    seen = count_seen(predictor.seen, records, progress)
-    if seen.flatters:
+    seen = count_overlap(predictor.seen, records, progress)
+    if seen.is_optimistic:
         _LOGGER.warning("%s", seen.in_words())
     return seen
 
 
-def remembered(
+def hashes_of_training(
     train: Sequence[ImageRecord],
     val: Sequence[ImageRecord],
-    weights: str,
+    config: TrainConfig,
     progress: Progress = SILENT,
 ) -> dict[str, Table]:
-    """The table of a new model, by its name.
+    """The hashes of everything that a new model was trained on, as tables of its bundle.
+
+    They cover its own images, the images of the model whose weights it started from
+    (`config.weights`), and the images of its teachers (`config.teachers`).
 
     Args:
-        train: the images that it was trained on.
-        val: those that epoch, calibration and threshold were chosen on.
-        weights: what it began with (`TrainConfig.weights`): what that model saw, this one has seen.
-        progress: told of every image.
+        train: the training images.
+        val: the images on which epoch, calibration and threshold were chosen.
+        config: `weights` and `teachers` are used.
+        progress: advances by one for each image.
     """
-    found: dict[Part, Sequence[ImageRecord]] = {"train": train, "val": val}
-    return {TABLE_NAME: seen_table(found, progress, _table_of(weights))}
+    parts: dict[Part, Sequence[ImageRecord]] = {"train": train, "val": val}
+    earlier = [_table_of_weights(config.weights), *map(_table_of_teacher, config.teachers)]
+    return {TABLE_NAME: training_hashes(parts, progress, _union(filter(None, earlier)))}
 
 
 def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILENT) -> Bundle:
-    """Write a bundle anew with the hashes of its images; weights and all else stay as they are.
+    """Rewrite a bundle with the hashes of its training images; all else stays unchanged.
 
     Args:
         model: a bundle, a run, or `default`.
-        data: what it was trained on, with its splits: `split.csv` of the run.
-        progress: told of every image.
+        data: the data it was trained on, with its splits: `split.csv` of the run.
+        progress: advances by one for each image.
 
     Raises:
-        DataError: the training images are not those that the bundle was made with.
+        DataError: the number of training images differs from that in the bundle.
     """
     bundle = load_bundle(model)
     dataset = index(data, progress=progress, refuse_leaks=False)
@@ -71,20 +101,50 @@ def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILE
     wanted = bundle.manifest.training_data.images
     if len(found["train"]) != wanted:
         raise DataError(
-            f"{data}: found {len(found['train'])} training images, the model in {bundle.folder} "
+            f"{data}: found {len(found['train'])} training images; the model in {bundle.folder} "
             f"was trained on {wanted}. Give the split.csv of its run."
         )
-    table = seen_table(found, progress)
+    table = training_hashes(found, progress)
     card = bundle.card.read_text(encoding="utf-8")
     return write_revised(bundle.folder, bundle, bundle.manifest, card, {TABLE_NAME: table})
 
 
-def _table_of(weights: str) -> Table | None:
-    """The table of the model whose weights a training began with, if it was one."""
-    if weights == "bundled":
+def _table_of_weights(weights: str) -> Table | None:
+    """The hashes of the model that provided the initial weights, if a model did."""
+    if weights in BUNDLED:
         return load_bundle("default").table(TABLE_NAME)
     folder = None if weights in ("imagenet", "none") else bundle_in(Path(weights))
     return None if folder is None else load_bundle(folder).table(TABLE_NAME)
+
+
+def _table_of_teacher(teacher: str) -> Table | None:
+    """The hashes of a teacher; a warning if its bundle has none."""
+    table = load_bundle(teacher_folder(teacher)).table(TABLE_NAME)
+    if table is None:
+        _LOGGER.warning(
+            "--teacher %s: its bundle holds no hashes of its training images, so evaluations of "
+            "the new model can't recognise them. Add them: python -m pneumoscope.workflows.seen "
+            "MODEL DATA",
+            teacher,
+        )
+    return table
+
+
+def _union(tables: Iterable[Table]) -> Table | None:
+    """One table of several: every model once, renumbered from 0; `None` without a table."""
+    union: dict[str, NDArray[Any]] = {}
+    salts: set[bytes] = set()
+    for table in tables:
+        models: dict[str, dict[str, NDArray[Any]]] = {}
+        for name, column in table.items():
+            if match := _COLUMN.fullmatch(name):
+                models.setdefault(match[1], {})[match[2]] = column
+        for _, columns in sorted(models.items(), key=lambda each: int(each[0])):
+            salt = columns["salt"].tobytes()
+            if salt not in salts:
+                union |= {f"{len(salts)}_{name}": column for name, column in columns.items()}
+                salts.add(salt)
+    return union or None
 
 
 if __name__ == "__main__":

@@ -1,12 +1,8 @@
-"""The tables of a stress test: stress.json, stress.csv, answers.csv.
+"""The files of a stress test: stress.json, stress.csv, answers.csv, and the journal answers.jsonl.
 
-Comes in: `StressContent`, or records and what was said of them. Goes out: documents and files,
-whole or not at all.
-
-What a stress test has answered so far, on disk: a line per image, for `--resume`.
-
-Comes in: one `Stressed` record per image, in order. Goes out: the same records read back. The first
-line says what the lines are of. A kill costs the image that was being worked on.
+The journal holds one line per scored image, in order, and serves `--resume`. Its first line
+identifies the model, the settings and the images. An interruption loses at most the image in
+progress. The other files are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -33,31 +29,31 @@ from pneumoscope.report.stress_findings import (
 )
 from pneumoscope.storage import path_text, safe_cell, write_text
 
-Said = float | str | None
-"""Of one copy: the probability; the reason for which there is none; `None`: no copy was made."""
+Output = float | str | None
+"""For one copy: its probability, or the reason code of a refusal; `None`: the copy was not made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stressed:
-    """One image: what the model said of each copy, and what else was measured of it.
+    """One image: the model's output for each copy, and further measurements.
 
     Attributes:
-        said: one per condition, the image as it is first; empty where the file can't be read.
-        reason: why it can't.
-        lung_quality: of its lung fields; `None`: not looked for, or no mask given.
-        lung_share: share of the film that is lung.
-        energy: share of the heatmap inside the lungs; `None`: no heatmap, or nothing in it.
-        peak: whether the heatmap is hottest inside one of the lungs; `None` as for `energy`.
-        box: left, top, right, bottom of the lungs' bounding box, shares of the sides; empty
+        outputs: one per condition, the unmodified image first; empty if the file can't be read.
+        reason: the reason code if the file can't be read.
+        lung_quality: quality of the segmentation; `None`: not segmented, or no mask.
+        lung_share: fraction of the image that is lung.
+        energy: fraction of the heatmap's energy inside the lungs; `None`: no heatmap, or all zero.
+        peak: whether the heatmap's maximum lies inside the lungs; `None` as for `energy`.
+        box: left, top, right, bottom of the lungs' bounding box, as fractions of the sides; empty
             without lungs.
-        matched_box: the same, detected anew after the image was re-cut to `framing.USUAL_SHARE`.
-        properties: width, height, aspect, bytes, mean, deviation of the file's pixels.
-        thumbnail: 256 greys.
-        outline: 256 shares of lung; empty without lungs.
-        warnings: what was odd about the file.
+        matched_box: the same, segmented again after re-cutting to `framing.USUAL_SHARE`.
+        properties: width, height, aspect, file size in bytes, mean and deviation of the pixels.
+        thumbnail: 16×16 mean grey values, row by row.
+        outline: 16×16 fractions of lung, row by row; empty without lungs.
+        warnings: unusual properties of the file.
     """
 
-    said: tuple[Said, ...] = ()
+    outputs: tuple[Output, ...] = ()
     reason: str = ""
     lung_quality: float | None = None
     lung_share: float | None = None
@@ -72,18 +68,18 @@ class Stressed:
 
 
 class StressJournal:
-    """Lines on disk as they come.
+    """An append-only journal of scored images, each on disk before the next one starts.
 
     Args:
         path: of the journal.
-        origin: digest of the model, the images, the conditions.
-        resume: go on with the lines that are there; else they are dropped.
+        origin: digest of the model, the images and the conditions.
+        resume: keep the lines of an earlier run; otherwise they are dropped.
 
     Attributes:
-        done: what is there, in order.
+        done: the images scored so far, in order.
 
     Raises:
-        UsageError: `resume`, and the lines are of something else.
+        UsageError: with `resume`, the journal has another origin.
         OSError: the folder can't be written.
     """
 
@@ -97,17 +93,17 @@ class StressJournal:
             self._write({"origin": origin})
 
     def _read(self, path: Path, origin: str) -> int:
-        """Read the whole lines; returns where the last of them ends."""
+        """Read all complete lines; returns the offset in bytes at which the last one ends."""
         end = 0
         with path.open("rb") as stream:
             for number, line in enumerate(stream):
                 document = _parsed(line)
-                if document is None:  # what the kill cut off
+                if document is None:  # truncated by the interruption
                     break
                 if number == 0 and document.get("origin") != origin:
                     raise UsageError(
-                        f"{path}: holds answers of another model, version, settings or list of "
-                        "images; wanted those of this command. Leave out --resume to begin anew."
+                        f"{path}: belongs to another model, version, settings or list of images "
+                        "than this command. Omit --resume to start again."
                     )
                 if number:
                     self.done.append(_stressed(document))
@@ -115,12 +111,12 @@ class StressJournal:
         return end
 
     def add(self, stressed: Stressed) -> None:
-        """One more image; it is on disk when this returns."""
+        """Append one image; it is on disk when this returns."""
         self._write(asdict(stressed))
         self.done.append(stressed)
 
     def close(self) -> None:
-        """The lines stay."""
+        """Close the file; its lines remain."""
         self._stream.close()
 
     def _write(self, document: dict[str, Any]) -> None:
@@ -142,7 +138,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _stressed(document: dict[str, Any]) -> Stressed:
     lists: Sequence[str] = (
-        *("said", "properties", "thumbnail", "outline"),
+        *("outputs", "properties", "thumbnail", "outline"),
         *("box", "matched_box", "warnings"),
     )
     values: dict[str, Any] = {n: tuple(v) if n in lists else v for n, v in document.items()}
@@ -153,7 +149,7 @@ SCHEMA_VERSION = 1
 
 
 def stress_document(content: StressContent) -> dict[str, Any]:
-    """`stress.json`: rows worst first; what is undefined is `None`."""
+    """`stress.json`: rows worst first; undefined values are `None`."""
     return {
         "schema_version": SCHEMA_VERSION,
         "model": content.model.name,
@@ -233,13 +229,13 @@ def _shortcuts(shortcuts: Shortcuts) -> dict[str, Any]:
         "exchanges": [_exchange(row) for row in shortcuts.exchanges],
         "controls": {
             name: None if control is None else asdict(control)
-            for name, control in shortcuts.controls.items()
+            for name, control in shortcuts.baselines.items()
         },
     }
 
 
 def write_rows(path: Path, content: StressContent) -> None:
-    """`stress.csv`: one row per change, worst first, then parts of the image, matched framing."""
+    """Write `stress.csv`: perturbations, worst first, then masked parts, matched framing."""
     columns = ["sweep", "name", "title", "strength", "plausible", "judgement", "n", "refused"]
     for metric in METRICS:
         columns += [f"{metric}{part}" for part in ("", "_low", "_high")]
@@ -260,19 +256,19 @@ def _cells(estimate: Estimate) -> list[float | None]:
     return [estimate.value, estimate.low, estimate.high]
 
 
-def write_answers(
+def write_copies(
     path: Path, records: Sequence[ImageRecord], stressed: Sequence[Stressed], names: Sequence[str]
 ) -> None:
-    """`answers.csv`: `path,label,patient,change,probability,reason`, one row per copy."""
+    """Write `answers.csv`: `path,label,patient,change,probability,reason`, one row per copy."""
     rows: list[list[Any]] = []
     for record, one in zip(records, stressed, strict=True):
         patient = safe_cell(path_text(record.patient))
         facts = [path_text(record.path), record.label, patient]
-        for name, said in zip(names, one.said, strict=False):
-            answer = [said, ""] if isinstance(said, float) else ["", said]
-            if said is not None:
-                rows.append([*facts, name, *answer])
-        if not one.said:
+        for name, output in zip(names, one.outputs, strict=False):
+            cells = [output, ""] if isinstance(output, float) else ["", output]
+            if output is not None:
+                rows.append([*facts, name, *cells])
+        if not one.outputs:
             rows.append([*facts, names[0], "", one.reason])
     _write(path, ["path", "label", "patient", "change", "probability", "reason"], rows)
 

@@ -3,7 +3,7 @@
 RUN/config.toml          everything needed to run it again
 RUN/split.csv            who is in which split
 RUN/checkpoint-*.npz     a stage after its last whole epoch; gone when the run is finished
-RUN/history.csv          what every epoch scored
+RUN/history.csv          loss, AUC and accuracy of every epoch, written as training goes on
 RUN/model/               the bundle
 RUN/evaluation/          metrics, predictions and figures on validation
 RUN/report.html
@@ -14,21 +14,23 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pneumoscope.config import TrainConfig
+from pneumoscope.config import TrainConfig, training_config, with_settings
 from pneumoscope.data.index import fingerprint
 from pneumoscope.data.split_files import write_split
+from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
+from pneumoscope.frames import make_frame
 from pneumoscope.graph.network import NetworkArrays
-from pneumoscope.images.cautions import closing_lines, summary
+from pneumoscope.images.warning_summary import summary, summary_lines
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -57,7 +59,6 @@ from pneumoscope.training.runtime import (
 )
 from pneumoscope.training.teachers import described_teacher
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
-from pneumoscope.workflows.answering import Answered, answer_all, evaluate_answers
 from pneumoscope.workflows.card import card_text
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
@@ -69,20 +70,25 @@ from pneumoscope.workflows.input_check import (
 )
 from pneumoscope.workflows.known_answer import (
     EmbeddingBackend,
-    answered_by_record,
     either,
     pooled_by_record,
+    scored_by_record,
     state,
 )
-from pneumoscope.workflows.operating import with_operating_point
+from pneumoscope.workflows.operating_point import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
-from pneumoscope.workflows.seen import remembered
+from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
+from pneumoscope.workflows.seen import hashes_of_training
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
+from pneumoscope.workflows.tracking import MLflow, TensorBoard
+
+Callback = Callable[[StageEpoch], None]
+"""Receives every epoch when it ends; its exceptions stop the training."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedRun:
-    """A finished run.
+    """A finished training run.
 
     Attributes:
         folder: RUN.
@@ -92,6 +98,12 @@ class TrainedRun:
         best: index, in `history`, of the epoch that the first network kept.
         seconds: wall time per stage.
         warned: how many images of train and val together have each kind of warning.
+
+    Example:
+        >>> run.folder.name, len(run.history), run.best in (0, 1)
+        ('run', 2, True)
+        >>> run.history_frame().columns[:3]
+        ['seed', 'stage', 'epoch']
     """
 
     folder: Path
@@ -104,6 +116,12 @@ class TrainedRun:
     members: tuple[tuple[int, int, int], ...] = ()
     """Per network its seed, the epoch that it kept, from 1, and how many epochs it was trained."""
 
+    def history_frame(self) -> Any:
+        """`history.csv` as a DataFrame, a row for every epoch: polars, else pandas."""
+        rows = [asdict(epoch) for epoch in self.history]
+        columns = {name: [row[name] for row in rows] for name in HISTORY_COLUMNS}
+        return make_frame(columns, set(HISTORY_COLUMNS) - {"stage"})
+
 
 @writes_alone
 def train(
@@ -111,54 +129,101 @@ def train(
     out: Path | str,
     config: TrainConfig | None = None,
     *,
+    recipe: str | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: Progress = SILENT,
     resume: bool = False,
     given: Collection[str] = (),
+    **settings: Any,
 ) -> TrainedRun:
-    """Train on `data` into the run folder `out`.
+    """Train a model on labelled images: split by patient, fit, calibrate, choose a threshold.
 
     Args:
-        data: DATA by the contract.
-        out: a new folder, or with `resume` the folder of a run that stopped.
-        config: how; with `resume` the run's own config counts.
-        progress: is told of every stage.
-        resume: go on where the run stopped.
-        given: dotted names (`views`, `fit.epochs`) of settings that the user gave, to tell them of
-            a conflict on resuming.
+        data: a folder of `train/`, `val/`, `test/`, a folder of `NORMAL/` and `PNEUMONIA/`, or a
+            CSV with the columns `path,label`.
+        out: a new folder, or with `resume` the folder of a run that was interrupted.
+        config: how to train; with `resume` the configuration in `out` is used.
+        recipe: `frozen`, `finetune` or `scratch`, as `--recipe`: instead of a `config`.
+        callbacks: functions that receive every epoch when it ends, such as `TensorBoard(folder)`;
+            on resuming only those that are still to come.
+        progress: receives how far each stage is, such as `TerminalProgress()`.
+        resume: go on where the run was interrupted.
+        given: dotted names (`views`, `fit.epochs`) of the settings that `config` holds because the
+            user asked for them; on resuming they must agree with the run's.
+        settings: single settings by name, which override the recipe's or those of `config`:
+            `weights="none"`, `epochs=3`, `fit={"batch_size": 8}`.
 
     Raises:
         UsageError: `out` is taken, another process trains there, or a setting conflicts with the
             run that is resumed.
         DataError: the data can't be trained on, or changed since the run began.
         MissingError: weights or an extra are missing.
+
+    Example:
+        >>> losses = []
+        >>> run = train(
+        ...     xrays, folder / "scratch", recipe="scratch", epochs=2, keep_val=True,
+        ...     preprocess={"size": 32}, scratch={"sizes": [32], "shares": [1.0]},
+        ...     callbacks=[lambda epoch: losses.append(epoch.loss)],
+        ... )
+        >>> len(losses), run.history[0].stage, run.evaluation.n
+        (2, 'network', 4)
     """
     watch = Stopwatch()
-    prepared = prepare(Path(data), Path(out), config or TrainConfig(), progress, resume, given)
-    return _train(prepared, progress, watch)
+    config, named = _chosen(config, recipe, settings)
+    prepared = prepare(Path(data), Path(out), config, progress, resume, {*given, *named})
+    return _train(prepared, progress, watch, callbacks)
 
 
-def _train(prepared: Prepared, progress: Progress, watch: Stopwatch) -> TrainedRun:
+def _chosen(
+    config: TrainConfig | None, recipe: str | None, settings: Mapping[str, Any]
+) -> tuple[TrainConfig, set[str]]:
+    """The configuration that the arguments of `train` make, and the dotted names among them.
+
+    Raises:
+        UsageError: a recipe that the configuration contradicts, or an unknown or bad setting.
+    """
+    if config is None:
+        config = training_config(recipe)
+    elif recipe is not None and recipe != config.recipe:
+        raise UsageError(
+            f"recipe: found {recipe!r} beside a configuration of {config.recipe!r}, wanted one of "
+            f"them. Leave one out; RECIPES[{recipe!r}] is the configuration of a recipe."
+        )
+    named = {"recipe"} if recipe is not None else set()
+    for name, value in settings.items():
+        parts = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        if name == "epochs":
+            named.add("fit.epochs")
+        else:
+            named |= {f"{name}.{part}" for part in parts} if isinstance(parts, dict) else {name}
+    return with_settings(config, settings), named
+
+
+def _train(
+    prepared: Prepared, progress: Progress, watch: Stopwatch, callbacks: Sequence[Callback] = ()
+) -> TrainedRun:
     config, dataset, out = prepared.config, prepared.dataset, prepared.folder
     data = Path(config.provenance.data)
-    trained, initial = _networks(prepared, progress, watch)
+    history_file = _HistoryFile(out / "history.csv", callbacks)
+    trained, initial = _networks(prepared, progress, watch, history_file)
     history = tuple(row for one in trained for row in one.history)
-    _write_history(out / "history.csv", history)
     dataset = _with_notes(dataset, trained[0])
-    predictor, table, answered = _answering(trained, dataset, config, initial, progress)
-    manifest = with_operating_point(predictor.manifest, answered, predictor, config, progress)
-    answered = answered.decided_anew(manifest)
-    evaluation = evaluate_answers(answered, manifest, config.interval)
+    predictor, table, scored = _answering(trained, dataset, config, initial, progress)
+    manifest = with_operating_point(predictor.manifest, scored, predictor, config, progress)
+    scored = scored.with_decisions(manifest)
+    evaluation = evaluate_scored(scored, manifest, config.interval)
     manifest = replace(manifest, validation=evaluation.to_metrics_json())
     card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
     card = card_with_check(card, manifest.input_check)
     members = [one.network for one in trained]
     train = dataset.subset("train").records
     kept = [train[k] for k in trained[0].kept]
-    seen = remembered(kept, answered.records, config.weights, progress)
+    seen = hashes_of_training(kept, scored.records, config, progress)
     write_bundle(out / "model", members, manifest, card, {**tables_of(table), **seen})
     bundle, _ = state(out / "model", out / "model")
     watch.lap("validation and evaluation")
-    evaluated = Evaluated(answered, evaluation, bundle.manifest, dataset, "val", data.name)
+    evaluated = Evaluated(scored, evaluation, bundle.manifest, dataset, "val", data.name)
     write_split(out / "evaluation" / "labels.csv", dataset.subset("val"))
     write_evaluation(
         out / "evaluation",
@@ -195,17 +260,21 @@ def run_training(
     *,
     resume: bool = False,
     given: Collection[str] = (),
+    tensorboard: Path | None = None,
+    mlflow: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """`train`, told as a document and a text: where the results are, the metrics on validation."""
+    """`train`, as a document and a text: where the results are, the metrics on validation."""
     watch = Stopwatch()
+    callbacks: list[Callback] = [] if tensorboard is None else [TensorBoard(tensorboard)]
+    callbacks += [MLflow()] if mlflow else []
     prepared = prepare(data, out, config, progress, resume, given)
     if prepared.config.recipe == "frozen":  # a command has its process to itself
         keep_to_one_thread()
-    return _outcome(_train(prepared, progress, watch))
+    return _outcome(_train(prepared, progress, watch, callbacks))
 
 
 def _networks(
-    prepared: Prepared, progress: Progress, watch: Stopwatch
+    prepared: Prepared, progress: Progress, watch: Stopwatch, history: _HistoryFile
 ) -> tuple[list[Trained], InitialWeights]:
     """Train one network per seed; the run's first files are written once nothing is missing."""
     config, dataset, out = prepared.config, prepared.dataset, prepared.folder
@@ -222,7 +291,7 @@ def _networks(
             claim_cache()
             begin(prepared)
             watch.lap("data and network")
-        job = Job(train, val, one, backbone, cache_folder(), out, auc, progress)
+        job = Job(train, val, one, backbone, cache_folder(), out, auc, progress, history)
         trained.append(train_network(job))
         initial.append(origin)
         watch.lap(f"training, seed {seed}" if len(seeds) > 1 else "training")
@@ -250,7 +319,7 @@ def _answering(
     config: TrainConfig,
     initial: InitialWeights,
     progress: Progress,
-) -> tuple[Predictor, Table, Answered]:
+) -> tuple[Predictor, Table, Scored]:
     """The trained networks as they will answer, the input check's table, the answers on validation.
 
     Validation is answered by the engine that will answer for the bundle: to the last digit alike.
@@ -263,33 +332,33 @@ def _answering(
     backend = OpenVinoBackend(networks, config.preprocess.size, flip=config.flip)
     # The check comes after, is made of these answers, and is then applied to them.
     looking = Predictor(manifest, backend, looks=True)
-    answered = answer_all(val, looking, "validation", progress)
-    check, table = _input_check(networks[0], trained[0], seen, answered, manifest, progress)
+    scored = score_all(val, looking, "validation", progress)
+    check, table = _input_check(networks[0], trained[0], seen, scored, manifest, progress)
     manifest, statistics = replace(manifest, input_check=check), statistics_of(check, table)
     predictor = Predictor(manifest, backend, statistics=statistics)
     if statistics is not None:
-        answered = answered.checked_by(predictor)
-    elif len(answered.ok) < len(val):  # pictures in colour, that this model can't refuse
-        answered = answer_all(val, predictor, "validation, unchecked", progress)
-    return predictor, table, answered
+        scored = scored.checked_by(predictor)
+    elif len(scored.ok) < len(val):  # pictures in colour, that this model can't refuse
+        scored = score_all(val, predictor, "validation, unchecked", progress)
+    return predictor, table, scored
 
 
 def _input_check(
     network: NetworkArrays,
     trained: Trained,
     seen: Sequence[ImageRecord],
-    answered: Answered,
+    scored: Scored,
     manifest: BundleManifest,
     progress: Progress,
 ) -> tuple[InputCheck, Table]:
     """The input check of the first network; what was found of films before is not found again."""
     pooled, size = trained.pooled, manifest.preprocessing.size
     backend = EmbeddingBackend(pooled.extractor) if pooled else OpenVinoBackend([network], size)
-    known = answered_by_record(answered)
+    known = scored_by_record(scored)
     return with_input_check(
         Predictor(manifest, backend),
         seen,
-        answered.records,
+        scored.records,
         progress,
         known=either(known, pooled_by_record(pooled, seen)) if pooled else known,
         effort=QUICK if pooled else None,
@@ -336,13 +405,34 @@ def _manifest(
     )
 
 
-def _write_history(path: Path, history: tuple[StageEpoch, ...]) -> None:
-    stream = io.StringIO()
-    names = ["seed", "stage", *(f.name for f in fields(Epoch))]
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in history)
-    write_text(path, stream.getvalue())
+HISTORY_COLUMNS = ("seed", "stage", *(each.name for each in fields(Epoch)))
+"""The columns of `history.csv`, in order."""
+
+
+class _HistoryFile:
+    """`history.csv`, written anew after every epoch, and the callbacks that receive it.
+
+    It is a listener of `training.loop.fit`. Epochs that an interrupted run finished are written
+    again; callbacks receive only those that follow.
+    """
+
+    def __init__(self, path: Path, callbacks: Sequence[Callback]) -> None:
+        self._path, self._callbacks = path, callbacks
+        self._stages: list[Sequence[StageEpoch]] = []
+
+    def __call__(self, epochs: Sequence[StageEpoch], trained: bool) -> None:
+        if trained:
+            self._stages[-1] = epochs
+        else:
+            self._stages.append(epochs)
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, HISTORY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for stage in self._stages for row in stage)
+        write_text(self._path, stream.getvalue())
+        if trained:
+            for callback in self._callbacks:
+                callback(epochs[-1])
 
 
 def _curves(trained: Trained) -> LearningCurves:
@@ -364,7 +454,7 @@ def _best_epochs(run: TrainedRun) -> str:
 
 def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
     peak = peak_memory_mb()
-    odd = "".join(f"{line}\n" for line in closing_lines(Counter(run.warned)))
+    odd = "".join(f"{line}\n" for line in summary_lines(Counter(run.warned)))
     document = {
         "run": str(run.folder),
         "model": str(run.bundle.folder),

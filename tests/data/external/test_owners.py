@@ -10,7 +10,7 @@ from pneumoscope.data.external.adopt import Adopted, adopt
 from pneumoscope.data.external.registry import SOURCES
 from pneumoscope.data.external.table import age_in_years, sex_of, view_of
 from pneumoscope.errors import DataError, UsageError
-from support import owners_folders as owners
+from support import public_data_sets as owners
 
 
 def adopted(name: str, folder: Path, **settings: object) -> Adopted:

@@ -296,7 +296,7 @@ def test_warnings_stand_in_the_audit_without_values(tmp_path: Path) -> None:
         sent(kept, 2)
     (line,) = [each for each in audited(tmp_path) if each["event"] == "answered"]
     assert line["warnings"] == (
-        "its body part … is not known, it was taken for a chest; "
+        "its body part … is not known, it was accepted as a chest X-ray; "
         "its window (centre …, width …) clips …% of the pixels, so it was not used"
     )
     texts = [str(each.get("TextValue", "")) for each in _items(kept.datasets)]

@@ -39,7 +39,7 @@ class Page:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     folder = tmp_path_factory.mktemp("films")
-    phantom = draw(1, "guest", film=1, label=1)
+    phantom = draw(1, "guest", number=1, label=1)
     grey = Image.fromarray((phantom.pixels * 255).astype(np.uint8))
     (folder / "notes.txt").write_text("The lungs are clear.\n" * 9)
     (folder / "film.dcm").write_bytes(encode_dicom(phantom, serial=1, seed=1))

@@ -52,7 +52,7 @@ def post(client: TestClient, content: bytes, name: str = "film.png", **query: An
 
 
 def dicom() -> bytes:
-    return encode_dicom(draw(1, "guest", film=1, label=1), serial=1, seed=1)
+    return encode_dicom(draw(1, "guest", number=1, label=1), serial=1, seed=1)
 
 
 @pytest.mark.parametrize("content", [film_png(), film_png(30), dicom()], ids=["a", "b", "dicom"])

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.table import NOT_FOUND, TWICE, Case, Source, with_header
+from pneumoscope.data.external.table import (
+    DUPLICATE_FILE,
+    NOT_FOUND,
+    Record,
+    Source,
+    with_dicom_header,
+)
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
@@ -39,7 +45,7 @@ class Adopted:
 
     source: Source
     folder: Path
-    cases: tuple[Case, ...]
+    cases: tuple[Record, ...]
     left_out: tuple[tuple[str, int], ...]
     keeps_splits: bool
 
@@ -59,14 +65,14 @@ def adopt(
         )
     folder = Path(os.path.normpath(folder.absolute()))
     left_out: Counter[str] = Counter()
-    kept: list[Case] = []
+    kept: list[Record] = []
     seen: set[Path | None] = set()
     listed = list(source.read(folder, config))
     with progress.task("Adopting", len(listed), "films") as task:
         for case in listed:
             case, why = _judged(case, source, config)
             if not why and case.path in seen:
-                why = TWICE
+                why = DUPLICATE_FILE
             if why:
                 left_out[why] += 1
             else:
@@ -84,18 +90,18 @@ def adopt(
     )
 
 
-def _judged(case: Case, source: Source, config: AdoptConfig) -> tuple[Case, str]:
+def _judged(case: Record, source: Source, config: AdoptConfig) -> tuple[Record, str]:
     """The case, with what its header adds, and why it is left out, `""` if it is not."""
     if case.label is None:
         return case, case.why
     if case.path is None:
         return case, NOT_FOUND
     if source.headers:
-        case = with_header(case)
+        case = with_dicom_header(case)
     return case, _filtered(case, config)
 
 
-def _filtered(case: Case, config: AdoptConfig) -> str:
+def _filtered(case: Record, config: AdoptConfig) -> str:
     if config.view == "frontal" and case.view in ("lateral", "other"):
         return f"{case.view} view"
     if config.view in ("AP", "PA") and case.view != config.view:

@@ -18,7 +18,7 @@ from pneumoscope.data.external.table import (
     NORMAL,
     PNEUMONIA,
     UNCERTAIN,
-    Case,
+    Record,
     Source,
     View,
     age_in_years,
@@ -39,14 +39,14 @@ _TABLES: tuple[tuple[str, Split, str], ...] = (
 _UNCERTAIN = {"pneumonia": PNEUMONIA, "normal": NORMAL}
 
 
-def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
+def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """Every film of the tables that are there, in their order."""
     table_in(folder, *(name for name, _, _ in _TABLES))
     for name, split, labelled_by in _TABLES:
         table = optional_table(folder, name)
         for row in rows_of(table, _COLUMNS) if table else ():
             label, why = _label(row, config)
-            yield Case(
+            yield Record(
                 path=_image(folder, row["Path"]),
                 label=label,
                 patient=_patient(row["Path"]),

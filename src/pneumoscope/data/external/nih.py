@@ -15,7 +15,7 @@ from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
-    Case,
+    Record,
     Source,
     age_in_years,
     images_below,
@@ -37,14 +37,14 @@ _COLUMNS = (
 )
 
 
-def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
+def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """Every film, in the table's order."""
     images = images_below(folder)
     splits = _splits(folder)
     table = table_in(folder, "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")
     for row in rows_of(table, _COLUMNS):
         label, why = _label(row["Finding Labels"], config)
-        yield Case(
+        yield Record(
             path=images.get(row["Image Index"]),
             label=label,
             patient=row["Patient ID"],

@@ -16,7 +16,7 @@ from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
-    Case,
+    Record,
     Source,
     age_in_years,
     images_below,
@@ -44,13 +44,13 @@ _METHODS = {"physician": "physicians", "rnn_model": "network on reports"}
 _LONGEST_LABELS = 10_000
 
 
-def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
+def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """Every film, in the table's order."""
     images = images_below(folder)
     for row in rows_of(table_in(folder, *_TABLES), _COLUMNS):
         findings = _findings(row["Labels"])
         label, why = _label(findings, config)
-        yield Case(
+        yield Record(
             path=images.get(row["ImageID"]),
             label=label,
             patient=row["PatientID"],

@@ -14,7 +14,7 @@ from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
-    Case,
+    Record,
     Source,
     age_in_years,
     images_below,
@@ -24,7 +24,7 @@ from pneumoscope.data.external.table import (
     table_in,
     view_of,
 )
-from pneumoscope.data.patients import split_named
+from pneumoscope.data.patients import parse_split
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.records import Split
 
@@ -40,7 +40,7 @@ _USUAL = {
 _NEEDED = ("path", "label")
 
 
-def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
+def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """Every row, in order."""
     table = _table(folder, config.table)
     names = _columns(table, config.columns)
@@ -53,7 +53,7 @@ def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
         label, why = (words[word], "") if word in words else other_finding(config.others)
         if not word:
             label, why = None, NO_LABEL
-        yield Case(
+        yield Record(
             path=_image(table.parent, told["path"], images),
             label=label,
             patient=told.get("patient", ""),
@@ -122,7 +122,7 @@ def _image(folder: Path, text: str, images: dict[str, Path]) -> Path | None:
 
 
 def _split(text: str) -> Split | None:
-    return split_named(text)
+    return parse_split(text)
 
 
 SOURCE = Source(

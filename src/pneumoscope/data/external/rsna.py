@@ -16,7 +16,7 @@ from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
-    Case,
+    Record,
     Source,
     images_below,
     other_finding,
@@ -31,7 +31,7 @@ _CLASSES = {"normal": NORMAL, "lung opacity": PNEUMONIA}
 _OTHER = "no lung opacity / not normal"
 
 
-def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
+def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """Every film once, in the order of the class table."""
     opaque = {
         row["patientId"]: row["Target"] == "1"
@@ -47,7 +47,7 @@ def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
             continue
         seen.add(name)
         label, why = _label(row["class"], opaque.get(name), config)
-        yield Case(
+        yield Record(
             path=images.get(f"{name}.dcm"),
             label=label,
             patient=patients.get(name, name),

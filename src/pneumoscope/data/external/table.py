@@ -39,11 +39,11 @@ OTHER_FINDING = "other finding than normal or pneumonia"
 UNCERTAIN = "uncertain label"
 NO_LABEL = "no label"
 NOT_FOUND = "image file not found"
-TWICE = "image file named again"
+DUPLICATE_FILE = "image file named again"
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class Record:
     """One film as its owner's tables describe it.
 
     Attributes:
@@ -91,7 +91,7 @@ class Source:
     paper: str
     layout: str
     labels: str
-    read: Callable[[Path, AdoptConfig], Iterator[Case]]
+    read: Callable[[Path, AdoptConfig], Iterator[Record]]
     headers: bool = False
     notes: tuple[str, ...] = ()
 
@@ -227,7 +227,7 @@ def images_below(folder: Path) -> dict[str, Path]:
 _TAGS = ["PatientAge", "PatientSex", "ViewPosition"]
 
 
-def with_header(case: Case) -> Case:
+def with_dicom_header(case: Record) -> Record:
     """The case with age, sex and view from its file; as it was if the header can't be read.
 
     PatientAge (0010,1010), PatientSex (0010,0040), ViewPosition (0018,5101).

@@ -16,7 +16,7 @@ from pneumoscope.data.external.table import (
     NO_LABEL,
     NORMAL,
     PNEUMONIA,
-    Case,
+    Record,
     Source,
     images_below,
     optional_table,
@@ -36,7 +36,7 @@ _PNEUMONIA = frozenset({"pneumonia", "brocho-pneumonia", "broncho-pneumonia", "p
 """`Brocho-pneumonia` is how the owner spells it."""
 
 
-def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
+def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """Every film once, in the order of the tables."""
     table_in(folder, *(name for name, _ in _TABLES))
     images = images_below(folder)
@@ -47,7 +47,7 @@ def read(folder: Path, config: AdoptConfig) -> Iterator[Case]:
             votes.setdefault(row["image_id"], []).append(_findings(row))
         for image, readings in votes.items():
             label, why = _majority([_label(found, config) for found in readings])
-            yield Case(
+            yield Record(
                 path=images.get(f"{image}.dicom") or images.get(f"{image}.dcm"),
                 label=label,
                 split=split,

@@ -33,7 +33,7 @@ from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
 from pneumoscope.delivery.dicom_report.source import source_film
 from pneumoscope.delivery.fhir.bundle import Subject, bundle_identifier, fhir_bundle
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.cautions import counted, joined
+from pneumoscope.images.warning_summary import count_warnings, join_warnings
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Answer, Predictor
 from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
@@ -224,7 +224,7 @@ class Answerer:
             threshold=prediction.threshold,
             input_score=prediction.input_score,
             # Kinds only: what a header says may name the patient.
-            warnings=joined(sorted(counted([prediction.warnings]))),
+            warnings=join_warnings(sorted(count_warnings([prediction.warnings]))),
             reports=new,
             seconds=round(time.monotonic() - began, 3),
         )

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.budget import decoding, is_decoders
-from pneumoscope.images.raster import describe, tell_format
+from pneumoscope.images.budget import decoding, is_decoder_error
+from pneumoscope.images.raster import describe, detect_format
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import manifest_digest
 
@@ -84,7 +84,7 @@ def source_film(content: bytes, name: str, limits: LimitsConfig) -> SourceFilm:
         ImageRefusedError: it is no DICOM file, can't be read, or lacks a UID that a report
             refers to it by; `.detail` says so.
     """
-    kind = tell_format(content)
+    kind = detect_format(content)
     if kind != "dicom":
         words = f"a {kind} file" if kind else describe(content)
         raise ImageRefusedError(
@@ -163,7 +163,7 @@ def _keep_readable(dataset: Dataset, changes: list[str]) -> None:
             several = _first_alone(dataset, tag)
             _write(dataset, tag)
         except Exception as error:
-            if not is_decoders(error):
+            if not is_decoder_error(error):
                 raise
             changes.append(f"its {_name(tag)} can't be read and was left out")
             del dataset[tag]

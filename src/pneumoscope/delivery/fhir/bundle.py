@@ -29,7 +29,7 @@ from pneumoscope.delivery.dicom_report.source import (
     source_film,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
-from pneumoscope.images.raster import tell_format
+from pneumoscope.images.raster import detect_format
 from pneumoscope.images.read import read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import heatmap_name
@@ -361,7 +361,7 @@ class FhirFolder:
 
     def _subject(self, content: bytes, path: str) -> Subject:
         """What a DICOM file says of patient and study; of another file its digest alone."""
-        if tell_format(content) == "dicom":
+        if detect_format(content) == "dicom":
             return Subject.of(source_film(content, path, self._limits))
         return Subject(f"urn:sha256:{hashlib.sha256(content).hexdigest()}")
 

@@ -23,7 +23,7 @@ from pneumoscope.delivery.rest.problems import Problem
 from pneumoscope.delivery.rest.upload import FIELD, Upload
 from pneumoscope.errors import Reason
 from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.inference.overlay import film_png, map_png, overlay_png
+from pneumoscope.inference.overlay import image_png, map_png, overlay_png
 from pneumoscope.inference.predictor import Answer
 from pneumoscope.inference.table import as_row
 from pneumoscope.records import Prediction
@@ -96,7 +96,7 @@ def pictures(answer: Answer, wanted: Wanted, config: PreprocessConfig) -> dict[s
     if wanted.preview:
         found |= {"preview": None, "map": None}
         if pixels is not None:
-            found["preview"] = _base64(film_png(pixels))
+            found["preview"] = _base64(image_png(pixels))
             if cam is not None:
                 found["map"] = _base64(map_png(pixels.shape, cam, config))
     return found

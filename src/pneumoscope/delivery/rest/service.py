@@ -47,7 +47,7 @@ from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, Request
 from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, receive_files
 from pneumoscope.errors import Reason
 from pneumoscope.images.budget import keep_freed_memory
-from pneumoscope.images.cautions import counted, joined
+from pneumoscope.images.warning_summary import count_warnings, join_warnings
 from pneumoscope.inference.predictor import Answer, Predictor
 from pneumoscope.inference.preparing import threads
 from pneumoscope.inference.processes import Processes
@@ -336,7 +336,7 @@ class Service:
         """Write down a film's answer: in metrics, and in the log without its score."""
         self.metrics.count_film(prediction)
         reason = prediction.reason.value if prediction.reason else None
-        kinds = joined(sorted(counted([prediction.warnings])))
+        kinds = join_warnings(sorted(count_warnings([prediction.warnings])))
         event("film", status=prediction.status, reason=reason, warnings=kinds)
 
     async def lines(

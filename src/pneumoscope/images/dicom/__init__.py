@@ -1,8 +1,7 @@
-"""One DICOM file to grey: is it a chest film, and what does it look like as displayed.
+"""Decode one DICOM file to grey as displayed, after checking that it is a frontal chest X-ray.
 
-Comes in: the bytes of a file. Goes out: `Decoded` with `DicomInfo`, or a refusal.
-Knows nothing of paths, of labels, or of other formats. The order of checks: modality, body part,
-pixel data, encoding, frames, size; only then is a pixel decoded.
+The order of checks is: modality, body part, pixel data, encoding, number of frames, size. Pixels
+are decoded only after all checks.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pneumoscope.images.dicom.cells import read_cells
 from pneumoscope.images.dicom.file import DicomFile, parse_dicom, transfer_syntax_of
 from pneumoscope.images.dicom.grey import grey_table
 from pneumoscope.images.dicom.header import (
-    check_is_chest_film,
+    check_is_chest_radiograph,
     dicom_info,
     overlay_bits,
     padding_values,
@@ -53,24 +52,30 @@ _LEAST_ANISOTROPY = 0.01
 def decode_dicom(content: bytes, source: str, limits: LimitsConfig) -> Decoded:
     """Decode one DICOM file to grey as displayed.
 
-    Modality LUT or rescale (PS3.3 C.11.1), VOI LUT or the first window (C.11.2), the whole range
-    where there is neither; MONOCHROME1 always inverted, whatever PresentationLUTShape says;
-    padding (C.7.5.1.1.2) black; pixels resampled to squares if they are not.
+    Applies the modality LUT or rescale (PS3.3 C.11.1), then the VOI LUT or the first window
+    (C.11.2), or the whole range if there is neither. MONOCHROME1 is always inverted, whatever
+    PresentationLUTShape states. Padding (C.7.5.1.1.2) becomes black. Pixels that are not square
+    are resampled.
+
+    Args:
+        content: the bytes of the file.
+        source: its name, for errors.
+        limits: limits on bytes, pixels and sides.
 
     Raises:
-        ImageRefusedError: whatever is wrong with the file; no other exception leaves.
+        ImageRefusedError: for every defect of the file; no other exception is raised.
     """
     with decoding(source, "the DICOM file") as messages:
-        # An encoding that nothing here decodes may not even be parsed, so it is told first.
+        # Data sets in an unsupported encoding may not even parse, so this is checked first.
         _check_syntax(transfer_syntax_of(content)[0], source)
         file = parse_dicom(content, source, limits.max_bytes)
         dataset = file.dataset
         warnings: list[str] = []
         if not file.stated:
-            warnings.append("it states no transfer syntax; it was told by its first element")
+            warnings.append("it states no transfer syntax; it was inferred from its first element")
         _check_is_dicom(file, messages, source)
         info = dicom_info(dataset, file.transfer_syntax)
-        warnings += check_is_chest_film(info, str(dataset.get("SOPClassUID") or ""), source)
+        warnings += check_is_chest_radiograph(info, str(dataset.get("SOPClassUID") or ""), source)
         _check_pixel_data(file, messages, source)
         header = pixel_header(dataset, source, warnings)
         ratio = pixel_ratio(dataset, warnings)
@@ -106,11 +111,11 @@ def _check_is_dicom(file: DicomFile, messages: list[str], source: str) -> None:
     if any(word in file.dataset for word in ("SOPClassUID", "Modality", "Rows", "PixelData")):
         return
     cut = _cut(file, messages)
-    # pydicom gives up all elements if the data end in one of unknown length, as pixel data are.
+    # pydicom drops all elements if the data end inside one of undefined length, like pixel data.
     if cut and file.stated:
         raise ImageRefusedError(source, Reason.TRUNCATED, f"{cut}. Fetch it again")
     raise ImageRefusedError(
-        source, Reason.CORRUPT, "it begins like DICOM but holds no element that tells of an image"
+        source, Reason.CORRUPT, "it starts like DICOM but has no element of an image"
     )
 
 
@@ -123,10 +128,10 @@ def _check_pixel_data(file: DicomFile, messages: list[str], source: str) -> None
         raise ImageRefusedError(
             source,
             Reason.UNSUPPORTED_ENCODING,
-            "its pixel data are floats; integers of 8 to 16 bits are wanted",
+            "its pixel data are floats; expected integers of 8 to 16 bits",
         )
     raise ImageRefusedError(
-        source, Reason.NO_PIXEL_DATA, "it is a DICOM object without pixel data, so no image"
+        source, Reason.NO_PIXEL_DATA, "it is a DICOM object without pixel data, so not an image"
     )
 
 
@@ -140,7 +145,7 @@ def _cut(file: DicomFile, messages: list[str]) -> str:
 def _displayed(
     frame: Frame, file: DicomFile, header: PixelHeader, warnings: list[str]
 ) -> FloatArray:
-    """Cells, unsigned (h, w), to grey as displayed."""
+    """Convert cells, unsigned (h, w), to grey as displayed."""
     stored = read_cells(
         frame.samples,
         frame.field,
@@ -167,7 +172,7 @@ def _displayed(
 
 
 def _coloured(samples: Samples, dataset: Dataset, header: PixelHeader) -> Samples:
-    """RGB, integer (h, w, 3), of a secondary capture; pydicom has undone YBR by now."""
+    """RGB, integer (h, w, 3), of a secondary capture; pydicom has already converted YBR."""
     if header.photometric == "PALETTE COLOR":
         return np.asarray(apply_color_lut(samples, dataset))
     if samples.ndim != 3:
@@ -176,12 +181,12 @@ def _coloured(samples: Samples, dataset: Dataset, header: PixelHeader) -> Sample
 
 
 def _sample_bits(rgb: Samples, frame: Frame, header: PixelHeader) -> int:
-    # A palette's entries fill their own type, whatever the bits of its indices.
+    # The entries of a palette use their whole type, whatever the bits of the indices.
     return rgb.dtype.itemsize * 8 if header.photometric == "PALETTE COLOR" else frame.field.bits
 
 
 def _luma(rgb: Samples, bits: int) -> FloatArray:
-    """ITU-R BT.601 luma in [0, 1]; of 8-bit colour exactly as for JPEG and PNG."""
+    """ITU-R BT.601 luma in [0, 1]; for 8-bit colour exactly as for JPEG and PNG."""
     if rgb.dtype == np.uint8 and bits == 8:
         return unit_range(np.asarray(Image.fromarray(rgb).convert("L")))
     luma = np.zeros(rgb.shape[:2], dtype=np.float32)
@@ -191,7 +196,7 @@ def _luma(rgb: Samples, bits: int) -> FloatArray:
 
 
 def _square_size(header: PixelHeader, ratio: float) -> tuple[int, int]:
-    """Width and height after resampling; the longer side of a pixel sets the finer grid."""
+    """Width and height after resampling to the finer of both pixel spacings."""
     if abs(ratio - 1.0) <= _LEAST_ANISOTROPY:
         return header.columns, header.rows
     if ratio > 1.0:

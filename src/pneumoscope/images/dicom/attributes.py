@@ -1,7 +1,7 @@
-"""What a DICOM header says of the kind of patient and film: for subgroups, never of who it is.
+"""Read age band, sex, view and manufacturer from a DICOM header, for subgroup analysis.
 
-Comes in: a path. Goes out: age band, sex, view and manufacturer as texts; nothing else is kept.
-Decodes no pixel, and never fails: what can't be read is not there.
+Nothing that identifies a patient is kept, and no pixel is decoded. Unreadable headers give no
+attributes instead of an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from pneumoscope.errors import ImageRefusedError
 
 AGE_BANDS = ((1, "under 1"), (5, "1 to 4"), (18, "5 to 17"), (40, "18 to 39"), (65, "40 to 64"))
-"""Years below which a band ends, and its name; beyond is `65 or older`."""
+"""Upper limit of each band in years (exclusive), and its name; above is `65 or older`."""
 
 _OLDEST = "65 or older"
 _AGE = re.compile(r"(\d{3})([DWMY])")  # AS, DICOM PS3.5 section 6.2
@@ -21,13 +21,14 @@ _SEXES = {"F": "female", "M": "male", "O": "other"}  # PatientSex, PS3.3 C.7.1.1
 _PREAMBLE = 132
 _MOST_TEXT = 64
 _MOST_INFLATED = 64 << 20
-_MOST_HEADER = 1 << 20  # what is asked for stands before; a bomb is never read for it
+_MOST_HEADER = 1 << 20  # bytes; the elements that are read stand before that
 
 
-def film_attributes(path: Path) -> dict[str, str]:
+def image_attributes(path: Path) -> dict[str, str]:
     """`age_band`, `sex`, `view` and `manufacturer` of a DICOM file, as far as it states them.
 
-    Empty for anything but a DICOM file with a preamble (PS3.10 section 7.1).
+    Returns:
+        Values by name; empty for files other than DICOM with a preamble (PS3.10 section 7.1).
     """
     from pneumoscope.images.budget import decoding
     from pneumoscope.images.dicom.file import parse_header
@@ -57,7 +58,7 @@ def film_attributes(path: Path) -> dict[str, str]:
 
 
 def age_band(age: str) -> str:
-    """The band of a DICOM age (`004Y`, `018M`), `""` for what is none."""
+    """The band of a DICOM age (`004Y`, `018M`), `""` for an invalid age."""
     match = _AGE.fullmatch(age.strip().upper())
     if not match:
         return ""
@@ -66,6 +67,6 @@ def age_band(age: str) -> str:
 
 
 def _text(value: object) -> str:
-    """A header's text on one line, without what a page or a CSV could stumble over."""
+    """A header's text on one line, without characters that break a page or a CSV."""
     printable = "".join(c if c.isprintable() else " " for c in str(value or ""))
     return " ".join(printable.split())[:_MOST_TEXT]

@@ -1,10 +1,10 @@
-"""Which bits of a DICOM file's cells are the stored values: the header's word, held to the pixels.
+"""Determine which bits of a DICOM file's cells are the stored values, checked against the pixels.
 
-A cell is what one value takes in the file (Bits Allocated). Bits Stored, High Bit and Pixel
-Representation say which part of it counts and whether that has a sign (PS3.5 8.1.1). Headers that
-get this wrong make values wrap round, and a wrap shows: neighbours in an X-ray are alike, and where
-a value wraps they differ by the whole range. So each other reading that the header's fault could
-hide is compared with the stated one at those neighbours at which the two differ.
+A cell is the space of one value in the file (Bits Allocated). Bits Stored, High Bit and Pixel
+Representation state which part of it is used and whether it has a sign (PS3.5 8.1.1). Wrong headers
+make values wrap around, and a wrap is visible: neighbouring pixels of an X-ray are similar, and
+where a value wraps they differ by the whole range. Therefore the stated interpretation is compared
+with the plausible alternatives, at the neighbours where both differ.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ Mask = npt.NDArray[np.bool_]
 
 _SAMPLED_ROWS = 256
 _FEWER = 0.5
-"""Another sign is taken where it makes larger so many steps between neighbours, of those that it
-makes smaller. X-rays whose header is right make forty larger for one that they make smaller."""
+"""The other sign is used if it increases fewer steps between neighbours than this share of those it
+decreases. For X-rays with a correct header it increases forty steps for each one it decreases."""
 _CARRY = 0.2
-"""By which share of the field's range it falls, on average, where the bits above it step up. In
-X-rays of 16 bits, 12 of them stated, it is 0.33 and more; of drawn overlays 0.11 at most."""
+"""Mean fall of the field, as a share of its range, where the bits above it step up. X-rays of 16
+bits with 12 stated have 0.33 or more; drawn overlays have at most 0.11."""
 _LEAST_HALF = 0.01
 _LEAST_DISTINCT = 16
-"""Of a picture at least so much lies on either side of where a sign begins, if it wraps there."""
+"""A wrapped image has at least this share, and so many values, on either side of the sign."""
 _MOST_OVERLAYS = 4
-"""Bits of a cell that overlays take at most."""
+"""Maximum number of bits of a cell that overlays use."""
 _SWAPPED_SMOOTHER = 0.25
 _LEAST_SHARE = 0.001
-"""Fewer pixels than this share are stray ones, no border."""
+"""A smaller share of pixels counts as stray, not as a border."""
 _MOST_PADDED = 16
-"""Distinct values that padding has: more are a picture."""
+"""Maximum number of distinct padding values; more than this are image content."""
 _MOST_PADDING = 0.9
-"""More than this share of an image is no border either."""
+"""A larger share of an image is not a border either."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A part of each cell: `bits` bits from `shift` up, in two's complement if `signed`."""
+    """A part of each cell: `bits` bits from bit `shift` upwards, two's complement if `signed`."""
 
     shift: int
     bits: int
@@ -50,17 +50,17 @@ class Field:
 
     @property
     def mask(self) -> int:
-        """The bits of a cell that belong to it."""
+        """The bits of a cell that belong to the field."""
         return ((1 << self.bits) - 1) << self.shift
 
     @property
     def lowest(self) -> int:
-        """The least value that it can hold."""
+        """The smallest value that the field can hold."""
         return -(1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def highest(self) -> int:
-        """The greatest value that it can hold."""
+        """The largest value that the field can hold."""
         return self.lowest + (1 << self.bits) - 1
 
     def of(self, cells: Cells) -> Values:
@@ -72,19 +72,19 @@ class Field:
         return values
 
     def words(self) -> str:
-        """For people: `12 bits, unsigned`."""
+        """A description for messages: `12 bits, unsigned`."""
         low = f" from bit {self.shift} up" if self.shift else ""
         return f"{self.bits} bits{low}, {'signed' if self.signed else 'unsigned'}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """The values of an image.
+    """The stored values of an image.
 
     Attributes:
         values: int32 (h, w).
-        outside: bool (h, w), pixels that are padding; `None` if there are none.
-        bits: how many bits the values were taken to have.
+        outside: bool (h, w), padding pixels; `None` if there are none.
+        bits: the number of bits that the values have.
     """
 
     values: Values
@@ -102,20 +102,20 @@ def read_cells(
     overlays: int = 0,
     swappable: bool = False,
 ) -> Stored:
-    """The stored values of cells, and which of them are padding.
+    """Extract the stored values from cells, and the mask of padding.
 
     Args:
         cells: unsigned (h, w).
         stated: the field that the header states.
         width: bits in a cell.
-        padding: lowest and highest padding value as the header has them.
-        warnings: what was odd is added.
-        overlays: mask of bits that hold overlays by the header.
-        swappable: the cells may have been written in the other byte order.
+        padding: lowest and highest padding value according to the header.
+        warnings: anomalies are appended.
+        overlays: mask of the bits that hold overlays according to the header.
+        swappable: the cells may have the other byte order.
     """
     outside = None
     if padding is not None and (padding[0] > stated.highest or padding[1] < stated.lowest):
-        # No stored value can be that, so cells were filled with it whole (PS3.3 C.7.5.1.1.2).
+        # No stored value can equal it, so it fills whole cells (PS3.3 C.7.5.1.1.2).
         whole = Field(0, width, stated.signed or padding[0] < 0).of(cells)
         outside = _believed(whole, _raw_padding(whole, width, padding), padding, warnings)
         padding = None
@@ -128,7 +128,7 @@ def read_cells(
         count = int(_beyond(cells, stated, width, overlays).sum())
         warnings.append(
             f"{count} of its pixels have bits set above the {stated.bits} that its header states; "
-            "these bits were left out"
+            "these bits were ignored"
         )
     values = field.of(cells)
     if padding is not None and outside is None:
@@ -140,20 +140,20 @@ def read_cells(
 def _raw_padding(whole: Values, width: int, padding: tuple[int, int]) -> Mask:
     low, high = padding
     span = 1 << width
-    if low == high and -span // 2 <= low < span:  # whatever its sign, it is a pattern of bits
+    if low == high and -span // 2 <= low < span:  # a bit pattern, whatever its sign
         return np.asarray(whole % span == low % span)
     return np.asarray((whole >= low) & (whole <= high))
 
 
 def _beyond(cells: Cells, field: Field, width: int, overlays: int) -> Mask:
-    """Where a cell says more than the field can; sign extension says no more."""
+    """Where a cell exceeds the range of the field; sign extension is not counted."""
     free: Cells = cells & cells.dtype.type(((1 << width) - 1) & ~overlays) if overlays else cells
     whole = Field(field.shift, width - field.shift, field.signed)
     return np.asarray(whole.of(free) != field.of(free))
 
 
 def _bits_above(cells: Cells, field: Field, width: int, overlays: int, outside: Mask | None) -> int:
-    """The bits above the field that differ from pixel to pixel, but for copies of the sign."""
+    """The bits above the field that differ between pixels, except for copies of the sign."""
     unused = ((1 << width) - 1) & ~(field.mask | (field.mask - 1)) & ~overlays
     kept = cells if outside is None else cells[~outside]
     if not unused or not kept.size or (overlays and field.signed):
@@ -166,7 +166,7 @@ def _bits_above(cells: Cells, field: Field, width: int, overlays: int, outside: 
 
 
 def _filled_border(cells: Cells, beyond: Mask, warnings: list[str]) -> Mask | None:
-    """Pixels beyond the stored bits that all hold one value and reach the border."""
+    """Pixels beyond the stored bits that all have one value and reach the border."""
     share = float(beyond.mean())
     if not _LEAST_SHARE <= share <= _MOST_PADDING or not _reaches_border(beyond):
         return None
@@ -175,7 +175,7 @@ def _filled_border(cells: Cells, beyond: Mask, warnings: list[str]) -> Mask | No
         return None
     warnings.append(
         f"{share:.0%} of its pixels hold {int(filled[0])}, beyond the bits that its header states; "
-        "they were taken for padding"
+        "they were treated as padding"
     )
     return beyond
 
@@ -187,25 +187,25 @@ def _reaches_border(mask: Mask) -> bool:
 def _believed(
     values: Values, within: Mask, padding: tuple[int, int], warnings: list[str]
 ) -> Mask | None:
-    """The padding, unless the pixels say that it is a part of the picture."""
+    """The padding mask, unless the pixels show that it is a part of the image."""
     if not within.any():
         return None
     share, (low, high) = float(within.mean()), padding
     named = f"{low}" if low == high else f"{low} to {high}"
     picture = values[~within]
     inside = picture.size and picture.min() < low and picture.max() > high
-    # Padding lies in areas: nearly every pixel of it has another beside it.
+    # Padding forms areas: nearly every pixel of it has another one beside it.
     beside = within[:, 1:] & within[:, :-1]
     scattered = float(beside.sum()) < 0.8 * float(within[:, 1:].sum())
     if share > _MOST_PADDING and values.min() < values.max():
         warnings.append(
-            f"its padding value {named} would blot out {share:.0%} of its pixels and was not used"
+            f"its padding value {named} would hide {share:.0%} of its pixels and was not used"
         )
         return None
     several = low < high and len(np.unique(values[within])) > _MOST_PADDED
     if several or (inside and (low < high or scattered or not _reaches_border(within))):
         warnings.append(
-            f"its padding value {named} lies amid the values of the picture and was not used"
+            f"its padding value {named} lies within the values of the image and was not used"
         )
         return None
     return within
@@ -231,7 +231,7 @@ def _chosen(
         swapped = _roughness(whole.of(rows.byteswap()), pairs)
         if swapped < _SWAPPED_SMOOTHER * _roughness(whole.of(rows), pairs):
             warnings.append(
-                "its pixels are in the other byte order than its header states; they were swapped"
+                "its pixels have the other byte order than its header states; they were swapped"
             )
             return stated, cells.byteswap()
     top = int(cells.max())
@@ -240,7 +240,7 @@ def _chosen(
     ):
         low = Field(0, max(stated.bits, top.bit_length()), stated.signed)
         warnings.append(
-            f"its header states {stated.words()}, and its values lie in the lowest "
+            f"its header states {stated.words()}, but its values lie in the lowest "
             f"{low.bits}; these were read"
         )
         return low, cells
@@ -255,8 +255,8 @@ def _chosen(
         kept = cells if outside is None else cells[~outside]
         top = int(kept.max()) >> stated.shift
         warnings.append(
-            f"its header states {stated.words()}, and its values are {best.words()} (up to {top}); "
-            "they were read as these"
+            f"its header states {stated.words()}, but its values are {best.words()} (up to {top}); "
+            "they were read as such"
         )
     return best, cells
 
@@ -266,10 +266,10 @@ def _low_bits(cells: Cells, stated: Field) -> bool:
 
 
 def _carries(rows: Cells, stated: Field, width: int, pairs: Mask, above: int) -> bool:
-    """Whether the bits above the field belong to the values, and are no overlay.
+    """Whether the bits above the field belong to the values and are not an overlay.
 
-    Where they do, a step up in them comes with a fall in the bits below, as in any number that is
-    carried over; an overlay knows nothing of the picture under it.
+    If they do, a step up in them comes with a fall in the bits below, as in any carry; an overlay
+    does not depend on the image under it.
     """
     top = Field(stated.shift + stated.bits, width - stated.shift - stated.bits, stated.signed)
     tops = top.of(rows)
@@ -285,7 +285,7 @@ def _carries(rows: Cells, stated: Field, width: int, pairs: Mask, above: int) ->
 
 
 def _both_halves(rows: Cells, field: Field) -> bool:
-    """Whether a picture lies on both sides of where the sign would begin, and not strays alone."""
+    """Whether the image, and not only stray pixels, lies on both sides of the sign boundary."""
     upper = (rows & (1 << (field.shift + field.bits - 1))) != 0
     share = float(upper.mean())
     fewer = rows[upper] if share < 1 / 2 else rows[~upper]
@@ -293,7 +293,7 @@ def _both_halves(rows: Cells, field: Field) -> bool:
 
 
 def _wraps_less(other: Values, ours: Values, pairs: Mask) -> bool:
-    """Whether neighbours are mostly more alike in another reading, where the two differ."""
+    """Whether another interpretation makes neighbours more similar, where the two differ."""
     own, others = np.abs(np.diff(ours, axis=1)), np.abs(np.diff(other, axis=1))
     less, more = int((pairs & (others < own)).sum()), int((pairs & (others > own)).sum())
     return more < _FEWER * less

@@ -1,10 +1,11 @@
-"""The bytes of a DICOM file to a pydicom data set with only the elements that are wanted.
+"""Parse the bytes of a DICOM file to a pydicom data set with the elements that are needed.
 
-Comes in: bytes, with or without preamble and file meta information. Goes out: `DicomFile`.
-Knows nothing of what the elements mean, and decodes no pixel.
+Files may lack the preamble and the file meta information. The meaning of the elements plays no role
+here, and no pixel is decoded.
 
-pydicom's `dcmread` would inflate a deflated file without bound and pass over a cut in silence, so
-the file meta information is read here and the data set by pydicom's `read_dataset`.
+pydicom's `dcmread` inflates deflated files without limit and does not report files that are cut
+short. Therefore this module reads the file meta information itself and the data set with pydicom's
+`read_dataset`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _HEADER_BYTES = 8
 _FIRST_TABLE = 0x00283000
-"""The first of the look-up tables, which may be large; after them come the pixels."""
+"""The first of the look-up tables, which may be large; the pixels follow them."""
 
 _TEXT_GROUPS = (0x0008, 0x0010, 0x0020)
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -58,11 +59,11 @@ _WANTED_TAGS: tuple[int, ...] = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DicomFile:
-    """A data set and what is needed to understand its pixels.
+    """A data set with the facts needed to interpret its pixels.
 
     Attributes:
-        dataset: the wanted elements.
-        transfer_syntax: its UID, stated or told by the first element.
+        dataset: the requested elements.
+        transfer_syntax: its UID, stated or inferred from the first element.
         stated: whether the file states it.
         cut: why the file seems cut short, `""` if it doesn't.
     """
@@ -81,7 +82,7 @@ def transfer_syntax_of(content: bytes) -> tuple[str, int]:
         spend(1, "elements of file meta information")
         element = int.from_bytes(content[position + 2 : position + 4], "little")
         vr = content[position + 4 : position + 6]
-        if not vr.isalpha():  # some writers leave the VR out here too
+        if not vr.isalpha():  # some writers omit the VR here too
             header, length = 8, int.from_bytes(content[position + 4 : position + 8], "little")
         elif vr in _LONG_VRS:
             header, length = 12, int.from_bytes(content[position + 8 : position + 12], "little")
@@ -95,17 +96,17 @@ def transfer_syntax_of(content: bytes) -> tuple[str, int]:
 
 
 def parse_dicom(content: bytes, source: str, most_bytes: int) -> DicomFile:
-    """Read the wanted elements.
+    """Read the requested elements.
 
     Args:
-        content: the file.
+        content: the bytes of the file.
         source: its name, for errors.
-        most_bytes: how far a deflated data set may inflate.
+        most_bytes: limit for the inflated size of a deflated data set.
 
     Raises:
         ImageRefusedError: `file_too_large` for a deflated bomb, `truncated` for a deflated stream
-            that was cut.
-        Exception: whatever pydicom raises; to be called inside `guard.decoding`.
+            that was cut short.
+        Exception: any exception of pydicom; call this inside `budget.decoding`.
     """
     stated, syntax, stream = _opened(content, source, most_bytes)
     size = stream.getbuffer().nbytes
@@ -133,14 +134,14 @@ def parse_dicom(content: bytes, source: str, most_bytes: int) -> DicomFile:
 
 
 def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
-    """Read every element before the look-up tables and the pixels, for what is made of a film.
+    """Read every element before the look-up tables and the pixels, for derived objects.
 
-    Patient, study, series and equipment stand there, in groups up to 0028. Sequences in it are
-    read as they are; nothing is checked.
+    These are patient, study, series and equipment, in groups up to 0028. Sequences are read
+    unchanged, and nothing is checked.
 
     Raises:
-        ImageRefusedError: as `parse_dicom` does.
-        Exception: whatever pydicom raises; to be called inside `guard.decoding`.
+        ImageRefusedError: as in `parse_dicom`.
+        Exception: any exception of pydicom; call this inside `budget.decoding`.
     """
     _, syntax, stream = _opened(content, source, most_bytes)
 
@@ -158,7 +159,7 @@ def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
 
 
 def _opened(content: bytes, source: str, most_bytes: int) -> tuple[str, str, BytesIO]:
-    """The stated transfer syntax, the one to read by, and the data set, inflated."""
+    """The stated transfer syntax, the one to read with, and the data set, inflated."""
     stated, start = transfer_syntax_of(content)
     syntax = stated or _guess_syntax(content[start : start + 6])
     if syntax == DeflatedExplicitVRLittleEndian:
@@ -169,12 +170,12 @@ def _opened(content: bytes, source: str, most_bytes: int) -> tuple[str, str, Byt
 
 
 def _guess_syntax(start: bytes) -> str:
-    """The transfer syntax by the first element's header, for files that don't state one."""
+    """Infer the transfer syntax from the header of the first element, if the file states none."""
     vr = start[4:6]
     if not (vr.isalpha() and vr.isupper()):
         return str(ImplicitVRLittleEndian)
     (group,) = struct.unpack("<H", start[:2])
-    # Groups begin at 0008, which read in the wrong byte order is 0800.
+    # Groups start at 0008, which reads as 0800 in the wrong byte order.
     return str(ExplicitVRBigEndian if group >= 0x0400 else ExplicitVRLittleEndian)
 
 
@@ -186,11 +187,10 @@ def _inflated(deflated: bytes, source: str, most_bytes: int) -> bytes:
         raise ImageRefusedError(
             source,
             Reason.FILE_TOO_LARGE,
-            f"its {len(deflated):,} deflated bytes inflate to more than the {most_bytes:,} that "
-            "are read",
+            f"its {len(deflated):,} deflated bytes inflate to more than {most_bytes:,}, the limit",
         )
     if not inflater.eof:
         raise ImageRefusedError(
-            source, Reason.TRUNCATED, "its deflated data set was cut short. Fetch it again"
+            source, Reason.TRUNCATED, "its deflated data set is cut short. Fetch it again"
         )
     return data

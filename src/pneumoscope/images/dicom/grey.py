@@ -1,15 +1,16 @@
-"""From stored values to displayed grey: modality, VOI, polarity and padding in one table.
+"""Convert stored DICOM values to displayed grey, and derive the patient's age from a header.
 
-Every step of PS3.3 C.11 here is arithmetic on one value at a time, and an image has at most 65,536
-of them. So the steps are worked out once per value, in float64, and the image is one look-up.
+Modality, VOI, polarity and padding (PS3.3 C.11) are applied in one table. Every step acts on one
+value at a time, and an image has at most 65,536 distinct values. So the steps are computed once per
+value, in float64, and the image needs one look-up.
 
-A window or table that hides most of the image, or shows it as a sliver of the greys, contradicts
-the pixels: the next one that the header has is taken, and after the last the range of the values.
+A window or table that hides most of the image, or uses only a narrow part of the greys, contradicts
+the pixels. The next one in the header is used instead, and after the last one the range of the
+values.
 
-How old a patient was when the X-ray was taken, as far as a DICOM header tells.
-
-PatientAge is a number of days, weeks, months or years (AS, PS3.5 6.2); where it is missing, birth
-date and study date tell. An age is a span, since `003Y` is any age from 3 to just below 4 years.
+PatientAge is a number of days, weeks, months or years (AS, PS3.5 6.2). If it is missing, the age
+follows from birth date and study date. An age is an interval, since `003Y` is any age from 3 to
+just below 4 years.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ _MOST_CLIPPED = 0.5
 """A window that makes more than this share of the pixels black or white is not used."""
 _NOTED_CLIPPED = 0.1
 _LEAST_SPREAD = 1 / 3
-"""Of the greys, between nearly the darkest and nearly the brightest pixel."""
+"""Minimum share of the greys between nearly the darkest and nearly the brightest pixel."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lut:
-    """A look-up table: `first` is the input of `values[0]`; inputs beyond the ends get the ends.
+    """A look-up table: `first` is the input of `values[0]`; other inputs get the nearest end.
 
-    `highest` is the output that is white.
+    `highest` is the output that is shown as white.
     """
 
     first: int
@@ -66,13 +67,13 @@ class Window:
 
     @property
     def name(self) -> str:
-        """For people: `window (centre 2048, width 4096)`."""
+        """A description for messages: `window (centre 2048, width 4096)`."""
         return f"window (centre {self.centre:g}, width {self.width:g})"
 
     def grey(self, inputs: Values) -> Values:
         """Grey in [0, 1] (PS3.3 C.11.2.1.2.1, C.11.2.1.3.1, C.11.2.1.3.2)."""
         if self.function == "SIGMOID":
-            # Beyond ±700 the exponential leaves float64; there the grey is 0 or 1 anyhow.
+            # Beyond ±700 the exponential overflows float64; the grey is 0 or 1 there.
             exponent = np.clip(-4.0 * (inputs - self.centre) / self.width, -700.0, 700.0)
             sigmoid: Values = 1.0 / (1.0 + np.exp(exponent))
             return sigmoid
@@ -85,14 +86,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Display:
-    """How a header asks for its values to be shown.
+    """How the header asks for its values to be displayed.
 
     Attributes:
         modality: the modality LUT, `None` for slope and intercept.
         slope: rescale slope.
         intercept: rescale intercept.
-        voi: VOI LUTs or windows, the preferred one first; the first that the pixels don't
-            contradict is used, the range of the values where there is none.
+        voi: VOI LUTs or windows, the preferred one first. The first one that the pixels don't
+            contradict is used, and the range of the values if there is none.
         inverted: MONOCHROME1, whose lowest value is white.
     """
 
@@ -108,13 +109,13 @@ def grey_table(levels: Values, counts: Counts, display: Display) -> tuple[Values
 
     Args:
         levels: float64 (n,), every value that could be stored, ascending.
-        counts: int64 (n,), how many pixels have it, padding left out.
-        display: what the header says.
+        counts: int64 (n,), the number of pixels with each value, without padding.
+        display: the display settings of the header.
 
     Returns:
-        float64 (n,) in [0, 1]; and what was odd, in words.
+        float64 (n,) in [0, 1], and warnings.
     """
-    if not counts.any():  # nothing but padding: shown as it is, so that it is refused as blank
+    if not counts.any():  # only padding: shown unchanged, so that the image is refused as blank
         return np.zeros(levels.shape), ()
     modality, warnings = _modality(levels, display)
     grey = None
@@ -134,7 +135,7 @@ def _modality(levels: Values, display: Display) -> tuple[Values, list[str]]:
         return display.modality(levels), []
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = levels * display.slope + display.intercept
-    # A huge intercept swallows the values.
+    # A huge intercept makes the values indistinguishable.
     distinct = np.isfinite(scaled).all() and bool((np.diff(scaled) != 0).all())
     if distinct:
         return scaled, []
@@ -143,7 +144,7 @@ def _modality(levels: Values, display: Display) -> tuple[Values, list[str]]:
 
 
 def _shown(modality: Values, counts: Counts, voi: Lut | Window) -> tuple[Values | None, list[str]]:
-    """The greys through one window or table, `None` where the pixels contradict it."""
+    """The greys through one window or table, `None` if the pixels contradict it."""
     grey, seen = voi.grey(modality), counts > 0
     if _flat(modality, seen):
         return grey, []
@@ -156,7 +157,7 @@ def _shown(modality: Values, counts: Counts, voi: Lut | Window) -> tuple[Values 
     if high - low < _LEAST_SPREAD:
         words = (
             f"its {voi.name} shows the pixels in {high - low:.0%} of the greys, so these were "
-            "stretched to all"
+            "stretched to the whole range"
         )
         return _over_range(grey, counts)[0], [words]
     if clipped > _NOTED_CLIPPED and isinstance(voi, Window):
@@ -169,7 +170,7 @@ def _is_sigmoid(voi: Lut | Window) -> bool:
 
 
 def _clipped(modality: Values, grey: Values, counts: Counts, margin: float) -> float:
-    """The share of pixels that are as black or white as can be, though not the extreme values."""
+    """The share of pixels that are fully black or white without having an extreme value."""
     seen = counts > 0
     values, shown, count = modality[seen], grey[seen], counts[seen]
     ends = (shown <= shown.min() + margin) | (shown >= shown.max() - margin)
@@ -178,7 +179,7 @@ def _clipped(modality: Values, grey: Values, counts: Counts, margin: float) -> f
 
 
 def _over_range(values: Values, counts: Counts) -> tuple[Values, list[str]]:
-    """The range of the values from black to white, stray ones at its ends left out."""
+    """Map the range of the values, without stray ones at its ends, to black to white."""
     seen = counts > 0
     found, count = values[seen], counts[seen]
     least, most = trusted(found, count)
@@ -190,7 +191,7 @@ def _over_range(values: Values, counts: Counts) -> tuple[Values, list[str]]:
     stray = float(count[~near].sum()) / float(count.sum())
     words = (
         f"{stray:.2%} of its pixels lie far beyond the others (values {found.min():g} to "
-        f"{found.max():g}, the others {low:g} to {high:g}); they were made black or white"
+        f"{found.max():g}, the others {low:g} to {high:g}); they became black or white"
     )
     return grey, [words]
 
@@ -206,12 +207,13 @@ _YEARS = {"D": 1 / DAYS_PER_YEAR, "W": 7 / DAYS_PER_YEAR, "M": 1 / 12, "Y": 1.0}
 _NAMES = {"D": "day", "W": "week", "M": "month", "Y": "year"}
 _OLDEST = 150
 _MOST_APART = 1.0
-"""Years by which PatientAge and the dates may differ: dates are shifted to hide who it is."""
+"""Maximum difference in years between PatientAge and the dates, which may be shifted to hide the
+identity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Age:
-    """From `low` to just below `high` years; `words` for people: `18 months`."""
+    """An age interval from `low` to just below `high` years; `words` for messages: `18 months`."""
 
     low: float
     high: float
@@ -219,7 +221,7 @@ class Age:
 
 
 def patient_age(stated: str, birth: str, study: str) -> tuple[Age | None, tuple[str, ...]]:
-    """The age that a header tells, `None` where it tells none; and what was odd about that.
+    """The patient's age according to the header, `None` if it states none; and warnings.
 
     Args:
         stated: PatientAge.
@@ -229,16 +231,16 @@ def patient_age(stated: str, birth: str, study: str) -> tuple[Age | None, tuple[
     by_words, by_dates = _stated(stated), _between(birth, study)
     odd: list[str] = []
     if stated and by_words is None:
-        odd.append(f"its PatientAge {stated!r} is no age and was not used")
+        odd.append(f"its PatientAge {stated!r} is not a valid age and was not used")
     if by_dates is not None and by_dates.low < 0:
-        odd.append("its birth date lies after its study date; neither was used")
+        odd.append("its birth date is after its study date; neither was used")
         by_dates = None
     if by_words is not None and by_dates is not None:
         apart = max(by_dates.low - by_words.high, by_words.low - by_dates.high)
         if apart > _MOST_APART:
             odd.append(
                 f"its PatientAge ({by_words.words}) and its dates ({by_dates.words}) contradict "
-                "each other; PatientAge was taken"
+                "each other; PatientAge was used"
             )
     return by_words or by_dates, tuple(odd)
 

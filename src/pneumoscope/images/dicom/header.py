@@ -1,7 +1,7 @@
-"""What a DICOM header says, checked and in our own records.
+"""Read and check a DICOM header: is it a frontal chest X-ray, and how are its pixels described.
 
-Comes in: a pydicom data set. Goes out: `DicomInfo`, `PixelHeader`, `Display`, or a refusal of
-what is no chest film. Knows nothing of encodings; touches no pixel.
+The input is a pydicom data set. The output is `DicomInfo`, `PixelHeader` or `Display`; files that
+are not chest X-rays are refused. No pixel is touched.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pneumoscope.images.grey import DicomInfo
 from pneumoscope.images.structure import refuse_frames
 
 _MODALITIES = frozenset({"CR", "DX", "RG", "DR", "OT", "SC"})
-"""PS3.3 C.7.3.1.1.1; DR and SC are not defined terms there, but are written."""
+"""PS3.3 C.7.3.1.1.1; DR and SC are not defined terms there, but are used in practice."""
 
-_FILM_CLASSES = (
+_RADIOGRAPH_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.1",  # computed radiography
     "1.2.840.10008.5.1.4.1.1.1.1",  # digital X-ray, for presentation
     "1.2.840.10008.5.1.4.1.1.1.1.1",  # digital X-ray, for processing
@@ -42,19 +42,19 @@ _OTHER_PARTS = """
     THIGH THORACICSPINE THUMB TIBIA TIBIAFIBULA TLSPINE TMJ TOE TOOTH TSPINE ULNA UPPERARM
     UPPERLIMB UTERUS WRIST ZYGOMA
 """
-"""Body parts of PS3.16 annex L (and their full names) that show no lung worth the name."""
+"""Body parts of PS3.16 annex L (and their full names) that show little or no lung."""
 
 _LATERAL_VIEWS = ("LL", "RL", "LAT", "LATERAL")
 _ODD_VIEWS = ("LLD", "RLD", "LLO", "RLO")
-"""View positions of PS3.3 C.8.1.1.1.2: from the side; lying on the side, and oblique."""
+"""View positions of PS3.3 C.8.1.1.1.2: lateral; decubitus and oblique."""
 _LATERAL_WORDS = frozenset({"LAT", "LATERAL", "LATERALE", "LATERALIS", "SEITLICH", "PROFIL", "LL"})
 _SEVERAL_VIEWS = frozenset(
     {"PA", "AP", "FRONTAL", "AND", "VIEWS", "2V", "3V", "2VW", "TWO", "BILATERAL", "EBENEN"}
 )
 _NOT_UPRIGHT = frozenset({"DECUBITUS", "DECUB", "OBLIQUE"})
-"""Words of series' and studies' descriptions, which are free text (PS3.3 C.7.3.1)."""
+"""Words in the descriptions of series and studies, which are free text (PS3.3 C.7.3.1)."""
 _DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
-"""Any of these tells when an X-ray was taken, well enough for an age."""
+"""Any of these dates the X-ray precisely enough for an age."""
 _SAMPLES_TO_PHOTOMETRIC = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
@@ -87,8 +87,16 @@ def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
     )
 
 
-def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[str]:
-    """Refuse what is no X-ray film or clearly no chest; what is left open becomes a warning.
+def check_is_chest_radiograph(info: DicomInfo, sop_class: str, source: str) -> list[str]:
+    """Refuse objects that are not X-rays or clearly not of the chest; warn in unclear cases.
+
+    Args:
+        info: the header.
+        sop_class: its SOP Class UID.
+        source: the file's name, for errors.
+
+    Returns:
+        Warnings.
 
     Raises:
         ImageRefusedError: `wrong_modality`, `wrong_body_part` or `lateral_view`.
@@ -99,11 +107,11 @@ def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[st
         raise ImageRefusedError(
             source,
             Reason.WRONG_MODALITY,
-            f"its modality is {info.modality!r}; a chest X-ray is wanted (CR, DX, RG or OT)",
+            f"its modality is {info.modality!r}; expected a chest X-ray (CR, DX, RG or OT)",
         )
     if not modality:
         _check_class(sop_class, source)
-        warnings.append("it states no modality; it was taken for an X-ray")
+        warnings.append("it states no modality; it was accepted as an X-ray")
     part = "".join(letter for letter in info.body_part.upper() if letter.isalpha())
     shown = info.body_part if part in _OTHER_PARTS.split() else ""
     if not part:
@@ -112,10 +120,12 @@ def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[st
         raise ImageRefusedError(
             source,
             Reason.WRONG_BODY_PART,
-            f"it shows {shown!r} by its header; a chest is wanted",
+            f"it shows {shown!r} according to its header; expected a chest X-ray",
         )
     if part and not any(word in part for word in _CHEST_WORDS):
-        warnings.append(f"its body part {info.body_part!r} is not known; it was taken for a chest")
+        warnings.append(
+            f"its body part {info.body_part!r} is not known; it was accepted as a chest X-ray"
+        )
     view = info.view_position.upper()
     lateral = view in _LATERAL_VIEWS or _seen_from_the_side(view)
     if lateral or (not view and described_as_lateral(info)):
@@ -123,18 +133,18 @@ def check_is_chest_film(info: DicomInfo, sop_class: str, source: str) -> list[st
         raise ImageRefusedError(
             source,
             Reason.LATERAL_VIEW,
-            f"its view is {stated!r} by its header; a frontal film is wanted (PA or "
-            "AP). Give the frontal film of the same study",
+            f"its view is {stated!r} according to its header; expected a frontal view (PA or AP). "
+            "Give the frontal image of the same study",
         )
     if view in _ODD_VIEWS:
-        warnings.append(f"its view is {info.view_position}; upright frontal films are wanted")
+        warnings.append(f"its view is {info.view_position}; upright frontal images are expected")
     return warnings
 
 
 def described_part(info: DicomInfo) -> str:
-    """The description that names a part of the body other than the chest; `""` if none does.
+    """The description that names a body part other than the chest; `""` if there is none.
 
-    The series is asked before the study, which may be of several parts.
+    The description of the series comes first, since a study may cover several parts.
     """
     for description in (info.series_description, info.study_description):
         words = _words(description)
@@ -147,7 +157,7 @@ def described_part(info: DicomInfo) -> str:
 
 
 def described_as_lateral(info: DicomInfo) -> bool:
-    """Whether the description of the series, or of the study, is of a lateral view and no other."""
+    """Whether the series or study description names a lateral view and no other view."""
     for description in (info.series_description, info.study_description):
         words = set(_words(description))
         if words & _SEVERAL_VIEWS:
@@ -162,24 +172,24 @@ def _words(description: str) -> list[str]:
 
 
 def _seen_from_the_side(view: str) -> bool:
-    """Whether a view's meaning (PS3.16 CID 4010), in capitals, says that it is lateral."""
+    """Whether the meaning of a view (PS3.16 CID 4010), in capitals, is a lateral view."""
     return "LATERAL" in view and not any(w in view for w in ("DECUBITUS", "OBLIQUE", "BILATERAL"))
 
 
 def _check_class(sop_class: str, source: str) -> None:
-    film = sop_class in _FILM_CLASSES or f"{sop_class}.".startswith(_CAPTURE_CLASSES)
-    if sop_class and not film:
+    radiograph = sop_class in _RADIOGRAPH_CLASSES or f"{sop_class}.".startswith(_CAPTURE_CLASSES)
+    if sop_class and not radiograph:
         raise ImageRefusedError(
             source,
             Reason.WRONG_MODALITY,
-            f"it is an object of class {UID(sop_class).name!r}; a chest X-ray is wanted",
+            f"it is an object of class {UID(sop_class).name!r}; expected a chest X-ray",
         )
 
 
 def pixel_header(dataset: Dataset, source: str, warnings: list[str]) -> PixelHeader:
-    """Check the image pixel description (PS3.3 C.7.6.3); missing elements get their only sense.
+    """Check the image pixel description (PS3.3 C.7.6.3); missing elements get defaults.
 
-    Writes what it filled in back to `dataset`, for pydicom's decoders.
+    The defaults are also written back to `dataset`, for pydicom's decoders.
 
     Raises:
         ImageRefusedError: `multi_frame`, `unsupported_encoding` or `corrupt`.
@@ -190,20 +200,20 @@ def pixel_header(dataset: Dataset, source: str, warnings: list[str]) -> PixelHea
     photometric = _text(dataset, "PhotometricInterpretation").upper()
     if not photometric:
         photometric = "MONOCHROME2" if samples == 1 else "RGB"
-        warnings.append(f"it states no photometric interpretation; {photometric} was taken")
+        warnings.append(f"it states no photometric interpretation; {photometric} was assumed")
     if photometric not in _SAMPLES_TO_PHOTOMETRIC.get(samples, ()):
         raise ImageRefusedError(
             source,
             Reason.UNSUPPORTED_ENCODING,
             f"{samples} samples per pixel of photometric interpretation {photometric!r} can't be "
-            "decoded; MONOCHROME, RGB, YBR or PALETTE COLOR is wanted",
+            "decoded; expected MONOCHROME, RGB, YBR or PALETTE COLOR",
         )
     allocated = _integer(dataset, "BitsAllocated", 0)
     if allocated not in _ALLOCATED:
         raise ImageRefusedError(
             source,
             Reason.UNSUPPORTED_ENCODING,
-            f"it has {allocated} bits allocated; 8 or 16 are wanted",
+            f"it has {allocated} bits allocated; expected 8 or 16",
         )
     stored = _integer(dataset, "BitsStored", allocated)
     if not 1 <= stored <= allocated:
@@ -212,7 +222,7 @@ def pixel_header(dataset: Dataset, source: str, warnings: list[str]) -> PixelHea
         )
     high_bit = _integer(dataset, "HighBit", stored - 1)
     if not stored - 1 <= high_bit < allocated:
-        warnings.append(f"its high bit {high_bit} can't be; {stored - 1} was taken")
+        warnings.append(f"its high bit {high_bit} is impossible; {stored - 1} was assumed")
         high_bit = stored - 1
     header = PixelHeader(
         rows=_integer(dataset, "Rows", 0),
@@ -235,21 +245,23 @@ def pixel_header(dataset: Dataset, source: str, warnings: list[str]) -> PixelHea
 
 
 def pixel_ratio(dataset: Dataset, warnings: list[str]) -> float:
-    """Height over width of one pixel (PS3.3 10.7.1.3, C.7.6.3.1.7); 1 where nothing is stated."""
+    """Height over width of one pixel (PS3.3 10.7.1.3, C.7.6.3.1.7); 1 if it is not stated."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
         values = _numbers(dataset, keyword, warnings)
         if len(values) == 2:
             vertical, horizontal = values
             if vertical > 0 and horizontal > 0:
                 return vertical / horizontal
-            warnings.append(f"its {keyword} {vertical:g}, {horizontal:g} can't be and was not used")
+            warnings.append(
+                f"its {keyword} {vertical:g}, {horizontal:g} is impossible and was not used"
+            )
     return 1.0
 
 
 def read_display(
     dataset: Dataset, header: PixelHeader, big_endian: bool, warnings: list[str]
 ) -> Display:
-    """What the header says of how values are shown (PS3.3 C.11)."""
+    """Read how the header asks for values to be displayed (PS3.3 C.11)."""
     slope = _numbers(dataset, "RescaleSlope", warnings)
     intercept = _numbers(dataset, "RescaleIntercept", warnings)
     if slope and slope[0] == 0.0:
@@ -278,12 +290,12 @@ def read_display(
 
 
 def _windows(dataset: Dataset, warnings: list[str]) -> list[Window]:
-    """The windows that make sense, in the header's order."""
+    """The valid windows, in the header's order."""
     centres = _numbers(dataset, "WindowCenter", warnings)
     widths = _numbers(dataset, "WindowWidth", warnings)
     stated = _text(dataset, "VOILUTFunction").upper() or "LINEAR"
     if (centres or widths) and stated not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        warnings.append(f"its VOI LUT function {stated!r} is not known; LINEAR was taken")
+        warnings.append(f"its VOI LUT function {stated!r} is not known; LINEAR was assumed")
         stated = "LINEAR"
     found = []
     for centre, width in zip(centres, widths, strict=False):
@@ -293,7 +305,7 @@ def _windows(dataset: Dataset, warnings: list[str]) -> list[Window]:
             continue
         if function == "LINEAR" and width < 1:
             warnings.append(
-                f"its window width {width:g} is too narrow for LINEAR; LINEAR_EXACT taken"
+                f"its window width {width:g} is too narrow for LINEAR; LINEAR_EXACT was used"
             )
             function = "LINEAR_EXACT"
         found.append(Window(centre, width, function))
@@ -310,7 +322,7 @@ def _lut(
     item = sequence[0]
     entries, first, bits = (int(value) for value in item.LUTDescriptor)
     entries = entries or 1 << 16
-    # The first input is as signed as the pixels; some writers and readers forget that.
+    # The first input has the sign of the pixels; some writers and readers forget that.
     if header.signed and first > _HIGHEST_UNSIGNED // 2:
         first -= _HIGHEST_UNSIGNED + 1
     data: Any = item.LUTData
@@ -328,17 +340,17 @@ def _lut(
     top = max(float(table.max()), 1.0)
     white = float((1 << bits) - 1) if 1 <= bits <= _MOST_LUT_BITS else 0.0
     if not white / 2 < top <= white:
-        # A bit short of what is stated, or beyond it: what the table reaches is its white.
+        # The table ends a bit below the stated maximum, or above it: its own maximum is white.
         if keyword == "VOILUTSequence":
             warnings.append(
-                f"its {name} states {bits} bits and reaches {top:g}; that was taken for white"
+                f"its {name} states {bits} bits and reaches {top:g}; that was used as white"
             )
         white = top
     return Lut(first, table, white, name)
 
 
 def overlay_bits(dataset: Dataset) -> int:
-    """A mask of the bits of each cell that hold overlays (PS3.5 8.1.2, retired but written)."""
+    """A mask of the bits in each cell that hold overlays (PS3.5 8.1.2, retired but in use)."""
     mask = 0
     for group in range(_OVERLAYS, _OVERLAYS + 0x20, 2):
         allocated = _number_at(dataset, group << 16 | 0x0100)
@@ -373,7 +385,7 @@ def padding_values(
 
 
 def _view_meaning(dataset: Dataset) -> str:
-    """The view of a digital X-ray in words (PS3.3 C.8.11.5), where it is coded."""
+    """The coded view of a digital X-ray in words (PS3.3 C.8.11.5), `""` if there is none."""
     views = dataset.get("ViewCodeSequence")
     return _text(views[0], "CodeMeaning") if isinstance(views, Sequence) and views else ""
 
@@ -389,13 +401,13 @@ def _integer(dataset: Dataset, keyword: str, default: int) -> int:
 
 
 def _numbers(dataset: Dataset, keyword: str, warnings: list[str]) -> tuple[float, ...]:
-    """The finite numbers of an optional element; `()` if it is absent or no number."""
+    """The finite numbers of an optional element; `()` if it is missing or invalid."""
     try:
         value: Any = dataset.get(keyword)
         values = value if isinstance(value, (MultiValue, list)) else [value]
         numbers = tuple(float(number) for number in values if number not in (None, ""))
     except (ValueError, TypeError, OverflowError, ArithmeticError):
-        warnings.append(f"its {keyword} is no number and was not used")
+        warnings.append(f"its {keyword} is not a number and was not used")
         return ()
     if not all(math.isfinite(number) for number in numbers):
         warnings.append(f"its {keyword} is not finite and was not used")

@@ -1,16 +1,12 @@
-"""The pixel data of one DICOM data set, uncompressed: cells, or colours.
+"""Decode the pixel data of one DICOM data set to cells or colours.
 
-Streams are looked into first, since most codecs fill up what is missing with
-grey and allocate what a stream's header asks for.
+Compressed streams are inspected first, since most codecs fill missing data with grey and allocate
+whatever size the stream's header states.
 
-The codecs that pydicom lacks or that are unsafe there, as one plugin of pydicom's.
-
-Comes in: one compressed frame and pydicom's runner. Goes out: its samples as bytes.
-Knows nothing of data sets or of what samples mean.
-
-JPEG of every process goes to libjpeg-turbo, RLE to a PackBits decoder, both by imagecodecs.
-pydicom's other JPEG plugins stop at 8 bits or are under the GPL; its quick RLE plugin panics on
-damaged data with a `BaseException` that no one can name.
+The module also adds codecs to pydicom as a plugin, where pydicom lacks them or its own are unsafe:
+libjpeg-turbo for every JPEG process and a PackBits decoder for RLE, both from imagecodecs. The
+other JPEG plugins of pydicom stop at 8 bits or are under the GPL; its fast RLE plugin panics on
+damaged data with a `BaseException` that cannot be caught by name.
 """
 
 from __future__ import annotations
@@ -59,12 +55,12 @@ from pneumoscope.images.structure import check_packets, check_scans
 PLUGIN = "imagecodecs"
 JPEG = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1})
 DECODER_DEPENDENCIES = {uid: ("numpy", "imagecodecs>=2024.12") for uid in {*JPEG, RLELossless}}
-"""Read by pydicom when a plugin is added."""
+"""pydicom reads this when a plugin is added."""
 
 _RLE_HEADER_BYTES = 64
 _RLE_MOST_SEGMENTS = 15
 _RLE_SLACK_BYTES = 4096
-"""By how much a segment may decode to more than its pixels: some writers pad them."""
+"""Bytes that a segment may decode to beyond its pixels: some writers pad them."""
 
 
 def is_available(uid: str) -> bool:
@@ -88,14 +84,14 @@ def decode_jpeg(stream: bytes, runner: DecodeRunner) -> bytes:
 
 
 def decode_rle(stream: bytes, runner: DecodeRunner) -> bytes:
-    """Decode one RLE frame (PS3.5 annex G): a segment per byte of each sample, highest first."""
+    """Decode one RLE frame (PS3.5 annex G): one segment per byte of each sample, highest first."""
     from imagecodecs import packbits_decode
 
     header = np.frombuffer(stream[:_RLE_HEADER_BYTES], dtype="<u4").tolist()
     width = runner.bits_allocated // 8
     count = runner.samples_per_pixel * width
     if len(header) <= _RLE_MOST_SEGMENTS or header[0] != count:
-        raise ValueError(f"the RLE header states {header[:1]} segments; {count} are wanted")
+        raise ValueError(f"the RLE header states {header[:1]} segments; expected {count}")
     pixels = runner.rows * runner.columns
     ends = [*header[2 : count + 1], len(stream)]
     # Planes of little-endian samples: (sample, pixel, byte).
@@ -112,8 +108,8 @@ def decode_rle(stream: bytes, runner: DecodeRunner) -> bytes:
 
 
 def _add_plugin() -> None:
-    # pydicom keeps one table of decoders per process, and adding to it is not thread-safe; so it
-    # is done on import, which is.
+    # pydicom keeps one table of decoders per process, and adding to it is not thread-safe. An
+    # import is, so the plugin is added on import.
     for decoder, function in (
         (JPEGBaseline8BitDecoder, decode_jpeg),
         (JPEGExtended12BitDecoder, decode_jpeg),
@@ -149,9 +145,9 @@ _SIGNS = {True: "signed", False: "unsigned"}
 _MOST_BITS = 16
 _SAMPLED_ROWS = 256
 _SMOOTHER = 0.25
-"""Exchanged rows and columns are believed where the steps are less than this share."""
+"""Rows and columns count as exchanged if that reduces the steps to less than this share."""
 _SLACK_BYTES = 1024
-"""Bytes after the pixels that writers may leave: they fill up blocks."""
+"""Bytes after the pixels that are tolerated: writers pad to whole blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +158,8 @@ class PixelHeader:
         rows: height.
         columns: width.
         samples: values per pixel, 1 or 3.
-        allocated: bits that one value takes in the file.
-        stored: bits of it that count.
+        allocated: bits of one value in the file.
+        stored: bits of it that are used.
         high_bit: the highest of these.
         signed: whether values are two's complement.
         photometric: the photometric interpretation.
@@ -185,9 +181,9 @@ class Frame:
 
     Attributes:
         samples: cells, unsigned (rows, columns), or RGB (rows, columns, 3).
-        width: bits that a cell has: allocated, or of the compressed stream.
+        width: bits of a cell: allocated, or those of the compressed stream.
         field: the bits of a cell that hold the value, as header or stream states.
-        swappable: the cells stand in the file as they are, in 16 bits.
+        swappable: the cells are stored uncompressed in 16 bits, so bytes may be swapped.
     """
 
     samples: Samples
@@ -198,7 +194,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """What a compressed stream states of itself; `signed` is `None` where its kind has no sign."""
+    """The facts that a compressed stream states; `signed` is `None` if its format has no sign."""
 
     columns: int
     rows: int
@@ -212,19 +208,19 @@ def decode_frame(
 ) -> Frame:
     """Decode the only frame.
 
-    A compressed stream states bits and sign of its own; where the header contradicts them, the
-    stream is believed and a warning names both.
+    A compressed stream states its own bits and sign. If the header contradicts them, the stream
+    takes precedence, and a warning names both.
 
     Args:
         dataset: with pixel data; its pixel description is set to what is decoded.
         syntax: the transfer syntax.
         header: its pixel description, checked.
         source: the file's name, for errors.
-        warnings: what was odd is added.
+        warnings: anomalies are appended.
 
     Raises:
         ImageRefusedError: `truncated` or `corrupt` pixel data.
-        Exception: whatever pydicom and the codecs raise; to be called inside `guard.decoding`.
+        Exception: any exception of pydicom and the codecs; call this inside `budget.decoding`.
     """
     uid = UID(syntax)
     shift = header.high_bit + 1 - header.stored
@@ -238,7 +234,7 @@ def decode_frame(
         field, width = _stream_field(stream, header, warnings), stream.bits
         dataset.BitsAllocated = 8 if width <= 8 else 16
         dataset.BitsStored, dataset.HighBit = width, width - 1
-    # Signs are seen to here: cells are asked for as they are.
+    # Signs are handled in `cells`: request the cells unchanged.
     dataset.PixelRepresentation = int(stream is not None and bool(stream.signed))
     array: Samples
     array, _properties = get_decoder(uid).as_array(
@@ -259,7 +255,7 @@ def decode_frame(
 
 
 def _check_shape(cells: Samples, source: str) -> None:
-    """Refuse pixels that make a picture only with rows and columns exchanged."""
+    """Refuse pixels that form an image only with rows and columns exchanged."""
     rows, columns = cells.shape
     if rows == columns:
         return
@@ -268,13 +264,13 @@ def _check_shape(cells: Samples, source: str) -> None:
         raise ImageRefusedError(
             source,
             Reason.CORRUPT,
-            f"its header states {rows} rows and {columns} columns, and its pixels make a picture "
-            f"of {columns} rows and {rows} columns. Have whoever made the file mend the header",
+            f"its header states {rows} rows and {columns} columns, but its pixels form an image "
+            f"of {columns} rows and {rows} columns. Ask the producer of the file to correct it",
         )
 
 
 def _steps_down(cells: Samples) -> float:
-    """Mean step from a pixel to the one below it, of some of the rows."""
+    """Mean step from a pixel to the one below it, over a sample of rows."""
     step = max(1, cells.shape[0] // _SAMPLED_ROWS)
     below, above = cells[1::step].astype(np.int32), cells[:-1:step].astype(np.int32)
     count = min(len(below), len(above))
@@ -292,8 +288,8 @@ def _stream_field(stream: _Stream, header: PixelHeader, warnings: list[str]) -> 
     signed = header.signed
     if stream.bits < header.stored:
         warnings.append(
-            f"its compressed stream has {stream.bits} bits a sample, its header states "
-            f"{header.stored}; the stream was believed"
+            f"its compressed stream has {stream.bits} bits per sample, its header states "
+            f"{header.stored}; the stream was used"
         )
     if stream.signed is not None and stream.signed != header.signed:
         warnings.append(
@@ -328,14 +324,14 @@ def _check_native_length(
             Reason.CORRUPT,
             f"its pixel data have {found:,} bytes; {header.columns} × {header.rows} pixels of "
             f"{header.samples} × {header.allocated} bits have {wanted:,}, so its header "
-            "contradicts its pixels. Fetch it again, or mend the header",
+            "contradicts its pixels. Fetch it again, or correct the header",
         )
-    if excess > 1:  # one fills up to an even length
+    if excess > 1:  # one byte pads to an even length
         warnings.append(f"its pixel data have {excess:,} bytes more than its header states")
 
 
 def _checked_stream(content: bytes, uid: UID, header: PixelHeader, source: str) -> _Stream:
-    """See that a compressed frame is whole and of the size that the data set states."""
+    """Check that a compressed frame is complete and has the size that the data set states."""
     if uid in _JPEG_2000:
         check_packets(content, source)
     else:
@@ -343,7 +339,7 @@ def _checked_stream(content: bytes, uid: UID, header: PixelHeader, source: str) 
     stream = _j2k_stream(content) if uid in _JPEG_2000 else _jpeg_stream(content)
     if stream is None:
         raise ImageRefusedError(
-            source, Reason.CORRUPT, f"its pixel data are no {uid.name} stream, as it states"
+            source, Reason.CORRUPT, f"its pixel data are not the {uid.name} stream that it states"
         )
     if (stream.columns, stream.rows, stream.samples) != (
         header.columns,
@@ -361,9 +357,10 @@ def _checked_stream(content: bytes, uid: UID, header: PixelHeader, source: str) 
         raise ImageRefusedError(
             source,
             Reason.UNSUPPORTED_ENCODING,
-            f"its compressed stream has {stream.bits} bits a sample; at most {_MOST_BITS} are read",
+            f"its compressed stream has {stream.bits} bits per sample; expected at most "
+            f"{_MOST_BITS}",
         )
-    # Fragments are of even length (PS3.5 A.4); writers fill up with 00, some with FF.
+    # Fragments have an even length (PS3.5 A.4); writers pad with 00, some with FF.
     if not content.rstrip(b"\x00\xff").endswith(_END_OF_IMAGE):
         raise ImageRefusedError(
             source, Reason.TRUNCATED, "its compressed stream has no end marker. Fetch it again"
@@ -372,7 +369,7 @@ def _checked_stream(content: bytes, uid: UID, header: PixelHeader, source: str) 
 
 
 def _jpeg_stream(stream: bytes) -> _Stream | None:
-    """What the frame header of a JPEG or JPEG-LS stream states (ITU-T T.81, B.2.2)."""
+    """The facts in the frame header of a JPEG or JPEG-LS stream (ITU-T T.81, B.2.2)."""
     if stream[:2] != b"\xff\xd8":
         return None
     position = 2
@@ -389,7 +386,7 @@ def _jpeg_stream(stream: bytes) -> _Stream | None:
 
 
 def _j2k_stream(stream: bytes) -> _Stream | None:
-    """What the SIZ segment of a JPEG 2000 code stream states (ITU-T T.800, A.5.1)."""
+    """The facts in the SIZ segment of a JPEG 2000 code stream (ITU-T T.800, A.5.1)."""
     start = stream.find(_START_OF_CODESTREAM)
     if start < 0 or start + 43 > len(stream):
         return None

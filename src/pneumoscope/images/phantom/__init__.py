@@ -1,23 +1,19 @@
-"""Seeded, procedurally drawn frontal chest X-rays of small children who do not exist.
+"""Synthetic frontal chest X-rays of imaginary small children, drawn procedurally from a seed.
 
-Comes in: a seed, a patient's name, the number of a film, a class. Goes out: a `Phantom` (`draw`),
-or a whole DATA folder (`write_phantoms`). No real X-ray went into any of it. Knows nothing of
-preprocessing, models or training.
+The input is a seed, a patient's name, the number of an image and a class. `draw` returns a
+`Phantom`; `write_phantoms` writes a whole DATA folder. No real X-ray was used.
 
-The class decides what stands in the lungs and nothing else: outside the lung mask a film is the
-same, bit by bit, whatever the label. Whoever would tell the classes apart must look at the lungs.
+The class determines only the content of the lungs: outside the lung mask the pixels are identical
+for both labels. A model can therefore separate the classes only by the lungs.
 
-    anatomy.py     what stays the same on all films of a child: outlines in its own coordinates
-    raster.py      outlines and clouds → smooth pictures, through the pose of a film
-    lesion.py      what pneumonia adds inside the lungs
-    film.py        absorption, scatter, noise, development, frame, marker
-    drawing.py     `draw`: which stream of chance decides what
-    dicom_file.py  a phantom → the bytes of a DX file
-    folder.py      `write_phantoms`: patients, splits, names, files
+    anatomy.py     the anatomy of a child, the same on all its images
+    lesion.py      the pose; drawing of shapes; what pneumonia adds inside the lungs
+    radiograph.py  absorption, scatter, noise, tone curve, frame, marker; `draw`
+    folder.py      phantoms as PNG or DX files; `write_phantoms`: patients, splits, file names
 """
 
-from pneumoscope.images.phantom.film import SMALLEST_SIZE, Phantom, draw
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.phantom.lesion import Subtype
+from pneumoscope.images.phantom.radiograph import SMALLEST_SIZE, Phantom, draw
 
 __all__ = ["SMALLEST_SIZE", "Phantom", "Subtype", "draw", "write_phantoms"]

@@ -1,12 +1,12 @@
-"""The chest of one imaginary small child: outlines and centre lines in its own coordinates.
+"""The chest anatomy of one imaginary small child: outlines and centre lines in its own coordinates.
 
-Comes in: a random stream of one patient. Goes out: an `Anatomy` of points, in a frame whose
-origin is the middle of the thorax, whose x axis points to the patient's left (the right of the
-picture), whose y axis points to the feet, and whose unit is half the width of the rib cage.
-Knows nothing of films, of pixels or of whether the child is ill.
+The input is the random generator of one patient; the output is an `Anatomy` of points. The origin
+is the centre of the thorax, the x axis points to the patient's left (the right of the image), the y
+axis points to the feet, and the unit is half the width of the rib cage. The anatomy does not depend
+on the class.
 
-The proportions are those of a frontal film of a child of 1–5 years: a rib cage about as wide as
-high, ribs nearer to horizontal than an adult's, a heart of about half the cage, often a thymus.
+The proportions are those of a frontal X-ray of a child of 1–5 years: a rib cage about as wide as
+high, ribs closer to horizontal than an adult's, a heart of about half the cage, often a thymus.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Points = NDArray[np.float64]
 """Shape (n, 2): x and y in units of half the rib cage."""
 
 SIDES = (-1, 1)
-"""The patient's right, which is on the left of the picture, and the patient's left."""
+"""The patient's right, which is on the left of the image, and the patient's left."""
 
 RIB_PAIRS = 10
 _RIB_TOP = -0.94
@@ -30,7 +30,7 @@ _VESSEL_LEVELS = 6
 
 @dataclass(frozen=True, slots=True)
 class Vessels:
-    """Straight pieces of the lung arteries, thick ones near the hilum last.
+    """Straight segments of the pulmonary arteries; thick ones near the hilum come last.
 
     `starts` and `ends` have shape (n, 2), `widths` and `levels` (0 at the hilum) shape (n,).
     """
@@ -43,7 +43,7 @@ class Vessels:
 
 @dataclass(frozen=True, slots=True)
 class Rib:
-    """One rib's bands: behind (spine to flank) and in front (flank to cartilage), as outlines."""
+    """Outlines of one rib: posterior part (spine to flank), anterior part (flank to cartilage)."""
 
     posterior: Points
     anterior: Points
@@ -51,11 +51,12 @@ class Rib:
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """Everything that stays the same on all films of a child.
+    """Everything that is the same on all images of a child.
 
-    Outlines are closed polygons; `lungs` are in the order of `SIDES`. `stomach` is the centre
+    Outlines are closed polygons; `lungs` are in the order of `SIDES`. `stomach` holds the centre
     and the half axes of the gas bubble. `vertebrae` has shape (n, 4): x, y, width, height.
-    The densities and `lung_air` scale what bones and vessels absorb more, and lungs less.
+    The densities and `lung_air` scale the extra absorption of bones and vessels, and the reduced
+    absorption of the lungs.
     """
 
     age_years: int
@@ -77,7 +78,7 @@ class Anatomy:
 
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
-    """One child, all of it drawn from `rng`."""
+    """Draw the anatomy of one child from `rng`."""
     age = int(rng.integers(1, 6))
     taper = rng.uniform(-0.07, 0.07)
     height = rng.uniform(0.90, 1.12) + 0.015 * (age - 3)
@@ -145,7 +146,7 @@ def band(line: Points, widths: Points | float) -> Points:
 
 
 def cage_half_width(y: NDArray[np.float64] | float, taper: float) -> NDArray[np.float64]:
-    """Half the inner width of the rib cage at height `y`: narrow at the apex, widest low down."""
+    """Half the inner width of the rib cage at height `y`: narrow at the apex, wide at the base."""
     heights = (-1.1, -0.95, -0.8, -0.6, -0.35, 0.0, 0.4, 0.8, 1.3)
     widths = (0.48, 0.62, 0.73, 0.83, 0.91, 0.97, 1.0, 1.0, 0.97)
     base = np.interp(y, heights, widths)
@@ -242,7 +243,7 @@ def _trunk(rng: np.random.Generator, taper: float) -> Points:
 
 
 def _ribs(rng: np.random.Generator, height: float, taper: float) -> tuple[Rib, ...]:
-    """Each rib runs from the spine to the flank and, lower, forwards: half an ellipse and more."""
+    """Each rib runs from the spine to the flank and forwards further down, as a half ellipse."""
     slope = rng.uniform(0.8, 1.25)
     width = rng.uniform(0.044, 0.062)
     spacing = rng.uniform(0.165, 0.182) * height
@@ -306,17 +307,17 @@ def _vertebrae(rng: np.random.Generator, spine_line: Points) -> Points:
 
 
 def _trachea(rng: np.random.Generator) -> Points:
-    """Centre line from the larynx to where it forks; a child's bends to the right."""
+    """Centre line from the larynx to the bifurcation; in children it bends to the right."""
     y = np.linspace(-1.5, -0.36, 12)
     bend = -0.02 - 0.03 * rng.random() * np.sin((y + 1.5) * 2.2)
     return np.stack([bend, y], axis=1)
 
 
 def _vessels(rng: np.random.Generator, height: float) -> Vessels:
-    """Arteries that leave each hilum as a fan, fork by turns and taper.
+    """Arteries that leave each hilum as a fan, branch repeatedly and taper.
 
-    By Murray's law equal children of a fork have 0.5^(1/3) = 0.79 of their parent's width
-    (Murray 1926, doi:10.1073/pnas.12.3.207); here one gets more of it than the other.
+    By Murray's law equal branches have 0.5^(1/3) = 0.79 of their parent's width
+    (Murray 1926, doi:10.1073/pnas.12.3.207); here one branch is wider than the other.
     """
     starts, ends, widths, levels = [], [], [], []
     for side in SIDES:

@@ -1,13 +1,10 @@
-"""A whole DATA folder of phantoms: patients, films, splits, names, PNG or DICOM files.
+"""Write a DATA folder of phantoms: patients, splits, file names, PNG or DICOM files.
 
-Comes in: a target folder, how many films, a seed. Goes out: `train|val|test/NORMAL|PNEUMONIA/`
-named as the Kermany data set names its files, and `phantoms.json`, which lists them. The same
-arguments write the same bytes. Knows nothing of how a film is drawn.
+The folder is `train|val|test/NORMAL|PNEUMONIA/` with file names like those of the Kermany data set,
+and `phantoms.json`, which lists the files. The same arguments write the same bytes.
 
-A phantom as a DICOM file: Digital X-Ray Image Storage – For Presentation.
-
-Comes in: a `Phantom`. Goes out: the bytes of a Part 10 file, the same for the same phantom and
-seed. Knows nothing of folders. Clauses are those of the DICOM standard, PS3.3.
+`encode_dicom` writes a phantom as a DICOM Part 10 file: Digital X-Ray Image Storage – For
+Presentation. Its bytes depend only on the phantom and the seed. The clauses are those of PS3.3.
 """
 
 from __future__ import annotations
@@ -27,8 +24,8 @@ from PIL import Image
 
 from pneumoscope.errors import UsageError
 from pneumoscope.images.augment import random_stream
-from pneumoscope.images.phantom.film import SMALLEST_SIZE, Phantom, draw
 from pneumoscope.images.phantom.lesion import Subtype
+from pneumoscope.images.phantom.radiograph import SMALLEST_SIZE, Phantom, draw
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Split
 from pneumoscope.storage import write_json
@@ -37,20 +34,21 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 BITS_STORED = 12
-"""In 16 bits allocated, as most digital detectors give."""
+"""Of 16 bits allocated, as in most digital detectors."""
 
 MONOCHROME1_SHARE = 0.25
-"""Share of patients whose films are stored with 0 as white."""
+"""Share of patients whose images are stored with 0 as white."""
 
 _ROW_MM = 0.14 * 2048
 _STUDY_DATE = "20000101"
 
 
 def encode_dicom(phantom: Phantom, serial: int, seed: int) -> bytes:
-    """The file's bytes; patient `PHANTOM^NNNN` with `serial` as NNNN.
+    """The bytes of the DICOM file; the patient is `PHANTOM^NNNN` with `serial` as NNNN.
 
-    MONOCHROME1 or not is drawn by patient, whatever the class; so are the limits of the window,
-    by film. UIDs come from the seed, the patient and the film (pydicom's `generate_uid`).
+    MONOCHROME1 or MONOCHROME2 is drawn per patient, the limits of the window per image, both
+    independent of the class. UIDs depend on the seed, the patient and the image (pydicom's
+    `generate_uid`).
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
@@ -60,7 +58,7 @@ def encode_dicom(phantom: Phantom, serial: int, seed: int) -> bytes:
     _dx_series(dataset)
     _pixels(dataset, phantom, seed)
     dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
-    dataset.SOPInstanceUID = _uid("image", seed, phantom.patient, phantom.film)
+    dataset.SOPInstanceUID = _uid("image", seed, phantom.patient, phantom.number)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -96,16 +94,16 @@ def _patient_and_study(dataset: Dataset, phantom: Phantom, serial: int, seed: in
     dataset.PatientAge = f"{phantom.age_years:03d}Y"
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = "Drawn by a program; no person"
-    dataset.StudyInstanceUID = _uid("study", seed, phantom.patient, phantom.film)
+    dataset.StudyInstanceUID = _uid("study", seed, phantom.patient, phantom.number)
     dataset.StudyDate = _STUDY_DATE
     dataset.StudyTime = "120000"
     dataset.StudyID = f"{serial}"
     dataset.AccessionNumber = ""
     dataset.ReferringPhysicianName = ""
     dataset.StudyDescription = "Phantom chest"
-    dataset.SeriesInstanceUID = _uid("series", seed, phantom.patient, phantom.film)
+    dataset.SeriesInstanceUID = _uid("series", seed, phantom.patient, phantom.number)
     dataset.SeriesNumber = 1
-    dataset.InstanceNumber = phantom.film
+    dataset.InstanceNumber = phantom.number
     dataset.Manufacturer = "pneumoscope"
     dataset.ManufacturerModelName = "phantom"
 
@@ -131,12 +129,12 @@ def _dx_series(dataset: Dataset) -> None:
 def _pixels(dataset: Dataset, phantom: Phantom, seed: int) -> None:
     """Modules Image Pixel (C.7.6.3), DX Image (C.8.11.3) and VOI LUT (C.11.2).
 
-    The greys fill a window inside the 12 bits, as detectors leave room at both ends. In the
+    The greys fill a window inside the 12 bits, since detectors leave room at both ends. In the
     linear VOI function of C.11.2.1.2.1 the window [low, high] has width high - low + 1 and centre
     low + width / 2.
     """
     inverse = random_stream("monochrome", seed, phantom.patient).random() < MONOCHROME1_SHARE
-    limits = random_stream("window", seed, phantom.patient, phantom.film)
+    limits = random_stream("window", seed, phantom.patient, phantom.number)
     largest = (1 << BITS_STORED) - 1
     low, high = int(limits.integers(0, 400)), int(limits.integers(largest - 700, largest + 1))
     stored = np.rint(low + phantom.pixels.astype(np.float64) * (high - low)).astype("<u2")
@@ -151,7 +149,7 @@ def _pixels(dataset: Dataset, phantom: Phantom, seed: int) -> None:
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, BITS_STORED, BITS_STORED - 1
     dataset.PixelRepresentation = 0
     dataset.PixelIntensityRelationship = "LOG"
-    # Higher stored values mean fewer X-rays (-1) unless the scale is turned round.
+    # Higher stored values mean fewer X-rays (-1) unless the scale is inverted.
     dataset.PixelIntensityRelationshipSign = 1 if inverse else -1
     dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, 1, "US"
     dataset.LossyImageCompression = "00"
@@ -165,30 +163,30 @@ def _pixels(dataset: Dataset, phantom: Phantom, seed: int) -> None:
 
 
 MARKER = "phantoms.json"
-"""Lists the files of a folder of phantoms; only a folder that holds it may be replaced."""
+"""Lists the files of a folder of phantoms; only a folder with this file may be replaced."""
 
 SPLIT_SHARES = {"val": 0.15, "test": 0.15}
-"""Shares of patients; the rest is for training."""
+"""Shares of patients; the others are for training."""
 
 _SUBTYPES: tuple[Subtype, ...] = ("bacteria", "virus", "bacteria", "virus", "bacteria")
-_FILMS_PER_PATIENT = (1, 2, 3)
-_FILM_SHARES = (0.60, 0.28, 0.12)
+_IMAGES_PER_PATIENT = (1, 2, 3)
+_IMAGE_SHARES = (0.60, 0.28, 0.12)
 _PNG_LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Patient:
-    """One imaginary child: `serial` counts all, `number` those of one kind, from 1."""
+    """One imaginary child: `serial` counts all, `number` those of one subtype, from 1."""
 
     serial: int
     number: int
     label: int
     subtype: Subtype
-    films: int
+    images: int
 
     @property
     def name(self) -> str:
-        """The id that the file names stand for by the data contract."""
+        """The patient id that the file names encode."""
         return f"{self.subtype}-{self.number}" if self.label else f"IM-{self.number:04d}"
 
 
@@ -201,46 +199,51 @@ def write_phantoms(
     splits: bool = True,
     progress: Progress = SILENT,
 ) -> Path:
-    """Write `n` films of imaginary children as a DATA folder, whole or not at all.
+    """Write `n` X-rays of imaginary children as a DATA folder, completely or not at all.
 
-    About half show PNEUMONIA, of both kinds; a patient has 1 to 3 films, all in one split.
+    About half are PNEUMONIA, of both subtypes; a patient has 1 to 3 images, all in one split.
 
     Args:
-        out: the folder; must be missing, empty, or an unchanged earlier one of ours.
-        n: films, at least 2.
+        out: the folder; must be missing, empty, or an unchanged folder of phantoms.
+        n: number of images, at least 2.
         seed: same seed, same bytes (with the same versions of NumPy, Pillow and pydicom).
         format: 8-bit PNG, or DICOM (DX, 12 bits, about a quarter MONOCHROME1).
         size: side in pixels.
         splits: make train, val and test (about 70, 15 and 15 % of patients), or one folder.
-        progress: where to report.
+        progress: progress reporting.
 
     Returns:
         `out`.
 
     Raises:
-        UsageError: `out` holds something else or can't be written; `n`, `size` or `format` is bad.
+        UsageError: `out` has other content or can't be written; `n`, `size` or `format` is invalid.
+
+    Example:
+        >>> drawn = write_phantoms(folder / "drawn", 8, size=64)
+        >>> len(load_dataset(drawn))
+        8
     """
     encode = {"png": _encode_png, "dicom": _encode_dicom}.get(format)
     if encode is None:
-        raise UsageError(f"phantoms: format is {format!r}, wanted 'png' or 'dicom'.")
+        raise UsageError(f"phantoms: format is {format!r}; expected 'png' or 'dicom'.")
     if n < 2 or size < SMALLEST_SIZE:
         raise UsageError(
-            f"phantoms: found n {n} and size {size}; wanted at least 2 films (one of each class) "
+            f"phantoms: found n {n} and size {size}; expected at least 2 images (one per class) "
             f"and {SMALLEST_SIZE} pixels."
         )
     _check_target(out)
     patients = _draw_patients(n, seed)
-    placed = _deal(patients, seed) if splits else {}
+    placed = _assign_splits(patients, seed) if splits else {}
     running = {"": 0, "bacteria": 0, "virus": 0}
     names: list[str] = []
     with _replacing(out) as folder, progress.task("Phantoms", n, "images") as task:
         for patient in patients:
             home = Path(placed.get(patient.serial, ""), CLASS_NAMES[patient.label])
             (folder / home).mkdir(parents=True, exist_ok=True)
-            for film in range(1, patient.films + 1):
+            for image in range(1, patient.images + 1):
                 running[patient.subtype] += 1
-                stem = _stem(patient, film, running[patient.subtype])
-                phantom = draw(seed, patient.name, film, patient.label, size, patient.subtype)
+                stem = _stem(patient, image, running[patient.subtype])
+                phantom = draw(seed, patient.name, image, patient.label, size, patient.subtype)
                 suffix, content = encode(phantom, patient.serial, seed)
                 (folder / home / f"{stem}{suffix}").write_bytes(content)
                 names.append((home / f"{stem}{suffix}").as_posix())
@@ -262,26 +265,26 @@ def _encode_dicom(phantom: Phantom, serial: int, seed: int) -> tuple[str, bytes]
 
 
 def _draw_patients(n: int, seed: int) -> list[_Patient]:
-    """Patients until their films are `n`; the class with fewer films so far is next."""
+    """Draw patients until they have `n` images; the class with fewer images so far is next."""
     rng = random_stream("patients", seed)
     patients: list[_Patient] = []
-    films_of = [0, 0]
+    images_of = [0, 0]
     numbers: dict[Subtype, int] = {"": 0, "bacteria": 0, "virus": 0}
-    ill = 0
-    while (left := n - sum(films_of)) > 0:
-        label = int(films_of[1] < films_of[0])
-        wanted = int(rng.choice(_FILMS_PER_PATIENT, p=_FILM_SHARES))
-        # Leave at least one film for the other class.
-        films = max(1, min(wanted, left - 1 if films_of[1 - label] == 0 else left))
-        subtype: Subtype = _SUBTYPES[ill % len(_SUBTYPES)] if label else ""
-        ill += label
+    positives = 0
+    while (left := n - sum(images_of)) > 0:
+        label = int(images_of[1] < images_of[0])
+        wanted = int(rng.choice(_IMAGES_PER_PATIENT, p=_IMAGE_SHARES))
+        # Leave at least one image for the other class.
+        images = max(1, min(wanted, left - 1 if images_of[1 - label] == 0 else left))
+        subtype: Subtype = _SUBTYPES[positives % len(_SUBTYPES)] if label else ""
+        positives += label
         numbers[subtype] += 1
-        patients.append(_Patient(len(patients) + 1, numbers[subtype], label, subtype, films))
-        films_of[label] += films
+        patients.append(_Patient(len(patients) + 1, numbers[subtype], label, subtype, images))
+        images_of[label] += images
     return patients
 
 
-def _deal(patients: list[_Patient], seed: int) -> dict[int, Split]:
+def _assign_splits(patients: list[_Patient], seed: int) -> dict[int, Split]:
     """The split of each patient's serial number, stratified by class and subtype."""
     rng = random_stream("splits", seed)
     placed: dict[int, Split] = {}
@@ -305,36 +308,36 @@ def _deal(patients: list[_Patient], seed: int) -> dict[int, Split]:
     return placed
 
 
-def _stem(patient: _Patient, film: int, running: int) -> str:
+def _stem(patient: _Patient, image: int, running: int) -> str:
     if patient.label:
         return f"person{patient.number}_{patient.subtype}_{running}"
-    return f"IM-{patient.number:04d}-{film:04d}"
+    return f"IM-{patient.number:04d}-{image:04d}"
 
 
 def _check_target(out: Path) -> None:
     """Refuse to replace anything that this module did not write.
 
     Raises:
-        UsageError: `out` is a file, or holds files that its `phantoms.json` does not list.
+        UsageError: `out` is a file, or contains files that its `phantoms.json` does not list.
     """
     way_out = "Give a new or empty folder, or delete it yourself."
     if not out.exists():
         return
     if not out.is_dir():
-        raise UsageError(f"{out}: is a file, wanted a folder for phantoms. {way_out}")
+        raise UsageError(f"{out}: is a file; expected a folder for phantoms. {way_out}")
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     if not found:
         return
     if MARKER not in found:
         raise UsageError(
-            f"{out}: holds {len(found)} files and no {MARKER}, so phantoms did not make it and "
-            f"won't replace it. {way_out}"
+            f"{out}: contains {len(found)} files and no {MARKER}, so it is not a folder of "
+            f"phantoms and won't be replaced. {way_out}"
         )
     strange = sorted(found - {MARKER} - _listed(out / MARKER))
     if strange:
         raise UsageError(
-            f"{out}: holds {strange[0]!r}, which is not in its {MARKER}, so it won't be replaced. "
-            f"{way_out}"
+            f"{out}: contains {strange[0]!r}, which its {MARKER} does not list, so it won't be "
+            f"replaced. {way_out}"
         )
 
 
@@ -349,7 +352,7 @@ def _listed(marker: Path) -> set[str]:
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place if all goes well.
+    """A temporary folder beside `out` that replaces it on success.
 
     Raises:
         UsageError: the folder can't be written.

@@ -1,13 +1,11 @@
-"""What pneumonia adds to a film: the opacity of a lobe, or lines and nodules in both lungs.
+"""Draw what pneumonia adds to an X-ray: the opacity of a lobe, or lines and nodules in both lungs.
 
-Comes in: the pose, the air in the lungs, the bronchi, the random stream of one patient's illness.
-Goes out: how much more is absorbed at each pixel, exactly 0 outside the lungs, and the mask of
-what can be seen of it. Knows nothing of exposure, noise or frames: those never see the class.
+The input is the pose, the air in the lungs, the bronchi and the random stream of one patient's
+disease. The output is the additional absorption at each pixel, exactly 0 outside the lungs, and the
+mask of its visible part. Exposure, noise and frame do not depend on it.
 
-From outlines in a child's own coordinates to smooth pictures: pose, shapes, blurs, clouds.
-
-Comes in: points in units of half the rib cage, a `Pose`. Goes out: float32 pictures in [0, 1] of
-shape (size, size). Knows nothing of what the shapes are.
+The module also holds the pose of a child and the drawing of shapes, blurs and clouds: points in
+units of half the rib cage become float32 pictures (size, size) in [0, 1].
 """
 
 from __future__ import annotations
@@ -33,15 +31,15 @@ _COARSE = 4
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How a child lies before the detector on one film.
+    """The position of a child in front of the detector for one image.
 
     Attributes:
-        size: side of the square film, pixels.
-        scale: pixels for half the rib cage.
-        angle: radians that the child is turned in the plane of the film.
-        x: column that the middle of the thorax falls on; `y`: row.
-        breath: how far the diaphragm moves down, units of half the rib cage.
-        turn: how far structures in front move to the patient's left, the same units.
+        size: side of the square image, in pixels.
+        scale: pixels per half the rib cage.
+        angle: rotation of the child in the image plane, in radians.
+        x: column of the centre of the thorax; `y`: its row.
+        breath: downward displacement of the diaphragm, in units of half the rib cage.
+        turn: displacement of anterior structures to the patient's left, in the same units.
     """
 
     size: int
@@ -62,7 +60,7 @@ class Pose:
         )
 
     def place_shapes(self, shapes: list[Shape], depth: float = 0.0) -> list[Shape]:
-        """The same for many outlines at one depth, at once."""
+        """Place many outlines at one depth at once."""
         placed = self.place(np.concatenate([outline for outline, _ in shapes]), depth)
         ends = np.cumsum([len(outline) for outline, _ in shapes]).tolist()
         starts = [0, *ends[:-1]]
@@ -70,7 +68,7 @@ class Pose:
         return [(placed[start:end], grey) for start, end, (_, grey) in pieces]
 
     def coordinates(self) -> tuple[Picture, Picture]:
-        """The child's x and y at each pixel, breath and turn left out."""
+        """The child's x and y at each pixel, without breath and turn."""
         pixels = np.arange(self.size, dtype=np.float32) + np.float32(0.5)
         column, row = (pixels - self.x)[None, :], (pixels - self.y)[:, None]
         cos, sin = math.cos(self.angle) / self.scale, math.sin(self.angle) / self.scale
@@ -78,14 +76,14 @@ class Pose:
         return x.astype(np.float32), y.astype(np.float32)
 
     def cloud(self, rng: np.random.Generator, cell: float) -> Picture:
-        """Smooth noise of mean 0 and deviation about 1 that moves with the child.
+        """Smooth noise of mean 0 and standard deviation about 1 that moves with the child.
 
-        `cell` is the distance of its knots, units of half the rib cage.
+        `cell` is the distance of its knots, in units of half the rib cage.
         """
         count = math.ceil(3.6 / cell)
         knots = rng.standard_normal((count, count), dtype=np.float32)
         cos, sin = (math.cos(self.angle), math.sin(self.angle))
-        # Where knots lie far apart a coarse picture, enlarged, is the same and much quicker.
+        # If knots lie far apart, a coarse picture, enlarged, is the same and much faster.
         coarse = _COARSE if cell * self.scale > 2.5 * _COARSE else 1
         side = math.ceil(self.size / coarse)
         step = coarse / (self.scale * cell)
@@ -97,15 +95,15 @@ class Pose:
         )
         if coarse > 1:
             cloud = cloud.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        # Interpolating between knots has about 0.7 of their deviation.
+        # Interpolation between knots has about 0.7 of their standard deviation.
         return np.asarray(cloud, dtype=np.float32) / np.float32(0.7)
 
 
 def fill(shapes: Iterable[Shape], size: int, blur: float = 0.0) -> Picture:
-    """Closed outlines (column, row) filled with greys in [0, 1], later ones over earlier ones.
+    """Fill closed outlines (column, row) with greys in [0, 1], later ones over earlier ones.
 
-    Drawn at twice the size and reduced, so edges are smooth; `blur` is the deviation in pixels of
-    a further blur.
+    Drawn at twice the size and reduced, so that edges are smooth; `blur` is the standard deviation
+    of a further blur, in pixels.
     """
     canvas, pen = _canvas(size)
     for outline, grey in shapes:
@@ -116,7 +114,7 @@ def fill(shapes: Iterable[Shape], size: int, blur: float = 0.0) -> Picture:
 def strokes(
     starts: Points, ends: Points, widths: Points, greys: Points, size: int, blur: float
 ) -> Picture:
-    """Straight strokes from `starts` to `ends` (n, 2), `widths` pixels wide, of their `greys`."""
+    """Draw straight strokes from `starts` to `ends` (n, 2), `widths` pixels wide, in `greys`."""
     canvas, pen = _canvas(size)
     lines = (np.concatenate([starts, ends], axis=1) * _SUPERSAMPLING).tolist()
     thick = np.maximum(np.rint(widths * _SUPERSAMPLING), 1).astype(int).tolist()
@@ -140,10 +138,10 @@ def blurred(picture: Picture, sigma: float) -> Picture:
 
 
 def chord(mask: Picture, sigma: float) -> Picture:
-    """Thickness of a rounded body from its outline: 0 at the edge, near 1 well inside.
+    """The thickness of a rounded body from its outline: 0 at the edge, near 1 well inside.
 
-    A blurred mask is ½ at its edge; twice what is above that rises like a depth, and the root of
-    a depth is how a cylinder's chord grows.
+    A blurred mask is ½ at its edge. Twice the excess over ½ increases like a depth, and the chord
+    of a cylinder increases like the square root of the depth.
     """
     depth = np.clip(2 * blurred(mask, sigma) - 1, 0, 1)
     return np.sqrt(depth, dtype=np.float32) * mask
@@ -157,8 +155,8 @@ def _canvas(size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 def _reduced(canvas: Image.Image, blur: float) -> Picture:
     small = canvas.reduce(_SUPERSAMPLING)
-    # A box of the wanted deviation: at a pixel or two it looks like a Gaussian, in a third of the
-    # time. Where it would be narrower than a pixel the reduction has smoothed enough.
+    # A box filter of that standard deviation: at one or two pixels it looks like a Gaussian and
+    # takes a third of the time. If it is narrower than a pixel, the reduction smooths enough.
     radius = (blur * math.sqrt(12) - 1) / 2
     if radius > 0:
         small = small.filter(ImageFilter.BoxBlur(radius))
@@ -170,9 +168,9 @@ Subtype = Literal["bacteria", "virus", ""]
 
 @dataclass(frozen=True, slots=True)
 class Lobe:
-    """A lobe as a frontal film shows it: u from mediastinum 0 to flank 1, v from apex 0 to dome 1.
+    """A lobe in a frontal view: u from mediastinum 0 to flank 1, v from apex 0 to dome 1.
 
-    `centre` is (u, v) of its middle; `v_range` and `u_range` bound it, one end may lie open.
+    `centre` is (u, v) of its centre; `v_range` and `u_range` bound it, and one end may be open.
     """
 
     side: int
@@ -195,7 +193,7 @@ _VISIBLE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Lesion:
-    """`absorbed`: what is added, float32 (h, w); `mask`: where it is seen, bool (h, w)."""
+    """`absorbed`: the added absorption, float32 (h, w); `mask`: its visible part, bool (h, w)."""
 
     absorbed: Picture
     mask: NDArray[np.bool_]
@@ -203,10 +201,10 @@ class Lesion:
 
 @dataclass(frozen=True, slots=True)
 class Chest:
-    """What a lesion is drawn into.
+    """The chest into which a lesion is drawn.
 
-    `air` is how much less the lungs absorb than soft tissue, 0 outside; `lungs` the mask that a
-    lesion may not leave; `vessels` and `bronchi` are pictures of lines in [0, 1].
+    `air` is how much less the lungs absorb than soft tissue, 0 outside; `lungs` is the mask that
+    contains the lesion; `vessels` and `bronchi` are pictures of lines in [0, 1].
     """
 
     air: Picture
@@ -216,17 +214,17 @@ class Chest:
 
 
 def no_lesion(chest: Chest) -> Lesion:
-    """A healthy child's: nothing, nowhere."""
+    """The empty lesion of a healthy child."""
     return Lesion(np.zeros_like(chest.air), np.zeros_like(chest.lungs))
 
 
 def consolidation(
     rng: np.random.Generator, anatomy: Anatomy, pose: Pose, chest: Chest, strength: float
 ) -> Lesion:
-    """Alveoli of a part of one lobe full of fluid, as bacteria cause: a soft-edged opacity.
+    """Fluid in the alveoli of a part of one lobe, as in bacterial pneumonia: a soft-edged opacity.
 
-    Air left in the bronchi shows as dark branches (air bronchograms). `strength` multiplies the
-    share of the air that is gone; 1 for the typical film of the patient.
+    Air left in the bronchi appears as dark branches (air bronchograms). `strength` multiplies the
+    share of the air that is replaced; 1 for the patient's typical image.
     """
     lobe = LOBES[int(rng.integers(len(LOBES)))]
     share = rng.uniform(0.6, 0.95)
@@ -254,9 +252,9 @@ def consolidation(
 
 
 def interstitial(rng: np.random.Generator, pose: Pose, chest: Chest, strength: float) -> Lesion:
-    """Swollen walls between alveoli and about bronchi, as viruses cause: nets, nodules, cuffs.
+    """Swollen walls of alveoli and bronchi, as in viral pneumonia: nets, nodules, cuffs.
 
-    On both sides, most about the hila; `strength` as for `consolidation`.
+    Bilateral, strongest near the hila; `strength` as for `consolidation`.
     """
     share = rng.uniform(0.45, 0.85) * strength
     reach = rng.uniform(0.4, 0.8)
@@ -274,7 +272,7 @@ def interstitial(rng: np.random.Generator, pose: Pose, chest: Chest, strength: f
 
 
 def _net(cloud: Picture) -> Picture:
-    """Where fine noise crosses zero are thin winding lines that meet."""
+    """Thin, winding, connected lines along the zero crossings of fine noise."""
     result: Picture = np.clip(1 - np.abs(cloud), 0, 1)
     return result
 

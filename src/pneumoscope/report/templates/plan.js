@@ -1,6 +1,6 @@
 
 "use strict";
-// Moves the page's threshold and prevalence; every number comes from the page's own data block.
+// Updates the table when the threshold or prevalence changes; all numbers come from the page's data.
 (() => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("plan-data").textContent);
@@ -8,7 +8,7 @@
   const share = byId("plan-prevalence");
   const rows = data.thresholds.length;
 
-  // Bayes' rule from the value at even prevalence, as evaluation/plan.py does.
+  // Bayes' rule from the value at a prevalence of 1/2, as in evaluation/plan.py.
   const at = (even, p) => {
     if (even === null) return null;
     const whole = even * p + (1 - even) * (1 - p);
@@ -37,20 +37,20 @@
     const threshold = digits(data.thresholds[k], 4);
     slider.setAttribute("aria-valuetext", threshold);
     byId("plan-at").textContent = threshold;
-    const told = [
+    const shown = [
       show("sensitivity", sensitivity, 3),
       show("specificity", specificity, 3),
       show("ppv", spread(data.even_ppv[k], (v) => at(v, p)), 3),
       show("npv", spread(data.even_npv[k], (v) => at(v, 1 - p)), 3),
     ];
-    // What is missed falls where sensitivity rises: the ends change places.
-    const turned = ([value, low, high]) => [value, high, low];
-    const missed = show("missed", turned(spread(sensitivity, (v) => 1000 * p * (1 - v))), 1);
-    const alarms = show("alarms", turned(spread(specificity, (v) => 1000 * (1 - p) * (1 - v))), 1);
+    // Missed cases decrease where sensitivity increases, so the limits swap places.
+    const swapped = ([value, low, high]) => [value, high, low];
+    const missed = show("missed", swapped(spread(sensitivity, (v) => 1000 * p * (1 - v))), 1);
+    const alarms = show("alarms", swapped(spread(specificity, (v) => 1000 * (1 - p) * (1 - v))), 1);
     byId("plan-told").textContent =
-      `Threshold ${threshold}, prevalence ${percent} %: sensitivity ${told[0]}, specificity ` +
-      `${told[1]}, PPV ${told[2]}, NPV ${told[3]}; ${missed} missed and ${alarms} false alarms ` +
-      `per 1,000.`;
+      `Threshold ${threshold}, prevalence ${percent} %: sensitivity ${shown[0]}, specificity ` +
+      `${shown[1]}, PPV ${shown[2]}, NPV ${shown[3]}; ${missed} missed cases and ${alarms} false ` +
+      `alarms per 1,000 patients.`;
   };
 
   slider.max = String(rows - 1);

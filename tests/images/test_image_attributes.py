@@ -1,0 +1,83 @@
+"""What a DICOM header says of the kind of patient and film, and nothing of who it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from pneumoscope.images.dicom.attributes import age_band, image_attributes
+from pneumoscope.images.phantom import draw
+from pneumoscope.images.phantom.folder import encode_dicom
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film"
+    path.write_bytes(encode_dicom(draw(1, "guest", number=1, label=1), serial=1, seed=1))
+    return path
+
+
+def changed(path: Path, **values: object) -> Path:
+    header = dcmread(path)
+    for name, value in values.items():
+        setattr(header, name, value)
+    header.save_as(path)
+    return path
+
+
+def test_attributes_of_a_film(film: Path) -> None:
+    changed(
+        film,
+        PatientAge="004Y",
+        PatientSex="F",
+        ViewPosition="AP",
+        Manufacturer="Some\tMaker <b>",
+        PatientName="Somebody",
+    )
+    found = image_attributes(film)
+    assert found == {
+        "age_band": "1 to 4",
+        "sex": "female",
+        "view": "AP",
+        "manufacturer": "Some Maker <b>",
+    }
+
+
+def test_what_is_not_stated_is_not_there(film: Path) -> None:
+    changed(film, PatientAge="", PatientSex="", ViewPosition="", Manufacturer="")
+    assert image_attributes(film) == {}
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [
+        ("011M", "under 1"),
+        ("300D", "under 1"),
+        ("018M", "1 to 4"),
+        ("005Y", "5 to 17"),
+        ("064Y", "40 to 64"),
+        ("101Y", "65 or older"),
+        ("4", ""),
+        ("", ""),
+    ],
+)
+def test_age_bands(age: str, band: str) -> None:
+    assert age_band(age) == band
+
+
+def test_what_is_no_dicom_says_nothing(tmp_path: Path, film: Path) -> None:
+    other = tmp_path / "other.png"
+    other.write_bytes(b"\x89PNG" + bytes(400))
+    assert image_attributes(other) == {}
+    assert image_attributes(tmp_path / "none") == {}
+    for cut in (140, 200, 400, 700):
+        cut_file = tmp_path / f"cut-{cut}"
+        cut_file.write_bytes(film.read_bytes()[:cut])
+        assert set(image_attributes(cut_file)) <= {
+            "age_band",
+            "sex",
+            "view",
+            "manufacturer",
+        }

@@ -1,0 +1,57 @@
+"""The hashes in a new bundle: of its own images and of those of its weights and teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.config import TrainConfig
+from pneumoscope.data.index import index
+from pneumoscope.data.training_overlap import TABLE_NAME, count_overlap, training_hashes
+from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.inference.bundle import load_bundle, write_revised
+from pneumoscope.records import ImageRecord
+from pneumoscope.workflows.seen import hashes_of_training
+from support.small_bundle import small_bundle
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Sequence[ImageRecord]:
+    return index(write_phantoms(tmp_path_factory.mktemp("seen") / "phantoms", 40, 7)).records
+
+
+def trained_on(folder: Path, images: Sequence[ImageRecord]) -> Path:
+    """A bundle with the hashes of `images`."""
+    made = small_bundle(folder / "before")
+    table = training_hashes({"train": images, "val": ()})
+    return write_revised(folder / "model", made, made.manifest, "", {TABLE_NAME: table}).folder
+
+
+def test_the_images_of_weights_and_teachers_are_recorded(
+    records: Sequence[ImageRecord], tmp_path: Path
+) -> None:
+    first, second = (
+        trained_on(tmp_path / "a", records[:8]),
+        trained_on(tmp_path / "b", records[8:15]),
+    )
+    config = TrainConfig(weights=str(first), teachers=(str(second), str(first)))
+    table = hashes_of_training(records[15:20], records[20:24], config)[TABLE_NAME]
+    assert sum(name.endswith("_salt") for name in table) == 3  # the first model counts once
+    seen = count_overlap(table, records)
+    assert (seen.identical, seen.chosen_on) == (20, 4)
+    alone = hashes_of_training(records[15:20], records[20:24], TrainConfig(weights="none"))
+    assert count_overlap(alone[TABLE_NAME], records).identical == 5
+
+
+def test_a_teacher_without_hashes_is_reported(
+    records: Sequence[ImageRecord], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="pneumoscope")
+    teacher = small_bundle(tmp_path / "teacher").folder
+    assert load_bundle(teacher).table(TABLE_NAME) is None
+    config = TrainConfig(weights="none", teachers=(str(teacher),))
+    table = hashes_of_training(records[:5], (), config)[TABLE_NAME]
+    assert count_overlap(table, records).identical == 5
+    assert "holds no hashes of its training images" in caplog.text

@@ -166,7 +166,7 @@ def _from_web(
     folder: FetchedFolder,
     progress: Progress,
 ) -> int:
-    from pneumoscope.delivery.dicom_node.dicomweb import PAGE, DicomWeb, NotThereError
+    from pneumoscope.delivery.dicom_node.dicomweb import PAGE, DicomWeb, NotAvailableError
     from pneumoscope.delivery.dicom_node.http_client import ServerError
 
     web = DicomWeb(
@@ -188,7 +188,7 @@ def _from_web(
                             folder.check_room()
                             try:
                                 missing += not folder.add(web.retrieve(image, config.max_bytes))
-                            except NotThereError as error:
+                            except NotAvailableError as error:
                                 _LOGGER.warning("an image can't be had: %s", error)
                                 missing += 1
                         task.advance()

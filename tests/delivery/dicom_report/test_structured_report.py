@@ -17,7 +17,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from pneumoscope.delivery.dicom_report import objects
 from pneumoscope.delivery.dicom_report.objects import Reporter
-from pneumoscope.delivery.dicom_report.source import Author, SourceFilm
+from pneumoscope.delivery.dicom_report.source import Author, SourceImage
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import OperatingPoint
@@ -392,7 +392,7 @@ def test_an_instance_uid_may_stand_in_the_meta_information_alone() -> None:
 def test_what_the_library_refuses_costs_the_rest_of_the_header_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def first_refuses(source: SourceFilm, *rest: Any) -> Any:
+    def first_refuses(source: SourceImage, *rest: Any) -> Any:
         if "StudyDescription" in source.dataset:
             raise ValueError("odd")
         return structured_report(source, *rest)

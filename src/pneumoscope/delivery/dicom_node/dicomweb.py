@@ -51,7 +51,7 @@ _OK, _ACCEPTED, _NO_CONTENT = 200, 202, 204
 Stored = Literal["stored", "refused"]
 
 
-class NotThereError(Exception):
+class NotAvailableError(Exception):
     """This one film can't be had: gone (404, 410), larger than allowed, or no DICOM."""
 
 
@@ -114,21 +114,21 @@ class DicomWeb:
         ) as error:
             raise ServerError("search answered with no list of films", status) from error
 
-    def retrieve(self, film: Found, most: int) -> bytes:
+    def retrieve(self, image: Found, most: int) -> bytes:
         """A film as a Part 10 file, in the syntax in which the server has it (PS3.18 10.4).
 
         Raises:
-            NotThereError: this film can't be had, or has more than `most` bytes.
+            NotAvailableError: this film can't be had, or has more than `most` bytes.
             ServerError: the server can't be asked now.
         """
-        path = f"studies/{film.study}/series/{film.series}/instances/{film.sop}"
+        path = f"studies/{image.study}/series/{image.series}/instances/{image.sop}"
         accept = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
         status, kind, content = self._exchange("GET", path, accept, most + _HEADERS_BYTES)
         if status != _OK:
-            raise NotThereError(f"status {status}")
+            raise NotAvailableError(f"status {status}")
         part = _first_part(kind, content)
         if part is None or len(part) > most or part[128:132] != b"DICM":
-            raise NotThereError("no DICOM file, or too large a one")
+            raise NotAvailableError("no DICOM file, or too large a one")
         return part
 
     def store(self, sop_uid: str, content: bytes) -> tuple[Stored, int]:
@@ -155,11 +155,11 @@ class DicomWeb:
     def _exchange(
         self, method: str, path: str, headers: dict[str, str], most: int, **more: Any
     ) -> tuple[int, str, bytes]:
-        """As `HttpService.exchange`, with `NotThereError` for a response that is too large."""
+        """As `HttpService.exchange`, with `NotAvailableError` for a response that is too large."""
         try:
             return self._service.exchange(method, path, headers, most, **more)
         except TooLargeError as error:
-            raise NotThereError(str(error)) from error
+            raise NotAvailableError(str(error)) from error
 
 
 def _uid(row: Any, tag: str) -> str:

@@ -18,12 +18,12 @@ from pathlib import Path
 from threading import Event
 
 from pneumoscope.config import LimitsConfig, NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Answerer, Audit, made_reports
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
 from pneumoscope.delivery.dicom_node.monitoring import Metric, StatusServer, exposition
 from pneumoscope.delivery.dicom_node.peers import Peer, parse_peer
 from pneumoscope.delivery.dicom_node.poller import Poller
 from pneumoscope.delivery.dicom_node.queue import Queue
+from pneumoscope.delivery.dicom_node.scorer import Audit, Scorer, made_reports
 from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
 from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
@@ -107,7 +107,7 @@ class Node:
             raise
         self.port = self._receiver.port
         reading = predictor.adapted(limits or LimitsConfig(), processes=self._processes)
-        answerer = Answerer(
+        answerer = Scorer(
             self.spool, reading, reporter, self.audit, self._processes, fhir=bool(config.fhir)
         )
         self._begin(answerer.run)

@@ -11,9 +11,9 @@ from datetime import date, timedelta
 from threading import Event
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Audit
-from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found, NotThereError
+from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found, NotAvailableError
 from pneumoscope.delivery.dicom_node.http_client import ServerError
+from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.sender import Doubts, pause
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.delivery.dicom_node.wire import stated_uids
@@ -74,7 +74,7 @@ class Poller:
             offset = 0
             while not stop.is_set():
                 page = self._page(modality, offset)
-                new = [film for film in page if film not in seen]
+                new = [image for image in page if image not in seen]
                 self._fetch_all(new, stop)
                 if stop.is_set():
                     return
@@ -84,30 +84,30 @@ class Poller:
                 seen.update(new)
                 offset += len(page)
 
-    def _fetch_all(self, films: list[Found], stop: Event) -> None:
+    def _fetch_all(self, images: list[Found], stop: Event) -> None:
         """Images of one page; so many failures in a row may be the server's.
 
         Raises:
             ServerError: the server can't be asked now.
         """
         in_a_row = 0
-        wanted = [film for film in films if self._spool.fetchable(film.sop, time.time())]
-        for film in wanted:
-            self._doubts.ask(film.sop)
-        for film in wanted:
+        wanted = [image for image in images if self._spool.fetchable(image.sop, time.time())]
+        for image in wanted:
+            self._doubts.ask(image.sop)
+        for image in wanted:
             if stop.is_set():
                 return
-            in_a_row = 0 if self._fetch(film) else in_a_row + 1
+            in_a_row = 0 if self._fetch(image) else in_a_row + 1
             if in_a_row == _MOST_IN_A_ROW:
                 raise ServerError(f"{in_a_row} images in a row could not be retrieved")
 
     def _page(self, modality: str, offset: int) -> list[Found]:
         try:
             return self._server.search(modality, _dates(self._config.dicomweb_days), offset)
-        except NotThereError as error:
+        except NotAvailableError as error:
             raise ServerError("search answered with too much") from error
 
-    def _fetch(self, film: Found) -> bool:
+    def _fetch(self, image: Found) -> bool:
         """One image into the spool.
 
         What is wrong with it alone is put down, and the others are fetched.
@@ -118,29 +118,29 @@ class Poller:
         """
         try:
             began = time.monotonic()
-            content = self._server.retrieve(film, self._config.max_bytes)
+            content = self._server.retrieve(image, self._config.max_bytes)
             stated = stated_uids(content)
-            if stated.sop != film.sop:
-                raise NotThereError("it has another UID than was asked for")
+            if stated.sop != image.sop:
+                raise NotAvailableError("it has another UID than was asked for")
             if stated.missing:
-                raise NotThereError(f"it states no {stated.missing}")
-        except NotThereError as error:
-            self._failed(film, str(error), counted=True, most=_MOST_TRIES)
+                raise NotAvailableError(f"it states no {stated.missing}")
+        except NotAvailableError as error:
+            self._failed(image, str(error), counted=True, most=_MOST_TRIES)
             return True
         except ServerError as error:
             if error.everywhere:
                 raise
-            works, _ = self._doubts.failed(film.sop)
-            self._failed(film, str(error), counted=works, most=self._config.most_refusals)
+            works, _ = self._doubts.failed(image.sop)
+            self._failed(image, str(error), counted=works, most=self._config.most_refusals)
             return False
-        self._doubts.worked(film.sop)
+        self._doubts.worked(image.sop)
         found, number = self._spool.receive(
-            film.sop, content, self._config.max_waiting, self._config.min_free
+            image.sop, content, self._config.max_waiting, self._config.min_free
         )
         if found == "full":
             self._audit.note("turned away", caller=_CALLER, why="queue or disk full")
             raise _FullError
-        self._spool.fetched(film.sop)
+        self._spool.fetched(image.sop)
         self._audit.note(
             "received",
             film=number,
@@ -150,8 +150,8 @@ class Poller:
         )
         return True
 
-    def _failed(self, film: Found, why: str, *, counted: bool, most: int) -> None:
-        number, refusals = self._spool.not_fetched(film.sop, why, counted=counted)
+    def _failed(self, image: Found, why: str, *, counted: bool, most: int) -> None:
+        number, refusals = self._spool.not_fetched(image.sop, why, counted=counted)
         give_up = counted and refusals >= most
         due = time.time() + pause(self._config, refusals)
         self._spool.fetch_again(number, due, give_up=give_up)

@@ -30,8 +30,8 @@ from pynetdicom.sop_class import (
 )
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Audit
 from pneumoscope.delivery.dicom_node.peers import Peer, client_context
+from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.server import entity
 from pneumoscope.delivery.dicom_node.spool import LostError, Outgoing, Spool
 
@@ -187,7 +187,7 @@ class Sender(ABC):
         if outcome.stored:
             self._doubts.worked(report.number)
             self._spool.sent(report)
-            self._audit.note("sent", film=report.film, kind=report.kind, status=outcome.status)
+            self._audit.note("sent", film=report.image, kind=report.kind, status=outcome.status)
         else:
             self._refused(report, outcome)
         return outcome
@@ -213,7 +213,7 @@ class Sender(ABC):
 
     def _set_aside(self, report: Outgoing, why: str) -> None:
         self._spool.set_aside(report, why)
-        self._audit.note("set aside", film=report.film, kind=report.kind, why=why)
+        self._audit.note("set aside", film=report.image, kind=report.kind, why=why)
 
     def _refused(self, report: Outgoing, outcome: Outcome) -> None:
         works, tries = self._doubts.failed(report.number)
@@ -230,7 +230,7 @@ class Sender(ABC):
             return
         self._audit.note(
             "given up" if give_up else "refused by destination",
-            film=report.film,
+            film=report.image,
             kind=report.kind,
             status=outcome.status,
             why=outcome.why,
@@ -275,7 +275,7 @@ class StoreSender(Sender):
         except RuntimeError:  # the association ended meanwhile
             status = None
         if status is None:
-            self._audit.note("association lost", film=report.film, kind=report.kind)
+            self._audit.note("association lost", film=report.image, kind=report.kind)
             self.abort()
             return Outcome(False, why="association lost")
         return Outcome(status == _SUCCESS or status in _WARNINGS, status)

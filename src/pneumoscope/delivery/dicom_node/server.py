@@ -33,8 +33,8 @@ from pynetdicom.sop_class import (
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Audit
 from pneumoscope.delivery.dicom_node.peers import check_aet, server_context
+from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.delivery.dicom_node.wire import StatedUids, stated_uids
 from pneumoscope.errors import UsageError
@@ -215,7 +215,7 @@ def serve(server: GuardedServer) -> threading.Thread:
     return thread
 
 
-FILM_CLASSES = (
+IMAGE_CLASSES = (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
@@ -250,8 +250,8 @@ class Receiver:
         self._entity.require_calling_aet = [check_aet(a, "--callers") for a in config.callers]
         self._entity.maximum_associations = config.associations
         self._entity.add_supported_context(Verification)
-        for film_class in FILM_CLASSES:
-            self._entity.add_supported_context(film_class, sorted(SUPPORTED_SYNTAXES))
+        for image_class in IMAGE_CLASSES:
+            self._entity.add_supported_context(image_class, sorted(SUPPORTED_SYNTAXES))
         self._server = self._listening()
         self._thread = serve(self._server)
         self.port: int = self._server.socket.getsockname()[1]
@@ -318,7 +318,7 @@ class Receiver:
             why, answer = refusal
             self._audit.note("turned away", caller=caller, why=why, bytes=len(content))
             return answer
-        found, film = self._spool.receive(
+        found, image = self._spool.receive(
             sop_uid, content, self._config.max_waiting, self._config.min_free
         )
         if found == "full":
@@ -326,7 +326,7 @@ class Receiver:
             return _OUT_OF_RESOURCES
         self._audit.note(
             "known already" if found == "known" else "received",
-            film=film,
+            film=image,
             caller=caller,
             bytes=len(content),
             **({} if found in ("new", "known") else {"known_uid": found}),

@@ -54,7 +54,7 @@ _LOST = (MISSING, DAMAGED, UNREADABLE)
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
+class Incoming:
     """An image to be answered for.
 
     Attributes:
@@ -78,7 +78,7 @@ class Outgoing:
     """A report to be sent; `film` is the number of the image that it is about."""
 
     number: int
-    film: int
+    image: int
     kind: str
     sop_uid: str
     path: Path
@@ -214,7 +214,7 @@ class Spool:
             )
         return [number for (number,) in rows]
 
-    def take(self, most: int) -> list[Film]:
+    def take(self, most: int) -> list[Incoming]:
         """The images that have waited longest; each is counted as begun, before it is.
 
         What was begun before and never ended may have ended its process: it is given alone, and
@@ -233,19 +233,19 @@ class Spool:
                 "UPDATE films SET attempts = attempts + 1 WHERE id = ?", [(r[0],) for r in rows]
             )
         return [
-            Film(number, self._incoming / file, tried + 1, digest, digest if later else "")
+            Incoming(number, self._incoming / file, tried + 1, digest, digest if later else "")
             for number, file, tried, digest, later in rows
         ]
 
-    def put_back(self, films: Iterable[Film]) -> None:
+    def put_back(self, images: Iterable[Incoming]) -> None:
         """Images that were taken and could not be ended for no fault of theirs."""
         with self.queue.transaction() as database:
             database.executemany(
                 "UPDATE films SET attempts = attempts - 1 WHERE id = ? AND state = 'waiting'",
-                [(film.number,) for film in films],
+                [(image.number,) for image in images],
             )
 
-    def check(self, item: Film | Outgoing) -> None:
+    def check(self, item: Incoming | Outgoing) -> None:
         """See that a file is what was put there; a damaged one goes to quarantine.
 
         Raises:
@@ -262,15 +262,15 @@ class Spool:
         except OSError as error:
             raise LostError(UNREADABLE) from error
 
-    def set_aside(self, item: Film | Outgoing, why: str) -> None:
+    def set_aside(self, item: Incoming | Outgoing, why: str) -> None:
         """Do nothing more with an item, until `node retry`; `why` tells nothing of a patient."""
-        table = "films" if isinstance(item, Film) else "reports"
+        table = "films" if isinstance(item, Incoming) else "reports"
         self.queue.update(
             f"UPDATE {table} SET state = 'set aside', why = ? WHERE id = ?",  # noqa: S608 - ours
             (why, item.number),
         )
 
-    def answered(self, film: Film, reports: Iterable[ReportObject]) -> int:
+    def answered(self, image: Incoming, reports: Iterable[ReportObject]) -> int:
         """Keep an image's reports, and let go of the image; returns how many were new."""
         files = []
         for report in reports:
@@ -279,7 +279,7 @@ class Spool:
             _put(self._outgoing / name, report.content)
             state = "waiting" if self._sending[fhir] else "kept"
             digest = hashlib.sha256(report.content).hexdigest()
-            files.append((film.number, report.kind, report.sop_uid, digest, name, state))
+            files.append((image.number, report.kind, report.sop_uid, digest, name, state))
         new = 0
         with self.queue.transaction() as database:
             for values in files:
@@ -291,10 +291,10 @@ class Spool:
                     values,
                 ).rowcount
             database.execute(
-                "UPDATE films SET state = 'answered', why = '' WHERE id = ?", (film.number,)
+                "UPDATE films SET state = 'answered', why = '' WHERE id = ?", (image.number,)
             )
         with suppress(OSError):  # it goes on the next opening
-            film.path.unlink(missing_ok=True)
+            image.path.unlink(missing_ok=True)
         self.wake()
         return new
 
@@ -306,8 +306,8 @@ class Spool:
             (now, FHIR, fhir, most),
         )
         return [
-            Outgoing(number, film, kind, uid, self._outgoing / file, refusals, digest)
-            for number, film, kind, uid, file, refusals, digest in rows
+            Outgoing(number, image, kind, uid, self._outgoing / file, refusals, digest)
+            for number, image, kind, uid, file, refusals, digest in rows
         ]
 
     def sent(self, report: Outgoing) -> None:

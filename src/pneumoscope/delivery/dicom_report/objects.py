@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.delivery.dicom_report.secondary_capture import secondary_capture
 from pneumoscope.delivery.dicom_report.segmentation import segmentation
-from pneumoscope.delivery.dicom_report.source import Author, SourceFilm, source_film
+from pneumoscope.delivery.dicom_report.source import Author, SourceImage, source_image
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
 from pneumoscope.images.budget import decoding
 from pneumoscope.images.read import read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import heatmap_name, overlay_rgb
-from pneumoscope.inference.predictor import Answer
+from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text, write_bytes
 
@@ -93,16 +93,16 @@ class Reporter:
         self.limits = limits or LimitsConfig()
 
     def objects(
-        self, content: bytes, answer: Answer, variant: str = ""
+        self, content: bytes, result: Result, variant: str = ""
     ) -> tuple[ReportObject, ...]:
         """A report, and with an answer that kept its image a capture as well, if one can be made.
 
         Raises:
             ImageRefusedError: `content` is no DICOM file, or lacks what a report needs.
         """
-        prediction = answer.prediction
+        prediction = result.prediction
         author = replace(self.author, variant=variant)
-        source = source_film(content, prediction.path, self.limits)
+        source = source_image(content, prediction.path, self.limits)
         try:
             made = [_report(source, author, prediction)]
         except ImageRefusedError:  # what the library can't repeat is not worth the report
@@ -110,21 +110,21 @@ class Reporter:
             made = [_report(source, author, prediction)]
         for change in source.changes:
             _LOGGER.info("%s: DICOM report: %s", path_text(prediction.path), change)
-        if answer.image is not None and answer.cam is not None:
-            overlay = overlay_rgb(answer.image.pixels, answer.cam, self._preprocessing)
+        if result.image is not None and result.cam is not None:
+            overlay = overlay_rgb(result.image.pixels, result.cam, self._preprocessing)
             try:
                 with decoding(prediction.path, "patient and study, for a capture,"):
                     capture = secondary_capture(source, author, prediction, overlay)
                     made.append(_encoded("capture", capture))
                     if self._segmentation:
-                        seg = segmentation(source, author, answer.cam, self._preprocessing)
+                        seg = segmentation(source, author, result.cam, self._preprocessing)
                         made.append(_encoded("segmentation", seg))
             except ImageRefusedError as refusal:
                 _LOGGER.warning("%s: no capture: %s", path_text(prediction.path), refusal.detail)
         return tuple(made)
 
 
-def _report(source: SourceFilm, author: Author, prediction: Prediction) -> ReportObject:
+def _report(source: SourceImage, author: Author, prediction: Prediction) -> ReportObject:
     with decoding(prediction.path, "patient and study, for a report,"):
         return _encoded("report", structured_report(source, author, prediction))
 
@@ -183,19 +183,19 @@ class ReportFolder:
         self._limits = limits or LimitsConfig()
         self._reporter = Reporter(manifest, self._limits, precision, segmentation=segmentation)
 
-    def add(self, answer: Answer) -> None:
+    def add(self, result: Result) -> None:
         """Write the objects of one answer for a file; what has none gets a note.
 
         Raises:
             OSError: the folder can't be written.
         """
-        path = answer.prediction.path
+        path = result.prediction.path
         try:
             content = read_file(path, self._limits)
-            if answer.image is not None and _sha256(content) != answer.image.sha256:
+            if result.image is not None and _sha256(content) != result.image.sha256:
                 self._note(path, "the file was changed while it was answered for")
                 return
-            made = self._reporter.objects(content, answer)
+            made = self._reporter.objects(content, result)
         except ImageRefusedError as refusal:
             self._note(path, refusal.detail)
             return

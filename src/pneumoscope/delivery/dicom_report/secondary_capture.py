@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.delivery.dicom_report.source import MANUFACTURER, RESEARCH_ONLY, Author, SourceFilm
+from pneumoscope.delivery.dicom_report.source import (
+    MANUFACTURER,
+    RESEARCH_ONLY,
+    Author,
+    SourceImage,
+)
 from pneumoscope.records import Prediction
 
 if TYPE_CHECKING:
@@ -39,7 +44,7 @@ _LETTERS = frozenset("LRAPHF")
 
 
 def secondary_capture(
-    source: SourceFilm, author: Author, prediction: Prediction, overlay: NDArray[np.uint8]
+    source: SourceImage, author: Author, prediction: Prediction, overlay: NDArray[np.uint8]
 ) -> SCImage:
     """The overlay, uint8 (h, w, 3), in the film's own study.
 
@@ -51,28 +56,28 @@ def secondary_capture(
     """
     from highdicom.sc import SCImage
 
-    film = source.dataset
-    stated = orientation(film)
+    image = source.dataset
+    stated = orientation(image)
     capture = SCImage(
         pixel_array=labelled(overlay, author, prediction),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        study_instance_uid=film.StudyInstanceUID,
+        study_instance_uid=image.StudyInstanceUID,
         series_instance_uid=author.uid("capture series", source.series_uid),
         series_number=SERIES_NUMBER,
         sop_instance_uid=author.uid("capture", source.sop_uid),
         instance_number=source.number,
         manufacturer=MANUFACTURER,
-        patient_id=film.PatientID,
-        patient_name=film.PatientName,
-        patient_birth_date=film.PatientBirthDate,
-        patient_sex=film.PatientSex,
-        accession_number=film.AccessionNumber,
-        study_id=film.StudyID,
-        study_date=film.StudyDate or None,
-        study_time=film.StudyTime or None,
-        referring_physician_name=film.ReferringPhysicianName,
+        patient_id=image.PatientID,
+        patient_name=image.PatientName,
+        patient_birth_date=image.PatientBirthDate,
+        patient_sex=image.PatientSex,
+        accession_number=image.AccessionNumber,
+        study_id=image.StudyID,
+        study_date=image.StudyDate or None,
+        study_time=image.StudyTime or None,
+        referring_physician_name=image.ReferringPhysicianName,
         patient_orientation=stated or _STAND_IN_ORIENTATION,
         series_description="Pneumonia: model's heatmap. RESEARCH USE ONLY",
         manufacturer_model_name=author.model_name,
@@ -80,14 +85,14 @@ def secondary_capture(
         device_serial_number=author.fingerprint,
         specific_character_set="ISO_IR 192",
     )
-    capture.copy_patient_and_study_information(film)
+    capture.copy_patient_and_study_information(image)
     if not stated:  # C.7.6.1: type 2C, empty where nobody knows; the library wants a value
         capture.PatientOrientation = ""
     capture.ConversionType = "WSD"
     capture.ImageType = ["DERIVED", "SECONDARY"]
     for keyword in _CARRIED:
-        if keyword in film:
-            capture[keyword] = film[keyword]
+        if keyword in image:
+            capture[keyword] = image[keyword]
     capture.DerivationDescription = f"Grad-CAM map over the film. {RESEARCH_ONLY}"
     capture.ImageComments = RESEARCH_ONLY
     capture.SourceImageSequence = [_reference(source)]
@@ -125,9 +130,9 @@ def _label(author: Author, prediction: Prediction) -> list[str]:
     ]
 
 
-def orientation(film: Dataset) -> tuple[str, str] | None:
+def orientation(image: Dataset) -> tuple[str, str] | None:
     """The image's directions of rows and columns (C.7.6.1.1.1), if it states some that can be."""
-    value = film.get("PatientOrientation")
+    value = image.get("PatientOrientation")
     if value is None or isinstance(value, str) or len(value) != 2:
         return None
     row, column = str(value[0]), str(value[1])
@@ -135,7 +140,7 @@ def orientation(film: Dataset) -> tuple[str, str] | None:
     return (row, column) if known else None
 
 
-def _reference(source: SourceFilm) -> Dataset:
+def _reference(source: SourceImage) -> Dataset:
     """The film, as what this was processed from (CID 7202)."""
     from pydicom.dataset import Dataset
 

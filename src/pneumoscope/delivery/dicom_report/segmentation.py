@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pneumoscope.delivery.dicom_report.secondary_capture import orientation
-from pneumoscope.delivery.dicom_report.source import MANUFACTURER, RESEARCH_ONLY, Author, SourceFilm
+from pneumoscope.delivery.dicom_report.source import (
+    MANUFACTURER,
+    RESEARCH_ONLY,
+    Author,
+    SourceImage,
+)
 from pneumoscope.inference.overlay import fit_map
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ _CARRIED = (
 
 
 def segmentation(
-    source: SourceFilm, author: Author, cam: NDArray[np.float32], config: PreprocessConfig
+    source: SourceImage, author: Author, cam: NDArray[np.float32], config: PreprocessConfig
 ) -> Segmentation:
     """The map, float32 (h, w) on the network's grid, in the study of the image that it is of.
 

@@ -1,7 +1,7 @@
 """The X-ray that a report is about: its patient, its study, and how to refer to it.
 
 Optional elements that can't be repeated in a report never lose it: what can be kept is kept as it
-stands, and `SourceFilm.changes` says what was changed. Decodes no pixel.
+stands, and `SourceImage.changes` says what was changed. Decodes no pixel.
 
 Who answers: the program, its version, the model; and the UIDs of what it writes.
 
@@ -46,7 +46,7 @@ _MOST_INSTANCE_NUMBER = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SourceFilm:
+class SourceImage:
     """A film that reports can be filed with.
 
     Attributes:
@@ -65,7 +65,7 @@ class SourceFilm:
     number: int
     changes: tuple[str, ...] = ()
 
-    def bare(self) -> SourceFilm:
+    def bare(self) -> SourceImage:
         """The same with nothing but what identifies patient, study and image."""
         from pydicom.dataset import Dataset
 
@@ -77,7 +77,7 @@ class SourceFilm:
         return replace(self, dataset=dataset, changes=(*self.changes, words))
 
 
-def source_film(content: bytes, name: str, limits: LimitsConfig) -> SourceFilm:
+def source_image(content: bytes, name: str, limits: LimitsConfig) -> SourceImage:
     """Read what a report needs of a DICOM file.
 
     Raises:
@@ -103,7 +103,7 @@ def source_film(content: bytes, name: str, limits: LimitsConfig) -> SourceFilm:
         for keyword in _NEEDED:
             _check_uid(dataset, keyword, name, changes)
         _complete(dataset, changes)
-        return SourceFilm(
+        return SourceImage(
             dataset,
             str(dataset.SOPInstanceUID),
             str(dataset.SOPClassUID),

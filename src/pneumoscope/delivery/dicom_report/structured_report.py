@@ -22,7 +22,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pneumoscope.delivery.dicom_report.source import MANUFACTURER, RESEARCH_ONLY, Author, SourceFilm
+from pneumoscope.delivery.dicom_report.source import (
+    MANUFACTURER,
+    RESEARCH_ONLY,
+    Author,
+    SourceImage,
+)
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 if TYPE_CHECKING:
@@ -57,7 +62,7 @@ _NO_UNITS = ("1", "UCUM", "no units")
 
 
 def structured_report(
-    source: SourceFilm, author: Author, prediction: Prediction
+    source: SourceImage, author: Author, prediction: Prediction
 ) -> Comprehensive3DSR:
     """The report of one answer, in the film's own study, in a series of the author's own.
 
@@ -133,7 +138,7 @@ def _procedure(prediction: Prediction) -> CodedConcept:
 
 
 def _group(
-    source: SourceFilm, author: Author, prediction: Prediction
+    source: SourceImage, author: Author, prediction: Prediction
 ) -> MeasurementsAndQualitativeEvaluations:
     """TID 1501 of the one finding there is."""
     from highdicom.sr import (

@@ -39,7 +39,7 @@ from pynetdicom.sop_class import (
 
 from pneumoscope.config import FetchConfig
 from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
-from pneumoscope.delivery.dicom_node.server import FILM_CLASSES
+from pneumoscope.delivery.dicom_node.server import IMAGE_CLASSES
 from pneumoscope.delivery.fetching.pseudonyms import Mapping, pseudonyms_of
 from pneumoscope.errors import MissingError, NetworkError, UsageError
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
@@ -327,7 +327,7 @@ class Pacs:
 
     def _get(self, keys: Dataset, into: FetchedFolder) -> None:
         model = StudyRootQueryRetrieveInformationModelGet
-        roles = [build_role(storage, scp_role=True) for storage in FILM_CLASSES]
+        roles = [build_role(storage, scp_role=True) for storage in IMAGE_CLASSES]
         handlers = [(evt.EVT_C_STORE, _stored, [into])]
         association = self._association("C-GET", model, roles, handlers)
         self._ended("C-GET", association.send_c_get(keys, model))
@@ -335,7 +335,7 @@ class Pacs:
     def _move(self, keys: Dataset, into: FetchedFolder) -> None:
         model = StudyRootQueryRetrieveInformationModelMove
         listener = self._entity()
-        for storage in FILM_CLASSES:
+        for storage in IMAGE_CLASSES:
             listener.add_supported_context(storage, sorted(SUPPORTED_SYNTAXES))
         place = (self._config.move_host, self._config.move_port)
         handlers: list[Any] = [(evt.EVT_C_STORE, _stored, [into])]
@@ -379,7 +379,7 @@ class Pacs:
             return there
         entity, peer = self._entity(), self._peer
         entity.add_requested_context(model)
-        for storage in FILM_CLASSES if roles else ():
+        for storage in IMAGE_CLASSES if roles else ():
             entity.add_requested_context(storage, sorted(SUPPORTED_SYNTAXES))
         made = entity.associate(
             peer.host,

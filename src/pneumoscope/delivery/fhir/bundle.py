@@ -26,19 +26,19 @@ from pneumoscope.delivery.dicom_report.source import (
     MANUFACTURER,
     RESEARCH_ONLY,
     Author,
-    source_film,
+    source_image,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
 from pneumoscope.images.raster import detect_format
 from pneumoscope.images.read import read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import heatmap_name
-from pneumoscope.inference.predictor import Answer
+from pneumoscope.inference.results import Result
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 from pneumoscope.storage import claim_folder, path_text, write_text
 
 if TYPE_CHECKING:
-    from pneumoscope.delivery.dicom_report.source import SourceFilm
+    from pneumoscope.delivery.dicom_report.source import SourceImage
 
 _SCT = "http://snomed.info/sct"
 _DCM = "http://dicom.nema.org/resources/ontology/DCM"
@@ -83,7 +83,7 @@ class Subject:
     date: str = ""
 
     @classmethod
-    def of(cls, source: SourceFilm) -> Subject:
+    def of(cls, source: SourceImage) -> Subject:
         """What a DICOM file says."""
         dataset = source.dataset
         date = str(dataset.get("StudyDate") or "")
@@ -341,16 +341,16 @@ class FhirFolder:
         self._limits = limits or LimitsConfig()
         self._author = Author.of(manifest, precision)
 
-    def add(self, answer: Answer) -> None:
+    def add(self, result: Result) -> None:
         """Write the Bundle of one result; what can have none is noted in the log.
 
         Raises:
             OSError: the folder can't be written.
         """
-        path = answer.prediction.path
+        path = result.prediction.path
         try:
             content = read_file(path, self._limits)
-            text = fhir_bundle(self._subject(content, path), self._author, answer.prediction)
+            text = fhir_bundle(self._subject(content, path), self._author, result.prediction)
         except (ImageRefusedError, ValueError) as error:
             _LOGGER.warning("%s: no FHIR resources: %s", path_text(path), error)
             self.skipped += 1
@@ -362,7 +362,7 @@ class FhirFolder:
     def _subject(self, content: bytes, path: str) -> Subject:
         """What a DICOM file says of patient and study; of another file its digest alone."""
         if detect_format(content) == "dicom":
-            return Subject.of(source_film(content, path, self._limits))
+            return Subject.of(source_image(content, path, self._limits))
         return Subject(f"urn:sha256:{hashlib.sha256(content).hexdigest()}")
 
     def document(self) -> dict[str, Any]:

@@ -91,9 +91,9 @@ def build_app(
 def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/predictions",
-        summary="Answer for one film",
+        summary="Result for one film",
         openapi_extra=documents.form(many=False),
-        responses=documents.answers(
+        responses=documents.responses(
             {"model": documents.Row, "description": "the answer"},
             400,
             401,
@@ -120,10 +120,10 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/v1/predictions/batch",
-        summary="Answer for several films, line by line",
+        summary="Result for several films, line by line",
         openapi_extra=documents.form(many=True),
         response_class=StreamingResponse,
-        responses=documents.answers(
+        responses=documents.responses(
             {
                 "content": {_NDJSON: {"schema": documents.Line.model_json_schema()}},
                 "description": "a line per film",

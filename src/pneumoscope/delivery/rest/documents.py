@@ -1,6 +1,6 @@
 """Answers, refusals and the model as JSON documents, with the HTTP status that goes with each.
 
-Comes in: an `Answer`, what was asked for, a manifest. Goes out: dicts of JSON types. The row is
+Comes in: an `Result`, what was asked for, a manifest. Goes out: dicts of JSON types. The row is
 the one of `predictions.csv`. Knows nothing of requests.
 
 The bodies of answers, said for the OpenAPI document and /docs. Nothing is made from these.
@@ -24,7 +24,7 @@ from pneumoscope.delivery.rest.upload import FIELD, Upload
 from pneumoscope.errors import Reason
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import image_png, map_png, overlay_png
-from pneumoscope.inference.predictor import Answer
+from pneumoscope.inference.results import Result
 from pneumoscope.inference.table import as_row
 from pneumoscope.records import Prediction
 
@@ -66,11 +66,11 @@ class Document:
     prediction: Prediction
 
 
-def too_large(upload: Upload, most_bytes: int) -> Answer:
+def too_large(upload: Upload, most_bytes: int) -> Result:
     """The refusal of a file of more than `most_bytes`."""
     detail = f"it has at least {upload.size:,} bytes; at most {most_bytes:,} are taken"
     reason = Reason.FILE_TOO_LARGE
-    return Answer(Prediction(upload.name, reason.status, reason, detail=detail))
+    return Result(Prediction(upload.name, reason.status, reason, detail=detail))
 
 
 def prediction_document(prediction: Prediction, model: str) -> dict[str, Any]:
@@ -86,10 +86,10 @@ def http_status(prediction: Prediction) -> int:
     return 200 if prediction.reason is None else _STATUS.get(prediction.reason, 422)
 
 
-def pictures(answer: Answer, wanted: Wanted, config: PreprocessConfig) -> dict[str, str | None]:
+def pictures(result: Result, wanted: Wanted, config: PreprocessConfig) -> dict[str, str | None]:
     """PNG as base64: `heatmap` if there is one; where asked for, `preview` and `map`, or `None`."""
-    pixels = None if answer.image is None else answer.image.pixels
-    cam = answer.cam
+    pixels = None if result.image is None else result.image.pixels
+    cam = result.cam
     found: dict[str, str | None] = {}
     if wanted.heatmap and pixels is not None and cam is not None:
         found["heatmap"] = _base64(overlay_png(pixels, cam, config))
@@ -220,7 +220,7 @@ _WORDS = {
 }
 
 
-def answers(ok: dict[str, Any], *codes: int) -> dict[int | str, dict[str, Any]]:
+def responses(ok: dict[str, Any], *codes: int) -> dict[int | str, dict[str, Any]]:
     """What a route answers, for its OpenAPI entry: `ok` for 200, and problems."""
     refused = (413, 415, 422)
     found: dict[int | str, dict[str, Any]] = {200: ok}

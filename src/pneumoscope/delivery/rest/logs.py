@@ -164,7 +164,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._films = Counter(
+        self._images = Counter(
             "pneumoscope_films",
             "films, by answer or reason",
             ("status", "reason", "prediction"),
@@ -204,10 +204,10 @@ class Metrics:
         self._requests.labels(route, str(code)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def count_film(self, prediction: Prediction) -> None:
+    def count_image(self, prediction: Prediction) -> None:
         """One film that was answered for or refused."""
         reason = "" if prediction.reason is None else prediction.reason.value
-        self._films.labels(prediction.status, reason, prediction.prediction or "").inc()
+        self._images.labels(prediction.status, reason, prediction.prediction or "").inc()
         if prediction.probability is not None:
             self._probability.observe(prediction.probability)
             self._recent.append(prediction.probability)

@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.preparing import Prepared
+from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 
 PASSES = (1, 4, 8, 16)
@@ -41,10 +42,10 @@ class Pipeline:
         self._changed = threading.Condition()
         self._coming = 0
         self._passing = False
-        self._waiting: deque[tuple[Prepared, Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Prepared, Future[Result]]] = deque()
         self._closed = False
 
-    def submit(self, content: bytes, name: str, *, keep_image: bool = False) -> Future[Answer]:
+    def submit(self, content: bytes, name: str, *, keep_image: bool = False) -> Future[Result]:
         """The answer for one file's content, when it is there.
 
         As long as nobody has begun to read it, the future can be cancelled.
@@ -54,56 +55,56 @@ class Pipeline:
             name: for the row.
             keep_image: keep the pixels in the answer, shrunk to the size of overlays.
         """
-        answer: Future[Answer] = Future()
+        result: Future[Result] = Future()
         with self._changed:
             self._coming += 1
         self.readers.submit(
             self._read,
             lambda: self._predictor.prepare_bytes(content, name, keep_image=keep_image),
-            answer,
+            result,
         )
-        return answer
+        return result
 
     def close(self) -> None:
         """Begin nothing more; what was begun is finished."""
         self._closed = True
         self.readers.shutdown(wait=False)
 
-    def _read(self, prepare: Callable[[], Prepared | Prediction], answer: Future[Answer]) -> None:
+    def _read(self, prepare: Callable[[], Prepared | Prediction], result: Future[Result]) -> None:
         item: Prepared | Prediction | None = None
         try:
             if self._closed:
-                answer.cancel()
-            if answer.set_running_or_notify_cancel():
+                result.cancel()
+            if result.set_running_or_notify_cancel():
                 item = prepare()
         except Exception as error:  # noqa: BLE001 - who waits for it has it
-            answer.set_exception(error)
+            result.set_exception(error)
         finally:
             with self._changed:
                 self._coming -= 1
                 if isinstance(item, Prepared):
-                    self._waiting.append((item, answer))
+                    self._waiting.append((item, result))
                     if not self._passing:
                         self._passing = True
                         self._engine.submit(self._run_passes)
                 self._changed.notify_all()
         if isinstance(item, Prediction):
-            answer.set_result(Answer(item))
+            result.set_result(Result(item))
 
     def _run_passes(self) -> None:
-        """Answer for all that wait, and for what comes meanwhile."""
+        """Result for all that wait, and for what comes meanwhile."""
         while asked := self._next_pass():
             try:
                 found = list(self._predictor.answers([item for item, _ in asked]))
             except Exception:  # noqa: BLE001 - see `_alone`
                 # Of whichever film it was: each is asked for alone, and has the error or not.
-                for item, answer in asked:
-                    self._alone(item, answer)
+                for item, result in asked:
+                    self._alone(item, result)
                 continue
-            for (_, answer), one in zip(asked, found, strict=True):
-                answer.set_result(one)
+            for (_, result), one in zip(asked, found, strict=True):
+                result.set_result(one)
 
-    def _next_pass(self) -> list[tuple[Prepared, Future[Answer]]]:
+    def _next_pass(self) -> list[tuple[Prepared, Future[Result]]]:
         """The films of the next pass; none, and no more passes, where none waits."""
         with self._changed:
             if not self._waiting:
@@ -117,15 +118,15 @@ class Pipeline:
         here = len(self._waiting)
         return _most(here) == _most(here + self._coming)
 
-    def _alone(self, item: Prepared, answer: Future[Answer]) -> None:
+    def _alone(self, item: Prepared, result: Future[Result]) -> None:
         try:
             (found,) = self._predictor.answers([item])
         except Exception as error:  # noqa: BLE001 - who waits for it has it
-            answer.set_exception(error)
+            result.set_exception(error)
         else:
-            answer.set_result(found)
+            result.set_result(found)
 
 
-def _most(films: int) -> int:
+def _most(images: int) -> int:
     """Of so many films, how many make a pass."""
-    return max(size for size in PASSES if size <= films)
+    return max(size for size in PASSES if size <= images)

@@ -119,7 +119,7 @@ def check_tls(config: ServeConfig) -> None:
 def serve(
     predictor: Predictor, config: ServeConfig, limits: LimitsConfig, bound: Bound, level: int
 ) -> None:
-    """Answer until SIGTERM or Ctrl-C, and then for what is under way.
+    """Result until SIGTERM or Ctrl-C, and then for what is under way.
 
     Args:
         predictor: the model.

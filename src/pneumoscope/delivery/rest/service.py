@@ -48,9 +48,10 @@ from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, recei
 from pneumoscope.errors import Reason
 from pneumoscope.images.budget import keep_freed_memory
 from pneumoscope.images.warning_summary import count_warnings, join_warnings
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.preparing import threads
 from pneumoscope.inference.processes import Processes
+from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 
 ResultT = TypeVar("ResultT")
@@ -110,7 +111,7 @@ class WorkQueue:
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
         self._places: set[Place] = set()
-        self.films = 0
+        self.images = 0
         self.cost = 0.1
 
     @property
@@ -122,7 +123,7 @@ class WorkQueue:
     def expected(self) -> float:
         """Seconds until a request that comes now would have its answer."""
         busy = sum(not place.slow for place in self._places)
-        return (max(busy, self.films) + 1) * self.cost
+        return (max(busy, self.images) + 1) * self.cost
 
     @contextmanager
     def taken_on(self, address: str = "") -> Iterator[Place]:
@@ -178,8 +179,8 @@ class WorkQueue:
         loop = asyncio.get_running_loop()
         leaving = asyncio.ensure_future(gone)
         began = time.perf_counter()
-        self.films += 1
-        beside = self.films
+        self.images += 1
+        beside = self.images
         # Counted until the threads are done with it, even if nobody waits for it any more.
         job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
         running = asyncio.wrap_future(job)
@@ -192,14 +193,14 @@ class WorkQueue:
         finally:
             running.cancel()  # of what was begun, the threads make an end all the same
             leaving.cancel()
-        films = max(1.0, (beside + self.films) / 2)
+        images = max(1.0, (beside + self.images) / 2)
         # One that was made to take long must not turn others away.
-        took = min((time.perf_counter() - began) / films, _MOST_JUMP * self.cost)
+        took = min((time.perf_counter() - began) / images, _MOST_JUMP * self.cost)
         self.cost += _WEIGHT * (took - self.cost)
         return result
 
     def _count_down(self) -> None:
-        self.films -= 1
+        self.images -= 1
 
 
 _LEAST_RATE = 8 << 10
@@ -245,10 +246,10 @@ class Service:
         keep_freed_memory(shared=True)
         self.processes.start()
         self.predictor.warm_up()
-        film = _nothing()
-        self.pipeline.submit(film, "nothing").result()
+        image = _nothing()
+        self.pipeline.submit(image, "nothing").result()
         began = time.perf_counter()
-        self.pipeline.submit(film, "nothing").result()
+        self.pipeline.submit(image, "nothing").result()
         self.queue.cost = time.perf_counter() - began
         self.state = "ok"
 
@@ -324,7 +325,7 @@ class Service:
         self.count(answer.prediction)
         return Document(http_status(answer.prediction), body, answer.prediction)
 
-    async def _answer(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Answer:
+    async def _answer(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Result:
         if upload.too_large:
             return too_large(upload, self.config.max_upload)
         name, keep = upload.name, wanted.pictures
@@ -334,7 +335,7 @@ class Service:
 
     def count(self, prediction: Prediction) -> None:
         """Write down a film's answer: in metrics, and in the log without its score."""
-        self.metrics.count_film(prediction)
+        self.metrics.count_image(prediction)
         reason = prediction.reason.value if prediction.reason else None
         kinds = join_warnings(sorted(count_warnings([prediction.warnings])))
         event("film", status=prediction.status, reason=reason, warnings=kinds)

@@ -27,16 +27,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
-from pneumoscope.delivery.dicom_node.spool import FHIR, Film, LostError, Spool
+from pneumoscope.delivery.dicom_node.spool import FHIR, Incoming, LostError, Spool
 from pneumoscope.delivery.dicom_node.status import note_result
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
-from pneumoscope.delivery.dicom_report.source import source_film
+from pneumoscope.delivery.dicom_report.source import source_image
 from pneumoscope.delivery.fhir.bundle import Subject, bundle_identifier, fhir_bundle
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.warning_summary import count_warnings, join_warnings
 from pneumoscope.inference.overlay import shrunk
-from pneumoscope.inference.predictor import BATCH, Answer, Predictor
+from pneumoscope.inference.predictor import BATCH, Predictor
 from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
+from pneumoscope.inference.results import Result
 
 Fact = str | int | float | bool | None
 
@@ -119,7 +120,7 @@ _IDLE_SECONDS = 1.0
 Made = tuple[ReportObject, ...] | Reason
 
 
-class Answerer:
+class Scorer:
     """Answers until it is stopped.
 
     Args:
@@ -152,21 +153,21 @@ class Answerer:
         while not stop.is_set():
             for number in self._spool.give_up(MOST_ATTEMPTS):
                 self._audit.note("given up", film=number, why="ended the program")
-            films = self._spool.take(BATCH)
-            if films:
-                self.answer(films)
+            images = self._spool.take(BATCH)
+            if images:
+                self.score(images)
             else:
                 self._spool.wait(_IDLE_SECONDS)
 
-    def answer(self, films: list[Film]) -> None:
-        """Answer for images that were taken; if the disk refuses, the rest of them go back."""
-        whole = [film for film in films if self._is_whole(film)]
+    def score(self, images: list[Incoming]) -> None:
+        """Result for images that were taken; if the disk refuses, the rest of them go back."""
+        whole = [image for image in images if self._is_whole(image)]
         ended = 0
         began = time.monotonic()
-        answers = self._predictor.predict_files([film.path for film in whole], keep=shrunk)
+        results = self._predictor.predict_files([image.path for image in whole], keep=shrunk)
         try:
-            for film, answer in zip(whole, answers, strict=True):
-                self._finish(film, answer, began)
+            for image, result in zip(whole, results, strict=True):
+                self._finish(image, result, began)
                 self._works = True
                 ended += 1
                 began = time.monotonic()
@@ -178,17 +179,17 @@ class Answerer:
         except Exception as error:  # noqa: BLE001 - of whichever it was, it stays with that one
             self._failed(whole[ended:], error)
         finally:
-            answers.close()
+            results.close()
 
-    def _is_whole(self, film: Film) -> bool:
+    def _is_whole(self, image: Incoming) -> bool:
         try:
-            self._spool.check(film)
+            self._spool.check(image)
         except LostError as lost:
-            self._set_aside(film, lost.why)
+            self._set_aside(image, lost.why)
             return False
         return True
 
-    def _failed(self, films: list[Film], error: Exception) -> None:
+    def _failed(self, images: list[Incoming], error: Exception) -> None:
         """Images of which one, nobody knows which, raised: each is tried again by itself.
 
         They have been counted as begun, and what was begun is given alone from then on.
@@ -199,24 +200,24 @@ class Answerer:
         if not self._works:
             raise error
         _LOGGER.error("answering for images failed: %s", type(error).__name__)
-        self._audit.note("failed", films=len(films), why=type(error).__name__)
-        if len(films) == 1 and films[0].attempts >= MOST_ATTEMPTS:
-            self._set_aside(films[0], f"failed {films[0].attempts} times: {type(error).__name__}")
+        self._audit.note("failed", films=len(images), why=type(error).__name__)
+        if len(images) == 1 and images[0].attempts >= MOST_ATTEMPTS:
+            self._set_aside(images[0], f"failed {images[0].attempts} times: {type(error).__name__}")
 
-    def _set_aside(self, film: Film, why: str) -> None:
-        self._spool.set_aside(film, why)
-        self._audit.note("set aside", film=film.number, why=why)
+    def _set_aside(self, image: Incoming, why: str) -> None:
+        self._spool.set_aside(image, why)
+        self._audit.note("set aside", film=image.number, why=why)
 
-    def _finish(self, film: Film, answer: Answer, began: float) -> None:
-        reports = self._reports(film, answer)
+    def _finish(self, image: Incoming, result: Result, began: float) -> None:
+        reports = self._reports(image, result)
         if reports is None:
             return
-        prediction = answer.prediction
+        prediction = result.prediction
         note_result(self._spool.folder, reports, prediction, self._reporter.author)
-        new = self._spool.answered(film, reports)
+        new = self._spool.answered(image, reports)
         self._audit.note(
             "answered",
-            film=film.number,
+            film=image.number,
             status=prediction.status,
             reason=prediction.reason.value if prediction.reason else None,
             probability=prediction.probability,
@@ -229,46 +230,46 @@ class Answerer:
             seconds=round(time.monotonic() - began, 3),
         )
 
-    def _reports(self, film: Film, answer: Answer) -> tuple[ReportObject, ...] | None:
+    def _reports(self, image: Incoming, result: Result) -> tuple[ReportObject, ...] | None:
         """The reports of an answer, none if it can't be referred to; `None` if it is set aside."""
         try:
             made: Made = self._processes.call(
-                made_reports, self._reporter, film.path, answer, film.variant, self._fhir
+                made_reports, self._reporter, image.path, result, image.variant, self._fhir
             )
         except (EndedError, CallError) as error:
             words = "took too long" if isinstance(error, EndedError) and error.late else "failed"
-            self._set_aside(film, f"making its report {words}")
+            self._set_aside(image, f"making its report {words}")
             return None
         if isinstance(made, Reason):
-            self._audit.note("no report", film=film.number, why=made.value)
+            self._audit.note("no report", film=image.number, why=made.value)
             return ()
         if self._fhir and all(item.kind != FHIR for item in made):
-            self._audit.note("no FHIR bundle", film=film.number)
+            self._audit.note("no FHIR bundle", film=image.number)
         return made
 
 
 def made_reports(
-    reporter: Reporter, path: Path, answer: Answer, variant: str, fhir: bool = False
+    reporter: Reporter, path: Path, result: Result, variant: str, fhir: bool = False
 ) -> Made:
     """In a process: the reports of an answer for the file `path`, or why there are none."""
     try:
         content = path.read_bytes()
-        made = reporter.objects(content, answer, variant)
-        return (*made, *_fhir_bundles(reporter, content, answer, variant)) if fhir else made
+        made = reporter.objects(content, result, variant)
+        return (*made, *_fhir_bundles(reporter, content, result, variant)) if fhir else made
     except ImageRefusedError as refusal:
         return refusal.reason
 
 
 def _fhir_bundles(
-    reporter: Reporter, content: bytes, answer: Answer, variant: str
+    reporter: Reporter, content: bytes, result: Result, variant: str
 ) -> tuple[ReportObject, ...]:
     """The FHIR Bundle of a result; none if FHIR has no place even for its identifiers."""
     author = replace(reporter.author, variant=variant)
-    subject = Subject.of(source_film(content, answer.prediction.path, reporter.limits))
+    subject = Subject.of(source_image(content, result.prediction.path, reporter.limits))
     # A header may hold a value that FHIR does not allow: then the UIDs alone are stated.
     for stated in (subject, Subject(subject.image, study=subject.study), Subject(subject.image)):
         with suppress(ValueError):
-            text = fhir_bundle(stated, author, answer.prediction, transaction=True)
+            text = fhir_bundle(stated, author, result.prediction, transaction=True)
             identifier = bundle_identifier(stated, author)
             return (ReportObject(FHIR, "", identifier, text.encode()),)
     return ()

@@ -272,7 +272,7 @@ def test_a_uid_that_is_none_gets_into_no_address(uid: Any, monkeypatch: pytest.M
                 .encode([{**row, "00080018": {"Value": [uid]}} for row in rows])
             ),
         )
-        with pytest.raises(ServerError, match="no list of films"):
+        with pytest.raises(ServerError, match="not a list of images"):
             search(server)
 
 

@@ -1,15 +1,13 @@
-"""Images of the spool to reports of the spool, through the `Predictor`.
+"""Score the images of the spool with the `Predictor`, and write the audit log.
 
-Whatever is wrong with one image stays with it: it is set aside, or tried again a few times, and the
-others are answered for. Files of strangers are read in processes that can be ended.
+A problem with one image affects that image only: it is set aside or tried again a few times, and
+the others are scored. Files are read in worker processes that can be ended, because they are not
+trusted.
 
-What the node did, one JSON object a line, without a word about a patient.
-
-No name, identifier, date or UID of a patient, study or image is ever among the facts: an image is
-known by a number of our own, which the spool alone can tell the image of.
-
-The audit never stops what it tells of. A line that the disk refuses is dropped whole, and the next
-one that is written says how many are missing.
+The audit log is a file of JSON lines without patient data: no name, identifier, date or UID of a
+patient, study or image. An image is identified by its row number in the spool's queue. An audit
+line that the disk refuses is left out as a whole; the next line that is written states how many are
+missing.
 """
 
 from __future__ import annotations
@@ -43,7 +41,10 @@ Fact = str | int | float | bool | None
 
 
 class Audit:
-    """Appends to one file, from any thread; a line is on its way to disk when `note` returns."""
+    """Append events to one file; safe for any number of threads.
+
+    A line was handed to the operating system when `note` returns.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -55,7 +56,7 @@ class Audit:
         self._end_last_line(path)
 
     def note(self, event: str, **facts: Fact) -> None:
-        """Write one line: time (UTC), event, facts; where that can't be done, count it."""
+        """Write one line with time (UTC), event and facts; count it if that fails."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._lock:
             if not self._open:
@@ -82,37 +83,37 @@ class Audit:
             return dict(self._results)
 
     def close(self) -> None:
-        """Close the file; what is noted after is dropped."""
+        """Close the file; later events are dropped."""
         with self._lock:
             if self._open:
                 os.close(self._file)
             self._open = False
 
     def _write(self, line: bytes) -> bool:
-        """Write a line whole, or nothing of it."""
+        """Write a line as a whole or not at all; returns whether it was written."""
         try:
             before = os.fstat(self._file).st_size
             if os.write(self._file, line) == len(line):
                 return True
-            os.ftruncate(self._file, before)  # a disk that is nearly full takes a part
+            os.ftruncate(self._file, before)  # a nearly full disk writes a part of it
         except OSError:
             return False
         return False
 
     def _end_last_line(self, path: Path) -> None:
-        """A line that a kill cut short must not swallow the next one."""
+        """End a line that a kill cut short, so that the next one starts on its own."""
         try:
             with path.open("rb") as stream:
                 stream.seek(-1, os.SEEK_END)
                 torn = stream.read(1) != b"\n"
-        except OSError:  # it is empty
+        except OSError:  # the file is empty
             return
         if torn:
             self._write(b"\n")
 
 
 MOST_ATTEMPTS = 5
-"""An image that ended the process, or failed, so often is set aside."""
+"""Attempts after which an image that fails, or ends the process, is set aside."""
 
 _LOGGER = logging.getLogger(__name__)
 _IDLE_SECONDS = 1.0
@@ -121,14 +122,14 @@ Made = tuple[ReportObject, ...] | Reason
 
 
 class Scorer:
-    """Answers until it is stopped.
+    """Scores waiting images until it is stopped.
 
     Args:
-        spool: where images come from and reports go.
+        spool: source of images and destination of reports.
         predictor: the model.
-        reporter: makes reports of its answers.
-        audit: is told of every answer.
-        processes: where files are read.
+        reporter: makes reports of results.
+        audit: log to which each result is written.
+        processes: worker processes that read files.
         fhir: whether each result becomes a FHIR Bundle as well.
     """
 
@@ -149,7 +150,7 @@ class Scorer:
         self._works = False
 
     def run(self, stop: Event) -> None:
-        """Work until `stop`; images that were begun are ended first."""
+        """Work until `stop` is set; images under way are finished first."""
         while not stop.is_set():
             for number in self._spool.give_up(MOST_ATTEMPTS):
                 self._audit.note("given up", film=number, why="ended the program")
@@ -160,7 +161,7 @@ class Scorer:
                 self._spool.wait(_IDLE_SECONDS)
 
     def score(self, images: list[Incoming]) -> None:
-        """Result for images that were taken; if the disk refuses, the rest of them go back."""
+        """Score images that were taken from the queue; put the rest back if the disk fails."""
         whole = [image for image in images if self._is_whole(image)]
         ended = 0
         began = time.monotonic()
@@ -176,7 +177,7 @@ class Scorer:
         except (OSError, sqlite3.Error):
             self._spool.put_back(whole[ended:])
             raise
-        except Exception as error:  # noqa: BLE001 - of whichever it was, it stays with that one
+        except Exception as error:  # noqa: BLE001 - one image failed; it is tried alone
             self._failed(whole[ended:], error)
         finally:
             results.close()
@@ -190,16 +191,16 @@ class Scorer:
         return True
 
     def _failed(self, images: list[Incoming], error: Exception) -> None:
-        """Images of which one, nobody knows which, raised: each is tried again by itself.
+        """Handle an exception that one image of a batch raised; which one is not known.
 
-        They have been counted as begun, and what was begun is given alone from then on.
+        The images stay counted as begun, and the queue gives such images one at a time.
 
         Raises:
-            Exception: `error`, if nothing was answered yet: then it may be the model's fault.
+            Exception: `error`, if no image was scored yet: the model may be the cause.
         """
         if not self._works:
             raise error
-        _LOGGER.error("answering for images failed: %s", type(error).__name__)
+        _LOGGER.error("scoring images failed: %s", type(error).__name__)
         self._audit.note("failed", films=len(images), why=type(error).__name__)
         if len(images) == 1 and images[0].attempts >= MOST_ATTEMPTS:
             self._set_aside(images[0], f"failed {images[0].attempts} times: {type(error).__name__}")
@@ -224,14 +225,14 @@ class Scorer:
             prediction=prediction.prediction,
             threshold=prediction.threshold,
             input_score=prediction.input_score,
-            # Kinds only: what a header says may name the patient.
+            # Kinds of warnings only: header values may name the patient.
             warnings=join_warnings(sorted(count_warnings([prediction.warnings]))),
             reports=new,
             seconds=round(time.monotonic() - began, 3),
         )
 
     def _reports(self, image: Incoming, result: Result) -> tuple[ReportObject, ...] | None:
-        """The reports of an answer, none if it can't be referred to; `None` if it is set aside."""
+        """The reports of a result, none if the image can't be referred to; `None` if set aside."""
         try:
             made: Made = self._processes.call(
                 made_reports, self._reporter, image.path, result, image.variant, self._fhir
@@ -251,7 +252,11 @@ class Scorer:
 def made_reports(
     reporter: Reporter, path: Path, result: Result, variant: str, fhir: bool = False
 ) -> Made:
-    """In a process: the reports of an answer for the file `path`, or why there are none."""
+    """Make the reports of a result for the file `path`; runs in a worker process.
+
+    Returns:
+        The reports, or the reason why there are none.
+    """
     try:
         content = path.read_bytes()
         made = reporter.objects(content, result, variant)

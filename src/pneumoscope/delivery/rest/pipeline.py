@@ -1,10 +1,8 @@
-"""Films from bytes to answers: a few threads read, one has the engine answer for many at once.
+"""Images from bytes to results: a few threads read files, one thread runs inference on batches.
 
-Comes in: films' bytes, from as many requests as there are. Goes out: a future of each one's answer.
-Engines answer for many images in a pass far faster than for one after the other, so a pass waits
-for films that are being read, until it is as large as they make it. It is always the same few
-threads that read: where each request had its own, they took turns with Python's lock, and a
-fifth of the processor stood idle (`benchmarks/RESULTS.md`). Knows nothing of requests.
+Engines score a batch far faster than its images one after the other, so a pass waits for images
+that are being read. The number of reading threads is fixed: with one per request they contended for
+Python's lock, and a fifth of the processor stood idle (`benchmarks/RESULTS.md`).
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 
 PASSES = (1, 4, 8, 16)
-"""Films per pass: few sizes, since engines compile a graph for each."""
+"""Images per pass: few sizes, because engines compile a graph for each."""
 
 LONGEST_WAIT = 0.2
-"""Seconds that a pass waits for films which are being read: twice what sixteen of them take on two
+"""Seconds that a pass waits for images which are being read: twice what sixteen of them take on two
 cores. It ends early as soon as no more of them can come."""
 
 
@@ -46,14 +44,14 @@ class Pipeline:
         self._closed = False
 
     def submit(self, content: bytes, name: str, *, keep_image: bool = False) -> Future[Result]:
-        """The answer for one file's content, when it is there.
+        """The future result for one file's content.
 
         As long as nobody has begun to read it, the future can be cancelled.
 
         Args:
             content: of a file of any format that `read_image` knows.
             name: for the row.
-            keep_image: keep the pixels in the answer, shrunk to the size of overlays.
+            keep_image: keep the pixels in the result, shrunk to the size of overlays.
         """
         result: Future[Result] = Future()
         with self._changed:
@@ -92,12 +90,12 @@ class Pipeline:
             result.set_result(Result(item))
 
     def _run_passes(self) -> None:
-        """Result for all that wait, and for what comes meanwhile."""
+        """Score all images that wait, including those that arrive in between."""
         while asked := self._next_pass():
             try:
                 found = list(self._predictor.answers([item for item, _ in asked]))
             except Exception:  # noqa: BLE001 - see `_alone`
-                # Of whichever film it was: each is asked for alone, and has the error or not.
+                # One image caused it: each is scored alone, and that one gets the error.
                 for item, result in asked:
                     self._alone(item, result)
                 continue
@@ -105,7 +103,7 @@ class Pipeline:
                 result.set_result(one)
 
     def _next_pass(self) -> list[tuple[Prepared, Future[Result]]]:
-        """The films of the next pass; none, and no more passes, where none waits."""
+        """The images of the next pass; none ends the passes."""
         with self._changed:
             if not self._waiting:
                 self._passing = False
@@ -114,7 +112,7 @@ class Pipeline:
             return [self._waiting.popleft() for _ in range(_most(len(self._waiting)))]
 
     def _all_here(self) -> bool:
-        """Whether the films that are being read would make the next pass no larger."""
+        """Whether the images being read would not make the next pass larger."""
         here = len(self._waiting)
         return _most(here) == _most(here + self._coming)
 
@@ -128,5 +126,5 @@ class Pipeline:
 
 
 def _most(images: int) -> int:
-    """Of so many films, how many make a pass."""
+    """The number of images in a pass if `images` wait."""
     return max(size for size in PASSES if size <= images)

@@ -124,7 +124,7 @@ def serve(
     Args:
         predictor: the model.
         config: what is taken on, TLS.
-        limits: what a film may cost.
+        limits: limits for reading one image.
         bound: where to listen.
         level: of the log, as of `logging`.
 

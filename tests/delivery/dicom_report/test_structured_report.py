@@ -198,7 +198,7 @@ def test_a_refused_film_gets_a_report_with_the_reason_and_no_number() -> None:
     evaluation = item(group, "Presence of property").ConceptCodeSequence[0]
     assert code(evaluation) == ("373121007", "SCT")
     assert item(group, "Comment").TextValue == (
-        "No answer was given: wrong_modality: its modality is 'MG'; a chest is wanted"
+        "No score: wrong_modality: its modality is 'MG'; a chest is wanted"
     )
     # Nobody here can say that what was refused is a chest X-ray.
     assert code(item(sr, "Procedure reported").ConceptCodeSequence[0]) == ("363679005", "SCT")
@@ -264,7 +264,7 @@ def test_dciodvfy_finds_nothing(what: str, tmp_path: Path) -> None:
 def comments(sr: Dataset) -> list[str]:
     """The remarks of a report on what it has otherwise than the file."""
     return [
-        str(entry.TextValue).removeprefix("Otherwise than in the image's header: ")
+        str(entry.TextValue).removeprefix("Changed from the image's header: ")
         for entry in sr.ContentSequence
         if str(entry.get("TextValue", "")).startswith("Otherwise")
     ]

@@ -1,12 +1,8 @@
-"""One answer to the DICOM objects that are filed with its film.
+"""The DICOM objects of one result, and `predict --dicom-out DIR`: those of many results as files.
 
-Comes in: the bytes of a DICOM file and the answer for it. Goes out: `ReportObject`s, each the
-bytes of a Part 10 file. Knows nothing of folders or of the network.
-
-`predict --dicom-out DIR`: the DICOM objects of each answer, as files in a folder.
-
-Comes in: answers, one by one. Goes out: `NAME-MARK-report.dcm` and `NAME-MARK-capture.dcm` for
-each DICOM input, and a note for each other one. Knows nothing of models.
+`Reporter` makes the `ReportObject`s of one result. `ReportFolder` writes `NAME-MARK-report.dcm`,
+`NAME-MARK-capture.dcm` and, on request, `NAME-MARK-segmentation.dcm` for each DICOM input, and a
+note for each other input.
 """
 
 from __future__ import annotations
@@ -43,7 +39,7 @@ Kind = Literal["report", "capture", "segmentation", "fhir"]
 
 @dataclass(frozen=True, slots=True)
 class ReportObject:
-    """A DICOM object made of an answer.
+    """A DICOM object, or a FHIR Bundle, of one result.
 
     Attributes:
         kind: `report` (SR), `capture` (SC), `segmentation` (SEG), or `fhir` (a FHIR Bundle).
@@ -60,23 +56,23 @@ class ReportObject:
 
 
 def check_installed() -> None:
-    """See that reports can be made, before any work is done.
+    """Check that reports can be made, before any other work.
 
     Raises:
-        ExtraMissingError: highdicom is not there.
+        ExtraMissingError: highdicom is not installed.
     """
     if util.find_spec("highdicom") is None:
         raise ExtraMissingError("Writing DICOM reports", "dicom")
 
 
 class Reporter:
-    """Makes the objects of one model's answers.
+    """Makes the DICOM objects of one model's results.
 
     Args:
-        manifest: of the model that answers.
-        limits: what a file may cost.
-        precision: what the model computes in.
-        segmentation: whether the heatmap is written as a Segmentation, too.
+        manifest: of the model.
+        limits: limits for reading one file.
+        precision: numeric precision of inference.
+        segmentation: whether the heatmap is also written as a Segmentation.
     """
 
     def __init__(
@@ -95,17 +91,17 @@ class Reporter:
     def objects(
         self, content: bytes, result: Result, variant: str = ""
     ) -> tuple[ReportObject, ...]:
-        """A report, and with an answer that kept its image a capture as well, if one can be made.
+        """Make a report, and a capture if the result kept its image and one can be made.
 
         Raises:
-            ImageRefusedError: `content` is no DICOM file, or lacks what a report needs.
+            ImageRefusedError: `content` is not a DICOM file, or lacks elements that a report needs.
         """
         prediction = result.prediction
         author = replace(self.author, variant=variant)
         source = source_image(content, prediction.path, self.limits)
         try:
             made = [_report(source, author, prediction)]
-        except ImageRefusedError:  # what the library can't repeat is not worth the report
+        except ImageRefusedError:  # the report without optional elements
             source = source.bare()
             made = [_report(source, author, prediction)]
         for change in source.changes:
@@ -138,29 +134,29 @@ def _encoded(kind: Kind, dataset: Dataset) -> ReportObject:
 
 
 MOST_NOTES = 1000
-"""Notes that are kept for the document; all are logged."""
+"""Notes that the document holds at most; all are logged."""
 
 
 class ReportFolder:
-    """Writes the objects of answers as they come.
+    """Writes the objects of results as they arrive.
 
     Args:
-        folder: where to; made if it is not there.
-        manifest: of the model that answers.
-        limits: what a file may cost.
-        precision: what the model computes in.
-        segmentation: whether heatmaps are written as Segmentations, too.
+        folder: output folder; created if it does not exist.
+        manifest: of the model.
+        limits: limits for reading one file.
+        precision: numeric precision of inference.
+        segmentation: whether heatmaps are also written as Segmentations.
 
     Attributes:
-        reports: how many were written.
-        captures: how many were written.
-        segmentations: how many were written.
-        skipped: inputs without a report.
-        notes: path and why, of the first of these.
+        reports: number of reports written.
+        captures: number of captures written.
+        segmentations: number of segmentations written.
+        skipped: number of inputs without a report.
+        notes: path and reason of the first of these.
 
     Raises:
         ExtraMissingError: highdicom is not installed.
-        UsageError: a file stands where the folder should be.
+        UsageError: the path is a file.
     """
 
     def __init__(
@@ -184,7 +180,7 @@ class ReportFolder:
         self._reporter = Reporter(manifest, self._limits, precision, segmentation=segmentation)
 
     def add(self, result: Result) -> None:
-        """Write the objects of one answer for a file; what has none gets a note.
+        """Write the objects of one result; an input without objects gets a note.
 
         Raises:
             OSError: the folder can't be written.
@@ -193,7 +189,7 @@ class ReportFolder:
         try:
             content = read_file(path, self._limits)
             if result.image is not None and _sha256(content) != result.image.sha256:
-                self._note(path, "the file was changed while it was answered for")
+                self._note(path, "the file was changed while it was scored")
                 return
             made = self._reporter.objects(content, result)
         except ImageRefusedError as refusal:
@@ -207,7 +203,7 @@ class ReportFolder:
         self.segmentations += sum(item.kind == "segmentation" for item in made)
 
     def document(self) -> dict[str, Any]:
-        """What was written and what was not, as JSON types."""
+        """The counts and notes as JSON types."""
         return {
             "folder": str(self.folder),
             "reports": self.reports,
@@ -218,7 +214,7 @@ class ReportFolder:
         }
 
     def lines(self) -> list[str]:
-        """The same for people; each input without a report was logged when it was met."""
+        """The counts as text; inputs without a report were logged."""
         counts = f"{self.reports} reports, {self.captures} captures"
         if self.segmentations:
             counts += f", {self.segmentations} segmentations"

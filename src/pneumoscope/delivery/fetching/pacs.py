@@ -1,16 +1,14 @@
-"""A PACS asked by C-FIND, and its images had by C-GET or C-MOVE (PS3.4 annex C).
-
-Studies are searched day by day, so that a limit of the server on answers is rarely met, then series
-of the wanted modalities, then images. What is on disk already is not asked for again.
-
-What was fetched: files, a journal that survives a kill, and a table at the end.
+"""Fetch images from a PACS (C-FIND, then C-GET or C-MOVE; PS3.4 annex C) into a resumable folder.
 
     OUT/images/NAME.dcm    one file per image, named by a digest of its UID
-    OUT/fetched.jsonl      a line per image that is whole on disk
-    OUT/images.csv         path and identifiers of each, for `predict` and for joining
+    OUT/fetched.jsonl      the journal: a line per image that is complete on disk
+    OUT/images.csv         path and identifiers of each image, for `predict` and for joining
 
-A file is written beside and renamed before its line is written, so that a line always means a whole
-file. UIDs and identifiers of strangers never become part of a path.
+Studies are searched day by day, so that limits of the server on responses are rarely met, then the
+series of the wanted modalities, then images. Images on disk are not requested again.
+
+A file is written under a temporary name and renamed before its journal line is written, so that a
+line always means a complete file. UIDs and identifiers from files never become part of a path.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ from pneumoscope.storage import claim_folder, remove_leftovers, safe_cell, write
 
 JOURNAL, TABLE, IMAGES = "fetched.jsonl", "images.csv", "images"
 COLUMNS = ("path", "image", "study", "series", "accession", "patient", "study_date", "modality")
-"""Of `images.csv`."""
+"""Columns of `images.csv`."""
 
 _TAGS = {
     "image": "SOPInstanceUID",
@@ -62,19 +60,19 @@ _MOST_HEADER = 1 << 20
 
 
 class FetchedFolder:
-    """A folder that images are fetched into; safe for several threads of one process.
+    """A folder of fetched images; safe for several threads of one process.
 
     Args:
-        folder: made if it is not there; what a run before left in it is known again.
-        max_bytes: larger images are turned away.
-        min_free: free bytes below which nothing is taken.
+        folder: created if it does not exist; images of earlier runs in it are recognised.
+        max_bytes: larger images are rejected.
+        min_free: free disk space below which fetching stops, bytes.
         pseudonyms: whether files are written under pseudonymous identifiers.
         mapping: table of own identifiers and pseudonyms that is added to; `None`: none is written.
 
     Attributes:
-        new: images of this run.
-        known: images that were there already.
-        turned_away: images that were too large, or no DICOM files.
+        new: number of images of this run.
+        known: number of images of earlier runs.
+        turned_away: number of images that were too large or not DICOM files.
 
     Raises:
         UsageError: a file stands where the folder should be; images in it bear identifiers of the
@@ -110,10 +108,10 @@ class FetchedFolder:
         return row is not None and (self.folder / row["path"]).is_file()
 
     def check_room(self) -> None:
-        """See that there is room.
+        """Check the free disk space.
 
         Raises:
-            MissingError: less is free than there must be.
+            MissingError: it is below the limit.
         """
         free = shutil.disk_usage(self.folder).free
         if free < self._min_free:
@@ -123,7 +121,7 @@ class FetchedFolder:
             )
 
     def add(self, content: bytes) -> bool:
-        """Keep one image, a Part 10 file; whether it was kept, or was there already.
+        """Keep one image, a Part 10 file; returns whether it is in the folder now.
 
         Raises:
             OSError: the folder can't be written.
@@ -158,7 +156,7 @@ class FetchedFolder:
         return False
 
     def write_table(self) -> Path:
-        """Write `images.csv` of all that is there; returns where it is."""
+        """Write `images.csv` with all images; returns its path."""
         stream = io.StringIO(newline="")
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -175,14 +173,14 @@ def _lines(path: Path) -> Iterator[dict[str, str]]:
         for line in stream:
             try:
                 row = json.loads(line)
-            except ValueError:  # what a kill cut off
+            except ValueError:  # a line that a kill cut short
                 continue
             if isinstance(row, dict) and row.keys() == set(COLUMNS):
                 yield row
 
 
 def _facts(content: bytes) -> dict[str, str] | None:
-    """Identifiers of a file; `None` if it is no DICOM file that states its UIDs."""
+    """Identifiers of a file; `None` if it is not a DICOM file with all UIDs."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
@@ -209,7 +207,7 @@ _CANNOT_UNDERSTAND = 0xC000
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A series that the PACS has: its UIDs, and those of its images."""
+    """A series on the PACS: its UIDs and those of its images."""
 
     study: str
     series: str
@@ -220,21 +218,21 @@ class Pacs:
     """One PACS.
 
     Args:
-        peer: its title and address.
-        config: how it is spoken to.
+        peer: its AE title and address.
+        config: time-outs, modalities, C-MOVE settings.
 
     Raises:
-        UsageError: the own title can't be.
+        UsageError: the own AE title or the modalities are invalid.
     """
 
     def __init__(self, peer: Peer, config: FetchConfig) -> None:
-        _config.LOG_HANDLER_LEVEL = "none"  # each message written out, patients and all
+        _config.LOG_HANDLER_LEVEL = "none"  # it logs whole messages with patient data
         self._peer, self._config = peer, config
         self._modalities = tuple(m.strip().upper() for m in config.modality.split(",") if m.strip())
         if not self._modalities:
             raise UsageError(f"--modality: found {config.modality!r}, wanted some, as in CR,DX")
         check_aet(config.aet, "--aet")
-        # One association for each purpose, kept: making one costs more than most answers.
+        # One association per purpose is kept, because making one costs more than most responses.
         self._open: dict[str, Any] = {}
 
     def close(self) -> None:
@@ -248,14 +246,14 @@ class Pacs:
         """Study UIDs of each day from `first` to `last`.
 
         Raises:
-            NetworkError: the PACS can't be reached, or refuses.
+            NetworkError: the PACS can't be reached or refuses the request.
         """
         for back in range((last - first).days + 1):
             day = first + timedelta(days=back)
             yield from self._studies(StudyDate=f"{day:%Y%m%d}")
 
     def by_ids(self, ids: Iterable[str]) -> Iterator[str]:
-        """Study UIDs of accession numbers; what looks like a UID is one already.
+        """Study UIDs of accession numbers; a text with the form of a UID is returned as it is.
 
         Raises:
             NetworkError: as `by_days` does.
@@ -266,7 +264,7 @@ class Pacs:
                 continue
             found = list(self._studies(AccessionNumber=text))
             if not found:
-                _LOGGER.warning("accession %s: the PACS has no study of it", text)
+                _LOGGER.warning("accession %s: the PACS has no such study", text)
             yield from found
 
     def series(self, study: str) -> list[Series]:
@@ -286,11 +284,11 @@ class Pacs:
         return found
 
     def fetch(self, wanted: Series, into: FetchedFolder) -> int:
-        """Have a series sent; how many of its images could not be had.
+        """Fetch a series; returns how many of its images are missing.
 
         Raises:
             NetworkError: as `by_days` does.
-            MissingError: there is no room.
+            MissingError: the free disk space is below the limit.
         """
         into.check_room()
         keys = Dataset()
@@ -353,7 +351,7 @@ class Pacs:
             server.shutdown()
 
     def _ended(self, what: str, answers: Any) -> None:
-        """Wait for the last answer; some images that failed are found out by counting."""
+        """Wait for the final response; failed images are found by counting."""
         for status, _ in answers:
             code = status.get("Status")
             if code in (*_PENDING, _SUCCESS, _WARNING):
@@ -373,7 +371,7 @@ class Pacs:
         roles: list[Any] | None = None,
         handlers: list[Any] | None = None,
     ) -> Any:
-        """The association for a purpose, made if there is none or it was lost."""
+        """The open association for a purpose, or a new one."""
         there = self._open.get(purpose)
         if there is not None and there.is_established:
             return there
@@ -399,7 +397,7 @@ class Pacs:
 
     def _refused(self, what: str, status: Dataset) -> NetworkError:
         code = status.get("Status")
-        told = "no answer" if code is None else f"status {code:04X}"
+        told = "no response" if code is None else f"status {code:04X}"
         return NetworkError(
             f"--pacs {self._peer}: {what} ended with {told}. The same command goes on where this "
             "one was; where C-GET is not supported give --move-port."
@@ -407,7 +405,7 @@ class Pacs:
 
 
 def _stored(event: Any, into: FetchedFolder) -> int:
-    """Take one image; a failure is the sender's to count."""
+    """Keep one image; returns the status for its sender."""
     try:
         content = event.encoded_dataset()
         return _SUCCESS if into.add(content) else _CANNOT_UNDERSTAND

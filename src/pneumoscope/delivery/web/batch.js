@@ -42,7 +42,7 @@ export function summary(entries) {
   const counts = countKinds(entries);
   const scored = ["pneumonia", "normal", "uncertain"].filter((kind) => counts[kind]);
   const total = scored.reduce((sum, kind) => sum + counts[kind], 0);
-  const parts = [`${total} scored${total ? ` (${scored.map((kind) => `${counts[kind]} ${kind}`).join(", ")})` : ""}`];
+  const parts = [`${total} scored${total ? ` (${scored.map((kind) => `${counts[kind]} ${kind === "uncertain" ? "indeterminate" : kind}`).join(", ")})` : ""}`];
   if (counts.refused) parts.push(`${counts.refused} rejected`);
   if (counts.unread) parts.push(`${counts.unread} not read`);
   return `${entries.length} image${entries.length === 1 ? "" : "s"}: ${parts.join(", ")}.`;

@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ import pytest
 pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from pneumoscope.cli.app import run
 from pneumoscope.delivery.fetching.pacs import JOURNAL, FetchedFolder
+from pneumoscope.delivery.fetching.pseudonyms import MAPPING_COLUMNS
+from pneumoscope.errors import UsageError
 from support.dicom_peers import until
-from support.dicom_reports import film_bytes, needs
+from support.dicom_reports import film_bytes, needs, patient_film
 from support.fake_dicomweb import dicomweb_server
 from support.free_port import free_port
+from support.image_files import dicom
 
 DAYS = ("20260901", "20260902", "20260903", "20261001")
 
@@ -39,8 +44,6 @@ def films() -> list[bytes]:
 
 
 def _read(content: bytes) -> Any:
-    from io import BytesIO
-
     return dcmread(BytesIO(content))
 
 
@@ -156,6 +159,151 @@ def test_what_is_fetched_can_be_predicted(tmp_path: Path) -> None:
     assert Path(path).is_file()
 
 
+def under_pseudonyms(out: Path, contents: list[bytes], **how: Any) -> FetchedFolder:
+    folder = FetchedFolder(out, 1 << 24, 0, pseudonyms=True, **how)
+    for content in contents:
+        assert folder.add(content)
+    folder.write_table()
+    return folder
+
+
+def test_pseudonyms_stand_in_files_and_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "got"
+    with dicomweb_server(films()) as server:
+        asked = ["--dicomweb", server.url, "--from", "2026-09-01", "--to", "2026-10-01"]
+        asked += ["--pseudonyms"]
+        told = fetched(capsys, out, *asked)
+        assert (told["new"], told["mapping"]) == (4, None)
+        assert fetched(capsys, out, *asked)["new"] == 0  # they are known again
+    rows = rows_of(out)
+    for row, content in zip(rows, films(), strict=False):
+        mine, theirs = dcmread(out / row["path"]), _read(content)
+        assert mine.PixelData == theirs.PixelData
+        assert mine.SOPInstanceUID == mine.file_meta.MediaStorageSOPInstanceUID == row["image"]
+        assert mine.StudyInstanceUID == row["study"] != theirs.StudyInstanceUID
+        assert mine.PatientID == row["patient"] != theirs.PatientID
+        assert mine.AccessionNumber == row["accession"] != theirs.AccessionNumber
+        assert (row["study_date"], mine.StudyDate, mine.PatientBirthDate) == ("", "", "")
+        assert (mine.PatientAge, mine.PatientSex) == ("064Y", "F")
+        assert mine.PatientIdentityRemoved == "YES"
+        assert mine.SOPInstanceUID.is_valid
+        assert len(mine.AccessionNumber) == 16
+    key = tmp_path / "got.key"
+    assert told["key"] == str(key)
+    assert key.stat().st_mode & 0o077 == 0
+    everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    for content in films():
+        theirs = _read(content)
+        for word in (
+            *(theirs.PatientID, theirs.PatientName, theirs.AccessionNumber, theirs.StudyDate),
+            *(theirs.SOPInstanceUID, theirs.StudyInstanceUID, theirs.SeriesInstanceUID),
+            *("19600704", "DOCTOR", "Detectors", key.read_text().strip()),
+        ):
+            if len(str(word)) > 2:  # A0 and S0 occur by chance
+                assert str(word).encode() not in everything
+
+
+def test_pseudonyms_are_the_same_for_the_same_key_and_others_for_another(tmp_path: Path) -> None:
+    contents = films()[:2]
+    first = under_pseudonyms(tmp_path / "a", contents)
+    (tmp_path / "b.key").write_bytes((tmp_path / "a.key").read_bytes())
+    under_pseudonyms(tmp_path / "b", contents)
+    under_pseudonyms(tmp_path / "c", contents)
+    one, same, other = (rows_of(tmp_path / name) for name in "abc")
+    assert one == same
+    assert {row["patient"] for row in one}.isdisjoint({row["patient"] for row in other})
+    assert first.pseudonyms is not None
+    assert first.pseudonyms.of("patient", "P-0000") == one[0]["patient"]
+    # A patient with two images is one patient.
+    twin = film_bytes(7, PatientID="P-0000", PatientName="FILM^0000")
+    assert first.add(twin)
+    first.write_table()
+    assert [row["patient"] for row in rows_of(tmp_path / "a")].count(one[0]["patient"]) == 2
+
+
+def test_private_elements_overlays_and_texts_do_not_get_through(tmp_path: Path) -> None:
+    dataset = _read(films()[0])
+    dataset.add_new(0x00190010, "LO", "SECRET private")
+    dataset.add_new(0x60003000, "OW", b"SECRET overlay..")
+    dataset.ImageComments = "SECRET comment"
+    dataset.OtherPatientIDs = "SECRET id"
+    del dataset.PatientAge
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [4, 0, 16], b"\0\1\2\3\4\5\6\7"
+    item.LUTExplanation = "SECRET table"
+    dataset.VOILUTSequence = [item]
+    dataset.InstitutionName = "SECRET hospital"
+    content = BytesIO()
+    dataset.save_as(content)
+    under_pseudonyms(tmp_path / "got", [content.getvalue()])
+    (row,) = rows_of(tmp_path / "got")
+    written = (tmp_path / "got" / row["path"]).read_bytes()
+    assert b"SECRET" not in written
+    made = _read(written)
+    assert made.VOILUTSequence[0].LUTDescriptor == [4, 0, 16]
+    assert made.PatientAge == "066Y"  # 1960-07-04 to 2026-09-01
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])
+def test_every_encoding_is_kept(tmp_path: Path, syntax: str) -> None:
+    content = dicom(patient_film(1), syntax)
+    under_pseudonyms(tmp_path / "got", [content])
+    (row,) = rows_of(tmp_path / "got")
+    made = dcmread(tmp_path / "got" / row["path"])
+    assert made.file_meta.TransferSyntaxUID == syntax
+    assert made.PixelData == _read(content).PixelData
+    assert row["image"] == made.SOPInstanceUID
+
+
+def test_a_mapping_is_written_on_request_only(tmp_path: Path) -> None:
+    contents, mapping = films(), tmp_path / "mapping.csv"
+    under_pseudonyms(tmp_path / "got", contents[:2], mapping=mapping)
+    under_pseudonyms(tmp_path / "got", contents[:3], mapping=mapping)
+    under_pseudonyms(tmp_path / "other", contents[:3])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("got", "got.key", "mapping.csv", "other", "other.key")
+    }
+    with mapping.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0]) == MAPPING_COLUMNS
+    assert [row["accession"] for row in rows] == ["A0", "A1", "A2"]
+    assert mapping.stat().st_mode & 0o077 == 0
+    table = rows_of(tmp_path / "got")
+    assert [row["patient"] for row in table] == [row["patient_pseudonym"] for row in rows]
+    assert [row["image"] for row in table] == [row["image_pseudonym"] for row in rows]
+
+
+def test_a_folder_has_pseudonyms_or_own_identifiers_and_one_key(tmp_path: Path) -> None:
+    out = tmp_path / "got"
+    under_pseudonyms(out, films()[:1])
+    with pytest.raises(UsageError, match=r"its images bear pseudonyms\. Give --pseudonyms"):
+        FetchedFolder(out, 1 << 24, 0)
+    key = tmp_path / "got.key"
+    kept = key.read_text()
+    key.unlink()
+    with pytest.raises(UsageError, match=r"got\.key is missing"):
+        under_pseudonyms(out, [])
+    key.write_text("ab" * 32)
+    with pytest.raises(UsageError, match="is not the key"):
+        under_pseudonyms(out, [])
+    key.write_text("no key")
+    with pytest.raises(UsageError, match="can't be read as a key"):
+        under_pseudonyms(out, [])
+    key.write_text("abcd")
+    with pytest.raises(UsageError, match="a key of 2 bytes, expected 32"):
+        under_pseudonyms(out, [])
+    key.write_text(kept)
+    assert under_pseudonyms(out, films()[:2]).new == 1
+    plain = FetchedFolder(tmp_path / "plain", 1 << 24, 0)
+    plain.add(films()[0])
+    with pytest.raises(UsageError, match="bear their own identifiers"):
+        under_pseudonyms(tmp_path / "plain", [])
+    with pytest.raises(UsageError, match="which would be handed on"):
+        under_pseudonyms(out, [], mapping=out / "mapping.csv")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -166,6 +314,11 @@ def test_what_is_fetched_can_be_predicted(tmp_path: Path) -> None:
         (["--pacs", "QR@127.0.0.1:1", "--from", "20260902", "--to", "20260901"], 2, "before"),
         (["--pacs", "QR@127.0.0.1:1", "--from", "20260902"], 4, "can't be reached"),
         (["--pacs", "QR@127.0.0.1:1", "--ids", "none.txt"], 2, "is no file"),
+        (
+            ["--pacs", "QR@127.0.0.1:1", "--from", "20260902", "--mapping", "m.csv"],
+            2,
+            "belongs to --pseudonyms",
+        ),
     ],
 )
 def test_what_can_not_be(

@@ -16,7 +16,7 @@ from fhir.resources.R4B.bundle import Bundle
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import LimitsConfig
-from pneumoscope.delivery.dicom_report.source import Author, source_film
+from pneumoscope.delivery.dicom_report.source import Author, source_image
 from pneumoscope.delivery.fhir.bundle import Subject, fhir_bundle
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction
@@ -26,7 +26,7 @@ AUTHOR = Author.of(MANIFEST, "f32")
 
 
 def subject(content: bytes) -> Subject:
-    return Subject.of(source_film(content, "film.dcm", LimitsConfig()))
+    return Subject.of(source_image(content, "film.dcm", LimitsConfig()))
 
 
 def resources(about: Subject, prediction: Prediction) -> dict[str, dict[str, Any]]:
@@ -58,7 +58,7 @@ def test_a_result_becomes_four_resources_that_refer_to_each_other() -> None:
     assert report["subject"]["identifier"]["value"] == "P-0001"
     assert report["identifier"][0]["value"] == "A1"
     assert report["effectiveDateTime"] == "2024-02-29"
-    study = source_film(content, "f", LimitsConfig()).dataset.StudyInstanceUID
+    study = source_image(content, "f", LimitsConfig()).dataset.StudyInstanceUID
     assert report["imagingStudy"][0]["identifier"]["value"] == f"urn:oid:{study}"
     assert "RESEARCH USE ONLY" in report["conclusion"]
     assert found["Device"]["identifier"][0]["value"] == AUTHOR.fingerprint

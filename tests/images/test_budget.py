@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.config import LimitsConfig
-from pneumoscope.delivery.dicom_report.source import source_film
+from pneumoscope.delivery.dicom_report.source import source_image
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import budget
 from pneumoscope.images.read import read_bytes
@@ -106,7 +106,7 @@ def test_parts_are_counted_in_every_format(make: Callable[[], bytes], what: str)
 def test_the_header_alone_has_the_same_budget() -> None:
     """For a report the file is read again."""
     with pytest.raises(ImageRefusedError) as caught:
-        source_film(elements(MANY), "hostile", LimitsConfig())
+        source_image(elements(MANY), "hostile", LimitsConfig())
     assert caught.value.reason == Reason.TOO_COMPLEX
 
 

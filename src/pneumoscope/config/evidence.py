@@ -179,6 +179,10 @@ class FetchConfig:
     min_free: int = option(512 << 20, "stop fetching below this free disk space, bytes", 0)
     acse_timeout: float = option(10.0, "time-out of associations, seconds", 0.1, _DAY_SECONDS)
     dimse_timeout: float = option(120.0, "time-out of DIMSE messages, seconds", 0.1, _DAY_SECONDS)
+    pseudonyms: bool = option(
+        False, "write files and table under pseudonymous identifiers; the key is DIR.key"
+    )
+    mapping: str = option("", "CSV file for identifiers and pseudonyms, with --pseudonyms")
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Bundle, BundleManifest
 from pneumoscope.inference.input_check import EMBEDDING, TABLE
 from pneumoscope.inference.prediction_graph import OUTPUTS, write_prediction
-from pneumoscope.inference.predictor import Answer, Predictor, statistics_of
+from pneumoscope.inference.predictor import Predictor, statistics_of
+from pneumoscope.inference.results import Result
 from pneumoscope.inference.weights_store import save_table
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, ImageRecord
@@ -360,7 +361,7 @@ def _asked(
     pixels: NDArray[np.uint8],
     exact: bool,
 ) -> _Pair:
-    answer: Answer = predictor.predict_image(grey)
+    answer: Result = predictor.predict_image(grey)
     other = exported.answer(pixels)
     before = answer.prediction.probability
     same = None if answer.cam is None else correlation(answer.cam, other.heatmap)

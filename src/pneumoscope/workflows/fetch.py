@@ -1,4 +1,4 @@
-"""`fetch`: images of a PACS or a DICOMweb server into a folder, resumable."""
+"""`fetch`: fetch images from a PACS or a DICOMweb server into a folder; resumable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_PAGES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """What is wanted, and of whom.
+    """What to fetch, and from where.
 
     Attributes:
         out: folder to write.
@@ -46,13 +46,13 @@ class FetchRequest:
 def run_fetch(
     request: FetchRequest, config: FetchConfig, progress: Progress = SILENT
 ) -> tuple[dict[str, Any], str, int]:
-    """Fetch, write the table, and tell of it; the exit code is 3 if an image could not be had.
+    """Fetch images and write their table; the exit code is 3 if an image is missing.
 
     Raises:
         ExtraMissingError: the extra `dicom` is not installed.
-        UsageError: options that exclude each other, or a date that is none.
-        NetworkError: the server can't be reached, or refuses; what was had is kept.
-        MissingError: there is no room.
+        UsageError: options that exclude each other, or an invalid date.
+        NetworkError: the server can't be reached or refuses; fetched images are kept.
+        MissingError: the free disk space is below the limit.
     """
     if any(util.find_spec(name) is None for name in ("pynetdicom", "pydicom")):
         raise ExtraMissingError("fetch", "dicom")
@@ -63,10 +63,19 @@ def run_fetch(
         raise UsageError("fetch: wanted one of --from DATE (and --to DATE) and --ids FILE")
     if request.dicomweb and request.ids:
         raise UsageError("--ids: is for --pacs; by DICOMweb give --from and --to")
+    if config.mapping and not config.pseudonyms:
+        raise UsageError("--mapping: belongs to --pseudonyms. Give both, or neither.")
     days = _days(request)
     from pneumoscope.delivery.fetching.pacs import FetchedFolder
+    from pneumoscope.delivery.fetching.pseudonyms import key_file
 
-    folder = FetchedFolder(request.out, config.max_bytes, config.min_free)
+    folder = FetchedFolder(
+        request.out,
+        config.max_bytes,
+        config.min_free,
+        pseudonyms=config.pseudonyms,
+        mapping=Path(config.mapping) if config.mapping else None,
+    )
     try:
         if request.pacs:
             missing = _from_pacs(request, config, days, folder, progress)
@@ -74,18 +83,26 @@ def run_fetch(
             missing = _from_web(request, config, days, folder, progress)
     finally:
         table = folder.write_table()
-    document = {
+    document: dict[str, Any] = {
         "out": str(request.out),
         "table": str(table),
         "new": folder.new,
         "known_before": folder.known,
         "turned_away": folder.turned_away,
         "missing": missing,
+        "pseudonyms": config.pseudonyms,
     }
-    text = (
-        f"{folder.new} images fetched, {folder.known} were there, {missing} could not be had\n"
-        f"table  {table} (names patients: keep it as carefully as the images)"
-    )
+    lines = [f"{folder.new} images fetched, {folder.known} were there, {missing} missing"]
+    if config.pseudonyms:
+        key = key_file(request.out)
+        document |= {"key": str(key), "mapping": config.mapping or None}
+        lines.append(f"table  {table} (pseudonyms)")
+        lines.append(f"key    {key} (whoever has it can recognise patients: keep it apart)")
+        if config.mapping:
+            lines.append(f"mapping  {config.mapping} (names patients: keep it apart)")
+    else:
+        lines.append(f"table  {table} (names patients: keep it as carefully as the images)")
+    text = "\n".join(lines)
     return document, text, 3 if missing else 0
 
 
@@ -95,7 +112,7 @@ def _days(request: FetchRequest) -> tuple[date, date] | None:
     first = _date(request.first, "--from")
     last = _date(request.last, "--to") if request.last else first
     if last < first:
-        raise UsageError(f"--from {first} --to {last}: found the end before the beginning")
+        raise UsageError(f"--from {first} --to {last}: found the last day before the first")
     return first, last
 
 
@@ -149,7 +166,7 @@ def _from_web(
     folder: FetchedFolder,
     progress: Progress,
 ) -> int:
-    from pneumoscope.delivery.dicom_node.dicomweb import PAGE, DicomWeb, NotThereError
+    from pneumoscope.delivery.dicom_node.dicomweb import PAGE, DicomWeb, NotAvailableError
     from pneumoscope.delivery.dicom_node.http_client import ServerError
 
     web = DicomWeb(
@@ -171,16 +188,16 @@ def _from_web(
                             folder.check_room()
                             try:
                                 missing += not folder.add(web.retrieve(image, config.max_bytes))
-                            except NotThereError as error:
-                                _LOGGER.warning("an image can't be had: %s", error)
+                            except NotAvailableError as error:
+                                _LOGGER.warning("an image is not available: %s", error)
                                 missing += 1
                         task.advance()
                 if len(found) < PAGE:
                     break
     except ServerError as error:
         raise NetworkError(
-            f"--dicomweb {request.dicomweb}: {error}. What was fetched is kept; the same command "
-            "goes on where this one was."
+            f"--dicomweb {request.dicomweb}: {error}. Fetched images are kept; run the same "
+            "command again to continue."
         ) from error
     finally:
         web.close()

@@ -1,4 +1,4 @@
-"""`node`: a model as a DICOM node, until it is told to stop; what its spool holds; trying again."""
+"""`node`: run a model as a DICOM node; show its spool, retry items, write the table of results."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _LOGGER = logging.getLogger(__name__)
 def run_node(
     config: NodeConfig, model: str, stop: threading.Event | None = None
 ) -> tuple[dict[str, Any], str]:
-    """Run a node until SIGTERM, Ctrl-C or `stop`; what was begun is ended first.
+    """Run a node until SIGTERM, Ctrl-C or `stop`; work under way is finished first.
 
     Args:
         config: its settings.
         model: a bundle, a run, or `default`.
-        stop: ends it when set.
+        stop: event that ends the node.
 
     Returns:
-        A document of what waits and what was sent, and the same as text.
+        The counts of items by state, as a document and as text.
 
     Raises:
         ExtraMissingError: a package is not installed.
-        UsageError: a setting can't be, or there is no such model.
+        UsageError: a setting is invalid, or there is no such model.
         MissingError: the engine scores the known phantom wrongly.
-        KeyboardInterrupt: Ctrl-C, after all was ended.
+        KeyboardInterrupt: Ctrl-C, after everything was closed.
     """
     check_ranges(config, "node")
     _check_installed()
@@ -71,7 +71,7 @@ def run_node(
 
 
 def node_status(spool: Path) -> tuple[dict[str, Any], str]:
-    """What a spool holds, and what was set aside in it and why.
+    """Show the counts of a spool, and the items that were set aside, with reasons.
 
     Raises:
         UsageError: there is no spool, or its queue is damaged.
@@ -96,7 +96,7 @@ def node_status(spool: Path) -> tuple[dict[str, Any], str]:
 
 
 def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
-    """Have what was set aside tried again, by the running node or the next one.
+    """Queue items that were set aside again, for the running node or the next one.
 
     Raises:
         UsageError: there is no spool, or its queue is damaged.
@@ -113,15 +113,15 @@ def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
         f"{again['fetches']} fetches"
     ]
     if lost:
-        lines.append(f"{lost} have no file here any more: have their images sent again")
+        lines.append(f"{lost} have lost their file: send their images again")
     return {"spool": str(spool), "tried_again": again, "lost": lost}, "\n".join(lines)
 
 
 def node_results(spool: Path, out: Path) -> tuple[dict[str, Any], str]:
-    """Write what a node answered as a table, beside the running node as well.
+    """Write the results of a node as a table; works beside a running node.
 
     Raises:
-        UsageError: there is no result, or `out` is no CSV.
+        UsageError: there are no results, or `out` is not a CSV file.
     """
     _check_installed()
     from pneumoscope.delivery.dicom_node.status import COLUMNS, read_results
@@ -153,7 +153,7 @@ def _check_installed() -> None:
 @contextmanager
 def _ended_by_sigterm(stop: threading.Event) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # which alone gets signals
+        yield  # only the main thread receives signals
         return
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:

@@ -23,7 +23,7 @@ from pneumoscope.delivery.dicom_node.dicomweb import (
     TOKEN_VARIABLE,
     DicomWeb,
     Found,
-    NotThereError,
+    NotAvailableError,
 )
 from pneumoscope.delivery.dicom_node.http_client import ServerError
 from pneumoscope.delivery.dicom_node.node import Node
@@ -255,7 +255,7 @@ def test_a_film_is_the_same_byte_for_byte_and_no_larger_than_allowed() -> None:
         client = DicomWeb(NodeConfig(dicomweb=server.url))
         assert client.retrieve(wanted(film), len(film)) == film
         for gone, most in ((wanted(film_bytes(2)), 1 << 20), (wanted(film), len(film) - 1)):
-            with pytest.raises(NotThereError):
+            with pytest.raises(NotAvailableError):
                 client.retrieve(gone, most)
         client.close()
 
@@ -272,7 +272,7 @@ def test_a_uid_that_is_none_gets_into_no_address(uid: Any, monkeypatch: pytest.M
                 .encode([{**row, "00080018": {"Value": [uid]}} for row in rows])
             ),
         )
-        with pytest.raises(ServerError, match="no list of films"):
+        with pytest.raises(ServerError, match="not a list of images"):
             search(server)
 
 

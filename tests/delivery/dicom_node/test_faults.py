@@ -27,10 +27,10 @@ from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Audit, made_reports
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.queue import Queue
+from pneumoscope.delivery.dicom_node.scorer import Audit, made_reports
 from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.delivery.dicom_node.wire import StatedUids, stated_uids

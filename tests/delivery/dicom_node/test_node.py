@@ -23,8 +23,8 @@ from pydicom.uid import (
 )
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import made_reports
 from pneumoscope.delivery.dicom_node.node import Node
+from pneumoscope.delivery.dicom_node.scorer import made_reports
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.delivery.dicom_report.objects import Reporter
 from pneumoscope.delivery.dicom_report.source import Author

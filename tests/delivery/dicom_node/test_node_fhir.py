@@ -19,7 +19,7 @@ pytest.importorskip("fhir.resources", reason="needs the extra 'fhir': pip instal
 from fhir.resources.R4B.bundle import Bundle
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node import answerer
+from pneumoscope.delivery.dicom_node import scorer
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
 from pneumoscope.delivery.dicom_node.web_senders import FHIR_TOKEN_VARIABLE
@@ -201,17 +201,17 @@ def test_a_token_comes_from_a_file_or_the_environment(
 def test_values_that_fhir_does_not_allow_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = answerer.fhir_bundle
+    real = scorer.fhir_bundle
 
     def strict(subject: Subject, *arguments: Any, **how: Any) -> str:
         if subject.patient_id:
             raise ValueError("a PatientID that FHIR does not allow")
         return real(subject, *arguments, **how)
 
-    monkeypatch.setattr(answerer, "fhir_bundle", strict)
+    monkeypatch.setattr(scorer, "fhir_bundle", strict)
     path = tmp_path / "image.dcm"
     path.write_bytes(film_bytes(1))
-    made = answerer.made_reports(Reporter(MANIFEST), path, answered(film_bytes(1)), "", True)
+    made = scorer.made_reports(Reporter(MANIFEST), path, answered(film_bytes(1)), "", True)
     assert not isinstance(made, Reason)
     assert [item.kind for item in made] == ["report", "capture", "fhir"]
     report = json.loads(made[2].content)["entry"][0]["resource"]

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
 
 from pneumoscope.delivery.dicom_node import spool as spooling
-from pneumoscope.delivery.dicom_node.spool import Film, Spool
+from pneumoscope.delivery.dicom_node.spool import Incoming, Spool
 from pneumoscope.delivery.dicom_report.objects import ReportObject
 
 
@@ -111,7 +111,7 @@ def test_what_was_begun_and_not_ended_is_given_alone_after_the_others(tmp_path: 
     again = opened(tmp_path)
     assert [film.number for film in again.take(16)] == [3]
     assert [(film.number, film.attempts) for film in again.take(16)] == [(1, 2)]
-    again.put_back([Film(1, tmp_path, 2)])
+    again.put_back([Incoming(1, tmp_path, 2)])
     assert [(film.number, film.attempts) for film in again.take(16)] == [(1, 2)]
     again.close()
 

@@ -17,7 +17,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from pneumoscope.delivery.dicom_report import objects
 from pneumoscope.delivery.dicom_report.objects import Reporter
-from pneumoscope.delivery.dicom_report.source import Author, SourceFilm
+from pneumoscope.delivery.dicom_report.source import Author, SourceImage
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import OperatingPoint
@@ -198,7 +198,7 @@ def test_a_refused_film_gets_a_report_with_the_reason_and_no_number() -> None:
     evaluation = item(group, "Presence of property").ConceptCodeSequence[0]
     assert code(evaluation) == ("373121007", "SCT")
     assert item(group, "Comment").TextValue == (
-        "No answer was given: wrong_modality: its modality is 'MG'; a chest is wanted"
+        "No score: wrong_modality: its modality is 'MG'; a chest is wanted"
     )
     # Nobody here can say that what was refused is a chest X-ray.
     assert code(item(sr, "Procedure reported").ConceptCodeSequence[0]) == ("363679005", "SCT")
@@ -264,7 +264,7 @@ def test_dciodvfy_finds_nothing(what: str, tmp_path: Path) -> None:
 def comments(sr: Dataset) -> list[str]:
     """The remarks of a report on what it has otherwise than the file."""
     return [
-        str(entry.TextValue).removeprefix("Otherwise than in the image's header: ")
+        str(entry.TextValue).removeprefix("Changed from the image's header: ")
         for entry in sr.ContentSequence
         if str(entry.get("TextValue", "")).startswith("Otherwise")
     ]
@@ -392,7 +392,7 @@ def test_an_instance_uid_may_stand_in_the_meta_information_alone() -> None:
 def test_what_the_library_refuses_costs_the_rest_of_the_header_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def first_refuses(source: SourceFilm, *rest: Any) -> Any:
+    def first_refuses(source: SourceImage, *rest: Any) -> Any:
         if "StudyDescription" in source.dataset:
             raise ValueError("odd")
         return structured_report(source, *rest)

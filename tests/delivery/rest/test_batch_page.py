@@ -101,11 +101,12 @@ def test_a_batch_is_counted_by_result(tab: Tab) -> None:
     drop(tab, NAMES)
     tab.wait("document.getElementById('said').textContent.startsWith('26 images')")
     assert (
-        text(tab, "said") == "26 images: 21 scored (12 pneumonia, 9 normal), 4 refused, 1 not read."
+        text(tab, "said")
+        == "26 images: 21 scored (12 pneumonia, 9 normal), 4 rejected, 1 not read."
     )
     assert [one.strip() for one in tab.ask(
         "[...document.querySelectorAll('#kinds button')].map((button) => button.textContent)"
-    )] == ["All 26", "Pneumonia 12", "Normal 9", "Refused 4", "Not read 1"]  # fmt: skip
+    )] == ["All 26", "Pneumonia 12", "Normal 9", "Rejected 4", "Not read 1"]  # fmt: skip
     # Twenty rows a page, in a box that shows them all.
     assert len(rows(tab)) == 20
     assert text(tab, "pages") == "1 to 20 of 26"
@@ -160,14 +161,14 @@ def test_old_pictures_are_loaded_again(tab: Tab) -> None:
     # One that can't be had again: the words are of that, not of a file that can't be read.
     tab.ask("window.fetch = () => Promise.reject(new TypeError('gone'))")
     click(tab, "#rows tr:nth-child(2) button")
-    tab.wait("document.getElementById('no-film').textContent.includes('no longer kept')")
+    tab.wait("document.getElementById('no-film').textContent.includes('no longer in memory')")
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("r1.dcm", "No picture: the image was refused."),
-        ("u1.dcm", "No picture: the file could not"),
+        ("r1.dcm", "No image: it was rejected."),
+        ("u1.dcm", "No image: the file could not"),
     ],
 )
 def test_why_there_is_no_picture(tab: Tab, name: str, words: str) -> None:

@@ -189,7 +189,7 @@ def test_films_that_take_too_long_are_given_up() -> None:
         batch = await client.post(ONE + "/batch", files=[("file", film_png())])
         (line,) = map(json.loads, batch.text.splitlines())
         assert (line["status"], line["reason"]) == ("error", "internal_error")
-        assert "no answer within" in line["detail"]
+        assert "no result within" in line["detail"]
         backend.gate.set()
 
     asked(app, ask)

@@ -106,15 +106,15 @@ def test_an_uncertain_answer_is_called_neither(page: Page) -> None:
         f"import('/words.js').then(({{ verdict, inShort, explained }}) => "
         f"{{ const row = {json.dumps(row)}; return [{words}]; }})"
     )
-    assert told[0].startswith("Uncertain")
-    assert told[1] == "uncertain"
-    assert "withholds" in told[2]
+    assert told[0].startswith("Indeterminate")
+    assert told[1] == "indeterminate"
+    assert "the model abstains" in told[2]
 
 
 def test_a_refusal_is_explained(page: Page) -> None:
     choose(page.tab, "notes.txt")
-    assert text(page.tab, "verdict") == "No answer: refused"
-    assert text(page.tab, "words") == "This file is no image that can be read here."
+    assert text(page.tab, "verdict") == "No result: rejected"
+    assert text(page.tab, "words") == "This file is not an image in a supported format."
     assert "It seems to be text" in text(page.tab, "more")
     assert page.tab.ask("document.getElementById('scored').hidden")
     assert page.tab.ask("document.getElementById('film').hidden")
@@ -155,7 +155,7 @@ def test_heatmap_window_and_zoom_change_the_picture(page: Page) -> None:
 
 def test_table_is_the_session_and_so_is_its_csv(page: Page) -> None:
     cells = "[...document.querySelectorAll('#rows tr')].map((line) => line.cells[1].textContent)"
-    assert page.tab.ask(cells)[-1] == "refused"
+    assert page.tab.ask(cells)[-1] == "rejected"
     row = {"path": "=a,b", "status": "refused", "reason": 'q"', "probability": None}
     code = (
         "import('/session.js').then((session) => "

@@ -1,14 +1,19 @@
-"""A DICOM node: films in by C-STORE or WADO, reports out by C-STORE or STOW; no kill loses any.
+"""A DICOM node: images arrive by C-STORE or WADO-RS, reports leave by C-STORE, STOW-RS or FHIR.
 
-spool.py       films and reports on disk, and in SQLite what is to be done with each
-receiver.py    C-ECHO and C-STORE: a film is acknowledged when it is in the spool
-server.py      the listening socket, guarded against idle and boundless callers
-answerer.py    films to reports
-sender.py      reports to the destination, again and again until it takes them
-dicomweb.py    QIDO-RS, WADO-RS and STOW-RS, as a client
-poller.py      new films of a DICOMweb server into the spool
-stow.py        reports to a DICOMweb server
-peers.py       AE titles, addresses, TLS
-audit.py       what happened, as JSON lines without a word about a patient
-node.py        all of them, started and stopped
+spool.py        images and reports on disk
+queue.py        the state of each, in SQLite
+server.py       the listening socket; C-ECHO and C-STORE
+poller.py       new images of a DICOMweb server
+scorer.py       images to reports; the audit log
+sender.py       reports to a destination, with retries; by C-STORE
+web_senders.py  reports by STOW-RS, FHIR Bundles
+dicomweb.py     QIDO-RS, WADO-RS and STOW-RS as a client
+http_client.py  HTTP requests with bounded time and size
+wire.py         connections with a time limit; the UIDs of a file
+peers.py        AE titles, addresses, TLS
+status.py       what a spool holds; the table of results
+monitoring.py   `/healthz` and `/metrics`
+node.py         starts, watches and stops all of them
+
+A kill or a power cut at any time loses no image and no report.
 """

@@ -1,11 +1,8 @@
 """DICOMweb as a client: search (QIDO-RS), retrieve (WADO-RS) and store (STOW-RS), PS3.18.
 
-Comes in: the address of a server, a token. Goes out: which films are there, the bytes of one, what
-became of a report. Knows nothing of spools or models, and keeps files as they came: bytes in, bytes
-out, none larger than allowed. (Libraries there are decode every file and write it anew.)
-
-A server's words are untrusted: UIDs are checked before they are part of an address, redirects are
-not followed, for the token would go along.
+Files are kept as they arrive, byte for byte, and none larger than allowed is held. (Available
+libraries decode each file and encode it again.) Responses are not trusted: UIDs are checked before
+they become part of an address.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ from pneumoscope.delivery.dicom_node.http_client import (
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_DICOMWEB_TOKEN"  # noqa: S105 - its name, not the token
 PAGE = 100
-"""Films that are asked for in one search."""
+"""Images requested in one search."""
 
 _OPTIONS = ServiceOptions(
     url="--dicomweb",
@@ -42,22 +39,22 @@ _FAILED, _REFERENCED, _FAILED_UID = "00081198", "00081199", "00081155"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MOST_UID = 64
 _HEADERS_BYTES = 16 << 10
-"""What a multipart answer may have beside the film."""
+"""Bytes that a multipart response may have beside the image."""
 
-_MOST_ANSWER = 64 << 20
-_MOST_TOLD = 1 << 20
+_MOST_FOUND = 64 << 20
+_MOST_STORE_RESPONSE = 1 << 20
 _OK, _ACCEPTED, _NO_CONTENT = 200, 202, 204
 
 Stored = Literal["stored", "refused"]
 
 
-class NotThereError(Exception):
-    """This one film can't be had: gone (404, 410), larger than allowed, or no DICOM."""
+class NotAvailableError(Exception):
+    """This one image is not available: gone (404, 410), too large, or not a DICOM file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A film that the server has: UIDs of study, series and instance."""
+    """An image on the server, by the UIDs of its study, series and instance."""
 
     study: str
     series: str
@@ -71,7 +68,7 @@ class DicomWeb:
         config: its address, time-outs, TLS.
 
     Raises:
-        UsageError: the address is none, holds a password, or there is no such file of a token.
+        UsageError: the address is not an HTTP URL or holds a password; the token can't be read.
     """
 
     def __init__(self, config: NodeConfig) -> None:
@@ -80,28 +77,28 @@ class DicomWeb:
         self.name = self._service.name
 
     def stop(self) -> None:
-        """End the requests that are on their way, from another thread."""
+        """End the requests under way, from another thread."""
         self._service.stop()
 
     def close(self) -> None:
-        """Let go of its connections."""
+        """Close its connections."""
         self._service.close()
 
     def search(self, modality: str, dates: str, offset: int) -> list[Found]:
-        """Films of a modality, at most about `PAGE` from `offset` on (PS3.18 10.6).
+        """Search for images of a modality, about `PAGE` of them from `offset` on (PS3.18 10.6).
 
         Args:
             modality: CR or DX.
             dates: of the study, `YYYYMMDD-YYYYMMDD`; "" for any.
-            offset: films before these.
+            offset: number of images to skip.
 
         Raises:
-            ServerError: there was no list of films.
+            ServerError: the response is not a list of images.
         """
         asked = {"Modality": modality, "limit": str(PAGE), "offset": str(offset)}
         asked |= {"StudyDate": dates} if dates else {}
         accept = {"Accept": "application/dicom+json"}
-        status, _, content = self._exchange("GET", "instances", accept, _MOST_ANSWER, params=asked)
+        status, _, content = self._exchange("GET", "instances", accept, _MOST_FOUND, params=asked)
         if status == _NO_CONTENT or (status == _OK and not content):
             return []
         if status != _OK:
@@ -112,30 +109,35 @@ class DicomWeb:
         except (
             *(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError),
         ) as error:
-            raise ServerError("search answered with no list of films", status) from error
+            raise ServerError(
+                "the response to the search is not a list of images", status
+            ) from error
 
-    def retrieve(self, film: Found, most: int) -> bytes:
-        """A film as a Part 10 file, in the syntax in which the server has it (PS3.18 10.4).
+    def retrieve(self, image: Found, most: int) -> bytes:
+        """Retrieve an image as a Part 10 file, in its stored transfer syntax (PS3.18 10.4).
 
         Raises:
-            NotThereError: this film can't be had, or has more than `most` bytes.
-            ServerError: the server can't be asked now.
+            NotAvailableError: the image is not available, or has more than `most` bytes.
+            ServerError: the request failed; a later one may succeed.
         """
-        path = f"studies/{film.study}/series/{film.series}/instances/{film.sop}"
+        path = f"studies/{image.study}/series/{image.series}/instances/{image.sop}"
         accept = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
         status, kind, content = self._exchange("GET", path, accept, most + _HEADERS_BYTES)
         if status != _OK:
-            raise NotThereError(f"status {status}")
+            raise NotAvailableError(f"status {status}")
         part = _first_part(kind, content)
         if part is None or len(part) > most or part[128:132] != b"DICM":
-            raise NotThereError("no DICOM file, or too large a one")
+            raise NotAvailableError("not a DICOM file, or too large")
         return part
 
     def store(self, sop_uid: str, content: bytes) -> tuple[Stored, int]:
-        """Send one object (PS3.18 10.5); what became of it, and the status.
+        """Store one object (PS3.18 10.5).
+
+        Returns:
+            The outcome and the HTTP status.
 
         Raises:
-            ServerError: the server can't be asked now; it may have the object or not.
+            ServerError: the request failed; the server may or may not have the object.
         """
         boundary = uuid.uuid4().hex
         body = b"".join(
@@ -147,7 +149,9 @@ class DicomWeb:
         )
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
         headers = {"Content-Type": kind, "Accept": "application/dicom+json"}
-        status, _, told = self._exchange("POST", "studies", headers, _MOST_TOLD, content=body)
+        status, _, told = self._exchange(
+            "POST", "studies", headers, _MOST_STORE_RESPONSE, content=body
+        )
         if status not in (_OK, _ACCEPTED):
             return "refused", status
         return ("stored" if _has(status, told, sop_uid) else "refused"), status
@@ -155,22 +159,22 @@ class DicomWeb:
     def _exchange(
         self, method: str, path: str, headers: dict[str, str], most: int, **more: Any
     ) -> tuple[int, str, bytes]:
-        """As `HttpService.exchange`, with `NotThereError` for a response that is too large."""
+        """As `HttpService.exchange`, with `NotAvailableError` for a response that is too large."""
         try:
             return self._service.exchange(method, path, headers, most, **more)
         except TooLargeError as error:
-            raise NotThereError(str(error)) from error
+            raise NotAvailableError(str(error)) from error
 
 
 def _uid(row: Any, tag: str) -> str:
     text = row[tag]["Value"][0]
     if len(text) > _MOST_UID or not _UID.fullmatch(text):
-        raise ValueError("no UID")
+        raise ValueError("not a UID")
     return str(text)
 
 
 def _first_part(kind: str, content: bytes) -> bytes | None:
-    """The first part of a multipart body (RFC 2046, 5.1.1), or the body if it is one file."""
+    """The first part of a multipart body (RFC 2046, 5.1.1), or a body that is one file."""
     header = Message()
     header["Content-Type"] = kind
     if header.get_content_type() == "application/dicom":
@@ -186,9 +190,9 @@ def _first_part(kind: str, content: bytes) -> bytes | None:
 
 
 def _has(status: int, content: bytes, sop_uid: str) -> bool:
-    """Whether the server says that it has the object (PS3.18 10.5.3.2).
+    """Whether the response states that the object was stored (PS3.18 10.5.3.2).
 
-    It may answer without a word, or in XML: then the status alone counts.
+    Of a response without a body, or in XML, the status alone counts.
     """
     try:
         told = httpx.Response(_OK, content=content).json()

@@ -1,8 +1,7 @@
-"""The node as a whole: receiver, answerer, sender over one spool; started, watched, stopped.
+"""The node as a whole: starts, watches and stops receiver, scorer and senders on one spool.
 
-Comes in: settings and a predictor. Goes out: reports at the destination. If one of its parts
-fails, all stop and the failure is raised: whoever runs the node starts it again, and nothing that
-was acknowledged is lost by that.
+If one part fails, all stop and the exception is raised. A supervisor such as systemd starts the
+node again; nothing that was acknowledged is lost.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from pathlib import Path
 from threading import Event
 
 from pneumoscope.config import LimitsConfig, NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Answerer, Audit, made_reports
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
 from pneumoscope.delivery.dicom_node.monitoring import Metric, StatusServer, exposition
 from pneumoscope.delivery.dicom_node.peers import Peer, parse_peer
 from pneumoscope.delivery.dicom_node.poller import Poller
 from pneumoscope.delivery.dicom_node.queue import Queue
+from pneumoscope.delivery.dicom_node.scorer import Audit, Scorer, made_reports
 from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
 from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
@@ -41,7 +40,7 @@ _LOGGER = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.2
 _LEAST_GRACE_SECONDS = 1.0
 _TROUBLE_SECONDS = 5.0
-"""Pause after the disk refused something, which may be full for a while."""
+"""Pause after a write failed; the disk may be full for a while."""
 
 
 class Node:
@@ -49,14 +48,14 @@ class Node:
 
     Args:
         config: its settings.
-        predictor: the model that answers.
-        limits: what a film may cost.
+        predictor: the model.
+        limits: limits for reading one image.
 
     Attributes:
-        port: that it listens on.
+        port: the DICOM port that it listens on.
 
     Raises:
-        UsageError: a setting can't be.
+        UsageError: a setting is invalid.
         OSError: the spool can't be written.
     """
 
@@ -69,7 +68,7 @@ class Node:
         if destination and stows:
             raise UsageError(
                 "--forward and --dicomweb: reports would go to both. Give one of them, or "
-                "--dicomweb-silent to fetch films by DICOMweb alone."
+                "--dicomweb-silent to only fetch images by DICOMweb."
             )
         if config.fhir:
             check_installed()
@@ -107,7 +106,7 @@ class Node:
             raise
         self.port = self._receiver.port
         reading = predictor.adapted(limits or LimitsConfig(), processes=self._processes)
-        answerer = Answerer(
+        answerer = Scorer(
             self.spool, reading, reporter, self.audit, self._processes, fhir=bool(config.fhir)
         )
         self._begin(answerer.run)
@@ -146,7 +145,7 @@ class Node:
         self._parts.append(self._pool.submit(self._through_trouble, work))
 
     def _through_trouble(self, work: Callable[[Event], None]) -> None:
-        """Run a part; what the disk refuses is tried again, for a full one may be emptied."""
+        """Run a part; start it again after a write failed, since a full disk may be emptied."""
         while True:
             try:
                 work(self._stop)
@@ -158,10 +157,10 @@ class Node:
                     return
 
     def run(self, stop: Event) -> None:
-        """Until `stop` is set.
+        """Run until `stop` is set.
 
         Raises:
-            Exception: what one of the parts failed of, a defect of ours.
+            Exception: an internal error (bug) that ended one of the parts.
         """
         while not stop.is_set():
             done, _ = wait(self._parts, timeout=_WATCH_SECONDS, return_when=FIRST_COMPLETED)
@@ -212,10 +211,10 @@ class Node:
         yield Metric("results_total", "counter", "results since the start", tuple(results))
 
     def stop(self) -> dict[str, int]:
-        """Take no more films, end what was begun, keep the rest for the next start.
+        """Accept no more images, finish those under way, keep the rest for the next start.
 
         Returns:
-            How many images and reports wait, were answered, sent and set aside, ever.
+            The number of items by kind and state, since the spool exists.
         """
         end = time.monotonic() + self._config.grace
         self._receiver.stop(self._config.grace)
@@ -223,7 +222,7 @@ class Node:
         self.spool.wake()
         left = max(end - time.monotonic(), _LEAST_GRACE_SECONDS)
         if wait(self._parts, left).not_done:
-            # A peer that drips, or a file that takes long: it goes on at the next start.
+            # A slow peer or a file that takes long: it is continued at the next start.
             for sender in self._senders:
                 sender.abort()
             if self._web:

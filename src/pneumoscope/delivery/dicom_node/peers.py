@@ -1,7 +1,4 @@
-"""Who speaks with whom: AE titles, addresses, TLS.
-
-Comes in: settings as text. Goes out: a checked `Peer`, contexts of `ssl`. Opens no connection.
-"""
+"""AE titles, addresses and TLS settings of the node and its peers. Opens no connection."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ _MOST_AET = 16
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A DICOM application entity elsewhere."""
+    """The address of another DICOM application entity."""
 
     aet: str
     host: str
@@ -27,10 +24,10 @@ class Peer:
 
 
 def check_aet(text: str, where: str) -> str:
-    """An application entity title (PS3.5 6.2, VR AE).
+    """Check an application entity title (PS3.5 6.2, VR AE) and strip its blanks.
 
     Raises:
-        UsageError: it is empty, too long, or has characters that none may have.
+        UsageError: it is empty, too long, or has characters that are not allowed.
     """
     title = text.strip()
     if (
@@ -47,10 +44,10 @@ def check_aet(text: str, where: str) -> str:
 
 
 def parse_peer(text: str, where: str) -> Peer:
-    """`AET@HOST:PORT`, the host being a name or an address (IPv6 in brackets).
+    """Parse `AET@HOST:PORT`; the host is a name or an address (IPv6 in brackets).
 
     Raises:
-        UsageError: it is written otherwise.
+        UsageError: the text has another form.
     """
     title, at, address = text.partition("@")
     host, colon, port = address.rpartition(":")
@@ -60,10 +57,10 @@ def parse_peer(text: str, where: str) -> Peer:
 
 
 def server_context(config: NodeConfig) -> ssl.SSLContext | None:
-    """TLS for callers, `None` if they come in plain; with `tls_ca` they must prove who they are.
+    """TLS for callers, `None` without TLS; with `tls_ca` callers need a certificate.
 
     Raises:
-        UsageError: a file is missing or is no certificate or key.
+        UsageError: a file is missing, or is not a certificate or key.
     """
     if not config.tls_cert:
         if config.tls_key:
@@ -77,7 +74,7 @@ def server_context(config: NodeConfig) -> ssl.SSLContext | None:
 
 
 def client_context(config: NodeConfig) -> ssl.SSLContext | None:
-    """TLS for the destination, `None` if it is spoken to in plain.
+    """TLS for the destination, `None` without TLS.
 
     Raises:
         UsageError: as `server_context` does.
@@ -90,10 +87,10 @@ def client_context(config: NodeConfig) -> ssl.SSLContext | None:
 
 
 def load_files(context: ssl.SSLContext, config: NodeConfig) -> None:
-    """Own certificate and key, and authorities, of the settings into a context.
+    """Load the own certificate and key, and the authorities, into a TLS context.
 
     Raises:
-        UsageError: a file is missing or is no certificate or key.
+        UsageError: a file is missing, or is not a certificate or key.
     """
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

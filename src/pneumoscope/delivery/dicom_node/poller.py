@@ -1,7 +1,7 @@
-"""New images from a DICOMweb server into the spool, searched for every so often.
+"""Search a DICOMweb server for new images at intervals, and fetch them into the spool.
 
-What the spool has seen is not fetched again, whatever the result was. An image that can't be had
-waits by itself, and the others are fetched.
+An image that the spool has seen is not fetched again, whatever its result was. An image that is not
+available waits for its own retry while others are fetched.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from datetime import date, timedelta
 from threading import Event
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Audit
-from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found, NotThereError
+from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found, NotAvailableError
 from pneumoscope.delivery.dicom_node.http_client import ServerError
+from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.sender import Doubts, pause
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.delivery.dicom_node.wire import stated_uids
@@ -21,10 +21,10 @@ from pneumoscope.delivery.dicom_node.wire import stated_uids
 MODALITIES = ("CR", "DX")
 _CALLER = "DICOMweb"
 _MOST_TRIES = 3
-"""An image that is not there so often is set aside."""
+"""Tries after which an image that is not available is set aside."""
 
 _MOST_IN_A_ROW = 3
-"""Images that fail one after the other: then it may be the server, and there is a pause."""
+"""Consecutive failures after which the server may be the cause, and there is a pause."""
 
 
 class Poller:
@@ -32,9 +32,9 @@ class Poller:
 
     Args:
         config: how often, how far back.
-        server: where films are.
-        spool: where they go.
-        audit: is told of everything.
+        server: source of images.
+        spool: destination of images.
+        audit: log to which each event is written.
     """
 
     def __init__(self, config: NodeConfig, server: DicomWeb, spool: Spool, audit: Audit) -> None:
@@ -42,7 +42,7 @@ class Poller:
         self._doubts = Doubts()
 
     def run(self, stop: Event) -> None:
-        """Work until `stop`; a film that is on its way is ended first."""
+        """Work until `stop` is set; an image under way is finished first."""
         failures = 0
         while not stop.is_set():
             try:
@@ -63,10 +63,10 @@ class Poller:
             stop.wait(wait)
 
     def search(self, stop: Event) -> None:
-        """Every film that is there and not in the spool, into the spool.
+        """Fetch each image that the server lists and the spool has not seen.
 
         Raises:
-            ServerError: the server can't be asked now; what was fetched stays.
+            ServerError: a request failed; images that were fetched stay.
             OSError, sqlite3.Error: the spool can't be written.
         """
         for modality in MODALITIES:
@@ -74,73 +74,73 @@ class Poller:
             offset = 0
             while not stop.is_set():
                 page = self._page(modality, offset)
-                new = [film for film in page if film not in seen]
+                new = [image for image in page if image not in seen]
                 self._fetch_all(new, stop)
                 if stop.is_set():
                     return
-                # A server may give shorter pages than asked for, or all that it has each time.
+                # A server may return shorter pages than requested, or everything each time.
                 if not new:
                     break
                 seen.update(new)
                 offset += len(page)
 
-    def _fetch_all(self, films: list[Found], stop: Event) -> None:
-        """Images of one page; so many failures in a row may be the server's.
+    def _fetch_all(self, images: list[Found], stop: Event) -> None:
+        """Fetch the images of one page; several failures in a row may be the server's fault.
 
         Raises:
-            ServerError: the server can't be asked now.
+            ServerError: a request failed; a later one may succeed.
         """
         in_a_row = 0
-        wanted = [film for film in films if self._spool.fetchable(film.sop, time.time())]
-        for film in wanted:
-            self._doubts.ask(film.sop)
-        for film in wanted:
+        wanted = [image for image in images if self._spool.fetchable(image.sop, time.time())]
+        for image in wanted:
+            self._doubts.ask(image.sop)
+        for image in wanted:
             if stop.is_set():
                 return
-            in_a_row = 0 if self._fetch(film) else in_a_row + 1
+            in_a_row = 0 if self._fetch(image) else in_a_row + 1
             if in_a_row == _MOST_IN_A_ROW:
                 raise ServerError(f"{in_a_row} images in a row could not be retrieved")
 
     def _page(self, modality: str, offset: int) -> list[Found]:
         try:
             return self._server.search(modality, _dates(self._config.dicomweb_days), offset)
-        except NotThereError as error:
-            raise ServerError("search answered with too much") from error
+        except NotAvailableError as error:
+            raise ServerError("the response to the search is too large") from error
 
-    def _fetch(self, film: Found) -> bool:
-        """One image into the spool.
+    def _fetch(self, image: Found) -> bool:
+        """Fetch one image into the spool; returns whether the server responded.
 
-        What is wrong with it alone is put down, and the others are fetched.
+        A problem with this image alone is recorded, and the others are fetched.
 
         Raises:
-            ServerError: the server can't be asked now.
-            _FullError: there is no room for any.
+            ServerError: a request failed; a later one may succeed.
+            _FullError: the queue or the disk is full.
         """
         try:
             began = time.monotonic()
-            content = self._server.retrieve(film, self._config.max_bytes)
+            content = self._server.retrieve(image, self._config.max_bytes)
             stated = stated_uids(content)
-            if stated.sop != film.sop:
-                raise NotThereError("it has another UID than was asked for")
+            if stated.sop != image.sop:
+                raise NotAvailableError("its UID differs from the one that was requested")
             if stated.missing:
-                raise NotThereError(f"it states no {stated.missing}")
-        except NotThereError as error:
-            self._failed(film, str(error), counted=True, most=_MOST_TRIES)
+                raise NotAvailableError(f"it states no {stated.missing}")
+        except NotAvailableError as error:
+            self._failed(image, str(error), counted=True, most=_MOST_TRIES)
             return True
         except ServerError as error:
             if error.everywhere:
                 raise
-            works, _ = self._doubts.failed(film.sop)
-            self._failed(film, str(error), counted=works, most=self._config.most_refusals)
+            works, _ = self._doubts.failed(image.sop)
+            self._failed(image, str(error), counted=works, most=self._config.most_refusals)
             return False
-        self._doubts.worked(film.sop)
+        self._doubts.worked(image.sop)
         found, number = self._spool.receive(
-            film.sop, content, self._config.max_waiting, self._config.min_free
+            image.sop, content, self._config.max_waiting, self._config.min_free
         )
         if found == "full":
             self._audit.note("turned away", caller=_CALLER, why="queue or disk full")
             raise _FullError
-        self._spool.fetched(film.sop)
+        self._spool.fetched(image.sop)
         self._audit.note(
             "received",
             film=number,
@@ -150,8 +150,8 @@ class Poller:
         )
         return True
 
-    def _failed(self, film: Found, why: str, *, counted: bool, most: int) -> None:
-        number, refusals = self._spool.not_fetched(film.sop, why, counted=counted)
+    def _failed(self, image: Found, why: str, *, counted: bool, most: int) -> None:
+        number, refusals = self._spool.not_fetched(image.sop, why, counted=counted)
         give_up = counted and refusals >= most
         due = time.time() + pause(self._config, refusals)
         self._spool.fetch_again(number, due, give_up=give_up)
@@ -160,11 +160,11 @@ class Poller:
 
 
 class _FullError(Exception):
-    """The spool takes no more images now."""
+    """The queue or the disk is full."""
 
 
 def _dates(days: int) -> str:
-    """Studies from so many days ago until tomorrow, for clocks and time zones differ; 0: any."""
+    """Range of study dates: `days` ago until tomorrow, since time zones differ; 0: any."""
     if not days:
         return ""
     today = date.today()

@@ -1,7 +1,7 @@
-"""The queue of the spool: its tables in SQLite, and who may have it.
+"""The queue of a spool: its tables in SQLite, and the lock that one node holds.
 
-One node has a spool at a time: it holds the lock of `SPOOL/lock` as long as it lives. The queue
-itself can be read and changed beside it, for `node status` and `node retry`.
+A node holds the lock `SPOOL/lock` as long as it runs, so that a spool has one node at a time. `node
+status` and `node retry` read and change the queue beside it.
 """
 
 from __future__ import annotations
@@ -74,15 +74,15 @@ INSERT INTO reports (id, film, kind, sop_uid, sha256, file, state, refusals, due
 DROP TABLE reports_1;
 DROP TABLE films_1;
 """
-"""Reports had no digest then: '' is not checked."""
+"""Version 1 stored no digest of reports: '' is not checked."""
 
 
 class Queue:
-    """The tables; safe for any number of threads.
+    """The tables of a queue; safe for any number of threads.
 
     Args:
         folder: the spool.
-        alone: as its node; else beside it, if there is one.
+        alone: whether to hold the lock, as a node does.
 
     Raises:
         UsageError: another node has the spool, or the queue is damaged.
@@ -98,7 +98,7 @@ class Queue:
             raise
 
     def close(self) -> None:
-        """Give the spool free for another process."""
+        """Close the database and release the lock."""
         with self._lock:
             self._database.close()
             self._let_go()
@@ -108,25 +108,25 @@ class Queue:
             self._held.close()
 
     def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        """What a query finds."""
+        """The rows that a query returns."""
         with self._lock:
             return self._database.execute(query, values).fetchall()
 
     def update(self, query: str, values: tuple[Any, ...] = ()) -> int:
-        """Change rows in a transaction of its own; returns how many."""
+        """Change rows in one transaction; returns their number."""
         with self.transaction() as database:
             return database.execute(query, values).rowcount
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of the block, on disk when it is left, or nothing of it."""
+        """A transaction: the whole block is on disk when it ends, or nothing of it."""
         with self._lock:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
                 self._database.execute("COMMIT")
             except BaseException:
-                if self._database.in_transaction:  # of what fails itself, SQLite ends some
+                if self._database.in_transaction:  # SQLite ends some failed transactions itself
                     self._database.execute("ROLLBACK")
                 raise
 
@@ -136,16 +136,16 @@ def _held(folder: Path) -> IO[bytes]:
         return open_alone(folder / "lock")
     except BlockingIOError as error:
         raise UsageError(
-            f"--spool {folder}: another node has it. One node has it at a time: stop the other "
-            "one, or give another folder."
+            f"--spool {folder}: another node uses it. A spool has one node at a time: stop the "
+            "other node, or give another folder."
         ) from error
 
 
 def _opened(folder: Path) -> sqlite3.Connection:
-    """The database, with the tables of this version.
+    """Open the database and bring its tables to this version.
 
     Raises:
-        UsageError: it can't be opened, or is damaged.
+        UsageError: the database can't be opened, or is damaged.
     """
     database = sqlite3.connect(
         folder / QUEUE_FILE,
@@ -174,7 +174,7 @@ def _opened(folder: Path) -> sqlite3.Connection:
 
 
 def _migrate(database: sqlite3.Connection) -> None:
-    """Make the tables, or those of an older version new ones; all in one transaction."""
+    """Create the tables or migrate those of an older version, in one transaction."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version >= _VERSION:
         return

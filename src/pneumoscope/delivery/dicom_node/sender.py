@@ -1,9 +1,9 @@
-"""Reports to the destination, again and again until it takes them; and how, by C-STORE.
+"""Send reports to a destination, with retries, until it accepts them; and by C-STORE.
 
-A destination that can't be reached is tried for ever, at growing intervals, and no report is
-blamed for that. A report that it refuses, or over which it breaks off, waits by itself: the others
-are sent meanwhile. After `most_refusals` such failures it is set aside. A report whose file is not
-what was put there is set aside at once.
+An unreachable destination is tried without end, at growing intervals, and no report counts a
+failure for that. A report that the destination refuses, or during which it breaks off, waits for
+its own retry while the others are sent; after `most_refusals` such failures it is set aside. A
+report whose file was changed or lost is set aside at once.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from pynetdicom.sop_class import (
 )
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Audit
 from pneumoscope.delivery.dicom_node.peers import Peer, client_context
+from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.server import entity
 from pneumoscope.delivery.dicom_node.spool import LostError, Outgoing, Spool
 
 _REPORT_CLASSES = (Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage)
 
 _AT_A_TIME = 50
-"""Reports that are sent in one association."""
+"""Reports sent in one association."""
 
 _MOST_IN_A_ROW = 3
-"""Reports that fail one after the other: then it may be the destination, and there is a pause."""
+"""Consecutive failures after which the destination may be the cause, and there is a pause."""
 
 _IDLE_SECONDS = 1.0
 _SUCCESS = 0x0000
 _WARNINGS = range(0xB000, 0xC000)
-"""PS3.4 B.2.3: stored, with a remark."""
+"""PS3.4 B.2.3: stored with a warning."""
 
 LEAST_RATE = 16 << 10
-"""Bytes per second that a peer must take or give after its time-out, or it is taken for dead."""
+"""Bytes per second, beyond the time-out, below which a peer counts as unreachable."""
 
 
 class UnreachableError(Exception):
-    """The destination can't be spoken to; no report is to blame.
+    """The destination can't be reached; no report is at fault.
 
     Attributes:
-        why: in a word, for the audit.
-        status: of HTTP, if there was one.
+        why: a short reason for the audit log.
+        status: HTTP status, if there was one.
     """
 
     def __init__(self, why: str, status: int | None = None) -> None:
@@ -67,13 +67,13 @@ class UnreachableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one report.
+    """The outcome of sending one report.
 
     Attributes:
-        stored: whether the destination has it.
-        status: that it gave, if it did.
-        why: in a word, where it doesn't have it.
-        doubtful: it may be the destination's fault as well: it says so, or broke off.
+        stored: whether the destination has stored it.
+        status: DIMSE or HTTP status of the response, if there was one.
+        why: a short reason if it was not stored.
+        doubtful: whether the destination may be at fault: its status says so, or it broke off.
     """
 
     stored: bool
@@ -83,10 +83,10 @@ class Outcome:
 
 
 class Doubts:
-    """Whether a failure that may be the peer's is counted against the item after all.
+    """Decides whether a failure that may be the peer's fault counts against the item.
 
-    It is where the peer has taken or given another item since this one was first asked for: then
-    it works, and not for this one.
+    It counts if the peer has handled another item since this one was first tried: then the peer
+    works, and this item is the cause.
     """
 
     def __init__(self) -> None:
@@ -95,29 +95,29 @@ class Doubts:
         self._worked = 0.0
 
     def ask(self, item: str | int) -> None:
-        """An item is about to be asked for."""
+        """Record that an item is about to be tried."""
         self._first.setdefault(item, time.monotonic())
 
     def worked(self, item: str | int) -> None:
-        """It came through."""
+        """Record that an item succeeded."""
         self._worked = time.monotonic()
         self._first.pop(item, None)
         self._tries.pop(item, None)
 
     def failed(self, item: str | int) -> tuple[bool, int]:
-        """It failed: whether that counts, and how often it failed before."""
+        """Record a failure; returns whether it counts, and how often the item failed before."""
         tries = self._tries.get(item, 0)
         self._tries[item] = tries + 1
         return self._worked > self._first.get(item, math.inf), tries
 
 
 class Sender(ABC):
-    """Sends until it is stopped; how, its kinds know.
+    """Sends waiting reports until it is stopped; subclasses implement one protocol each.
 
     Args:
         config: retries.
-        spool: where reports come from.
-        audit: is told of every one.
+        spool: source of reports.
+        audit: log to which each outcome is written.
     """
 
     name = ""
@@ -129,7 +129,7 @@ class Sender(ABC):
         self._doubts = Doubts()
 
     def run(self, stop: Event) -> None:
-        """Work until `stop`; a report that is on its way is ended first."""
+        """Work until `stop` is set; a report under way is finished first."""
         failures = 0
         while not stop.is_set():
             reports = self._spool.due(time.time(), _AT_A_TIME, fhir=self.fhir)
@@ -143,7 +143,7 @@ class Sender(ABC):
                 failures += 1
 
     def send_all(self, reports: list[Outgoing], stop: Event) -> bool:
-        """Send reports until `stop`; `False` if the destination needs a pause."""
+        """Send reports until `stop` is set; `False` if the destination needs a pause."""
         in_a_row = 0
         for report in reports:
             self._doubts.ask(report.number)
@@ -167,10 +167,10 @@ class Sender(ABC):
         return True
 
     def _outcome(self, report: Outgoing) -> Outcome | None:
-        """What became of a report, put down; `None` if it was lost here.
+        """Send a report and record its outcome; `None` if its file was lost.
 
         Raises:
-            UnreachableError: it was not even tried.
+            UnreachableError: there was no connection.
         """
         try:
             self._spool.check(report)
@@ -182,12 +182,12 @@ class Sender(ABC):
             outcome = self.send_one(report, content)
         except UnreachableError:
             raise
-        except Exception as error:  # noqa: BLE001 - of this report; the others are sent
+        except Exception as error:  # noqa: BLE001 - this report fails; the others are sent
             outcome = Outcome(False, why=type(error).__name__)
         if outcome.stored:
             self._doubts.worked(report.number)
             self._spool.sent(report)
-            self._audit.note("sent", film=report.film, kind=report.kind, status=outcome.status)
+            self._audit.note("sent", film=report.image, kind=report.kind, status=outcome.status)
         else:
             self._refused(report, outcome)
         return outcome
@@ -197,23 +197,23 @@ class Sender(ABC):
         """Send one report.
 
         Raises:
-            UnreachableError: the destination can't be spoken to.
+            UnreachableError: the destination can't be reached.
         """
 
     @abstractmethod
     def rest(self) -> None:
-        """Called when nothing more is to be sent for the moment."""
+        """Called when nothing more is waiting to be sent."""
 
     @abstractmethod
     def abort(self) -> None:
-        """End what is on its way, from another thread: the node has waited long enough."""
+        """End the transfer under way, from another thread."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
-        """Let go of what outlives a pause, when the node ends."""
+        """Close connections that outlive a pause; called when the node stops."""
 
     def _set_aside(self, report: Outgoing, why: str) -> None:
         self._spool.set_aside(report, why)
-        self._audit.note("set aside", film=report.film, kind=report.kind, why=why)
+        self._audit.note("set aside", film=report.image, kind=report.kind, why=why)
 
     def _refused(self, report: Outgoing, outcome: Outcome) -> None:
         works, tries = self._doubts.failed(report.number)
@@ -230,7 +230,7 @@ class Sender(ABC):
             return
         self._audit.note(
             "given up" if give_up else "refused by destination",
-            film=report.film,
+            film=report.image,
             kind=report.kind,
             status=outcome.status,
             why=outcome.why,
@@ -239,13 +239,13 @@ class Sender(ABC):
 
 
 class StoreSender(Sender):
-    """Sends by C-STORE, many reports in one association as long as it lasts.
+    """Sends by C-STORE, several reports in one association.
 
     Args:
         config: retries and time-outs.
-        destination: who gets the reports.
-        spool: where they come from.
-        audit: is told of every one.
+        destination: the peer that receives the reports.
+        spool: source of reports.
+        audit: log to which each outcome is written.
 
     Raises:
         UsageError: TLS files can't be used.
@@ -263,19 +263,19 @@ class StoreSender(Sender):
             self._entity.add_requested_context(report_class, syntaxes)
 
     def send_one(self, report: Outgoing, content: bytes) -> Outcome:
-        """Send one report, in an association that is there or a new one."""
+        """Send one report, in the open association or a new one."""
         dataset = dcmread(BytesIO(content))
         association = self._associated()
         seconds = self._config.dimse_timeout + len(content) / LEAST_RATE
         try:
             with _ended_after(seconds, association):
                 status = association.send_c_store(dataset).get("Status")
-        except ValueError:  # the destination agreed on no context for it (PS3.8 7.1.1.13)
+        except ValueError:  # no presentation context was accepted for it (PS3.8 7.1.1.13)
             return Outcome(False, why="not accepted")
-        except RuntimeError:  # the association ended meanwhile
+        except RuntimeError:  # the association ended in between
             status = None
         if status is None:
-            self._audit.note("association lost", film=report.film, kind=report.kind)
+            self._audit.note("association lost", film=report.image, kind=report.kind)
             self.abort()
             return Outcome(False, why="association lost")
         return Outcome(status == _SUCCESS or status in _WARNINGS, status)
@@ -297,7 +297,7 @@ class StoreSender(Sender):
         return self._association
 
     def _opened(self, event: Any) -> None:
-        # pynetdicom waits for ever for the second half of what a destination began to say.
+        # Without a time-out pynetdicom waits without end for the rest of a message.
         event.assoc.dul.socket.socket.settimeout(self._config.network_timeout)
 
     def rest(self) -> None:
@@ -315,7 +315,7 @@ class StoreSender(Sender):
 
 @contextmanager
 def _ended_after(seconds: float, association: Any) -> Iterator[None]:
-    """Cut an association that takes longer: each byte of a dripping one renews its time-outs."""
+    """Close an association that takes longer; each byte received renews its time-outs."""
     timer = threading.Timer(seconds, _cut, (association,))
     timer.daemon = True
     timer.start()
@@ -327,11 +327,11 @@ def _ended_after(seconds: float, association: Any) -> Iterator[None]:
 
 def _cut(association: Any) -> None:
     wire = association.dul.socket
-    with suppress(OSError, AttributeError):  # it is closed already
+    with suppress(OSError, AttributeError):  # already closed
         wire.socket.shutdown(socket.SHUT_RDWR)
 
 
 def pause(config: NodeConfig, failures: int) -> float:
-    """Seconds before the next try: twice the last, up to the most."""
-    # The exponent is bounded, for a destination that is away for days.
+    """Seconds before the next try: twice the last pause, up to a maximum."""
+    # The exponent is bounded: a destination may be unreachable for days.
     return min(config.retry_first * 2.0 ** min(failures, 32), config.retry_most)

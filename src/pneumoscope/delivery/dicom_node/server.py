@@ -1,12 +1,12 @@
-"""The listening socket of the node, guarded against callers that idle or never end.
+"""The DICOM server of the node: C-ECHO and C-STORE, guarded against idle and endless callers.
 
-pynetdicom's own server waits for ever on a caller that begins TLS, or half a message, and says no
-more; and it takes messages of any length into memory. Here every message has its time, its bytes
-and its pieces, all of them together have their memory, and connections have their number.
+An image is acknowledged when it is on disk in the spool, not before. Of its data set only the UIDs
+are read here.
 
-C-ECHO and C-STORE: a film is acknowledged when it is in the spool, on disk, and not before.
-
-Of an image the SOP Instance UID alone is looked at.
+The server of pynetdicom waits without end for a caller that stops in the middle of a TLS handshake
+or a message, and it reads messages of any length into memory. Here each message has a limit of
+time, bytes and pieces, all messages together have a limit of memory, and the number of connections
+is limited.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ from pynetdicom.sop_class import (
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Audit
 from pneumoscope.delivery.dicom_node.peers import check_aet, server_context
+from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.delivery.dicom_node.wire import StatedUids, stated_uids
 from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
 
 _MOST_PDU_BYTES = 1 << 20
-"""A caller's longest single PDU: we ask for 16 KB of data at a time; requests may be longer."""
+"""Bytes of the longest PDU: this server negotiates 16 KB of data; requests may be longer."""
 
 _MESSAGE_SLACK = 1 << 20
-"""What a message has beside its data set."""
+"""Bytes that a message may have beside its data set."""
 
 _MOST_CRUMBS = 20_000
 _LEAST_CRUMB = 256
-"""Pieces of a message, and bytes that they must have on average if there are more."""
+"""Pieces that a message may have, and the mean size in bytes required of more pieces."""
 
 _LEAST_RATE = 16 << 10
-"""Bytes per second, beyond the time-out, that a caller must send."""
+"""Bytes per second that a caller must send beyond the time-out."""
 
 _PIECE = 64 << 10
 _BACKLOG = 128
 
 
 class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
-    """Takes connections; a socket that says nothing for `read_seconds` is closed.
+    """Accepts connections; a socket that is silent for `read_seconds` is closed.
 
-    TLS is agreed on in the connection's own thread, so that no caller can hold up others.
+    The TLS handshake runs in the connection's own thread, so that no caller blocks others.
     """
 
     read_seconds = 30.0
@@ -69,7 +69,7 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
     daemon_threads = True
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """The next connection, with its time-out, under TLS if that is spoken."""
+        """Accept the next connection with a time-out, under TLS if configured."""
         connection, address = self.socket.accept()
         connection.settimeout(self.read_seconds)
         if self.ssl_context:
@@ -79,28 +79,28 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
         return connection, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for a connection: beyond the limit it is closed at once."""
+        """Whether a connection is below the limit; others are closed at once."""
         return len(self.active_associations) < self.most_connections
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that failed as it began is nobody's fault here, and no one to be told."""
+        """Ignore a connection that failed while it was being set up."""
 
     def shutdown(self) -> None:
-        """Take no more connections; those that are there go on."""
+        """Accept no more connections; open ones continue."""
         socketserver.BaseServer.shutdown(self)
         self.server_close()
 
 
 @dataclass(slots=True)
 class _Message:
-    """What a connection is sending.
+    """The message that a connection is receiving.
 
     Attributes:
-        count: bytes of the message so far.
-        reads: pieces that it came in.
-        held: bytes counted among those that all connections hold.
-        complete: it is being worked on; the next byte belongs to another one.
-        began: when its first byte was waited for, as of `time.monotonic`.
+        count: bytes received so far.
+        reads: pieces received so far.
+        held: bytes counted towards the limit of all connections together.
+        complete: whether it is complete; the next byte belongs to the next message.
+        began: start of waiting for its first byte, by `time.monotonic`.
     """
 
     count: int = 0
@@ -111,11 +111,11 @@ class _Message:
 
 
 class Meter:
-    """Counts what connections send, and ends those that send too much, too slowly or in crumbs.
+    """Measures connections, and closes those that send too much, too slowly or in tiny pieces.
 
     Args:
-        config: the most bytes of one message's data set and of all together; time-outs.
-        exceeded: called with the association that is ended.
+        config: limits of bytes for one message and for all together; time-outs.
+        exceeded: called with the association that is closed.
     """
 
     def __init__(self, config: NodeConfig, exceeded: Callable[[Any], None]) -> None:
@@ -127,7 +127,7 @@ class Meter:
         self._held = 0
 
     def handlers(self) -> list[tuple[Any, Callable[[Any], None]]]:
-        """To be bound to the server."""
+        """Event handlers to bind to the server."""
         return [
             (evt.EVT_CONN_OPEN, self._opened),
             (evt.EVT_DIMSE_RECV, self._complete),
@@ -145,13 +145,13 @@ class Meter:
                 wire.message = _Message()
             if not self._allows(wire.message, count):
                 self._exceeded(event.assoc)
-                raise OSError("a message beyond the limit")
+                raise OSError("a message exceeded a limit")
             return self._received(wire, count)
 
         wire.recv = bounded
 
     def _allows(self, message: _Message, count: int) -> bool:
-        """Whether so many more bytes of a message are taken."""
+        """Whether `count` more bytes of a message are accepted."""
         message.count += count
         message.reads += 1
         if count > _MOST_PDU_BYTES or message.count > self._most:
@@ -164,14 +164,14 @@ class Meter:
             return self._held <= self._most_held
 
     def _received(self, wire: Any, count: int) -> bytearray:
-        """So many bytes, or fewer where the caller ends; each byte has its share of time."""
+        """Receive `count` bytes, or fewer if the caller closes; bytes extend the time limit."""
         found = bytearray()
         message: _Message = wire.message
         while len(found) < count:
             allowed = self._seconds + (message.count - count + len(found)) / _LEAST_RATE
             left = message.began + allowed - time.monotonic()
             if left <= 0:
-                raise OSError("a message that takes too long")
+                raise OSError("a message took too long")
             wire.socket.settimeout(left)
             piece = wire.socket.recv(min(count - len(found), _PIECE))
             if not piece:
@@ -191,12 +191,12 @@ class Meter:
     def _closed(self, event: Any) -> None:
         wire = event.assoc.dul.socket
         self._release(wire.message)
-        # pynetdicom leaves a socket open whose caller has gone already.
+        # pynetdicom leaves a socket open if its caller has disconnected.
         wire.accepted.close()
 
 
 def most_connections(associations: int) -> int:
-    """Connections at a time: some more than associations, and fewer than there are descriptors."""
+    """Limit of open connections: more than associations, fewer than file descriptors."""
     wanted = 2 * associations + 32
     try:
         import resource
@@ -207,7 +207,7 @@ def most_connections(associations: int) -> int:
 
 
 def serve(server: GuardedServer) -> threading.Thread:
-    """Begin to take connections, in a thread of its own."""
+    """Accept connections in a new thread."""
     thread = threading.Thread(
         target=server.serve_forever, args=(0.1,), name="dicom-server", daemon=True
     )
@@ -215,13 +215,13 @@ def serve(server: GuardedServer) -> threading.Thread:
     return thread
 
 
-FILM_CLASSES = (
+IMAGE_CLASSES = (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
     SecondaryCaptureImageStorage,
 )
-"""Objects that may be a chest X-ray. Others are not agreed on, so that their sender knows."""
+"""SOP classes that may hold a chest X-ray. Others are rejected when the association is made."""
 
 _SUCCESS = 0x0000
 _OUT_OF_RESOURCES = 0xA700
@@ -231,27 +231,27 @@ _CANNOT_UNDERSTAND = 0xC000
 
 
 class Receiver:
-    """Listens as long as it is not stopped.
+    """Receives images until it is stopped.
 
     Args:
-        config: whom to listen to.
-        spool: where films go.
-        audit: is told of everything.
+        config: address, AE titles, TLS files and limits.
+        spool: destination of images.
+        audit: log to which each event is written.
 
     Raises:
-        UsageError: the address can't be listened on, or AE titles or TLS files can't be.
+        UsageError: the address can't be listened on; an AE title or a TLS file is invalid.
     """
 
     def __init__(self, config: NodeConfig, spool: Spool, audit: Audit) -> None:
         self._config, self._spool, self._audit = config, spool, audit
-        _config.LOG_HANDLER_LEVEL = "none"  # each message written out, patients and all
+        _config.LOG_HANDLER_LEVEL = "none"  # it logs whole messages with patient data
         self._entity = entity(config)
         self._entity.require_called_aet = not config.any_called
         self._entity.require_calling_aet = [check_aet(a, "--callers") for a in config.callers]
         self._entity.maximum_associations = config.associations
         self._entity.add_supported_context(Verification)
-        for film_class in FILM_CLASSES:
-            self._entity.add_supported_context(film_class, sorted(SUPPORTED_SYNTAXES))
+        for image_class in IMAGE_CLASSES:
+            self._entity.add_supported_context(image_class, sorted(SUPPORTED_SYNTAXES))
         self._server = self._listening()
         self._thread = serve(self._server)
         self.port: int = self._server.socket.getsockname()[1]
@@ -288,7 +288,7 @@ class Receiver:
         return self._thread.is_alive()
 
     def stop(self, grace: float) -> None:
-        """Take no more associations; those that are there have `grace` seconds to end."""
+        """Accept no more associations; open ones have `grace` seconds to end."""
         self._server.shutdown()
         self._thread.join()
         end = time.monotonic() + grace
@@ -308,7 +308,7 @@ class Receiver:
             return _OUT_OF_RESOURCES
 
     def _kept(self, event: Any, caller: str) -> int | Dataset:
-        """Keep one image; the status that its sender gets."""
+        """Keep one image; returns the status for its sender."""
         content = event.encoded_dataset()
         if len(content) > self._config.max_bytes:
             self._audit.note("turned away", caller=caller, why="too large", bytes=len(content))
@@ -318,7 +318,7 @@ class Receiver:
             why, answer = refusal
             self._audit.note("turned away", caller=caller, why=why, bytes=len(content))
             return answer
-        found, film = self._spool.receive(
+        found, image = self._spool.receive(
             sop_uid, content, self._config.max_waiting, self._config.min_free
         )
         if found == "full":
@@ -326,7 +326,7 @@ class Receiver:
             return _OUT_OF_RESOURCES
         self._audit.note(
             "known already" if found == "known" else "received",
-            film=film,
+            film=image,
             caller=caller,
             bytes=len(content),
             **({} if found in ("new", "known") else {"known_uid": found}),
@@ -387,7 +387,7 @@ def _response(status: int, comment: str, keyword: str = "") -> Dataset:
 
 
 def entity(config: NodeConfig) -> AE:
-    """The node as an application entity, with its time-outs."""
+    """The application entity of the node, with its time-outs."""
     own = AE(check_aet(config.aet, "--aet"))
     own.acse_timeout = config.acse_timeout
     own.network_timeout = config.network_timeout

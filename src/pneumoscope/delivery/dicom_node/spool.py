@@ -1,26 +1,26 @@
-"""Images and reports in transit: files, and a queue that says what is to be done with each.
+"""The spool: images and reports in transit on disk, and a queue with the state of each.
 
-    SPOOL/queue.sqlite    a row per image and per report, for ever: what came once is known again
-    SPOOL/incoming/       an image each, until its reports are in the queue
-    SPOOL/outgoing/       a report each, until it was sent
-    SPOOL/quarantine/     files that were found damaged: never answered for, never sent
-    SPOOL/audit.jsonl
-    SPOOL/results.jsonl   what was answered, for `node results`
-    SPOOL/lock            held by the node that has the spool
+    SPOOL/queue.sqlite    a row per image and per report, kept permanently to recognise repeats
+    SPOOL/incoming/       image files, until their reports are in the queue
+    SPOOL/outgoing/       reports (.dcm) and FHIR Bundles (.json), until they were sent
+    SPOOL/quarantine/     damaged files, which are never scored and never sent
+    SPOOL/audit.jsonl     the audit log, without patient data
+    SPOOL/results.jsonl   results for `node results`, with patient data
+    SPOOL/lock            held by the node that uses the spool
 
     image     waiting ──reports made──▶ answered      waiting ──its own fault──▶ set aside
-    report    waiting ──taken──▶ sent                 waiting ──its own fault──▶ set aside
-              (kept: nobody to send to)
+    report    waiting ──accepted──▶ sent              waiting ──its own fault──▶ set aside
+              (kept: there is no destination)
 
-The order of writing is what makes a kill harmless. In: file on disk, then row, then
-acknowledgement. Answered: reports on disk, then their rows and the image's new state in one
-transaction, then the image's file goes. Out: sent, then the row, then the file goes. Files without
-a row that needs them are what a kill left over; they go on opening. Only between sending and its
-row may a kill make a report be sent once more: the same bytes under the same UID, which an archive
-keeps once. Names of files are our own: what a caller calls its image never gets near a path.
+The order of writing makes a kill at any time harmless. Receiving: file on disk, then row, then
+acknowledgement. Scoring: reports on disk, then their rows and the new state of the image in one
+transaction, then the image file is removed. Sending: sent, then the row, then the file is removed.
+Files that no row needs are left over from a kill and are removed on opening. Only a kill between
+sending and its row can repeat a report: the same bytes under the same UID, which an archive keeps
+once. File names are generated, so that no name from a sender becomes part of a path.
 
-What fails is set aside by itself, and the rest goes on. `Lost` is raised where a file is not what
-its row says: the digest of every file is in its row.
+A failure affects one item only, and the rest continues. `LostError` is raised if a file differs
+from its row, which has the digest of the file.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ _LOST = (MISSING, DAMAGED, UNREADABLE)
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """An image to be answered for.
+class Incoming:
+    """A received image that waits to be scored.
 
     Attributes:
-        number: of its row.
+        number: its row number.
         path: its file.
-        attempts: how often it was begun, this time included.
-        sha256: hex digest of its file, "" where that is not known.
-        variant: "", or its digest if another image came before under the same UID: so that its
-            reports have UIDs of their own.
+        attempts: number of attempts to score it, including this one.
+        sha256: hex digest of its file, `""` if unknown.
+        variant: its digest if another image arrived before under the same UID, so that its reports
+            get UIDs of their own; else `""`.
     """
 
     number: int
@@ -75,10 +75,10 @@ class Film:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A report to be sent; `film` is the number of the image that it is about."""
+    """A report that waits to be sent; `image` is the row number of its image."""
 
     number: int
-    film: int
+    image: int
     kind: str
     sop_uid: str
     path: Path
@@ -87,7 +87,7 @@ class Outgoing:
 
 
 class LostError(Exception):
-    """The file of one image or report is not what was put there; nothing else is concerned."""
+    """The file of one image or report is missing or was changed; other items are unaffected."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -98,15 +98,13 @@ class Spool:
     """One node's images and reports; safe for any number of threads of one process.
 
     Args:
-        folder: made if it is not there.
-        model: fingerprint of the model that answers; an image is known again for the same model
-            only.
-        sending: whether reports will be sent; else they are kept.
-        sending_fhir: whether FHIR Bundles will be sent; else they are kept.
+        folder: created if it does not exist.
+        model: fingerprint of the model; an image is scored once per model.
+        sending: whether reports are sent; else they are kept.
+        sending_fhir: whether FHIR Bundles are sent; else they are kept.
 
     Raises:
-        UsageError: another node has this spool, its queue is damaged, or a file stands where the
-            folder should be.
+        UsageError: another node uses this spool, its queue is damaged, or the path is a file.
         OSError: the folder can't be written.
     """
 
@@ -123,7 +121,7 @@ class Spool:
         self.changed = threading.Condition()
         known = (folder / QUEUE_FILE).exists()
         self.queue = Queue(folder, alone=True)
-        # Whether reports are sent is a setting that may change between two starts.
+        # The setting whether reports are sent may change between two starts.
         for fhir, sends in self._sending.items():
             old, new = ("kept", "waiting") if sends else ("waiting", "kept")
             self.queue.update(
@@ -133,22 +131,28 @@ class Spool:
         self._sweep(known)
 
     def close(self) -> None:
-        """Give the spool free for another process."""
+        """Release the spool for another process."""
         self.queue.close()
 
     def receive(
         self, sop_uid: str, content: bytes, most_waiting: int, min_free: int
     ) -> tuple[Received, int]:
-        """Keep an image. When this returns it is on disk, or was before.
+        """Keep an image; when this returns, it is on disk.
 
-        What is known is the UID together with the content.
+        An image is identified by its UID together with its content.
+
+        Args:
+            sop_uid: SOP Instance UID.
+            content: a Part 10 file.
+            most_waiting: waiting images beyond which none is accepted.
+            min_free: free disk space that must remain, bytes.
 
         Returns:
-            What it was, and the number of the image: `full` (and 0) if it was not taken; `again`
-            if it is known and has no result, since it or its report was lost here.
+            How it was received, and the row number of the image: `full` (and 0) if it was not
+            accepted; `again` if it is known but has no result, because its file or report was lost.
 
         Raises:
-            OSError, sqlite3.Error: it could not be kept.
+            OSError, sqlite3.Error: the image could not be written.
         """
         digest = hashlib.sha256(content).hexdigest()
         number, lost = self._known(sop_uid, digest)
@@ -177,19 +181,19 @@ class Spool:
                 database.execute(
                     "DELETE FROM fetches WHERE sop_uid = ? AND model = ?", (sop_uid, self._model)
                 )
-        except sqlite3.IntegrityError:  # the same image by two associations at once
+        except sqlite3.IntegrityError:  # the same image in two associations at once
             (self._incoming / name).unlink()
             return "known", self._known(sop_uid, digest)[0]
         self.wake()
         return found, int(row or 0)
 
     def knows(self, sop_uid: str) -> bool:
-        """Whether an image came before under this UID, for the model that answers."""
+        """Whether an image with this UID was received before, for the present model."""
         query = "SELECT 1 FROM films WHERE sop_uid = ? AND model = ?"
         return bool(self.queue.rows(query, (sop_uid, self._model)))
 
     def _known(self, sop_uid: str, digest: str) -> tuple[int, bool]:
-        """The number of an image, 0 for none, and whether there will be no report of it."""
+        """The row number of an image, 0 for none, and whether its result was lost."""
         rows = self.queue.rows(
             "SELECT id, state = 'set aside' OR EXISTS (SELECT 1 FROM reports WHERE film = films.id"
             " AND state = 'set aside' AND why IN (?, ?, ?))"
@@ -199,9 +203,9 @@ class Spool:
         return (rows[0][0], bool(rows[0][1])) if rows else (0, False)
 
     def give_up(self, most_attempts: int) -> list[int]:
-        """Set aside the images that were begun too often; returns their numbers.
+        """Set aside the images with too many attempts; returns their numbers.
 
-        By their rows alone: their files, at which the program may have ended, are not looked at.
+        Their files are not read, because reading them may have ended the program.
         """
         rows = self.queue.rows(
             "SELECT id FROM films WHERE state = 'waiting' AND attempts >= ?", (most_attempts,)
@@ -214,11 +218,11 @@ class Spool:
             )
         return [number for (number,) in rows]
 
-    def take(self, most: int) -> list[Film]:
-        """The images that have waited longest; each is counted as begun, before it is.
+    def take(self, most: int) -> list[Incoming]:
+        """Take the images that have waited longest, and count an attempt for each.
 
-        What was begun before and never ended may have ended its process: it is given alone, and
-        those that never were come first.
+        An image whose earlier attempt was not finished may have ended its process: it is given
+        alone, after the images without an attempt.
         """
         with self.queue.transaction() as database:
             rows = database.execute(
@@ -233,23 +237,23 @@ class Spool:
                 "UPDATE films SET attempts = attempts + 1 WHERE id = ?", [(r[0],) for r in rows]
             )
         return [
-            Film(number, self._incoming / file, tried + 1, digest, digest if later else "")
+            Incoming(number, self._incoming / file, tried + 1, digest, digest if later else "")
             for number, file, tried, digest, later in rows
         ]
 
-    def put_back(self, films: Iterable[Film]) -> None:
-        """Images that were taken and could not be ended for no fault of theirs."""
+    def put_back(self, images: Iterable[Incoming]) -> None:
+        """Return images that were taken but not scored, and uncount their attempt."""
         with self.queue.transaction() as database:
             database.executemany(
                 "UPDATE films SET attempts = attempts - 1 WHERE id = ? AND state = 'waiting'",
-                [(film.number,) for film in films],
+                [(image.number,) for image in images],
             )
 
-    def check(self, item: Film | Outgoing) -> None:
-        """See that a file is what was put there; a damaged one goes to quarantine.
+    def check(self, item: Incoming | Outgoing) -> None:
+        """Check a file against its digest; a damaged one is moved to quarantine.
 
         Raises:
-            LostError: it is missing, damaged, or can't be read.
+            LostError: the file is missing, damaged, or can't be read.
         """
         try:
             if item.sha256 and sha256_of_file(item.path) != item.sha256:
@@ -262,16 +266,16 @@ class Spool:
         except OSError as error:
             raise LostError(UNREADABLE) from error
 
-    def set_aside(self, item: Film | Outgoing, why: str) -> None:
-        """Do nothing more with an item, until `node retry`; `why` tells nothing of a patient."""
-        table = "films" if isinstance(item, Film) else "reports"
+    def set_aside(self, item: Incoming | Outgoing, why: str) -> None:
+        """Set an item aside until `node retry`; `why` must not hold patient data."""
+        table = "films" if isinstance(item, Incoming) else "reports"
         self.queue.update(
             f"UPDATE {table} SET state = 'set aside', why = ? WHERE id = ?",  # noqa: S608 - ours
             (why, item.number),
         )
 
-    def answered(self, film: Film, reports: Iterable[ReportObject]) -> int:
-        """Keep an image's reports, and let go of the image; returns how many were new."""
+    def answered(self, image: Incoming, reports: Iterable[ReportObject]) -> int:
+        """Keep the reports of an image and remove the image; returns how many were new."""
         files = []
         for report in reports:
             fhir = report.kind == FHIR
@@ -279,7 +283,7 @@ class Spool:
             _put(self._outgoing / name, report.content)
             state = "waiting" if self._sending[fhir] else "kept"
             digest = hashlib.sha256(report.content).hexdigest()
-            files.append((film.number, report.kind, report.sop_uid, digest, name, state))
+            files.append((image.number, report.kind, report.sop_uid, digest, name, state))
         new = 0
         with self.queue.transaction() as database:
             for values in files:
@@ -291,10 +295,10 @@ class Spool:
                     values,
                 ).rowcount
             database.execute(
-                "UPDATE films SET state = 'answered', why = '' WHERE id = ?", (film.number,)
+                "UPDATE films SET state = 'answered', why = '' WHERE id = ?", (image.number,)
             )
-        with suppress(OSError):  # it goes on the next opening
-            film.path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is removed on the next opening
+            image.path.unlink(missing_ok=True)
         self.wake()
         return new
 
@@ -306,12 +310,12 @@ class Spool:
             (now, FHIR, fhir, most),
         )
         return [
-            Outgoing(number, film, kind, uid, self._outgoing / file, refusals, digest)
-            for number, film, kind, uid, file, refusals, digest in rows
+            Outgoing(number, image, kind, uid, self._outgoing / file, refusals, digest)
+            for number, image, kind, uid, file, refusals, digest in rows
         ]
 
     def sent(self, report: Outgoing) -> None:
-        """The destination has it."""
+        """Record that the destination has stored a report, and remove its file."""
         self.queue.update("UPDATE reports SET state = 'sent' WHERE id = ?", (report.number,))
         with suppress(OSError):
             report.path.unlink(missing_ok=True)
@@ -325,14 +329,14 @@ class Spool:
         why: str = "",
         counted: bool = True,
     ) -> None:
-        """The destination did not take it: again when due, or never; its file stays."""
+        """Record that a report was not stored; it is due again later, or set aside."""
         self.queue.update(
             "UPDATE reports SET refusals = refusals + ?, due = ?, state = ?, why = ? WHERE id = ?",
             (int(counted), due, "set aside" if give_up else "waiting", why, report.number),
         )
 
     def fetchable(self, sop_uid: str, now: float) -> bool:
-        """Whether an image of a server is to be fetched: it is new, and no failure forbids it."""
+        """Whether to fetch an image of a server now: it is new, and no retry is pending."""
         rows = self.queue.rows(
             "SELECT state = 'waiting' AND due <= ? FROM fetches WHERE sop_uid = ? AND model = ?",
             (now, sop_uid, self._model),
@@ -340,7 +344,7 @@ class Spool:
         return bool(rows[0][0]) if rows else not self.knows(sop_uid)
 
     def not_fetched(self, sop_uid: str, why: str, *, counted: bool) -> tuple[int, int]:
-        """An image could not be fetched; the number of its row and how often that counted."""
+        """Record a failed fetch; returns its row number and the number of failures counted."""
         with self.queue.transaction() as database:
             database.execute(
                 "INSERT INTO fetches (sop_uid, model, state, refusals, why)"
@@ -355,25 +359,25 @@ class Spool:
         return found
 
     def fetch_again(self, number: int, due: float, *, give_up: bool) -> None:
-        """When an image that could not be fetched is to be, or that it never is."""
+        """Set when a failed fetch is tried again, or set it aside."""
         self.queue.update(
             "UPDATE fetches SET due = ?, state = ? WHERE id = ?",
             (due, "set aside" if give_up else "waiting", number),
         )
 
     def fetched(self, sop_uid: str) -> None:
-        """Forget how often an image could not be fetched."""
+        """Remove the record of failed fetches of an image."""
         self.queue.update(
             "DELETE FROM fetches WHERE sop_uid = ? AND model = ?", (sop_uid, self._model)
         )
 
     def count(self, table: Table, state: str) -> int:
-        """How many rows have a state."""
+        """The number of rows in a state."""
         query = f"SELECT COUNT(*) FROM {table} WHERE state = ?"  # noqa: S608 - a name of ours
         return int(self.queue.rows(query, (state,))[0][0])
 
     def wait(self, seconds: float) -> None:
-        """Until something changed, or for so many seconds."""
+        """Wait until something changes, for at most `seconds`."""
         with self.changed:
             self.changed.wait(seconds)
 
@@ -383,9 +387,9 @@ class Spool:
             self.changed.notify_all()
 
     def _sweep(self, known: bool) -> None:
-        """Remove files that no row needs, and those that were half-written.
+        """Remove files that no row needs, and partly written ones.
 
-        Beside a queue that is new they are what an older queue knew: they are kept, aside.
+        If the queue is new, they belong to a lost queue and are moved to quarantine.
         """
         unsent = "SELECT file FROM reports WHERE state <> 'sent'"
         needed = {name for (name,) in self.queue.rows(unsent)}
@@ -403,7 +407,7 @@ class Spool:
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Write a file so that it is there after a power cut: its bytes and its name."""
+    """Write a file so that its bytes and its name survive a power cut."""
     write_bytes(path, content)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

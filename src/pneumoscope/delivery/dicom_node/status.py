@@ -1,15 +1,12 @@
-"""What a spool holds, and what was set aside in it; and trying that again.
+"""The contents of a spool: counts, items set aside, retrying them, and the table of results.
 
-Works beside a running node as well as without one: the queue can be read and changed meanwhile, and
-the node looks into it every second. No patient, study or UID is told: items are known by number.
+All functions work with or without a running node, because the queue can be read and changed beside
+it; the node checks the queue every second. Items are identified by row number, without patient
+data.
 
-What the node answered, for those who compare it with readings: a line per image.
-
-    SPOOL/results.jsonl
-
-Unlike the audit it names patient, accession and study, since it is made to be joined with the
-readings of radiologists: it is to be kept as carefully as the images. It can be read beside a
-running node. A kill may leave an image's line twice; the last one counts.
+`SPOOL/results.jsonl` has a line per scored image, for `node results`. Unlike the audit log it names
+patient, accession and study, because it is joined with the readings of radiologists: protect it
+like the images. After a kill an image may have two lines; the last one counts.
 """
 
 from __future__ import annotations
@@ -44,16 +41,16 @@ _FOLDERS = {"films": "incoming", "reports": "outgoing"}
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """An item that was set aside, or failed and waits for its next try.
+    """An item that was set aside, or that failed and waits for a retry.
 
     Attributes:
         kind: `image`, `report` (a DICOM object), `FHIR bundle`, or `fetch` (an image that a server
             did not give).
-        number: of its row; of an image as in the audit.
-        film: the image that it is about, by the audit's number; `None` for a fetch.
+        number: its row number; for an image the number in the audit log.
+        film: row number of its image; `None` for a fetch.
         state: `set aside` or `waiting`.
-        failures: how often it failed.
-        why: in words, without anything of a patient.
+        failures: number of failures.
+        why: the reason, without patient data.
     """
 
     kind: str
@@ -65,10 +62,10 @@ class Aside:
 
 
 def opened(folder: Path) -> Queue:
-    """The queue of a spool that is there.
+    """Open the queue of an existing spool.
 
     Raises:
-        UsageError: there is none, or it is damaged.
+        UsageError: there is no queue, or it is damaged.
     """
     if not (folder / QUEUE_FILE).is_file():
         raise UsageError(
@@ -90,13 +87,13 @@ def counted(queue: Queue) -> dict[str, int]:
 
 
 def oldest_waiting(queue: Queue) -> float | None:
-    """When the image was received that waits longest for its result, Unix time; `None`: none."""
+    """Unix time at which the longest waiting image was received; `None` if none waits."""
     rows = queue.rows("SELECT MIN(received) FROM films WHERE state = 'waiting'")
     return None if rows[0][0] is None else float(rows[0][0])
 
 
 def aside(queue: Queue) -> list[Aside]:
-    """What is set aside, and what failed and is tried again; by kind, then in order of arrival."""
+    """Items that were set aside or wait for a retry, by kind, then in order of arrival."""
     rows = queue.rows(
         "SELECT 'image', id, id, state, attempts, why FROM films WHERE state = 'set aside'"
         " UNION ALL SELECT CASE kind WHEN 'fhir' THEN 'FHIR bundle' ELSE 'report' END,"
@@ -108,12 +105,12 @@ def aside(queue: Queue) -> list[Aside]:
 
 
 def try_again(queue: Queue, folder: Path) -> dict[str, int]:
-    """Have all that was set aside tried again, as if for the first time.
+    """Queue all items that were set aside again, with their failures reset.
 
-    What has no file any more stays where it is: its sender has to send it again.
+    An item whose file is lost stays set aside: its sender has to send the image again.
 
     Returns:
-        How many of each kind: `films`, `reports`, `fetches`.
+        The number of items of each kind: `films` (images), `reports`, `fetches`.
     """
     found = {}
     for table in _TABLES:
@@ -145,7 +142,7 @@ COLUMNS = (
     *("status", "reason", "probability", "prediction", "threshold", "input_score"),
     *("model", "software"),
 )
-"""Of `node results`, in order."""
+"""Columns of `node results`, in order."""
 
 _TAGS = [
     *("StudyInstanceUID", "AccessionNumber", "PatientID", "StudyDate", "PatientSex"),
@@ -159,8 +156,8 @@ def note_result(
 ) -> None:
     """Append the result of one image; it is on disk when this returns.
 
-    Patient and study are read from the report, which is the node's own file, and not from the
-    image, which is a stranger's. Without a report there is nothing to join by, and no line.
+    Patient and study are read from the report, which the node wrote, not from the image, which is
+    not trusted. Without a report there is no identifier to join by, and no line is written.
 
     Raises:
         OSError: the file can't be written.
@@ -181,7 +178,7 @@ def note_result(
         "software": author.version,
     }
     line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    # For its owner's eyes, unlike other files of the spool it stays when all is done.
+    # Readable by its owner only: it names patients and is kept.
     way = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     with os.fdopen(os.open(spool / RESULTS_FILE, way, 0o600), "ab", buffering=0) as stream:
         stream.write(line)
@@ -189,16 +186,16 @@ def note_result(
 
 
 def read_results(spool: Path) -> list[dict[str, Any]]:
-    """The results of a spool, one per image and model, in the order in which they were first made.
+    """The results of a spool, one per image and model, in order of their first line.
 
     Raises:
-        UsageError: the folder holds none.
+        UsageError: the folder has no results.
     """
     path = spool / RESULTS_FILE
     if not path.is_file():
         raise UsageError(
             f"--spool {spool}: found no {RESULTS_FILE} there, wanted the spool of a node that has "
-            "answered for an image. Give the folder that the node was started with."
+            "scored an image. Give the folder that the node was started with."
         )
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in _lines(path):
@@ -211,7 +208,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in stream:
             try:
                 row = json.loads(line)
-            except ValueError:  # what a kill cut off
+            except ValueError:  # a line that a kill cut short
                 continue
             if isinstance(row, dict) and {"image", "model"} <= row.keys():
                 yield row
@@ -235,7 +232,7 @@ def _study(report: bytes) -> dict[str, str]:
 
 
 def _age(born: str, date: str) -> str:
-    """Years from birth to study, with one digit; `""` where a date is missing."""
+    """Age at the study in years, with one decimal; `""` if a date is missing."""
     try:
         days = (datetime.strptime(date, "%Y%m%d") - datetime.strptime(born, "%Y%m%d")).days
     except ValueError:

@@ -6,7 +6,6 @@ Items are sent one by one, so that the outcome of each is known.
 from __future__ import annotations
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.answerer import Audit
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
 from pneumoscope.delivery.dicom_node.http_client import (
     HttpService,
@@ -14,6 +13,7 @@ from pneumoscope.delivery.dicom_node.http_client import (
     ServiceOptions,
     TooLargeError,
 )
+from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.sender import Outcome, Sender, UnreachableError
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
 

@@ -1,10 +1,8 @@
-"""HTTP connections of the node that end, whatever the server does.
+"""HTTP connections with a time limit for the whole request, and the UIDs that a DICOM file states.
 
-The time-outs of an HTTP client begin anew with every byte: a server that sends one now and then
-holds it for ever. Here a whole request has its time: so many seconds, and more for what came
-through at a rate that a living server exceeds. And it can be ended from another thread.
-
-Which image a DICOM file says that it is, read from its first elements alone.
+The time-outs of an HTTP client start anew with every byte, so that a server which sends one byte
+now and then blocks it without end. Here a request as a whole has a time limit, which grows with the
+bytes transferred at a minimum rate, and it can be ended from another thread.
 """
 
 from __future__ import annotations
@@ -33,19 +31,19 @@ from pneumoscope.images.budget import CountedStream, decoding
 from pneumoscope.images.dicom.file import transfer_syntax_of
 
 LEAST_RATE = 16 << 10
-"""Bytes per second, beyond the time-out, below which a server is taken for dead."""
+"""Bytes per second, beyond the time-out, below which a server counts as unreachable."""
 
 _SLICE_SECONDS = 0.5
-"""So often a waiting request looks whether it should end."""
+"""Interval at which a waiting request checks whether to end."""
 
 _PIECE = 64 << 10
 
 
 class Wire(httpcore.SyncBackend):
-    """Makes connections whose requests have an end; requests may come from several threads.
+    """Makes connections with a time limit per request; safe for several threads.
 
     Args:
-        seconds: that a request may take without anything coming through.
+        seconds: time limit of a request that transfers nothing.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -55,28 +53,28 @@ class Wire(httpcore.SyncBackend):
         self._request = threading.local()
 
     def transport(self, tls: ssl.SSLContext) -> httpx.HTTPTransport:
-        """What `httpx.Client` sends by."""
+        """The transport for `httpx.Client`."""
         transport = httpx.HTTPTransport(verify=tls, trust_env=False)
         transport._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=self)
         return transport
 
     def begin(self) -> None:
-        """A request of this thread begins."""
+        """Start the time limit of a request in this thread."""
         self._request.end = time.monotonic() + self._seconds
 
     def stop(self) -> None:
-        """End all requests, now and from now on."""
+        """End all requests, present and future."""
         self._stopped.set()
 
     def moved(self, count: int) -> None:
-        """So many bytes came through."""
+        """Extend the time limit for `count` bytes transferred."""
         self._request.end = self._end() + count / LEAST_RATE
 
     def left(self, error: type[Exception]) -> float:
-        """Seconds to wait before asking again.
+        """Seconds to wait before the next check.
 
         Raises:
-            error: the request's time is over.
+            error: the time limit of the request is exceeded.
         """
         left = self._end() - time.monotonic()
         if self._stopped.is_set() or left <= 0:
@@ -95,7 +93,7 @@ class Wire(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """A connection, as httpcore makes it."""
+        """Connect as httpcore does."""
         stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
         return _Stream(stream, self)
 

@@ -1,9 +1,8 @@
-"""Answers as DICOM objects in the study that they are about: a report, and a picture of the map.
+"""Results as DICOM objects in the study of their image: a report, an overlay, a segmentation.
 
-source.py               a DICOM film's patient and study, checked for what reports need
-author.py               who answers: program, version, model; and UIDs that are its own
-structured_report.py    Comprehensive SR by TID 1500
-secondary_capture.py    Secondary Capture of the overlay
-objects.py              one answer → the objects to file with it
-folder.py               the objects of many answers, as files
+source.py               patient and study of a DICOM image; program and model, and their UIDs
+structured_report.py    Comprehensive 3D SR by TID 1500
+secondary_capture.py    Secondary Capture of the heatmap over the image
+segmentation.py         the heatmap as a fractional Segmentation
+objects.py              the objects of one result, and of many as files in a folder
 """

@@ -1,12 +1,8 @@
-"""One answer to the DICOM objects that are filed with its film.
+"""The DICOM objects of one result, and `predict --dicom-out DIR`: those of many results as files.
 
-Comes in: the bytes of a DICOM file and the answer for it. Goes out: `ReportObject`s, each the
-bytes of a Part 10 file. Knows nothing of folders or of the network.
-
-`predict --dicom-out DIR`: the DICOM objects of each answer, as files in a folder.
-
-Comes in: answers, one by one. Goes out: `NAME-MARK-report.dcm` and `NAME-MARK-capture.dcm` for
-each DICOM input, and a note for each other one. Knows nothing of models.
+`Reporter` makes the `ReportObject`s of one result. `ReportFolder` writes `NAME-MARK-report.dcm`,
+`NAME-MARK-capture.dcm` and, on request, `NAME-MARK-segmentation.dcm` for each DICOM input, and a
+note for each other input.
 """
 
 from __future__ import annotations
@@ -22,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.delivery.dicom_report.secondary_capture import secondary_capture
 from pneumoscope.delivery.dicom_report.segmentation import segmentation
-from pneumoscope.delivery.dicom_report.source import Author, SourceFilm, source_film
+from pneumoscope.delivery.dicom_report.source import Author, SourceImage, source_image
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
 from pneumoscope.images.budget import decoding
 from pneumoscope.images.read import read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import heatmap_name, overlay_rgb
-from pneumoscope.inference.predictor import Answer
+from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text, write_bytes
 
@@ -43,7 +39,7 @@ Kind = Literal["report", "capture", "segmentation", "fhir"]
 
 @dataclass(frozen=True, slots=True)
 class ReportObject:
-    """A DICOM object made of an answer.
+    """A DICOM object, or a FHIR Bundle, of one result.
 
     Attributes:
         kind: `report` (SR), `capture` (SC), `segmentation` (SEG), or `fhir` (a FHIR Bundle).
@@ -60,23 +56,23 @@ class ReportObject:
 
 
 def check_installed() -> None:
-    """See that reports can be made, before any work is done.
+    """Check that reports can be made, before any other work.
 
     Raises:
-        ExtraMissingError: highdicom is not there.
+        ExtraMissingError: highdicom is not installed.
     """
     if util.find_spec("highdicom") is None:
         raise ExtraMissingError("Writing DICOM reports", "dicom")
 
 
 class Reporter:
-    """Makes the objects of one model's answers.
+    """Makes the DICOM objects of one model's results.
 
     Args:
-        manifest: of the model that answers.
-        limits: what a file may cost.
-        precision: what the model computes in.
-        segmentation: whether the heatmap is written as a Segmentation, too.
+        manifest: of the model.
+        limits: limits for reading one file.
+        precision: numeric precision of inference.
+        segmentation: whether the heatmap is also written as a Segmentation.
     """
 
     def __init__(
@@ -93,38 +89,38 @@ class Reporter:
         self.limits = limits or LimitsConfig()
 
     def objects(
-        self, content: bytes, answer: Answer, variant: str = ""
+        self, content: bytes, result: Result, variant: str = ""
     ) -> tuple[ReportObject, ...]:
-        """A report, and with an answer that kept its image a capture as well, if one can be made.
+        """Make a report, and a capture if the result kept its image and one can be made.
 
         Raises:
-            ImageRefusedError: `content` is no DICOM file, or lacks what a report needs.
+            ImageRefusedError: `content` is not a DICOM file, or lacks elements that a report needs.
         """
-        prediction = answer.prediction
+        prediction = result.prediction
         author = replace(self.author, variant=variant)
-        source = source_film(content, prediction.path, self.limits)
+        source = source_image(content, prediction.path, self.limits)
         try:
             made = [_report(source, author, prediction)]
-        except ImageRefusedError:  # what the library can't repeat is not worth the report
+        except ImageRefusedError:  # the report without optional elements
             source = source.bare()
             made = [_report(source, author, prediction)]
         for change in source.changes:
             _LOGGER.info("%s: DICOM report: %s", path_text(prediction.path), change)
-        if answer.image is not None and answer.cam is not None:
-            overlay = overlay_rgb(answer.image.pixels, answer.cam, self._preprocessing)
+        if result.image is not None and result.cam is not None:
+            overlay = overlay_rgb(result.image.pixels, result.cam, self._preprocessing)
             try:
                 with decoding(prediction.path, "patient and study, for a capture,"):
                     capture = secondary_capture(source, author, prediction, overlay)
                     made.append(_encoded("capture", capture))
                     if self._segmentation:
-                        seg = segmentation(source, author, answer.cam, self._preprocessing)
+                        seg = segmentation(source, author, result.cam, self._preprocessing)
                         made.append(_encoded("segmentation", seg))
             except ImageRefusedError as refusal:
                 _LOGGER.warning("%s: no capture: %s", path_text(prediction.path), refusal.detail)
         return tuple(made)
 
 
-def _report(source: SourceFilm, author: Author, prediction: Prediction) -> ReportObject:
+def _report(source: SourceImage, author: Author, prediction: Prediction) -> ReportObject:
     with decoding(prediction.path, "patient and study, for a report,"):
         return _encoded("report", structured_report(source, author, prediction))
 
@@ -138,29 +134,29 @@ def _encoded(kind: Kind, dataset: Dataset) -> ReportObject:
 
 
 MOST_NOTES = 1000
-"""Notes that are kept for the document; all are logged."""
+"""Notes that the document holds at most; all are logged."""
 
 
 class ReportFolder:
-    """Writes the objects of answers as they come.
+    """Writes the objects of results as they arrive.
 
     Args:
-        folder: where to; made if it is not there.
-        manifest: of the model that answers.
-        limits: what a file may cost.
-        precision: what the model computes in.
-        segmentation: whether heatmaps are written as Segmentations, too.
+        folder: output folder; created if it does not exist.
+        manifest: of the model.
+        limits: limits for reading one file.
+        precision: numeric precision of inference.
+        segmentation: whether heatmaps are also written as Segmentations.
 
     Attributes:
-        reports: how many were written.
-        captures: how many were written.
-        segmentations: how many were written.
-        skipped: inputs without a report.
-        notes: path and why, of the first of these.
+        reports: number of reports written.
+        captures: number of captures written.
+        segmentations: number of segmentations written.
+        skipped: number of inputs without a report.
+        notes: path and reason of the first of these.
 
     Raises:
         ExtraMissingError: highdicom is not installed.
-        UsageError: a file stands where the folder should be.
+        UsageError: the path is a file.
     """
 
     def __init__(
@@ -183,19 +179,19 @@ class ReportFolder:
         self._limits = limits or LimitsConfig()
         self._reporter = Reporter(manifest, self._limits, precision, segmentation=segmentation)
 
-    def add(self, answer: Answer) -> None:
-        """Write the objects of one answer for a file; what has none gets a note.
+    def add(self, result: Result) -> None:
+        """Write the objects of one result; an input without objects gets a note.
 
         Raises:
             OSError: the folder can't be written.
         """
-        path = answer.prediction.path
+        path = result.prediction.path
         try:
             content = read_file(path, self._limits)
-            if answer.image is not None and _sha256(content) != answer.image.sha256:
-                self._note(path, "the file was changed while it was answered for")
+            if result.image is not None and _sha256(content) != result.image.sha256:
+                self._note(path, "the file was changed while it was scored")
                 return
-            made = self._reporter.objects(content, answer)
+            made = self._reporter.objects(content, result)
         except ImageRefusedError as refusal:
             self._note(path, refusal.detail)
             return
@@ -207,7 +203,7 @@ class ReportFolder:
         self.segmentations += sum(item.kind == "segmentation" for item in made)
 
     def document(self) -> dict[str, Any]:
-        """What was written and what was not, as JSON types."""
+        """The counts and notes as JSON types."""
         return {
             "folder": str(self.folder),
             "reports": self.reports,
@@ -218,7 +214,7 @@ class ReportFolder:
         }
 
     def lines(self) -> list[str]:
-        """The same for people; each input without a report was logged when it was met."""
+        """The counts as text; inputs without a report were logged."""
         counts = f"{self.reports} reports, {self.captures} captures"
         if self.segmentations:
             counts += f", {self.segmentations} segmentations"

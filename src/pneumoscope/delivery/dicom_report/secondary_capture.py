@@ -1,8 +1,6 @@
-"""The overlay of an answer as a Secondary Capture image (PS3.3 A.8.1), labelled as research.
+"""The heatmap over the image as a Secondary Capture (PS3.3 A.8.1), labelled as research.
 
-Comes in: the film, who answers, the answer, the overlay's pixels. Goes out: a data set to be
-written or sent. Knows nothing of networks or files. The label stands below the picture, so that
-none of the film is hidden by it.
+The label is below the image, so that it hides no part of it.
 """
 
 from __future__ import annotations
@@ -12,7 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.delivery.dicom_report.source import MANUFACTURER, RESEARCH_ONLY, Author, SourceFilm
+from pneumoscope.delivery.dicom_report.source import (
+    MANUFACTURER,
+    RESEARCH_ONLY,
+    Author,
+    SourceImage,
+)
 from pneumoscope.records import Prediction
 
 if TYPE_CHECKING:
@@ -22,57 +25,63 @@ if TYPE_CHECKING:
 SERIES_NUMBER = 9002
 
 _LEAST_WIDTH = 512
-"""Smaller pictures are enlarged, so that the label can be read."""
+"""Smaller images are enlarged so that the label is legible."""
 
 _FONT_SHARE = 32
-"""The label's characters are this part of the picture's width, in pixels."""
+"""The font size of the label is the width of the image over this number, pixels."""
 
 _CARRIED = (
-    "BurnedInAnnotation",  # PS3.3 C.7.6.1, about what identifies the patient: the film's is ours
+    "BurnedInAnnotation",  # PS3.3 C.7.6.1: text that identifies the patient; the label does not
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
     "BodyPartExamined",
 )  # fmt: skip
-"""What holds of a picture drawn from the film as well. Once lossy is always lossy (C.7.6.1.1.5)."""
+"""Elements copied to the derived image. Once lossy is always lossy (C.7.6.1.1.5)."""
 
 _STAND_IN_ORIENTATION = ("L", "F")
 _LETTERS = frozenset("LRAPHF")
 
 
 def secondary_capture(
-    source: SourceFilm, author: Author, prediction: Prediction, overlay: NDArray[np.uint8]
+    source: SourceImage, author: Author, prediction: Prediction, overlay: NDArray[np.uint8]
 ) -> SCImage:
-    """The overlay, uint8 (h, w, 3), in the film's own study.
+    """Make the capture in the study of its source image.
 
-    Modality OT and conversion type WSD: drawn on a workstation, no film of its own (C.8.6.1). It
-    names the film that it was made of (C.7.6.1, Source Image Sequence).
+    Its modality is OT and its conversion type WSD, drawn on a workstation (C.8.6.1). Source Image
+    Sequence refers to the image that it was made from (C.7.6.1).
+
+    Args:
+        source: the image.
+        author: program and model.
+        prediction: the prediction, for the label.
+        overlay: uint8 (h, w, 3).
 
     Raises:
         Exception: as `structured_report` does.
     """
     from highdicom.sc import SCImage
 
-    film = source.dataset
-    stated = orientation(film)
+    image = source.dataset
+    stated = orientation(image)
     capture = SCImage(
         pixel_array=labelled(overlay, author, prediction),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        study_instance_uid=film.StudyInstanceUID,
+        study_instance_uid=image.StudyInstanceUID,
         series_instance_uid=author.uid("capture series", source.series_uid),
         series_number=SERIES_NUMBER,
         sop_instance_uid=author.uid("capture", source.sop_uid),
         instance_number=source.number,
         manufacturer=MANUFACTURER,
-        patient_id=film.PatientID,
-        patient_name=film.PatientName,
-        patient_birth_date=film.PatientBirthDate,
-        patient_sex=film.PatientSex,
-        accession_number=film.AccessionNumber,
-        study_id=film.StudyID,
-        study_date=film.StudyDate or None,
-        study_time=film.StudyTime or None,
-        referring_physician_name=film.ReferringPhysicianName,
+        patient_id=image.PatientID,
+        patient_name=image.PatientName,
+        patient_birth_date=image.PatientBirthDate,
+        patient_sex=image.PatientSex,
+        accession_number=image.AccessionNumber,
+        study_id=image.StudyID,
+        study_date=image.StudyDate or None,
+        study_time=image.StudyTime or None,
+        referring_physician_name=image.ReferringPhysicianName,
         patient_orientation=stated or _STAND_IN_ORIENTATION,
         series_description="Pneumonia: model's heatmap. RESEARCH USE ONLY",
         manufacturer_model_name=author.model_name,
@@ -80,15 +89,15 @@ def secondary_capture(
         device_serial_number=author.fingerprint,
         specific_character_set="ISO_IR 192",
     )
-    capture.copy_patient_and_study_information(film)
+    capture.copy_patient_and_study_information(image)
     if not stated:  # C.7.6.1: type 2C, empty where nobody knows; the library wants a value
         capture.PatientOrientation = ""
     capture.ConversionType = "WSD"
     capture.ImageType = ["DERIVED", "SECONDARY"]
     for keyword in _CARRIED:
-        if keyword in film:
-            capture[keyword] = film[keyword]
-    capture.DerivationDescription = f"Grad-CAM map over the film. {RESEARCH_ONLY}"
+        if keyword in image:
+            capture[keyword] = image[keyword]
+    capture.DerivationDescription = f"Grad-CAM map over the image. {RESEARCH_ONLY}"
     capture.ImageComments = RESEARCH_ONLY
     capture.SourceImageSequence = [_reference(source)]
     return capture
@@ -97,7 +106,7 @@ def secondary_capture(
 def labelled(
     overlay: NDArray[np.uint8], author: Author, prediction: Prediction
 ) -> NDArray[np.uint8]:
-    """The overlay, uint8 (h, w, 3), with what it is written below it."""
+    """The overlay, uint8 (h, w, 3), with the label below it."""
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.fromarray(overlay)
@@ -118,16 +127,16 @@ def labelled(
 def _label(author: Author, prediction: Prediction) -> list[str]:
     probability, threshold = prediction.probability or 0.0, prediction.threshold or 0.0
     return [
-        RESEARCH_ONLY.replace("–", "-"),  # which Pillow's own font lacks
-        f"model's answer {prediction.prediction}: probability of pneumonia {probability:.3f}",
+        RESEARCH_ONLY.replace("–", "-"),  # Pillow's own font lacks the dash
+        f"prediction {prediction.prediction}: probability of pneumonia {probability:.3f}",
         f"threshold {threshold:.3f}",
         f"pneumoscope {author.version}, {author.model_name}",
     ]
 
 
-def orientation(film: Dataset) -> tuple[str, str] | None:
-    """The image's directions of rows and columns (C.7.6.1.1.1), if it states some that can be."""
-    value = film.get("PatientOrientation")
+def orientation(image: Dataset) -> tuple[str, str] | None:
+    """The stated directions of rows and columns (C.7.6.1.1.1); `None` if missing or invalid."""
+    value = image.get("PatientOrientation")
     if value is None or isinstance(value, str) or len(value) != 2:
         return None
     row, column = str(value[0]), str(value[1])
@@ -135,8 +144,8 @@ def orientation(film: Dataset) -> tuple[str, str] | None:
     return (row, column) if known else None
 
 
-def _reference(source: SourceFilm) -> Dataset:
-    """The film, as what this was processed from (CID 7202)."""
+def _reference(source: SourceImage) -> Dataset:
+    """The image as the source of this one (CID 7202)."""
     from pydicom.dataset import Dataset
 
     purpose = Dataset()

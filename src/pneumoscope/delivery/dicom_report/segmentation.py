@@ -1,9 +1,9 @@
-"""The heatmap of an answer as a fractional Segmentation (PS3.3 A.51) on the image's own pixels.
+"""The heatmap as a fractional Segmentation (PS3.3 A.51) on the pixels of its image.
 
-A viewer can lay it over the image, and change how strongly. Values are those of the Grad-CAM map,
-1 at its peak: they tell where the evidence for pneumonia lay, not how likely a pixel is diseased.
-The standard knows two kinds of fractions (C.8.20.2), and PROBABILITY is the nearer one; the segment
-says in words what it is.
+A viewer can lay it over the image at any opacity. Values are those of the Grad-CAM map, 1 at its
+peak: they show where the evidence for pneumonia is, not how likely a pixel is diseased. The
+standard has two types of fractions (C.8.20.2); PROBABILITY is the closer one, and the description
+of the segment states what it is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pneumoscope.delivery.dicom_report.secondary_capture import orientation
-from pneumoscope.delivery.dicom_report.source import MANUFACTURER, RESEARCH_ONLY, Author, SourceFilm
+from pneumoscope.delivery.dicom_report.source import (
+    MANUFACTURER,
+    RESEARCH_ONLY,
+    Author,
+    SourceImage,
+)
 from pneumoscope.inference.overlay import fit_map
 
 if TYPE_CHECKING:
@@ -33,12 +38,19 @@ _CARRIED = (
 
 
 def segmentation(
-    source: SourceFilm, author: Author, cam: NDArray[np.float32], config: PreprocessConfig
+    source: SourceImage, author: Author, cam: NDArray[np.float32], config: PreprocessConfig
 ) -> Segmentation:
-    """The map, float32 (h, w) on the network's grid, in the study of the image that it is of.
+    """Make the segmentation in the study of its source image.
 
-    Rows and columns are the image's, since a projection has no frame of reference to place a
-    coarser one in. It names the image in Source Image and Referenced Series Sequence.
+    It has the rows and columns of the image, because a projection has no frame of reference in
+    which a coarser grid could be placed. Source Image and Referenced Series Sequence refer to the
+    image.
+
+    Args:
+        source: the image.
+        author: program and model.
+        cam: Grad-CAM map, float32 (h, w), on the network's grid.
+        config: the preprocessing that placed the image in the grid.
 
     Raises:
         Exception: as `structured_report` does.
@@ -70,7 +82,7 @@ def segmentation(
     for keyword in _CARRIED:
         if keyword in image and keyword not in made:
             made[keyword] = image[keyword]
-    # C.7.6.1: type 2C, empty where nobody knows.
+    # C.7.6.1: type 2C, empty if unknown.
     made.PatientOrientation = orientation(image) or ""
     made.SpecificCharacterSet = "ISO_IR 192"
     return made

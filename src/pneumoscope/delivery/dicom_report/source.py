@@ -1,12 +1,11 @@
-"""The X-ray that a report is about: its patient, its study, and how to refer to it.
+"""The image that a report is about, and the author of the report, with their UIDs.
 
-Optional elements that can't be repeated in a report never lose it: what can be kept is kept as it
-stands, and `SourceFilm.changes` says what was changed. Decodes no pixel.
+`SourceImage` holds patient, study and image for reports. Optional elements that a report can't
+repeat do not prevent it: `SourceImage.changes` states what was changed or left out. No pixel is
+decoded.
 
-Who answers: the program, its version, the model; and the UIDs of what it writes.
-
-Comes in: a bundle's manifest. Goes out: `Author`, and UIDs that are the same whenever the same
-author writes of the same film. Knows nothing of data sets.
+`Author` identifies program, version and model. Its UIDs are the same whenever the same author
+reports on the same image.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ _TYPE_2 = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
     "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
-"""Patient (PS3.3 C.7.1.1) and General Study (C.7.2.1): must be there, may be empty."""
+"""Patient (PS3.3 C.7.1.1) and General Study (C.7.2.1): required, may be empty (type 2)."""
 
 _SEXES = ("M", "F", "O")
 """PS3.3 C.7.1.1: the enumerated values of PatientSex."""
 
 _TEXT_VRS = ("PN", "LO", "SH", "ST", "LT", "UT", "UC")
-"""PS3.5 6.2: what SpecificCharacterSet is about."""
+"""PS3.5 6.2: value representations that SpecificCharacterSet applies to."""
 _MOST_INSTANCE_NUMBER = 2**31 - 1
-"""PS3.5 6.2: what an IS may hold."""
+"""PS3.5 6.2: the largest value of an IS."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SourceFilm:
-    """A film that reports can be filed with.
+class SourceImage:
+    """An image that reports refer to.
 
     Attributes:
         dataset: every element before the pixels; patient and study are complete.
@@ -55,7 +54,7 @@ class SourceFilm:
         sop_class: SOP Class UID.
         series_uid: Series Instance UID.
         number: its place in the series, 1 or more.
-        changes: what a report repeats otherwise than the file has it, one sentence each.
+        changes: differences of the report from the file's header, one sentence each.
     """
 
     dataset: Dataset
@@ -65,8 +64,8 @@ class SourceFilm:
     number: int
     changes: tuple[str, ...] = ()
 
-    def bare(self) -> SourceFilm:
-        """The same with nothing but what identifies patient, study and image."""
+    def bare(self) -> SourceImage:
+        """The same with only the elements that identify patient, study and image."""
         from pydicom.dataset import Dataset
 
         dataset = Dataset()
@@ -77,12 +76,12 @@ class SourceFilm:
         return replace(self, dataset=dataset, changes=(*self.changes, words))
 
 
-def source_film(content: bytes, name: str, limits: LimitsConfig) -> SourceFilm:
-    """Read what a report needs of a DICOM file.
+def source_image(content: bytes, name: str, limits: LimitsConfig) -> SourceImage:
+    """Read the elements of a DICOM file that a report needs.
 
     Raises:
-        ImageRefusedError: it is no DICOM file, can't be read, or lacks a UID that a report
-            refers to it by; `.detail` says so.
+        ImageRefusedError: the file is not DICOM, can't be read, or lacks a UID that a report
+            refers to; `.detail` states which.
     """
     kind = detect_format(content)
     if kind != "dicom":
@@ -103,7 +102,7 @@ def source_film(content: bytes, name: str, limits: LimitsConfig) -> SourceFilm:
         for keyword in _NEEDED:
             _check_uid(dataset, keyword, name, changes)
         _complete(dataset, changes)
-        return SourceFilm(
+        return SourceImage(
             dataset,
             str(dataset.SOPInstanceUID),
             str(dataset.SOPClassUID),
@@ -114,7 +113,7 @@ def source_film(content: bytes, name: str, limits: LimitsConfig) -> SourceFilm:
 
 
 def _decode_text(dataset: Dataset, changes: list[str]) -> None:
-    """Where no known character set is stated and text is UTF-8, take it for that (C.12.1.1.2)."""
+    """Decode text as UTF-8 if it is valid and no known character set is stated (C.12.1.1.2)."""
     from pydicom.charset import convert_encodings, python_encoding
 
     stated = dataset.get("SpecificCharacterSet") or []
@@ -157,7 +156,7 @@ def _raw_texts(dataset: Dataset) -> list[bytes]:
 
 
 def _keep_readable(dataset: Dataset, changes: list[str]) -> None:
-    """Leave out what can't be read or written again; keep the first of values that must be one."""
+    """Leave out elements that can't be read or written; reduce several names to the first."""
     for tag in sorted(dataset.keys()):
         try:
             several = _first_alone(dataset, tag)
@@ -173,9 +172,9 @@ def _keep_readable(dataset: Dataset, changes: list[str]) -> None:
 
 
 def _first_alone(dataset: Dataset, tag: BaseTag) -> int:
-    """Keep the first of several names where there may be one; how many there were, if several.
+    """Keep the first of several names if one is allowed; returns their number, 0 if none was cut.
 
-    Other values of which there are too many are repeated as they are: systems file by them.
+    Other elements with too many values are repeated as they are, because systems file by them.
     """
     from pydicom.datadict import dictionary_VM
     from pydicom.multival import MultiValue
@@ -191,7 +190,7 @@ def _first_alone(dataset: Dataset, tag: BaseTag) -> int:
 
 
 def _write(dataset: Dataset, tag: BaseTag) -> None:
-    """See that an element can be written."""
+    """Check that an element can be written."""
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_data_element
 
@@ -207,7 +206,7 @@ def _name(tag: BaseTag) -> str:
 
 
 def _add_from_meta(dataset: Dataset, content: bytes, changes: list[str]) -> None:
-    """SOP class and instance from the file meta information (PS3.10 7.1), where the rest lacks."""
+    """Take missing SOP class and instance UIDs from the file meta information (PS3.10 7.1)."""
     from pydicom import dcmread
 
     pairs = (
@@ -225,7 +224,7 @@ def _add_from_meta(dataset: Dataset, content: bytes, changes: list[str]) -> None
 
 
 def _check_uid(dataset: Dataset, keyword: str, name: str, changes: list[str]) -> None:
-    """Refuse what has no such UID; one that breaks the rules is kept: it is filed under it."""
+    """Reject a missing UID; keep one with an invalid form, because archives file by it."""
     from pydicom.uid import UID
 
     value = dataset.get(keyword)
@@ -242,7 +241,7 @@ def _check_uid(dataset: Dataset, keyword: str, name: str, changes: list[str]) ->
 
 
 def _complete(dataset: Dataset, changes: list[str]) -> None:
-    """Empty elements where the standard wants some; values that no report may repeat emptied."""
+    """Add required elements as empty ones, and empty values that are not allowed."""
     from pydicom.valuerep import DA, TM
 
     for keyword in _TYPE_2:
@@ -259,7 +258,7 @@ def _complete(dataset: Dataset, changes: list[str]) -> None:
 
 def _empty(dataset: Dataset, keyword: str, changes: list[str]) -> None:
     setattr(dataset, keyword, "")
-    changes.append(f"its {keyword} is none that the standard allows and was emptied")
+    changes.append(f"its {keyword} is not allowed by the standard and was emptied")
 
 
 def _instance_number(dataset: Dataset) -> int:
@@ -274,7 +273,7 @@ MANUFACTURER = "pneumoscope"
 RESEARCH_ONLY = "RESEARCH USE ONLY – not for diagnosis"
 
 _FINGERPRINT_DIGITS = 16
-"""Of the SHA-256, where it names the model for people (DICOM allows 64 characters)."""
+"""Digits of the SHA-256 in the name of the model (DICOM allows 64 characters)."""
 
 Part = Literal[
     "report",
@@ -290,7 +289,7 @@ Part = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """What makes the answers of a run all the same: program, version and model.
+    """Program, version and model: what the results of a run have in common.
 
     Attributes:
         version: of pneumoscope.
@@ -298,9 +297,9 @@ class Author:
         fingerprint: hex SHA-256 of the model's manifest, which holds those of all its files.
         threshold: on the probability.
         rule: how the threshold was chosen.
-        precision: what is computed in, "" where nobody says.
-        validation: sentences on how far its answers held on validation, if that is known.
-        variant: tells apart images that have the same UID and other content; "" for the first.
+        precision: numeric precision of inference, `""` if unknown.
+        validation: sentences on the validation metrics, if they are known.
+        variant: distinguishes images with the same UID but other content; `""` for the first.
     """
 
     version: str
@@ -314,7 +313,7 @@ class Author:
 
     @classmethod
     def of(cls, manifest: BundleManifest, precision: str = "") -> Author:
-        """The author that answers by the model of `manifest`, computed in `precision`."""
+        """The author for the model of `manifest` at `precision`."""
         return cls(
             version=metadata.version("pneumoscope"),
             architecture=manifest.architecture.name,
@@ -327,14 +326,14 @@ class Author:
 
     @property
     def model_name(self) -> str:
-        """The model for people: architecture and the beginning of its fingerprint."""
+        """The name of the model: architecture and the first digits of its fingerprint."""
         return f"{self.architecture} {self.fingerprint[:_FINGERPRINT_DIGITS]}"
 
     def uid(self, part: Part, subject: str = "") -> str:
-        """The UID of a part of what this author writes of `subject`, a UID itself.
+        """The UID of one part of the report on `subject`, itself a UID.
 
         The same part of the same subject has the same UID in every run (PS3.5 9: one UID, one
-        object): what is sent again is recognised by whoever has it already.
+        object), so that archives recognise an object that is sent again.
         """
         from pydicom.uid import generate_uid
 
@@ -344,7 +343,7 @@ class Author:
 
 
 def _validation(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """`sensitivity on validation 0.92 (0.89 to 0.95)`, of what `metrics.json` holds there."""
+    """Sentences such as `sensitivity on validation 0.92 (0.89 to 0.95)`."""
     metrics = document.get("metrics")
     if not isinstance(metrics, Mapping):
         return ()

@@ -1,8 +1,7 @@
-"""An answer as a Comprehensive 3D SR: TID 1500 Measurement Report (PS3.16).
+"""A result as a Comprehensive 3D SR: TID 1500 Measurement Report (PS3.16).
 
-Comes in: the film, who answers, the answer. Goes out: a data set to be written or sent. Knows
-nothing of files, networks or pixels. An input without an answer gets a report as well, which says
-why: whoever waits for it should not wait for nothing.
+An input without a score gets a report as well, with the reason, so that nobody waits for it in
+vain.
 
     Measurement Report (TID 1500)
       Observer: device (TID 1004)
@@ -12,17 +11,22 @@ why: whoever waits for it should not wait for nothing.
           Finding                pneumonia
           Algorithm (TID 4019)   name, version, model, threshold, validation
           Source image
-          Probability            with its threshold beside it (TID 300)
+          Probability            with its threshold (TID 300)
           Presence of property   present, absent, undetermined, not evaluated
-          Comment                why there is no answer, or no class; each warning of the input
-      Comment                    research use only; what is not as in the image's header
+          Comment                the reason for no score or no class; each warning of the input
+      Comment                    research use only; differences from the image's header
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pneumoscope.delivery.dicom_report.source import MANUFACTURER, RESEARCH_ONLY, Author, SourceFilm
+from pneumoscope.delivery.dicom_report.source import (
+    MANUFACTURER,
+    RESEARCH_ONLY,
+    Author,
+    SourceImage,
+)
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     )
 
 SERIES_NUMBER = 9001
-"""Beyond those of any modality; a Series Number (PS3.3 C.7.3.1) need not be unique."""
+"""Higher than those of modalities; Series Numbers (PS3.3 C.7.3.1) need not be unique."""
 
 _SCHEME = "99PNEUMOSCOPE"
 """Private codes begin with 99 (PS3.16 8.2)."""
@@ -57,16 +61,15 @@ _NO_UNITS = ("1", "UCUM", "no units")
 
 
 def structured_report(
-    source: SourceFilm, author: Author, prediction: Prediction
+    source: SourceImage, author: Author, prediction: Prediction
 ) -> Comprehensive3DSR:
-    """The report of one answer, in the film's own study, in a series of the author's own.
+    """Make the report of one result in the study of its image, in a series of the author.
 
-    Patient and study are the film's, as PS3.3 A.35.3 wants; text is in UTF-8 whatever the film's
-    character set. The report is complete and unverified: no person answers for it.
+    Patient and study are those of the image (PS3.3 A.35.3). Text is encoded in UTF-8 whatever the
+    character set of the image. The report is complete and unverified: no person verified it.
 
     Raises:
-        Exception: whatever highdicom raises of a film's odd values; to be called inside
-            `guard.decoding`.
+        Exception: any exception of highdicom for unusual values; call it inside `decoding`.
     """
     from highdicom.sr import Comprehensive3DSR, MeasurementReport
 
@@ -76,12 +79,10 @@ def structured_report(
         imaging_measurements=[_group(source, author, prediction)],
     )
     report[0].ContentSequence.append(
-        _comment(f"{RESEARCH_ONLY}. Research software, no medical device")
+        _comment(f"{RESEARCH_ONLY}. Research software, not a medical device")
     )
     for change in source.changes:
-        report[0].ContentSequence.append(
-            _comment(f"Otherwise than in the image's header: {change}")
-        )
+        report[0].ContentSequence.append(_comment(f"Changed from the image's header: {change}"))
     return Comprehensive3DSR(
         evidence=[source.dataset],
         content=report,
@@ -108,7 +109,7 @@ def _code(triplet: tuple[str, str, str]) -> CodedConcept:
 
 
 def _observer(author: Author) -> ObservationContext:
-    """TID 1001 with TID 1004: the observer is a device, and no person."""
+    """TID 1001 with TID 1004: the observer is a device, not a person."""
     from highdicom.sr import (
         DeviceObserverIdentifyingAttributes,
         ObservationContext,
@@ -128,14 +129,14 @@ def _observer(author: Author) -> ObservationContext:
 
 
 def _procedure(prediction: Prediction) -> CodedConcept:
-    """What was reported on: of what was refused nobody here can say that it is a chest X-ray."""
+    """The procedure: a rejected image may not be a chest X-ray."""
     return _code(_CHEST_XRAY if prediction.status == "ok" else _IMAGING)
 
 
 def _group(
-    source: SourceFilm, author: Author, prediction: Prediction
+    source: SourceImage, author: Author, prediction: Prediction
 ) -> MeasurementsAndQualitativeEvaluations:
-    """TID 1501 of the one finding there is."""
+    """TID 1501 for the single finding."""
     from highdicom.sr import (
         MeasurementsAndQualitativeEvaluations,
         QualitativeEvaluation,
@@ -156,10 +157,10 @@ def _group(
         source_images=[SourceImageForMeasurementGroup(source.sop_class, source.sop_uid)],
     )
     if prediction.reason is not None:
-        words = f"No answer was given: {prediction.reason.value}: {prediction.detail}"
+        words = f"No score: {prediction.reason.value}: {prediction.detail}"
         group[0].ContentSequence.append(_comment(words))
     if prediction.prediction == UNCERTAIN:
-        words = "Uncertain: so near its threshold the model gives a probability and no class"
+        words = "Indeterminate: close to its threshold the model gives a probability and no class"
         group[0].ContentSequence.append(_comment(words))
     for warning in prediction.warnings:
         group[0].ContentSequence.append(_comment(f"Caution: {warning}"))
@@ -193,7 +194,7 @@ def _algorithm(author: Author) -> AlgorithmIdentification:
 
 
 def _measurements(author: Author, prediction: Prediction) -> list[Measurement]:
-    """TID 300 for each number; none where there is no answer."""
+    """TID 300 for each number; none without a score."""
     numbers = [
         (_PROBABILITY, prediction.probability),
         (_THRESHOLD, prediction.threshold),
@@ -209,7 +210,7 @@ def _measurement(name: tuple[str, str, str], value: float) -> Measurement:
 
 
 def _comment(text: str) -> Any:
-    """A remark beside what the template asks for; TIDs 1500 and 1501 are extensible."""
+    """A comment in addition to the template; TIDs 1500 and 1501 are extensible."""
     from highdicom.sr import RelationshipTypeValues, TextContentItem
 
     return TextContentItem(_code(_COMMENT), text, RelationshipTypeValues.CONTAINS)

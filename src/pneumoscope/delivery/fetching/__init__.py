@@ -1,5 +1,5 @@
-"""Images had from a PACS or a DICOMweb server, resumable.
+"""Fetch images from a PACS or a DICOMweb server, resumable.
 
-folder.py    what was fetched: files, a journal, a manifest
-pacs.py      C-FIND, then C-GET or C-MOVE
+pacs.py         C-FIND, then C-GET or C-MOVE; the folder with files, journal and table
+pseudonyms.py   files and table under pseudonymous identifiers
 """

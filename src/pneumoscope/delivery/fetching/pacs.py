@@ -1,16 +1,14 @@
-"""A PACS asked by C-FIND, and its images had by C-GET or C-MOVE (PS3.4 annex C).
-
-Studies are searched day by day, so that a limit of the server on answers is rarely met, then series
-of the wanted modalities, then images. What is on disk already is not asked for again.
-
-What was fetched: files, a journal that survives a kill, and a table at the end.
+"""Fetch images from a PACS (C-FIND, then C-GET or C-MOVE; PS3.4 annex C) into a resumable folder.
 
     OUT/images/NAME.dcm    one file per image, named by a digest of its UID
-    OUT/fetched.jsonl      a line per image that is whole on disk
-    OUT/images.csv         path and identifiers of each, for `predict` and for joining
+    OUT/fetched.jsonl      the journal: a line per image that is complete on disk
+    OUT/images.csv         path and identifiers of each image, for `predict` and for joining
 
-A file is written beside and renamed before its line is written, so that a line always means a whole
-file. UIDs and identifiers of strangers never become part of a path.
+Studies are searched day by day, so that limits of the server on responses are rarely met, then the
+series of the wanted modalities, then images. Images on disk are not requested again.
+
+A file is written under a temporary name and renamed before its journal line is written, so that a
+line always means a complete file. UIDs and identifiers from files never become part of a path.
 """
 
 from __future__ import annotations
@@ -39,14 +37,15 @@ from pynetdicom.sop_class import (
 
 from pneumoscope.config import FetchConfig
 from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
-from pneumoscope.delivery.dicom_node.server import FILM_CLASSES
+from pneumoscope.delivery.dicom_node.server import IMAGE_CLASSES
+from pneumoscope.delivery.fetching.pseudonyms import Mapping, pseudonyms_of
 from pneumoscope.errors import MissingError, NetworkError, UsageError
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
 from pneumoscope.storage import claim_folder, remove_leftovers, safe_cell, write_bytes, write_text
 
 JOURNAL, TABLE, IMAGES = "fetched.jsonl", "images.csv", "images"
 COLUMNS = ("path", "image", "study", "series", "accession", "patient", "study_date", "modality")
-"""Of `images.csv`."""
+"""Columns of `images.csv`."""
 
 _TAGS = {
     "image": "SOPInstanceUID",
@@ -61,23 +60,34 @@ _MOST_HEADER = 1 << 20
 
 
 class FetchedFolder:
-    """A folder that images are fetched into; safe for several threads of one process.
+    """A folder of fetched images; safe for several threads of one process.
 
     Args:
-        folder: made if it is not there; what a run before left in it is known again.
-        max_bytes: larger images are turned away.
-        min_free: free bytes below which nothing is taken.
+        folder: created if it does not exist; images of earlier runs in it are recognised.
+        max_bytes: larger images are rejected.
+        min_free: free disk space below which fetching stops, bytes.
+        pseudonyms: whether files are written under pseudonymous identifiers.
+        mapping: table of own identifiers and pseudonyms that is added to; `None`: none is written.
 
     Attributes:
-        new: images of this run.
-        known: images that were there already.
-        turned_away: images that were too large, or no DICOM files.
+        new: number of images of this run.
+        known: number of images of earlier runs.
+        turned_away: number of images that were too large or not DICOM files.
 
     Raises:
-        UsageError: a file stands where the folder should be.
+        UsageError: a file stands where the folder should be; images in it bear identifiers of the
+            other sort; the key is missing or another one; the mapping lies in the folder.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, min_free: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        min_free: int,
+        *,
+        pseudonyms: bool = False,
+        mapping: Path | None = None,
+    ) -> None:
         claim_folder(folder / IMAGES)
         remove_leftovers(folder / IMAGES)
         self.folder = folder
@@ -87,18 +97,21 @@ class FetchedFolder:
         self._lock = threading.Lock()
         self._rows = {row["image"]: row for row in _lines(folder / JOURNAL)}
         self.known = len(self._rows)
+        self.pseudonyms = pseudonyms_of(folder, pseudonyms, used=bool(self._rows))
+        self._mapping = Mapping(mapping, folder) if mapping else None
 
     def has(self, sop_uid: str) -> bool:
-        """Whether an image is whole on disk."""
+        """Whether the image with this SOP Instance UID, as the PACS has it, is whole on disk."""
+        uid = self.pseudonyms.of("image", sop_uid) if self.pseudonyms else sop_uid
         with self._lock:
-            row = self._rows.get(sop_uid)
+            row = self._rows.get(uid)
         return row is not None and (self.folder / row["path"]).is_file()
 
     def check_room(self) -> None:
-        """See that there is room.
+        """Check the free disk space.
 
         Raises:
-            MissingError: less is free than there must be.
+            MissingError: it is below the limit.
         """
         free = shutil.disk_usage(self.folder).free
         if free < self._min_free:
@@ -108,18 +121,24 @@ class FetchedFolder:
             )
 
     def add(self, content: bytes) -> bool:
-        """Keep one image, a Part 10 file; whether it was kept, or was there already.
+        """Keep one image, a Part 10 file; returns whether it is in the folder now.
 
         Raises:
             OSError: the folder can't be written.
         """
         facts = None if len(content) > self._max_bytes else _facts(content)
         if facts is None:
-            with self._lock:
-                self.turned_away += 1
-            return False
+            return self._turn_away()
         if self.has(facts["image"]):
             return True
+        if self.pseudonyms:
+            changed = self.pseudonyms.file(content, facts)
+            if changed is None:
+                return self._turn_away()
+            own, facts, content = facts, self.pseudonyms.facts(facts), changed
+            if self._mapping:
+                with self._lock:
+                    self._mapping.add(own, facts)
         name = hashlib.sha256(facts["image"].encode()).hexdigest()[:32]
         row = {"path": f"{IMAGES}/{name}.dcm", **facts}
         with self._lock:
@@ -131,8 +150,13 @@ class FetchedFolder:
             self.new += 1
         return True
 
+    def _turn_away(self) -> bool:
+        with self._lock:
+            self.turned_away += 1
+        return False
+
     def write_table(self) -> Path:
-        """Write `images.csv` of all that is there; returns where it is."""
+        """Write `images.csv` with all images; returns its path."""
         stream = io.StringIO(newline="")
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -149,14 +173,14 @@ def _lines(path: Path) -> Iterator[dict[str, str]]:
         for line in stream:
             try:
                 row = json.loads(line)
-            except ValueError:  # what a kill cut off
+            except ValueError:  # a line that a kill cut short
                 continue
             if isinstance(row, dict) and row.keys() == set(COLUMNS):
                 yield row
 
 
 def _facts(content: bytes) -> dict[str, str] | None:
-    """Identifiers of a file; `None` if it is no DICOM file that states its UIDs."""
+    """Identifiers of a file; `None` if it is not a DICOM file with all UIDs."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
@@ -183,7 +207,7 @@ _CANNOT_UNDERSTAND = 0xC000
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A series that the PACS has: its UIDs, and those of its images."""
+    """A series on the PACS: its UIDs and those of its images."""
 
     study: str
     series: str
@@ -194,21 +218,21 @@ class Pacs:
     """One PACS.
 
     Args:
-        peer: its title and address.
-        config: how it is spoken to.
+        peer: its AE title and address.
+        config: time-outs, modalities, C-MOVE settings.
 
     Raises:
-        UsageError: the own title can't be.
+        UsageError: the own AE title or the modalities are invalid.
     """
 
     def __init__(self, peer: Peer, config: FetchConfig) -> None:
-        _config.LOG_HANDLER_LEVEL = "none"  # each message written out, patients and all
+        _config.LOG_HANDLER_LEVEL = "none"  # it logs whole messages with patient data
         self._peer, self._config = peer, config
         self._modalities = tuple(m.strip().upper() for m in config.modality.split(",") if m.strip())
         if not self._modalities:
             raise UsageError(f"--modality: found {config.modality!r}, wanted some, as in CR,DX")
         check_aet(config.aet, "--aet")
-        # One association for each purpose, kept: making one costs more than most answers.
+        # One association per purpose is kept, because making one costs more than most responses.
         self._open: dict[str, Any] = {}
 
     def close(self) -> None:
@@ -222,14 +246,14 @@ class Pacs:
         """Study UIDs of each day from `first` to `last`.
 
         Raises:
-            NetworkError: the PACS can't be reached, or refuses.
+            NetworkError: the PACS can't be reached or refuses the request.
         """
         for back in range((last - first).days + 1):
             day = first + timedelta(days=back)
             yield from self._studies(StudyDate=f"{day:%Y%m%d}")
 
     def by_ids(self, ids: Iterable[str]) -> Iterator[str]:
-        """Study UIDs of accession numbers; what looks like a UID is one already.
+        """Study UIDs of accession numbers; a text with the form of a UID is returned as it is.
 
         Raises:
             NetworkError: as `by_days` does.
@@ -240,7 +264,7 @@ class Pacs:
                 continue
             found = list(self._studies(AccessionNumber=text))
             if not found:
-                _LOGGER.warning("accession %s: the PACS has no study of it", text)
+                _LOGGER.warning("accession %s: the PACS has no such study", text)
             yield from found
 
     def series(self, study: str) -> list[Series]:
@@ -260,11 +284,11 @@ class Pacs:
         return found
 
     def fetch(self, wanted: Series, into: FetchedFolder) -> int:
-        """Have a series sent; how many of its images could not be had.
+        """Fetch a series; returns how many of its images are missing.
 
         Raises:
             NetworkError: as `by_days` does.
-            MissingError: there is no room.
+            MissingError: the free disk space is below the limit.
         """
         into.check_room()
         keys = Dataset()
@@ -301,7 +325,7 @@ class Pacs:
 
     def _get(self, keys: Dataset, into: FetchedFolder) -> None:
         model = StudyRootQueryRetrieveInformationModelGet
-        roles = [build_role(storage, scp_role=True) for storage in FILM_CLASSES]
+        roles = [build_role(storage, scp_role=True) for storage in IMAGE_CLASSES]
         handlers = [(evt.EVT_C_STORE, _stored, [into])]
         association = self._association("C-GET", model, roles, handlers)
         self._ended("C-GET", association.send_c_get(keys, model))
@@ -309,7 +333,7 @@ class Pacs:
     def _move(self, keys: Dataset, into: FetchedFolder) -> None:
         model = StudyRootQueryRetrieveInformationModelMove
         listener = self._entity()
-        for storage in FILM_CLASSES:
+        for storage in IMAGE_CLASSES:
             listener.add_supported_context(storage, sorted(SUPPORTED_SYNTAXES))
         place = (self._config.move_host, self._config.move_port)
         handlers: list[Any] = [(evt.EVT_C_STORE, _stored, [into])]
@@ -327,7 +351,7 @@ class Pacs:
             server.shutdown()
 
     def _ended(self, what: str, answers: Any) -> None:
-        """Wait for the last answer; some images that failed are found out by counting."""
+        """Wait for the final response; failed images are found by counting."""
         for status, _ in answers:
             code = status.get("Status")
             if code in (*_PENDING, _SUCCESS, _WARNING):
@@ -347,13 +371,13 @@ class Pacs:
         roles: list[Any] | None = None,
         handlers: list[Any] | None = None,
     ) -> Any:
-        """The association for a purpose, made if there is none or it was lost."""
+        """The open association for a purpose, or a new one."""
         there = self._open.get(purpose)
         if there is not None and there.is_established:
             return there
         entity, peer = self._entity(), self._peer
         entity.add_requested_context(model)
-        for storage in FILM_CLASSES if roles else ():
+        for storage in IMAGE_CLASSES if roles else ():
             entity.add_requested_context(storage, sorted(SUPPORTED_SYNTAXES))
         made = entity.associate(
             peer.host,
@@ -373,7 +397,7 @@ class Pacs:
 
     def _refused(self, what: str, status: Dataset) -> NetworkError:
         code = status.get("Status")
-        told = "no answer" if code is None else f"status {code:04X}"
+        told = "no response" if code is None else f"status {code:04X}"
         return NetworkError(
             f"--pacs {self._peer}: {what} ended with {told}. The same command goes on where this "
             "one was; where C-GET is not supported give --move-port."
@@ -381,7 +405,7 @@ class Pacs:
 
 
 def _stored(event: Any, into: FetchedFolder) -> int:
-    """Take one image; a failure is the sender's to count."""
+    """Keep one image; returns the status for its sender."""
     try:
         content = event.encoded_dataset()
         return _SUCCESS if into.add(content) else _CANNOT_UNDERSTAND

@@ -1,5 +1,4 @@
-"""Results as FHIR R4 resources, for systems that take no DICOM.
+"""Results as FHIR R4 resources, for systems without DICOM.
 
-bundle.py    one result → a Bundle of DiagnosticReport, Observation, Device and Provenance
-folder.py    many results → a JSON file each
+bundle.py    one result as a Bundle, and many as JSON files in a folder
 """

@@ -1,12 +1,12 @@
-"""One result as a FHIR R4 Bundle: DiagnosticReport, Observation, Device, Provenance.
+"""A result as a FHIR R4 Bundle of DiagnosticReport, Observation, Device and Provenance.
 
-Every Bundle is validated by `fhir.resources` (its R4B models, in which these four resources are as
-in R4) before it is handed out. Patient, study and image are referred to by the identifiers of the
-DICOM file, since their resources belong to the hospital. An input without a score gets a report
-that says why, with a data-absent reason. Identifiers of the resources follow from model and image,
-so that writing again makes the same resources.
+`fhir.resources` validates every Bundle before it is returned (its R4B models, in which these four
+resources are as in R4). Patient, study and image are referred to by the identifiers of the DICOM
+file, because their resources belong to the hospital. An input without a score gets a report with
+the reason and a data-absent reason. The identifiers of the resources follow from model and image,
+so that a repeated run makes the same resources.
 
-`predict --fhir DIR`: the FHIR Bundle of each result as `NAME-MARK.fhir.json` in a folder.
+`FhirFolder` is `predict --fhir DIR`: each Bundle as `NAME-MARK.fhir.json` in a folder.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from pneumoscope.delivery.dicom_report.source import (
     MANUFACTURER,
     RESEARCH_ONLY,
     Author,
-    source_film,
+    source_image,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
 from pneumoscope.images.raster import detect_format
 from pneumoscope.images.read import read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import heatmap_name
-from pneumoscope.inference.predictor import Answer
+from pneumoscope.inference.results import Result
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 from pneumoscope.storage import claim_folder, path_text, write_text
 
 if TYPE_CHECKING:
-    from pneumoscope.delivery.dicom_report.source import SourceFilm
+    from pneumoscope.delivery.dicom_report.source import SourceImage
 
 _SCT = "http://snomed.info/sct"
 _DCM = "http://dicom.nema.org/resources/ontology/DCM"
@@ -66,11 +66,11 @@ _INTERPRETATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whom and what a result is about, as far as the file says.
+    """Patient, study and image of a result, as far as the file states them.
 
     Attributes:
         image: SOP Instance UID of a DICOM file; else a digest of the file.
-        patient_id: `""` where there is none; and so on.
+        patient_id: patient id; `""` if missing, like the following.
         study: Study Instance UID.
         accession: accession number.
         date: of the study, ISO 8601.
@@ -83,8 +83,8 @@ class Subject:
     date: str = ""
 
     @classmethod
-    def of(cls, source: SourceFilm) -> Subject:
-        """What a DICOM file says."""
+    def of(cls, source: SourceImage) -> Subject:
+        """The subject of a DICOM file."""
         dataset = source.dataset
         date = str(dataset.get("StudyDate") or "")
         iso = f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else ""
@@ -98,10 +98,10 @@ class Subject:
 
 
 def check_installed() -> None:
-    """See that resources can be made, before any work is done.
+    """Check that resources can be made, before any other work.
 
     Raises:
-        ExtraMissingError: fhir.resources is not there.
+        ExtraMissingError: fhir.resources is not installed.
     """
     if util.find_spec("fhir") is None or util.find_spec("fhir.resources") is None:
         raise ExtraMissingError("Writing FHIR resources", "fhir")
@@ -174,7 +174,7 @@ def _report(
     category = {"system": f"{_TERMINOLOGY}/v2-0074", "code": "RAD", "display": "Radiology"}
     return {
         "meta": _research(),
-        # No person answers for it: preliminary, and never more by itself.
+        # No person has verified it, so it stays preliminary.
         "status": "preliminary",
         "category": [{"coding": [category]}],
         "code": {"coding": [_CHEST_XRAY], "text": "Chest X-ray: pneumonia, by software"},
@@ -265,7 +265,7 @@ def _provenance(subject: Subject, author: Author, urls: dict[str, str], now: str
 
 
 def _research() -> dict[str, Any]:
-    """For research, and made by a machine."""
+    """The security label for research."""
     reason = {"system": f"{_TERMINOLOGY}/v3-ActReason", "code": "HRESCH"}
     return {"security": [reason | {"display": "healthcare research"}]}
 
@@ -301,7 +301,7 @@ def _conclusion(prediction: Prediction) -> str:
 
 
 def _pruned(resource: dict[str, Any]) -> dict[str, Any]:
-    """Without what is not there: FHIR knows no null."""
+    """The resource without its empty elements: FHIR has no null."""
     return {name: value for name, value in resource.items() if value is not None}
 
 
@@ -309,21 +309,21 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class FhirFolder:
-    """Writes the Bundles of results as they come.
+    """Writes the Bundles of results as they arrive.
 
     Args:
-        folder: where to; made if it is not there.
-        manifest: of the model that scored.
-        limits: what a file may cost.
-        precision: what the model computes in.
+        folder: output folder; created if it does not exist.
+        manifest: of the model.
+        limits: limits for reading one file.
+        precision: numeric precision of inference.
 
     Attributes:
-        written: how many Bundles.
-        skipped: inputs that can't be read at all, or that FHIR has no place for.
+        written: number of Bundles.
+        skipped: number of inputs that can't be read, or have values that FHIR does not allow.
 
     Raises:
         ExtraMissingError: fhir.resources is not installed.
-        UsageError: a file stands where the folder should be.
+        UsageError: the path is a file.
     """
 
     def __init__(
@@ -341,16 +341,16 @@ class FhirFolder:
         self._limits = limits or LimitsConfig()
         self._author = Author.of(manifest, precision)
 
-    def add(self, answer: Answer) -> None:
-        """Write the Bundle of one result; what can have none is noted in the log.
+    def add(self, result: Result) -> None:
+        """Write the Bundle of one result, or log why there is none.
 
         Raises:
             OSError: the folder can't be written.
         """
-        path = answer.prediction.path
+        path = result.prediction.path
         try:
             content = read_file(path, self._limits)
-            text = fhir_bundle(self._subject(content, path), self._author, answer.prediction)
+            text = fhir_bundle(self._subject(content, path), self._author, result.prediction)
         except (ImageRefusedError, ValueError) as error:
             _LOGGER.warning("%s: no FHIR resources: %s", path_text(path), error)
             self.skipped += 1
@@ -360,16 +360,16 @@ class FhirFolder:
         self.written += 1
 
     def _subject(self, content: bytes, path: str) -> Subject:
-        """What a DICOM file says of patient and study; of another file its digest alone."""
+        """Patient and study of a DICOM file; for another file only its digest."""
         if detect_format(content) == "dicom":
-            return Subject.of(source_film(content, path, self._limits))
+            return Subject.of(source_image(content, path, self._limits))
         return Subject(f"urn:sha256:{hashlib.sha256(content).hexdigest()}")
 
     def document(self) -> dict[str, Any]:
-        """What was written and what was not, as JSON types."""
+        """The counts as JSON types."""
         return {"folder": str(self.folder), "bundles": self.written, "without": self.skipped}
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The counts as text."""
         without = f", {self.skipped} inputs without" if self.skipped else ""
         return [f"fhir      {self.folder} ({self.written} bundles{without})"]

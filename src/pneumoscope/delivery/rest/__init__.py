@@ -1,13 +1,14 @@
-"""The model over HTTP: the REST interface, and the page for people.
+"""The model over HTTP: the REST interface and the web page.
 
-app.py        every route; what of the other modules it is made of
-guard.py      around every request: limits, keys, headers, log, metrics
-upload.py     a multipart body → files in memory, never on disk
-work.py       who is taken on, who waits, who is turned away
-documents.py  answers, refusals and the model as JSON
-schemas.py    the same, for the OpenAPI document
-metrics.py    Prometheus
-logs.py       lines of JSON without file names or anything of patients
-pages.py      files of `web/`, and the page of /docs
-server.py     sockets, TLS, signals
+app.py          the routes
+service.py      the shared model, the queue of requests, threads and counters
+pipeline.py     images to results: threads that read, one that runs inference
+guard.py        around each request: hosts, origins, keys, limits, headers, log, metrics
+upload.py       a multipart body to files in memory, never on disk
+documents.py    results, rejections and the model as JSON, and their OpenAPI schemas
+problems.py     errors of requests
+logs.py         JSON log lines without file names or patient data; Prometheus metrics
+pages.py        the files of `web/`, and the page `/docs`
+connections.py  limits of connections and idle clients
+server.py       sockets, TLS, signals
 """

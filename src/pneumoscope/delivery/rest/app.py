@@ -1,8 +1,4 @@
-"""The application: every route.
-
-Comes in: a `Predictor`, a configuration, keys. Goes out: an ASGI application. Every answer comes
-from a `Predictor`, as everywhere. Knows nothing of sockets, signals or bundles' files.
-"""
+"""The ASGI application with all routes. Each result comes from one `Predictor`."""
 
 from __future__ import annotations
 
@@ -30,14 +26,14 @@ _NDJSON = "application/x-ndjson"
 _NO_TELEMETRY: Any = dict.fromkeys(
     ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
 )
-"""FastAPI would report requests and exceptions wherever the environment tells it to."""
+"""Off: FastAPI would report requests and exceptions to wherever the environment says."""
 
 _CLIENT_GONE = 499
-"""nginx's code for a client that hung up; nobody receives it."""
+"""The status that nginx logs for a client that disconnected; no client receives it."""
 
 DESCRIPTION = (
     "Tells pneumonia from normal on chest X-rays. Research software: not a medical device, not for "
-    "decisions about patients. Images are held in memory while they are answered for, and nowhere "
+    "decisions about patients. Images are held in memory while they are scored, and nowhere "
     "else."
 )
 
@@ -53,11 +49,10 @@ def build_app(
 
     Args:
         predictor: the model.
-        config: what is taken on; defaults if left out.
-        limits: what a film may cost; defaults if left out.
-        keys: API keys, of which each request must bring one; none: no key is wanted.
-        hosts: names that requests may ask by, of which `serve` gives those of its settings; `None`
-            leaves that to who runs the application.
+        config: limits of requests; defaults if omitted.
+        limits: limits for reading one image; defaults if omitted.
+        keys: API keys, one of which each request must send; empty: no key is required.
+        hosts: accepted values of the header `Host`; `None`: all, for a caller that checks them.
     """
     config = config or ServeConfig()
     service = Service(predictor, config, limits or LimitsConfig(max_bytes=config.max_upload))
@@ -79,7 +74,7 @@ def build_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    _add_answers(app, service)
+    _add_predictions(app, service)
     _add_state(app, service)
     _add_pages(app)
     _add_errors(app)
@@ -88,13 +83,13 @@ def build_app(
     return Guard(app, config, keys, service.metrics, routes, hosts)
 
 
-def _add_answers(app: FastAPI, service: Service) -> None:
+def _add_predictions(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/predictions",
-        summary="Answer for one film",
+        summary="Score one image",
         openapi_extra=documents.form(many=False),
-        responses=documents.answers(
-            {"model": documents.Row, "description": "the answer"},
+        responses=documents.responses(
+            {"model": documents.Row, "description": "the result"},
             400,
             401,
             408,
@@ -107,26 +102,26 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         ),
     )
     async def predict(request: Request, heatmap: bool = False, preview: bool = False) -> Response:
-        """One row, as the command line writes it; with pictures if asked for."""
+        """One row of `predictions.csv` as JSON, with images on request."""
         (upload,) = await service.receive(request, 1)
         try:
-            found = await service.answer(upload, Wanted(heatmap, preview), hung_up(request))
-            # A client that takes its time to read holds nothing but its connection.
+            found = await service.predict(upload, Wanted(heatmap, preview), hung_up(request))
+            # A client that reads slowly holds its connection only.
             request.scope[HELD].close()
         except TimeoutError as error:
-            words = f"no answer within {service.config.timeout:g} s"
+            words = f"no result within {service.config.timeout:g} s"
             raise overloaded(words, service.queue.expected) from error
         return JSONResponse(found.body, found.status)
 
     @app.post(
         "/v1/predictions/batch",
-        summary="Answer for several films, line by line",
+        summary="Score several images, line by line",
         openapi_extra=documents.form(many=True),
         response_class=StreamingResponse,
-        responses=documents.answers(
+        responses=documents.responses(
             {
                 "content": {_NDJSON: {"schema": documents.Line.model_json_schema()}},
-                "description": "a line per film",
+                "description": "a line per image",
             },
             *(400, 401, 408, 413, 415, 429, 503),
         ),
@@ -134,9 +129,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     async def predict_batch(
         request: Request, heatmap: bool = False, preview: bool = False
     ) -> Response:
-        """The field several times; a line of JSON for each film, in order, as it is done.
+        """Several files; returns a line of JSON for each, in order, as soon as it is scored.
 
-        A film that is refused has its row and reason like any other.
+        A rejected image has a row with its reason.
         """
         uploads = await service.receive(request, service.config.max_files)
         lines = service.lines(request, uploads, Wanted(heatmap, preview))
@@ -146,26 +141,26 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/v1/model", summary="The model, its threshold and its validation")
     async def model() -> dict[str, Any]:
-        """What answers here."""
+        """The model that scores here."""
         return service.model_document
 
-    @app.get("/healthz", summary="Whether the process lives", response_model=documents.State)
+    @app.get("/healthz", summary="Whether the process is alive", response_model=documents.State)
     async def healthz() -> dict[str, str]:
         """Always 200."""
         return {"status": "ok"}
 
     @app.get(
         "/readyz",
-        summary="Whether films are answered for",
+        summary="Whether images are scored",
         responses={200: {"model": documents.State}, 503: {"model": documents.State}},
     )
     async def readyz() -> Response:
-        """200 from when the engine is warm until the server stops."""
+        """200 once the engine is warm, until the server stops."""
         return JSONResponse({"status": service.state}, 200 if service.state == "ok" else 503)
 
     @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)
     async def metrics() -> Response:
-        """Latency, answers, refusals, scores and their drift."""
+        """Latency, results, rejections, scores and their drift."""
         return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -212,5 +207,5 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> Response:
         LOGGER.error("defect", exc_info=error)
-        words = "a defect of ours; the server's log says where"
+        words = "internal error (bug); the server's log states where"
         return error_response(RequestError(500, Problem.DEFECT, words))

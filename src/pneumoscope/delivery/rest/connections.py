@@ -1,9 +1,9 @@
-"""Connections of the HTTP server: how many there are, and how long a client may do nothing.
+"""Limits of HTTP connections: their number, and how long a client may be idle.
 
-uvicorn speaks HTTP. It waits for ever for the second half of a request's head, for a client that
-takes what is sent to it, and takes connections until there are no descriptors left. Here a sweep
-ends connections whose time is over, and a new connection beyond the limit takes the place of one
-that has no request under way: of the address that has most of them, the oldest.
+uvicorn waits without end for the rest of a request's head and for a client that does not read its
+response, and it accepts connections until no descriptor is left. Here a periodic sweep closes
+connections whose time is over, and a new connection beyond the limit replaces one without a request
+under way: the oldest of the address that has most of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SPARE_DESCRIPTORS = 128
 
 _SWEEP_SECONDS = 0.25
 _LINGER_SECONDS = 5.0
-"""A client that was answered before it had sent all may send on so long, to read the answer."""
+"""Seconds in which a client may finish sending after an early response, so that it can read it."""
 
 _MOST_CRUMBS = 5000
 _LEAST_CRUMB = 64

@@ -1,11 +1,7 @@
-"""Answers, refusals and the model as JSON documents, with the HTTP status that goes with each.
+"""Results, rejections and the model as JSON documents, with their HTTP status and OpenAPI schemas.
 
-Comes in: an `Answer`, what was asked for, a manifest. Goes out: dicts of JSON types. The row is
-the one of `predictions.csv`. Knows nothing of requests.
-
-The bodies of answers, said for the OpenAPI document and /docs. Nothing is made from these.
-
-Knows nothing of how an answer comes about; a test holds what is sent to what is said here.
+A row is that of `predictions.csv`. The schemas describe the documents for `/openapi.json` and
+`/docs`; a test compares them with what is sent.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from pneumoscope.delivery.rest.upload import FIELD, Upload
 from pneumoscope.errors import Reason
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import image_png, map_png, overlay_png
-from pneumoscope.inference.predictor import Answer
+from pneumoscope.inference.results import Result
 from pneumoscope.inference.table import as_row
 from pneumoscope.records import Prediction
 
@@ -36,16 +32,16 @@ _STATUS = {
     Reason.TOO_MANY_PIXELS: 413,
     Reason.INTERNAL_ERROR: 500,
 }
-"""All other reasons are 422: the body was understood, and is nothing to answer for."""
+"""All other reasons are 422: the request is valid, but the image can't be scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a client asks for beside the row.
+    """The images that a client requests beside the row.
 
     Attributes:
-        heatmap: the film under its Grad-CAM map.
-        preview: the film as it was read, and the map alone, see-through, to lay over it.
+        heatmap: the image with its Grad-CAM map over it.
+        preview: the image as it was read, and the map alone with transparency.
     """
 
     heatmap: bool = False
@@ -53,28 +49,28 @@ class Wanted:
 
     @property
     def pictures(self) -> bool:
-        """Whether the film's pixels are needed."""
+        """Whether the image's pixels are needed."""
         return self.heatmap or self.preview
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One film's answer as it goes out, and the prediction in it, for log and metrics."""
+    """The response for one image, with its prediction for log and metrics."""
 
     status: int
     body: dict[str, Any]
     prediction: Prediction
 
 
-def too_large(upload: Upload, most_bytes: int) -> Answer:
+def too_large(upload: Upload, most_bytes: int) -> Result:
     """The refusal of a file of more than `most_bytes`."""
     detail = f"it has at least {upload.size:,} bytes; at most {most_bytes:,} are taken"
     reason = Reason.FILE_TOO_LARGE
-    return Answer(Prediction(upload.name, reason.status, reason, detail=detail))
+    return Result(Prediction(upload.name, reason.status, reason, detail=detail))
 
 
 def prediction_document(prediction: Prediction, model: str) -> dict[str, Any]:
-    """The row of the contract with the model's id; `detail` too where there is no answer."""
+    """The row of `predictions.csv` with the model's id; `detail` too if there is no score."""
     body = as_row(prediction) | {"model": model}
     if prediction.status != "ok":
         body["detail"] = prediction.detail
@@ -82,14 +78,14 @@ def prediction_document(prediction: Prediction, model: str) -> dict[str, Any]:
 
 
 def http_status(prediction: Prediction) -> int:
-    """200 for an answer; 413, 415, 422 or 500 for what has none."""
+    """The HTTP status: 200 for a score; 413, 415, 422 or 500 without one."""
     return 200 if prediction.reason is None else _STATUS.get(prediction.reason, 422)
 
 
-def pictures(answer: Answer, wanted: Wanted, config: PreprocessConfig) -> dict[str, str | None]:
+def pictures(result: Result, wanted: Wanted, config: PreprocessConfig) -> dict[str, str | None]:
     """PNG as base64: `heatmap` if there is one; where asked for, `preview` and `map`, or `None`."""
-    pixels = None if answer.image is None else answer.image.pixels
-    cam = answer.cam
+    pixels = None if result.image is None else result.image.pixels
+    cam = result.cam
     found: dict[str, str | None] = {}
     if wanted.heatmap and pixels is not None and cam is not None:
         found["heatmap"] = _base64(overlay_png(pixels, cam, config))
@@ -107,13 +103,13 @@ def _base64(content: bytes) -> str:
 
 
 def model_id(manifest: BundleManifest) -> str:
-    """Sixteen hex digits that no two models share: of everything in the manifest."""
+    """Sixteen hex digits that identify the model: a digest of its manifest."""
     text = json.dumps(asdict(manifest), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def model_document(manifest: BundleManifest, precision: str) -> dict[str, Any]:
-    """`/v1/model`: what answers, in which precision, how its threshold was chosen, validation."""
+    """The document of `/v1/model`: model, precision, threshold and validation."""
     return {
         "id": model_id(manifest),
         "pneumoscope_version": manifest.pneumoscope_version,
@@ -141,40 +137,38 @@ PROBLEMS = ", ".join(problem.value for problem in Problem)
 
 
 class Row(BaseModel):
-    """One answer: the row of `predictions.csv`, and the model that gave it."""
+    """One result: the row of `predictions.csv`, and the model."""
 
     model_config = ConfigDict(extra="forbid")
 
-    path: str = Field(description="the file's name as the client gave it, made harmless")
+    path: str = Field(description="the file's name from the client, sanitised")
     status: Literal["ok", "refused", "error"]
-    reason: str | None = Field(description=f"null where there is an answer, else of: {REASONS}")
+    reason: str | None = Field(description=f"null if there is a score, else one of: {REASONS}")
     probability: float | None = Field(description="calibrated probability of pneumonia, 0 to 1")
     prediction: Literal["NORMAL", "PNEUMONIA", "uncertain"] | None = Field(
-        description="uncertain: the model withholds its class so near the threshold"
+        description="uncertain: the model abstains close to the threshold"
     )
-    threshold: float | None = Field(description="from this probability up it is PNEUMONIA")
-    input_score: float | None = Field(description="how unlike the training films it is")
-    warnings: str = Field(
-        description="what was odd about the file, sentences separated by '; '; empty: nothing"
-    )
-    model: str = Field(description="id of the model, as /v1/model has it")
+    threshold: float | None = Field(description="PNEUMONIA at or above this probability")
+    input_score: float | None = Field(description="distance from the training images, limit 1")
+    warnings: str = Field(description="warnings about the file, separated by '; '; empty if none")
+    model: str = Field(description="id of the model, as in /v1/model")
     heatmap: str | None = Field(default=None, description="with heatmap=true: PNG, base64")
     preview: str | None = Field(
-        default=None, description="with preview=true: the film, PNG, base64"
+        default=None, description="with preview=true: the image, PNG, base64"
     )
     map: str | None = Field(
-        default=None, description="with preview=true: the map alone, see-through PNG, base64"
+        default=None, description="with preview=true: the map alone, transparent PNG, base64"
     )
 
 
 class Refused(Row):
-    """A film that there is no answer for: the row, and why in words."""
+    """An image without a score: the row, and the reason in words."""
 
     detail: str
 
 
 class Line(Row):
-    """One line of a batch: a row, which file it is of, and how many of them are done."""
+    """One line of a batch: a row, the index of its file, and the progress."""
 
     detail: str | None = None
     index: int = Field(description="number of the file in the request, from 0")
@@ -183,7 +177,7 @@ class Line(Row):
 
 
 class Failed(BaseModel):
-    """A request that could not be answered."""
+    """A request that failed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -193,13 +187,13 @@ class Failed(BaseModel):
 
 
 class State(BaseModel):
-    """What /healthz and /readyz say."""
+    """The response of /healthz and /readyz."""
 
     status: Literal["ok", "stopping", "starting"]
 
 
 def form(many: bool) -> dict[str, Any]:
-    """The body of a request, as OpenAPI says it: the field `file`, once or several times."""
+    """The OpenAPI schema of a request body: the field `file`, once or several times."""
     one = {"type": "string", "format": "binary", "description": "JPEG, PNG, …, or DICOM"}
     field = {"type": "array", "items": one, "minItems": 1} if many else one
     schema = {"type": "object", "properties": {FIELD: field}, "required": [FIELD]}
@@ -208,20 +202,20 @@ def form(many: bool) -> dict[str, Any]:
 
 
 _WORDS = {
-    400: "the request is no form with a file, or a parameter has a bad value",
+    400: "the request is not a form with a file, or a parameter is invalid",
     401: "the header X-API-Key is missing or wrong",
-    408: "the body did not come in in time",
+    408: "the body was not received in time",
     413: "the file has too many bytes or pixels",
-    415: "the file is no image, or the body no form",
-    422: "the film was refused or can't be read",
-    429: "too many requests of this client: wait for Retry-After",
-    500: "a defect of ours",
-    503: "no room now: wait for Retry-After",
+    415: "the file is not an image, or the body not a form",
+    422: "the image was rejected or can't be read",
+    429: "too many requests from this client: wait for Retry-After",
+    500: "internal error (bug)",
+    503: "overloaded: wait for Retry-After",
 }
 
 
-def answers(ok: dict[str, Any], *codes: int) -> dict[int | str, dict[str, Any]]:
-    """What a route answers, for its OpenAPI entry: `ok` for 200, and problems."""
+def responses(ok: dict[str, Any], *codes: int) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route for its OpenAPI entry: `ok` for 200, and problems."""
     refused = (413, 415, 422)
     found: dict[int | str, dict[str, Any]] = {200: ok}
     for code in codes:

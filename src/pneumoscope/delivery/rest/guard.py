@@ -1,15 +1,11 @@
-"""Around every request: who may ask, how often, what is held for it, what is written down.
+"""Checks and limits around each request: host, origin, key, rate, memory, headers, log, metrics.
 
-Comes in: ASGI calls. Goes out: the same to the routes, or a refusal; headers that keep browsers
-from running or loading anything but the page's own files; a line in the log and counts for
-Prometheus. Knows nothing of images.
+The response headers keep browsers from running or loading anything but the page's own files.
 
-Who may ask: by which name this server is called, and pages of which sites may ask it.
-
-A browser asks whatever a page of any site tells it to, and names the site in `Origin`. By DNS
-rebinding a site can even give its own name the address of this server: the name in `Host` is then
-the site's. So requests by other names than this server's are refused, and so are writes that a page
-of another site asks for. What pages of other sites may read is said by CORS, by option alone.
+A browser sends requests for a page of any site and names the site in `Origin`. By DNS rebinding a
+site can also give its own name the address of this server; then `Host` names the site. Requests for
+other host names than this server's are therefore rejected, and so are writes from pages of other
+sites. CORS, configured by an option only, decides what pages of other sites may read.
 """
 
 from __future__ import annotations
@@ -51,7 +47,7 @@ class Origins:
         self._origins = {origin.lower().rstrip("/") for origin in origins}
 
     def check(self, scope: Scope, headers: Headers) -> None:
-        """See that a request may be answered.
+        """Check that a request is allowed.
 
         Raises:
             RequestError: 421 for a name that is not this server's, 403 for another site's page.
@@ -61,7 +57,7 @@ class Origins:
             raise RequestError(
                 421,
                 Problem.WRONG_HOST,
-                "this server does not answer by the name that was asked for. Who runs it can add "
+                "this server does not serve the requested host name. Its operator can add "
                 "the name: --allowed-host NAME",
             )
         if scope["method"] not in _READS and not self._may_write(host, headers):
@@ -73,7 +69,7 @@ class Origins:
             )
 
     def cors(self, headers: Headers) -> list[tuple[bytes, bytes]]:
-        """Headers that let a page of an allowed site read the answer; none for any other."""
+        """Headers that let a page of an allowed site read the response; none for others."""
         origin = headers.get(b"origin", b"")
         if not self._origins or not self._is_allowed(origin.decode("latin-1").lower()):
             return []
@@ -136,7 +132,7 @@ HELD = "pneumoscope.held"
 """Key of the ASGI scope: an `ExitStack` that closes when the request is over, however it ends."""
 
 _HEAD = "pneumoscope.head"
-"""Key of the ASGI scope: whether the client wants the head of an answer alone."""
+"""Key of the ASGI scope: whether the client requests the head of a response only."""
 
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 _NEEDS_KEY = ("/v1/", "/metrics")
@@ -292,7 +288,7 @@ class Guard:
 
 
 def error_response(error: RequestError) -> JSONResponse:
-    """The answer to a request that can't be answered."""
+    """The response to a request that failed."""
     body = {"status": "error", "reason": str(error.reason), "detail": error.detail}
     return JSONResponse(body, error.status, error.headers)
 

@@ -1,13 +1,10 @@
-"""What the server writes down: lines of JSON without file names, addresses or anything of patients.
+"""JSON log lines without file names, addresses or patient data, and Prometheus metrics.
 
-All that is logged by anything in this process becomes such a line. Of our own events the fields are
-told. Of what a library says, and of an exception, only where in the code it was: the words may hold
-what was in a file. What would be said too often is counted instead.
+Every log record of this process becomes one line. Events of the package are logged with their
+fields. Of library messages and exceptions only the place in the code is logged, because their text
+may hold file content. Repeated messages are counted instead of written.
 
-Counters for Prometheus: how fast, what was answered, what was refused, and whether films change.
-
-Comes in: every request and every prediction. Goes out: the text of /metrics. Holds sums alone, and
-the last thousand scores; nothing of any one film can be told from it.
+Metrics hold sums and the last thousand scores; no single image can be identified from them.
 """
 
 from __future__ import annotations
@@ -36,14 +33,14 @@ LOGGER = logging.getLogger("pneumoscope.serve")
 
 _OURS = "pneumoscope"
 _MOST_LINES, _PER_SECONDS = 20, 10.0
-"""Lines of one kind in so many seconds; requests and images are told each."""
+"""Lines of one kind in so many seconds; each request and each image is logged."""
 
 _MOST_KINDS = 1000
 _EACH = frozenset({"request", "film"})
 
 
 class JsonFormatter(logging.Formatter):
-    """One line of JSON per record: when, how grave, what, and the fields of `event`."""
+    """One line of JSON per record: time, level, event, and the fields of `event`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of one record."""
@@ -68,9 +65,9 @@ class JsonFormatter(logging.Formatter):
 
 
 class Seldom(logging.Filter):
-    """Lets so many records of one kind pass in a while, and has the next one say how many didn't.
+    """Limits the rate of records of one kind; the next one states how many were dropped.
 
-    A kind is a place in the code; of our own events, each name is one.
+    A kind is a place in the code, or the name of an event of the package.
     """
 
     def __init__(self) -> None:
@@ -99,12 +96,12 @@ class Seldom(logging.Filter):
 
 
 def event(name: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Write down that something happened. `fields` must tell nothing of a patient."""
+    """Log an event. `fields` must not hold patient data."""
     LOGGER.log(level, name, extra={"fields": fields})
 
 
 def write_json_lines(level: int, stream: TextIO | None = None) -> None:
-    """Send all that is logged to `stream` (stderr) as lines of JSON."""
+    """Write all log records to `stream` (stderr) as lines of JSON."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(Seldom())
@@ -119,7 +116,7 @@ def write_json_lines(level: int, stream: TextIO | None = None) -> None:
 
 
 def write_uncaught_too() -> None:
-    """Send what nobody caught, in any thread, the same way."""
+    """Log uncaught exceptions of all threads the same way."""
     sys.excepthook = _uncaught
     threading.excepthook = lambda told: _uncaught(told.exc_type, told.exc_value, told.exc_traceback)
     sys.unraisablehook = lambda told: _uncaught(told.exc_type, told.exc_value, told.exc_traceback)
@@ -147,8 +144,8 @@ class Metrics:
     """The counters of one server.
 
     Args:
-        validation: of the model's bundle; its histogram of probabilities is what drift is measured
-            from.
+        validation: validation metrics of the bundle; drift is measured against its histogram of
+            probabilities.
     """
 
     def __init__(self, validation: dict[str, Any]) -> None:
@@ -164,9 +161,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._films = Counter(
+        self._images = Counter(
             "pneumoscope_films",
-            "films, by answer or reason",
+            "images, by prediction or reason",
             ("status", "reason", "prediction"),
             registry=registry,
         )
@@ -179,7 +176,7 @@ class Metrics:
         self._drift(registry)
 
     def gauge(self, name: str, words: str, value: Callable[[], float]) -> None:
-        """One more number, asked for when it is wanted."""
+        """Add a gauge whose value is computed on each scrape."""
         Gauge(name, words, registry=self._registry).set_function(value)
 
     def _drift(self, registry: CollectorRegistry) -> None:
@@ -190,7 +187,7 @@ class Metrics:
         )
         self.gauge(
             "pneumoscope_input_score_mean",
-            f"how unlike the training films the last {_RECENT} films are, NaN where not measured",
+            f"mean distance of the last {_RECENT} images from the training images (or NaN)",
             lambda: _mean(self._input_scores),
         )
         scores = Gauge(
@@ -200,14 +197,14 @@ class Metrics:
             scores.labels(str(share)).set_function(partial(_quantile, self._input_scores, share))
 
     def count_request(self, route: str, code: int, seconds: float) -> None:
-        """One request that was answered, however."""
+        """Count one request with any outcome."""
         self._requests.labels(route, str(code)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def count_film(self, prediction: Prediction) -> None:
-        """One film that was answered for or refused."""
+    def count_image(self, prediction: Prediction) -> None:
+        """Count one image that was scored or rejected."""
         reason = "" if prediction.reason is None else prediction.reason.value
-        self._films.labels(prediction.status, reason, prediction.prediction or "").inc()
+        self._images.labels(prediction.status, reason, prediction.prediction or "").inc()
         if prediction.probability is not None:
             self._probability.observe(prediction.probability)
             self._recent.append(prediction.probability)
@@ -215,7 +212,7 @@ class Metrics:
             self._input_scores.append(prediction.input_score)
 
     def text(self) -> bytes:
-        """All of it, in the format of Prometheus."""
+        """All metrics in the Prometheus text format."""
         return generate_latest(self._registry)
 
 
@@ -223,14 +220,14 @@ def stability_index(reference: Sequence[float], probabilities: Sequence[float]) 
     """How far two distributions of probabilities are apart: 0 alike, above 0.25 very different.
 
     The population stability index Σ (p - q) ln(p / q) over equal bins of [0, 1] (Siddiqi, Credit
-    Risk Scorecards, 2006), each bin with half a film more so that empty ones count.
+    Risk Scorecards, 2006), with half an image added to each bin so that empty bins count.
 
     Args:
-        reference: films per bin, any number of bins.
-        probabilities: of the films that are compared.
+        reference: images per bin, any number of bins.
+        probabilities: of the images that are compared.
 
     Returns:
-        NaN if there is no film on one of the sides.
+        NaN if one of the sides has no images.
     """
     if not sum(reference) or not probabilities:
         return math.nan
@@ -246,7 +243,7 @@ def stability_index(reference: Sequence[float], probabilities: Sequence[float]) 
 
 
 def _reference(validation: dict[str, Any]) -> list[float]:
-    """Films per bin of probability on validation; none if the bundle does not tell."""
+    """Images per bin of probability on validation; empty if the bundle does not state it."""
     histogram = validation.get("curves", {}).get("histogram", {})
     normal, pneumonia = histogram.get("normal", []), histogram.get("pneumonia", [])
     return [float(a + b) for a, b in zip(normal, pneumonia, strict=False)]

@@ -1,7 +1,6 @@
-"""What browsers get: the files of `web/`, and a page of the interface made from its own document.
+"""Responses for browsers: the files of `web/`, and `/docs`, rendered from the OpenAPI document.
 
-Comes in: nothing, or the OpenAPI document. Goes out: responses. All that is served lies in the
-package: no page loads anything from elsewhere.
+All files are in the package; no page loads anything from another server.
 """
 
 from __future__ import annotations

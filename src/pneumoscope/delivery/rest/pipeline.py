@@ -1,10 +1,8 @@
-"""Films from bytes to answers: a few threads read, one has the engine answer for many at once.
+"""Images from bytes to results: a few threads read files, one thread runs inference on batches.
 
-Comes in: films' bytes, from as many requests as there are. Goes out: a future of each one's answer.
-Engines answer for many images in a pass far faster than for one after the other, so a pass waits
-for films that are being read, until it is as large as they make it. It is always the same few
-threads that read: where each request had its own, they took turns with Python's lock, and a
-fifth of the processor stood idle (`benchmarks/RESULTS.md`). Knows nothing of requests.
+Engines score a batch far faster than its images one after the other, so a pass waits for images
+that are being read. The number of reading threads is fixed: with one per request they contended for
+Python's lock, and a fifth of the processor stood idle (`benchmarks/RESULTS.md`).
 """
 
 from __future__ import annotations
@@ -14,15 +12,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.preparing import Prepared
+from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 
 PASSES = (1, 4, 8, 16)
-"""Films per pass: few sizes, since engines compile a graph for each."""
+"""Images per pass: few sizes, because engines compile a graph for each."""
 
 LONGEST_WAIT = 0.2
-"""Seconds that a pass waits for films which are being read: twice what sixteen of them take on two
+"""Seconds that a pass waits for images which are being read: twice what sixteen of them take on two
 cores. It ends early as soon as no more of them can come."""
 
 
@@ -41,70 +40,70 @@ class Pipeline:
         self._changed = threading.Condition()
         self._coming = 0
         self._passing = False
-        self._waiting: deque[tuple[Prepared, Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Prepared, Future[Result]]] = deque()
         self._closed = False
 
-    def submit(self, content: bytes, name: str, *, keep_image: bool = False) -> Future[Answer]:
-        """The answer for one file's content, when it is there.
+    def submit(self, content: bytes, name: str, *, keep_image: bool = False) -> Future[Result]:
+        """The future result for one file's content.
 
         As long as nobody has begun to read it, the future can be cancelled.
 
         Args:
             content: of a file of any format that `read_image` knows.
             name: for the row.
-            keep_image: keep the pixels in the answer, shrunk to the size of overlays.
+            keep_image: keep the pixels in the result, shrunk to the size of overlays.
         """
-        answer: Future[Answer] = Future()
+        result: Future[Result] = Future()
         with self._changed:
             self._coming += 1
         self.readers.submit(
             self._read,
             lambda: self._predictor.prepare_bytes(content, name, keep_image=keep_image),
-            answer,
+            result,
         )
-        return answer
+        return result
 
     def close(self) -> None:
         """Begin nothing more; what was begun is finished."""
         self._closed = True
         self.readers.shutdown(wait=False)
 
-    def _read(self, prepare: Callable[[], Prepared | Prediction], answer: Future[Answer]) -> None:
+    def _read(self, prepare: Callable[[], Prepared | Prediction], result: Future[Result]) -> None:
         item: Prepared | Prediction | None = None
         try:
             if self._closed:
-                answer.cancel()
-            if answer.set_running_or_notify_cancel():
+                result.cancel()
+            if result.set_running_or_notify_cancel():
                 item = prepare()
         except Exception as error:  # noqa: BLE001 - who waits for it has it
-            answer.set_exception(error)
+            result.set_exception(error)
         finally:
             with self._changed:
                 self._coming -= 1
                 if isinstance(item, Prepared):
-                    self._waiting.append((item, answer))
+                    self._waiting.append((item, result))
                     if not self._passing:
                         self._passing = True
                         self._engine.submit(self._run_passes)
                 self._changed.notify_all()
         if isinstance(item, Prediction):
-            answer.set_result(Answer(item))
+            result.set_result(Result(item))
 
     def _run_passes(self) -> None:
-        """Answer for all that wait, and for what comes meanwhile."""
+        """Score all images that wait, including those that arrive in between."""
         while asked := self._next_pass():
             try:
                 found = list(self._predictor.answers([item for item, _ in asked]))
             except Exception:  # noqa: BLE001 - see `_alone`
-                # Of whichever film it was: each is asked for alone, and has the error or not.
-                for item, answer in asked:
-                    self._alone(item, answer)
+                # One image caused it: each is scored alone, and that one gets the error.
+                for item, result in asked:
+                    self._alone(item, result)
                 continue
-            for (_, answer), one in zip(asked, found, strict=True):
-                answer.set_result(one)
+            for (_, result), one in zip(asked, found, strict=True):
+                result.set_result(one)
 
-    def _next_pass(self) -> list[tuple[Prepared, Future[Answer]]]:
-        """The films of the next pass; none, and no more passes, where none waits."""
+    def _next_pass(self) -> list[tuple[Prepared, Future[Result]]]:
+        """The images of the next pass; none ends the passes."""
         with self._changed:
             if not self._waiting:
                 self._passing = False
@@ -113,19 +112,19 @@ class Pipeline:
             return [self._waiting.popleft() for _ in range(_most(len(self._waiting)))]
 
     def _all_here(self) -> bool:
-        """Whether the films that are being read would make the next pass no larger."""
+        """Whether the images being read would not make the next pass larger."""
         here = len(self._waiting)
         return _most(here) == _most(here + self._coming)
 
-    def _alone(self, item: Prepared, answer: Future[Answer]) -> None:
+    def _alone(self, item: Prepared, result: Future[Result]) -> None:
         try:
             (found,) = self._predictor.answers([item])
         except Exception as error:  # noqa: BLE001 - who waits for it has it
-            answer.set_exception(error)
+            result.set_exception(error)
         else:
-            answer.set_result(found)
+            result.set_result(found)
 
 
-def _most(films: int) -> int:
-    """Of so many films, how many make a pass."""
-    return max(size for size in PASSES if size <= films)
+def _most(images: int) -> int:
+    """The number of images in a pass if `images` wait."""
+    return max(size for size in PASSES if size <= images)

@@ -1,8 +1,4 @@
-"""What is wrong with a request, as opposed to an image: each with its HTTP status.
-
-Comes in: a status, a code, words. Goes out: an error that `app.py` answers with. Knows nothing of
-images.
-"""
+"""Errors of requests, as opposed to images, each with its HTTP status and a code."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from pneumoscope.errors import InputError
 
 
 class Problem(StrEnum):
-    """Why a request was not answered: the codes of `reason` that are none of an image."""
+    """Codes of `reason` that concern the request, not the image."""
 
     BAD_REQUEST = "bad_request"
     NO_KEY = "no_key"
@@ -27,7 +23,7 @@ class Problem(StrEnum):
 
 
 class RequestError(InputError):
-    """A request can't be answered; `status` is HTTP's, `reason` a code, `detail` the words."""
+    """A request failed: `status` is the HTTP status, `reason` a code, `detail` a sentence."""
 
     def __init__(
         self, status: int, reason: str, detail: str, retry_after: float | None = None
@@ -50,4 +46,4 @@ def overloaded(detail: str, retry_after: float) -> RequestError:
 
 
 class ClientGoneError(InputError):
-    """The client hung up before it had its answer."""
+    """The client disconnected before the response."""

@@ -119,12 +119,12 @@ def check_tls(config: ServeConfig) -> None:
 def serve(
     predictor: Predictor, config: ServeConfig, limits: LimitsConfig, bound: Bound, level: int
 ) -> None:
-    """Answer until SIGTERM or Ctrl-C, and then for what is under way.
+    """Result until SIGTERM or Ctrl-C, and then for what is under way.
 
     Args:
         predictor: the model.
         config: what is taken on, TLS.
-        limits: what a film may cost.
+        limits: limits for reading one image.
         bound: where to listen.
         level: of the log, as of `logging`.
 

@@ -1,13 +1,7 @@
-"""What the routes share: one model, the queue before it, the threads behind it, and the counters.
+"""What the routes share: one model, the queue of requests, the threads and the counters.
 
-Comes in: requests, uploads. Goes out: answers as documents, one or line by line. Knows nothing of
-routes, sockets or bundles' files.
-
-Who is taken on, who waits, and who is turned away: a bounded queue before the threads that work.
-
-Comes in: requests, and futures of films' answers. Goes out: the answers, in the event loop. What
-can't be answered soon is refused at once, before its body is read: so those that are taken on are
-answered in time, however many ask. Knows nothing of HTTP but the 503 that it refuses with.
+`WorkQueue` admits requests. A request that would wait too long is rejected at once with 503, before
+its body is read, so that admitted requests are completed in time under any load.
 """
 
 from __future__ import annotations
@@ -48,18 +42,19 @@ from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, recei
 from pneumoscope.errors import Reason
 from pneumoscope.images.budget import keep_freed_memory
 from pneumoscope.images.warning_summary import count_warnings, join_warnings
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.preparing import threads
 from pneumoscope.inference.processes import Processes
+from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 
 ResultT = TypeVar("ResultT")
 
 _WEIGHT = 0.1
-"""Of the newest film in the running mean."""
+"""Weight of the newest image in the running mean."""
 
 _MOST_JUMP = 4.0
-"""Times the mean that one film counts at most."""
+"""One image counts at most this many times the mean."""
 
 SLOW_SECONDS = 2.0
 """A body that has been coming in for longer dawdles."""
@@ -102,41 +97,41 @@ class WorkQueue:
         config: how much may be under way, and for how long.
 
     Attributes:
-        films: that wait for an answer, or are worked on though nobody waits any more.
-        cost: running mean of the machine's seconds per film: how long a film took over how many
-            there were (Little, A proof for the queuing formula L = λW, 1961).
+        images: images that wait or are being scored, including those of clients that left.
+        cost: running mean of seconds per image: the time of an image over the number of images at
+            that time (Little, A proof for the queuing formula L = λW, 1961).
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
         self._places: set[Place] = set()
-        self.films = 0
+        self.images = 0
         self.cost = 0.1
 
     @property
     def requests(self) -> int:
-        """Requests that were taken on and are not done."""
+        """The number of admitted requests that are not complete."""
         return len(self._places)
 
     @property
     def expected(self) -> float:
-        """Seconds until a request that comes now would have its answer."""
+        """Seconds until a request that arrives now would be complete."""
         busy = sum(not place.slow for place in self._places)
-        return (max(busy, self.films) + 1) * self.cost
+        return (max(busy, self.images) + 1) * self.cost
 
     @contextmanager
     def taken_on(self, address: str = "") -> Iterator[Place]:
-        """Room for one request, until the block ends.
+        """Admit one request until the block ends.
 
-        Where there is none, the oldest request whose body dawdles gives its place, of the address
-        that has most of them; and no address has more than half of all places for such.
+        If no place is free, the oldest request with a slow body loses its place, of the address
+        that has most such requests. One address has at most half of all places for them.
 
         Raises:
             RequestError: 503, with the seconds after which to try again.
         """
         late = self.expected - self._config.longest_wait
         busy = any(not place.slow for place in self._places)
-        # Where nothing else is under way, waiting would not make it faster.
+        # If nothing else is under way, waiting would not help.
         if busy and late > 0:
             words = f"{self.requests} requests are under way, no room for more"
             raise overloaded(words, late)
@@ -166,11 +161,11 @@ class WorkQueue:
         self._places.discard(oldest)
 
     async def result(self, job: Future[ResultT], gone: Awaitable[None]) -> ResultT:
-        """What `job` comes to.
+        """Wait for `job` and return its result.
 
         Args:
-            job: a film's answer, under way; cancelled if nobody waits for it.
-            gone: ends when nobody wants the result any more.
+            job: the future result of an image; cancelled if the client leaves.
+            gone: ends when the client disconnects.
 
         Raises:
             ClientGoneError: `gone` ended first.
@@ -178,35 +173,35 @@ class WorkQueue:
         loop = asyncio.get_running_loop()
         leaving = asyncio.ensure_future(gone)
         began = time.perf_counter()
-        self.films += 1
-        beside = self.films
-        # Counted until the threads are done with it, even if nobody waits for it any more.
+        self.images += 1
+        beside = self.images
+        # Counted until the threads are done with it, even if the client left.
         job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_down))
         running = asyncio.wrap_future(job)
         ends: set[asyncio.Future[Any]] = {running, leaving}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
-                raise ClientGoneError("the client hung up before it had its answer")
+                raise ClientGoneError("the client disconnected before the response")
             result = running.result()
         finally:
-            running.cancel()  # of what was begun, the threads make an end all the same
+            running.cancel()  # threads finish what they have begun
             leaving.cancel()
-        films = max(1.0, (beside + self.films) / 2)
-        # One that was made to take long must not turn others away.
-        took = min((time.perf_counter() - began) / films, _MOST_JUMP * self.cost)
+        images = max(1.0, (beside + self.images) / 2)
+        # An image crafted to take long must not cause others to be rejected.
+        took = min((time.perf_counter() - began) / images, _MOST_JUMP * self.cost)
         self.cost += _WEIGHT * (took - self.cost)
         return result
 
     def _count_down(self) -> None:
-        self.films -= 1
+        self.images -= 1
 
 
 _LEAST_RATE = 8 << 10
 """Bytes per second that a body must have after its time-out."""
 
 _AHEAD = 2 * PASSES[-1]
-"""Films of a request that are under way at once."""
+"""Images of a request that are under way at once."""
 
 
 class Service:
@@ -214,14 +209,14 @@ class Service:
 
     Args:
         predictor: the model.
-        config: what is taken on.
-        limits: what a film may cost.
+        config: limits of requests.
+        limits: limits for reading one image.
     """
 
     def __init__(self, predictor: Predictor, config: ServeConfig, limits: LimitsConfig) -> None:
         self.config = config
         # As many readers as `predict` has: their pixels stay in the processor's caches, and memory
-        # is bounded, however many films wait for the engine.
+        # is bounded, however many images wait for the engine.
         count = config.readers or threads()
         self.processes = Processes(count, spare=count)
         self.predictor = predictor.adapted(limits, PASSES, self.processes)
@@ -235,25 +230,25 @@ class Service:
             "pneumoscope_requests_under_way", "requests", lambda: self.queue.requests
         )
         self.metrics.gauge(
-            "pneumoscope_cost_seconds", "of the machine per film", lambda: self.queue.cost
+            "pneumoscope_cost_seconds", "of the machine per image", lambda: self.queue.cost
         )
         self.metrics.gauge("pneumoscope_bytes_held", "of bodies", lambda: self.memory.held)
         self.state = "starting"
 
     def warm_up(self) -> None:
-        """Make the engine ready, and see what a film costs: a drawn one of 2 megapixels."""
+        """Warm up the engine, and measure the cost of an image on a phantom of 2 megapixels."""
         keep_freed_memory(shared=True)
         self.processes.start()
         self.predictor.warm_up()
-        film = _nothing()
-        self.pipeline.submit(film, "nothing").result()
+        image = _nothing()
+        self.pipeline.submit(image, "nothing").result()
         began = time.perf_counter()
-        self.pipeline.submit(film, "nothing").result()
+        self.pipeline.submit(image, "nothing").result()
         self.queue.cost = time.perf_counter() - began
         self.state = "ok"
 
     async def receive(self, request: Request, files: int) -> list[Upload]:
-        """The files of a request, held in memory until it is over.
+        """Receive the files of a request, held in memory until it ends.
 
         Raises:
             RequestError: the body is refused, or there is no room.
@@ -302,29 +297,29 @@ class Service:
         except ClientDisconnect as error:
             raise ClientGoneError("the client hung up while it sent") from error
 
-    async def answer(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Document:
-        """The document for one film.
+    async def predict(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Document:
+        """Score one image.
 
         Args:
-            upload: the film.
-            wanted: pictures beside the row.
-            gone: ends when nobody waits for it any more.
+            upload: the file.
+            wanted: images beside the row.
+            gone: ends when the client disconnects.
 
         Raises:
             TimeoutError: it took too long.
             ClientGoneError: nobody waits for it.
         """
         async with asyncio.timeout(self.config.timeout):
-            answer = await self._answer(upload, wanted, gone)
-            body = prediction_document(answer.prediction, self.model) | {"heatmap": None}
+            result = await self._predict(upload, wanted, gone)
+            body = prediction_document(result.prediction, self.model) | {"heatmap": None}
             if wanted.pictures:
-                draw = partial(pictures, answer, wanted, self.predictor.manifest.preprocessing)
+                draw = partial(pictures, result, wanted, self.predictor.manifest.preprocessing)
                 loop = asyncio.get_running_loop()
                 body |= await loop.run_in_executor(self.pipeline.readers, draw)
-        self.count(answer.prediction)
-        return Document(http_status(answer.prediction), body, answer.prediction)
+        self.count(result.prediction)
+        return Document(http_status(result.prediction), body, result.prediction)
 
-    async def _answer(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Answer:
+    async def _predict(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Result:
         if upload.too_large:
             return too_large(upload, self.config.max_upload)
         name, keep = upload.name, wanted.pictures
@@ -333,8 +328,8 @@ class Service:
         )
 
     def count(self, prediction: Prediction) -> None:
-        """Write down a film's answer: in metrics, and in the log without its score."""
-        self.metrics.count_film(prediction)
+        """Record a result in metrics, and in the log without its score."""
+        self.metrics.count_image(prediction)
         reason = prediction.reason.value if prediction.reason else None
         kinds = join_warnings(sorted(count_warnings([prediction.warnings])))
         event("film", status=prediction.status, reason=reason, warnings=kinds)
@@ -342,9 +337,9 @@ class Service:
     async def lines(
         self, request: Request, uploads: list[Upload], wanted: Wanted
     ) -> AsyncIterator[bytes]:
-        """A line of JSON for every file, in order, each as soon as it is answered for.
+        """Yield a line of JSON for each file, in order, as soon as it is scored.
 
-        Others are read meanwhile, so many that the engine has whole passes.
+        Further files are read in parallel, enough for full batches.
         """
         gone = asyncio.ensure_future(hung_up(request))
         remaining = iter(uploads)
@@ -368,15 +363,15 @@ class Service:
         finally:
             gone.cancel()
             for task in flying:
-                task.cancel()  # one that has failed by then is not told of as unheard, either
+                task.cancel()  # also retrieves its exception
 
     async def _row(self, upload: Upload, wanted: Wanted, gone: Awaitable[None]) -> Document:
-        """The document for one film of many: one that takes too long must not end the others."""
+        """Score one file of a batch; a time-out of one does not end the others."""
         try:
-            return await self.answer(upload, wanted, gone)
+            return await self.predict(upload, wanted, gone)
         except TimeoutError:
             reason = Reason.INTERNAL_ERROR
-            words = f"no answer within {self.config.timeout:g} s. Send it again"
+            words = f"no result within {self.config.timeout:g} s. Send it again"
             late = Prediction(upload.name, reason.status, reason, detail=words)
             self.count(late)
             return Document(http_status(late), prediction_document(late, self.model), late)

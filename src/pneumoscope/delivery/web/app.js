@@ -1,4 +1,4 @@
-// The page: films in, answers shown. Puts the other modules together.
+// The page: reads images, sends them to the server, and shows results.
 
 import { startPlanner } from "./planner.js";
 import { arranged, countKinds, KINDS, KIND_WORDS, PER_PAGE, summary } from "./batch.js";
@@ -50,7 +50,7 @@ function say(text) {
 function take(files) {
   const given = [...files];
   if (!given.length) {
-    say("There is no file in it.");
+    say("No file was found in it.");
     return;
   }
   if (!busy) {
@@ -227,7 +227,7 @@ function drawScale(row) {
 }
 
 function writePrinted(row, at) {
-  const facts = { File: row.path, Answered: at.toLocaleString(), Model: row.model ?? "" };
+  const facts = { File: row.path, Scored: at.toLocaleString(), Model: row.model ?? "" };
   byId("print-facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name;
@@ -247,7 +247,7 @@ function forget() {
   byId("case").hidden = true;
   byId("drop").classList.remove("small");
   viewer.show(null, null);
-  say("Nothing is kept any more.");
+  say("All images were removed from memory.");
 }
 
 function stop() {

@@ -1,9 +1,8 @@
-// Many results at once: counts by result, a choice of them in an order, pages of it, a sentence.
-// Works on entries as the session keeps them, and draws nothing.
+// Many results: counts, filters, sorting, paging, and a summary sentence. Does not draw.
 
 export const PER_PAGE = 20;
 export const KINDS = ["pneumonia", "normal", "uncertain", "refused", "unread"];
-export const KIND_WORDS = { pneumonia: "Pneumonia", normal: "Normal", uncertain: "Uncertain", refused: "Refused", unread: "Not read" };
+export const KIND_WORDS = { pneumonia: "Pneumonia", normal: "Normal", uncertain: "Indeterminate", refused: "Rejected", unread: "Not read" };
 
 export function kindOf(row) {
   if (row.status === "ok") return row.prediction.toLowerCase();
@@ -38,13 +37,13 @@ export function arranged(entries, { kind, text, by, falling }) {
   return kept.map(({ number }) => number);
 }
 
-// What a batch came to, as: 200 images: 180 scored (60 pneumonia, 120 normal), 15 refused, 5 not read.
+// The summary of a batch: 200 images: 180 scored (60 pneumonia, 120 normal), 15 rejected, 5 not read.
 export function summary(entries) {
   const counts = countKinds(entries);
   const scored = ["pneumonia", "normal", "uncertain"].filter((kind) => counts[kind]);
   const total = scored.reduce((sum, kind) => sum + counts[kind], 0);
-  const parts = [`${total} scored${total ? ` (${scored.map((kind) => `${counts[kind]} ${kind}`).join(", ")})` : ""}`];
-  if (counts.refused) parts.push(`${counts.refused} refused`);
+  const parts = [`${total} scored${total ? ` (${scored.map((kind) => `${counts[kind]} ${kind === "uncertain" ? "indeterminate" : kind}`).join(", ")})` : ""}`];
+  if (counts.refused) parts.push(`${counts.refused} rejected`);
   if (counts.unread) parts.push(`${counts.unread} not read`);
   return `${entries.length} image${entries.length === 1 ? "" : "s"}: ${parts.join(", ")}.`;
 }

@@ -1,11 +1,11 @@
-// Files of what was dropped or pasted; of a folder all files in it, however deep. A file that came
-// from a folder bears its path there as `place`.
+// The files that were dropped or pasted, including all files in folders at any depth. A file from a
+// folder has its path there as `place`.
 
 const LEFT_OUT = /^\.|^(thumbs\.db|desktop\.ini|__macosx)$/i;
 
 export async function filesOf(data) {
   const items = [...data.items].filter((item) => item.kind === "file");
-  // Both must be asked for at once: after the event they are gone.
+  // Both must be read now: they are not available after the event.
   const given = items.map((item) => ({ entry: item.webkitGetAsEntry?.() ?? null, file: item.getAsFile() }));
   const found = [];
   for (const { entry, file } of given) {

@@ -1,5 +1,5 @@
-// What sensitivity and specificity mean at a prevalence. Comes in: the model's validation. Goes
-// out: numbers and their text. Bayes' rule; ranges are the ends of the 95 % intervals.
+// Predictive values at a prevalence, from sensitivity and specificity on the model's validation, by
+// Bayes' rule. Ranges are the ends of the 95 % intervals.
 
 import { fixed, percent } from "./words.js";
 
@@ -23,7 +23,7 @@ export function ratesAt(histogram, step) {
   };
 }
 
-// The share of the flagged that have it, and of the others that have not; null for 0 of 0.
+// Positive and negative predictive value, with the four cells per patient; null for 0 of 0.
 export function predictiveValues(sensitivity, specificity, prevalence) {
   const tp = sensitivity * prevalence;
   const fp = (1 - specificity) * (1 - prevalence);
@@ -36,12 +36,12 @@ export function startPlanner(model) {
   const rates = ownRates(model);
   const source = byId("planner-source");
   if (!rates) {
-    source.textContent = "This model's folder tells no sensitivity and specificity, so nothing can be worked out here.";
+    source.textContent = "The model states no sensitivity and specificity, so predictive values can't be computed.";
     return;
   }
   const { validation } = model;
   const patients = validation.patients ? ` of ${validation.patients} patients` : "";
-  source.textContent = `From the model's validation (${validation.n} films${patients}), for films like those; elsewhere it is usually worse. Measure on your own films first.`;
+  source.textContent = `From the model's validation (${validation.n} images${patients}), for images like those; at other sites results are usually worse. Measure on your own images first.`;
   byId("plan").hidden = false;
   const histogram = validation.curves?.histogram;
   const slider = byId("threshold");

@@ -1,4 +1,4 @@
-// Talks to the server of this page, and to nothing else. Comes in: files. Goes out: rows.
+// Requests to the server of this page, and to no other.
 
 const TRIES = 60;
 
@@ -63,7 +63,7 @@ function pause(seconds) {
   return new Promise((resume) => setTimeout(resume, 1000 * seconds));
 }
 
-// The file as the browser itself reads it, or null: for what the server refused to answer for.
+// The file as the browser decodes it, or null: for images that the server rejected.
 export async function ownPicture(file) {
   if (!/^image\/(png|jpeg|webp|bmp)$/.test(file.type)) return null;
   return createImageBitmap(file).catch(() => null);

@@ -1,5 +1,4 @@
-// The films of this tab: a table that can be walked by keys, and the same as CSV. Comes in: rows.
-// Knows nothing of pictures.
+// The images of this tab: a table with keyboard navigation, and the same rows as CSV.
 
 import { chance, inShort } from "./words.js";
 

@@ -1,5 +1,5 @@
-// Shows a film and its map on a canvas: zoom, pan, window and level, opacity. Comes in: pictures.
-// Knows nothing of answers. Changes of grey are of what is shown alone: the answer is of the file.
+// Shows an image and its heatmap on a canvas, with zoom, pan, window, level and opacity. They change
+// the display only; the result is computed from the file.
 
 const MOST_ZOOM = 12;
 const STEP = 1.25;

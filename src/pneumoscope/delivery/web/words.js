@@ -1,74 +1,73 @@
-// What answers and refusals mean, in plain words. Comes in: an answer's row, the model's document.
-// Goes out: text. Knows nothing of the page.
+// The meaning of results and rejections in plain words, from a row and the model's document.
 
 const REFUSALS = {
-  not_an_image: "This file is no image that can be read here.",
+  not_an_image: "This file is not an image in a supported format.",
   empty_file: "The file is empty.",
-  truncated: "The file ends too early. It may have been cut off while it was copied: fetch it again.",
+  truncated: "The file ends too early. It may have been truncated while it was copied: fetch it again.",
   corrupt: "The file is damaged. Fetch it again from where it was made.",
   unsupported_encoding: "The image is stored in a way that can't be read here. Export it as PNG or uncompressed DICOM.",
-  file_too_large: "The file is larger than this server takes.",
-  too_many_pixels: "The image has more pixels than this server takes. Scale it down.",
-  too_complex: "Reading the image would take far longer than any X-ray does. Save it anew, as PNG or uncompressed DICOM.",
-  too_small: "The image is too small to be answered for. Give the original, not a thumbnail.",
-  extreme_aspect: "The image is far longer than wide, or wider than long: no whole film.",
-  multi_frame: "The file holds several frames. Give one film.",
-  no_pixel_data: "The DICOM file holds no picture.",
-  non_finite_pixels: "Some of its pixels are no numbers.",
-  blank: "The image shows nothing: all its pixels are alike.",
-  wrong_modality: "By its header this is no X-ray.",
-  wrong_body_part: "By its header this shows something else than a chest.",
-  not_a_chest_xray: "This is unlike the X-rays that the model was trained on. It may show something else than a chest from the front, or a patient of another age: the model that ships was trained on children of 1 to 5 years.",
-  outside_age_range: "By its header the patient's age is outside the range that the model was made for.",
-  rotated: "The film seems to lie on its side or head. Turn it upright.",
+  file_too_large: "The file is larger than this server accepts.",
+  too_many_pixels: "The image has more pixels than this server accepts. Scale it down.",
+  too_complex: "Reading the image would take far longer than any X-ray does. Save it again as PNG or uncompressed DICOM.",
+  too_small: "The image is too small to be scored. Give the original, not a thumbnail.",
+  extreme_aspect: "The image is far too narrow or too wide for a whole chest X-ray.",
+  multi_frame: "The file holds several frames. Give a single image.",
+  no_pixel_data: "The DICOM file holds no image.",
+  non_finite_pixels: "Some of its pixel values are not numbers.",
+  blank: "The image is blank: all its pixels have the same value.",
+  wrong_modality: "According to its header this is not an X-ray.",
+  wrong_body_part: "According to its header this shows another body part than the chest.",
+  not_a_chest_xray: "This differs from the X-rays that the model was trained on. It may not be a frontal chest X-ray, or the patient may be of another age: the model that ships was trained on children of 1 to 5 years.",
+  outside_age_range: "According to its header the patient's age is outside the range that the model is for.",
+  rotated: "The image seems to be rotated. Turn it upright.",
   inverted: "Black and white seem to be swapped. Invert it.",
-  lateral_view: "This seems to be a view from the side. The model knows front views alone.",
-  no_key: "The server wants an API key, or another one.",
-  rate_limited: "Too many films at once from here. Wait a little.",
-  overloaded: "The server has too much to do. Try again in a moment.",
+  lateral_view: "This seems to be a lateral view. The model was trained on frontal views only.",
+  no_key: "The server requires a valid API key.",
+  rate_limited: "Too many requests. Wait a little.",
+  overloaded: "The server is busy. Try again in a moment.",
   unreachable: "The server can't be reached. Is it still running?",
-  gone: "The browser can't read this file any more: it was moved, changed or removed. Choose it again.",
+  gone: "The browser can no longer read this file: it was moved, changed or removed. Choose it again.",
 };
 
 const UNREADABLE = new Set(["not_an_image", "empty_file", "truncated", "corrupt", "unsupported_encoding", "no_pixel_data", "not_found", "permission_denied", "gone", "internal_error"]);
 const NOT_TAKEN = new Set(["file_too_large", "no_key", "rate_limited", "overloaded", "unreachable"]);
 
-// Why no picture is shown of an image.
+// Why an image is not displayed.
 export function noPicture(row) {
-  if (NOT_TAKEN.has(row.reason)) return "No picture: the server did not take the file.";
-  if (UNREADABLE.has(row.reason)) return "No picture: the file could not be read.";
-  return "No picture: the image was refused.";
+  if (NOT_TAKEN.has(row.reason)) return "No image: the server did not accept the file.";
+  if (UNREADABLE.has(row.reason)) return "No image: the file could not be read.";
+  return "No image: it was rejected.";
 }
 
-export const LOADING = "Loading the picture again …";
-export const NOT_KEPT = "The picture is no longer kept, and can't be loaded again. Choose the file again.";
-export const OWN_PICTURE = "The picture is as your browser reads it.";
+export const LOADING = "Loading the image again …";
+export const NOT_KEPT = "The image is no longer in memory and can't be loaded again. Choose the file again.";
+export const OWN_PICTURE = "The image is shown as your browser decodes it.";
 
 export function verdict(row) {
-  if (row.status !== "ok") return row.status === "refused" ? "No answer: refused" : "No answer";
-  if (row.prediction === "uncertain") return "Uncertain: the model gives no class";
+  if (row.status !== "ok") return row.status === "refused" ? "No result: rejected" : "No result";
+  if (row.prediction === "uncertain") return "Indeterminate: the model abstains";
   return row.prediction === "PNEUMONIA" ? "Flagged as pneumonia" : "Not flagged";
 }
 
 export function inShort(row) {
-  if (row.status !== "ok") return row.status === "refused" ? "refused" : "no answer";
-  return { PNEUMONIA: "pneumonia", NORMAL: "normal" }[row.prediction] ?? "uncertain";
+  if (row.status !== "ok") return row.status === "refused" ? "rejected" : "no result";
+  return { PNEUMONIA: "pneumonia", NORMAL: "normal" }[row.prediction] ?? "indeterminate";
 }
 
 export function explained(row, model) {
-  if (row.status !== "ok") return REFUSALS[row.reason] ?? "There is no answer for this file.";
+  if (row.status !== "ok") return REFUSALS[row.reason] ?? "There is no result for this file.";
   if (row.prediction === "uncertain") {
-    return `So near the threshold of ${fixed(row.threshold)} the model withholds its class. Take it as no answer.`;
+    return `The probability is close to the threshold of ${fixed(row.threshold)}, so the model abstains. Treat it as no result.`;
   }
   const side = row.prediction === "PNEUMONIA" ? "At or above" : "Below";
-  const text = `${side} the threshold of ${fixed(row.threshold)}, so the film is ${row.prediction === "PNEUMONIA" ? "flagged" : "not flagged"}.`;
+  const text = `${side} the threshold of ${fixed(row.threshold)}, so the image is ${row.prediction === "PNEUMONIA" ? "flagged" : "not flagged"}.`;
   const metrics = model?.validation?.metrics;
   if (!metrics?.sensitivity || !metrics?.specificity) return text;
   const missed = 1 - metrics.sensitivity.value;
   const alarms = 1 - metrics.specificity.value;
   return row.prediction === "PNEUMONIA"
-    ? `${text} In the model's own validation ${percent(alarms)} of films without pneumonia were flagged too.`
-    : `${text} In the model's own validation ${percent(missed)} of films with pneumonia were not flagged either.`;
+    ? `${text} In the model's own validation ${percent(alarms)} of images without pneumonia were flagged too.`
+    : `${text} In the model's own validation ${percent(missed)} of images with pneumonia were not flagged.`;
 }
 
 export function inDetail(row) {
@@ -79,27 +78,27 @@ export function inDetail(row) {
   return row.detail ? `${row.detail[0].toUpperCase()}${row.detail.slice(1)}.` : "";
 }
 
-// Cautions that reading the file gave, if the server sends any.
+// Warnings about the file, if the server sends any.
 function cautions(row) {
   const told = Array.isArray(row.warnings) ? row.warnings.join("; ") : row.warnings ?? "";
-  return told ? `Read with a caution: ${told}.` : "";
+  return told ? `Warning: ${told}.` : "";
 }
 
 export function aboutMap(hasMap) {
-  return hasMap ? "The heatmap shows what raised the answer, coarsely; it does not outline an illness." : "";
+  return hasMap ? "The heatmap shows coarsely which regions raised the probability; it does not outline disease." : "";
 }
 
 export function aboutModel(model) {
   const data = model.training_data;
   const auc = model.validation?.metrics?.auc?.value;
   const parts = [`Model ${model.id}`];
-  if (data.images) parts.push(`trained on ${data.images.toLocaleString("en")} films of ${data.patients.toLocaleString("en")} patients`);
+  if (data.images) parts.push(`trained on ${data.images.toLocaleString("en")} images of ${data.patients.toLocaleString("en")} patients`);
   if (typeof auc === "number") parts.push(`validation AUC ${auc.toFixed(3)}`);
   parts.push(`threshold ${fixed(model.threshold.value)} (${model.threshold.rule})`);
   return `${parts.join(" · ")}.`;
 }
 
-// Three digits, and no certainty that rounding alone would make.
+// Three digits; never 0 or 1 by rounding alone.
 export function chance(probability) {
   if (probability > 0.9995) return "> 0.999";
   return probability < 0.0005 ? "< 0.001" : fixed(probability, 3);

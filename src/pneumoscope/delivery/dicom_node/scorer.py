@@ -1,15 +1,13 @@
-"""Images of the spool to reports of the spool, through the `Predictor`.
+"""Score the images of the spool with the `Predictor`, and write the audit log.
 
-Whatever is wrong with one image stays with it: it is set aside, or tried again a few times, and the
-others are answered for. Files of strangers are read in processes that can be ended.
+A problem with one image affects that image only: it is set aside or tried again a few times, and
+the others are scored. Files are read in worker processes that can be ended, because they are not
+trusted.
 
-What the node did, one JSON object a line, without a word about a patient.
-
-No name, identifier, date or UID of a patient, study or image is ever among the facts: an image is
-known by a number of our own, which the spool alone can tell the image of.
-
-The audit never stops what it tells of. A line that the disk refuses is dropped whole, and the next
-one that is written says how many are missing.
+The audit log is a file of JSON lines without patient data: no name, identifier, date or UID of a
+patient, study or image. An image is identified by its row number in the spool's queue. An audit
+line that the disk refuses is left out as a whole; the next line that is written states how many are
+missing.
 """
 
 from __future__ import annotations
@@ -27,22 +25,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
-from pneumoscope.delivery.dicom_node.spool import FHIR, Film, LostError, Spool
+from pneumoscope.delivery.dicom_node.spool import FHIR, Incoming, LostError, Spool
 from pneumoscope.delivery.dicom_node.status import note_result
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
-from pneumoscope.delivery.dicom_report.source import source_film
+from pneumoscope.delivery.dicom_report.source import source_image
 from pneumoscope.delivery.fhir.bundle import Subject, bundle_identifier, fhir_bundle
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.warning_summary import count_warnings, join_warnings
 from pneumoscope.inference.overlay import shrunk
-from pneumoscope.inference.predictor import BATCH, Answer, Predictor
+from pneumoscope.inference.predictor import BATCH, Predictor
 from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
+from pneumoscope.inference.results import Result
 
 Fact = str | int | float | bool | None
 
 
 class Audit:
-    """Appends to one file, from any thread; a line is on its way to disk when `note` returns."""
+    """Append events to one file; safe for any number of threads.
+
+    A line was handed to the operating system when `note` returns.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -54,7 +56,7 @@ class Audit:
         self._end_last_line(path)
 
     def note(self, event: str, **facts: Fact) -> None:
-        """Write one line: time (UTC), event, facts; where that can't be done, count it."""
+        """Write one line with time (UTC), event and facts; count it if that fails."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._lock:
             if not self._open:
@@ -81,37 +83,37 @@ class Audit:
             return dict(self._results)
 
     def close(self) -> None:
-        """Close the file; what is noted after is dropped."""
+        """Close the file; later events are dropped."""
         with self._lock:
             if self._open:
                 os.close(self._file)
             self._open = False
 
     def _write(self, line: bytes) -> bool:
-        """Write a line whole, or nothing of it."""
+        """Write a line as a whole or not at all; returns whether it was written."""
         try:
             before = os.fstat(self._file).st_size
             if os.write(self._file, line) == len(line):
                 return True
-            os.ftruncate(self._file, before)  # a disk that is nearly full takes a part
+            os.ftruncate(self._file, before)  # a nearly full disk writes a part of it
         except OSError:
             return False
         return False
 
     def _end_last_line(self, path: Path) -> None:
-        """A line that a kill cut short must not swallow the next one."""
+        """End a line that a kill cut short, so that the next one starts on its own."""
         try:
             with path.open("rb") as stream:
                 stream.seek(-1, os.SEEK_END)
                 torn = stream.read(1) != b"\n"
-        except OSError:  # it is empty
+        except OSError:  # the file is empty
             return
         if torn:
             self._write(b"\n")
 
 
 MOST_ATTEMPTS = 5
-"""An image that ended the process, or failed, so often is set aside."""
+"""Attempts after which an image that fails, or ends the process, is set aside."""
 
 _LOGGER = logging.getLogger(__name__)
 _IDLE_SECONDS = 1.0
@@ -119,15 +121,15 @@ _IDLE_SECONDS = 1.0
 Made = tuple[ReportObject, ...] | Reason
 
 
-class Answerer:
-    """Answers until it is stopped.
+class Scorer:
+    """Scores waiting images until it is stopped.
 
     Args:
-        spool: where images come from and reports go.
+        spool: source of images and destination of reports.
         predictor: the model.
-        reporter: makes reports of its answers.
-        audit: is told of every answer.
-        processes: where files are read.
+        reporter: makes reports of results.
+        audit: log to which each result is written.
+        processes: worker processes that read files.
         fhir: whether each result becomes a FHIR Bundle as well.
     """
 
@@ -148,25 +150,25 @@ class Answerer:
         self._works = False
 
     def run(self, stop: Event) -> None:
-        """Work until `stop`; images that were begun are ended first."""
+        """Work until `stop` is set; images under way are finished first."""
         while not stop.is_set():
             for number in self._spool.give_up(MOST_ATTEMPTS):
                 self._audit.note("given up", film=number, why="ended the program")
-            films = self._spool.take(BATCH)
-            if films:
-                self.answer(films)
+            images = self._spool.take(BATCH)
+            if images:
+                self.score(images)
             else:
                 self._spool.wait(_IDLE_SECONDS)
 
-    def answer(self, films: list[Film]) -> None:
-        """Answer for images that were taken; if the disk refuses, the rest of them go back."""
-        whole = [film for film in films if self._is_whole(film)]
+    def score(self, images: list[Incoming]) -> None:
+        """Score images that were taken from the queue; put the rest back if the disk fails."""
+        whole = [image for image in images if self._is_whole(image)]
         ended = 0
         began = time.monotonic()
-        answers = self._predictor.predict_files([film.path for film in whole], keep=shrunk)
+        results = self._predictor.predict_files([image.path for image in whole], keep=shrunk)
         try:
-            for film, answer in zip(whole, answers, strict=True):
-                self._finish(film, answer, began)
+            for image, result in zip(whole, results, strict=True):
+                self._finish(image, result, began)
                 self._works = True
                 ended += 1
                 began = time.monotonic()
@@ -175,100 +177,104 @@ class Answerer:
         except (OSError, sqlite3.Error):
             self._spool.put_back(whole[ended:])
             raise
-        except Exception as error:  # noqa: BLE001 - of whichever it was, it stays with that one
+        except Exception as error:  # noqa: BLE001 - one image failed; it is tried alone
             self._failed(whole[ended:], error)
         finally:
-            answers.close()
+            results.close()
 
-    def _is_whole(self, film: Film) -> bool:
+    def _is_whole(self, image: Incoming) -> bool:
         try:
-            self._spool.check(film)
+            self._spool.check(image)
         except LostError as lost:
-            self._set_aside(film, lost.why)
+            self._set_aside(image, lost.why)
             return False
         return True
 
-    def _failed(self, films: list[Film], error: Exception) -> None:
-        """Images of which one, nobody knows which, raised: each is tried again by itself.
+    def _failed(self, images: list[Incoming], error: Exception) -> None:
+        """Handle an exception that one image of a batch raised; which one is not known.
 
-        They have been counted as begun, and what was begun is given alone from then on.
+        The images stay counted as begun, and the queue gives such images one at a time.
 
         Raises:
-            Exception: `error`, if nothing was answered yet: then it may be the model's fault.
+            Exception: `error`, if no image was scored yet: the model may be the cause.
         """
         if not self._works:
             raise error
-        _LOGGER.error("answering for images failed: %s", type(error).__name__)
-        self._audit.note("failed", films=len(films), why=type(error).__name__)
-        if len(films) == 1 and films[0].attempts >= MOST_ATTEMPTS:
-            self._set_aside(films[0], f"failed {films[0].attempts} times: {type(error).__name__}")
+        _LOGGER.error("scoring images failed: %s", type(error).__name__)
+        self._audit.note("failed", films=len(images), why=type(error).__name__)
+        if len(images) == 1 and images[0].attempts >= MOST_ATTEMPTS:
+            self._set_aside(images[0], f"failed {images[0].attempts} times: {type(error).__name__}")
 
-    def _set_aside(self, film: Film, why: str) -> None:
-        self._spool.set_aside(film, why)
-        self._audit.note("set aside", film=film.number, why=why)
+    def _set_aside(self, image: Incoming, why: str) -> None:
+        self._spool.set_aside(image, why)
+        self._audit.note("set aside", film=image.number, why=why)
 
-    def _finish(self, film: Film, answer: Answer, began: float) -> None:
-        reports = self._reports(film, answer)
+    def _finish(self, image: Incoming, result: Result, began: float) -> None:
+        reports = self._reports(image, result)
         if reports is None:
             return
-        prediction = answer.prediction
+        prediction = result.prediction
         note_result(self._spool.folder, reports, prediction, self._reporter.author)
-        new = self._spool.answered(film, reports)
+        new = self._spool.answered(image, reports)
         self._audit.note(
             "answered",
-            film=film.number,
+            film=image.number,
             status=prediction.status,
             reason=prediction.reason.value if prediction.reason else None,
             probability=prediction.probability,
             prediction=prediction.prediction,
             threshold=prediction.threshold,
             input_score=prediction.input_score,
-            # Kinds only: what a header says may name the patient.
+            # Kinds of warnings only: header values may name the patient.
             warnings=join_warnings(sorted(count_warnings([prediction.warnings]))),
             reports=new,
             seconds=round(time.monotonic() - began, 3),
         )
 
-    def _reports(self, film: Film, answer: Answer) -> tuple[ReportObject, ...] | None:
-        """The reports of an answer, none if it can't be referred to; `None` if it is set aside."""
+    def _reports(self, image: Incoming, result: Result) -> tuple[ReportObject, ...] | None:
+        """The reports of a result, none if the image can't be referred to; `None` if set aside."""
         try:
             made: Made = self._processes.call(
-                made_reports, self._reporter, film.path, answer, film.variant, self._fhir
+                made_reports, self._reporter, image.path, result, image.variant, self._fhir
             )
         except (EndedError, CallError) as error:
             words = "took too long" if isinstance(error, EndedError) and error.late else "failed"
-            self._set_aside(film, f"making its report {words}")
+            self._set_aside(image, f"making its report {words}")
             return None
         if isinstance(made, Reason):
-            self._audit.note("no report", film=film.number, why=made.value)
+            self._audit.note("no report", film=image.number, why=made.value)
             return ()
         if self._fhir and all(item.kind != FHIR for item in made):
-            self._audit.note("no FHIR bundle", film=film.number)
+            self._audit.note("no FHIR bundle", film=image.number)
         return made
 
 
 def made_reports(
-    reporter: Reporter, path: Path, answer: Answer, variant: str, fhir: bool = False
+    reporter: Reporter, path: Path, result: Result, variant: str, fhir: bool = False
 ) -> Made:
-    """In a process: the reports of an answer for the file `path`, or why there are none."""
+    """Make the reports of a result for the file `path`; runs in a worker process.
+
+    Returns:
+        The reports, or the reason why there are none.
+    """
     try:
         content = path.read_bytes()
-        made = reporter.objects(content, answer, variant)
-        return (*made, *_fhir_bundles(reporter, content, answer, variant)) if fhir else made
+        made = reporter.objects(content, result, variant)
+        return (*made, *_fhir_bundles(reporter, content, result, variant)) if fhir else made
     except ImageRefusedError as refusal:
         return refusal.reason
 
 
 def _fhir_bundles(
-    reporter: Reporter, content: bytes, answer: Answer, variant: str
+    reporter: Reporter, content: bytes, result: Result, variant: str
 ) -> tuple[ReportObject, ...]:
     """The FHIR Bundle of a result; none if FHIR has no place even for its identifiers."""
     author = replace(reporter.author, variant=variant)
-    subject = Subject.of(source_film(content, answer.prediction.path, reporter.limits))
+    subject = Subject.of(source_image(content, result.prediction.path, reporter.limits))
     # A header may hold a value that FHIR does not allow: then the UIDs alone are stated.
     for stated in (subject, Subject(subject.image, study=subject.study), Subject(subject.image)):
         with suppress(ValueError):
-            text = fhir_bundle(stated, author, answer.prediction, transaction=True)
+            text = fhir_bundle(stated, author, result.prediction, transaction=True)
             identifier = bundle_identifier(stated, author)
             return (ReportObject(FHIR, "", identifier, text.encode()),)
     return ()

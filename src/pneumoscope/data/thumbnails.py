@@ -125,13 +125,15 @@ class Scores:
 
 
 def cross_validated(
-    features: Floats,
+    features: Floats | Doubles,
     classes: Ints,
     patients: npt.NDArray[np.str_],
     seed: int,
     *,
+    folds: int = FOLDS,
     components: int = 0,
     penalty: float = 100.0,
+    iterations: int = _STEPS,
 ) -> Scores | None:
     """Logits of logistic regression on standardised features, held out by patient.
 
@@ -140,8 +142,10 @@ def cross_validated(
         classes: (n,) 0 or 1.
         patients: (n,) str; a patient's rows are held out together.
         seed: of the deal to folds.
+        folds: number of folds.
         components: principal components taken first, 0 for none; of few rows, a fifth of them.
         penalty: of squared weights (1 / C).
+        iterations: limit of the solver's iterations.
 
     Returns:
         The scores, or `None` where a class has fewer patients than there are folds.
@@ -152,11 +156,11 @@ def cross_validated(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if any(len(np.unique(patients[classes == c])) < FOLDS for c in (0, 1)):
+    if any(len(np.unique(patients[classes == c])) < folds for c in (0, 1)):
         return None
     logits = np.zeros(len(classes), np.float64)
     fold = np.zeros(len(classes), np.int64)
-    dealer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for number, (seen, held) in enumerate(dealer.split(features, classes, patients)):
         if len(np.unique(classes[seen])) < 2:
             return None
@@ -164,7 +168,7 @@ def cross_validated(
         model = make_pipeline(
             PCA(most, random_state=seed) if components else "passthrough",
             StandardScaler(),
-            LogisticRegression(C=1 / penalty, max_iter=_STEPS),
+            LogisticRegression(C=1 / penalty, max_iter=iterations),
         )
         model.fit(features[seen], classes[seen])
         logits[held] = model.decision_function(features[held])

@@ -367,8 +367,8 @@ def _costs(content: PlanContent) -> Section | None:
     view = TablesView(
         f"Cost of a missed case: {found.missed:g}; of a false alarm: {found.false_alarm:g}. Costs "
         f"are per 1,000 patients at a prevalence of {percent(content.prevalence, 1)}. The "
-        f"threshold with the lowest cost is {number(table.thresholds[found.cheapest], 4)}.{span} It was "
-        "chosen on these images, so its cost on other images will be slightly higher.",
+        f"threshold with the lowest cost is {number(table.thresholds[found.cheapest], 4)}.{span} "
+        "It was chosen on these images, so its cost on other images will be slightly higher.",
         (Table("Cost of errors", columns, tuple(named)),),
     )
     return Section("cost", "Cost of errors", "Cost", "sections/tables.html.j2", view)

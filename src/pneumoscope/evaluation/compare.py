@@ -220,7 +220,7 @@ def _checks(
         of = {"auc": min(counts), "sensitivity": counts[1], "specificity": counts[0]}[name]
         reason = ""
         if gap is None or lower is None:
-            reason = "not defined on these images"
+            reason = "is not defined on these images"
         elif of < config.fewest:
             reason = f"has only {of} patients of the class, wanted at least {config.fewest}"
         elif lower <= -margin:

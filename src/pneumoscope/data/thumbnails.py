@@ -121,13 +121,15 @@ class Scores:
 
 
 def cross_validated(
-    features: Floats,
+    features: Floats | Doubles,
     classes: Ints,
     patients: npt.NDArray[np.str_],
     seed: int,
     *,
+    folds: int = FOLDS,
     components: int = 0,
     penalty: float = 100.0,
+    iterations: int = _STEPS,
 ) -> Scores | None:
     """Logits of a logistic regression on standardised features, cross-validated by patient.
 
@@ -136,8 +138,10 @@ def cross_validated(
         classes: (n,) 0 or 1.
         patients: (n,) str; a patient's rows are held out together.
         seed: of the assignment to folds.
-        components: number of principal components, 0 for no PCA; limited to a fifth of the rows.
-        penalty: weight of the squared coefficients (1 / C).
+        folds: number of folds.
+        components: principal components taken first, 0 for none; of few rows, a fifth of them.
+        penalty: of squared weights (1 / C).
+        iterations: limit of the solver's iterations.
 
     Returns:
         The scores, or `None` if a class has fewer patients than there are folds.
@@ -148,19 +152,19 @@ def cross_validated(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if any(len(np.unique(patients[classes == c])) < FOLDS for c in (0, 1)):
+    if any(len(np.unique(patients[classes == c])) < folds for c in (0, 1)):
         return None
     logits = np.zeros(len(classes), np.float64)
     fold = np.zeros(len(classes), np.int64)
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for number, (seen, held) in enumerate(splitter.split(features, classes, patients)):
+    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for number, (seen, held) in enumerate(dealer.split(features, classes, patients)):
         if len(np.unique(classes[seen])) < 2:
             return None
         most = min(components, features.shape[1], max(1, len(seen) // _ROWS_PER_COMPONENT))
         model = make_pipeline(
             PCA(most, random_state=seed) if components else "passthrough",
             StandardScaler(),
-            LogisticRegression(C=1 / penalty, max_iter=_STEPS),
+            LogisticRegression(C=1 / penalty, max_iter=iterations),
         )
         model.fit(features[seen], classes[seen])
         logits[held] = model.decision_function(features[held])

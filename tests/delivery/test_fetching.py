@@ -165,7 +165,7 @@ def test_what_is_fetched_can_be_predicted(tmp_path: Path) -> None:
         (["--pacs", "QR@127.0.0.1:1", "--from", "September"], 2, "wanted a date"),
         (["--pacs", "QR@127.0.0.1:1", "--from", "20260902", "--to", "20260901"], 2, "before"),
         (["--pacs", "QR@127.0.0.1:1", "--from", "20260902"], 4, "can't be reached"),
-        (["--pacs", "QR@127.0.0.1:1", "--ids", "none.txt"], 2, "is no file"),
+        (["--pacs", "QR@127.0.0.1:1", "--ids", "none.txt"], 2, "is not a file"),
     ],
 )
 def test_what_can_not_be(

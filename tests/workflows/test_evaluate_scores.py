@@ -128,7 +128,7 @@ def test_any_scale_gives_the_numbers_of_the_same_order(
         "tp": int((called & truth).sum()),
     }
     page = (tmp_path / "p" / "report.html").read_text()
-    assert "no probability" in page
+    assert "not a probability" in page
     assert "Reliability" not in page
     assert "threshold 52.50" in page
     assert "no probabilities" in (tmp_path / "p" / "checklist.html").read_text()
@@ -233,7 +233,7 @@ def test_a_plan_of_scores_is_in_their_units(
     assert wide["decision_curve"] is None
     assert unit["decision_curve"] is not None
     told = planned(capsys, tmp_path / "p", "--band", 0.05, code=2)
-    assert "no probabilities" in told["error"]["message"]
+    assert "not probabilities" in told["error"]["message"]
     told = planned(capsys, tmp_path / "p", "--threshold", 55, "--apply", tmp_path / "b", code=2)
     assert "no model to change" in told["error"]["message"]
 

@@ -1,4 +1,4 @@
-"""`fetch`: images of a PACS or a DICOMweb server into a folder, resumable."""
+"""`fetch`: download images from a PACS or a DICOMweb server into a folder, resumable."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _MOST_PAGES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """What is wanted, and of whom.
+    """The images to fetch and the server to fetch them from.
 
     Attributes:
-        out: folder to write.
+        out: output folder.
         pacs: `AET@HOST:PORT`, or `""`.
         dicomweb: URL of a DICOMweb service, or `""`.
         first: first day of studies, `YYYY-MM-DD` or `YYYYMMDD`; `""` with `ids`.
-        last: last day, likewise; `""`: the first one.
-        ids: file with an accession number or a Study Instance UID a line.
-        token_file: file with the token of `dicomweb`.
+        last: last day, likewise; `""`: the first day.
+        ids: file with one accession number or Study Instance UID per line.
+        token_file: file with the access token of `dicomweb`.
     """
 
     out: Path
@@ -46,13 +46,16 @@ class FetchRequest:
 def run_fetch(
     request: FetchRequest, config: FetchConfig, progress: Progress = SILENT
 ) -> tuple[dict[str, Any], str, int]:
-    """Fetch, write the table, and tell of it; the exit code is 3 if an image could not be had.
+    """Fetch images and write the table of them.
+
+    Returns:
+        A document, a text, and the exit code: 3 if an image could not be fetched.
 
     Raises:
         ExtraMissingError: the extra `dicom` is not installed.
-        UsageError: options that exclude each other, or a date that is none.
-        NetworkError: the server can't be reached, or refuses; what was had is kept.
-        MissingError: there is no room.
+        UsageError: options exclude each other, or a date is invalid.
+        NetworkError: the server can't be reached, or refuses; fetched images are kept.
+        MissingError: there is not enough disk space.
     """
     if any(util.find_spec(name) is None for name in ("pynetdicom", "pydicom")):
         raise ExtraMissingError("fetch", "dicom")
@@ -83,7 +86,7 @@ def run_fetch(
         "missing": missing,
     }
     text = (
-        f"{folder.new} images fetched, {folder.known} were there, {missing} could not be had\n"
+        f"{folder.new} images fetched, {folder.known} present before, {missing} not available\n"
         f"table  {table} (names patients: keep it as carefully as the images)"
     )
     return document, text, 3 if missing else 0
@@ -95,7 +98,7 @@ def _days(request: FetchRequest) -> tuple[date, date] | None:
     first = _date(request.first, "--from")
     last = _date(request.last, "--to") if request.last else first
     if last < first:
-        raise UsageError(f"--from {first} --to {last}: found the end before the beginning")
+        raise UsageError(f"--from {first} --to {last}: the last day is before the first day")
     return first, last
 
 
@@ -106,7 +109,7 @@ def _date(text: str, option: str) -> date:
             raise ValueError(text)
         return date(int(plain[:4]), int(plain[4:6]), int(plain[6:]))
     except ValueError:
-        raise UsageError(f"{option}: found {text!r}, wanted a date, as 2026-09-01") from None
+        raise UsageError(f"{option}: found {text!r}, wanted a date such as 2026-09-01") from None
 
 
 def _from_pacs(
@@ -137,7 +140,7 @@ def _from_pacs(
 
 def _ids(path: Path | None) -> list[str]:
     if path is None or not path.is_file():
-        raise UsageError(f"--ids {path}: is no file, wanted an accession or study UID a line")
+        raise UsageError(f"--ids {path}: is not a file, wanted an accession or study UID per line")
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
@@ -176,15 +179,15 @@ def _from_web(
                             try:
                                 missing += not folder.add(web.retrieve(image, config.max_bytes))
                             except NotThereError as error:
-                                _LOGGER.warning("an image can't be had: %s", error)
+                                _LOGGER.warning("an image can't be fetched: %s", error)
                                 missing += 1
                         task.advance()
                 if len(found) < PAGE:
                     break
     except DicomWebError as error:
         raise NetworkError(
-            f"--dicomweb {request.dicomweb}: {error}. What was fetched is kept; the same command "
-            "goes on where this one was."
+            f"--dicomweb {request.dicomweb}: {error}. Fetched images are kept; the same command "
+            "continues from there."
         ) from error
     finally:
         web.close()

@@ -1,4 +1,4 @@
-"""`node`: a model as a DICOM node, until it is told to stop; what its spool holds; trying again."""
+"""`node`: run a model as a DICOM node, show its spool, retry failed items, export results."""
 
 from __future__ import annotations
 
@@ -25,27 +25,26 @@ _LOGGER = logging.getLogger(__name__)
 _PACKAGES = ("pynetdicom", "highdicom")
 _MOST_LISTED = 200
 _LOOPBACK = ("127.", "::1", "localhost")
-_LOGGER = logging.getLogger(__name__)
 
 
 def run_node(
     config: NodeConfig, model: str, stop: threading.Event | None = None
 ) -> tuple[dict[str, Any], str]:
-    """Run a node until SIGTERM, Ctrl-C or `stop`; what was begun is ended first.
+    """Run a node until SIGTERM, Ctrl-C or `stop`; work in progress is finished first.
 
     Args:
         config: its settings.
         model: a bundle, a run, or `default`.
-        stop: ends it when set.
+        stop: ends the node when set.
 
     Returns:
-        A document of what waits and what was sent, and the same as text.
+        A document with the numbers of waiting and sent items, and the same as text.
 
     Raises:
         ExtraMissingError: a package is not installed.
-        UsageError: a setting can't be, or there is no such model.
-        MissingError: the engine scores the known phantom wrongly.
-        KeyboardInterrupt: Ctrl-C, after all was ended.
+        UsageError: a setting is invalid, or there is no such model.
+        MissingError: the engine fails the known-answer test.
+        KeyboardInterrupt: Ctrl-C, after the node has stopped.
     """
     check_ranges(config, "node")
     _check_installed()
@@ -71,7 +70,7 @@ def run_node(
 
 
 def node_status(spool: Path) -> tuple[dict[str, Any], str]:
-    """What a spool holds, and what was set aside in it and why.
+    """Numbers of items in a spool, and the failed items with their reasons.
 
     Raises:
         UsageError: there is no spool, or its queue is damaged.
@@ -83,20 +82,20 @@ def node_status(spool: Path) -> tuple[dict[str, Any], str]:
         counts, items = status.counted(queue), status.aside(queue)
     lines = _lines(counts)
     for item in items[:_MOST_LISTED]:
-        about = f" of image {item.film}" if item.kind == "report" else ""
+        origin = f" of image {item.film}" if item.kind == "report" else ""
         lines.append(
-            f"{item.state}: {item.kind} {item.number}{about}, {item.failures} failures: {item.why}"
+            f"{item.state}: {item.kind} {item.number}{origin}, {item.failures} failures: {item.why}"
         )
     if len(items) > _MOST_LISTED:
         lines.append(f"and {len(items) - _MOST_LISTED} more")
     if any(item.state == "set aside" for item in items):
-        lines.append("Try them again: pneumoscope node retry --spool DIR")
+        lines.append("Retry them: pneumoscope node retry --spool DIR")
     document = {"spool": str(spool), **counts, "items": [asdict(item) for item in items]}
     return document, "\n".join(lines)
 
 
 def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
-    """Have what was set aside tried again, by the running node or the next one.
+    """Return failed items to the queue of the running node, or of the next one.
 
     Raises:
         UsageError: there is no spool, or its queue is damaged.
@@ -109,19 +108,19 @@ def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
         left = status.counted(queue)
     lost = left["films_set_aside"] + left["reports_set_aside"]
     lines = [
-        f"tried again: {again['films']} images, {again['reports']} reports, "
+        f"queued again: {again['films']} images, {again['reports']} reports, "
         f"{again['fetches']} fetches"
     ]
     if lost:
-        lines.append(f"{lost} have no file here any more: have their images sent again")
+        lines.append(f"{lost} items no longer have a file here: have their images sent again")
     return {"spool": str(spool), "tried_again": again, "lost": lost}, "\n".join(lines)
 
 
 def node_results(spool: Path, out: Path) -> tuple[dict[str, Any], str]:
-    """Write what a node answered as a table, beside the running node as well.
+    """Write the results of a node as a CSV table; the node may be running.
 
     Raises:
-        UsageError: there is no result, or `out` is no CSV.
+        UsageError: there is no result, or `out` is not a CSV.
     """
     _check_installed()
     from pneumoscope.delivery.dicom_node.status import COLUMNS, read_results
@@ -153,7 +152,7 @@ def _check_installed() -> None:
 @contextmanager
 def _ended_by_sigterm(stop: threading.Event) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # which alone gets signals
+        yield  # only the main thread receives signals
         return
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:

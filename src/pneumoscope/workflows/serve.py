@@ -1,4 +1,4 @@
-"""`serve`: a model loaded once, answering over HTTP until it is stopped."""
+"""`serve`: run a model as an HTTP service until it is stopped."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pneumoscope.workflows.known_answer import confirm
 
 
 def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[dict[str, Any], str]:
-    """Answer over HTTP until SIGTERM.
+    """Serve predictions over HTTP until SIGTERM.
 
     Args:
         model: a bundle, a run, or `default`.
-        config: where to listen, how much to take on.
-        limits: what a film may cost; its bytes are those of `config`.
+        config: address, capacity, timeouts, access control.
+        limits: limits on the size of an image; `config.max_upload` limits its bytes.
 
     Returns:
-        A document and a text, when the server has stopped.
+        A document and a text, after the server has stopped.
 
     Raises:
         ExtraMissingError: the extra `serve` is not installed.
-        UsageError: no such model, a setting out of its range, the port is taken, or files of keys
-            or TLS are not there.
-        MissingError, BundleError: as `load_bundle` raises; or the engine scores the known phantom
-            wrongly.
-        KeyboardInterrupt: Ctrl-C; requests under way were answered.
+        UsageError: no such model, a setting is out of range, the port is in use, or a file of keys
+            or certificates does not exist.
+        MissingError, BundleError: as `load_bundle` raises; or the engine fails the known-answer
+            test.
+        KeyboardInterrupt: Ctrl-C; requests in progress were completed.
     """
     if not all(util.find_spec(name) for name in EXTRAS["serve"]):
         raise ExtraMissingError("serve", "serve")
@@ -47,4 +47,4 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
         confirm(predictor)
         level = logging.getLogger("pneumoscope").level or logging.INFO
         server.serve(predictor, config, replace(limits, max_bytes=config.max_upload), bound, level)
-    return {"url": bound.url, "stopped": True}, f"stopped answering on {bound.url}"
+    return {"url": bound.url, "stopped": True}, f"stopped serving on {bound.url}"

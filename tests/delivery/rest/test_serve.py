@@ -61,7 +61,7 @@ def _stop_while_a_film_comes_in(url: str, process: subprocess.Popen[str], conten
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["status"] == "ok"
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert out == f"stopped answering on {url}\n"
+    assert out == f"stopped serving on {url}\n"
     lines = [json.loads(line) for line in err.splitlines()]
     assert [line["event"] for line in lines[-3:]] == ["film", "request", "stopped"]
 

@@ -360,7 +360,7 @@ def _input_check(
         seen,
         scored.records,
         progress,
-        known=either(known, pooled_by_record(pooled, seen)) if pooled else known,
+        lookup=either(known, pooled_by_record(pooled, seen)) if pooled else known,
         effort=QUICK if pooled else None,
     )
 

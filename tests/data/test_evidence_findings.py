@@ -49,11 +49,11 @@ def codes(evidence: Evidence) -> list[tuple[str, str]]:
     return [(finding.severity, finding.code) for finding in evidence_findings(evidence)]
 
 
-def test_no_evidence_says_nothing() -> None:
+def test_no_evidence_gives_no_finding() -> None:
     assert evidence_findings(Evidence()) == ()
 
 
-def test_ids_that_mean_persons_and_ids_that_do_not() -> None:
+def test_ids_that_identify_persons_and_ids_that_do_not() -> None:
     (found,) = evidence_findings(Evidence((REAL,)))
     assert (found.severity, found.code) == ("note", "patients_alike")
     assert "similarity 0.20, against 0.00 for different patients" in found.text
@@ -65,7 +65,7 @@ def test_ids_that_mean_persons_and_ids_that_do_not() -> None:
     assert codes(Evidence((replace(chance, patients=8),))) == []
 
 
-def test_shared_ids_are_a_leak_or_start_again_or_nobody_knows() -> None:
+def test_shared_ids_are_a_leak_or_start_again_or_are_unclear() -> None:
     assert codes(Evidence((REAL, SHARED)))[1] == ("problem", "shared_patients_alike")
     other = replace(SHARED, same=0.0, low=-0.05, high=0.06, p_value=0.5)
     assert codes(Evidence((REAL, other)))[1] == ("warning", "shared_patients_differ")
@@ -83,7 +83,7 @@ def test_numbers_of_two_series() -> None:
     assert codes(Evidence((replace(numbers, p_value=0.002),))) == [("warning", "numbers_alike")]
 
 
-def test_splits_that_can_be_told_apart_and_by_what() -> None:
+def test_separable_splits_and_their_drivers() -> None:
     (found,) = evidence_findings(Evidence(split_tests=(TEST,)))
     assert (found.severity, found.code) == ("warning", "splits_told_apart")
     assert found.text.startswith(

@@ -1,4 +1,4 @@
-"""Images out of Parquet shards."""
+"""Export of images from Parquet shards."""
 
 from __future__ import annotations
 

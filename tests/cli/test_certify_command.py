@@ -82,10 +82,10 @@ def test_what_passes_is_taken_from_then_on(
     assert certificate["largest_difference"] > 0
     assert run(["info", "--model", str(model), "--json"]) == 0
     assert told()["precision"] == {"auto": "int8", "processor_has": ["f32", "int8"]}
-    film = str(data.parent / "xrays" / "train" / "NORMAL")
+    image = str(data.parent / "xrays" / "train" / "NORMAL")
     found = {}
     for precision in ("auto", "int8", "f32"):
-        command = ["predict", film, "--model", str(model), "--precision", precision, "--json"]
+        command = ["predict", image, "--model", str(model), "--precision", precision, "--json"]
         assert run(command) == 0
         document = told()
         assert document["precision"] == {"auto": "int8"}.get(precision, precision)
@@ -106,8 +106,8 @@ def test_what_fails_is_told_kept_and_not_taken(
     text = capsys.readouterr().out
     assert "auto selects f32 on this processor" in text
     assert "FAILED" in text
-    film = next((data.parent / "xrays").rglob("*.png"))
-    assert run(["predict", str(film), "--model", str(model), "--precision", "int8"]) == 2
+    image = next((data.parent / "xrays").rglob("*.png"))
+    assert run(["predict", str(image), "--model", str(model), "--precision", "int8"]) == 2
     refusal = capsys.readouterr().err
     assert "certificate failed (" in refusal
     assert "images: found" in refusal

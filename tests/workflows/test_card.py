@@ -10,11 +10,11 @@ from pneumoscope.workflows.card import _training
 SCRATCH = TrainConfig(recipe="scratch")
 FURTHER = (
     "unsharp masking",
-    "another film's or painted over (30% of them)",
-    "no answer wanted but the average (10% of them)",
+    "the background outside the lungs swapped or masked (30% of images)",
+    "the lungs masked, with the class average as target (10% of images)",
     "mixup",
-    "shown equally often",
-    "as a second question",
+    "sampled equally often",
+    "by an auxiliary head",
 )
 
 

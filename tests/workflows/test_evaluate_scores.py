@@ -131,7 +131,7 @@ def test_any_scale_gives_the_numbers_of_the_same_order(
     assert "not a probability" in page
     assert "Reliability" not in page
     assert "threshold 52.50" in page
-    assert "no probabilities" in (tmp_path / "p" / "checklist.html").read_text()
+    assert "not probabilities" in (tmp_path / "p" / "checklist.html").read_text()
     written = rows_of(tmp_path / "p" / "predictions.csv")
     assert written[0]["score"] == rows[0]["Score"]
     assert written[0]["probability"] == ""
@@ -235,7 +235,7 @@ def test_a_plan_of_scores_is_in_their_units(
     told = planned(capsys, tmp_path / "p", "--band", 0.05, code=2)
     assert "not probabilities" in told["error"]["message"]
     told = planned(capsys, tmp_path / "p", "--threshold", 55, "--apply", tmp_path / "b", code=2)
-    assert "no model to change" in told["error"]["message"]
+    assert "without a model to change" in told["error"]["message"]
 
 
 def test_costs_choose_the_cheapest_threshold(

@@ -124,10 +124,10 @@ def test_without_out_nothing_is_written_and_too_few_are_no_check(
 
 def test_embeddings_are_those_of_the_whole_bundle(folder: Path, phantoms: Path) -> None:
     several = small_bundle(folder / "several", size=SIDE, members=2, flip=True)
-    film = next(phantoms.rglob("*.png"))
+    image = next(phantoms.rglob("*.png"))
     quick, whole = embedding_predictor(several), Predictor.load(several.folder)
     np.testing.assert_allclose(
-        quick.predict_file(film).embedding, whole.predict_file(film).embedding, atol=1e-5
+        quick.predict_file(image).embedding, whole.predict_file(image).embedding, atol=1e-5
     )
 
 

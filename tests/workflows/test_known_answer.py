@@ -100,7 +100,7 @@ def test_node_and_service_refuse_to_run_with_a_wrong_engine(wrong: Bundle, tmp_p
     with pytest.raises(MissingError, match="known answer: OpenVinoBackend in f32"):
         run_node(NodeConfig(port=0, spool=str(tmp_path / "spool")), model, threading.Event())
     assert not (tmp_path / "spool").exists()
-    with pytest.raises(MissingError, match="Nothing is scored"):
+    with pytest.raises(MissingError, match="is not used"):
         run_serve(model, ServeConfig(port=0), LimitsConfig())
 
 

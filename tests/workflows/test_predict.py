@@ -40,7 +40,7 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "films"
     folder.mkdir()
     for k in range(FILMS):
@@ -50,11 +50,11 @@ def films(tmp_path: Path) -> Path:
     return folder
 
 
-def cut_journal(out: Path, films: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut_journal(out: Path, images: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run that was killed after so many rows leaves."""
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "finish", lambda _: None)
-        run_prediction([films], "m", out, None, SILENT)
+        run_prediction([images], "m", out, None, SILENT)
     journal = journal_of(out)
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[: rows + 1]))
 
@@ -76,13 +76,13 @@ class Watching:
 
 @pytest.mark.parametrize("rows", [0, 1, BATCH - 1, BATCH, BATCH + 3, FILMS - 1, FILMS])
 def test_gone_on_with_at_any_row_the_table_is_the_same(
-    films: Path, tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole.csv", tmp_path / "p.csv"
-    run_prediction([films], "m", whole, None, SILENT)
-    cut_journal(out, films, rows, monkeypatch)
+    run_prediction([images], "m", whole, None, SILENT)
+    cut_journal(out, images, rows, monkeypatch)
     watching = Watching()
-    document, _, _ = run_prediction([films], "m", out, None, watching, resume=True)
+    document, _, _ = run_prediction([images], "m", out, None, watching, resume=True)
     assert document["resumed_after"] == rows
     assert out.read_bytes() == whole.read_bytes()
     assert whole.read_bytes().count(b"\n") == 1 + FILMS
@@ -91,26 +91,26 @@ def test_gone_on_with_at_any_row_the_table_is_the_same(
     assert watching.title == (f"predicting, after {rows}" if rows else "predicting")
 
 
-def test_processes_give_the_table_that_threads_give(films: Path, tmp_path: Path) -> None:
-    (films / "bad.png").write_bytes(b"no image")
+def test_processes_give_the_table_that_threads_give(images: Path, tmp_path: Path) -> None:
+    (images / "bad.png").write_bytes(b"no image")
     tables = [tmp_path / f"{workers}.csv" for workers in (0, 2)]
     for workers, out in zip((0, 2), tables, strict=True):
-        run_prediction([films], "m", out, None, SILENT, batch=BatchConfig(workers=workers))
+        run_prediction([images], "m", out, None, SILENT, batch=BatchConfig(workers=workers))
     assert tables[0].read_bytes() == tables[1].read_bytes()
     assert b"not_an_image" in tables[0].read_bytes()
 
 
-def test_a_pattern_is_as_good_as_its_files(films: Path, tmp_path: Path) -> None:
-    document, _, _ = run_prediction([films / "00*.png"], "m", None, None, SILENT)
+def test_a_pattern_is_as_good_as_its_files(images: Path, tmp_path: Path) -> None:
+    document, _, _ = run_prediction([images / "00*.png"], "m", None, None, SILENT)
     paths = [row["path"] for row in document["predictions"]]
-    assert paths == [str(films / f"00{k}.png") for k in range(10)]
+    assert paths == [str(images / f"00{k}.png") for k in range(10)]
 
 
-def test_two_runs_for_one_table_are_wrong_usage(films: Path, tmp_path: Path) -> None:
+def test_two_runs_for_one_table_are_wrong_usage(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.csv"
     other = Journal(out, "o", resume=False)
     with pytest.raises(UsageError, match="another process is writing it"):
-        run_prediction([films], "m", out, None, SILENT)
+        run_prediction([images], "m", out, None, SILENT)
     other.close()
-    run_prediction([films], "m", out, None, SILENT)
+    run_prediction([images], "m", out, None, SILENT)
     assert out.exists()

@@ -34,7 +34,7 @@ main()
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "films"
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -50,11 +50,11 @@ def script() -> ModuleType:
     return load_script("benchmarks/kills.py")
 
 
-def test_killed_and_resumed(films: Path, tmp_path: Path, script: ModuleType) -> None:
+def test_killed_and_resumed(images: Path, tmp_path: Path, script: ModuleType) -> None:
     model = str(small_bundle(tmp_path / "model").folder)
     # Among the films, where neither may be taken for one when the run is gone on with.
-    out, partial = films / "p.csv", films / "p.csv.partial"
-    command = ["predict", str(films), "--model", model, "--out", str(out), "--resume", "-q"]
+    out, partial = images / "p.csv", images / "p.csv.partial"
+    command = ["predict", str(images), "--model", model, "--out", str(out), "--resume", "-q"]
     moments = np.random.default_rng(1).uniform(0, 0.3, 3)
     kills = list(
         script.kill_one_by_one([sys.executable, "-c", SLOWLY, *command], partial, moments, CHUNK)
@@ -62,23 +62,23 @@ def test_killed_and_resumed(films: Path, tmp_path: Path, script: ModuleType) -> 
     assert [kill.alive for kill in kills] == [True, True, True]
     assert not out.exists()
     assert 3 * CHUNK <= script.rows_in(partial) == kills[-1].rows < FILMS
-    document, _, _ = run_prediction([films], model, out, None, SILENT, resume=True)
+    document, _, _ = run_prediction([images], model, out, None, SILENT, resume=True)
     assert document["resumed_after"] >= 3 * CHUNK
     assert document["counts"] == {"ok": FILMS - 1, "refused": 1, "error": 0}
     assert len(document["predictions"]) == FILMS
     whole = tmp_path / "whole.csv"
     table = out.read_bytes()
     out.unlink()
-    unbroken, _, _ = run_prediction([films], model, whole, None, SILENT)
+    unbroken, _, _ = run_prediction([images], model, whole, None, SILENT)
     assert table == whole.read_bytes()
     assert document["predictions"] == unbroken["predictions"]
     assert not partial.exists()
 
 
-def test_other_inputs_are_not_gone_on_with(films: Path, tmp_path: Path) -> None:
+def test_other_inputs_are_not_gone_on_with(images: Path, tmp_path: Path) -> None:
     model = str(small_bundle(tmp_path / "model").folder)
     (tmp_path / "p.csv.partial").write_text('{"origin": "another"}\n')
     with pytest.raises(UsageError, match="Leave out --resume"):
-        run_prediction([films], model, tmp_path / "p.csv", None, SILENT, resume=True)
+        run_prediction([images], model, tmp_path / "p.csv", None, SILENT, resume=True)
     with pytest.raises(UsageError, match="wanted --out"):
-        run_prediction([films], model, None, None, SILENT, resume=True)
+        run_prediction([images], model, None, None, SILENT, resume=True)

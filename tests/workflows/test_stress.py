@@ -115,10 +115,10 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
     assert content.plain["auc"].value == content.plain["sensitivity"].value == 1.0
     # What it says of each copy is what the predictor says of the copy.
     answers = answers_of(out)
-    film = read_image(films.parent / "7.png").pixels
+    image = read_image(films.parent / "7.png").pixels
     for sweep in SWEEPS:
         for step in sweep.steps[:1]:
-            copy = step.perturbation.apply(film, StressConfig().seed)
+            copy = step.perturbation.apply(image, StressConfig().seed)
             wanted = predictor.predict_image(copy).prediction.probability
             assert float(answers["7.png", step.perturbation.name]) == pytest.approx(
                 wanted, rel=1e-5
@@ -155,9 +155,9 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
     # An image whose lungs are detected is re-cut by its own box, another by the median box.
     for row in content.shortcuts.framing:
         share = float(row.name.removeprefix("matched_")) / 100
-        lungs = find_lungs(film)
+        lungs = find_lungs(image)
         box = lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
-        wanted = predictor.predict_image(match_framing(film, box, share)).prediction.probability
+        wanted = predictor.predict_image(match_framing(image, box, share)).prediction.probability
         assert float(answers["7.png", row.name]) == pytest.approx(wanted, rel=1e-5)
     assert content.shortcuts.baselines["thumbnails"].auc.value > 0.9  # the top is in them
     assert content.shortcuts.baselines["outline"].auc.value < 0.9
@@ -189,8 +189,8 @@ def test_surroundings_are_lent_by_the_next_film_of_another_patient(films: Path) 
     def lent(position: int) -> dict[str, int]:
         lenders = donors_of(records, position, StressConfig())
         return {
-            whose: next(k for k, own in enumerate(pixels) if np.array_equal(own, film))
-            for whose, film in lenders.items()
+            whose: next(k for k, own in enumerate(pixels) if np.array_equal(own, image))
+            for whose, image in lenders.items()
         }
 
     assert lent(0) == {"same": 3, "other": 2}  # not 1, of the same patient

@@ -190,7 +190,7 @@ def test_an_ensemble_answers_with_the_mean_over_members_and_mirror_images(
     )
     films = sorted((phantoms / "test").rglob("*.png"))
     preprocessor = Preprocessor(CONFIG.preprocess)
-    images = np.stack([preprocessor(read_image(film).pixels) for film in films])
+    images = np.stack([preprocessor(read_image(image).pixels) for image in films])
     passes = [
         np.asarray(network.predict_on_batch(batch))[:, 0]
         for network in load_networks(bundle)

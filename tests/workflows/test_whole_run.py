@@ -173,8 +173,8 @@ def test_resume_refuses_other_settings_and_other_data(
 def test_shared_patients_refuse_to_train(phantoms: Path, tmp_path: Path) -> None:
     leaky = tmp_path / "leaky"
     shutil.copytree(phantoms, leaky)
-    film = next((leaky / "train" / "PNEUMONIA").glob("person*_bacteria_*.png"))
-    shutil.copy(film, leaky / "test" / "PNEUMONIA" / film.name.replace(".png", "9.png"))
+    image = next((leaky / "train" / "PNEUMONIA").glob("person*_bacteria_*.png"))
+    shutil.copy(image, leaky / "test" / "PNEUMONIA" / image.name.replace(".png", "9.png"))
     with pytest.raises(SplitLeakError, match="is in train"):
         train(leaky, tmp_path / "run", CONFIG)
 

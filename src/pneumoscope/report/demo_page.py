@@ -123,7 +123,8 @@ def _gallery(content: DemoContent) -> Section:
     view = _GalleryView(
         f"{plural(len(content.images), 'test image')}, evenly sampled and not selected by result. "
         "Each is shown alone and under its Grad-CAM heatmap, which marks the regions that raise "
-        f"the probability of pneumonia. The threshold is {threshold}.",
+        f"the probability of pneumonia. Each heatmap has its own scale, and only the head of this "
+        f"network was trained, so heatmaps are coarse. The threshold is {threshold}.",
         tuple(_image(image) for image in content.images),
     )
     return Section("gallery", "Predictions and heatmaps", "Gallery", "sections/gallery.html.j2",

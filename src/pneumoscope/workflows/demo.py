@@ -111,7 +111,7 @@ def _config() -> TrainConfig:
 
 
 def _gallery(rows: Sequence[dict[str, Any]], heatmaps: Path) -> list[DemoImage]:
-    """The images of the gallery; refused ones have no heatmap and are skipped."""
+    """The images of the gallery, pneumonia first; refused ones have no heatmap and are skipped."""
     images = []
     for row in rows:
         overlay = heatmaps / heatmap_name(row["path"])
@@ -128,4 +128,4 @@ def _gallery(rows: Sequence[dict[str, Any]], heatmaps: Path) -> list[DemoImage]:
                     overlay.read_bytes(),
                 )
             )
-    return images
+    return sorted(images, key=lambda image: -image.label)

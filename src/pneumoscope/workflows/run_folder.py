@@ -300,9 +300,9 @@ def begin(prepared: Prepared) -> None:
     write_split(out / "split.csv", prepared.dataset)
 
 
-def _resumed(asked: TrainConfig, stored: TrainConfig, given: Collection[str]) -> TrainConfig:
+def _resumed(given_config: TrainConfig, stored: TrainConfig, given: Collection[str]) -> TrainConfig:
     """The stored settings; a setting that the user gave must agree with them."""
-    mine, its = _settings(asked), _settings(_with_fixed_names(stored))
+    mine, its = _settings(given_config), _settings(_with_fixed_names(stored))
     for name in given:
         if mine[name] != its[name]:
             raise UsageError(

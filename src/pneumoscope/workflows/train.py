@@ -92,12 +92,12 @@ class TrainedRun:
 
     Attributes:
         folder: RUN.
-        bundle: the model, as it lies in `RUN/model`.
-        evaluation: on the validation images, on which epoch and threshold were chosen too.
-        history: what every epoch of every stage scored.
+        bundle: the model in `RUN/model`.
+        evaluation: on the validation images, on which epoch and threshold were also chosen.
+        history: losses and validation metrics of every epoch of every stage.
         best: index, in `history`, of the epoch that the first network kept.
         seconds: wall time per stage.
-        warned: how many images of train and val together have each kind of warning.
+        warned: number of images of train and val with each warning.
 
     Example:
         >>> run.folder.name, len(run.history), run.best in (0, 1)
@@ -114,7 +114,7 @@ class TrainedRun:
     seconds: Mapping[str, float]
     warned: Mapping[str, int]
     members: tuple[tuple[int, int, int], ...] = ()
-    """Per network its seed, the epoch that it kept, from 1, and how many epochs it was trained."""
+    """Per network its seed, the epoch that it kept (from 1), and its number of epochs."""
 
     def history_frame(self) -> Any:
         """`history.csv` as a DataFrame, a row for every epoch: polars, else pandas."""
@@ -154,9 +154,9 @@ def train(
             `weights="none"`, `epochs=3`, `fit={"batch_size": 8}`.
 
     Raises:
-        UsageError: `out` is taken, another process trains there, or a setting conflicts with the
+        UsageError: `out` is not empty, another process uses it, or a setting conflicts with the
             run that is resumed.
-        DataError: the data can't be trained on, or changed since the run began.
+        DataError: the data is unsuitable for training, or changed since the run began.
         MissingError: weights or an extra are missing.
 
     Example:
@@ -209,7 +209,7 @@ def _train(
     trained, initial = _networks(prepared, progress, watch, history_file)
     history = tuple(row for one in trained for row in one.history)
     dataset = _with_notes(dataset, trained[0])
-    predictor, table, scored = _answering(trained, dataset, config, initial, progress)
+    predictor, table, scored = _scored_validation(trained, dataset, config, initial, progress)
     manifest = with_operating_point(predictor.manifest, scored, predictor, config, progress)
     scored = scored.with_decisions(manifest)
     evaluation = evaluate_scored(scored, manifest, config.interval)
@@ -263,12 +263,12 @@ def run_training(
     tensorboard: Path | None = None,
     mlflow: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """`train`, as a document and a text: where the results are, the metrics on validation."""
+    """Run `train`; returns the JSON document and the terminal text with the validation metrics."""
     watch = Stopwatch()
     callbacks: list[Callback] = [] if tensorboard is None else [TensorBoard(tensorboard)]
     callbacks += [MLflow()] if mlflow else []
     prepared = prepare(data, out, config, progress, resume, given)
-    if prepared.config.recipe == "frozen":  # a command has its process to itself
+    if prepared.config.recipe == "frozen":  # a command does not share its process
         keep_to_one_thread()
     return _outcome(_train(prepared, progress, watch, callbacks))
 
@@ -276,7 +276,7 @@ def run_training(
 def _networks(
     prepared: Prepared, progress: Progress, watch: Stopwatch, history: _HistoryFile
 ) -> tuple[list[Trained], InitialWeights]:
-    """Train one network per seed; the run's first files are written once nothing is missing."""
+    """Train one network per seed; writes the first files once the weights are loaded."""
     config, dataset, out = prepared.config, prepared.dataset, prepared.folder
     choose_backend(config.backend, trains_convolutions=config.recipe != "frozen")
     distribute(config.fit.batch_size)
@@ -313,16 +313,20 @@ def _backbone(config: TrainConfig) -> tuple[Any, InitialWeights]:
     return backbone, InitialWeights(source.origin, source.sha256)
 
 
-def _answering(
+def _scored_validation(
     trained: Sequence[Trained],
     dataset: Dataset,
     config: TrainConfig,
     initial: InitialWeights,
     progress: Progress,
 ) -> tuple[Predictor, Table, Scored]:
-    """The trained networks as they will answer, the input check's table, the answers on validation.
+    """Fit the input check and score the validation images.
 
-    Validation is answered by the engine that will answer for the bundle: to the last digit alike.
+    The scores come from the same engine as later predictions, so they agree to the last digit.
+
+    Returns:
+        The predictor of the trained networks, the table of its input check, and the validation
+        images with their results.
     """
     networks = [arrays_of(one.network) for one in trained]
     train = dataset.subset("train").records
@@ -330,15 +334,15 @@ def _answering(
     val = dataset.subset("val").records
     manifest = _manifest(seen, config, initial)
     backend = OpenVinoBackend(networks, config.preprocess.size, flip=config.flip)
-    # The check comes after, is made of these answers, and is then applied to them.
-    looking = Predictor(manifest, backend, looks=True)
-    scored = score_all(val, looking, "validation", progress)
+    # The input check is fitted to these results and then applied to them.
+    unchecked = Predictor(manifest, backend, looks=True)
+    scored = score_all(val, unchecked, "validation", progress)
     check, table = _input_check(networks[0], trained[0], seen, scored, manifest, progress)
     manifest, statistics = replace(manifest, input_check=check), statistics_of(check, table)
     predictor = Predictor(manifest, backend, statistics=statistics)
     if statistics is not None:
         scored = scored.checked_by(predictor)
-    elif len(scored.ok) < len(val):  # pictures in colour, that this model can't refuse
+    elif len(scored.ok) < len(val):  # colour pictures, which this model can't refuse
         scored = score_all(val, predictor, "validation, unchecked", progress)
     return predictor, table, scored
 
@@ -351,7 +355,7 @@ def _input_check(
     manifest: BundleManifest,
     progress: Progress,
 ) -> tuple[InputCheck, Table]:
-    """The input check of the first network; what was found of films before is not found again."""
+    """Fit the input check of the first network; reuses embeddings that are already computed."""
     pooled, size = trained.pooled, manifest.preprocessing.size
     backend = EmbeddingBackend(pooled.extractor) if pooled else OpenVinoBackend([network], size)
     known = scored_by_record(scored)
@@ -366,15 +370,14 @@ def _input_check(
 
 
 def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:
-    """The data set with notes of the images left out, and of those whose files are odd."""
+    """The data set with warnings about skipped images and about unusual files."""
     notes = [
-        f"{len(refused)} images of {split} were left out, the first is "
-        f"{path_text(str(refused[0]))}."
+        f"{len(refused)} images of {split} were skipped, the first is {path_text(str(refused[0]))}."
         for split, refused in trained.refused.items()
         if refused
     ]
     notes += [
-        f"Images of {split} by what was odd about their files: {summary(warned)}."
+        f"Images of {split} with unusual files: {summary(warned)}."
         for split, warned in trained.warned.items()
         if warned
     ]
@@ -384,7 +387,7 @@ def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:
 def _manifest(
     train: Sequence[ImageRecord], config: TrainConfig, initial: InitialWeights
 ) -> BundleManifest:
-    """The manifest, before calibration and threshold are known, of what saw the images `train`."""
+    """The manifest before calibration and threshold; `train` are the training images."""
     return BundleManifest(
         pneumoscope_version=metadata.version("pneumoscope"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -436,7 +439,7 @@ class _HistoryFile:
 
 
 def _curves(trained: Trained) -> LearningCurves:
-    """Of the first network; the epochs of a second stage follow those of the first."""
+    """Learning curves of the first network; a second stage follows the first."""
     points = tuple(
         EpochPoint(k + 1, e.loss, e.val_loss, e.val_auc, e.learning_rate)
         for k, e in enumerate(trained.history)
@@ -445,7 +448,7 @@ def _curves(trained: Trained) -> LearningCurves:
 
 
 def _best_epochs(run: TrainedRun) -> str:
-    """Which epoch each network kept, of how many."""
+    """The epoch that each network kept, of how many."""
     if len(run.members) < 2:
         return f"best of {len(run.history)} epochs: {run.best + 1}"
     each = (f"{best} of {epochs} (seed {seed})" for seed, best, epochs in run.members)

@@ -75,7 +75,7 @@ def test_a_line_that_came_twice_or_was_cut_off(tmp_path: Path) -> None:
     [
         (["results", "--out", "s.csv"], "found no results.jsonl"),
         (["results"], "is required by"),
-        (["--out", "s.csv"], "belongs to `node results`"),
+        (["--out", "s.csv"], "not used otherwise"),
         (["results", "--out", "s.txt"], "wanted .csv"),
     ],
 )

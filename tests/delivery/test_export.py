@@ -286,7 +286,7 @@ def test_what_the_graph_leaves_out_is_told_and_can_be_done(
     limit = float(gaussian.distances(embedding[None])[0]) / 2
     about["input_check"]["limits"]["embedding"] = limit
     (out / "export.json").write_text(json.dumps(about))
-    assert "refused, it is unlike the training images (input score 2.00)" in _asked(out, film)
+    assert "refused, it differs from the training images (input score 2.00)" in _asked(out, film)
 
 
 def test_of_a_model_that_refuses_nothing_that_is_told(bundle: Bundle, tmp_path: Path) -> None:

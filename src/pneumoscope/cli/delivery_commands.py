@@ -1,7 +1,4 @@
-"""`pneumoscope export`, `certify`, `node`: a model elsewhere, faster, or for others to ask.
-
-`pneumoscope serve`: the model over HTTP, with a page for people.
-"""
+"""The commands `export`, `certify`, `node`, `fetch` and `serve`."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ class TargetChoice(StrEnum):
 
 
 class ActionChoice(StrEnum):
-    """What `node` does."""
+    """Actions of `node`."""
 
     run = "run"
     status = "status"
@@ -69,9 +66,7 @@ _NODE_SETTINGS = [f.name for f in fields(NodeConfig) if f.name != "callers"]
 def node(
     action: Annotated[
         ActionChoice,
-        typer.Argument(
-            help="run it; show what its spool holds; try again what was set aside; write --out"
-        ),
+        typer.Argument(help="run it; show its spool; retry items that were set aside; write --out"),
     ] = ActionChoice.run,
     model: ModelOption = "default",
     out: Annotated[
@@ -83,11 +78,11 @@ def node(
     ] = None,
     **options: Any,
 ) -> Outcome:
-    """Run as a DICOM node: images in by C-STORE, reports and heatmaps out by C-STORE.
+    """Run as a DICOM node: receive images by C-STORE, score them, send reports and heatmaps.
 
-    `node status` shows what the spool holds and what was set aside, `node retry` has that tried
-    again. `node results` writes a row for every image that was answered for, to be joined with
-    readings. All of them work beside a running node, too.
+    `node status` shows the spool and the items that were set aside, `node retry` queues these
+    again. `node results` writes a row for every scored image, to be joined with readings. All of
+    them also work beside a running node.
 
     Example: pneumoscope node --aet PNEUMOSCOPE --port 11112 --forward PACS@10.0.0.5:104
     """
@@ -127,7 +122,7 @@ def fetch(
     token_file: Annotated[str, typer.Option(metavar="FILE", help="token of --dicomweb")] = "",
     **options: Any,
 ) -> Outcome:
-    """Fetch X-rays from a PACS into a folder, with a table of what they are; goes on if stopped.
+    """Fetch X-rays from a PACS into a folder with a table of them; run again to continue.
 
     Example: pneumoscope fetch --pacs PACS@10.0.0.5:104 --from 2026-09-01 --to 2026-09-30 --out got
     """
@@ -177,7 +172,7 @@ def named(setting: str) -> str:
 
 
 def listed(texts: list[str] | None) -> tuple[str, ...] | None:
-    """What stands between commas, of an option that may be given several times."""
+    """The comma-separated words of an option that may be given several times."""
     words = (word.strip() for text in texts or () for word in text.split(","))
     return tuple(word for word in words if word) or None
 
@@ -203,7 +198,7 @@ def serve(
     ] = None,
     **options: Any,
 ) -> Outcome:
-    """Answer over HTTP, and show a page for people; log lines are JSON on stderr.
+    """Serve predictions over HTTP, with a web page; log lines are JSON on stderr.
 
     Example: pneumoscope serve --model runs/a --port 8000
     """

@@ -229,7 +229,8 @@ def test_the_api_page_has_every_public_name() -> None:
     shown = re.findall(
         r"^::: pneumoscope\.(\w+)$", DOCUMENTS["docs/reference/api.md"], re.MULTILINE
     )
-    assert sorted(shown) == sorted({*pneumoscope.__all__, "errors"} - {"__version__"})
+    assert "`RECIPES`" in DOCUMENTS["docs/reference/api.md"]
+    assert sorted(shown) == sorted({*pneumoscope.__all__} - {"__version__", "RECIPES"})
 
 
 @pytest.mark.parametrize("document", WRITTEN)
@@ -358,7 +359,7 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     assert said == described_exit_codes(cli.__doc__ or "")
     names = {1: "PneumoscopeError", 2: "UsageError", 3: "InputError", 4: "MissingError"}
     assert {code: raised[code].__name__ for code in names} == names
-    words = {1: "defect", 2: "usage", 3: "input", 4: "missing", 130: "interrupted"}
+    words = {1: "internal", 2: "usage", 3: "input", 4: "missing", 130: "interrupted"}
     assert [code for code, word in words.items() if word not in said[code]] == []
 
 
@@ -423,9 +424,9 @@ def test_guide_commands_run(readme_folder: Path, monkeypatch: pytest.MonkeyPatch
     made = ("audit/audit.html", "split.csv", "runs/a/model/bundle.json", "runs/a/report.html")
     for name in (*made, "evaluation/metrics.json", "evaluation/report.html", "predictions.csv"):
         assert (readme_folder / name).stat().st_size > 0, name
-    films = len(list((readme_folder / "xrays" / "test").rglob("*.png")))
-    assert films > 0
-    assert len(list((readme_folder / "heatmaps").glob("*.png"))) == films
+    images = len(list((readme_folder / "xrays" / "test").rglob("*.png")))
+    assert images > 0
+    assert len(list((readme_folder / "heatmaps").glob("*.png"))) == images
 
 
 def test_readme_results_are_the_cards() -> None:
@@ -449,12 +450,12 @@ def test_readme_python_runs(
     if not (readme_folder / "xrays").exists():  # this test was run alone
         write_phantoms(readme_folder / "xrays", 120)
     phantom = draw(1, "guest", number=1, label=1)
-    (readme_folder / "film.dcm").write_bytes(encode_dicom(phantom, serial=1, seed=1))
+    (readme_folder / "xray.dcm").write_bytes(encode_dicom(phantom, serial=1, seed=1))
     source = next(block for _, block in fences(README) if "import pneumoscope" in block)
     small = source.replace("views=1)", "views=1, preprocess=SMALL.preprocess, fit=SMALL.fit)")
     assert small != source
     exec(compile(small, "README.md", "exec"), {"SMALL": SMALL})  # noqa: S102
-    probability, answer, *shape = capsys.readouterr().out.split(maxsplit=2)
+    probability, label, *shape = capsys.readouterr().out.split(maxsplit=2)
     assert 0.0 <= float(probability) <= 1.0
-    assert answer in {"NORMAL", "PNEUMONIA"}
+    assert label in {"NORMAL", "PNEUMONIA"}
     assert "".join(shape).strip() == "(2, 2)"

@@ -1,4 +1,4 @@
-"""Records that the stages exchange: small frozen dataclasses without behaviour or NumPy."""
+"""Records that the stages exchange: small frozen dataclasses. Importing them loads no NumPy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,14 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """An indexed data set: its root folder, its images in a stable order, and warnings about it.
+    """An indexed data set: its labelled images in a stable order.
+
+    `len` is the number of images; iterating gives their records.
+
+    Attributes:
+        root: the folder that it lies in.
+        records: one for every image.
+        warnings: what was odd about it, one sentence each.
 
     Example:
         >>> dataset = load_dataset(xrays)

@@ -104,7 +104,7 @@ def test_what_fails_is_told_kept_and_not_taken(
     assert bundle.table(engine.INT8_TABLE) is None
     assert run(["info", "--model", str(model)]) == 0
     text = capsys.readouterr().out
-    assert "auto takes f32 here" in text
+    assert "auto selects f32 on this processor" in text
     assert "FAILED" in text
     film = next((data.parent / "xrays").rglob("*.png"))
     assert run(["predict", str(film), "--model", str(model), "--precision", "int8"]) == 2

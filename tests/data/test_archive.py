@@ -1,4 +1,4 @@
-"""Unpacking archives that nobody vouches for."""
+"""Unpacking untrusted archives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def test_keeps_images_of_class_folders_and_counts_the_rest(tmp_path: Path) -> None:
     members = {
         "set/train/NORMAL/a.jpeg": JPEG,
-        "set/train/pneumonia/deep/b.txt": PNG,  # told by content, not by name
+        "set/train/pneumonia/deep/b.txt": PNG,  # detected by content, not by name
         "set/train/NORMAL/notes.jpeg": b"not an image at all",
         "set/train/NORMAL/.DS_Store": JPEG,
         "set/readme.txt": b"hello",

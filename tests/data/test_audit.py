@@ -26,7 +26,7 @@ from support.bad_data import write_image
 def write_blobs(
     path: Path, seed: int, level: float = 0.5, size: tuple[int, int] = (64, 64)
 ) -> Path:
-    """A smooth picture, so that scaling and compression leave it recognisable."""
+    """A smooth image, so that scaling and compression leave it recognisable."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6), dtype=np.uint8))
     grey = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), np.float32)
@@ -109,7 +109,7 @@ def test_identical_files(found: Audit) -> None:
     ]
 
 
-def test_near_duplicates_are_found_and_strangers_are_not(found: Audit) -> None:
+def test_near_duplicates_are_found_and_other_images_are_not(found: Audit) -> None:
     assert paths_of(found, "near") == [["IM-904-1.jpeg", "IM-201-1.png"]]
     group = found.near[0]
     assert group.across_splits
@@ -124,7 +124,7 @@ def test_shared_patients(found: Audit) -> None:
     ]
 
 
-def test_findings_name_everything_the_gravest_first(found: Audit) -> None:
+def test_findings_list_everything_problems_first(found: Audit) -> None:
     assert {(finding.severity, finding.code) for finding in found.findings} == {
         ("problem", "shared_patients"),
         ("problem", "identical_label_conflict"),
@@ -143,7 +143,7 @@ def test_findings_name_everything_the_gravest_first(found: Audit) -> None:
     texts = " ".join(finding.text for finding in found.findings)
     assert "'virus-100' in train (1) and test (1)" in texts
     assert "2 of 108 images can't be used: empty_file (1), not_an_image (1)" in texts
-    assert "Mean intensity alone tells NORMAL in train from PNEUMONIA in train" in texts
+    assert "Mean intensity alone separates NORMAL in train from PNEUMONIA in train" in texts
     assert len(found.with_severity("problem")) == 3
 
 
@@ -234,12 +234,12 @@ def test_look_alike_hashes_end_the_search() -> None:
     assert near_pairs(np.zeros(600, np.uint64), thumbnails, 0, 0.98, 10) == ([], True)
 
 
-def test_pictures_of_one_grey_correlate_with_nothing() -> None:
+def test_images_of_one_grey_correlate_with_nothing() -> None:
     grey = np.full((2, 64), 7, np.uint8)
     assert near_pairs(np.zeros(2, np.uint64), grey, 0, 0.5, 10) == ([], False)
 
 
-def test_a_stopped_search_is_said(tmp_path: Path) -> None:
+def test_a_stopped_search_is_reported(tmp_path: Path) -> None:
     for n in range(4):
         path = write_blobs(tmp_path / f"NORMAL/IM-{n}-1.png", 1)
         with Image.open(path) as image:

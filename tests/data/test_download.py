@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def _start(self) -> int | None:
-        """The first byte asked for, if the file is still the one that the client has part of."""
+        """The first requested byte, if the file is still the version of the client."""
         wanted = self.headers.get("Range")
         if not self.server.ranges or wanted is None:
             return None
@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 class Naps:
-    """Stands for `time.sleep`."""
+    """Replaces `time.sleep`."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -120,7 +120,7 @@ class Naps:
 
 
 class Megabytes:
-    """A `Progress` that remembers."""
+    """A `Progress` that records its calls."""
 
     def __init__(self) -> None:
         self.tasks: list[tuple[int, str]] = []
@@ -156,7 +156,7 @@ def test_complete_file_is_not_fetched_again(server: Server, tmp_path: Path) -> N
     assert len(server.requests) == 1
 
 
-def test_goes_on_where_the_connection_broke(server: Server, tmp_path: Path) -> None:
+def test_resumes_where_the_connection_broke(server: Server, tmp_path: Path) -> None:
     server.cuts = [700_000, 300_000]
     naps = Naps()
     path = fetch(server.url, tmp_path, limits=LIMITS, sleep=naps)
@@ -167,10 +167,10 @@ def test_goes_on_where_the_connection_broke(server: Server, tmp_path: Path) -> N
     assert naps.seconds == [1.0, 1.0]  # both tries gained bytes
 
 
-def test_goes_on_in_a_later_call(server: Server, tmp_path: Path) -> None:
+def test_resumes_in_a_later_call(server: Server, tmp_path: Path) -> None:
     server.cuts = [500_000, 0, 0, 0, 0]
     naps = Naps()
-    with pytest.raises(NetworkError, match="goes on from there"):
+    with pytest.raises(NetworkError, match="resumes the download"):
         fetch(server.url, tmp_path, limits=LIMITS, sleep=naps)
     assert naps.seconds == [1.0, 1.0, 2.0, 4.0]
     (note,) = tmp_path.glob("*.json")
@@ -180,7 +180,7 @@ def test_goes_on_in_a_later_call(server: Server, tmp_path: Path) -> None:
     assert server.requests[-1]["Range"] == "bytes=500000-"
 
 
-def test_a_stop_by_the_user_keeps_what_came(server: Server, tmp_path: Path) -> None:
+def test_a_stop_by_the_user_keeps_the_received_bytes(server: Server, tmp_path: Path) -> None:
     class Stop(Megabytes):
         def advance(self, count: int = 1, note: str = "") -> None:
             raise KeyboardInterrupt
@@ -198,7 +198,7 @@ def test_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> N
     assert path.read_bytes() == CONTENT
 
 
-def test_server_without_ranges_does_not_try_for_ever(server: Server, tmp_path: Path) -> None:
+def test_attempts_are_limited_without_ranges(server: Server, tmp_path: Path) -> None:
     server.ranges = False
     server.cuts = [700_000] * 50
     with pytest.raises(NetworkError, match="after 4 tries"):
@@ -275,7 +275,7 @@ def test_refusals_are_not_repeated(server: Server, tmp_path: Path, status: int) 
         assert words in str(caught.value)
 
 
-def test_nobody_answers(server: Server, tmp_path: Path) -> None:
+def test_no_server_responds(server: Server, tmp_path: Path) -> None:
     url = server.url
     server.shutdown()
     server.server_close()
@@ -322,16 +322,16 @@ def test_other_addresses_are_usage_errors(tmp_path: Path, url: str) -> None:
         fetch(url, tmp_path)
 
 
-def test_shown_url_holds_no_secret() -> None:
+def test_shown_url_has_no_secret() -> None:
     shown = shown_url("https://user:secret@host.example/a.zip?token=secret#secret")
     assert shown == "https://host.example/a.zip"
 
 
-def test_a_server_that_drips_is_given_up_though_each_try_gains_a_byte(
+def test_a_slow_server_is_given_up_though_each_try_gains_a_byte(
     server: Server, tmp_path: Path
 ) -> None:
     server.drips = True
     limits = TransferLimits(silence_seconds=0.1, attempts=2)
-    with pytest.raises(NetworkError, match=r"only [0-9]+ bytes came"):
+    with pytest.raises(NetworkError, match=r"only [0-9]+ bytes were received"):
         fetch(server.url, tmp_path, limits=limits, sleep=Naps())
     assert len(server.requests) == 2

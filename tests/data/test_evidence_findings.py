@@ -45,54 +45,54 @@ REVIEW = LabelReview(
 )
 
 
-def told(evidence: Evidence) -> list[tuple[str, str]]:
+def codes(evidence: Evidence) -> list[tuple[str, str]]:
     return [(finding.severity, finding.code) for finding in evidence_findings(evidence)]
 
 
-def test_no_evidence_says_nothing() -> None:
+def test_no_evidence_gives_no_finding() -> None:
     assert evidence_findings(Evidence()) == ()
 
 
-def test_ids_that_mean_persons_and_ids_that_do_not() -> None:
+def test_ids_that_identify_persons_and_ids_that_do_not() -> None:
     (found,) = evidence_findings(Evidence((REAL,)))
     assert (found.severity, found.code) == ("note", "patients_alike")
-    assert "likeness 0.20 against 0.00 of strangers" in found.text
-    assert "The ids mean persons" in found.text
+    assert "similarity 0.20, against 0.00 for different patients" in found.text
+    assert "The ids identify persons" in found.text
     drift = replace(REAL, neighbours=0.18)
-    assert "from when films were made" in evidence_findings(Evidence((drift,)))[0].text
+    assert "may reflect the time of acquisition" in evidence_findings(Evidence((drift,)))[0].text
     chance = replace(REAL, same=0.01, low=-0.04, high=0.05, p_value=0.4)
-    assert told(Evidence((chance,))) == [("warning", "patients_not_alike")]
-    assert told(Evidence((replace(chance, patients=8),))) == []
+    assert codes(Evidence((chance,))) == [("warning", "patients_not_alike")]
+    assert codes(Evidence((replace(chance, patients=8),))) == []
 
 
-def test_shared_ids_are_a_leak_or_start_again_or_nobody_knows() -> None:
-    assert told(Evidence((REAL, SHARED)))[1] == ("problem", "shared_patients_alike")
+def test_shared_ids_are_a_leak_or_start_again_or_are_unclear() -> None:
+    assert codes(Evidence((REAL, SHARED)))[1] == ("problem", "shared_patients_alike")
     other = replace(SHARED, same=0.0, low=-0.05, high=0.06, p_value=0.5)
-    assert told(Evidence((REAL, other)))[1] == ("warning", "shared_patients_differ")
-    assert told(Evidence((other,))) == [("warning", "shared_patients_unclear")]
+    assert codes(Evidence((REAL, other)))[1] == ("warning", "shared_patients_differ")
+    assert codes(Evidence((other,))) == [("warning", "shared_patients_unclear")]
     wide = replace(other, low=-0.2, high=0.2)
-    assert told(Evidence((REAL, wide)))[1] == ("warning", "shared_patients_unclear")
+    assert codes(Evidence((REAL, wide)))[1] == ("warning", "shared_patients_unclear")
 
 
 def test_numbers_of_two_series() -> None:
     numbers = replace(SHARED, kind="number", same=0.0, low=-0.02, high=0.02, p_value=0.5)
-    assert told(Evidence((REAL, numbers)))[1] == ("note", "numbers_not_alike")
-    assert told(Evidence((numbers,))) == [("note", "numbers_unclear")]
+    assert codes(Evidence((REAL, numbers)))[1] == ("note", "numbers_not_alike")
+    assert codes(Evidence((numbers,))) == [("note", "numbers_unclear")]
     other_class = replace(REAL, where="NORMAL in train")
-    assert told(Evidence((other_class, numbers)))[1] == ("note", "numbers_unclear")
-    assert told(Evidence((replace(numbers, p_value=0.002),))) == [("warning", "numbers_alike")]
+    assert codes(Evidence((other_class, numbers)))[1] == ("note", "numbers_unclear")
+    assert codes(Evidence((replace(numbers, p_value=0.002),))) == [("warning", "numbers_alike")]
 
 
-def test_splits_that_can_be_told_apart_and_by_what() -> None:
+def test_separable_splits_and_their_drivers() -> None:
     (found,) = evidence_findings(Evidence(split_tests=(TEST,)))
     assert (found.severity, found.code) == ("warning", "splits_told_apart")
     assert found.text.startswith(
-        "NORMAL films of train and test can be told apart: AUC 0.94 (95 % interval 0.92 to 0.96)"
+        "NORMAL images of train and test can be separated: AUC 0.94 (95 % interval 0.92 to 0.96)"
     )
     assert "most in brightness (median 0.48 in train, 0.56 in test; AUC of it alone 0.83)" in (
         found.text
     )
-    assert "With brightness and contrast taken out it is still 0.91" in found.text
+    assert "Without brightness and contrast it is still 0.91" in found.text
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_splits_that_can_be_told_apart_and_by_what() -> None:
     [(0.7, 0.6, "splits_slightly_apart"), (0.55, 0.48, "splits_alike"), (0.8, 0.4, "splits_alike")],
 )
 def test_slight_differences_are_notes(auc: float, low: float, code: str) -> None:
-    assert told(Evidence(split_tests=(replace(TEST, auc=auc, low=low),))) == [("note", code)]
+    assert codes(Evidence(split_tests=(replace(TEST, auc=auc, low=low),))) == [("note", code)]
 
 
 def test_a_shift_that_no_property_explains_and_one_of_size() -> None:
@@ -118,9 +118,9 @@ def test_doubtful_labels() -> None:
     assert (found.severity, found.code) == ("warning", "doubtful_labels")
     assert "2 NORMAL of 500 labels contradict classifiers on thumbnails" in found.text
     assert "about 3 may be wrong" in found.text
-    assert "train/NORMAL/a.png is labelled NORMAL, at a probability of 0.02" in found.text
+    assert "train/NORMAL/a.png is labelled NORMAL, with a probability of 0.02" in found.text
     given = replace(REVIEW, source="predictions")
-    assert "the predictions that were given" in evidence_findings(Evidence(labels=given))[0].text
-    assert told(Evidence(labels=replace(REVIEW, doubts=()))) == []
+    assert "the given predictions" in evidence_findings(Evidence(labels=given))[0].text
+    assert codes(Evidence(labels=replace(REVIEW, doubts=()))) == []
     poor = replace(REVIEW, doubts=(), expected=(), auc=0.6)
-    assert told(Evidence(labels=poor)) == [("note", "labels_not_judged")]
+    assert codes(Evidence(labels=poor)) == [("note", "labels_not_judged")]

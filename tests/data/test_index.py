@@ -110,13 +110,13 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     ]
 
 
-def test_a_pipe_among_the_images_is_left_alone(tmp_path: Path) -> None:
+def test_a_pipe_among_the_images_is_skipped(tmp_path: Path) -> None:
     write_images(tmp_path, ["NORMAL/IM-1-1.png", "PNEUMONIA/person1_virus_1.png"])
     os.mkfifo(tmp_path / "NORMAL" / "pipe.png")
     assert len(index(tmp_path).records) == 2
 
 
-def test_what_is_ignored_or_absent_is_said(tmp_path: Path) -> None:
+def test_ignored_folders_and_absent_classes_are_reported(tmp_path: Path) -> None:
     write_images(
         tmp_path, [*KERMANY[:3], "val/NORMAL/IM-9-1.png", "extra/x.png", "train/COVID/y.png"]
     )
@@ -126,7 +126,7 @@ def test_what_is_ignored_or_absent_is_said(tmp_path: Path) -> None:
     assert "val has no PNEUMONIA image." in warnings
 
 
-def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -135,7 +135,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monke
         index(tmp_path)
 
 
-def test_a_file_that_may_not_be_read_stays_without_hash(
+def test_a_file_without_permission_stays_without_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path, KERMANY)
@@ -152,7 +152,7 @@ def test_a_file_that_may_not_be_read_stays_without_hash(
     assert "1 files can't be read" in dataset.warnings[0]
 
 
-def test_leaks_can_be_let_through_for_the_audit(tmp_path: Path) -> None:
+def test_leaks_are_allowed_for_the_audit(tmp_path: Path) -> None:
     write_images(tmp_path, [*KERMANY, "test/NORMAL/IM-0001-0002.jpeg"])
     with pytest.raises(SplitLeakError, match="patient 'IM-0001' is in train"):
         index(tmp_path)
@@ -233,13 +233,13 @@ def test_require_both_classes() -> None:
 
 
 @pytest.mark.parametrize("path", ["sub\\a.png", ".\\sub\\a.png", "sub/a.png", "./sub/a.png"])
-def test_paths_of_windows_in_a_manifest(tmp_path: Path, path: str) -> None:
+def test_windows_paths_in_a_manifest(tmp_path: Path, path: str) -> None:
     write_image(tmp_path / "sub" / "a.png")
     (tmp_path / "m.csv").write_text(f"path,label\n{path},1\n")
     assert index(tmp_path / "m.csv").records[0].path == tmp_path / "sub" / "a.png"
 
 
-def test_what_a_spreadsheet_would_calculate_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_escaped_formulas_read_back_unchanged(tmp_path: Path) -> None:
     for seed, name in enumerate(("=a.png", "@b.png")):
         write_image(tmp_path / name, seed)
     records = (

@@ -12,15 +12,15 @@ from support.drawn_thumbnails import draw_thumbnails
 def test_candidates_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     probabilities = np.array([0.1, 0.1, 0.2, 0.9, 0.8, 0.9, 0.7, 0.05])
-    # Bars: class 0 at mean(0.9, 0.9, 0.8, 0.1) = 0.675; class 1 at mean(0.8, 0.9, 0.7, 0.05)
-    # = 0.6125. Counted as 1: films 3 to 6; as 0: films 0, 1, 2 and 7.
+    # Thresholds: class 0 at mean(0.9, 0.9, 0.8, 0.1) = 0.675; class 1 at mean(0.8, 0.9, 0.7, 0.05)
+    # = 0.6125. Counted as 1: images 3 to 6; as 0: images 0, 1, 2 and 7.
     found = confident_candidates(labels, probabilities)
     assert found.places.tolist() == [7, 3]
     assert found.margins.tolist() == pytest.approx([0.9, 0.8])
     assert found.expected == pytest.approx((1.0, 1.0))
 
 
-def test_a_film_above_neither_bar_is_no_candidate() -> None:
+def test_an_image_above_neither_threshold_is_not_a_candidate() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
     probabilities = np.array([0.0, 0.0, 0.55, 0.45, 1.0, 1.0])
     assert confident_candidates(labels, probabilities).places.tolist() == []
@@ -30,11 +30,11 @@ def test_planted_flips_are_found_far_above_chance_and_counted() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 600)
     patients = [f"p{k // 2}" for k in range(600)]
-    films = draw_thumbnails(rng, truth, ["none"] * 600, patients, person=0.2, disease=1.5)
+    images = draw_thumbnails(rng, truth, ["none"] * 600, patients, person=0.2, disease=1.5)
     flipped = rng.choice(600, 30, replace=False)
     labels = truth.copy()
     labels[flipped] = 1 - labels[flipped]
-    review = review_labels(replace(films, labels=labels), 0)
+    review = review_labels(replace(images, labels=labels), 0)
     assert review is not None
     assert review.source == "thumbnails"
     named = [int(doubt.path.split("/")[-1].split(".")[0]) for doubt in review.doubts]
@@ -47,24 +47,26 @@ def test_planted_flips_are_found_far_above_chance_and_counted() -> None:
     assert all(doubt.probability < 0.5 for doubt in review.doubts)
 
 
-def test_right_labels_on_easy_films_raise_no_doubt() -> None:
+def test_correct_labels_on_easy_images_give_no_candidates() -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, 300)
-    films = draw_thumbnails(rng, labels, ["none"] * 300, [f"p{k}" for k in range(300)], disease=2.0)
-    review = review_labels(films, 0)
+    images = draw_thumbnails(
+        rng, labels, ["none"] * 300, [f"p{k}" for k in range(300)], disease=2.0
+    )
+    review = review_labels(images, 0)
     assert review is not None
     assert review.auc > 0.99
     assert len(review.doubts) <= 3
 
 
-def test_a_models_answers_judge_those_films_that_they_are_for() -> None:
+def test_predictions_of_a_model_score_only_their_images() -> None:
     rng = np.random.default_rng(2)
     labels = np.repeat([0, 1], 80)
-    films = draw_thumbnails(rng, labels, ["test"] * 160, [f"p{k}" for k in range(160)])
-    answers = np.where(labels == 1, 0.9, 0.1)
-    answers[[3, 100]] = [0.97, 0.02]
-    answers[:2] = np.nan
-    review = review_labels(films, 0, answers)
+    images = draw_thumbnails(rng, labels, ["test"] * 160, [f"p{k}" for k in range(160)])
+    predictions = np.where(labels == 1, 0.9, 0.1)
+    predictions[[3, 100]] = [0.97, 0.02]
+    predictions[:2] = np.nan
+    review = review_labels(images, 0, predictions)
     assert review is not None
     assert (review.source, review.judged) == ("predictions", 158)
     assert [doubt.path for doubt in review.doubts] == [
@@ -74,19 +76,19 @@ def test_a_models_answers_judge_those_films_that_they_are_for() -> None:
     assert [doubt.probability for doubt in review.doubts] == [0.02, 0.03]
 
 
-def test_few_films_are_not_judged() -> None:
+def test_few_images_are_not_reviewed() -> None:
     rng = np.random.default_rng(3)
-    films = draw_thumbnails(
+    images = draw_thumbnails(
         rng, np.repeat([0, 1], 40), ["none"] * 80, [f"p{k}" for k in range(80)], disease=2.0
     )
-    assert review_labels(films, 0) is None
+    assert review_labels(images, 0) is None
 
 
-def test_a_judge_that_knows_nothing_names_no_film() -> None:
+def test_random_scores_give_no_candidates() -> None:
     rng = np.random.default_rng(4)
     labels = np.repeat([0, 1], 100)
-    films = draw_thumbnails(rng, labels, ["none"] * 200, [f"p{k}" for k in range(200)])
-    review = review_labels(films, 0)
+    images = draw_thumbnails(rng, labels, ["none"] * 200, [f"p{k}" for k in range(200)])
+    review = review_labels(images, 0)
     assert review is not None
     assert (review.expected, review.doubts) == ((), ())
     assert review.auc < 0.75

@@ -60,14 +60,14 @@ def test_folders_of_masks_are_named_and_left_out(tmp_path: Path) -> None:
     assert f"{tmp_path / 'NORMAL' / 'masks'}: 3 files left out" in said[0]
 
 
-def test_files_that_are_no_images_are_not_counted(tmp_path: Path) -> None:
+def test_files_other_than_images_are_not_counted(tmp_path: Path) -> None:
     _classes(tmp_path, "train/NORMAL", "train/PNEUMONIA")
     for name in ("README.txt", "meta.json", "table.csv", "mask.npy"):
         (tmp_path / "train" / "NORMAL" / name).write_text("no image")
-    write_image(tmp_path / "train" / "NORMAL" / "named_wrongly.txt", 9)  # a PNG all the same
+    write_image(tmp_path / "train" / "NORMAL" / "named_wrongly.txt", 9)  # a PNG nevertheless
     (tmp_path / "train" / "NORMAL" / "broken.jpeg").write_text("no image")  # refused by its reader
     assert _counted(tmp_path) == {"train": (6, 4)}
-    assert any("4 files left out that are no images" in note for note in index(tmp_path).warnings)
+    assert any("4 files left out that are not images" in note for note in index(tmp_path).warnings)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpeg"])
@@ -80,15 +80,15 @@ def test_two_valued_images_are_found_by_their_pixels(tmp_path: Path, suffix: str
     )
     found = index(tmp_path)
     two, one = notes_on_flat_images(found.records)
-    assert two.startswith("3 of 12 images have two grey values only")
-    assert one.startswith("1 of 12 images are nearly of one grey")
+    assert two.startswith("3 of 12 images have only two grey values")
+    assert one.startswith("1 of 12 images have nearly a single grey value")
     codes = {f.code: f for f in audit(found).findings}
     assert codes["two_valued"].severity == "problem"
     assert "3 of 12" in codes["two_valued"].text
     assert "1 of 12" in codes["near_constant"].text
 
 
-def test_what_is_flat() -> None:
+def test_flat_images() -> None:
     rng = np.random.default_rng(0)
     noise = rng.random((200, 200))
     assert flat_kind(noise) == ""
@@ -200,7 +200,7 @@ def _zipped(tmp_path: Path) -> Path:
         (("train/BACTERIA", "train/NORMAL", "train/VIRUS"), "--pneumonia 'BACTERIA,VIRUS'"),
     ],
 )
-def test_other_classes_get_the_way_out(
+def test_other_classes_are_refused_with_advice(
     tmp_path: Path, names: tuple[str, ...], option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = _classes(tmp_path / "data", *names)
@@ -245,7 +245,7 @@ def test_placeholders_in_a_manifest(tmp_path: Path, word: str) -> None:
     found = index(_manifest(tmp_path, lambda _: word))
     assert len({record.patient for record in found.records}) == 40
     assert (
-        f"40 of 40 images bear a placeholder in place of a patient id ({word!r})"
+        f"40 of 40 images have a placeholder instead of a patient id ({word!r})"
         in found.warnings[0]
     )
     texts = [finding.text for finding in audit(found).findings if finding.code == "index"]
@@ -259,20 +259,20 @@ def test_placeholders_in_headers(tmp_path: Path) -> None:
         path.write_bytes(dicom(twelve(PatientID="ANONYMOUS")))
     found = index(tmp_path)
     assert len({record.patient for record in found.records}) == 12
-    assert "12 of 12 images bear a placeholder" in found.warnings[0]
+    assert "12 of 12 images have a placeholder" in found.warnings[0]
 
 
 def test_placeholders_among_true_ids(tmp_path: Path) -> None:
     found = index(_manifest(tmp_path, lambda k: "anon" if k < 10 else f"P{k // 2}"))
     assert len({record.patient for record in found.records}) == 10 + 15
-    assert "10 of 40 images bear a placeholder" in found.warnings[0]
+    assert "10 of 40 images have a placeholder" in found.warnings[0]
 
 
-def test_one_id_for_all_is_said_and_no_empty_split_is_written(
+def test_one_id_for_all_is_reported_and_no_empty_split_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = _manifest(tmp_path, lambda _: "HOSPITAL-A")
-    assert "40 of 40 images bear the patient id 'HOSPITAL-A'" in index(manifest).warnings[0]
+    assert "40 of 40 images have the patient id 'HOSPITAL-A'" in index(manifest).warnings[0]
     out = tmp_path / "split.csv"
     assert run(["data", "split", str(manifest), "--out", str(out), "--val", "0.2"]) == 3
     said = capsys.readouterr().err
@@ -282,7 +282,7 @@ def test_one_id_for_all_is_said_and_no_empty_split_is_written(
 
 
 def test_the_val_of_a_split_file_is_kept(tmp_path: Path) -> None:
-    """Fewer than 100 a class, and smaller than what train would make: chosen all the same."""
+    """A val below 100 images per class, and below the share of train, is kept nevertheless."""
     from pneumoscope.config import SplitConfig
     from pneumoscope.data.masks import with_usable_validation
 
@@ -297,7 +297,7 @@ def test_the_val_of_a_split_file_is_kept(tmp_path: Path) -> None:
     assert anew.records != given.records
 
 
-def test_nothing_of_this_is_said_of_a_tidy_data_set(tmp_path: Path) -> None:
+def test_a_clean_data_set_gives_no_warnings(tmp_path: Path) -> None:
     names = [f"train/NORMAL/IM-{k:04}-0001.png" for k in range(12)]
     names += [f"train/PNEUMONIA/person{k}_virus_1.png" for k in range(12)]
     write_images(tmp_path, names)

@@ -1,4 +1,4 @@
-"""Images out of Parquet shards."""
+"""Export of images from Parquet shards."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_split_by_name(name: str, split: str) -> None:
 
 
 def test_split_unknown() -> None:
-    with pytest.raises(DataError, match="which split"):
+    with pytest.raises(DataError, match="names a split"):
         split_of_shard(Path("data/trainees-0.parquet"))
 
 

@@ -15,20 +15,20 @@ from support.drawn_thumbnails import draw_thumbnails
 
 
 def persons(
-    rng: np.random.Generator, count: int, films: int, share: float
+    rng: np.random.Generator, count: int, images: int, share: float
 ) -> tuple[Floats, npt.NDArray[np.str_]]:
-    """Rows of `count` persons with `films` each, of which `share` is the person's own."""
-    own = rng.normal(size=(count * films, 40))
-    common = np.repeat(rng.normal(size=(count, 40)), films, axis=0)
+    """Rows of `count` persons with `images` each; the part `share` is specific to the person."""
+    own = rng.normal(size=(count * images, 40))
+    common = np.repeat(rng.normal(size=(count, 40)), images, axis=0)
     rows = np.sqrt(1 - share) * own + np.sqrt(share) * common
-    keys = np.repeat([f"p{k}" for k in range(count)], films)
+    keys = np.repeat([f"p{k}" for k in range(count)], images)
     return residuals_from_mean(rows.astype(np.float32)), keys
 
 
 def test_means_are_those_of_all_pairs() -> None:
     rng = np.random.default_rng(0)
     rows, keys = persons(rng, 8, 3, 0.4)
-    rows, keys = rows[:-2], keys[:-2]  # one person is left with one film
+    rows, keys = rows[:-2], keys[:-2]  # one person has a single image
     order = rng.permutation(len(rows))
     found = inside(rows[order], keys[order], "x", rng)
     assert found is not None
@@ -45,7 +45,7 @@ def test_means_are_those_of_all_pairs() -> None:
     assert (found.patients, found.pairs) == (7, 21)
 
 
-def test_ids_that_say_nothing_give_even_p_values(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arbitrary_ids_give_uniform_p_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patient_similarity, "_PERMUTATIONS", 99)
     rng = np.random.default_rng(1)
     p_values = []
@@ -58,14 +58,14 @@ def test_ids_that_say_nothing_give_even_p_values(monkeypatch: pytest.MonkeyPatch
     assert np.mean(np.array(p_values) <= 0.1) < 0.18
 
 
-def test_shared_ids_of_strangers_give_even_p_values_though_films_come_in_clusters(
+def test_shared_ids_of_different_patients_give_uniform_p_values_in_clusters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(patient_similarity, "_PERMUTATIONS", 99)
     rng = np.random.default_rng(2)
     p_values = []
     for _ in range(150):
-        # Eight persons in each split bear the same eight ids and are other people.
+        # Eight persons in each split have the same eight ids and are different persons.
         groups = [Group(*persons(rng, 8, 4, 0.6)) for _ in range(2)]
         found = patient_similarity.between(groups[0], groups[1], "across", "x", rng)
         assert found is not None
@@ -89,7 +89,7 @@ def test_intervals_cover_the_true_difference(monkeypatch: pytest.MonkeyPatch) ->
     assert 0.90 <= covered / 300 <= 0.98
 
 
-def test_too_few_ids_say_nothing() -> None:
+def test_too_few_ids_give_no_result() -> None:
     rng = np.random.default_rng(4)
     assert inside(*persons(rng, 4, 3, 0.5), "x", rng) is None
     one, other = (Group(*persons(rng, 4, 3, 0.5)) for _ in range(2))
@@ -109,7 +109,7 @@ def test_neighbouring_ids_show_a_drift() -> None:
     assert abs(found.strangers) < 0.05
 
 
-def test_films_find_a_real_leak_and_a_false_one() -> None:
+def test_a_real_leak_and_a_false_one() -> None:
     rng = np.random.default_rng(6)
     count = 40
     labels = np.ones(4 * count, np.int64)
@@ -123,7 +123,7 @@ def test_films_find_a_real_leak_and_a_false_one() -> None:
     assert across.low > 0
     assert by_where["PNEUMONIA in train"].p_value <= 0.01
 
-    # The same ids, but other people in test.
+    # The same ids, but different persons in test.
     other = [f"x{k}" for k in range(count)]
     drawn = draw_thumbnails(rng, labels, splits, [*ids, *ids, *other, *other], person=0.4)
     drawn = draw_with_ids(drawn, [*ids, *ids, *ids, *ids])
@@ -134,15 +134,15 @@ def test_films_find_a_real_leak_and_a_false_one() -> None:
     assert across.high < by_where["PNEUMONIA in train"].difference / 2
 
 
-def draw_with_ids(films: ThumbnailSet, ids: list[str]) -> ThumbnailSet:
-    return replace(films, patients=np.array(ids))
+def draw_with_ids(images: ThumbnailSet, ids: list[str]) -> ThumbnailSet:
+    return replace(images, patients=np.array(ids))
 
 
 def test_numbers_of_two_series_are_compared() -> None:
     rng = np.random.default_rng(7)
     ids = [f"{kind}-{k}" for kind in ("bacteria", "virus") for k in range(30)]
-    films = draw_thumbnails(rng, np.ones(60, np.int64), ["none"] * 60, ids, person=0.5)
-    found = [one for one in patient_similarities(films, 0) if one.kind == "number"]
+    images = draw_thumbnails(rng, np.ones(60, np.int64), ["none"] * 60, ids, person=0.5)
+    found = [one for one in patient_similarities(images, 0) if one.kind == "number"]
     assert [(one.where, one.patients) for one in found] == [("PNEUMONIA, bacteria and virus", 30)]
     assert found[0].p_value > 0.01
     same = draw_thumbnails(
@@ -157,16 +157,16 @@ def test_numbers_of_two_series_are_compared() -> None:
 def test_byte_equal_copies_count_once() -> None:
     rng = np.random.default_rng(8)
     ids = [f"p{k}" for k in range(20)] * 2
-    films = draw_thumbnails(rng, np.zeros(40, np.int64), ["train"] * 40, ids)
+    images = draw_thumbnails(rng, np.zeros(40, np.int64), ["train"] * 40, ids)
     doubled = replace(
-        films,
-        thumbnails=np.concatenate([films.thumbnails[:20]] * 2),
-        digests=films.digests[:20] * 2,
+        images,
+        thumbnails=np.concatenate([images.thumbnails[:20]] * 2),
+        digests=images.digests[:20] * 2,
     )
     assert patient_similarities(doubled, 0) == ()
-    assert len(patient_similarities(films, 0)) == 1
+    assert len(patient_similarities(images, 0)) == 1
 
 
-def test_a_film_of_one_grey_is_like_nothing() -> None:
+def test_an_image_of_one_grey_is_similar_to_nothing() -> None:
     flat = standardised(np.full((3, 16), 0.4, np.float32))
     assert np.abs(flat).max() == 0

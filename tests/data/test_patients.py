@@ -47,7 +47,7 @@ def test_kermany_names(name: str, patient: str, subtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["scan.png", "person1.png", "person_bacteria_1.png", "IM-1.png"])
-def test_other_names_tell_nothing(name: str) -> None:
+def test_other_names_have_no_patient(name: str) -> None:
     assert from_file_name(name) is None
 
 
@@ -69,7 +69,7 @@ def test_numbers_start_again_per_type() -> None:
         ("bacteria-" + "9" * 30, "bacteria", None),
     ],
 )
-def test_kind_and_number(patient: str, kind: str, number: int | None) -> None:
+def test_series_and_number(patient: str, kind: str, number: int | None) -> None:
     assert id_series(patient) == kind
     assert number_of(patient) == number
 
@@ -123,7 +123,7 @@ def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @given(st.binary(max_size=300))
-def test_broken_dicom_headers_name_nobody(
+def test_broken_dicom_headers_give_no_patient(
     tmp_path_factory: pytest.TempPathFactory, tail: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "broken.dcm"
@@ -132,13 +132,13 @@ def test_broken_dicom_headers_name_nobody(
 
 
 @pytest.mark.parametrize("cut", [133, 200, 300])
-def test_cut_dicom_headers_name_nobody(tmp_path: Path, cut: int) -> None:
+def test_cut_dicom_headers_give_no_patient(tmp_path: Path, cut: int) -> None:
     path = write_dicom(tmp_path / "a.dcm", "P7")
     path.write_bytes(path.read_bytes()[:cut])
     assert dicom_patient_id(path) == ""
 
 
-def test_missing_and_tiny_files_name_nobody(tmp_path: Path) -> None:
+def test_missing_and_tiny_files_give_no_patient(tmp_path: Path) -> None:
     (tmp_path / "tiny").write_bytes(b"DICM")
     assert dicom_patient_id(tmp_path / "tiny") == ""
     assert dicom_patient_id(tmp_path / "missing") == ""

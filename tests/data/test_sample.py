@@ -9,12 +9,12 @@ from pneumoscope.data.index import sample_patients
 from pneumoscope.records import ImageRecord
 
 
-def records(normal: int = 100, ill: int = 300, each: int = 3) -> list[ImageRecord]:
+def records(normal: int = 100, pneumonia: int = 300, each: int = 3) -> list[ImageRecord]:
     made = [ImageRecord(Path(f"/n{k}.png"), 0, f"n{k // each}") for k in range(normal)]
-    return made + [ImageRecord(Path(f"/i{k}.png"), 1, f"i{k // each}") for k in range(ill)]
+    return made + [ImageRecord(Path(f"/i{k}.png"), 1, f"i{k // each}") for k in range(pneumonia)]
 
 
-def test_few_are_all_taken() -> None:
+def test_small_data_sets_are_kept_whole() -> None:
     assert sample_patients(records(4, 6), 10, 0) == tuple(records(4, 6))
 
 
@@ -33,7 +33,7 @@ def set_of(chosen: tuple[ImageRecord, ...]) -> list[ImageRecord]:
     return list(chosen)
 
 
-def test_the_seed_decides_and_the_order_does_not() -> None:
+def test_the_sample_depends_on_the_seed_not_on_the_order() -> None:
     everything = records()
     first = sample_patients(everything, 50, 1)
     assert sample_patients(everything, 50, 1) == first

@@ -96,7 +96,7 @@ Handler = Callable[..., http.server.BaseHTTPRequestHandler]
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_local_zip(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"train", "val", "test", "ATTRIBUTION.md"}
 
 
-def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
+def test_the_folder_may_exist_if_empty(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "set.zip", members(""))
     out = tmp_path / "out"
     out.mkdir()
@@ -205,14 +205,12 @@ def test_a_split_with_one_class_is_kept(tmp_path: Path) -> None:
         (members("a/") | members("b/"), "several data sets beside each other: a, b"),
         (
             {f"{name}/x.jpeg": jpeg(name) for name in ("NORMAL", "normal", "PNEUMONIA")},
-            "NORMAL/x.jpeg is there twice",
+            "NORMAL/x.jpeg exists twice",
         ),
         ({"NORMAL/a.jpeg": b"text", "PNEUMONIA/b.jpeg": b"text"}, "no folder with images"),
     ],
 )
-def test_archives_that_are_no_data_set(
-    tmp_path: Path, content: dict[str, bytes], fault: str
-) -> None:
+def test_archives_without_a_data_set(tmp_path: Path, content: dict[str, bytes], fault: str) -> None:
     archive = make_zip(tmp_path / "set.zip", content)
     with pytest.raises(DataError, match=fault):
         download(str(archive), tmp_path / "out")
@@ -236,8 +234,8 @@ def test_wrong_digest_of_a_local_zip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "sha256", "fault"),
     [
-        ("nowhere.zip", None, "is not there"),
-        (".", None, "is a folder already"),
+        ("nowhere.zip", None, "does not exist"),
+        (".", None, "is already a folder"),
         ("ftp://host.example/a.zip", None, "not an address"),
         ("set.zip", "abc", "64 hexadecimal"),
         ("kaggle", "0" * 64, "zip file only"),
@@ -253,7 +251,7 @@ def test_wrong_use(
     assert not list(tmp_path.iterdir())
 
 
-def test_out_that_is_taken(tmp_path: Path) -> None:
+def test_out_that_is_not_empty(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "set.zip", members(""))
     with pytest.raises(UsageError, match="is a file"):
         download(str(archive), archive)
@@ -265,7 +263,7 @@ def test_out_that_is_taken(tmp_path: Path) -> None:
         download(str(archive), archive / "out")
 
 
-def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -346,7 +344,7 @@ def test_kaggle(tmp_path: Path, small: None) -> None:
     assert again.sha256 == report.sha256
 
 
-def test_other_counts_than_kermanys_are_refused(tmp_path: Path) -> None:
+def test_other_counts_than_those_of_the_kermany_set_are_refused(tmp_path: Path) -> None:
     def snapshot_download(*_: object, **__: object) -> str:
         return str(tmp_path / "shards")
 
@@ -373,7 +371,7 @@ def test_network_failures(tmp_path: Path, source: str, error: OSError) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_client_prints_stays_off_stdout(
+def test_output_of_a_client_stays_off_stdout(
     tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = make_tree(tmp_path / "kaggle", members(""))
@@ -399,7 +397,7 @@ def test_missing_extra(
         download(source, tmp_path / "out")
 
 
-def test_links_in_a_tree_are_left_alone(tmp_path: Path) -> None:
+def test_links_in_a_tree_are_skipped(tmp_path: Path) -> None:
     secret = make_tree(tmp_path / "secret", {"s.jpeg": jpeg("s")})
     tree = make_tree(tmp_path / "tree", members("set/"))
     (tree / "set/train/NORMAL/link.jpeg").symlink_to(secret / "s.jpeg")
@@ -415,7 +413,7 @@ def test_links_in_a_tree_are_left_alone(tmp_path: Path) -> None:
 
 
 class HubHandler(QuietHandler):
-    """The four answers of a Hugging Face hub that `snapshot_download` asks for."""
+    """The four responses of a Hugging Face hub that `snapshot_download` requests."""
 
     revision = "0123456789abcdef" * 2 + "01234567"
 
@@ -430,7 +428,7 @@ class HubHandler(QuietHandler):
         path = self.path.partition("?")[0]
         api = f"/api/datasets/{HUGGINGFACE_NAME}"
         if path == f"{api}/revision/main":
-            self._answer(json.dumps({"id": HUGGINGFACE_NAME, "sha": self.revision}).encode())
+            self._respond(json.dumps({"id": HUGGINGFACE_NAME, "sha": self.revision}).encode())
         elif path == f"{api}/tree/{self.revision}":
             listed = [
                 {
@@ -442,13 +440,13 @@ class HubHandler(QuietHandler):
                 for p in sorted(self.shards.iterdir())
             ]
             readme = {"type": "file", "path": "README.md", "size": 1, "oid": "2" * 40}
-            self._answer(json.dumps([*listed, readme]).encode())
+            self._respond(json.dumps([*listed, readme]).encode())
         elif path.startswith(f"/datasets/{HUGGINGFACE_NAME}/resolve/{self.revision}/data/"):
-            self._answer((self.shards / Path(path).name).read_bytes())
+            self._respond((self.shards / Path(path).name).read_bytes())
         else:
             self.send_error(404)
 
-    def _answer(self, body: bytes) -> None:
+    def _respond(self, body: bytes) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
@@ -476,7 +474,7 @@ print(report.source)
 
 
 def real_client(out: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
-    """Run the real huggingface_hub in a process of its own: it reads HF_ENDPOINT on import."""
+    """Run the real huggingface_hub in a separate process, since it reads HF_ENDPOINT on import."""
     environment = os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(out.parent / "hf"),

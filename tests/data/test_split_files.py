@@ -74,11 +74,11 @@ def patients_per(dataset: Dataset, name: str) -> dict[tuple[int, str], int]:
 
 
 def test_shares_are_met_in_every_stratum() -> None:
-    dealt = split(dataset_of(kermany()), SplitConfig(val=0.15, test=0.10))
-    assert patients_per(dealt, "val") == {(0, ""): 6, (1, "bacteria"): 9, (1, "virus"): 3}
-    assert patients_per(dealt, "test") == {(0, ""): 4, (1, "bacteria"): 6, (1, "virus"): 2}
-    assert patients_per(dealt, "train") == {(0, ""): 30, (1, "bacteria"): 45, (1, "virus"): 15}
-    check_no_leak(dealt.records)
+    divided = split(dataset_of(kermany()), SplitConfig(val=0.15, test=0.10))
+    assert patients_per(divided, "val") == {(0, ""): 6, (1, "bacteria"): 9, (1, "virus"): 3}
+    assert patients_per(divided, "test") == {(0, ""): 4, (1, "bacteria"): 6, (1, "virus"): 2}
+    assert patients_per(divided, "train") == {(0, ""): 30, (1, "bacteria"): 45, (1, "virus"): 15}
+    check_no_leak(divided.records)
 
 
 def test_same_seed_same_split_other_seed_another() -> None:
@@ -87,7 +87,7 @@ def test_same_seed_same_split_other_seed_another() -> None:
     assert split(data, SplitConfig(seed=3)) != split(data, SplitConfig(seed=4))
 
 
-def test_the_deal_ignores_the_order_of_files() -> None:
+def test_splitting_ignores_the_order_of_files() -> None:
     data = dataset_of(kermany())
     turned = dataclasses.replace(data, records=data.records[::-1])
     one = {r.path: r.split for r in split(data, SplitConfig()).records}
@@ -95,8 +95,8 @@ def test_the_deal_ignores_the_order_of_files() -> None:
 
 
 def test_blocks_are_the_last_ids_by_number() -> None:
-    dealt = split(dataset_of(kermany(100, 20, 10)), SplitConfig(val=0.2, test=0.1, by="block"))
-    of = {r.patient: r.split for r in dealt.records}
+    divided = split(dataset_of(kermany(100, 20, 10)), SplitConfig(val=0.2, test=0.1, by="block"))
+    of = {r.patient: r.split for r in divided.records}
     numbers = {
         name: sorted(int(p.split("-")[1]) for p, s in of.items() if s == name and p[:2] == "IM")
         for name in ("train", "val", "test")
@@ -115,16 +115,16 @@ def test_blocks_are_the_last_ids_by_number() -> None:
 
 def test_blocks_of_other_ids_keep_both_classes() -> None:
     records = [record(n, f"case{n}", int(n > 50)) for n in range(1, 101)]
-    dealt = split(Dataset(ROOT, tuple(records)), SplitConfig(val=0.1, by="block"))
-    val = [r.patient for r in dealt.records if r.split == "val"]
+    divided = split(Dataset(ROOT, tuple(records)), SplitConfig(val=0.1, by="block"))
+    val = [r.patient for r in divided.records if r.split == "val"]
     assert val == [f"case{n}" for n in (*range(46, 51), *range(96, 101))]
 
 
 def test_a_patient_with_several_strata_goes_by_its_majority() -> None:
     mixed = [record(n, "M", 1, "virus") for n in range(3)] + [record(9, "M", 0)]
     others = [record(10 + n, f"V{n}", 1, "virus") for n in range(3)]
-    dealt = split(Dataset(ROOT, (*mixed, *others)), SplitConfig(val=0.25))
-    assert patients_per(dealt, "val").total() - patients_per(dealt, "val")[(0, "")] == 1
+    divided = split(Dataset(ROOT, (*mixed, *others)), SplitConfig(val=0.25))
+    assert patients_per(divided, "val").total() - patients_per(divided, "val")[(0, "")] == 1
 
 
 def test_byte_equal_images_of_two_patients_stay_together() -> None:
@@ -132,42 +132,42 @@ def test_byte_equal_images_of_two_patients_stay_together() -> None:
     chained = [("A", "x"), ("B", "x"), ("B", "y"), ("C", "y")]
     records += [record(100 + n, p, 1, sha256=h) for n, (p, h) in enumerate(chained)]
     for seed in range(20):
-        dealt = split(Dataset(ROOT, tuple(records)), SplitConfig(val=0.4, seed=seed))
-        assert len({r.split for r in dealt.records if r.patient in "ABC"}) == 1
-        assert any("'A' and 'B'" in text for text in dealt.warnings)
+        divided = split(Dataset(ROOT, tuple(records)), SplitConfig(val=0.4, seed=seed))
+        assert len({r.split for r in divided.records if r.patient in "ABC"}) == 1
+        assert any("'A' and 'B'" in text for text in divided.warnings)
 
 
 def test_small_classes_still_reach_every_split() -> None:
     records = [record(n, f"P{n}", int(n >= 3)) for n in range(40)]
-    dealt = split(Dataset(ROOT, tuple(records)), SplitConfig(val=0.1, test=0.1))
+    divided = split(Dataset(ROOT, tuple(records)), SplitConfig(val=0.1, test=0.1))
     for name in ("train", "val", "test"):
-        assert {r.label for r in dealt.records if r.split == name} == {0, 1}
+        assert {r.label for r in divided.records if r.split == name} == {0, 1}
 
 
-def test_too_few_patients_are_said() -> None:
+def test_too_few_patients_give_a_warning() -> None:
     records = [record(n, f"P{n}", int(n >= 1)) for n in range(40)]
-    dealt = split(Dataset(ROOT, tuple(records)), SplitConfig(val=0.1))
-    assert dealt.warnings == ("val has no NORMAL image: too few patients of it.",)
+    divided = split(Dataset(ROOT, tuple(records)), SplitConfig(val=0.1))
+    assert divided.warnings == ("val has no NORMAL image: it has too few patients.",)
 
 
-def test_a_given_test_stays_and_takes_its_patients_along() -> None:
+def test_a_given_test_keeps_all_images_of_its_patients() -> None:
     leaking = [record(900, "IM-501", 0, given="train")]
     data = dataset_of(
         kermany(given="train"), kermany(8, 8, 8, "val", 201), kermany(5, 5, 5, "test", 501), leaking
     )
-    dealt = split(data, SplitConfig())
-    test = [r.patient for r in dealt.records if r.split == "test"]
+    divided = split(data, SplitConfig())
+    test = [r.patient for r in divided.records if r.split == "test"]
     assert sorted(set(test)) == sorted({r.patient for r in data.records if r.split == "test"})
     assert len(test) == 31
-    assert any("30 images of the given test stay there, joined by 1" in w for w in dealt.warnings)
-    assert any("train (241 images) and val (48 images)" in w for w in dealt.warnings)
-    check_no_leak(dealt.records)
+    assert any("30 images of the given test stay there, joined by 1" in w for w in divided.warnings)
+    assert any("train (241 images) and val (48 images)" in w for w in divided.warnings)
+    check_no_leak(divided.records)
 
 
-def test_a_share_for_test_deals_the_given_test_anew() -> None:
+def test_a_share_for_test_splits_the_given_test_again() -> None:
     data = dataset_of(kermany(given="train"), kermany(5, 5, 5, "test", 501))
-    dealt = split(data, SplitConfig(test=0.5, val=0.1))
-    assert 100 < sum(r.split == "test" for r in dealt.records) < 160
+    divided = split(data, SplitConfig(test=0.5, val=0.1))
+    assert 100 < sum(r.split == "test" for r in divided.records) < 160
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_share_for_test_deals_the_given_test_anew() -> None:
         (SplitConfig(val=0.5, test=0.5), "sum below 1"),
     ],
 )
-def test_shares_that_are_none(config: SplitConfig, words: str) -> None:
+def test_invalid_shares(config: SplitConfig, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         split(dataset_of(kermany()), config)
     with pytest.raises(UsageError, match=words):
@@ -218,12 +218,12 @@ def test_splits_never_share_a_patient_or_a_byte_equal_image(
         for n, (patient, label, subtype, given_split, sha256) in enumerate(images)
     )
     config = SplitConfig(val=val, test=test, by=by, seed=seed)  # type: ignore[arg-type]
-    dealt = split(Dataset(ROOT, records), config)
-    check_no_leak(dealt.records)
-    assert [r.path for r in dealt.records] == [r.path for r in records]
-    assert all(r.split is not None for r in dealt.records)
+    divided = split(Dataset(ROOT, records), config)
+    check_no_leak(divided.records)
+    assert [r.path for r in divided.records] == [r.path for r in records]
+    assert all(r.split is not None for r in divided.records)
     for digest in "abcd":
-        assert len({r.split for r in dealt.records if r.sha256 == digest}) <= 1
+        assert len({r.split for r in divided.records if r.sha256 == digest}) <= 1
 
 
 def test_a_leak_is_named_with_its_counts() -> None:
@@ -247,7 +247,7 @@ def test_without_splits_val_is_made_from_all() -> None:
     )
     assert patients_per(data, "val") == {(0, ""): 60, (1, "bacteria"): 60, (1, "virus"): 60}
     assert messages == (
-        "The data give no val: made one from train by patient: "
+        "The data have no val: made one from train by patient: "
         "120 NORMAL and 240 PNEUMONIA images of 180 patients.",
     )
 
@@ -262,7 +262,7 @@ def test_a_small_given_val_is_replaced_and_the_reason_given() -> None:
     assert [r.patient for r in data.records if r.split == "test"] == [r.patient for r in test]
     for words in (
         "val has 8 NORMAL and 8 PNEUMONIA images",
-        "a sensitivity of 0.90 measured on 8 cases may truly lie anywhere between 0.56 and 0.98",
+        "the true value of a sensitivity of 0.90 measured on 8 cases may lie between 0.56 and 0.98",
         "±0.21",
         "at least 100 per class",
         "--keep-val",
@@ -275,10 +275,10 @@ def test_keep_val_keeps_it() -> None:
     data = dataset_of(kermany(given="train"), kermany(4, 2, 2, "val", 901))
     kept, messages = with_usable_validation(data, SplitConfig(), True)
     assert kept.records == data.records
-    assert "used all the same" in messages[0]
+    assert "used nevertheless" in messages[0]
 
 
-def test_a_test_cut_beside_a_kept_val_takes_from_train_alone() -> None:
+def test_a_new_test_beside_a_kept_val_comes_from_train_only() -> None:
     data = dataset_of(kermany(given="train"), kermany(4, 2, 2, "val", 901))
     cut = with_usable_validation(data, SplitConfig(test=0.5), True)[0]
     assert cut.subset("val").records == data.subset("val").records
@@ -292,17 +292,17 @@ def test_a_val_without_cases_is_explained() -> None:
         with_usable_validation(data, SplitConfig(), True)
 
 
-def test_a_large_given_val_is_used_without_a_word() -> None:
+def test_a_large_given_val_is_used_without_a_message() -> None:
     data = dataset_of(kermany(given="train"), kermany(50, 25, 25, "val", 901))
     assert with_usable_validation(data, SplitConfig(), False) == (data, ())
 
 
-def test_a_made_val_that_is_still_small_says_so() -> None:
+def test_a_new_val_that_is_still_small_gives_a_message() -> None:
     messages = with_usable_validation(dataset_of(kermany()), SplitConfig(), False)[1]
     assert "still few: with 24 cases" in messages[0]
 
 
-def test_a_share_for_test_cuts_one_only_where_none_is_given() -> None:
+def test_a_share_for_test_makes_one_only_if_none_is_given() -> None:
     config = SplitConfig(test=0.1)
     data = with_usable_validation(dataset_of(kermany()), config, False)[0]
     assert patients_per(data, "test") == {(0, ""): 4, (1, "bacteria"): 6, (1, "virus"): 2}
@@ -321,7 +321,7 @@ def test_byte_equal_images_across_splits_are_mentioned() -> None:
 @pytest.mark.parametrize(
     ("records", "error", "words"),
     [
-        (kermany(given="test"), DataError, "images of test only"),
+        (kermany(given="test"), DataError, "only images of test"),
         (kermany(20, 0, 0), DataError, "train: found .* no PNEUMONIA"),
         (kermany(1, 5, 5), DataError, "val: found .* no NORMAL"),
         (kermany(given="train") + kermany(given="test"), SplitLeakError, "'IM-1' is in"),
@@ -334,7 +334,7 @@ def test_nothing_to_train_on(
         with_usable_validation(dataset_of(records), SplitConfig(), False)
 
 
-def test_no_share_for_a_val_that_is_needed() -> None:
+def test_a_needed_val_without_a_share() -> None:
     with pytest.raises(UsageError, match="no usable validation split"):
         with_usable_validation(dataset_of(kermany()), SplitConfig(val=0.0), False)
 
@@ -349,20 +349,20 @@ def test_wilson_agrees_with_scipy() -> None:
 def test_a_split_file_reads_back(tmp_path: Path) -> None:
     names = ["d/NORMAL/IM-1-1.png", "d/PNEUMONIA/person1_virus_1.png", "d/PNEUMONIA/per,son.png"]
     write_images(tmp_path, names)
-    dealt = split(index(tmp_path / "d"), SplitConfig())
+    divided = split(index(tmp_path / "d"), SplitConfig())
     beside, below = tmp_path / "d" / "split.csv", tmp_path / "run" / "split.csv"
     for path in (beside, below):
-        write_split(path, dealt)
+        write_split(path, divided)
         back = index(path)
         assert [(r.path, r.label, r.patient, r.split, r.subtype) for r in back.records] == [
-            (r.path, r.label, r.patient, r.split, r.subtype) for r in dealt.records
+            (r.path, r.label, r.patient, r.split, r.subtype) for r in divided.records
         ]
     lines = beside.read_text().splitlines()
     assert lines[0] == "path,label,patient,split"
     assert lines[1].startswith("NORMAL/IM-1-1.png,NORMAL,IM-1,")
     assert str(tmp_path) in below.read_text().splitlines()[1]
-    assert index(beside).records == dealt.records
-    assert index(below).records == dealt.records
+    assert index(beside).records == divided.records
+    assert index(below).records == divided.records
 
 
 def test_any_manifest_may_name_absolute_paths(tmp_path: Path) -> None:
@@ -389,15 +389,15 @@ def test_a_split_file_that_was_edited_into_a_leak_is_refused(tmp_path: Path) -> 
         index(tmp_path / "split.csv")
 
 
-def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
     odd = ImageRecord(tmp_path / "bad\udcff.png", 0, "P", "train")
-    with pytest.raises(DataError, match="no valid Unicode"):
+    with pytest.raises(DataError, match="not valid Unicode"):
         write_split(tmp_path / "split.csv", Dataset(tmp_path, (odd,)))
     assert not (tmp_path / "split.csv").exists()
 
 
 @pytest.mark.parametrize("by", ["random", "block"])
-def test_folds_part_no_patient_and_share_out_every_stratum(by: str) -> None:
+def test_folds_keep_patients_together_and_balance_every_stratum(by: str) -> None:
     records = list(dataset_of(kermany()).records)
     records[3] = dataclasses.replace(records[3], sha256=records[40].sha256)  # two patients joined
     numbers, warnings = assign_folds(records, 4, by, 1)  # type: ignore[arg-type]
@@ -423,7 +423,7 @@ def test_blocks_are_consecutive_ids() -> None:
     assert set(last) == {f"IM-{n}" for n in range(16, 21)}
 
 
-def test_a_class_without_patients_enough_is_named() -> None:
+def test_a_class_with_too_few_patients_is_named() -> None:
     records = dataset_of(kermany(2, 30, 30)).records
-    with pytest.raises(DataError, match=r"--folds 5: NORMAL has images in 2 folds only"):
+    with pytest.raises(DataError, match=r"--folds 5: NORMAL has images in only 2 folds"):
         assign_folds(records, 5, "random", 0)

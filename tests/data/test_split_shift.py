@@ -22,9 +22,9 @@ def two_splits(per_split: int) -> tuple[list[str], list[str]]:
     return splits, [f"p{k // 2}" for k in range(2 * per_split)]
 
 
-def compared(films: ThumbnailSet) -> tuple[SplitTest, ...]:
+def compared(images: ThumbnailSet) -> tuple[SplitTest, ...]:
     with SILENT.task("", 1, "") as task:
-        return split_tests(films, 0, task)
+        return split_tests(images, 0, task)
 
 
 def test_area_is_that_of_pairs_within_folds() -> None:
@@ -59,7 +59,7 @@ def test_intervals_of_areas_cover_with_clustered_patients() -> None:
     assert 0.90 <= covered / 200 <= 0.985
 
 
-def test_a_patients_films_are_held_out_together() -> None:
+def test_images_of_a_patient_are_held_out_together() -> None:
     rng = np.random.default_rng(2)
     codes = np.repeat(np.arange(40), 5)
     known_by_heart = np.eye(40, dtype=np.float32)[codes]
@@ -71,19 +71,19 @@ def test_a_patients_films_are_held_out_together() -> None:
         assert len(set(scores.fold[codes == code])) == 1
 
 
-def test_too_few_patients_say_nothing() -> None:
+def test_too_few_patients_give_no_result() -> None:
     features = np.zeros((40, 3), np.float32)
     classes = np.repeat([0, 1], 20)
     assert cross_validated(features, classes, classes.astype(np.str_), 0) is None
 
 
-def test_splits_drawn_alike_are_not_told_apart() -> None:
+def test_splits_of_one_distribution_are_not_separated() -> None:
     rng = np.random.default_rng(3)
     told = 0
     for _ in range(15):
         splits, patients = two_splits(40)
-        films = draw_thumbnails(rng, np.zeros(80, np.int64), splits, patients, person=0.3)
-        (found,) = compared(films)
+        images = draw_thumbnails(rng, np.zeros(80, np.int64), splits, patients, person=0.3)
+        (found,) = compared(images)
         told += found.low > 0.5
     assert told <= 3
 
@@ -92,8 +92,8 @@ def test_a_planted_shift_of_brightness_is_found_and_named() -> None:
     rng = np.random.default_rng(4)
     splits, patients = two_splits(80)
     brighter = np.repeat([0.0, 0.5], 80)[:, None] * np.ones((1, 1024))
-    films = draw_thumbnails(rng, np.ones(160, np.int64), splits, patients, pattern=brighter)
-    (found,) = compared(films)
+    images = draw_thumbnails(rng, np.ones(160, np.int64), splits, patients, pattern=brighter)
+    (found,) = compared(images)
     assert (found.label, found.first, found.second) == ("PNEUMONIA", "train", "test")
     assert found.auc > 0.9
     assert found.low > 0.8
@@ -107,20 +107,20 @@ def test_a_planted_shift_of_framing_shows_in_the_shape() -> None:
     splits, patients = two_splits(80)
     picture = smooth(rng, 1)
     picture -= picture.mean()
-    films = draw_thumbnails(
+    images = draw_thumbnails(
         rng,
         np.zeros(160, np.int64),
         splits,
         patients,
         pattern=np.repeat([0, 1], 80)[:, None] * picture,
     )
-    (found,) = compared(films)
+    (found,) = compared(images)
     assert found.shape_auc > 0.85
 
 
 def test_small_splits_are_left_out() -> None:
     rng = np.random.default_rng(6)
     splits = ["train"] * 60 + ["val"] * 15
-    films = draw_thumbnails(rng, np.zeros(75, np.int64), splits, [f"p{k}" for k in range(75)])
-    assert compared(films) == ()
+    images = draw_thumbnails(rng, np.zeros(75, np.int64), splits, [f"p{k}" for k in range(75)])
+    assert compared(images) == ()
     assert comparisons() == 6

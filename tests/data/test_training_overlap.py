@@ -1,4 +1,4 @@
-"""What a model has seen is told from hashes: of bytes, and of what an image shows."""
+"""Training overlap is detected by hashes: of bytes, and of the content of an image."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_hash_is_the_perceptual_one(phantoms: tuple[ImageRecord, ...]) -> No
     assert distances.min() >= 0
 
 
-def test_bytes_and_looks_are_counted_apart(
+def test_equal_bytes_and_equal_content_are_counted_separately(
     phantoms: tuple[ImageRecord, ...], tmp_path: Path
 ) -> None:
     train, val, others = phantoms[:8], phantoms[8:12], phantoms[12:]
@@ -71,7 +71,7 @@ def test_bytes_and_looks_are_counted_apart(
     assert count_overlap(None, train) == TrainingOverlap(8, known=False)
 
 
-def test_the_table_is_small_sorted_and_the_same_again(phantoms: tuple[ImageRecord, ...]) -> None:
+def test_the_table_is_small_sorted_and_reproducible(phantoms: tuple[ImageRecord, ...]) -> None:
     train = phantoms[:10]
     table, again = (training_hashes({"train": each, "val": ()}) for each in (train, train[::-1]))
     assert {name: column.tolist() for name, column in table.items()} == {
@@ -90,7 +90,7 @@ def test_the_table_is_small_sorted_and_the_same_again(phantoms: tuple[ImageRecor
     assert not set(other["0_train_bytes"].tolist()) & set(table["0_train_bytes"].tolist())  # salt
 
 
-def test_what_the_model_before_saw_is_remembered(phantoms: tuple[ImageRecord, ...]) -> None:
+def test_images_of_the_initial_model_are_kept(phantoms: tuple[ImageRecord, ...]) -> None:
     before = training_hashes({"train": phantoms[:6], "val": phantoms[6:8]})
     table = training_hashes({"train": phantoms[8:12], "val": ()}, before=before)
     assert count_overlap(table, phantoms[:14]) == TrainingOverlap(
@@ -112,11 +112,12 @@ def test_files_that_can_not_be_read(phantoms: tuple[ImageRecord, ...], tmp_path:
 
 
 def test_in_words() -> None:
-    assert TrainingOverlap(9, False).in_words().startswith("Whether the model was trained on some")
+    unknown = TrainingOverlap(9, False).in_words()
+    assert unknown.startswith("It is not known whether the model was trained")
     assert TrainingOverlap(9, True).in_words() == (
         "None of these 9 images is among the model's training images."
     )
-    assert "was trained on 3 of these 1,000 images: the results flatter it" in (
+    assert "was trained on 3 of these 1,000 images: the results are too optimistic" in (
         TrainingOverlap(1000, True, 2, 1).in_words()
     )
     both = TrainingOverlap(10, True, 2, 1, 4)

@@ -1,4 +1,4 @@
-"""Words for splits, masks and patients who are not named."""
+"""Words for splits, masks and unknown patients."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_folders_of_masks(name: str, is_mask: bool) -> None:
         "-", "--", "?", "???", "xxxx", "XXX", "***", "0", "000000", "0.0", "-1", "99999", ".",
     ],
 )  # fmt: skip
-def test_nobody(text: str) -> None:
-    """Alone, and among true ids that are no numbers."""
+def test_placeholder_ids(text: str) -> None:
+    """Alone, and among true ids that are not numbers."""
     assert placeholder_ids([text] * 40) == {text}
     assert placeholder_ids([text] * 4 + ["P17", "P18"]) == {text}
 
@@ -49,11 +49,11 @@ def test_nobody(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["P1", "ANON001", "anon-17", "IM-0001", "bacteria-3", "Nan Goldin", "x1", "X", "17", ""]
 )
-def test_somebody(text: str) -> None:
+def test_true_ids(text: str) -> None:
     assert placeholder_ids([text] * 40) == frozenset()
 
 
 def test_zero_in_a_series_of_numbers_is_a_patient() -> None:
     assert placeholder_ids([str(k) for k in range(20)]) == frozenset()
     assert placeholder_ids([f"{k}.0" for k in range(20)]) == frozenset()  # as pandas writes them
-    assert placeholder_ids(["0"] * 15 + ["7", "8", "9"]) == {"0"}  # stands on most images
+    assert placeholder_ids(["0"] * 15 + ["7", "8", "9"]) == {"0"}  # on most images

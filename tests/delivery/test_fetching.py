@@ -313,7 +313,7 @@ def test_a_folder_has_pseudonyms_or_own_identifiers_and_one_key(tmp_path: Path) 
         (["--pacs", "QR@127.0.0.1:1", "--from", "September"], 2, "wanted a date"),
         (["--pacs", "QR@127.0.0.1:1", "--from", "20260902", "--to", "20260901"], 2, "before"),
         (["--pacs", "QR@127.0.0.1:1", "--from", "20260902"], 4, "can't be reached"),
-        (["--pacs", "QR@127.0.0.1:1", "--ids", "none.txt"], 2, "is no file"),
+        (["--pacs", "QR@127.0.0.1:1", "--ids", "none.txt"], 2, "is not a file"),
         (
             ["--pacs", "QR@127.0.0.1:1", "--from", "20260902", "--mapping", "m.csv"],
             2,

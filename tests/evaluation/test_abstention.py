@@ -57,10 +57,10 @@ def test_band_keeps_the_risk_and_holds_the_threshold() -> None:
     # As far to both sides on the logit scale.
     ends = special.logit([found.low, 0.4, found.high])
     assert ends[1] - ends[0] == pytest.approx(ends[2] - ends[1])
-    answered = (scores < found.low) | (scores >= found.high)
+    covered = (scores < found.low) | (scores >= found.high)
     wrong = (scores >= found.high) != (labels == 1)
-    assert found.coverage.value == pytest.approx(answered.mean())
-    assert found.risk.value == pytest.approx(wrong[answered].mean())
+    assert found.coverage.value == pytest.approx(covered.mean())
+    assert found.risk.value == pytest.approx(wrong[covered].mean())
     assert (found.risk.value or 0) < 0.15 < (labels != (scores >= 0.4)).mean()
     wider = choose_band(labels, scores, patients, 0.4, 0.12, 0.95)
     assert wider.low < found.low

@@ -27,8 +27,8 @@ def test_net_benefit_of_the_images_is_vickers_and_elkins() -> None:
     for p, benefit, everyone in zip(curve.probability, curve.model, curve.treat_all, strict=True):
         _, fp, _, tp = confusion_matrix(labels, scores >= p).ravel()
         assert benefit == pytest.approx(tp / n - fp / n * p / (1 - p))
-        ill = labels.sum()
-        assert everyone == pytest.approx(ill / n - (n - ill) / n * p / (1 - p))
+        positive = labels.sum()
+        assert everyone == pytest.approx(positive / n - (n - positive) / n * p / (1 - p))
 
 
 def test_intervals_are_those_of_the_same_resamples_one_by_one() -> None:
@@ -39,16 +39,16 @@ def test_intervals_are_those_of_the_same_resamples_one_by_one() -> None:
     values = []
     for weights in np.concatenate(list(resampled_weights(codes, count, CONFIG))):
         called = shifted(scores, (weights @ labels) / weights.sum(), 0.2) >= 0.3
-        ill, well = weights * labels, weights * (1 - labels)
-        gained = 0.2 * (ill @ called) / ill.sum()
-        values.append(gained - 0.8 * (well @ called) / well.sum() * 0.3 / 0.7)
+        positive, negative = weights * labels, weights * (1 - labels)
+        gained = 0.2 * (positive @ called) / positive.sum()
+        values.append(gained - 0.8 * (negative @ called) / negative.sum() * 0.3 / 0.7)
     tail = expanded_tail(CONFIG.level, fewest_patients(labels, codes))
     low, high = np.quantile(values, [tail, 1 - tail], method="weibull")
     assert (curve.low[k], curve.high[k]) == pytest.approx((low, high))
 
 
 def test_moving_the_prevalence_is_bayes_rule() -> None:
-    # Probability 0.5 where half are ill is a likelihood ratio of 1: the prevalence itself.
+    # Probability 0.5 where half are positive is a likelihood ratio of 1: the prevalence itself.
     assert shifted([0.5], 0.5, 0.03)[0] == pytest.approx(0.03)
     assert shifted([0.0, 1.0], 0.5, 0.03).tolist() == [0.0, 1.0]
     back = shifted(shifted([0.2, 0.9], 0.4, 0.1), 0.1, 0.4)

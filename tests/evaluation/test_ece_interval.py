@@ -19,9 +19,9 @@ SETS, RESAMPLES = 120, 150
 def drawn(seed: int, extreme: float, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels, probabilities `extreme` times too extreme, patients with so many images."""
     rng = np.random.default_rng(seed)
-    ill = rng.random(240) < 0.5
+    positive = rng.random(240) < 0.5
     owner = np.repeat(np.arange(240), images)
-    labels = ill[owner].astype(int)
+    labels = positive[owner].astype(int)
     shared = rng.normal(size=240)[owner]
     own = rng.normal(size=owner.size)
     weight = 0.7 if images > 1 else 0.0

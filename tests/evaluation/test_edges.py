@@ -23,10 +23,10 @@ CONFIG = IntervalConfig(resamples=60)
 Case = tuple[np.ndarray, np.ndarray, list[str]]
 
 
-def _of(normal: list[float], ill: list[float], images: int = 1) -> Case:
+def _of(normal: list[float], positive: list[float], images: int = 1) -> Case:
     """Labels, scores and patients; every score of each class is a patient with so many images."""
-    labels = np.repeat([0] * len(normal) + [1] * len(ill), images)
-    scores = np.repeat([*normal, *ill], images)
+    labels = np.repeat([0] * len(normal) + [1] * len(positive), images)
+    scores = np.repeat([*normal, *positive], images)
     return labels, scores, [f"p{k // images}" for k in range(labels.size)]
 
 
@@ -127,7 +127,7 @@ def test_missed_per_thousand_by_hand() -> None:
     assert row.missed.value == 0
     assert row.missed.high == pytest.approx(100 * (1 - 0.8389), abs=0.01)
     assert row.false_alarms.high == pytest.approx(900 * (1 - 0.8389), abs=0.05)
-    # Of those called, 1 in 10 ill: if 0.161 of the healthy and all of the ill are called, 0.408.
+    # With 0.161 of the negatives and all positives predicted positive, the PPV is 0.408.
     assert row.ppv.low == pytest.approx(
         0.1 / (0.1 + 0.9 * 0.1611 / np.sqrt(0.8389 * 1.1611)), abs=1e-3
     )
@@ -187,8 +187,8 @@ def test_the_interval_of_an_auc_holds(auc: float, n: int) -> None:
     rng = np.random.default_rng(7)
     held = 0
     for _ in range(300):
-        ill, well = rng.normal(apart, 1, n), rng.normal(0, 1, n)
-        found = auc_interval(float((ill[:, None] > well).mean()), n, n, 0.95)
+        positive, negative = rng.normal(apart, 1, n), rng.normal(0, 1, n)
+        found = auc_interval(float((positive[:, None] > negative).mean()), n, n, 0.95)
         held += (found.low or 0) <= auc <= (found.high or 0)
     assert held >= 279
 

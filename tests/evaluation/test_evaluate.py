@@ -43,14 +43,14 @@ def sample(n: int = 200):
     labels = (rng.random(n) < 0.6).astype(int)
     scores = 1 / (1 + np.exp(-(rng.normal(size=n) + 2 * labels - 1)))
     patients = [f"p{i // 2}" for i in range(n)]
-    kinds = np.where(labels == 1, np.where(np.arange(n) % 3 == 0, "virus", "bacteria"), "")
-    return labels, scores, patients, [str(kind) for kind in kinds]
+    subtypes = np.where(labels == 1, np.where(np.arange(n) % 3 == 0, "virus", "bacteria"), "")
+    return labels, scores, patients, [str(kind) for kind in subtypes]
 
 
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    labels, scores, patients, kinds = sample()
-    return evaluate(labels, scores, patients, 0.4, "chosen so", FEW, refused=7, subtypes=kinds)
+    labels, scores, patients, subtypes = sample()
+    return evaluate(labels, scores, patients, 0.4, "chosen so", FEW, refused=7, subtypes=subtypes)
 
 
 def test_the_document_is_the_contract(evaluation: Evaluation) -> None:
@@ -81,7 +81,7 @@ def test_the_document_is_the_contract(evaluation: Evaluation) -> None:
 
 
 def test_parts_are_those_of_the_single_functions(evaluation: Evaluation) -> None:
-    labels, scores, patients, kinds = sample()
+    labels, scores, patients, subtypes = sample()
     found = bootstrap_metrics(labels, scores, patients, 0.4, FEW)
     assert evaluation.metrics == found.estimates
     matrix = evaluation.confusion_matrix
@@ -94,7 +94,7 @@ def test_parts_are_those_of_the_single_functions(evaluation: Evaluation) -> None
     )
     assert evaluation.classification_report == report
     assert list(evaluation.subgroups) == ["bacteria", "virus"]
-    virus = np.array(kinds) == "virus"
+    virus = np.array(subtypes) == "virus"
     group = evaluation.subgroups["virus"]
     assert group.images == virus.sum()
     assert group.patients == len({p for p, inside in zip(patients, virus, strict=True) if inside})
@@ -120,8 +120,8 @@ def test_an_evaluation_comes_back_from_json(evaluation: Evaluation) -> None:
     ],
 )
 def test_small_and_odd_sets_give_null_and_never_nan(labels, scores, patients) -> None:
-    kinds = ["virus" if label else "" for label in labels]
-    found = evaluate(labels, scores, patients, 0.5, "fixed", FEW, subtypes=kinds)
+    subtypes = ["virus" if label else "" for label in labels]
+    found = evaluate(labels, scores, patients, 0.5, "fixed", FEW, subtypes=subtypes)
     document = json.loads(json.dumps(found.to_metrics_json(), allow_nan=False))
     assert from_metrics_json(document) == found
     one_class = len(set(labels)) < 2
@@ -140,7 +140,7 @@ def test_headline_has_the_rows_of_the_contract(evaluation: Evaluation) -> None:
 
 
 def test_nothing_to_evaluate_is_refused() -> None:
-    with pytest.raises(DataError, match=r"no answered image \(5 refused\)"):
+    with pytest.raises(DataError, match=r"no image with a result \(5 refused\)"):
         evaluate([], [], [], 0.5, "fixed", FEW, refused=5)
     with pytest.raises(UsageError, match="threshold: found nan"):
         evaluate([0], [0.1], ["a"], float("nan"), "fixed", FEW)
@@ -156,7 +156,7 @@ def test_a_document_that_is_none_is_refused(evaluation: Evaluation) -> None:
     with pytest.raises(DataError, match="KeyError 'curves'"):
         from_metrics_json(without)
     for broken in ({"n": "many"}, {"metrics": []}, {"confusion_matrix": {"tn": 1}}):
-        with pytest.raises(DataError, match="can't be understood"):
+        with pytest.raises(DataError, match="can't be read"):
             from_metrics_json(document | broken)
 
 

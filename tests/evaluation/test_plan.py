@@ -78,8 +78,8 @@ def test_limits_are_those_of_the_same_resamples_one_by_one() -> None:
     values = []
     for weights in np.concatenate(list(resampled_weights(codes, count, CONFIG))):
         called = scores >= 0.5
-        ill, well = weights * labels, weights * (1 - labels)
-        sensitivity, alarms = ill @ called / ill.sum(), well @ called / well.sum()
+        positive, negative = weights * labels, weights * (1 - labels)
+        sensitivity, alarms = positive @ called / positive.sum(), negative @ called / negative.sum()
         values.append(0.07 * sensitivity / (0.07 * sensitivity + 0.93 * alarms))
     # Carried over from even prevalence: the same but for interpolation between two resamples.
     tail = expanded_tail(CONFIG.level, fewest_patients(labels, codes))
@@ -149,7 +149,7 @@ def test_what_is_wanted_and_can_not_be_shown() -> None:
     with pytest.raises(DataError, match="Evaluate on more patients"):
         confident_threshold(labels, scores, patients, "sensitivity", 0.999, PLAN)
     same = np.full(len(labels), 0.5)
-    with pytest.raises(DataError, match="only answering PNEUMONIA for all"):
+    with pytest.raises(DataError, match="only reached by predicting PNEUMONIA for all"):
         confident_threshold(labels, same, patients, "sensitivity", 0.5, PLAN)
     with pytest.raises(UsageError, match="--min-sensitivity"):
         confident_threshold(labels, scores, patients, "sensitivity", 1.0, PLAN)

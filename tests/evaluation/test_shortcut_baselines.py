@@ -1,4 +1,4 @@
-"""Controls: what they can tell, what no patient may help them with, when there is none."""
+"""Shortcut baselines: strong features, patient-wise cross-validation, too few patients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pneumoscope.evaluation.stress import cross_validated, shortcut_baseline
 QUICK = IntervalConfig(resamples=100)
 
 
-def test_what_gives_the_class_away_is_found_and_noise_is_not() -> None:
+def test_informative_features_are_detected_and_noise_is_not() -> None:
     rng = np.random.default_rng(0)
     labels = np.tile([0, 1], 60)
     patients = np.arange(120).astype(str)
@@ -21,14 +21,14 @@ def test_what_gives_the_class_away_is_found_and_noise_is_not() -> None:
     assert noise is not None
     assert noise.auc.low < 0.5 < noise.auc.high
     numbers[:, 2] = 1e6 * (labels + rng.normal(0, 0.3, 120))  # in bytes, say
-    told = shortcut_baseline(numbers, labels, patients, 5, QUICK)
-    assert told is not None
-    assert told.auc.value > 0.97
-    assert (told.images, told.patients) == (120, 120)
+    strong = shortcut_baseline(numbers, labels, patients, 5, QUICK)
+    assert strong is not None
+    assert strong.auc.value > 0.97
+    assert (strong.images, strong.patients) == (120, 120)
 
 
-def test_a_patient_never_helps_with_his_own_images() -> None:
-    # Each patient's images are alike and of one class, which nothing but the patient tells.
+def test_a_patient_is_never_in_training_and_test_fold() -> None:
+    # Each patient's images are alike and of one class, so only the patient predicts the class.
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, 40).repeat(5)
     patients = np.arange(40).repeat(5).astype(str)
@@ -40,9 +40,9 @@ def test_a_patient_never_helps_with_his_own_images() -> None:
     assert np.isfinite(grouped).all()
 
 
-@pytest.mark.parametrize(("ill", "there"), [(1, False), (2, True)])
-def test_one_patient_of_a_class_is_too_few(ill: int, there: bool) -> None:
-    labels = np.array([0] * 10 + [1] * ill * 2)
-    patients = [f"n{k}" for k in range(10)] + [f"i{k // 2}" for k in range(2 * ill)]
+@pytest.mark.parametrize(("positive", "defined"), [(1, False), (2, True)])
+def test_one_patient_of_a_class_is_too_few(positive: int, defined: bool) -> None:
+    labels = np.array([0] * 10 + [1] * positive * 2)
+    patients = [f"n{k}" for k in range(10)] + [f"i{k // 2}" for k in range(2 * positive)]
     numbers = np.arange(len(labels), dtype=float)[:, None]
-    assert (shortcut_baseline(numbers, labels, patients, 5, QUICK) is not None) == there
+    assert (shortcut_baseline(numbers, labels, patients, 5, QUICK) is not None) == defined

@@ -80,7 +80,7 @@ def test_an_unchanged_image_differs_by_nothing_for_certain() -> None:
 def test_what_was_refused_stands_on_neither_side() -> None:
     labels, patients, plain, changed = simulated(np.random.default_rng(2), 40, 2, 0.8, 0.3)
     config = IntervalConfig(resamples=40)
-    plain[3] = np.nan  # had no answer to begin with: no refusal of the change
+    plain[3] = np.nan  # no result when unchanged: not counted as refused
     changed[3:10] = np.nan
     kept = ~np.isnan(changed)
     found = compare_paired(labels, patients, plain, changed, THRESHOLD, config)
@@ -93,25 +93,25 @@ def test_what_was_refused_stands_on_neither_side() -> None:
     assert alone.refused == 0
 
 
-@pytest.mark.parametrize("answers", ["none", "one class", "one patient"])
-def test_what_is_undefined_is_none(answers: str) -> None:
+@pytest.mark.parametrize("remaining", ["none", "one class", "one patient"])
+def test_undefined_values_are_none(remaining: str) -> None:
     labels, patients, plain, changed = simulated(np.random.default_rng(3), 20, 2, 0.8, 0.3)
-    if answers == "none":
+    if remaining == "none":
         changed[:] = np.nan
-    if answers == "one class":
+    if remaining == "one class":
         changed[labels == 0] = np.nan
-    if answers == "one patient":
+    if remaining == "one patient":
         patients[:] = "p"
     found = compare_paired(
         labels, patients, plain, changed, THRESHOLD, IntervalConfig(resamples=20)
     )
-    if answers == "one patient":
+    if remaining == "one patient":
         assert found.difference["sensitivity"].value is not None
         assert found.difference["sensitivity"].low is None
         return
     assert found.difference["auc"] == found.difference["specificity"] == Estimate(None)
-    assert (found.difference["sensitivity"].value is None) == (answers == "none")
-    if answers == "none":
+    assert (found.difference["sensitivity"].value is None) == (remaining == "none")
+    if remaining == "none":
         assert judge(found, 0.05, plausible=True) == "shown"
 
 

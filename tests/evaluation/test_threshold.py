@@ -84,10 +84,10 @@ def test_one_condition_moves_the_threshold_to_where_both_classes_suffer_alike() 
     conditions = np.repeat([0, 1], 4)
     chosen = choose_threshold(labels, scores, ThresholdConfig("worst_case"), conditions)
     assert chosen.value == pytest.approx(0.7)
-    assert chosen.rule == "highest least one of sensitivity and specificity under 2 conditions"
+    assert chosen.rule == "highest minimum of sensitivity and specificity over 2 conditions"
     alone = choose_threshold(labels[:4], scores[:4], ThresholdConfig("worst_case"))
     assert alone.value == pytest.approx(0.5)
-    assert alone.rule == "highest least one of sensitivity and specificity"
+    assert alone.rule == "highest minimum of sensitivity and specificity"
 
 
 @given(both_classes())
@@ -155,9 +155,9 @@ def test_one_class_is_refused(rule) -> None:
 
 def test_unreachable_targets_say_what_is_possible() -> None:
     labels, scores = [0, 0, 1, 1], [0.2, 0.9, 0.1, 0.6]
-    with pytest.raises(DataError, match=r"0\.9 is only reached by answering PNEUMONIA.*0\.5 is"):
+    with pytest.raises(DataError, match=r"0\.9 is only reached by predicting PNEUMONIA.*0\.5 is"):
         choose_threshold(labels, scores, ThresholdConfig("sensitivity", 0.9))
-    with pytest.raises(DataError, match=r"answering NORMAL for all \(a sensitivity of 0\)"):
+    with pytest.raises(DataError, match=r"predicting NORMAL for all \(a sensitivity of 0\)"):
         choose_threshold(labels, scores, ThresholdConfig("specificity", 0.9))
 
 

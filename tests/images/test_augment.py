@@ -36,7 +36,7 @@ def texture(height: int = 96, width: int = 96) -> np.ndarray:
 
 
 def blob(size: int = 101, sigma: float = 8.0) -> np.ndarray:
-    """A bright spot in the middle on black: what fills the edges can't disturb its moments."""
+    """A bright spot in the centre on black, so that filled edges do not change its moments."""
     x = np.arange(size, dtype=np.float32) - (size - 1) / 2
     row = np.exp(-((x / sigma) ** 2) / 2)
     return np.outer(row, row).astype(np.float32)
@@ -166,7 +166,7 @@ def test_flip_mirrors_exactly() -> None:
     assert 30 < flipped < 70
 
 
-def test_edges_are_black_or_go_on() -> None:
+def test_edges_are_black_or_repeated() -> None:
     image = np.full((64, 64), 0.5, dtype=np.float32)
     results = [augment(image, only(rotation=40), rng(seed)) for seed in range(40)]
     black = [bool((result == 0).any()) for result in results]
@@ -208,7 +208,7 @@ def test_gamma_is_one_exponent() -> None:
     assert 1.1 < max(exponents) <= math.exp(0.3) + 1e-3
 
 
-def test_erasing_paints_one_rectangle_in_one_grey() -> None:
+def test_erasing_fills_one_rectangle_with_one_grey() -> None:
     image = texture(120, 90)
     shares = []
     for seed in range(60):
@@ -222,7 +222,7 @@ def test_erasing_paints_one_rectangle_in_one_grey() -> None:
     assert 0.15 < max(shares) <= ERASED_AREA[1] * 1.05
 
 
-def test_erasing_is_a_chance() -> None:
+def test_erasing_happens_with_its_probability() -> None:
     image = texture()
     erased = [
         not np.array_equal(augment(image, only(erasing=0.25), rng(seed)), image)
@@ -261,7 +261,7 @@ def test_views_depend_on_seed_content_and_index() -> None:
 
 
 def test_view_is_the_same_in_another_process() -> None:
-    """Python's own `hash` differs by process; a view must not hang on it."""
+    """Python's own `hash` differs by process; a view must not depend on it."""
     code = (
         "import numpy as np, hashlib\n"
         "from pneumoscope.config import AugmentConfig\n"
@@ -296,7 +296,7 @@ def test_fingerprints() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("crop", 1.0), ("flip", 1.5), ("rotation", -3.0), ("gamma", math.nan)]
 )
-def test_senseless_ranges_are_refused_by_name(name: str, value: float) -> None:
+def test_invalid_ranges_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=name):
         augment(texture(), only(**{name: value}), rng())
 
@@ -307,6 +307,6 @@ def test_negative_view_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4)), np.zeros((4, 4, 3), dtype=np.float32)])
-def test_wrong_arrays_are_named(wrong: np.ndarray) -> None:
+def test_wrong_arrays_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(PneumoscopeError, match="wanted float32"):
         augment(wrong, AugmentConfig(), rng())

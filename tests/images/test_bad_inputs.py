@@ -1,4 +1,4 @@
-"""Every bad input gets its code and words, quickly, and nothing but our error ever leaves."""
+"""Every bad input is refused quickly with its code and a message; no other error is raised."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_bytes_get_the_reason_that_the_file_gets(case: BadImage, tmp_path: Path)
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(1, "No")])
 def test_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
-    # Root may read everything, so the refusal is played.
+    # Root may read everything, so the refusal is simulated.
     path = tmp_path / "secret.png"
     path.write_bytes(b"x")
 

@@ -42,7 +42,7 @@ MANY = 5_000
 
 @pytest.fixture(autouse=True)
 def few_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So few that the files are small, and enough for the honest ones."""
+    """A low limit, so that the test files are small and normal files still pass."""
     monkeypatch.setattr(budget, "MOST_ITEMS", 1000)
 
 
@@ -68,7 +68,7 @@ def test_scans_are_counted_wherever_the_stream_lies(content: bytes) -> None:
 
 
 def test_scans_are_counted_in_a_tiff_too() -> None:
-    """The stream of an honest JPEG in a TIFF is exchanged for one of many scans."""
+    """Replace the stream of a normal JPEG in a TIFF with one of many scans."""
     stream = io.BytesIO()
     Image.fromarray(GREY).save(stream, "TIFF", compression="jpeg")
     honest = stream.getvalue()
@@ -77,7 +77,7 @@ def test_scans_are_counted_in_a_tiff_too() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 20_000])
-def test_a_second_tiff_directory_is_enough(count: int) -> None:
+def test_a_second_tiff_directory_is_refused(count: int) -> None:
     assert refused(many_directories(count)).reason == Reason.MULTI_FRAME
 
 
@@ -104,7 +104,7 @@ def test_parts_are_counted_in_every_format(make: Callable[[], bytes], what: str)
 
 
 def test_the_header_alone_has_the_same_budget() -> None:
-    """For a report the file is read again."""
+    """Reports read the file again."""
     with pytest.raises(ImageRefusedError) as caught:
         source_image(elements(MANY), "hostile", LimitsConfig())
     assert caught.value.reason == Reason.TOO_COMPLEX

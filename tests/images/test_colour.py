@@ -1,4 +1,4 @@
-"""Colour is measured before a picture is made grey, in every format that has any."""
+"""The colour measure, for every format that stores colour."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def stored(image: Image.Image, kind: str, **how: object) -> float:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP"])
-def test_half_a_red_picture_is_half_coloured(kind: str) -> None:
+def test_half_a_red_image_has_half_the_colour(kind: str) -> None:
     lossless = {"lossless": True} if kind == "WEBP" else {}
     assert stored(Image.fromarray(RED), kind, **lossless) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK"])
-def test_palettes_and_inks_are_coloured_as_rgb_is(mode: str) -> None:
+def test_palettes_and_cmyk_have_the_colour_of_rgb(mode: str) -> None:
     picture = Image.fromarray(RED).convert(mode)
     assert stored(picture, "PNG" if mode == "P" else "TIFF") == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_film_stored_as_rgb_is_grey() -> None:
+def test_an_xray_stored_as_rgb_is_grey() -> None:
     grey = np.tile(np.arange(96, dtype=np.uint8), (80, 1))
     assert stored(Image.fromarray(np.stack([grey] * 3, axis=-1)), "PNG") == 0.0
     assert stored(Image.fromarray(np.stack([grey] * 3, axis=-1)), "JPEG") < 0.01
@@ -44,13 +44,13 @@ def test_a_film_stored_as_rgb_is_grey() -> None:
     assert stored(Image.fromarray(grey.astype(np.uint16) * 256), "PNG") == 0.0
 
 
-def test_what_is_transparent_counts_as_black() -> None:
+def test_transparent_areas_count_as_black() -> None:
     clear = np.dstack([RED, np.zeros(RED.shape[:2], np.uint8)])
     clear[:, :48, 3] = 255
     assert stored(Image.fromarray(clear), "PNG") == pytest.approx(0.25, abs=0.01)
 
 
-def test_lab_is_coloured_by_a_and_b() -> None:
+def test_the_colour_of_lab_is_in_a_and_b() -> None:
     lab = np.zeros((40, 40, 3), np.uint8)
     lab[..., 0] = 120
     assert colour_of(Image.fromarray(lab, "LAB")) == 0.0
@@ -68,7 +68,7 @@ def test_dicom_in_colour_is_measured_and_grey_is_not() -> None:
     assert read(film(rgb[..., 0])).colour == 0.0
 
 
-def test_bits_beyond_eight_are_shares_of_their_own_white() -> None:
+def test_colour_of_deep_samples_is_relative_to_their_white() -> None:
     samples = np.zeros((10, 10, 3), np.uint16)
     samples[..., 1] = 2048
     assert mean_chroma(samples, 4095) == pytest.approx(0.5, abs=0.001)

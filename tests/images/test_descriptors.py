@@ -1,4 +1,4 @@
-"""A look: the same however exposed, and moved about, not changed, by turns and inversion."""
+"""Image descriptors: independent of exposure, and permuted by rotation and inversion."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def square() -> np.ndarray:
 
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
-def test_a_turned_look_is_the_look_of_the_turned_film(
+def test_rotated_descriptors_are_those_of_the_rotated_image(
     square: np.ndarray, quarters: int, inverted: bool
 ) -> None:
-    film = np.rot90(square, quarters)
-    film = np.ascontiguousarray(1 - film if inverted else film)
+    image = np.rot90(square, quarters)
+    image = np.ascontiguousarray(1 - image if inverted else image)
     wanted, found = (
-        describe_image(film),
+        describe_image(image),
         describe_image(square).rotated(quarters, inverted=inverted),
     )
     np.testing.assert_allclose(found.thumbnail, wanted.thumbnail, atol=1e-5)
@@ -32,19 +32,19 @@ def test_a_turned_look_is_the_look_of_the_turned_film(
         assert np.abs(wanted.energy - describe_image(square).energy).max() > 0.01
 
 
-def test_exposure_hardly_changes_it(square: np.ndarray) -> None:
-    look = describe_image(square)
+def test_exposure_hardly_changes_the_descriptors(square: np.ndarray) -> None:
+    described_image = describe_image(square)
     flat = describe_image((0.4 * square + 0.2).astype(np.float32))
-    np.testing.assert_allclose(flat.thumbnail, look.thumbnail, atol=1e-4)
-    np.testing.assert_allclose(flat.energy, look.energy, atol=1e-4)
+    np.testing.assert_allclose(flat.thumbnail, described_image.thumbnail, atol=1e-4)
+    np.testing.assert_allclose(flat.energy, described_image.energy, atol=1e-4)
     for name, described in (
         describe_image(perturbation_sweeps.noise(square, 0.05)).vectors().items()
     ):
-        likeness = np.corrcoef(described, look.vectors()[name])[0, 1]
+        likeness = np.corrcoef(described, described_image.vectors()[name])[0, 1]
         assert likeness > 0.95, name
 
 
-def test_directions_are_those_of_growing_brightness() -> None:
+def test_directions_point_to_increasing_brightness() -> None:
     slope = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
     for quarters, direction in enumerate((0, 6, 4, 2)):  # right, up, left, down
         energy = describe_image(np.ascontiguousarray(np.rot90(slope, quarters))).energy
@@ -54,7 +54,7 @@ def test_directions_are_those_of_growing_brightness() -> None:
     assert at_45.sum((0, 1)).argmax() == 1
 
 
-def test_descriptions_are_told_apart_by_what_they_keep(square: np.ndarray) -> None:
+def test_vectors_differ_in_what_they_keep(square: np.ndarray) -> None:
     described = describe_image(square).vectors()
     assert {name: vector.shape for name, vector in described.items()} == {
         THUMBNAIL: (1024,),
@@ -69,9 +69,9 @@ def test_descriptions_are_told_apart_by_what_they_keep(square: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("side", [1, 32, 64, 300])
-def test_any_square_has_a_finite_look(side: int) -> None:
-    for film in (np.zeros((side, side), np.float32), np.eye(side, dtype=np.float32)):
-        look = describe_image(film)
-        for described in look.vectors().values():
+def test_any_square_has_finite_descriptors(side: int) -> None:
+    for image in (np.zeros((side, side), np.float32), np.eye(side, dtype=np.float32)):
+        described_image = describe_image(image)
+        for described in described_image.vectors().values():
             assert np.isfinite(described).all()
             assert described.dtype == np.float32

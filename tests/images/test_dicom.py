@@ -104,7 +104,7 @@ def test_lossless_jpeg(encoder: str, samples: Array, syntax: str) -> None:
 
 
 def test_lossless_jpeg_of_signed_samples() -> None:
-    # The stream holds the 12 stored bits; the sign is the data set's affair.
+    # The stream has the 12 stored bits; the sign is in the data set.
     clipped = SIGNED.clip(-2048, 2047)
     samples = (clipped & 0xFFF).astype(np.uint16)
     stream = imagecodecs.jpeg8_encode(samples, lossless=True, bitspersample=12)
@@ -120,14 +120,14 @@ def test_jpeg_baseline_is_decoded_as_by_libjpeg() -> None:
 
 
 @pytest.mark.parametrize("filling", [b"", b"\x00", b"\xff", b"\xff\x00\x00"])
-def test_what_fills_up_a_stream_is_no_part_of_it(filling: bytes) -> None:
+def test_padding_after_a_stream_is_ignored(filling: bytes) -> None:
     # PS3.5 A.4: fragments are of even length.
     stream = imagecodecs.jpeg8_encode(GREY12, lossless=True, bitspersample=12)
     content = encapsulated(twelve(), stream + filling, JPEGLosslessSV1)
     same(read_bytes(content, "x"), stretched(GREY12))
 
 
-def test_a_preamble_may_be_that_of_a_tiff() -> None:
+def test_a_preamble_may_be_a_tiff_header() -> None:
     # PS3.10 7.1; the file is both.
     content = dicom(twelve())
     both = b"II*\x00" + (1 << 20).to_bytes(4, "little") + content[8:]
@@ -163,13 +163,13 @@ def test_high_bit_at_the_top() -> None:
     same(read(film(GREY12 << 4, BitsStored=12, HighBit=15)), stretched(GREY12))
 
 
-def test_impossible_high_bit_is_taken_for_the_usual_one() -> None:
+def test_an_impossible_high_bit_is_replaced_by_the_usual_one() -> None:
     image = read(twelve(HighBit=3))
     same(image, stretched(GREY12))
     assert "high bit 3" in image.warnings[0]
 
 
-def test_missing_optional_pixel_elements_get_their_only_sense() -> None:
+def test_missing_optional_pixel_elements_get_defaults() -> None:
     absent = dict.fromkeys(("BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"))
     same(read(film(GREY16, **absent)), stretched(GREY16))
     image = read(film(GREY16, PhotometricInterpretation=None))

@@ -1,4 +1,4 @@
-"""Ages from every form that a DICOM header has them in."""
+"""Ages from every form in a DICOM header."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_stated_ages(stated: str, low: float, high: float, words: str) -> None:
 
 
 @pytest.mark.parametrize("stated", ["four", "4", "004", "Y", "999Y", "4.5Y", "-03Y"])
-def test_what_is_no_age_is_said(stated: str) -> None:
+def test_an_invalid_age_gives_a_warning(stated: str) -> None:
     age, odd = patient_age(stated, "", "")
     assert age is None
     assert repr(stated) in odd[0]
@@ -58,13 +58,13 @@ def test_without_two_dates_there_is_no_age(birth: str, study: str) -> None:
     assert patient_age("", birth, study) == (None, ())
 
 
-def test_a_birth_after_the_study_is_said() -> None:
+def test_a_birth_after_the_study_gives_a_warning() -> None:
     age, odd = patient_age("", "20250101", "20240101")
     assert age is None
     assert "after its study date" in odd[0]
 
 
-def test_a_contradiction_is_said_and_the_stated_age_counts() -> None:
+def test_a_contradiction_gives_a_warning_and_the_stated_age_counts() -> None:
     age, odd = patient_age("003Y", "19500101", "20240101")
     assert age is not None
     assert age.words == "3 years"

@@ -1,4 +1,4 @@
-"""Films as displayed, pixel for pixel against dcmtk's own decoders and display pipeline.
+"""X-rays as displayed, pixel for pixel against dcmtk's own decoders and display pipeline.
 
 dcmtk writes 16-bit greys; ours are rounded alike. What dcmtk's viewer has other rules for (padding)
 is checked by hand in test_dicom_display.py; JPEG 2000, which it can't decode, against imagecodecs
@@ -182,7 +182,7 @@ def test_lossless_jpeg(syntax: str, bits: int, tmp_path: Path) -> None:
 
 
 def test_lossy_jpeg(tmp_path: Path) -> None:
-    # Two decoders of one lossy stream may round their transform otherwise, by a grey of 8 bits.
+    # Two decoders of one lossy stream may round their transform differently, by a grey of 8 bits.
     stream = encoded(Image.fromarray(GREY8), "JPEG", quality=80)
     dataset = film(GREY8, WindowCenter=128, WindowWidth=256)
     agree(encapsulated(dataset, stream, JPEGBaseline8Bit), tmp_path, "+Wi", "1", within=257)
@@ -207,7 +207,7 @@ PYDICOM_FILES = (
     "liver_1frame.dcm",
     "examples_overlay.dcm",
 )
-"""Grey ones of pydicom's own test files that come with it and that dcmtk decodes."""
+"""The grey test files of pydicom that dcmtk decodes."""
 
 
 @pytest.mark.parametrize("name", PYDICOM_FILES)
@@ -216,9 +216,9 @@ def test_files_of_pydicom(name: str, tmp_path: Path) -> None:
     if not found:
         pytest.skip(f"this pydicom comes without {name}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is odd about these files is why they are kept
+        warnings.simplefilter("ignore")  # these files are kept because they are odd
         dataset = pydicom.dcmread(found[0])
-        dataset.Modality = "CR"  # they are of many kinds, which would be refused
+        dataset.Modality = "CR"  # they have various modalities, which would be refused
         for told in ("BodyPartExamined", "StudyDescription", "SeriesDescription"):
             dataset.pop(told, None)
         stream = BytesIO()

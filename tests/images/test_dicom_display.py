@@ -87,14 +87,14 @@ def test_narrow_window_becomes_linear_exact() -> None:
     assert "too narrow" in image.warnings[0]
 
 
-def test_window_beside_all_values_is_not_used() -> None:
+def test_a_window_outside_all_values_is_not_used() -> None:
     image = read(twelve(WindowCenter=60000, WindowWidth=10))
     same(image, stretched(GREY12))
     assert "one grey only" in image.warnings[0]
 
 
 @pytest.mark.parametrize("text", ["abc", "nan", "1e999"])
-def test_a_window_that_is_no_number_is_not_used(text: str) -> None:
+def test_an_invalid_window_is_not_used(text: str) -> None:
     dataset = twelve(WindowCenter=100, WindowWidth=100)
     content = dicom(dataset)
     bad = text.encode().ljust(8)
@@ -111,7 +111,7 @@ def test_rescale_comes_before_the_window() -> None:
     same(read(dataset), linear(GREY12.astype(float) * 2 - 1000, 3000, 6500))
 
 
-def test_negative_slope_turns_black_and_white() -> None:
+def test_a_negative_slope_swaps_black_and_white() -> None:
     same(read(twelve(RescaleSlope=-1, RescaleIntercept=4095)), 1 - stretched(GREY12))
 
 
@@ -208,7 +208,7 @@ def test_signed_padding_range(syntax: str) -> None:
     assert not grey[:9].any()
 
 
-def test_nothing_but_padding_is_blank() -> None:
+def test_an_image_of_padding_is_blank() -> None:
     with pytest.raises(ImageRefusedError) as refusal:
         read(film(np.full((40, 40), 5, np.uint16), PixelPaddingValue=5))
     assert refusal.value.reason is Reason.BLANK

@@ -1,4 +1,4 @@
-"""What a DICOM header decides: geometry, whether it is a chest film, what is handed on."""
+"""DICOM headers: geometry, chest X-ray or not, and the elements passed on."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_impossible_spacing_is_not_used() -> None:
     assert "PixelSpacing" in image.warnings[0]
 
 
-def test_header_is_handed_on() -> None:
+def test_the_header_is_passed_on() -> None:
     dataset = twelve(
         PatientAge="004Y",
         PatientSex="F",
@@ -99,12 +99,12 @@ def test_absent_header_elements_are_empty_text() -> None:
 
 
 @pytest.mark.parametrize("modality", ["CR", "DX", "RG", "OT", "cr"])
-def test_film_modalities_pass(modality: str) -> None:
+def test_xray_modalities_pass(modality: str) -> None:
     assert read(twelve(Modality=modality)).warnings == ()
 
 
 @pytest.mark.parametrize("modality", ["CT", "US", "MG", "NM", "PT", "XA", "PR", "SEG", "ECG"])
-def test_other_modalities_do_not(modality: str) -> None:
+def test_other_modalities_are_refused(modality: str) -> None:
     with pytest.raises(ImageRefusedError, match=modality) as refusal:
         read(twelve(Modality=modality))
     assert refusal.value.reason is Reason.WRONG_MODALITY
@@ -120,13 +120,13 @@ def test_parts_with_lungs_pass(part: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["HAND", "Skull", "ABDOMEN", "KNEE", "C SPINE", "FOOT"])
-def test_parts_without_lungs_do_not(part: str) -> None:
+def test_parts_without_lungs_are_refused(part: str) -> None:
     with pytest.raises(ImageRefusedError) as refusal:
         read(twelve(BodyPartExamined=part))
     assert refusal.value.reason is Reason.WRONG_BODY_PART
 
 
-def test_odd_part_and_odd_view_are_warned_of() -> None:
+def test_an_odd_part_and_an_odd_view_give_warnings() -> None:
     image = read(twelve(BodyPartExamined="PORT", ViewPosition="LLD"))
     assert "PORT" in image.warnings[0]
     assert "LLD" in image.warnings[1]
@@ -189,7 +189,7 @@ def test_a_coded_view_counts_where_no_other_is_stated(meaning: str, passes: bool
         ("CHEST LATERAL DECUBITUS", "", None),
     ],
 )
-def test_descriptions_tell_where_part_and_view_are_not_stated(
+def test_descriptions_decide_if_part_and_view_are_not_stated(
     series: str, study: str, reason: Reason | None
 ) -> None:
     said = {"SeriesDescription": series, "StudyDescription": study}
@@ -200,11 +200,11 @@ def test_descriptions_tell_where_part_and_view_are_not_stated(
         with pytest.raises(ImageRefusedError, match=series or study) as refusal:
             read(silent)
         assert refusal.value.reason is reason
-    assert read(twelve(**said)).format == "dicom"  # what is stated counts before
+    assert read(twelve(**said)).format == "dicom"  # stated values take precedence
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "MR_small_implicit.dcm"])
-def test_a_preamble_that_is_a_tiff_header_hides_no_dicom_file(name: str) -> None:
+def test_a_dicom_file_with_a_tiff_header_as_preamble_is_detected(name: str) -> None:
     path = Path(pydicom.__file__).parent / "data" / "test_files" / name
     assert path.read_bytes().startswith((b"II", b"MM"))
     with pytest.raises(ImageRefusedError, match=name[:2]) as refusal:
@@ -212,7 +212,7 @@ def test_a_preamble_that_is_a_tiff_header_hides_no_dicom_file(name: str) -> None
     assert refusal.value.reason is Reason.WRONG_MODALITY
 
 
-def test_values_that_pydicom_warns_of_stay_quiet() -> None:
+def test_pydicom_warnings_are_not_shown() -> None:
     dataset = twelve(PatientAge="four", StudyInstanceUID="1.02.x")
     assert read(dataset).dicom.patient_age == "four"  # type: ignore[union-attr]
 

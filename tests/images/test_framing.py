@@ -1,4 +1,4 @@
-"""Images re-cut by the lungs: the same share in all, whatever the framing was."""
+"""Lung-based cropping: the lungs fill the same share of all images, whatever the framing."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_beyond_the_edge_the_edge_is_repeated_and_no_lungs_mean_the_median_box()
     )
 
 
-def test_matching_takes_the_cue_away() -> None:
-    """Phantoms of which one class is cut closer: its box tells the classes apart, until matched."""
+def test_matching_removes_the_cue() -> None:
+    """Phantoms of one class are cropped more tightly: the box separates them until matched."""
     own, matched, labels = [], [], []
     for k in range(120):
         image = draw(1, f"p{k}", k, 0, size=96).pixels

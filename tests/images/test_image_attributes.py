@@ -1,4 +1,4 @@
-"""What a DICOM header says of the kind of patient and film, and nothing of who it is."""
+"""Attributes of a DICOM header for subgroups, without the identity of the patient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pneumoscope.images.phantom.folder import encode_dicom
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Path:
+def dicom_file(tmp_path: Path) -> Path:
     path = tmp_path / "film"
     path.write_bytes(encode_dicom(draw(1, "guest", number=1, label=1), serial=1, seed=1))
     return path
@@ -27,16 +27,16 @@ def changed(path: Path, **values: object) -> Path:
     return path
 
 
-def test_attributes_of_a_film(film: Path) -> None:
+def test_attributes_of_a_dicom_file(dicom_file: Path) -> None:
     changed(
-        film,
+        dicom_file,
         PatientAge="004Y",
         PatientSex="F",
         ViewPosition="AP",
         Manufacturer="Some\tMaker <b>",
         PatientName="Somebody",
     )
-    found = image_attributes(film)
+    found = image_attributes(dicom_file)
     assert found == {
         "age_band": "1 to 4",
         "sex": "female",
@@ -45,9 +45,9 @@ def test_attributes_of_a_film(film: Path) -> None:
     }
 
 
-def test_what_is_not_stated_is_not_there(film: Path) -> None:
-    changed(film, PatientAge="", PatientSex="", ViewPosition="", Manufacturer="")
-    assert image_attributes(film) == {}
+def test_attributes_that_are_not_stated_are_missing(dicom_file: Path) -> None:
+    changed(dicom_file, PatientAge="", PatientSex="", ViewPosition="", Manufacturer="")
+    assert image_attributes(dicom_file) == {}
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_age_bands(age: str, band: str) -> None:
     assert age_band(age) == band
 
 
-def test_what_is_no_dicom_says_nothing(tmp_path: Path, film: Path) -> None:
+def test_other_files_have_no_attributes(tmp_path: Path, dicom_file: Path) -> None:
     other = tmp_path / "other.png"
     other.write_bytes(b"\x89PNG" + bytes(400))
     assert image_attributes(other) == {}
     assert image_attributes(tmp_path / "none") == {}
     for cut in (140, 200, 400, 700):
         cut_file = tmp_path / f"cut-{cut}"
-        cut_file.write_bytes(film.read_bytes()[:cut])
+        cut_file.write_bytes(dicom_file.read_bytes()[:cut])
         assert set(image_attributes(cut_file)) <= {
             "age_band",
             "sex",

@@ -1,4 +1,4 @@
-"""Lung fields: against the known outlines of phantoms; what is no chest has no quality."""
+"""Lung segmentation against the known outlines of phantoms; other images get a low quality."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
-def test_it_finds_the_lungs_of_phantoms_whose_outlines_are_known() -> None:
+def test_lungs_of_phantoms_match_their_outlines() -> None:
     phantoms = [draw(11, f"p{k}", 1, k % 2, size=160) for k in range(24)]
     found = [find_lungs(phantom.pixels) for phantom in phantoms]
     good = [k for k, lungs in enumerate(found) if lungs.quality >= 0.5]
@@ -38,17 +38,17 @@ def test_it_finds_the_lungs_of_phantoms_whose_outlines_are_known() -> None:
     overlaps = [dice(found[k].mask, phantoms[k].lungs) for k in good]
     assert np.mean(overlaps) > 0.8
     assert min(overlaps) > 0.6
-    # What is taken away with the lungs holds nearly all of them.
+    # The wide mask covers nearly all of the lungs.
     covered = [(found[k].wide & phantoms[k].lungs).sum() / phantoms[k].lungs.sum() for k in good]
     assert np.mean(covered) > 0.9
 
 
-def test_two_fields_on_any_shape_with_the_film_left_as_it_was() -> None:
-    film = np.asarray(Image.fromarray(draw(2, "a", 1, 0, size=128).pixels).resize((300, 200)))
-    film = film.clip(0, 1)
-    before = film.copy()
-    lungs = find_lungs(film)
-    np.testing.assert_array_equal(film, before)
+def test_two_fields_on_any_shape_and_the_image_unchanged() -> None:
+    image = np.asarray(Image.fromarray(draw(2, "a", 1, 0, size=128).pixels).resize((300, 200)))
+    image = image.clip(0, 1)
+    before = image.copy()
+    lungs = find_lungs(image)
+    np.testing.assert_array_equal(image, before)
     assert lungs.mask.shape == lungs.wide.shape == (200, 300)
     assert lungs.mask.dtype == bool
     assert label(lungs.mask)[1] == 2
@@ -56,7 +56,7 @@ def test_two_fields_on_any_shape_with_the_film_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("name", ["black", "noise", "ramp", "turned"])
-def test_what_is_no_upright_chest_has_little_quality(name: str) -> None:
+def test_images_other_than_an_upright_chest_have_low_quality(name: str) -> None:
     ramp = np.tile(np.linspace(0, 1, 96, dtype=np.float32), (96, 1))
     pictures = {
         "black": np.zeros((96, 96), np.float32),
@@ -67,7 +67,7 @@ def test_what_is_no_upright_chest_has_little_quality(name: str) -> None:
     assert find_lungs(pictures[name]).quality < 0.5
 
 
-def test_otsu_is_the_cut_of_least_variance_within() -> None:
+def test_otsu_minimises_the_variance_within_classes() -> None:
     rng = np.random.default_rng(1)
     values = np.concatenate([rng.normal(0, 0.5, 300), rng.normal(4, 0.7, 200)])
 
@@ -76,11 +76,11 @@ def test_otsu_is_the_cut_of_least_variance_within() -> None:
         return sum(len(side) * side.var() for side in sides if len(side))
 
     best = min(np.linspace(values.min(), values.max(), 400), key=within)
-    # The variance hardly changes across the gap: compare what is left, not the place.
+    # The variance hardly changes across the gap: compare the variance, not the position.
     assert within(otsu(values)) <= within(best) * 1.02
 
 
-def test_ring_and_centre_make_up_the_film() -> None:
+def test_ring_and_centre_add_up_to_the_image() -> None:
     image = np.random.default_rng(0).random((80, 40), dtype=np.float32) + 0.01
     ring, centre = ring_only(image, 0.125), centre_only(image, 0.125)
     np.testing.assert_allclose(ring + centre, image)
@@ -89,7 +89,7 @@ def test_ring_and_centre_make_up_the_film() -> None:
     assert (ring[:, :5] > 0).all()
 
 
-def test_grey_is_the_mean_of_what_is_left_and_tells_nothing_of_what_is_hidden() -> None:
+def test_grey_is_the_mean_of_the_rest_and_independent_of_the_masked_region() -> None:
     image = np.random.default_rng(0).random((80, 40), dtype=np.float32)
     mask = np.zeros((80, 40), bool)
     mask[10:70, 5:35] = True
@@ -103,10 +103,10 @@ def test_grey_is_the_mean_of_what_is_left_and_tells_nothing_of_what_is_hidden() 
         np.testing.assert_array_equal(painted[~hidden], image[~hidden])
         assert painted.dtype == np.float32
     everything = np.ones((80, 40), bool)
-    assert (mask_out(image, everything, "grey") == 0).all()  # nothing is left to take it from
+    assert (mask_out(image, everything, "grey") == 0).all()  # no pixels are left to average
 
 
-def test_what_another_film_lends_is_its_own_but_for_brightness() -> None:
+def test_a_swapped_region_is_the_other_image_matched_in_brightness() -> None:
     rng = np.random.default_rng(0)
     image = (0.3 + 0.1 * rng.random((80, 40))).astype(np.float32)
     other = np.asarray(Image.fromarray(rng.random((60, 70), np.float32)))
@@ -127,7 +127,7 @@ def test_what_another_film_lends_is_its_own_but_for_brightness() -> None:
         swap_background(image, other, mask.T)
 
 
-def test_lungs_and_the_rest_make_up_the_film() -> None:
+def test_lungs_and_the_rest_add_up_to_the_image() -> None:
     image = np.full((20, 20), 0.5, np.float32)
     mask = np.zeros((20, 20), bool)
     mask[4:9, 3:6] = mask[12:15, 14:18] = True
@@ -142,8 +142,8 @@ def test_lungs_and_the_rest_make_up_the_film() -> None:
         mask_out(image, mask[:10])
 
 
-def test_masks_are_found_by_the_films_place_or_name(tmp_path: Path) -> None:
-    films, masks = tmp_path / "films", tmp_path / "masks"
+def test_masks_are_found_by_the_path_or_name_of_the_image(tmp_path: Path) -> None:
+    images, masks = tmp_path / "films", tmp_path / "masks"
     (masks / "NORMAL").mkdir(parents=True)
     white = np.zeros((50, 50), np.uint8)
     white[10:40, 5:20] = 255
@@ -151,8 +151,8 @@ def test_masks_are_found_by_the_films_place_or_name(tmp_path: Path) -> None:
     Image.fromarray(white.T.copy()).save(masks / "b.png")
     Image.fromarray(np.zeros((50, 50), np.uint8)).save(masks / "empty.png")
     (masks / "broken.png").write_bytes(b"no image")
-    folder = MaskFolder(masks, films)
-    lungs = folder.lungs(films / "NORMAL" / "a.jpeg", (100, 200))
+    folder = MaskFolder(masks, images)
+    lungs = folder.lungs(images / "NORMAL" / "a.jpeg", (100, 200))
     assert lungs is not None
     assert lungs.quality == 1.0
     np.testing.assert_array_equal(lungs.mask, resized_mask(white > 0, (100, 200)))
@@ -161,7 +161,7 @@ def test_masks_are_found_by_the_films_place_or_name(tmp_path: Path) -> None:
     elsewhere = folder.lungs(Path("/elsewhere/b.dcm"), (50, 50))
     assert elsewhere is not None
     assert elsewhere.mask[10, 30]
-    assert folder.lungs(films / "c.png", (50, 50)) is None
-    assert folder.lungs(films / "empty.png", (50, 50)) is None
+    assert folder.lungs(images / "c.png", (50, 50)) is None
+    assert folder.lungs(images / "empty.png", (50, 50)) is None
     with pytest.raises(ImageRefusedError, match=r"broken\.png"):
-        folder.lungs(films / "broken.jpeg", (50, 50))
+        folder.lungs(images / "broken.jpeg", (50, 50))

@@ -1,4 +1,4 @@
-"""Sweeps: every change at rising strengths; and the changes that only sweeps make."""
+"""Sweeps: every perturbation at increasing strengths, and those that only sweeps use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pneumoscope.images.photograph import _perspective, photograph
 STEPS = [step for sweep in SWEEPS for step in sweep.steps]
 
 
-def film(height: int = 160, width: int = 160) -> np.ndarray:
+def xray(height: int = 160, width: int = 160) -> np.ndarray:
     grey = Image.fromarray(draw(1, "p", 1, 1, size=160).pixels)
     return np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
 
@@ -35,7 +35,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).mean())
 
 
-def test_every_change_that_was_asked_for_is_swept() -> None:
+def test_every_perturbation_has_a_sweep() -> None:
     assert {sweep.name for sweep in SWEEPS} == {
         *("brightness", "contrast", "gamma", "noise", "blur", "jpeg", "resolution", "rotation"),
         *(
@@ -54,16 +54,16 @@ def test_every_change_that_was_asked_for_is_swept() -> None:
     assert len({step.perturbation.title for step in STEPS}) == len(names)
 
 
-def test_the_changes_of_the_shipped_models_table_are_plausible_steps() -> None:
+def test_the_standard_perturbations_are_plausible_steps() -> None:
     plausible = {(s.perturbation.change, s.perturbation.strength) for s in STEPS if s.plausible}
     assert {(p.change, p.strength) for p in PERTURBATIONS} <= plausible
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.name)
-def test_strengths_rise_and_films_move_away_from_the_neutral_one(sweep) -> None:  # type: ignore[no-untyped-def]
+def test_strengths_rise_and_images_move_away_from_the_neutral_one(sweep) -> None:  # type: ignore[no-untyped-def]
     strengths = [step.perturbation.strength for step in sweep.steps]
     assert strengths == sorted(set(strengths))
-    image = film()
+    image = xray()
     moved = [distance(step.perturbation.apply(image), image) for step in sweep.steps]
     neutral = np.inf if sweep.neutral is None else sweep.neutral
     below = [m for m, s in zip(moved, strengths, strict=True) if s < neutral]
@@ -77,14 +77,14 @@ def test_strengths_rise_and_films_move_away_from_the_neutral_one(sweep) -> None:
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.name)
-def test_what_is_plausible_lies_together_around_the_neutral_strength(sweep) -> None:  # type: ignore[no-untyped-def]
+def test_plausible_strengths_are_contiguous_around_the_neutral_one(sweep) -> None:  # type: ignore[no-untyped-def]
     flags = "".join("x" if step.plausible else "." for step in sweep.steps).strip(".")
     assert "." not in flags
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.perturbation.name)
-def test_shape_type_and_range_stay_and_equal_films_give_equal_copies(step: Step) -> None:
-    for image in (film(61, 83), np.zeros((40, 33), np.float32), np.ones((8, 9), np.float32)):
+def test_shape_type_and_range_stay_and_equal_images_give_equal_copies(step: Step) -> None:
+    for image in (xray(61, 83), np.zeros((40, 33), np.float32), np.ones((8, 9), np.float32)):
         before = image.copy()
         changed = step.perturbation.apply(image, 3)
         assert changed.shape == image.shape
@@ -95,19 +95,19 @@ def test_shape_type_and_range_stay_and_equal_films_give_equal_copies(step: Step)
         np.testing.assert_array_equal(changed, step.perturbation.apply(image, 3))
 
 
-def test_resolution_takes_what_is_fine_and_leaves_what_is_broad() -> None:
+def test_resolution_removes_fine_structures_and_keeps_broad_ones() -> None:
     fine = np.indices((128, 128)).sum(axis=0) % 2
     np.testing.assert_allclose(resolution(fine.astype(np.float32), 8), 0.5, atol=0.02)
     ramp = np.tile((np.arange(128, dtype=np.float32) + 0.5) / 128, (128, 1))
     np.testing.assert_allclose(resolution(ramp, 8)[:, 16:-16], ramp[:, 16:-16], atol=0.01)
-    assert len(np.unique(resolution(film(), 8))) > 64  # enlarged smoothly, not in blocks
-    np.testing.assert_array_equal(resolution(film(), 160), film())
-    np.testing.assert_array_equal(resolution(film(), 500), film())
+    assert len(np.unique(resolution(xray(), 8))) > 64  # enlarged smoothly, not in blocks
+    np.testing.assert_array_equal(resolution(xray(), 160), xray())
+    np.testing.assert_array_equal(resolution(xray(), 500), xray())
 
 
 def test_zoom_in_is_the_crop_of_the_same_reach_and_out_has_no_black() -> None:
-    image = film(100, 100)
-    inner = (slice(2, -2), slice(2, -2))  # at the edge a crop can't see its neighbours
+    image = xray(100, 100)
+    inner = (slice(2, -2), slice(2, -2))  # a crop lacks the neighbours at the edge
     np.testing.assert_allclose(zoom(image, 1.25)[inner], crop(image, 0.1)[inner], atol=1e-6)
     bright = np.full((100, 100), 0.7, np.float32)
     np.testing.assert_allclose(zoom(bright, 0.5), bright)
@@ -116,7 +116,7 @@ def test_zoom_in_is_the_crop_of_the_same_reach_and_out_has_no_black() -> None:
     np.testing.assert_array_equal(out[:10, 10:90], np.tile(out[10, 10:90], (10, 1)))
 
 
-def test_collimation_takes_two_sides_away_and_draws_the_rest_out() -> None:
+def test_collimation_cuts_two_sides_and_stretches_the_rest() -> None:
     image = np.ones((100, 60), np.float32)
     image[:, 6:54] = 0.0
     np.testing.assert_array_equal(collimation(image, 0.1), np.zeros((100, 60)))
@@ -129,7 +129,7 @@ def test_collimation_takes_two_sides_away_and_draws_the_rest_out() -> None:
     np.testing.assert_array_equal(collimation(ramp.T.copy(), -0.25), collimation(ramp, 0.25).T)
 
 
-def test_enhancement_raises_what_is_fine_and_leaves_what_is_broad() -> None:
+def test_enhancement_amplifies_fine_structures_and_keeps_broad_ones() -> None:
     ramp = np.tile(np.linspace(0.2, 0.8, 400, dtype=np.float32), (300, 1))
     inner = (slice(None), slice(80, -80))
     np.testing.assert_allclose(enhancement(ramp, 1.0)[inner], ramp[inner], atol=2e-3)
@@ -138,14 +138,14 @@ def test_enhancement_raises_what_is_fine_and_leaves_what_is_broad() -> None:
     for gain in (1.0, -0.5, -1.0):
         wanted = 0.5 + (1 + gain) * (fine - 0.5)
         np.testing.assert_allclose(enhancement(fine, gain)[inner], wanted[inner], atol=0.01)
-    small, large = (enhancement(film(side, side), 1.0) for side in (112, 336))
+    small, large = (enhancement(xray(side, side), 1.0) for side in (112, 336))
     shrunk = Image.fromarray(large).resize((112, 112), Image.Resampling.BOX)
-    assert distance(np.asarray(shrunk), small) < 0.02  # the same of a film of any size
+    assert distance(np.asarray(shrunk), small) < 0.02  # the same for any image size
 
 
 def test_inversion_is_the_negative() -> None:
-    np.testing.assert_allclose(inversion(film(), 1.0), 1 - film(), atol=1e-6)
-    np.testing.assert_allclose(inversion(film(), 0.5), np.full((160, 160), 0.5), atol=1e-6)
+    np.testing.assert_allclose(inversion(xray(), 1.0), 1 - xray(), atol=1e-6)
+    np.testing.assert_allclose(inversion(xray(), 0.5), np.full((160, 160), 0.5), atol=1e-6)
 
 
 def test_marker_is_a_white_letter_at_the_upper_left_and_nothing_else() -> None:
@@ -159,7 +159,7 @@ def test_marker_is_a_white_letter_at_the_upper_left_and_nothing_else() -> None:
     assert marker(image, 0.1).sum() < lettered.sum()
 
 
-def test_perspective_takes_the_corners_where_it_is_told() -> None:
+def test_perspective_moves_the_corners_to_their_targets() -> None:
     shown = np.array([(10.0, 5.0), (90.0, 0.0), (100.0, 80.0), (0.0, 95.0)])
     wanted = np.array([(0.0, 0.0), (100.0, 0.0), (100.0, 100.0), (0.0, 100.0)])
     a, b, c, d, e, f, g, h = _perspective(shown, wanted)
@@ -169,7 +169,7 @@ def test_perspective_takes_the_corners_where_it_is_told() -> None:
         assert (d * x + e * y + f) / below == pytest.approx(v, abs=1e-9)
 
 
-def test_a_photograph_shows_black_beside_the_film_and_uneven_light() -> None:
+def test_a_photograph_shows_black_beside_the_image_and_uneven_light() -> None:
     taken = photograph(np.full((120, 120), 0.5, np.float32), 1.0, seed=4)
     assert taken[0, 0] < 0.1
     middle = taken[40:80, 40:80].mean()
@@ -192,9 +192,9 @@ def test_a_photograph_shows_black_beside_the_film_and_uneven_light() -> None:
 )
 def test_impossible_strengths_are_refused_with_the_way_out(change, strength) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match="Give another strength"):
-        change(film(), strength)
+        change(xray(), strength)
 
 
-def test_a_colour_image_is_no_film_to_photograph() -> None:
+def test_a_colour_image_can_not_be_photographed() -> None:
     with pytest.raises(PneumoscopeError, match="photograph: found an array of shape"):
         photograph(np.zeros((4, 4, 3), np.float32), 0.5)

@@ -38,13 +38,13 @@ NAMES = (
 SHAPES = ((1, 1), (1, 9), (2, 2), (7, 3), (33, 64), (120, 81))
 
 
-def film(height: int = 96, width: int = 96) -> np.ndarray:
+def xray(height: int = 96, width: int = 96) -> np.ndarray:
     grey = Image.fromarray(draw(1, "p", 1, 1, size=96).pixels)
     return np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
 
 
 def ramp(height: int, width: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """Grey that grows along the rows: what geometry does to it can be computed by hand."""
+    """A ramp along the rows, for which the effect of geometry can be computed by hand."""
     centres = (np.arange(width) + 0.5) / width
     return np.tile(low + (high - low) * centres, (height, 1)).astype(np.float32)
 
@@ -53,7 +53,7 @@ def named(name: str) -> Perturbation:
     return next(p for p in PERTURBATIONS if p.name == name)
 
 
-def test_the_table_is_the_one_that_was_asked_for_in_a_fixed_order() -> None:
+def test_the_table_of_perturbations_is_fixed() -> None:
     assert tuple(p.name for p in PERTURBATIONS) == NAMES
     assert len({p.title for p in PERTURBATIONS}) == len(NAMES)
     assert all(name.isidentifier() for name in NAMES)
@@ -78,7 +78,7 @@ def test_the_table_is_the_one_that_was_asked_for_in_a_fixed_order() -> None:
 def test_same_shape_type_and_range_whatever_the_size(
     perturbation: Perturbation, shape: tuple[int, int]
 ) -> None:
-    for image in (film(*shape), np.zeros(shape, np.float32), np.ones(shape, np.float32)):
+    for image in (xray(*shape), np.zeros(shape, np.float32), np.ones(shape, np.float32)):
         before = image.copy()
         changed = perturbation.apply(image, seed=3)
         assert changed.shape == shape
@@ -90,8 +90,8 @@ def test_same_shape_type_and_range_whatever_the_size(
 
 
 @pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=lambda p: p.name)
-def test_each_changes_a_film_and_the_same_way_every_time(perturbation: Perturbation) -> None:
-    image = film()
+def test_each_changes_an_image_reproducibly(perturbation: Perturbation) -> None:
+    image = xray()
     changed = perturbation.apply(image, seed=3)
     assert np.abs(changed - image).mean() > 1e-3
     np.testing.assert_array_equal(changed, perturbation.apply(image.copy(order="F"), seed=3))
@@ -101,8 +101,8 @@ def test_each_survives_pickling() -> None:  # a sweep may go to other processes
     assert pickle.loads(pickle.dumps(PERTURBATIONS)) == PERTURBATIONS  # noqa: S301
 
 
-def test_another_strength_is_a_replace_away() -> None:
-    image = film()
+def test_replace_gives_another_strength() -> None:
+    image = xray()
     stronger = replace(named("rotation_10"), strength=20.0)
     np.testing.assert_array_equal(stronger.apply(image), rotation(image, 20.0))
 
@@ -130,20 +130,20 @@ def test_brightness_adds_and_clips() -> None:
 
 def test_crop_shows_the_middle_at_full_size() -> None:
     cropped = crop(ramp(50, 200), 0.10)
-    # Linear, so bilinear interpolation is exact but for the pixels beside the edges.
+    # Linear, so bilinear interpolation is exact except beside the edges.
     np.testing.assert_allclose(cropped[:, 2:-2], ramp(50, 200, 0.1, 0.9)[:, 2:-2], atol=1e-5)
     downwards = crop(np.ascontiguousarray(ramp(200, 200).T), 0.10)
     np.testing.assert_allclose(downwards[2:-2], ramp(200, 200, 0.1, 0.9).T[2:-2], atol=1e-5)
 
 
-def test_crop_takes_all_four_sides_away() -> None:
+def test_crop_cuts_all_four_sides() -> None:
     image = np.ones((100, 60), np.float32)
     image[10:90, 6:54] = 0.0
     np.testing.assert_array_equal(crop(image, 0.10), np.zeros((100, 60)))
     assert crop(image, 0.08).max() == 1.0  # not a pixel more
 
 
-def test_border_is_black_on_all_four_sides_and_the_film_is_whole_inside() -> None:
+def test_border_is_black_on_all_four_sides_and_the_image_is_complete_inside() -> None:
     framed = border(np.ones((120, 240), np.float32), 0.10)
     wanted = np.zeros((120, 240))
     wanted[10:110, 20:220] = 1.0  # 12 and 24 added to each side, all shrunk by 1.2
@@ -178,7 +178,7 @@ def test_blur_is_scipys_gaussian(shape: tuple[int, int]) -> None:
     np.testing.assert_array_equal(blur(image, 0.0), image)
 
 
-def test_noise_has_its_deviation_and_a_pattern_of_its_own_per_image_and_seed() -> None:
+def test_noise_has_its_deviation_and_a_pattern_per_image_and_seed() -> None:
     image = np.full((200, 200), 0.5, np.float32)
     added = noise(image, 0.05, seed=1) - image
     assert added.std() == pytest.approx(0.05, rel=0.02)
@@ -193,7 +193,7 @@ def test_noise_has_its_deviation_and_a_pattern_of_its_own_per_image_and_seed() -
 
 
 def test_noise_of_the_table_follows_the_seed_that_is_passed() -> None:
-    image = film()
+    image = xray()
     perturbation = named("noise_5")
     np.testing.assert_array_equal(perturbation.apply(image, 5), noise(image, 0.05, 5))
     assert not np.array_equal(perturbation.apply(image, 5), perturbation.apply(image, 6))
@@ -211,8 +211,8 @@ def test_noise_is_the_same_in_another_process() -> None:
     assert done.stdout.strip() == hashlib.sha256(here).hexdigest()
 
 
-def test_jpeg_is_what_a_file_of_that_quality_holds() -> None:
-    image = film(61, 83)
+def test_jpeg_equals_a_file_of_that_quality() -> None:
+    image = xray(61, 83)
     stream = io.BytesIO()
     eight_bits = np.rint(image * 255).astype(np.uint8)
     Image.fromarray(eight_bits).save(stream, "JPEG", quality=30)
@@ -242,7 +242,7 @@ def test_jpeg_is_what_a_file_of_that_quality_holds() -> None:
 )
 def test_impossible_strengths_are_refused_with_the_way_out(change: object, strength: float) -> None:
     with pytest.raises(UsageError, match=rf"{change.__name__}: \w+ is .*; expected .*Give another"):
-        change(film(), strength)
+        change(xray(), strength)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,9 @@ def test_impossible_strengths_are_refused_with_the_way_out(change: object, stren
     ids=["uint8", "rgb", "empty"],
 )
 @pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=lambda p: p.name)
-def test_what_is_no_grey_film_is_named(perturbation: Perturbation, image: np.ndarray) -> None:
+def test_arrays_other_than_a_grey_image_are_refused(
+    perturbation: Perturbation, image: np.ndarray
+) -> None:
     with pytest.raises(PneumoscopeError, match=perturbation.change.__name__ + ": found an array"):
         perturbation.apply(image)
 

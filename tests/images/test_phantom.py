@@ -60,7 +60,7 @@ def kermany_patient(path: Path) -> str:
 
 
 def normalised(mask: np.ndarray) -> np.ndarray:
-    """A mask moved to its centroid, turned upright and scaled to one area: pose taken out."""
+    """A mask moved to its centroid, rotated upright and scaled to one area, without the pose."""
     rows, columns = np.nonzero(mask)
     x, y = columns.mean(), rows.mean()
     left, right = columns < x, columns >= x
@@ -90,7 +90,7 @@ def test_shapes_types_and_ranges(cohort: list[Phantom]) -> None:
         assert 1 <= phantom.age_years <= 5
 
 
-def test_lungs_are_darker_than_what_lies_between_them(cohort: list[Phantom]) -> None:
+def test_lungs_are_darker_than_the_mediastinum(cohort: list[Phantom]) -> None:
     for phantom in cohort[:40:2]:
         middle = phantom.pixels[SIZE // 2 - 10 : SIZE // 2 + 20, SIZE // 2 - 4 : SIZE // 2 + 4]
         assert phantom.pixels[phantom.lungs].mean() < middle.mean() - 0.1
@@ -103,7 +103,7 @@ def test_same_arguments_same_pixels() -> None:
         assert np.array_equal(one.lesion, other.lesion)
 
 
-def test_seed_patient_and_film_change_the_pixels() -> None:
+def test_seed_patient_and_number_change_the_pixels() -> None:
     base = draw(0, "a", 1, 0, 96).pixels
     for other in (draw(1, "a", 1, 0, 96), draw(0, "b", 1, 0, 96), draw(0, "a", 2, 0, 96)):
         assert not np.array_equal(base, other.pixels)
@@ -111,11 +111,11 @@ def test_seed_patient_and_film_change_the_pixels() -> None:
 
 def test_outside_the_lungs_the_class_changes_no_bit() -> None:
     for k in range(12):
-        well = draw(2, f"p{k}", 0, 0, 160)
-        ill = draw(2, f"p{k}", 0, 1, 160, ("bacteria", "virus")[k % 2])
-        assert np.array_equal(well.lungs, ill.lungs)
-        assert np.array_equal(well.pixels[~well.lungs], ill.pixels[~well.lungs])
-        assert (ill.pixels - well.pixels)[ill.lungs].mean() > 0.002
+        healthy = draw(2, f"p{k}", 0, 0, 160)
+        sick = draw(2, f"p{k}", 0, 1, 160, ("bacteria", "virus")[k % 2])
+        assert np.array_equal(healthy.lungs, sick.lungs)
+        assert np.array_equal(healthy.pixels[~healthy.lungs], sick.pixels[~healthy.lungs])
+        assert (sick.pixels - healthy.pixels)[sick.lungs].mean() > 0.002
 
 
 def test_with_the_lungs_masked_out_statistics_do_not_separate(cohort: list[Phantom]) -> None:
@@ -131,8 +131,8 @@ def test_with_the_lungs_masked_out_statistics_do_not_separate(cohort: list[Phant
         assert 0.4 <= auc(cohort, scores) <= 0.6, name
 
 
-def test_inside_the_lungs_they_do(cohort: list[Phantom]) -> None:
-    """Greys of the lungs against those about them, and right against left."""
+def test_inside_the_lungs_statistics_separate_the_classes(cohort: list[Phantom]) -> None:
+    """Greys of the lungs against their surroundings, and right against left."""
     scores = []
     for phantom in cohort:
         columns = np.arange(SIZE)[None, :] < SIZE // 2
@@ -143,7 +143,7 @@ def test_inside_the_lungs_they_do(cohort: list[Phantom]) -> None:
     assert 0.65 < auc(cohort, scores) < 0.97
 
 
-def test_lesions_lie_in_the_lungs_of_the_ill_alone(cohort: list[Phantom]) -> None:
+def test_lesions_lie_in_the_lungs_of_patients_with_pneumonia_only(cohort: list[Phantom]) -> None:
     for phantom in cohort:
         assert phantom.lesion.any() == bool(phantom.label)
         assert not (phantom.lesion & ~phantom.lungs).any()
@@ -160,16 +160,18 @@ def test_consolidation_is_one_sided_and_interstitial_change_is_not() -> None:
             assert (share < 0.1) if sides == 1 else (share > 0.3), (k, subtype, halves)
 
 
-def test_films_of_a_patient_share_the_anatomy() -> None:
-    films = [[draw(5, f"p{k}", film, 0, 128) for film in (0, 1)] for k in range(16)]
-    same = [overlap(one, other) for one, other in films]
-    strangers = [overlap(films[k][0], films[j][1]) for k in range(16) for j in range(16) if j != k]
+def test_images_of_a_patient_share_the_anatomy() -> None:
+    images = [[draw(5, f"p{k}", number, 0, 128) for number in (0, 1)] for k in range(16)]
+    same = [overlap(one, other) for one, other in images]
+    strangers = [
+        overlap(images[k][0], images[j][1]) for k in range(16) for j in range(16) if j != k
+    ]
     assert np.mean(same) > np.mean(strangers) + 0.04
     assert np.mean([s > t for s in same for t in strangers]) > 0.9
-    assert films[0][0].age_years == films[0][1].age_years
+    assert images[0][0].age_years == images[0][1].age_years
 
 
-def test_films_of_an_ill_patient_share_the_illness() -> None:
+def test_images_of_a_patient_share_the_disease() -> None:
     for k in range(6):
         one, other = draw(5, f"p{k}", 0, 1, 96), draw(5, f"p{k}", 1, 1, 96)
         assert one.subtype == other.subtype
@@ -190,12 +192,12 @@ def test_films_of_an_ill_patient_share_the_illness() -> None:
         ({"label": 0, "size": 20}, "size is 20"),
     ],
 )
-def test_senseless_wishes_are_refused(arguments: dict, named: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         draw(0, "a", 0, **arguments)
 
 
-def test_folder_has_the_contracts_form(png_folder: Path) -> None:
+def test_the_folder_has_the_form_of_data(png_folder: Path) -> None:
     files = sorted(png_folder.rglob("*.png"))
     assert len(files) == 60
     places = defaultdict(int)
@@ -208,15 +210,15 @@ def test_folder_has_the_contracts_form(png_folder: Path) -> None:
     assert set(places) == {
         (split, name) for split in ("train", "val", "test") for name in ("NORMAL", "PNEUMONIA")
     }
-    ill = sum(count for (_, name), count in places.items() if name == "PNEUMONIA")
-    assert 27 <= ill <= 33
+    sick = sum(count for (_, name), count in places.items() if name == "PNEUMONIA")
+    assert 27 <= sick <= 33
     assert 36 <= sum(count for (split, _), count in places.items() if split == "train") <= 48
     kinds = {path.name.split("_")[1] for path in files if "person" in path.name}
     assert kinds == {"bacteria", "virus"}
     assert len({path.name for path in files}) == 60
 
 
-def test_splits_share_no_patient_and_some_have_several_films(png_folder: Path) -> None:
+def test_splits_share_no_patient_and_some_have_several_images(png_folder: Path) -> None:
     splits_of, films_of = defaultdict(set), defaultdict(int)
     for path in png_folder.rglob("*.png"):
         patient = kermany_patient(path)
@@ -226,7 +228,7 @@ def test_splits_share_no_patient_and_some_have_several_films(png_folder: Path) -
     assert set(films_of.values()) == {1, 2, 3}
 
 
-def test_each_split_has_both_kinds_of_pneumonia(tmp_path: Path) -> None:
+def test_each_split_has_both_subtypes(tmp_path: Path) -> None:
     out = write_phantoms(tmp_path / "many", n=100, seed=0, size=64)
     for split in ("train", "val", "test"):
         names = [path.name for path in (out / split / "PNEUMONIA").iterdir()]
@@ -234,13 +236,13 @@ def test_each_split_has_both_kinds_of_pneumonia(tmp_path: Path) -> None:
         assert any("virus" in name for name in names)
 
 
-def test_without_splits_classes_lie_on_top(tmp_path: Path) -> None:
+def test_without_splits_classes_are_top_folders(tmp_path: Path) -> None:
     out = write_phantoms(tmp_path / "flat", n=3, size=64, splits=False)
     assert {path.name for path in out.iterdir()} == {"NORMAL", "PNEUMONIA", "phantoms.json"}
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_even_few_films_show_both_classes(tmp_path: Path, n: int) -> None:
+def test_even_few_images_have_both_classes(tmp_path: Path, n: int) -> None:
     for seed in range(3):
         out = write_phantoms(tmp_path / f"{seed}", n=n, seed=seed, size=64)
         parents = [path.parent.name for path in out.rglob("*.png")]
@@ -300,7 +302,7 @@ def test_dicom_patients_are_those_of_the_names(dicom_folder: Path) -> None:
 
 
 def test_dicom_through_its_window_is_the_phantom(tmp_path: Path) -> None:
-    """The linear VOI function of PS3.3 C.11.2.1.2.1, then MONOCHROME1 turned round."""
+    """The linear VOI function of PS3.3 C.11.2.1.2.1, then MONOCHROME1 inverted."""
     out = write_phantoms(tmp_path / "a", n=16, seed=2, size=64, format="dicom", splits=False)
     kinds = set()
     for path in (out / "NORMAL").iterdir():
@@ -317,7 +319,7 @@ def test_dicom_through_its_window_is_the_phantom(tmp_path: Path) -> None:
     assert len(kinds) == 2
 
 
-def test_an_own_folder_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_folder_of_phantoms_is_replaced_completely(tmp_path: Path) -> None:
     out = write_phantoms(tmp_path / "a", n=6, seed=0, size=64)
     write_phantoms(out, n=4, seed=1, size=64)
     assert len(list(out.rglob("*.png"))) == 4
@@ -325,13 +327,13 @@ def test_an_own_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     assert len(list(write_phantoms(tmp_path / "a", n=2, size=64).rglob("*.png"))) == 2
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_what_others_put_there_is_never_deleted(tmp_path: Path, own: bool) -> None:
+def test_foreign_files_are_never_deleted(tmp_path: Path, own: bool) -> None:
     out = tmp_path / "a"
     if own:
         write_phantoms(out, n=2, size=64)
@@ -359,7 +361,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"n": 1}, {"size": 8}, {"format": "gif"}])
-def test_senseless_folders_are_refused(tmp_path: Path, arguments: dict) -> None:
+def test_invalid_folders_are_refused(tmp_path: Path, arguments: dict) -> None:
     with pytest.raises(UsageError, match="expected"):
         write_phantoms(tmp_path / "a", **arguments)
     assert not list(tmp_path.iterdir())
@@ -390,7 +392,7 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
     assert (progress.done, progress.total) == (4, 4)
 
 
-def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_the_old_folder(tmp_path: Path) -> None:
     write_phantoms(tmp_path / "a", n=2, seed=0, size=64)
     before = digests(tmp_path)
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Preprocessing: shapes, ranges, exactness of batches, and what goes with the model."""
+"""Preprocessing: shapes, ranges, exactness of batches, and the settings stored with the model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_halving_averages_with_the_triangle_filter() -> None:
 
 
 def test_values_between_grey_levels_survive() -> None:
-    # An 8-bit way would round to 256 levels.
+    # An 8-bit path would round to 256 levels.
     assert len(np.unique(preprocessor(size=64).grey(picture(256, 256)))) > 1000
 
 
@@ -97,9 +97,7 @@ def test_standardisation_of_a_flat_image_stays_finite() -> None:
 
 @pytest.mark.parametrize("normalisation", ["imagenet", "standardise"])
 @pytest.mark.parametrize("lead", [(5,), (2, 3)])
-def test_a_batch_gives_exactly_what_its_images_give(
-    normalisation: str, lead: tuple[int, ...]
-) -> None:
+def test_a_batch_equals_its_single_images(normalisation: str, lead: tuple[int, ...]) -> None:
     prepare = preprocessor(size=64, normalisation=normalisation)
     batch = np.random.default_rng(1).random((*lead, 64, 64), dtype=np.float32)
     result = prepare.normalise(batch)
@@ -127,7 +125,7 @@ def test_dict_reads_back_and_is_json() -> None:
     assert Preprocessor.from_dict(document) == prepare
 
 
-def test_fingerprints_tell_every_setting_apart_and_stay_the_same() -> None:
+def test_fingerprints_differ_by_setting_and_are_stable() -> None:
     settings: list[dict[str, Any]] = [
         {},
         {"size": 225},
@@ -151,7 +149,7 @@ def test_fingerprints_tell_every_setting_apart_and_stay_the_same() -> None:
         ({"sise": 224}, "Did you mean 'size'"),
     ],
 )
-def test_what_is_not_known_is_refused(document: dict[str, Any], fragment: str) -> None:
+def test_unknown_settings_are_refused(document: dict[str, Any], fragment: str) -> None:
     with pytest.raises(UsageError, match=fragment):
         Preprocessor.from_dict(document, "bundle.json")
 

@@ -175,7 +175,7 @@ def test_signed_16_bit_tiff() -> None:
     np.testing.assert_allclose(pixels(content), DEEP / 65535, atol=1e-6)
 
 
-def test_32_bit_tiff_is_stretched_and_says_so() -> None:
+def test_32_bit_tiff_is_stretched_with_a_warning() -> None:
     image = read_bytes(tiff(DEEP.astype(np.int32) * 1000 - 7, sample_format=2), "x")
     np.testing.assert_allclose(image.pixels, DEEP / 65535, atol=1e-6)
     assert "32-bit" in image.warnings[0]
@@ -237,7 +237,7 @@ def test_orientation_of_uncompressed_and_deflated_tiff(orientation: int) -> None
         b"MM\x00*\x00\x00\x00\x08\xff\xff",
     ],
 )
-def test_damaged_exif_counts_as_silent(block: bytes) -> None:
+def test_damaged_exif_is_ignored(block: bytes) -> None:
     plain = encoded(Image.fromarray(GREY), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
     with warnings.catch_warnings():
@@ -245,7 +245,7 @@ def test_damaged_exif_counts_as_silent(block: bytes) -> None:
         np.testing.assert_array_equal(pixels(plain[:2] + segment + plain[2:]), pixels(plain))
 
 
-def test_format_is_told_by_content_and_not_by_name(tmp_path: Path) -> None:
+def test_format_is_detected_by_content_and_not_by_name(tmp_path: Path) -> None:
     path = tmp_path / "film.dcm"
     content = encoded(Image.fromarray(GREY), "PNG")
     path.write_bytes(content)

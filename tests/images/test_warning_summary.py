@@ -17,7 +17,7 @@ def test_a_cell_comes_apart_as_it_was_put_together() -> None:
     assert split_warnings(join_warnings(("one, two", "three; four"))) == ("one, two", "three, four")
 
 
-def test_a_kind_has_no_numbers_and_no_quoted_text() -> None:
+def test_a_warning_type_has_no_numbers_and_no_quoted_text() -> None:
     assert (
         warning_type("its body part 'SMITH^JOHN 1' is not known") == "its body part … is not known"
     )
@@ -25,7 +25,7 @@ def test_a_kind_has_no_numbers_and_no_quoted_text() -> None:
     assert warning_type("values -3.5e+09 to 1,234, MONOCHROME1") == "values … to …, MONOCHROME1"
 
 
-def test_an_image_counts_once_for_a_kind() -> None:
+def test_an_image_counts_once_per_warning_type() -> None:
     counts = count_warnings([("3 bits", "4 bits"), ("5 bits", "odd"), ()])
     assert counts == {"… bits": 2, "odd": 1}
     assert summary_lines(counts) == ["warnings  2 × … bits; 1 × odd"]

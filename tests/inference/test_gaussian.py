@@ -68,9 +68,9 @@ def test_it_is_the_same_after_being_stored(tmp_path: Path) -> None:
     ("part", "value", "words"),
     [
         ("x.means", None, "missing"),
-        ("x.axes", np.zeros((6, 4), np.float16), "don't fit"),
+        ("x.axes", np.zeros((6, 4), np.float16), "wrong shapes"),
         ("x.axes", np.zeros((5, 3), np.float16), r"means \(1, 6\)"),
-        ("x.means", np.full((1, 6), np.nan, np.float32), "not finite"),
+        ("x.means", np.full((1, 6), np.nan, np.float32), "non-finite"),
         ("x.deviations", np.array([1, 1, 0, 1], np.float32), "a deviation of 0"),
     ],
 )

@@ -189,7 +189,7 @@ def test_an_answer_that_is_no_number_is_an_error_not_a_probability(
     prediction = Predictor(MANIFEST, Broken()).predict_file(image_files(tmp_path, 1)[0]).prediction
     assert (prediction.status, prediction.reason) == ("error", Reason.INTERNAL_ERROR)
     assert prediction.probability is None
-    assert "no number" in prediction.detail
+    assert "not finite" in prediction.detail
 
 
 def test_a_path_given_twice_has_two_rows(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from support.notebooks import NOTEBOOKS, code_cells, committed, execute, pictures_of, text_of
 
 NOTEBOOK = NOTEBOOKS / "Cross-Validation.ipynb"
-SMALL = {"IMAGES": "40", "SIZE": "32", "EPOCHS": "2", "FOLDS": "2"}
+SMALL = {"IMAGES": "40", "SIZE": "32", "EPOCHS": "2", "FOLDS": "2", "WEIGHTS": "none,none"}
 PICTURES = {"roc", "scatter", "embeddings"}
 TABLES = {
     "data": ["NORMAL", "PNEUMONIA", "images", "patients"],

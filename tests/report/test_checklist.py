@@ -93,8 +93,8 @@ def test_the_flow_tells_all_counts() -> None:
     svg = flow_diagram(FLOW)
     assert svg.reading == (
         "Of 5,216 X-rays of 3,654 patients, 424 X-rays of 365 patients were evaluated, of which 3 "
-        "gave no result (truncated 2; blank 1). Predicted PNEUMONIA: 261 labelled PNEUMONIA and 5 "
-        "labelled NORMAL; predicted NORMAL: 120 labelled NORMAL and 35 labelled PNEUMONIA."
+        "gave no result (truncated: 2; blank: 1). Predicted PNEUMONIA: 261 labelled PNEUMONIA and "
+        "5 labelled NORMAL; predicted NORMAL: 120 labelled NORMAL and 35 labelled PNEUMONIA."
     )
     ElementTree.fromstring(svg.inline)  # noqa: S314
     for part in (

@@ -101,23 +101,23 @@ def test_controls_are_named_and_need_no_mouse(page: str) -> None:
             self.live: list[str | None] = []
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            told = dict(attrs)
+            named = dict(attrs)
             if tag == "input":
-                self.inputs[told["id"] or ""] = told
+                self.inputs[named["id"] or ""] = named
             if tag == "label":
-                self.labelled.add(told["for"])
-            if "aria-live" in told:
-                self.live.append(told["id"])
-            assert int(told.get("tabindex") or 0) <= 0  # the page's own order
+                self.labelled.add(named["for"])
+            if "aria-live" in named:
+                self.live.append(named["id"])
+            assert int(named.get("tabindex") or 0) <= 0  # the page's own order
 
     found = Controls()
     found.feed(page)
-    assert {name: told["type"] for name, told in found.inputs.items()} == {
+    assert {name: named["type"] for name, named in found.inputs.items()} == {
         "plan-threshold": "range",
         "plan-prevalence": "number",
     }
     assert found.labelled == set(found.inputs)
-    assert found.live == ["plan-told"]
+    assert found.live == ["plan-summary"]
     assert "<noscript>" in page
 
 
@@ -157,7 +157,7 @@ const element = () => ({
 global.document = { getElementById: (id) => (elements[id] ??= element()) };
 document.getElementById("plan-data").textContent = data;
 (0, eval)(code);
-const told = [];
+const states = [];
 for (const [threshold, prevalence] of [[null, null], ...moves]) {
   if (threshold !== null) {
     elements["plan-threshold"].value = String(threshold);
@@ -169,9 +169,9 @@ for (const [threshold, prevalence] of [[null, null], ...moves]) {
   for (const [id, one] of Object.entries(elements)) {
     if (id !== "plan-data") shown[id] = [one.textContent, one.hidden, { ...one.attributes }];
   }
-  told.push(shown);
+  states.push(shown);
 }
-console.log(JSON.stringify(told));
+console.log(JSON.stringify(states));
 """
 
 
@@ -187,20 +187,20 @@ def driven(page: str, moves: list[tuple[int, str]]) -> list[dict[str, Any]]:
         text=True,
         check=True,
     )
-    told: list[dict[str, Any]] = json.loads(done.stdout)
-    return told
+    states: list[dict[str, Any]] = json.loads(done.stdout)
+    return states
 
 
-def test_script_says_what_python_says(page: str, content: PlanContent) -> None:
+def test_script_agrees_with_python(page: str, content: PlanContent) -> None:
     table = content.table
     size = table.thresholds.size
     assert len(page_data(content)["thresholds"]) == size  # none was thinned here
     places = [0, 1, size // 3, size // 2, size - 2, size - 1]
     moves = [(k, share) for k in places for share in ("0.5", "10", "73.5")]
-    start, *told = driven(page, moves)
+    start, *states = driven(page, moves)
     assert start["plan-controls"][1] is False
     assert start["plan-at"][0] == number(content.row.threshold, 4)
-    for (k, share), shown in zip(moves, told, strict=True):
+    for (k, share), shown in zip(moves, states, strict=True):
         row = table.row(k, float(share) / 100)
         wanted = {
             "sensitivity": (row.sensitivity, 3),
@@ -222,11 +222,11 @@ def test_script_says_what_python_says(page: str, content: PlanContent) -> None:
             assert float(low) == pytest.approx(estimate.low, abs=0.51 * 10**-digits)
             assert float(high) == pytest.approx(estimate.high, abs=0.51 * 10**-digits)
         assert shown["plan-threshold"][2]["aria-valuetext"] == number(row.threshold, 4)
-        assert f"prevalence {share} %" in shown["plan-told"][0]
+        assert f"prevalence {share} %" in shown["plan-summary"][0]
 
 
 @pytest.mark.parametrize("share", ["", "0", "100", "-3", "abc"])
-def test_script_says_what_is_no_prevalence(page: str, share: str) -> None:
+def test_script_rejects_invalid_prevalences(page: str, share: str) -> None:
     _, shown = driven(page, [(3, share)])
     assert shown["plan-wrong"][1] is False
     assert shown["plan-prevalence"][2]["aria-invalid"] == "true"
@@ -272,8 +272,8 @@ def tab_to(tab: Tab, identifier: str) -> None:
     raise AssertionError(f"Tab never came to {identifier}")
 
 
-def told(tab: Tab) -> str:
-    found: str = tab.ask("document.getElementById('plan-told').textContent")
+def summary(tab: Tab) -> str:
+    found: str = tab.ask("document.getElementById('plan-summary').textContent")
     return found
 
 
@@ -303,7 +303,7 @@ def test_keys_alone_move_the_threshold(keyboard: Tab, content: PlanContent) -> N
         assert place == wanted, key
         spoken = keyboard.ask("document.activeElement.getAttribute('aria-valuetext')")
         assert spoken == f"{data['thresholds'][wanted]:.4f}"
-        assert told(keyboard).startswith(f"Threshold {spoken}, ")
+        assert summary(keyboard).startswith(f"Threshold {spoken}, ")
         shown = keyboard.ask("document.getElementById('plan-sensitivity').textContent")
         assert shown == f"{data['sensitivity'][wanted][0]:.3f}"
     for key, way in page_keys.items():
@@ -318,20 +318,20 @@ def test_keys_alone_move_the_threshold(keyboard: Tab, content: PlanContent) -> N
 @NEEDS_CHROMIUM
 def test_keys_alone_set_the_prevalence_and_go_on_through_the_page(keyboard: Tab) -> None:
     tab_to(keyboard, "plan-threshold")
-    before = told(keyboard)
+    before = summary(keyboard)
     keyboard.press("Tab")
     assert focused(keyboard) == "plan-prevalence"
     for key in "25":  # a field that Tab comes to has its text selected: typing replaces it
         keyboard.press(key)
-    assert "prevalence 25 %" in told(keyboard)
-    assert told(keyboard) != before
+    assert "prevalence 25 %" in summary(keyboard)
+    assert summary(keyboard) != before
     keyboard.press("Backspace")
     keyboard.press("Backspace")
     assert keyboard.ask("document.activeElement.getAttribute('aria-invalid')") == "true"
     assert not keyboard.ask("document.getElementById('plan-wrong').hidden")
-    assert "prevalence 2 %" in told(keyboard)  # the last one that made sense
+    assert "prevalence 2 %" in summary(keyboard)  # the last one that made sense
     keyboard.press("5")
-    assert "prevalence 5 %" in told(keyboard)
+    assert "prevalence 5 %" in summary(keyboard)
     seen = []
     for _ in range(60):  # no trap: Tab leads out of the page, and shows each place on the way
         keyboard.press("Tab")

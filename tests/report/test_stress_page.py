@@ -1,4 +1,4 @@
-"""The page of a stress test: what it says of numbers that are known, and in which order."""
+"""The page of a stress test: sentences for known results, and their order."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_findings_report_the_fill_with_the_higher_auc() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "value", "high", "severity", "said"),
+    ("name", "low", "value", "high", "severity", "expected"),
     [
         ("ring_of", -0.09, -0.06, -0.03, "problem", "also depend on the region around"),
         ("around_box_of", -0.05, -0.03, -0.01, "warning", "also depend on the region around"),
@@ -185,7 +185,7 @@ def test_findings_report_the_fill_with_the_higher_auc() -> None:
     ],
 )
 def test_predictions_that_follow_another_images_surroundings_are_reported(
-    name: str, low: float, value: float, high: float, severity: str, said: str
+    name: str, low: float, value: float, high: float, severity: str, expected: str
 ) -> None:
     found = paired(auc=Estimate(0.95 + value))
     found.difference["auc"] = Estimate(value, low, high)
@@ -194,7 +194,7 @@ def test_predictions_that_follow_another_images_surroundings_are_reported(
     page = content(shortcuts=replace(battery, exchanges=(ExchangeRow(name, HOSTILE, found),)))
     (finding,) = (f for f in stress_findings(page) if "of the other class instead of" in f.text)
     assert finding.severity == severity
-    assert said in finding.text
+    assert expected in finding.text
     assert f"the AUC is {0.95 + value:.3f} instead of 0.950" in finding.text
     html = render_stress_page(page)
     assert "Parts replaced from another image" in html
@@ -212,13 +212,13 @@ def test_a_baseline_is_more_severe_the_closer_it_is_to_the_model(auc: float, sev
 
 
 @pytest.mark.parametrize(
-    ("energy", "said"),
+    ("energy", "expected"),
     [(0.15, "A uniform heatmap would have more"), (0.3, "Most of the energy lies outside")],
 )
-def test_heatmaps_outside_of_the_lungs_are_a_warning(energy: float, said: str) -> None:
+def test_heatmaps_outside_of_the_lungs_are_a_warning(energy: float, expected: str) -> None:
     chance = Estimate(0.5, 0.4, 0.6)
     found = content(shortcuts=shortcuts(chance, chance, chance, Estimate(energy), chance))
-    assert said in texts(found, "warning")
+    assert expected in texts(found, "warning")
 
 
 def test_the_table_is_worst_first_and_refusals_have_a_column_only_where_there_are_any() -> None:

@@ -130,7 +130,7 @@ BAD_DATA: tuple[BadData, ...] = (
     BadData("no_classes", _no_classes, DataError, ("COVID/, HEALTHY/", "PNEUMONIA/")),
     BadData("one_level_too_high", _one_level_too_high, DataError, ("give", "chest_xray instead")),
     BadData("images_without_folders", _images_without_folders, DataError, ("found no folder",)),
-    BadData("empty_classes", _empty_classes, DataError, ("hold no file",)),
+    BadData("empty_classes", _empty_classes, DataError, ("contain no file",)),
     BadData("one_class", _one_class, DataError, ("2 NORMAL and no PNEUMONIA",)),
     BadData("splits_beside_classes", _splits_beside_classes, DataError, ("side by side",)),
     BadData(
@@ -142,10 +142,10 @@ BAD_DATA: tuple[BadData, ...] = (
             "pneumoscope data split DATA --out split.csv",
         ),
     ),
-    BadData("binary_manifest", _binary, ManifestError, ("no UTF-8 text", "CSV")),
+    BadData("binary_manifest", _binary, ManifestError, ("not UTF-8 text", "CSV")),
     BadData("nul_bytes", _nul_bytes, ManifestError, ("binary content",)),
-    BadData("utf16_manifest", _utf16, ManifestError, ("no UTF-8 text",)),
-    BadData("path_of_windows", _windows, ManifestError, ("line 2", "a path of Windows")),
+    BadData("utf16_manifest", _utf16, ManifestError, ("not UTF-8 text",)),
+    BadData("path_of_windows", _windows, ManifestError, ("line 2", "a Windows path")),
     BadData("empty_manifest", _manifest(""), ManifestError, ("empty file", "path,label")),
     BadData("header_alone", _manifest("path,label\n"), ManifestError, ("no row",)),
     BadData(
@@ -158,9 +158,11 @@ BAD_DATA: tuple[BadData, ...] = (
         "semicolons",
         _manifest("path;label\na.png;NORMAL\n"),
         ManifestError,
-        ("parted by semicolons", "commas"),
+        ("separated by semicolons", "commas"),
     ),
-    BadData("tabs", _manifest("path\tlabel\na.png\tNORMAL\n"), ManifestError, ("parted by tabs",)),
+    BadData(
+        "tabs", _manifest("path\tlabel\na.png\tNORMAL\n"), ManifestError, ("separated by tabs",)
+    ),
     BadData(
         "column_twice",
         _manifest("path,label,Label\na.png,0,1\n"),

@@ -441,7 +441,7 @@ def test_a_file_that_went_away(target: Any, legacy: Path, tmp_path: Path) -> Non
     path.write_bytes(legacy.read_bytes())
     source = resolve_weights(str(path))
     path.unlink()
-    with pytest.raises(WeightsMissingError, match="gone"):
+    with pytest.raises(WeightsMissingError, match="no longer exists"):
         load_backbone_weights(target, source)
 
 

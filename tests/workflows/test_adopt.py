@@ -80,7 +80,7 @@ def test_one_class_alone_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     owners.lines(tmp_path / "t.csv", "path,label", "a.png,normal")
     owners.png(tmp_path / "a.png")
     assert run(["data", "adopt", "csv", str(tmp_path), "--out", str(tmp_path / "m.csv")]) == 0
-    assert "No PNEUMONIA film is left" in capsys.readouterr().out
+    assert "No PNEUMONIA image is left" in capsys.readouterr().out
 
 
 def test_a_manifest_may_lie_anywhere(tmp_path: Path) -> None:

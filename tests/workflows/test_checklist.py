@@ -11,7 +11,7 @@ from pneumoscope.evaluation.evaluate import Evaluation, evaluate
 from pneumoscope.inference.bundle import BundleManifest, InitialWeights, TrainingData
 from pneumoscope.records import Dataset, ImageRecord, Split
 from pneumoscope.report.content import Refusals
-from pneumoscope.workflows.checklist import checklist_answers, flow_of
+from pneumoscope.workflows.checklist import checklist_facts, flow_of
 
 
 def records(split: Split, count: int) -> list[ImageRecord]:
@@ -76,20 +76,20 @@ def test_the_flow_counts_what_was_found_and_what_became_of_it(
 def test_answers_come_from_the_run(whole: Dataset, evaluation: Evaluation) -> None:
     chosen = whole.subset("test")
     flow = flow_of(whole, chosen, "test", "films", evaluation, REFUSALS)
-    answers = checklist_answers(flow, whole, chosen, evaluation, MANIFEST, TrainConfig(seed=7))
+    answers = checklist_facts(flow, whole, chosen, evaluation, MANIFEST, TrainConfig(seed=7))
     for fact, part in {
         "data": "films: 32 X-rays of 16 patients. Odd thing.",
         "missing": "Here: not an image (2).",
         "partitions": "train: 10 NORMAL and 10 PNEUMONIA X-rays of 10 patients; test: 6 NORMAL",
-        "disjoint": "none stands in two splits",
-        "characteristics": "age known of 12, median 7.5 (2 to 13); sex F 9, M 3.",
+        "disjoint": "No patient is in two splits",
+        "characteristics": "age known for 12, median 7.5 (2 to 13); sex F 9, M 3.",
         "software": "numpy",
         "initial": "random (seed 3); SHA-256 aaaaaaaaaaaaaaaa….",
         "ensemble": "2 networks, probabilities averaged.",
         "threshold": "0.5000: fixed at 0.5.",
         "training": "Recipe frozen, weights imagenet",
         "selection": "The weights of the epoch with the best validation AUC were kept",
-        "imbalance": "Classes weighed as if equally frequent",
+        "imbalance": "Classes weighted to equal frequency",
         "sample": "10 X-rays of 5 patients, 5 with pneumonia (50.0 %)",
         "performance": "AUC 1.000",
         "crosstab": "Called PNEUMONIA: 5 with it, 0 without. Called NORMAL: 5 without, 0 with it.",
@@ -104,7 +104,7 @@ def test_what_the_run_does_not_know_is_left_out(whole: Dataset, evaluation: Eval
     chosen = Dataset(whole.root, whole.subset("test").records)
     flow = flow_of(chosen, chosen, "all", "films", evaluation, ())
     bare = BundleManifest()
-    answers = checklist_answers(flow, chosen, chosen, evaluation, bare, IntervalConfig())
+    answers = checklist_facts(flow, chosen, chosen, evaluation, bare, IntervalConfig())
     for fact in ("training", "selection", "imbalance", "initial", "partitions", "disjoint"):
         assert fact not in answers
     assert all(answers.values())

@@ -99,11 +99,11 @@ def test_a_stopped_run_goes_on_and_another_division_is_refused(
     again = crossvalidate(data, out, CONFIG, DIVISION, resume=True)
     assert (out / "fold-1" / "history.csv").stat().st_mtime_ns == before
     assert again.pooled.metrics == finished.pooled.metrics
-    with pytest.raises(UsageError, match="divides other images, or in another way"):
+    with pytest.raises(UsageError, match="has other images or folds than this command"):
         crossvalidate(data, out, CONFIG, CrossValidationConfig(folds=4), resume=True)
     with pytest.raises(UsageError, match="is not empty"):
         crossvalidate(data, out, CONFIG, DIVISION)
-    with pytest.raises(UsageError, match="holds nothing to go on with"):
+    with pytest.raises(UsageError, match="holds nothing to resume"):
         crossvalidate(data, tmp_path / "new", CONFIG, DIVISION, resume=True)
 
 

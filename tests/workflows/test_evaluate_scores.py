@@ -233,7 +233,7 @@ def test_a_plan_of_scores_is_in_their_units(
     assert wide["decision_curve"] is None
     assert unit["decision_curve"] is not None
     told = planned(capsys, tmp_path / "p", "--band", 0.05, code=2)
-    assert "no probabilities" in told["error"]["message"]
+    assert "not probabilities" in told["error"]["message"]
     told = planned(capsys, tmp_path / "p", "--threshold", 55, "--apply", tmp_path / "b", code=2)
     assert "no model to change" in told["error"]["message"]
 

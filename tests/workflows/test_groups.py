@@ -62,7 +62,7 @@ def test_a_column_of_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run(["evaluate", str(films(tmp_path)), "--out", str(out), "-q", *FAST]) == 0
     document = json.loads((out / "metrics.json").read_text())
     (column,) = document["groups"]  # free text makes no groups
-    assert document["ungrouped"] == {"note": "40 different values: more than 12 make no groups"}
+    assert document["ungrouped"] == {"note": "40 different values, too many to compare (limit 12)"}
     assert (column["name"], column["without"]) == ("site", 0)
     near, far = column["groups"]
     assert (near["name"], near["images"], far["name"], far["images"]) == ("near", 28, "far", 12)

@@ -22,7 +22,7 @@ from pneumoscope.inference.predictor import Predictor, statistics_of
 from pneumoscope.progress import SILENT
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows import input_check as checking
-from pneumoscope.workflows.input_check import Glimpse, card_with_check, embedding_predictor
+from pneumoscope.workflows.input_check import Precomputed, card_with_check, embedding_predictor
 from pneumoscope.workflows.known_answer import scored_by_record
 from pneumoscope.workflows.scoring import score_all
 from pneumoscope.workflows.train import TrainedRun, train
@@ -115,7 +115,7 @@ def test_without_out_nothing_is_written_and_too_few_are_no_check(
 ) -> None:
     before = {path.name: path.read_bytes() for path in bundle.folder.iterdir()}
     text = _text(capsys, "input-check", phantoms, "--model", bundle.folder)
-    assert "nothing written" in text
+    assert "not saved" in text
     assert {path.name: path.read_bytes() for path in bundle.folder.iterdir()} == before
     few = write_phantoms(tmp_path / "few", 20, 2, size=64)
     error = document(capsys, "input-check", few, "--model", bundle.folder, code=3)["error"]
@@ -177,21 +177,21 @@ def test_known_embeddings_are_taken_and_only_for_films_as_they_are(
     told = {p: predictor.predict_file(p).embedding for p in films}
     asked: list[Path] = []
 
-    def known(record: ImageRecord) -> Glimpse | None:
+    def known(record: ImageRecord) -> Precomputed | None:
         asked.append(record.path)
-        return Glimpse(told[record.path]) if int(record.patient) % 3 else None
+        return Precomputed(told[record.path]) if int(record.patient) % 3 else None
 
     parts = records[:60], records[60:]
     effort = checking.Effort(60, 5)
     plain, table = checking.with_input_check(predictor, *parts, effort=effort)
-    quick, same = checking.with_input_check(predictor, *parts, known=known, effort=effort)
+    quick, same = checking.with_input_check(predictor, *parts, lookup=known, effort=effort)
     assert len(asked) == len(films)  # once each, and for no copy
     assert (plain.method, plain.images, quick.images) == (METHOD, 60, 60)
     assert plain.limits == pytest.approx(quick.limits, rel=0.05)
     np.testing.assert_allclose(table["embedding.means"], same["embedding.means"], atol=1e-3)
     wrong = {path: embedding + 5 for path, embedding in told.items()}
     _, moved = checking.with_input_check(
-        predictor, *parts, known=lambda record: Glimpse(wrong[record.path]), effort=effort
+        predictor, *parts, lookup=lambda record: Precomputed(wrong[record.path]), effort=effort
     )
     assert not np.allclose(table["embedding.means"], moved["embedding.means"], atol=1e-1)
 
@@ -211,7 +211,7 @@ def test_what_answers_hold_is_not_read_again(
     real = checking.read_image
     monkeypatch.setattr(checking, "read_image", lambda path: read.append(path) or real(path))
     predictor, known = Predictor(bundle.manifest, engine), scored_by_record(scored)
-    check, table = checking.with_input_check(predictor, *parts, known=known, effort=effort)
+    check, table = checking.with_input_check(predictor, *parts, lookup=known, effort=effort)
     assert check == plain[0]
     for name, values in plain[1].items():
         np.testing.assert_array_equal(values, table[name])

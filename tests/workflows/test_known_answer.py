@@ -62,7 +62,7 @@ def test_a_model_that_states_nothing_is_not_refused(
 ) -> None:
     silent = write_revised(tmp_path / "b", stated, stated.manifest, "# A card\n", {TABLE: None})
     assert confirm(Predictor.load(silent.folder)) is None
-    assert "states no known answer" in caplog.text
+    assert "has no known answer" in caplog.text
     assert check_engines(str(silent.folder)) == []
 
 

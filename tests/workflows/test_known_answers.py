@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.input_check import Glimpse
+from pneumoscope.workflows.input_check import Precomputed
 from pneumoscope.workflows.known_answer import EmbeddingBackend, either, pooled_by_record
 
 
@@ -29,7 +29,7 @@ def test_features_are_found_by_record() -> None:
     known = pooled_by_record(pooled, records)
     np.testing.assert_array_equal(known(records[1]).embedding, [2, 3])
     assert known(ImageRecord(Path("other.png"), 0, "other")) is None
-    first = Glimpse(np.zeros(2, np.float32))
+    first = Precomputed(np.zeros(2, np.float32))
     both = either(lambda record: first if record == records[0] else None, known)
     assert both(records[0]) is first
     np.testing.assert_array_equal(both(records[1]).embedding, [2, 3])

@@ -13,7 +13,7 @@ from pneumoscope.data.audit import audit
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError
 from pneumoscope.progress import SILENT
-from pneumoscope.workflows.data import answers_for, pictures_of, run_audit
+from pneumoscope.workflows.data import pictures_of, probabilities_for, run_audit
 
 HEADER = "path,status,reason,probability,prediction,threshold,input_score\n"
 
@@ -80,7 +80,7 @@ def test_answers_are_found_by_path_or_by_a_name_that_is_one_films(
         (tmp_path / name).write_bytes(one.read_bytes())
     rows = "elsewhere/b.png,ok,,0.7,PNEUMONIA,0.5,\nelsewhere/a.png,ok,,0.2,NORMAL,0.5,\n"
     rows += f"{tmp_path / 'NORMAL/a.png'},refused,blank,,,,\n"
-    found = answers_for(index(tmp_path), write(tmp_path / "p.csv", rows))
+    found = probabilities_for(index(tmp_path), write(tmp_path / "p.csv", rows))
     assert found == {tmp_path / "PNEUMONIA/b.png": 0.7}
 
 
@@ -88,7 +88,11 @@ def test_answers_are_found_by_path_or_by_a_name_that_is_one_films(
     ("header", "rows", "told"),
     [
         ("path,probability\n", "a,0.5\n", "lacks the column 'status'"),
-        (HEADER, "elsewhere.png,ok,,0.7,PNEUMONIA,0.5,\n", "answers for none of the 110 images"),
+        (
+            HEADER,
+            "elsewhere.png,ok,,0.7,PNEUMONIA,0.5,\n",
+            "has a probability for none of the 110 images",
+        ),
         (HEADER, "0.png,ok,,1.7,PNEUMONIA,0.5,\n", "found the probability '1.7' for 0.png"),
         (HEADER, "0.png,ok,,,PNEUMONIA,0.5,\n", "found the probability ''"),
     ],
@@ -97,9 +101,9 @@ def test_files_that_are_no_predictions(
     folder: Path, tmp_path: Path, header: str, rows: str, told: str
 ) -> None:
     with pytest.raises(DataError, match=told):
-        answers_for(index(folder), write(tmp_path / "p.csv", rows, header))
+        probabilities_for(index(folder), write(tmp_path / "p.csv", rows, header))
 
 
 def test_a_missing_file_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't be read"):
-        answers_for(index(folder), tmp_path / "none.csv")
+        probabilities_for(index(folder), tmp_path / "none.csv")

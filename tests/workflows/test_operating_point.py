@@ -161,7 +161,7 @@ def test_every_change_is_a_condition_of_its_own(records: list[ImageRecord]) -> N
     alone = with_operating_point(
         MANIFEST, scored, predictor, TrainConfig(threshold=config.threshold), SILENT
     )
-    assert alone.threshold.rule == "highest least one of sensitivity and specificity"
+    assert alone.threshold.rule == "highest minimum of sensitivity and specificity"
 
 
 def test_matched_copies_replace_the_images_themselves(records: list[ImageRecord]) -> None:

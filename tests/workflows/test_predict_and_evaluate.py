@@ -188,7 +188,7 @@ def test_unreadable_images_are_counted_and_stand_in_no_metric(
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "8.png" in report
     assert "4 X-rays of 4 patients were evaluated, of which 1 gave no result" in report
-    assert "(not an image 1)." in report
+    assert "(not an image: 1)." in report
     assert "not an image: 1" in (out / "figures" / "flow.svg").read_text(encoding="utf-8")
     checklist = (out / "checklist.html").read_text(encoding="utf-8")
     assert "Here: not an image (1)." in checklist

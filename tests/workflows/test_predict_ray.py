@@ -34,7 +34,7 @@ SECONDS = 0.02
 
 def test_a_cluster_makes_no_heatmaps_and_one_machine_reads_no_urls(tmp_path: Path) -> None:
     ray = BatchConfig(engine="ray")
-    with pytest.raises(UsageError, match="a cluster makes tables alone"):
+    with pytest.raises(UsageError, match="--engine ray writes tables only"):
         run_prediction([tmp_path], "default", None, tmp_path / "maps", SILENT, batch=ray)
     with pytest.raises(UsageError, match="Give --engine ray"):
         run_prediction(["s3://films/a.png"], "default", None, None, SILENT)

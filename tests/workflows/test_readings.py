@@ -191,7 +191,7 @@ def test_pages(told: tuple[Path, dict[str, Any]]) -> None:
     assert "A1<" not in page  # no accession on the page
     checklist = (folder / "out" / "checklist.html").read_text()
     assert "DECIDE-AI" in checklist
-    assert "2 models answered, in this order: abc, def." in checklist
+    assert "2 models were in use, in this order: abc, def." in checklist
     assert f"kappa {document['agreement']['kappa']['value']:.3f}" in checklist
 
 

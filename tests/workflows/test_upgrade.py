@@ -58,7 +58,7 @@ def test_predictions_stay_the_same(bundle: Bundle, older: Path, tmp_path: Path) 
 
 
 def test_what_is_of_the_present_schema_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="schema version 4 already"):
+    with pytest.raises(UsageError, match="current schema version 4"):
         run_upgrade(str(bundle.folder), tmp_path / "made")
 
 

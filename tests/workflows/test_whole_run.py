@@ -262,7 +262,7 @@ def test_data_without_splits_are_evaluated_whole(
     model = ["--model", str(finished.folder), "--out", str(tmp_path / "e"), "--json"]
     assert run(["evaluate", str(phantoms / "test"), *model]) == 0
     spoken = capsys.readouterr()
-    assert "names no splits" in spoken.err
+    assert "has no splits" in spoken.err
     films = len(list((phantoms / "test").rglob("*.png")))
     assert json.loads(spoken.out)["n"] == films
 

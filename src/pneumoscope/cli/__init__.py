@@ -1,7 +1,7 @@
-"""The command line: parse, call a workflow, turn its outcome or its error into an exit code.
+"""The command line: parse arguments, call a workflow, return an exit code.
 
-Exit codes: 0 done · 1 a defect of ours · 2 wrong usage · 3 the input was refused · 4 something
-needed is missing · 130 interrupted. Knows nothing of how anything is computed.
+Exit codes: 0 done · 1 internal error (bug) · 2 wrong usage · 3 input refused · 4 something needed
+is missing · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ def main() -> None:
         from pneumoscope.cli.app import run
     except KeyboardInterrupt:
         sys.exit(130)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows its code
+    if isinstance(sys.stdout, io.TextIOWrapper):  # show codes of characters that the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     _leave(run(sys.argv[1:]))
 
 
 def _leave(code: int) -> None:
-    """End the process as `sys.exit` does, but leave its memory for the system to clear away.
+    """Exit with `code` without tearing down the interpreter.
 
-    Training frameworks take themselves apart piece by piece, which whoever waits can do without.
+    The teardown of training frameworks takes seconds; the system frees the memory anyway.
     """
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except (OSError, ValueError):  # nobody reads any more: Python has its own way to say so
+    except (OSError, ValueError):  # the reader of the pipe is gone: Python reports it
         sys.exit(code)
     os._exit(code)

@@ -1,7 +1,4 @@
-"""`pneumoscope plan` and `compare`: where to cut, and whether a new model is as good as an old.
-
-`pneumoscope stress`: change the films, hide their parts, and see what the model makes of it.
-"""
+"""The commands `plan`, `compare`, `readings` and `stress`."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ _TARGETS = ("prevalence", "min_sensitivity", "min_specificity", "threshold", "ba
 
 
 class KeyChoice(StrEnum):
-    """What scores and readings name a case by."""
+    """The column that identifies a case in scores and readings."""
 
     accession = "accession"
     study = "study"
@@ -54,29 +51,30 @@ def plan(
         Path | None, typer.Option(metavar="DIR", help="folder to write (default: the evaluation's)")
     ] = None,
     apply: Annotated[
-        Path | None, typer.Option(metavar="BUNDLE", help="write a model that answers by the plan")
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="write a model with the new operating point"),
     ] = None,
     recalibrate: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="labelled images of the site to calibrate on first"),
+        typer.Option(metavar="DATA", help="labelled images of the site, to recalibrate on first"),
     ] = None,
     cost: Annotated[
         str | None,
         typer.Option(
             metavar="MISSED:ALARM",
-            help="cost of a missed case and of a false alarm, as 20:1; alone: cheapest threshold",
+            help="cost of a missed case and of a false alarm, such as 20:1; alone: minimises cost",
         ),
     ] = None,
     model: ModelOption = "default",
     **options: Any,
 ) -> Outcome:
-    """Choose an operating point: every threshold at your prevalence, and one that surely holds.
+    """Choose an operating point: all thresholds at your prevalence, and one with a guarantee.
 
     Example: pneumoscope plan evaluation --prevalence 0.1 --min-sensitivity 0.95
     """
     from pneumoscope.workflows.plan import PlanRequest, run_plan
 
-    costs = _pair(cost, ":", "--cost", "costs of a missed case and a false alarm, as in 20:1")
+    costs = _pair(cost, ":", "--cost", "costs of a missed case and a false alarm, such as 20:1")
     target = PlanTarget(**{name: options.pop(name) for name in _TARGETS}, costs=costs)
     config = replace_from(PlanConfig(), **options)
     request = PlanRequest(evaluation, target, out, model, apply, recalibrate)
@@ -84,10 +82,10 @@ def plan(
 
 
 def _pair(text: str | None, mark: str, option: str, wanted: str) -> tuple[float, float] | None:
-    """Two numbers as the user gave them.
+    """Parse two numbers.
 
     Raises:
-        UsageError: something else than two numbers.
+        UsageError: the text is not two numbers.
     """
     if text is None:
         return None
@@ -107,26 +105,28 @@ def compare(
     old: Annotated[
         str, typer.Argument(metavar="OLD", help="a model, an evaluation's folder, or a column")
     ],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="what is to take its place")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="its candidate replacement, likewise")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for compare.json and .html")],
     data: Annotated[
-        Path | None, typer.Argument(metavar="[DATA]", help="labelled images, to ask two models")
+        Path | None, typer.Argument(metavar="[DATA]", help="labelled images, to compare two models")
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="OLD and NEW are columns of this table with labels"),
+        typer.Option(metavar="FILE.csv", help="table with labels; OLD and NEW are its columns"),
     ] = None,
     thresholds: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="of the columns (default: columns NAME_threshold)"),
+        typer.Option(
+            metavar="A,B", help="thresholds of the columns (default: columns NAME_threshold)"
+        ),
     ] = None,
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
     **options: Any,
 ) -> Outcome:
-    """Say whether NEW is as good as OLD on the same images; exit code 3 where that is not shown.
+    """Test whether NEW is non-inferior to OLD on the same images; exit code 3 if not shown.
 
-    With DATA, OLD and NEW are models. Without, they are folders that `evaluate` wrote, or, with
-    --scores, two score columns of one table: paired tests and changed answers need no model.
+    With DATA, OLD and NEW are models. Without DATA they are folders that `evaluate` wrote, or with
+    --scores two score columns of one table; no model is needed then.
 
     Example: pneumoscope compare default runs/a chest_xray --out comparison
     """
@@ -134,11 +134,11 @@ def compare(
     if data is not None and scores is not None:
         raise UsageError("compare: found DATA and --scores, wanted one of them")
     if thresholds is not None and scores is None:
-        raise UsageError("compare: --thresholds belongs to --scores")
+        raise UsageError("compare: --thresholds needs --scores")
     if scores is not None:
         from pneumoscope.workflows.compare import run_compare_columns
 
-        at = _pair(thresholds, ",", "--thresholds", "two thresholds, as in 0.5,40")
+        at = _pair(thresholds, ",", "--thresholds", "two thresholds, such as 0.5,40")
         return Outcome(*run_compare_columns(scores, (old, new), at, out, config))
     if data is None:
         from pneumoscope.workflows.compare import run_compare_evaluations
@@ -156,28 +156,32 @@ def readings(
         Path, typer.Argument(metavar="SCORES", help="CSV of `node results`, `predict` or a vendor")
     ],
     table: Annotated[
-        Path, typer.Argument(metavar="READINGS.csv", help="a reading per case, and reader if known")
+        Path,
+        typer.Argument(metavar="READINGS.csv", help="a reading per case, with reader if known"),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for the page and its tables")],
-    by: Annotated[KeyChoice, typer.Option(help="what both name a case by")] = KeyChoice.accession,
+    by: Annotated[
+        KeyChoice, typer.Option(help="column that identifies a case in both")
+    ] = KeyChoice.accession,
     score_column: Annotated[
         str, typer.Option(metavar="NAME", help="column of SCORES (default: score, probability)")
     ] = "",
     threshold: Annotated[
-        float | None, typer.Option(help="in use (default: the column 'threshold' of SCORES)")
+        float | None,
+        typer.Option(help="threshold in use (default: the column 'threshold' of SCORES)"),
     ] = None,
     min_sensitivity: Annotated[
-        float | None, typer.Option(help="to be shown in the end", min=0, max=1)
+        float | None, typer.Option(help="sensitivity to verify", min=0, max=1)
     ] = None,
     min_specificity: Annotated[
-        float | None, typer.Option(help="to be shown in the end", min=0, max=1)
+        float | None, typer.Option(help="specificity to verify", min=0, max=1)
     ] = None,
     **options: Any,
 ) -> Outcome:
-    """Hold a pilot's scores against radiologists' readings: week by week, agreement, how many more.
+    """Compare a pilot's scores with radiologists' readings: weekly rates, agreement, sample size.
 
     READINGS.csv has the column accession, study or image, and the column reading (NORMAL or
-    PNEUMONIA, 0 or 1). What is missing on either side is listed, never guessed.
+    PNEUMONIA, 0 or 1). Cases that are missing on either side are listed.
 
     Example: pneumoscope readings scores.csv readings.csv --by accession --out pilot
     """
@@ -200,19 +204,19 @@ def stress(
     shortcuts: Annotated[
         bool,
         typer.Option(
-            "--shortcuts/--no-shortcuts", help="ask as well whether it reads the lungs at all"
+            "--shortcuts/--no-shortcuts", help="also test whether the model uses the lungs"
         ),
     ] = True,
     masks: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="lung masks of your own: PNG, named as the films are"),
+        typer.Option(metavar="DIR", help="your own lung masks: PNG, with the names of the images"),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on with the answers in --out")
+        bool, typer.Option("--resume", help="continue from the journal in --out")
     ] = False,
     **options: Any,
 ) -> Outcome:
-    """Change the films in every way and strength, hide their parts, and measure what it costs.
+    """Measure a model under image perturbations, masked regions and background swaps.
 
     Example: pneumoscope stress chest_xray --model runs/a --out stress
     """

@@ -1,4 +1,4 @@
-"""The `pneumoscope` application: every command, and the way from an error to an exit code."""
+"""The `pneumoscope` application: all commands, and the mapping of errors to exit codes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ _MAY_BE_EMPTY = frozenset({"--columns", "--pneumonia", "--normal", "--table"})
 
 app = typer.Typer(
     name="pneumoscope",
-    help="Tell pneumonia from normal on chest X-rays, and know how far to believe the answer. "
-    "Research software, not a medical device.",
-    epilog="Start here: pneumoscope demo. Exit codes: 0 done, 1 a defect of ours, 2 wrong usage, "
-    "3 input refused, 4 something needed is missing, 130 interrupted.",
+    help="Classify chest X-rays of children as pneumonia or normal, and measure how reliable "
+    "the predictions are. Research software, not a medical device.",
+    epilog="Start here: pneumoscope demo. Exit codes: 0 done, 1 internal error (bug), 2 wrong "
+    "usage, 3 input refused, 4 something needed is missing, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_data = typer.Typer(help="Get, check and split images; draw synthetic ones.", no_args_is_help=True)
+_data = typer.Typer(
+    help="Download, audit and split images; draw synthetic ones.", no_args_is_help=True
+)
 info_commands.register(app)
 model_commands.register(app)
 analysis_commands.register(app)
@@ -47,11 +49,13 @@ app.add_typer(_data, name="data")
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code.
 
-    Errors go to stderr; with `--json` also as a document to stdout, so that scripts need not
-    parse prose.
+    Errors go to stderr; with `--json` also as a document to stdout, for scripts.
+
+    Args:
+        arguments: the command line without the program name.
 
     Raises:
-        Exception: a defect of ours, for the traceback that its report needs; Python makes it 1.
+        Exception: an internal error (bug); Python prints its traceback and exits with 1.
     """
     begin(arguments)
     try:
@@ -59,9 +63,9 @@ def run(arguments: Sequence[str]) -> int:
         code = app(list(arguments), standalone_mode=False, prog_name="pneumoscope")
     except typer.TyperException as error:
         message = error.format_message().rstrip(".").replace("Value error, ", "")
-        if not message:  # no command was given, and the help is printed already
+        if not message:  # no command was given; the help is already printed
             return error.exit_code
-        return _report(UsageError(f"{message}. See: pneumoscope {_asked(arguments)}"))
+        return _report(UsageError(f"{message}. See: pneumoscope {_help_of(arguments)}"))
     except typer.Exit as error:
         return error.exit_code
     except PneumoscopeError as error:
@@ -71,39 +75,41 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         name = error.filename2 or error.filename
         what = f"{name}: {error.strerror}" if name else str(error)
-        return _report(MissingError(f"{what}. Make room or allow access, then try again."))
+        return _report(MissingError(f"{what}. Free space or allow access, then try again."))
     except Exception as error:
         _print_json(error, 1)
         raise
-    if code == InterruptedRunError.exit_code:  # which is what Typer makes of Ctrl-C
+    if code == InterruptedRunError.exit_code:  # Typer returns it on Ctrl-C
         return _report(_interruption(arguments))
     return TERMINAL.exit_code
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """An empty argument is a shell variable without a value; as a path it would mean this folder.
+    """Refuse empty arguments, usually an unset shell variable; as a path one would mean `.`.
 
     Raises:
-        UsageError: names the word before it.
+        UsageError: names the preceding word.
     """
-    for before, word in pairwise(["pneumoscope", *arguments]):
+    for previous, word in pairwise(["pneumoscope", *arguments]):
         emptied = word.startswith("--") and word.endswith("=")
-        if not emptied and (word.strip() or before in _MAY_BE_EMPTY):
+        if not emptied and (word.strip() or previous in _MAY_BE_EMPTY):
             continue
-        place = word if emptied else f"'' after {before}"
+        place = word if emptied else f"'' after {previous}"
         raise UsageError(
-            f"found an empty argument ({place}), wanted a path or a value. Is a variable of the "
-            "shell empty? For the current folder give a dot: ."
+            f"found an empty argument ({place}), wanted a path or a value. Is a shell variable "
+            "unset? For the current folder give a dot: ."
         )
 
 
 def _interruption(arguments: Sequence[str]) -> InterruptedRunError:
-    way = "Go on: the same command with --resume" if _begun(arguments) else "Run it again"
-    return InterruptedRunError(f"interrupted; no file is left half-written. {way}.")
+    advice = (
+        "Continue: the same command with --resume" if _can_resume(arguments) else "Run it again"
+    )
+    return InterruptedRunError(f"interrupted; no file is incomplete. {advice}.")
 
 
-def _begun(arguments: Sequence[str]) -> bool:
-    """Whether the command got as far as having something to resume."""
+def _can_resume(arguments: Sequence[str]) -> bool:
+    """Whether the command has written something to resume from."""
     named = Path(dict(pairwise(arguments)).get("--out", ""))
     marks = {
         "train": named / "config.toml",
@@ -115,8 +121,8 @@ def _begun(arguments: Sequence[str]) -> bool:
     return mark is not None and mark.is_file()
 
 
-def _asked(arguments: Sequence[str]) -> str:
-    """The help that fits: of the command that was named, as far as there is one."""
+def _help_of(arguments: Sequence[str]) -> str:
+    """The help arguments of the command that was given, or of the program."""
     known: list[str] = []
     within: Any = get_command(app)
     for word in arguments[:2]:
@@ -135,5 +141,5 @@ def _report(error: PneumoscopeError) -> int:
 
 def _print_json(error: Exception, exit_code: int) -> None:
     if TERMINAL.as_json:
-        told = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code}
-        sys.stdout.write(json.dumps({"error": told}) + "\n")
+        document = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code}
+        sys.stdout.write(json.dumps({"error": document}) + "\n")

@@ -1,4 +1,4 @@
-"""`pneumoscope data …`: download, adopt, audit, split, phantom."""
+"""The commands `data download`, `adopt`, `audit`, `split` and `phantom`."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def download(
     out: OutFolder,
     source: Annotated[
         str,
-        typer.Option(metavar="huggingface|kaggle|URL|FILE.zip", help="where from"),
+        typer.Option(metavar="huggingface|kaggle|URL|FILE.zip", help="source of the data set"),
     ] = "huggingface",
     sha256: Annotated[
         str | None, typer.Option(help="expected SHA-256 of a zip, in hexadecimal")
     ] = None,
 ) -> Outcome:
-    """Fetch a data set, check it and lay it out as train/ val/ test/. Resumes where it stopped.
+    """Download a data set, check it and arrange it as train/ val/ test/; resumes if interrupted.
 
     Example: pneumoscope data download --source archive.zip --out chest_xray
     """
@@ -68,7 +68,7 @@ def adopt(
     out: Annotated[Path, typer.Option(metavar="manifest.csv", help="the manifest to write")],
     **options: Any,
 ) -> Outcome:
-    """Turn a public data set into a manifest that `evaluate` takes; says what is left out.
+    """Convert a public data set into a manifest for `evaluate`; lists what it excludes.
 
     Example: pneumoscope data adopt nih ChestX-ray14 --out ChestX-ray14/children.csv --max-age 5
     """
@@ -85,21 +85,25 @@ def audit(
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="judge labels by a model's answers for these films"),
+        typer.Option(
+            metavar="FILE.csv", help="review labels by a model's predictions for these images"
+        ),
     ] = None,
     pictures: Annotated[
         bool,
-        typer.Option("--pictures/--no-pictures", help="show doubtful films in the page"),
+        typer.Option(
+            "--pictures/--no-pictures", help="show images with doubtful labels in the page"
+        ),
     ] = True,
 ) -> Outcome:
-    """Look for what makes results wrong: duplicates, shared patients, shortcuts, shift, odd labels.
+    """Search for duplicates, shared patients, shortcuts, split shift and likely label errors.
 
     Example: pneumoscope data audit chest_xray --out audit
     """
     from pneumoscope.workflows.data import run_audit
 
-    found = run_audit(data, out, TERMINAL.progress, predictions, pictures=pictures)
-    return Outcome(*found, alone=out is None)
+    outcome = run_audit(data, out, TERMINAL.progress, predictions, pictures=pictures)
+    return Outcome(*outcome, alone=out is None)
 
 
 @settings(SplitConfig, "val", "test", "by", "seed")
@@ -108,14 +112,14 @@ def split(
     out: Annotated[Path, typer.Option(metavar="split.csv", help="the manifest to write")],
     pneumonia: Annotated[
         str,
-        typer.Option(metavar="NAMES", help="class folders or labels that mean PNEUMONIA, too"),
+        typer.Option(metavar="NAMES", help="further class folders or labels that mean PNEUMONIA"),
     ] = "",
     normal: Annotated[
-        str, typer.Option(metavar="NAMES", help="class folders or labels that mean NORMAL, too")
+        str, typer.Option(metavar="NAMES", help="further class folders or labels that mean NORMAL")
     ] = "",
     **options: Any,
 ) -> Outcome:
-    """Deal patients to train, val and test, so that none stands in two of them.
+    """Split the data into train, val and test by patient, so that no patient is in two of them.
 
     Example: pneumoscope data split chest_xray --out split.csv --val 0.15 --test 0.1 --by block
     """
@@ -128,12 +132,12 @@ def split(
 def phantom(
     out: OutFolder,
     n: Annotated[int, typer.Option(min=4, help="how many images")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same images")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed; the same seed draws the same images")] = 0,
     file_format: Annotated[
-        PhantomFormat, typer.Option("--format", help="what to write")
+        PhantomFormat, typer.Option("--format", help="file format")
     ] = PhantomFormat.png,
 ) -> Outcome:
-    """Draw synthetic chest X-rays, to try everything without a patient's image.
+    """Draw synthetic chest X-rays, to try the software without images of patients.
 
     Example: pneumoscope data phantom --out phantoms --n 200
     """

@@ -46,10 +46,10 @@ def export(
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write")],
     model: ModelOption = "default",
     check: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="images to certify the export on")
+        Path | None, typer.Option(metavar="DATA", help="images to measure the agreement on")
     ] = None,
 ) -> Outcome:
-    """Write a model as one graph from pixels to answer, for other programs; certify it on DATA.
+    """Export a model as one graph from pixels to prediction; measure its agreement on DATA.
 
     Example: pneumoscope export --to onnx --out onnx --model runs/a --check xrays
     """
@@ -66,7 +66,9 @@ _NODE_SETTINGS = [f.name for f in fields(NodeConfig) if f.name != "callers"]
 def node(
     action: Annotated[
         ActionChoice,
-        typer.Argument(help="run it; show its spool; retry items that were set aside; write --out"),
+        typer.Argument(
+            help="run the node, show its spool, retry failed items, or write results to --out"
+        ),
     ] = ActionChoice.run,
     model: ModelOption = "default",
     out: Annotated[
@@ -74,22 +76,24 @@ def node(
     ] = None,
     callers: Annotated[
         str | None,
-        typer.Option(metavar="AET,AET,…", help="AE titles that may call (default: every one)"),
+        typer.Option(metavar="AET,AET,…", help="AE titles that may connect (default: all)"),
     ] = None,
     **options: Any,
 ) -> Outcome:
-    """Run as a DICOM node: receive images by C-STORE, score them, send reports and heatmaps.
+    """Run as a DICOM node: receive images by C-STORE, send reports and heatmaps by C-STORE.
 
-    `node status` shows the spool and the items that were set aside, `node retry` queues these
-    again. `node results` writes a row for every scored image, to be joined with readings. All of
-    them also work beside a running node.
+    `node status` shows the items in the spool and the failed ones, `node retry` queues these
+    again. `node results` writes a row for every image with a result, to be joined with readings.
+    All of them also work while a node is running.
 
     Example: pneumoscope node --aet PNEUMOSCOPE --port 11112 --forward PACS@10.0.0.5:104
     """
     from pneumoscope.workflows.node import node_results, node_retry, node_status, run_node
 
     if (action is ActionChoice.results) != (out is not None):
-        raise UsageError("node: --out FILE.csv belongs to `node results`, and is needed for it")
+        raise UsageError(
+            "node: --out FILE.csv is required by `node results` and not used otherwise"
+        )
     if action is not ActionChoice.run:
         spool = Path(options.get("spool") or NodeConfig().spool)
         if out is not None:
@@ -102,27 +106,32 @@ def node(
 
 @settings(FetchConfig, *[f.name for f in fields(FetchConfig)])
 def fetch(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="folder of the images; goes on there")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="folder for the images; resumes if it has some")
+    ],
     pacs: Annotated[
-        str, typer.Option(metavar="AET@HOST:PORT", help="whom to ask by C-FIND and C-GET or C-MOVE")
+        str,
+        typer.Option(metavar="AET@HOST:PORT", help="PACS, queried by C-FIND and C-GET or C-MOVE"),
     ] = "",
     dicomweb: Annotated[
-        str, typer.Option(metavar="URL", help="or a DICOMweb service, by QIDO-RS and WADO-RS")
+        str, typer.Option(metavar="URL", help="or a DICOMweb service (QIDO-RS, WADO-RS)")
     ] = "",
     first: Annotated[
-        str, typer.Option("--from", metavar="DATE", help="first day of studies, as 2026-09-01")
+        str, typer.Option("--from", metavar="DATE", help="first study date, such as 2026-09-01")
     ] = "",
     last: Annotated[
-        str, typer.Option("--to", metavar="DATE", help="last day (default: the first)")
+        str, typer.Option("--to", metavar="DATE", help="last study date (default: the first)")
     ] = "",
     ids: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="or an accession number or study UID a line"),
+        typer.Option(metavar="FILE", help="or a file with an accession or study UID per line"),
     ] = None,
-    token_file: Annotated[str, typer.Option(metavar="FILE", help="token of --dicomweb")] = "",
+    token_file: Annotated[
+        str, typer.Option(metavar="FILE", help="file with the access token of --dicomweb")
+    ] = "",
     **options: Any,
 ) -> Outcome:
-    """Fetch X-rays from a PACS into a folder with a table of them; run again to continue.
+    """Fetch X-rays from a PACS into a folder, with a table of them; resumes if interrupted.
 
     Example: pneumoscope fetch --pacs PACS@10.0.0.5:104 --from 2026-09-01 --to 2026-09-30 --out got
     """
@@ -138,27 +147,30 @@ def certify(
         str, typer.Option(metavar="MODEL", help="a bundle, a run folder, or 'default'")
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="BUNDLE", help="where to write it; else over the model")
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE", help="folder of the revised model (default: replace the model)"
+        ),
     ] = None,
     split: Annotated[SplitChoice, typer.Option(help="images to compare on")] = SplitChoice.val,
     precision: Annotated[
-        str, typer.Option(metavar="bf16,int8", help="what to certify")
+        str, typer.Option(metavar="bf16,int8", help="precisions to certify")
     ] = "bf16,int8",
 ) -> Outcome:
-    """Let a model answer in bfloat16 or int8 where that is faster and it answers alike on DATA.
+    """Enable bfloat16 or int8 inference if its predictions on DATA agree with float32.
 
-    int8 is calibrated on the training images. What changes more than 2 decisions in 1,000, or moves
-    the AUC by more than 0.001, is refused.
+    int8 is calibrated on the training images. A precision that changes more than 2 decisions in
+    1,000, or the AUC by more than 0.001, is rejected.
 
     Example: pneumoscope certify split.csv --model runs/a
     """
     from pneumoscope.workflows.certify import LOWER, run_certify
 
     names = [name.strip() for name in precision.split(",")]
-    asked = [name for name in LOWER if name in names]
-    if not asked or set(names) - set(asked):
+    precisions = [name for name in LOWER if name in names]
+    if not precisions or set(names) - set(precisions):
         raise UsageError(f"--precision: found {precision!r}, wanted some of {', '.join(LOWER)}")
-    found = run_certify(data, model, out, split.value, asked, TERMINAL.progress)
+    found = run_certify(data, model, out, split.value, precisions, TERMINAL.progress)
     return Outcome(*found)
 
 
@@ -166,13 +178,13 @@ _LIMITS = ("max_pixels",)
 
 
 def named(setting: str) -> str:
-    """The help text of a setting that is a list."""
+    """The help text of a list setting of `serve`."""
     (found,) = (f for f in fields(ServeConfig) if f.name == setting)
     return str(found.metadata["help"])
 
 
 def listed(texts: list[str] | None) -> tuple[str, ...] | None:
-    """The comma-separated words of an option that may be given several times."""
+    """The comma-separated values of an option that may be given several times."""
     words = (word.strip() for text in texts or () for word in text.split(","))
     return tuple(word for word in words if word) or None
 
@@ -198,7 +210,7 @@ def serve(
     ] = None,
     **options: Any,
 ) -> Outcome:
-    """Serve predictions over HTTP, with a web page; log lines are JSON on stderr.
+    """Run an HTTP service with a REST API and a web page; log lines are JSON on stderr.
 
     Example: pneumoscope serve --model runs/a --port 8000
     """

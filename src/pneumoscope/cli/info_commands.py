@@ -1,7 +1,4 @@
-"""`pneumoscope demo`, `info`, `doctor`: see it work, see what a model is, see what is installed.
-
-`pneumoscope input-check`, `upgrade`: a model with what it lacked.
-"""
+"""The commands `demo`, `info`, `doctor`, `input-check` and `upgrade`."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write")] = Path("demo"),
 ) -> Outcome:
-    """Everything once, offline, on synthetic X-rays: draw, train, evaluate, explain, report.
+    """Run the whole workflow offline on synthetic X-rays: draw, train, evaluate, explain, report.
 
     Example: pneumoscope demo --out demo
     """
@@ -37,7 +34,7 @@ def demo(
 
 
 def info(model: ModelOption = "default") -> Outcome:
-    """Say what a model is: architecture, data it saw, threshold, validation results, hashes.
+    """Show architecture, training data, threshold, validation results and hashes of a model.
 
     Example: pneumoscope info --model runs/a --json
     """
@@ -50,13 +47,13 @@ def doctor(
     model: ModelOption = "default",
     state: Annotated[
         Path | None,
-        typer.Option(metavar="BUNDLE", help="write the model with its score of the phantom stated"),
+        typer.Option(metavar="BUNDLE", help="write the model with its score of the phantom"),
     ] = None,
 ) -> Outcome:
     """Check this installation: versions, extras, cache, and every engine on a known phantom.
 
-    The phantom's score is stated in the model; each engine and precision that is present must give
-    it. Exit code 4 where one does not. `serve` and `node` check theirs at start.
+    The model states its score of the phantom; every installed engine and precision must reproduce
+    it, otherwise the exit code is 4. `serve` and `node` test their engine at start.
 
     Example: pneumoscope doctor
     """
@@ -71,12 +68,13 @@ def input_check(
     data: DataArgument,
     model: ModelOption = "default",
     out: Annotated[
-        Path | None, typer.Option(metavar="BUNDLE", help="write the model with the check here")
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="write the model with the check to this folder"),
     ] = None,
 ) -> Outcome:
-    """Give a model the statistics to refuse what is unlike its training images (`train` does).
+    """Fit the out-of-distribution detection of a model to its training images (`train` does this).
 
-    DATA are those it was trained on, split as then: statistics come from train, limits from val.
+    DATA is the training data of the model with its splits: train for statistics, val for limits.
 
     Example: pneumoscope input-check runs/a/split.csv --model runs/a --out checked
     """
@@ -86,10 +84,12 @@ def input_check(
 
 
 def upgrade(
-    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="write the converted model here")],
+    out: Annotated[
+        Path, typer.Option(metavar="BUNDLE", help="write the converted model to this folder")
+    ],
     model: ModelOption = "default",
 ) -> Outcome:
-    """Convert a model that an older version of pneumoscope wrote; its predictions stay the same.
+    """Convert a model of an older version of pneumoscope; its predictions stay the same.
 
     Example: pneumoscope upgrade --model runs/old --out upgraded
     """

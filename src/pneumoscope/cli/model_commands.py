@@ -1,4 +1,4 @@
-"""`pneumoscope train`, `crossvalidate`, `evaluate`, `predict`: make, measure, use a model."""
+"""The commands `train`, `crossvalidate`, `evaluate` and `predict`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CheckOption = Annotated[
     bool,
     typer.Option(
         "--input-check/--no-input-check",
-        help="refuse what is no chest X-ray of the kind that the model knows, if it can tell",
+        help="refuse images that differ from the training images of the model",
     ),
 ]
 
@@ -43,7 +43,7 @@ CheckOption = Annotated[
 AgeOption = Annotated[
     bool,
     typer.Option(
-        "--any-age", help="predict for other ages than the model is for; every output says so"
+        "--any-age", help="predict outside the age range of the model; every output notes it"
     ),
 ]
 
@@ -58,7 +58,7 @@ class SplitChoice(StrEnum):
 
 
 class Framing(StrEnum):
-    """Whether images are re-cut before they are scored."""
+    """Whether images are re-cut before scoring."""
 
     as_is = "as-is"
     matched = "matched"
@@ -84,18 +84,21 @@ def train(  # noqa: PLR0913 - as the command
         Path | None, typer.Option(metavar="FILE.toml", help="settings; options override them")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on with the run in --out where it stopped")
+        bool, typer.Option("--resume", help="continue the interrupted run in --out")
     ] = False,
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N,…", help="one network per seed, averaged")
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="RUN,RUN,…", help="scratch: learn from these models' predictions too"),
+        typer.Option(
+            metavar="RUN,RUN,…",
+            help="scratch: distil from these models; default or bundled: the shipped model",
+        ),
     ] = None,
     ages: Annotated[
         str | None,
-        typer.Option(metavar="YEARS-YEARS", help="ages that the model is for, as in 1-5"),
+        typer.Option(metavar="YEARS-YEARS", help="age range of the model, such as 1-5"),
     ] = None,
     tensorboard: Annotated[
         Path | None,
@@ -106,7 +109,7 @@ def train(  # noqa: PLR0913 - as the command
     ] = False,
     **options: Any,
 ) -> Outcome:
-    """Train a model: split by patient, train, choose the threshold on validation, report.
+    """Train a model: split by patient, train, choose the threshold on validation, write a report.
 
     Example: pneumoscope train chest_xray --out runs/a --weights imagenet --views 4
     """
@@ -140,18 +143,18 @@ def crossvalidate(
         Path | None, typer.Option(metavar="FILE.toml", help="settings; options override them")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="keep the finished folds in --out and go on")
+        bool, typer.Option("--resume", help="keep the finished folds in --out and continue")
     ] = False,
     teacher: Annotated[
         str | None,
         typer.Option(
             metavar="RUN,RUN,…",
-            help="scratch: learn from these models too; {fold} in a name is the fold's number",
+            help="scratch: distil from these models; {fold} in a name is the fold's number",
         ),
     ] = None,
     **options: Any,
 ) -> Outcome:
-    """Train once per fold, score every image by the model that never saw its patient, report.
+    """Train once per fold; score every image with a model not trained on its patient.
 
     Example: pneumoscope crossvalidate chest_xray --folds 5 --by block --out cv
     """
@@ -162,8 +165,8 @@ def crossvalidate(
     )
     chosen, given = _training(config, options | {"teachers": _listed(teacher)})
     progress = TERMINAL.progress
-    found = run_crossvalidation(data, out, chosen, division, progress, resume=resume, given=given)
-    return Outcome(*found)
+    outcome = run_crossvalidation(data, out, chosen, division, progress, resume=resume, given=given)
+    return Outcome(*outcome)
 
 
 def _training(file: Path | None, options: dict[str, Any]) -> tuple[TrainConfig, set[str]]:
@@ -180,15 +183,15 @@ def _training(file: Path | None, options: dict[str, Any]) -> tuple[TrainConfig, 
 
 
 def _listed(text: str | None) -> tuple[str, ...] | None:
-    """Names as the user gave them, with commas between."""
+    """Split a comma-separated list."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:
-    """Seeds as the user gave them.
+    """Parse a comma-separated list of seeds.
 
     Raises:
-        UsageError: something else than different whole numbers.
+        UsageError: they are not distinct whole numbers.
     """
     if text is None:
         return None
@@ -202,15 +205,15 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 
 
 def _share(framing: Framing, given: float | None) -> float | None:
-    """What the lungs are to fill, `None` where images are scored as they are.
+    """The share of each side that the lungs must fill; `None` to score images unmodified.
 
     Raises:
-        UsageError: a share was given that would not be used, or that is impossible.
+        UsageError: a share was given without --framing matched, or is out of range.
     """
     if framing is Framing.as_is:
         if given is not None:
             raise UsageError(
-                "--framing-share: found without --framing matched. Add that, or leave this out."
+                "--framing-share: needs --framing matched. Add it, or leave out --framing-share."
             )
         return None
     config = replace_from(FramingConfig(), framing_share=given)
@@ -228,21 +231,21 @@ def evaluate(
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="or labels and scores that exist, of any system"),
+        typer.Option(metavar="FILE.csv", help="or labels and existing scores of any system"),
     ] = None,
     model: ModelOption = "default",
     split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
     input_check: CheckOption = True,
     framing: Annotated[
-        Framing, typer.Option(help="score images as they are, or re-cut by the lungs")
+        Framing, typer.Option(help="score images unmodified, or re-cut by the lungs")
     ] = Framing.as_is,
     any_age: AgeOption = False,
     **options: Any,
 ) -> Outcome:
-    """Measure a model on labelled images: every metric with its interval, curves, a report.
+    """Evaluate a model on labelled images: all metrics with intervals, curves, a report.
 
-    With --scores instead of DATA, measure scores that exist already. No model and no image is
-    needed: the file has the columns label and score, and, if known, patient, threshold and groups.
+    With --scores instead of DATA, evaluate existing scores without model or images. The file has
+    the columns label and score, and optionally patient, threshold and groups.
 
     Example: pneumoscope evaluate chest_xray --model runs/a --out evaluation
     """
@@ -251,18 +254,18 @@ def evaluate(
 
     interval = replace_from(IntervalConfig(), resamples=options["resamples"])
     if (data is None) == (scores is None):
-        raise UsageError("evaluate: wanted either DATA, to ask a model, or --scores FILE.csv")
+        raise UsageError("evaluate: wanted either DATA, to evaluate a model, or --scores FILE.csv")
     if scores is not None:
         how = replace_from(
             ScoresConfig(), score_column=options["score_column"], threshold=options["threshold"]
         )
         return Outcome(*run_evaluate_scores(scores, out, interval, how))
     if data is None or options["threshold"] is not None or options["score_column"]:
-        raise UsageError("evaluate DATA: --threshold and --score-column belong to --scores")
+        raise UsageError("evaluate DATA: --threshold and --score-column need --scores")
     chosen: Any = split.value
     share = _share(framing, options["framing_share"])
     progress = TERMINAL.progress
-    found = run_evaluation(
+    outcome = run_evaluation(
         data,
         out,
         model,
@@ -273,7 +276,7 @@ def evaluate(
         any_age=any_age,
         framing=share,
     )
-    return Outcome(*found)
+    return Outcome(*outcome)
 
 
 @settings(BatchConfig, "engine", "workers", "precision", "device", "any_age", "strict")
@@ -293,7 +296,7 @@ def predict(
         Path | None, typer.Option(metavar="DIR", help="folder for Grad-CAM overlays, PNG")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on with the rows in --out's .partial file")
+        bool, typer.Option("--resume", help="continue from the .partial file of --out")
     ] = False,
     dicom_out: Annotated[
         Path | None,
@@ -305,15 +308,15 @@ def predict(
     input_check: CheckOption = True,
     **options: Any,
 ) -> Outcome:
-    """Answer for images: one row each, with a reason where there is no answer.
+    """Predict pneumonia on images: one row each, with a reason code if an image is refused.
 
-    Example: pneumoscope predict films/ --model runs/a --out predictions.csv --heatmaps heatmaps
+    Example: pneumoscope predict images/ --model runs/a --out predictions.csv --heatmaps heatmaps
     """
     from pneumoscope.workflows.predict import ResultFolders, run_prediction
 
     folders = ResultFolders(dicom_out, fhir, segmentation=bool(options.pop("segmentation")))
     batch = replace_from(BatchConfig(input_check=input_check), **options)
-    found = run_prediction(
+    outcome = run_prediction(
         paths,
         model,
         out,
@@ -323,4 +326,4 @@ def predict(
         folders=folders,
         batch=batch,
     )
-    return Outcome(*found, alone=out is None and heatmaps is None and dicom_out is None)
+    return Outcome(*outcome, alone=out is None and heatmaps is None and dicom_out is None)

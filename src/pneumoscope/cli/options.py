@@ -1,8 +1,7 @@
-"""What all commands share: options made from the config dataclasses, `--json`, `-q`, `-v`.
+"""What all commands share: options from the config dataclasses, `--json`, `-q`, `-v`.
 
-Comes in: a command function. Goes out: one whose signature Typer can read. A command takes the
-options named in `@settings(...)` as keyword arguments that are `None` where the user said nothing,
-and returns an `Outcome`.
+A command function takes the options named in `@settings(...)` as keyword arguments, `None` where
+the user gave none, and returns an `Outcome`. `@command` registers it with Typer.
 """
 
 from __future__ import annotations
@@ -27,14 +26,13 @@ Command = Callable[..., "Outcome"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a command has to say.
+    """The result of a command.
 
     Attributes:
         document: the JSON document of `--json`.
-        text: the same for people, printed on stdout without `--json`.
-        exit_code: 0, or 3 where the input was refused without stopping the command.
-        alone: the text is all that the command makes, so that `-q` leaves it; else results lie in
-            files, and `-q` prints none of it.
+        text: the same as text, printed on stdout without `--json`.
+        exit_code: 0, or 3 if input was refused without stopping the command.
+        alone: the command writes no file, so `-q` still prints the text.
     """
 
     document: Mapping[str, Any]
@@ -45,7 +43,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Terminal:
-    """How this process talks: set by `begin` and by the shared options of the command."""
+    """Output settings of this process, set by `begin` and by the shared options."""
 
     as_json: bool = False
     quiet: bool = False
@@ -57,7 +55,7 @@ TERMINAL = Terminal()
 
 
 def begin(arguments: Sequence[str]) -> None:
-    """Forget the command before; `--json` holds for a command line that can't be parsed, too."""
+    """Reset the output settings; `--json` also applies if the command line can't be parsed."""
     TERMINAL.as_json = "--json" in arguments
     TERMINAL.quiet = False
     TERMINAL.exit_code = 0
@@ -65,7 +63,7 @@ def begin(arguments: Sequence[str]) -> None:
 
 
 def settings(kind: type, *names: str) -> Callable[[Command], Command]:
-    """Add one option per named field of the config dataclass `kind`, with its help and default."""
+    """Add one option per named field of a config dataclass, with its help text and default."""
 
     def decorate(command: Command) -> Command:
         by_name = {f.name: f for f in fields(kind)}
@@ -73,8 +71,8 @@ def settings(kind: type, *names: str) -> Callable[[Command], Command]:
         extra = []
         for name in names:
             default = by_name[name].default
-            told = "" if default in ("", None) else f" (default {default})"
-            help_text = f"{by_name[name].metadata['help']}{told}"
+            shown_default = "" if default in ("", None) else f" (default {default})"
+            help_text = f"{by_name[name].metadata['help']}{shown_default}"
             flag = f"--{name.replace('_', '-')}"
             optional: Any = hints[name] | None
             option = typer.Option(flag, help=help_text)
@@ -85,12 +83,12 @@ def settings(kind: type, *names: str) -> Callable[[Command], Command]:
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
-    """Register a command under `name`, with `--json`, `-q` and `-v`, printing its outcome."""
+    """Register a command under `name`, with `--json`, `-q` and `-v`; it prints its outcome."""
 
     def decorate(function: Command) -> Command:
-        flag = typer.Option("--json", help="one JSON document on stdout, all else on stderr")
-        quiet = typer.Option("--quiet", "-q", help="errors only; results lie in the files")
-        verbose = typer.Option("--verbose", "-v", help="say more")
+        flag = typer.Option("--json", help="print one JSON document on stdout, all else on stderr")
+        quiet = typer.Option("--quiet", "-q", help="print errors only; results are in the files")
+        verbose = typer.Option("--verbose", "-v", help="print more")
         parameters = [
             _keyword("json_output", Annotated[bool, flag], False),
             _keyword("quiet", Annotated[bool, quiet], False),
@@ -98,10 +96,10 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
         ]
 
         def run(**given: Any) -> None:
-            _speak(given.pop("json_output"), given.pop("quiet"), given.pop("verbose"))
+            _configure(given.pop("json_output"), given.pop("quiet"), given.pop("verbose"))
             outcome = function(**given)
             if TERMINAL.as_json:
-                # ASCII, since JSON is UTF-8 and a terminal or pipe may be anything.
+                # ASCII, because a terminal or pipe may have any encoding.
                 text = json.dumps(outcome.document, allow_nan=False)
             elif TERMINAL.quiet and not outcome.alone:
                 text = ""
@@ -122,27 +120,27 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
 def _print(text: str) -> None:
     try:
         sys.stdout.write(text + "\n")
-        sys.stdout.flush()  # a full disk is found here, with its exit code
+        sys.stdout.flush()  # reports a full disk with its exit code
     except BrokenPipeError:
-        # Whoever read has heard enough (`| head`): no failure. Python's own flush at the end
-        # would complain again.
+        # The reader has closed the pipe (`| head`), which is no failure. Without this, Python
+        # would report it again when it flushes at exit.
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def _speak(as_json: bool, quiet: bool, verbose: bool) -> None:
+def _configure(as_json: bool, quiet: bool, verbose: bool) -> None:
     TERMINAL.as_json, TERMINAL.quiet = as_json, quiet
     TERMINAL.progress = SILENT if quiet else TerminalProgress()
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     logger = logging.getLogger("pneumoscope")
     logger.setLevel(level)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines("%(levelname)s: %(message)s"))
+    handler.setFormatter(_TerminalFormatter("%(levelname)s: %(message)s"))
     logger.handlers[:] = [handler]
 
 
-class _Lines(logging.Formatter):
-    """Lines for a terminal."""
+class _TerminalFormatter(logging.Formatter):
+    """Formats log lines for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return terminal_text(super().format(record))

@@ -473,7 +473,11 @@ def _defaults_by_recipe(kind: type[_ConfigT]) -> type[_ConfigT]:
 @_defaults_by_recipe
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything needed to repeat a training run; written to `RUN/config.toml`.
+    """Everything needed to train again; written to `RUN/config.toml`.
+
+    `recipe` also chooses the defaults of all other arguments, as `--recipe` does:
+    `TrainConfig(recipe="scratch")` is `RECIPES["scratch"]`. A nested configuration that is given
+    replaces the recipe's whole; `training_config("scratch", fit={"epochs": 3})` changes one value.
 
     Example:
         >>> TrainConfig(recipe="scratch") == RECIPES["scratch"]

@@ -1,5 +1,6 @@
-"""Many files → one verified table of images, labels, patients and splits.
+"""Build one checked table of images, labels, patients and splits from many files.
 
-`sources` fetches, `index` reads a folder or a manifest, `patients` says who is who, `split` deals
-patients to splits, `audit` looks for what would make a result wrong. Knows nothing of models.
+`sources` downloads, `index` reads a folder or a manifest, `patients` assigns patient ids,
+`split_files` and `splitting` split by patient, and `audit` searches for defects that would bias
+results.
 """

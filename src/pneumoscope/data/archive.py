@@ -1,10 +1,8 @@
-"""A zip archive from anywhere → the X-rays in it, and nothing outside the folder.
+"""Extract the X-rays from an untrusted zip archive, without writing outside the target folder.
 
-Comes in: the path of a zip file and an empty folder. Goes out: the images that lie under a
-`NORMAL/` or `PNEUMONIA/` folder of the archive, in the archive's own tree, and how much was left
-out. Nothing in the archive is believed: names are checked before the first byte is written, sizes
-are counted while unpacking, images are told by their first bytes.
-Does not know splits, counts or patients.
+The output contains the images under the `NORMAL/` and `PNEUMONIA/` folders of the archive, in the
+archive's own tree. Names are checked before the first byte is written, sizes are counted while
+unpacking, and images are detected by their first bytes.
 """
 
 from __future__ import annotations
@@ -24,16 +22,16 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
 
 HEAD_BYTES = 8192
-"""How much of a file `image_suffix` needs to see."""
+"""Number of bytes of a file that `image_suffix` needs."""
 
 _CHUNK_BYTES = 1 << 16
 _ENTRY, _END_RECORD = b"PK\x01\x02", b"PK\x05\x06"
-_MOST_END_BYTES = 66_000
-"""The end record with its longest comment, and that of ZIP64 before it."""
+_MAX_END_BYTES = 66_000
+"""The end record with its longest comment, and the ZIP64 records before it."""
 
 _IN_ZIP64 = 0xFFFFFFFF
 _DRIVE = re.compile(r"[A-Za-z]:")
-# The names that Windows gives to devices, with any extension (Microsoft, "Naming Files").
+# Device names of Windows, with any extension (Microsoft, "Naming Files").
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.I)
 _LONGEST_NAME_BYTES = 255
 _DEEPEST = 32
@@ -50,15 +48,15 @@ _SUFFIXES: Mapping[Format, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """What an archive may unpack to.
+    """Limits on unpacking an archive.
 
     Attributes:
-        max_members: most entries, folders and skipped ones included.
-        max_member_bytes: most bytes of one unpacked image.
-        max_total_bytes: most bytes of all unpacked images.
-        max_ratio: most unpacked bytes per packed one. X-rays are packed already and stay near 1;
-            bombs reach 1,000.
-        free_bytes: unpacked size, of one image and of all, below which the ratio is not looked at.
+        max_members: maximum number of entries, including folders and skipped entries.
+        max_member_bytes: maximum bytes of one unpacked image.
+        max_total_bytes: maximum bytes of all unpacked images.
+        max_ratio: maximum unpacked bytes per packed byte. X-rays are compressed already and stay
+            near 1; bombs reach 1,000.
+        free_bytes: unpacked size, of one image and of all, below which the ratio is not checked.
     """
 
     max_members: int = 200_000
@@ -70,7 +68,7 @@ class ArchiveLimits:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What came out of an archive: images kept, files left out, bytes of the images."""
+    """The result of unpacking: images kept, files skipped, bytes of the images."""
 
     kept: int
     skipped: int
@@ -78,10 +76,10 @@ class Unpacked:
 
 
 def image_suffix(head: bytes) -> str | None:
-    """The usual file name ending for content that begins with `head`; `None`: not an image.
+    """The usual file name suffix for content that starts with `head`; `None` if not an image.
 
     Args:
-        head: the first `HEAD_BYTES` bytes (all of them, if there are fewer).
+        head: the first `HEAD_BYTES` bytes, or all of a shorter file.
     """
     found = detect_format(head)
     return None if found is None else _SUFFIXES[found]
@@ -96,23 +94,24 @@ def extract_zip(
 ) -> Unpacked:
     """Unpack the X-rays of `archive` below `out`.
 
-    Kept are images (by content) under a folder named after a class, in any letter case; files of
-    `__MACOSX`, hidden files and everything else are skipped.
+    Kept are images (by content) under a folder named after a class, in any letter case. Files of
+    `__MACOSX`, hidden files and all others are skipped.
 
     Args:
         archive: a zip file.
-        out: an empty folder; after an error it holds part of the images and is to be removed.
-        limits: what it may unpack to; `None` takes the defaults.
-        progress: is told of files.
-        name: what messages call the archive; `None`: its path.
+        out: an empty folder; after an error it contains some of the images, and the caller removes
+            it.
+        limits: limits on the unpacked size; `None` takes the defaults.
+        progress: reports files.
+        name: name of the archive in messages; `None`: its path.
 
     Returns:
-        How much was kept and left out.
+        Counts of kept and skipped files.
 
     Raises:
         UnsafeArchiveError: a member would leave `out`, is a link or a device, appears twice, or
             unpacks to more than `limits` allow.
-        DataError: not a zip file, encrypted, damaged, or packed in a way that can't be read.
+        DataError: not a zip file, encrypted, damaged, or compressed by an unsupported method.
     """
     limits = limits or ArchiveLimits()
     name = name or str(archive)
@@ -125,7 +124,7 @@ def extract_zip(
         members = opened.infolist()
         if len(members) > limits.max_members:
             raise UnsafeArchiveError(
-                f"{name} holds {len(members):,} entries, allowed are {limits.max_members:,}"
+                f"{name} has {len(members):,} entries; at most {limits.max_members:,} are allowed"
             )
         places = [(member, _checked_place(name, member)) for member in members]
         files = [(member, place) for member, place in places if not member.is_dir()]
@@ -144,26 +143,26 @@ def extract_zip(
 
 
 def _check_directory(archive: Path, name: str, limits: ArchiveLimits) -> None:
-    """Count the entries before zipfile makes an object of each (APPNOTE 4.3.12 and 4.3.16).
+    """Count the entries before zipfile creates an object for each (APPNOTE 4.3.12 and 4.3.16).
 
-    What the end record states of their number may lie; the entries themselves are counted.
+    The number stated in the end record may be false, so the entries themselves are counted.
 
     Raises:
         UnsafeArchiveError: there are more than allowed.
     """
     with archive.open("rb") as stream:
         length = stream.seek(0, 2)
-        stream.seek(max(0, length - _MOST_END_BYTES))
+        stream.seek(max(0, length - _MAX_END_BYTES))
         end = length - stream.tell()
         tail = stream.read()
         place = tail.rfind(_END_RECORD)
         if place < 0:
-            return  # zipfile says what is wrong
+            return  # zipfile reports the error
         directory_end = length - end + place
         size = int.from_bytes(tail[place + 12 : place + 16], "little")
         if size == _IN_ZIP64:
             size = directory_end
-        stream.seek(max(0, directory_end - size - _MOST_END_BYTES))
+        stream.seek(max(0, directory_end - size - _MAX_END_BYTES))
         left, found, before = directory_end - stream.tell(), 0, b""
         while left > 0 and (chunk := stream.read(min(left, _CHUNK_BYTES))):
             left -= len(chunk)
@@ -171,7 +170,7 @@ def _check_directory(archive: Path, name: str, limits: ArchiveLimits) -> None:
             before = chunk[1 - len(_ENTRY) :]
             if found > limits.max_members:
                 raise UnsafeArchiveError(
-                    f"{name} holds more than {limits.max_members:,} entries, which are allowed"
+                    f"{name} has more than {limits.max_members:,} entries; no more are allowed"
                 )
 
 
@@ -182,10 +181,10 @@ def _is_wanted(place: PurePosixPath) -> bool:
 
 
 def _checked_place(archive: str, member: zipfile.ZipInfo) -> PurePosixPath:
-    """The member's relative path, if it can only lie inside the folder.
+    """The member's relative path, after checking that it lies inside the folder.
 
-    `orig_filename` is the name as stored; `filename` has been tidied by zipfile and may hide
-    a backslash or what follows a NUL.
+    `orig_filename` is the name as stored; `filename` was normalised by zipfile and may hide a
+    backslash or the text after a NUL.
     """
     stored = member.orig_filename
     parts = stored.removesuffix("/").split("/")
@@ -198,7 +197,7 @@ def _checked_place(archive: str, member: zipfile.ZipInfo) -> PurePosixPath:
 
 
 def _fault_of_name(name: str, parts: list[str]) -> str:
-    """Why a stored name is dangerous, here or on another system; `""`: it is not."""
+    """Why a stored name is dangerous, on this or another system; `""` if it is not."""
     checks = (
         (name.startswith("/"), "is an absolute path"),
         ("\\" in name, "has a backslash in its name"),
@@ -216,7 +215,7 @@ def _fault_of_name(name: str, parts: list[str]) -> str:
 
 
 def _fault_of_kind(member: zipfile.ZipInfo) -> str:
-    """Why an entry is no plain file or folder, by its Unix mode; `""`: it is one."""
+    """Why an entry is not a plain file or folder, by its Unix mode; `""` if it is one."""
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind == stat.S_IFLNK:
         return "is a symbolic link"
@@ -225,7 +224,7 @@ def _fault_of_kind(member: zipfile.ZipInfo) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Budget:
-    """Says while a member is being unpacked whether it has grown too large."""
+    """Checks the size of a member while it is being unpacked."""
 
     archive: str
     member: zipfile.ZipInfo
@@ -235,7 +234,7 @@ class _Budget:
 
     def check(self, size: int) -> None:
         limits, total = self.limits, self.unpacked_before + size
-        # The header's packed size may lie, the archive's own length can't.
+        # The packed size in the header may be false; the archive's own length is not.
         packed = max(1, min(self.member.compress_size, self.packed_total))
         if size > limits.max_member_bytes:
             fault = f"unpacks to more than {limits.max_member_bytes:,} bytes"
@@ -283,7 +282,7 @@ def _extract_member(
 def _chunks_of(
     opened: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget
 ) -> Iterator[bytes]:
-    """The unpacked bytes, counted; zipfile compares the CRC after the last one."""
+    """The unpacked bytes, counted; zipfile checks the CRC after the last one."""
     if member.flag_bits & 0x1:
         raise DataError(
             f"{budget.archive}: the entry {member.filename!r} is encrypted. Unpack the archive "
@@ -303,7 +302,7 @@ def _chunks_of(
         EOFError,
         NotImplementedError,
         RuntimeError,
-        OSError,  # bz2 says "Invalid data stream" by it
+        OSError,  # bz2 raises it for invalid data
     ) as error:
         raise DataError(
             f"{budget.archive}: the entry {member.filename!r} is damaged or packed in a way that "

@@ -1,8 +1,8 @@
-"""An audit of a data set: what would make a result on it wrong.
+"""Audit a data set for defects that would bias results: duplicates, leaks, shortcuts, label noise.
 
-Comes in: an indexed data set, and a model's probabilities if there are any. Goes out: an `Audit` of
-frozen records. Each image is decoded once; kept of it are a few numbers, a 64-bit perceptual hash
-and a 32×32 thumbnail (1 KiB). Knows nothing of models or pages.
+The input is an indexed data set and optionally a model's probabilities; the output is an `Audit` of
+frozen records. Each image is decoded once. Only a few numbers, a 64-bit perceptual hash and a
+32×32 thumbnail (1 KiB) are kept of it.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _HASH_SIDE = 8
 class NearConfig:
     """When two images count as near duplicates.
 
-    The defaults were measured on the 5,216 training images of the Kermany data set at 224×224:
-    of 13.5 million pairs none counts by chance (the nearest strangers: 10 bits with r 0.973),
-    while at least 99 % of copies do that were saved again as JPEG, scaled down by half, turned by
-    1°, or changed in gamma (1.4) or contrast (1.3). Of copies cropped by 2 % per side a third
-    does; mirrored or inverted ones are not found.
+    The defaults were measured on the 5,216 training images of the Kermany data set at 224×224.
+    None of 13.5 million pairs is matched by chance (the closest pair of different patients: 10 bits
+    with r 0.973). At least 99 % of copies are matched after saving again as JPEG, downscaling by
+    half, rotation by 1°, or a change in gamma (1.4) or contrast (1.3). A third of copies cropped by
+    2 % per side is matched; mirrored or inverted copies are not.
 
     Attributes:
-        max_distance: most differing bits of the 64-bit perceptual hashes.
-        min_correlation: least Pearson's r of the 32×32 thumbnails.
-        max_pairs: the search stops at so many pairs.
+        max_distance: maximum number of differing bits of the 64-bit perceptual hashes.
+        min_correlation: minimum Pearson's r of the 32×32 thumbnails.
+        max_pairs: number of pairs at which the search stops.
     """
 
     max_distance: int = 8
@@ -85,9 +85,9 @@ def audit(
     limits: LimitsConfig = _LIMITS,
     progress: Progress = SILENT,
     near: NearConfig = _NEAR,
-    answers: Mapping[Path, float] | None = None,
+    predictions: Mapping[Path, float] | None = None,
 ) -> Audit:
-    """Look through all images of a data set.
+    """Audit all images of a data set.
 
     Near duplicates: perceptual hash by the discrete cosine transform (Zauner 2010, "Implementation
     and benchmarking of perceptual image hash functions"), confirmed by the correlation of
@@ -95,14 +95,14 @@ def audit(
 
     Args:
         dataset: indexed, best with `refuse_leaks=False`, so that shared patients are reported.
-        limits: what the reader of images refuses.
-        progress: told of each image.
+        limits: limits of the image reader.
+        progress: reports images.
         near: when two images count as near duplicates.
-        answers: a model's probability of pneumonia by path, to review labels by; without them
-            classifiers on thumbnails judge.
+        predictions: a model's probability of pneumonia by path, for the label review; without them
+            classifiers on thumbnails are used.
 
     Returns:
-        What was found; unreadable images are part of it, never an error.
+        The findings; unreadable images are listed and do not raise.
 
     Example:
         >>> found = audit(index(xrays))
@@ -128,11 +128,11 @@ def audit(
     per_patient = Counter(Counter(record.patient for record in records).values())
     odd = tuple(Finding("warning", "index", text) for text in dataset.warnings)
     flat = [(m.path, f) for m, f in zip(members, map(_flat, measured), strict=True) if f]
-    films, readable = _films(records, members, measured)
+    images, readable = _thumbnails(records, members, measured)
     given = None
-    if answers is not None:
-        given = np.array([answers.get(records[k].path, np.nan) for k in readable], np.float64)
-    evidence = gather_evidence(films, given, progress)
+    if predictions is not None:
+        given = np.array([predictions.get(records[k].path, np.nan) for k in readable], np.float64)
+    evidence = gather_evidence(images, given, progress)
     return Audit(
         root=str(dataset.root),
         images=len(records),
@@ -164,7 +164,7 @@ def audit(
 def _measure_all(
     records: Sequence[ImageRecord], limits: LimitsConfig, progress: Progress
 ) -> list[_Readable | ImageRefusedError]:
-    """One result per record, in order; decoding and scaling run beside each other."""
+    """One result per record, in order; files are decoded in parallel."""
     measured: list[_Readable | ImageRefusedError] = []
     with (
         ThreadPoolExecutor(_THREADS) as pool,
@@ -187,16 +187,16 @@ def _flat(result: _Readable | ImageRefusedError) -> FlatKind:
     return result.flat if isinstance(result, _Readable) else ""
 
 
-def _films(
+def _thumbnails(
     records: Sequence[ImageRecord],
     members: Sequence[Member],
     measured: Sequence[_Readable | ImageRefusedError],
 ) -> tuple[ThumbnailSet, list[int]]:
-    """The readable images, and their places among `records`."""
+    """The readable images, and their positions among `records`."""
     found = [(place, m) for place, m in enumerate(measured) if isinstance(m, _Readable)]
     places = [place for place, _ in found]
     pixels = THUMBNAIL_SIDE * THUMBNAIL_SIDE
-    films = ThumbnailSet(
+    images = ThumbnailSet(
         thumbnails=np.array([m.thumbnail for _, m in found], np.uint8).reshape(-1, pixels),
         numbers=_table([m for _, m in found]),
         labels=np.array([records[place].label for place in places], np.int64),
@@ -205,7 +205,7 @@ def _films(
         digests=tuple(m.sha256 for _, m in found),
         members=tuple(members[place] for place in places),
     )
-    return films, places
+    return images, places
 
 
 def _measure(record: ImageRecord, limits: LimitsConfig) -> _Readable | ImageRefusedError:
@@ -224,7 +224,7 @@ def _measure(record: ImageRecord, limits: LimitsConfig) -> _Readable | ImageRefu
     pixels = image.pixels
     grey = np.clip(pixels * np.float32(255.0) + np.float32(0.5), 0, 255).astype(np.uint8)
     small = Image.fromarray(grey).resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    # imagehash scales to 32×32 itself: the thumbnail has that size already and is used as it is.
+    # imagehash resizes to 32×32 itself: the thumbnail already has that size and stays unchanged.
     bits = np.packbits(phash(small, hash_size=_HASH_SIDE).hash.ravel())
     height, width = pixels.shape
     return _Readable(
@@ -273,7 +273,7 @@ def _near_groups(
     members: Sequence[Member],
     near: NearConfig,
 ) -> tuple[tuple[DuplicateGroup, ...], bool]:
-    """Groups of near duplicates; of byte-equal files only the first takes part."""
+    """Groups of near duplicates; only the first of byte-equal files takes part."""
     first: dict[str, int] = {}
     for place, result in enumerate(measured):
         if isinstance(result, _Readable):

@@ -1,15 +1,8 @@
-"""What an audit found, as frozen records that a page can draw and JSON can hold.
+"""The results of an audit, as frozen records for pages and JSON.
 
-Comes in: numbers and names from `audit`. Goes out: `Audit`, and `Audit.to_dict()` free of NaN.
-Knows nothing of how the numbers were measured, and imports no NumPy.
-
-Splits are named `train`, `val`, `test`, or `none` where the data set gives none; classes by their
-names; paths are relative to `Audit.root` where they lie below it.
-
-What an audit found by statistics over all films, as frozen records for a page and JSON.
-
-Comes in: numbers from `likeness`, `telling` and `doubtful`. Goes out: records free of NaN, parts of
-`Audit`. Knows nothing of how the numbers were measured, and imports no NumPy.
+Splits are named `train`, `val`, `test`, or `none` if the data set has no splits; classes have their
+names. Paths are relative to `Audit.root` if they lie below it. The records contain no NaN, and this
+module does not import NumPy.
 """
 
 from __future__ import annotations
@@ -21,7 +14,7 @@ from typing import Any, Literal
 Property = Literal[
     "width", "height", "aspect", "file_bytes", "mean", "deviation", "border", "centre"
 ]
-"""The quantities of `audit_record`, and the brightness of a film's border and of its centre."""
+"""The quantities of `Distribution`, and the brightness of an image's border and of its centre."""
 
 LEVEL = 0.95
 """Confidence level of every interval here."""
@@ -29,24 +22,24 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class PatientSimilarity:
-    """Whether films that share an id look more alike than films of strangers.
+    """Whether images that share a patient id are more similar than images of different patients.
 
-    Likeness is Pearson's r of two thumbnails from which the mean film of their class and split
-    was taken: strangers have about 0, a film and its copy 1.
+    Similarity is Pearson's r of two thumbnails minus the mean image of their class and split: about
+    0 for different patients, 1 for an image and its copy.
 
     Attributes:
         kind: `patient`, one id inside a split; `across`, one id in two splits; `number`, one
             number in two series of ids (Kermany's `bacteria-12` and `virus-12`).
-        where: the films in words, such as `PNEUMONIA in train and test`.
-        patients: ids with at least two films to compare.
-        pairs: pairs of films that share an id.
-        same: mean likeness of such pairs, each id counting once.
-        strangers: mean likeness of pairs that share none, of the same kind.
+        where: the images in words, such as `PNEUMONIA in train and test`.
+        patients: ids with at least two images to compare.
+        pairs: pairs of images that share an id.
+        same: mean similarity of such pairs; each id counts once.
+        strangers: mean similarity of comparable pairs that share no id.
         low: lower end of the 95 % interval of `same - strangers` (bootstrap of ids).
         high: its upper end.
-        p_value: of the permutation test that ids say nothing, one-sided.
-        neighbours: mean likeness of strangers whose ids follow each other: films made one after
-            the other are alike too. `None` where that has no meaning.
+        p_value: one-sided permutation test of the hypothesis that ids are arbitrary.
+        neighbours: mean similarity of different patients with consecutive ids, since images taken
+            one after the other are similar too; `None` if ids have no order.
     """
 
     kind: Literal["patient", "across", "number"]
@@ -62,12 +55,12 @@ class PatientSimilarity:
 
     @property
     def difference(self) -> float:
-        """How much more alike films of one id are than strangers."""
+        """How much more similar images of one id are than images of different patients."""
         return self.same - self.strangers
 
     @property
     def exceeds_neighbours(self) -> bool:
-        """Whether it is more than what films made one after the other have in common."""
+        """Whether the similarity exceeds that of images taken one after the other."""
         return self.neighbours is None or self.low > self.neighbours - self.strangers
 
 
@@ -76,10 +69,10 @@ class Driver:
     """One property by which two splits differ.
 
     Attributes:
-        name: of the property.
-        auc: area under the ROC curve of it alone, folded to [0.5, 1].
-        first: its median in the one split, in the units of `Distribution`.
-        second: its median in the other.
+        name: name of the property.
+        auc: area under the ROC curve of this property alone, folded to [0.5, 1].
+        first: its median in the first split, in the units of `Distribution`.
+        second: its median in the second split.
     """
 
     name: Property
@@ -90,19 +83,19 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class SplitTest:
-    """How well a classifier tells from which split a film of one class comes.
+    """How well a classifier separates two splits by their images of one class.
 
     Attributes:
         label: name of the class.
-        first: name of the one split.
-        second: name of the other.
-        images: films of both.
-        patients: patients of both.
-        auc: cross-validated area under the ROC curve, thumbnails and properties together; 0.5:
-            the splits can't be told apart.
-        low: lower end of its 95 % interval (bootstrap of patients, the classifiers as they are).
+        first: name of the first split.
+        second: name of the second split.
+        images: images of both splits.
+        patients: patients of both splits.
+        auc: cross-validated area under the ROC curve from thumbnails and properties; 0.5 if the
+            splits can't be separated.
+        low: lower end of its 95 % interval (bootstrap of patients, with fixed classifiers).
         high: its upper end.
-        shape_auc: the same from thumbnails of which brightness and contrast were taken.
+        shape_auc: the same from thumbnails without their brightness and contrast.
         property_auc: the same from the properties alone.
         drivers: the properties that differ most, strongest first.
     """
@@ -122,16 +115,16 @@ class SplitTest:
 
 @dataclass(frozen=True, slots=True)
 class LabelCandidate:
-    """A film whose label may be wrong.
+    """An image whose label may be wrong.
 
     Attributes:
         path: as in `Member`.
         split: name of the split.
-        label: the label it bears.
+        label: name of the given label.
         patient: its patient.
-        probability: of the label it bears, by classifiers that never saw its patient (or by the
-            predictions that were given).
-        margin: probability of the other class less that of its own, in (0, 1]: the rank.
+        probability: probability of the given label, from classifiers that were not trained on this
+            patient or from the given predictions.
+        margin: probability of the other class minus that of the given label, in (0, 1]; the rank.
     """
 
     path: str
@@ -144,14 +137,15 @@ class LabelCandidate:
 
 @dataclass(frozen=True, slots=True)
 class LabelReview:
-    """The films whose labels to look at first, and how many may be wrong on the whole.
+    """The images whose labels to check first, and the expected number of wrong labels.
 
     Attributes:
-        source: `thumbnails` (cross-validated by patient) or `predictions` (a model's answers).
-        judged: films that were judged.
-        auc: of the judging probabilities against the labels: a poor judge finds little.
-        expected: labels that may be wrong, per class name, by the calibrated confident joint; empty
-            where the judge is too poor.
+        source: `thumbnails` (cross-validated by patient) or `predictions` (of a model).
+        judged: number of images that were scored.
+        auc: area under the ROC curve of the scores against the labels; at a low value few errors
+            can be found.
+        expected: expected number of wrong labels per class name, by the calibrated confident joint;
+            empty if the scores separate the classes too poorly.
         doubts: the candidates, most doubtful first.
     """
 
@@ -164,7 +158,7 @@ class LabelReview:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All three; empty where the data are too few to tell."""
+    """The three analyses; empty where the data set is too small."""
 
     likeness: tuple[PatientSimilarity, ...] = ()
     split_tests: tuple[SplitTest, ...] = ()
@@ -172,7 +166,7 @@ class Evidence:
 
 
 Severity = Literal["problem", "warning", "note"]
-"""`problem`: results would be wrong; `warning`: look into it; `note`: good to know."""
+"""`problem`: results would be wrong; `warning`: check it; `note`: information."""
 
 Quantity = Literal["width", "height", "aspect", "file_bytes", "mean", "deviation"]
 
@@ -184,12 +178,12 @@ class Group:
     Attributes:
         split: name of the split.
         label: name of the class.
-        images: how many, the unreadable ones included.
-        patients: how many different ones.
-        unreadable: images of these that have no pixels.
-        subtypes: (subtype, images) by name, where file names tell one.
-        formats: (format, images) of the readable ones, by name: a class with a format of its own
-            can be told by it.
+        images: number of images, including unreadable ones.
+        patients: number of different patients.
+        unreadable: number of images without readable pixels.
+        subtypes: (subtype, images) by name, if file names state a subtype.
+        formats: (format, images) of the readable images, by name; a format that occurs in one class
+            only gives the class away.
     """
 
     split: str
@@ -203,7 +197,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An image without pixels: `reason` is a code of `errors.Reason`, `detail` is in words."""
+    """An image without readable pixels: `reason` is a code of `errors.Reason`, `detail` a text."""
 
     path: str
     split: str
@@ -214,7 +208,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One image of a group of duplicates."""
+    """One image in a group of duplicates."""
 
     path: str
     split: str
@@ -227,13 +221,13 @@ class DuplicateGroup:
     """Images that show the same picture.
 
     Attributes:
-        kind: `identical` (same bytes) or `near` (same to the eye, other bytes).
-        members: two or more, in the data set's order.
-        distance: most differing bits (of 64) of two joined perceptual hashes; 0 if identical.
-        correlation: least Pearson's r of two joined 32×32 thumbnails; 1 if identical.
+        kind: `identical` (same bytes) or `near` (visually the same, other bytes).
+        members: two or more, in the order of the data set.
+        distance: largest number of differing bits (of 64) among joined pairs; 0 if identical.
+        correlation: smallest Pearson's r of 32×32 thumbnails among joined pairs; 1 if identical.
         across_splits: the members are in more than one split.
-        across_patients: they bear more than one patient id.
-        label_conflict: they bear both classes.
+        across_patients: the members have more than one patient id.
+        label_conflict: the members have both labels.
     """
 
     kind: Literal["identical", "near"]
@@ -255,17 +249,17 @@ class SharedPatient:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How one quantity is spread over the readable images of one split and class.
+    """The distribution of one quantity over the readable images of one split and class.
 
     Attributes:
         quantity: `width` and `height` in pixels; `aspect`, width over height; `file_bytes`; `mean`
-            and `deviation` of intensity on [0, 1].
+            and `deviation` (standard deviation) of intensity on [0, 1].
         split: name of the split.
         label: name of the class.
         n: readable images.
         mean: arithmetic mean.
         quantiles: at the levels `Audit.quantile_levels`.
-        counts: images per bin between `Audit.edges_of(quantity)`; all images fall into a bin.
+        counts: images per bin between `Audit.edges_of(quantity)`; every image falls into a bin.
     """
 
     quantity: Quantity
@@ -279,7 +273,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """The common bin edges of one quantity's histograms, ascending, one more than bins."""
+    """The common bin edges of one quantity's histograms, ascending; (number of bins + 1)."""
 
     quantity: Quantity
     edges: tuple[float, ...]
@@ -287,14 +281,14 @@ class Edges:
 
 @dataclass(frozen=True, slots=True)
 class Separation:
-    """How well one quantity alone tells two groups of images apart.
+    """How well one quantity alone separates two groups of images.
 
     Attributes:
         quantity: as in `Distribution`.
-        first: the one group, such as `NORMAL in train`.
-        second: the other, such as `PNEUMONIA in train` or `NORMAL in test`.
+        first: the first group, such as `NORMAL in train`.
+        second: the second group, such as `PNEUMONIA in train` or `NORMAL in test`.
         between: `classes` (of one split) or `splits` (of one class).
-        auc: area under the ROC curve of the quantity, folded to [0.5, 1]; 0.5 is none.
+        auc: area under the ROC curve of the quantity, folded to [0.5, 1]; 0.5 is no separation.
     """
 
     quantity: Quantity
@@ -306,7 +300,7 @@ class Separation:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence on what was found; `code` is stable, for scripts."""
+    """One sentence about the data set; `code` is stable, for scripts."""
 
     severity: Severity
     code: str
@@ -315,25 +309,25 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Everything that an audit found.
+    """All results of an audit.
 
     Attributes:
         root: the data set's folder.
-        images: how many, the unreadable ones included.
-        patients: how many different ones.
-        findings: what to know, problems first.
+        images: number of images, including unreadable ones.
+        patients: number of different patients.
+        findings: in words, problems first.
         groups: one per split and class.
-        unreadable: images without pixels, in the data set's order.
+        unreadable: images without readable pixels, in the order of the data set.
         identical: groups of byte-equal files.
-        near: groups of near duplicates; byte-equal copies are left out of them.
-        near_search_stopped: the search for near duplicates met its limit, so `near` is incomplete.
+        near: groups of near duplicates, without byte-equal copies.
+        near_search_stopped: the search for near duplicates reached its limit; `near` is incomplete.
         shared_patients: patients in more than one split.
         images_per_patient: (images, patients with that many), ascending.
         quantile_levels: the levels of every `Distribution.quantiles`.
         edges: bin edges, one entry per quantity.
         distributions: one per quantity, split and class with readable images.
-        separations: one per quantity and pair of groups that was compared.
-        evidence: likeness of patients, tests of splits, doubtful labels.
+        separations: one per quantity and compared pair of groups.
+        evidence: patient similarity, split shift, label-noise candidates.
 
     Example:
         >>> found = audit(index(xrays))

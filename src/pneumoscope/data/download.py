@@ -1,9 +1,8 @@
-"""One file from the web, whole: resumed where it broke off, checked, bounded in size and time.
+"""Download one file from the web: resumable, checked, limited in size and time.
 
-Comes in: an http or https address and a folder. Goes out: the path of the complete file.
-Until it is complete the bytes lie in `KEY.part`, with `KEY.json` beside it saying which version
-of the file they are (KEY is a hash of the address), so that a later call goes on from there.
-Does not know what is in the file.
+The input is an http or https address and a folder; the output is the path of the complete file.
+Until the file is complete, its bytes are in `KEY.part`, and `KEY.json` beside it states which
+version of the file they belong to (KEY is a hash of the address), so that a later call can resume.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ WAY_OUT = (
     "paultimothymooney/chest-xray-pneumonia), bring the zip file here, then: "
     "pneumoscope data download --source FILE.zip --out DIR"
 )
-"""What someone can do whose download fails; the end of each NetworkError of this folder."""
+"""Advice after a failed download; the end of each NetworkError of this folder."""
 
 _MEGABYTE = 1_000_000
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
@@ -39,14 +38,14 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class TransferLimits:
-    """What a download may cost.
+    """Limits of a download.
 
     Attributes:
-        max_bytes: largest file, bytes.
-        connect_seconds: longest wait for a connection.
-        silence_seconds: longest wait for the next byte.
-        least_rate: bytes per second that must come, measured over `silence_seconds`.
-        attempts: tries in a row that may fail without a byte gained.
+        max_bytes: maximum size of the file in bytes.
+        connect_seconds: maximum wait for a connection.
+        silence_seconds: maximum wait for the next byte.
+        least_rate: minimum bytes per second, measured over `silence_seconds`.
+        attempts: consecutive attempts that may fail without gaining a byte.
         first_wait_seconds: pause after the first failure; it doubles with each further one.
     """
 
@@ -60,7 +59,7 @@ class TransferLimits:
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """Which version of the file a server sent: the validators of RFC 9110, section 8.8."""
+    """The version of a file on a server: the validators of RFC 9110, section 8.8."""
 
     etag: str
     last_modified: str
@@ -71,7 +70,7 @@ class _Version:
 
     @property
     def validator(self) -> str:
-        """What If-Range takes: a strong ETag, else the date; `""`: no safe way to resume."""
+        """The value for If-Range: a strong ETag, else the date; `""` if resuming is not safe."""
         if self.etag and not self.etag.startswith("W/"):
             return self.etag
         return self.last_modified
@@ -92,7 +91,7 @@ class _Transfer:
         return cls(url, folder / f"{key}.part", folder / f"{key}.json", folder / f"{key}.zip")
 
     def resume_point(self) -> tuple[int, _Version]:
-        """How many bytes are there, and of which version; `(0, …)` where that can't be known."""
+        """The number of bytes present and their version; `(0, …)` if that is not known."""
         unknown = 0, _Version("", "")
         try:
             size = self.part.stat().st_size
@@ -108,18 +107,18 @@ class _Transfer:
 
 
 class _BrokenOffError(Exception):
-    """The transfer failed in a way that another try may mend."""
+    """The transfer failed in a way that another attempt may solve."""
 
 
 class _DrippedError(_BrokenOffError):
-    """So little came that it would never end; that some came does not count."""
+    """The transfer was too slow; the bytes received do not count as progress."""
 
 
 def shown_url(url: str) -> str:
-    """`url` without user name, password, query and fragment: these may hold secrets.
+    """`url` without user name, password, query and fragment, which may contain secrets.
 
     Raises:
-        UsageError: it is no http or https address.
+        UsageError: it is not an http or https address.
     """
     import httpx
 
@@ -140,25 +139,25 @@ def fetch(
     limits: TransferLimits | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Download `url` into `folder`; go on where an earlier call was cut off.
+    """Download `url` into `folder`, or resume an interrupted download.
 
-    The file's version is held fast by If-Range (RFC 9110, section 13.1.5): if the server has
-    another one by now, or does not know ranges, the download starts again.
+    If-Range (RFC 9110, section 13.1.5) ensures that all bytes belong to one version: if the server
+    has another version by now, or does not support ranges, the download starts again.
 
     Args:
         url: http or https; redirects are followed, but never from https to http.
-        folder: where the file and the parts of it are kept.
-        progress: is told of megabytes.
-        sha256: hex digest that the file must have.
-        limits: size, time-outs and tries; `None` takes the defaults.
+        folder: where the file and its parts are stored.
+        progress: reports megabytes.
+        sha256: expected hex digest of the file.
+        limits: size, time-outs and attempts; `None` takes the defaults.
         sleep: waits some seconds.
 
     Returns:
-        The complete file, in `folder`. The caller removes it when it is used up.
+        The complete file, in `folder`. The caller removes it after use.
 
     Raises:
-        UsageError: `url` is no http or https address.
-        NetworkError: the server can't be reached, refuses, or breaks off again and again.
+        UsageError: `url` is not an http or https address.
+        NetworkError: the server can't be reached, refuses, or breaks off repeatedly.
         DataError: the file is larger than allowed, or has another digest (it is removed then).
     """
     limits = limits or TransferLimits()
@@ -195,19 +194,21 @@ def _fetch_with_retries(
             try:
                 return _attempt(client, transfer, name, progress, limits)
             except (httpx.TooManyRedirects, httpx.UnsupportedProtocol) as error:
-                raise NetworkError(f"{name} redirects to nowhere: {error}. {WAY_OUT}") from error
+                raise NetworkError(
+                    f"{name} redirects to no usable address: {error}. {WAY_OUT}"
+                ) from error
             except (httpx.TransportError, _BrokenOffError) as error:
                 cause: Exception = error
             here = transfer.resume_point()[0]
-            # Only bytes that the next try can build on count as progress.
+            # Only bytes that the next attempt can use count as progress.
             gained = here > reached and not isinstance(cause, _DrippedError)
             failures = 0 if gained else failures + 1
             reached = max(here, reached)
             if failures >= limits.attempts:
                 raise NetworkError(
                     f"{name} could not be downloaded after {failures} tries: "
-                    f"{str(cause) or type(cause).__name__}. What came so far is kept; the same "
-                    f"command goes on from there. {WAY_OUT}"
+                    f"{str(cause) or type(cause).__name__}. The bytes received so far are kept; "
+                    f"the same command resumes the download. {WAY_OUT}"
                 ) from cause
             sleep(limits.first_wait_seconds * 2 ** max(failures - 1, 0))
 
@@ -219,7 +220,7 @@ def _attempt(
     progress: Progress,
     limits: TransferLimits,
 ) -> None:
-    """Ask for what is missing and write it down, until the file is complete."""
+    """Request the missing bytes and append them, until the file is complete."""
     offset, version = transfer.resume_point()
     headers = {"Accept-Encoding": "identity"}
     if offset:
@@ -252,7 +253,7 @@ def _range_of(response: httpx.Response) -> tuple[int | None, int] | None:
 def _place_of(
     response: httpx.Response, transfer: _Transfer, offset: int, version: _Version, name: str
 ) -> tuple[int, int | None]:
-    """Where the body of `response` belongs in the file, and how long the file is (if known)."""
+    """The position of the body of `response` in the file, and the file's length if known."""
     status = response.status_code
     if status == 200:
         length = response.headers.get("Content-Length", "")
@@ -263,10 +264,10 @@ def _place_of(
         if place and place[0] == offset and (not sent.etag or sent.etag == version.etag):
             return offset, place[1]
         transfer.discard()
-        raise _BrokenOffError("the server sent another part than was asked for")
+        raise _BrokenOffError("the server sent another part than was requested")
     if status == 416:
         transfer.discard()
-        raise _BrokenOffError("the server's file is shorter than what came of it so far")
+        raise _BrokenOffError("the server's file is shorter than the part received so far")
     if status in (408, 429) or status >= 500:
         raise _BrokenOffError(f"the server answered {status} {response.reason_phrase}")
     raise NetworkError(f"{name}: the server answered {status} {response.reason_phrase}. {WAY_OUT}")
@@ -283,8 +284,8 @@ def _write_body(
 ) -> None:
     size = start
     megabytes = -(-total // _MEGABYTE) if total is not None else 0
-    # Opening with "wb" empties the part before the note names a new version: a kill in between
-    # then leaves no bytes of the old one under the new one's name.
+    # Opening with "wb" empties the part before the note names a new version. If the process is
+    # killed in between, no bytes of the old version remain under the name of the new one.
     with (
         transfer.part.open("ab" if start else "wb") as stream,
         progress.task(f"downloading {name}", megabytes, "MB") as task,
@@ -303,7 +304,7 @@ def _write_body(
                 if size - at_first < limits.least_rate * passed:
                     stream.flush()
                     raise _DrippedError(
-                        f"only {size - at_first:,} bytes came in {passed:.0f} seconds"
+                        f"only {size - at_first:,} bytes were received in {passed:.0f} seconds"
                     )
                 began, at_first = time.monotonic(), size
             if size > limits.max_bytes:
@@ -315,7 +316,7 @@ def _write_body(
 
 
 def _advance(task: Task, shown: int, size: int) -> int:
-    """Tell `task` of the whole megabytes that came since `shown`."""
+    """Report to `task` the whole megabytes received since `shown`."""
     now = size // _MEGABYTE
     if now > shown:
         task.advance(now - shown)
@@ -325,6 +326,6 @@ def _advance(task: Task, shown: int, size: int) -> int:
 def _refuse_size(transfer: _Transfer, name: str, found: str, limits: TransferLimits) -> NoReturn:
     transfer.discard()
     raise DataError(
-        f"{name} is {found}, allowed are {limits.max_bytes:,} bytes; nothing of it was kept. "
+        f"{name} is {found}; at most {limits.max_bytes:,} bytes are allowed, and nothing was kept. "
         "Check the address."
     )

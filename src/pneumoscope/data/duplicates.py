@@ -1,13 +1,9 @@
-"""Which images are the same picture: groups of equal things, and near-equal thumbnails.
+"""Find duplicate images, and measure how size and intensity differ between splits and classes.
 
-Comes in: pairs of indices; or perceptual hashes with thumbnails. Goes out: groups; or pairs.
-Knows nothing of files, labels or splits.
-
-How size and intensity are spread per split and class, and how well each tells groups apart.
-
-Comes in: a table of numbers, one row per image, NaN where an image was unreadable. Goes out:
-quantiles, histograms and areas under the ROC curve, as records of `audit_record`.
-Knows nothing of files or patients.
+`near_pairs` finds near duplicates by perceptual hashes and thumbnails; `connected_groups` joins
+pairs to groups. `describe` and `separations` take a table of numbers, one row per image, NaN for
+unreadable images; they return quantiles, histograms and areas under the ROC curve, as records of
+`audit_record`.
 """
 
 from __future__ import annotations
@@ -29,11 +25,11 @@ _CANDIDATES_PER_PAIR = 50
 
 
 def connected_groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Components of the graph on `range(count)` with the edges `pairs`, by union and find.
+    """Connected components of the graph on `range(count)` with the edges `pairs`, by union-find.
 
     Returns:
         Each component's members in ascending order; components by their first member. A member
-        without an edge is a component of its own.
+        without an edge is a component by itself.
     """
     parent = list(range(count))
 
@@ -57,8 +53,8 @@ class NearPair:
     """Two images that look the same.
 
     Attributes:
-        first: index of the one, below `second`.
-        second: index of the other.
+        first: index of the first image, below `second`.
+        second: index of the second image.
         distance: differing bits of the two perceptual hashes, of 64.
         correlation: Pearson's r of the two thumbnails.
     """
@@ -76,17 +72,17 @@ def near_pairs(
     min_correlation: float,
     max_pairs: int,
 ) -> tuple[list[NearPair], bool]:
-    """Pairs whose hashes are close and whose thumbnails confirm it.
+    """Find pairs with similar hashes whose thumbnails confirm the match.
 
-    Works by blocks of rows, so memory stays in the tens of megabytes for 20,000 images.
+    Works in blocks of rows, so memory stays at tens of megabytes for 20,000 images.
 
     Args:
         hashes: (n,) uint64, one 64-bit perceptual hash per image.
         thumbnails: (n, pixels) uint8.
-        max_distance: most differing bits, 0 to 64.
-        min_correlation: least Pearson's r of the thumbnails, in [-1, 1].
-        max_pairs: the search stops here, or at 50 times as many candidates that the hashes alone
-            put forward: a data set of look-alikes has n² of them.
+        max_distance: maximum number of differing bits, 0 to 64.
+        min_correlation: minimum Pearson's r of the thumbnails, in [-1, 1].
+        max_pairs: the search stops here, or at 50 times as many candidates by hash: a data set of
+            similar images has n² of them.
 
     Returns:
         The pairs, by first and second index; and whether the search stopped early.
@@ -124,7 +120,7 @@ def near_pairs(
 def _correlations(
     first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.float64]:
-    """Pearson's r of matching rows, (n,) float64; 0 where a thumbnail is of one grey."""
+    """Pearson's r of matching rows, (n,) float64; 0 for thumbnails of a single grey."""
     a = first.astype(np.float32)
     b = second.astype(np.float32)
     a -= a.mean(axis=1, keepdims=True)
@@ -140,20 +136,20 @@ QUANTITIES: tuple[Quantity, ...] = ("width", "height", "aspect", "file_bytes", "
 QUANTILE_LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 _BINS = 30
-_FEWEST_TO_COMPARE = 20
-"""Below so many images in a group, chance alone gives areas far from 0.5."""
+_MIN_TO_COMPARE = 20
+"""With fewer images in a group, areas far from 0.5 occur by chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The bin edges of every quantity and the distributions counted in them."""
+    """The bin edges of every quantity, and the distributions counted in these bins."""
 
     edges: tuple[Edges, ...]
     distributions: tuple[Distribution, ...]
 
 
 def describe(numbers: npt.NDArray[np.float64], cells: Sequence[tuple[str, str]]) -> Spread:
-    """Quantiles and histogram counts per quantity, split and class.
+    """Compute quantiles and histogram counts per quantity, split and class.
 
     Args:
         numbers: (n, len(QUANTITIES)) float64; a row of NaN for an unreadable image.
@@ -188,10 +184,11 @@ def describe(numbers: npt.NDArray[np.float64], cells: Sequence[tuple[str, str]])
 def separations(
     numbers: npt.NDArray[np.float64], cells: Sequence[tuple[str, str]]
 ) -> tuple[Separation, ...]:
-    """How well each quantity alone tells the classes of a split, and the splits of a class, apart.
+    """How well each quantity alone separates the classes of a split, and the splits of a class.
 
-    A high area between classes is a shortcut that a network may take in place of the lungs; one
-    between splits says that they differ in more than chance. Groups of under 20 are left out.
+    A high area between classes is a shortcut that a network may use instead of the lungs. A high
+    area between splits means that they differ by more than chance. Groups below 20 images are left
+    out.
 
     Args:
         numbers: (n, len(QUANTITIES)) float64; a row of NaN for an unreadable image.
@@ -200,7 +197,7 @@ def separations(
     rows_of = {
         cell: rows
         for cell, rows in _rows_of_cells(numbers, cells).items()
-        if len(rows) >= _FEWEST_TO_COMPARE
+        if len(rows) >= _MIN_TO_COMPARE
     }
     found = []
     for one, other in itertools.combinations(rows_of, 2):
@@ -226,7 +223,7 @@ def separations(
 
 
 def roc_area(negative: npt.NDArray[np.float64], positive: npt.NDArray[np.float64]) -> float:
-    """The chance that a value of `positive` is above one of `negative`, ties counting half.
+    """The probability that a value of `positive` exceeds one of `negative`; ties count half.
 
     The Mann-Whitney statistic; Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747.
 
@@ -243,7 +240,7 @@ def roc_area(negative: npt.NDArray[np.float64], positive: npt.NDArray[np.float64
 def _rows_of_cells(
     numbers: npt.NDArray[np.float64], cells: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], list[int]]:
-    """The readable rows of each cell; splits in the order they occur, NORMAL before PNEUMONIA."""
+    """The readable rows of each cell; splits in order of occurrence, NORMAL before PNEUMONIA."""
     readable: npt.NDArray[np.bool_] = np.all(np.isfinite(numbers), axis=1)
     splits = list(dict.fromkeys(split for split, _ in cells))
     rows: dict[tuple[str, str], list[int]] = {

@@ -1,12 +1,7 @@
-"""What an audit's counts mean, in sentences, the gravest first.
+"""Express the results of an audit in sentences, problems first.
 
-Comes in: the records of an audit. Goes out: findings with severity and a stable code.
-Knows nothing of how anything was measured.
-
-What likeness, tests of splits and doubtful labels mean, in sentences.
-
-Comes in: `Evidence`. Goes out: findings with severity and a stable code.
-Knows nothing of how anything was measured.
+`findings_of` covers counts, duplicates and separations; `evidence_findings` covers patient
+similarity, split shift and label-noise candidates. Each finding has a severity and a stable code.
 """
 
 from __future__ import annotations
@@ -41,7 +36,7 @@ _WORDS = {
     "aspect": "aspect ratio",
     "file_bytes": "file size",
     "mean": "mean intensity",
-    "deviation": "contrast (deviation of intensity)",
+    "deviation": "contrast (standard deviation of intensity)",
 }
 
 
@@ -54,16 +49,16 @@ def findings_of(
     separations: Sequence[Separation],
     further: Sequence[Finding] = (),
 ) -> tuple[Finding, ...]:
-    """Everything worth saying, problems before warnings before notes.
+    """All findings, problems before warnings before notes.
 
     Args:
         groups: the table of splits by classes.
-        unreadable: images without pixels.
+        unreadable: images without readable pixels.
         duplicates: byte-equal and near groups.
-        near_search_stopped: the search for near duplicates met its limit.
+        near_search_stopped: the search for near duplicates reached its limit.
         shared: patients in more than one split.
-        separations: how well simple quantities tell groups apart.
-        further: findings made elsewhere, sorted in.
+        separations: how well simple quantities separate groups.
+        further: other findings, which are sorted in.
     """
     found = [
         *_on_patients(shared),
@@ -89,18 +84,18 @@ def findings_of(
 
 
 def flat_findings(flat: Sequence[tuple[str, FlatKind]], images: int) -> tuple[Finding, ...]:
-    """Images with two grey values, or nearly one.
+    """Findings on images with two grey values, or nearly one.
 
     Args:
         flat: their paths and kinds.
-        images: of the data set.
+        images: number of images of the data set.
     """
     found = []
     for kind, words in FLAT_WORDS.items():
         paths = [path for path, its in flat if its == kind]
         if paths:
-            text = f"{len(paths)} of {images} images {words}: they are no X-rays. The first: "
-            found.append(Finding("problem", kind, f"{text}{paths[0]}. Take them out."))
+            text = f"{len(paths)} of {images} images {words}: they are not X-rays. The first: "
+            found.append(Finding("problem", kind, f"{text}{paths[0]}. Remove them."))
     return tuple(found)
 
 
@@ -114,7 +109,7 @@ def _on_patients(shared: Sequence[SharedPatient]) -> Iterator[Finding]:
         yield Finding(
             "problem",
             "shared_patients",
-            f"{_count(len(shared), 'patient stands', 'patients stand')} in more than one split, "
+            f"{_count(len(shared), 'patient is', 'patients are')} in more than one split, "
             f"such as {shared[0].patient!r} in {where}: results on val and test look better than "
             "they are. Make a new split: pneumoscope data split DATA --out split.csv",
         )
@@ -134,21 +129,21 @@ def _on_duplicates(duplicates: Sequence[DuplicateGroup]) -> Iterator[Finding]:
                 "problem",
                 f"{kind}_label_conflict",
                 conflicts,
-                f"of {what} bear both labels: at least one of the labels is wrong",
+                f"of {what} have both labels: at least one of the labels is wrong",
             )
         if across:
             yield _on_group(
                 "problem" if kind == "identical" else "warning",
                 f"{kind}_across_splits",
                 across,
-                f"of {what} reach across splits: results on val and test look better than they are",
+                f"of {what} span several splits: results on val and test look better than they are",
             )
         if patients:
             yield _on_group(
                 "warning",
                 f"{kind}_across_patients",
                 patients,
-                f"of {what} bear several patient ids inside one split: the ids may be wrong",
+                f"of {what} have several patient ids inside one split: the ids may be wrong",
             )
         if same:
             yield _on_group(
@@ -174,7 +169,7 @@ def _on_classes(groups: Sequence[Group]) -> Iterator[Finding]:
     for group in groups:
         images[group.split][group.label] = group.images
     if not images:
-        yield Finding("problem", "no_images", "The data set holds no image.")
+        yield Finding("problem", "no_images", "The data set contains no image.")
     for split, counts in images.items():
         where = "The data set" if split == "none" else split
         absent = [name for name in CLASS_NAMES if name not in counts]
@@ -189,7 +184,7 @@ def _on_classes(groups: Sequence[Group]) -> Iterator[Finding]:
                 "warning",
                 "small_val",
                 f"val has {shown} images, under {MIN_VAL_IMAGES_PER_CLASS} per class: too few to "
-                "choose a model or threshold by. `train` makes a val from train instead.",
+                "choose a model or threshold. `train` makes a val from train instead.",
             )
         yield Finding(
             "warning" if many > _LOPSIDED * few else "note",
@@ -229,7 +224,7 @@ def _on_formats(groups: Sequence[Group]) -> Iterator[Finding]:
                 "format_by_class",
                 f"In {'the data set' if split == 'none' else split} the classes differ in file "
                 f"format ({shown}): they come from different sources, and a network may learn "
-                "the source in place of the disease.",
+                "the source instead of the disease.",
             )
 
 
@@ -238,14 +233,14 @@ def _on_separations(separations: Sequence[Separation]) -> Iterator[Finding]:
         what = _WORDS[pair.quantity]
         if pair.between == "classes" and pair.auc >= _SHORTCUT_AUC:
             text = (
-                f"{what} alone tells {pair.first} from {pair.second} with AUC {pair.auc:.2f}: a "
-                "shortcut that a network may take in place of the lungs."
+                f"{what} alone separates {pair.first} from {pair.second} with AUC "
+                f"{pair.auc:.2f}: a shortcut that a network may use instead of the lungs."
             )
             yield Finding("warning", "shortcut", text[0].upper() + text[1:])
         elif pair.between == "splits" and pair.auc >= _SHIFT_AUC:
             text = (
-                f"{what} alone tells {pair.first} from {pair.second} with AUC {pair.auc:.2f}: the "
-                "splits differ in how images were taken, so results on one may not hold on another."
+                f"{what} alone separates {pair.first} from {pair.second} with AUC {pair.auc:.2f}: "
+                "the splits were acquired differently, so results on one may not hold on another."
             )
             yield Finding("warning", "shift", text[0].upper() + text[1:])
 
@@ -265,11 +260,11 @@ _SURE = 0.01
 _ENOUGH_IDS = 20
 _SLIGHT_AUC = 0.6
 _SPLIT_ALONE = 0.6
-"""A property that tells less than this alone explains nothing."""
+"""A property with a lower AUC than this explains nothing."""
 
 
 def evidence_findings(evidence: Evidence) -> tuple[Finding, ...]:
-    """Everything worth saying of it, in the order of the analyses."""
+    """All findings of the three analyses, in their order."""
     return (
         *_on_likeness(evidence.likeness),
         *_on_splits(evidence.split_tests),
@@ -288,7 +283,7 @@ def _on_likeness(found: tuple[PatientSimilarity, ...]) -> Iterator[Finding]:
 
 
 def _control(one: PatientSimilarity, found: tuple[PatientSimilarity, ...]) -> float | None:
-    """What films of one patient and class have in common: without it, silence proves nothing."""
+    """The similarity of images of one patient: without it, a negative result proves nothing."""
     label = next((name for name in CLASS_NAMES if one.where.startswith(name)), "")
     alike = [
         other.difference
@@ -301,44 +296,45 @@ def _control(one: PatientSimilarity, found: tuple[PatientSimilarity, ...]) -> fl
 def _figures(one: PatientSimilarity) -> str:
     p_value = "p below 0.01" if one.p_value <= _SURE else f"p {one.p_value:.2f}"
     return (
-        f"likeness {_short(one.same)} against {_short(one.strangers)} of strangers, difference "
-        f"{_short(one.difference)} (95 % interval {_short(one.low)} to {_short(one.high)}), "
-        f"{p_value}"
+        f"similarity {_short(one.same)}, against {_short(one.strangers)} for different patients; "
+        f"difference {_short(one.difference)} (95 % interval {_short(one.low)} to "
+        f"{_short(one.high)}), {p_value}"
     )
 
 
 def _short(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no minus before a zero
+    return f"{round(value, 2) + 0.0:.2f}"  # + 0.0 avoids a negative zero
 
 
 def _on_ids(one: PatientSimilarity) -> Iterator[Finding]:
-    who = f"{one.where}: films of one patient ({one.patients} patients with several)"
+    who = f"{one.where}: images of one patient ({one.patients} patients with several)"
     if one.p_value <= _SURE:
         yield Finding(
             "note",
             "patients_alike",
-            f"{who} look more alike than strangers: {_figures(one)}. {_beside_neighbours(one)}",
+            f"{who} are more similar than those of different patients: {_figures(one)}. "
+            f"{_beside_neighbours(one)}",
         )
     elif one.patients >= _ENOUGH_IDS:
         yield Finding(
             "warning",
             "patients_not_alike",
-            f"{who} look no more alike than strangers: {_figures(one)}. The ids may not be those "
-            "of persons; then splits by patient protect from nothing.",
+            f"{who} are not more similar than those of different patients: {_figures(one)}. "
+            "The ids may not identify persons; then splits by patient do not prevent leaks.",
         )
 
 
 def _beside_neighbours(one: PatientSimilarity) -> str:
     if one.neighbours is None:
-        return "The ids mean something."
-    drift = f"strangers whose ids follow each other have {_short(one.neighbours)}"
+        return "The ids are informative."
+    drift = f"different patients with consecutive ids have {_short(one.neighbours)}"
     if one.exceeds_neighbours:
-        return f"The ids mean persons: {drift}."
-    return f"But {drift}: the likeness may come from when films were made, not from whom."
+        return f"The ids identify persons: {drift}."
+    return f"But {drift}: the similarity may reflect the time of acquisition, not the person."
 
 
 def _on_shared(one: PatientSimilarity, control: float | None) -> Finding:
-    who = f"{one.where}: {one.patients} ids stand in both splits, and films that share one"
+    who = f"{one.where}: {one.patients} ids occur in both splits, and images that share one"
     if one.p_value <= _SURE:
         return Finding(
             "problem",
@@ -350,52 +346,52 @@ def _on_shared(one: PatientSimilarity, control: float | None) -> Finding:
         return Finding(
             "warning",
             "shared_patients_differ",
-            f"{who} look no more alike than strangers: {_figures(one)}; patients inside one split "
-            f"differ from strangers by {control:.2f}. Very likely the ids start again in each "
-            "split: give a manifest with ids of their own.",
+            f"{who} are not more similar than those of different patients: {_figures(one)}; for "
+            f"patients inside one split the difference is {control:.2f}. Very likely the ids start "
+            "again in each split: give a manifest with ids of their own.",
         )
     return Finding(
         "warning",
         "shared_patients_unclear",
-        f"{who} can't be told from strangers by thumbnails: {_figures(one)}. That does not show "
-        "that they are different persons.",
+        f"{who} can't be distinguished from different patients by thumbnails: {_figures(one)}. "
+        "That does not show that they are different persons.",
     )
 
 
 def _on_numbers(one: PatientSimilarity, control: float | None) -> Finding:
-    who = f"{one.where}: films whose ids share a number ({one.patients} numbers)"
+    who = f"{one.where}: images whose ids share a number ({one.patients} numbers)"
     if one.p_value <= _SURE:
         return Finding(
             "warning",
             "numbers_alike",
-            f"{who} look more alike than strangers: {_figures(one)}. The same number may be the "
-            "same person; then give a manifest with one id for both.",
+            f"{who} are more similar than those of different patients: {_figures(one)}. The same "
+            "number may be the same person; then give a manifest with one id for both.",
         )
     if control is not None and one.high < control / 2:
         return Finding(
             "note",
             "numbers_not_alike",
-            f"{who} look no more alike than strangers: {_figures(one)}; true pairs differ from "
-            f"strangers by {control:.2f}. The numbers start again in each series: it is right to "
-            "take them for different persons.",
+            f"{who} are not more similar than those of different patients: {_figures(one)}; for "
+            f"true pairs the difference is {control:.2f}. The numbers start again in each series: "
+            "it is right to treat them as different persons.",
         )
     return Finding(
         "note",
         "numbers_unclear",
-        f"{who} can't be told from strangers by thumbnails: {_figures(one)}. That does not show "
-        "that they are different persons.",
+        f"{who} can't be distinguished from different patients by thumbnails: {_figures(one)}. "
+        "That does not show that they are different persons.",
     )
 
 
 def _on_splits(found: tuple[SplitTest, ...]) -> Iterator[Finding]:
     for test in sorted(found, key=lambda test: -test.auc):
-        what = f"{test.label} films of {test.first} and {test.second}"
+        what = f"{test.label} images of {test.first} and {test.second}"
         figure = f"AUC {test.auc:.2f} (95 % interval {test.low:.2f} to {test.high:.2f})"
         if test.auc >= _SHIFT_AUC and test.low > 0.5:
             yield Finding(
                 "warning",
                 "splits_told_apart",
-                f"{what} can be told apart: {figure}. {_cause(test)} Results on one may not hold "
+                f"{what} can be separated: {figure}. {_cause(test)} Results on one may not hold "
                 "on the other.",
             )
         elif test.auc >= _SLIGHT_AUC and test.low > 0.5:
@@ -410,24 +406,24 @@ def _on_splits(found: tuple[SplitTest, ...]) -> Iterator[Finding]:
         yield Finding(
             "note",
             "splits_alike",
-            f"A classifier can't tell from which split a film comes (AUC): {named}.",
+            f"A classifier can't determine from which split an image comes (AUC): {named}.",
         )
 
 
 def _cause(test: SplitTest) -> str:
-    telling = [driver for driver in test.drivers if driver.auc >= _SPLIT_ALONE]
+    strong = [driver for driver in test.drivers if driver.auc >= _SPLIT_ALONE]
     framed = (
-        f" With brightness and contrast taken out it is still {test.shape_auc:.2f}: framing, "
+        f" Without brightness and contrast it is still {test.shape_auc:.2f}: framing, "
         "position or build differ too."
         if test.shape_auc >= _SHIFT_AUC
         else ""
     )
-    if not telling:
+    if not strong:
         return (
             "No single property explains it (brightness, contrast, border, aspect, file size)."
             f"{framed}"
         )
-    return f"They differ most in {_driver_in_words(telling[0], test)}.{framed}"
+    return f"They differ most in {_driver_in_words(strong[0], test)}.{framed}"
 
 
 def _driver_in_words(driver: Driver, test: SplitTest) -> str:
@@ -449,15 +445,15 @@ def _on_labels(review: LabelReview | None) -> Iterator[Finding]:
         yield Finding(
             "note",
             "labels_not_judged",
-            f"No label was judged: thumbnails or predictions tell the classes too badly (AUC "
-            f"{review.auc:.2f}).",
+            "No label was reviewed: thumbnails or predictions separate the classes too poorly "
+            f"(AUC {review.auc:.2f}).",
         )
     if review is None or not review.doubts:
         return
     judge = (
-        "classifiers on thumbnails that never saw the patient"
+        "classifiers on thumbnails that were not trained on the patient"
         if review.source == "thumbnails"
-        else "the predictions that were given"
+        else "the given predictions"
     )
     counts = {label: sum(d.label == label for d in review.doubts) for label, _ in review.expected}
     listed = " and ".join(f"{number} {label}" for label, number in counts.items() if number)
@@ -467,7 +463,7 @@ def _on_labels(review: LabelReview | None) -> Iterator[Finding]:
         "warning",
         "doubtful_labels",
         f"{listed} of {review.judged} labels contradict {judge} (AUC {review.auc:.3f}); about "
-        f"{estimated:.0f} may be wrong, or films hard to judge. Look at them, the most doubtful "
-        f"first: {first.path} is labelled {first.label}, at a probability of "
+        f"{estimated:.0f} may be wrong, or the images are hard to classify. Check them, the most "
+        f"doubtful first: {first.path} is labelled {first.label}, with a probability of "
         f"{first.probability:.2f}.",
     )

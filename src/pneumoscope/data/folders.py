@@ -1,8 +1,7 @@
-"""Folders of images, put in the contract's form and published whole or not at all.
+"""Arrange folders of images as `SPLIT/CLASS/…` and publish them completely or not at all.
 
-Comes in: any tree of folders, and an empty folder beside the final one. Goes out: `DATA` by the
-contract under its final name, flushed to the disk.
-Does not know where the tree came from.
+The input is any tree of folders and an empty folder beside the final one. The output is a DATA
+folder (DESIGN.md, section 1) under its final name, flushed to the disk.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pneumoscope.records import CLASS_NAMES, SPLITS, Split
 
 @dataclass(frozen=True, slots=True)
 class SplitCount:
-    """How many images one split has; `split` is `None` where the data set has no splits."""
+    """The number of images of one split; `split` is `None` if the data set has no splits."""
 
     split: Split | None
     normal: int
@@ -32,10 +31,10 @@ class SplitCount:
 
 
 def find_data_folder(tree: Path) -> Path:
-    """The shallowest folder in `tree` (or itself) that is `DATA` by the contract.
+    """The shallowest DATA folder in `tree`, or `tree` itself.
 
-    That is: it holds `NORMAL/` and `PNEUMONIA/`, or a `train/`, `val/` or `test/` that does, in
-    any letter case. `__MACOSX` and links are not looked into.
+    A DATA folder contains `NORMAL/` and `PNEUMONIA/`, or a `train/`, `val/` or `test/` that does,
+    in any letter case. `__MACOSX` and links are skipped.
 
     Raises:
         DataError: there is none, or there are several at the same depth.
@@ -58,19 +57,19 @@ def find_data_folder(tree: Path) -> Path:
 
 
 def take_images(folder: Path, data: Path, *, move: bool, progress: Progress = SILENT) -> int:
-    """Put the images of a data folder under `data`, with the contract's own folder names.
+    """Copy or move the images of a data folder to `data`, with canonical folder names.
 
     Args:
-        folder: what `find_data_folder` found.
-        data: where `SPLIT/CLASS/…` (or `CLASS/…`) is made; subfolders of a class stay.
+        folder: result of `find_data_folder`.
+        data: where `SPLIT/CLASS/…` (or `CLASS/…`) is created; subfolders of a class are kept.
         move: rename the files (both folders are on one disk) instead of copying them.
-        progress: is told of images.
+        progress: reports images.
 
     Returns:
-        How many images there were. Files with other content and hidden ones are left out.
+        The number of images. Files with other content and hidden files are left out.
 
     Raises:
-        DataError: folders that differ in letter case only hold a file of the same name.
+        DataError: folders that differ only in letter case contain files of the same name.
     """
     pairs = [
         (path, data.joinpath(*place, path.relative_to(root)))
@@ -86,9 +85,7 @@ def take_images(folder: Path, data: Path, *, move: bool, progress: Progress = SI
                 continue
             if target.exists():
                 twice = target.relative_to(data).as_posix()
-                raise DataError(
-                    f"{twice} is there twice, in folders that differ in letter case only"
-                )
+                raise DataError(f"{twice} exists twice, in folders that differ only in letter case")
             target.parent.mkdir(parents=True, exist_ok=True)
             if move:
                 path.rename(target)
@@ -99,7 +96,7 @@ def take_images(folder: Path, data: Path, *, move: bool, progress: Progress = SI
 
 
 def count_images(data: Path) -> tuple[SplitCount, ...]:
-    """Files per split and class of a folder that `take_images` filled, in the order of SPLITS."""
+    """Files per split and class of a folder filled by `take_images`, in the order of SPLITS."""
 
     def number(folder: Path) -> int:
         return sum(1 for _ in files_in(folder))
@@ -116,7 +113,7 @@ def count_images(data: Path) -> tuple[SplitCount, ...]:
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """All files below `folder`; links are left alone, they may lead anywhere."""
+    """All files below `folder`; links are skipped, since they may lead anywhere."""
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)
@@ -126,7 +123,7 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def staging_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, so that renaming is one step on the same disk; removed afterwards."""
+    """A temporary folder beside `out`, on the same disk, for renaming in one step."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
     try:
@@ -136,7 +133,7 @@ def staging_folder(out: Path) -> Iterator[Path]:
 
 
 def publish(data: Path, out: Path) -> None:
-    """Flush every file to the disk, then give the folder its name."""
+    """Flush every file to the disk, then rename the folder to `out`."""
     for parent, _, names in os.walk(data):
         for name in names:
             with Path(parent, name).open("rb+") as stream:
@@ -156,7 +153,7 @@ def _is_image(path: Path) -> bool:
 def _class_roots(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
     """The class folders of a data folder, each with its canonical place (`("train", "NORMAL")`).
 
-    Empty unless both classes occur: other data sets have a NORMAL folder too.
+    Empty unless both classes occur, since other data sets have a NORMAL folder too.
     """
     roots: list[tuple[Path, tuple[str, ...]]] = []
     unknown = []
@@ -192,7 +189,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder can't be opened, nor need it be
+    if os.name != "posix":  # elsewhere a folder can't be opened and need not be flushed
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,15 +1,13 @@
-"""The public clients of Hugging Face and Kaggle, behind one seam.
+"""Download the Kermany set from Hugging Face or Kaggle, and export Parquet shards to image files.
 
-Comes in: nothing but what the clients read themselves (their caches, `HF_ENDPOINT`, proxies).
-Goes out: the folder in which a client keeps the Kermany set, and our errors instead of theirs.
-Both clients resume by themselves. Does not know what is done with the files.
+`Hubs` wraps the public clients, which tests can replace. It returns the folder in which a client
+stores the set, and raises our errors instead of theirs. The clients read their own caches,
+`HF_ENDPOINT` and proxies, and both resume by themselves.
 
-Parquet shards of labelled images → one file per image, in folders by split and class.
-
-Comes in: shards with the columns `image` (a struct with `bytes`) and `label` (0 or 1), as Hugging
-Face stores image data sets, the split in each shard's name. Goes out: files
-`SPLIT/CLASS/SPLIT-SHARD-ROW.SUFFIX` with the very bytes of the table. Rows are read in batches.
-Does not know where the shards come from; there are no file names in them, so no patients either.
+`export_parquet` writes one file per image, in folders by split and class. The shards have the
+columns `image` (a struct with `bytes`) and `label` (0 or 1), as in Hugging Face image data sets,
+and the split in each shard's name. The files `SPLIT/CLASS/SPLIT-SHARD-ROW.SUFFIX` contain the bytes
+of the table unchanged. The table has no file names, so patients are unknown.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from pneumoscope.records import CLASS_NAMES, Split
 HUGGINGFACE_NAME = "hf-vision/chest-xray-pneumonia"
 KAGGLE_NAME = "paultimothymooney/chest-xray-pneumonia"
 _PARQUET_PATTERNS = ("**/*.parquet", "*.parquet")
-# What the clients pass on when the disk, not the network, is the trouble.
+# Errors that the clients pass on when the disk, not the network, is the cause.
 _DISK_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 )
@@ -42,18 +40,18 @@ _DISK_ERRORS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Hubs:
-    """Where the two functions of the clients can be swapped, for tests.
+    """The two functions of the clients, replaceable for tests.
 
     Attributes:
-        snapshot_download: as in huggingface_hub; `None` takes that.
-        dataset_download: as in kagglehub; `None` takes that.
+        snapshot_download: as in huggingface_hub, which `None` selects.
+        dataset_download: as in kagglehub, which `None` selects.
     """
 
     snapshot_download: Callable[..., str] | None = None
     dataset_download: Callable[..., str] | None = None
 
     def huggingface_folder(self, progress: Progress) -> Path:
-        """Fetch the Parquet files of the Hugging Face copy, as far as they are not cached.
+        """Download the Parquet files of the Hugging Face copy that are not cached yet.
 
         Raises:
             ExtraMissingError: huggingface_hub is not installed.
@@ -66,13 +64,13 @@ class Hubs:
             )
 
     def kaggle_folder(self, progress: Progress) -> Path:
-        """Fetch Kaggle's copy without an account, as far as it is not cached.
+        """Download Kaggle's copy without an account, unless it is cached.
 
         Raises:
             ExtraMissingError: kagglehub is not installed.
             NetworkError: Kaggle can't be reached or refuses.
         """
-        del progress  # kagglehub shows its own, on stderr
+        del progress  # kagglehub shows its own progress on stderr
         call = self.dataset_download or _real_dataset_download()
         with _network_errors(f"Kaggle's {KAGGLE_NAME}"):
             return Path(call(KAGGLE_NAME))
@@ -80,9 +78,9 @@ class Hubs:
 
 @contextlib.contextmanager
 def _network_errors(what: str) -> Iterator[None]:
-    """Turn what the clients raise (after translation: OSError) into NetworkError."""
+    """Turn the clients' errors (after translation: OSError) into NetworkError."""
     try:
-        # Stdout is kept for our own answer; what a client prints goes to stderr.
+        # Stdout is reserved for our own result; output of the clients goes to stderr.
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except OSError as error:
@@ -101,9 +99,9 @@ def _real_snapshot_download(progress: Progress) -> Callable[..., str]:
     except ImportError as error:
         raise ExtraMissingError("downloading from Hugging Face", "download") from error
 
-    # The client's transport has been requests, httpx and httpx2 in turn; its own HTTP error has
-    # always been derived from the transport's root.
-    # RuntimeError is the Xet transfer library's.
+    # The client has used requests, httpx and httpx2 in turn; its own HTTP error has always been
+    # derived from the base error of the transport.
+    # RuntimeError comes from the Xet transfer library.
     failures: tuple[type[Exception], ...] = (*errors.HfHubHTTPError.__bases__, RuntimeError)
 
     def call(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
@@ -172,7 +170,7 @@ class _Shard:
 
 
 def split_of_shard(shard: Path) -> Split:
-    """The split that a shard's name tells, else its folder's (`train-00000-of-00007.parquet`).
+    """The split in a shard's name, else in its folder's (`train-00000-of-00007.parquet`).
 
     Raises:
         DataError: neither names a split.
@@ -182,25 +180,25 @@ def split_of_shard(shard: Path) -> Split:
             if split := _SPLIT_NAMES.get(word.casefold()):
                 return split
     raise DataError(
-        f"{shard}: neither the file's name nor its folder's says which split it is; "
+        f"{shard}: neither the file's name nor its folder's names a split; "
         "wanted one of train, validation, test"
     )
 
 
 def export_parquet(shards: Sequence[Path], out: Path, progress: Progress = SILENT) -> int:
-    """Write every image of `shards` to a file of its own below `out`.
+    """Write every image of `shards` to a file below `out`.
 
     Shards are numbered from 0 per split in the order of their names. The class is the name that
-    the table's own feature description gives to a label (Hugging Face `ClassLabel`), else
-    0 is NORMAL and 1 PNEUMONIA.
+    the table's feature description gives to a label (Hugging Face `ClassLabel`); without it, 0 is
+    NORMAL and 1 is PNEUMONIA.
 
     Args:
         shards: Parquet files.
-        out: a folder without these files in it.
-        progress: is told of images.
+        out: a folder without these files.
+        progress: reports images.
 
     Returns:
-        The bytes written.
+        The number of bytes written.
 
     Raises:
         DataError: a file is not Parquet, lacks a column, or has a row without an image or with
@@ -251,7 +249,7 @@ def _inspect(shards: Sequence[Path]) -> list[_Shard]:
 
 
 def _class_names(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """What label 0 and label 1 mean, from the `huggingface` note in the file's footer."""
+    """The names of label 0 and label 1, from the `huggingface` note in the file's footer."""
     try:
         note: Any = json.loads(metadata.get("huggingface", "{}"))
         names = note["info"]["features"]["label"]["names"]
@@ -264,7 +262,7 @@ def _class_names(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _rows_of(shard: _Shard) -> Iterator[tuple[int, bytes, int]]:
-    """Row number, image bytes and label of each row, a batch in memory at a time."""
+    """Row number, image bytes and label of each row; one batch is in memory at a time."""
     import polars as pl
 
     columns = (

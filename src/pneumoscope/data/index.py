@@ -1,17 +1,12 @@
-"""The table of a data set: which images there are, their labels, patients and given splits.
+"""List the images of a data set with their labels, patients and splits.
 
-Comes in: `DATA`, a folder of splits, a folder of classes, or a CSV manifest. Goes out: a
-`Dataset` in a stable order, with what was odd about it in words.
-Knows nothing of pixels: a file that is no image stays in the table, and its reader refuses it.
+`index` reads `DATA`, which is a folder of splits, a folder of classes, or a CSV manifest, and
+returns a `Dataset` in a stable order with warnings. No pixels are read: a file that is not an image
+stays in the table, and the image reader refuses it later.
 
-A data set's fingerprint: tells whether a run, a bundle and an evaluation saw the same data.
-
-Comes in: hashed records. Goes out: a hex digest. Knows nothing of where files lie, so a copy of
-a data set elsewhere has the same fingerprint.
-
-Some of the images, where all are too many: whole patients, each class in its share.
-
-Comes in: labelled records. Goes out: some of them, in their order. Knows nothing of pixels.
+`fingerprint` identifies the data of a run, a bundle or an evaluation. It does not depend on paths,
+so a copy of a data set has the same fingerprint. `sample_patients` draws whole patients from a
+large data set, in the proportion of the classes.
 """
 
 from __future__ import annotations
@@ -41,7 +36,7 @@ _HASHING_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class ClassCounts:
-    """How many images and patients one split has (`split` is `None` where none was given).
+    """Images and patients of one split (`split` is `None` if the data set has no splits).
 
     Example:
         >>> counts = class_counts(load_dataset(xrays, "train"))[0]
@@ -61,7 +56,7 @@ class ClassCounts:
 
     @property
     def rarer(self) -> int:
-        """Images of the class that has fewer."""
+        """Images of the smaller class."""
         return min(self.normal, self.pneumonia)
 
 
@@ -76,12 +71,12 @@ def index(
     """List the images of `data` with label, patient, split and content hash.
 
     Args:
-        data: a folder of splits, a folder of classes or a CSV manifest (letter case of the folders'
-            names does not matter; class folders are searched recursively; links are followed).
+        data: a folder of splits, a folder of classes or a CSV manifest. Folder names match in any
+            letter case, class folders are searched recursively, and links are followed.
         hash_files: also compute the SHA-256 of each file; else `sha256` is `""`.
-        progress: told of the hashing.
-        refuse_leaks: raise if a patient is in two splits. `False` for commands that look for such
-            patients or deal them anew.
+        progress: reports the hashing.
+        refuse_leaks: raise if a patient is in two splits. `False` for commands that search for such
+            patients or make a new split.
         classes: names of classes, in lower case, and their labels (`tree.class_words`).
 
     Returns:
@@ -89,9 +84,9 @@ def index(
         order. Paths are absolute.
 
     Raises:
-        DataError: `data` is missing, unreadable, of none of the three forms, or holds no image; or
-            one file bears both labels.
-        ManifestError: the CSV can't be understood.
+        DataError: `data` is missing, unreadable, has none of the three forms, or contains no image;
+            or one file has both labels.
+        ManifestError: the CSV is invalid.
         SplitLeakError: a patient is in two splits.
 
     Example:
@@ -139,10 +134,10 @@ def class_counts(dataset: Dataset) -> tuple[ClassCounts, ...]:
 
 
 def require_both_classes(records: Iterable[ImageRecord], where: str) -> None:
-    """Make sure that both classes occur.
+    """Check that both classes occur.
 
     Raises:
-        DataError: there is no image, or all are of one class; names `where`.
+        DataError: there is no image, or all have one class; the message names `where`.
     """
     counts = Counter(record.label for record in records)
     for label, name in enumerate(CLASS_NAMES):
@@ -155,10 +150,10 @@ def require_both_classes(records: Iterable[ImageRecord], where: str) -> None:
 
 
 def _refuse_two_labels(records: Sequence[ImageRecord]) -> str:
-    """One file under two names (a link) with both labels: a loop of links, or a wrong label.
+    """Refuse a file that has both labels under two names, by a link or a wrong label.
 
     Returns:
-        In words, that one file is in two splits; `""` if none is.
+        A message if one file is in two splits; else `""`.
 
     Raises:
         DataError: names both places.
@@ -216,12 +211,12 @@ def _hashed(
 def _digest(record: ImageRecord) -> str:
     try:
         return storage.sha256_of_file(record.path)
-    except OSError:  # the file stays in the table; its reader refuses it with the reason
+    except OSError:  # the file stays in the table; the image reader refuses it with the reason
         return ""
 
 
 def fingerprint(records: Iterable[ImageRecord]) -> str:
-    """SHA-256 over content, label and patient of every image, whatever their order."""
+    """SHA-256 over content, label and patient of every image, independent of their order."""
     lines = sorted(f"{r.sha256},{r.label},{r.patient}" for r in records)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -229,16 +224,16 @@ def fingerprint(records: Iterable[ImageRecord]) -> str:
 def sample_patients(
     records: Sequence[ImageRecord], limit: int, seed: int
 ) -> tuple[ImageRecord, ...]:
-    """At most `limit` records, patients drawn at random within each class.
+    """Draw at most `limit` records, by patients at random within each class.
 
-    A class keeps its share of the images, at least one. Patients come in whole; only the last one
-    that is drawn of a class may lose the images that would be too many. A patient with images of
-    both classes may be drawn for either.
+    A class keeps its share of the images, at least one. Patients are drawn as a whole; only the
+    last one of a class may lose images that exceed the limit. A patient with images of both classes
+    may be drawn for either.
 
     Args:
         records: n labelled images.
         limit: 2 or more.
-        seed: the same gives the same images, in whatever order the records stand.
+        seed: the same seed gives the same images, whatever the order of the records.
     """
     if len(records) <= limit:
         return tuple(records)

@@ -1,17 +1,11 @@
-"""Which labels to look at again: films that everything else speaks against.
+"""Find label-noise candidates, and run the three analyses of an audit that need all images at once.
 
-Comes in: `ThumbnailSet`, and a model's probabilities if there are any. Goes out: a `LabelReview`.
-Knows nothing of files, pages or models, and changes no label.
-
-Confident learning: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty
-in Dataset Labels" (doi:10.1613/jair.1.12125). The mean probability of a class over the films that
-bear it is that class's bar; a film that clears the bar of the other class, and not that of its own
-by more, is a candidate. The counts so made, scaled to the numbers of labels, estimate how many are
-wrong. Hard films are among the candidates: only a reader of films can tell them from wrong labels.
-
-The three analyses of an audit that need all films at once, one after the other.
-
-Comes in: `ThumbnailSet`. Goes out: `Evidence`. Knows nothing of files or pages.
+Confident learning: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in
+Dataset Labels" (doi:10.1613/jair.1.12125). The threshold of a class is the mean probability of that
+class over the images with its label. An image is a candidate if it exceeds the threshold of the
+other class and the other class is more probable. The counts, scaled to the number of labels,
+estimate how many labels are wrong. Hard images are among the candidates; only a radiologist can
+distinguish them from wrong labels. No label is changed.
 """
 
 from __future__ import annotations
@@ -30,12 +24,12 @@ from pneumoscope.data.thumbnails import ThumbnailSet, cross_validated, standardi
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
 
-_FEWEST_PER_CLASS = 50
-_LEAST_AUC = 0.75
-"""A judge that tells the classes worse than this names films at random."""
+_MIN_PER_CLASS = 50
+_MIN_AUC = 0.75
+"""With a lower AUC the scores name images at random."""
 
 _HIGHEST_BAR = 0.9
-"""Ours: where classes part almost without error, a wrong label would miss its bar by a hair."""
+"""Our addition: if the classes are almost separable, a wrong label just misses the threshold."""
 
 _COMPONENTS = 120
 _PENALTY = 10.0
@@ -43,12 +37,12 @@ _PENALTY = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What confident learning says of labels 0 and 1.
+    """The result of confident learning for the labels 0 and 1.
 
     Attributes:
         places: (m,) int64, the candidates, most doubtful first.
-        margins: (m,) float64, probability of the other class less that of the label.
-        expected: labels 0 and labels 1 that may be wrong.
+        margins: (m,) float64, probability of the other class minus that of the label.
+        expected: expected number of wrong labels 0 and wrong labels 1.
     """
 
     places: npt.NDArray[np.int64]
@@ -57,30 +51,34 @@ class Candidates:
 
 
 def review_labels(
-    films: ThumbnailSet, seed: int, answers: npt.NDArray[np.float64] | None = None
+    images: ThumbnailSet, seed: int, predictions: npt.NDArray[np.float64] | None = None
 ) -> LabelReview | None:
-    """Judge every label; `None` with fewer than 50 films of a class, or too few patients.
+    """Score every label; `None` with fewer than 50 images of a class, or too few patients.
 
-    Where the judge tells the classes with an AUC below 0.75, nothing is said of single labels.
+    If the scores have an AUC below 0.75, no single label is reported.
 
     Args:
-        films: readable films.
-        seed: of the deal to folds.
-        answers: (n,) float64, probabilities of pneumonia from a model that was not trained on
-            these films, NaN where it gave none; else classifiers on thumbnails judge, each film by
-            one that never saw its patient.
+        images: readable images.
+        seed: of the assignment to folds.
+        predictions: (n,) float64, probabilities of pneumonia from a model that was not trained on
+            these images, NaN where there is none. Without them, classifiers on thumbnails are used,
+            cross-validated by patient.
     """
     from scipy.special import expit
 
-    judged = np.arange(len(films.labels)) if answers is None else np.flatnonzero(~np.isnan(answers))
-    labels = films.labels[judged]
-    if min((labels == label).sum() for label in (0, 1)) < _FEWEST_PER_CLASS:
+    scored = (
+        np.arange(len(images.labels))
+        if predictions is None
+        else np.flatnonzero(~np.isnan(predictions))
+    )
+    labels = images.labels[scored]
+    if min((labels == label).sum() for label in (0, 1)) < _MIN_PER_CLASS:
         return None
-    if answers is None:
+    if predictions is None:
         scores = cross_validated(
-            standardised(films.small),
+            standardised(images.small),
             labels,
-            films.patients,
+            images.patients,
             seed,
             components=_COMPONENTS,
             penalty=_PENALTY,
@@ -89,16 +87,16 @@ def review_labels(
             return None
         probabilities = expit(scores.logits)
     else:
-        probabilities = answers[judged]
+        probabilities = predictions[scored]
     auc = roc_area(probabilities[labels == 0], probabilities[labels == 1])
     source: Literal["thumbnails", "predictions"]
-    source = "thumbnails" if answers is None else "predictions"
-    if auc < _LEAST_AUC:
+    source = "thumbnails" if predictions is None else "predictions"
+    if auc < _MIN_AUC:
         return LabelReview(source, len(labels), round(auc, 4), (), ())
     found = confident_candidates(labels, probabilities)
     doubts = []
     for place, margin in zip(found.places, found.margins, strict=True):
-        member = films.members[judged[place]]
+        member = images.members[scored[place]]
         doubts.append(
             LabelCandidate(
                 path=member.path,
@@ -123,16 +121,16 @@ def review_labels(
 def confident_candidates(
     labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
 ) -> Candidates:
-    """Off the diagonal of the confident joint.
+    """The off-diagonal candidates of the confident joint.
 
     Args:
         labels: (n,) 0 or 1; both occur.
-        probabilities: (n,) float64 of class 1, from models that did not see the film's label.
+        probabilities: (n,) float64 of class 1, from models that were not trained on the image.
     """
     of_class = np.stack([1 - probabilities, probabilities])  # (2, n)
     bars = [min(of_class[label, labels == label].mean(), _HIGHEST_BAR) for label in (0, 1)]
     clears = np.stack([of_class[label] >= bars[label] for label in (0, 1)])
-    # A film above both bars counts for the likelier class, one above none for neither.
+    # An image above both thresholds counts for the likelier class, one above none for neither.
     likelier = (probabilities >= 0.5).astype(np.int64)
     counted = np.where(clears.all(axis=0), likelier, np.where(clears[1], 1, 0))
     counts = clears.any(axis=0)
@@ -149,23 +147,23 @@ def confident_candidates(
 
 
 def gather_evidence(
-    films: ThumbnailSet,
-    answers: npt.NDArray[np.float64] | None = None,
+    images: ThumbnailSet,
+    predictions: npt.NDArray[np.float64] | None = None,
     progress: Progress = SILENT,
     seed: int = 0,
 ) -> Evidence:
-    """Likeness of patients, tests of splits, review of labels.
+    """Run the three analyses: patient similarity, split shift, label review.
 
     Args:
-        films: readable films.
-        answers: (n,) a model's probabilities for the review of labels, NaN where there is none.
-        progress: told of each comparison.
+        images: readable images.
+        predictions: (n,) a model's probabilities for the label review, NaN where there is none.
+        progress: reports each comparison.
         seed: of everything random in it.
     """
     with progress.task("Comparing", comparisons() + 2, "analyses") as task:
-        alike = patient_similarities(films, seed)
+        similarities = patient_similarities(images, seed)
         task.advance()
-        told = split_tests(films, seed, task)
-        reviewed = review_labels(films, seed, answers)
+        shift = split_tests(images, seed, task)
+        reviewed = review_labels(images, seed, predictions)
         task.advance()
-    return Evidence(alike, told, reviewed)
+    return Evidence(similarities, shift, reviewed)

@@ -1,8 +1,7 @@
-"""A CSV of images: read with every line checked, and written so that it reads back.
+"""Read and write CSV manifests of images: every line is checked, and written files read back.
 
-Comes in: a CSV with the columns `path,label` and, if there, `patient,split` and more. Goes out:
-records (the file's order) whose `patient` may be empty; or, the other way, a CSV.
-Knows nothing of folders of images, and opens none of the images.
+A manifest has the columns `path,label` and optionally `patient,split` and others. Reading returns
+records in the file's order, whose `patient` may be empty. No image is opened.
 """
 
 from __future__ import annotations
@@ -39,21 +38,21 @@ class _Row:
 
 
 def read_manifest(path: Path, classes: Mapping[str, int] = CLASS_WORDS) -> tuple[ImageRecord, ...]:
-    """Read a manifest; paths in it are absolute, or relative to its folder and stay below it.
+    """Read a manifest; its paths are absolute, or relative to its folder and below it.
 
-    Absolute paths lead to data sets that lie elsewhere and may be read-only. A relative path that
-    climbs out of the folder is more often a mistake than meant, and is refused.
+    Absolute paths serve data sets that are stored elsewhere and may be read-only. A relative path
+    that leaves the folder is usually a mistake and is refused.
 
     Args:
         path: the CSV: UTF-8 with or without a byte order mark, commas, optionally quoted.
         classes: names of classes, in lower case, and their labels.
 
     Returns:
-        One record per line, in order, with absolute paths, splits as given, further columns in
-        `extra`; `patient` is empty where the manifest names none.
+        One record per line, in order, with absolute paths, splits as given and further columns in
+        `extra`; `patient` is empty if the manifest names none.
 
     Raises:
-        ManifestError: names the line, what was found, what was wanted and the way out.
+        ManifestError: names the line, what was found, what was expected and how to correct it.
     """
     folder = Path(os.path.normpath(path.absolute().parent))
     records: list[ImageRecord] = []
@@ -76,7 +75,7 @@ def read_manifest(path: Path, classes: Mapping[str, int] = CLASS_WORDS) -> tuple
 
 
 def _rows(path: Path) -> list[_Row]:
-    """The lines as dicts by lower-case column name; blank lines are left out."""
+    """The lines as dicts by lower-case column name; blank lines are skipped."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     rows: list[_Row] = []
     header: list[str] | None = None
@@ -118,7 +117,7 @@ def _text(path: Path) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ManifestError(
-            f"{path}: found bytes that are no UTF-8 text (at byte {error.start}), wanted a CSV "
+            f"{path}: found bytes that are not UTF-8 text (at byte {error.start}), wanted a CSV "
             "manifest. Save the table as CSV in UTF-8, or give a folder of images."
         ) from error
     if "\0" in text:
@@ -135,7 +134,7 @@ def _checked_header(path: Path, fields: Sequence[str]) -> list[str]:
     if missing:
         other = [word for mark, word in _OTHER_DELIMITERS.items() if mark in fields[0]]
         way_out = (
-            f"The columns seem to be parted by {other[0]}: save the table with commas."
+            f"The columns seem to be separated by {other[0]}: save the table with commas."
             if other and len(fields) == 1
             else "Name the columns in the first line."
         )
@@ -183,8 +182,8 @@ def _image_path(text: str, where: str, folder: Path) -> Path:
     if "\\" in text and not _is_file(image):
         if _DRIVE.match(text):
             raise ManifestError(
-                f"{where}: found {text!r}, a path of Windows that is not there on this machine; "
-                "wanted one relative to the folder of the CSV. Write it so, with '/'."
+                f"{where}: found {text!r}, a Windows path that does not exist on this machine; "
+                "wanted one relative to the folder of the CSV, written with '/'."
             )
         text = text.replace("\\", "/")  # written on Windows
         image = Path(os.path.normpath(folder / text))
@@ -194,7 +193,7 @@ def _image_path(text: str, where: str, folder: Path) -> Path:
         raise ManifestError(
             f"{where}: found the path {text!r}, which leaves the folder of the CSV; wanted one "
             f"below {folder}, or an absolute one. Put the CSV into a folder above its images, or "
-            "name them by absolute paths."
+            "use absolute paths."
         )
     return image
 
@@ -207,7 +206,7 @@ def _split(text: str, where: str) -> Split | None:
     raise ManifestError(
         f"{where}: found the split {text!r}; wanted {', '.join(SPLITS)} (or one of "
         f"{split_words()}) or nothing. "
-        "Correct it, or leave the column out and let pneumoscope deal the patients."
+        "Correct it, or leave the column out and let pneumoscope split the patients."
     )
 
 
@@ -217,7 +216,7 @@ def _require_files(path: Path, lines: dict[Path, int]) -> None:
         named = ", ".join(f"{image} (line {lines[image]})" for image in missing[:_NAMED_AT_MOST])
         more = ", …" if len(missing) > _NAMED_AT_MOST else ""
         raise ManifestError(
-            f"{path}: {len(missing)} of {len(lines)} images do not exist or are no files: {named}"
+            f"{path}: {len(missing)} of {len(lines)} images do not exist or are not files: {named}"
             f"{more}. Paths are relative to the folder of the CSV: move it, or correct them."
         )
 
@@ -225,16 +224,16 @@ def _require_files(path: Path, lines: dict[Path, int]) -> None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that the file system can't hold
+    except OSError:  # a name that the file system does not support
         return False
 
 
 def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> None:
-    """Write `path,label,patient,split`: a manifest that says which patient goes where.
+    """Write `path,label,patient,split`: a manifest with the split of each patient.
 
-    Paths are relative to the CSV's folder where the image lies below it, else absolute. Labels are
-    class names; an image without a split has an empty one. Cells that a spreadsheet would take for
-    a formula are written so that it does not (`storage.safe_cell`), and are read back as they were.
+    Paths are relative to the CSV's folder if the image lies below it, else absolute. Labels are
+    class names; an image without a split has an empty cell. Cells that a spreadsheet would
+    interpret as a formula are escaped (`storage.safe_cell`) and read back unchanged.
 
     Args:
         path: the CSV.
@@ -242,7 +241,7 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> No
         further: columns of the records' `extra` that are written as well.
 
     Raises:
-        DataError: an image's name is no valid Unicode and can't be written.
+        DataError: an image's name is not valid Unicode and can't be written.
         OSError: the folder can't be written.
 
     Example:
@@ -264,6 +263,6 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> No
         storage.write_text(path, lines.getvalue())
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{path}: can't be written: {error.object[error.start - 40 : error.end + 10]!r} holds "
-            "a name that is no valid Unicode; wanted names in UTF-8. Rename the file."
+            f"{path}: can't be written: {error.object[error.start - 40 : error.end + 10]!r} has "
+            "a name that is not valid Unicode; wanted names in UTF-8. Rename the file."
         ) from error

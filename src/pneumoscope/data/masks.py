@@ -1,13 +1,11 @@
-"""Images that are no X-rays by their pixels: two grey values (masks, drawings), or nearly one.
+"""Detect images that are not X-rays (masks, blank images), and make a usable validation split.
 
-They lie below class folders in many public data sets, are trained on without a word, and get a
-probability like any other image. Here they are found and named; nothing is left out.
+Images with two grey values (masks, drawings) or nearly one lie below class folders in many public
+data sets. Without a warning they are trained on and get a probability like any other image. Here
+they are detected and reported, but not removed.
 
-Whether a data set's own validation split is good enough to choose by, and a better one if not.
-
-Comes in: an indexed data set with or without splits. Goes out: one in which every record has a
-split and val can be trusted, and in plain words what was changed and why.
-Knows nothing of models.
+`with_usable_validation` checks whether the validation split of a data set is large enough to choose
+a model, and makes a better one if it is not.
 """
 
 from __future__ import annotations
@@ -41,20 +39,20 @@ _NEAR = 0.06
 _TWO_VALUED = 0.95
 _HEAD_BYTES = 132
 FLAT_WORDS: dict[FlatKind, str] = {
-    "two_valued": "have two grey values only, as masks and drawings have",
-    "near_constant": "are nearly of one grey",
+    "two_valued": "have only two grey values, like masks and drawings",
+    "near_constant": "have nearly a single grey value",
 }
 
 
 def flat_kind(grey: npt.NDArray[Any]) -> FlatKind:
-    """Whether an image has two grey values only, or nearly one; `""` for any X-ray.
+    """Whether an image has only two grey values, or nearly one; `""` for X-rays.
+
+    Two-valued: 95 % of the pixels lie within 6 % of the range from its darkest or its brightest
+    value. Near-constant: the range of the central 99 % is below 3 % of the full range. X-rays are
+    far from both: for 400 training images of the Kermany set the first share was at most 0.41.
 
     Args:
         grey: (h, w), of any integer type or floats in [0, 1].
-
-    Two-valued: 95 % of the pixels lie within 6 % of the range of its darkest or its brightest.
-    Near-constant: the range of the middle 99 % is below 3 % of what could be. In X-rays both are
-    far away: of 400 training images of the Kermany set the first share was 0.41 at most.
     """
     step = max(1, min(grey.shape) // _SIDE)
     small = grey[::step, ::step].astype(np.float64)
@@ -71,23 +69,23 @@ def flat_kind(grey: npt.NDArray[Any]) -> FlatKind:
 def notes_on_flat_images(
     records: Sequence[ImageRecord], progress: Progress = SILENT
 ) -> tuple[str, ...]:
-    """A sentence on the two-valued images of a data set, and one on the near-constant ones.
+    """A sentence about the two-valued images of a data set, and one about near-constant images.
 
-    JPEGs are decoded at an eighth of their size, which takes a few milliseconds each. What can't be
-    read is passed over: its reader says why.
+    JPEGs are decoded at an eighth of their size, which takes a few milliseconds each. Unreadable
+    files are skipped here; the image reader reports them.
     """
     found: dict[FlatKind, list[Path]] = {kind: [] for kind in FLAT_WORDS}
     with (
         ThreadPoolExecutor(_THREADS) as pool,
-        progress.task("Looking for masks", len(records), "images") as task,
+        progress.task("Searching for masks", len(records), "images") as task,
     ):
         for record, kind in zip(records, pool.map(_kind_of, records), strict=True):
             if kind:
                 found[kind].append(record.path)
             task.advance()
     return tuple(
-        f"{len(paths)} of {len(records)} images {FLAT_WORDS[kind]}: they are no X-rays. The first: "
-        f"{paths[0]}. Take them out."
+        f"{len(paths)} of {len(records)} images {FLAT_WORDS[kind]}: they are not X-rays. The "
+        f"first: {paths[0]}. Remove them."
         for kind, paths in found.items()
         if paths
     )
@@ -114,7 +112,7 @@ def _glance(path: Path) -> npt.NDArray[Any]:
 
 
 MIN_VAL_IMAGES_PER_CLASS = 100
-"""Below this a sensitivity of 0.90 is known to no better than about ±0.06."""
+"""With fewer images, a sensitivity of 0.90 is known only to about ±0.06 or worse."""
 
 _EXAMPLE_SENSITIVITY = 0.90
 _Z95 = 1.959964
@@ -123,26 +121,26 @@ _Z95 = 1.959964
 def with_usable_validation(
     dataset: Dataset, config: SplitConfig, keep_val: bool, *, from_manifest: bool = False
 ) -> tuple[Dataset, tuple[str, ...]]:
-    """A data set to train on: every record in a split, and a val that can choose a model.
+    """Prepare a data set for training: every record has a split, and val can choose a model.
 
-    Where the data set gives no val, or one with fewer than 100 images of either class (and not
-    `keep_val`), train and that val are pooled and dealt by patient. A val of both classes that a
-    manifest names was chosen by somebody, as by `data split`, and stays. Images without a split
-    count as train. A given test stays as it is; where there is none, `config.test` cuts one.
+    If the data set has no val, or one with fewer than 100 images of either class (and not
+    `keep_val`), train and val are pooled and split by patient. A val of both classes that a
+    manifest names was chosen on purpose, for example by `data split`, and is kept. Images without a
+    split count as train. A given test is kept; without one, `config.test` makes one.
 
     Args:
         dataset: indexed.
-        config: the shares of patients, how they are chosen, and the seed.
+        config: the shares of patients, the method of splitting, and the seed.
         keep_val: use the given val, however small.
-        from_manifest: the splits are those of a manifest, not of folders.
+        from_manifest: the splits come from a manifest, not from folders.
 
     Returns:
         The data set with its records in their order, and messages for the user.
 
     Raises:
-        DataError: nothing to train on, or train or val lacks a class.
+        DataError: there is nothing to train on, or train or val lacks a class.
         SplitLeakError: a patient is in two splits.
-        UsageError: the shares are no shares, or val is needed and its share is 0.
+        UsageError: the shares are invalid, or val is needed and its share is 0.
     """
     check_shares(config)
     records = tuple(
@@ -155,7 +153,7 @@ def with_usable_validation(
     if not keep and config.val == 0.0:
         raise UsageError(
             "split: found val = 0 and no usable validation split in the data; wanted a share of "
-            "patients to choose the model by, such as --val 0.15."
+            "patients for choosing the model, such as --val 0.15."
         )
     has_test = bool(sizes["test", 0] + sizes["test", 1])
     shares = dataclasses.replace(
@@ -168,38 +166,38 @@ def with_usable_validation(
     ]
     if not pool:
         raise DataError(
-            f"{dataset.root}: found images of {'test' if has_test else 'val'} only, so there is "
+            f"{dataset.root}: found only images of {'test' if has_test else 'val'}, so there is "
             "nothing to train on; wanted train/ too, or a folder of NORMAL/ and PNEUMONIA/."
         )
     messages: list[str] = []
     if shares.val or shares.test:
-        dealt, messages[:] = _dealt_pool(records, pool, shares)
+        assigned, messages[:] = _assigned_pool(records, pool, shares)
     else:
-        dealt = records
-    check_no_leak(dealt, str(dataset.root))
+        assigned = records
+    check_no_leak(assigned, str(dataset.root))
     for name in ("train", "val"):
-        require_both_classes((r for r in dealt if r.split == name), f"{dataset.root}: {name}")
+        require_both_classes((r for r in assigned if r.split == name), f"{dataset.root}: {name}")
     asked = "as --keep-val asks" if keep_val else "since the manifest names it"
-    explained = _explanation(val, keep, asked, dealt)
-    messages = [*explained, *messages, *_copies_across(dealt)]
-    return dataclasses.replace(dataset, records=dealt), tuple(messages)
+    explained = _explanation(val, keep, asked, assigned)
+    messages = [*explained, *messages, *_copies_across(assigned)]
+    return dataclasses.replace(dataset, records=assigned), tuple(messages)
 
 
-def _dealt_pool(
+def _assigned_pool(
     records: Sequence[ImageRecord], pool: Sequence[int], shares: SplitConfig
 ) -> tuple[tuple[ImageRecord, ...], list[str]]:
-    dealt, warnings = assign_splits([records[place] for place in pool], shares)
+    assigned, warnings = assign_splits([records[place] for place in pool], shares)
     merged = list(records)
-    for place, record in zip(pool, dealt, strict=True):
+    for place, record in zip(pool, assigned, strict=True):
         merged[place] = record
     return tuple(merged), list(warnings)
 
 
 def _explanation(
-    given: tuple[int, int], keep: bool, asked: str, dealt: Sequence[ImageRecord]
+    given: tuple[int, int], keep: bool, asked: str, assigned: Sequence[ImageRecord]
 ) -> tuple[str, ...]:
-    made = Counter(record.label for record in dealt if record.split == "val")
-    patients = len({record.patient for record in dealt if record.split == "val"})
+    made = Counter(record.label for record in assigned if record.split == "val")
+    patients = len({record.patient for record in assigned if record.split == "val"})
     new = (
         f"by patient: {made[0]} {CLASS_NAMES[0]} and {made[1]} {CLASS_NAMES[1]} images "
         f"of {patients} patients"
@@ -207,32 +205,32 @@ def _explanation(
     if min(made.values()) < MIN_VAL_IMAGES_PER_CLASS:
         low, high = wilson_interval(_EXAMPLE_SENSITIVITY, made[1])
         new += (
-            f", still few: with {made[1]} cases a sensitivity of 0.90 may truly be "
+            f", still few: with {made[1]} cases the true value of a sensitivity of 0.90 may lie "
             f"anywhere between {low:.2f} and {high:.2f}"
         )
     if not any(given):
-        return (f"The data give no val: made one from train {new}.",)
+        return (f"The data have no val: made one from train {new}.",)
     if min(given) >= MIN_VAL_IMAGES_PER_CLASS:
         return ()
     small = f"val has {given[0]} {CLASS_NAMES[0]} and {given[1]} {CLASS_NAMES[1]} images: "
     if given[1]:
         low, high = wilson_interval(_EXAMPLE_SENSITIVITY, given[1])
         small += (
-            f"a sensitivity of 0.90 measured on {given[1]} cases may truly lie anywhere between "
+            f"the true value of a sensitivity of 0.90 measured on {given[1]} cases may lie between "
             f"{low:.2f} and {high:.2f} (95 %, ±{(high - low) / 2:.2f})"
         )
     else:
         small += "without cases no sensitivity can be measured"
     if keep:
-        return (f"{small}. It is used all the same, {asked}.",)
+        return (f"{small}. It is used nevertheless, {asked}.",)
     return (
-        f"{small}; wanted at least {MIN_VAL_IMAGES_PER_CLASS} per class. Its images joined train, "
-        f"and a new val was made from there {new}. Use the given one all the same with --keep-val.",
+        f"{small}; wanted at least {MIN_VAL_IMAGES_PER_CLASS} per class. Its images were added to "
+        f"train, and a new val was made from train {new}. To use the given val, give --keep-val.",
     )
 
 
 def _copies_across(records: Sequence[ImageRecord]) -> tuple[str, ...]:
-    """A warning where byte-equal images of different patients are in different splits."""
+    """A warning if byte-equal images of different patients are in different splits."""
     first: dict[str, ImageRecord] = {}
     copies = [
         (first[record.sha256], record)
@@ -250,13 +248,13 @@ def _copies_across(records: Sequence[ImageRecord]) -> tuple[str, ...]:
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share measured on `n` cases.
+    """The 95 % Wilson score interval of a proportion measured on `n` cases.
 
     Wilson 1927, doi:10.1080/01621459.1927.10502953.
 
     Args:
-        share: the measured share in [0, 1]; need not be a multiple of 1/n.
-        n: cases, at least 1.
+        share: the measured proportion in [0, 1]; need not be a multiple of 1/n.
+        n: number of cases, at least 1.
     """
     z2 = _Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)

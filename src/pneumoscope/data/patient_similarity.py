@@ -1,12 +1,13 @@
-"""Do films that share a patient id look alike? Then the id means a person, and a leak is real.
+"""Test whether images with one patient id are more similar than images of different patients.
 
-Comes in: `ThumbnailSet`. Goes out: `PatientSimilarity` records, for ids inside a split, in two
-splits, and for numbers that stand in two series of ids. Knows nothing of files, pages or models.
+If they are, the id identifies a person, and a patient in two splits is a real leak. The input is a
+`ThumbnailSet`; the output is `PatientSimilarity` records for ids inside a split, ids in two splits,
+and numbers that occur in two series of ids.
 
-Likeness is the correlation of 16×16 thumbnails from which the mean film of their class and split
-was taken. Two tests by permutation (Good 2005, Permutation, Parametric and Bootstrap Tests of
-Hypotheses): inside a split, films are dealt anew to the ids; between two groups, whole ids of the
-one are dealt anew to those of the other, so that several films of one person count as one.
+Similarity is the correlation of 16×16 thumbnails minus the mean image of their class and split.
+There are two permutation tests (Good 2005, Permutation, Parametric and Bootstrap Tests of
+Hypotheses). Inside a split, images are permuted among the ids. Between two groups, whole ids of one
+group are permuted among those of the other, so that several images of one person count as one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from pneumoscope.data.patients import ID_SERIES, id_series, natural_key, number_
 from pneumoscope.data.thumbnails import Floats, ThumbnailSet, residuals_from_mean
 from pneumoscope.records import CLASS_NAMES, SPLITS
 
-_FEWEST_IDS = 5
-"""Of five ids there are 120 orders: with fewer no p-value could be small."""
+_MIN_IDS = 5
+"""Five ids have 120 orders; with fewer ids no p-value could be small."""
 
 _PERMUTATIONS = 499
 _RESAMPLES = 1000
@@ -36,44 +37,44 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Films of one class and split or series: standardised rows, and the key of each."""
+    """Images of one class and split or series: standardised rows, and the key of each."""
 
     rows: Floats
     keys: npt.NDArray[np.str_]
 
 
-def patient_similarities(films: ThumbnailSet, seed: int) -> tuple[PatientSimilarity, ...]:
-    """Every comparison for which there are at least five ids.
+def patient_similarities(images: ThumbnailSet, seed: int) -> tuple[PatientSimilarity, ...]:
+    """Make every comparison for which there are at least five ids.
 
     Args:
-        films: readable films; of byte-equal files of one patient and split the first counts.
+        images: readable images; of byte-equal files of one patient and split the first counts.
         seed: of permutations and resamples.
     """
-    films_kept = _without_copies(films)
+    kept = _without_copies(images)
     rng = np.random.default_rng(seed)
-    small = films.small
+    small = images.small
     found = [
-        *_inside_splits(films, small, films_kept, rng),
-        *_across_splits(films, small, films_kept, rng),
-        *_across_series(films, small, films_kept, rng),
+        *_inside_splits(images, small, kept, rng),
+        *_across_splits(images, small, kept, rng),
+        *_across_series(images, small, kept, rng),
     ]
     return tuple(found)
 
 
-def _without_copies(films: ThumbnailSet) -> Ints:
-    """Places of the films, a byte-equal copy in the same split and of the same patient left out."""
+def _without_copies(images: ThumbnailSet) -> Ints:
+    """Positions of the images without byte-equal copies of the same patient and split."""
     seen: set[tuple[str, str, str]] = set()
     kept = []
-    for place, digest in enumerate(films.digests):
-        key = (digest, str(films.splits[place]), str(films.patients[place]))
+    for place, digest in enumerate(images.digests):
+        key = (digest, str(images.splits[place]), str(images.patients[place]))
         if key not in seen:
             seen.add(key)
             kept.append(place)
     return np.array(kept, np.int64)
 
 
-def _cell(films: ThumbnailSet, kept: Ints, label: int, split: str) -> Ints:
-    own: Ints = kept[(films.labels[kept] == label) & (films.splits[kept] == split)]
+def _cell(images: ThumbnailSet, kept: Ints, label: int, split: str) -> Ints:
+    own: Ints = kept[(images.labels[kept] == label) & (images.splits[kept] == split)]
     return own
 
 
@@ -82,47 +83,47 @@ def _named(split: str) -> str:
 
 
 def _inside_splits(
-    films: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
+    images: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
 ) -> Iterator[PatientSimilarity]:
     for split, label in itertools.product((*SPLITS, "none"), range(len(CLASS_NAMES))):
-        places = _cell(films, kept, label, split)
+        places = _cell(images, kept, label, split)
         if len(places) < 2:
             continue
-        group = _Group(residuals_from_mean(small[places]), films.patients[places])
+        group = _Group(residuals_from_mean(small[places]), images.patients[places])
         if found := inside(group.rows, group.keys, f"{CLASS_NAMES[label]}{_named(split)}", rng):
             yield found
 
 
 def _across_splits(
-    films: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
+    images: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
 ) -> Iterator[PatientSimilarity]:
     for (one, other), label in itertools.product(
         itertools.combinations(SPLITS, 2), range(len(CLASS_NAMES))
     ):
-        first, second = (_cell(films, kept, label, split) for split in (one, other))
+        first, second = (_cell(images, kept, label, split) for split in (one, other))
         where = f"{CLASS_NAMES[label]} in {one} and {other}"
-        yield from _between(films, small, (first, second), "across", where, rng)
+        yield from _between(images, small, (first, second), "across", where, rng)
 
 
 def _across_series(
-    films: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
+    images: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
 ) -> Iterator[PatientSimilarity]:
-    """Films whose ids have the same number in different series, such as bacteria-12 and virus-12.
+    """Images whose ids have the same number in different series, such as bacteria-12 and virus-12.
 
-    Only where ids name a series: those of Kermany file names.
+    Only for ids that name a series: those of Kermany file names.
     """
-    kinds = np.array([id_series(str(patient)) for patient in films.patients[kept]])
+    kinds = np.array([id_series(str(patient)) for patient in images.patients[kept]])
     for (one, other), label in itertools.product(
         itertools.combinations(ID_SERIES[:-1], 2), range(len(CLASS_NAMES))
     ):
-        of_class = films.labels[kept] == label
+        of_class = images.labels[kept] == label
         first, second = (kept[of_class & (kinds == kind)] for kind in (one, other))
         where = f"{CLASS_NAMES[label]}, {one} and {other}"
-        yield from _between(films, small, (first, second), "number", where, rng)
+        yield from _between(images, small, (first, second), "number", where, rng)
 
 
 def _between(
-    films: ThumbnailSet,
+    images: ThumbnailSet,
     small: Floats,
     places: tuple[Ints, Ints],
     kind: Literal["across", "number"],
@@ -133,7 +134,7 @@ def _between(
     for own in places:
         if not len(own):
             return
-        names = [str(name) for name in films.patients[own]]
+        names = [str(name) for name in images.patients[own]]
         keys = names if kind == "across" else [_number(name) for name in names]
         groups.append(_Group(residuals_from_mean(small[own]), np.array(keys)))
     if found := between(groups[0], groups[1], kind, where, rng):
@@ -148,37 +149,40 @@ def _number(patient: str) -> str:
 def inside(
     rows: Floats, keys: npt.NDArray[np.str_], where: str, rng: np.random.Generator
 ) -> PatientSimilarity | None:
-    """Whether rows with one key are more alike than rows with two; `None` for too few keys.
+    """Test whether rows with one key are more similar than rows with two keys.
 
     Args:
         rows: (n, d) float32 of length 1.
         keys: (n,) str.
-        where: what to call them.
+        where: name of the group in the record.
         rng: draws permutations and resamples.
+
+    Returns:
+        `None` if fewer than five keys have several rows.
     """
     order, starts, sizes = _runs(keys)
     several = sizes > 1
-    if several.sum() < _FEWEST_IDS:
+    if several.sum() < _MIN_IDS:
         return None
     first = np.concatenate([order[s : s + m] for s, m in zip(starts, sizes, strict=True) if m > 1])
     many = sizes[several]
     edges = np.concatenate([[0], np.cumsum(many)[:-1]])
-    same = _mean_likeness(rows[first], edges, many)
+    same = _mean_similarity(rows[first], edges, many)
     sums = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64)
     strangers = _strangers_inside(sums, sizes)
-    dealt = np.array(
+    permuted = np.array(
         [
-            _mean_likeness(rows[rng.permutation(len(rows))[: len(first)]], edges, many).mean()
+            _mean_similarity(rows[rng.permutation(len(rows))[: len(first)]], edges, many).mean()
             for _ in range(_PERMUTATIONS)
         ]
     )
     pairs = int((many * (many - 1) // 2).sum())
-    found = _likeness("patient", where, pairs, same, strangers, dealt, rng)
+    found = _similarity("patient", where, pairs, same, strangers, permuted, rng)
     return replace(found, neighbours=_neighbours(rows, keys))
 
 
 def _neighbours(rows: Floats, keys: npt.NDArray[np.str_]) -> float | None:
-    """Mean product of rows that follow each other in the order of keys and have two keys."""
+    """Mean product of rows with different, consecutive keys."""
     names = keys.tolist()
     order = sorted(range(len(names)), key=lambda place: natural_key(names[place]))
     one, other = np.array(order[:-1], np.int64), np.array(order[1:], np.int64)
@@ -190,15 +194,15 @@ def _neighbours(rows: Floats, keys: npt.NDArray[np.str_]) -> float | None:
 
 
 def _runs(keys: npt.NDArray[np.str_]) -> tuple[Ints, Ints, Ints]:
-    """An order that brings equal keys together; where each key's run begins; how long it is."""
+    """An order that groups equal keys; the start of each key's run; its length."""
     _, codes, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     order = np.argsort(codes, kind="stable")
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     return order.astype(np.int64), starts.astype(np.int64), sizes.astype(np.int64)
 
 
-def _mean_likeness(rows: Floats, edges: Ints, sizes: Ints) -> npt.NDArray[np.float64]:
-    """Mean product of the pairs of each run: (|Σz|² - Σ|z|²) / (m(m - 1))."""
+def _mean_similarity(rows: Floats, edges: Ints, sizes: Ints) -> npt.NDArray[np.float64]:
+    """Mean product of the pairs in each run: (|Σz|² - Σ|z|²) / (m(m - 1))."""
     sums = np.add.reduceat(rows, edges, axis=0)
     own = np.add.reduceat((rows * rows).sum(axis=1), edges)
     total = (sums * sums).sum(axis=1, dtype=np.float64) - own
@@ -221,29 +225,30 @@ def between(
     where: str,
     rng: np.random.Generator,
 ) -> PatientSimilarity | None:
-    """Whether rows of two groups with one key are more alike than those with two.
+    """Test whether rows of two groups are more similar with one key than with two keys.
 
-    `None` if the groups share fewer than five keys.
+    Returns:
+        `None` if the groups share fewer than five keys.
     """
     shared = sorted(set(first.keys.tolist()) & set(second.keys.tolist()))
-    if len(shared) < _FEWEST_IDS:
+    if len(shared) < _MIN_IDS:
         return None
-    one, films_of_one = _mean_rows(first, shared)
-    other, films_of_other = _mean_rows(second, shared)
+    one, images_of_one = _mean_rows(first, shared)
+    other, images_of_other = _mean_rows(second, shared)
     products = one @ other.T
     same = np.diagonal(products).astype(np.float64)
     count = len(shared)
     strangers = float((products.sum(dtype=np.float64) - same.sum()) / (count * (count - 1)))
     ranks = np.arange(count)
-    dealt = np.array(
+    permuted = np.array(
         [products[rng.permutation(count), ranks].mean() for _ in range(_PERMUTATIONS)], np.float64
     )
-    pairs = int((films_of_one * films_of_other).sum())
-    return _likeness(kind, where, pairs, same, strangers, dealt, rng)
+    pairs = int((images_of_one * images_of_other).sum())
+    return _similarity(kind, where, pairs, same, strangers, permuted, rng)
 
 
 def _mean_rows(group: _Group, keys: Sequence[str]) -> tuple[Floats, Ints]:
-    """The mean row of each key, and its number of films."""
+    """The mean row of each key, and its number of images."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, key in enumerate(group.keys.tolist()):
         places[key].append(place)
@@ -251,19 +256,19 @@ def _mean_rows(group: _Group, keys: Sequence[str]) -> tuple[Floats, Ints]:
     return rows, np.array([len(places[key]) for key in keys], np.int64)
 
 
-def _likeness(
+def _similarity(
     kind: Literal["patient", "across", "number"],
     where: str,
     pairs: int,
     same: npt.NDArray[np.float64],
     strangers: float,
-    dealt: npt.NDArray[np.float64],
+    permuted: npt.NDArray[np.float64],
     rng: np.random.Generator,
 ) -> PatientSimilarity:
     observed = float(same.mean())
     means = same[rng.integers(0, len(same), (_RESAMPLES, len(same)))].mean(axis=1)
     low, high = np.quantile(means - strangers, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    p_value = (1 + int((dealt >= observed).sum())) / (1 + len(dealt))
+    p_value = (1 + int((permuted >= observed).sum())) / (1 + len(permuted))
     return PatientSimilarity(
         kind=kind,
         where=where,

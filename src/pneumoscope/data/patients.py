@@ -1,11 +1,8 @@
-"""Who is on an image: patient ids and subtypes, from manifest, DICOM header or Kermany file name.
+"""Determine patient ids and subtypes from a manifest, a DICOM header or Kermany file names.
 
-Comes in: records whose `patient` may be empty. Goes out: records in which none is.
-Knows nothing of splits, and never decodes a pixel.
-
-Words that data sets use for splits, for masks beside images, and for a patient who is not named.
-
-Letter case never counts.
+`assign_patients` fills in the `patient` of every record; no pixel is decoded. The module also
+recognises the words that data sets use for splits, for folders of masks, and for unknown patients,
+in any letter case.
 """
 
 from __future__ import annotations
@@ -57,29 +54,29 @@ _NUMBER = re.compile(r"[0-9]+(\.0+)?")
 
 
 def parse_split(text: str) -> Split | None:
-    """The split that a word means (`valid`, `Training`, `test_set`), `None` for any other word."""
+    """The split that a word means (`valid`, `Training`, `test_set`); `None` for other words."""
     word = text.strip().lower()
     return _SPLITS.get(word) or _SPLITS.get(_SET.sub("", word))
 
 
 def split_words() -> str:
-    """The words understood, for messages."""
+    """The recognised words, for messages."""
     return ", ".join(_SPLITS)
 
 
 def is_mask_folder(name: str) -> bool:
-    """Whether a folder inside a class is named for masks or drawings, not for X-rays."""
+    """Whether the name of a folder inside a class means masks or drawings, not X-rays."""
     return bool(_MASKS.search(name.lower()))
 
 
 def placeholder_ids(ids: Iterable[str]) -> frozenset[str]:
-    """Those of the patient ids of a data set that name nobody, as `ANONYMOUS`, `nan` or `0`.
+    """The patient ids of a data set that do not identify a patient, as `ANONYMOUS`, `nan` or `0`.
 
-    Words for "nobody" always are. `0`, `-1` and `999…` are only where the other ids are no numbers
-    or where they stand on most images: in a numbered series 0 is a patient like any other.
+    Words such as "anonymous" always count. `0`, `-1` and `999…` count only if the other ids are not
+    numbers or if they occur on most images: in a numbered series 0 is a patient like any other.
 
     Args:
-        ids: the id of each image, as found; empty ones are left out.
+        ids: the id of each image, as found; empty ids are ignored.
     """
     counts = Counter(text for text in (each.strip() for each in ids) if text)
     found = {text for text in counts if _names_nobody(text)}
@@ -106,25 +103,25 @@ _KIND = re.compile(r"(bacteria|virus|IM|NORMAL2-IM)-([0-9]+)")
 _DIGITS = re.compile(r"([0-9]+)")
 
 ID_SERIES = ("bacteria", "virus", "IM", "NORMAL2-IM", "other")
-"""The series of ids in the Kermany data set, each with numbers of its own; `other` is the rest."""
+"""The series of ids in the Kermany data set, each with its own numbers; `other` is the rest."""
 
 _PATIENT_ID = 0x00100020  # PatientID, DICOM PS3.6
 _FEW_IMAGES = 10
 _DEFLATED = "1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian, DICOM PS3.5 A.5
 _META_START = 144  # preamble, DICM and the group length element, DICOM PS3.10 section 7.1
-_MOST_INFLATED = 1 << 20  # PatientID stands near the start: a bomb is never unpacked for it
+_MAX_INFLATED = 1 << 20  # PatientID is near the start, so this also limits decompression bombs
 
 
 @dataclass(frozen=True, slots=True)
 class KermanyName:
-    """What a Kermany file name tells: the patient's id, and `bacteria`, `virus` or `""`."""
+    """The content of a Kermany file name: the patient's id, and `bacteria`, `virus` or `""`."""
 
     patient: str
     subtype: str
 
 
 def from_file_name(name: str) -> KermanyName | None:
-    """Patient and subtype by the Kermany naming, `None` for any other name.
+    """Patient and subtype according to the Kermany naming, `None` for other names.
 
     `personN_bacteria_M` is `bacteria-N`, `personN_virus_M` is `virus-N` (numbers start again per
     type), `IM-N-M…` is `IM-N`, `NORMAL2-IM-N-M…` is `NORMAL2-IM-N`. N keeps its leading zeros.
@@ -139,22 +136,22 @@ def from_file_name(name: str) -> KermanyName | None:
 
 
 def id_series(patient: str) -> str:
-    """The series that a patient id belongs to: one of `ID_SERIES`."""
+    """The series of a patient id: one of `ID_SERIES`."""
     match = _KIND.fullmatch(patient)
     return match[1] if match else "other"
 
 
 def number_of(patient: str) -> int | None:
-    """The number of a Kermany patient id (`bacteria-417` → 417), `None` for any other id."""
+    """The number in a Kermany patient id (`bacteria-417` → 417), `None` for other ids."""
     match = _KIND.fullmatch(patient)
     return int(match[2]) if match and len(match[2]) < 20 else None
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key under which `p2` comes before `p10`; ids equal but for zeros keep an order."""
+    """A sort key that puts `p2` before `p10`; ids that differ only in zeros keep an order."""
     parts = []
     for part in _DIGITS.split(text):
-        # The length stands for the magnitude: no integer is built from a thousand digits.
+        # The length stands for the magnitude, so no huge integer is built from long digit strings.
         digits = part.lstrip("0") if part[:1].isdecimal() and part.isascii() else None
         parts.append((1, 0, part) if digits is None else (0, len(digits), digits))
     return (*parts, (2, 0, text))
@@ -163,7 +160,7 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 def dicom_patient_id(path: Path) -> str:
     """The PatientID (0010,0020) of a DICOM file; `""` for other, broken or anonymous files.
 
-    Only the header up to that element is read (DICOM PS3.10 section 7.1: `DICM` at byte 128).
+    Reads the header only up to that element (DICOM PS3.10 section 7.1: `DICM` at byte 128).
     """
     try:
         with path.open("rb") as stream:
@@ -171,9 +168,9 @@ def dicom_patient_id(path: Path) -> str:
                 return ""
             stream.seek(0)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the reader of pixels reports odd headers
+                warnings.simplefilter("ignore")  # the image reader reports odd headers
                 return _patient_id_in(path, stream)
-    # What a broken header makes pydicom raise; the reader of pixels refuses the file later.
+    # Errors that pydicom raises for broken headers; the image reader refuses the file later.
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return ""
     except (NotImplementedError, RecursionError, struct.error, zlib.error):
@@ -192,7 +189,7 @@ def _patient_id_in(path: Path, stream: IO[bytes]) -> str:
         if meta.get("TransferSyntaxUID") == _DEFLATED:
             stream.seek(_META_START + int(meta.FileMetaInformationGroupLength))
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-            head = BytesIO(inflate.decompress(stream.read(_MOST_INFLATED), _MOST_INFLATED))
+            head = BytesIO(inflate.decompress(stream.read(_MAX_INFLATED), _MAX_INFLATED))
             header = read_dataset(head, False, True, stop_when=behind)
         else:
             header = read_partial(stream, stop_when=behind, specific_tags=[_PATIENT_ID])
@@ -204,26 +201,25 @@ def _patient_id_in(path: Path, stream: IO[bytes]) -> str:
 def assign_patients(
     records: Sequence[ImageRecord], root: Path
 ) -> tuple[tuple[ImageRecord, ...], tuple[str, ...]]:
-    """Give each record without a patient one, and each record its subtype.
+    """Give a patient id to each record that has none, and a subtype to each record.
 
-    The manifest's patient stays; else the DICOM PatientID; else the Kermany file name; else the
-    image is its own patient, named by its path below `root`. What names nobody (`ANONYMOUS`, `nan`)
-    is taken for no id.
+    The order is: manifest, DICOM PatientID, Kermany file name. Otherwise the image is its own
+    patient, named by its path below `root`. Placeholders (`ANONYMOUS`, `nan`) do not count as ids.
 
     Returns:
-        The records in their order, and warnings: on placeholders, on images without any id, and on
-        one id that stands on most images.
+        The records in their order, and warnings about placeholders, images without any id, and an
+        id that occurs on most images.
     """
     given = [record.patient or dicom_patient_id(record.path) for record in records]
     nobody = placeholder_ids(given)
     named = []
     own = 0
-    for record, told in zip(records, given, strict=True):
+    for record, stated in zip(records, given, strict=True):
         facts = from_file_name(record.path.name)
-        patient = "" if told.strip() in nobody else told
+        patient = "" if stated.strip() in nobody else stated
         patient = patient or (facts.patient if facts else "")
         if not patient:
-            own += not told
+            own += not stated
             patient = _below(record.path, root)
         subtype = facts.subtype if facts else ""
         named.append(dataclasses.replace(record, patient=patient, subtype=subtype))
@@ -232,7 +228,7 @@ def assign_patients(
         return tuple(named), warnings
     warning = (
         f"{own} of {len(named)} images name no patient (no manifest column, DICOM PatientID or "
-        "Kermany file name): each counts as a patient of its own. If some show the same person, "
+        "Kermany file name): each counts as a separate patient. If some show the same person, "
         "give a CSV manifest with a column 'patient'; otherwise results look better than they are."
     )
     return tuple(named), (*warnings, warning)
@@ -244,8 +240,8 @@ def _on_placeholders(given: Sequence[str], nobody: frozenset[str]) -> tuple[str,
         return ()
     shown = ", ".join(repr(text) for text, _ in Counter(hidden).most_common(3))
     return (
-        f"{len(hidden)} of {len(given)} images bear a placeholder in place of a patient id "
-        f"({shown}): each counts as a patient of its own. If some show the same person, give a CSV "
+        f"{len(hidden)} of {len(given)} images have a placeholder instead of a patient id "
+        f"({shown}): each counts as a separate patient. If some show the same person, give a CSV "
         "manifest with a column 'patient' of true ids or pseudonyms; otherwise results look better "
         "than they are.",
     )
@@ -258,9 +254,9 @@ def _on_one_for_all(records: Sequence[ImageRecord]) -> tuple[str, ...]:
     if 2 * count <= len(records):
         return ()
     return (
-        f"{count} of {len(records)} images bear the patient id {patient!r}: they count as one "
-        "person and stay together. If that is no person, leave the id out (then each image counts "
-        "as a patient of its own) or give a CSV manifest with a column 'patient' of true ids.",
+        f"{count} of {len(records)} images have the patient id {patient!r}: they count as one "
+        "person and stay together. If that is not a person, leave the id out (then each image "
+        "counts as a separate patient) or give a CSV manifest with a column 'patient' of true ids.",
     )
 
 

@@ -1,8 +1,8 @@
-"""Readings of radiologists, joined with a system's scores by accession, study or image.
+"""Join readings of radiologists with a system's scores by accession, study or image.
 
-A table of readings has a column that names the case and a column `reading` (or `label`):
-NORMAL or PNEUMONIA, 0 or 1, yes or no. A column `reader` tells several readers apart; a reading may
-be left empty where the reader could not say.
+A table of readings has a column that names the case and a column `reading` (or `label`): NORMAL or
+PNEUMONIA, 0 or 1, yes or no. A column `reader` distinguishes readers. A reading may be empty if the
+reader could not decide.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEY_COLUMNS: Mapping[Key, tuple[str, ...]] = {
     "study": ("study", "study_uid"),
     "image": ("image", "sop_uid", "path", "file"),
 }
-"""Names under which a table may hold each key."""
+"""Accepted column names for each key."""
 
 _READING_COLUMNS = ("reading", "label")
 _DATE_COLUMNS = ("study_date", "date", "received")
@@ -33,7 +33,7 @@ _DATE_COLUMNS = ("study_date", "date", "received")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one reader said of one case; `label` is `None` where the reader could not say."""
+    """One reader's reading of one case; `label` is `None` if the reader could not decide."""
 
     key: str
     label: int | None
@@ -45,11 +45,11 @@ class Case:
     """A case with its score and its readings.
 
     Attributes:
-        key: what both tables call it.
-        score: the row that stands for it: of several images the one with the highest score.
-        images: how many images it has in the scores.
+        key: the case's name in both tables.
+        score: the row that represents it: the image with the highest score.
+        images: number of its images in the scores.
         readings: of all readers.
-        reference: what most readers said; `None` where they are divided or nobody could say.
+        reference: majority of the readings; `None` for a tie or if no reader could decide.
         week: Monday of its week; `None` without a date.
     """
 
@@ -63,14 +63,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Scores and readings side by side.
+    """Scores joined with readings.
 
     Attributes:
-        cases: with a score row, in the order of the scores; those without reading included.
-        unread: keys of the cases that nobody read.
-        divided: keys of the cases whose readers are divided, or could not say.
-        unscored: keys that were read and are not in the scores.
-        keyless: score rows that name no case.
+        cases: cases with a score row, in the order of the scores, including those without reading.
+        unread: keys of the cases without a reading.
+        divided: keys of the cases whose readers disagree or could not decide.
+        unscored: keys that have readings but no scores.
+        keyless: number of score rows that name no case.
     """
 
     cases: tuple[Case, ...]
@@ -84,7 +84,7 @@ def read_readings(path: Path, by: Key) -> tuple[Reading, ...]:
     """Read a table of readings.
 
     Raises:
-        DataError: it can't be read, lacks a column, or holds a reading that can't be understood.
+        DataError: it can't be read, lacks a column, or contains an invalid reading.
     """
     lines = [
         {name.lower(): plain_cell(value) for name, value in row.items()}
@@ -103,7 +103,7 @@ def read_readings(path: Path, by: Key) -> tuple[Reading, ...]:
         except KeyError:
             raise DataError(
                 f"{path}, row {number}: found the reading {line[column]!r}; wanted NORMAL or "
-                "PNEUMONIA, 0 or 1, or nothing where the reader could not say. Correct it."
+                "PNEUMONIA, 0 or 1, or nothing if the reader could not decide. Correct it."
             ) from None
         found.append(Reading(line[key], label, line.get("reader", "")))
     if not found:
@@ -121,7 +121,7 @@ def score_key(path: Path, rows: Sequence[ScoreRow], by: Key) -> str:
 
 
 def join(rows: Iterable[ScoreRow], key_column: str, readings: Iterable[Reading]) -> Joined:
-    """Join both sides; a case of several images is as suspicious as its most suspicious image.
+    """Join scores and readings; the score of a case is the highest score of its images.
 
     Args:
         rows: of the scores.
@@ -158,15 +158,15 @@ def _case(key: str, rows: Sequence[ScoreRow], readings: Sequence[Reading]) -> Ca
 
 
 def _majority(readings: Sequence[Reading]) -> int | None:
-    said = [reading.label for reading in readings if reading.label is not None]
-    ill = sum(said)
-    if not said or 2 * ill == len(said):
+    decided = [reading.label for reading in readings if reading.label is not None]
+    positives = sum(decided)
+    if not decided or 2 * positives == len(decided):
         return None
-    return int(2 * ill > len(said))
+    return int(2 * positives > len(decided))
 
 
 def _week(values: Mapping[str, str]) -> date | None:
-    """The Monday of the week of a row's date, in either of the usual ways to write one."""
+    """The Monday of the week of a row's date, written with or without hyphens."""
     for name in _DATE_COLUMNS:
         text = values.get(name, "")[:10].replace("-", "")[:8]
         try:
@@ -183,5 +183,5 @@ def _column(path: Path, row: Mapping[str, str], names: Sequence[str]) -> str:
             return name
     raise DataError(
         f"{path}, line 1: found the columns {', '.join(list(row)[:12])}; wanted also "
-        f"{' or '.join(names)}. Name the column so, or join --by another."
+        f"{' or '.join(names)}. Rename the column, or join --by another."
     )

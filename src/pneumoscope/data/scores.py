@@ -1,8 +1,8 @@
-"""A CSV of scores and reference labels of any system: a vendor's, a study's, this program's.
+"""Read a CSV of scores and reference labels of any system: a vendor's, a study's, this program's.
 
-Columns: `label` and `score` (or `probability`), and, where there, `patient`, `threshold`, `split`,
+Columns: `label` and `score` (or `probability`), and optionally `patient`, `threshold`, `split`,
 `status`, `reason`, a name of the row (`path`, `image`, `file`, `accession`, `study`, `id`), and
-further columns for groups. Column names are read in any letter case. No image is opened.
+further columns for subgroups. Column names match in any letter case. No image is opened.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pneumoscope.errors import DataError
 from pneumoscope.storage import plain_cell
 
 SCORE_COLUMNS = ("score", "probability")
-"""The first of these that is there and not empty is the score."""
+"""The first of these columns that is not empty is the score."""
 
 NAME_COLUMNS = ("path", "image", "file", "accession", "study", "id")
-"""The first of these names the row."""
+"""The first of these columns names the row."""
 
 PATIENT_COLUMNS = ("patient", "patient_id")
 
@@ -36,7 +36,7 @@ _NOT_GROUPS = frozenset(
         *("week", "images", "model", "software"),
     )
 )
-"""What says nothing of a group of patients."""
+"""Columns that do not define a subgroup of patients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class ScoreRow:
     """One line of the table.
 
     Attributes:
-        name: what the table calls it, or `row N`.
-        label: 0 for NORMAL, 1 for PNEUMONIA, `None` where the table leaves it empty.
-        score: higher means more likely pneumonia; `None` where there is none.
-        patient: `""` where the table names none.
-        threshold: pneumonia is called from this score up; `None` where the table states none.
-        split: as the table states it.
-        reason: why there is no score, as the table says it; `""` if it doesn't.
+        name: the row's name in the table, or `row N`.
+        label: 0 for NORMAL, 1 for PNEUMONIA, `None` for an empty cell.
+        score: higher means more likely pneumonia; `None` if there is none.
+        patient: `""` if the table names none.
+        threshold: scores from here upwards mean pneumonia; `None` if the table states none.
+        split: as stated in the table.
+        reason: why there is no score, as stated in the table; `""` if it is not stated.
         values: every column of the line by its name in lower case.
     """
 
@@ -70,9 +70,9 @@ class ScoreTable:
 
     Attributes:
         path: the file.
-        column: that the scores are in.
+        column: the column of the scores.
         rows: in the file's order.
-        groups: further columns, by which patients can be grouped.
+        groups: further columns that define subgroups of patients.
     """
 
     path: Path
@@ -82,10 +82,10 @@ class ScoreTable:
 
 
 def parse_label(text: str) -> int | None:
-    """0 or 1 for a label in words or digits, `None` for an empty one.
+    """Convert a label in words or digits to 0 or 1; `None` for an empty one.
 
     Raises:
-        KeyError: it is neither.
+        KeyError: the label is unknown.
     """
     return _LABELS[text.strip().lower()] if text.strip() else None
 
@@ -97,12 +97,12 @@ def read_scores(
 
     Args:
         path: CSV in UTF-8, with commas.
-        column: that the scores are in; `""`: the first of `SCORE_COLUMNS` that holds any.
-        needs_labels: whether there must be a column `label`.
+        column: the column of the scores; `""`: the first of `SCORE_COLUMNS` that is not empty.
+        needs_labels: whether a column `label` is required.
         name_by: column that names the rows; `""`: the first of `NAME_COLUMNS`.
 
     Raises:
-        DataError: it can't be read, lacks a column, or a value can't be understood; names the line.
+        DataError: it can't be read, lacks a column, or has an invalid value; names the line.
     """
     lines = [
         {name.lower(): plain_cell(value) for name, value in row.items()}
@@ -128,10 +128,10 @@ def read_scores(
 
 
 def stated_threshold(table: ScoreTable) -> float | None:
-    """The one threshold that the table states, `None` if it states none.
+    """The threshold in the table, `None` if it states none.
 
     Raises:
-        DataError: it states several.
+        DataError: the table states several.
     """
     found = sorted({row.threshold for row in table.rows if row.threshold is not None})
     if len(found) > 1:
@@ -156,7 +156,7 @@ def _score_column(path: Path, column: str, lines: Sequence[Mapping[str, str]]) -
 
 def _lacking(path: Path, there: Sequence[str], name: str) -> DataError:
     shown = ", ".join(map(repr, there[:12]))
-    way = "The columns seem to be parted by semicolons: save the table with commas."
+    way = "The columns seem to be separated by semicolons: save the table with commas."
     if len(there) > 1 or ";" not in shown:
         way = f"Name the column {name!r} in the first line, with a value in each row."
     return DataError(f"{path}, line 1: found the columns {shown}; wanted also {name!r}. {way}")
@@ -171,10 +171,10 @@ def _row(
     except KeyError:
         raise DataError(
             f"{where}: found the label {line['label']!r}; wanted NORMAL or PNEUMONIA, 0 or 1. "
-            "Correct it, or leave it empty where it is not known."
+            "Correct it, or leave it empty if it is not known."
         ) from None
     score = _number(where, column, line.get(column, ""))
-    # A row that this program refused keeps its place; what it holds beside a status is no score.
+    # A row that this program refused keeps its place; other values in that row are not scores.
     if line.get("status", "ok").lower() not in ("", "ok"):
         score = None
     name = next((line[one] for one in names if line.get(one)), f"row {index + 1}")
@@ -201,6 +201,6 @@ def _number(where: str, column: str, text: str) -> float | None:
     if not math.isfinite(value):
         raise DataError(
             f"{where}: found {text!r} in the column {column!r}, wanted a number. Correct it, or "
-            "leave it empty where there is none."
+            "leave it empty if there is none."
         )
     return value

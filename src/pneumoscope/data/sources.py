@@ -1,9 +1,8 @@
-"""Get a data set of chest X-rays: from Hugging Face, Kaggle, any address or a local zip file.
+"""Download a data set of chest X-rays from Hugging Face, Kaggle, an address or a local zip file.
 
-Comes in: a source and a folder that does not exist yet. Goes out: that folder, which is `DATA` by
-the contract (`SPLIT/CLASS/image`) with an `ATTRIBUTION.md` beside the splits, or nothing at all:
-it is put together under another name and renamed when it is complete.
-Does not know patients, and does not look at pixels.
+The input is a source and a folder that does not exist yet. The output is that folder as `DATA`
+(`SPLIT/CLASS/image`, DESIGN.md section 1) with an `ATTRIBUTION.md` beside the splits, or nothing:
+it is assembled under another name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ KERMANY_CITATION = (
 UNKNOWN_LICENCE = "not known to pneumoscope: ask the source before you pass the images on"
 ATTRIBUTION_NAME = "ATTRIBUTION.md"
 _NO_PATIENTS_WARNING = (
-    "the Parquet files hold no file names, so patients are unknown: every image counts as its own "
-    "patient, and intervals and splits by patient are too optimistic. "
+    "the Parquet files contain no file names, so patients are unknown: every image counts as a "
+    "separate patient, and intervals and splits by patient are too optimistic. "
     "The zip file of Mendeley Data and Kaggle's copy have the names."
 )
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -52,24 +51,24 @@ KERMANY_COUNTS = (
     SplitCount("val", 8, 8),
     SplitCount("test", 234, 390),
 )
-"""The Kermany set as Kaggle and Hugging Face have it."""
+"""The Kermany set on Kaggle and Hugging Face."""
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadReport:
-    """What `download` brought.
+    """The result of `download`.
 
     Attributes:
         out: the new folder, absolute.
-        source: where the images came from, without secrets.
+        source: the source of the images, without secrets.
         images: images per split and class, in the order train, val, test.
         bytes: size of the images.
-        skipped: files that were left out: not an image, or under no class folder.
-        sha256: hex digests by name: of the archive, of each shard, or (Kaggle, which hands over
-            a folder) of the sorted list of all images' paths and digests, under `images`.
-        licence: of the images.
+        skipped: number of files left out: not an image, or not under a class folder.
+        sha256: hex digests by name: of the archive, of each shard, or (Kaggle, which delivers a
+            folder) of the sorted list of all images' paths and digests, under `images`.
+        licence: licence of the images.
         citation: how to cite them; `""` if that is not known.
-        warnings: what to know before using them.
+        warnings: limitations of the data.
     """
 
     out: Path
@@ -85,7 +84,7 @@ class DownloadReport:
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Where the images of a staging folder came from and what was done on the way."""
+    """The source of the images in a staging folder, and how they were changed."""
 
     source: str
     changes: str
@@ -94,7 +93,7 @@ class _Origin:
     skipped: int = 0
     warnings: tuple[str, ...] = ()
     used_up: Path | None = None
-    """A download that is needed no more once the folder is there."""
+    """A downloaded file that is no longer needed once the folder is complete."""
 
 
 def download(
@@ -104,21 +103,21 @@ def download(
     sha256: str | None = None,
     hubs: Hubs | None = None,
 ) -> DownloadReport:
-    """Bring a data set to `out`, whole or not at all.
+    """Download a data set to `out`, completely or not at all.
 
     Args:
         source: `huggingface`, `kaggle`, an http(s) address of a zip file, or the path of one.
         out: the folder to make; it may exist if it is empty.
-        progress: is told of bytes, files and images.
-        sha256: hex digest that the zip file must have.
+        progress: reports bytes, files and images.
+        sha256: expected hex digest of the zip file.
         hubs: the clients of Hugging Face and Kaggle; `None` takes the real ones.
 
     Returns:
-        What was brought. An interrupted download goes on at the next call with the same source.
+        A report. An interrupted download resumes at the next call with the same source.
 
     Raises:
-        UsageError: `source` is none of the above, `out` is taken or can't be written to.
-        DataError: the archive or the tables are damaged, hold no data set, have another digest,
+        UsageError: `source` is none of the above, `out` is not empty or can't be written to.
+        DataError: the archive or the tables are damaged, contain no data set, have another digest,
             or (`huggingface`, `kaggle`) not the Kermany set's numbers of images.
         UnsafeArchiveError: the archive would write outside its folder, or is a bomb.
         ExtraMissingError: the clients of the extra `download` are not installed.
@@ -144,8 +143,8 @@ def download(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MissingError(
-                f"no space left on the disk for {out}. Free some; the download goes on from where "
-                "it was."
+                f"no space left on the disk for {out}. Free some; the same command resumes the "
+                "download."
             ) from error
         raise UsageError(f"{out} can't be made: {error}") from error
     return report
@@ -165,7 +164,7 @@ def _gather(
         try:
             return _from_zip(archive, name, staging, data, progress, used_up=archive)
         except DataError:
-            # Going on with it next time would only fail again.
+            # Resuming with this file would fail again.
             archive.unlink(missing_ok=True)
             raise
     archive = Path(source)
@@ -203,8 +202,8 @@ def _from_kaggle(data: Path, progress: Progress, hubs: Hubs) -> _Origin:
         digest.update(f"{sha256_of_file(path)}  {path.relative_to(data).as_posix()}\n".encode())
     return _Origin(
         f"Kaggle, {KAGGLE_NAME}",
-        "Images were copied unchanged; the second copy of the set that the download holds and "
-        "files that are no images were left out.",
+        "Images were copied unchanged; the second copy of the set in the download and files that "
+        "are not images were left out.",
         {"images": digest.hexdigest()},
         is_kermany=True,
         skipped=sum(1 for _ in files_in(tree)) - kept,
@@ -215,7 +214,7 @@ def _from_huggingface(data: Path, progress: Progress, hubs: Hubs) -> _Origin:
     snapshot = hubs.huggingface_folder(progress)
     shards = sorted(snapshot.rglob("*.parquet"))
     if not shards:
-        raise DataError(f"{snapshot} holds no Parquet files; wanted those of {HUGGINGFACE_NAME}")
+        raise DataError(f"{snapshot} has no Parquet files; wanted those of {HUGGINGFACE_NAME}")
     export_parquet(shards, data, progress)
     return _Origin(
         f"Hugging Face, {HUGGINGFACE_NAME}, revision {snapshot.name}",
@@ -229,12 +228,12 @@ def _from_huggingface(data: Path, progress: Progress, hubs: Hubs) -> _Origin:
 def _check_counts(source: str, images: tuple[SplitCount, ...], origin: _Origin) -> None:
     if origin.is_kermany and images != KERMANY_COUNTS:
         raise DataError(
-            f"{source} gave other images than the Kermany set has (NORMAL/PNEUMONIA): "
+            f"{source} delivered other images than the Kermany set has (NORMAL/PNEUMONIA): "
             f"found {_in_words(images)}; wanted {_in_words(KERMANY_COUNTS)}. "
             "Remove the client's cached copy and download again."
         )
     if sum(count.normal + count.pneumonia for count in images) == 0:
-        raise DataError(f"{origin.source} holds no image under a NORMAL/ or PNEUMONIA/ folder")
+        raise DataError(f"{origin.source} has no image under a NORMAL/ or PNEUMONIA/ folder")
 
 
 def _in_words(images: tuple[SplitCount, ...]) -> str:
@@ -244,7 +243,7 @@ def _in_words(images: tuple[SplitCount, ...]) -> str:
 def _report(
     out: Path, origin: _Origin, images: tuple[SplitCount, ...], size: int
 ) -> DownloadReport:
-    # Six numbers that agree leave no doubt about a zip file from elsewhere either.
+    # If all six numbers agree, a zip file from elsewhere is the Kermany set too.
     known = origin.is_kermany or images == KERMANY_COUNTS
     return DownloadReport(
         out=out,
@@ -288,10 +287,10 @@ def _check_digest(source: str, sha256: str | None) -> None:
 
 def _check_local(archive: Path, sha256: str | None) -> None:
     if archive.is_dir():
-        raise UsageError(f"{archive} is a folder already: give it as DATA, nothing to download")
+        raise UsageError(f"{archive} is already a folder: give it as DATA, nothing to download")
     if not archive.is_file():
         raise UsageError(
-            f"{archive} is not there. Give huggingface, kaggle, an http(s) address or a zip file"
+            f"{archive} does not exist. Give huggingface, kaggle, an http(s) address or a zip file"
         )
     if sha256 is not None and (found := sha256_of_file(archive)) != sha256.lower():
         raise DataError(f"{archive} has the SHA-256 {found}, wanted {sha256.lower()}")

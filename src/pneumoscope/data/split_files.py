@@ -1,7 +1,7 @@
-"""Splits of a data set: dealt by patient, checked, made usable for training, written and read.
+"""Split a data set by patient, and check, prepare, write and read splits.
 
-Comes in: an indexed data set, or a `split.csv`. Goes out: the same records, each with a split; or
-the file. Knows nothing of pixels or models. All randomness comes from `SplitConfig.seed`.
+The records keep their order; each gets a split. All randomness comes from `SplitConfig.seed`. The
+functions of `splitting`, `masks` and `manifest` that commands need are exported here too.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ __all__ = ["check_no_leak", "refuse_empty", "split", "with_usable_validation", "
 
 
 def split(dataset: Dataset, config: SplitConfig) -> Dataset:
-    """Give every record a split, by patient, stratified by class and subtype.
+    """Assign every record to a split, by patient, stratified by class and subtype.
 
-    A test split that the data set itself gives stays (with whatever shares a patient or a
-    byte-equal image with it) unless `config.test` asks for another: an official test set must not
-    slip into training unseen. A given train and val are dealt anew.
+    A given test split is kept, with all images that share a patient or are byte-equal to one of it,
+    unless `config.test` asks for a new one: images of an official test set must not enter training
+    by accident. A given train and val are split again.
 
     Args:
-        dataset: indexed; with hashes, byte-equal images of two patients stay on one side.
-        config: shares of patients, how to choose them, seed.
+        dataset: indexed; with hashes, byte-equal images of two patients stay together.
+        config: shares of patients, method of splitting, seed.
 
     Returns:
-        The records in their order, each with a split, and the warnings of the deal.
+        The records in their order, each with a split, and warnings.
 
     Raises:
-        UsageError: the shares are no shares.
+        UsageError: the shares are invalid.
 
     Example:
         >>> parts = split(index(xrays), SplitConfig(val=0.2, test=0.2))
@@ -45,32 +45,32 @@ def split(dataset: Dataset, config: SplitConfig) -> Dataset:
     check_shares(config)
     keep_test = not config.test
     held = frozenset(r.patient for r in dataset.records if r.split == "test" and keep_test)
-    dealt, warnings = assign_splits(dataset.records, config, held_for_test=held)
+    assigned, warnings = assign_splits(dataset.records, config, held_for_test=held)
     notes = list(warnings)
     given = Counter(record.split for record in dataset.records)
     if held:
-        moved = sum(record.split == "test" for record in dealt) - given["test"]
+        moved = sum(record.split == "test" for record in assigned) - given["test"]
         more = f", joined by {moved} more of the same patients" if moved else ""
         notes.append(
             f"The {given['test']} images of the given test stay there{more}. "
-            "To deal all patients anew, give --test SHARE."
+            "To split all patients again, give --test SHARE."
         )
-    anew = [name for name in SPLITS if given[name] and not (name == "test" and held)]
-    if anew and anew != ["train"]:
-        counts = " and ".join(f"{name} ({given[name]} images)" for name in anew)
-        notes.append(f"The given {counts} were pooled and dealt anew.")
-    return Dataset(dataset.root, dealt, (*dataset.warnings, *notes))
+    pooled = [name for name in SPLITS if given[name] and not (name == "test" and held)]
+    if pooled and pooled != ["train"]:
+        counts = " and ".join(f"{name} ({given[name]} images)" for name in pooled)
+        notes.append(f"The given {counts} were pooled and split again.")
+    return Dataset(dataset.root, assigned, (*dataset.warnings, *notes))
 
 
 def refuse_empty(dataset: Dataset, config: SplitConfig) -> None:
-    """See that every split that was asked for, and train, has an image.
+    """Check that train and every requested split have an image.
 
     Args:
-        dataset: what `split` made.
-        config: the shares that were asked for.
+        dataset: result of `split`.
+        config: the requested shares.
 
     Raises:
-        DataError: one has none; names the patient with most images.
+        DataError: a split is empty; the message names the patient with most images.
     """
     counts = Counter(record.split for record in dataset.records)
     shares = {"train": 1.0, "val": config.val, "test": config.test}
@@ -82,7 +82,7 @@ def refuse_empty(dataset: Dataset, config: SplitConfig) -> None:
     raise DataError(
         f"{dataset.root}: {' and '.join(empty)} would be empty: the {len(dataset.records)} images "
         f"are of {len(patients)} patient{'' if len(patients) == 1 else 's'} ({most!r} has "
-        f"{images}), none of whom may be parted; wanted at least one patient for each split. "
+        f"{images}), whose images must stay together; wanted at least one patient for each split. "
         "Correct the patient ids (a CSV manifest with a column 'patient'), add patients, or ask "
         "for fewer splits."
     )

@@ -1,10 +1,8 @@
-"""From which split is this film? If a classifier can tell, the splits differ in their making.
+"""Classifier two-sample tests between splits: detect that splits were acquired differently.
 
-Comes in: `ThumbnailSet`. Goes out: `SplitTest` records, one per class and pair of splits.
-Knows nothing of files, pages or models.
-
-A classifier of two samples as a test that they differ: Lopez-Paz and Oquab 2017,
-"Revisiting classifier two-sample tests" (arXiv:1610.06545). Patients are held out whole.
+If a classifier can determine from which split an image comes, the splits differ by more than
+chance. The result is one `SplitTest` per class and pair of splits. Method: Lopez-Paz and Oquab
+2017, "Revisiting classifier two-sample tests" (arXiv:1610.06545). Folds keep patients together.
 """
 
 from __future__ import annotations
@@ -29,51 +27,51 @@ from pneumoscope.data.thumbnails import (
 from pneumoscope.progress import Task
 from pneumoscope.records import CLASS_NAMES, SPLITS
 
-_FEWEST_FILMS = 20
-_MOST_DRIVERS = 3
+_MIN_IMAGES = 20
+_MAX_DRIVERS = 3
 _SKEWED = ("width", "height", "file_bytes")
-"""Taken as logarithms by the classifier: their ratios count, not their differences."""
+"""The classifier gets their logarithms, since ratios matter, not differences."""
 
 PAIRS = (("train", "test"), ("train", "val"), ("val", "test"))
-"""The comparisons, in this order; SPLITS gives the names."""
+"""The comparisons, in this order; the names are those of SPLITS."""
 
 
-def split_tests(films: ThumbnailSet, seed: int, task: Task) -> tuple[SplitTest, ...]:
-    """One test per class and pair of splits that both have 20 films of five patients.
+def split_tests(images: ThumbnailSet, seed: int, task: Task) -> tuple[SplitTest, ...]:
+    """Run one test per class and pair of splits that both have 20 images of five patients.
 
     Args:
-        films: readable films.
-        seed: of the deal to folds and of the bootstrap.
-        task: told of each comparison.
+        images: readable images.
+        seed: of the assignment to folds and of the bootstrap.
+        task: reports each comparison.
     """
     found = []
     for label, (first, second) in itertools.product(range(len(CLASS_NAMES)), PAIRS):
-        of_class = films.labels == label
-        places = np.flatnonzero(of_class & np.isin(films.splits, (first, second)))
-        classes = (films.splits[places] == second).astype(np.int64)
-        if min(classes.sum(), len(classes) - classes.sum()) >= _FEWEST_FILMS:
-            found.append(_test(films, places, classes, (label, first, second), seed))
+        of_class = images.labels == label
+        places = np.flatnonzero(of_class & np.isin(images.splits, (first, second)))
+        classes = (images.splits[places] == second).astype(np.int64)
+        if min(classes.sum(), len(classes) - classes.sum()) >= _MIN_IMAGES:
+            found.append(_test(images, places, classes, (label, first, second), seed))
         task.advance()
     return tuple(test for test in found if test is not None)
 
 
 def comparisons() -> int:
-    """How many comparisons `split_tests` may make."""
+    """The maximum number of comparisons of `split_tests`."""
     return len(CLASS_NAMES) * len(list(itertools.combinations(SPLITS, 2)))
 
 
 def _test(
-    films: ThumbnailSet,
+    images: ThumbnailSet,
     places: npt.NDArray[np.int64],
     classes: npt.NDArray[np.int64],
     named: tuple[int, str, str],
     seed: int,
 ) -> SplitTest | None:
     label, first, second = named
-    patients = films.patients[places]
-    properties = {name: values[places] for name, values in _properties(films).items()}
+    patients = images.patients[places]
+    properties = {name: values[places] for name, values in _properties(images).items()}
     columns = _columns(properties)
-    small = films.small[places]
+    small = images.small[places]
     whole = cross_validated(np.hstack([small, columns]), classes, patients, seed)
     shape = cross_validated(standardised(small), classes, patients, seed)
     alone = cross_validated(columns, classes, patients, seed) if columns.shape[1] else None
@@ -92,17 +90,17 @@ def _test(
         high=round(high, 4),
         shape_auc=round(area(shape, classes), 4),
         property_auc=round(area(alone, classes), 4) if alone is not None else 0.5,
-        drivers=tuple(drivers[:_MOST_DRIVERS]),
+        drivers=tuple(drivers[:_MAX_DRIVERS]),
     )
 
 
-def _properties(films: ThumbnailSet) -> Mapping[Property, npt.NDArray[np.float64]]:
-    """Every property of every film, (n,) float64 each."""
+def _properties(images: ThumbnailSet) -> Mapping[Property, npt.NDArray[np.float64]]:
+    """Every property of every image, (n,) float64 each."""
     found: dict[Property, npt.NDArray[np.float64]] = {
-        cast("Property", name): films.numbers[:, column] for column, name in enumerate(QUANTITIES)
+        cast("Property", name): images.numbers[:, column] for column, name in enumerate(QUANTITIES)
     }
-    found["border"] = films.border.astype(np.float64)
-    found["centre"] = films.centre.astype(np.float64)
+    found["border"] = images.border.astype(np.float64)
+    found["centre"] = images.centre.astype(np.float64)
     return found
 
 

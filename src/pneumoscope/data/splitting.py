@@ -1,7 +1,7 @@
-"""The deal itself: whole patients into train, val and test, and the check that none is in two.
+"""Assign whole patients to train, val and test or to folds, and check for patient leaks.
 
-Comes in: records. Goes out: the same records with their splits, or an error that names the patient.
-Knows nothing of files: neither of images nor of a `split.csv`.
+The functions return records with splits, or raise an error that names the patient. No files are
+read, neither images nor a `split.csv`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """Patients that must stay together: one, or several who share a byte-equal image."""
+    """Patients that must stay together: one, or several that share a byte-equal image."""
 
     members: tuple[int, ...]
     patients: tuple[str, ...]
@@ -37,18 +37,18 @@ def assign_splits(
     config: SplitConfig,
     held_for_test: frozenset[str] = frozenset(),
 ) -> tuple[tuple[ImageRecord, ...], tuple[str, ...]]:
-    """Deal `records` to the splits; given splits are ignored.
+    """Assign `records` to splits by patient; given splits are ignored.
 
-    A unit is a patient, or several joined by a byte-equal image. Units of one stratum stand in a
-    row (shuffled; or, with `by="block"`, the last id first) that counts patients; the first
-    `config.test` of it is test, the next `config.val` val, the rest train. A unit's middle decides,
-    so each share is met as closely as whole units allow. Each class that has patients enough gets
-    one into every split that was asked for.
+    A unit is a patient, or several patients joined by a byte-equal image. The units of one stratum
+    are put in a row (shuffled; or, with `by="block"`, the last id first) and measured in patients.
+    The first share `config.test` of the row is test, the next share `config.val` is val, the rest
+    is train. The middle of a unit decides, so each share is met as closely as whole units allow.
+    Each class with enough patients gets at least one unit in every requested split.
 
     Args:
         records: any images.
         config: shares in [0, 1) with a sum below 1, `by`, seed.
-        held_for_test: patients who go to test whatever the shares.
+        held_for_test: patients that go to test in any case.
 
     Returns:
         The records in their order with their splits, and warnings.
@@ -61,7 +61,7 @@ def assign_splits(
     }
     rows: dict[int, list[int]] = defaultdict(list)
     for label, row in _strata(units, config.by, config.seed, without=splits):
-        _deal_row(row, units, config, splits)
+        _split_row(row, units, config, splits)
         rows[label] += row
     shares: dict[Split, float] = {"val": config.val, "test": config.test}
     wanted = [name for name, share in shares.items() if share]
@@ -70,24 +70,24 @@ def assign_splits(
     for place, unit in enumerate(units):
         for member in unit.members:
             chosen[member] = splits[place]
-    dealt = tuple(
+    assigned = tuple(
         dataclasses.replace(record, split=name)
         for record, name in zip(records, chosen, strict=True)
     )
-    return dealt, (*warnings, *notes)
+    return assigned, (*warnings, *notes)
 
 
 def assign_folds(
     records: Sequence[ImageRecord], folds: int, by: Literal["random", "block"], seed: int
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Assign every record to one of `folds` folds of about as many patients of each class.
+    """Assign every record to one of `folds` folds with about as many patients of each class.
 
-    Patients who share a byte-equal image stay together. Given splits are ignored.
+    Patients that share a byte-equal image stay together. Given splits are ignored.
 
     Args:
         records: any images.
-        folds: how many, 2 or more.
-        by: random patients; or blocks of consecutive ids of each kind, a stand-in for another time
+        folds: number of folds, 2 or more.
+        by: random patients; or blocks of consecutive ids of each series, which imitate another time
             or site.
         seed: of the random assignment.
 
@@ -111,7 +111,7 @@ def assign_folds(
         there = {of_unit[place] for place in rows[label]}
         if len(there) < folds:
             raise DataError(
-                f"--folds {folds}: {name} has images in {len(there)} folds only, of "
+                f"--folds {folds}: {name} has images in only {len(there)} folds, of "
                 f"{sum(len(units[place].patients) for place in rows[label])} patients; wanted "
                 "both classes in every fold. Use fewer folds."
             )
@@ -128,9 +128,9 @@ def _strata(
     seed: int,
     without: Mapping[int, Split] = MappingProxyType({}),
 ) -> Iterator[tuple[int, list[int]]]:
-    """The units of each stratum in the order in which they are dealt, with the class's label.
+    """The units of each stratum in the order of assignment, with the label of the class.
 
-    Strata are subtypes, shuffled; or by blocks the kinds of ids, the last id first.
+    Strata are subtypes, shuffled; or, by blocks, the series of ids, the last id first.
     """
     strata: dict[tuple[int, str], list[int]] = defaultdict(list)
     for place, unit in enumerate(units):
@@ -146,10 +146,10 @@ def _strata(
 
 
 def check_shares(config: SplitConfig) -> None:
-    """Make sure that `val` and `test` are shares that leave something for train.
+    """Check that `val` and `test` are valid shares that leave something for train.
 
     Raises:
-        UsageError: names the value and what was wanted.
+        UsageError: names the value and what was expected.
     """
     shares = {"val": config.val, "test": config.test}
     for name, share in shares.items():
@@ -166,7 +166,7 @@ def check_shares(config: SplitConfig) -> None:
 
 
 def _units(records: Sequence[ImageRecord]) -> tuple[list[_Unit], tuple[str, ...]]:
-    """The units in natural order of their first patient, so that the deal ignores file order."""
+    """The units in natural order of their first patient, independent of the file order."""
     members: dict[str, list[int]] = defaultdict(list)
     of_hash: dict[str, str] = {}
     pairs: list[tuple[str, str]] = []
@@ -190,13 +190,13 @@ def _units(records: Sequence[ImageRecord]) -> tuple[list[_Unit], tuple[str, ...]
     if not joined:
         return units, ()
     warning = (
-        f"{len(joined)} times, patients share a byte-equal image "
+        f"In {len(joined)} cases patients share a byte-equal image "
         f"(such as {joined[0].patients[0]!r} and {joined[0].patients[1]!r}): they stay together."
     )
     return units, (warning,)
 
 
-def _deal_row(
+def _split_row(
     row: Sequence[int], units: Sequence[_Unit], config: SplitConfig, splits: dict[int, Split]
 ) -> None:
     total = sum(len(units[place].patients) for place in row)
@@ -216,7 +216,7 @@ def _deal_row(
 def _fill(
     row: Sequence[int], label: int, wanted: Sequence[Split], splits: dict[int, Split]
 ) -> list[str]:
-    """Move one unit of a class from train into each wanted split that has none of the class."""
+    """Move one unit of a class from train into each requested split that lacks the class."""
     notes = []
     for name in wanted:
         train = [place for place in row if splits[place] == "train"]
@@ -225,15 +225,15 @@ def _fill(
         if len(train) > 1:
             splits[train[0]] = name
         else:
-            notes.append(f"{name} has no {CLASS_NAMES[label]} image: too few patients of it.")
+            notes.append(f"{name} has no {CLASS_NAMES[label]} image: it has too few patients.")
     return notes
 
 
 def check_no_leak(records: Iterable[ImageRecord], where: str = "the data set") -> None:
-    """Make sure that no patient is in two splits.
+    """Check that no patient is in two splits.
 
     Args:
-        records: images; those without a split are passed over.
+        records: images; those without a split are ignored.
         where: named in the message: a folder or a `split.csv`.
 
     Raises:

@@ -1,12 +1,8 @@
-"""The readable films of a data set as arrays, and the small features that an audit reasons on.
+"""Thumbnails of a data set as feature arrays, and cross-validated classifiers on them.
 
-Comes in: thumbnails and numbers that `audit` measured. Goes out: float32 features, a row per film.
-Knows nothing of files or models.
-
-Scores of films by classifiers that never saw the film's patient, and their area under the curve.
-
-Comes in: features, classes, patients. Goes out: cross-validated logits; areas with intervals.
-Knows nothing of what is classified.
+`ThumbnailSet` holds the readable images of a data set as arrays. `cross_validated` computes scores
+from classifiers that were not trained on the image's patient; `area` and `interval_of_area` compute
+the area under the ROC curve of these scores and its interval.
 """
 
 from __future__ import annotations
@@ -22,7 +18,7 @@ THUMBNAIL_SIDE = 32
 SMALL_SIDE = 16
 
 _RING = 4
-"""Pixels of a thumbnail's border: the outer eighth of the film on each side."""
+"""Width in pixels of a thumbnail's border: the outer eighth of the image on each side."""
 
 _TINY = 1e-6
 
@@ -31,16 +27,16 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailSet:
-    """Readable films, all in one order.
+    """The readable images of a data set, all arrays in the same order.
 
     Attributes:
         thumbnails: (n, 1024) uint8, 32×32 pixels each.
-        numbers: (n, len(QUANTITIES)) float64, as in `distributions`.
+        numbers: (n, len(QUANTITIES)) float64, the columns of `duplicates.QUANTITIES`.
         labels: (n,) int64, 0 or 1.
         patients: (n,) str.
         splits: (n,) str.
         digests: SHA-256 of each file.
-        members: path, split, label and patient of each, for the records.
+        members: path, split, label and patient of each image, for the records.
     """
 
     thumbnails: npt.NDArray[np.uint8]
@@ -66,7 +62,7 @@ class ThumbnailSet:
 
     @property
     def centre(self) -> Floats:
-        """(n,) float32 in [0, 1]: mean brightness of all but the outer ring."""
+        """(n,) float32 in [0, 1]: mean brightness inside the outer ring."""
         return self._mean_where(~_ring())
 
     def _mean_where(self, mask: npt.NDArray[np.bool_]) -> Floats:
@@ -84,18 +80,18 @@ def _ring() -> npt.NDArray[np.bool_]:
 
 
 def standardised(rows: Floats) -> Floats:
-    """Each row at mean 0 and length 1 (a row of one grey at 0): products are Pearson's r."""
+    """Scale each row to mean 0 and length 1 (constant rows to 0), so products are Pearson's r."""
     centred = rows - rows.mean(axis=1, keepdims=True)
     unit: Floats = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), _TINY)
     return unit
 
 
 def residuals_from_mean(rows: Floats) -> Floats:
-    """Standardised rows less their common mean, standardised again.
+    """Standardised rows minus their common mean, standardised again.
 
-    All chest films look alike; what is left is by what each differs from the mean film. On the
-    Kermany training images it tells pairs of one patient from strangers with AUC 0.71; without
-    this step, 0.62.
+    All chest X-rays look alike; the residuals are the differences from the mean image. On the
+    Kermany training images they separate pairs of one patient from pairs of different patients with
+    AUC 0.71; without this step, 0.62.
     """
     once = standardised(rows)
     return standardised(once - once.mean(axis=0))
@@ -117,7 +113,7 @@ class Scores:
 
     Attributes:
         logits: (n,) float64, from the fold in which the row was held out.
-        fold: (n,) int64, which one that was: scores of different folds have different scales.
+        fold: (n,) int64, number of that fold; the scores of different folds differ in scale.
     """
 
     logits: Doubles
@@ -125,26 +121,30 @@ class Scores:
 
 
 def cross_validated(
-    features: Floats,
+    features: Floats | Doubles,
     classes: Ints,
     patients: npt.NDArray[np.str_],
     seed: int,
     *,
+    folds: int = FOLDS,
     components: int = 0,
     penalty: float = 100.0,
+    iterations: int = _STEPS,
 ) -> Scores | None:
-    """Logits of logistic regression on standardised features, held out by patient.
+    """Logits of a logistic regression on standardised features, cross-validated by patient.
 
     Args:
         features: (n, d) float32.
         classes: (n,) 0 or 1.
         patients: (n,) str; a patient's rows are held out together.
-        seed: of the deal to folds.
+        seed: of the assignment to folds.
+        folds: number of folds.
         components: principal components taken first, 0 for none; of few rows, a fifth of them.
         penalty: of squared weights (1 / C).
+        iterations: limit of the solver's iterations.
 
     Returns:
-        The scores, or `None` where a class has fewer patients than there are folds.
+        The scores, or `None` if a class has fewer patients than there are folds.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
@@ -152,11 +152,11 @@ def cross_validated(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if any(len(np.unique(patients[classes == c])) < FOLDS for c in (0, 1)):
+    if any(len(np.unique(patients[classes == c])) < folds for c in (0, 1)):
         return None
     logits = np.zeros(len(classes), np.float64)
     fold = np.zeros(len(classes), np.int64)
-    dealer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for number, (seen, held) in enumerate(dealer.split(features, classes, patients)):
         if len(np.unique(classes[seen])) < 2:
             return None
@@ -164,7 +164,7 @@ def cross_validated(
         model = make_pipeline(
             PCA(most, random_state=seed) if components else "passthrough",
             StandardScaler(),
-            LogisticRegression(C=1 / penalty, max_iter=_STEPS),
+            LogisticRegression(C=1 / penalty, max_iter=iterations),
         )
         model.fit(features[seen], classes[seen])
         logits[held] = model.decision_function(features[held])
@@ -173,17 +173,17 @@ def cross_validated(
 
 
 def area(scores: Scores, classes: Ints) -> float:
-    """Area under the ROC curve, pairs of one fold alone counting."""
+    """Area under the ROC curve over pairs within one fold."""
     return float(_areas(scores, classes, np.ones((1, len(classes)), np.float64))[0])
 
 
 def interval_of_area(
     scores: Scores, classes: Ints, patients: npt.NDArray[np.str_], seed: int
 ) -> tuple[float, float]:
-    """The 95 % interval of `area` by bootstrap of patients, the classifiers as they are.
+    """The 95 % interval of `area` by bootstrap of patients, with fixed classifiers.
 
     The Bayesian bootstrap (Rubin 1981, doi:10.1214/aos/1176345338): each patient gets a random
-    weight, so no resample lacks a class.
+    weight, so that every resample has both classes.
     """
     rng = np.random.default_rng(seed)
     _, codes = np.unique(patients, return_inverse=True)

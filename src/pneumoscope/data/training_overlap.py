@@ -1,15 +1,15 @@
-"""Whether images are among those a model was trained on, from salted hashes and nothing else.
+"""Detect whether images are among those a model was trained on, from salted hashes.
 
-Of each image two hashes of 64 bits are kept: of its bytes (from their SHA-256), and of what it
-shows (the perceptual hash by the discrete cosine transform, Zauner 2010), which a copy in another
-format or size keeps. Both go through a keyed BLAKE2 with the bundle's salt, so that no image can be
-made of them and tables of two models can't be matched; 16 bytes an image.
+Two hashes of 64 bits are kept per image: of its bytes (from their SHA-256), and of its content (the
+perceptual hash by the discrete cosine transform, Zauner 2010), which copies in another format or
+size share. Both pass through a keyed BLAKE2 with the bundle's salt. So images can't be
+reconstructed from them, and tables of two models can't be matched. An image takes 16 bytes.
 
-A copy that was saved again may differ in a few bits of what it shows. Salted hashes can only be
-equal or not, so the image that is asked about is tried with its least certain bits turned. Of 150
-training images of the Kermany set all were found again as PNG, as JPEG of quality 40 and at half
-size, 105 after a gamma of 0.8; of 1,500 others three were held for training images, two of which
-are byte-equal to one.
+A copy that was saved again may differ in a few bits of the perceptual hash. Salted hashes can only
+be equal or not, so the query image is tried with its least certain bits flipped. Of 150 training
+images of the Kermany set all were detected as PNG, as JPEG of quality 40 and at half size, and 105
+after a gamma of 0.8. Of 1,500 other images three were detected as training images, two of which are
+byte-equal to one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 
 TABLE_NAME = "seen"
-"""Of the table in a bundle (`seen.npz`)."""
+"""Name of the table in a bundle (`seen.npz`)."""
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, ...] = ("train", "val")
@@ -44,21 +44,21 @@ _SIDE = 32
 _HASH_SIDE = 8
 _SALT_BYTES = 16
 _UNCERTAIN = 14
-"""Bits nearest to the median that are tried both ways, up to `_MOST_TURNED` at once."""
+"""Bits nearest to the median that are tried both ways, up to `_MAX_FLIPPED` at once."""
 
-_MOST_TURNED = 3
+_MAX_FLIPPED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOverlap:
-    """How many of some images a model has seen.
+    """How many of some images a model was trained on.
 
     Attributes:
-        images: how many were looked at.
-        known: whether the model keeps hashes; if not, all below is 0 and means nothing.
+        images: number of images checked.
+        known: whether the model keeps hashes; if not, all counts below are 0 and meaningless.
         identical: images with the bytes of a training image.
-        alike: further ones that show what a training image shows, in another file.
-        chosen_on: further ones that its epoch, calibration and threshold were chosen on.
+        alike: further images with the content of a training image, in another file.
+        chosen_on: further images that epoch, calibration and threshold were chosen on.
     """
 
     images: int
@@ -85,8 +85,8 @@ class TrainingOverlap:
         """One sentence, for a terminal and a page."""
         if not self.known:
             return (
-                "Whether the model was trained on some of these images can't be told: it keeps no "
-                "hashes of its training images."
+                "It is not known whether the model was trained on some of these images: it keeps "
+                "no hashes of its training images."
             )
         found = []
         if self.trained_on:
@@ -95,7 +95,9 @@ class TrainingOverlap:
             found.append(f"had its threshold chosen on {self.chosen_on:,} of them")
         if not found:
             return f"None of these {self.images:,} images is among the model's training images."
-        return f"The model {' and '.join(found)}: the results flatter it. Evaluate on others."
+        return (
+            f"The model {' and '.join(found)}: the results are too optimistic. Evaluate on others."
+        )
 
 
 def training_hashes(
@@ -103,28 +105,30 @@ def training_hashes(
     progress: Progress = SILENT,
     before: HashTable | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The hashes of a model's images, for its bundle.
+    """Compute the hashes of a model's images, for its bundle.
 
     Args:
-        records: those trained on, and those that epoch and threshold were chosen on; hashed by
+        records: the images trained on, and those that epoch and threshold were chosen on; hashed by
             `index`.
-        progress: told of every image.
-        before: the table of the model whose weights this one began with: it has seen those, too.
+        progress: reports images.
+        before: the table of the model whose weights were the initial ones; its images count too.
 
     Returns:
-        Per generation, from 0, the model itself: `0_salt` (16,) uint8, and per part sorted uint64
-        `0_PART_bytes` and `0_PART_look`. The salt follows from the training images, so that the
-        same run makes the same bundle.
+        Per generation, from 0 for the model itself: `0_salt` (16,) uint8, and per part sorted
+        uint64 `0_PART_bytes` and `0_PART_look`. The salt depends on the training images, so that
+        the same run makes the same bundle.
     """
     digest = hashlib.sha256(f"seen by {fingerprint(records['train'])}".encode()).digest()
     salt = digest[:_SALT_BYTES]
     table: dict[str, NDArray[Any]] = {"0_salt": np.frombuffer(salt, np.uint8)}
     for part, of_part in records.items():
-        looks = _looks([record.path for record in of_part], progress, "Hashing what was seen")
+        hashes = _perceptual_hashes(
+            [record.path for record in of_part], progress, "Hashing training images"
+        )
         known = [record.sha256 for record in of_part if record.sha256]
         table[f"0_{part}_bytes"] = _column(_keyed(bytes.fromhex(each), salt) for each in known)
         table[f"0_{part}_look"] = _column(
-            _keyed(np.packbits(look[0]).tobytes(), salt) for look in looks if look is not None
+            _keyed(np.packbits(one[0]).tobytes(), salt) for one in hashes if one is not None
         )
     older = [] if before is None else _generations(before)
     number = 1
@@ -138,12 +142,12 @@ def training_hashes(
 def count_overlap(
     table: HashTable | None, records: Sequence[ImageRecord], progress: Progress = SILENT
 ) -> TrainingOverlap:
-    """How many of `records` are among the images that a table was made of.
+    """Count how many of `records` are among the images of a table.
 
     Args:
-        table: of `training_hashes`; `None`: the model keeps none.
-        records: hashed by `index`. Images whose bytes are not known are decoded.
-        progress: told of the images that are decoded.
+        table: result of `training_hashes`; `None` if the model keeps none.
+        records: hashed by `index`. Images without known bytes are decoded.
+        progress: reports the decoded images.
     """
     if table is None:
         return TrainingOverlap(len(records), known=False)
@@ -151,12 +155,14 @@ def count_overlap(
     rest = [r for r in records if not any(model.has_bytes(r, "train") for model in models)]
     identical = len(records) - len(rest)
     alike = chosen_on = 0
-    looks = _looks([record.path for record in rest], progress, "Comparing with training images")
-    for record, look in zip(rest, looks, strict=True):
-        tried = [] if look is None else _variants(*look)
-        if any(model.has_look(tried, "train") for model in models):
+    hashes = _perceptual_hashes(
+        [record.path for record in rest], progress, "Comparing with training images"
+    )
+    for record, own in zip(rest, hashes, strict=True):
+        tried = [] if own is None else _variants(*own)
+        if any(model.has_content(tried, "train") for model in models):
             alike += 1
-        elif any(m.has_bytes(record, "val") or m.has_look(tried, "val") for m in models):
+        elif any(m.has_bytes(record, "val") or m.has_content(tried, "val") for m in models):
             chosen_on += 1
     return TrainingOverlap(len(records), True, identical, alike, chosen_on)
 
@@ -173,7 +179,7 @@ class _Hashes:
         found = self._sets.get(f"{part}_bytes", set())
         return bool(record.sha256) and _keyed(bytes.fromhex(record.sha256), self._salt) in found
 
-    def has_look(self, tried: Sequence[bytes], part: Part) -> bool:
+    def has_content(self, tried: Sequence[bytes], part: Part) -> bool:
         """Whether one of the perceptual hashes is in a part."""
         found = self._sets.get(f"{part}_look", set())
         return bool(found) and any(_keyed(each, self._salt) in found for each in tried)
@@ -192,13 +198,13 @@ def _generations(table: HashTable) -> list[dict[str, NDArray[Any]]]:
 def perceptual_bits(
     pixels: NDArray[np.float32],
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """The 64 bits of what an image shows, and how far each is from turning.
+    """The 64 bits of the perceptual hash, and how far each is from flipping.
 
     Args:
         pixels: (h, w) in [0, 1].
 
     Returns:
-        Bits (64,), whether each of the lowest frequencies of the 32×32 thumbnail lies above their
+        Bits (64,), whether each of the lowest frequencies of the 32×32 thumbnail is above their
         median; and distances (64,) from it.
     """
     from PIL import Image
@@ -212,11 +218,11 @@ def perceptual_bits(
 
 
 def _variants(bits: NDArray[np.bool_], distances: NDArray[np.float64]) -> list[bytes]:
-    """The hash itself, and with up to three of its least certain bits turned, 8 bytes each."""
+    """The hash itself, and with up to three of its least certain bits flipped, 8 bytes each."""
     uncertain = np.argsort(distances, kind="stable")[:_UNCERTAIN]
     turned = [
         list(chosen)
-        for count in range(_MOST_TURNED + 1)
+        for count in range(_MAX_FLIPPED + 1)
         for chosen in itertools.combinations(uncertain.tolist(), count)
     ]
     rows = np.tile(bits, (len(turned), 1))
@@ -226,7 +232,7 @@ def _variants(bits: NDArray[np.bool_], distances: NDArray[np.float64]) -> list[b
     return [row.tobytes() for row in packed]
 
 
-def _looks(
+def _perceptual_hashes(
     paths: Sequence[Path], progress: Progress, title: str
 ) -> list[tuple[NDArray[np.bool_], NDArray[np.float64]] | None]:
     """`perceptual_bits` of every file, `None` where it can't be read."""
@@ -237,13 +243,13 @@ def _looks(
         ThreadPoolExecutor(_THREADS) as pool,
         progress.task(title, len(paths), "images") as task,
     ):
-        for look in pool.map(_look, paths):
-            found.append(look)
+        for hashed in pool.map(_perceptual_hash, paths):
+            found.append(hashed)
             task.advance()
     return found
 
 
-def _look(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float64]] | None:
+def _perceptual_hash(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float64]] | None:
     try:
         return perceptual_bits(read_image(path).pixels)
     except (ImageRefusedError, OSError):

@@ -1,7 +1,7 @@
-"""Images in folders: which split and class each lies in, and what is left out and why.
+"""List the images in a folder of splits or classes, and report what is left out.
 
-Nothing is decoded. What is no image by name and content (`notes.txt`) is left out and counted; a
-broken file with an image's name stays, so that its reader can refuse it.
+No image is decoded. Files that are not images by name and content (`notes.txt`) are left out and
+counted. A broken file with an image's name stays, so that the image reader can refuse it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _LIKELY = (re.compile(r"normal|healthy|no[ _-]?finding|negative|clear"),
 
 
 def class_words(pneumonia: str = "", normal: str = "") -> dict[str, int]:
-    """Names of classes with their labels: the usual two and those of a user.
+    """Names of classes with their labels: the two defaults and those of a user.
 
     Args:
-        pneumonia: names that mean PNEUMONIA, parted by commas.
+        pneumonia: names that mean PNEUMONIA, separated by commas.
         normal: names that mean NORMAL.
     """
     words = dict(CLASS_WORDS)
@@ -51,16 +51,16 @@ def class_words(pneumonia: str = "", normal: str = "") -> dict[str, int]:
 def records_of_folder(
     root: Path, notes: list[str], classes: Mapping[str, int] = CLASS_WORDS
 ) -> list[ImageRecord]:
-    """The images below a folder of splits or of classes.
+    """List the images below a folder of splits or of classes.
 
     Args:
         root: the folder.
-        notes: gets a sentence for all that was left out.
+        notes: a sentence is appended for everything that is left out.
         classes: names of class folders, in lower case, and their labels.
 
     Raises:
-        DataError: the folder has neither form, holds no image, can't be listed, or one of the two
-            classes is missing while folders of other classes are there.
+        DataError: the folder has neither form, contains no image, can't be listed, or one of the
+            two classes is missing while folders of other classes exist.
     """
     folders = [entry for entry in _visible(root) if path_exists(Path(entry.path), "dir")]
     splits: dict[Split, list[str]] = {name: [] for name in SPLITS}
@@ -71,14 +71,14 @@ def records_of_folder(
     if any(splits.values()) and found_classes:
         raise DataError(
             f"{root}: found both splits and the classes {', '.join(found_classes)} side by side, "
-            f"so it is unclear which images are meant. Wanted {SHAPES}. Move one of the two away."
+            f"so it is unclear which images to use. Wanted {SHAPES}. Move one of the two away."
         )
     reader = _Reader(root, notes, classes)
     records: list[ImageRecord] = []
     if any(splits.values()):
         for split, names in splits.items():
             if len(names) > 1:
-                notes.append(f"{root}: {' and '.join(names)} are both taken for {split}.")
+                notes.append(f"{root}: {' and '.join(names)} are both used as {split}.")
             for name in names:
                 records += reader.of_classes(root / name, split)
         rest = [entry.name for entry in folders if parse_split(entry.name) is None]
@@ -89,26 +89,26 @@ def records_of_folder(
     else:
         raise DataError(f"{root}: {_found_instead(root, folders, classes)}. Wanted {SHAPES}.")
     reader.refuse_one_class_of_many(records)
-    reader.tell()
+    reader.report()
     if not records:
         raise DataError(
-            f"{root}: the class folders hold no file that could be an X-ray. Wanted images below "
-            "NORMAL/ and PNEUMONIA/. Check that the download or copy was complete."
+            f"{root}: the class folders contain no file that could be an X-ray. Wanted images "
+            "below NORMAL/ and PNEUMONIA/. Check that the download or copy was complete."
         )
     order = {split: place for place, split in enumerate(SPLITS)}
     return sorted(records, key=lambda r: (order.get(r.split or "train", 0), r.label, str(r.path)))
 
 
 def path_exists(path: Path, what: str) -> bool:
-    """Whether a path is a folder (`dir`) or a file; `False` for what can't be looked at."""
+    """Whether a path is a folder (`dir`) or a file; `False` if it can't be accessed."""
     try:
         return path.is_dir() if what == "dir" else path.is_file()
-    except (OSError, ValueError):  # a name that the file system can't hold
+    except (OSError, ValueError):  # a name that the file system does not support
         return False
 
 
 class _Reader:
-    """Walks class folders and remembers what it left out."""
+    """Walks class folders and records what it leaves out."""
 
     def __init__(self, root: Path, notes: list[str], classes: Mapping[str, int]) -> None:
         self._root, self._notes, self._classes = root, notes, classes
@@ -144,18 +144,18 @@ class _Reader:
                 yield path
 
     def refuse_unknown_splits(self, names: Sequence[str]) -> None:
-        """A folder of classes beside train/ and test/ holds images: it is not passed over."""
+        """Refuse a folder of classes beside train/ and test/ that is not a split."""
         for name in names:
             inner = [entry.name.lower() for entry in _visible(self._root / name)]
             if any(each in self._classes for each in inner):
                 raise DataError(
-                    f"{self._root}: found {name}/ with class folders beside the splits, which is "
-                    f"the name of no split. Wanted one of {split_words()}. Rename {name}/, or move "
+                    f"{self._root}: found {name}/ with class folders beside the splits; it is not "
+                    f"the name of a split. Wanted one of {split_words()}. Rename {name}/, or move "
                     "it away."
                 )
 
     def refuse_one_class_of_many(self, records: Sequence[ImageRecord]) -> None:
-        """One of the two classes is missing, and other folders with images lie beside the other."""
+        """Refuse data without one of the classes if other folders contain images."""
         missing = {0, 1} - {record.label for record in records}
         if self._others and missing:
             raise DataError(
@@ -164,18 +164,18 @@ class _Reader:
                 f"wanted NORMAL and PNEUMONIA. {_way_out(self._root, self._others, min(missing))}"
             )
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Add what was left out to the notes."""
         for folder, count in sorted(self._masks.items()):
             self._notes.append(
-                f"{folder}: {count} files left out: by its name the folder holds masks or "
-                "drawings, not X-rays."
+                f"{folder}: {count} files left out: the name suggests masks or drawings, not "
+                "X-rays."
             )
         if self._no_images:
             shown = ", ".join(path.name for path in self._no_images[:_NAMED_AT_MOST])
             more = ", …" if len(self._no_images) > _NAMED_AT_MOST else ""
             self._notes.append(
-                f"{self._root}: {len(self._no_images)} files left out that are no images by name "
+                f"{self._root}: {len(self._no_images)} files left out that are not images by name "
                 f"and content: {shown}{more}."
             )
 
@@ -183,7 +183,7 @@ class _Reader:
 def is_certainly_not_image(path: Path) -> bool:
     """Whether neither the name (`notes.txt`) nor the content is that of an image.
 
-    Files without a usual suffix (`IM0001`, `1.2.840.1`) may be DICOM, and stay.
+    Files without a usual suffix (`IM0001`, `1.2.840.1`) may be DICOM, and are kept.
     """
     suffix = path.suffix.removeprefix(".")
     if not _SUFFIX.fullmatch(suffix) or _IMAGE_SUFFIXES.fullmatch(suffix):
@@ -191,12 +191,12 @@ def is_certainly_not_image(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             return detect_format(stream.read(_HEAD_BYTES)) is None
-    except OSError:  # its reader says why
+    except OSError:  # the image reader reports why
         return False
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name, without what file managers and archivers leave behind."""
+    """The entries of a folder by name, without those of file managers and archivers."""
     try:
         with os.scandir(folder) as entries:
             kept = [e for e in entries if e.name[0] != "." and e.name.lower() not in _SKIPPED]
@@ -233,12 +233,12 @@ def _note_ignored(folder: Path, names: Sequence[str], notes: list[str], why: str
 
 
 def _way_out(root: Path, others: Mapping[str, Path], missing: int) -> str:
-    """How to say which folders count as which class."""
+    """How to state which folders count as which class."""
     likely = [name for name in sorted(others) if _LIKELY[missing].search(name.lower())]
     named = ",".join(likely or sorted(others))
     option = CLASS_NAMES[missing].lower()
     return (
-        f"Say which count as {CLASS_NAMES[missing]}, as in: pneumoscope data split {root} "
+        f"State which count as {CLASS_NAMES[missing]}, as in: pneumoscope data split {root} "
         f"--{option} {named!r} --out split.csv; then give split.csv as DATA."
     )
 
@@ -251,7 +251,7 @@ def _found_instead(
             sub.name for sub in _visible(Path(entry.path)) if path_exists(Path(sub.path), "dir")
         ]
         if any(parse_split(name) or name.lower() in classes for name in inner):
-            return f"found no images here, but below it: give {entry.path} instead"
+            return f"found no images here, but in a folder below: give {entry.path} instead"
     if not folders:
         return "found no folder in it"
     shown = ", ".join(f"{entry.name}/" for entry in folders[:_NAMED_AT_MOST])

@@ -1,1 +1,1 @@
-"""Labels and scores in, numbers with their uncertainty out. NumPy only; no model, no image."""
+"""Metrics, intervals, calibration, thresholds and comparisons from labels and scores."""

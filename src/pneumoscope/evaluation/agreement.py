@@ -1,8 +1,6 @@
-"""How nearly two ways of answering agree, over the same labelled images. NumPy only.
+"""Agreement of two inference paths on the same labelled images, such as an export and its bundle.
 
-Comes in: labels, both ways' probabilities and heatmaps, a threshold. Goes out: an `Agreement`, and
-which limits it passes, in words. Knows nothing of what the two ways are: an export beside its
-bundle, bfloat16 beside float32.
+Compares probabilities, predicted classes, AUC and heatmaps, and lists exceeded limits. NumPy only.
 """
 
 from __future__ import annotations
@@ -14,25 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.evaluation.metrics import auc
-
-FloatArray = NDArray[np.float64]
+from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray
 
 Test = tuple[str, float | None, float | None]
-"""What is tested, what was found, the most that is wanted; nothing is tested where either lacks."""
+"""Name, measured value and upper limit; not tested if value or limit is `None`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What two ways of answering differ by.
+    """Differences between two inference paths.
 
     Attributes:
-        images: how many both answered.
-        largest_difference: of the probability.
-        mean_difference: of the same.
-        decisions_changed: answers on another side of the threshold.
-        auc_before: of the first way; `None` if one class is missing.
-        auc_after: of the second.
-        heatmap_correlation: the least over images (Pearson); `None` if all maps are flat.
+        images: number of images with a result from both.
+        largest_difference: largest absolute difference of the probability, in [0, 1].
+        mean_difference: mean absolute difference of the probability, in [0, 1].
+        decisions_changed: number of images whose predicted class differs.
+        auc_before: AUC of the first path; `None` if a class is missing.
+        auc_after: AUC of the second path, likewise.
+        heatmap_correlation: lowest Pearson correlation over images; `None` if all maps are flat.
     """
 
     images: int
@@ -45,40 +42,40 @@ class Agreement:
 
     @property
     def decisions_per_thousand(self) -> float:
-        """Decisions changed in 1,000 images."""
+        """Changed predictions per 1,000 images."""
         return 1000.0 * self.decisions_changed / self.images
 
     @property
     def auc_difference(self) -> float | None:
-        """How far the AUC moved, either way."""
+        """Absolute difference of the AUCs."""
         if self.auc_before is None or self.auc_after is None:
             return None
         return abs(self.auc_before - self.auc_after)
 
 
 def compare(
-    labels: NDArray[np.int64],
+    labels: IntArray,
     before: FloatArray,
     after: FloatArray,
     threshold: float,
     correlations: Iterable[float | None],
 ) -> Agreement:
-    """What `after` differs from `before` by.
+    """Compare the probabilities of two inference paths.
 
     Args:
-        labels: 0 or 1, (n,), n being 1 or more.
-        before: probabilities (n,); NaN where the model's answer was no number.
-        after: the same of the other way.
-        threshold: from which up an answer is positive.
-        correlations: of the heatmaps, of `correlation`.
+        labels: int64, (n,), 0 or 1; n is at least 1.
+        before: float64, (n,), probabilities of the first path; NaN where it gave no number.
+        after: float64, (n,), probabilities of the second path, likewise.
+        threshold: PNEUMONIA is predicted if the probability is at least this.
+        correlations: of the heatmaps, from `correlation`.
     """
-    apart = differences(before, after)
+    distance = differences(before, after)
     both = len(np.unique(labels)) == 2 and not np.isnan(before + after).any()
     seen = [each for each in correlations if each is not None]
     return Agreement(
         images=len(labels),
-        largest_difference=float(apart.max()),
-        mean_difference=float(apart.mean()),
+        largest_difference=float(distance.max()),
+        mean_difference=float(distance.mean()),
         decisions_changed=int(((before >= threshold) != (after >= threshold)).sum()),
         auc_before=auc(labels, before) if both else None,
         auc_after=auc(labels, after) if both else None,
@@ -87,13 +84,13 @@ def compare(
 
 
 def differences(before: FloatArray, after: FloatArray) -> FloatArray:
-    """Distances of probabilities (n,); 1, as far as can be, where one of them is no number."""
-    apart = np.abs(before - after)
-    return np.where(np.isnan(apart), 1.0, apart)
+    """Absolute differences of probabilities, float64 (n,); 1, the maximum, where one is NaN."""
+    distance = np.abs(before - after)
+    return np.where(np.isnan(distance), 1.0, distance)
 
 
 def correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
-    """Pearson's of two heatmaps (h, w); `None` if both are flat, 0 if only one is."""
+    """Pearson correlation of two heatmaps, float32 (h, w); `None` if both are flat, 0 if one is."""
     flat = [float(np.ptp(each)) == 0.0 for each in (one, other)]
     if any(flat):
         return None if all(flat) else 0.0
@@ -101,7 +98,7 @@ def correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float |
 
 
 def exceeded_limits(tests: Sequence[Test]) -> tuple[str, ...]:
-    """Each limit that was passed, with what was found and wanted."""
+    """A message for each exceeded limit, with the measured value and the limit."""
     return tuple(
         f"{name}: found {value:.3g}, wanted at most {limit:.3g}"
         for name, value, limit in tests

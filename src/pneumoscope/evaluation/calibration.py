@@ -1,22 +1,15 @@
-"""From logits to probabilities that mean what they say, and how far probabilities do so.
+"""Calibrate probabilities, assess calibration, and compute intervals of the calibration error.
 
-Comes in: labels (int, (n,)), logits or probabilities (float64, (n,)), one patient id per image.
-Goes out: a `Calibration` to keep with a model, or a `CalibrationAssessment` for a report.
-Does not know of splits (calibrate on validation, assess elsewhere), models or files.
+Calibrate on validation images and assess on others.
 
-How far the calibration error would move with other patients.
-
-Comes in: scores sorted once, and the weights of resamples of them. Goes out: an interval. Does not
-know of patients, metrics or files.
-
-Percentiles will not do. A calibration error is a mean of absolute gaps, and noise only adds to
-those: resamples of a perfect forecast all lie above 0, so that their percentiles never hold the
-truth, and those of a bad one lie too high or, with noise taken off, too low. Here the sample's mean
-absolute gap is set right bin by bin, by what noise adds to it: the mean of a folded normal variable
-(Leone, Nelson & Nottingham 1961, doi:10.1080/00401706.1961.10489974) less its location, with the
-noise that resampling patients shows. What is set right so is resampled as well. And the interval
-reaches down to 0 where a perfect forecast would often show as much (consistency, Bröcker & Smith
-2007, doi:10.1175/WAF993.1).
+The interval of the expected calibration error (`GapResamples`) is not a percentile interval. The
+calibration error is a mean of absolute gaps, which sampling noise can only increase: all resamples
+of a perfectly calibrated model are above 0, so percentiles would never cover the true value. Each
+bin's absolute gap is therefore corrected for the expected contribution of noise, the mean of a
+folded normal variable minus its location (Leone, Nelson & Nottingham 1961,
+doi:10.1080/00401706.1961.10489974), with the noise estimated by resampling patients. The corrected
+value is resampled in the same way. The interval extends to 0 if a perfectly calibrated model would
+often show as large an error (consistency resampling, Bröcker & Smith 2007, doi:10.1175/WAF993.1).
 """
 
 from __future__ import annotations
@@ -45,7 +38,7 @@ from pneumoscope.records import Estimate
 
 Method: TypeAlias = Literal["none", "temperature", "platt"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""Simplest first: 0, 1 and 2 numbers to fit."""
+"""Simplest first: 0, 1 and 2 fitted parameters."""
 
 FOLDS = 5
 _MOST_STEPS = 100
@@ -53,17 +46,17 @@ _GRADIENT_TOLERANCE = 1e-10
 _LEAST_STEP = 1e-8
 _RIDGE = 1e-12
 _CLIP = 1e-7
-"""Probabilities of 0 and 1, which float32 networks do give, get the logits of this instead."""
+"""Probabilities are clipped to [this, 1 - this] before the logit; float32 can output 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A straight line on the logit scale: probability = sigmoid(slope × logit + intercept).
+    """A line on the logit scale: probability = sigmoid(slope × logit + intercept).
 
     Attributes:
         method: `none` (1, 0), `temperature` (slope 1/T, 0; Guo et al. 2017) or `platt` (both
             fitted; Platt 1999).
-        slope: above 0, so that the ranking of images stays.
+        slope: above 0, so that the ranking of the images is unchanged.
         intercept: in logits.
     """
 
@@ -72,7 +65,7 @@ class Calibration:
     intercept: float = 0.0
 
     def apply(self, logits: ArrayLike) -> FloatArray:
-        """Calibrated probabilities, float64 in [0, 1], in the shape of `logits`. Can't overflow."""
+        """Calibrated probabilities, float64 in [0, 1], in the shape of `logits`."""
         return sigmoid(self.slope * np.asarray(logits, dtype=np.float64) + self.intercept)
 
     def to_dict(self) -> dict[str, str | float]:
@@ -81,11 +74,11 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Calibration:
-        """What `to_dict` wrote.
+        """Read the document that `to_dict` wrote.
 
         Raises:
-            BundleError: an unknown method, or a slope that isn't a number above 0, or an
-                intercept that isn't one.
+            BundleError: the method is unknown, the slope is not a number above 0, or the intercept
+                is not a number.
         """
         found = tuple(document.get(key) for key in ("method", "slope", "intercept"))
         method, slope, intercept = found
@@ -105,13 +98,13 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class BrierParts:
-    """The Brier score taken apart: brier = reliability - resolution + uncertainty + within_bin.
+    """Decomposition of the Brier score: reliability - resolution + uncertainty + within_bin.
 
     Attributes:
-        reliability: weighted squared gap of probability and share per bin, 0 is best.
-        resolution: how far the bins' shares differ from the overall one, higher is better.
-        uncertainty: prevalence × (1 - prevalence): no merit of the model.
-        within_bin: what is lost by taking a bin's probabilities for one (near 0).
+        reliability: mean squared gap between probability and observed frequency; 0 is best.
+        resolution: variance of the observed frequency between bins; higher is better.
+        uncertainty: prevalence × (1 - prevalence); independent of the model.
+        within_bin: remainder from replacing the probabilities in a bin by their mean (near 0).
     """
 
     reliability: float
@@ -131,16 +124,17 @@ class BrierParts:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationAssessment:
-    """How far probabilities can be taken at their word.
+    """Agreement of predicted probabilities with observed frequencies.
 
     Attributes:
-        slope: 1 is best; below 1, probabilities are too extreme. `None` if classes are separable.
-        intercept: of the line with that slope. `None` if classes are separable.
-        in_the_large: intercept when the slope is held at 1; 0 is best, below 0 probabilities are
-            too high on the whole. `None` with one class only.
-        mean_probability: mean of the probabilities given.
-        prevalence: share of PNEUMONIA.
-        brier: the parts of the Brier score.
+        slope: ideal is 1; below 1, probabilities are too extreme. `None` if the classes are
+            perfectly separated.
+        intercept: fitted together with the slope; ideal is 0. `None` likewise.
+        in_the_large: intercept with the slope fixed at 1; ideal is 0, below 0 probabilities are too
+            high on average. `None` if a class is missing.
+        mean_probability: mean predicted probability.
+        prevalence: share of PNEUMONIA images.
+        brier: decomposition of the Brier score.
     """
 
     slope: Estimate
@@ -158,32 +152,32 @@ def sigmoid(logits: FloatArray) -> FloatArray:
 
 
 def logit(probabilities: ArrayLike) -> FloatArray:
-    """`log(p / (1 - p))`, any shape; p is first held to [1e-7, 1 - 1e-7]."""
-    held = np.clip(np.asarray(probabilities, dtype=np.float64), _CLIP, 1.0 - _CLIP)
-    values: FloatArray = np.log(held) - np.log1p(-held)
+    """`log(p / (1 - p))`, any shape; p is first clipped to [1e-7, 1 - 1e-7]."""
+    clipped = np.clip(np.asarray(probabilities, dtype=np.float64), _CLIP, 1.0 - _CLIP)
+    values: FloatArray = np.log(clipped) - np.log1p(-clipped)
     return values
 
 
 def fit_calibration(
     labels: ArrayLike, logits: ArrayLike, patients: Patients, seed: int
 ) -> Calibration:
-    """Fit `none`, `temperature` and `platt` and take the simplest that is good enough.
+    """Fit `none`, `temperature` and `platt`, and select the simplest that is good enough.
 
-    Each is fitted by Newton's method on the log-loss, with Platt's smoothed targets
-    ((N₊ + 1)/(N₊ + 2) and 1/(N₋ + 2)), so that the slope stays finite where the classes are
-    separable. They compete by log-loss (on the labels as they are) in 5-fold cross-validation
-    over patients. Taken is the simplest whose mean loss is within one standard error (of the
-    paired difference, over patients) of the best one's: the one-standard-error rule of Breiman et
-    al. 1984.
+    Each method minimises the log-loss by Newton's method, with Platt's smoothed targets
+    ((N₊ + 1)/(N₊ + 2) and 1/(N₋ + 2)), so that the slope stays finite if the classes are perfectly
+    separated. The methods are compared by their log-loss on the original labels in 5-fold
+    cross-validation by patient. The simplest method whose mean loss is within one standard error
+    (of the paired difference, clustered by patient) of the best is selected: the
+    one-standard-error rule of Breiman et al. 1984.
 
-    `none` is the answer without images of both classes, with fewer than 2 patients, and where
-    the fitted slope would turn the ranking round.
+    Returns `none` if a class is missing, if there are fewer than 2 patients, or if the fitted slope
+    would reverse the ranking.
 
     Args:
         labels: int, (n,), 0 or 1.
         logits: float64, (n,), finite.
-        patients: (n,), ids; a patient never stands on both sides of a fold.
-        seed: deals the patients to the folds.
+        patients: (n,), patient ids; all images of a patient are in the same fold.
+        seed: of the assignment of patients to folds.
 
     Raises:
         DataError: shapes differ, a label is not 0 or 1, a logit is not finite.
@@ -206,13 +200,13 @@ def fit_calibration(
 def held_out_losses(
     labels: ArrayLike, logits: ArrayLike, patients: Patients, seed: int
 ) -> dict[Method, FloatArray]:
-    """Log-loss (n,) of every image under each method, fitted on the patients of other folds.
+    """Cross-validated log-loss of every image, float64 (n,), by method.
 
-    Arguments and errors as of `fit_calibration`; there must be at least 2 patients.
+    Arguments and errors are those of `fit_calibration`; there must be at least 2 patients.
     """
     truth, values = _checked_logits(labels, logits)
     codes, count = patient_codes(patients, truth.size)
-    folds = _deal(truth, codes, count, seed)[codes]
+    folds = _patient_folds(truth, codes, count, seed)[codes]
     return {method: _held_out_losses(method, truth, values, folds) for method in METHODS}
 
 
@@ -222,7 +216,7 @@ def _checked_logits(labels: ArrayLike, logits: ArrayLike) -> tuple[IntArray, Flo
     if values.shape != truth.shape or not np.isfinite(values).all():
         raise DataError(
             f"logits: found shape {values.shape} with {np.count_nonzero(~np.isfinite(values))} "
-            f"that are not finite, wanted {truth.shape}, all finite. Leave refused images out."
+            f"that are not finite, wanted {truth.shape}, all finite. Leave out refused images."
         )
     return truth, values
 
@@ -230,17 +224,17 @@ def _checked_logits(labels: ArrayLike, logits: ArrayLike) -> tuple[IntArray, Flo
 def assess_calibration(
     labels: ArrayLike, probabilities: ArrayLike, patients: Patients, level: float
 ) -> CalibrationAssessment:
-    """Calibration slope and intercept (Cox 1958), calibration in the large, Brier's parts.
+    """Calibration slope and intercept (Cox 1958), calibration in the large, Brier decomposition.
 
-    Slope and intercept are those of a logistic regression of the labels on the logits of the
-    probabilities; intervals are Wald's with the sandwich variance clustered by patient (Liang &
-    Zeger 1986). No interval with fewer than two patients.
+    Slope and intercept come from a logistic regression of the labels on the logits of the
+    probabilities. Intervals are Wald intervals with the sandwich variance clustered by patient
+    (Liang & Zeger 1986); there is none with fewer than two patients.
 
     Args:
         labels: int, (n,), 0 or 1.
         probabilities: float64, (n,), in [0, 1].
         patients: (n,), ids.
-        level: confidence level, as 0.95.
+        level: confidence level, such as 0.95.
 
     Raises:
         DataError: there is no image, shapes differ, or values are out of range.
@@ -267,9 +261,9 @@ def assess_calibration(
 
 
 def brier_parts(labels: ArrayLike, probabilities: ArrayLike) -> BrierParts:
-    """Murphy's (1973) decomposition over the bins of `metrics.ece`.
+    """Murphy's decomposition (1973) of the Brier score over the bins of `metrics.ece`.
 
-    The remainder within bins is that of Stephenson, Coelho & Jolliffe 2008. NaN without images.
+    The within-bin remainder is that of Stephenson, Coelho & Jolliffe 2008. NaN without images.
 
     Raises:
         DataError: shapes differ or values are out of range.
@@ -291,8 +285,8 @@ def brier_parts(labels: ArrayLike, probabilities: ArrayLike) -> BrierParts:
     )
 
 
-def _deal(truth: IntArray, codes: IntArray, patients: int, seed: int) -> IntArray:
-    """The fold of each patient, (patients,); those with PNEUMONIA are spread evenly."""
+def _patient_folds(truth: IntArray, codes: IntArray, patients: int, seed: int) -> IntArray:
+    """The fold of each patient, (patients,), stratified by whether a patient has PNEUMONIA."""
     has_positive = np.zeros(patients, dtype=np.int64)
     np.maximum.at(has_positive, codes, truth)
     shuffled = np.random.default_rng(seed).permutation(patients)
@@ -307,15 +301,15 @@ def _held_out_losses(
 ) -> FloatArray:
     losses = np.empty(truth.size)
     for fold in np.unique(folds):
-        held = folds == fold
-        fitted = fit_line(method, truth[~held], logits[~held])
-        calibrated = fitted.slope * logits[held] + fitted.intercept
-        losses[held] = np.logaddexp(0.0, calibrated) - truth[held] * calibrated
+        held_out = folds == fold
+        fitted = fit_line(method, truth[~held_out], logits[~held_out])
+        calibrated = fitted.slope * logits[held_out] + fitted.intercept
+        losses[held_out] = np.logaddexp(0.0, calibrated) - truth[held_out] * calibrated
     return losses
 
 
 def _within_one_error(excess: FloatArray, codes: IntArray, patients: int) -> bool:
-    """Whether a mean excess loss, images clustered by patient, is at most its standard error."""
+    """Whether a mean excess loss is at most its standard error, clustered by patient."""
     mean = float(excess.mean())
     sums = np.bincount(codes, weights=excess - mean, minlength=patients)
     error = math.sqrt(float(sums @ sums) * patients / (patients - 1)) / excess.size
@@ -323,7 +317,7 @@ def _within_one_error(excess: FloatArray, codes: IntArray, patients: int) -> boo
 
 
 def fit_line(method: Method, truth: IntArray, logits: FloatArray) -> Calibration:
-    """One method fitted to all images given, with Platt's targets; see `fit_calibration`."""
+    """Fit one method to all images, with Platt's targets; see `fit_calibration`."""
     if method == "none":
         return Calibration()
     positives = int(truth.sum())
@@ -357,7 +351,7 @@ def _newton(design: FloatArray, targets: FloatArray, offset: FloatArray) -> Floa
         scale, now = 1.0, loss(coefficients)
         while scale > _LEAST_STEP and loss(coefficients - scale * step) > now:
             scale /= 2
-        if scale <= _LEAST_STEP:  # rounding is all that is left
+        if scale <= _LEAST_STEP:  # only rounding error is left
             break
         coefficients = coefficients - scale * step
     return coefficients
@@ -369,7 +363,10 @@ def _information(design: FloatArray, p: FloatArray) -> FloatArray:
 
 
 def _separable(truth: IntArray, x: FloatArray) -> bool:
-    """Whether a threshold parts the classes but for ties, so that no finite slope fits best."""
+    """Whether a threshold separates the classes, except for ties, so that no finite slope is best.
+
+    `x` is float64, (n,); both classes are present.
+    """
     positive, negative = x[truth == 1], x[truth == 0]
     return bool(positive.min() >= negative.max() or positive.max() <= negative.min())
 
@@ -403,14 +400,14 @@ _LEAST = 1e-12
 
 @dataclass(slots=True)
 class GapResamples:
-    """The gaps of a sample's bins, and those of resamples in the same bins.
+    """Calibration gaps of a sample's bins, and of bootstrap resamples in the same bins.
 
     Attributes:
-        starts: (k,), where each bin's images begin in the ranking.
-        excess: (n,), probability less label of each image, in the order of the ranking.
-        own: (k,), expected variance of the gaps if the probabilities were true.
-        mass: (b, k) blocks, weight of each bin in each resample.
-        sums: (b, k) blocks, sum of the excess.
+        starts: (k,), index of each bin's first image in the ranking.
+        excess: (n,), probability minus label of each image, in the order of the ranking.
+        own: (k,), expected variance of the gaps of a perfectly calibrated model.
+        mass: blocks (b, k), weight of each bin in each resample.
+        sums: blocks (b, k), weighted sum of the excess.
     """
 
     starts: IntArray
@@ -421,7 +418,7 @@ class GapResamples:
 
     @classmethod
     def of(cls, ranked: RankedScores) -> GapResamples:
-        """A sample without resamples so far."""
+        """The gaps of a sample, without resamples yet."""
         images = np.diff(np.append(ranked.starts, ranked.labels.size))
         scores = np.repeat(ranked.scores, images)
         bins = np.repeat(bin_index(ranked.counts_once())[0], images)
@@ -431,7 +428,7 @@ class GapResamples:
         return cls(starts, scores - ranked.labels, own)
 
     def add(self, weights: FloatArray) -> None:
-        """Resamples: (b, n), columns in the order of the ranking."""
+        """Add resamples: weights (b, n), columns in the order of the ranking."""
         self.mass.append(np.add.reduceat(weights, self.starts, axis=1))
         self.sums.append(np.add.reduceat(weights * self.excess, self.starts, axis=1))
 
@@ -439,8 +436,8 @@ class GapResamples:
         """The interval of the calibration error.
 
         Args:
-            point: its value, which the interval holds in any case.
-            reach: standard normal quantile, as 1.96 for an interval at 0.95.
+            point: the calibration error; the interval always contains it.
+            reach: standard normal quantile, such as 1.96 for an interval at 0.95.
         """
         mass, images = np.concatenate(self.mass), np.diff(np.append(self.starts, self.excess.size))
         gaps = np.concatenate(self.sums) / np.maximum(mass, 1.0)
@@ -452,15 +449,15 @@ class GapResamples:
         tail = 0.5 * math.erfc(reach / math.sqrt(2.0))
         low, high = np.quantile(moved, [tail, 1.0 - tail], method="weibull") - moved.mean()
         low, high = centre + float(low), centre + float(high)
-        if float(share @ np.abs(gap)) <= self._usual(share, noise, reach):
+        if float(share @ np.abs(gap)) <= self._consistent(share, noise, reach):
             low = 0.0
         return min(max(low, 0.0), point), min(max(high, point), 1.0)
 
-    def _usual(self, share: FloatArray, noise: FloatArray, reach: float) -> float:
-        """The mean absolute gap that true probabilities exceed as rarely as `reach` says.
+    def _consistent(self, share: FloatArray, noise: FloatArray, reach: float) -> float:
+        """Upper limit, at quantile `reach`, of a perfectly calibrated model's mean absolute gap.
 
-        The sum of folded normal gaps is taken for normal. A bin's noise is what resampling shows,
-        which is 0 where all labels agree, or what the probabilities expect, if that is more.
+        The sum of folded normal gaps is approximated as normal. The noise of a bin is estimated by
+        resampling, which gives 0 if all labels agree, or from the probabilities if that is larger.
         """
         spread = np.sqrt(np.maximum(noise**2, self.own))
         mean = math.sqrt(2.0 / math.pi) * float(share @ spread)
@@ -469,7 +466,7 @@ class GapResamples:
 
 
 def _unfolded(gaps: FloatArray, noise: FloatArray) -> FloatArray:
-    """Absolute gaps (…, k) less what noise of deviation (k,) adds to them on average."""
+    """Absolute gaps (…, k) minus the mean contribution of noise with standard deviation (k,)."""
     from scipy.special import ndtr
 
     sizes = np.abs(gaps)

@@ -1,11 +1,8 @@
-"""Whether a new model may take the place of an old one: margins, limits, a verdict.
+"""Test whether a new model is non-inferior to an old one on the same images.
 
-Comes in: labels (int, (n,)), both models' probabilities (float64, (n,)) and thresholds, patients,
-a `CompareConfig`. Goes out: one frozen `Comparison`. Does not know of models, images or files.
-
-Non-inferiority: the new model passes where the one-sided lower confidence limit of "new minus old"
-lies above minus the margin (Piaggio et al. 2012, doi:10.1001/jama.2012.87802). What can't be told
-is not passed.
+The new model passes a criterion if the one-sided lower confidence limit of the difference, new
+minus old, is above minus the margin (Piaggio et al. 2012, doi:10.1001/jama.2012.87802). A criterion
+that is undefined, or rests on too few patients, is not passed.
 """
 
 from __future__ import annotations
@@ -40,15 +37,15 @@ from pneumoscope.records import Estimate
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question of the verdict.
+    """One criterion of the verdict.
 
     Attributes:
         name: `auc`, `sensitivity` or `specificity`.
-        difference: new minus old; `None` where undefined.
-        lower: one-sided lower limit of it.
-        margin: the new model passes if `lower` is above minus this.
-        passed: whether it does.
-        reason: why not, in words; `""` if it does.
+        difference: new minus old; `None` if undefined.
+        lower: its one-sided lower confidence limit.
+        margin: the criterion is passed if `lower` is above minus this.
+        passed: whether the criterion is passed.
+        reason: why it is not passed, in words; `""` if it is.
     """
 
     name: str
@@ -64,19 +61,19 @@ class Comparison:
     """Two models on the same images.
 
     Attributes:
-        n: images that both answered.
-        patients: how many they are of.
-        positives: PNEUMONIA images among them.
+        n: number of images with a result from both models.
+        patients: number of their patients.
+        positives: number of PNEUMONIA images among them.
         thresholds: of the old and the new model.
         old: metrics of the old model at its threshold.
-        new: metrics of the new model at its own.
-        carried: metrics of the new model at the old one's threshold.
+        new: metrics of the new model at its threshold.
+        carried: metrics of the new model at the old model's threshold.
         differences: new minus old, each at its own threshold.
-        carried_differences: with the old threshold for both.
+        carried_differences: new minus old, both at the old threshold.
         auc: DeLong's paired test.
-        disagreement: McNemar's tests of all images, of PNEUMONIA and of NORMAL ones.
-        checks: the verdict's questions.
-        passed: whether all are passed.
+        disagreement: McNemar's tests on all, on PNEUMONIA and on NORMAL images.
+        checks: the criteria of the verdict.
+        passed: whether all criteria are passed.
     """
 
     n: int
@@ -105,14 +102,14 @@ def compare(
     patients: Patients,
     config: CompareConfig,
 ) -> Comparison:
-    """Everything about two models on the same images.
+    """Compare two models on the same images.
 
     Args:
         labels: int, (n,), 0 or 1.
-        scores: the old and the new model's probabilities, float64, (n,) each.
-        thresholds: of the old and the new model.
-        patients: (n,), ids.
-        config: margins, confidence, intervals.
+        scores: probabilities of the old and of the new model, each float64, (n,), in [0, 1].
+        thresholds: of the old and the new model, in [0, 1].
+        patients: (n,), patient ids.
+        config: margins, confidence and intervals.
 
     Raises:
         DataError: there is no image, shapes differ or values are out of range.
@@ -120,20 +117,23 @@ def compare(
     truth, before = checked_scores(labels, scores[0])
     _, after = checked_scores(labels, scores[1])
     if not truth.size:
-        raise DataError("compare: found no image that both models answered, wanted many.")
+        raise DataError(
+            "compare: found no image with a result from both models, wanted at least one. Compare "
+            "on other images."
+        )
     intervals = config.intervals()
     pair = (before, after)
     at_old = (thresholds[0], thresholds[0])
     differences = paired_differences(
         truth, pair, thresholds, patients, intervals, config.confidence
     )
-    right = (
+    correct = (
         is_correct(truth, before, thresholds[0]),
         is_correct(truth, after, thresholds[1]),
     )
-    kinds = {"all": truth >= 0, "PNEUMONIA": truth == 1, "NORMAL": truth == 0}
+    subsets = {"all": truth >= 0, "PNEUMONIA": truth == 1, "NORMAL": truth == 0}
     auc = paired_auc(truth, before, after, config.level, patients)
-    checks = _checks(truth, pair, right, differences, auc, np.asarray(patients), config)
+    checks = _checks(truth, pair, correct, differences, auc, np.asarray(patients), config)
     return Comparison(
         n=truth.size,
         patients=patient_codes(patients, truth.size)[1],
@@ -148,7 +148,8 @@ def compare(
         ),
         auc=auc,
         disagreement={
-            name: mcnemar(right[0][inside], right[1][inside]) for name, inside in kinds.items()
+            name: mcnemar(correct[0][inside], correct[1][inside])
+            for name, inside in subsets.items()
         },
         checks=checks,
         passed=all(check.passed for check in checks),
@@ -160,10 +161,15 @@ def in_own_units(
     scales: tuple[ScoreScale, ScoreScale],
     thresholds: tuple[float, float],
 ) -> Comparison:
-    """A comparison of scores that were brought to 0–1, told in the scores' own units.
+    """Convert a comparison of scores that were scaled to 0–1 back to the scores' own units.
 
-    Where one of the two is no probability there is no Brier score and ECE to compare, and one's
-    threshold means nothing on the other's scale.
+    If one of the scores is not a probability, the Brier score and the ECE are undefined, and so are
+    the metrics at the other model's threshold.
+
+    Args:
+        found: the comparison of the scaled scores.
+        scales: of the old and the new score.
+        thresholds: of the old and the new score, in their own units.
     """
     if all(scale.probability for scale in scales):
         return found
@@ -192,31 +198,31 @@ def in_own_units(
 def _checks(
     truth: IntArray,
     scores: tuple[FloatArray, FloatArray],
-    right: tuple[Any, Any],
+    correct: tuple[Any, Any],
     differences: PairedDifferences,
     auc: PairedAuc,
     ids: Any,
     config: CompareConfig,
 ) -> tuple[Check, ...]:
-    """AUC, sensitivity and specificity against their margins."""
-    there = [int(np.unique(ids[truth == label]).size) for label in (0, 1)]
+    """Test AUC, sensitivity and specificity against their margins."""
+    counts = [int(np.unique(ids[truth == label]).size) for label in (0, 1)]
     found = []
     limits = {
         "auc": _least(
             differences.lower["auc"], _delong_lower(auc, truth, scores, ids, config.confidence)
         ),
-        "sensitivity": _share_limit(truth == 1, right, differences, "sensitivity", config),
-        "specificity": _share_limit(truth == 0, right, differences, "specificity", config),
+        "sensitivity": _share_limit(truth == 1, correct, differences, "sensitivity", config),
+        "specificity": _share_limit(truth == 0, correct, differences, "specificity", config),
     }
     margins = (config.auc_margin, config.sensitivity_margin, config.specificity_margin)
     for (name, lower), margin in zip(limits.items(), margins, strict=True):
         gap = differences.two_sided[name].value
-        of = {"auc": min(there), "sensitivity": there[1], "specificity": there[0]}[name]
+        of = {"auc": min(counts), "sensitivity": counts[1], "specificity": counts[0]}[name]
         reason = ""
         if gap is None or lower is None:
-            reason = "not defined on these images"
+            reason = "is not defined on these images"
         elif of < config.fewest:
-            reason = f"{of} patients of the class are too few to tell, wanted {config.fewest}"
+            reason = f"has only {of} patients of the class, wanted at least {config.fewest}"
         elif lower <= -margin:
             worse = "is lower" if gap <= -margin else "could be lower"
             reason = f"{worse} by more than {margin:g}"
@@ -226,13 +232,13 @@ def _checks(
 
 def _share_limit(
     inside: FloatArray | Any,
-    right: tuple[Any, Any],
+    correct: tuple[Any, Any],
     differences: PairedDifferences,
     name: str,
     config: CompareConfig,
 ) -> float | None:
-    """The lower of two limits: the bootstrap's allows for repeats, the other never collapses."""
-    other = paired_share_lower(right[0][inside], right[1][inside], config.confidence)
+    """The lower of two limits: the bootstrap's is clustered by patient, Tango's never collapses."""
+    other = paired_share_lower(correct[0][inside], correct[1][inside], config.confidence)
     return _least(differences.lower[name], other)
 
 
@@ -243,7 +249,7 @@ def _delong_lower(
     ids: Any,
     confidence: float,
 ) -> float | None:
-    """One-sided; where DeLong's variance is 0, from the two AUCs' intervals (`paired_auc`)."""
+    """DeLong's one-sided lower limit; if the variance is 0, from both AUCs' own intervals."""
     gap = auc.difference
     if gap.value is None:
         return None

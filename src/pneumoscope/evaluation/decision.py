@@ -1,18 +1,13 @@
-"""Decision curves: what a model is worth to those who decide by it (Vickers & Elkin 2006).
+"""Decision curves (net benefit) and the expected cost of errors.
 
-Comes in: labels, probabilities, patients, a prevalence. Goes out: a frozen `DecisionCurve` of
-tuples. Does not know of models, pages or files.
-
-Who acts from a probability of pneumonia p upwards says that a missed case weighs as much as
-(1 - p) / p false alarms. Net benefit is the gain in those terms, per patient:
-sensitivity × π - (1 - specificity) × (1 - π) × p / (1 - p), π being the prevalence
-(doi:10.1177/0272989X06295361). Acting for all, or for none (0), are the rivals.
-
-What errors cost at every threshold, and the threshold at which they cost least.
+Someone who treats at a probability of pneumonia of p or more weighs a missed case as (1 - p) / p
+false alarms. The net benefit per patient is sensitivity × π - (1 - specificity) × (1 - π) ×
+p / (1 - p), where π is the prevalence (Vickers & Elkin 2006, doi:10.1177/0272989X06295361). It is
+compared with treating all patients and with treating none (net benefit 0).
 
 The expected cost per patient is `missed × π (1 - sensitivity) + false alarm × (1 - π) (1 -
-specificity)`, π being the prevalence (Zweig & Campbell, Clin Chem 1993;39:561). Only the ratio of
-the two costs moves the cheapest threshold.
+specificity)` (Zweig & Campbell, Clin Chem 1993;39:561). The threshold with the lowest cost depends
+only on the ratio of the two costs.
 """
 
 from __future__ import annotations
@@ -48,15 +43,15 @@ GRID = tuple(float(k) / 100 for k in range(1, 100))
 
 @dataclass(frozen=True, slots=True)
 class DecisionCurve:
-    """Net benefit per patient at probabilities from which one would act.
+    """Net benefit per patient against the threshold probability for treatment.
 
     Attributes:
-        prevalence: at which it holds.
-        probability: 0.01, …, 0.99: who acts, acts from there up.
-        model: net benefit of acting by the model.
-        low: lower end of its expanded percentile interval; empty without one.
-        high: upper end likewise.
-        treat_all: net benefit of acting for all. For none it is 0.
+        prevalence: of pneumonia.
+        probability: threshold probabilities 0.01, …, 0.99.
+        model: net benefit of treating according to the model.
+        low: lower limit of its expanded percentile interval; empty without one.
+        high: upper limit, likewise.
+        treat_all: net benefit of treating all patients. That of treating none is 0.
     """
 
     prevalence: float
@@ -79,12 +74,12 @@ class DecisionCurve:
         }
 
     def useful(self) -> tuple[float, float] | None:
-        """The widest run of probabilities at which the model's lower limit beats both rivals."""
+        """The widest range in which the model's lower limit exceeds treating all and none."""
         if not self.low:
             return None
         best, start = (0, 0), None
-        rivals = np.maximum(self.treat_all, 0.0)
-        wins = [*(np.asarray(self.low) > rivals), False]
+        alternatives = np.maximum(self.treat_all, 0.0)
+        wins = [*(np.asarray(self.low) > alternatives), False]
         for k, win in enumerate(wins):
             if win and start is None:
                 start = k
@@ -105,39 +100,39 @@ def decision_curve(
 ) -> DecisionCurve:
     """Net benefit at `prevalence`, with pointwise intervals over resampled patients.
 
-    Where `prevalence` is not that of the images, the probabilities are first moved to it by
-    Bayes' rule (their odds are multiplied by the ratio of the prevalences' odds). What the images'
-    prevalence is, is uncertain too: each resample is moved by its own.
+    If `prevalence` differs from that of the images, the probabilities are first adjusted by Bayes'
+    rule: their odds are multiplied by the ratio of the prevalences' odds. Each resample is adjusted
+    from its own prevalence, because that of the images is uncertain.
 
     Args:
         labels: int, (n,), 0 or 1, both present.
         probabilities: float64, (n,), in [0, 1].
-        patients: (n,), ids; with one patient there is no interval.
+        patients: (n,), patient ids; with one patient there is no interval.
         prevalence: above 0 and below 1.
-        config: level, resamples, seed.
+        config: level, resamples and seed.
     """
     truth, scores = checked_scores(labels, probabilities)
     grid = np.array(GRID)
     odds = grid / (1.0 - grid)
     own = float(truth.mean())
 
-    def called(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
-        """Sensitivity and rate of false alarms at every probability, (b, 99) each."""
+    def rates(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
+        """Sensitivity and false positive rate at every threshold probability, each (b, 99)."""
         cuts = np.broadcast_to(grid, (len(counts.positives), grid.size))
-        if prevalence != own:  # moving the scores one way is moving the cuts the other way
+        if prevalence != own:  # adjust the thresholds inversely instead of the scores
             images = counts.all_positives + counts.all_negatives
             cuts = shifted(grid, prevalence, (counts.all_positives / images)[:, None])
         found = np.searchsorted(-counts.scores, -cuts, side="right")
         none = np.zeros((len(counts.positives), 1))
         sums = (counts.true_positives, counts.false_positives)
-        ill, well = (
+        true, false = (
             np.take_along_axis(np.concatenate([none, one], axis=1), found, 1) for one in sums
         )
-        return ill / counts.all_positives[:, None], well / counts.all_negatives[:, None]
+        return true / counts.all_positives[:, None], false / counts.all_negatives[:, None]
 
     def benefit(counts: RankedCounts) -> FloatArray:
-        with np.errstate(invalid="ignore"):  # a resample of one class has no benefit: NaN
-            sensitivity, alarms = called(counts)
+        with np.errstate(invalid="ignore"):  # NaN in a resample with one class
+            sensitivity, alarms = rates(counts)
         return sensitivity * prevalence - alarms * (1.0 - prevalence) * odds
 
     once = RankedScores.of(truth, scores).counts_once()
@@ -151,7 +146,7 @@ def decision_curve(
         _hold_at_edges(
             (low, high),
             point,
-            called(once),
+            rates(once),
             (prevalence, (1.0 - prevalence) * odds),
             (codes[truth == 1], codes[truth == 0]),
             config.level,
@@ -171,7 +166,7 @@ def _hold_at_edges(
     codes: tuple[IntArray, IntArray],
     level: float,
 ) -> None:
-    """Where a rate is 0 or 1, limits (99,) from those of the two rates, squared and added."""
+    """Replace the limits (99,) where a rate is 0 or 1, by square-and-add of the rates' limits."""
     low, high = limits
     sensitivity, alarms = rates[0][0], rates[1][0]
     edge = np.isin(sensitivity, (0.0, 1.0)) | np.isin(alarms, (0.0, 1.0))
@@ -190,9 +185,14 @@ def _hold_at_edges(
 
 
 def shifted(probabilities: ArrayLike, prevalence: float, wanted: float | FloatArray) -> FloatArray:
-    """Probabilities that hold at one prevalence, moved to another or to several, as they broadcast.
+    """Adjust probabilities from one prevalence to another (prior shift).
 
     Saerens, Latinne & Decaestecker 2002, doi:10.1162/089976602753284446.
+
+    Args:
+        probabilities: float64, any shape, in [0, 1], at `prevalence`.
+        prevalence: above 0 and below 1.
+        wanted: the other prevalence, or an array of them that broadcasts with `probabilities`.
     """
     scores = np.asarray(probabilities, dtype=np.float64)
     if isinstance(wanted, float) and prevalence == wanted:
@@ -208,13 +208,12 @@ class CostTable:
     Attributes:
         missed: cost of one missed case.
         false_alarm: cost of one false alarm, in the same unit.
-        cost: (c, 3): value, low, high per threshold; NaN where undefined.
-        cheapest: index of the threshold with the least cost.
-        low: threshold that the cheapest one is at least, in the given share of resamples;
-            `None` with a single patient.
-        high: the one that it is at most, likewise.
-        call_all: cost if every image were called PNEUMONIA.
-        call_none: cost if none were.
+        cost: float64, (c, 3): value, lower and upper limit per threshold; NaN where undefined.
+        cheapest: index of the threshold with the lowest cost.
+        low: lower limit of the cheapest threshold over resamples; `None` with a single patient.
+        high: upper limit, likewise.
+        call_all: cost if PNEUMONIA is predicted for all images.
+        call_none: cost if NORMAL is predicted for all images.
     """
 
     missed: float
@@ -261,11 +260,11 @@ def cost_table(
     Args:
         labels: int, (n,), 0 or 1, both present.
         probabilities: float64, (n,), in [0, 1].
-        patients: (n,), ids; with one patient there is no interval.
-        thresholds: (c,), rising.
+        patients: (n,), patient ids; with one patient there is no interval.
+        thresholds: float64, (c,), increasing.
         prevalence: above 0 and below 1.
-        costs: of a missed case and of a false alarm.
-        config: level, resamples, seed.
+        costs: of a missed case and of a false alarm, in the same unit.
+        config: level, resamples and seed.
 
     Raises:
         UsageError: a cost is negative or not finite, or both are 0.
@@ -273,7 +272,7 @@ def cost_table(
     missed, alarm = costs
     if not (np.isfinite(costs).all() and min(costs) >= 0.0 and max(costs) > 0.0):
         raise UsageError(
-            f"--cost {missed:g}:{alarm:g}: wanted two costs of 0 or more, not both 0, as in 20:1"
+            f"--cost {missed:g}:{alarm:g}: wanted two costs of 0 or more, not both 0, such as 20:1"
         )
     truth, scores = checked_scores(labels, probabilities)
 

@@ -1,9 +1,6 @@
-"""All there is to say of one set of answers, and `metrics.json`.
+"""Evaluate a set of predictions: metrics, intervals, curves, calibration, and `metrics.json`.
 
-Comes in: labels, probabilities and patient ids of the images that were answered, the threshold
-(chosen elsewhere), how many were refused. Goes out: one frozen `Evaluation`, which becomes the
-document of `metrics.json` and comes back from it.
-Does not know of models, images, splits or where files lie.
+An `Evaluation` is written as `metrics.json` and can be read back from it.
 """
 
 from __future__ import annotations
@@ -51,20 +48,20 @@ from pneumoscope.records import CLASS_NAMES, Estimate
 SCHEMA_VERSION = 1
 
 PROBABILITY_METRICS = ("brier", "ece")
-"""Metrics that only a probability has."""
+"""Metrics that are defined only for probabilities."""
 
 _INTERVAL = IntervalConfig()
 
 
 @dataclass(frozen=True, slots=True)
 class SubgroupSensitivity:
-    """Sensitivity among the PNEUMONIA images of one subtype.
+    """Sensitivity on the PNEUMONIA images of one subtype.
 
     Attributes:
-        images: PNEUMONIA images of that subtype.
-        patients: how many patients they are of.
-        sensitivity: with the interval of `shares`, as groups of patients have it.
-        wilson: with Wilson's, which takes images for independent.
+        images: number of PNEUMONIA images of the subtype.
+        patients: number of their patients.
+        sensitivity: with the interval of `clustered_interval`.
+        wilson: with Wilson's interval, which assumes independent images.
     """
 
     images: int
@@ -75,30 +72,30 @@ class SubgroupSensitivity:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a set of answers is worth.
+    """The evaluation of a set of predictions.
 
     Attributes:
-        n: images with an answer.
-        patients: how many patients they are of.
-        positives: PNEUMONIA images among them.
-        refused: further images that got no answer, and stand in no metric.
-        threshold: PNEUMONIA is the answer from here up.
+        n: number of images with a result.
+        patients: number of their patients.
+        positives: number of PNEUMONIA images among them.
+        refused: number of further images without a result, which are in no metric.
+        threshold: PNEUMONIA is predicted if the score is at least this.
         rule: how the threshold was chosen, in words.
-        confusion_matrix: images by truth and answer.
+        confusion_matrix: numbers of images by label and predicted class.
         interval: level, resamples and seed.
-        metrics: the contract's metrics with bootstrap intervals over patients.
-        dropped: per metric, the resamples in which it was undefined.
+        metrics: the metrics of `metrics.json` with bootstrap intervals over patients.
+        dropped: per metric, the number of resamples in which it is undefined.
         wilson: accuracy, sensitivity, specificity, ppv and npv with Wilson intervals.
         delong: AUC with DeLong's interval, clustered by patient.
-        roc: `None` without images of both classes.
+        roc: `None` if a class is missing.
         precision_recall: `None` without PNEUMONIA images.
         reliability: the reliability diagram.
         histogram: scores per class.
-        calibration: slope, intercept, calibration in the large, parts of the Brier score; `None`
-            where the score is no probability.
+        calibration: slope, intercept, calibration in the large, Brier decomposition; `None` if the
+            score is not a probability.
         subgroups: sensitivity by subtype (`bacteria`, `virus`), sorted by name.
         classification_report: scikit-learn's text.
-        groups: rates by further columns; filled in by who knows them.
+        groups: rates by further columns; added by the workflow.
         scale: of the scores, for `threshold` and the edges of `histogram`.
 
     Example:
@@ -134,13 +131,13 @@ class Evaluation:
 
     @property
     def why_no_intervals(self) -> str:
-        """Why numbers stand without an interval, `""` where they have one."""
+        """Why values have no interval; `""` if they have one."""
         if self.patients > 1:
             return ""
         return (
-            f"No interval where there are errors: all {self.n} images bear the id of one patient, "
-            "so nothing tells how numbers differ between patients. If the id is no person's, leave "
-            "it out or give true ones."
+            f"All {self.n} images have the same patient id, so the variation between patients is "
+            "unknown, and values other than 0 and 1 have no interval. If the id does not identify "
+            "a patient, omit it or provide real patient ids."
         )
 
     def to_metrics_json(self) -> dict[str, Any]:
@@ -191,7 +188,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class HeadlineRow:
-    """A metric as a row of a table; `None` is undefined."""
+    """A metric as a row of a table; `None` means undefined."""
 
     name: str
     value: float | None
@@ -209,17 +206,18 @@ def evaluate(
     refused: int = 0,
     subtypes: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Everything about one set of answers.
+    """Evaluate a set of predictions.
 
     Args:
-        labels: int, (n,), 0 or 1, of the images that were answered.
+        labels: int, (n,), 0 or 1, of the images with a result.
         probabilities: float64, (n,), in [0, 1].
-        patients: (n,), ids; `None`: each image is of another patient.
-        threshold: PNEUMONIA is the answer from here up; chosen on other images.
-        rule: how it was chosen, in words.
+        patients: (n,), patient ids; `None`: every image is from another patient.
+        threshold: PNEUMONIA is predicted if the probability is at least this; choose it on other
+            images.
+        rule: how the threshold was chosen, in words.
         interval: level, resamples and seed.
-        refused: how many more images got no answer.
-        subtypes: (n,), `bacteria`, `virus` or `""`; only those of PNEUMONIA images count.
+        refused: number of further images without a result.
+        subtypes: (n,), `bacteria`, `virus` or `""`; only those of PNEUMONIA images are used.
 
     Raises:
         DataError: there is no image, shapes differ, or values are out of range.
@@ -238,7 +236,7 @@ def evaluate(
     truth, scores = checked_scores(labels, probabilities)
     if not truth.size:
         raise DataError(
-            f"evaluation: found no answered image ({refused} refused), wanted at least one. "
+            f"evaluation: found no image with a result ({refused} refused), wanted at least one. "
             "See the column 'reason' of predictions.csv."
         )
     patients = np.arange(truth.size) if patients is None else patients
@@ -270,15 +268,15 @@ def evaluate(
 
 
 def in_own_units(found: Evaluation, scale: ScoreScale, threshold: float) -> Evaluation:
-    """An evaluation of scores that were brought to 0–1, told in the scores' own units.
+    """Convert an evaluation of scores that were scaled to 0–1 back to the scores' own units.
 
-    What only a probability has (Brier score, ECE, reliability, calibration) is undefined for
-    another score.
+    Brier score, ECE, reliability and calibration are undefined for a score that is not a
+    probability.
 
     Args:
-        found: on the scale from 0 to 1.
+        found: the evaluation of the scaled scores.
         scale: of the scores.
-        threshold: in their own units.
+        threshold: in the scores' own units.
     """
     if scale.probability:
         return found
@@ -308,17 +306,16 @@ def wilson_intervals(matrix: ConfusionMatrix, level: float) -> dict[str, Estimat
 
 
 def headline(evaluation: Evaluation) -> list[HeadlineRow]:
-    """One row per metric for tables, in the contract's order."""
+    """One row per metric for tables, in the order of `metrics.json`."""
     rows = [(name, evaluation.metrics[name]) for name in METRIC_NAMES]
     return [HeadlineRow(name, found.value, found.low, found.high) for name, found in rows]
 
 
 def from_metrics_json(document: Mapping[str, Any]) -> Evaluation:
-    """The evaluation that `Evaluation.to_metrics_json` wrote.
+    """Read the document that `Evaluation.to_metrics_json` wrote.
 
     Raises:
-        DataError: another schema version, or a key that is missing or holds another kind of
-            value.
+        DataError: the schema version differs, a key is missing, or a value has the wrong type.
     """
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
@@ -330,7 +327,7 @@ def from_metrics_json(document: Mapping[str, Any]) -> Evaluation:
         return _read(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"metrics.json: can't be understood: {type(error).__name__} {error}. "
+            f"metrics.json: can't be read: {type(error).__name__} {error}. "
             "It is incomplete or was changed. Evaluate again."
         ) from error
 
@@ -403,7 +400,7 @@ def _subgroups(
 
 
 def _classification_report(truth: IntArray, called: NDArray[np.bool_]) -> str:
-    """scikit-learn's table; what is undefined reads `nan`."""
+    """scikit-learn's classification report; undefined values are `nan`."""
     from sklearn.metrics import classification_report
 
     return str(

@@ -1,14 +1,11 @@
-"""Whether a model serves one group of patients worse than another.
+"""Compare the performance of a model between groups of patients.
 
-Comes in: labels (int, (n,)), probabilities (float64, (n,)), patients, a threshold, and columns of
-texts, one per image. Goes out: frozen `GroupColumn`s. Does not know what the columns mean, nor of
-models or files.
-
-Sensitivity and specificity have Wilson's interval at the effective number of images (`shares`),
-AUC DeLong's; a gap is a group minus all other images, with the interval that follows from the two
-(`shares.difference`). None of them collapses where a small group is answered without error.
-Rule: fewer than `FEWEST` patients of a class are too few to tell. Gaps are not corrected for how
-many are looked at: of twenty one will stand out by chance.
+Sensitivity and specificity have Wilson's interval at the effective number of images
+(`proportions.clustered_interval`), the AUC has DeLong's. A gap is the value of a group minus that
+of all other images, with an interval derived from the two (`proportions.difference`). None of these
+intervals collapses if a small group has no errors. Groups with fewer than `FEWEST` patients of a
+class are flagged as too small. Gaps are not corrected for multiple comparisons: about one in twenty
+is significant by chance.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_
 from pneumoscope.records import Estimate
 
 FEWEST = 30
-"""Patients of a class: with fewer, even a flawless group's lower limit is below 0.89."""
+"""Patients of a class; with fewer, the lower limit of a rate is below 0.89 even without errors."""
 
 MOST_GROUPS = 12
 BANDS = 4
@@ -58,18 +55,18 @@ RATES = ("sensitivity", "specificity", "auc")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One group of images.
+    """Performance on one group of images; a rate is `None` if it is undefined.
 
     Attributes:
-        name: the column's value.
-        images: how many there are.
-        patients: how many they are of.
-        positives: PNEUMONIA images among them.
-        sensitivity: `None` where the group has no PNEUMONIA image; and so on.
-        specificity: of its NORMAL images.
+        name: the value of the column.
+        images: number of images.
+        patients: number of patients.
+        positives: number of PNEUMONIA images.
+        sensitivity: on the group's PNEUMONIA images.
+        specificity: on the group's NORMAL images.
         auc: within the group.
         gaps: this group minus all other images of the column, per rate.
-        too_few: the rates that rest on too few patients to tell.
+        too_few: the rates that rest on too few patients.
     """
 
     name: str
@@ -89,9 +86,9 @@ class GroupColumn:
 
     Attributes:
         name: of the column.
-        groups: with an answer; images without a value stand in none. Empty if there are too many.
-        without: images that have no value.
-        note: what was done to the values, `""` if nothing.
+        groups: the groups; images without a value are in none. Empty if there are too many values.
+        without: number of images without a value.
+        note: how the values were grouped, or why not; `""` if they were used unchanged.
     """
 
     name: str
@@ -105,7 +102,7 @@ class GroupColumn:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> GroupColumn:
-        """What `to_dict` wrote."""
+        """Read the document that `to_dict` wrote."""
         groups = tuple(
             Group(
                 str(group["name"]),
@@ -131,24 +128,23 @@ def by_group(
     columns: Mapping[str, Sequence[str]],
     level: float,
 ) -> tuple[GroupColumn, ...]:
-    """Rates per group of every column that makes groups.
+    """Rates per group, for every column with at least two values.
 
-    A column of quantities (age, weight) with more than `MOST_GROUPS` values is cut into quarters of
-    the images. One of texts or codes (site, accession) with more makes no groups: it comes last,
-    with a note and no group. One with fewer than two values is left out. Groups stand in the
-    order of their values where these hold numbers (9 before 10, `p2` before `p10`), else the
-    largest first.
+    A column of quantities (age, weight) with more than `MOST_GROUPS` values is divided into
+    quarters of the images. A column of texts or codes (site, accession) with more values has no
+    groups; it comes last, with a note. Groups are in the order of their values if these contain
+    numbers (9 before 10, `p2` before `p10`), otherwise the largest comes first.
 
     Args:
         labels: int, (n,), 0 or 1.
         probabilities: float64, (n,), in [0, 1].
-        patients: (n,), ids.
-        threshold: PNEUMONIA is the answer from here up.
-        columns: per name the values, (n,) texts; `""` is none.
-        level: of the intervals.
+        patients: (n,), patient ids.
+        threshold: PNEUMONIA is predicted if the probability is at least this.
+        columns: values by column name, str, (n,); `""` is a missing value.
+        level: confidence level of the intervals.
 
     Raises:
-        DataError: a column has another length; labels or probabilities are wrong.
+        DataError: a column has a different length; labels or probabilities are out of range.
     """
     truth, scores = checked_scores(labels, probabilities)
     ids = np.asarray(patients)
@@ -171,16 +167,16 @@ def by_group(
 
 
 def _grouped(name: str, values: NDArray[np.str_]) -> tuple[NDArray[np.str_], str, tuple[str, ...]]:
-    """The group of each image, what was done to the values, and the groups in order."""
-    there = values[values != ""]
-    counted = Counter(str(value) for value in there)
+    """The group of each image, a note on the grouping, and the groups in order."""
+    present = values[values != ""]
+    counted = Counter(str(value) for value in present)
     in_order = any(_NUMBER.search(value) for value in counted)
     distinct = sorted(counted, key=_natural if in_order else lambda value: (-counted[value], value))
     if len(distinct) <= MOST_GROUPS:
         return values, "", tuple(distinct)
-    numbers = _quantities(name, there, len(distinct))
+    numbers = _quantities(name, present, len(distinct))
     if numbers is None:
-        note = f"{len(distinct):,} different values: more than {MOST_GROUPS} make no groups"
+        note = f"{len(distinct):,} different values, too many to compare (limit {MOST_GROUPS})"
         return values, note, ()
     bounds = np.unique(np.quantile(numbers, np.linspace(0, 1, BANDS + 1)[1:-1]))
     places = np.searchsorted(bounds, numbers, side="left")
@@ -193,14 +189,15 @@ def _grouped(name: str, values: NDArray[np.str_]) -> tuple[NDArray[np.str_], str
     banded = values.astype(object)
     banded[values != ""] = [names[place] for place in places]
     found = tuple(names[k] for k in sorted(set(places.tolist())))
-    return banded.astype(np.str_), "cut into quarters of the images", found
+    return banded.astype(np.str_), "divided into quarters of the images", found
 
 
 def _quantities(name: str, texts: NDArray[np.str_], distinct: int) -> FloatArray | None:
-    """The values as numbers; `None` where they are texts, or codes that are written as numbers.
+    """The values as float64, (n,); `None` if they are texts, or codes written as numbers.
 
-    Codes are what bears the name of one (`site`, `accession_no`), is written with leading zeros or
-    more than six digits, or whole numbers of three digits and more that hardly ever come again.
+    A column is treated as codes if its name indicates it (`site`, `accession_no`), if it has
+    integers with leading zeros or more than six digits, or if it has integers of three or more
+    digits of which most occur only once.
     """
     try:
         numbers = texts.astype(np.float64)
@@ -221,9 +218,9 @@ def _quantities(name: str, texts: NDArray[np.str_], distinct: int) -> FloatArray
 
 
 def _natural(text: str) -> tuple[Any, ...]:
-    """A sort key: numbers by size before texts; in texts numbers count by size too.
+    """A natural sort key: numbers before texts; numbers within texts are compared by value.
 
-    `under 1` stands before, `65 or older` where its number says.
+    `under 1` sorts before `1`, and `65 or older` sorts by its number.
     """
     try:
         return (0, float(text), "")
@@ -248,8 +245,8 @@ def _group(
 ) -> Group:
     inside = values == name
     rest = (values != "") & ~inside
-    mine = _rates(inside, truth, scores, ids, threshold, level)
-    theirs = _rates(rest, truth, scores, ids, threshold, level)
+    own = _rates(inside, truth, scores, ids, threshold, level)
+    others = _rates(rest, truth, scores, ids, threshold, level)
     fewest = [np.unique(ids[inside & (truth == label)]).size for label in (0, 1)]
     needed = {"sensitivity": fewest[1], "specificity": fewest[0], "auc": min(fewest)}
     return Group(
@@ -257,12 +254,12 @@ def _group(
         images=int(inside.sum()),
         patients=int(np.unique(ids[inside]).size),
         positives=int(truth[inside].sum()),
-        sensitivity=mine["sensitivity"],
-        specificity=mine["specificity"],
-        auc=mine["auc"],
-        gaps={rate: _clipped(difference(mine[rate], theirs[rate])) for rate in RATES},
+        sensitivity=own["sensitivity"],
+        specificity=own["specificity"],
+        auc=own["auc"],
+        gaps={rate: _zeroed(difference(own[rate], others[rate])) for rate in RATES},
         too_few=tuple(
-            rate for rate in RATES if mine[rate].value is not None and needed[rate] < FEWEST
+            rate for rate in RATES if own[rate].value is not None and needed[rate] < FEWEST
         ),
     )
 
@@ -275,16 +272,16 @@ def _rates(
     threshold: float,
     level: float,
 ) -> dict[str, Estimate]:
-    ill, well = inside & (truth == 1), inside & (truth == 0)
+    positive, negative = inside & (truth == 1), inside & (truth == 0)
     return {
-        "sensitivity": clustered_interval(scores[ill] >= threshold, ids[ill], level),
-        "specificity": clustered_interval(scores[well] < threshold, ids[well], level),
+        "sensitivity": clustered_interval(scores[positive] >= threshold, ids[positive], level),
+        "specificity": clustered_interval(scores[negative] < threshold, ids[negative], level),
         "auc": delong_interval(truth[inside], scores[inside], level, ids[inside]),
     }
 
 
-def _clipped(gap: Estimate) -> Estimate:
-    """Rounding must not show -0.0, or a gap of nothing as one."""
+def _zeroed(gap: Estimate) -> Estimate:
+    """Set a gap that differs from 0 only by rounding to 0."""
     if gap.value is None or not math.isclose(gap.value, 0.0, abs_tol=1e-12):
         return gap
     return Estimate(0.0, gap.low, gap.high)

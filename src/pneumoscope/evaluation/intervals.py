@@ -1,16 +1,14 @@
-"""How far a metric would move with other patients: bootstrap, Wilson and DeLong intervals.
+"""Confidence intervals of metrics: bootstrap over patients, Wilson, DeLong.
 
-Comes in: labels (int, (n,)), probabilities (float64, (n,)), one patient id per image, a seed.
-Goes out: `Estimate`s, NaN-free. Does not know of models, splits or files.
+Each method has its limits:
 
-Each fails where another holds:
-- The bootstrap resamples patients, so repeats of one child don't count as news. Its interval
-  collapses to a point where every image is answered rightly (accuracy 1, AUC 1): there the one of
-  `edges` takes its place.
-- Wilson's interval never collapses, but takes images for independent: too narrow if patients
+- The bootstrap resamples patients, so it accounts for several images per patient. Its interval
+  collapses to a point if all predictions are correct (accuracy 1, AUC 1); it is then replaced by
+  that of `proportions.edge_metrics`.
+- Wilson's interval never collapses, but assumes independent images. It is too narrow if patients
   have many images each.
-- DeLong's needs no resampling and, with patients given, allows for repeats; its variance is 0 at
-  AUC 0 or 1, where Newcombe's interval takes its place.
+- DeLong's interval needs no resampling and can be clustered by patient. Its variance is 0 at an AUC
+  of 0 or 1; it is then replaced by Newcombe's interval.
 """
 
 from __future__ import annotations
@@ -45,23 +43,24 @@ from pneumoscope.evaluation.ranked_metrics import (
     RankedScores,
     checked_scores,
     metric_values,
+    win_shares,
 )
 from pneumoscope.records import Estimate
 
 BOOTSTRAP_METHOD = f"expanded percentile bootstrap over patients; {EDGE_METHOD}"
 METRICS_METHOD = (
-    f"{BOOTSTRAP_METHOD}; areas by the bootstrap's deviation on the logit scale, calibration error "
-    "corrected for what noise adds"
+    f"{BOOTSTRAP_METHOD}; areas under a curve: bootstrap standard deviation on the logit scale; "
+    "calibration error: corrected for sampling noise"
 )
-"""Of `bootstrap_metrics`, in words."""
+"""The method of `bootstrap_metrics`, in words."""
 
 BY_DEVIATION = ("auc", "average_precision")
-"""Metrics whose interval is the bootstrap's deviation on the logit scale, see `logit_interval`."""
+"""Metrics whose interval uses the bootstrap's deviation on the logit scale (`logit_interval`)."""
 
 _NO_VARIANCE = 1e-18
 
 _BLOCK_ELEMENTS = 1 << 18
-"""Weights held at a time: small enough to stay in a processor's cache."""
+"""Weights in memory at a time; small enough for a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,8 @@ class BootstrapMetrics:
     """Metrics with intervals from one bootstrap.
 
     Attributes:
-        estimates: one per metric, in the contract's order.
-        dropped: per metric, the resamples in which it was undefined (left out of the interval).
+        estimates: one per metric, in the order of `metrics.json`.
+        dropped: per metric, the number of resamples in which it is undefined; they are left out.
     """
 
     estimates: Mapping[str, Estimate]
@@ -80,16 +79,16 @@ class BootstrapMetrics:
 def resampled_weights(
     codes: IntArray, patients: int, config: IntervalConfig
 ) -> Iterator[FloatArray]:
-    """Draw patients with replacement; yield how often each image is in each resample.
+    """Draw patients with replacement, and yield how often each image is in each resample.
 
     Args:
-        codes: (n,), the patient of each image, 0 to `patients` - 1.
-        patients: how many there are, and how many are drawn for each resample.
-        config: number of resamples and the seed.
+        codes: int64, (n,), the patient of each image, 0 to `patients` - 1.
+        patients: number of patients, and of draws per resample.
+        config: number of resamples and seed.
 
     Yields:
-        Whole numbers of shape (b, n); all b add up to `config.resamples`. Which patients are
-        drawn depends on the seed and on the number of patients alone.
+        Integer weights, float64, (b, n); the blocks have `config.resamples` rows in total. The
+        patients drawn depend only on the seed and the number of patients.
     """
     rng = np.random.default_rng(config.seed)
     block = max(1, _BLOCK_ELEMENTS // max(codes.size, patients, 1))
@@ -104,7 +103,7 @@ def resampled_weights(
 def resampled_counts(
     labels: IntArray, probabilities: FloatArray, patients: Patients, config: IntervalConfig
 ) -> Iterator[RankedCounts]:
-    """The bootstrap's resamples as ranked counts, block by block; the scores are sorted once."""
+    """Yield the bootstrap resamples as ranked counts, in blocks; the scores are sorted once."""
     codes, count = patient_codes(patients, labels.size)
     ranked = RankedScores.of(labels, probabilities)
     for weights in resampled_weights(codes[ranked.order], count, checked_interval(config)):
@@ -112,31 +111,33 @@ def resampled_counts(
 
 
 def checked_interval(config: IntervalConfig) -> IntervalConfig:
-    """The same configuration.
+    """Return the configuration after checking it.
 
     Raises:
         UsageError: the level is not between 0 and 1, or there is no resample.
     """
     if not 0.0 < config.level < 1.0:
-        raise UsageError(f"interval.level: found {config.level}, wanted between 0 and 1, as 0.95.")
+        raise UsageError(
+            f"interval.level: found {config.level}, wanted a number between 0 and 1, such as 0.95."
+        )
     if config.resamples < 1:
         raise UsageError(f"interval.resamples: found {config.resamples}, wanted 1 or more.")
     return config
 
 
 def expanded_tail(level: float, patients: int) -> float:
-    """Share of resamples to leave beyond each end of an interval at `level`, in [0, 0.5].
+    """Share of resamples beyond each limit of an interval at `level`, in [0, 0.5].
 
-    Resampling n patients gives variances that are too small by (n - 1) / n and normal quantiles
-    where Student's are called for. Both are made up for by reaching further into the tails:
+    Resampling n patients underestimates variances by the factor (n - 1) / n, and implies normal
+    instead of Student quantiles. Both are corrected by using percentiles further in the tails:
     Φ(-√(n / (n - 1)) × t(n - 1)), the expanded percentile interval of Hesterberg 2015
-    (doi:10.1080/00031305.2015.1089789). It needs no computing: (1 - level) / 2 for many patients.
+    (doi:10.1080/00031305.2015.1089789). For many patients it approaches (1 - level) / 2.
     """
     return NormalDist().cdf(-normal_reach(level, patients))
 
 
 def normal_reach(level: float, patients: int) -> float:
-    """√(n / (n - 1)) × t(n - 1): deviations that an interval reaches either way, as 1.96."""
+    """√(n / (n - 1)) × t(n - 1): standard deviations from centre to limit, such as 1.96."""
     from scipy.special import stdtrit
 
     n = max(patients, 2)
@@ -144,11 +145,11 @@ def normal_reach(level: float, patients: int) -> float:
 
 
 def fewest_patients(truth: IntArray, codes: IntArray) -> int:
-    """Patients with images of the rarer class, of those classes that are there: on these hangs all.
+    """Number of patients of the rarer class among the classes that are present.
 
     Args:
-        truth: (n,), 0 or 1.
-        codes: (n,), the patient of each image.
+        truth: int64, (n,), 0 or 1.
+        codes: int64, (n,), the patient of each image.
     """
     found = (np.unique(codes[truth == label]).size for label in (0, 1))
     return min((size for size in found if size), default=0)
@@ -157,12 +158,11 @@ def fewest_patients(truth: IntArray, codes: IntArray) -> int:
 def percentile_interval(
     values: FloatArray, level: float, patients: int
 ) -> tuple[float | None, float | None, int]:
-    """Expanded percentile interval of resampled values (b,), and how many were dropped.
+    """Expanded percentile interval of resampled values (b,), and the number of NaN dropped.
 
-    The ends are the resamples of rank tail × (b + 1) and its mirror image, between two of them by
-    interpolation (Davison & Hinkley 1997, section 5.3): with few resamples no narrower than with
-    many. For `patients` see `expanded_tail`. NaN, the mark of a resample in which the metric is
-    undefined, is left out and counted.
+    The limits are the values of rank tail × (b + 1) and its mirror image, interpolated (Davison &
+    Hinkley 1997, section 5.3), so that few resamples do not give narrower intervals than many. For
+    `patients` see `expanded_tail`. NaN marks resamples in which the metric is undefined.
     """
     kept = values[~np.isnan(values)]
     dropped = values.size - kept.size
@@ -176,13 +176,13 @@ def percentile_interval(
 def logit_interval(
     point: float, values: FloatArray, level: float, patients: int
 ) -> tuple[float | None, float | None, int]:
-    """Student's interval on the logit scale with the deviation of resampled values (b,).
+    """Student's interval on the logit scale with the standard deviation of resampled values (b,).
 
-    For areas under a curve, whose resamples are skewed and, near 1, too close to it: percentiles
-    hold the truth less often than they should. The deviation is carried to the logit scale to first
-    order, as Boyd, Eng & Page 2013 (doi:10.1007/978-3-642-40994-3_29) do for the
-    precision-recall curve and DeLong's interval for the other one. Percentiles where the point is 0
-    or 1 or nothing varies.
+    For areas under a curve: near 1 their resamples are skewed, and percentile intervals cover the
+    true value less often than stated. The standard deviation is transformed to the logit scale to
+    first order, as Boyd, Eng & Page 2013 (doi:10.1007/978-3-642-40994-3_29) do for the
+    precision–recall curve and DeLong's interval does for the ROC curve. Percentiles are used if the
+    point is 0 or 1, or if the resamples do not vary.
     """
     kept = values[~np.isnan(values)]
     spread = float(kept.std()) if kept.size else 0.0
@@ -200,21 +200,20 @@ def bootstrap_metrics(
     threshold: float,
     config: IntervalConfig,
 ) -> BootstrapMetrics:
-    """Every metric of the contract with its interval over resampled patients.
+    """All metrics of `metrics.json` with intervals from a bootstrap over patients.
 
-    Patients are drawn without stratification, as many as there are (the cluster bootstrap of
-    Davison & Hinkley 1997, section 3.8). With a single patient nothing can be resampled: values
-    that are neither 0 nor 1 stand without an interval. Undefined values are `None`. Where nothing
-    went wrong (accuracy or AUC of 1) every resample agrees: limits are those of `edges` there.
-    Intervals are `percentile_interval`'s, but `BY_DEVIATION` have `logit_interval`'s and `ece` that
-    of `ece_interval`, since percentiles of an average of absolute values hold nothing.
+    Patients are drawn with replacement without stratification (the cluster bootstrap of Davison &
+    Hinkley 1997, section 3.8). With a single patient nothing can be resampled, so values other than
+    0 and 1 have no interval. Undefined values are `None`. If all resamples agree (accuracy or AUC
+    of 1), the limits are those of `edge_metrics`. Intervals are those of `percentile_interval`,
+    except `logit_interval` for `BY_DEVIATION` and `GapResamples.interval` for `ece`.
 
     Args:
         labels: int, (n,), 0 or 1.
         probabilities: float64, (n,), in [0, 1].
-        patients: (n,), ids.
-        threshold: PNEUMONIA is the answer from here up.
-        config: level, resamples, seed.
+        patients: (n,), patient ids.
+        threshold: PNEUMONIA is predicted if the probability is at least this.
+        config: level, resamples and seed.
 
     Raises:
         DataError: shapes differ or values are out of range.
@@ -252,15 +251,15 @@ def bootstrap_metrics(
 
 
 def bootstrap_share(hits: ArrayLike, patients: Patients, config: IntervalConfig) -> Estimate:
-    """A share, or a mean of shares, with its expanded percentile interval over patients.
+    """A proportion, or a mean of proportions, with its expanded percentile interval over patients.
 
     Args:
-        hits: (n,), bool, whether each image counts, or float, how much of it does.
-        patients: (n,), ids.
-        config: level, resamples, seed.
+        hits: (n,), bool or float in [0, 1]: whether, or to what extent, each image counts.
+        patients: (n,), patient ids.
+        config: level, resamples and seed.
 
     Returns:
-        The share of hits; no interval with fewer than two patients, all `None` without images.
+        The mean; no interval with fewer than two patients, all `None` without images.
     """
     found = np.asarray(hits, dtype=np.float64)
     codes, count = patient_codes(patients, found.size)
@@ -283,13 +282,13 @@ def delong_auc(
 ) -> tuple[float, float]:
     """AUC and its variance (DeLong, DeLong & Clarke-Pearson 1988).
 
-    Structural components come from midranks, in O(n log n) (Sun & Xu 2014). With `patients`,
-    components are summed per patient first, and the covariance of a patient's PNEUMONIA and
-    NORMAL images is added (Obuchowski 1997); with one image each, that is DeLong's variance.
+    The structural components are computed in O(n log n) (Sun & Xu 2014). With `patients`, they are
+    summed per patient, and the covariance of a patient's PNEUMONIA and NORMAL images is added
+    (Obuchowski 1997); with one image per patient, this is DeLong's variance.
 
     Returns:
-        `(auc, variance)`. AUC is NaN without images of both classes; the variance is NaN with
-        fewer than two patients in either class.
+        `(auc, variance)`. The AUC is NaN if a class is missing; the variance is NaN with fewer than
+        two patients in either class.
     """
     truth, scores = checked_scores(labels, probabilities)
     ids: Patients = np.arange(truth.size) if patients is None else patients
@@ -303,12 +302,14 @@ def delong_auc(
 
 @dataclass(frozen=True, slots=True)
 class AucComponents:
-    """An AUC and what each image contributes to it.
+    """An AUC and DeLong's structural components.
 
     Attributes:
         auc: in [0, 1].
-        gain: (m,), of each PNEUMONIA image, the share of NORMAL ones that it beats, less `auc`.
-        loss: (n,), of each NORMAL image, the share of PNEUMONIA ones that beat it, less `auc`.
+        gain: float64, (m,), per PNEUMONIA image: share of NORMAL images with a lower score (ties
+            count half), minus `auc`.
+        loss: float64, (n,), per NORMAL image: share of PNEUMONIA images with a higher score (ties
+            count half), minus `auc`.
     """
 
     auc: float
@@ -317,12 +318,14 @@ class AucComponents:
 
 
 def auc_components(truth: IntArray, scores: FloatArray) -> AucComponents:
-    """DeLong's structural components of checked labels and scores of both classes."""
-    positive = truth == 1
-    m, n = int(positive.sum()), int((~positive).sum())
-    ranks = _midranks(scores)
-    above = (ranks[positive] - _midranks(scores[positive])) / n
-    below = 1.0 - (ranks[~positive] - _midranks(scores[~positive])) / m
+    """The AUC and its structural components, from checked labels and scores of both classes."""
+    ranked = RankedScores.of(truth, scores)
+    gain, loss = win_shares(ranked.counts_once())
+    group = np.empty(truth.size, np.int64)  # of each image, the index of its distinct score
+    group[ranked.order] = np.repeat(
+        np.arange(ranked.scores.size), np.diff(np.append(ranked.starts, truth.size))
+    )
+    above, below = gain[0, group[truth == 1]], loss[0, group[truth == 0]]
     auc = float(above.mean())
     return AucComponents(auc, above - auc, below - auc)
 
@@ -336,13 +339,14 @@ def components_covariance(
     """
     positive = truth == 1
     m, n = int(positive.sum()), int((~positive).sum())
-    held = [np.bincount(codes[side], minlength=patients) for side in (positive, ~positive)]
-    ill, well = (int(np.count_nonzero(images)) for images in held)
-    if min(ill, well) < 2:
+    images = [np.bincount(codes[side], minlength=patients) for side in (positive, ~positive)]
+    with_positive, with_negative = (int(np.count_nonzero(each)) for each in images)
+    if min(with_positive, with_negative) < 2:
         return np.full((len(found), len(found)), np.nan)
     gain = np.array([np.bincount(codes[positive], one.gain, patients) for one in found]) / m
     loss = np.array([np.bincount(codes[~positive], one.loss, patients) for one in found]) / n
-    covariance: FloatArray = gain @ gain.T * ill / (ill - 1) + loss @ loss.T * well / (well - 1)
+    covariance: FloatArray = gain @ gain.T * with_positive / (with_positive - 1)
+    covariance = covariance + loss @ loss.T * with_negative / (with_negative - 1)
     covariance += (gain @ loss.T + loss @ gain.T) * patients / (patients - 1)
     return covariance
 
@@ -353,11 +357,17 @@ def delong_interval(
     level: float,
     patients: Patients | None = None,
 ) -> Estimate:
-    """AUC with a normal interval on the logit scale, which keeps it inside (0, 1).
+    """AUC with DeLong's interval on the logit scale, which keeps the limits in (0, 1).
 
-    Where the variance is 0, as at AUC 0 or 1, the interval is Newcombe's (`edges.auc_interval`). No
-    interval where it is undefined, with fewer than two patients in a class. All `None` without
-    images of both classes. See `delong_auc`.
+    If the variance is 0, as at an AUC of 0 or 1, the interval is Newcombe's
+    (`proportions.auc_interval`). There is no interval with fewer than two patients in a class. All
+    `None` if a class is missing. See `delong_auc`.
+
+    Args:
+        labels: int, (n,), 0 or 1.
+        probabilities: float64, (n,).
+        level: confidence level, such as 0.95.
+        patients: (n,), patient ids; by default, images are independent.
     """
     auc, variance = delong_auc(labels, probabilities, patients)
     if math.isnan(auc):
@@ -365,8 +375,8 @@ def delong_interval(
     if at_edge(auc) or variance <= _NO_VARIANCE:
         truth = np.asarray(labels)
         ids = np.arange(truth.size) if patients is None else np.asarray(patients)
-        ill, well = (np.unique(ids[truth == label]).size for label in (1, 0))
-        return auc_interval(auc, ill, well, level)
+        positives, negatives = (np.unique(ids[truth == label]).size for label in (1, 0))
+        return auc_interval(auc, positives, negatives, level)
     if math.isnan(variance):
         return Estimate(auc)
     logit = math.log(auc / (1.0 - auc))
@@ -376,10 +386,3 @@ def delong_interval(
 
 def _expit(x: float) -> float:
     return 0.5 * (1.0 + math.tanh(x / 2))
-
-
-def _midranks(values: FloatArray) -> FloatArray:
-    """Ranks from 1, shape as `values`; ties share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2.0)[inverse]

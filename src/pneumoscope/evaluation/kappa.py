@@ -1,9 +1,10 @@
-"""Cohen's kappa of two yes-or-no raters, with an interval that allows for several images a patient.
+"""Cohen's kappa of two binary raters, with an interval clustered by patient.
 
-The standard error is the delta method's (Fleiss, Cohen & Everitt 1969, doi:10.1037/h0028106), with
-images of a patient summed first. The interval is not kappa ± 1.96 errors, which runs beyond 1 and
-collapses at full agreement. It is the score interval of the observed agreement, taken at as many
-independent images as would give kappa that same error, on the scale of kappa.
+The standard error is that of the delta method (Fleiss, Cohen & Everitt 1969,
+doi:10.1037/h0028106), with the images of a patient summed first. A Wald interval can exceed 1 and
+collapses at full agreement. The interval here is the score interval of the observed agreement, at
+the number of independent images that would give kappa the same standard error, transformed to the
+scale of kappa.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from pneumoscope.records import Estimate
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far two raters agree.
+    """Agreement of two raters.
 
     Attributes:
-        images: that both rated.
-        counts: rated positive by both, by the first alone, by the second alone, by neither.
+        images: number of images rated by both.
+        counts: images rated positive by both, by the first only, by the second only, by neither.
         observed: share of images on which they agree.
-        expected: share to be expected by chance, from how often each says yes.
-        kappa: `None` where one answer is given for all images by both.
+        expected: share expected by chance, from the raters' marginal frequencies.
+        kappa: `None` if both raters give the same rating to all images.
         error: standard error of kappa, likewise.
     """
 
@@ -46,8 +47,8 @@ def cohen_kappa(first: ArrayLike, second: ArrayLike, patients: Patients, level: 
     Args:
         first: int, (n,), 0 or 1.
         second: int, (n,), 0 or 1.
-        patients: (n,), ids.
-        level: of the interval, as 0.95.
+        patients: (n,), patient ids.
+        level: confidence level, such as 0.95.
 
     Raises:
         DataError: there is no image, shapes differ, or a rating is not 0 or 1.
@@ -90,6 +91,6 @@ def _cells(one: IntArray, other: IntArray) -> tuple[int, int, int, int]:
 
 
 def _error(influence: FloatArray, codes: ArrayLike, patients: int) -> float:
-    """Standard error of a mean of images that come in patients."""
+    """Standard error of a mean over images, clustered by patient."""
     sums = np.bincount(np.asarray(codes), influence, patients)
     return float(np.sqrt(sums @ sums * patients / (patients - 1)) / influence.size)

@@ -1,21 +1,14 @@
-"""The metrics of `metrics.json`, one function each.
+"""The metrics of `metrics.json`, one function each, and the curves of a report as numbers.
 
-Comes in: labels (int, shape (n,), 1 is PNEUMONIA), probabilities of PNEUMONIA (float64, shape
-(n,), in [0, 1]) and, where an answer is yes or no, a threshold. Goes out: one float.
-Does not know of patients, intervals, models or files.
-
-Decision rule, everywhere: PNEUMONIA when probability >= threshold.
-Naming: a function bears the name of its key in `metrics.json`. Higher is better for all but
-`brier` and `ece`, which are errors: 0 is best.
-Undefined (no image of a class, nothing called PNEUMONIA, no image at all) is NaN, with an
+Labels are int, (n,), 1 for PNEUMONIA; probabilities of PNEUMONIA are float64, (n,), in [0, 1].
+PNEUMONIA is predicted if probability >= threshold. A metric's function has the name of its key in
+`metrics.json`. Higher is better for all metrics except `brier` and `ece`, for which 0 is best. An
+undefined metric (no image of a class, nothing predicted PNEUMONIA) is NaN, with an
 `UndefinedMetricWarning`. All functions raise `DataError` for labels other than 0 and 1,
 probabilities outside [0, 1], and shapes that differ.
 
-The curves of a report as numbers: ROC and precision–recall, reliability, score histogram.
-
-Comes in: labels (int, (n,)), probabilities (float64, (n,)), one patient id per image, a seed.
-Goes out: frozen records of tuples, with `to_dict` and `from_dict` for JSON.
-Does not know how they are drawn, nor of models or files.
+The curves (ROC, precision–recall, reliability, score histogram) are frozen records of tuples, with
+`to_dict` and `from_dict` for JSON.
 """
 
 from __future__ import annotations
@@ -53,12 +46,12 @@ from pneumoscope.evaluation.ranked_metrics import (
 
 
 class UndefinedMetricWarning(UserWarning):
-    """A metric has no value for these images; NaN is returned."""
+    """A metric is undefined on these images; NaN is returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfusionMatrix:
-    """Images by truth and answer; positive is PNEUMONIA.
+    """Numbers of images by label and predicted class; PNEUMONIA is positive.
 
     Example:
         >>> evaluate([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9]).confusion_matrix
@@ -78,108 +71,108 @@ class ConfusionMatrix:
 def confusion_matrix(
     labels: ArrayLike, probabilities: ArrayLike, threshold: float
 ) -> ConfusionMatrix:
-    """Count images by label and answer.
+    """Count images by label and predicted class.
 
     Args:
         labels: int, (n,), 0 or 1.
         probabilities: float64, (n,), in [0, 1].
-        threshold: PNEUMONIA is the answer from here up.
+        threshold: PNEUMONIA is predicted if the probability is at least this.
 
     Raises:
-        DataError: labels or probabilities out of range, or shapes that differ.
+        DataError: labels or probabilities are out of range, or shapes differ.
     """
     tn, fp, fn, tp = confusion_counts(_counts(labels, probabilities), threshold)
     return ConfusionMatrix(int(tn[0]), int(fp[0]), int(fn[0]), int(tp[0]))
 
 
 def accuracy(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of images answered rightly, in [0, 1]."""
+    """Share of correct predictions, in [0, 1]."""
     value = metric_values(_counts(labels, probabilities), threshold)["accuracy"][0]
-    return _told("accuracy", float(value), "there is no image")
+    return _warned("accuracy", float(value), "there is no image")
 
 
 def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
     """Mean of sensitivity and specificity, in [0, 1]; needs both classes."""
     value = metric_values(_counts(labels, probabilities), threshold)["balanced_accuracy"][0]
-    return _told("balanced_accuracy", float(value), "one of the classes has no image")
+    return _warned("balanced_accuracy", float(value), "one of the classes has no image")
 
 
 def sensitivity(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of PNEUMONIA images that are called so (recall), in [0, 1]."""
+    """Share of PNEUMONIA images that are predicted PNEUMONIA (recall), in [0, 1]."""
     value = metric_values(_counts(labels, probabilities), threshold)["sensitivity"][0]
-    return _told("sensitivity", float(value), "there is no PNEUMONIA image")
+    return _warned("sensitivity", float(value), "there is no PNEUMONIA image")
 
 
 def specificity(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of NORMAL images that are called so, in [0, 1]."""
+    """Share of NORMAL images that are predicted NORMAL, in [0, 1]."""
     value = metric_values(_counts(labels, probabilities), threshold)["specificity"][0]
-    return _told("specificity", float(value), "there is no NORMAL image")
+    return _warned("specificity", float(value), "there is no NORMAL image")
 
 
 def ppv(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of PNEUMONIA answers that are right (precision), in [0, 1], at this prevalence."""
+    """Share of correct PNEUMONIA predictions (precision), in [0, 1], at this prevalence."""
     value = metric_values(_counts(labels, probabilities), threshold)["ppv"][0]
-    return _told("ppv", float(value), "no image is called PNEUMONIA")
+    return _warned("ppv", float(value), "no image is predicted PNEUMONIA")
 
 
 def npv(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of NORMAL answers that are right, in [0, 1], at this prevalence."""
+    """Share of correct NORMAL predictions, in [0, 1], at this prevalence."""
     value = metric_values(_counts(labels, probabilities), threshold)["npv"][0]
-    return _told("npv", float(value), "no image is called NORMAL")
+    return _warned("npv", float(value), "no image is predicted NORMAL")
 
 
 def f1(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
     """Harmonic mean of sensitivity and ppv, `2 tp / (2 tp + fp + fn)`, in [0, 1]."""
     value = metric_values(_counts(labels, probabilities), threshold)["f1"][0]
-    return _told("f1", float(value), "no image is PNEUMONIA or called so")
+    return _warned("f1", float(value), "no image is labelled or predicted PNEUMONIA")
 
 
 def auc(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Chance that a PNEUMONIA image scores above a NORMAL one, ties counted half, in [0, 1].
+    """Probability that a PNEUMONIA image scores above a NORMAL one, ties counted half, in [0, 1].
 
     The Mann–Whitney form of the area under the ROC curve (Hanley & McNeil 1982).
     """
     value = auc_values(_counts(labels, probabilities))[0]
-    return _told("auc", float(value), "one of the classes has no image")
+    return _warned("auc", float(value), "one of the classes has no image")
 
 
 def average_precision(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Sum over falling thresholds of (gain in recall) × precision, in [0, 1].
+    """Sum over decreasing thresholds of (increase of recall) × precision, in [0, 1].
 
-    scikit-learn's step-wise definition: no interpolation between the steps.
+    This is scikit-learn's definition, without interpolation between the steps.
     """
     value = average_precision_values(_counts(labels, probabilities))[0]
-    return _told("average_precision", float(value), "there is no PNEUMONIA image")
+    return _warned("average_precision", float(value), "there is no PNEUMONIA image")
 
 
 def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Mean squared difference of probability and label, in [0, 1], 0 is best (Brier 1950)."""
     value = brier_values(_counts(labels, probabilities))[0]
-    return _told("brier", float(value), "there is no image")
+    return _warned("brier", float(value), "there is no image")
 
 
 def ece(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Expected calibration error with bins of equal mass, debiased, in [0, 1], 0 is best.
 
-    The mean over images of |mean probability - share of PNEUMONIA| in their bin. The plain
-    statistic is never 0, even for a perfect forecast, because each bin's share is a noisy
-    sample. So the sampling variance `q (1 - q) / (n - 1)` of a bin with n images and share q is
-    subtracted from the bin's squared gap, and what is left below 0 counts as 0 (Bröcker 2012,
-    doi:10.1007/s00382-011-1191-1; Kumar, Liang & Ma 2019, arXiv:1909.10155, who do so for the
-    squared error). Being cut at 0, a little bias upwards stays.
+    The mean over images of |mean probability - share of PNEUMONIA| in their bin. Without
+    correction, it is positive even for a perfectly calibrated model, because the share in each bin
+    is a noisy sample. The sampling variance `q (1 - q) / (n - 1)` of a bin with n images and share
+    q is therefore subtracted from the squared gap, and negative differences are set to 0 (Bröcker
+    2012, doi:10.1007/s00382-011-1191-1; Kumar, Liang & Ma 2019, arXiv:1909.10155, for the squared
+    error). A small upward bias remains because of the truncation at 0.
 
-    At most 15 bins, and fewer rather than less than 20 images in each; equal probabilities
-    share a bin.
+    There are at most 15 bins, and fewer if they would contain fewer than 20 images each. Equal
+    probabilities share a bin.
     """
     value = ece_values(_counts(labels, probabilities))[0]
-    return _told("ece", float(value), "there is no image")
+    return _warned("ece", float(value), "there is no image")
 
 
 def _counts(labels: ArrayLike, probabilities: ArrayLike) -> RankedCounts:
     return RankedScores.of(*checked_scores(labels, probabilities)).counts_once()
 
 
-def _told(name: str, value: float, reason: str) -> float:
+def _warned(name: str, value: float, reason: str) -> float:
     if math.isnan(value):
         message = f"{name} is undefined: {reason}"
         warnings.warn(message, UndefinedMetricWarning, stacklevel=3)
@@ -189,12 +182,12 @@ def _told(name: str, value: float, reason: str) -> float:
 GRID_POINTS = 101
 HISTOGRAM_BINS = 20
 _ROUNDING = 1e-9
-"""Of an image: a grid point that is a whole number of images may miss it by that much."""
+"""Rounding error, in images, of a grid point that is a whole number of images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A curve on the grid 0, 0.01, …, 1, with a pointwise band.
+    """A curve on the grid 0, 0.01, …, 1, with a pointwise confidence band.
 
     ROC: x is the false positive rate (1 - specificity), y the sensitivity. Precision–recall: x is
     the recall (sensitivity), y the precision (ppv).
@@ -202,8 +195,8 @@ class Curve:
     Attributes:
         x: the 101 grid points.
         y: the value at each, in [0, 1].
-        low: lower end of the percentile interval at each point; empty without a band.
-        high: upper end likewise.
+        low: lower limit at each point; empty without a band.
+        high: upper limit at each point, likewise.
     """
 
     x: tuple[float, ...]
@@ -217,22 +210,22 @@ class Curve:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Curve:
-        """What `to_dict` wrote."""
+        """Read the document that `to_dict` wrote."""
         return cls(*(_floats(document[key]) for key in ("x", "y", "low", "high")))
 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How often it was PNEUMONIA where the model said so with a given probability.
+    """A reliability diagram: observed frequency of PNEUMONIA by predicted probability.
 
-    One entry per bin of near-equal mass (the bins of `metrics.ece`), rising.
+    One entry per bin of near-equal mass (the bins of `ece`), in increasing order.
 
     Attributes:
-        probability: mean probability of the bin's images.
-        share: share of them that are PNEUMONIA.
-        low: lower end of its Wilson interval (images taken for independent).
-        high: upper end likewise.
-        images: how many there are.
+        probability: mean predicted probability of the bin's images.
+        share: observed share of PNEUMONIA.
+        low: lower limit of its Wilson interval, which assumes independent images.
+        high: upper limit, likewise.
+        images: number of images.
     """
 
     probability: tuple[float, ...]
@@ -253,7 +246,7 @@ class Reliability:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Reliability:
-        """What `to_dict` wrote."""
+        """Read the document that `to_dict` wrote."""
         return cls(
             _floats(document["probability"]),
             _floats(document["share"]),
@@ -265,10 +258,10 @@ class Reliability:
 
 @dataclass(frozen=True, slots=True)
 class ScoreHistogram:
-    """Images per class and probability.
+    """Numbers of images per class and probability.
 
     Attributes:
-        edges: 21 rising bounds from 0 to 1; a bin holds its lower one, the last one both.
+        edges: 21 increasing bounds from 0 to 1; a bin includes its lower bound, the last bin both.
         normal: NORMAL images per bin, 20 counts.
         pneumonia: PNEUMONIA images per bin, 20 counts.
     """
@@ -287,7 +280,7 @@ class ScoreHistogram:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ScoreHistogram:
-        """What `to_dict` wrote."""
+        """Read the document that `to_dict` wrote."""
         return cls(
             _floats(document["edges"]),
             _integers(document["normal"]),
@@ -300,20 +293,20 @@ def roc_and_precision_recall(
 ) -> tuple[Curve | None, Curve | None]:
     """ROC and precision–recall curves with bands from the bootstrap of `bootstrap_metrics`.
 
-    The ROC curve runs straight between its points and takes the upper end of a vertical step.
-    The precision–recall curve is a step: at each recall the precision of the highest threshold
-    that reaches it, so that its area is the average precision. Resamples in which a curve is
-    undefined are left out. The bands hold point by point, not for the curve as a whole.
+    The ROC curve is linear between its points and takes the upper end of a vertical step. The
+    precision–recall curve is a step function: at each recall it has the precision of the highest
+    threshold that reaches it, so its area is the average precision. Resamples in which a curve is
+    undefined are left out. The bands are pointwise, not simultaneous.
 
     Args:
         labels: int, (n,), 0 or 1.
         probabilities: float64, (n,), in [0, 1].
-        patients: (n,), ids; with fewer than two there is no band.
-        config: level, resamples, seed.
+        patients: (n,), patient ids; with fewer than two patients there is no band.
+        config: level, resamples and seed.
 
     Returns:
-        `None` for a curve that is undefined: ROC without images of both classes,
-        precision–recall without PNEUMONIA images.
+        The two curves; `None` if undefined (ROC if a class is missing, precision–recall without
+        PNEUMONIA images).
 
     Raises:
         DataError: shapes differ or values are out of range.
@@ -321,7 +314,7 @@ def roc_and_precision_recall(
     """
     truth, scores = checked_scores(labels, probabilities)
     codes, count = patient_codes(patients, truth.size)
-    ill = np.unique(codes[truth == 1]).size
+    positives = np.unique(codes[truth == 1]).size
     grid = np.linspace(0.0, 1.0, GRID_POINTS)
     roc_point, pr_point = _on_grid(RankedScores.of(truth, scores).counts_once())
     roc_rows, pr_rows = [], []
@@ -332,9 +325,15 @@ def roc_and_precision_recall(
             pr_rows.append(precision_recall)
     return (
         _banded(
-            roc_point, roc_rows, config.level, np.full(GRID_POINTS, float(ill)), fixed_end=True
+            roc_point,
+            roc_rows,
+            config.level,
+            np.full(GRID_POINTS, float(positives)),
+            fixed_end=True,
         ),
-        _banded(pr_point, pr_rows, config.level, np.maximum(ill * grid, 1.0), fixed_end=False),
+        _banded(
+            pr_point, pr_rows, config.level, np.maximum(positives * grid, 1.0), fixed_end=False
+        ),
     )
 
 
@@ -345,7 +344,7 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, level: float) -> Re
         DataError: shapes differ or values are out of range.
     """
     bins = equal_mass_bins(RankedScores.of(*checked_scores(labels, probabilities)).counts_once())
-    used = np.flatnonzero(bins.mass[0])[::-1]  # the ranking falls, a diagram rises
+    used = np.flatnonzero(bins.mass[0])[::-1]  # from decreasing to increasing scores
     images = [int(mass) for mass in bins.mass[0, used]]
     positives = [int(count) for count in bins.positives[0, used]]
     intervals = [wilson_interval(k, n, level) for k, n in zip(positives, images, strict=True)]
@@ -388,7 +387,7 @@ def _on_grid(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
 def _sensitivity_at(
     tp: FloatArray, fp: FloatArray, positives: float, negatives: float
 ) -> FloatArray:
-    # Counts, not rates, are compared: a rate may miss its grid point by rounding.
+    # Compare counts, not rates: a rate may miss its grid point by rounding.
     wanted = np.linspace(0.0, negatives, GRID_POINTS)
     x, y = np.concatenate([[0.0], fp]), np.concatenate([[0.0], tp])
     after = np.searchsorted(x, wanted + _ROUNDING, side="right")
@@ -402,7 +401,7 @@ def _sensitivity_at(
 
 def _precision_at(tp: FloatArray, fp: FloatArray, positives: float) -> FloatArray:
     wanted = np.linspace(0.0, positives, GRID_POINTS) - _ROUNDING
-    # At recall 0, the precision of the first threshold that finds anything.
+    # At recall 0, the precision of the first threshold with a true positive.
     first = np.searchsorted(tp, np.maximum(wanted, 0.5), side="left")
     precision: FloatArray = tp[first] / (tp[first] + fp[first])
     return precision
@@ -416,14 +415,14 @@ def _banded(
     *,
     fixed_end: bool,
 ) -> Curve | None:
-    """A curve with its band: percentiles, or Wilson's limits where no resample differs.
+    """A curve with its band: percentiles, or Wilson's limits where all resamples agree.
 
     Args:
-        point: (1, 101).
-        rows: blocks of resamples, (b, 101) each.
-        level: of the band.
-        patients: (101,), on how many patients each value rests.
-        fixed_end: whether the curve's end is given by what it is, as that of ROC at (1, 1).
+        point: (1, 101), the curve.
+        rows: resampled curves, blocks (b, 101).
+        level: confidence level of the band.
+        patients: (101,), the number of patients behind each value.
+        fixed_end: whether the curve's end is fixed by definition, like that of ROC at (1, 1).
     """
     if np.isnan(point).any():
         return None

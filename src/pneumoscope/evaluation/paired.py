@@ -1,7 +1,4 @@
-"""Two models on the same images: differences, and whether they are more than chance.
-
-Comes in: labels (int, (n,)), both models' probabilities (float64, (n,)), patients. Goes out:
-frozen records of `Estimate`s and p-values. Does not know of models, margins or files.
+"""Paired comparison of two models on the same images: differences, intervals and tests.
 
 All differences are new minus old.
 """
@@ -45,10 +42,10 @@ from pneumoscope.evaluation.ranked_metrics import (
 from pneumoscope.records import Estimate
 
 SHARES = {"accuracy": (0, 1), "sensitivity": (1,), "specificity": (0,)}
-"""Metrics that are shares of images, with the labels of these."""
+"""Metrics that are proportions of images, with the labels of the images they count."""
 
 _HALVINGS = 60
-"""Of an interval of at most 2: what is left is below any double's rounding."""
+"""Bisection steps; they reduce an interval of length 2 to below the precision of a double."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +53,11 @@ class PairedAuc:
     """Two AUCs on the same images, compared by DeLong, DeLong & Clarke-Pearson 1988.
 
     Attributes:
-        old: AUC of the old model; `None` without images of both classes.
-        new: of the new one.
-        difference: with a normal interval, where the variance is 0 one of the two AUCs' own
-            intervals, none if the scores are the same.
-        p: two-sided, of no difference; `None` where the variance is 0 or undefined.
+        old: AUC of the old model; `None` if a class is missing.
+        new: AUC of the new model, likewise.
+        difference: with a normal interval; if the variance is 0, with an interval from the two
+            AUCs' own intervals; without an interval if the scores are identical.
+        p: two-sided p of no difference; `None` if the variance is 0 or undefined.
         error: standard error of the difference, likewise.
 
     Example:
@@ -79,14 +76,16 @@ class PairedAuc:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """Who was right where the two disagree (McNemar 1947).
+    """Discordant predictions of two models, with McNemar's tests (1947).
+
+    Both tests assume independent images.
 
     Attributes:
-        only_old: images that the old model alone answers rightly.
-        only_new: images that the new model alone answers rightly.
-        exact: two-sided p of the exact conditional test; 1 without disagreement.
-        mid: mid-p (Fagerland, Lydersen & Laake 2013, doi:10.1186/1471-2288-13-91), which keeps
-            its level nearly as well and is less cautious. Both take images for independent.
+        only_old: number of images that only the old model predicts correctly.
+        only_new: number of images that only the new model predicts correctly.
+        exact: two-sided p of the exact conditional test; 1 without discordant images.
+        mid: mid-p (Fagerland, Lydersen & Laake 2013, doi:10.1186/1471-2288-13-91), which is less
+            conservative and nearly keeps the level.
 
     Example:
         >>> found = mcnemar([True, True, False, True], [True, True, True, True])
@@ -102,14 +101,13 @@ class McNemar:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifferences:
-    """Differences of every metric with limits.
+    """Differences of all metrics with their limits.
 
     Attributes:
-        two_sided: interval at the configuration's level: of shares of images (`SHARES`) that of
-            `paired_share_interval`, else expanded percentiles of one bootstrap over patients.
-        lower: the bootstrap's one-sided lower limit per metric, at `confidence`; `None` where
-            undefined.
-        upper: one-sided upper limit likewise.
+        two_sided: with intervals at the configured level: those of `paired_share_interval` for
+            proportions (`SHARES`), otherwise expanded percentiles of one bootstrap over patients.
+        lower: the bootstrap's one-sided lower limit per metric; `None` if undefined.
+        upper: the bootstrap's one-sided upper limit per metric, likewise.
     """
 
     two_sided: Mapping[str, Estimate]
@@ -120,7 +118,14 @@ class PairedDifferences:
 def paired_auc(
     labels: ArrayLike, old: ArrayLike, new: ArrayLike, level: float, patients: Patients
 ) -> PairedAuc:
-    """Both AUCs and their difference; components are summed per patient (Obuchowski 1997).
+    """Both AUCs and their difference, clustered by patient (Obuchowski 1997).
+
+    Args:
+        labels: int, (n,), 0 or 1.
+        old: float64, (n,), probabilities of the old model.
+        new: float64, (n,), probabilities of the new model.
+        level: confidence level, such as 0.95.
+        patients: (n,), patient ids.
 
     Example:
         >>> labels, old, new = [0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9], [0.1, 0.3, 0.8, 0.9]
@@ -137,13 +142,13 @@ def paired_auc(
     spread = components_covariance(truth, codes, count, (first, second))
     variance = float(spread[0, 0] + spread[1, 1] - 2 * spread[0, 1])
     if math.isnan(variance) or variance <= 1e-18:
-        apart = Estimate(gap)
-        if not np.array_equal(before, after):  # of the same scores there is nothing to tell apart
-            apart = difference(
+        estimate = Estimate(gap)
+        if not np.array_equal(before, after):  # identical scores have no difference to estimate
+            estimate = difference(
                 delong_interval(truth, after, level, patients),
                 delong_interval(truth, before, level, patients),
             )
-        return PairedAuc(first.auc, second.auc, apart, None, None)
+        return PairedAuc(first.auc, second.auc, estimate, None, None)
     error = math.sqrt(variance)
     half = NormalDist().inv_cdf((1.0 + level) / 2) * error
     p = math.erfc(abs(gap) / error / math.sqrt(2))
@@ -151,11 +156,11 @@ def paired_auc(
 
 
 def mcnemar(old_right: ArrayLike, new_right: ArrayLike) -> McNemar:
-    """Exact and mid-p McNemar tests of two answers to the same images.
+    """Exact and mid-p McNemar tests of two models on the same images.
 
     Args:
-        old_right: bool, (n,), whether the old model's answer is right.
-        new_right: bool, (n,), whether the new model's is.
+        old_right: bool, (n,), whether the old model's prediction is correct.
+        new_right: bool, (n,), whether the new model's prediction is correct.
 
     Example:
         >>> mcnemar([True] * 8 + [False] * 8, [True] * 16).exact < 0.05
@@ -182,17 +187,17 @@ def mcnemar_p(only_old: int, only_new: int) -> tuple[float, float]:
 
 
 def _half_binomial(total: int, k: int) -> float:
-    """P(X = k) of `total` fair coins."""
+    """P(X = k) of a binomial distribution with `total` trials and probability 1/2."""
     log = math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1)
     return math.exp(log - total * math.log(2.0))
 
 
 def paired_share_lower(old_right: ArrayLike, new_right: ArrayLike, confidence: float) -> float:
-    """One-sided lower limit of a difference of paired shares that does not collapse.
+    """One-sided lower limit of a difference of paired proportions; it never collapses.
 
     Tango's score limit (1998, Statistics in Medicine 17:891-908): the largest difference below
-    the one seen that a score test at `confidence` rejects. Takes images for independent. -1
-    without images.
+    the observed one that a score test at `confidence` rejects. It assumes independent images.
+    Returns -1 without images.
     """
     before = np.asarray(old_right, dtype=bool)
     after = np.asarray(new_right, dtype=bool)
@@ -206,21 +211,20 @@ def paired_share_lower(old_right: ArrayLike, new_right: ArrayLike, confidence: f
 def paired_share_interval(
     old_right: ArrayLike, new_right: ArrayLike, patients: Patients, level: float
 ) -> Estimate:
-    """New minus old of a share of the same images, with Tango's score interval.
+    """Difference, new minus old, of a proportion of the same images, with Tango's score interval.
 
-    A difference rests on the few images that the two answer differently, of which percentiles of
-    resamples make too little. Counts are taken at the effective number of images, as in `shares`:
-    so many independent ones whose differences would vary as much as the patients' do, but no more
-    than there are.
+    The difference rests on the few discordant images, for which percentile intervals are too
+    narrow. Counts are scaled to the effective number of images: the number of independent images
+    whose differences would vary as much as the observed ones, clustered by patient, and at most n.
 
     Args:
-        old_right: bool, (n,), whether the old model's answer is right.
-        new_right: bool, (n,), whether the new model's is.
-        patients: (n,), ids.
-        level: confidence level, as 0.95.
+        old_right: bool, (n,), whether the old model's prediction is correct.
+        new_right: bool, (n,), whether the new model's prediction is correct.
+        patients: (n,), patient ids.
+        level: confidence level, such as 0.95.
 
     Returns:
-        All `None` without images; no interval with one patient whose images change differently.
+        All `None` without images; no interval with a single patient whose images differ.
     """
     change = np.asarray(new_right, np.float64) - np.asarray(old_right, np.float64)
     codes, count = patient_codes(patients, change.size)
@@ -229,11 +233,11 @@ def paired_share_interval(
     gap, n = float(change.mean()), change.size
     if count < 2 and np.ptp(change) > 0.0:
         return Estimate(gap)
-    apart = change - gap
-    sums = np.bincount(codes, apart, count)
+    residual = change - gap
+    sums = np.bincount(codes, residual, count)
     clustered = float(sums @ sums) * count / max(count - 1, 1)
-    independent = float(apart @ apart) * n / max(n - 1, 1)
-    # Where nothing changed nothing is seen of how alike a patient's images are: each is one then.
+    independent = float(residual @ residual) * n / max(n - 1, 1)
+    # Without changes, the correlation within patients can't be estimated: one image per patient.
     effective = min(n * independent / clustered, n) if clustered > 0.0 else float(count)
     effective *= degrees_factor(n, count) if count > 1 else 1.0
     gained, lost = (float((change == way).sum()) * effective / n for way in (1.0, -1.0))
@@ -244,11 +248,11 @@ def paired_share_interval(
 
 
 def tango_lower(gained: float, lost: float, n: float, confidence: float) -> float:
-    """The limit of `paired_share_lower` from counts, which need not be whole: found by halving."""
+    """The limit of `paired_share_lower` from counts, which need not be integers, by bisection."""
     z = NormalDist().inv_cdf(confidence)
 
     def statistic(gap: float) -> float:
-        # The chance of a loss that fits best where the difference is `gap`.
+        # Maximum-likelihood probability of a loss under the difference `gap`.
         middle = -gained - lost + (2 * n - gained + lost) * gap
         root = math.sqrt(max(middle**2 + 8 * n * lost * gap * (1 - gap), 0.0))
         loss = (root - middle) / (4 * n)
@@ -270,14 +274,14 @@ def paired_differences(
     config: IntervalConfig,
     confidence: float,
 ) -> PairedDifferences:
-    """Differences of every metric of the contract, both models on the same resampled patients.
+    """Differences of all metrics of `metrics.json`, with both models on the same resamples.
 
     Args:
         labels: int, (n,), 0 or 1.
-        scores: the old and the new model's probabilities, float64, (n,) each.
+        scores: probabilities of the old and of the new model, each float64, (n,), in [0, 1].
         thresholds: of the old and the new model.
-        patients: (n,), ids; with one patient there are no limits.
-        config: level, resamples, seed.
+        patients: (n,), patient ids; with one patient there are no limits.
+        config: level, resamples and seed.
         confidence: of the one-sided limits.
     """
     truth, before = checked_scores(labels, scores[0])
@@ -310,20 +314,20 @@ def paired_differences(
         if defined and collapsed(Estimate(gap, low, high)):
             low, high = edges[0][name].low, edges[0][name].high
         two_sided[name] = Estimate(gap, low, high) if defined else Estimate(None)
-        # A one-sided limit at c is an end of the two-sided interval at 2c - 1.
+        # A one-sided limit at confidence c is a limit of the two-sided interval at 2c - 1.
         low, high, _ = percentile_interval(values, 2 * confidence - 1, fewest)
         if defined and collapsed(Estimate(gap, low, high)):
             low, high = edges[1][name].low, edges[1][name].high
             flat.add(name)
         lower[name], upper[name] = (low, high) if defined else (None, None)
     ids = np.asarray(patients)
-    right = [
+    correct = [
         is_correct(truth, values, at)
         for values, at in zip((before, after), thresholds, strict=True)
     ]
     for name, labels_of in SHARES.items():
         inside = np.isin(truth, labels_of)
-        pair = right[0][inside], right[1][inside], ids[inside]
+        pair = correct[0][inside], correct[1][inside], ids[inside]
         two_sided[name] = paired_share_interval(*pair, config.level)
         if name in flat:
             one_sided = paired_share_interval(*pair, 2 * confidence - 1)
@@ -339,7 +343,7 @@ def _edge_differences(
     points: Sequence[Mapping[str, FloatArray]],
     level: float,
 ) -> dict[str, Estimate]:
-    """New minus old of every metric from the two models' own intervals; 0 if nothing differs."""
+    """Differences from the two models' own intervals; exactly 0 if nothing differs."""
     if np.array_equal(*scores) and thresholds[0] == thresholds[1]:
         return {name: Estimate(0.0, 0.0, 0.0) for name in METRIC_NAMES}
     old, new = (
@@ -357,6 +361,6 @@ def _edge_differences(
 
 
 def is_correct(labels: IntArray, probabilities: FloatArray, threshold: float) -> NDArray[np.bool_]:
-    """Whether each image's answer is right, bool (n,)."""
-    right: NDArray[np.bool_] = (probabilities >= threshold) == (labels == 1)
-    return right
+    """Whether the prediction for each image is correct, bool (n,)."""
+    correct: NDArray[np.bool_] = (probabilities >= threshold) == (labels == 1)
+    return correct

@@ -1,13 +1,10 @@
-"""Every operating point that a set of scores allows, and the one that holds what is wanted.
+"""Plan an operating point: rates at every threshold, and a threshold that guarantees a rate.
 
-Comes in: labels (int, (n,)), probabilities (float64, (n,)), patient ids, a prevalence. Goes out: a
-`ThresholdTable`, a `ConfidentThreshold`. Does not know of models, pages or files.
-
-Predictive values follow from sensitivity and specificity by Bayes' rule at the prevalence of the
-place where the model is to be used, not that of the images. Each is a rising function of itself
-at prevalence 1/2 (`even_ppv`, `even_npv`), whatever the prevalence; so percentile limits taken
-there once are, carried over, those at any other (but for interpolation between two resamples), and
-hold the uncertainty of sensitivity and specificity together.
+Predictive values follow from sensitivity and specificity by Bayes' rule, at the prevalence of the
+intended population, not that of the images. At any prevalence, a predictive value is an increasing
+function of its value at a prevalence of 1/2 (`even_ppv`, `even_npv`). Percentile limits computed
+once at 1/2 can therefore be transformed to any other prevalence (apart from interpolation between
+two resamples), and they reflect the joint uncertainty of sensitivity and specificity.
 """
 
 from __future__ import annotations
@@ -40,10 +37,10 @@ from pneumoscope.evaluation.ranked_metrics import (
 from pneumoscope.records import Estimate
 
 MOST_ROWS = 1000
-"""Of more distinct scores, as many thresholds at even steps of the ranking are shown."""
+"""If there are more distinct scores, this many thresholds at equal steps of rank are used."""
 
 PER = 1000
-"""Missed cases and false alarms are counted among so many patients."""
+"""Missed cases and false alarms are given per this many patients."""
 
 Kind: TypeAlias = Literal["sensitivity", "specificity"]
 
@@ -63,14 +60,14 @@ class PlanRow:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdTable:
-    """Every threshold with its rates; columns are value, low, high, NaN where undefined.
+    """Rates at every threshold; columns are value, lower and upper limit, NaN where undefined.
 
     Attributes:
-        thresholds: (c,), rising; PNEUMONIA from there up.
-        sensitivity: (c, 3).
-        specificity: (c, 3).
-        even_ppv: (c, 3), the positive predictive value where half of all are ill.
-        even_npv: (c, 3), the negative one likewise.
+        thresholds: float64, (c,), increasing; PNEUMONIA is predicted at or above a threshold.
+        sensitivity: float64, (c, 3).
+        specificity: float64, (c, 3).
+        even_ppv: float64, (c, 3), positive predictive value at a prevalence of 1/2.
+        even_npv: float64, (c, 3), negative predictive value at a prevalence of 1/2.
     """
 
     thresholds: FloatArray
@@ -80,9 +77,9 @@ class ThresholdTable:
     even_npv: FloatArray
 
     def row(self, index: int, prevalence: float) -> PlanRow:
-        """One threshold at a prevalence, in [0, 1]."""
+        """The rates at one threshold and a prevalence in [0, 1]."""
         sensitivity, specificity = self.sensitivity[index], self.specificity[index]
-        # What is missed falls where sensitivity rises, so its limits change places.
+        # Missed cases decrease with sensitivity, so the limits swap places.
         missed = PER * prevalence * (1.0 - sensitivity[[0, 2, 1]])
         alarms = PER * (1.0 - prevalence) * (1.0 - specificity[[0, 2, 1]])
         return PlanRow(
@@ -96,22 +93,22 @@ class ThresholdTable:
         )
 
     def nearest(self, threshold: float) -> int:
-        """The index whose threshold gives the same answers as `threshold`, or nearly so."""
+        """Index of the threshold closest to `threshold`."""
         return int(np.abs(self.thresholds - threshold).argmin())
 
 
 @dataclass(frozen=True, slots=True)
 class ConfidentThreshold:
-    """A threshold for a wanted rate, and how sure it is that it holds.
+    """A threshold that guarantees a rate with a stated confidence.
 
     Attributes:
-        value: PNEUMONIA from there up.
+        value: PNEUMONIA is predicted at or above it.
         rule: how it was chosen, in words.
-        kind: which rate was wanted.
-        wanted: at least that much.
-        confidence: of the limit, one-sided.
-        limit: lower confidence limit of the wanted rate, at least `wanted`.
-        chance: share of the bootstrap's resamples in which the wanted rate is reached.
+        kind: the guaranteed rate.
+        wanted: the minimum of the rate.
+        confidence: of the one-sided limit.
+        limit: lower confidence limit of the rate, at least `wanted`.
+        chance: share of bootstrap resamples in which the rate reaches `wanted`.
     """
 
     value: float
@@ -127,8 +124,8 @@ def at_prevalence(even: FloatArray, share: float) -> FloatArray:
     """A predictive value at another prevalence by Bayes' rule, in the shape of `even`.
 
     Args:
-        even: the value where both classes are equally frequent, in [0, 1] or NaN.
-        share: how frequent the class that it is about is, in [0, 1].
+        even: float64, the value at a prevalence of 1/2, in [0, 1] or NaN.
+        share: share of the predicted class in the population, in [0, 1].
     """
     return ratio(even * share, even * share + (1.0 - even) * (1.0 - share))
 
@@ -142,14 +139,14 @@ def threshold_table(
 ) -> ThresholdTable:
     """Rates at every threshold, with expanded percentile intervals over resampled patients.
 
-    A threshold lies midway between two neighbouring scores, or between the outermost and 0 or 1.
+    Thresholds are midway between two adjacent scores, or between an outermost score and 0 or 1.
 
     Args:
         labels: int, (n,), 0 or 1, both present.
         probabilities: float64, (n,), in [0, 1].
-        patients: (n,), ids; with one patient there is no interval.
-        config: level, resamples, seed.
-        keep: a threshold in use, which takes the place of the one that gives the same answers.
+        patients: (n,), patient ids; with one patient there is no interval.
+        config: level, resamples and seed.
+        keep: the threshold in use; it replaces the threshold with the same predictions.
 
     Raises:
         DataError: one class only, shapes differ or values are out of range.
@@ -178,13 +175,13 @@ def threshold_table(
 
 
 def _kept(truth: IntArray, scores: FloatArray, cuts: IntArray) -> tuple[IntArray, IntArray]:
-    """How many PNEUMONIA images each cut calls so, and NORMAL ones likewise, (c,) each."""
+    """Numbers of true positives and of true negatives at each cut, each int64 (c,)."""
     counts = RankedScores.of(truth, scores).counts_once()
-    ill, well = (
+    true_positives, false_positives = (
         np.concatenate([[0.0], sums[0]])[cuts].astype(np.int64)
         for sums in (counts.true_positives, counts.false_positives)
     )
-    return ill, int((truth == 0).sum()) - well
+    return true_positives, int((truth == 0).sum()) - false_positives
 
 
 def _hold_at_edges(
@@ -194,10 +191,11 @@ def _hold_at_edges(
     truth: IntArray,
     level: float,
 ) -> None:
-    """Limits that hold where all images of a class are called alike; columns (c, 3) are changed.
+    """Replace limits where all images of a class have the same prediction; changes (c, 3) in place.
 
-    Rates have Wilson's interval with a patient as one image (`shares`); a predictive value that
-    rests on such a rate has the limits of the quotient of the two rates (`edges.ratio_limits`).
+    Rates get Wilson's interval with one image per patient (`clustered_interval`); a predictive
+    value that depends on such a rate gets the limits of the ratio of the two rates
+    (`ratio_limits`).
     """
     edge = np.zeros(len(columns[0]), bool)
     for column, label, hits in zip(columns[:2], (1, 0), kept, strict=True):
@@ -227,16 +225,24 @@ def confident_threshold(
     wanted: float,
     config: PlanConfig,
 ) -> ConfidentThreshold:
-    """The threshold that keeps a wanted rate with confidence, and costs the other rate least.
+    """The threshold that guarantees a rate with confidence, with the highest other rate.
 
-    For a sensitivity thresholds are walked upwards, for a specificity downwards, as long as the
-    one-sided lower limit of the rate (`shares`, at `config.confidence`) is at least `wanted`; the
-    last one is taken. The rate only falls on the way, so stopping at the first failure keeps the
-    stated confidence although many thresholds are looked at (fixed-sequence testing, Maurer,
-    Hothorn & Lehmacher 1995).
+    Thresholds are tested in increasing order for a sensitivity and in decreasing order for a
+    specificity, while the one-sided lower limit of the rate (at `config.confidence`, clustered by
+    patient) is at least `wanted`; the last one is chosen. The rate decreases monotonically, so
+    stopping at the first failure keeps the stated confidence although several thresholds are
+    tested (fixed-sequence testing, Maurer, Hothorn & Lehmacher 1995).
+
+    Args:
+        labels: int, (n,), 0 or 1, both present.
+        probabilities: float64, (n,), in [0, 1].
+        patients: (n,), patient ids.
+        kind: the rate to guarantee.
+        wanted: its minimum, in (0, 1).
+        config: confidence, resamples and seed.
 
     Raises:
-        DataError: one class only, a single patient in the class, or no threshold keeps it.
+        DataError: a class is missing, it has a single patient, or no threshold reaches the rate.
         UsageError: `wanted` is not above 0 and below 1.
     """
     if not 0.0 < wanted < 1.0:
@@ -247,8 +253,8 @@ def confident_threshold(
     codes, count = patient_codes(np.asarray(patients)[inside], int(inside.sum()))
     if count < 2:
         raise DataError(
-            f"--min-{kind}: found {count} patient in that class, wanted at least two to tell "
-            "how sure the rate is. Evaluate on more images."
+            f"--min-{kind}: found {count} patient in that class, wanted at least two to compute a "
+            "confidence limit. Evaluate on more images."
         )
     order = np.argsort(-sign * scores[inside], kind="stable")
     n = order.size
@@ -300,8 +306,8 @@ def _both_classes(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray
     positives = int(truth.sum())
     if not 0 < positives < truth.size:
         raise DataError(
-            f"plan: found {positives} PNEUMONIA and {truth.size - positives} NORMAL images with an "
-            "answer, wanted some of both. Evaluate on images of both classes."
+            f"plan: found {positives} PNEUMONIA and {truth.size - positives} NORMAL images with a "
+            "probability, wanted some of both. Evaluate on images of both classes."
         )
     return truth, scores
 
@@ -309,14 +315,14 @@ def _both_classes(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray
 def _cuts(
     falling: FloatArray, keep: float | None, most: int | None = MOST_ROWS
 ) -> tuple[IntArray, FloatArray]:
-    """How many of the highest distinct scores are called PNEUMONIA, and from which threshold.
+    """Number of highest distinct scores predicted PNEUMONIA at each threshold, and the thresholds.
 
-    Thresholds rise, so the counts fall.
+    Thresholds increase, so the numbers decrease.
     """
     bounds = np.concatenate([[1.0], falling, [0.0]])
     middles = bounds[1:] + (bounds[:-1] - bounds[1:]) / 2
     middles = np.where(middles > bounds[1:], middles, bounds[:-1])
-    first = 1 if falling[0] == 1.0 else 0  # no threshold up to 1 calls a probability of 1 NORMAL
+    first = 1 if falling[0] == 1.0 else 0  # a probability of 1 is PNEUMONIA at every threshold
     cuts = np.arange(first, falling.size + 1)
     if most is not None and cuts.size > most:
         cuts = np.unique(np.linspace(first, falling.size, most).round().astype(np.int64))
@@ -329,12 +335,12 @@ def _cuts(
 
 
 def _rates(counts: RankedCounts, cuts: IntArray) -> tuple[FloatArray, ...]:
-    """Sensitivity, specificity and the predictive values at even prevalence, each (b, c)."""
+    """Sensitivity, specificity and predictive values at a prevalence of 1/2, each (b, c)."""
     none = np.zeros((len(counts.positives), 1))
-    called_ill = np.concatenate([none, counts.true_positives], axis=1)[:, cuts]
-    called_well = np.concatenate([none, counts.false_positives], axis=1)[:, cuts]
-    sensitivity = ratio(called_ill, counts.all_positives[:, None])
-    alarms = ratio(called_well, counts.all_negatives[:, None])
+    true_positives = np.concatenate([none, counts.true_positives], axis=1)[:, cuts]
+    false_positives = np.concatenate([none, counts.false_positives], axis=1)[:, cuts]
+    sensitivity = ratio(true_positives, counts.all_positives[:, None])
+    alarms = ratio(false_positives, counts.all_negatives[:, None])
     even_ppv = ratio(sensitivity, sensitivity + alarms)
     even_npv = ratio(1.0 - alarms, (1.0 - alarms) + (1.0 - sensitivity))
     return sensitivity, 1.0 - alarms, even_ppv, even_npv
@@ -348,14 +354,14 @@ def _useful(truth: IntArray, scores: FloatArray, kind: Kind, threshold: float) -
 
 
 def _too_few(kind: Kind, wanted: float, confidence: float, best: float, patients: int) -> DataError:
-    answer = "PNEUMONIA" if kind == "sensitivity" else "NORMAL"
+    label = "PNEUMONIA" if kind == "sensitivity" else "NORMAL"
     if best < wanted:
         why = (
-            f"even answering {answer} for all, {patients} patients of that class show no more "
-            f"than {best:.4g}. Evaluate on more patients, or ask for less"
+            f"even if {label} is predicted for all, the lower limit with {patients} patients of "
+            f"that class is {best:.4g}. Evaluate on more patients, or request a lower rate"
         )
     else:
-        why = f"only answering {answer} for all keeps it. Ask for less"
+        why = f"it is only reached by predicting {label} for all. Request a lower rate"
     return DataError(f"--min-{kind} {wanted:g} at {confidence:.0%} confidence: {why}.")
 
 
@@ -368,7 +374,7 @@ def _chance(
     threshold: float,
     config: IntervalConfig,
 ) -> float:
-    """Share of resamples in which the rate is at least as wanted."""
+    """Share of resamples in which the rate is at least `wanted`."""
     ids: NDArray[np.str_] = np.asarray(patients)
     reached: list[FloatArray] = []
     for counts in resampled_counts(truth, scores, ids, config):

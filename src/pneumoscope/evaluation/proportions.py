@@ -1,27 +1,23 @@
-"""Shares of images (sensitivity, specificity) whose limits hold at 0 and 1 and for repeats.
+"""Intervals of proportions, clustered by patient, and intervals that are valid at 0 and 1.
 
-Comes in: which images of a class count as hits, one patient id per image. Goes out: `Estimate`s,
-or one-sided limits. Does not know of scores, models or files.
+A bootstrap interval collapses if every image is a hit, and Wilson's interval assumes independent
+images. The binomial limits here are computed at the effective number of images: the number of
+independent images with the same information (Korn & Graubard 1998, Survey Methodology 24:193-201).
+Intervals are Wilson's, which have the stated coverage on average. One-sided limits for guarantees
+are exact (Clopper & Pearson 1934) and have at least the stated coverage.
 
-The bootstrap's interval collapses where every image is a hit, and Wilson's takes the images of one
-patient for independent. Here binomial limits are taken at the effective number of images: as many
-independent ones as tell as much (Korn & Graubard 1998, Survey Methodology 24:193-201). Intervals
-are Wilson's, which hold at their level on average; one-sided limits for a promise are the exact
-ones (Clopper & Pearson 1934), which hold at least at it.
+If all images are hits, or none, all resamples agree and the bootstrap interval is a point, whether
+there are two images or two thousand. Each metric has an interval that does not collapse
+(`edge_metrics`):
 
-Intervals that hold where resampling shows nothing: counts of 0 or all, areas of 0 or 1.
-
-Where every image is a hit, or none, every resample agrees and a bootstrap's interval is a point. A
-point would claim certainty from two images as from two thousand. Here each metric has an interval
-that does not collapse there:
-
-- Shares have Wilson's, at the effective number of images (`shares`): each patient counts as one.
-- The balanced accuracy is a mean of two shares, whose limits are squared and added (Newcombe 1998).
-- F1 is 2 J / (1 + J) of the share J of images called or labelled PNEUMONIA that are both.
-- AUC has the score interval of Newcombe 2006, see `auc_interval`.
-- Average precision is a mean over images with pneumonia, the Brier score and the calibration error
-  are means over all images, of values in [0, 1]: nothing in there varies more than a share, so that
-  Wilson's interval is on the safe side (for average precision Boyd, Eng & Page 2013).
+- Proportions: Wilson's interval at the effective number of images, here one per patient.
+- Balanced accuracy: the mean of two proportions, by the square-and-add method (Newcombe 1998).
+- F1: 2 J / (1 + J), where J is the share of images labelled and predicted PNEUMONIA among those
+  labelled or predicted PNEUMONIA.
+- AUC: the score interval of Newcombe 2006, see `auc_interval`.
+- Average precision is a mean over PNEUMONIA images, and the Brier score and the calibration error
+  are means over all images, of values in [0, 1]. Such a mean varies at most as a proportion, so
+  Wilson's interval is conservative (for average precision see Boyd, Eng & Page 2013).
 """
 
 from __future__ import annotations
@@ -42,9 +38,9 @@ Patients: TypeAlias = Sequence[str] | NDArray[Any]
 
 
 def patient_codes(patients: Patients, images: int) -> tuple[IntArray, int]:
-    """Patients as numbers from 0, shape (n,), and how many there are.
+    """Number the patients from 0: codes, int64 (n,), and the number of patients.
 
-    The numbering follows the sorted ids, so resamples don't depend on the order of the images.
+    Numbers follow the sorted ids, so resamples do not depend on the order of the images.
 
     Raises:
         DataError: there is not one patient id per image.
@@ -57,37 +53,41 @@ def patient_codes(patients: Patients, images: int) -> tuple[IntArray, int]:
 
 
 def wilson_interval(successes: int, trials: int, level: float) -> Estimate:
-    """A proportion with its score interval (Wilson 1927), for independent trials.
+    """A proportion of independent trials with its score interval (Wilson 1927).
 
     Returns:
-        All `None` without a trial. Never collapses: 20 of 20 at 0.95 is 0.839 to 1.
+        All `None` without trials. The interval never collapses.
+
+    Example:
+        `wilson_interval(20, 20, 0.95)` is 0.839 to 1.
     """
     return Estimate(None) if trials == 0 else score_interval(successes / trials, trials, level)
 
 
 def score_interval(share: float, trials: float, level: float) -> Estimate:
-    """Wilson's interval of a share of `trials`, above 0, which need not be whole."""
+    """Wilson's interval of a proportion; `trials` is above 0 and need not be an integer."""
     z = NormalDist().inv_cdf((1.0 + level) / 2)
     shrink = 1.0 + z * z / trials
     middle = (share + z * z / (2 * trials)) / shrink
     half = z / shrink * math.sqrt(share * (1.0 - share) / trials + z * z / (4 * trials * trials))
-    # Rounding would leave 1e-17 where the interval ends exactly at 0 or 1.
+    # Avoid rounding errors of 1e-17 where a limit is exactly 0 or 1.
     low = 0.0 if share == 0.0 else middle - half
     high = 1.0 if share == 1.0 else middle + half
     return Estimate(share, low, high)
 
 
 def clustered_interval(hits: ArrayLike, patients: Patients, level: float) -> Estimate:
-    """A share of images with Wilson's interval at their effective number.
+    """A proportion of images with Wilson's interval at the effective number of images.
 
     Args:
         hits: bool, (n,), whether each image counts.
-        patients: (n,), ids.
-        level: confidence level, as 0.95.
+        patients: (n,), patient ids.
+        level: confidence level, such as 0.95.
 
     Returns:
-        All `None` without images. With one patient, that of a single image where all or none of
-        his are hits, else no interval: nothing tells how alike his images are.
+        All `None` without images. With one patient, the interval of a single image if all or none
+        of the images are hits, otherwise no interval, because the correlation within a patient
+        can't be estimated.
     """
     found = np.asarray(hits, dtype=np.float64)
     codes, count = patient_codes(patients, found.size)
@@ -102,36 +102,35 @@ def clustered_interval(hits: ArrayLike, patients: Patients, level: float) -> Est
 
 
 def effective_images(codes: IntArray, patients: int) -> FloatArray:
-    """How many independent images tell as much as the first k being hits, for every k from 0 to n.
+    """The effective number of images if the first k images are hits, for every k from 0 to n.
 
-    The variance of the share is that of a ratio of patients' sums (Cochran 1977, section 6.3),
-    the effective number the one at which a binomial share varies as much, but never more than n,
-    and shrunk by Student's quantiles, since the variance is estimated from the patients alone.
-    Where all or none are hits nothing is seen of how alike a patient's images are: each patient
-    then counts as one image.
+    The variance of the proportion is that of a ratio of patients' sums (Cochran 1977, section 6.3).
+    The effective number is the number of independent images at which a binomial proportion has the
+    same variance, at most n, and reduced by Student's quantiles because the variance is estimated
+    from the patients. If all or none of the images are hits, the correlation within patients can't
+    be estimated, and each patient counts as one image.
 
     Args:
-        codes: (n,), the patient of each image from 0 to `patients` - 1, hits first; with k hits
-            the first k images are meant.
-        patients: how many there are, at least 2.
+        codes: int64, (n,), the patient of each image from 0 to `patients` - 1, hits first.
+        patients: number of patients, at least 2.
 
     Returns:
         (n + 1,), in (0, n].
     """
     n = codes.size
-    held = np.bincount(codes, minlength=patients).astype(np.float64)
+    images = np.bincount(codes, minlength=patients).astype(np.float64)
     order = np.argsort(codes, kind="stable")
-    starts = np.repeat(np.cumsum(held) - held, held.astype(np.int64))
-    earlier = np.empty(n)  # images of the same patient that stand before
+    starts = np.repeat(np.cumsum(images) - images, images.astype(np.int64))
+    earlier = np.empty(n)  # number of earlier images of the same patient
     earlier[order] = np.arange(n) - starts
     # Sums over patients of hits², hits × images and images², as images become hits one by one.
     squares = np.concatenate([[0.0], np.cumsum(2.0 * earlier + 1.0)])
-    products = np.concatenate([[0.0], np.cumsum(held[codes])])
-    sizes = float(held @ held)
+    products = np.concatenate([[0.0], np.cumsum(images[codes])])
+    sizes = float(images @ images)
     share = np.arange(n + 1) / n
     spread = np.maximum(squares - 2.0 * share * products + share**2 * sizes, 0.0)
     variance = spread * patients / (patients - 1) / n**2
-    effective = np.full(n + 1, float(np.count_nonzero(held)))
+    effective = np.full(n + 1, float(np.count_nonzero(images)))
     inside = slice(1, n)
     binomial = share[inside] * (1.0 - share[inside]) * n / max(n - 1, 1)  # unbiased, as `spread`
     seen = np.divide(
@@ -144,12 +143,13 @@ def effective_images(codes: IntArray, patients: int) -> FloatArray:
 def exact_limits(
     share: FloatArray, effective: FloatArray, tail: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Clopper & Pearson's lower and upper limits, each (c,), with `tail` of chance beyond each.
+    """Clopper & Pearson's limits, lower and upper, each float64 (c,).
 
     Args:
-        share: (c,), in [0, 1].
-        effective: (c,), effective images, above 0; need not be whole.
-        tail: as 0.025 for an interval at 0.95, or 0.05 for a one-sided limit at 0.95.
+        share: float64, (c,), in [0, 1].
+        effective: float64, (c,), effective images, above 0; they need not be integers.
+        tail: probability beyond each limit, such as 0.025 for an interval at 0.95, or 0.05 for a
+            one-sided limit at 0.95.
     """
     from scipy.special import betaincinv
 
@@ -160,7 +160,7 @@ def exact_limits(
 
 
 def degrees_factor(n: int, patients: int) -> float:
-    """What n images of so many patients are worth, at most 1: (t(n - 1) / t(patients - 1))²."""
+    """Reduction of the effective number for few patients: (t(n - 1) / t(patients - 1))², ≤ 1."""
     from scipy.special import stdtrit
 
     if n <= patients:
@@ -172,11 +172,18 @@ def degrees_factor(n: int, patients: int) -> float:
 def difference(
     first: Estimate, second: Estimate, *, bounds: tuple[float, float] = (-1.0, 1.0)
 ) -> Estimate:
-    """First minus second, of different images, with an interval made of the two intervals.
+    """First minus second, of different images, with an interval from the two intervals.
 
-    The square-and-add method (Newcombe 1998, method 10, for Wilson's; Zou & Donner 2008 for any
-    limits). If some patients have images on both sides it errs to the wide side. `bounds` are the
-    least and the most it can be. All `None` if a value is missing, no interval if one is.
+    The square-and-add method (Newcombe 1998, method 10, for Wilson's interval; Zou & Donner 2008
+    for any limits). It is conservative if some patients have images on both sides.
+
+    Args:
+        first: a value with its limits.
+        second: a value with its limits.
+        bounds: smallest and largest possible difference.
+
+    Returns:
+        All `None` if a value is missing; no interval if a limit is missing.
     """
     if first.value is None or second.value is None:
         return Estimate(None)
@@ -191,10 +198,10 @@ def difference(
 
 
 EDGE_METHOD = (
-    "where a count is 0 or all, or no resample differs, Wilson's interval with a patient as one "
-    "image, Newcombe's for areas"
+    "Wilson's interval with one image per patient (Newcombe's for areas under a curve) where a "
+    "rate is 0 or 1 or all resamples agree"
 )
-"""What is done where the bootstrap shows nothing, in words, for `interval.method`."""
+"""The method where the bootstrap collapses, in words, for `interval.method`."""
 
 OF_SHARES: Mapping[str, tuple[str, ...]] = {
     "accuracy": ("accuracy",),
@@ -209,46 +216,47 @@ OF_SHARES: Mapping[str, tuple[str, ...]] = {
     "brier": ("brier",),
     "ece": (),
 }
-"""Per metric, the values that put it at an edge where they are 0 or 1."""
+"""Per metric, the proportions it is made of; the bootstrap is replaced if one is 0 or 1."""
 
 _HALVINGS = 60
 _SAME = 1e-12
 
 
 def collapsed(estimate: Estimate) -> bool:
-    """Whether an interval is there and has no width."""
+    """Whether there is an interval and its width is 0."""
     if estimate.low is None or estimate.high is None:
         return False
     return estimate.high - estimate.low <= _SAME
 
 
 def at_edge(value: float | None) -> bool:
-    """Whether a share or an area is 0 or 1, but for rounding."""
+    """Whether a proportion or an area is 0 or 1, apart from rounding."""
     return value is not None and min(abs(value), abs(1.0 - value)) <= _SAME
 
 
-def auc_interval(auc: float, ill: int, well: int, level: float) -> Estimate:
-    """An AUC with the score interval of Newcombe 2006, method 5, which holds at 0 and 1.
+def auc_interval(auc: float, positives: int, negatives: int, level: float) -> Estimate:
+    """An AUC with the score interval of Newcombe 2006, method 5, which is valid at 0 and 1.
 
-    Hanley & McNeil's variance, with both class sizes in it replaced by their mean, is taken at the
-    limit instead of at the estimate: the limits are where (AUC - limit)² is z² times it
+    Hanley & McNeil's variance, with both class sizes replaced by their mean, is evaluated at the
+    limit instead of the estimate: at the limits, (AUC - limit)² is z² times this variance
     (doi:10.1002/sim.2324).
 
     Args:
         auc: in [0, 1].
-        ill: patients with pneumonia, at least 1.
-        well: patients with normal images, at least 1.
-        level: confidence level, as 0.95.
+        positives: number of patients with pneumonia, at least 1.
+        negatives: number of patients with normal images, at least 1.
+        level: confidence level, such as 0.95.
 
     Example:
         `auc_interval(1.0, 20, 20, 0.95)` is 0.899 to 1.
     """
     z = NormalDist().inv_cdf((1.0 + level) / 2)
-    more = (ill + well) / 2 - 1
+    more = (positives + negatives) / 2 - 1
+    pairs = positives * negatives
 
     def inside(limit: float) -> bool:
         q = (1.0 - limit) / (2.0 - limit) + limit / (1.0 + limit)
-        return (auc - limit) ** 2 <= z**2 * limit * (1.0 - limit) * (1.0 + more * q) / (ill * well)
+        return (auc - limit) ** 2 <= z**2 * limit * (1.0 - limit) * (1.0 + more * q) / pairs
 
     limits = []
     for end in (0.0, 1.0):
@@ -268,18 +276,18 @@ def edge_metrics(
     values: Mapping[str, float],
     level: float,
 ) -> dict[str, Estimate]:
-    """For every metric, an interval that holds at its edges.
+    """For every metric, an interval that is valid at 0 and 1.
 
     Args:
-        truth: (n,), 0 or 1.
-        scores: (n,), in [0, 1].
-        patients: (n,), ids.
-        threshold: PNEUMONIA from here up.
+        truth: int64, (n,), 0 or 1.
+        scores: float64, (n,), in [0, 1].
+        patients: (n,), patient ids.
+        threshold: PNEUMONIA is predicted if the score is at least this.
         values: the metrics' values, NaN where undefined.
-        level: of the intervals.
+        level: confidence level of the intervals.
     """
     ids = np.asarray(patients)
-    called, positive = scores >= threshold, truth == 1
+    predicted, positive = scores >= threshold, truth == 1
 
     def share(hits: NDArray[np.bool_], of: NDArray[np.bool_]) -> Estimate:
         return clustered_interval(hits[of], ids[of], level)
@@ -290,18 +298,21 @@ def edge_metrics(
         return Estimate(None) if math.isnan(value) else score_interval(value, count, level)
 
     everything = np.ones(truth.size, bool)
-    sensitivity, specificity = share(called, positive), share(~called, ~positive)
-    both = share(called & positive, called | positive)
-    ill, well = (np.unique(ids[of]).size for of in (positive, ~positive))
+    sensitivity, specificity = share(predicted, positive), share(~predicted, ~positive)
+    both = share(predicted & positive, predicted | positive)
+    positives, negatives = (np.unique(ids[of]).size for of in (positive, ~positive))
+    area = Estimate(None)
+    if positives and negatives:
+        area = auc_interval(values["auc"], positives, negatives, level)
     return {
-        "accuracy": share(called == positive, everything),
+        "accuracy": share(predicted == positive, everything),
         "balanced_accuracy": _mean_of_two(sensitivity, specificity),
         "sensitivity": sensitivity,
         "specificity": specificity,
-        "ppv": share(positive, called),
-        "npv": share(~positive, ~called),
+        "ppv": share(positive, predicted),
+        "npv": share(~positive, ~predicted),
         "f1": Estimate(*(None if j is None else 2 * j / (1 + j) for j in _numbers(both))),
-        "auc": auc_interval(values["auc"], ill, well, level) if ill and well else Estimate(None),
+        "auc": area,
         "average_precision": mean("average_precision", positive),
         "brier": mean("brier", everything),
         "ece": mean("ece", everything),
@@ -311,12 +322,12 @@ def edge_metrics(
 def reported_limits(
     own: Estimate, edge: Estimate, values: Iterable[float | None]
 ) -> tuple[float | None, float | None]:
-    """The limits to show of a metric: the bootstrap's, or those of `edge_metrics` at an edge.
+    """The limits to report: the bootstrap's, or those of `edge_metrics` at 0 and 1.
 
     Args:
         own: the metric with the bootstrap's limits.
-        edge: as `edge_metrics` has it.
-        values: of the shares that it is made of (`OF_SHARES`).
+        edge: the metric with the limits of `edge_metrics`.
+        values: the proportions that it is made of (`OF_SHARES`).
     """
     if own.value is None:
         return None, None
@@ -326,30 +337,32 @@ def reported_limits(
 
 
 def reported_difference(gap: Estimate, after: Estimate, before: Estimate) -> Estimate:
-    """A paired difference, with limits from the two intervals where its own have collapsed.
+    """A paired difference, with limits from the two intervals if its own have collapsed.
 
-    On the safe side, since that both are of the same images is not made use of.
+    These limits are conservative, because they ignore that both values are from the same images.
     """
     if gap.value is None or not (collapsed(gap) or at_edge(after.value) or at_edge(before.value)):
         return gap
-    apart = difference(after, before)
-    return Estimate(gap.value, apart.low, apart.high)
+    unpaired = difference(after, before)
+    return Estimate(gap.value, unpaired.low, unpaired.high)
 
 
 def ratio_limits(
     above: tuple[FloatArray, FloatArray, FloatArray],
     below: tuple[FloatArray, FloatArray, FloatArray],
 ) -> tuple[FloatArray, FloatArray]:
-    """Limits of the quotient of two independent shares from their own limits.
+    """Limits of the ratio of two independent proportions from their own limits.
 
-    Donner & Zou 2012 (doi:10.1177/0962280210383082): they hold where a share is 0 or 1.
+    Donner & Zou 2012 (doi:10.1177/0962280210383082); valid if a proportion is 0 or 1.
 
     Args:
-        above: value, low and high of the numerator, each (c,), low above 0 where value is.
-        below: the same of the denominator.
+        above: value, lower and upper limit of the numerator, each float64 (c,); the lower limit is
+            above 0 wherever the value is.
+        below: value, lower and upper limit of the denominator, likewise.
 
     Returns:
-        Low and high, each (c,); high is infinite where the denominator may be 0.
+        Lower and upper limits, each (c,); the upper limit is infinite where the denominator may
+        be 0.
     """
     top, low1, high1 = above
     bottom, low2, high2 = below
@@ -365,7 +378,7 @@ def ratio_limits(
 
 
 def _mean_of_two(first: Estimate, second: Estimate) -> Estimate:
-    """Half the sum of two shares of different images, their limits squared and added."""
+    """The mean of two proportions of different images, with limits by the square-and-add method."""
     if first.value is None or second.value is None:
         return Estimate(None)
     opposite = Estimate(
@@ -374,10 +387,10 @@ def _mean_of_two(first: Estimate, second: Estimate) -> Estimate:
         None if second.low is None else -second.low,
     )
     value = (first.value + second.value) / 2
-    apart = difference(first, opposite, bounds=(0.0, 2.0))
-    if apart.low is None or apart.high is None:
+    total = difference(first, opposite, bounds=(0.0, 2.0))
+    if total.low is None or total.high is None:
         return Estimate(value)
-    return Estimate(value, apart.low / 2, apart.high / 2)
+    return Estimate(value, total.low / 2, total.high / 2)
 
 
 def _numbers(estimate: Estimate) -> tuple[float | None, float | None, float | None]:

@@ -1,9 +1,8 @@
-"""Scores sorted once, and every metric from weighted counts of them, many weightings at a time.
+"""Compute all metrics from sorted scores, for many weightings of the images at a time.
 
-Comes in: labels, probabilities, and whole-number image weights of shape (b, n), one row per
-bootstrap resample. Goes out: arrays of shape (b,), NaN where a metric is undefined.
-Both the point estimates (one row of ones) and the bootstrap run through here, so there is one
-copy of each formula. Does not know of patients, intervals or files, and never warns.
+Scores are sorted once. Image weights are integers of shape (b, n), one row per bootstrap resample;
+metrics are arrays of shape (b,), NaN where undefined. Point estimates are the case of one row of
+ones, so each formula exists once.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from pneumoscope.errors import DataError
 
 FloatArray: TypeAlias = NDArray[np.float64]
+"""The array type of scores, weights and metrics throughout `evaluation`: float64."""
+
 IntArray: TypeAlias = NDArray[np.int64]
 
 METRIC_NAMES = (
@@ -39,7 +40,7 @@ FEWEST_PER_BIN = 20
 
 
 def checked_labels(labels: ArrayLike) -> IntArray:
-    """Labels as int64, shape (n,).
+    """Check labels and return them as int64, (n,).
 
     Raises:
         DataError: not one-dimensional, or a value other than 0 (NORMAL) and 1 (PNEUMONIA).
@@ -51,13 +52,13 @@ def checked_labels(labels: ArrayLike) -> IntArray:
     if wrong.size:
         raise DataError(
             f"labels: found {wrong[0].item()!r}, wanted 0 (NORMAL) or 1 (PNEUMONIA). "
-            "Map the class names to these first."
+            "Convert the class names to these numbers first."
         )
     return array.astype(np.int64)
 
 
 def checked_scores(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray, FloatArray]:
-    """Labels as int64 and probabilities as float64, both of shape (n,).
+    """Check labels and probabilities; return them as int64 and float64, both (n,).
 
     Raises:
         DataError: shapes differ, a label is not 0 or 1, a probability is not in [0, 1].
@@ -72,7 +73,7 @@ def checked_scores(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArra
     if wrong.size:
         raise DataError(
             f"probabilities: found {scores[wrong[0]]} at position {wrong[0]}, "
-            "wanted a number from 0 to 1. Leave refused images out."
+            "wanted a number from 0 to 1. Leave out refused images."
         )
     return truth, scores
 
@@ -82,11 +83,11 @@ class RankedCounts:
     """Weighted images per distinct score and class.
 
     Attributes:
-        scores: (g,), the distinct probabilities, falling.
+        scores: (g,), the distinct probabilities, decreasing.
         positives: (b, g), weight of the PNEUMONIA images with that score.
         negatives: (b, g), weight of the NORMAL images with that score.
-        true_positives: (b, g), running sum: weight of PNEUMONIA images with at least that score.
-        false_positives: (b, g), the same of NORMAL images.
+        true_positives: (b, g), weight of the PNEUMONIA images with at least that score.
+        false_positives: (b, g), weight of the NORMAL images with at least that score.
     """
 
     scores: FloatArray
@@ -110,13 +111,13 @@ class RankedCounts:
 
 @dataclass(frozen=True, slots=True)
 class RankedScores:
-    """Images sorted by falling probability, ties grouped.
+    """Images sorted by decreasing probability, with ties grouped.
 
     Attributes:
-        order: (n,), the sorting permutation; weights must come in this order.
+        order: (n,), the sorting permutation; weights must be in this order.
         labels: (n,), 0.0 or 1.0, sorted.
-        scores: (g,), the distinct probabilities, falling.
-        starts: (g,), where each one's images begin.
+        scores: (g,), the distinct probabilities, decreasing.
+        starts: (g,), index of the first image with each score.
     """
 
     order: IntArray
@@ -135,7 +136,7 @@ class RankedScores:
         return cls(order, labels[order].astype(np.float64), ranked[starts], starts)
 
     def counts(self, weights: FloatArray) -> RankedCounts:
-        """Weigh the images: `weights` is (b, n), whole numbers, columns in `order`."""
+        """Count the images with weights (b, n): integers as float64, columns in `order`."""
         positives = weights * self.labels
         negatives = weights - positives
         if self.starts.size < self.labels.size:
@@ -150,7 +151,7 @@ class RankedScores:
         )
 
     def counts_once(self) -> RankedCounts:
-        """Every image once: b is 1."""
+        """Count every image once; b is 1."""
         return self.counts(np.ones((1, self.labels.size)))
 
 
@@ -165,7 +166,7 @@ def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
 def confusion_counts(
     counts: RankedCounts, threshold: float
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """`(tn, fp, fn, tp)`, each (b,); PNEUMONIA is called where probability >= threshold."""
+    """`(tn, fp, fn, tp)`, each (b,); PNEUMONIA is predicted if probability >= threshold."""
     called = int(np.count_nonzero(counts.scores >= threshold))
     if called:
         tp = counts.true_positives[:, called - 1]
@@ -176,18 +177,35 @@ def confusion_counts(
 
 
 def auc_values(counts: RankedCounts) -> FloatArray:
-    """Area under the ROC curve, (b,), as the Mann–Whitney statistic, ties counted half."""
-    negatives = counts.all_negatives
-    # Of the negatives, those scored lower count in full, those scored the same count half.
-    below = negatives[:, np.newaxis] - counts.false_positives
+    """Area under the ROC curve, (b,), as the Mann–Whitney statistic; ties count half."""
+    wins = np.einsum("bg,bg->b", counts.positives, _negatives_below(counts))
+    return ratio(wins, counts.all_positives * counts.all_negatives)
+
+
+def win_shares(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
+    """Per distinct score, shares of the other class that it is ranked correctly against.
+
+    Returns:
+        Two arrays (b, g): the share of NORMAL images with a lower score, and the share of
+        PNEUMONIA images with a higher score. Ties count half. NaN if that class is missing.
+    """
+    above = counts.true_positives - 0.5 * counts.positives
+    return (
+        ratio(_negatives_below(counts), counts.all_negatives[:, np.newaxis]),
+        ratio(above, counts.all_positives[:, np.newaxis]),
+    )
+
+
+def _negatives_below(counts: RankedCounts) -> FloatArray:
+    """Weight of the NORMAL images with a lower score, (b, g); equal scores count half."""
+    below = counts.all_negatives[:, np.newaxis] - counts.false_positives
     below += 0.5 * counts.negatives
-    wins = np.einsum("bg,bg->b", counts.positives, below)
-    return ratio(wins, counts.all_positives * negatives)
+    return below
 
 
 def average_precision_values(counts: RankedCounts) -> FloatArray:
     """Precision averaged over the steps of recall, (b,), without interpolation."""
-    # Weights are whole numbers: a total below 1 is 0, and has no positives to be multiplied with.
+    # Weights are integers, so a total below 1 is 0 and contributes nothing.
     called = np.maximum(counts.true_positives + counts.false_positives, 1.0)
     steps = np.einsum("bg,bg->b", counts.positives, counts.true_positives / called)
     return ratio(steps, counts.all_positives)
@@ -201,7 +219,7 @@ def brier_values(counts: RankedCounts) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class BinCounts:
-    """Weighted images per bin of near-equal mass, each (b, `MOST_BINS`); unused bins hold 0."""
+    """Weighted images per bin of near-equal mass, each (b, `MOST_BINS`); unused bins are 0."""
 
     mass: FloatArray
     positives: FloatArray
@@ -218,10 +236,10 @@ class BinCounts:
 
 
 def bin_index(counts: RankedCounts) -> IntArray:
-    """The bin of each distinct score, (b, g), from 0; of at most `MOST_BINS` of near-equal mass.
+    """The bin of each distinct score, int64 (b, g), from 0; at most `MOST_BINS` of near-equal mass.
 
-    Fewer bins are used where there would be fewer than `FEWEST_PER_BIN` images in each. Equal
-    scores always share a bin: the one that the middle of their run falls into.
+    Fewer bins are used if they would contain fewer than `FEWEST_PER_BIN` images each. Equal scores
+    share a bin: the one that contains the middle of their run.
     """
     mass = counts.positives + counts.negatives
     total = counts.all_positives + counts.all_negatives
@@ -230,12 +248,12 @@ def bin_index(counts: RankedCounts) -> IntArray:
     middle -= 0.5 * mass
     middle *= (wanted / np.maximum(total, 1.0))[:, np.newaxis]
     index = middle.astype(np.int64)
-    np.minimum(index, MOST_BINS - 1, out=index)  # only a run without weight can lie at the end
+    np.minimum(index, MOST_BINS - 1, out=index)  # only a run without weight can be at the end
     return index
 
 
 def equal_mass_bins(counts: RankedCounts) -> BinCounts:
-    """Cut the ranking into bins, see `bin_index`."""
+    """Divide the ranking into bins, see `bin_index`."""
     mass = counts.positives + counts.negatives
     rows = len(mass)
     index = bin_index(counts)
@@ -254,8 +272,8 @@ def equal_mass_bins(counts: RankedCounts) -> BinCounts:
 def ece_values(counts: RankedCounts, noise_sources: int = 1) -> FloatArray:
     """Debiased expected calibration error, (b,); see `metrics.ece`.
 
-    `noise_sources` says how often sampling noise entered: once in a sample, twice in a bootstrap
-    resample of it. Subtracting it as often centres the resamples on the sample's own value.
+    `noise_sources` is the number of times that sampling noise entered: 1 for a sample, 2 for a
+    bootstrap resample of it. Subtracting it that often centres the resamples on the sample's value.
     """
     bins = equal_mass_bins(counts)
     squares = bins.gaps() ** 2 - noise_sources * bins.noise()
@@ -266,7 +284,7 @@ def ece_values(counts: RankedCounts, noise_sources: int = 1) -> FloatArray:
 def metric_values(
     counts: RankedCounts, threshold: float, noise_sources: int | None = 1
 ) -> dict[str, FloatArray]:
-    """All of `METRIC_NAMES`, each (b,), NaN where undefined; `noise_sources` None: but `ece`."""
+    """All `METRIC_NAMES`, each (b,), NaN if undefined; no `ece` if `noise_sources` is None."""
     tn, fp, fn, tp = confusion_counts(counts, threshold)
     sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
     return {

@@ -1,14 +1,8 @@
-"""A model's calibration fitted anew to a small labelled sample of one site.
+"""Recalibrate a model on a small labelled sample of one site, and scale scores to 0–1.
 
-Comes in: labels (int, (n,)), raw logits (float64, (n,)), patients of the sample, the calibration so
-far. Goes out: a `Recalibration`, with what is known of how sure it is. Does not know of models,
-thresholds or files.
-
-Scores on any scale, brought to 0–1 for the evaluation and back to their own units.
-
-All metrics but those of calibration depend on the order of scores only, so a straight line from
-the scores' range to 0–1 changes none of them. Whether a score is a probability decides whether
-calibration, Brier score and ECE are reported.
+Scores on any scale are mapped linearly to 0–1 for the evaluation (`ScoreScale`). This changes no
+metric except those of calibration, because all others depend only on the order of the scores.
+Calibration, Brier score and ECE are reported only if the score is a probability.
 """
 
 from __future__ import annotations
@@ -37,29 +31,29 @@ from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_
 from pneumoscope.records import Estimate
 
 FEWEST_PER_CLASS = 10
-"""Patients of each class below which no line is fitted."""
+"""Minimum number of patients of each class for a recalibration."""
 
 SHOWN = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Old probabilities whose new ones are told."""
+"""Old probabilities for which the new ones are reported."""
 
 _MOST_REFITS = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Recalibration:
-    """What the sample of a site says of a model's probabilities.
+    """The recalibration of a model on the sample of a site.
 
     Attributes:
-        calibration: to use from now on; the old one where the sample shows no need of another.
-        changed: whether it is another.
-        images: labelled images of the sample with an answer.
-        patients: how many they are of.
-        positives: PNEUMONIA images among them.
-        before: how far the old probabilities could be taken at their word.
+        calibration: the calibration to use; the old one if a new one is not better.
+        changed: whether it differs from the old one.
+        images: number of labelled images of the sample with a result.
+        patients: number of their patients.
+        positives: number of PNEUMONIA images among them.
+        before: calibration of the old probabilities.
         loss: mean log-loss of the old probabilities.
-        gain: by how much cross-validation says it falls; interval over patients. An interval that
-            holds 0 says that the sample can't tell.
-        moved: for each of `SHOWN`, the new probability with the interval of refits to resampled
+        gain: cross-validated decrease of the log-loss, with its interval over patients. If the
+            interval includes 0, the sample does not show an improvement.
+        moved: for each of `SHOWN`, the new probability, with an interval from refits to resampled
             patients.
     """
 
@@ -81,10 +75,17 @@ def recalibrate(
     old: Calibration,
     config: IntervalConfig,
 ) -> Recalibration:
-    """Fit temperature or Platt's line on top of the old calibration, or keep that.
+    """Fit temperature or Platt scaling on top of the old calibration, or keep the old one.
 
-    The choice is `fit_calibration`'s: the simplest whose cross-validated log-loss is within one
-    standard error of the best.
+    The method is selected by `fit_calibration`: the simplest whose cross-validated log-loss is
+    within one standard error of the best.
+
+    Args:
+        labels: int, (n,), 0 or 1.
+        logits: float64, (n,), uncalibrated logits.
+        patients: (n,), patient ids.
+        old: the calibration in use.
+        config: level, resamples and seed.
 
     Raises:
         DataError: fewer than `FEWEST_PER_CLASS` patients in a class; shapes differ.
@@ -94,10 +95,10 @@ def recalibrate(
     ids = np.asarray(patients)
     codes, count = patient_codes(ids, truth.size)
     for label, name in enumerate(("NORMAL", "PNEUMONIA")):
-        there = np.unique(ids[truth == label]).size
-        if there < FEWEST_PER_CLASS:
+        found = np.unique(ids[truth == label]).size
+        if found < FEWEST_PER_CLASS:
             raise DataError(
-                f"--recalibrate: found {there} patients with {name}, wanted at least "
+                f"--recalibrate: found {found} patients with {name}, wanted at least "
                 f"{FEWEST_PER_CLASS} of each class. Label more images of the site."
             )
     added = fit_calibration(truth, values, ids, config.seed)
@@ -126,19 +127,19 @@ def recalibrate(
 
 
 def composed(old: Calibration, added: Calibration) -> Calibration:
-    """One line that does what `old` and then `added` do."""
+    """The single line that is equivalent to `old` followed by `added`."""
     slope = added.slope * old.slope
     intercept = added.slope * old.intercept + added.intercept
     return Calibration("temperature" if intercept == 0.0 else "platt", slope, intercept)
 
 
 def moved_probabilities(probabilities: ArrayLike, old: Calibration, new: Calibration) -> FloatArray:
-    """Probabilities of the old calibration as the new one gives them; shape as given."""
+    """Convert probabilities of the old calibration to those of the new one; same shape."""
     return new.apply((logit(probabilities) - old.intercept) / old.slope)
 
 
 def _refitted(added: Calibration, truth: IntArray, values: FloatArray) -> FloatArray:
-    """The new probabilities of `SHOWN` by the same method on resampled images."""
+    """The new probabilities of `SHOWN` after refitting the same method to resampled images."""
     if truth.min() == truth.max():
         return np.full(len(SHOWN), np.nan)
     return fit_line(added.method, truth, values).apply(logit(SHOWN))
@@ -160,9 +161,9 @@ class ScoreScale:
     """The range of a score.
 
     Attributes:
-        low: the score that becomes 0.
-        high: the score that becomes 1.
-        probability: whether the score is a probability, which stays as it is.
+        low: the score that is mapped to 0.
+        high: the score that is mapped to 1.
+        probability: whether the score is a probability; then it is not changed.
     """
 
     low: float = 0.0
@@ -171,17 +172,20 @@ class ScoreScale:
 
     @classmethod
     def of(cls, scores: ArrayLike, threshold: float | None) -> ScoreScale:
-        """The scale of scores and their threshold: probabilities if all lie in [0, 1].
+        """The scale of scores and their threshold; they are probabilities if all are in [0, 1].
 
         Raises:
-            DataError: a score is not finite, or scores differ by less than can be kept apart.
+            DataError: a score is not finite, or distinct scores become equal when scaled.
         """
         values = np.asarray(scores, np.float64)
         bounds = values if threshold is None else np.append(values, threshold)
         if not bounds.size:
             return cls()
         if not np.isfinite(bounds).all():
-            raise DataError("scores: found a number that is not finite. Correct or remove it.")
+            raise DataError(
+                "scores: found a number that is not finite, wanted finite numbers. Correct or "
+                "remove it."
+            )
         low, high = float(bounds.min()), float(bounds.max())
         if low >= 0.0 and high <= 1.0:
             return cls()
@@ -190,21 +194,21 @@ class ScoreScale:
         scale = cls(low, high, probability=False)
         if np.unique(scale.to_unit(bounds)).size < np.unique(bounds).size:
             raise DataError(
-                f"scores: they range from {low:g} to {high:g}, and some differ by so little that "
-                "they can't be kept apart on one scale. Give their logarithms or their ranks."
+                f"scores: found a range from {low:g} to {high:g} in which some distinct scores "
+                "become equal when scaled to 0–1. Provide their logarithms or their ranks."
             )
         return scale
 
     def to_unit(self, values: ArrayLike) -> FloatArray:
-        """Scores on the scale from 0 to 1, in their order and shape."""
+        """Map scores to 0–1, float64, in the same shape and order."""
         scores = np.asarray(values, np.float64)
         if self.probability:
             return scores
-        # Halves, so that the widest range of doubles does not overflow.
+        # Halved, so that the full range of doubles does not overflow.
         return (scores / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
 
     def from_unit(self, values: ArrayLike) -> FloatArray:
-        """Scores in their own units."""
+        """Map values from 0–1 back to the scores' own units, float64, same shape."""
         units = np.asarray(values, np.float64)
         return units if self.probability else self.low + units * (self.high - self.low)
 

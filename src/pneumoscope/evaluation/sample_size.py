@@ -1,13 +1,10 @@
-"""How many patients it takes to see, with stated power, that a share is at least as wanted.
+"""Sample size for an exact binomial test that a proportion is above a minimum.
 
-Comes in: the share that is expected, the least that is wanted, confidence and power. Goes out: a
-number of patients, or `None` where no number would do. Does not know what the share is of.
-
-The test is the exact one-sided binomial test: "the share is at most `least`" is rejected when
-at least c of n patients are hits, c being the smallest number with P(X ≥ c | n, least) ≤
-1 - confidence. Its power is P(X ≥ c | n, expected). Since c moves in steps, power does not grow
-evenly with n: the answer is the smallest n from which on every larger one has the power too
-(Chernick & Liu 2002, doi:10.1198/000313002317572835). One image per patient is meant.
+The exact one-sided binomial test rejects "the proportion is at most `least`" if at least c of n
+patients are hits, where c is the smallest number with P(X ≥ c | n, least) ≤ 1 - confidence. Its
+power is P(X ≥ c | n, expected). Because c changes in steps, the power is not monotonic in n; the
+sample size is the smallest n for which it and all larger n have the power (Chernick & Liu 2002,
+doi:10.1198/000313002317572835). One image per patient is assumed.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray
 
 _MOST = 200_000
-"""No one collects more; where more were needed the answer is `None`."""
+"""Largest sample size considered; if more are needed, the result is `None`."""
 
 FORMULA = (
     "exact one-sided binomial test: smallest n, with c the smallest count for which "
@@ -33,15 +30,15 @@ FORMULA = (
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a check on local patients would take.
+    """The sample size of a test on local patients.
 
     Attributes:
-        expected: the true share that is hoped for.
-        least: what is to be shown.
-        confidence: of the test, one-sided.
-        power: chance that the check succeeds if `expected` is true.
-        patients: how many of the class are needed; `None`: no number below 200,000 would do.
-        hits: at least so many of them must be answered rightly.
+        expected: the assumed true proportion.
+        least: the minimum to be demonstrated.
+        confidence: of the one-sided test.
+        power: probability that the test succeeds if `expected` is true.
+        patients: required patients of the class; `None` if 200,000 are not enough.
+        hits: the minimum number of correct predictions among them.
     """
 
     expected: float
@@ -55,13 +52,13 @@ class Verification:
 def patients_to_verify(
     expected: float, least: float, confidence: float, power: float
 ) -> Verification:
-    """How many patients of a class show, with `power`, that the share is above `least`.
+    """Patients of a class required to show, with `power`, that a proportion is above `least`.
 
     Args:
-        expected: the true share, in [0, 1].
-        least: what is to be shown, in (0, 1).
-        confidence: as 0.95.
-        power: as 0.9.
+        expected: the assumed true proportion, in [0, 1].
+        least: the minimum to be demonstrated, in (0, 1).
+        confidence: in (0, 1), such as 0.95.
+        power: in (0, 1), such as 0.9.
 
     Raises:
         UsageError: a number is out of its range.
@@ -73,7 +70,7 @@ def patients_to_verify(
         raise UsageError(f"expected: found {expected}, wanted a share from 0 to 1")
     if expected <= least:
         return Verification(expected, least, confidence, power, None, None)
-    # Twice the normal approximation (Fleiss 1981, section 2.2) and some hold the exact answer.
+    # An upper bound: twice the normal approximation (Fleiss 1981, section 2.2) plus a margin.
     z1, z2 = (NormalDist().inv_cdf(level) for level in (confidence, power))
     spread = z1 * math.sqrt(least * (1 - least)) + abs(z2) * math.sqrt(expected * (1 - expected))
     reach = 2 * (spread / (expected - least)) ** 2 + 10 * math.log(1 - confidence) / math.log(least)
@@ -89,10 +86,10 @@ def patients_to_verify(
 def critical_counts(
     sizes: IntArray, expected: float, least: float, confidence: float
 ) -> tuple[IntArray, FloatArray]:
-    """For each number of patients (c,): the count that rejects, and the power."""
+    """For each sample size, int64 (c,): the smallest count that rejects, and the power."""
     from scipy.stats import binom
 
-    # The smallest count whose chance of being reached is small enough.
+    # The smallest count whose probability of being reached is at most 1 - confidence.
     counts = np.asarray(binom.isf(1.0 - confidence, sizes, least), np.int64) + 1
     powers = np.where(counts <= sizes, binom.sf(counts - 1, sizes, expected), 0.0)
     return counts, powers

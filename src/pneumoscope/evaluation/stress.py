@@ -1,23 +1,13 @@
-"""What a change of the images costs a model, on the same images, with intervals; and the verdict.
+"""Compare metrics on changed images with those on the unchanged images; shortcut baselines.
 
-Comes in: labels, patient ids, the model's threshold, probabilities of the images as they are and of
-changed copies (NaN where there was no answer). Goes out: one `Paired` per change, a `Judgement` of
-it. Knows nothing of images, of models, or of what a change is.
+Sensitivity, specificity and AUC are computed on the images with a result in both versions. Each
+resample of patients is applied to both versions, so the interval is that of the paired difference,
+which is much narrower than two separate intervals suggest.
 
-Sensitivity, specificity and AUC are those of the images that had an answer both ways; so is what
-they are compared with. Every resample of patients is drawn once and scores both ways: the interval
-of a change is that of the paired difference, far narrower than the two intervals beside each other
-say.
-
-Controls: how far the classes can be told apart by what is not pneumonia, without the model.
-
-Comes in: one row of numbers per image (a thumbnail, file properties, a lung outline), labels,
-patient ids. Goes out: out-of-sample probabilities, and their AUC with its interval. Knows nothing
-of images.
-
-A logistic regression on standardised numbers, in folds that part no patient: weak on purpose, and
-its strength is fixed, not chosen. What it can use, a network can use as well; an AUC beside the
-model's says that a good score is no proof of having read the lungs.
+A shortcut baseline is a logistic regression on information other than the lungs (thumbnails, file
+properties, lung outlines), cross-validated by patient. It is weak on purpose, and its
+regularisation is fixed, not tuned. A network can use whatever the baseline can use. If the
+baseline's AUC is close to the model's, a high AUC does not prove that the model uses the lungs.
 """
 
 from __future__ import annotations
@@ -30,7 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig
+from pneumoscope.data.thumbnails import cross_validated as held_out_logits
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.calibration import sigmoid
 from pneumoscope.evaluation.intervals import (
     bootstrap_metrics,
     checked_interval,
@@ -63,22 +55,22 @@ Metric = Literal["sensitivity", "specificity", "auc"]
 METRICS: tuple[Metric, ...] = ("sensitivity", "specificity", "auc")
 
 Judgement = Literal["holds", "unsure", "fails", "shown"]
-"""`unsure`: within the limit, but the interval of the fall reaches beyond. `shown`: not judged."""
+"""`unsure`: within the limit, but the interval reaches beyond it. `shown`: not judged."""
 
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """One change of the images, compared with the same images as they are.
+    """Metrics on changed images, compared with the same images unchanged.
 
     Attributes:
-        images: those with an answer both ways; all below is of them.
-        patients: how many patients they are of.
-        positives: PNEUMONIA images among them.
-        refused: images with an answer as they are, but none when changed.
-        plain: each metric of the images as they are, with its interval.
-        changed: of the changed copies.
+        images: number of images with a result in both versions; all metrics are on these.
+        patients: number of their patients.
+        positives: number of PNEUMONIA images among them.
+        refused: number of images with a result when unchanged, but none when changed.
+        plain: each metric on the unchanged images, with its interval.
+        changed: each metric on the changed images, with its interval.
         difference: changed minus plain; below 0 is worse.
     """
 
@@ -92,7 +84,7 @@ class Paired:
 
     @property
     def fall(self) -> float:
-        """The larger of the falls of sensitivity and specificity; below 0 if both rise."""
+        """The larger decrease of sensitivity and specificity; below 0 if both increase."""
         falls = [-(self.difference[m].value or 0.0) for m in ("sensitivity", "specificity")]
         return max(falls)
 
@@ -105,27 +97,27 @@ def compare_paired(
     threshold: float,
     config: IntervalConfig,
 ) -> Paired:
-    """Metrics both ways and their difference, with expanded percentile intervals over patients.
+    """Metrics in both versions and their difference, with expanded percentile intervals.
 
-    Where a rate is 0 or 1 either way, or no resample shows a difference, limits are those of
-    `edges`; of a difference of shares Tango's (`paired.paired_share_interval`).
-
-    The paired cluster bootstrap: patients are drawn with replacement (Davison & Hinkley 1997,
-    section 3.8), and each resample weighs the same images both ways.
+    The intervals come from a paired cluster bootstrap: patients are drawn with replacement (Davison
+    & Hinkley 1997, section 3.8), and each resample weights the images of both versions equally. If
+    a rate is 0 or 1 in either version, or if all resamples agree, the limits are replaced by those
+    of `clustered_interval` and `delong_interval`; for a difference of proportions, by Tango's
+    (`paired.paired_share_interval`).
 
     Args:
         labels: int, (n,), 0 or 1.
-        patients: (n,), ids.
-        plain: float64, (n,), probabilities of the images as they are; NaN: no answer.
-        changed: float64, (n,), of their changed copies; NaN: no answer.
-        threshold: PNEUMONIA is the answer from here up.
-        config: level, resamples, seed.
+        patients: (n,), patient ids.
+        plain: float64, (n,), probabilities of the unchanged images; NaN: no result.
+        changed: float64, (n,), probabilities of the changed copies; NaN: no result.
+        threshold: PNEUMONIA is predicted if the probability is at least this.
+        config: level, resamples and seed.
 
     Returns:
-        Values that are `None` where they are undefined (a class is missing, no image is left).
+        The comparison; values are `None` if undefined (a class is missing, or no image is left).
 
     Raises:
-        DataError: shapes differ or a label is neither 0 nor 1.
+        DataError: shapes differ, or a label is neither 0 nor 1.
         UsageError: the configuration's level or number of resamples is impossible.
     """
     truth = checked_labels(labels)
@@ -135,8 +127,8 @@ def compare_paired(
             f"probabilities: found shapes {before.shape} and {after.shape}, wanted {truth.shape}, "
             "one per label."
         )
-    answered = ~np.isnan(before)
-    both = answered & ~np.isnan(after)
+    scored = ~np.isnan(before)
+    both = scored & ~np.isnan(after)
     ids = np.asarray(patients)[both]
     columns = (_Column(truth[both], before[both], threshold),
                _Column(truth[both], after[both], threshold))  # fmt: skip
@@ -151,13 +143,13 @@ def compare_paired(
     )
     fewest = fewest_patients(truth[both], patient_codes(ids, ids.size)[0])
 
-    def told(point: float, resampled: FloatArray) -> Estimate:
+    def estimate(point: float, resampled: FloatArray) -> Estimate:
         return _estimate(point, resampled, config.level, fewest)
 
     found: list[dict[Metric, Estimate]] = []
     for column, point, rows in zip(columns, points, (plain_rows, changed_rows), strict=True):
         edges = _edges(column, ids, config.level)
-        own = {m: told(point[m][0], rows[m]) for m in METRICS}
+        own = {m: estimate(point[m][0], rows[m]) for m in METRICS}
         found.append(
             {
                 m: Estimate(own[m].value, *reported_limits(own[m], edges[m], [own[m].value]))
@@ -166,24 +158,26 @@ def compare_paired(
         )
     pair = (columns[0], columns[1])
     gaps = {
-        m: told(points[1][m][0] - points[0][m][0], changed_rows[m] - plain_rows[m]) for m in METRICS
+        m: estimate(points[1][m][0] - points[0][m][0], changed_rows[m] - plain_rows[m])
+        for m in METRICS
     }
 
     return Paired(
         images=int(both.sum()),
         patients=len(set(ids.tolist())),
         positives=int(truth[both].sum()),
-        refused=int((answered & ~both).sum()),
+        refused=int((scored & ~both).sum()),
         plain=found[0],
         changed=found[1],
         difference={
-            m: _held_gap(m, gaps[m], pair, ids, (found[0][m], found[1][m]), config) for m in METRICS
+            m: _reported_gap(m, gaps[m], pair, ids, (found[0][m], found[1][m]), config)
+            for m in METRICS
         },
     )
 
 
 def judge(found: Paired, largest_fall: float, *, plausible: bool) -> Judgement:
-    """Whether sensitivity and specificity fall by no more than `largest_fall` (0 to 1)."""
+    """Judge whether sensitivity and specificity decrease by at most `largest_fall` (0 to 1)."""
     if not plausible or not found.images:
         return "shown"
     if found.fall > largest_fall + _ROUNDING:
@@ -194,40 +188,40 @@ def judge(found: Paired, largest_fall: float, *, plausible: bool) -> Judgement:
 
 
 class _Column:
-    """One set of probabilities, sorted once: the three metrics of any weighting of its images."""
+    """The probabilities of one version, sorted once, and its metrics under image weights."""
 
     def __init__(self, labels: IntArray, probabilities: FloatArray, threshold: float) -> None:
         self.labels = labels
         self._ranked = RankedScores.of(labels, probabilities)
-        called = probabilities >= threshold
+        predicted = probabilities >= threshold
         self.scores = probabilities
-        self.called = called
+        self.predicted = predicted
         self._positive = (labels == 1).astype(np.float64)
-        self._found = self._positive * called
-        self._cleared = (1 - self._positive) * ~called
+        self._true_positive = self._positive * predicted
+        self._true_negative = (1 - self._positive) * ~predicted
 
-    def values(self, weights: NDArray[np.float64]) -> dict[Metric, FloatArray]:
-        """Metrics (b,) of weights (b, n), NaN where undefined."""
+    def values(self, weights: FloatArray) -> dict[Metric, FloatArray]:
+        """Metrics (b,) for weights (b, n); NaN where undefined."""
         positives, negatives = weights @ self._positive, weights @ (1 - self._positive)
         counts = self._ranked.counts(weights[:, self._ranked.order])
         return {
-            "sensitivity": ratio(weights @ self._found, positives),
-            "specificity": ratio(weights @ self._cleared, negatives),
+            "sensitivity": ratio(weights @ self._true_positive, positives),
+            "specificity": ratio(weights @ self._true_negative, negatives),
             "auc": auc_values(counts) if self.labels.size else np.full(len(weights), np.nan),
         }
 
 
 def _edges(column: _Column, ids: NDArray[np.str_], level: float) -> dict[Metric, Estimate]:
-    """Intervals that hold at 0 and 1."""
+    """Intervals that are valid at 0 and 1."""
     positive = column.labels == 1
     return {
-        "sensitivity": clustered_interval(column.called[positive], ids[positive], level),
-        "specificity": clustered_interval(~column.called[~positive], ids[~positive], level),
+        "sensitivity": clustered_interval(column.predicted[positive], ids[positive], level),
+        "specificity": clustered_interval(~column.predicted[~positive], ids[~positive], level),
         "auc": delong_interval(column.labels, column.scores, level, ids),
     }
 
 
-def _held_gap(
+def _reported_gap(
     metric: Metric,
     gap: Estimate,
     columns: tuple[_Column, _Column],
@@ -235,17 +229,17 @@ def _held_gap(
     values: tuple[Estimate, Estimate],
     config: IntervalConfig,
 ) -> Estimate:
-    """A difference whose limits hold where the bootstrap's collapse."""
+    """A difference with limits that are valid if the bootstrap's collapse."""
     before, after = values
     if np.array_equal(columns[0].scores, columns[1].scores):
-        return gap  # the same scores: nothing differs, whoever the patients are
+        return gap  # identical scores: the difference is exactly 0 for any patients
     if gap.value is None or not (collapsed(gap) or at_edge(before.value) or at_edge(after.value)):
         return gap
     if metric == "auc":
         return reported_difference(gap, after, before)
     inside = columns[0].labels == (1 if metric == "sensitivity" else 0)
     before_right, after_right = (
-        column.called[inside] == (metric == "sensitivity") for column in columns
+        column.predicted[inside] == (metric == "sensitivity") for column in columns
     )
     return paired_share_interval(before_right, after_right, ids[inside], config.level)
 
@@ -263,13 +257,15 @@ def _estimate(point: float, resampled: FloatArray, level: float, patients: int) 
     return Estimate(float(point), low, high)
 
 
-_STRENGTH = 0.1
-"""scikit-learn's C, the inverse of the penalty's weight."""
+_PENALTY = 10.0
+"""Weight of the squared coefficients in the logistic regression (1 / C in scikit-learn)."""
+
+_MOST_ITERATIONS = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class ShortcutBaseline:
-    """What one control reached: its images and patients, and its AUC."""
+    """The result of one shortcut baseline: numbers of images and patients, and AUC."""
 
     images: int
     patients: int
@@ -279,17 +275,17 @@ class ShortcutBaseline:
 def shortcut_baseline(
     numbers: ArrayLike, labels: ArrayLike, patients: Patients, folds: int, config: IntervalConfig
 ) -> ShortcutBaseline | None:
-    """A control's cross-validated AUC, with the bootstrap's interval over patients.
+    """The cross-validated AUC of a shortcut baseline, with its bootstrap interval over patients.
 
     Args:
-        numbers: float, (n, d), finite.
+        numbers: float, (n, d), finite; the features of each image.
         labels: int, (n,), 0 or 1.
-        patients: (n,), ids; no patient is in two folds.
-        folds: at most; fewer where a class has fewer patients.
-        config: level, resamples, seed (of the folds too).
+        patients: (n,), patient ids; all images of a patient are in the same fold.
+        folds: number of folds; fewer if a class has fewer patients.
+        config: level, resamples and seed (also of the folds).
 
     Returns:
-        `None` where a class has fewer than two patients, so that nothing can be held out.
+        The result, or `None` if a class has fewer than two patients.
     """
     truth, ids = checked_labels(labels), np.asarray(patients)
     scores = cross_validated(numbers, truth, ids, folds, config.seed)
@@ -302,24 +298,18 @@ def shortcut_baseline(
 def cross_validated(
     numbers: ArrayLike, labels: ArrayLike, patients: Patients, folds: int, seed: int
 ) -> FloatArray | None:
-    """Each image's probability, (n,), by a model that saw none of its patient's images."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    """Cross-validated probabilities, float64 (n,), from a model trained on other patients.
 
+    Arguments as for `shortcut_baseline`. Returns `None` if a class has fewer than two patients, or
+    if a training fold lacks a class.
+    """
     rows, truth = np.asarray(numbers, np.float64), checked_labels(labels)
     ids = np.asarray(patients)
     fewest = min(len(set(ids[truth == label].tolist())) for label in (0, 1))
     parts = min(folds, fewest)
     if parts < 2:
         return None
-    scores = np.full(truth.size, np.nan)
-    dealer = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    for learned, held_out in dealer.split(rows, truth, ids):
-        if len(set(truth[learned].tolist())) < 2:
-            return None
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=_STRENGTH, max_iter=5000))
-        model.fit(rows[learned], truth[learned])
-        scores[held_out] = model.predict_proba(rows[held_out])[:, 1]
-    return scores
+    found = held_out_logits(
+        rows, truth, ids, seed, folds=parts, penalty=_PENALTY, iterations=_MOST_ITERATIONS
+    )
+    return None if found is None else sigmoid(found.logits)

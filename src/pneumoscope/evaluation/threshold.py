@@ -1,8 +1,6 @@
-"""Choosing the operating point: from which probability up the answer is PNEUMONIA.
+"""Choose the operating point: the probability from which PNEUMONIA is predicted.
 
-Comes in: labels (int, (n,)) and probabilities (float64, (n,)) of the images to choose on, which
-must be validation, never test, and a `ThresholdConfig`. Goes out: one `ChosenThreshold`.
-Does not know which split it is given, nor of models or files.
+Choose it on validation images, never on test images.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pneumoscope.config import ThresholdConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.ranked_metrics import (
+    FloatArray,
     IntArray,
     RankedScores,
     checked_scores,
@@ -23,18 +22,18 @@ from pneumoscope.evaluation.ranked_metrics import (
 )
 
 _TOLERANCE = 1e-12
-"""A share that equals the target but for rounding reaches it."""
+"""Rounding error within which a rate counts as reaching the target."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenThreshold:
-    """An operating point and what it gave on the images it was chosen on.
+    """An operating point and its performance on the images it was chosen on.
 
     Attributes:
-        value: PNEUMONIA is the answer when probability >= value.
+        value: PNEUMONIA is predicted if probability >= value.
         rule: how it was chosen, in words.
-        sensitivity: on the images given; `None` without PNEUMONIA images (fixed values only).
-        specificity: on the images given; `None` without NORMAL images (fixed values only).
+        sensitivity: on these images; `None` without PNEUMONIA images (rule `fixed` only).
+        specificity: on these images; `None` without NORMAL images (rule `fixed` only).
     """
 
     value: float
@@ -45,9 +44,9 @@ class ChosenThreshold:
 
 @dataclass(frozen=True, slots=True)
 class _Cuts:
-    """Every way to part the images by a threshold, from all PNEUMONIA to (where it can be) none.
+    """All distinct ways to split the images by a threshold, from all PNEUMONIA to none.
 
-    A threshold t in (low, high] gives tp and tn; all arrays are (c,), thresholds rising.
+    A threshold in (low, high] gives `tp` and `tn`; all arrays are (c,), in order of the threshold.
     """
 
     low: list[float]
@@ -66,40 +65,39 @@ def choose_threshold(
 ) -> ChosenThreshold:
     """Choose the operating point by the configured rule.
 
-    A threshold lies midway between two adjacent distinct scores, or between an outermost score
-    and 0 or 1. Where several do equally well: `balanced_accuracy` and `worst_case` take the middle
-    of the widest plateau; the two target rules allow one best pair of sensitivity and specificity
-    only. `worst_case` is the maximin rule of decision theory (Wald, "Statistical decision functions
-    which minimize the maximum risk", Ann Math 1945;46:265): whatever the condition, and whichever
-    the class, no other threshold would have done better at worst.
+    The threshold is midway between two adjacent distinct scores, or between an outermost score and
+    0 or 1. Among equally good thresholds, `balanced_accuracy` and `worst_case` take the middle of
+    the widest plateau; the two target rules have a unique best pair of sensitivity and specificity.
+    `worst_case` is the maximin rule (Wald, "Statistical decision functions which minimize the
+    maximum risk", Ann Math 1945;46:265): it maximises the lowest rate of correct predictions over
+    all conditions and both classes.
 
     Args:
         labels: int, (n,), 0 or 1.
         probabilities: float64, (n,), in [0, 1].
-        config: the rule, and its target where it has one.
-        conditions: int, (n,): under which condition each score was found, for `worst_case`; one
-            for all if not given.
+        config: the rule, and its target if it has one.
+        conditions: int, (n,), the condition under which each score was measured, for `worst_case`;
+            by default one condition for all.
 
     Raises:
-        DataError: one class only (but for `fixed`), or a target that is only reached by giving
-            every image the same answer; shapes or values that are wrong.
-        UsageError: the target is not a share.
+        DataError: a class is missing (except for `fixed`), the target is reached only by predicting
+            one class for all images, shapes differ, or values are out of range.
+        UsageError: the target is out of range.
     """
     truth, scores = checked_scores(labels, probabilities)
     if config.rule == "fixed":
         return _fixed(truth, RankedScores.of(truth, scores), config.target)
     cuts = _cuts(truth, RankedScores.of(truth, scores), config)
     if config.rule == "balanced_accuracy":
-        # Whole numbers, so that equal balanced accuracies are equal.
+        # In integers, so that equal balanced accuracies compare equal.
         low, high, best = _widest_plateau(cuts, cuts.tp * cuts.negatives + cuts.tn * cuts.positives)
         rule = "highest balanced accuracy"
     elif config.rule == "worst_case":
         given = np.zeros(truth.shape, np.int64) if conditions is None else np.asarray(conditions)
         low, high, best = _widest_plateau(cuts, _least_shares(truth, scores, given, cuts))
         number = len(np.unique(given))
-        rule = (
-            "highest least one of sensitivity and specificity"
-            + f" under {number} conditions" * (number > 1)
+        rule = "highest minimum of sensitivity and specificity" + f" over {number} conditions" * (
+            number > 1
         )
     else:
         best = _best_for_target(cuts, config)
@@ -139,11 +137,11 @@ def _cuts(truth: IntArray, ranked: RankedScores, config: ThresholdConfig) -> _Cu
         )
     counts = ranked.counts_once()
     rising = [float(score) for score in ranked.scores[::-1]]
-    # Below the threshold of cut i lie the i lowest distinct scores.
+    # The i lowest distinct scores are below the threshold of cut i.
     below_positive = np.concatenate([[0], np.cumsum(counts.positives[0, ::-1])]).astype(np.int64)
     below_negative = np.concatenate([[0], np.cumsum(counts.negatives[0, ::-1])]).astype(np.int64)
     low, high = [0.0, *rising], [*rising, 1.0]
-    # No threshold up to 1 calls a probability of 1 NORMAL.
+    # A probability of 1 is predicted PNEUMONIA at every threshold up to 1.
     cuts = len(low) - (rising[-1] == 1.0)
     return _Cuts(
         low[:cuts],
@@ -156,23 +154,23 @@ def _cuts(truth: IntArray, ranked: RankedScores, config: ThresholdConfig) -> _Cu
 
 
 def _least_shares(
-    truth: IntArray, scores: NDArray[np.float64], conditions: NDArray[np.int64], cuts: _Cuts
-) -> NDArray[np.float64]:
-    """For each cut (c,) the least share of one class under one condition that is called rightly."""
+    truth: IntArray, scores: FloatArray, conditions: IntArray, cuts: _Cuts
+) -> FloatArray:
+    """For each cut (c,), the lowest rate of correct predictions over conditions and classes."""
     least = np.ones(len(cuts.high))
     for condition in np.unique(conditions):
         for label in (0, 1):
             ranked = np.sort(scores[(conditions == condition) & (truth == label)])
             if ranked.size:
                 below = np.searchsorted(ranked, cuts.high, side="left")
-                # Divided last, so that equal shares are equal.
-                right = ranked.size - below if label else below
-                least = np.minimum(least, right / ranked.size)
+                # Divide last, so that equal rates compare equal.
+                correct = ranked.size - below if label else below
+                least = np.minimum(least, correct / ranked.size)
     return least
 
 
 def _widest_plateau(cuts: _Cuts, gains: NDArray[Any]) -> tuple[float, float, int]:
-    """Bounds of the widest run of the cuts that gain most, and where in it its middle falls."""
+    """Bounds of the widest run of best cuts, and the index of the cut that contains its middle."""
     best = np.flatnonzero(gains == gains.max())
     runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
     widest = max(runs, key=lambda run: cuts.high[run[-1]] - cuts.low[run[0]])
@@ -189,16 +187,16 @@ def _best_for_target(cuts: _Cuts, config: ThresholdConfig) -> int:
         )
     sensitivity, specificity = cuts.tp / cuts.positives, cuts.tn / cuts.negatives
     if config.rule == "sensitivity":
-        held, other, other_name, answer = sensitivity, specificity, "specificity", "PNEUMONIA"
+        rate, other, other_name, label = sensitivity, specificity, "specificity", "PNEUMONIA"
     else:
-        held, other, other_name, answer = specificity, sensitivity, "sensitivity", "NORMAL"
-    reached = np.flatnonzero(held >= config.target - _TOLERANCE)
-    best = max(reached, key=lambda index: (other[index], held[index]), default=None)
+        rate, other, other_name, label = specificity, sensitivity, "sensitivity", "NORMAL"
+    reached = np.flatnonzero(rate >= config.target - _TOLERANCE)
+    best = max(reached, key=lambda index: (other[index], rate[index]), default=None)
     if best is None or other[best] == 0.0:
-        useful = held[other > 0.0].max(initial=0.0)
+        useful = rate[other > 0.0].max(initial=0.0)
         raise DataError(
             f"threshold rule {config.rule!r}: the target {config.target:g} is only reached by "
-            f"answering {answer} for all (a {other_name} of 0). At most {useful:.4g} is possible "
+            f"predicting {label} for all (a {other_name} of 0). At most {useful:.4g} is possible "
             f"with these {cuts.positives} PNEUMONIA and {cuts.negatives} NORMAL images. "
             "Lower the target."
         )
@@ -206,6 +204,6 @@ def _best_for_target(cuts: _Cuts, config: ThresholdConfig) -> int:
 
 
 def _middle(low: float, high: float) -> float:
-    """Midway, but above `low`: between neighbouring floats the mean may round down to it."""
+    """The midpoint, or `high` if the midpoint rounds down to `low`."""
     middle = low + (high - low) / 2
     return middle if middle > low else high

@@ -1,4 +1,4 @@
-"""A pilot week by week: volume, refusals, how scores moved, how well it did so far."""
+"""A pilot study by week: volume, refusals, score drift and cumulative performance."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumoscope.evaluation.proportions import clustered_interval
 from pneumoscope.evaluation.ranked_metrics import FloatArray
 from pneumoscope.records import Estimate
 
 FEWEST_FOR_DRIFT = 20
-"""Scores on either side below which two distributions are not compared."""
+"""Minimum number of scores in each of two distributions to compare them."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeekCase:
-    """What the weekly figures need of one case.
+    """One case, as far as the weekly statistics need it.
 
     Attributes:
         week: Monday of its week.
-        score: `None` where the system gave none.
-        called: whether it was called PNEUMONIA; `None` without a score.
-        reason: why there is no score, `""` if there is one.
-        reference: what the readers said, `None` if that is not known.
-        patient: id.
+        score: `None` if the system gave none.
+        called: whether PNEUMONIA was predicted; `None` without a score.
+        reason: why there is no score; `""` if there is one.
+        reference: the readers' label, 0 or 1; `None` if unknown.
+        patient: patient id.
     """
 
     week: date
@@ -41,22 +40,22 @@ class WeekCase:
 
 @dataclass(frozen=True, slots=True)
 class Week:
-    """One week.
+    """Statistics of one week.
 
     Attributes:
         monday: its first day.
-        cases: that came.
-        refused: how many of them have no score, by code.
-        read: how many have a score and a reference.
-        quartiles: 25th, 50th and 75th percentile of its scores; empty without scores.
-        called: share of its scores that were called PNEUMONIA.
-        drift: largest distance between the distribution of its scores and that of all weeks
-            before (Kolmogorov–Smirnov); `None` with too few.
+        cases: number of cases.
+        refused: number of cases without a score, by reason.
+        read: number of cases with a score and a reference.
+        quartiles: 25th, 50th and 75th percentile of the scores; empty without scores.
+        called: share of the scored cases predicted PNEUMONIA.
+        drift: Kolmogorov–Smirnov distance between the scores of the week and those of all previous
+            weeks; `None` with too few scores.
         drift_p: two-sided p of no difference, likewise.
         sensitivity: of all cases up to the end of the week, with its interval.
-        specificity: likewise.
-        positives: cases with pneumonia behind `sensitivity`.
-        negatives: cases behind `specificity`.
+        specificity: of all cases up to the end of the week, with its interval.
+        positives: number of cases behind `sensitivity`.
+        negatives: number of cases behind `specificity`.
     """
 
     monday: date
@@ -74,18 +73,18 @@ class Week:
 
 
 def by_week(cases: Sequence[WeekCase], level: float) -> tuple[Week, ...]:
-    """The weeks in order, those in which nothing came left out."""
+    """Statistics of the weeks, in order; weeks without cases are left out."""
     mondays = sorted({case.week for case in cases})
     return tuple(_week(monday, cases, level) for monday in mondays)
 
 
 def _week(monday: date, cases: Sequence[WeekCase], level: float) -> Week:
-    mine = [case for case in cases if case.week == monday]
+    own = [case for case in cases if case.week == monday]
     so_far = [case for case in cases if case.week <= monday]
-    scores = _scores(mine)
+    scores = _scores(own)
     before = _scores([case for case in cases if case.week < monday])
     distance, p = _drift(scores, before)
-    scored = [case for case in mine if case.called is not None]
+    scored = [case for case in own if case.called is not None]
     known = {label: _known(so_far, label) for label in (0, 1)}
     rates = [
         clustered_interval(
@@ -97,8 +96,8 @@ def _week(monday: date, cases: Sequence[WeekCase], level: float) -> Week:
     ]
     return Week(
         monday=monday,
-        cases=len(mine),
-        refused=dict(Counter(case.reason for case in mine if case.called is None).most_common()),
+        cases=len(own),
+        refused=dict(Counter(case.reason for case in own if case.called is None).most_common()),
         read=len([case for case in scored if case.reference is not None]),
         quartiles=tuple(float(q) for q in np.quantile(scores, (0.25, 0.5, 0.75)))
         if scores.size
@@ -120,7 +119,7 @@ def _known(cases: Sequence[WeekCase], label: int) -> list[WeekCase]:
 
 
 def _scores(cases: Sequence[WeekCase]) -> FloatArray:
-    found: NDArray[np.float64] = np.array(
+    found: FloatArray = np.array(
         [case.score for case in cases if case.score is not None], np.float64
     )
     return found

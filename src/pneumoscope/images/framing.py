@@ -115,8 +115,8 @@ _COARSE = 32
 _CELLS = 8
 _DIRECTIONS = 8
 _QUARTER = _DIRECTIONS // 4
-_LEAST_DEVIATION = 1e-3
-_LEAST_STRENGTH = 1e-9
+_MIN_DEVIATION = 1e-3
+_MIN_STRENGTH = 1e-9
 
 THUMBNAIL, GRADIENTS, EDGES = "thumbnail", "gradients", "edges"
 
@@ -144,7 +144,7 @@ class ImageDescriptors:
 
     def vectors(self) -> Mapping[str, FloatArray]:
         """The descriptors of the image rotated anticlockwise by quarter turns, then inverted."""
-        strength = max(float(self.energy.mean()), _LEAST_STRENGTH)
+        strength = max(float(self.energy.mean()), _MIN_STRENGTH)
         edges: FloatArray = np.sqrt(self.energy).ravel()
         return {
             THUMBNAIL: self.thumbnail.ravel(),
@@ -158,7 +158,7 @@ def describe_image(square: FloatArray) -> ImageDescriptors:
     source = Image.fromarray(np.ascontiguousarray(square, dtype=np.float32))
     fine = np.asarray(source.resize((_FINE, _FINE), Image.Resampling.BILINEAR))
     fine = fine - fine.mean(dtype=np.float64).astype(np.float32)
-    fine = fine / np.float32(max(float(fine.std(dtype=np.float64)), _LEAST_DEVIATION))
+    fine = fine / np.float32(max(float(fine.std(dtype=np.float64)), _MIN_DEVIATION))
     step = _FINE // _COARSE
     coarse = fine.reshape(_COARSE, step, _COARSE, step).mean((1, 3))
     return ImageDescriptors(coarse, _energy(fine))

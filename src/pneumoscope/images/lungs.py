@@ -283,7 +283,7 @@ class MaskFolder:
 Ink = Literal["black", "grey"]
 """The fill of a masked region; grey is the mean of the remaining pixels of the image."""
 
-_LEAST_DEVIATION = 1 / 255
+_MIN_DEVIATION = 1 / 255
 
 
 def ring_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:
@@ -317,7 +317,7 @@ def match_brightness(other: FloatArray, image: FloatArray, hidden: Mask) -> Floa
     theirs, own = other[hidden], image[hidden]
     if not own.size:
         return other
-    scale = float(own.std()) / max(float(theirs.std()), _LEAST_DEVIATION)
+    scale = float(own.std()) / max(float(theirs.std()), _MIN_DEVIATION)
     matched = (other - theirs.mean()) * np.float32(scale) + own.mean()
     return np.asarray(matched.clip(0.0, 1.0), np.float32)
 

@@ -25,7 +25,7 @@ STRAY = 0.001
 """The share of pixels at either end of the range that may be stray."""
 
 _SAMPLED = 1 << 20
-_LEAST_DISTINCT = 4
+_MIN_DISTINCT = 4
 
 
 def quantiles(values: Values, counts: Counts) -> tuple[float, float]:
@@ -80,7 +80,7 @@ def range_of(samples: Values) -> tuple[float, float, float]:
 def _without_lone_ends(values: Values) -> npt.NDArray[np.bool_]:
     kept = np.ones(values.shape, np.bool_)
     distinct = np.unique(values)
-    if len(distinct) < _LEAST_DISTINCT:
+    if len(distinct) < _MIN_DISTINCT:
         return kept
     if distinct[1] - distinct[0] > distinct[-1] - distinct[1]:
         kept &= values != distinct[0]
@@ -95,9 +95,9 @@ Graded = tuple[FloatArray, tuple[str, ...]]
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue: ITU-R BT.601."""
 
-_LEAST_PART = 0.25
+_MIN_PART = 0.25
 """An image that uses a smaller share of its type's range is scaled."""
-_MOST_WHOLE_BITS = 16
+_MAX_WHOLE_BITS = 16
 _NOTED_HIDDEN = 0.1
 
 
@@ -121,15 +121,15 @@ def graded(samples: Samples, source: str, bits: int = 0) -> Graded:
     signed = samples.dtype.kind == "i"
     low, high, stray = range_of(samples)
     name = f"{bits}-bit {'signed ' if signed else ''}integers"
-    if bits > _MOST_WHOLE_BITS:
+    if bits > _MAX_WHOLE_BITS:
         return _stretched(samples, low, high, stray, f"its values are {name}")
     least, most = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
     if signed and low >= 0:  # the negative half is not used
         least = 0
     whole = most - least
-    if high - low >= _LEAST_PART * whole or high == low:
+    if high - low >= _MIN_PART * whole or high == low:
         return _scaled(samples, least, most), _strays(stray, low, high)
-    if low >= 0 and high < _LEAST_PART * whole:
+    if low >= 0 and high < _MIN_PART * whole:
         used = max(int(high).bit_length(), 1)
         words = (
             f"its brightest value is {high:g} of {most}, so it uses {used} of {bits} bits; these "
@@ -158,7 +158,7 @@ def composited(grey: FloatArray, alpha: FloatArray) -> Graded:
     if alpha.min() == alpha.max() < 1.0:
         words = f"its alpha channel is {float(alpha.flat[0]):.2f} everywhere and was not used"
         return grey, (words,)
-    hidden = float((alpha < _LEAST_PART).mean())
+    hidden = float((alpha < _MIN_PART).mean())
     if hidden > _NOTED_HIDDEN:
         words = f"its alpha channel hides {hidden:.0%} of its pixels; they became black"
         return grey * alpha, (words,)
@@ -189,7 +189,7 @@ def _of_floats(samples: Samples, source: str) -> Graded:
             f"{samples.size - int(finite.sum())} of its {samples.size} pixels are NaN or infinite",
         )
     low, high, stray = range_of(samples.astype(np.float64))
-    if not stray and low >= 0.0 and high <= 1.0 and (high - low >= _LEAST_PART or high == low):
+    if not stray and low >= 0.0 and high <= 1.0 and (high - low >= _MIN_PART or high == low):
         return samples.astype(np.float32), ()
     inside = low >= 0.0 and high <= 1.0
     what = "its values are floats " + (f"of {low:g} to {high:g}" if inside else "outside 0 to 1")

@@ -189,10 +189,10 @@ def exif_orientation(block: bytes) -> int:
     return 1
 
 
-_MOST_SCANS = 200
+_MAX_SCANS = 200
 """Maximum per image. Progressive JPEGs have about ten."""
 
-_MOST_PACKETS = 1_000_000
+_MAX_PACKETS = 1_000_000
 """Maximum of tiles × layers × resolutions × components of a JPEG 2000 stream."""
 
 _START_OF_SCAN = b"\xff\xda"
@@ -212,11 +212,11 @@ def check_scans(content: bytes, source: str, pictures: int = 1) -> None:
     """
     # In entropy-coded data FF is always followed by 00, so FFDA is the start of a scan.
     scans = content.count(_START_OF_SCAN)
-    if scans > _MOST_SCANS + pictures:
+    if scans > _MAX_SCANS + pictures:
         raise ImageRefusedError(
             source,
             Reason.CORRUPT,
-            f"the JPEG has {scans} scans; at most {_MOST_SCANS} are read",
+            f"the JPEG has {scans} scans; at most {_MAX_SCANS} are read",
         )
 
 
@@ -247,11 +247,11 @@ def check_packets(stream: bytes, source: str) -> None:
             break
         position += 2 + length
     packets = tiles * components * layers * (levels + 1)
-    if packets > _MOST_PACKETS:
+    if packets > _MAX_PACKETS:
         raise ImageRefusedError(
             source,
             Reason.TOO_COMPLEX,
-            f"its JPEG 2000 stream has {packets:,} packets; at most {_MOST_PACKETS:,} are read. "
+            f"its JPEG 2000 stream has {packets:,} packets; at most {_MAX_PACKETS:,} are read. "
             "Save it again",
         )
 
@@ -272,7 +272,7 @@ _TILE_WIDTH, _TILE_HEIGHT, _DEPTH = 322, 323, 32997
 """Tags of TIFF 6.0, and libtiff's depth tag."""
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2
 _UNSIGNED, _SEPARATE = 1, 2
-_PACKED_BITS, _MOST_SAMPLES = 12, 4
+_PACKED_BITS, _MAX_SAMPLES = 12, 4
 _COMPRESSION, _JPEG = 259, (6, 7)
 """Both JPEG compressions of TIFF."""
 _SEVERAL = 2
@@ -306,7 +306,7 @@ def deep_directory(content: bytes) -> ImageFileDirectory_v2 | None:
     odd = max(bits) > 8 or formats != {_UNSIGNED}
     packed = bits == {_PACKED_BITS}  # Pillow unpacks these, libtiff does not
     plain = tags.get(_PHOTOMETRIC, 0) in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB)
-    plain = plain and max(_numbers(tags, _SAMPLES) or (1,)) <= _MOST_SAMPLES
+    plain = plain and max(_numbers(tags, _SAMPLES) or (1,)) <= _MAX_SAMPLES
     return tags if odd and plain and not packed else None
 
 

@@ -306,7 +306,7 @@ class Predictor:
     def predict_bytes(
         self, content: bytes, name: str = "upload", *, keep_image: bool = True
     ) -> Result:
-        """The answer for one file's content, held in memory.
+        """Predict for one file's content, held in memory.
 
         Args:
             content: bytes of a file in any format that `read_image` supports.
@@ -335,11 +335,11 @@ class Predictor:
         return self._processes.prepared_content(decode, content, name)
 
     def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Result]:
-        """One answer for every item, in order, from one pass; no more than a pass holds."""
+        """One result for every item, in order, from one forward pass; at most a batch of items."""
         readable = [item for item in items if isinstance(item, Prepared)]
-        answered = iter(self._run(readable)) if readable else iter(())
+        computed = iter(self._run(readable)) if readable else iter(())
         for item in items:
-            yield Result(item) if isinstance(item, Prediction) else next(answered)
+            yield Result(item) if isinstance(item, Prediction) else next(computed)
 
     def _prepared(self, read: Callable[[], GreyImage], name: str) -> Prepared | Prediction:
         return prepared(read, name, self._preprocess, looks=self._looks, gate=self._gate)
@@ -353,7 +353,7 @@ class Predictor:
         workers: int = 0,
         read: Reader | None = None,
     ) -> Generator[Result]:
-        """One answer for every path, in order; reading runs ahead of the engine.
+        """One result for every path, in order; files are read ahead of the engine.
 
         Memory does not grow with the number of paths or the size of the images.
 
@@ -375,32 +375,32 @@ class Predictor:
         items = decoded(paths, reading, workers)
 
         def work(chunk: Sequence[Prepared | Prediction]) -> list[Result]:
-            answers = list(self.answers(chunk))
+            results = list(self.answers(chunk))
             if each is not None:
-                for answer in answers:
-                    each(answer)
-            return answers
+                for result in results:
+                    each(result)
+            return results
 
         try:
-            for _, answers in overlapped(work, _chunks(items, BATCH)):
-                yield from answers
+            for _, results in overlapped(work, _chunks(items, BATCH)):
+                yield from results
         finally:
             items.close()
 
     def predict_image(self, image: NDArray[np.float32], name: str = "image") -> Result:
-        """The answer for one decoded image, float32 (h, w) in [0, 1]; see `predict_images`."""
+        """Predict for one decoded image, float32 (h, w) in [0, 1]; see `predict_images`."""
         return next(self.predict_images([(name, image)]))
 
     def predict_images(self, images: Iterable[tuple[str, NDArray[np.float32]]]) -> Iterator[Result]:
-        """One answer for every name and decoded image, float32 (h, w) in [0, 1], in order.
+        """One result for every name and decoded image, float32 (h, w) in [0, 1], in order.
 
         Raises:
             UsageError: an array has another shape, type or range.
         """
         looks = self._looks
         items = (seen(n, _checked(n, i), self._preprocess, looks=looks) for n, i in images)
-        for _, answers in overlapped(lambda c: list(self.answers(c)), _chunks(items, BATCH)):
-            yield from answers
+        for _, results in overlapped(lambda c: list(self.answers(c)), _chunks(items, BATCH)):
+            yield from results
 
     def _run(self, items: Sequence[Prepared]) -> list[Result]:
         # Few sizes only: engines compile a graph for each.
@@ -409,9 +409,9 @@ class Predictor:
         for row, item in enumerate(items):
             batch[row] = item.tensor
         outputs = self._backend.run(batch)
-        return [self._answered(item, outputs, row) for row, item in enumerate(items)]
+        return [self._result(item, outputs, row) for row, item in enumerate(items)]
 
-    def _answered(self, item: Prepared, outputs: Outputs, row: int) -> Result:
+    def _result(self, item: Prepared, outputs: Outputs, row: int) -> Result:
         logit = float(outputs.logits[row])
         if not math.isfinite(logit):
             detail = (
@@ -431,33 +431,33 @@ class Predictor:
             )
         )
 
-    def checked(self, answer: Result) -> Result:
-        """An answer of this model's network after the input check, and decided.
+    def checked(self, result: Result) -> Result:
+        """Apply the input check and the decision threshold to a result of this model's network.
 
         Without a logit, descriptors or statistics nothing is checked.
         """
-        look, embedding = answer.look, answer.embedding
-        if answer.logit is None:
-            return answer
+        look, embedding = result.look, result.embedding
+        if result.logit is None:
+            return result
         if self._statistics is not None and look is not None and embedding is not None:
             verdict = self._statistics.verdict(look, embedding)
-            prediction = replace(answer.prediction, input_score=verdict.score)
+            prediction = replace(result.prediction, input_score=verdict.score)
             if verdict.reason is not None:
-                warnings = answer.prediction.warnings
+                warnings = result.prediction.warnings
                 polarity = ""
-                if verdict.reason is Reason.INVERTED and answer.photometric:
-                    polarity = f". Its header states {answer.photometric}, which may be wrong"
+                if verdict.reason is Reason.INVERTED and result.photometric:
+                    polarity = f". Its header states {result.photometric}, which may be wrong"
                 refusal = Prediction(
-                    answer.prediction.path,
+                    result.prediction.path,
                     "refused",
                     verdict.reason,
                     input_score=verdict.score,
                     detail=verdict.detail + polarity + header_note(warnings),
                     warnings=warnings,
                 )
-                return replace(answer, prediction=refusal, logit=None, cam=None)
-            answer = replace(answer, prediction=prediction)
-        return decide(answer, self.manifest)
+                return replace(result, prediction=refusal, logit=None, cam=None)
+            result = replace(result, prediction=prediction)
+        return decide(result, self.manifest)
 
 
 def mark_of(predictor: Predictor) -> str:
@@ -495,24 +495,24 @@ def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
         ) from error
 
 
-def decide(answer: Result, manifest: BundleManifest) -> Result:
-    """The answer with probability and prediction as `manifest` calibrates and decides.
+def decide(result: Result, manifest: BundleManifest) -> Result:
+    """Add the calibrated probability and the prediction by the threshold of `manifest`.
 
     The prediction is `uncertain` where the manifest's `abstention` applies.
     A result without a logit (refused or unreadable) stays unchanged.
     """
-    if answer.logit is None:
-        return answer
-    probability = float(manifest.calibration.apply(np.array([answer.logit]))[0])
+    if result.logit is None:
+        return result
+    probability = float(manifest.calibration.apply(np.array([result.logit]))[0])
     threshold, band = manifest.threshold.value, manifest.abstention
     withheld = band.method != "none" and band.low <= probability < band.high
     prediction = replace(
-        answer.prediction,
+        result.prediction,
         probability=probability,
         prediction=UNCERTAIN if withheld else CLASS_NAMES[int(probability >= threshold)],
         threshold=threshold,
     )
-    return replace(answer, prediction=prediction)
+    return replace(result, prediction=prediction)
 
 
 def _checked(name: str, image: NDArray[np.float32]) -> NDArray[np.float32]:

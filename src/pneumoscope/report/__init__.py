@@ -1,1 +1,1 @@
-"""Result files and records in, pages out. Loads no model, no Keras, no TensorFlow."""
+"""HTML pages, figures and the model card, from records of results; loads no model."""

@@ -77,7 +77,7 @@ def flow_diagram(flow: Flow) -> Svg:
 def reading(flow: Flow) -> str:
     """Describe the diagram in words."""
     matrix = flow.matrix
-    reasons = "; ".join(f"{name} {count}" for name, count in flow.refused)
+    reasons = "; ".join(f"{name}: {count}" for name, count in flow.refused)
     refused = sum(count for _, count in flow.refused)
     return (
         f"Of {_both(flow.found)}, {_both(flow.evaluated)} were evaluated"

@@ -345,7 +345,7 @@ def _costs(content: PlanContent) -> Section | None:
     chosen = "chosen" if content.chosen else "in use"
     named: list[tuple[str | Head, str, str]] = [
         (Head(number(table.thresholds[k], 4), name), *_priced(found.at(k)))
-        for name, k in (("cheapest", found.cheapest), (chosen, content.at))
+        for name, k in (("lowest cost", found.cheapest), (chosen, content.at))
     ]
     if found.cheapest == content.at:
         named = named[1:]

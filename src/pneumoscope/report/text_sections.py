@@ -182,8 +182,8 @@ def metrics(content: ReportContent) -> Section:
     names += [n for n in found.metrics if n not in METRICS]
     note = (
         f"{plural(found.interval.resamples, 'bootstrap resample')} of patients; {EDGE_METHOD}. "
-        "Lower is better for "
-        + " and ".join(t.label for t in METRICS.values() if t.lower_is_better)
+        "Lower is better for: "
+        + ", ".join(t.label for t in METRICS.values() if t.lower_is_better)
         + "."
     )
     view = MetricsView(

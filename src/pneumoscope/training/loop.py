@@ -56,7 +56,7 @@ Arrays = Mapping[str, Sequence[NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A row of `history.csv`. `seconds` is wall time, the rest is the same in a resumed run.
+    """A row of `history.csv`. `seconds` is wall time; the rest is identical in a resumed run.
 
     `val_accuracy` is that of uncalibrated probabilities at 0.5; `None` in checkpoints of versions
     that did not measure it.
@@ -226,7 +226,7 @@ EpochsListener = Callable[[Sequence[Epoch], bool], None]
 
 
 def ignore_epochs(epochs: Sequence[Epoch], trained: bool) -> None:
-    """The listener of a training that nobody listens to."""
+    """Default listener: ignore the epochs."""
 
 
 def fit(  # noqa: PLR0913 - what is trained, how, and who is informed

@@ -79,7 +79,7 @@ class Job:
         cache: cache folder.
         folder: run folder, for checkpoints.
         score: ROC AUC.
-        progress: is told of every stage.
+        progress: receives every stage.
         on_epochs: an `EpochsListener` for the rows of each stage.
     """
 

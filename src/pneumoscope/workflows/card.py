@@ -1,4 +1,4 @@
-"""The model card of a freshly trained bundle, filled from the run's own records."""
+"""Write the model card of a newly trained model from the records of its run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pneumoscope.report.model_card import HeldOutTest, ModelCardContent, model_c
 from pneumoscope.workflows.run_folder import is_kermany, split_counts
 
 _NORMALISATION = {
-    "imagenet": "per channel by ImageNet's mean and deviation",
-    "standardise": "each image to mean 0 and deviation 1",
+    "imagenet": "per channel by ImageNet's mean and standard deviation",
+    "standardise": "each image to mean 0 and standard deviation 1",
 }
 
 _NAMES = {"densenet121": "DenseNet121", "efficientnet-lite0": "EfficientNet-Lite0"}
@@ -20,8 +20,8 @@ _NAMES = {"densenet121": "DenseNet121", "efficientnet-lite0": "EfficientNet-Lite
 
 _TRAINED = {
     "frozen": "frozen",
-    "finetune": "trained from block {unfreeze} on, batch normalisation kept as it was",
-    "scratch": "trained whole",
+    "finetune": "trained from block {unfreeze} on, batch normalisation frozen",
+    "scratch": "all layers trained",
 }
 
 
@@ -34,7 +34,7 @@ def card_text(
     epochs: int,
     held_out: HeldOutTest | None = None,
 ) -> str:
-    """`MODEL_CARD.md` of a run."""
+    """The text of `MODEL_CARD.md` of a run."""
     size = config.preprocess.size
     val = dataset.subset("val").records
     return model_card(
@@ -56,7 +56,7 @@ def card_text(
             kermany=is_kermany(dataset),
             counts=split_counts(dataset),
             evaluated_on="the validation patients, on whom calibration and threshold were chosen; "
-            "expect less elsewhere",
+            "expect lower values elsewhere",
             n=evaluation.n,
             patients=len({record.patient for record in val}),
             threshold=manifest.threshold.value,
@@ -79,12 +79,12 @@ def _architecture(config: TrainConfig) -> str:
     if len(config.seeds) > 1:
         text += f" {len(config.seeds)} such networks; their probabilities are averaged."
     if config.flip:
-        text += " Each image is answered together with its mirror image."
+        text += " The prediction averages the image and its mirror image."
     return text
 
 
 def _training(config: TrainConfig, epochs: int) -> tuple[str, ...]:
-    """How it was trained, in order, one sentence each."""
+    """The steps of the training in order, one sentence each."""
     fit = config.fit
     kept = "the last epoch" if fit.keep == "last" else "the epoch of the best validation AUC"
     average = f", as a running average of weights (decay {fit.ema:g} per step)" if fit.ema else ""
@@ -95,40 +95,46 @@ def _training(config: TrainConfig, epochs: int) -> tuple[str, ...]:
     if config.recipe == "scratch":
         sizes = " → ".join(str(size) for size in config.scratch.sizes)
         return (
-            f"All layers from pixels, squares of {sizes} pixels one after the other, each image "
-            "changed anew in every epoch: random resized crop, rotation, flip, contrast, gamma, "
+            f"All layers trained on images of {sizes} pixels, one size after the other, each image "
+            "augmented anew in every epoch: random resized crop, rotation, flip, contrast, gamma, "
             f"brightness, shading, blur and sharpening, {_further(config)}.",
             steps,
         )
     views = f"{config.views} views per training image, the first un-augmented."
     if config.recipe == "frozen":
-        return (f"The head alone, on features of {views}", steps)
-    return (f"The head on features of {views}", f"Then the blocks behind the boundary: {steps}")
+        return (f"The head only, on features of {views}", steps)
+    return (f"The head on features of {views}", f"Then the unfrozen blocks: {steps}")
 
 
 def _further(config: TrainConfig) -> str:
-    """What else is done to images and labels while every layer is trained; the rest is always."""
-    said = "unsharp masking, " if config.distort.enhance else ""
-    said += "JPEG, noise, borders, markers, erasing"
+    """The optional augmentations and losses of `scratch`."""
+    steps_text = "unsharp masking, " if config.distort.enhance else ""
+    steps_text += "JPEG, noise, borders, markers, erasing"
     if share := config.distort.surround:
-        said += f"; what lies around the lungs another film's or painted over ({share:.0%} of them)"
+        steps_text += (
+            f"; the background outside the lungs swapped or masked ({share:.0%} of images)"
+        )
     if share := config.distort.silence:
-        said += f"; the lungs painted over, no answer wanted but the average ({share:.0%} of them)"
+        steps_text += (
+            f"; the lungs masked, with the class average as target ({share:.0%} of images)"
+        )
     if share := config.distort.reframe:
-        said += f"; the field cut until the lungs fill a share drawn for all ({share:.0%} of them)"
+        steps_text += (
+            f"; re-cut so that the lungs fill a random share of the frame ({share:.0%} of images)"
+        )
     if config.distort.mix:
-        said += "; then laid over another, labels too (mixup)"
+        steps_text += "; then mixup of images and labels"
     if weight := config.guidance.lungs:
-        said += f"; heatmap energy outside the lungs penalised (weight {weight:g})"
+        steps_text += f"; heatmap energy outside the lungs penalised (weight {weight:g})"
     if config.teachers:
-        said += (
+        steps_text += (
             f"; distilled from {plural(len(config.teachers), 'teacher model')}: their predictions "
             f"are {config.guidance.teacher:.0%} of the target, the labels the rest"
         )
         if weight := config.guidance.teacher_maps:
-            said += f", and its heatmaps are drawn towards theirs (weight {weight:g})"
+            steps_text += f", and the heatmaps are matched to theirs (weight {weight:g})"
     if config.even_kinds:
-        said += "; each kind of pneumonia shown equally often"
+        steps_text += "; subtypes of pneumonia sampled equally often"
     if config.kinds:
-        said += "; the kind asked as a second question"
-    return said
+        steps_text += "; the subtype predicted by an auxiliary head"
+    return steps_text

@@ -1,7 +1,7 @@
-"""`certify`: how nearly a model answers in bfloat16 and int8 as in float32, kept in its bundle.
+"""`certify`: measure the agreement of bfloat16 and int8 with float32; record it in the bundle.
 
-Comes in: labelled images, a model. Goes out: the bundle with a certificate for each precision that
-was measured, passed or not, and with int8's table if that passed.
+The revised bundle holds a certificate for each measured precision, passed or not, and the int8
+ranges if int8 passed.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """What came of it.
+    """The result of a certification.
 
     Attributes:
-        bundle: the revised one.
+        bundle: the revised bundle.
         certificates: those of this run.
         skipped: precisions that this processor has no instructions for.
-        auto: what answers are computed in here from now on.
+        auto: the precision that `auto` selects on this processor from now on.
     """
 
     bundle: Bundle
@@ -77,20 +77,21 @@ def certify_model(
     precisions: Sequence[Lower] = LOWER,
     progress: Progress = SILENT,
 ) -> Certified:
-    """Measure a model's precisions on one split of `data` and write what came of it.
+    """Certify precisions of a model on one split of `data` and write the revised bundle.
 
     Args:
-        data: DATA by the contract; int8 is calibrated on its training images.
+        data: a folder with class folders, or a CSV manifest; int8 is calibrated on its training
+            images.
         model: a bundle, a run, or `default`.
-        out: folder of the revised bundle; `None` writes it in place of the old one.
-        split: which images are answered for.
-        precisions: what to certify.
-        progress: is told of every image.
+        out: folder of the revised bundle; `None` replaces the old one.
+        split: the images to compare on.
+        precisions: the precisions to certify.
+        progress: advances by one for each image.
 
     Raises:
         UsageError: there is no such model, or `out` can't be written to.
-        DataError: the split is empty, none of it could be read, or int8 has no training images.
-        MissingError: the processor has instructions for none of `precisions`, or NNCF is missing.
+        DataError: the split is empty or unreadable, or int8 has no training images.
+        MissingError: the processor supports none of `precisions`, or NNCF is missing.
     """
     bundle = load_bundle(model)
     target = _target(bundle, out)
@@ -99,11 +100,11 @@ def certify_model(
     records = dataset.subset(split).records
     if not records:
         raise DataError(
-            f"{data}: has no {split} images. Give another --split, or deal patients: pneumoscope "
+            f"{data}: has no {split} images. Give another --split, or split the data: pneumoscope "
             "data split DATA --out split.csv"
         )
     announce(dataset)
-    before = _answers(bundle, records, OpenVinoBackend.load(bundle), "float32", progress)
+    before = _scores(bundle, records, OpenVinoBackend.load(bundle), "float32", progress)
     about = f"{split}, {fingerprint(records)}"
     found: list[PrecisionCertificate] = []
     ranges = None
@@ -127,7 +128,7 @@ def run_certify(
     precisions: Sequence[Lower],
     progress: Progress,
 ) -> tuple[dict[str, Any], str, int]:
-    """`certify_model`, told as a document, a text and the exit code: 3 if nothing passed."""
+    """Run `certify_model`; returns document, text and exit code: 3 if no precision passed."""
     done = certify_model(data, model, out, split, precisions, progress)
     document = {
         "model": str(done.bundle.folder),
@@ -136,16 +137,14 @@ def run_certify(
         "auto": done.auto,
     }
     lines = [line for c in done.certificates for line in certificate_lines(c)]
-    lines += [
-        f"{p:<12}  not measured: this processor has no such instructions" for p in done.skipped
-    ]
+    lines += [f"{p:<12}  not measured: this processor does not support it" for p in done.skipped]
     lines += [f"auto          {done.auto} on this processor", f"model         {done.bundle.folder}"]
     failed = not any(c.passed for c in done.certificates)
     return document, "\n".join(lines), FAILED if failed else 0
 
 
 def certificate_lines(certificate: PrecisionCertificate) -> list[str]:
-    """A certificate as lines of text."""
+    """A certificate as lines for the terminal."""
     c = certificate
     between = ", the rest in bfloat16" if (c.precision, c.floats) == ("int8", "bf16") else ""
     return [
@@ -163,15 +162,15 @@ def _shown(value: float | None) -> str:
 
 
 def _target(bundle: Bundle, out: Path | None) -> Path:
-    """Where the revised bundle goes.
+    """The folder of the revised bundle.
 
     Raises:
-        UsageError: the model that ships, without `out`; or something else is there.
+        UsageError: the shipped model without `out`, or `out` holds something else than a bundle.
     """
     if out is None:
         if bundle.folder == bundle_files.default_folder():
             raise UsageError(
-                "--model default: is part of the installation and stays as it is. Give --out DIR "
+                "--model default: is part of the installation and is never changed. Give --out DIR "
                 "for a copy with certificates."
             )
         return bundle.folder
@@ -179,8 +178,8 @@ def _target(bundle: Bundle, out: Path | None) -> Path:
         out.is_dir() and any(out.iterdir()) and not (out / bundle_files.MANIFEST).is_file()
     ):
         raise UsageError(
-            f"--out {out}: found something there that is no bundle, wanted a new or empty folder, "
-            "or a bundle to replace. Give another one."
+            f"--out {out}: holds something else than a bundle, wanted a new or empty folder, or a "
+            "bundle to replace. Give another one."
         )
     return out
 
@@ -190,8 +189,8 @@ def _possible(precisions: Sequence[Lower]) -> tuple[Lower, ...]:
     possible = tuple(p for p in LOWER if p in precisions and p in fast)
     if not possible:
         raise MissingError(
-            f"--precision: this processor has instructions for {', '.join(fast)}, wanted them for "
-            f"{', '.join(precisions)}. Certify where there are; the bundle can be copied."
+            f"--precision: found a processor with {', '.join(fast)}, wanted one with "
+            f"{', '.join(precisions)}. Certify on such a machine; the bundle can be copied."
         )
     return possible
 
@@ -199,7 +198,7 @@ def _possible(precisions: Sequence[Lower]) -> tuple[Lower, ...]:
 def _calibration_images(
     bundle: Bundle, dataset: Dataset, data: Path | str, progress: Progress
 ) -> NDArray[np.float32]:
-    """Training images, evenly from all of them, as the network takes them."""
+    """Preprocessed training images (n, size, size, 3), evenly spread over all of them."""
     records = dataset.subset("train").records
     records = records[:: max(len(records) // MOST_IMAGES, 1)][:MOST_IMAGES]
     preprocess = Preprocessor(bundle.manifest.preprocessing)
@@ -210,10 +209,10 @@ def _calibration_images(
             try:
                 images.append(preprocess(read_image(record.path).pixels))
             except ImageRefusedError as error:
-                _LOGGER.warning("left out: %s", error)
+                _LOGGER.warning("skipped: %s", error)
     if not images:
         raise DataError(
-            f"{data}: found no training images that can be read, wanted some to calibrate int8 on. "
+            f"{data}: found no readable training images, wanted some to calibrate int8 on. "
             "Give data with a train split, or --precision bf16."
         )
     return np.stack(images)
@@ -233,13 +232,13 @@ def _certificate(
     before: Scored,
     progress: Progress,
 ) -> PrecisionCertificate:
-    """Answer in a precision and compare; int8 with bfloat16 between, where that passes."""
+    """Measure one precision; int8 combines with bfloat16 if that passes, else with float32."""
     ways: tuple[Floats, ...] = ("bf16",)
     if blank.precision == "int8":
         ways = ("bf16", "f32") if "bf16" in fast_precisions() else ("f32",)
     for floats in ways:
         backend = _backend(bundle, floats, ranges if blank.precision == "int8" else None)
-        after = _answers(bundle, before.records, backend, blank.precision, progress)
+        after = _scores(bundle, before.records, backend, blank.precision, progress)
         agreed = _agreement(before, after, bundle.manifest.threshold.value)
         found = judged(replace(blank, floats=floats), agreed)
         if found.passed:
@@ -259,7 +258,7 @@ def _backend(bundle: Bundle, floats: Floats, ranges: Ranges | None) -> OpenVinoB
     )
 
 
-def _answers(
+def _scores(
     bundle: Bundle,
     records: Sequence[ImageRecord],
     backend: OpenVinoBackend,
@@ -267,11 +266,11 @@ def _answers(
     progress: Progress,
 ) -> Scored:
     predictor = Predictor(bundle.manifest, backend)
-    return score_all(records, predictor, f"answering in {name}", progress)
+    return score_all(records, predictor, f"inference in {name}", progress)
 
 
 def _agreement(before: Scored, after: Scored, threshold: float) -> Agreement:
-    """Of what has an answer in float32; one without in the other is as wrong as can be."""
+    """Agreement on images with a float32 prediction; a missing one counts as maximal difference."""
     pairs = [(before.results[k], after.results[k]) for k in before.ok]
     others = [a.prediction.probability for _, a in pairs]
     scored = np.array([float("nan") if p is None else p for p in others])
@@ -286,7 +285,7 @@ def _written(
     ranges: Ranges | None,
     skipped: tuple[Lower, ...],
 ) -> Certified:
-    """The bundle with these certificates in place of older ones of the same precisions."""
+    """Write the bundle; new certificates replace older ones of the same precisions."""
     measured = {c.precision for c in found}
     kept = [c for c in bundle.manifest.certificates if c.precision not in measured]
     manifest = replace(bundle.manifest, certificates=(*kept, *found))

@@ -1,7 +1,6 @@
-"""What a run says of itself for reporting checklists, and the flow of its participants.
+"""Fill in reporting checklists (TRIPOD+AI, STARD, DECIDE-AI) and the participant flow of a run.
 
-Comes in: an evaluation and the settings it was made with. Goes out: sentences by fact; counts.
-Says nothing that is not in the run's own files.
+Every statement comes from the files of the run; what they don't contain stays empty.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from pneumoscope.report.guidelines import Fact
 from pneumoscope.workflows.run_folder import is_kermany, software_versions
 
 _SHOWN_DIGITS = 16
-"""Of a digest: the files hold it whole."""
+"""Digits of a digest that are shown; the files hold all."""
 
 _PURPOSE = {"train": "train, for training", "val": "val, for choosing", "test": "test"}
 _NORMALISATION = {
-    "imagenet": "normalised by ImageNet's mean and deviation per channel",
-    "standardise": "each image normalised to mean 0 and deviation 1",
+    "imagenet": "normalised by ImageNet's mean and standard deviation per channel",
+    "standardise": "each image normalised to mean 0 and standard deviation 1",
 }
 
 
@@ -39,15 +38,15 @@ def flow_of(
     evaluation: Evaluation,
     refusals: Sequence[Refusals],
 ) -> Flow:
-    """The flow of participants.
+    """The flow of participants (STARD diagram).
 
     Args:
-        whole: the data set as it was found.
-        chosen: the records that were evaluated.
-        split: what they are called.
-        data_name: what the reader knows the data by.
-        evaluation: of those with an answer.
-        refusals: of those without.
+        whole: the whole data set.
+        chosen: the evaluated records.
+        split: the name of their split.
+        data_name: name of the data in reports.
+        evaluation: of the images with a prediction.
+        refusals: counts of the images without one.
     """
     elsewhere = [c for c in class_counts(whole) if split not in ("all", c.split or "all")]
     return Flow(
@@ -56,7 +55,7 @@ def flow_of(
             Counted(_PURPOSE.get(c.split or "", "no split"), c.images, c.patients)
             for c in elsewhere
         ),
-        evaluated=_counted("all of it" if split == "all" else f"split {split}", chosen.records),
+        evaluated=_counted("all images" if split == "all" else f"split {split}", chosen.records),
         refused=tuple((r.reason.replace("_", " "), r.count) for r in refusals),
         scored=Counted("scored", evaluation.n, evaluation.patients),
         matrix=evaluation.confusion_matrix,
@@ -68,7 +67,7 @@ def _counted(name: str, records: Sequence[ImageRecord]) -> Counted:
     return Counted(name, len(records), len({record.patient for record in records}))
 
 
-def checklist_answers(
+def checklist_facts(
     flow: Flow,
     whole: Dataset,
     chosen: Dataset,
@@ -76,9 +75,15 @@ def checklist_answers(
     manifest: BundleManifest | None,
     config: TrainConfig | IntervalConfig,
 ) -> dict[Fact, str]:
-    """Every fact that the run knows, as one or a few sentences; what it does not know is absent.
+    """All facts that the files of a run contain, one or a few sentences each.
 
-    Without a `manifest` the scores came from a table, of whose system nothing is known.
+    Args:
+        flow: the participant flow.
+        whole: the whole data set.
+        chosen: the evaluated records.
+        evaluation: the results.
+        manifest: of the model; `None` if the scores came from a table.
+        config: the settings of the training or of the evaluation.
     """
     found: dict[Fact, str] = {
         **_on_data(flow, whole, chosen),
@@ -103,27 +108,27 @@ def _on_data(flow: Flow, whole: Dataset, chosen: Dataset) -> dict[Fact, str]:
         "data": f"{flow.found.name}: {plural(flow.found.images, 'X-ray')} of "
         f"{plural(flow.found.patients, 'patient')}. {known}{' '.join(whole.warnings)}".strip(),
         "inputs": f"Evaluated: {flow.evaluated.name}, every image of it. The pixels alone are the "
-        "predictor; the model is told nothing else of the patient.",
-        "missing": "An image that can't be read or used gets no answer but a reason, and stands "
-        f"in no measure. Here: {refused or 'none'}. Such inputs are counted beside the results.",
+        "predictor; the model has no other information about the patient.",
+        "missing": "An image that is unreadable or refused gets a reason instead of a prediction "
+        f"and is excluded from all metrics. Here: {refused or 'none'}. The report counts them.",
         "partitions": f"{parts}. Listed image by image in split.csv or labels.csv."
         if several
         else "",
-        "disjoint": "Patients: none stands in two splits (checked on reading; data that share one "
-        "are refused). An image that names no patient counts as one."
+        "disjoint": "No patient is in two splits (checked on reading; otherwise the data are "
+        "refused). An image without a patient id counts as its own patient."
         if several
         else "",
-        "characteristics": f"{parts}.{_known_of(chosen.records)}",
+        "characteristics": f"{parts}.{_patient_facts(chosen.records)}",
     }
 
 
-def _known_of(records: Sequence[ImageRecord]) -> str:
-    """Age, sex and view of the evaluated images, where the manifest tells them."""
+def _patient_facts(records: Sequence[ImageRecord]) -> str:
+    """Age, sex and view of the evaluated images, if the manifest has them."""
     parts = []
     ages = [age for record in records if (age := _number(record.extra.get("age", ""))) is not None]
     if ages:
         middle = f"{median(ages):.3g} ({min(ages):.3g} to {max(ages):.3g})"
-        parts.append(f"age known of {len(ages):,}, median {middle}")
+        parts.append(f"age known for {len(ages):,}, median {middle}")
     for column in ("sex", "view"):
         counts = Counter(record.extra.get(column, "") for record in records)
         del counts[""]
@@ -149,7 +154,7 @@ def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
         f"DenseNet121 without its top, GlobalAveragePooling2D, Dropout({net.dropout:g}), "
         f"Dense({net.hidden_units}, ReLU), Dense(1, sigmoid); input {net.size}×{net.size} pixels"
     )
-    mirrored = " Each answer is the mean of image and mirror image." if manifest.flip else ""
+    mirrored = " Each prediction averages the image and its mirror image." if manifest.flip else ""
     recalibrated = (
         "none"
         if calibration.method == "none"
@@ -159,8 +164,8 @@ def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
     chosen_on = f", chosen on {point.chosen_on}" if point.chosen_on else ""
     threshold = f"{point.value:.4f}: {point.rule}{chosen_on}."
     return {
-        "technology": "Deep learning: a convolutional neural network (DenseNet121) that tells "
-        "pneumonia from normal on chest X-rays.",
+        "technology": "Deep learning: a convolutional neural network (DenseNet121) that classifies "
+        "chest X-rays as pneumonia or normal.",
         "preprocessing": "Decoded to grey (DICOM through its modality and VOI transformations), "
         f"{manifest.preprocessing.fit} to {manifest.preprocessing.size}×"
         f"{manifest.preprocessing.size} pixels, "
@@ -181,7 +186,7 @@ def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
         if seen.images
         else "",
         "threshold": threshold,
-        "output": "The calibrated probability of pneumonia, and PNEUMONIA from the threshold up "
+        "output": "The calibrated probability of pneumonia; PNEUMONIA at or above the threshold "
         f"({threshold.rstrip('.')}).",
         "updating": f"Recalibration on validation – {recalibrated}. None on the evaluated images.",
         "calculation": "By `pneumoscope predict` (or its Python and exported graphs) from the "
@@ -190,7 +195,7 @@ def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
 
 
 def _on_scores(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
-    """What a table of scores tells of the system that gave them; `""`: nothing."""
+    """Facts about a system of which only a table of scores is known; `""`: unknown."""
     scale, matrix = evaluation.scale, evaluation.confusion_matrix
     kind = (
         "a probability of pneumonia"
@@ -204,8 +209,8 @@ def _on_scores(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
         "explanation": "",
         "availability": "",
         "threshold": f"{at}.",
-        "output": f"For each input {kind}, and PNEUMONIA from the threshold up ({at}).",
-        "missing": "A row without a score stands in no measure and is counted. Here: "
+        "output": f"For each input {kind}, and PNEUMONIA at or above the threshold ({at}).",
+        "missing": "A row without a score is excluded from all metrics and counted. Here: "
         f"{refused or 'none'}.",
         "errors": f"{plural(matrix.fn, 'missed case')} and {plural(matrix.fp, 'false alarm')}; "
         "predictions.csv names them.",
@@ -218,7 +223,7 @@ def _on_training(config: TrainConfig) -> dict[Fact, str]:
     fit = config.fit
     kept = "last epoch" if fit.keep == "last" else "epoch with the best validation AUC"
     weighed = (
-        "classes weighed as if equally frequent in the loss; calibrated afterwards on validation"
+        "classes weighted to equal frequency in the loss; calibrated afterwards on validation"
         if fit.class_weights
         else "none"
     )
@@ -263,13 +268,13 @@ def _on_evaluation(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
         f"{matrix.tn} without, {matrix.fn} with it.",
         "subgroups": _subgroups(evaluation),
         "errors": f"{plural(matrix.fn, 'missed case')} and {plural(matrix.fp, 'false alarm')}; the "
-        "worst are shown with heatmaps in the report. "
+        "largest are shown with heatmaps in the report. "
         f"{_subgroups(evaluation)}".strip(),
         "explanation": "Grad-CAM (Selvaraju et al. 2017), in closed form, for any image.",
-        "records": "predictions.csv holds every answer, labels.csv what it was held against, "
+        "records": "predictions.csv holds every prediction, labels.csv the reference labels, "
         "metrics.json the results.",
-        "limits": "The numbers hold for these images; a model of this kind learns the hospital "
-        "that it was trained on as well. Intervals tell chance, not bias.",
+        "limits": "The numbers hold for these images; such a model also learns properties of the "
+        "hospital that it was trained on. Intervals measure chance, not bias.",
         "availability": "pneumoscope (Apache-2.0); the bundle holds weights and card.",
     }
 

@@ -1,12 +1,11 @@
-"""`crossvalidate`: every image scored by a model that never saw its patient.
+"""`crossvalidate`: score every image with a model that was not trained on its patient.
 
-The patients are divided into folds. For each fold a model is trained on the others, by any recipe,
-with a validation part of its own for epoch, calibration and threshold; then the held-out fold is
-scored. All images together give intervals that are far narrower than those of one test split, and
-no single split decides.
+Patients are divided into folds. For each fold a model is trained on the other folds, by any recipe,
+with its own validation part for epoch, calibration and threshold; it then scores the held-out fold.
+The pooled predictions give narrower intervals than one test split and do not depend on one split.
 
 OUT/folds.csv          path, label, patient, fold
-OUT/splits/fold-K.csv  what fold K's model was trained, chosen and tested on
+OUT/splits/fold-K.csv  the train, val and test parts of fold K
 OUT/fold-K/            its training run
 OUT/out_of_fold.csv    one row per image: the held-out prediction, the fold, the label
 OUT/crossvalidation.json   a row per fold, and the pooled metrics
@@ -49,7 +48,7 @@ from pneumoscope.workflows.train import train
 SCHEMA_VERSION = 1
 
 FOLD = "{fold}"
-"""In a teacher's name: the number of the fold, so that no teacher has seen what is held out."""
+"""Placeholder for the fold's number in a teacher's name: a teacher per fold avoids leakage."""
 
 _LOGGER = logging.getLogger(__name__)
 _DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
@@ -57,7 +56,7 @@ _DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One held-out fold: its number, its images with their predictions, how they score."""
+    """One held-out fold: its number, its images and predictions, and their metrics."""
 
     number: int
     scored: Scored
@@ -65,7 +64,7 @@ class Fold:
     threshold: float
 
     def row(self) -> dict[str, Any]:
-        """The fold in `crossvalidation.json`."""
+        """The entry of the fold in `crossvalidation.json`."""
         found = self.evaluation
         return {
             "fold": self.number,
@@ -80,7 +79,7 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What all folds share; `numbers` are the folds of the data set's images."""
+    """What all folds share; `numbers` (n,) are the folds of the data set's images."""
 
     out: Path
     dataset: Dataset
@@ -129,20 +128,21 @@ def crossvalidate(
     """Cross-validate a training recipe on all images of `data`.
 
     Args:
-        data: DATA; splits that it gives are ignored.
-        out: a new folder, or with `resume` that of a cross-validation that stopped.
+        data: a folder with class folders, or a CSV manifest; its splits are ignored.
+        out: a new folder, or with `resume` that of an interrupted cross-validation.
         config: how each fold's model is trained; `split.val` is the share of the remaining
             patients that becomes its validation part. A teacher's name may hold `{fold}`: with
             `cv/fold-{fold}` each fold's model learns from the one of another cross-validation
             that held out the same patients.
         division: how many folds, and how patients are divided.
         progress: receives every stage.
-        resume: keep finished folds and go on.
+        resume: keep finished folds and continue.
         given: dotted names of training settings that the user gave (see `train`).
 
     Raises:
-        UsageError: `out` is taken, a setting conflicts with what is resumed, or is out of range.
-        DataError: a class has fewer patients than there are folds, or data that can't be used.
+        UsageError: `out` is not empty, or a setting is out of range or conflicts with the run that
+            is resumed.
+        DataError: a class has fewer patients than there are folds, or the data is unusable.
         MissingError: weights or an extra are missing.
 
     Example:
@@ -184,7 +184,7 @@ def run_crossvalidation(
     resume: bool,
     given: Collection[str],
 ) -> tuple[dict[str, Any], str]:
-    """`crossvalidate`, as a document (`crossvalidation.json` and `out`) and a text."""
+    """Run `crossvalidate`; returns the document (`crossvalidation.json`, `out`) and the text."""
     found = crossvalidate(
         data, out, config, division, progress=progress, resume=resume, given=given
     )
@@ -196,29 +196,28 @@ def run_crossvalidation(
 
 
 def _whole(dataset: Dataset) -> Dataset:
-    """All images, without the splits that the data set gives."""
+    """All images, without the splits of the data set."""
     return replace(dataset, records=tuple(replace(r, split=None) for r in dataset.records))
 
 
 def _claim(out: Path, dataset: Dataset, numbers: Sequence[int], *, resume: bool) -> None:
-    """See that `out` is free, or holds the same folds; then write `folds.csv`."""
+    """Check that `out` is empty or, to resume, holds the same folds; then write `folds.csv`."""
     path, text = out / "folds.csv", _folds_text(dataset, numbers)
     if resume:
         if not path.exists():
             raise UsageError(
-                f"--resume: {path} is not there, so {out} holds nothing to go on with. Start it: "
+                f"--resume: {path} does not exist, so {out} holds nothing to resume. Start it: "
                 "the same command without --resume."
             )
         if path.read_text(encoding="utf-8") != text:
             raise UsageError(
-                f"--resume: {path} divides other images, or in another way, than this command "
-                "would. Give the same DATA, --folds, --by and --seed, or another --out."
+                f"--resume: {path} has other images or folds than this command. Give the same "
+                "DATA, --folds, --by and --seed, or another --out."
             )
         return
     if out.is_dir() and any(out.iterdir()):
         raise UsageError(
-            f"--out {out}: is not empty. Give another folder, or --resume to go on with what is "
-            "there."
+            f"--out {out}: is not empty. Give another folder, or --resume to continue."
         )
     claim_folder(out)
     write_text(path, text)
@@ -241,14 +240,14 @@ def _folds_text(dataset: Dataset, numbers: Sequence[int]) -> str:
 
 
 def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
-    """Train on the other folds, unless that was done before; score this one."""
+    """Train on the other folds, unless a finished run exists; score this fold."""
     folder = job.out / f"fold-{number}"
     split = job.out / "splits" / f"fold-{number}.csv"
     if not (folder / "report.html").exists():  # the last file that a run writes
         write_split(split, _parted(job, number))
         begun = job.resume and (folder / "config.toml").exists()
         config = replace(job.config, teachers=_teachers(job.config.teachers, number))
-        given = set(job.given) - {"teachers"}  # those of this fold are in the run's own settings
+        given = set(job.given) - {"teachers"}  # stored per fold, with the number filled in
         train(split, folder, config, progress=job.progress, resume=begun, given=given)
     predictor = Predictor.load(folder)
     held_out = [r for r, n in zip(job.dataset.records, job.numbers, strict=True) if n == number]
@@ -259,12 +258,12 @@ def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
 
 
 def _teachers(choices: Sequence[str], number: int) -> tuple[str, ...]:
-    """The teachers of one fold: `{fold}` in their names is its number."""
+    """The teachers of one fold: `{fold}` in their names becomes its number."""
     return tuple(choice.replace(FOLD, str(number)) for choice in choices)
 
 
 def _parted(job: _Job, number: int) -> Dataset:
-    """The data set with this fold as test and the others dealt to train and val."""
+    """The data set with this fold as test and the other folds split into train and val."""
     paired = list(zip(job.dataset.records, job.numbers, strict=True))
     config = job.config
     shares = replace(config.split, test=0.0, by=job.division.by, seed=config.seed)
@@ -297,7 +296,7 @@ def _pooled(
 
 
 def _together(dataset: Dataset, folds: Sequence[Fold]) -> Scored:
-    """The out-of-fold predictions of all images, in the data set's order."""
+    """The out-of-fold predictions of all images, in the order of the data set."""
     results = {
         record.path: result
         for fold in folds
@@ -361,7 +360,7 @@ def _document(found: CrossValidated, division: CrossValidationConfig) -> dict[st
 
 
 def _table(found: CrossValidated) -> str:
-    """A line per fold, and one of all images at their folds' own thresholds."""
+    """A line per fold, and one for all images, each at the threshold of its fold."""
     names = ("auc", "sensitivity", "specificity", "accuracy")
     lines = [f"{'fold':<8}{'images':>8}{'patients':>10}{'threshold':>11}" + "".join(
         f"{name:>13}" for name in names
@@ -373,12 +372,12 @@ def _table(found: CrossValidated) -> str:
             f"{fold.number:<8}{evaluation.n:>8}{evaluation.patients:>10}{fold.threshold:>11.4f}"
             f"{values}"
         )
-    told = "; ".join(
+    rates = "; ".join(
         f"{name} {_shown(found.decided[name])} "
         f"({_shown_number(found.decided[name].low)} to {_shown_number(found.decided[name].high)})"
         for name in ("sensitivity", "specificity", "accuracy")
     )
-    return "\n".join([*lines, "", f"all images, each at its fold's own threshold: {told}"])
+    return "\n".join([*lines, "", f"all images, each at the threshold of its fold: {rates}"])
 
 
 def _shown(estimate: Estimate) -> str:

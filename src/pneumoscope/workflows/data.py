@@ -1,11 +1,7 @@
-"""`data …`: download, audit, split and phantom, each with a document and a text.
+"""The `data` commands: download, adopt, audit, split and phantom.
 
-What the audit's review of labels needs from outside: a model's answers, and pictures of films.
-
-Comes in: a predictions file; an `Audit`. Goes out: probabilities by path; PNG bytes by path.
-Runs no model.
-
-`data adopt`: a public data set in its owner's layout → a manifest, and what was left out.
+Each returns a JSON document and a text for the terminal. No model runs here: the label review of
+the audit reads the probabilities from a predictions file.
 """
 
 from __future__ import annotations
@@ -41,18 +37,21 @@ _SIDE = 224
 _WANTED = ("path", "status", "probability")
 
 
-def answers_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
-    """The probability of pneumonia of each image that the file answers for, by its path.
+def probabilities_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
+    """Read the probabilities of pneumonia from a predictions file, by image.
 
-    Paths in the file are as `predict` wrote them: absolute, or relative to the folder in which it
-    ran. One that is neither is found by its name if only one image bears it.
+    Paths in the file may be absolute or relative to the current folder. A path that matches
+    neither is matched by its file name, if only one image has that name.
 
     Args:
-        dataset: indexed.
-        predictions: a `predictions.csv`.
+        dataset: the images.
+        predictions: a `predictions.csv` of `predict`.
+
+    Returns:
+        Probabilities by image path.
 
     Raises:
-        DataError: the file can't be read, is no predictions file, or answers for no image here.
+        DataError: the file is unreadable, is not a predictions file, or has none of the images.
     """
     by_path = {path_text(record.path): record.path for record in dataset.records}
     by_name: dict[str, list[Path]] = {}
@@ -68,7 +67,7 @@ def answers_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
             found[image] = probability
     if not found:
         raise DataError(
-            f"{predictions}: answers for none of the {len(dataset.records)} images of "
+            f"{predictions}: has a probability for none of the {len(dataset.records)} images of "
             f"{dataset.root}; wanted rows with their paths. Make it: pneumoscope predict "
             f"{dataset.root} --out {predictions}"
         )
@@ -76,7 +75,7 @@ def answers_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
 
 
 def _rows(predictions: Path) -> list[tuple[str, float]]:
-    """Path and probability of every row with an answer."""
+    """Path and probability of every row with status `ok`."""
     try:
         with predictions.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
@@ -109,13 +108,13 @@ def _probability(text: str, predictions: Path, path: str) -> float:
 
 
 def pictures_of(found: Audit) -> dict[str, bytes]:
-    """The films with the most doubtful labels as small PNGs, by `Doubt.path`."""
+    """Small PNGs of the images whose labels are most likely wrong, by `Doubt.path`."""
     pictures: dict[str, bytes] = {}
     review = found.evidence.labels
     for doubt in review.doubts[:MOST_PICTURES] if review else ():
         try:
             image = read_image(Path(found.root) / doubt.path)
-        except ImageRefusedError:  # it was removed since it was measured
+        except ImageRefusedError:  # removed since the audit read it
             continue
         pictures[doubt.path] = image_png(image.pixels, _SIDE)
     return pictures
@@ -127,7 +126,7 @@ _SHOWN_FINDINGS = 12
 def run_download(
     source: str, out: Path, sha256: str | None, progress: Progress
 ) -> tuple[dict[str, Any], str]:
-    """Fetch a data set into `out`; raises as `data.sources.download` does."""
+    """Download a data set into `out`; raises as `data.sources.download` does."""
     report = download(source, out, progress, sha256)
     document = dataclasses.asdict(report) | {"out": str(report.out)}
     counts = [
@@ -149,24 +148,24 @@ def run_audit(
     """Audit `data`; with `out` also write `audit.json` and `audit.html` there.
 
     Args:
-        data: DATA by the contract; its splits may share patients.
+        data: a folder with class folders, or a CSV manifest; its splits may share patients.
         out: folder for the two files.
-        progress: told of each image and each analysis.
-        predictions: a predictions file of these films, to review labels by.
-        pictures: show the films whose labels are most doubtful in the page.
+        progress: receives each image and each analysis.
+        predictions: a predictions file of these images, for the label review.
+        pictures: include the images whose labels are most likely wrong in the page.
     """
     if out is not None:
         claim_folder(out)
     dataset = index(data, progress=progress, refuse_leaks=False)
-    answers = None if predictions is None else answers_for(dataset, predictions)
-    found = audit(dataset, progress=progress, answers=answers)
+    answers = None if predictions is None else probabilities_for(dataset, predictions)
+    found = audit(dataset, progress=progress, predictions=answers)
     document = found.to_dict()
-    told = [f"{finding.severity:<8} {finding.text}" for finding in found.findings]
-    lines = told[:_SHOWN_FINDINGS]
-    if len(told) > _SHOWN_FINDINGS:
-        lines.append(f"… and {len(told) - _SHOWN_FINDINGS} more")
+    findings = [f"{finding.severity:<8} {finding.text}" for finding in found.findings]
+    lines = findings[:_SHOWN_FINDINGS]
+    if len(findings) > _SHOWN_FINDINGS:
+        lines.append(f"… and {len(findings) - _SHOWN_FINDINGS} more")
     if out is None:
-        lines.append("figures and lists: the same command with --out DIR")
+        lines.append("for figures and lists add --out DIR")
     else:
         write_json(out / "audit.json", document)
         shown = pictures_of(found) if pictures else {}
@@ -183,14 +182,14 @@ def run_split(
     pneumonia: str = "",
     normal: str = "",
 ) -> tuple[dict[str, Any], str]:
-    """Deal the patients of `data` and write the manifest `out`.
+    """Split the patients of `data` into train, val and test; write the manifest `out`.
 
     Args:
-        data: DATA by the contract.
-        out: the CSV; further columns of a manifest are kept in it.
-        config: shares of patients, how to choose them, seed.
-        progress: told of the images.
-        pneumonia: further names of folders, or labels of a manifest, that mean PNEUMONIA, parted by
+        data: a folder with class folders, or a CSV manifest.
+        out: the CSV; further columns of a manifest are kept.
+        config: shares of patients, method, seed.
+        progress: advances by one for each image.
+        pneumonia: further folder names, or labels of a manifest, that mean PNEUMONIA, separated by
             commas.
         normal: likewise for NORMAL.
     """
@@ -217,7 +216,7 @@ def run_split(
 def run_phantom(
     out: Path, n: int, seed: int, file_format: Literal["png", "dicom"], progress: Progress
 ) -> tuple[dict[str, Any], str]:
-    """Draw `n` phantoms into `out`."""
+    """Draw `n` phantoms (synthetic chest X-rays) into `out`."""
     write_phantoms(out, n, seed, file_format, progress=progress)
     drawn = index(out)
     document = {
@@ -237,16 +236,16 @@ def _count_lines(dataset: Dataset) -> list[str]:
 def run_adoption(
     name: str, folder: Path, out: Path, config: AdoptConfig, progress: Progress
 ) -> tuple[dict[str, Any], str]:
-    """Write the manifest `out` of the data set `name` in `folder`.
+    """Write the manifest `out` of the public data set `name` in `folder`.
 
     Raises:
         UsageError: no such data set, or `out` is a folder.
-        DataError: its tables can't be read, or no film is kept.
+        DataError: its tables are unreadable, or no image is kept.
     """
     check_ranges(config)
     source = SOURCES.get(name)
     if source is None:
-        raise UsageError(f"found the data set {name!r}, wanted one of {', '.join(SOURCES)}")
+        raise UsageError(f"NAME: found {name!r}, wanted one of {', '.join(SOURCES)}")
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / f'{name}.csv'}")
     claim_folder(out.parent)
@@ -275,7 +274,7 @@ def _counts(adopted: Adopted) -> Counter[int | None]:
 
 
 def _patients(adopted: Adopted) -> int:
-    """Patients named, and one for each film that names none."""
+    """Number of patients; an image without a patient id counts as one patient."""
     named = {case.patient for case in adopted.cases if case.patient}
     return len(named) + sum(not case.patient for case in adopted.cases)
 
@@ -292,7 +291,9 @@ def _text(adopted: Adopted, out: Path) -> str:
     ]
     absent = [name for label, name in enumerate(CLASS_NAMES) if not counts[label]]
     if absent:
-        lines.append(f"note      No {absent[0]} film is left: neither AUC nor both rates exist.")
+        lines.append(
+            f"note      No {absent[0]} image is left: AUC and one of the rates are undefined."
+        )
     split = " --split all" if adopted.keeps_splits else ""
     lines += [f"manifest  {out}", f"next      pneumoscope evaluate {out}{split} --out evaluation"]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""`evaluate`: a model on labelled images, measured into a folder.
+"""`evaluate`: measure a model on labelled images and write the results into a folder.
 
-The files are those of `evaluation_files`, and `labels.csv`: path, label, patient, split of the same
-images, in the same order.
+The folder gets the files listed in `evaluation_folder.py`, and `labels.csv` with path, label,
+patient and split of the same images in the same order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ModelFacts, ReportContent
 from pneumoscope.storage import claim_folder, writes_alone
-from pneumoscope.workflows.checklist import checklist_answers, flow_of
+from pneumoscope.workflows.checklist import checklist_facts, flow_of
 from pneumoscope.workflows.evaluation_folder import (
     EvaluationFiles,
     evaluation_text,
@@ -48,7 +48,7 @@ from pneumoscope.workflows.seen import seen_by
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """An evaluation and what it was made from.
+    """An evaluation with its inputs.
 
     Example:
         >>> found = evaluate_model(xrays, folder / "val", run.folder, "val", input_check=False)
@@ -65,16 +65,16 @@ class Evaluated:
     model_name: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
     whole: Dataset | None = None
-    """The data set of which `dataset` is a part, if it is one."""
+    """The data set that `dataset` is a part of, if it is a part."""
     seen: TrainingOverlap | None = None
-    """How many of the images the model has seen; `None` where that was not asked."""
+    """Number of images that the model was trained on; `None` if not counted."""
 
     framing: Mapping[str, float] = field(default_factory=dict)
-    """How the images were re-cut before they were scored; empty where they were not."""
+    """How the images were re-cut before scoring; empty if they were not."""
 
 
 @writes_alone
-def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are scored
+def evaluate_model(  # noqa: PLR0913 - data, a model, and how its images are scored
     data: Path | str,
     out: Path | str,
     model: Path | str = "default",
@@ -86,23 +86,23 @@ def evaluate_model(  # noqa: PLR0913 - a DATA, a model, and how its images are s
     framing: float | None = None,
     any_age: bool = False,
 ) -> Evaluated:
-    """Evaluate `model` on one split of `data` into the folder `out`.
+    """Evaluate `model` on one split of `data`; write the files to `out`.
 
     Args:
-        data: DATA by the contract. Where it names no splits at all, every image is evaluated.
-        out: folder for the files named above; made if need be.
+        data: a folder with class folders, or a CSV manifest. Without splits every image is used.
+        out: output folder; created if it does not exist.
         model: a bundle, a run, or `default`.
-        split: which part of the data.
-        interval: how uncertainty is stated.
-        progress: is told of every image.
-        input_check: refuse what is unlike the training images, where the model can tell.
+        split: the part of the data to use.
+        interval: confidence level and number of resamples.
+        progress: advances by one for each image.
+        input_check: refuse images that the input check of the model rejects.
         framing: re-cut every image so that the lungs fill this share of its width and height,
-            without the input check: what a model scores where framing can tell nothing.
-        any_age: answer for patients of other ages than the model is for.
+            without the input check. This removes framing as a cue.
+        any_age: predict for patients outside the model's age range.
 
     Raises:
-        DataError: the split is empty, or no image of it could be answered for.
-        UsageError: there is no such model, or `interval` is impossible.
+        DataError: the split is empty, or no image has a prediction.
+        UsageError: there is no such model, or `interval` is out of range.
 
     Example:
         >>> found = evaluate_model(xrays, folder / "test", run.folder, input_check=False)
@@ -161,7 +161,7 @@ def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
     framing: float | None = None,
     any_age: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """`evaluate_model`, told as a document (`metrics.json` and `out`) and a text."""
+    """Run `evaluate_model`; returns the document (`metrics.json` and `out`) and the text."""
     evaluated = evaluate_model(
         data,
         out,
@@ -175,32 +175,32 @@ def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`
     )
     document = metrics_document(evaluated) | {"out": str(out)}
     warned = summary_lines(evaluated.scored.warning_counts())
-    said = [evaluated.seen.in_words(), ""] if evaluated.seen else []
-    return document, "\n".join([*said, *warned, evaluation_text(evaluated.evaluation, out)])
+    seen_lines = [evaluated.seen.in_words(), ""] if evaluated.seen else []
+    return document, "\n".join([*seen_lines, *warned, evaluation_text(evaluated.evaluation, out)])
 
 
 def chosen_split(
     dataset: Dataset, split: EvaluatedSplit, data: Path
 ) -> tuple[Dataset, EvaluatedSplit]:
-    """One split of the data; all of them, with a warning, where they name none.
+    """Select one split of the data; all images, with a warning, if the data has no splits.
 
     Raises:
-        DataError: there are splits, but not this one.
+        DataError: the data has splits, but not this one.
     """
     sizes = {name: len(dataset.subset(name).records) for name in SPLITS}
     if split != "all" and not any(sizes.values()):
         note = (
-            f"{data} names no splits: all of its {len(dataset.records)} images are evaluated. "
-            "Numbers mean something only if the model was not trained on them."
+            f"{data} has no splits: all of its {len(dataset.records)} images are evaluated. "
+            "The results are only valid if the model was not trained on these images."
         )
         return replace(dataset, warnings=(*dataset.warnings, note)), "all"
     chosen = dataset.subset(split)
     if chosen.records:
         return chosen, split
-    there = ", ".join(f"{name} ({size} images)" for name, size in sizes.items() if size)
+    available = ", ".join(f"{name} ({size} images)" for name, size in sizes.items() if size)
     raise DataError(
-        f"{data}: has no {split} split, found {there}. Give another --split, or deal "
-        "patients: pneumoscope data split DATA --out split.csv"
+        f"{data}: has no {split} split, found {available}. Give another --split, or split the "
+        "data: pneumoscope data split DATA --out split.csv"
     )
 
 
@@ -213,7 +213,7 @@ def write_evaluation(
     page: Path,
     learning: LearningCurves | None = None,
 ) -> None:
-    """Write the files of an evaluation but `labels.csv` into `out`, its report to `page`."""
+    """Write the files of an evaluation, except `labels.csv`, to `out` and its report to `page`."""
     scored, evaluation = evaluated.scored, evaluated.evaluation
     refused = refusals_of(scored)
     whole = evaluated.whole or evaluated.dataset
@@ -239,7 +239,7 @@ def write_evaluation(
         [result.prediction for result in scored.results],
         label_columns(scored),
         content,
-        checklist_answers(flow, whole, chosen, evaluation, evaluated.manifest, config),
+        checklist_facts(flow, whole, chosen, evaluation, evaluated.manifest, config),
     )
     write_evaluation_files(out, files, page)
 
@@ -252,15 +252,15 @@ def _model_facts(out: Path, evaluated: Evaluated) -> ModelFacts:
 
 
 def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
-    """`metrics.json`: the evaluation, which model it is of, and how many answers it withheld."""
+    """`metrics.json`: the metrics, the model, and the number of images predicted `uncertain`."""
     manifest = evaluated.manifest
     results = [result.prediction.prediction for result in evaluated.scored.results]
     withheld = asdict(manifest.abstention) | {"uncertain": results.count(UNCERTAIN)}
     model = {"name": evaluated.model_name, "fingerprint": model_fingerprint(manifest)}
     warned = dict(evaluated.scored.warning_counts().most_common())
     seen = None if evaluated.seen is None else evaluated.seen.to_dict()
-    told: dict[str, Any] = {"model": model, "abstention": withheld, "warnings": warned}
-    told["seen"] = seen
+    extra: dict[str, Any] = {"model": model, "abstention": withheld, "warnings": warned}
+    extra["seen"] = seen
     if evaluated.framing:
-        told["framing"] = dict(evaluated.framing)
-    return evaluated.evaluation.to_metrics_json() | told
+        extra["framing"] = dict(evaluated.framing)
+    return evaluated.evaluation.to_metrics_json() | extra

@@ -1,7 +1,6 @@
-"""`evaluate --scores`: scores that exist already, from any system, measured like a model's.
+"""`evaluate --scores`: evaluate existing scores of any system, without model or images.
 
-No model is loaded and no image is opened. The numbers, the report and the checklist come from the
-code that evaluates a model.
+Metrics, report and checklist come from the same code that evaluates a model.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pneumoscope.report.content import EvaluatedSplit, Flow, ModelFacts, Refusal
 from pneumoscope.report.formatting import number
 from pneumoscope.report.guidelines import Fact
 from pneumoscope.storage import claim_folder, sha256_of_file
-from pneumoscope.workflows.checklist import checklist_answers, flow_of
+from pneumoscope.workflows.checklist import checklist_facts, flow_of
 from pneumoscope.workflows.evaluation_folder import (
     EvaluationFiles,
     evaluation_text,
@@ -42,14 +41,14 @@ _NO_SCORE = "no_score"
 
 @dataclass(frozen=True, slots=True)
 class LabelledScores:
-    """A table of scores, ready to be measured.
+    """A table of scores, ready to be evaluated.
 
     Attributes:
-        table: as it was read.
-        rows: those with a reference label.
-        scored: those of them with a score.
-        cases: what is measured.
-        dataset: the labelled rows as records, with what was odd about the table.
+        table: the table as read.
+        rows: the rows with a reference label.
+        scored: those of `rows` with a score.
+        cases: labels, scores and threshold of `scored`.
+        dataset: `rows` as records, with warnings about the table.
     """
 
     table: ScoreTable
@@ -61,7 +60,7 @@ class LabelledScores:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedScores:
-    """An evaluation of scores, with what its files say."""
+    """An evaluation of scores, with the content of its files."""
 
     document: dict[str, Any]
     evaluation: Evaluation
@@ -72,16 +71,19 @@ class EvaluatedScores:
 def run_evaluate_scores(
     scores: Path, out: Path, interval: IntervalConfig, config: ScoresConfig | None = None
 ) -> tuple[dict[str, Any], str]:
-    """Evaluate the scores of a CSV into the folder `out`; a document and a text of it.
+    """Evaluate the scores of a CSV and write the files to `out`.
+
+    Returns:
+        The JSON document and the terminal text.
 
     Raises:
-        DataError: the table can't be used.
+        DataError: the table is unusable.
         UsageError: there is no such file, or the threshold is not finite.
     """
     config = config or ScoresConfig()
     if not scores.is_file():
         raise UsageError(
-            f"--scores {scores}: is no file, wanted a CSV with the columns label and score"
+            f"--scores {scores}: is not a file, wanted a CSV with the columns label and score"
         )
     labelled = labelled_scores(read_scores(scores, config.score_column), config.threshold)
     found = evaluate_scores(labelled, out, interval)
@@ -89,10 +91,14 @@ def run_evaluate_scores(
 
 
 def labelled_scores(table: ScoreTable, threshold: float | None = None) -> LabelledScores:
-    """The rows that have a label, and their threshold.
+    """Select the labelled rows of a table and determine the threshold.
 
-    The threshold is the one given, else the one in the table; else 0.5 for a probability, and for
-    another score the one of the highest balanced accuracy on these very rows, which is said.
+    The threshold is `threshold`, else the one in the table, else 0.5 for probabilities. For other
+    scores it maximises balanced accuracy on these rows, with a warning.
+
+    Args:
+        table: the scores.
+        threshold: in the units of the scores, or `None`.
 
     Raises:
         DataError: no row has a label and a score, or the table states several thresholds.
@@ -126,7 +132,7 @@ def labelled_scores(table: ScoreTable, threshold: float | None = None) -> Labell
 def evaluate_scores(
     labelled: LabelledScores, out: Path, interval: IntervalConfig
 ) -> EvaluatedScores:
-    """Measure, and write the files of an evaluation into `out`."""
+    """Evaluate the scores and write the files of an evaluation to `out`."""
     started = time.monotonic()
     table, cases, dataset = labelled.table, labelled.cases, labelled.dataset
     claim_folder(out)
@@ -155,7 +161,7 @@ def evaluate_scores(
         [_prediction(row, evaluation) for row in labelled.rows],
         _columns(labelled, evaluation.scale),
         content,
-        checklist_answers(flow, dataset, dataset, evaluation, None, interval),
+        checklist_facts(flow, dataset, dataset, evaluation, None, interval),
     )
     write_evaluation_files(out, files, out / "report.html")
     return EvaluatedScores(document, evaluation, flow, files.answers)
@@ -191,37 +197,37 @@ def _record(row: ScoreRow, position: int) -> ImageRecord:
 
 
 def _split(rows: Sequence[ScoreRow]) -> EvaluatedSplit:
-    """The one split that all rows are of, else `all`."""
+    """The split that all rows belong to, else `all`."""
     found = {row.split.lower() for row in rows}
     known: tuple[Split, ...] = SPLITS
     return next((name for name in known if found == {name}), "all")
 
 
 def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -> tuple[str, ...]:
-    """What the reader must know of the table."""
+    """Warnings about the table."""
     found = []
     if without := len(table.rows) - len(rows):
         found.append(
-            f"{without} of {len(table.rows)} rows have no reference label and are left out."
+            f"{without} of {len(table.rows)} rows have no reference label and are skipped."
         )
     if without := sum(not row.patient for row in rows):
         found.append(
-            f"{without} of {len(rows)} rows name no patient: each counts as a patient of its own, "
-            "and intervals are too narrow if some are of the same person."
+            f"{without} of {len(rows)} rows name no patient: each counts as its own patient, and "
+            "intervals are too narrow if several rows belong to one person."
         )
     scale = ScoreScale.of(cases.scores, cases.threshold)
     if not scale.probability:
         found.append(
-            f"The scores range from {scale.low:g} to {scale.high:g}: they are no probabilities, so "
+            f"The scores range from {scale.low:g} to {scale.high:g} and are not probabilities, so "
             "calibration, Brier score and ECE are not reported."
         )
     if cases.rule.endswith("same rows"):
         found.append(
-            "No threshold was stated; the one used was chosen on these same rows, so that "
+            "No threshold was stated; the one used was chosen on these same rows, so "
             "sensitivity and specificity are too favourable. Give --threshold."
         )
     elif cases.rule.endswith("none was stated"):
-        found.append("No threshold was stated; 0.5 was used. Give --threshold if it is another.")
+        found.append("No threshold was stated; 0.5 was used. Give --threshold to use another.")
     return tuple(found)
 
 
@@ -243,7 +249,7 @@ def _score_facts(found: Evaluation) -> dict[str, str]:
     kind = (
         "a probability from 0 to 1"
         if scale.probability
-        else f"from {scale.low:g} to {scale.high:g}, no probability"
+        else f"from {scale.low:g} to {scale.high:g}, not a probability"
     )
     return {"Score": kind, "Threshold": f"{number(found.threshold, 4)}, {found.rule}"}
 

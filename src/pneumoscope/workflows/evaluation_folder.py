@@ -1,15 +1,12 @@
-"""An evaluation's folder read back: who was answered what, at which threshold, by which model.
+"""Write and read the folder of an evaluation, of a model or of scores from a table.
 
-A folder that `evaluate` or `train` wrote (or a run, whose `evaluation/` is meant) becomes one
-`SavedEvaluation`; none of the images is opened. Labels stand in predictions.csv; of folders that
-older versions wrote, in labels.csv.
-
-The files of an evaluation, the same whether a model or a table gave the scores.
-
-metrics.json                      every metric with its interval (the contract)
+metrics.json                      every metric with its interval
 metrics.csv metrics.md metrics.tex    the same as tables, for a paper
 predictions.csv                   one row per input, with label, patient, split and groups
 figures/*.svg report.html checklist.html
+
+`read_evaluation` reads a folder back without opening any image. Folders of older versions have the
+labels in labels.csv instead of predictions.csv.
 """
 
 from __future__ import annotations
@@ -43,23 +40,23 @@ from pneumoscope.workflows.run_folder import command_line, software_versions
 
 @dataclass(frozen=True, slots=True)
 class SavedEvaluation:
-    """What a folder holds of the images that were answered for.
+    """A saved evaluation: the images that have a prediction.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         labels: int64, (n,).
-        probabilities: float64, (n,); scores on another scale are brought to 0–1 by `scale`.
+        probabilities: float64, (n,), from 0 to 1; other scores are mapped by `scale`.
         patients: (n,) ids.
-        names: (n,) paths, or what a table of scores calls its rows.
-        splits: which splits the images are of.
-        threshold: PNEUMONIA was called from here up, on the scale of `probabilities`.
-        rule: how it was chosen.
-        model: fingerprint of the model, `""` if the folder names none.
-        model_name: what the model was called.
+        names: (n,) paths, or the row names of a table of scores.
+        splits: the splits that the images belong to.
+        threshold: values at or above it were called PNEUMONIA, on the scale of `probabilities`.
+        rule: how the threshold was chosen.
+        model: fingerprint of the model; `""` if unknown.
+        model_name: name of the model.
         scale: of the scores.
-        own_threshold: the threshold in the scores' units.
-        own_scores: float64, (n,), in these units.
-        of_scores: whether the scores came from a file and not from a model.
+        own_threshold: the threshold in the units of the scores.
+        own_scores: float64, (n,), the scores in their own units.
+        of_scores: whether the scores came from a file instead of a model.
     """
 
     folder: Path
@@ -79,11 +76,11 @@ class SavedEvaluation:
 
 
 def read_evaluation(folder: Path) -> SavedEvaluation:
-    """Read `metrics.json`, `predictions.csv` and `labels.csv`.
+    """Read the folder of an evaluation, or of a run (its `evaluation/`).
 
     Raises:
         UsageError: there is no such folder, or it holds no evaluation.
-        DataError: the files are damaged, don't fit each other, or hold no answer.
+        DataError: the files are damaged, don't fit each other, or hold no prediction.
     """
     for place in (folder, folder / "evaluation"):
         if (place / "metrics.json").is_file():
@@ -95,25 +92,25 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
             "Make one: pneumoscope evaluate DATA --out DIR"
         )
     document = _document(folder / "metrics.json")
-    answered = [row for row in _labelled_rows(folder) if row["status"] == "ok" and row["label"]]
-    if not answered:
-        raise DataError(f"{folder}: no image has an answer. See 'reason' in predictions.csv.")
+    scored = [row for row in _labelled_rows(folder) if row["status"] == "ok" and row["label"]]
+    if not scored:
+        raise DataError(f"{folder}: no image has a prediction. See 'reason' in predictions.csv.")
     try:
-        truth = [CLASS_NAMES.index(row["label"]) for row in answered]
-        scores = [float(row.get("score") or row["probability"]) for row in answered]
+        labels = [CLASS_NAMES.index(row["label"]) for row in scored]
+        scores = [float(row.get("score") or row["probability"]) for row in scored]
         scale = ScoreScale(**document.get("scale", {}))
         threshold, model = document["threshold"], document.get("model") or {}
         return SavedEvaluation(
             folder,
-            np.array(truth, np.int64),
+            np.array(labels, np.int64),
             scale.to_unit(scores),
-            tuple(row["patient"] for row in answered),
-            tuple(sorted({row["split"] for row in answered} - {""})),
+            tuple(row["patient"] for row in scored),
+            tuple(sorted({row["split"] for row in scored} - {""})),
             float(scale.to_unit(float(threshold["value"]))),
             str(threshold["rule"]),
             str(model.get("fingerprint", "")),
             str(model.get("name", "")),
-            tuple(row["path"] for row in answered),
+            tuple(row["path"] for row in scored),
             scale,
             float(threshold["value"]),
             np.array(scores, np.float64),
@@ -157,23 +154,23 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
             rows = list(csv.DictReader(stream))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: can't be read ({error}). Evaluate again.") from error
-    lacking = [name for row in rows[:1] for name in columns if row.get(name) is None]
-    if not rows or lacking:
-        found = f"no column {lacking[0]!r}" if lacking else "no row"
+    missing = [name for row in rows[:1] for name in columns if row.get(name) is None]
+    if not rows or missing:
+        found = f"no column {missing[0]!r}" if missing else "no row"
         raise DataError(f"{path}: found {found}, wanted {', '.join(columns)}. Evaluate again.")
     return rows
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFiles:
-    """What is written of one evaluation.
+    """The content of the files of an evaluation.
 
     Attributes:
         document: of `metrics.json`.
-        predictions: a row each of `predictions.csv`.
-        columns: further columns of it, a value per prediction.
-        content: of the report; its flow is drawn too.
-        answers: what the checklists are filled in with.
+        predictions: the rows of `predictions.csv`.
+        columns: its further columns, a value per prediction.
+        content: of the report and the flow diagram.
+        answers: texts for the checklists, by fact.
     """
 
     document: Mapping[str, Any]
@@ -184,7 +181,7 @@ class EvaluationFiles:
 
 
 def run_facts(seconds: Mapping[str, float], config: Any) -> RunFacts:
-    """How the result came about: this command, begun so many seconds ago."""
+    """Command, versions, start time and settings of this run, for a report."""
     started = datetime.now(UTC) - timedelta(seconds=sum(seconds.values()))
     return RunFacts(
         command_line(), seconds, software_versions(), started.isoformat(timespec="seconds"), config
@@ -192,7 +189,7 @@ def run_facts(seconds: Mapping[str, float], config: Any) -> RunFacts:
 
 
 def write_evaluation_files(out: Path, files: EvaluationFiles, page: Path) -> None:
-    """Write the files named above into `out`, the report to `page`."""
+    """Write the files listed in the module docstring to `out` and the report to `page`."""
     evaluation, content = files.content.evaluation, files.content
     write_json(out / "metrics.json", files.document)
     write_text(out / "metrics.csv", as_csv(evaluation))
@@ -211,7 +208,7 @@ def write_evaluation_files(out: Path, files: EvaluationFiles, page: Path) -> Non
 
 
 def metrics_table(evaluation: Evaluation) -> str:
-    """The metrics with their intervals as lines of text."""
+    """The metrics with their intervals as text for the terminal."""
     level = f"{evaluation.interval.level:.0%}"
     lines = [
         f"{evaluation.n} images of {evaluation.patients} patients, threshold "
@@ -233,7 +230,7 @@ def metrics_table(evaluation: Evaluation) -> str:
 
 
 def evaluation_text(evaluation: Evaluation, out: Path) -> str:
-    """An evaluation for the terminal: the table, and where the pages are."""
+    """An evaluation as text for the terminal: the metrics and the paths of the pages."""
     return (
         f"{metrics_table(evaluation)}\n\nreport     {out / 'report.html'}\n"
         f"checklist  {out / 'checklist.html'}\n"

@@ -1,9 +1,8 @@
-"""`export`: a model as a graph for other programs, certified on labelled images if wanted.
+"""`export` writes a model as an ONNX or OpenVINO graph; `upgrade` converts an older bundle.
 
-`upgrade`: a model of an older schema as this version writes it, with the same predictions.
-
-Before schema 4 a bundle held the weights of a DenseNet121 alone; here they are put into the network
-once, which is then saved whole.
+`export --check` measures the agreement of the graph with the model on labelled images. Before
+schema 4 a bundle held only the weights of a DenseNet121; `upgrade` loads them into the network and
+saves it whole, with the same predictions.
 """
 
 from __future__ import annotations
@@ -45,16 +44,16 @@ FAILED = InputError.exit_code
 def run_export(
     model: str, target: Target, out: Path, check: Path | None, progress: Progress
 ) -> tuple[dict[str, Any], str, int]:
-    """Write the export of `model` to `out`, and measure it on `check`.
+    """Export `model` to `out`, and measure its agreement with the model on `check`.
 
     Returns:
-        A document, a text, and the exit code: 3 if the certificate's limits are passed. The export
-        is there then too, with the certificate that says so.
+        A document, a text, and the exit code: 3 if the limits of the certificate are exceeded. The
+        export and the failed certificate are written in that case, too.
 
     Raises:
         UsageError: no such model, or `out` holds something else.
-        MissingError: the format's library is not installed.
-        DataError: no image of `check` could be read.
+        MissingError: the library of the format is not installed.
+        DataError: no image of `check` can be read.
     """
     bundle = load_bundle(model)
     check_folder(out)
@@ -81,9 +80,9 @@ def run_export(
 
 def _text(graph: Path, out: Path, missing: list[str], certificate: Certificate | None) -> str:
     lines = [f"graph        {graph}", f"example      {out / 'example.py'}"]
-    lines += [f"note         {told}" for told in missing]
+    lines += [f"note         {note}" for note in missing]
     if certificate is None:
-        lines.append("certificate  none: give --check DATA to measure that it answers alike")
+        lines.append("certificate  none: give --check DATA to measure its agreement with the model")
         return "\n".join(lines)
     correlation = certificate.heatmap_correlation
     lines += [
@@ -105,23 +104,25 @@ def _shown(value: float | None) -> str:
 
 
 _NETWORK = "densenet121"
-"""The only one before schema 4."""
+"""The only architecture before schema 4."""
 
 
 def run_upgrade(model: str, out: Path) -> tuple[dict[str, Any], str]:
-    """Write the model anew as `out`; the model itself is left as it is.
+    """Convert a bundle of an older schema and write it to `out`; the original is not changed.
 
     Raises:
-        UsageError: no such model, it is of the present schema, or `out` holds something else.
+        UsageError: no such model, it has the current schema, or `out` holds something else.
         ExtraMissingError: Keras is not installed.
         BundleError: the model is damaged.
     """
     old = load_bundle(model, oldest=1)
     found = old.manifest.schema_version
     if found == SCHEMA_VERSION:
-        raise UsageError(f"--model {model}: is of schema version {found} already. Use it as it is.")
+        raise UsageError(
+            f"--model {model}: has the current schema version {found}. It needs no upgrade."
+        )
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise UsageError(f"--out {out}: holds something else than a model. Give another folder.")
+        raise UsageError(f"--out {out}: holds something else than a bundle. Give another folder.")
     architecture = old.manifest.architecture
     if architecture.name != _NETWORK:
         raise BundleError(
@@ -148,7 +149,7 @@ def _network(architecture: Architecture, path: Path) -> Any:
     """The network with the weights of an older bundle.
 
     Raises:
-        BundleError: they are damaged or of another architecture.
+        BundleError: the weights are damaged or of another architecture.
     """
     backbone = build_backbone(architecture.size, _NETWORK)
     layers = {layer.name: layer for layer in leaves(backbone) if layer.weights}

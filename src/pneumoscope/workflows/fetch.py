@@ -25,13 +25,13 @@ class FetchRequest:
     """What to fetch, and from where.
 
     Attributes:
-        out: folder to write.
+        out: output folder.
         pacs: `AET@HOST:PORT`, or `""`.
         dicomweb: URL of a DICOMweb service, or `""`.
         first: first day of studies, `YYYY-MM-DD` or `YYYYMMDD`; `""` with `ids`.
-        last: last day, likewise; `""`: the first one.
-        ids: file with an accession number or a Study Instance UID a line.
-        token_file: file with the token of `dicomweb`.
+        last: last day, likewise; `""`: the first day.
+        ids: file with one accession number or Study Instance UID per line.
+        token_file: file with the access token of `dicomweb`.
     """
 
     out: Path
@@ -123,7 +123,7 @@ def _date(text: str, option: str) -> date:
             raise ValueError(text)
         return date(int(plain[:4]), int(plain[4:6]), int(plain[6:]))
     except ValueError:
-        raise UsageError(f"{option}: found {text!r}, wanted a date, as 2026-09-01") from None
+        raise UsageError(f"{option}: found {text!r}, wanted a date such as 2026-09-01") from None
 
 
 def _from_pacs(
@@ -154,7 +154,7 @@ def _from_pacs(
 
 def _ids(path: Path | None) -> list[str]:
     if path is None or not path.is_file():
-        raise UsageError(f"--ids {path}: is no file, wanted an accession or study UID a line")
+        raise UsageError(f"--ids {path}: is not a file, wanted an accession or study UID per line")
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]
 

@@ -1,11 +1,8 @@
-"""`input-check`: what a model's training images look like, so that it knows what is none.
+"""`input-check`: fit the out-of-distribution detection of a model to its training images.
 
-Comes in: a model that answers, the images that it was trained on, held-out ones. Goes out: the
-`InputCheck` of a manifest and its table, or a bundle that has both.
-
-Statistics are of training images as they are and of one changed copy each: another site's exposure
-and framing are no reason to refuse. Limits are chosen on held-out patients, their images as they
-are and in changed copies.
+The statistics are fitted to training images and one modified copy of each, so that another site's
+exposure and framing are no reason to refuse. The limits are chosen on held-out patients, on their
+unmodified images and on modified copies. `inference/input_check.py` describes the method.
 """
 
 from __future__ import annotations
@@ -46,14 +43,14 @@ from pneumoscope.workflows.run_folder import check_words
 FloatArray = NDArray[np.float32]
 
 REFUSALS = 0.01
-"""Share of held-out films and their copies that may be refused; real ones are all of them."""
+"""Target refusal rate on held-out images and on their copies, all of which are genuine X-rays."""
 
 LEAST_IMAGES = 100
 LEAST_PATIENTS = 10
-"""Of fewer training images, or held-out patients, nothing is concluded."""
+"""With fewer training images or held-out patients the check is not fitted."""
 
 _COPIES = 5
-"""Of each held-out image whose copies are looked at."""
+"""Modified copies per held-out image."""
 
 _HEADING, _CITATION = "## Input check", "## Citation"
 _SECTION = re.compile(rf"\n*^{_HEADING}$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -69,12 +66,12 @@ CHANGES: tuple[Callable[[FloatArray], FloatArray], ...] = (
     lambda image: rotation(image, -15.0),
     _mirrored,
 )
-"""What may be done to a film without its being refused."""
+"""Modifications that an image must tolerate without refusal."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """Films as the check sees them: looks, embeddings (n, c), labels (n,)."""
+class _Described:
+    """Images as the check describes them: descriptors, embeddings (n, c), labels (n,)."""
 
     looks: list[ImageDescriptors]
     embeddings: FloatArray
@@ -82,37 +79,37 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Glimpse:
-    """What was worked out before of a film as it is: its embedding (c,), and perhaps its look."""
+class Precomputed:
+    """Known values of an unmodified image: its embedding (c,), perhaps its descriptors."""
 
     embedding: FloatArray
     look: ImageDescriptors | None = None
 
 
-Known = Callable[[ImageRecord], Glimpse | None]
-"""What was worked out before of a film, if it was."""
+Lookup = Callable[[ImageRecord], Precomputed | None]
+"""Returns what is already computed for an image, or `None`."""
 
 
-def _unknown(_: ImageRecord) -> None:
+def _nothing(_: ImageRecord) -> None:
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class _Film:
-    """A film or a copy of it; the pixels are there unless all is known."""
+class _Input:
+    """An image or a copy of it; `pixels` is `None` if everything is already computed."""
 
     record: ImageRecord
     pixels: FloatArray | None
-    known: Glimpse | None = None
+    lookup: Precomputed | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How many images are looked at, at most.
+    """Upper limits on the number of images.
 
     Attributes:
-        images: training images; one copy of each is, too.
-        changed: held-out images of which copies are.
+        images: training images; one copy of each is added.
+        changed: held-out images that are modified.
     """
 
     images: int
@@ -121,7 +118,7 @@ class Effort:
 
 WHOLE = Effort(1500, 300)
 QUICK = Effort(400, 60)
-"""Where all else takes a minute."""
+"""For runs that take about a minute."""
 
 
 def with_input_check(
@@ -130,47 +127,49 @@ def with_input_check(
     held_out: Sequence[ImageRecord],
     progress: Progress = SILENT,
     *,
-    known: Known = _unknown,
+    lookup: Lookup = _nothing,
     effort: Effort | None = None,
 ) -> tuple[InputCheck, dict[str, NDArray[Any]]]:
-    """What the model's images look like, and how far from them others may be.
+    """Fit the statistics and choose the limits.
 
     Args:
-        predictor: the model; only its embeddings count, so without its flip it is quicker.
-        train: images that it was trained on.
+        predictor: the model; only its embeddings are used, so it is faster without flip.
+        train: its training images.
         held_out: images of other patients.
-        progress: is told of every image.
-        known: what need not be worked out again; a film whose look is known is not read.
-        effort: how many images are looked at; `None` is `WHOLE`.
+        progress: advances by one for each image and copy.
+        lookup: returns what is already computed; an image with known descriptors is not read.
+        effort: number of images; `None` is `WHOLE`.
 
     Returns:
-        The manifest's entry and the table's arrays; method `none` and no array, where there are
-        fewer than `LEAST_IMAGES` or `LEAST_PATIENTS`.
+        The entry of the manifest and the arrays of the table; method `none` and no arrays with
+        fewer than `LEAST_IMAGES` training images or `LEAST_PATIENTS` held-out patients.
     """
     effort = effort or WHOLE
-    some, few = _spread(train, effort.images), _spread(held_out, effort.changed)
+    sampled, to_modify = _spread(train, effort.images), _spread(held_out, effort.changed)
     patients = len({record.patient for record in held_out})
-    if len(some) < LEAST_IMAGES or patients < LEAST_PATIENTS:
+    if len(sampled) < LEAST_IMAGES or patients < LEAST_PATIENTS:
         return InputCheck(), {}
-    total = 2 * len(some) + len(held_out) + _COPIES * len(few)
+    total = 2 * len(sampled) + len(held_out) + _COPIES * len(to_modify)
     with progress.task("input check", total, "images") as task:
 
-        def see(films: Iterator[_Film]) -> _Seen:
-            return _see(films, predictor, task.advance)
+        def describe(inputs: Iterator[_Input]) -> _Described:
+            return _describe(inputs, predictor, task.advance)
 
-        ours = see(_with_one_copy(some, known))
-        plain, changed = see(_films(held_out, known)), see(_copies(few))
-    if min(len(seen.looks) for seen in (ours, plain, changed)) < LEAST_PATIENTS:
+        training = describe(_with_one_copy(sampled, lookup))
+        plain, changed = describe(_inputs(held_out, lookup)), describe(_copies(to_modify))
+    if min(len(described.looks) for described in (training, plain, changed)) < LEAST_PATIENTS:
         return InputCheck(), {}
-    gaussians = fit_statistics(ours.looks, ours.embeddings, ours.labels)
+    gaussians = fit_statistics(training.looks, training.embeddings, training.labels)
     whole = Statistics(gaussians, dict.fromkeys(gaussians, 1.0))
-    distances = [whole.shares(seen.looks, seen.embeddings) for seen in (plain, changed)]
+    distances = [
+        whole.shares(described.looks, described.embeddings) for described in (plain, changed)
+    ]
     pooled = {name: np.concatenate([each[name] for each in distances]) for name in gaussians}
     statistics = Statistics(gaussians, choose_limits(pooled, REFUSALS, patients))
     check = InputCheck(
         METHOD,
         dict(statistics.limits),
-        len(some),
+        len(sampled),
         patients,
         _refused(plain, statistics),
         _refused(changed, statistics),
@@ -179,27 +178,29 @@ def with_input_check(
 
 
 def tables_of(table: Table) -> dict[str, Table]:
-    """The tables of a bundle, as `write_bundle` takes them."""
+    """The tables argument of `write_bundle`."""
     return {TABLE: table} if table else {}
 
 
 def card_with_check(card: str, check: InputCheck) -> str:
-    """A model card with a section on the check, in place of the one that it had."""
+    """Insert or replace the section on the input check in a model card."""
     rest, citation, end = _SECTION.sub("\n\n", card).partition(_CITATION)
-    words = f"What is unlike the training images is refused; how it is told: {check_words(check)}."
+    words = (
+        f"Images that differ from the training images are refused. Method: {check_words(check)}."
+    )
     if check == InputCheck():
-        words = "It can't tell what is no chest X-ray: whatever can be read gets an answer."
+        words = "This model has no input check: every readable image gets a prediction."
     return f"{rest.rstrip()}\n\n{_HEADING}\n\n{words}\n" + (citation and f"\n{citation}{end}")
 
 
 def run_input_check(
     data: Path, model: str, out: Path | None, progress: Progress
 ) -> tuple[dict[str, Any], str]:
-    """Make the check of `model` from its data, and write a bundle with it to `out`.
+    """Fit the input check of `model` to its data and write a bundle with it to `out`.
 
     Raises:
         UsageError: no such model.
-        DataError: `data` has no `train` or no `val` split, or too few images in them.
+        DataError: `data` has too few images in its `train` or `val` split.
     """
     bundle = load_bundle(model)
     dataset = index(data, hash_files=False, progress=progress)
@@ -210,15 +211,15 @@ def run_input_check(
         raise DataError(
             f"{data}: found {len(parts['train'])} images in train and "
             f"{len({record.patient for record in parts['val']})} patients in val, wanted at least "
-            f"{LEAST_IMAGES} and {LEAST_PATIENTS} that can be read. Give the data that the model "
-            "was trained on, split as then: RUN/split.csv"
+            f"{LEAST_IMAGES} and {LEAST_PATIENTS} that can be read. Give the training data of the "
+            "model with its splits: RUN/split.csv"
         )
     tested = None
     if parts["test"]:
         statistics = Statistics.from_table(table, check.limits)
         with progress.task("test", len(parts["test"]), "images") as task:
-            seen = _see(_films(parts["test"]), predictor, task.advance)
-        tested = _refused(seen, statistics)
+            described = _describe(_inputs(parts["test"]), predictor, task.advance)
+        tested = _refused(described, statistics)
     if out is not None:
         manifest = replace(bundle.manifest, input_check=check)
         card = card_with_check(bundle.card.read_text(encoding="utf-8"), check)
@@ -233,93 +234,97 @@ def run_input_check(
     lines = [
         f"statistics of {count(check.images)} training images, limits chosen on "
         f"{count(check.patients)} held-out patients",
-        f"refused of val             {percent(check.refused, 1)}",
-        f"of changed copies of it    {percent(check.refused_changed, 1)}",
+        f"refused in val             {percent(check.refused, 1)}",
+        f"in modified copies of val  {percent(check.refused_changed, 1)}",
     ]
-    lines += [] if tested is None else [f"of test                    {percent(tested, 1)}"]
-    lines += [f"model  {out}" if out else "nothing written: give --out BUNDLE"]
+    lines += [] if tested is None else [f"in test                    {percent(tested, 1)}"]
+    lines += [f"model  {out}" if out else "not saved: give --out BUNDLE"]
     return document, "\n".join(lines)
 
 
 def embedding_predictor(bundle: Bundle) -> Predictor:
-    """A bundle's first network alone, un-flipped: its embeddings are those of the whole bundle."""
+    """A predictor with the first network of a bundle, whose embeddings the check uses."""
     manifest = bundle.manifest
     network = read_network(bundle.weights[0], manifest.architecture)
     return Predictor(manifest, OpenVinoBackend([network], manifest.architecture.size))
 
 
 def _spread(records: Sequence[ImageRecord], most: int) -> Sequence[ImageRecord]:
-    """At most so many records, evenly spread, so that classes keep their shares."""
+    """At most `most` records, evenly spread, so that class proportions are kept."""
     step = max(len(records) / most, 1.0)
     return [records[int(k * step)] for k in range(min(len(records), most))]
 
 
-def _films(records: Sequence[ImageRecord], known: Known = _unknown) -> Iterator[_Film]:
+def _inputs(records: Sequence[ImageRecord], lookup: Lookup = _nothing) -> Iterator[_Input]:
     for record in records:
-        glimpse = known(record)
-        if glimpse is not None and glimpse.look is not None:
-            yield _Film(record, None, glimpse)
+        precomputed = lookup(record)
+        if precomputed is not None and precomputed.look is not None:
+            yield _Input(record, None, precomputed)
             continue
         try:
-            yield _Film(record, read_image(record.path).pixels, glimpse)
-        except ImageRefusedError:  # training and evaluation tell of it
+            yield _Input(record, read_image(record.path).pixels, precomputed)
+        except ImageRefusedError:  # training and evaluation report it
             continue
 
 
 def _readable(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, FloatArray]]:
-    for film in _films(records):
-        if film.pixels is not None:
-            yield film.record, film.pixels
+    for item in _inputs(records):
+        if item.pixels is not None:
+            yield item.record, item.pixels
 
 
-def _with_one_copy(records: Sequence[ImageRecord], known: Known) -> Iterator[_Film]:
-    """Each film and one copy of it: the changes take turns, every other one is mirrored as well."""
+def _with_one_copy(records: Sequence[ImageRecord], lookup: Lookup) -> Iterator[_Input]:
+    """Each image and one copy: modifications in turn, in every other round also mirrored."""
     for number, (record, pixels) in enumerate(_readable(records)):
-        yield _Film(record, pixels, known(record))
+        yield _Input(record, pixels, lookup(record))
         changed = CHANGES[number % len(CHANGES)](pixels)
-        yield _Film(record, _mirrored(changed) if number // len(CHANGES) % 2 else changed)
+        yield _Input(record, _mirrored(changed) if number // len(CHANGES) % 2 else changed)
 
 
-def _copies(records: Sequence[ImageRecord]) -> Iterator[_Film]:
-    """A few copies of each film; the changes take turns."""
+def _copies(records: Sequence[ImageRecord]) -> Iterator[_Input]:
+    """A few copies of each image, modifications in turn."""
     for number, (record, pixels) in enumerate(_readable(records)):
         for k in range(_COPIES):
-            yield _Film(record, CHANGES[(_COPIES * number + k) % len(CHANGES)](pixels))
+            yield _Input(record, CHANGES[(_COPIES * number + k) % len(CHANGES)](pixels))
 
 
-def _see(films: Iterator[_Film], predictor: Predictor, advance: Callable[[int], None]) -> _Seen:
+def _describe(
+    inputs: Iterator[_Input], predictor: Predictor, advance: Callable[[int], None]
+) -> _Described:
     grey = Preprocessor(predictor.manifest.preprocessing).grey
     found: list[tuple[ImageDescriptors, int, FloatArray | None]] = []
-    asked: list[int] = []
+    pending: list[int] = []
 
     def named() -> Iterator[tuple[str, FloatArray]]:
-        for film in films:
-            look, embedding = (film.known.look, film.known.embedding) if film.known else (None,) * 2
-            if look is None and film.pixels is not None:
-                look = describe_image(grey(film.pixels))
+        for item in inputs:
+            look, embedding = (
+                (item.lookup.look, item.lookup.embedding) if item.lookup else (None,) * 2
+            )
+            if look is None and item.pixels is not None:
+                look = describe_image(grey(item.pixels))
             if look is not None:
-                found.append((look, film.record.label, embedding))
-            if embedding is None and film.pixels is not None:
-                asked.append(len(found) - 1)
-                yield str(film.record.path), film.pixels
+                found.append((look, item.record.label, embedding))
+            if embedding is None and item.pixels is not None:
+                pending.append(len(found) - 1)
+                yield str(item.record.path), item.pixels
 
-    told = 0
-    # Read and looked at in a thread, while the engine works.
+    reported = 0
+    # A thread reads and describes images while the engine runs.
     results = predictor.predict_images(prefetched(named(), most=2 * BATCH))
     for number, result in enumerate(results):
-        look, label, _ = found[asked[number]]
-        found[asked[number]] = look, label, result.embedding
-        advance(asked[number] + 1 - told)
-        told = asked[number] + 1
-    advance(len(found) - told)
+        look, label, _ = found[pending[number]]
+        found[pending[number]] = look, label, result.embedding
+        advance(pending[number] + 1 - reported)
+        reported = pending[number] + 1
+    advance(len(found) - reported)
     kept = [each for each in found if each[2] is not None]
-    return _Seen(
+    return _Described(
         [look for look, _, _ in kept],
         np.array([embedding for _, _, embedding in kept], np.float32),
         np.array([label for _, label, _ in kept], np.int64),
     )
 
 
-def _refused(seen: _Seen, statistics: Statistics) -> float:
-    verdicts = map(statistics.verdict, seen.looks, seen.embeddings)
+def _refused(described: _Described, statistics: Statistics) -> float:
+    verdicts = map(statistics.verdict, described.looks, described.embeddings)
     return float(np.mean([verdict.reason is not None for verdict in verdicts]))

@@ -1,4 +1,4 @@
-"""`info` and `doctor`: what a model is, and whether this installation can do its work."""
+"""`info` describes a model; `doctor` checks this installation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _CORE = (
 
 
 def run_info(model: str) -> tuple[dict[str, Any], str]:
-    """The manifest of a bundle whose hashes hold.
+    """Describe a bundle after verifying its hashes.
 
     Raises:
         UsageError, MissingError, BundleError: as `load_bundle` does.
@@ -79,30 +79,33 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         lines.append(f"uncertain     {band.low:.4f} to {band.high:.4f} ({band.rule})")
     fast = fast_precisions()
     auto = choose_precision("auto", manifest.certificates, fast)
-    lines.append(f"precision     auto takes {auto} here (the processor has {', '.join(fast)})")
+    lines.append(
+        f"precision     auto selects {auto} on this processor (it supports {', '.join(fast)})"
+    )
     lines += _certificates(manifest)
     metrics = manifest.validation.get("metrics")
     for name, estimate in metrics.items() if isinstance(metrics, dict) else ():
         if isinstance(estimate, dict) and isinstance(value := estimate.get("value"), int | float):
             lines.append(f"  {name:<18} {value:.4f}")
     lines += [f"card          {bundle.card}", "every file matches its SHA-256"]
-    here = {"auto": auto, "processor_has": list(fast)}
-    return document | {"folder": str(bundle.folder), "precision": here}, "\n".join(lines)
+    precision = {"auto": auto, "processor_has": list(fast)}
+    return document | {"folder": str(bundle.folder), "precision": precision}, "\n".join(lines)
 
 
 def _certificates(manifest: BundleManifest) -> list[str]:
     if not manifest.certificates:
-        return ["certificates  none: pneumoscope certify DATA --model MODEL makes answers faster"]
+        return ["certificates  none (pneumoscope certify DATA --model MODEL enables bf16 and int8)"]
     return [line for each in manifest.certificates for line in certificate_lines(each)]
 
 
 def run_doctor(model: str = "default") -> tuple[dict[str, Any], str, int]:
-    """Look at what commands need, and score a phantom whose score the model states.
+    """Check packages, extras and cache, and run the known-answer test on every engine.
 
-    The exit code is 4 if the core is incomplete, or an engine is wrong.
+    Returns:
+        Document, text and exit code: 4 if a core package is missing or an engine fails the test.
     """
-    absent = [name for name in _CORE if util.find_spec(name) is None]
-    extras = {extra: all(_there(name) for name in names) for extra, names in EXTRAS.items()}
+    missing = [name for name in _CORE if util.find_spec(name) is None]
+    extras = {extra: all(_installed(name) for name in names) for extra, names in EXTRAS.items()}
     cache = cache_folder()
     document: dict[str, Any] = {
         "pneumoscope": metadata.version("pneumoscope"),
@@ -110,31 +113,31 @@ def run_doctor(model: str = "default") -> tuple[dict[str, Any], str, int]:
         "system": platform.platform(),
         "processors": os.cpu_count(),
         "memory_gb": _memory_gb(),
-        "core_missing": absent,
+        "core_missing": missing,
         "extras": extras,
         "cache": {"folder": str(cache), "writable": _writable(cache), "free_gb": _free_gb(cache)},
         "default_model": _default_model(),
     }
-    known = [] if absent else _known_answers(model)
-    document["known_answer"] = [one.to_dict() for one in known]
-    wrong = any(not one.right for one in known)
+    known = [] if missing else _known_answers(model)
+    document["known_answer"] = [result.to_dict() for result in known]
+    wrong = any(not result.right for result in known)
     text = "\n".join([_doctor_text(document), *known_answer_lines(known)])
-    return document, text, MissingError.exit_code if absent or wrong else 0
+    return document, text, MissingError.exit_code if missing or wrong else 0
 
 
 def run_state(model: str, out: Path) -> tuple[dict[str, Any], str]:
-    """Write a model again with its known answer; a document and a text.
+    """Rewrite a model with its known answer; returns a document and a text.
 
     Raises:
         UsageError, MissingError, BundleError: as `load_bundle` does.
     """
     made, logit = state(model, out)
     document = {"bundle": str(made.folder), "logit": logit}
-    return document, f"bundle  {made.folder}: gives the phantom the logit {logit:.6f}, and says so"
+    return document, f"bundle  {made.folder}: known answer added (logit {logit:.6f})"
 
 
 def _known_answers(model: str) -> list[KnownAnswer]:
-    """By every engine; none of a model that can't be loaded, which is told beside."""
+    """Known-answer tests of all engines; none, with a warning, if the model can't be loaded."""
     try:
         return check_engines(model)
     except PneumoscopeError as error:
@@ -142,7 +145,7 @@ def _known_answers(model: str) -> list[KnownAnswer]:
         return []
 
 
-def _there(name: str) -> bool:
+def _installed(name: str) -> bool:
     parent = name.partition(".")[0]
     return util.find_spec(parent) is not None and util.find_spec(name) is not None
 
@@ -185,9 +188,9 @@ def _doctor_text(document: dict[str, Any]) -> str:
         f"{document['memory_gb']} GB",
         f"core          {'ok' if not document['core_missing'] else document['core_missing']}",
     ]
-    for extra, there in document["extras"].items():
-        way = "ok" if there else f"not installed: pip install 'pneumoscope[{extra}]'"
-        lines.append(f"{extra:<14}{way}")
+    for extra, installed in document["extras"].items():
+        status = "ok" if installed else f"not installed: pip install 'pneumoscope[{extra}]'"
+        lines.append(f"{extra:<14}{status}")
     state = "ok" if cache["writable"] else "can't be written; set PNEUMOSCOPE_CACHE"
     lines.append(f"cache         {state}: {cache['folder']} ({cache['free_gb']} GB free)")
     lines.append(f"default model {document['default_model']}")

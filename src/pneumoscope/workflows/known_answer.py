@@ -1,12 +1,10 @@
-"""The known answer: every engine is asked for a phantom whose score the model states.
+"""Known-answer test of inference engines, and reuse of embeddings that are already computed.
 
-`doctor` asks all engines and precisions that are present; the node and the service ask theirs at
-start, and do not run where it is wrong.
+A bundle states the score of one synthetic X-ray. `doctor` compares every installed engine and
+precision with it; `serve` and `node` test their engine at start and stop if it differs.
 
-What training worked out already and what comes after it needs again.
-
-Comes in: pooled features from the store, answers. Goes out: what they hold, by record or as a
-`Backend`. Knows nothing of labels or thresholds.
+`EmbeddingBackend`, `pooled_by_record` and `scored_by_record` hand embeddings from training and
+validation to the input check, so that they are not computed twice.
 """
 
 from __future__ import annotations
@@ -40,47 +38,50 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.features import Extractor
 from pneumoscope.training.recipes import Pooled
-from pneumoscope.workflows.input_check import Glimpse, Known
+from pneumoscope.workflows.input_check import Lookup, Precomputed
 from pneumoscope.workflows.scoring import Scored
 
 _LOGGER = logging.getLogger(__name__)
 
 
 def confirm(predictor: Predictor) -> KnownAnswer | None:
-    """See that a predictor scores the known phantom as its model states, before it is relied on.
+    """Test that a predictor reproduces the known answer of its model.
 
     Returns:
-        What was compared; `None` for a model that states no score, which is said.
+        The comparison; `None`, with a warning, for a model without a known answer.
 
     Raises:
-        MissingError: it does not.
+        MissingError: the score differs by more than the tolerance.
     """
-    found = predictor.known_answer()
-    if found is None:
+    result = predictor.known_answer()
+    if result is None:
         _LOGGER.warning(
-            "this model states no known answer, so the engine was not checked against one; state "
-            "it once, on a machine you trust: pneumoscope doctor --model MODEL --state BUNDLE"
+            "this model has no known answer, so the engine was not tested; add one on a machine "
+            "that you trust: pneumoscope doctor --model MODEL --state BUNDLE"
         )
         return None
-    if not found.right:
+    if not result.right:
         raise MissingError(
-            f"known answer: {found.engine} in {found.precision} gives the phantom the probability "
-            f"{_probability(found.found)}, the model states {found.stated:.6f} (may differ by "
-            f"{found.allowed:g}). Nothing is scored with an engine that is wrong. Look for what "
-            "changed: pneumoscope doctor; then install the engine again or use another machine."
+            f"known answer: {result.engine} in {result.precision} gives the phantom "
+            f"{_probability(result.found)}; the model states {result.stated:.6f} (tolerance "
+            f"{result.allowed:g}). This engine computes wrong result and is not used. Compare all "
+            "engines: pneumoscope doctor; then reinstall the engine or use another machine."
         )
     _LOGGER.info(
         "known answer: %s in %s gives %s, stated %.6f",
-        found.engine,
-        found.precision,
-        _probability(found.found),
-        found.stated,
+        result.engine,
+        result.precision,
+        _probability(result.found),
+        result.stated,
     )
-    return found
+    return result
 
 
 def check_engines(model: str) -> list[KnownAnswer]:
-    """The known answer by every engine and precision that is present, of a model that states one.
+    """Run the known-answer test with every installed engine and precision.
+
+    Returns:
+        One comparison each; empty for a model without a known answer.
 
     Raises:
         UsageError, MissingError, BundleError: as `load_bundle` does.
@@ -89,16 +90,16 @@ def check_engines(model: str) -> list[KnownAnswer]:
     stated = stated_logit(bundle.table(TABLE))
     if stated is None:
         return []
-    found = []
-    for engine, precision, ask in _engines(bundle):
-        began = time.monotonic()
+    results = []
+    for engine, precision, run in _engines(bundle):
+        started = time.monotonic()
         try:
-            logit = ask()
+            logit = run()
         except PneumoscopeError as error:
-            _LOGGER.warning("%s in %s can't be asked: %s", engine, precision, error)
+            _LOGGER.warning("%s in %s can't run: %s", engine, precision, error)
             logit = None
-        seconds = round(time.monotonic() - began, 2)
-        found.append(
+        seconds = round(time.monotonic() - started, 2)
+        results.append(
             compared(
                 bundle.manifest,
                 stated,
@@ -108,11 +109,18 @@ def check_engines(model: str) -> list[KnownAnswer]:
                 seconds=seconds,
             )
         )
-    return found
+    return results
 
 
 def state(model: Path | str, out: Path) -> tuple[Bundle, float]:
-    """Write the model again with its float32 score of the phantom as the known answer.
+    """Rewrite a model with its float32 score of the phantom as the known answer.
+
+    Args:
+        model: a bundle, a run, or `default`.
+        out: folder of the new bundle.
+
+    Returns:
+        The bundle, and the logit of the phantom.
 
     Raises:
         UsageError, MissingError, BundleError: as `load_bundle` does; or the phantom has no score.
@@ -121,29 +129,29 @@ def state(model: Path | str, out: Path) -> tuple[Bundle, float]:
     bundle = load_bundle(model)
     logit = Predictor(bundle.manifest, OpenVinoBackend.load(bundle, "f32")).phantom_logit()
     if logit is None:
-        raise BundleError(f"{bundle.folder}: gives the phantom no score. Train again.")
+        raise BundleError(f"{bundle.folder}: computes no score for the phantom. Train again.")
     card = bundle.card.read_text(encoding="utf-8")
     made = write_revised(out, bundle, bundle.manifest, card, {TABLE: known_table(logit)})
     return made, logit
 
 
-def known_answer_lines(found: list[KnownAnswer]) -> list[str]:
-    """The answers for people, a line each."""
-    if not found:
-        return ["known answer  this model states none (pneumoscope doctor --state BUNDLE)"]
+def known_answer_lines(results: list[KnownAnswer]) -> list[str]:
+    """The comparisons as lines for the terminal."""
+    if not results:
+        return ["known answer  none (add it: doctor --state BUNDLE)"]
     return [
-        f"known answer  {'ok   ' if one.right else 'WRONG'} {one.engine}, {one.precision}: "
-        f"{_probability(one.found)}, stated {one.stated:.6f}"
-        for one in found
+        f"known answer  {'ok   ' if result.right else 'WRONG'} {result.engine}, "
+        f"{result.precision}: {_probability(result.found)}, stated {result.stated:.6f}"
+        for result in results
     ]
 
 
-def _probability(found: float | None) -> str:
-    return "no probability" if found is None else f"{found:.6f}"
+def _probability(value: float | None) -> str:
+    return "no probability" if value is None else f"{value:.6f}"
 
 
 def _engines(bundle: Bundle) -> Iterator[tuple[str, str, Callable[[], float | None]]]:
-    """What can be asked here: name, precision, and how."""
+    """The installed engines: name, precision, and a function that returns the phantom's logit."""
     certified = [c.precision for c in bundle.manifest.certificates if c.passed]
     for precision in fast_precisions():
         if precision == "f32" or precision in certified:
@@ -167,7 +175,7 @@ def _keras(bundle: Bundle) -> float | None:
 
 
 def _onnx(bundle: Bundle) -> float | None:
-    """By the graph that `export` writes, from grey pixels to the calibrated probability."""
+    """The phantom's logit from the graph that `export` writes (grey pixels to probability)."""
     from PIL import Image
 
     from pneumoscope.delivery.export import ExportedModel, write_export
@@ -182,7 +190,7 @@ def _onnx(bundle: Bundle) -> float | None:
 
 
 class EmbeddingBackend:
-    """What makes the pooled features as an engine that can tell embeddings alone.
+    """A backend that computes embeddings only, with the feature extractor of training.
 
     Args:
         extractor: of pooled features.
@@ -192,34 +200,34 @@ class EmbeddingBackend:
         self._extractor = extractor
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
-        """Embeddings (n, c) of preprocessed images; logits and maps are 0."""
+        """Embeddings (n, c) of preprocessed images; logits and heatmaps are 0."""
         rows, count = self._extractor(batch), len(batch)
         return Outputs(np.zeros(count, np.float32), np.zeros((count, 1, 1), np.float32), rows)
 
 
-def pooled_by_record(pooled: Pooled, records: Sequence[ImageRecord]) -> Known:
-    """The features of `records`, which the rows of `pooled` are of, in order."""
+def pooled_by_record(pooled: Pooled, records: Sequence[ImageRecord]) -> Lookup:
+    """Embeddings by record; the rows of `pooled` are aligned with `records`."""
     rows = {record.path: row for row, record in enumerate(records)}
 
-    def known(record: ImageRecord) -> Glimpse | None:
+    def lookup(record: ImageRecord) -> Precomputed | None:
         row = rows.get(record.path)
         if row is None:
             return None
-        return Glimpse(pooled.table.take(np.array([row]), np.array([0]))[0])
+        return Precomputed(pooled.table.take(np.array([row]), np.array([0]))[0])
 
-    return known
+    return lookup
 
 
-def scored_by_record(scored: Scored) -> Known:
-    """What answers hold of their films; made with `looks`, all that the input check wants."""
-    found = {
-        record.path: Glimpse(result.embedding, result.look)
+def scored_by_record(scored: Scored) -> Lookup:
+    """Embeddings and image descriptors by record, from results made with `looks=True`."""
+    results = {
+        record.path: Precomputed(result.embedding, result.look)
         for record, result in zip(scored.records, scored.results, strict=True)
         if result.embedding is not None
     }
-    return lambda record: found.get(record.path)
+    return lambda record: results.get(record.path)
 
 
-def either(first: Known, second: Known) -> Known:
-    """What `first` knows of a film, else what `second` does."""
+def either(first: Lookup, second: Lookup) -> Lookup:
+    """Look a record up in `first`, then in `second`."""
     return lambda record: first(record) or second(record)

@@ -25,7 +25,6 @@ _LOGGER = logging.getLogger(__name__)
 _PACKAGES = ("pynetdicom", "highdicom")
 _MOST_LISTED = 200
 _LOOPBACK = ("127.", "::1", "localhost")
-_LOGGER = logging.getLogger(__name__)
 
 
 def run_node(
@@ -83,14 +82,14 @@ def node_status(spool: Path) -> tuple[dict[str, Any], str]:
         counts, items = status.counted(queue), status.aside(queue)
     lines = _lines(counts)
     for item in items[:_MOST_LISTED]:
-        about = f" of image {item.film}" if item.kind in ("report", "FHIR bundle") else ""
+        origin = f" of image {item.film}" if item.kind in ("report", "FHIR bundle") else ""
         lines.append(
-            f"{item.state}: {item.kind} {item.number}{about}, {item.failures} failures: {item.why}"
+            f"{item.state}: {item.kind} {item.number}{origin}, {item.failures} failures: {item.why}"
         )
     if len(items) > _MOST_LISTED:
         lines.append(f"and {len(items) - _MOST_LISTED} more")
     if any(item.state == "set aside" for item in items):
-        lines.append("Try them again: pneumoscope node retry --spool DIR")
+        lines.append("Retry them: pneumoscope node retry --spool DIR")
     document = {"spool": str(spool), **counts, "items": [asdict(item) for item in items]}
     return document, "\n".join(lines)
 
@@ -109,7 +108,7 @@ def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
         left = status.counted(queue)
     lost = left["films_set_aside"] + left["reports_set_aside"] + left["fhir_set_aside"]
     lines = [
-        f"tried again: {again['films']} images, {again['reports']} reports, "
+        f"queued again: {again['films']} images, {again['reports']} reports, "
         f"{again['fetches']} fetches"
     ]
     if lost:

@@ -1,8 +1,7 @@
-"""`predict`: answers for files, as a table on the terminal or a file, with overlays if wanted.
+"""`predict`: run inference on images; print a table, or write it to a file.
 
-Overlays of many answers into a folder, beside the engine and not in its way.
-
-Comes in: answers with their images, one at a time. Goes out: PNG files. Knows nothing of tables.
+Heatmap overlays, DICOM reports and FHIR resources are written along the way. An interrupted run
+with `--out` resumes from its journal.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ from pneumoscope.storage import claim_folder, path_text, temporary_beside
 
 
 def overlay_writer(folder: Path, config: PreprocessConfig) -> Callable[[Answer], None]:
-    """What writes the overlay of an answer, if it has an image and a map.
+    """Return a function that writes the heatmap overlay of a result.
 
-    For `Predictor.predict_files`, which calls it before it yields the answer: so a row of a table
-    is never without its picture.
+    `Predictor.predict_files` calls it before it yields the result, so the picture exists before
+    the row of the table. Results without image or heatmap are skipped.
 
     Args:
         folder: for the PNG files.
-        config: how the images were preprocessed.
+        config: the preprocessing of the model.
     """
 
     def write(result: Answer) -> None:
@@ -51,10 +50,10 @@ def overlay_writer(folder: Path, config: PreprocessConfig) -> Callable[[Answer],
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, as far as kills go.
+    """Write a file atomically with respect to process termination.
 
-    It is not flushed by itself, which takes as long as making the picture: where the power fails,
-    the last pictures may have to be made again.
+    The file is not flushed to disk, which would take as long as drawing it: after a power failure
+    the last pictures may be missing.
     """
     temporary = temporary_beside(path)
     try:
@@ -70,20 +69,20 @@ Engine = Literal["local", "ray"]
 REFUSED = InputError.exit_code
 
 MOST_LISTED = 10_000
-"""Rows that the JSON document holds where there is a table too; of more it names the table only."""
+"""Largest number of rows in the JSON document if there is also a table; beyond, none."""
 
 _EXPLAINED = 10
-"""Inputs without an answer that the text explains."""
+"""Number of refused or unreadable inputs that the text lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResultFolders:
-    """Where results go besides the table.
+    """Output folders besides the table.
 
     Attributes:
-        dicom: folder for a DICOM report and capture of every DICOM input.
-        fhir: folder for a FHIR R4 Bundle of every input that can be read.
-        segmentation: write heatmaps into `dicom` as DICOM Segmentations, too.
+        dicom: folder for a DICOM report and secondary capture of every DICOM input.
+        fhir: folder for a FHIR R4 Bundle of every readable input.
+        segmentation: also write heatmaps to `dicom` as DICOM Segmentations.
     """
 
     dicom: Path | None = None
@@ -102,28 +101,27 @@ def run_prediction(
     folders: ResultFolders | None = None,
     batch: BatchConfig | None = None,
 ) -> tuple[dict[str, Any], str, int]:
-    """Answer for every input of `paths`, one row each, in their order.
+    """Run inference on every input; one row each, in the order of the inputs.
 
     Args:
         paths: files, folders, CSVs, patterns.
         model: a bundle, a run, or `default`.
-        out: the table; until it is whole its rows are in `OUT.partial`.
-        heatmaps: folder for overlays.
-        progress: is told of every image.
-        resume: go on with the rows of `OUT.partial`, if there are any.
-        folders: where DICOM and FHIR objects go, if they are wanted.
-        batch: how to go through them; with the engine `ray` paths may be URLs.
+        out: the table; its rows are in `OUT.partial` until it is complete.
+        heatmaps: folder for heatmap overlays.
+        progress: advances by one for each image.
+        resume: continue from `OUT.partial`, if it exists.
+        folders: folders for DICOM and FHIR objects.
+        batch: engine, workers, precision, checks; with the engine `ray` paths may be URLs.
 
     Returns:
-        A document, a text, and the exit code: 3 if nothing had an answer, or with `batch.strict` if
-        anything had none; else 0.
+        A document, a text, and the exit code: 3 if no input has a prediction, or with
+        `batch.strict` if any input has none; else 0.
 
     Raises:
-        UsageError: no such model, `out` has a suffix of no format, a file is where a folder for
-            `out`, `heatmaps` or one of `folders` should be, there is nothing of this command to
-            resume, or another process writes the same `out`.
-        ExtraMissingError: one of `folders` without the packages that it needs.
-        InputError: `paths` mean no file at all.
+        UsageError: no such model, the suffix of `out` is unknown, a file is in the place of a
+            folder, `OUT.partial` belongs to another command, or another process writes to `out`.
+        ExtraMissingError: the packages for one of `folders` are not installed.
+        InputError: `paths` match no file.
     """
     if any(not str(path).strip() for path in paths):
         raise UsageError("found an empty PATH, wanted a file, folder, pattern or CSV.")
@@ -135,16 +133,16 @@ def run_prediction(
     check_ranges(batch)
     if batch.engine == "ray" and batch.device != "CPU":
         raise UsageError(
-            f"--device {batch.device}: --engine ray runs on processors. Take --engine local."
+            f"--device {batch.device}: --engine ray runs on CPUs only. Use --engine local."
         )
     _check_engine(batch.engine, paths, pictures=bool(heatmaps or folders.dicom or folders.fhir))
-    # The rows of this very command may lie in a folder of films.
+    # The journal of this command may lie in a folder of images: it is not an input.
     with FileList(
         _expanded(batch.engine, paths), without=journal_of(out) if out else None
     ) as files:
         if not len(files):
             named = ", ".join(map(str, paths))
-            raise InputError(f"{named}: holds no file. Give images, folders of images, or a CSV.")
+            raise InputError(f"{named}: found no file. Give images, folders of images, or a CSV.")
         predictor = Predictor.load(
             model,
             batch.precision,
@@ -161,24 +159,24 @@ def run_prediction(
             predictions = _by_cluster(reading, predictor, model, progress)
         else:
             predictions = _predictions(reading, predictor, heatmaps, writers, progress)
-        told = _to_journal(predictions, journal) if journal else _listed(predictions)
+        collected = _to_journal(predictions, journal) if journal else _collect(predictions)
     document = {
-        "counts": {status: told.counts[status] for status in ("ok", "refused", "error")},
-        "warnings": dict(told.warned.most_common()),
+        "counts": {status: collected.counts[status] for status in ("ok", "refused", "error")},
+        "warnings": dict(collected.warned.most_common()),
         "precision": predictor.precision,
         "resumed_after": before,
-        "predictions": told.rows,
+        "predictions": collected.rows,
         "out": None if out is None else str(out),
         "heatmaps": None if heatmaps is None else str(heatmaps),
         "dicom_out": reports.document() if reports else None,
         "fhir": resources.document() if resources else None,
     }
-    without_result = told.counts.total() - told.counts["ok"]
-    failed = not told.counts["ok"] or (batch.strict and without_result)
+    without_result = collected.counts.total() - collected.counts["ok"]
+    failed = not collected.counts["ok"] or (batch.strict and without_result)
     text = "\n".join(
         [
-            *told.table,
-            *_summary(told, out, heatmaps),
+            *collected.table,
+            *_summary(collected, out, heatmaps),
             *(line for writer in writers for line in writer.lines()),
         ]
     )
@@ -188,7 +186,7 @@ def run_prediction(
 def _writers(
     folders: ResultFolders, predictor: Predictor
 ) -> tuple[ReportFolder | None, FhirFolder | None]:
-    """What writes DICOM objects, and what FHIR resources."""
+    """The writers of DICOM objects and of FHIR resources; `None` for what is not requested."""
     manifest, precision = predictor.manifest, predictor.precision
     reports = resources = None
     if folders.dicom:
@@ -201,15 +199,15 @@ def _writers(
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What is told at the end, however many rows there are.
+class _Collected:
+    """Summary of a run, of bounded size.
 
     Attributes:
-        counts: rows of each status.
-        warned: rows with each kind of warning.
-        rows: of the contract; `None` if there are more than `MOST_LISTED` and a table has them.
-        unanswered: the first inputs of this run without an answer.
-        table: lines for the terminal, where no file is written.
+        counts: number of rows per status.
+        warned: number of rows per warning.
+        rows: all rows; `None` if a table has them and there are more than `MOST_LISTED`.
+        without_result: the first inputs of this run that were refused or unreadable.
+        table: lines for the terminal, if no file is written.
     """
 
     counts: Counter[str]
@@ -219,8 +217,8 @@ class _Told:
     table: list[str]
 
 
-def _to_journal(predictions: Iterator[Prediction], journal: Journal) -> _Told:
-    """Every prediction into the journal as it comes, and at the end the table."""
+def _to_journal(predictions: Iterator[Prediction], journal: Journal) -> _Collected:
+    """Append every prediction to the journal, then write the table."""
     without_result: list[Prediction] = []
     try:
         for prediction in predictions:
@@ -232,20 +230,20 @@ def _to_journal(predictions: Iterator[Prediction], journal: Journal) -> _Told:
         journal.finish()
     finally:
         journal.close()
-    return _Told(journal.counts, journal.warned, rows, without_result, [])
+    return _Collected(journal.counts, journal.warned, rows, without_result, [])
 
 
-def _listed(predictions: Iterator[Prediction]) -> _Told:
-    """Every prediction at once, for the terminal."""
+def _collect(predictions: Iterator[Prediction]) -> _Collected:
+    """Collect all predictions for the terminal."""
     rows = list(predictions)
     counts = Counter[str](prediction.status for prediction in rows)
     warned = count_warnings(prediction.warnings for prediction in rows)
-    return _Told(counts, warned, [as_row(p) for p in rows], [], _table(rows))
+    return _Collected(counts, warned, [as_row(p) for p in rows], [], _table(rows))
 
 
 def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
     if resume and out is None:
-        raise UsageError("--resume: wanted --out FILE, the table to go on with. Give it too.")
+        raise UsageError("--resume: wanted --out FILE, the table to continue. Add it.")
     if out is not None:
         check_format(out)
         claim_folder(out.parent)
@@ -254,13 +252,13 @@ def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
 
 
 def _origin(predictor: Predictor, files: FileList) -> str:
-    """What decides the rows: the model, the inputs in their order."""
+    """Digest of what determines the rows: the model and the inputs in order."""
     return hashlib.sha256(f"{mark_of(predictor)} {files.digest}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What is to be read: the files after those that are done, by threads or so many processes."""
+    """The files to read: those after the `done` first ones, with `workers` processes or threads."""
 
     files: FileList
     done: int
@@ -268,9 +266,9 @@ class _Reading:
 
     @property
     def again(self) -> int:
-        """Files before these that are read again, to begin where a batch does.
+        """Number of earlier files to read again, so that batches have the same members as before.
 
-        In other company an answer may differ in its last bit.
+        In another batch the last bit of a probability may differ.
         """
         return self.done % BATCH if self.done < len(self.files) else 0
 
@@ -292,16 +290,16 @@ def _predictions(
     writers: Sequence[ReportFolder | FhirFolder],
     progress: Progress,
 ) -> Iterator[Prediction]:
-    """The predictions of what is not done yet; overlays are written on the way."""
+    """Yield the remaining predictions; overlays and reports are written along the way."""
     results = predictor.predict_files(
         reading.names,
         keep=shrunk if writers else thinned if heatmaps else None,
         each=overlay_writer(heatmaps, predictor.manifest.preprocessing) if heatmaps else None,
         workers=reading.workers,
     )
-    wanted = islice(results, reading.again, None)
+    remaining = islice(results, reading.again, None)
     with closing(results), reading.shown(progress) as task:
-        for result in wanted:
+        for result in remaining:
             for writer in writers:
                 writer.add(result)
             yield result.prediction
@@ -311,16 +309,16 @@ def _predictions(
 def _by_cluster(
     reading: _Reading, predictor: Predictor, model: str, progress: Progress
 ) -> Iterator[Prediction]:
-    """The predictions of what is not done yet, made by a cluster."""
+    """Yield the remaining predictions from a Ray cluster."""
     from pneumoscope.inference.cluster import predicted_on_cluster
 
-    place = str(Path(model).absolute()) if Path(model).is_dir() else model
+    location = str(Path(model).absolute()) if Path(model).is_dir() else model
     rows = predicted_on_cluster(
         reading.names,
         len(reading.files) - reading.done,
         partial(
             Predictor.load,
-            place,
+            location,
             predictor.precision,
             input_check=predictor.checks_inputs,
             any_age=predictor.any_age,
@@ -337,11 +335,11 @@ def _by_cluster(
 def _check_engine(engine: Engine, paths: Sequence[Path | str], *, pictures: bool) -> None:
     if engine == "ray" and pictures:
         raise UsageError(
-            "--heatmaps, --dicom-out, --fhir: a cluster makes tables alone. Leave out --engine ray."
+            "--heatmaps, --dicom-out, --fhir: --engine ray writes tables only. Use --engine local."
         )
     url = next((path for path in map(str, paths) if is_url(path)), None)
     if engine == "local" and url is not None:
-        raise UsageError(f"{url}: found a URL, wanted a path. Give --engine ray, which reads URLs.")
+        raise UsageError(f"{url}: found a URL, wanted a path. Use --engine ray, which reads URLs.")
 
 
 def _expanded(engine: Engine, paths: Sequence[Path | str]) -> Iterator[str]:
@@ -352,26 +350,26 @@ def _expanded(engine: Engine, paths: Sequence[Path | str]) -> Iterator[str]:
     return expand_anywhere(paths)
 
 
-def _summary(told: _Told, out: Path | None, heatmaps: Path | None) -> list[str]:
-    counts = told.counts
-    lines = [f"{counts['ok']} answered, {counts['refused']} refused, {counts['error']} unreadable"]
-    for prediction in told.without_result:
+def _summary(collected: _Collected, out: Path | None, heatmaps: Path | None) -> list[str]:
+    counts = collected.counts
+    lines = [f"{counts['ok']} predicted, {counts['refused']} refused, {counts['error']} unreadable"]
+    for prediction in collected.without_result:
         lines.append(_shown(f"  {prediction.path}: {prediction.reason}: {prediction.detail}"))
-    lines += map(_shown, summary_lines(told.warned))
+    lines += map(_shown, summary_lines(collected.warned))
     lines += [f"table     {out}"] if out else []
     lines += [f"heatmaps  {heatmaps}"] if heatmaps else []
     return lines
 
 
 def _shown(text: str) -> str:
-    """Text for a terminal: a file's name must not break the line, nor command the terminal."""
+    """Escape text for a terminal: a file name must not break the line or control the terminal."""
     kept = path_text(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in kept)
 
 
 def _table(predictions: Sequence[Prediction]) -> list[str]:
     width = min(max(len(_shown(prediction.path)) for prediction in predictions), 60)
-    lines = [f"{'path':<{width}}  {'probability':>11}  answer"]
+    lines = [f"{'path':<{width}}  {'probability':>11}  prediction"]
     for p in predictions:
         path = _shown(p.path)
         path = path if len(path) <= width else "…" + path[1 - width :]

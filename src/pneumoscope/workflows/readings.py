@@ -1,14 +1,14 @@
-"""`readings`: a system's scores against the readings of radiologists, week by week.
+"""`readings`: compare a system's scores with radiologists' readings, week by week.
+
+It writes into one folder:
 
 joined.csv       a row per case: score, call, reading; it can be evaluated again
 weeks.csv        a row per week
 unread.csv divided.csv unscored.csv    cases that could not be used
 readings.json    everything, for programs
-readings.html    the same for people
-checklist.html   DECIDE-AI, filled in as far as the tables tell
-evaluation/      the full evaluation of the cases with score and reading
-
-A pilot told: readings.json, weeks.csv, what DECIDE-AI asks, lines for a terminal.
+readings.html    the same as a page
+checklist.html   DECIDE-AI checklist, filled in as far as the tables allow
+evaluation/      the full evaluation of the cases that have a score and a reading
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SCHEMA_VERSION = 1
 def readings_document(
     content: ReadingsContent, joined: Joined, scores: Path, readings: Path
 ) -> dict[str, Any]:
-    """The document of readings.json."""
+    """The document of `readings.json`."""
     evaluation = content.evaluation
     return {
         "schema_version": SCHEMA_VERSION,
@@ -96,7 +96,7 @@ def readings_document(
 
 
 def weeks_csv(weeks: Sequence[Week]) -> str:
-    """weeks.csv: a row per week."""
+    """`weeks.csv`: a row per week."""
     header = ["monday", "cases", "no_score", "read", "score_q25", "score_median", "score_q75"]
     header += ["drift", "drift_p", "positives_so_far", "negatives_so_far"]
     for name in ("called", "sensitivity_so_far", "specificity_so_far"):
@@ -120,8 +120,8 @@ def weeks_csv(weeks: Sequence[Week]) -> str:
     return csv_text(header, rows)
 
 
-def pilot_answers(content: ReadingsContent, joined: Joined) -> Mapping[Fact, str]:
-    """What DECIDE-AI asks of a pilot besides its results."""
+def pilot_facts(content: ReadingsContent, joined: Joined) -> Mapping[Fact, str]:
+    """Facts of a pilot for the DECIDE-AI checklist, besides its results."""
     weeks, missing, agreed = content.weeks, content.missing, content.agreement
     refused: dict[str, int] = {}
     for week in weeks:
@@ -142,11 +142,11 @@ def pilot_answers(content: ReadingsContent, joined: Joined) -> Mapping[Fact, str
     models = content.models
     changed = f"One model throughout ({models[0]})." if len(models) == 1 else ""
     if len(models) > 1:
-        changed = f"{len(models)} models answered, in this order: {', '.join(models)}."
+        changed = f"{len(models)} models were in use, in this order: {', '.join(models)}."
     return {
         "exposure": f"{plural(missing.cases, 'case')} reached the system{span}; "
         f"{plural(missing.matched, 'case')} have a score and were read{by}.",
-        "refusals": f"What can't be scored gets a code and no score. Here: {listed}.",
+        "refusals": f"An image without a score gets a reason code. Here: {listed}.",
         "modifications": changed,
         "agreement": f"System and readers agree on {100 * agreed.observed:.1f} % of "
         f"{plural(agreed.images, 'case')}, Cohen’s kappa "
@@ -157,7 +157,7 @@ def pilot_answers(content: ReadingsContent, joined: Joined) -> Mapping[Fact, str
 
 
 def readings_text(content: ReadingsContent, out: Path) -> str:
-    """The pilot for people, in lines."""
+    """The pilot as text for the terminal."""
     missing = content.missing
     lines = [
         f"{missing.matched} of {missing.cases} cases have a score and a reading; unread "
@@ -196,16 +196,16 @@ _FIRST_COLUMNS = ("label", "status", "reason", "score", "prediction", "threshold
 
 @dataclass(frozen=True, slots=True)
 class ReadingsRequest:
-    """What is to be joined, and what is to be shown in the end.
+    """The tables to join, and the rates to verify.
 
     Attributes:
         scores: table of scores (`node results`, `predict`, a vendor's).
         readings: table of readings.
-        by: what both name a case by.
-        out: folder to write.
+        by: the column that identifies a case in both tables.
+        out: output folder.
         column: of the scores; `""`: score or probability.
-        threshold: in use; `None`: the one that the scores state.
-        min_sensitivity: to be shown; `None`: what is found, less a margin.
+        threshold: the threshold in use; `None`: the one in the table of scores.
+        min_sensitivity: to verify; `None`: the observed sensitivity minus a margin.
         min_specificity: likewise.
     """
 
@@ -222,16 +222,19 @@ class ReadingsRequest:
 def run_readings(
     request: ReadingsRequest, config: PlanConfig | None = None
 ) -> tuple[dict[str, Any], str]:
-    """Join, measure, write the files, and tell of it as a document and a text.
+    """Join the tables, evaluate the scores, and write the files.
+
+    Returns:
+        The JSON document and the terminal text.
 
     Raises:
-        UsageError: a file is not there, or no threshold is known.
-        DataError: a table can't be used.
+        UsageError: a file does not exist, or no threshold is known.
+        DataError: a table is unusable.
     """
     config = config or PlanConfig()
     for option, path in (("SCORES", request.scores), ("READINGS", request.readings)):
         if not path.is_file():
-            raise UsageError(f"{option} {path}: is no file, wanted a CSV")
+            raise UsageError(f"{option} {path}: is not a file, wanted a CSV")
     table = read_scores(request.scores, request.column, needs_labels=False)
     key = score_key(request.scores, table.rows, request.by)
     joined = join(table.rows, key, read_readings(request.readings, request.by))
@@ -246,8 +249,8 @@ def run_readings(
     write_readings_page(request.out / "readings.html", content)
     if evaluated:
         named = f"{request.scores.name} · {request.readings.name}"
-        answers = {**evaluated.answers, **pilot_answers(content, joined)}
-        checklist = ChecklistContent(named, answers, evaluated.flow, (DECIDE,))
+        facts = {**evaluated.answers, **pilot_facts(content, joined)}
+        checklist = ChecklistContent(named, facts, evaluated.flow, (DECIDE,))
         write_checklist(request.out / "checklist.html", checklist)
     return document | {"out": str(request.out)}, readings_text(content, request.out)
 
@@ -262,13 +265,13 @@ def _threshold(request: ReadingsRequest, table: ScoreTable) -> float:
     if ScoreScale.of(scores, None).probability:
         return DEFAULT_THRESHOLD
     raise UsageError(
-        f"{request.scores}: its scores are no probabilities and it states no threshold. Give "
+        f"{request.scores}: its scores are not probabilities and it states no threshold. Give "
         "--threshold, or a column 'threshold'."
     )
 
 
 def _write_joined(out: Path, table: ScoreTable, joined: Joined, by: Key, threshold: float) -> None:
-    """The tables of cases: those that can be measured, and the others by what is missing."""
+    """Write joined.csv, and one table each of the cases that lack a score or a usable reading."""
     kept = [name for name in table.groups if name != by]
     further = [name for name in ("study_date", "received", "model") if name in _columns(table)]
     header = [by, *_FIRST_COLUMNS, "week", "images", *further, *kept]
@@ -305,7 +308,7 @@ def _columns(table: ScoreTable) -> Iterable[str]:
 
 
 def _evaluated(out: Path, joined: Joined, intervals: IntervalConfig) -> EvaluatedScores | None:
-    """The evaluation of joined.csv, as anyone could make it again; `None` without a match."""
+    """Evaluate joined.csv as `evaluate --scores` does; `None` if no case has score and reading."""
     if not any(_matched(case) for case in joined.cases):
         return None
     labelled = labelled_scores(read_scores(out / "joined.csv"))
@@ -365,7 +368,7 @@ def _content(
 
 
 def _patient(case: Case) -> str:
-    """The patient that the scores name, else the case stands for one."""
+    """The patient named in the scores; without one, each case counts as its own patient."""
     return case.score.patient or f"case {case.key}"
 
 
@@ -384,15 +387,15 @@ def _week_case(case: Case, threshold: float) -> WeekCase | None:
 
 
 def _between_readers(cases: Sequence[Case], level: float) -> dict[str, Agreement]:
-    """Agreement of each pair of readers on the cases that both read and could tell."""
+    """Agreement of each pair of readers on the cases that both classified."""
     names = sorted({r.reader for case in cases for r in case.readings if r.reader})
     found = {}
     for first, second in combinations(names, 2):
         pairs = []
         for case in cases:
-            said = {r.reader: r.label for r in case.readings if r.label is not None}
-            if first in said and second in said:
-                pairs.append((said[first], said[second], _patient(case)))
+            labels_by_reader = {r.reader: r.label for r in case.readings if r.label is not None}
+            if first in labels_by_reader and second in labels_by_reader:
+                pairs.append((labels_by_reader[first], labels_by_reader[second], _patient(case)))
         if pairs:
             one, other, patients = zip(*pairs, strict=True)
             found[f"{first} and {second}"] = cohen_kappa(one, other, patients, level)
@@ -402,7 +405,7 @@ def _between_readers(cases: Sequence[Case], level: float) -> dict[str, Agreement
 def _thresholds(
     cases: Sequence[Case], threshold: float, config: PlanConfig
 ) -> tuple[ThresholdRow, ...]:
-    """A few thresholds over the whole range of rates, the one in use among them."""
+    """A few thresholds over the whole range of rates, including the one in use."""
     matched = [case for case in cases if _matched(case)]
     labels = np.array([case.reference for case in matched], np.int64)
     if not 0 < labels.sum() < labels.size:
@@ -433,22 +436,22 @@ def _needed(
     weeks: int,
     config: PlanConfig,
 ) -> dict[str, StillNeeded]:
-    """How many cases of each class it takes to show what is wanted."""
+    """Number of further cases of each class needed to verify the wanted rates."""
     found = {}
     for kind, label, wanted in (
         ("sensitivity", 1, request.min_sensitivity),
         ("specificity", 0, request.min_specificity),
     ):
-        mine = [case for case in matched if case.reference == label]
-        if not mine:
+        of_class = [case for case in matched if case.reference == label]
+        if not of_class:
             continue
-        right = [((c.score.score or 0.0) >= threshold) == bool(label) for c in mine]
+        right = [((c.score.score or 0.0) >= threshold) == bool(label) for c in of_class]
         expected = sum(right) / len(right)
         least = wanted if wanted is not None else expected - config.margin
         if not 0.0 < least < 1.0:
             continue
         needed = patients_to_verify(expected, least, config.confidence, config.power)
-        left = None if needed.patients is None else max(needed.patients - len(mine), 0)
-        pace = None if left is None or not weeks else left * weeks / len(mine)
-        found[kind] = StillNeeded(needed, len(mine), pace)
+        left = None if needed.patients is None else max(needed.patients - len(of_class), 0)
+        pace = None if left is None or not weeks else left * weeks / len(of_class)
+        found[kind] = StillNeeded(needed, len(of_class), pace)
     return found

@@ -1,4 +1,4 @@
-"""What a run cost: seconds per stage and the most memory it held."""
+"""Measure the cost of a run: seconds per stage and peak memory."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import time
 
 
 class Stopwatch:
-    """Wall time between laps."""
+    """Wall time per stage."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """Note the seconds since the lap before under `name`."""
+        """Record the seconds since the previous lap under `name`."""
         now = time.monotonic()
         self.laps[name] = round(now - self._last, 2)
         self._last = now
 
     @property
     def total(self) -> float:
-        """Seconds in all laps."""
+        """Seconds of all laps together."""
         return sum(self.laps.values())
 
 
 def peak_memory_mb() -> int | None:
-    """The most memory that this process held, in MB; `None` where the system does not tell."""
+    """Peak memory of this process in MB; `None` if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows has no such module

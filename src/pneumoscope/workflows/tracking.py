@@ -73,8 +73,9 @@ class TensorBoard:
 class MLflow:
     """A callback of `train` that logs losses, AUC, accuracy and step size to MLflow.
 
-    They go to the active run, or to a new one that MLflow ends with the process, of the server or
-    folder that `MLFLOW_TRACKING_URI` names. Needs the extra `mlflow`.
+    They go to the active run, or to a new one that MLflow ends with the process, on the server that
+    `MLFLOW_TRACKING_URI` names. Needs the extra `mlflow`, which is the small `mlflow-skinny`: to
+    log into a local database instead of a server, install `mlflow` itself.
 
     Raises:
         ExtraMissingError: MLflow is not installed.

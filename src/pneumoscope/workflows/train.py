@@ -167,7 +167,7 @@ def train(
         ...     callbacks=[lambda epoch: losses.append(epoch.loss)],
         ... )
         >>> len(losses), run.history[0].stage, run.evaluation.n
-        (2, 'network', 4)
+        (2, 'network', 6)
     """
     watch = Stopwatch()
     config, named = _chosen(config, recipe, settings)
@@ -360,7 +360,7 @@ def _input_check(
         seen,
         scored.records,
         progress,
-        known=either(known, pooled_by_record(pooled, seen)) if pooled else known,
+        lookup=either(known, pooled_by_record(pooled, seen)) if pooled else known,
         effort=QUICK if pooled else None,
     )
 

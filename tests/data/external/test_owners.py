@@ -69,7 +69,7 @@ def test_ages_and_views_filter_and_are_counted(tmp_path: Path) -> None:
     assert dict(children.left_out)["age not known"] == 1
     frontal = adopted("nih", tmp_path, view="PA")
     assert dict(frontal.left_out)["view not PA"] == 2
-    with pytest.raises(DataError, match=r"no film of 6 can be kept: .*age outside the range"):
+    with pytest.raises(DataError, match=r"none of 6 images can be kept: .*age outside the range"):
         adopted("nih", tmp_path, min_age=100.0)
     with pytest.raises(UsageError, match="--min-age 9 is above --max-age 3"):
         adopted("nih", tmp_path, min_age=9.0, max_age=3.0)
@@ -93,7 +93,7 @@ def test_chexpert(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("policy", "label"), [("pneumonia", 1), ("normal", 0)])
-def test_uncertain_pneumonia_as_asked(tmp_path: Path, policy: str, label: int) -> None:
+def test_uncertain_pneumonia_by_option(tmp_path: Path, policy: str, label: int) -> None:
     found = adopted("chexpert", owners.chexpert(tmp_path), uncertain=policy)
     uncertain = next(case for case in found.cases if case.patient == "patient00003")
     assert uncertain.label == label
@@ -137,7 +137,7 @@ def test_padchest(tmp_path: Path) -> None:
     assert dict(found.left_out) == {
         "lateral view": 1,
         "other finding than normal or pneumonia": 1,
-        "film called unusable by its owner": 1,
+        "image marked unusable by its owner": 1,
         "no label": 1,
         "image file not found": 1,
     }
@@ -147,7 +147,7 @@ def test_padchest(tmp_path: Path) -> None:
     assert child.finding == "infiltrates|pneumonia"
 
 
-def test_padchest_packed(tmp_path: Path) -> None:
+def test_padchest_compressed(tmp_path: Path) -> None:
     table = owners.padchest(tmp_path) / owners.PADCHEST
     table.with_suffix(".csv.gz").write_bytes(gzip.compress(table.read_bytes()))
     table.unlink()
@@ -173,7 +173,7 @@ def own_table(root: Path) -> Path:
     return root
 
 
-def test_a_table_of_ones_own(tmp_path: Path) -> None:
+def test_a_custom_table(tmp_path: Path) -> None:
     settings = {
         "columns": "label=dx,patient=who",
         "pneumonia": "bacterial, viral",
@@ -232,7 +232,7 @@ def test_a_table_without_its_columns(tmp_path: Path, name: str, table: str, told
         adopted(name, tmp_path)
 
 
-def test_every_source_says_what_it_reads_and_cites_its_paper() -> None:
+def test_every_source_states_its_files_and_paper() -> None:
     for name, source in SOURCES.items():
         assert source.name == name
         assert source.layout

@@ -74,7 +74,7 @@ def test_a_line_that_came_twice_or_was_cut_off(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["results", "--out", "s.csv"], "found no results.jsonl"),
-        (["results"], "is needed for it"),
+        (["results"], "is required by"),
         (["--out", "s.csv"], "belongs to `node results`"),
         (["results", "--out", "s.txt"], "wanted .csv"),
     ],

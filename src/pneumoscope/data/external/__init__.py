@@ -1,5 +1,5 @@
-"""Public data sets in their owners' layouts → a manifest that `evaluate` takes.
+"""Convert public data sets in their owners' layouts to a manifest for `evaluate`.
 
-One module per data set: it reads the owner's tables and says of each film which label it gets, or
-why it gets none. `registry.py` lists them, `adopt.py` filters and counts, `write.py` writes.
+There is one module per data set. It reads the owner's tables and gives each image a label, or the
+reason why it has none. `registry.py` lists the data sets; `adopt.py` filters, counts and writes.
 """

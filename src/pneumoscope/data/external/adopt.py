@@ -1,8 +1,4 @@
-"""A public data set → the films that can be evaluated on, and a count of all that are left out.
-
-Comes in: a source, its folder, filters. Goes out: `Adopted`, and its manifest.
-Knows nothing of any single data set's tables.
-"""
+"""Select the usable images of a public data set, count the others, and write the manifest."""
 
 from __future__ import annotations
 
@@ -33,14 +29,14 @@ _COLUMNS = ("path", "label", "patient", "age", "sex", "view", "finding", "labell
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What became of a data set.
+    """The result of adopting a data set.
 
     Attributes:
-        source: which one.
-        folder: where it lies.
-        cases: the films that are kept, each with a label and a file.
-        left_out: (reason, films), the most frequent first.
-        keeps_splits: the owner's splits go into the manifest's `split`.
+        source: the data set.
+        folder: its folder.
+        cases: the images that are kept, each with a label and a file.
+        left_out: (reason, number of images), the most frequent first.
+        keeps_splits: the owner's splits become the manifest's `split`.
     """
 
     source: Source
@@ -53,11 +49,11 @@ class Adopted:
 def adopt(
     source: Source, folder: Path, config: AdoptConfig, progress: Progress = SILENT
 ) -> Adopted:
-    """Read every film of `folder` and keep those that have a label, a file and pass the filters.
+    """Read every image of `folder` and keep those with a label and a file that pass the filters.
 
     Raises:
-        DataError: the tables are not there or can't be read, or no film is kept.
-        UsageError: the ages are impossible.
+        DataError: the tables are missing or can't be read, or no image is kept.
+        UsageError: the range of ages is empty.
     """
     if config.min_age > config.max_age:
         raise UsageError(
@@ -68,7 +64,7 @@ def adopt(
     kept: list[Record] = []
     seen: set[Path | None] = set()
     listed = list(source.read(folder, config))
-    with progress.task("Adopting", len(listed), "films") as task:
+    with progress.task("Adopting", len(listed), "images") as task:
         for case in listed:
             case, why = _judged(case, source, config)
             if not why and case.path in seen:
@@ -82,7 +78,8 @@ def adopt(
     if not kept:
         reasons = ", ".join(f"{why} ({count})" for why, count in left_out.most_common())
         raise DataError(
-            f"{folder}: no film of {len(listed)} can be kept: {reasons or 'the tables are empty'}. "
+            f"{folder}: none of {len(listed)} images can be kept: "
+            f"{reasons or 'the tables are empty'}. "
             "Check the folder and the filters."
         )
     return Adopted(
@@ -91,7 +88,7 @@ def adopt(
 
 
 def _judged(case: Record, source: Source, config: AdoptConfig) -> tuple[Record, str]:
-    """The case, with what its header adds, and why it is left out, `""` if it is not."""
+    """The record with the data of its header, and why it is left out; `""` if it is kept."""
     if case.label is None:
         return case, case.why
     if case.path is None:
@@ -115,13 +112,12 @@ def _filtered(case: Record, config: AdoptConfig) -> str:
 
 
 def write_manifest(out: Path, adopted: Adopted) -> None:
-    """Write a manifest by the contract, with further columns for subgroups.
+    """Write a manifest (DESIGN.md, section 1) with further columns for subgroups.
 
-    Films below its folder are named by relative paths, others by absolute ones, so that it may lie
-    anywhere.
+    Images below its folder have relative paths, others absolute ones, so that it may lie anywhere.
 
-    `path,label,patient,age,sex,view,finding,labelled_by` and the owner's split: as `split` if it
-    is kept, else as `official_split`, which nothing follows.
+    The columns are `path,label,patient,age,sex,view,finding,labelled_by` and the owner's split: as
+    `split` if it is kept, else as `official_split`, which no command uses.
     """
     lines = io.StringIO(newline="")
     writer = csv.writer(lines, lineterminator="\n")
@@ -132,7 +128,7 @@ def write_manifest(out: Path, adopted: Adopted) -> None:
 
 def _rows(adopted: Adopted, place: Path) -> Iterator[tuple[str, ...]]:
     for case in adopted.cases:
-        if case.path is None or case.label is None:  # `adopt` keeps no such case
+        if case.path is None or case.label is None:  # `adopt` keeps no such record
             continue
         image = Path(os.path.normpath(case.path.absolute()))
         inside = image.is_relative_to(place)

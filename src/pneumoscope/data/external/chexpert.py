@@ -1,9 +1,9 @@
-"""CheXpert: films of adults, labelled from reports by a program (train) or by readers (valid).
+"""CheXpert: X-rays of adults, labelled from reports by a program (train) or by readers (valid).
 
 Reads `train.csv` and `valid.csv` (`Path`, `Sex`, `Age`, `Frontal/Lateral`, `AP/PA`, `No Finding`,
-`Pneumonia` and more). Values: 1 there, 0 not, -1 uncertain, empty not mentioned.
+`Pneumonia` and others). Values: 1 present, 0 absent, -1 uncertain, empty if not mentioned.
 
-Uncertain pneumonia is left out unless `--uncertain` says otherwise (U-Ignore, U-Ones, U-Zeros of
+Uncertain pneumonia is left out unless `--uncertain` gives it a label (U-Ignore, U-Ones, U-Zeros of
 the paper).
 """
 
@@ -40,7 +40,7 @@ _UNCERTAIN = {"pneumonia": PNEUMONIA, "normal": NORMAL}
 
 
 def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
-    """Every film of the tables that are there, in their order."""
+    """Every image of the available tables, in their order."""
     table_in(folder, *(name for name, _, _ in _TABLES))
     for name, split, labelled_by in _TABLES:
         table = optional_table(folder, name)
@@ -93,7 +93,7 @@ def _view(row: Mapping[str, str]) -> View:
 
 
 def _image(folder: Path, text: str) -> Path | None:
-    """The file: paths begin with the name that the owner's folder once had."""
+    """The file; paths start with the original name of the owner's folder."""
     parts = PurePosixPath(text).parts
     if ".." in parts or PurePosixPath(text).is_absolute():
         return None

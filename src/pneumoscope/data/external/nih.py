@@ -1,8 +1,8 @@
-"""NIH ChestX-ray14: frontal films of adults and children, labelled from reports by a program.
+"""NIH ChestX-ray14: frontal X-rays of adults and children, labelled from reports by a program.
 
 Reads `Data_Entry_2017.csv` (or its edition of 2020: `Image Index`, `Finding Labels`, `Patient ID`,
 `Patient Age`, `Patient Gender` or `Patient Sex`, `View Position`), the PNG files in any folder
-below, and, if there, `test_list.txt` and `train_val_list.txt`.
+below, and, if present, `test_list.txt` and `train_val_list.txt`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _COLUMNS = (
 
 
 def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
-    """Every film, in the table's order."""
+    """Every image, in the table's order."""
     images = images_below(folder)
     splits = _splits(folder)
     table = table_in(folder, "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")
@@ -88,7 +88,7 @@ SOURCE = Source(
     labels="Pneumonia (alone or with others) → PNEUMONIA, No Finding alone → NORMAL",
     read=read,
     notes=(
-        "Labels were mined from reports; many don't hold when a radiologist looks at the film "
+        "Labels were mined from reports; many are not confirmed by a radiologist's reading "
         "(Oakden-Rayner 2020, doi:10.1016/j.acra.2019.10.006).",
     ),
 )

@@ -1,8 +1,8 @@
-"""PadChest: films of one Spanish hospital, labels drawn from Spanish reports.
+"""PadChest: X-rays of one Spanish hospital, labelled from Spanish reports.
 
 Reads `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv` (or `.csv.gz`: `ImageID`, `PatientID`,
 `PatientBirth`, `PatientSex_DICOM`, `StudyDate_DICOM`, `Projection`, `MethodLabel`, `Labels`) and
-the 16-bit PNG files in any folder below. Reports are Spanish, labels English words in a list.
+the 16-bit PNG files in any folder below. The labels are lists of English words.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _TABLES = (
 _COLUMNS = ("ImageID", "PatientID", "Projection", "Labels")
 _PNEUMONIA = frozenset({"pneumonia", "atypical pneumonia"})
 _UNUSABLE = frozenset({"suboptimal study", "exclude"})
-_SILENT = frozenset({"", "unchanged"})
-"""Words that say nothing of the film by themselves."""
+_UNINFORMATIVE = frozenset({"", "unchanged"})
+"""Words without information about the image."""
 
 _METHODS = {"physician": "physicians", "rnn_model": "network on reports"}
 _LONGEST_LABELS = 10_000
 
 
 def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
-    """Every film, in the table's order."""
+    """Every image, in the table's order."""
     images = images_below(folder)
     for row in rows_of(table_in(folder, *_TABLES), _COLUMNS):
         findings = _findings(row["Labels"])
@@ -64,14 +64,14 @@ def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
 
 
 def _findings(text: str) -> tuple[str, ...]:
-    """The words of a list such as `['pneumonia', 'infiltrates']`, sorted; empty if it is none."""
+    """The words of a list such as `['pneumonia', 'infiltrates']`, sorted; empty if not a list."""
     if len(text) > _LONGEST_LABELS:
         return ()
     try:
         words = ast.literal_eval(text) if text.startswith("[") else ()
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return ()
-    return tuple(sorted({str(word).strip().lower() for word in words} - _SILENT))
+    return tuple(sorted({str(word).strip().lower() for word in words} - _UNINFORMATIVE))
 
 
 def _label(findings: tuple[str, ...], config: AdoptConfig) -> tuple[int | None, str]:
@@ -79,14 +79,14 @@ def _label(findings: tuple[str, ...], config: AdoptConfig) -> tuple[int | None, 
     if not found:
         return None, NO_LABEL
     if found & _UNUSABLE:
-        return None, "film called unusable by its owner"
+        return None, "image marked unusable by its owner"
     if found & _PNEUMONIA:
         return PNEUMONIA, ""
     return (NORMAL, "") if found == {"normal"} else other_finding(config.others)
 
 
 def _age(row: Mapping[str, str]) -> float | None:
-    """Year of the study less year of birth: up to a year too old."""
+    """Year of the study minus year of birth: up to a year too old."""
     try:
         years = int(row.get("StudyDate_DICOM", "")[:4]) - float(row.get("PatientBirth", ""))
     except ValueError:

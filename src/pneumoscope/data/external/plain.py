@@ -1,7 +1,7 @@
-"""Any table of films: the user names its columns and the words for either class.
+"""Any CSV table of images: the user states its columns and the words for both classes.
 
-Reads one CSV in the folder. Columns are found by usual names, or as `--columns` says; words for
-the classes as `--normal` and `--pneumonia` say.
+Reads one CSV in the folder. Columns have common names or are given by `--columns`; the words for
+the classes are given by `--normal` and `--pneumonia`.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     words |= dict.fromkeys(_listed(config.pneumonia), PNEUMONIA)
     images = images_below(folder)
     for row in rows_of(table, [names[what] for what in _NEEDED]):
-        told = {what: row.get(column, "") for what, column in names.items()}
-        word = told["label"].lower()
+        values = {what: row.get(column, "") for what, column in names.items()}
+        word = values["label"].lower()
         label, why = (words[word], "") if word in words else other_finding(config.others)
         if not word:
             label, why = None, NO_LABEL
         yield Record(
-            path=_image(table.parent, told["path"], images),
+            path=_image(table.parent, values["path"], images),
             label=label,
-            patient=told.get("patient", ""),
-            split=_split(told.get("split", "")),
-            age=age_in_years(told.get("age", "")),
-            sex=sex_of(told.get("sex", "")),
-            view=view_of(told.get("view", "")),
-            finding=told["label"],
+            patient=values.get("patient", ""),
+            split=_split(values.get("split", "")),
+            age=age_in_years(values.get("age", "")),
+            sex=sex_of(values.get("sex", "")),
+            view=view_of(values.get("view", "")),
+            finding=values["label"],
             why=why,
         )
 
@@ -81,10 +81,10 @@ def _table(folder: Path, name: str) -> Path:
 
 
 def _columns(table: Path, given: str) -> dict[str, str]:
-    """What is asked for → the table's own name of the column."""
+    """The table's own column names by their meaning."""
     header = next(rows_of(table, ()), None)
     if header is None:
-        raise DataError(f"{table}: found no row below the header; wanted one per film.")
+        raise DataError(f"{table}: found no row below the header; wanted one per image.")
     by_lower = {name.lower(): name for name in header}
     found = {
         what: by_lower[usual[0]]
@@ -103,7 +103,7 @@ def _columns(table: Path, given: str) -> dict[str, str]:
     if missing:
         raise UsageError(
             f"{table}: found the columns {', '.join(header)}, none of which is known as the "
-            f"{missing[0]}. Name it: --columns {missing[0]}=COLUMN"
+            f"{missing[0]}. Give its name: --columns {missing[0]}=COLUMN"
         )
     return found
 
@@ -113,7 +113,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _image(folder: Path, text: str, images: dict[str, Path]) -> Path | None:
-    """The file at that path below the table's folder, else one of that name anywhere below."""
+    """The file at that path below the table's folder, else one with that name anywhere below."""
     if not text:
         return None
     path = folder / text

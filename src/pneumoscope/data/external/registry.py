@@ -1,4 +1,4 @@
-"""Every public data set that `data adopt` knows, by name: the one list of them."""
+"""All public data sets that `data adopt` supports, by name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""RSNA Pneumonia Detection Challenge 2018: frontal films of adults and children, read again.
+"""RSNA Pneumonia Detection Challenge 2018: frontal X-rays of adults and children, read again.
 
 Reads `stage_2_train_labels.csv` (`patientId,x,y,width,height,Target`, a row per box),
 `stage_2_detailed_class_info.csv` (`patientId,class`), the DICOM files `<patientId>.dcm`, and, if
-there, the mapping to NIH films (`img_id`, `subset_img_id`), which alone tells the patients.
+present, the mapping to NIH images (`img_id`, `subset_img_id`), the only source of patient ids.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OTHER = "no lung opacity / not normal"
 
 
 def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
-    """Every film once, in the order of the class table."""
+    """Every image once, in the order of the class table."""
     opaque = {
         row["patientId"]: row["Target"] == "1"
         for row in rows_of(table_in(folder, "stage_2_train_labels.csv"), ("patientId", "Target"))
@@ -69,7 +69,7 @@ def _label(text: str, target: bool | None, config: AdoptConfig) -> tuple[int | N
 
 
 def _patients(folder: Path) -> dict[str, str]:
-    """The NIH patient of each film, from the mapping that the challenge published."""
+    """The NIH patient of each image, from the mapping that the challenge published."""
     mapping = folder / MAPPING
     if not mapping.is_file():
         return {}
@@ -92,10 +92,10 @@ SOURCE = Source(
     read=read,
     headers=True,
     notes=(
-        "Lung Opacity is an opacity that suggests pneumonia to radiologists, without symptoms or "
-        "laboratory.",
-        f"patientId names a film, not a person: put {MAPPING} into the folder, or intervals are "
+        "Lung Opacity means an opacity that suggests pneumonia to radiologists, without clinical "
+        "or laboratory data.",
+        f"patientId names an image, not a person: put {MAPPING} into the folder, or intervals are "
         "too narrow.",
-        "These are NIH ChestX-ray14 films: don't pool the two.",
+        "These are NIH ChestX-ray14 images: don't pool both data sets.",
     ),
 )

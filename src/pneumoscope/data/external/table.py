@@ -1,15 +1,9 @@
-"""Owners' tables, row by row, and their image files, by name.
+"""Records and tables shared by all public data sets: rows, image files, ages, sexes, views.
 
-Comes in: a folder as its owner distributes it. Goes out: rows as dicts; paths.
-Knows nothing of any single data set.
-
-Age, sex and view from a DICOM header, for data sets whose tables lack them.
-
-Comes in: a file. Goes out: the case with what the header adds. No pixel is decoded.
-
-What every reader of a public data set hands over, and how the registry describes one.
-
-Knows nothing of any single data set.
+`Record` is one image as described by its owner's tables, `Source` describes a data set for the
+registry. `rows_of` reads a CSV row by row; `images_below` finds image files by name.
+`with_dicom_header` adds age, sex and view from the DICOM header, for data sets whose tables lack
+them; no pixel is decoded.
 """
 
 from __future__ import annotations
@@ -33,7 +27,7 @@ from pneumoscope.records import Split
 NORMAL, PNEUMONIA = 0, 1
 
 View = Literal["AP", "PA", "lateral", "other", ""]
-"""`""`: not known."""
+"""`""`: unknown."""
 
 OTHER_FINDING = "other finding than normal or pneumonia"
 UNCERTAIN = "uncertain label"
@@ -44,17 +38,17 @@ DUPLICATE_FILE = "image file named again"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One film as its owner's tables describe it.
+    """One image as described by its owner's tables.
 
     Attributes:
-        path: the file, absolute; `None` if it is not there.
-        label: 0, 1, or `None` if the film is left out; `why` then says for what reason.
+        path: the file, absolute; `None` if it is missing.
+        label: 0, 1, or `None` if the image is left out; `why` is then the reason.
         patient: `""` if the owner names none.
         split: the owner's own split, `None` if there is none.
-        age: years, `None` if not known.
+        age: years, `None` if unknown.
         sex: `F`, `M` or `""`.
-        view: of the film.
-        finding: the owner's words for what is on it.
+        view: the projection.
+        finding: the owner's words for the findings.
         labelled_by: who or what labelled it, in a few words.
         why: why it is left out.
     """
@@ -76,14 +70,14 @@ class Source:
     """A public data set.
 
     Attributes:
-        name: what the command line calls it.
+        name: its name on the command line.
         title: its name.
-        paper: what to cite, with its DOI or arXiv number.
+        paper: the citation, with its DOI or arXiv number.
         layout: the files that are read.
         labels: which findings become which label.
-        read: yields every film of a folder.
-        headers: age, sex and view stand in the DICOM headers.
-        notes: what to know of its labels or patients, one sentence each.
+        read: yields every image of a folder.
+        headers: age, sex and view come from the DICOM headers.
+        notes: limitations of its labels or patients, one sentence each.
     """
 
     name: str
@@ -97,12 +91,12 @@ class Source:
 
 
 def other_finding(case_label: Literal["exclude", "normal"]) -> tuple[int | None, str]:
-    """Label and reason of a film with another finding, as the user chose."""
+    """Label and reason of an image with another finding, as chosen by the user."""
     return (NORMAL, "") if case_label == "normal" else (None, OTHER_FINDING)
 
 
 def age_in_years(text: str) -> float | None:
-    """Years from `58`, `058Y`, `010M`, `003W` or `012D`; `None` for anything else, or over 120.
+    """Convert `58`, `058Y`, `010M`, `003W` or `012D` to years; `None` if invalid or over 120.
 
     DICOM PS3.5 section 6.2, Age String; owners also write bare years.
     """
@@ -120,7 +114,7 @@ _OLDEST = 120.0
 
 
 def sex_of(text: str) -> str:
-    """`F` or `M` from any usual spelling, else `""`."""
+    """`F` or `M` from any common spelling, else `""`."""
     return {"F": "F", "M": "M"}.get(text.strip().upper()[:1], "")
 
 
@@ -136,16 +130,16 @@ def view_of(text: str) -> View:
 
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp")
-_MOST_INFLATED = 1 << 30
+_MAX_INFLATED = 1 << 30
 _FIELD_LIMIT = 1 << 20
-"""Reports in a table can be long; a field of over a megabyte is no report."""
+"""Reports in a table can be long; a field of over a megabyte is not a report."""
 
 
 def table_in(folder: Path, *names: str) -> Path:
-    """The first of the tables `names` that lies in `folder`.
+    """The first of the tables `names` that exists in `folder`.
 
     Raises:
-        DataError: none does; names what was found.
+        DataError: none exists; the message names what was found.
     """
     found = optional_table(folder, *names)
     if found is None:
@@ -158,19 +152,19 @@ def table_in(folder: Path, *names: str) -> Path:
 
 
 def optional_table(folder: Path, *names: str) -> Path | None:
-    """As `table_in`, `None` if there is none."""
+    """Like `table_in`, but `None` if there is none."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def rows_of(table: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The rows of a CSV (`.gz` too) as dicts of stripped text.
+    """The rows of a CSV (also `.gz`) as dicts of stripped text.
 
     Args:
         table: UTF-8, with or without a byte order mark.
-        wanted: columns that must be there; alternatives are parted by `|`.
+        wanted: required columns; alternatives are separated by `|`.
 
     Raises:
-        DataError: it can't be read, or lacks a wanted column.
+        DataError: it can't be read, or lacks a required column.
     """
     csv.field_size_limit(_FIELD_LIMIT)
     try:
@@ -202,19 +196,19 @@ def _opened(table: Path) -> IO[bytes]:
 
 
 def _inflated(stream: IO[bytes], table: Path) -> bytes:
-    """The content of a gzip file, no more of it than a table of films can hold."""
+    """The content of a gzip file, limited to the plausible size of a table."""
     with gzip.GzipFile(fileobj=stream) as inflating:
-        content = inflating.read(_MOST_INFLATED + 1)
-    if len(content) > _MOST_INFLATED:
+        content = inflating.read(_MAX_INFLATED + 1)
+    if len(content) > _MAX_INFLATED:
         raise DataError(
-            f"{table}: unpacks to more than {_MOST_INFLATED >> 20} MB, wanted a table of films. "
-            "Unpack it and look at it."
+            f"{table}: unpacks to more than {_MAX_INFLATED >> 20} MB, wanted a table of images. "
+            "Unpack and check it."
         )
     return content
 
 
 def images_below(folder: Path) -> dict[str, Path]:
-    """Every image file below `folder` by its name; of equal names the first in order of paths."""
+    """Every image file below `folder` by its name; the first path wins among equal names."""
     found: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -228,7 +222,7 @@ _TAGS = ["PatientAge", "PatientSex", "ViewPosition"]
 
 
 def with_dicom_header(case: Record) -> Record:
-    """The case with age, sex and view from its file; as it was if the header can't be read.
+    """The record with age, sex and view from its DICOM file; unchanged for unreadable headers.
 
     PatientAge (0010,1010), PatientSex (0010,0040), ViewPosition (0018,5101).
     """
@@ -239,10 +233,10 @@ def with_dicom_header(case: Record) -> Record:
         return case
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd headers are for the reader of pixels to report
+            warnings.simplefilter("ignore")  # the image reader reports odd headers
             header = dcmread(case.path, stop_before_pixels=True, specific_tags=_TAGS)
             age, sex, view = (str(header.get(tag, "") or "") for tag in _TAGS)
-    # What a broken header makes pydicom raise; the reader of pixels refuses the file later.
+    # Errors that pydicom raises for broken headers; the image reader refuses the file later.
     except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, TypeError):
         return case
     except (AttributeError, NotImplementedError, RecursionError, struct.error, zlib.error):

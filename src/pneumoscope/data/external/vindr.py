@@ -1,7 +1,7 @@
-"""VinDr-PCXR: films of children under ten years, each read by a radiologist.
+"""VinDr-PCXR: X-rays of children under ten years, each read by a radiologist.
 
 Reads `image_labels_train.csv` and `image_labels_test.csv` (`image_id`, `rad_ID` and a 0/1 column
-per diagnosis) and the DICOM files `<image_id>.dicom`. Where several readers read a film, the
+per diagnosis) and the DICOM files `<image_id>.dicom`. If several readers read an image, the
 majority decides.
 """
 
@@ -33,11 +33,11 @@ _TABLES: tuple[tuple[str, Split], ...] = (
 _NAMES = ("image_id", "rad_id", "rad_ID")
 _NORMAL = "no finding"
 _PNEUMONIA = frozenset({"pneumonia", "brocho-pneumonia", "broncho-pneumonia", "pleuro-pneumonia"})
-"""`Brocho-pneumonia` is how the owner spells it."""
+"""`Brocho-pneumonia` is the owner's spelling."""
 
 
 def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
-    """Every film once, in the order of the tables."""
+    """Every image once, in the order of the tables."""
     table_in(folder, *(name for name, _ in _TABLES))
     images = images_below(folder)
     for name, split in _TABLES:
@@ -58,7 +58,7 @@ def read(folder: Path, config: AdoptConfig) -> Iterator[Record]:
 
 
 def _findings(row: Mapping[str, str]) -> frozenset[str]:
-    """The diagnoses whose column says 1."""
+    """The diagnoses whose column is 1."""
     return frozenset(
         name.lower() for name, value in row.items() if name not in _NAMES and value in ("1", "1.0")
     )
@@ -88,7 +88,7 @@ SOURCE = Source(
     read=read,
     headers=True,
     notes=(
-        "The owner names no patients: each film counts as one of its own.",
+        "The owner names no patients: each image counts as a separate patient.",
         "Bronchitis and bronchiolitis count as other findings.",
     ),
 )

@@ -46,7 +46,7 @@ from pneumoscope.images.grey import (
 __all__ = ["DicomInfo", "decode_dicom"]
 
 _FLOAT_KEYWORDS = ("FloatPixelData", "DoubleFloatPixelData")
-_LEAST_ANISOTROPY = 0.01
+_MIN_ANISOTROPY = 0.01
 
 
 def decode_dicom(content: bytes, source: str, limits: LimitsConfig) -> Decoded:
@@ -197,7 +197,7 @@ def _luma(rgb: Samples, bits: int) -> FloatArray:
 
 def _square_size(header: PixelHeader, ratio: float) -> tuple[int, int]:
     """Width and height after resampling to the finer of both pixel spacings."""
-    if abs(ratio - 1.0) <= _LEAST_ANISOTROPY:
+    if abs(ratio - 1.0) <= _MIN_ANISOTROPY:
         return header.columns, header.rows
     if ratio > 1.0:
         return header.columns, round(header.rows * ratio)

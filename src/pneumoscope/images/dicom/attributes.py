@@ -19,9 +19,9 @@ _AGE = re.compile(r"(\d{3})([DWMY])")  # AS, DICOM PS3.5 section 6.2
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _SEXES = {"F": "female", "M": "male", "O": "other"}  # PatientSex, PS3.3 C.7.1.1
 _PREAMBLE = 132
-_MOST_TEXT = 64
-_MOST_INFLATED = 64 << 20
-_MOST_HEADER = 1 << 20  # bytes; the elements that are read stand before that
+_MAX_TEXT = 64
+_MAX_INFLATED = 64 << 20
+_MAX_HEADER = 1 << 20  # bytes; the elements that are read stand before that
 
 
 def image_attributes(path: Path) -> dict[str, str]:
@@ -38,13 +38,13 @@ def image_attributes(path: Path) -> dict[str, str]:
             head = stream.read(_PREAMBLE)
             if not head.endswith(b"DICM"):
                 return {}
-            head += stream.read(_MOST_HEADER)
+            head += stream.read(_MAX_HEADER)
     except OSError:
         return {}
     tags = ["PatientAge", "PatientSex", "ViewPosition", "Manufacturer"]
     try:
         with decoding(str(path), "the DICOM header"):
-            header = parse_header(head, str(path), _MOST_INFLATED)
+            header = parse_header(head, str(path), _MAX_INFLATED)
             stated = {tag: _text(header.get(tag)) for tag in tags}
     except ImageRefusedError:
         return {}
@@ -69,4 +69,4 @@ def age_band(age: str) -> str:
 def _text(value: object) -> str:
     """A header's text on one line, without characters that break a page or a CSV."""
     printable = "".join(c if c.isprintable() else " " for c in str(value or ""))
-    return " ".join(printable.split())[:_MOST_TEXT]
+    return " ".join(printable.split())[:_MAX_TEXT]

@@ -26,17 +26,17 @@ decreases. For X-rays with a correct header it increases forty steps for each on
 _CARRY = 0.2
 """Mean fall of the field, as a share of its range, where the bits above it step up. X-rays of 16
 bits with 12 stated have 0.33 or more; drawn overlays have at most 0.11."""
-_LEAST_HALF = 0.01
-_LEAST_DISTINCT = 16
+_MIN_HALF = 0.01
+_MIN_DISTINCT = 16
 """A wrapped image has at least this share, and so many values, on either side of the sign."""
-_MOST_OVERLAYS = 4
+_MAX_OVERLAYS = 4
 """Maximum number of bits of a cell that overlays use."""
 _SWAPPED_SMOOTHER = 0.25
-_LEAST_SHARE = 0.001
+_MIN_SHARE = 0.001
 """A smaller share of pixels counts as stray, not as a border."""
-_MOST_PADDED = 16
+_MAX_PADDED = 16
 """Maximum number of distinct padding values; more than this are image content."""
-_MOST_PADDING = 0.9
+_MAX_PADDING = 0.9
 """A larger share of an image is not a border either."""
 
 
@@ -168,7 +168,7 @@ def _bits_above(cells: Cells, field: Field, width: int, overlays: int, outside: 
 def _filled_border(cells: Cells, beyond: Mask, warnings: list[str]) -> Mask | None:
     """Pixels beyond the stored bits that all have one value and reach the border."""
     share = float(beyond.mean())
-    if not _LEAST_SHARE <= share <= _MOST_PADDING or not _reaches_border(beyond):
+    if not _MIN_SHARE <= share <= _MAX_PADDING or not _reaches_border(beyond):
         return None
     filled = cells[beyond]
     if filled.min() != filled.max():
@@ -197,12 +197,12 @@ def _believed(
     # Padding forms areas: nearly every pixel of it has another one beside it.
     beside = within[:, 1:] & within[:, :-1]
     scattered = float(beside.sum()) < 0.8 * float(within[:, 1:].sum())
-    if share > _MOST_PADDING and values.min() < values.max():
+    if share > _MAX_PADDING and values.min() < values.max():
         warnings.append(
             f"its padding value {named} would hide {share:.0%} of its pixels and was not used"
         )
         return None
-    several = low < high and len(np.unique(values[within])) > _MOST_PADDED
+    several = low < high and len(np.unique(values[within])) > _MAX_PADDED
     if several or (inside and (low < high or scattered or not _reaches_border(within))):
         warnings.append(
             f"its padding value {named} lies within the values of the image and was not used"
@@ -273,7 +273,7 @@ def _carries(rows: Cells, stated: Field, width: int, pairs: Mask, above: int) ->
     """
     top = Field(stated.shift + stated.bits, width - stated.shift - stated.bits, stated.signed)
     tops = top.of(rows)
-    if above.bit_count() > _MOST_OVERLAYS and len(np.unique(tops)) > 1 << _MOST_OVERLAYS:
+    if above.bit_count() > _MAX_OVERLAYS and len(np.unique(tops)) > 1 << _MAX_OVERLAYS:
         return True
     up = np.diff(tops, axis=1)
     steps = np.diff(replace(stated, signed=False).of(rows), axis=1)
@@ -289,7 +289,7 @@ def _both_halves(rows: Cells, field: Field) -> bool:
     upper = (rows & (1 << (field.shift + field.bits - 1))) != 0
     share = float(upper.mean())
     fewer = rows[upper] if share < 1 / 2 else rows[~upper]
-    return min(share, 1 - share) >= _LEAST_HALF and len(np.unique(fewer)) >= _LEAST_DISTINCT
+    return min(share, 1 - share) >= _MIN_HALF and len(np.unique(fewer)) >= _MIN_DISTINCT
 
 
 def _wraps_less(other: Values, ours: Values, pairs: Mask) -> bool:

@@ -28,10 +28,10 @@ Values = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
 
-_MOST_CLIPPED = 0.5
+_MAX_CLIPPED = 0.5
 """A window that makes more than this share of the pixels black or white is not used."""
 _NOTED_CLIPPED = 0.1
-_LEAST_SPREAD = 1 / 3
+_MIN_SPREAD = 1 / 3
 """Minimum share of the greys between nearly the darkest and nearly the brightest pixel."""
 
 
@@ -151,10 +151,10 @@ def _shown(modality: Values, counts: Counts, voi: Lut | Window) -> tuple[Values 
     if _flat(grey, seen):
         return None, [f"its {voi.name} shows one grey only, so it was not used"]
     clipped = _clipped(modality, grey, counts, 0.01 if _is_sigmoid(voi) else 0.0)
-    if clipped > _MOST_CLIPPED:
+    if clipped > _MAX_CLIPPED:
         return None, [f"its {voi.name} clips {clipped:.0%} of the pixels, so it was not used"]
     low, high = quantiles(grey, counts)
-    if high - low < _LEAST_SPREAD:
+    if high - low < _MIN_SPREAD:
         words = (
             f"its {voi.name} shows the pixels in {high - low:.0%} of the greys, so these were "
             "stretched to the whole range"
@@ -206,7 +206,7 @@ DAYS_PER_YEAR = 365.25
 _YEARS = {"D": 1 / DAYS_PER_YEAR, "W": 7 / DAYS_PER_YEAR, "M": 1 / 12, "Y": 1.0}
 _NAMES = {"D": "day", "W": "week", "M": "month", "Y": "year"}
 _OLDEST = 150
-_MOST_APART = 1.0
+_MAX_APART = 1.0
 """Maximum difference in years between PatientAge and the dates, which may be shifted to hide the
 identity."""
 
@@ -237,7 +237,7 @@ def patient_age(stated: str, birth: str, study: str) -> tuple[Age | None, tuple[
         by_dates = None
     if by_words is not None and by_dates is not None:
         apart = max(by_dates.low - by_words.high, by_words.low - by_dates.high)
-        if apart > _MOST_APART:
+        if apart > _MAX_APART:
             odd.append(
                 f"its PatientAge ({by_words.words}) and its dates ({by_dates.words}) contradict "
                 "each other; PatientAge was used"

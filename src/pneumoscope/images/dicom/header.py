@@ -61,7 +61,7 @@ _SAMPLES_TO_PHOTOMETRIC = {
 }
 _ALLOCATED = (1, 8, 16)
 _HIGHEST_UNSIGNED = 0xFFFF
-_MOST_LUT_BITS = 16
+_MAX_LUT_BITS = 16
 _OVERLAYS = 0x6000
 
 
@@ -338,7 +338,7 @@ def _lut(
     table = values[:entries].astype(np.float64)
     name = "VOI LUT" if keyword == "VOILUTSequence" else "modality LUT"
     top = max(float(table.max()), 1.0)
-    white = float((1 << bits) - 1) if 1 <= bits <= _MOST_LUT_BITS else 0.0
+    white = float((1 << bits) - 1) if 1 <= bits <= _MAX_LUT_BITS else 0.0
     if not white / 2 < top <= white:
         # The table ends a bit below the stated maximum, or above it: its own maximum is white.
         if keyword == "VOILUTSequence":
@@ -356,7 +356,7 @@ def overlay_bits(dataset: Dataset) -> int:
         allocated = _number_at(dataset, group << 16 | 0x0100)
         position = _number_at(dataset, group << 16 | 0x0102)
         if allocated is not None and allocated > 1 and position is not None:
-            mask |= 1 << position if 0 <= position < _MOST_LUT_BITS else 0
+            mask |= 1 << position if 0 <= position < _MAX_LUT_BITS else 0
     return mask
 
 

@@ -142,7 +142,7 @@ _END_OF_IMAGE = b"\xff\xd9"
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 _NO_SOF = (0xC4, 0xC8, 0xCC)
 _SIGNS = {True: "signed", False: "unsigned"}
-_MOST_BITS = 16
+_MAX_BITS = 16
 _SAMPLED_ROWS = 256
 _SMOOTHER = 0.25
 """Rows and columns count as exchanged if that reduces the steps to less than this share."""
@@ -353,12 +353,12 @@ def _checked_stream(content: bytes, uid: UID, header: PixelHeader, source: str) 
             f"{stream.samples} samples, its header {header.columns} × {header.rows} of "
             f"{header.samples}",
         )
-    if not 1 <= stream.bits <= _MOST_BITS:
+    if not 1 <= stream.bits <= _MAX_BITS:
         raise ImageRefusedError(
             source,
             Reason.UNSUPPORTED_ENCODING,
             f"its compressed stream has {stream.bits} bits per sample; expected at most "
-            f"{_MOST_BITS}",
+            f"{_MAX_BITS}",
         )
     # Fragments have an even length (PS3.5 A.4); writers pad with 00, some with FF.
     if not content.rstrip(b"\x00\xff").endswith(_END_OF_IMAGE):

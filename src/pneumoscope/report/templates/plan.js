@@ -47,7 +47,7 @@
     const swapped = ([value, low, high]) => [value, high, low];
     const missed = show("missed", swapped(spread(sensitivity, (v) => 1000 * p * (1 - v))), 1);
     const alarms = show("alarms", swapped(spread(specificity, (v) => 1000 * (1 - p) * (1 - v))), 1);
-    byId("plan-told").textContent =
+    byId("plan-summary").textContent =
       `Threshold ${threshold}, prevalence ${percent} %: sensitivity ${shown[0]}, specificity ` +
       `${shown[1]}, PPV ${shown[2]}, NPV ${shown[3]}; ${missed} missed cases and ${alarms} false ` +
       `alarms per 1,000 patients.`;

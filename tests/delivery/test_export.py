@@ -206,7 +206,7 @@ def test_unreadable_images_are_counted(
 
 def test_a_folder_of_something_else_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("ours")
-    with pytest.raises(UsageError, match="no export"):
+    with pytest.raises(UsageError, match="not an export"):
         write_export(tmp_path, bundle, "openvino")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(UsageError, match="holds no"):
@@ -276,8 +276,8 @@ def test_what_the_graph_leaves_out_is_told_and_can_be_done(
     assert (about["abstention"]["low"], about["abstention"]["high"]) == (0.0, 1.0)
     assert about["input_check"]["limits"] == knowing.manifest.input_check.limits
     refusal, withheld = missing_parts(about)
-    assert "refuses nothing" in refusal
-    assert "uncertain" in withheld
+    assert "rejects no image, unlike the model" in refusal
+    assert "the graph does not abstain" in withheld
     film = records[1].path
     assert ": uncertain, probability" in _asked(out, film)
     # Half of its own distance allowed: the example tells the distance that the bundle measures.
@@ -286,7 +286,7 @@ def test_what_the_graph_leaves_out_is_told_and_can_be_done(
     limit = float(gaussian.distances(embedding[None])[0]) / 2
     about["input_check"]["limits"]["embedding"] = limit
     (out / "export.json").write_text(json.dumps(about))
-    assert "refused, it is unlike the training images (input score 2.00)" in _asked(out, film)
+    assert "refused, it differs from the training images (input score 2.00)" in _asked(out, film)
 
 
 def test_of_a_model_that_refuses_nothing_that_is_told(bundle: Bundle, tmp_path: Path) -> None:
@@ -294,5 +294,5 @@ def test_of_a_model_that_refuses_nothing_that_is_told(bundle: Bundle, tmp_path: 
     about = json.loads((tmp_path / "out" / "export.json").read_text())
     assert about["input_check"] == about["abstention"] == {"method": "none", "in_graph": False}
     (line,) = missing_parts(about)
-    assert "nor does the model" in line
+    assert "neither does the model" in line
     assert not (tmp_path / "out" / "embedding.npz").exists()

@@ -1,24 +1,18 @@
-"""A bundle as one graph for other programs: from a film's grey pixels to its answer.
+"""A bundle as one graph for other programs, from grey pixels to probability and heatmap.
 
     model.onnx, or model.xml and model.bin    the graph
-    export.json     labels, threshold, version, what goes in and comes out
-    example.py      how to ask it, in Python
-    example.html    how to ask it in a browser (ONNX)
-    MODEL_CARD.md   the bundle's
-    embedding.npz   of the bundle's input check: what embeddings of its training images are like
-    certificate.json    how nearly it answers as the bundle does, where that was measured
+    export.json     labels, threshold, version, inputs and outputs
+    example.py      how to run it in Python
+    example.html    how to run it in a browser (ONNX)
+    MODEL_CARD.md   the model card of the bundle
+    embedding.npz   statistics of the training images' embeddings, for the input check
+    certificate.json    agreement with the bundle, where it was measured
 
-Comes in: a bundle and a format. Goes out: that folder, or an `ExportedModel` that runs it. The
-graph answers for whatever it is given: neither the bundle's input check nor `uncertain` is part of
-it. Both are told, and one description of four of the check can be asked after: the distance of the
-embedding, as `example.py` does.
+The graph scores any input: neither the input check nor the abstention of the bundle is part of it.
+`export.json` states both, and `example.py` computes one of the four descriptors of the input check,
+the distance of the embedding.
 
-How nearly an export answers as its bundle does, over every image of a data set.
-
-Comes in: records, the bundle's `Predictor`, an `ExportedModel`. Goes out: a `Certificate`, with
-the limits that it is held to. Knows nothing of how the export was made.
-
-Warnings of libraries, told by where they arose: their words may hold what was in a file.
+`certify` compares an export with its bundle on every image of a data set.
 """
 
 from __future__ import annotations
@@ -68,7 +62,7 @@ _SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class ExportedAnswer:
-    """Of one film: the calibrated probability, the heatmap (m, m), the embedding (c,)."""
+    """The result of one image: calibrated probability, heatmap (m, m), embedding (c,)."""
 
     probability: float
     heatmap: NDArray[np.float32]
@@ -76,10 +70,10 @@ class ExportedAnswer:
 
 
 def write_export(folder: Path, bundle: Bundle, target: Target) -> None:
-    """Write the graph of a bundle and what belongs to it, whole or not at all.
+    """Write the graph of a bundle and its files, as a whole or not at all.
 
     Raises:
-        UsageError: `folder` holds something else than an export.
+        UsageError: `folder` has content that is not an export.
         ExtraMissingError: the format's library is not installed.
         BundleError: the weights are damaged.
         OSError: the folder can't be written.
@@ -103,27 +97,27 @@ def write_export(folder: Path, bundle: Bundle, target: Target) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder whose content an export would wipe out.
+    """Reject a folder whose content an export would delete.
 
     Raises:
-        UsageError: it is a file, or holds something else than an export.
+        UsageError: it is a file, or has content that is not an export.
     """
     if folder.is_file() or (
         folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).exists()
     ):
         raise UsageError(
-            f"--out {folder}: found something there that is no export, wanted a new or empty "
+            f"--out {folder}: found content that is not an export, expected a new or empty "
             "folder, or an export to replace. Give another one."
         )
 
 
 def describe(bundle: Bundle, target: Target, width: int) -> dict[str, Any]:
-    """What a program must know that asks the graph: `export.json`, and inside an ONNX file.
+    """Metadata for programs that run the graph: `export.json`, also inside an ONNX file.
 
     Args:
-        bundle: what is exported.
+        bundle: the bundle to export.
         target: the format.
-        width: of the embedding.
+        width: length of the embedding.
     """
     manifest = bundle.manifest
     return {
@@ -147,26 +141,28 @@ def describe(bundle: Bundle, target: Target, width: int) -> dict[str, Any]:
 
 
 def missing_parts(about: Mapping[str, Any]) -> list[str]:
-    """What the graph does not do that the bundle does, in words."""
+    """What the graph lacks in comparison with the bundle, one sentence each."""
     lines = []
     if about["input_check"]["method"] == "none":
-        lines.append("it refuses nothing; nor does the model: all that can be read gets an answer")
+        lines.append(
+            "the graph rejects no image, and neither does the model: every readable image is scored"
+        )
     else:
         lines.append(
-            "it refuses nothing, but the model does: what is no chest X-ray gets an answer here "
-            f"({EMBEDDINGS} and example.py do a part of that check)"
+            "the graph rejects no image, unlike the model: it also scores other than chest X-rays "
+            f"({EMBEDDINGS} and example.py do a part of the input check)"
         )
     if about["abstention"]["method"] != "none":
         low, high = (about["abstention"][end] for end in ("low", "high"))
         lines.append(
-            f"it never says ‘uncertain’; the model does from {low:.4f} up to {high:.4f}: "
+            f"the graph does not abstain; the model does from {low:.4f} to {high:.4f}: "
             "see abstention in export.json"
         )
     return lines
 
 
 def _left_out(bundle: Bundle) -> dict[str, Any]:
-    """The bundle's input check and abstention, which who asks the graph must see to."""
+    """Input check and abstention of the bundle, which programs must apply themselves."""
     check, band = bundle.manifest.input_check, bundle.manifest.abstention
     told: dict[str, Any] = {"method": check.method, "in_graph": False}
     if check.method != "none":
@@ -217,7 +213,7 @@ class ExportedModel:
     """An export, run by the engine of its format in float32.
 
     Raises:
-        UsageError: the folder is no export.
+        UsageError: the folder is not an export.
         ExtraMissingError: the engine is not installed.
     """
 
@@ -231,7 +227,7 @@ class ExportedModel:
         self._run = _onnx_runner(graph) if target == "onnx" else _openvino_runner(graph)
 
     def answer(self, pixels: NDArray[np.uint8]) -> ExportedAnswer:
-        """The answer for one film, grey (h, w), 0 is black."""
+        """Score one image, grey (h, w), 0 is black."""
         probability, heatmap, embedding = self._run(pixels[None])
         return ExportedAnswer(float(probability[0]), heatmap[0], embedding[0])
 
@@ -265,7 +261,7 @@ def _openvino_runner(graph: Path) -> _Run:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an export may differ by. Films of more than 8 bits are rounded to 8 for the graph."""
+    """Allowed differences of an export. Images above 8 bits are rounded to 8 for the graph."""
 
     probability: float = 1e-4
     rounded_probability: float = 0.02
@@ -276,20 +272,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Differences between the bundle's answers and the export's.
+    """Differences between the results of a bundle and of its export.
 
     Attributes:
-        images: how many were asked about; `refused`: how many could not be read.
-        rounded: images that 8 bits hold only rounded; their differences are counted apart.
+        images: number of images compared; `refused`: number that could not be read.
+        rounded: number of images that 8 bits hold only rounded; counted separately.
         largest_difference: of the probability, over the images that 8 bits hold.
         mean_difference: of the same.
         largest_rounded_difference: over the others; `None` if there are none.
-        decisions_changed: answers on another side of the threshold.
+        decisions_changed: predictions on the other side of the threshold.
         auc_before: the bundle's; `None` if one class is missing.
         auc_after: the export's.
         heatmap_correlation: the least over images (Pearson); `None` if all maps are flat.
-        limits: what is allowed.
-        failures: which limits are passed, in words; empty if none.
+        limits: the allowed differences.
+        failures: exceeded limits, in words; empty if none.
     """
 
     images: int
@@ -312,7 +308,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """One image asked both ways."""
+    """One image scored by bundle and export."""
 
     label: int
     before: float
@@ -328,10 +324,10 @@ def certify(
     limits: Limits | None = None,
     progress: Progress = SILENT,
 ) -> Certificate:
-    """Ask both about every image.
+    """Score every image with bundle and export, and compare.
 
     Raises:
-        DataError: not one image could be read.
+        DataError: no image could be read.
     """
     pairs: list[_Pair] = []
     with progress.task("certificate", len(records), "images") as task:
@@ -347,7 +343,7 @@ def certify(
             task.advance()
     if not pairs:
         raise DataError(
-            f"none of {len(records)} images could be read; wanted some to compare answers on. "
+            f"none of {len(records)} images could be read; expected some to compare results on. "
             "Look at the data: pneumoscope data audit DATA"
         )
     return _judged(pairs, len(records), predictor.manifest.threshold.value, limits or Limits())
@@ -411,7 +407,7 @@ def _judged(pairs: Sequence[_Pair], asked: int, threshold: float, limits: Limits
 
 @contextmanager
 def told_by_place(logger: logging.Logger) -> Iterator[None]:
-    """Until the block ends, a warning is a line of `logger`: its kind, file and line of code."""
+    """Log warnings by kind, file and line of code only: their text may hold file content."""
 
     def show(
         message: Warning | str,

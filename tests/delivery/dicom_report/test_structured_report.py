@@ -262,11 +262,11 @@ def test_dciodvfy_finds_nothing(what: str, tmp_path: Path) -> None:
 
 
 def comments(sr: Dataset) -> list[str]:
-    """The remarks of a report on what it has otherwise than the file."""
+    """The comments of a report on its differences from the file."""
     return [
         str(entry.TextValue).removeprefix("Changed from the image's header: ")
         for entry in sr.ContentSequence
-        if str(entry.get("TextValue", "")).startswith("Otherwise")
+        if str(entry.get("TextValue", "")).startswith("Changed from")
     ]
 
 

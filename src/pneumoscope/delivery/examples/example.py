@@ -1,11 +1,11 @@
-"""Ask the exported model about X-rays: python example.py FILE...
+"""Score X-rays with the exported model: python example.py FILE...
 
-Wants Pillow and, by the export's format, onnxruntime or openvino. Pictures of 8 bits a sample are
-read as pneumoscope reads them: turned as EXIF says, colours weighed as in ITU-R BT.601. All others
-(DICOM, 16 bits, floats, transparency, several pictures) are refused: use pneumoscope itself. The
-graph answers for whatever it is given. What is unlike the training images, and what is too near
-the threshold, is told here by export.json and embedding.npz, where the model has them; pneumoscope
-looks at three more things (thumbnails). Research software, not a medical device.
+Needs Pillow and, by the export's format, onnxruntime or openvino. Images of 8 bits a sample are
+read as pneumoscope reads them: rotated by EXIF, colours weighted as in ITU-R BT.601. All others
+(DICOM, 16 bits, floats, transparency, several frames) are rejected: use pneumoscope itself. The
+graph scores any input. This example rejects images that differ from the training images, and
+abstains near the threshold, by export.json and embedding.npz, if the model has them; pneumoscope
+checks three more descriptors (thumbnails). Research software, not a medical device.
 """
 
 import io
@@ -28,18 +28,18 @@ if about["format"] == "onnx":
     session = onnxruntime.InferenceSession(here / "model.onnx")
 
     def ask(pixels):
-        """Outputs for films of one size, uint8 (n, height, width): grey, 0 is black."""
+        """Outputs for images of one size, uint8 (n, height, width): grey, 0 is black."""
         return session.run(OUTPUTS, {"pixels": pixels})
 
 else:
     import openvino
 
-    # Else OpenVINO takes bfloat16 where the processor has it, and answers less exactly.
+    # Otherwise OpenVINO uses bfloat16 where the processor has it, which is less exact.
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     model = openvino.Core().compile_model(here / "model.xml", "CPU", exact)
 
     def ask(pixels):
-        """Outputs for films of one size, uint8 (n, height, width): grey, 0 is black."""
+        """Outputs for images of one size, uint8 (n, height, width): grey, 0 is black."""
         found = model({"pixels": pixels})
         return [found[name] for name in OUTPUTS]
 
@@ -88,23 +88,23 @@ def read(path):
     return pixels
 
 
-for film in sys.argv[1:]:
+for file in sys.argv[1:]:
     try:
-        pixels = read(film)
+        pixels = read(file)
     except (OSError, ValueError, SyntaxError) as error:
-        print(f"{film}: refused, {error}")
+        print(f"{file}: refused, {error}")
         continue
     (probability,), (heatmap,), (embedding,) = ask(pixels[None])
-    answer = about["labels"][int(probability >= threshold)]
+    label = about["labels"][int(probability >= threshold)]
     band = about["abstention"]
     if band["method"] != "none" and band["low"] <= probability < band["high"]:
-        answer = "uncertain"
+        label = "uncertain"
     unlike = distance(embedding)
     if unlike is not None and unlike > 1:
-        print(f"{film}: refused, it is unlike the training images (input score {unlike:.2f})")
+        print(f"{file}: refused, it differs from the training images (input score {unlike:.2f})")
         continue
     row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
     print(
-        f"{film}: {answer}, probability {probability:.4f} (threshold {threshold:.4f}), "
+        f"{file}: {label}, probability {probability:.4f} (threshold {threshold:.4f}), "
         f"strongest in row {row + 1}, column {column + 1} of {len(heatmap)}"
     )

@@ -25,7 +25,7 @@ from pneumoscope.delivery.rest.logs import event
 
 BACKLOG = 128
 _SPARE_DESCRIPTORS = 128
-"""Files, pipes to processes, and what the system opens meanwhile."""
+"""File descriptors left for files, pipes to processes, and the system."""
 
 _SWEEP_SECONDS = 0.25
 _LINGER_SECONDS = 5.0
@@ -33,11 +33,11 @@ _LINGER_SECONDS = 5.0
 
 _MOST_CRUMBS = 5000
 _LEAST_CRUMB = 64
-"""Pieces of a body, and bytes that they must have on average if there are more."""
+"""Pieces that a body may have, and the mean size in bytes required of more pieces."""
 
 
 class _Conversation(h11.Connection):
-    """HTTP, of which a body does not come in crumbs: each costs as much as a large piece."""
+    """HTTP whose bodies must not arrive in tiny pieces: each costs as much as a large one."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER)
@@ -49,14 +49,14 @@ class _Conversation(h11.Connection):
             self._pieces += 1
             self._bytes += len(found.data)
             if self._pieces > _MOST_CRUMBS and self._bytes < _LEAST_CRUMB * self._pieces:
-                raise h11.RemoteProtocolError("a body in crumbs")
+                raise h11.RemoteProtocolError("a body in tiny pieces")
         elif isinstance(found, h11.Request):
             self._pieces = self._bytes = 0
         return found
 
 
 class Protocol(H11Protocol):
-    """One connection; `sweep` is called every now and then.
+    """One connection; `sweep` is called periodically.
 
     Attributes:
         address: of the client.
@@ -70,37 +70,37 @@ class Protocol(H11Protocol):
     _blocked_since: float | None = None
 
     def begin(self, gate: Connections) -> Protocol:
-        """Count among the connections of `gate`."""
+        """Register with the connections of `gate`."""
         self._gate = gate
         self.conn = _Conversation()
         return self
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The client may speak."""
+        """The connection is open."""
         super().connection_made(transport)
         self.address = (self.client or ("", 0))[0]
         self._head_since = time.monotonic()
         self._gate.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """The connection is closed."""
         super().connection_lost(exc)
         self._gate.closed(self)
 
     def data_received(self, data: bytes) -> None:
-        """The client says something."""
+        """The client sent data."""
         super().data_received(data)
         self._note()
 
     def on_response_complete(self) -> None:
-        """All that is to be said was said; it may still lie here."""
+        """The response is complete; it may still be buffered here."""
         if self.conn.their_state is h11.SEND_BODY:
             self._answered_since = time.monotonic()
         super().on_response_complete()
         self._note()
 
     def _note(self) -> None:
-        """What the client is at: a head, nothing, or a body that nobody reads any more."""
+        """Update what the client is doing: sending a head, nothing, or a body nobody reads."""
         now = time.monotonic()
         if self.conn.their_state is not h11.SEND_BODY:
             self._answered_since = None
@@ -112,7 +112,7 @@ class Protocol(H11Protocol):
             self._head_since, self._silent_since = None, self._silent_since or now
 
     def resume_writing(self) -> None:
-        """The client has taken most of what lay here."""
+        """The client has read most of the buffer."""
         super().resume_writing()
         self._blocked_since = None
 
@@ -123,7 +123,7 @@ class Protocol(H11Protocol):
 
     @property
     def since(self) -> float:
-        """When what it is doing began, for the order in which connections are ended."""
+        """When its present activity began, for the order in which connections are closed."""
         times = (
             *(self._head_since, self._silent_since),
             *(self._answered_since, self._blocked_since),
@@ -131,7 +131,7 @@ class Protocol(H11Protocol):
         return min((moment for moment in times if moment is not None), default=time.monotonic())
 
     def sweep(self, now: float, config: ServeConfig) -> None:
-        """End the connection if the client's time is over."""
+        """Close the connection if its time limit is exceeded."""
         if not self.transport.get_write_buffer_size():
             self._blocked_since = None
         elif self._blocked_since is None:
@@ -149,12 +149,12 @@ class Protocol(H11Protocol):
 
 
 class Connections:
-    """All connections of a server, and the socket that takes them.
+    """All connections of a server, and its listening socket.
 
     Args:
-        config: how many there may be, time-outs.
+        config: limit of connections, time-outs.
         listening: the socket.
-        tls: certificate and key, if HTTPS is spoken.
+        tls: certificate and key for HTTPS, or `None`.
         make: makes the protocol of a new connection.
     """
 
@@ -172,26 +172,26 @@ class Connections:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begin to take connections, in the running loop."""
+        """Accept connections in the running loop."""
         self._listening.setblocking(False)
         self._listening.listen(BACKLOG)
         self._keep(self._accept())
         self._keep(self._sweep())
 
     def close(self) -> None:
-        """Take no more; those that are there go on. For uvicorn, as a server of asyncio's."""
+        """Accept no more; open ones continue. Called by uvicorn like a server of asyncio."""
         for task in self._tasks:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Nothing is left to wait for."""
+        """Return at once; called by uvicorn."""
 
     def opened(self, protocol: Protocol) -> None:
-        """A connection can be spoken on."""
+        """Register an open connection."""
         self._open.add(protocol)
 
     def closed(self, protocol: Protocol) -> None:
-        """A connection is over, or will be in a moment."""
+        """Unregister a connection that is closed or about to be."""
         self._open.discard(protocol)
 
     def _keep(self, work: Any) -> None:
@@ -215,7 +215,7 @@ class Connections:
                 connection.close()
 
     def _has_room(self) -> bool:
-        """Whether one more connection can be taken, if need be in place of another one."""
+        """Whether one more connection fits, if necessary in place of an idle one."""
         if len(self._open) + len(self._greeting) < self._most:
             return True
         idle = [protocol for protocol in self._open if protocol.idle]
@@ -240,7 +240,7 @@ class Connections:
             connection.shutdown(socket.SHUT_RDWR)
 
     async def _greet(self, connection: socket.socket) -> None:
-        """Agree on TLS, if that is spoken, and hand the connection to its protocol."""
+        """Run the TLS handshake, if configured, and pass the connection to its protocol."""
         seconds = self._config.header_timeout if self._tls else None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
@@ -263,7 +263,7 @@ class Connections:
 
 
 def most_connections(wanted: int) -> int:
-    """Connections at once: as many as wanted, and fewer than there are descriptors."""
+    """Limit of open connections: as configured, and below the number of descriptors."""
     try:
         import resource
     except ImportError:  # not on Windows

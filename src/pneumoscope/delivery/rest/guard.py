@@ -34,12 +34,11 @@ Headers = Mapping[bytes, bytes]
 
 
 class Origins:
-    """The names of a server, and the sites that may ask it.
+    """The host names of a server, and the sites whose pages may use it.
 
     Args:
-        hosts: names, without a port, that requests may have in `Host`; `*` is any; `None` leaves
-            that to who runs the application.
-        origins: sites, as in `https://viewer.example`, whose pages may ask; `*` is any.
+        hosts: host names, without a port, accepted in `Host`; `*`: any; `None`: not checked here.
+        origins: sites, as in `https://viewer.example`, whose pages may use it; `*`: any.
     """
 
     def __init__(self, hosts: Collection[str] | None, origins: Collection[str]) -> None:
@@ -64,7 +63,7 @@ class Origins:
             raise RequestError(
                 403,
                 Problem.WRONG_ORIGIN,
-                "a page of another site asks. Who runs this server can allow it: "
+                "the request comes from a page of another site. To allow it, start the server with "
                 "--allowed-origin https://SITE",
             )
 
@@ -81,7 +80,7 @@ class Origins:
 
     @staticmethod
     def preflight() -> list[tuple[bytes, bytes]]:
-        """What may be asked, for the question that browsers ask before."""
+        """The response to the preflight request of a browser."""
         return [
             (b"access-control-allow-methods", b"GET, POST"),
             (b"access-control-allow-headers", b"Content-Type, X-API-Key"),
@@ -116,20 +115,20 @@ def _without_port(host: str) -> str:
 
 
 def _authority(origin: str) -> str:
-    """Host and port of an origin, as in `https://x:8443`; "" for `null` and whatever is none."""
+    """Host and port of an origin such as `https://x:8443`; "" for `null` or invalid ones."""
     scheme, found, host = origin.partition("://")
     return _with_port(host, origin) if found and scheme in _DEFAULT_PORTS else ""
 
 
 def _with_port(host: str, origin: str) -> str:
-    """A host with its port, the origin's scheme's own if none is written."""
+    """A host with its port, by default that of the origin's scheme."""
     name = _without_port(host)
     port = host[len(name) :].lstrip(".").lstrip(":")
     return f"{name}:{port or _DEFAULT_PORTS.get(origin.partition('://')[0], '')}"
 
 
 HELD = "pneumoscope.held"
-"""Key of the ASGI scope: an `ExitStack` that closes when the request is over, however it ends."""
+"""Key of the ASGI scope: an `ExitStack` that closes when the request ends in any way."""
 
 _HEAD = "pneumoscope.head"
 """Key of the ASGI scope: whether the client requests the head of a response only."""
@@ -152,9 +151,9 @@ HEADERS = {
 
 
 class RateLimit:
-    """A bucket per client address: filled at `rate` per second up to `burst`, one per request.
+    """Token buckets per client address, filled at `rate` per second up to `burst`.
 
-    Addresses that were not heard of for longest are forgotten first.
+    The addresses that were idle longest are dropped first.
     """
 
     def __init__(self, rate: float, burst: int) -> None:
@@ -162,7 +161,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait(self, address: str, now: float) -> float:
-        """Seconds until this client may ask again; 0 lets it in and counts it."""
+        """Seconds until this client may send a request; 0 admits and counts one."""
         if not self._rate:
             return 0.0
         left, since = self._buckets.pop(address, (float(self._burst), now))
@@ -180,10 +179,10 @@ class Guard:
     Args:
         app: the routes.
         config: the rate.
-        keys: of which one must be in X-API-Key; none: everyone may ask.
+        keys: API keys, one of which must be in X-API-Key; empty: no key is required.
         metrics: counts every request.
         routes: paths that are counted under their own name.
-        hosts: names that requests may ask by; `None`: any.
+        hosts: accepted values of `Host`; `None`: any.
     """
 
     def __init__(
@@ -204,7 +203,7 @@ class Guard:
         self._root = config.root_path.rstrip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection's request, or the server's start and stop."""
+        """Handle a request, or the start and stop of the server."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -233,9 +232,9 @@ class Guard:
             self._tell(scope, request, code, time.perf_counter() - began)
 
     def _routed(self, scope: Scope) -> Scope:
-        """The request as the routes know it: without the prefix, HEAD as the GET without a body.
+        """The request for the routes: without the path prefix, and HEAD as GET without a body.
 
-        A proxy may leave the prefix or take it off.
+        A proxy may keep or remove the prefix.
         """
         path, method = scope["path"], scope["method"]
         if self._root and f"{path}/".startswith(f"{self._root}/"):

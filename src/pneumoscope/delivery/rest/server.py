@@ -1,7 +1,6 @@
-"""A socket, TLS and signals around the application.
+"""Sockets, TLS and signals around the application.
 
-Comes in: a model and a configuration. Goes out: when the server has stopped. SIGTERM and Ctrl-C
-close the door; requests under way are answered first. Knows nothing of routes.
+SIGTERM and Ctrl-C close the socket; requests under way are completed first.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ _LOOPBACK = ("127.", "::1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A socket that listens, and the address to say of it."""
+    """A listening socket, and its address for messages."""
 
     socket: socket.socket
     url: str
 
 
 def api_keys(config: ServeConfig) -> tuple[str, ...]:
-    """The keys of the file and of the environment.
+    """Read the API keys of the file and of the environment.
 
     Raises:
         UsageError: the file can't be read or holds no key, or a key is too short to be one.
@@ -67,11 +66,11 @@ def api_keys(config: ServeConfig) -> tuple[str, ...]:
 
 
 def bind(config: ServeConfig) -> Bound:
-    """Take the port, before a model is loaded for it.
+    """Bind the port, before a model is loaded.
 
     Raises:
-        UsageError: the address is none of this machine's, the port is taken or may not be had, or
-            the files of TLS are not both there.
+        UsageError: the address is not one of this machine, the port is taken or not permitted, or
+            a TLS file is missing.
     """
     check_tls(config)
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -88,10 +87,10 @@ def bind(config: ServeConfig) -> Bound:
 
 
 def allowed_hosts(config: ServeConfig) -> tuple[str, ...]:
-    """The names that requests may ask by: this machine's own, the address given, and those added.
+    """Host names that requests may use: this machine's, the given address, and those added.
 
     Raises:
-        UsageError: one that is no name.
+        UsageError: one of them is not a host name.
     """
     for name in config.allowed_host:
         if not name or any(c in name for c in "/@ ") or "://" in name:
@@ -104,7 +103,7 @@ def allowed_hosts(config: ServeConfig) -> tuple[str, ...]:
 
 
 def check_tls(config: ServeConfig) -> None:
-    """See that certificate and key are both given and there, or neither.
+    """Check that certificate and key are both given and exist, or neither.
 
     Raises:
         UsageError: one is missing.
@@ -119,11 +118,11 @@ def check_tls(config: ServeConfig) -> None:
 def serve(
     predictor: Predictor, config: ServeConfig, limits: LimitsConfig, bound: Bound, level: int
 ) -> None:
-    """Result until SIGTERM or Ctrl-C, and then for what is under way.
+    """Serve until SIGTERM or Ctrl-C, then complete the requests under way.
 
     Args:
         predictor: the model.
-        config: what is taken on, TLS.
+        config: limits of requests, TLS.
         limits: limits for reading one image.
         bound: where to listen.
         level: of the log, as of `logging`.
@@ -162,7 +161,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Takes connections by `Connections`, and says when it is ready, and where."""
+    """Accepts connections through `Connections`, and logs when and where it is ready."""
 
     def __init__(self, settings: uvicorn.Config, config: ServeConfig, bound: Bound) -> None:
         super().__init__(settings)

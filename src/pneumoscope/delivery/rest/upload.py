@@ -1,13 +1,8 @@
-"""A multipart body to files in memory, as it comes in: counted by the byte, never on disk.
+"""A multipart body (RFC 2046, 5.1.1; RFC 7578) to files in memory, never on disk.
 
-Comes in: a request whose body was not read yet, and limits. Goes out: `Upload`s, or a
-`RequestError`. Starlette's own parser writes what is larger than 1 MB to a temporary file, which
-pictures of patients should not be in. File names are text for people here, and no path anywhere.
-
-A multipart body (RFC 2046, 5.1.1; RFC 7578) cut into its parts as it comes in.
-
-Boundaries are searched for by the C library alone, whatever is in the parts, so that the event loop
-is never held by a body that is made to be slow to cut.
+The parser of Starlette writes parts above 1 MB to a temporary file, where images of patients do not
+belong. File names are text for display and never a path. Boundaries are searched for by the C
+library, whatever the parts contain, so that a crafted body can't block the event loop.
 """
 
 from __future__ import annotations
@@ -25,16 +20,16 @@ from pneumoscope.storage import path_text
 
 _MOST_HEADER = 8 << 10
 _MOST_FIELDS = 64
-"""Parts of a form beside its files."""
+"""Parts that a form may have beside its files."""
 
 
 class MultipartError(Exception):
-    """The body is no multipart form."""
+    """The body is not a multipart form."""
 
 
 @dataclass(slots=True)
 class Part:
-    """One part: the field and file name of its header, and what was kept of its content."""
+    """One part: field and file name from its header, and the content that was kept."""
 
     field_name: str = ""
     file_name: str = ""
@@ -43,10 +38,10 @@ class Part:
 
 
 class Multipart:
-    """Cuts a body.
+    """Splits a body into parts.
 
     Args:
-        boundary: of the header Content-Type.
+        boundary: from the header Content-Type.
         most_parts: files that the form may have.
         data: called with a part and more of its content.
         end: called with a part that is complete.
@@ -81,7 +76,7 @@ class Multipart:
             pass
 
     def _before(self) -> bool:
-        """Look for the first boundary; what stands before it is nobody's."""
+        """Search for the first boundary; anything before it is ignored."""
         found = self._buffer.find(self._line)
         if found > _MOST_HEADER or (found < 0 and len(self._buffer) > _MOST_HEADER):
             raise MultipartError("it does not begin with its boundary")
@@ -92,7 +87,7 @@ class Multipart:
         return True
 
     def _after_boundary(self) -> bool:
-        """Two hyphens end the form; else a header follows, after blanks."""
+        """Two hyphens end the form; otherwise a header follows, after blanks."""
         if len(self._buffer) < 2:
             return False
         if self._buffer.startswith(b"--"):
@@ -123,7 +118,7 @@ class Multipart:
         return True
 
     def _content(self) -> bool:
-        """Hand on what is surely content: all before a boundary, or before where one may begin."""
+        """Pass on certain content: everything before a boundary or the possible start of one."""
         part = self._part
         found = self._buffer.find(self._line)
         sure = found if found >= 0 else len(self._buffer) - len(self._line) + 1
@@ -139,7 +134,7 @@ class Multipart:
 
 
 def _part(header: bytes) -> Part:
-    """What the header of a part says; later lines of the same name count."""
+    """Field and file name from the header of a part; the last of repeated lines counts."""
     part = Part()
     for line in header.split(b"\r\n"):
         name, _, value = line.partition(b":")
@@ -166,9 +161,9 @@ class Upload:
     """One file of a request.
 
     Attributes:
-        name: what the client calls it, made harmless; for people alone.
-        content: its bytes; none if it was larger than allowed.
-        size: how many came, at least.
+        name: the file name from the client, sanitised, for display only.
+        content: its bytes; empty if it was larger than allowed.
+        size: number of bytes received, at least.
     """
 
     name: str
@@ -182,14 +177,14 @@ class Upload:
 
 
 class Memory:
-    """Counts the bytes of all bodies that are held, and refuses more than `most`."""
+    """Counts the bytes of all bodies in memory, and rejects more than `most`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.held = 0
 
     def take(self, count: int, until: ExitStack) -> None:
-        """Hold `count` bytes more; they are given back when `until` closes.
+        """Count `count` more bytes until `until` closes.
 
         Raises:
             RequestError: there is no room, 503.
@@ -205,7 +200,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """What one request may bring: files, and bytes of each and of all together."""
+    """Limits of one request: files, bytes of each, and bytes of all together."""
 
     files: int
     file_bytes: int
@@ -215,12 +210,12 @@ class UploadLimits:
 async def receive_files(
     content_type: str, length: str, body: AsyncIterator[bytes], limits: UploadLimits
 ) -> list[Upload]:
-    """The files of a multipart body.
+    """Receive the files of a multipart body.
 
     Args:
         content_type: of the request, with the boundary.
         length: the header Content-Length, "" if there is none.
-        body: the bytes as they come.
+        body: the bytes as they arrive.
         limits: a single file larger than they allow is an error; of several, its bytes are dropped.
 
     Raises:

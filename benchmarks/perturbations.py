@@ -251,11 +251,11 @@ def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
         "noise_seed": asked.seed,
     }
     about = [
-        f"Model {asked.model}, split {asked.split} of {asked.data}: {plural(images, 'image')} of "
+        f"Model {Path(asked.model).name}, split {asked.split} of {asked.data.name}: {plural(images, 'image')} of "
         f"{plural(patients, 'patient')}, {facts['positives']} with pneumonia, {scores.refused} "
         f"refused; threshold {threshold.value:.4f} ({threshold.rule}); {percent(interval.level)} "
         f"intervals, {BOOTSTRAP_METHOD}; {facts['date']}.",
-        "Changes are made to the decoded film, before preprocessing. Worst first.",
+        "Changes are made to the decoded image, before preprocessing. Worst first.",
     ]
     return facts | document(table), markdown(table, about)
 

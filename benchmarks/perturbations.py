@@ -251,10 +251,11 @@ def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
         "noise_seed": asked.seed,
     }
     about = [
-        f"Model {Path(asked.model).name}, split {asked.split} of {asked.data.name}: {plural(images, 'image')} of "
-        f"{plural(patients, 'patient')}, {facts['positives']} with pneumonia, {scores.refused} "
-        f"refused; threshold {threshold.value:.4f} ({threshold.rule}); {percent(interval.level)} "
-        f"intervals, {BOOTSTRAP_METHOD}; {facts['date']}.",
+        f"Model {Path(asked.model).name}, split {asked.split} of {asked.data.name}: "
+        f"{plural(images, 'image')} of {plural(patients, 'patient')}, {facts['positives']} with "
+        f"pneumonia, {scores.refused} refused; threshold {threshold.value:.4f} "
+        f"({threshold.rule}); {percent(interval.level)} intervals, {BOOTSTRAP_METHOD}; "
+        f"{facts['date']}.",
         "Changes are made to the decoded image, before preprocessing. Worst first.",
     ]
     return facts | document(table), markdown(table, about)

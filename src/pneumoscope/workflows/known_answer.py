@@ -64,7 +64,7 @@ def confirm(predictor: Predictor) -> KnownAnswer | None:
         raise MissingError(
             f"known answer: {result.engine} in {result.precision} gives the phantom "
             f"{_probability(result.found)}; the model states {result.stated:.6f} (tolerance "
-            f"{result.allowed:g}). This engine computes wrong result and is not used. Compare all "
+            f"{result.allowed:g}). This engine computes wrong results and is not used. Compare all "
             "engines: pneumoscope doctor; then reinstall the engine or use another machine."
         )
     _LOGGER.info(

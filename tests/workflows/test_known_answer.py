@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import LimitsConfig, NodeConfig, ServeConfig
@@ -27,7 +29,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.workflows import known_answer
 from pneumoscope.workflows.known_answer import check_engines, confirm, state
 
-_WRONG_BY = 0.5
+_WRONG_BY = 2.0
 """In logits: beyond the tolerance of every precision, bfloat16's and int8's too."""
 
 NOTHING = type("Nothing", (), {"find_spec": lambda _: None})
@@ -47,7 +49,13 @@ def wrong(stated: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_the_shipped_phantom_is_the_drawn_one() -> None:
-    assert drawn_phantom() == phantom_content()
+    drawn, shipped = (
+        np.asarray(Image.open(io.BytesIO(content))).astype(int)
+        for content in (drawn_phantom(), phantom_content())
+    )
+    # Processors round float32 differently: a grey value midway between two may fall either way.
+    assert np.abs(drawn - shipped).max() <= 1
+    assert (drawn != shipped).mean() < 1e-3
 
 
 def test_the_engine_in_use_is_right_and_the_input_check_is_not_asked(stated: Bundle) -> None:

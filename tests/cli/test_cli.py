@@ -48,7 +48,7 @@ def test_help_tells_defaults_from_the_config(
     monkeypatch.setenv("COLUMNS", "200")
     run(["train", "--help"])
     text = capsys.readouterr().out
-    assert "most epochs (default 60)" in text
+    assert "largest number of epochs (default 60)" in text
     assert "(default imagenet)" in text
 
 

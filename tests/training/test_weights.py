@@ -233,7 +233,7 @@ def test_other_shapes_are_named_and_nothing_is_loaded(
 @pytest.mark.parametrize(
     ("array", "fault"),
     [
-        (np.full((7, 7, 3, 64), np.nan, "f4"), "not finite"),
+        (np.full((7, 7, 3, 64), np.nan, "f4"), "non-finite"),
         (np.zeros((7, 7, 3, 64), "i4"), "wanted floating point"),
     ],
 )
@@ -354,7 +354,7 @@ def test_a_broken_bundle_starts_no_training(shipped: Path, manifest: str, fault:
 def test_files_that_are_not_hdf5(tmp_path: Path) -> None:
     path = tmp_path / "model.h5"
     path.write_bytes(b"PK\x03\x04 a .keras file")
-    with pytest.raises(InputError, match="not an HDF5 file"):
+    with pytest.raises(InputError, match="neither an HDF5 file"):
         resolve_weights(str(path))
     with pytest.raises(WeightsMissingError, match=r"--weights FILE\.h5") as caught:
         resolve_weights(str(tmp_path / "nowhere.h5"))

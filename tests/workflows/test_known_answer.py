@@ -59,7 +59,7 @@ def test_the_shipped_phantom_is_the_drawn_one() -> None:
 
 
 def test_the_engine_in_use_is_right_and_the_input_check_is_not_asked(stated: Bundle) -> None:
-    predictor = Predictor.load(stated.folder)
+    predictor = Predictor.load(stated.folder, "f32")
     found = confirm(predictor)
     assert found is not None
     assert found.right

@@ -292,6 +292,7 @@ def test_a_disk_full_while_a_checkpoint_is_written_loses_one_epoch(
     assert sorted(path.name for path in out.iterdir()) == [
         "checkpoint-network-0.npz",
         "config.toml",
+        "history.csv",
         "split.csv",
     ]
     again = train(phantoms, out, resume=True)

@@ -107,12 +107,12 @@ def test_cost_is_that_of_the_machine_and_follows_the_films() -> None:
             assert queue.cost == pytest.approx(90, abs=0.1)
             with pytest.raises(ZeroDivisionError):
                 await queue.result(pool.submit(lambda: 1 // 0), never())
-            await until(lambda: queue.films == 0)
+            await until(lambda: queue.images == 0)
             queue.cost = 0.1
             for _ in range(8):
                 jobs = [queue.result(pool.submit(time.sleep, 0.02), never()) for _ in range(10)]
                 await asyncio.gather(*jobs)
-                await until(lambda: queue.films == 0)
+                await until(lambda: queue.images == 0)
         assert 0.01 < queue.cost < 0.05
 
     asyncio.run(run())
@@ -133,14 +133,14 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
         with ThreadPoolExecutor(1) as pool:
             jobs = [pool.submit(backend.gate.wait), pool.submit(done.append, 1)]
             waiting = [asyncio.create_task(queue.result(job, gone())) for job in jobs]
-            await until(lambda: queue.films == 2)
+            await until(lambda: queue.images == 2)
             left.set()
             for task in waiting:
                 with pytest.raises(ClientGoneError):
                     await task
-            await until(lambda: queue.films == 1)  # a thread can't be stopped
+            await until(lambda: queue.images == 1)  # a thread can't be stopped
             backend.gate.set()
-            await until(lambda: queue.films == 0)
+            await until(lambda: queue.images == 0)
         assert done == []
 
     asyncio.run(run())
@@ -168,7 +168,7 @@ def test_who_leaves_a_batch_ends_all_its_films_and_nobody_complains() -> None:
         left.set()
         assert await asking is None
         backend.gate.set()
-        await until(lambda: service.queue.films == 0)
+        await until(lambda: service.queue.images == 0)
         assert backend.begun < 10  # of a hundred
         gc.collect()  # tasks whose end nobody heard of would be told now
         await asyncio.sleep(0)

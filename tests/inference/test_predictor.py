@@ -243,5 +243,5 @@ def test_decoded_images_are_taken_two_batches_ahead_at_most(tmp_path: Path) -> N
     ids=["uint8", "float64", "rgb", "to 255", "negative", "nan", "empty"],
 )
 def test_an_array_that_is_no_grey_image_is_no_probability(image: np.ndarray) -> None:
-    with pytest.raises(UsageError, match="wanted|expected"):
+    with pytest.raises(UsageError, match=r"wanted|expected"):
         Predictor(MANIFEST, MeanBackend()).predict_image(image, "image")

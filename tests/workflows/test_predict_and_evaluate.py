@@ -196,7 +196,7 @@ def test_unreadable_images_are_counted_and_stand_in_no_metric(
     for k in range(4):
         (tmp_path / "d" / f"{9 - k}.png").write_bytes(b"text")
     failed = answered(capsys, "evaluate", data, "--out", out, code=3)
-    assert "none of 4 images could be answered for" in failed["error"]["message"]
+    assert "none of 4 images has a prediction" in failed["error"]["message"]
 
 
 def test_all_takes_every_split_and_test_its_own(
@@ -306,4 +306,4 @@ def test_matched_framing_scores_re_cut_images(
     as_is = answered(capsys, "evaluate", data, "--out", tmp_path / "as-is")
     assert "framing" not in as_is
     refused = answered(capsys, "evaluate", data, "--out", out, *matched[2:], code=2)
-    assert "without --framing matched" in refused["error"]["message"]
+    assert "needs --framing matched" in refused["error"]["message"]

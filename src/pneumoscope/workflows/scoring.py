@@ -108,7 +108,7 @@ def score_all(
     scored = Scored(tuple(records), tuple(results))
     if not scored.ok:
         first = results[0].prediction if results else None
-        example = f" The first one, {first.path}: {first.detail}" if first else ""
+        example = f" The first one, {first.path}: {first.detail.rstrip('.')}." if first else ""
         raise DataError(
             f"none of {len(records)} images has a prediction.{example} "
             "Check the data: pneumoscope data audit DATA"

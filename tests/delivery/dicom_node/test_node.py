@@ -224,7 +224,7 @@ def test_who_may_call(tmp_path: Path) -> None:
 
 
 def test_one_node_to_a_spool(tmp_path: Path) -> None:
-    with running(tmp_path, None), pytest.raises(UsageError, match="One node has it at a time"):
+    with running(tmp_path, None), pytest.raises(UsageError, match="A spool has one node at a time"):
         Node(NodeConfig(port=0, spool=str(tmp_path)), predictor())
 
 

@@ -253,7 +253,7 @@ def test_recalibration_changes_the_scale_and_no_decision(
     made = tmp_path / "made"
     options = ["--recalibrate", tmp_path / "site", "--model", bundle, "--apply", made]
     told = planned(capsys, folder, *options)
-    assert "Calibration of the site" in (folder / "plan.html").read_text()
+    assert "Local recalibration" in (folder / "plan.html").read_text()
     sample = told["recalibration"]
     assert sample["images"] == 90
     assert sample["seen"]["images"] == 90

@@ -239,4 +239,4 @@ def test_a_model_without_a_number_is_told(
 
     monkeypatch.setattr(Predictor, "load", lambda model, **_: Predictor(MANIFEST, Broken()))
     assert script.main([str(exposed(tmp_path / "films", films=2))]) == 1
-    assert "no number" in capsys.readouterr().err
+    assert "not finite" in capsys.readouterr().err

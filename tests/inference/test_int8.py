@@ -130,7 +130,7 @@ def test_a_bundle_is_answered_for_in_what_it_is_certified_for(
         Predictor.load(bundle.folder, "int8")
     passed = replace(bundle.manifest, certificates=(PrecisionCertificate("int8", "f32"),))
     without = write_revised(tmp_path / "without", bundle, passed, "card")
-    with pytest.raises(BundleError, match="holds no int8 table"):
+    with pytest.raises(BundleError, match="has no int8 table"):
         Predictor.load(without.folder)
     table = {INT8_TABLE: wide(bundle, 6.0).as_table()}
     certified = write_revised(tmp_path / "with", bundle, passed, "card", table)

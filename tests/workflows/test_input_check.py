@@ -140,7 +140,8 @@ def test_the_section_of_a_card_is_replaced_not_repeated() -> None:
     assert "1,500 training images" in once
     again = card_with_check(once, InputCheck())
     assert again.count("## Input check") == again.count("## Citation") == 1
-    assert card_with_check("# Model\n", InputCheck()).startswith("# Model\n\n## Input check\n\nIt")
+    first = card_with_check("# Model\n", InputCheck())
+    assert first.startswith("# Model\n\n## Input check\n\nThis")
     assert "1,500" not in again
     assert "every readable image gets a prediction" in again
 
@@ -218,7 +219,7 @@ def test_what_answers_hold_is_not_read_again(
     assert len(read) == 60 + 5  # what copies are made of
     statistics = statistics_of(check, table)
     whole = Predictor(bundle.manifest, engine, statistics=statistics)
-    later = [answer.prediction for answer in scored.checked_by(whole).answers]
+    later = [result.prediction for result in scored.checked_by(whole).results]
     assert later == [answer.prediction for answer in whole.predict_files(films[60:])]
     assert {p.input_score is not None for p in later} == {True}
 

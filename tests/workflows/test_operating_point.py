@@ -157,7 +157,7 @@ def test_every_change_is_a_condition_of_its_own(records: list[ImageRecord]) -> N
     scored, predictor = answered_by(BrightBackend(), records)
     config = TrainConfig(perturb_val=True, threshold=ThresholdConfig("worst_case"))
     found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
-    assert found.threshold.rule.endswith(f"under {1 + len(PLAUSIBLE)} conditions")
+    assert found.threshold.rule.endswith(f"over {1 + len(PLAUSIBLE)} conditions")
     alone = with_operating_point(
         MANIFEST, scored, predictor, TrainConfig(threshold=config.threshold), SILENT
     )
@@ -192,5 +192,5 @@ def test_matched_copies_are_perturbed_as_well(records: list[ImageRecord]) -> Non
     config = TrainConfig(match_val=True, perturb_val=True, threshold=threshold)
     found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
     count = len(MATCHED_SHARES) + len(PLAUSIBLE)
-    assert found.threshold.rule.endswith(f"under {count} conditions")
+    assert found.threshold.rule.endswith(f"over {count} conditions")
     assert found.threshold.chosen_on.endswith(f"{len(PLAUSIBLE)} perturbed copies of the 0.71 one")

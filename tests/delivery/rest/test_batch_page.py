@@ -182,7 +182,7 @@ def test_a_refused_picture_is_shown_as_the_browser_reads_it(tab: Tab) -> None:
     drop(tab, ["r1.png"])
     tab.wait("document.getElementById('case-file').textContent === 'r1.png'")
     tab.wait(
-        "document.getElementById('map-words').textContent.includes('as your browser reads it')"
+        "document.getElementById('map-words').textContent.includes('as your browser decodes it')"
     )
     assert not tab.ask("document.getElementById('film').hidden")
     assert "patient of another age" in text(tab, "words")

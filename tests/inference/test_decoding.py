@@ -106,7 +106,7 @@ def test_a_process_that_dies_loses_no_file_and_only_a_deadly_one_has_no_answer(
     assert isinstance(deadly, Prediction)
     assert (deadly.path, deadly.status) == (str(paths[0]), "error")
     assert deadly.reason == Reason.INTERNAL_ERROR
-    assert "died" in deadly.detail
+    assert "killed or crashed" in deadly.detail
 
 
 def test_processes_that_cant_start_end_the_run_with_the_way_out(tmp_path: Path) -> None:

@@ -255,7 +255,8 @@ def test_costs_choose_the_cheapest_threshold(
     assert cheapest["low"] <= cheapest["threshold"] <= cheapest["high"]
     assert told["cost"]["call_all_per_1000"] == pytest.approx(2 * 800)
     assert told["cost"]["call_none_per_1000"] == pytest.approx(8 * 200)
-    assert "A missed case costs 8, a false alarm 2" in (tmp_path / "e" / "plan.html").read_text()
+    page = (tmp_path / "e" / "plan.html").read_text()
+    assert "Cost of a missed case: 8; of a false alarm: 2" in page
     # The dearer a missed case, the lower the threshold.
     dear = planned(capsys, tmp_path / "e", "--cost", "100:1", "--prevalence", 0.2)
     assert dear["chosen"]["threshold"] < told["chosen"]["threshold"]

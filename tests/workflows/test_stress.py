@@ -238,7 +238,7 @@ def test_files_hold_what_was_found(
         **{"images": 20, "known": False, "identical": 0, "alike": 0, "chosen_on": 0},
         "trained_on": 0,
     }
-    assert "Whether the model was trained on some of these images" in page
+    assert "It is not known whether the model was trained on some of these images" in page
     assert page.count("data:image/png;base64,") == WAYS
     assert "With the lungs painted black, the AUC is still" in page
     assert (
@@ -350,7 +350,7 @@ def test_refusals_are_counted_apart_and_unreadable_films_left_out(
     assert negative.found.images == 4
     assert negative.found.changed["specificity"].value is None
     bright = json.loads((tmp_path / "out" / "stress.json").read_text(encoding="utf-8"))
-    assert "refuse images that it answers for" in json.dumps(bright["findings"])
+    assert "refused that are accepted unchanged" in json.dumps(bright["findings"])
     assert answers_of(tmp_path / "out")["bad.png", "plain"] == ""
 
 

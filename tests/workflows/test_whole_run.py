@@ -194,7 +194,7 @@ def test_images_that_cant_be_read_are_left_out_of_what_the_model_saw(
     assert run.bundle.manifest.training_data.positives == whole.positives - 1
     assert run.evaluation.refused == 1
     report = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert "1 images of train were left out" in report
+    assert "images of train that can&#39;t be read and were skipped: 1," in report
     statuses = [row["status"] for row in rows_of(run.folder / "evaluation" / "predictions.csv")]
     assert statuses.count("refused") == 1
 

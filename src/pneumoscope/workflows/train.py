@@ -372,7 +372,8 @@ def _input_check(
 def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:
     """The data set with warnings about skipped images and about unusual files."""
     notes = [
-        f"{len(refused)} images of {split} were skipped, the first is {path_text(str(refused[0]))}."
+        f"images of {split} that can't be read and were skipped: {len(refused)}, the first is "
+        f"{path_text(str(refused[0]))}."
         for split, refused in trained.refused.items()
         if refused
     ]

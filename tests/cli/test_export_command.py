@@ -30,7 +30,7 @@ def test_export_certifies_itself_and_tells_so(
     assert not (out / "certificate.json").exists()
     text = capsys.readouterr().out
     assert "give --check DATA" in text
-    assert "note         it refuses nothing" in text
+    assert "every readable image is scored" in text
     assert document["input_check"] == {"method": "none", "in_graph": False}
 
 

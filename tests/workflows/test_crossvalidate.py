@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_and_another_division_is_refused(
 
 def test_too_few_patients_and_impossible_folds_are_refused(shared: Path, tmp_path: Path) -> None:
     data = write_phantoms(tmp_path / "few", 12, 1, size=80)
-    with pytest.raises(DataError, match=r"--folds 50: .* has images in \d+ folds only"):
+    with pytest.raises(DataError, match=r"--folds 50: .* has images in only \d+ folds"):
         crossvalidate(data, tmp_path / "out", CONFIG, replace(DIVISION, folds=50))
     assert not (tmp_path / "out").exists()
     asked = ["crossvalidate", str(data), "--out", str(tmp_path / "out")]

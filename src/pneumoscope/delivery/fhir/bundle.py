@@ -44,11 +44,11 @@ _SCT = "http://snomed.info/sct"
 _DCM = "http://dicom.nema.org/resources/ontology/DCM"
 _UCUM = "http://unitsofmeasure.org"
 _TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
-_OWN = "https://pypi.org/project/pneumoscope"
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, _OWN)
+_NAMESPACE = uuid.UUID("68020c37-8cad-46f5-b126-51865ae20083")
+"""Of all identifiers that pneumoscope makes up; fixed, so that equal content gets equal ones."""
 
 _FINDING = {
-    "system": f"{_OWN}/codes",
+    "system": uuid.uuid5(_NAMESPACE, "codes").urn,
     "code": "pneumonia-probability",
     "display": "Probability of pneumonia",
 }
@@ -232,7 +232,9 @@ def _observation(
 
 def _device(author: Author) -> dict[str, Any]:
     return {
-        "identifier": [{"system": f"{_OWN}/model", "value": author.fingerprint}],
+        "identifier": [
+            {"system": uuid.uuid5(_NAMESPACE, "model").urn, "value": author.fingerprint}
+        ],
         "status": "active",
         "manufacturer": MANUFACTURER,
         "deviceName": [{"name": MANUFACTURER, "type": "manufacturer-name"}],

@@ -72,10 +72,10 @@ release:
 	$(PYTHON) requirements/check_wheel.py dist
 	$(PYTHON) -m venv $(RELEASE)/clean
 	$(RELEASE)/clean/bin/python $(PIP) dist/*.whl
-	mkdir $(RELEASE)/work
-	cd $(RELEASE)/work && ../clean/bin/pneumoscope data phantom --out phantoms --n 4 --quiet
-	cd $(RELEASE)/work && ../clean/bin/pneumoscope predict phantoms/train --no-input-check --out rows.csv
-	$(PYTHON) requirements/check_wheel.py dist $(RELEASE)/work/rows.csv
+	mkdir $(RELEASE)/trial
+	cd $(RELEASE)/trial && ../clean/bin/pneumoscope data phantom --out phantoms --n 4 --quiet
+	cd $(RELEASE)/trial && ../clean/bin/pneumoscope predict phantoms/train --no-input-check --out rows.csv
+	$(PYTHON) requirements/check_wheel.py dist $(RELEASE)/trial/rows.csv
 
 # PyTorch is not in the lock file: only training uses it (benchmarks/RESULTS.md).
 default-model: $(READY)

@@ -1,24 +1,25 @@
 """A DICOMweb server in this process, on loopback: QIDO-RS, WADO-RS and STOW-RS as in PS3.18.
 
-Comes in: films. Goes out: what it was asked and sent. Can be told to fail first.
+It keeps every request and everything stored, and can fail first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from pydicom import dcmread
+
+from support.http_stub import served
 
 ROOT = "/dicom-web"
 FAILED, REFERENCED = "00081198", "00081199"
@@ -178,14 +179,6 @@ def dicomweb_server(films: list[bytes], **how: Any) -> Iterator[DicomWebServer]:
     """A server that answers until the block ends."""
     kept = DicomWebServer(films, **how)
     handler = type("Handler", (_Handler,), {"kept": kept})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    kept.url = f"http://127.0.0.1:{server.server_address[1]}{ROOT}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with served(handler) as address:
+        kept.url = f"{address}{ROOT}"
         yield kept
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from support.http_stub import served
 
 ROOT = "/fhir"
 
@@ -87,14 +88,6 @@ def fhir_server(**how: Any) -> Iterator[FhirServer]:
     """A server that listens until the block ends."""
     kept = FhirServer(**how)
     handler = type("Handler", (_Handler,), {"kept": kept})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    kept.url = f"http://127.0.0.1:{server.server_address[1]}{ROOT}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with served(handler) as address:
+        kept.url = f"{address}{ROOT}"
         yield kept
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

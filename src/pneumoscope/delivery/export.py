@@ -386,7 +386,7 @@ def _judged(pairs: Sequence[_Pair], asked: int, threshold: float, limits: Limits
     tests = (
         ("largest difference of probability", found["largest_difference"], limits.probability),
         (
-            "largest difference of probability where films were rounded to 8 bits",
+            "largest difference of probability where images were rounded to 8 bits",
             found["largest_rounded_difference"],
             limits.rounded_probability,
         ),

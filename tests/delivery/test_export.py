@@ -19,7 +19,7 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.delivery.export import ExportedModel, Limits, certify, missing_parts, write_export
 from pneumoscope.errors import DataError, ExtraMissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
-from pneumoscope.images.framing import describe_image
+from pneumoscope.images.descriptors import describe_image
 from pneumoscope.inference.bundle import Abstention, Bundle, InputCheck, write_revised
 from pneumoscope.inference.input_check import METHOD, TABLE, Statistics, fit_statistics
 from pneumoscope.inference.overlay import Gaussian

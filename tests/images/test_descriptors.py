@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.images import perturbation_sweeps
-from pneumoscope.images.framing import EDGES, GRADIENTS, THUMBNAIL, describe_image
+from pneumoscope.images.descriptors import EDGES, GRADIENTS, THUMBNAIL, describe_image
 from pneumoscope.images.phantom import draw
 
 

@@ -19,7 +19,8 @@ from pneumoscope.inference.bundle import (
     write_revised,
 )
 from pneumoscope.inference.identity import model_fingerprint
-from pneumoscope.inference.predictor import Answer, decide
+from pneumoscope.inference.predictor import Answer
+from pneumoscope.inference.results import decide
 from pneumoscope.records import Prediction
 
 MANIFEST = BundleManifest(threshold=OperatingPoint(0.5, "for the test", ""))

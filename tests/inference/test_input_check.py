@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import BundleError, Reason
-from pneumoscope.images.framing import describe_image
+from pneumoscope.images.descriptors import describe_image
 from pneumoscope.inference import predictor as predicting
 from pneumoscope.inference.bundle import InputCheck, write_revised
 from pneumoscope.inference.input_check import (
@@ -20,8 +20,9 @@ from pneumoscope.inference.input_check import (
     Statistics,
     Verdict,
     choose_limits,
+    statistics_of,
 )
-from pneumoscope.inference.predictor import Predictor, statistics_of
+from pneumoscope.inference.predictor import Predictor
 from support.known_images import KNOWN, SIDE, CoarseBackend, drawn_images, known_images
 from support.small_bundle import manifest_for, small_bundle
 

@@ -25,7 +25,8 @@ from pneumoscope.evaluation.sample_size import patients_to_verify
 from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.report.formatting import number
 from pneumoscope.report.page import template_text
-from pneumoscope.report.plan_page import PlanContent, page_data, render_plan_page
+from pneumoscope.report.plan_content import PlanContent
+from pneumoscope.report.plan_page import page_data, render_plan_page
 from support.chromium import Tab, chromium_path, chromium_tab
 
 HOSTILE = "</script><script>alert(1)</script>"

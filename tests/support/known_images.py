@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.images.framing import describe_image
+from pneumoscope.images.descriptors import describe_image
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.bundle import BundleManifest

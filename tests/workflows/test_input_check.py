@@ -17,8 +17,8 @@ from pneumoscope.graph.archive import read_network
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle
 from pneumoscope.inference.engine import OpenVinoBackend
-from pneumoscope.inference.input_check import METHOD, TABLE
-from pneumoscope.inference.predictor import Predictor, statistics_of
+from pneumoscope.inference.input_check import METHOD, TABLE, statistics_of
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows import input_check as checking

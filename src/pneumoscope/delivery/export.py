@@ -39,9 +39,9 @@ from pneumoscope.graph.onnx import OnnxWriter
 from pneumoscope.graph.openvino import OpenVinoWriter, compile_model
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Bundle, BundleManifest
-from pneumoscope.inference.input_check import EMBEDDING, TABLE
+from pneumoscope.inference.input_check import EMBEDDING, TABLE, statistics_of
 from pneumoscope.inference.prediction_graph import OUTPUTS, write_prediction
-from pneumoscope.inference.predictor import Predictor, statistics_of
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result
 from pneumoscope.inference.weights_store import save_table
 from pneumoscope.progress import SILENT, Progress

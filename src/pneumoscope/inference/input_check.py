@@ -20,9 +20,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import Reason
-from pneumoscope.images.framing import EDGES, GRADIENTS, THUMBNAIL, ImageDescriptors
+from pneumoscope.errors import BundleError, Reason
+from pneumoscope.images.descriptors import EDGES, GRADIENTS, THUMBNAIL, ImageDescriptors
+from pneumoscope.inference.bundle import InputCheck
 from pneumoscope.inference.overlay import Gaussian, fit_gaussian
+from pneumoscope.inference.weights_store import Table
 
 METHOD: Final = "gaussians"
 TABLE = "input_check"
@@ -184,3 +186,26 @@ def choose_limits(
     scores = np.max([each / limits[name] for name, each in distances.items()], axis=0)
     stretched = float(np.quantile(scores, 1.0 - refusals)) * (1.0 + patients**-0.5)
     return {name: limit * stretched for name, limit in limits.items()}
+
+
+def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
+    """The distribution of a model's training images; `None` if the bundle has none.
+
+    Args:
+        check: entry of the bundle's manifest.
+        table: the bundle's table `input_check`, empty if it has none.
+
+    Raises:
+        BundleError: the method is unknown, or the arrays can't be used.
+    """
+    if check == InputCheck():
+        return None
+    try:
+        if check.method != METHOD:
+            raise ValueError(f"found the method {check.method!r}, wanted {METHOD!r}")
+        return Statistics.from_table(table, check.limits)
+    except ValueError as error:
+        raise BundleError(
+            f"the model's input check can't be used: {error}. Copy the bundle again, fit it again "
+            "(pneumoscope input-check), or disable it (--no-input-check)."
+        ) from error

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.data.training_overlap import TABLE_NAME
-from pneumoscope.errors import BundleError, Reason, UsageError
+from pneumoscope.errors import Reason, UsageError
 from pneumoscope.graph.precision import Precision
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, header_note, read_image
 from pneumoscope.inference.age_gate import AgeGate
-from pneumoscope.inference.bundle import BundleManifest, InputCheck, load_bundle
+from pneumoscope.inference.bundle import BundleManifest, load_bundle
 from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.engine import Backend, DeviceChoice, OpenVinoBackend, Outputs
 from pneumoscope.inference.image_sources import (
@@ -38,7 +38,7 @@ from pneumoscope.inference.image_sources import (
     named_images,
     network_inputs,
 )
-from pneumoscope.inference.input_check import METHOD, TABLE, Statistics
+from pneumoscope.inference.input_check import TABLE, Statistics, statistics_of
 from pneumoscope.inference.known_answer import (
     NAME,
     KnownAnswer,
@@ -50,11 +50,11 @@ from pneumoscope.inference.known_answer import TABLE as KNOWN
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, decoded, prepared, seen
 from pneumoscope.inference.processes import Processes
-from pneumoscope.inference.results import Result, Results
+from pneumoscope.inference.results import Result, Results, decide
 from pneumoscope.inference.weights_store import Table
 from pneumoscope.prefetching import overlapped
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
+from pneumoscope.records import Prediction
 
 BATCH = 16
 """Images per forward pass."""
@@ -470,49 +470,6 @@ def mark_of(predictor: Predictor) -> str:
     ]
     text = f"{metadata.version('pneumoscope')} {json.dumps(decisive, sort_keys=True)}"
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def statistics_of(check: InputCheck, table: Table) -> Statistics | None:
-    """The distribution of a model's training images; `None` if the bundle has none.
-
-    Args:
-        check: entry of the bundle's manifest.
-        table: the bundle's table `input_check`, empty if it has none.
-
-    Raises:
-        BundleError: the method is unknown, or the arrays can't be used.
-    """
-    if check == InputCheck():
-        return None
-    try:
-        if check.method != METHOD:
-            raise ValueError(f"found the method {check.method!r}, wanted {METHOD!r}")
-        return Statistics.from_table(table, check.limits)
-    except ValueError as error:
-        raise BundleError(
-            f"the model's input check can't be used: {error}. Copy the bundle again, fit it again "
-            "(pneumoscope input-check), or disable it (--no-input-check)."
-        ) from error
-
-
-def decide(result: Result, manifest: BundleManifest) -> Result:
-    """Add the calibrated probability and the prediction by the threshold of `manifest`.
-
-    The prediction is `uncertain` where the manifest's `abstention` applies.
-    A result without a logit (refused or unreadable) stays unchanged.
-    """
-    if result.logit is None:
-        return result
-    probability = float(manifest.calibration.apply(np.array([result.logit]))[0])
-    threshold, band = manifest.threshold.value, manifest.abstention
-    withheld = band.method != "none" and band.low <= probability < band.high
-    prediction = replace(
-        result.prediction,
-        probability=probability,
-        prediction=UNCERTAIN if withheld else CLASS_NAMES[int(probability >= threshold)],
-        threshold=threshold,
-    )
-    return replace(result, prediction=prediction)
 
 
 def _checked(name: str, image: NDArray[np.float32]) -> NDArray[np.float32]:

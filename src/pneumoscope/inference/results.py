@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, Reason, Status
 from pneumoscope.frames import make_frame
-from pneumoscope.images.framing import ImageDescriptors
+from pneumoscope.images.descriptors import ImageDescriptors
 from pneumoscope.images.read import GreyImage
+from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.table import COLUMNS, NUMBERS, as_row
-from pneumoscope.records import Prediction
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +142,23 @@ class Results(Sequence[Result]):
         """
         rows = [as_row(result.prediction) for result in self._results]
         return make_frame({name: [row[name] for row in rows] for name in COLUMNS}, NUMBERS)
+
+
+def decide(result: Result, manifest: BundleManifest) -> Result:
+    """Add the calibrated probability and the prediction by the threshold of `manifest`.
+
+    The prediction is `uncertain` where the manifest's `abstention` applies.
+    A result without a logit (refused or unreadable) stays unchanged.
+    """
+    if result.logit is None:
+        return result
+    probability = float(manifest.calibration.apply(np.array([result.logit]))[0])
+    threshold, band = manifest.threshold.value, manifest.abstention
+    withheld = band.method != "none" and band.low <= probability < band.high
+    prediction = replace(
+        result.prediction,
+        probability=probability,
+        prediction=UNCERTAIN if withheld else CLASS_NAMES[int(probability >= threshold)],
+        threshold=threshold,
+    )
+    return replace(result, prediction=prediction)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.graph.archive import read_network
-from pneumoscope.images.framing import ImageDescriptors, describe_image
+from pneumoscope.images.descriptors import ImageDescriptors, describe_image
 from pneumoscope.images.perturbation_sweeps import PERTURBATIONS, rotation
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image

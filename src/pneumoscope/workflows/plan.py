@@ -32,7 +32,8 @@ from pneumoscope.evaluation.plan import (
 from pneumoscope.evaluation.sample_size import FORMULA, Verification, patients_to_verify
 from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.report.plan_page import PlanContent, write_plan_page
+from pneumoscope.report.plan_content import PlanContent
+from pneumoscope.report.plan_page import write_plan_page
 from pneumoscope.storage import claim_folder, write_json, write_text
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation, read_evaluation
 from pneumoscope.workflows.plan_apply import apply_plan, evaluated_bundle, recalibrated

@@ -25,7 +25,7 @@ from pneumoscope.inference.bundle import (
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
-from pneumoscope.report.plan_page import PlanContent
+from pneumoscope.report.plan_content import PlanContent
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation
 from pneumoscope.workflows.run_folder import announce
 from pneumoscope.workflows.scoring import score_all

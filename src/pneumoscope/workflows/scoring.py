@@ -26,7 +26,8 @@ from pneumoscope.images.read import read_image
 from pneumoscope.images.warning_summary import count_warnings
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import image_png, overlay_png
-from pneumoscope.inference.predictor import Answer, Predictor, decide
+from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.results import decide
 from pneumoscope.inference.table import COLUMNS
 from pneumoscope.progress import Progress
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord, Prediction

@@ -40,7 +40,8 @@ from pneumoscope.inference.bundle import (
     write_bundle,
 )
 from pneumoscope.inference.engine import OpenVinoBackend
-from pneumoscope.inference.predictor import Predictor, statistics_of
+from pneumoscope.inference.input_check import statistics_of
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.weights_store import Table
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord

@@ -21,8 +21,7 @@ from pneumoscope.errors import DataError, ExtraMissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.descriptors import describe_image
 from pneumoscope.inference.bundle import Abstention, Bundle, InputCheck, write_revised
-from pneumoscope.inference.input_check import METHOD, TABLE, Statistics, fit_statistics
-from pneumoscope.inference.overlay import Gaussian
+from pneumoscope.inference.input_check import METHOD, TABLE, Gaussian, Statistics, fit_statistics
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import ImageRecord
 from support.image_files import dicom, encoded, smooth_grey, tiff

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumoscope.inference.overlay import Gaussian, fit_gaussian
+from pneumoscope.inference.input_check import Gaussian, fit_gaussian
 from pneumoscope.inference.weights_store import read_table, save_table
 
 

@@ -1,4 +1,4 @@
-"""Heatmap overlays as PNG files, and the Gaussian distance model of the input check.
+"""Heatmap overlays as PNG files.
 
 `overlay_png`, `indexed_overlay_png`, `image_png` and `map_png` draw a Grad-CAM map over its image,
 the image alone, or the map alone.
@@ -6,12 +6,6 @@ the image alone, or the map alone.
 `encode_png` and `encode_indexed_png` write PNG files (ISO/IEC 15948) in a sixth of the time of
 Pillow for small files. Each row of grey or RGB is stored as its difference from the row above
 (filter 2, clause 9), which suits X-rays, and is compressed by libdeflate.
-
-`Gaussian` measures how far a vector is from the training vectors: the Mahalanobis distance to the
-nearest class mean under a shared covariance (Lee et al. 2018, arXiv:1807.03888). The covariance is
-that of probabilistic principal component analysis (Tipping and Bishop 1999,
-doi:10.1111/1467-9868.00196): the residual outside the leading components counts too, with one
-deviation for all its dimensions.
 """
 
 from __future__ import annotations
@@ -20,11 +14,8 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -328,94 +319,3 @@ def heatmap_name(path: str) -> str:
 
 
 FloatArray = NDArray[np.float32]
-
-_PER_COMPONENT = 4
-"""Smallest number of vectors per component; with fewer, the last components would be random."""
-
-_LEAST_DEVIATION = 1e-6
-"""Smallest standard deviation, for the case that all vectors are equal."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Gaussian:
-    """A distribution of vectors (d,).
-
-    Attributes:
-        means: one per class, float32 (classes, d).
-        axes: leading components, orthonormal up to rounding to float16, float32 (d, k).
-        deviations: standard deviation along each of them, and of every other dimension, float32
-            (k + 1,).
-    """
-
-    means: FloatArray
-    axes: FloatArray
-    deviations: FloatArray
-
-    def distances(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Distances (n,) of vectors (n, d) to the nearest mean; typical values are about √d."""
-        leading, rest = self.deviations[:-1], float(self.deviations[-1])
-        nearest = np.full(len(vectors), np.inf)
-        for mean in self.means:
-            centred = (vectors - mean).astype(np.float32)
-            along = centred @ self.axes
-            left = _squared(centred) - _squared(along)
-            square = _squared(along / leading) + np.maximum(left, 0.0) / rest**2
-            nearest = np.minimum(nearest, square)
-        distances: NDArray[np.float64] = np.sqrt(nearest)
-        return distances
-
-    def to_arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """The arrays for a bundle's table."""
-        return {
-            f"{name}.means": self.means,
-            f"{name}.axes": self.axes.astype(np.float16),
-            f"{name}.deviations": self.deviations,
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str) -> Gaussian:
-        """Restore a distribution from the arrays of `to_arrays`.
-
-        Raises:
-            ValueError: arrays are missing, have wrong shapes, or hold invalid numbers.
-        """
-        parts = [arrays.get(f"{name}.{part}") for part in ("means", "axes", "deviations")]
-        means, axes, deviations = (np.empty(0) if part is None else part for part in parts)
-        if means.ndim != 2 or axes.ndim != 2 or deviations.shape != (axes.shape[1] + 1,):
-            raise ValueError(f"the arrays of {name!r} are missing or have wrong shapes")
-        if means.shape[1] != axes.shape[0] or not len(means):
-            raise ValueError(f"{name!r} has means {means.shape} for axes {axes.shape}")
-        if not all(np.isfinite(part).all() for part in (means, axes)) or not (deviations > 0).all():
-            raise ValueError(f"{name!r} holds non-finite numbers or a deviation of 0")
-        return cls(*(part.astype(np.float32) for part in (means, axes, deviations)))
-
-
-def _squared(vectors: FloatArray) -> NDArray[np.float64]:
-    lengths: NDArray[np.float64] = np.square(vectors, dtype=np.float64).sum(1)
-    return lengths
-
-
-def fit_gaussian(
-    vectors: NDArray[np.floating[Any]], components: int, classes: NDArray[np.int64] | None = None
-) -> Gaussian:
-    """Fit the distribution of vectors (n, d), n ≥ 8, with at most `components` components.
-
-    Args:
-        vectors: the training vectors.
-        components: largest number of components; never more than a quarter of the vectors.
-        classes: class of each vector, (n,) from 0; without it all belong to one class.
-    """
-    vectors = vectors.astype(np.float64)
-    of_class = np.zeros(len(vectors), np.int64) if classes is None else classes
-    means = np.stack([vectors[of_class == each].mean(0) for each in np.unique(of_class)])
-    centred = vectors - means[np.searchsorted(np.unique(of_class), of_class)]
-    variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
-    kept = min(components, len(vectors) // _PER_COMPONENT, vectors.shape[1] - 1)
-    leading = variances[::-1][:kept]
-    rest = (variances.sum() - leading.sum()) / (vectors.shape[1] - kept)
-    deviations = np.sqrt(np.maximum([*leading, rest], _LEAST_DEVIATION**2))
-    return Gaussian(
-        means.astype(np.float32),
-        axes[:, ::-1][:, :kept].astype(np.float16).astype(np.float32),
-        deviations.astype(np.float32),
-    )

@@ -1,15 +1,16 @@
 """Settings: every default, the training recipes, and how configurations are read and checked.
 
-stages.py    preprocessing, training, prediction, stress tests, REST service
-evidence.py  planning, comparing, cross-validation, public data sets, PACS, DICOM node
+stages.py    preprocessing and training
+commands.py  every other command: prediction, evidence, public data sets, REST, PACS, DICOM node
 recipes.py   frozen, finetune, scratch: one complete `TrainConfig` each
 reading.py   from and to TOML
 """
 
 from __future__ import annotations
 
-from pneumoscope.config.evidence import (
+from pneumoscope.config.commands import (
     AdoptConfig,
+    BatchConfig,
     CompareConfig,
     CrossValidationConfig,
     FetchConfig,
@@ -17,6 +18,8 @@ from pneumoscope.config.evidence import (
     PlanConfig,
     PlanTarget,
     ScoresConfig,
+    ServeConfig,
+    StressConfig,
 )
 from pneumoscope.config.reading import (
     check_ranges,
@@ -31,7 +34,6 @@ from pneumoscope.config.reading import (
 from pneumoscope.config.recipes import RECIPES, training_config, with_settings
 from pneumoscope.config.stages import (
     AugmentConfig,
-    BatchConfig,
     DistortConfig,
     FinetuneConfig,
     FitConfig,
@@ -42,9 +44,7 @@ from pneumoscope.config.stages import (
     PreprocessConfig,
     ProvenanceConfig,
     ScratchConfig,
-    ServeConfig,
     SplitConfig,
-    StressConfig,
     ThresholdConfig,
     TrainConfig,
 )

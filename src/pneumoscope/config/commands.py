@@ -1,7 +1,8 @@
-"""Settings of evaluation and delivery commands that are not part of a training run.
+"""Settings of the commands that are not part of a training run.
 
-They cover planning an operating point, comparing models, cross-validation, adopting public data
-sets, fetching from a PACS, and the DICOM node. As in `stages.py`, each field carries its help text,
+They cover prediction, stress tests, planning an operating point, comparing models,
+cross-validation, adopting public data sets, the REST service, fetching from a PACS, and the DICOM
+node. As in `stages.py`, each field carries its help text,
 range and units. The module does not import NumPy.
 """
 
@@ -253,3 +254,105 @@ class NodeConfig:
     status_port: int = option(
         0, "port on 127.0.0.1 that serves /healthz and /metrics; 0: none", 0, _MOST_PORT
     )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """How `predict` processes many files.
+
+    Example:
+        >>> BatchConfig(workers=2).engine
+        'local'
+    """
+
+    engine: Literal["local", "ray"] = option(
+        "local", "where it runs: this machine, or a Ray cluster, which can also read URLs"
+    )
+    workers: int = option(0, "processes that read images, on each machine; 0 for threads", 0, 1024)
+    precision: Literal["auto", "f32", "bf16", "int8"] = option(
+        "auto", "arithmetic; auto: the fastest one certified for the model on this processor"
+    )
+    device: Literal["auto", "CPU", "GPU"] = option(
+        "CPU", "device of the network; auto: a GPU that OpenVINO supports, if there is one"
+    )
+    input_check: bool = option(True, "reject images that are not frontal chest X-rays")
+    any_age: bool = option(
+        False, "predict for patients outside the model's age range, with a warning"
+    )
+    strict: bool = option(False, "exit with 3 if any input has no prediction")
+
+
+@dataclass(frozen=True, slots=True)
+class StressConfig:
+    """Stress test: perturbations, shortcuts, and the largest accepted loss.
+
+    Example:
+        >>> StressConfig(limit=100).shortcuts
+        True
+    """
+
+    limit: int = option(500, "largest number of images: whole patients, sampled by class", 2)
+    seed: int = option(0, "seed of the sample, of noise and of photographs", 0, _MOST_SEED)
+    largest_fall: float = option(
+        0.05, "largest fall of sensitivity or specificity at a plausible strength", 0, 1
+    )
+    longest_side: int = option(
+        512, "images longer than this are shrunk before they are perturbed, pixels", 32, 16_384
+    )
+    shortcuts: bool = option(True, "also test whether the prediction depends on the lungs")
+    ring: float = option(0.125, "shortcuts: width of the outer ring, share of each side", 0, 0.49)
+    lung_quality: float = option(
+        0.5, "shortcuts: leave out images whose lungs are found with less quality", 0, 1
+    )
+    folds: int = option(5, "shortcuts: folds in which the baselines are trained", 2)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """The REST service, and the limits on its requests.
+
+    Example:
+        >>> ServeConfig(port=9000).host
+        '127.0.0.1'
+    """
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all addresses of this machine")
+    port: int = option(8000, "port to listen on; 0: a free one", 0, 65_535)
+    allowed_host: tuple[str, ...] = option(
+        (), "further host names accepted in requests, besides those of this machine; *: any"
+    )
+    allowed_origin: tuple[str, ...] = option(
+        (), "other sites whose pages may send requests, as https://viewer.example; *: any"
+    )
+    root_path: str = option("", "path prefix behind a proxy, as /pneumoscope")
+    any_age: bool = option(
+        False, "predict for patients outside the model's age range, with a warning"
+    )
+    readers: int = option(0, "processes that read images; 0: half the cores, 2 to 8", 0, 64)
+    requests: int = option(64, "concurrent requests; further ones get 503", 1)
+    longest_wait: float = option(
+        2.0, "a request that would wait longer for its prediction gets 503, seconds", 0
+    )
+    timeout: float = option(30.0, "time limit of a request, seconds", 0)
+    connections: int = option(
+        512, "open connections; a new one replaces the oldest one without a request", 8
+    )
+    header_timeout: float = option(5.0, "time limit for receiving the headers, seconds", 0.1)
+    body_timeout: float = option(
+        10.0, "time limit for receiving a body, seconds; longer at 8 KB a second or more", 0.1
+    )
+    write_timeout: float = option(
+        20.0, "time limit for the client to read a response, seconds", 0.1
+    )
+    idle_timeout: float = option(15.0, "idle time before a connection is closed, seconds", 1)
+    stop_timeout: float = option(30.0, "time for running requests after SIGTERM, seconds", 0)
+    max_upload: int = option(64 << 20, "largest file, bytes", 1)
+    max_files: int = option(200, "largest number of files in one request", 1)
+    max_held: int = option(512 << 20, "memory for the uploads of all requests, bytes", 1)
+    rate: float = option(0.0, "requests per second from one client address; 0: unlimited", 0)
+    burst: int = option(20, "requests that a client may send at once before the rate limit", 1)
+    api_key_file: str = option(
+        "", "file with API keys for X-API-Key, one per line; or set $PNEUMOSCOPE_API_KEY"
+    )
+    tls_certificate: str = option("", "certificate chain, PEM; if given, only HTTPS is served")
+    tls_key: str = option("", "private key of the certificate, PEM")

@@ -19,8 +19,7 @@ from pneumoscope.inference.bundle import (
     write_revised,
 )
 from pneumoscope.inference.identity import model_fingerprint
-from pneumoscope.inference.predictor import Answer
-from pneumoscope.inference.results import decide
+from pneumoscope.inference.results import Result, decide
 from pneumoscope.records import Prediction
 
 MANIFEST = BundleManifest(threshold=OperatingPoint(0.5, "for the test", ""))
@@ -32,9 +31,9 @@ BAND = Abstention("band", 0.3, 0.8, "for the test", "nothing")
     [(-2.0, "NORMAL"), (-0.5, "uncertain"), (1.0, "uncertain"), (2.0, "PNEUMONIA")],
 )
 def test_inside_the_band_the_answer_is_uncertain(logit: float, wanted: str) -> None:
-    plain = decide(Answer(Prediction("x", "ok"), logit=logit), MANIFEST).prediction
+    plain = decide(Result(Prediction("x", "ok"), logit=logit), MANIFEST).prediction
     banded = decide(
-        Answer(Prediction("x", "ok"), logit=logit), replace(MANIFEST, abstention=BAND)
+        Result(Prediction("x", "ok"), logit=logit), replace(MANIFEST, abstention=BAND)
     ).prediction
     assert banded.prediction == wanted
     assert banded.probability == plain.probability
@@ -43,7 +42,7 @@ def test_inside_the_band_the_answer_is_uncertain(logit: float, wanted: str) -> N
 
 def test_ends_of_the_band() -> None:
     manifest = replace(MANIFEST, abstention=replace(BAND, low=0.5, high=0.5))
-    result = decide(Answer(Prediction("x", "ok"), logit=0.0), manifest)
+    result = decide(Result(Prediction("x", "ok"), logit=0.0), manifest)
     assert result.prediction.prediction == "PNEUMONIA"  # an empty band withholds nothing
     manifest = replace(MANIFEST, abstention=replace(BAND, low=0.5, high=0.6))
     assert decide(result, manifest).prediction.prediction == "uncertain"

@@ -22,7 +22,8 @@ from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.engine import Outputs
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 from support.image_files import Array, dicom, film, smooth_grey
 
@@ -95,14 +96,14 @@ def film_bytes(number: int = 1, **elements: Any) -> bytes:
     return dicom(patient_film(number, **elements))
 
 
-def answered(content: bytes, probability: float = 0.75) -> Answer:
+def answered(content: bytes, probability: float = 0.75) -> Result:
     """An answer at the manifest's threshold, with image and map."""
     image = read_bytes(content, "film.dcm")
     decided = "PNEUMONIA" if probability >= MANIFEST.threshold.value else "NORMAL"
     cam = np.zeros((4, 4), np.float32)
     cam[0, 0] = 1.0
     prediction = Prediction("film.dcm", "ok", None, probability, decided, 0.6)
-    return Answer(prediction, logit=1.0, cam=cam, image=image)
+    return Result(prediction, logit=1.0, cam=cam, image=image)
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:

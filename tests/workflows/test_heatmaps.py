@@ -12,7 +12,8 @@ from PIL import Image
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png, thinned
-from pneumoscope.inference.predictor import BATCH, Answer
+from pneumoscope.inference.predictor import BATCH
+from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 from pneumoscope.workflows.predict import overlay_writer
 from support.fake_service import fake_predictor
@@ -22,13 +23,13 @@ CAM = np.eye(3, dtype=np.float32)
 
 
 @pytest.fixture
-def answer(tmp_path: Path) -> Answer:
+def answer(tmp_path: Path) -> Result:
     film = tmp_path / "film.png"
     Image.fromarray(np.arange(48 * 40, dtype=np.uint8).reshape(48, 40)).save(film)
-    return Answer(Prediction(str(film), "ok"), logit=0.0, cam=CAM, image=read_image(film))
+    return Result(Prediction(str(film), "ok"), logit=0.0, cam=CAM, image=read_image(film))
 
 
-def test_each_is_on_disk_when_its_answer_comes(answer: Answer, tmp_path: Path) -> None:
+def test_each_is_on_disk_when_its_answer_comes(answer: Result, tmp_path: Path) -> None:
     """In order, and refused ones between them have none."""
     folder, films = tmp_path / "maps", []
     folder.mkdir()
@@ -45,7 +46,7 @@ def test_each_is_on_disk_when_its_answer_comes(answer: Answer, tmp_path: Path) -
     assert len(list(folder.iterdir())) == len(films) - 1
 
 
-def test_it_is_the_picture_of_the_answer(answer: Answer, tmp_path: Path) -> None:
+def test_it_is_the_picture_of_the_answer(answer: Result, tmp_path: Path) -> None:
     folder = tmp_path / "maps"
     folder.mkdir()
     overlay_writer(folder, CONFIG)(answer)
@@ -56,11 +57,11 @@ def test_it_is_the_picture_of_the_answer(answer: Answer, tmp_path: Path) -> None
 
 
 def test_answers_without_a_map_have_no_picture(tmp_path: Path) -> None:
-    overlay_writer(tmp_path, CONFIG)(Answer(Prediction("x", "refused")))
+    overlay_writer(tmp_path, CONFIG)(Result(Prediction("x", "refused")))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cant_be_written_is_told(answer: Answer, tmp_path: Path) -> None:
+def test_a_folder_that_cant_be_written_is_told(answer: Result, tmp_path: Path) -> None:
     film = tmp_path / "film.png"
     gone = overlay_writer(tmp_path / "gone", CONFIG)
     with pytest.raises(OSError, match="No such file"):

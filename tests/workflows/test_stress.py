@@ -24,7 +24,8 @@ from pneumoscope.images.phantom import draw
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Abstention, BundleManifest, OperatingPoint
 from pneumoscope.inference.engine import Outputs
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.results import Result
 from pneumoscope.records import ImageRecord, Prediction
 from pneumoscope.report.stress_findings import StressContent
 from pneumoscope.workflows.stress import stress
@@ -64,11 +65,11 @@ class Reader:
 class Refusing(Predictor):
     """Refuses what is mostly white."""
 
-    def predict_images(self, images: object) -> Iterator[Answer]:
+    def predict_images(self, images: object) -> Iterator[Result]:
         for answer in super().predict_images(images):  # type: ignore[arg-type]
             bright = answer.logit is not None and answer.logit > 0.5
             refused = Prediction(answer.prediction.path, "refused", Reason.BLANK, detail="white")
-            yield Answer(refused) if bright else answer
+            yield Result(refused) if bright else answer
 
 
 @pytest.fixture(scope="module")

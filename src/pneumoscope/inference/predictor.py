@@ -63,10 +63,6 @@ _PASSES = (1, BATCH)
 """Batch sizes; engines compile one graph for each of them."""
 
 
-Answer = Result
-"""The name of `Result` in other packages."""
-
-
 class Predictor:
     """One model, ready to predict: preprocessing, input check, network, calibration, threshold.
 

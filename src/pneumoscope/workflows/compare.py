@@ -27,7 +27,8 @@ from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.overlay import image_png, overlay_png
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.results import Result
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, UNCERTAIN, ImageRecord
 from pneumoscope.report.compare_page import CompareContent, Flip, write_compare_page
@@ -325,7 +326,7 @@ def _pictures(
 
 def _pictured(
     record: ImageRecord,
-    pair: tuple[Answer, ...],
+    pair: tuple[Result, ...],
     preprocessing: tuple[PreprocessConfig, ...],
 ) -> Flip:
     pixels = read_image(record.path).pixels

@@ -23,14 +23,15 @@ from pneumoscope.errors import InputError, UsageError
 from pneumoscope.images.warning_summary import count_warnings, summary_lines
 from pneumoscope.inference.inputs import FileList, expand, is_url
 from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png, shrunk, thinned
-from pneumoscope.inference.predictor import BATCH, Answer, Predictor, mark_of
+from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
+from pneumoscope.inference.results import Result
 from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
 from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text, temporary_beside
 
 
-def overlay_writer(folder: Path, config: PreprocessConfig) -> Callable[[Answer], None]:
+def overlay_writer(folder: Path, config: PreprocessConfig) -> Callable[[Result], None]:
     """Return a function that writes the heatmap overlay of a result.
 
     `Predictor.predict_files` calls it before it yields the result, so the picture exists before
@@ -41,7 +42,7 @@ def overlay_writer(folder: Path, config: PreprocessConfig) -> Callable[[Answer],
         config: the preprocessing of the model.
     """
 
-    def write(result: Answer) -> None:
+    def write(result: Result) -> None:
         if result.image is not None and result.cam is not None:
             png = indexed_overlay_png(result.image.pixels, result.cam, config)
             _put(folder / heatmap_name(result.prediction.path), png)

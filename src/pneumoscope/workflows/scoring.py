@@ -26,8 +26,8 @@ from pneumoscope.images.read import read_image
 from pneumoscope.images.warning_summary import count_warnings
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import image_png, overlay_png
-from pneumoscope.inference.predictor import Answer, Predictor
-from pneumoscope.inference.results import decide
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.results import Result, decide
 from pneumoscope.inference.table import COLUMNS
 from pneumoscope.progress import Progress
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord, Prediction
@@ -47,7 +47,7 @@ class Scored:
     """
 
     records: tuple[ImageRecord, ...]
-    results: tuple[Answer, ...]
+    results: tuple[Result, ...]
 
     @property
     def ok(self) -> list[int]:
@@ -181,7 +181,7 @@ def score_matched(
     Raises:
         DataError: no image can be read.
     """
-    results: list[Answer | None] = [None] * len(records)
+    results: list[Result | None] = [None] * len(records)
     waiting: list[int] = []
     without = 0
 
@@ -191,7 +191,7 @@ def score_matched(
             try:
                 pixels = read_image(record.path).pixels
             except ImageRefusedError as error:
-                results[position] = Answer(
+                results[position] = Result(
                     Prediction(str(record.path), "refused", error.reason, detail=str(error))
                 )
                 continue

@@ -37,7 +37,8 @@ from pneumoscope.images.lungs import (
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.overlay import fit_map, shrunk
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.results import Result
 from pneumoscope.prefetching import prefetched
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows.stress_files import Output, Stressed
@@ -266,7 +267,7 @@ def score_stressed(
                 if copy is not None:
                     yield f"{prepared.path} ({condition.name})", copy
 
-    collected: list[Answer] = []
+    collected: list[Result] = []
     for result in predictor.predict_images(copies()):
         collected.append(result)
         while waiting and len(collected) >= waiting[0].made:
@@ -360,7 +361,7 @@ def _prepared(
     return _Prepared(str(record.path), facts, lungs, made)
 
 
-def _finished(prepared: _Prepared, results: list[Answer], config: PreprocessConfig) -> Stressed:
+def _finished(prepared: _Prepared, results: list[Result], config: PreprocessConfig) -> Stressed:
     remaining = iter(results)
     outputs: list[Output] = []
     energy = peak = None

@@ -19,6 +19,7 @@ from pneumoscope.cli.app import run
 from pneumoscope.delivery.dicom_report.objects import Reporter
 from pneumoscope.inference.overlay import fit_map
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.results import Result
 from support.dicom_reports import (
     MANIFEST,
     REFUSED,
@@ -94,10 +95,9 @@ def test_dciodvfy_finds_nothing(elements: dict[str, object], tmp_path: Path) -> 
 
 
 def test_without_an_answer_or_unless_asked_for_there_is_none() -> None:
-    from pneumoscope.inference.predictor import Answer
 
     content = film_bytes()
-    refused = Reporter(MANIFEST, segmentation=True).objects(content, Answer(REFUSED))
+    refused = Reporter(MANIFEST, segmentation=True).objects(content, Result(REFUSED))
     assert [one.kind for one in refused] == ["report"]
     plain = Reporter(MANIFEST).objects(content, answered(content))
     assert [one.kind for one in plain] == ["report", "capture"]

@@ -21,7 +21,7 @@ from pneumoscope.delivery.dicom_report.source import Author, SourceImage
 from pneumoscope.delivery.dicom_report.structured_report import structured_report
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import OperatingPoint
-from pneumoscope.inference.predictor import Answer
+from pneumoscope.inference.results import Result
 from pneumoscope.records import UNCERTAIN
 from support.dicom_reports import (
     MANIFEST,
@@ -35,13 +35,13 @@ from support.dicom_reports import (
 from support.image_files import dicom
 
 
-def report_bytes(content: bytes, answer: Answer) -> bytes:
+def report_bytes(content: bytes, answer: Result) -> bytes:
     made = Reporter(MANIFEST).objects(content, answer)
     assert made[0].kind == "report"
     return made[0].content
 
 
-def report(content: bytes, answer: Answer) -> Dataset:
+def report(content: bytes, answer: Result) -> Dataset:
     return dcmread(BytesIO(report_bytes(content, answer)))
 
 
@@ -181,7 +181,7 @@ def test_it_refers_to_the_film() -> None:
 
 
 def test_it_says_that_it_is_for_research_only() -> None:
-    for answer in (answered(film_bytes()), Answer(REFUSED)):
+    for answer in (answered(film_bytes()), Result(REFUSED)):
         sr = report(film_bytes(), answer)
         last = sr.ContentSequence[-1]
         assert last.TextValue.startswith("RESEARCH USE ONLY – not for diagnosis")
@@ -189,7 +189,7 @@ def test_it_says_that_it_is_for_research_only() -> None:
 
 
 def test_a_refused_film_gets_a_report_with_the_reason_and_no_number() -> None:
-    made = Reporter(MANIFEST).objects(film_bytes(), Answer(REFUSED))
+    made = Reporter(MANIFEST).objects(film_bytes(), Result(REFUSED))
     assert [entry.kind for entry in made] == ["report"]
     sr = dcmread(BytesIO(made[0].content))
     group = item(sr, "Measurement Group")
@@ -257,7 +257,7 @@ def test_odd_patients_and_studies_get_a_report_too(elements: dict[str, Any]) -> 
 @needs("dciodvfy")
 @pytest.mark.parametrize("what", ["answered", "refused"])
 def test_dciodvfy_finds_nothing(what: str, tmp_path: Path) -> None:
-    answer = answered(film_bytes()) if what == "answered" else Answer(REFUSED)
+    answer = answered(film_bytes()) if what == "answered" else Result(REFUSED)
     assert judged_by_dciodvfy(report_bytes(film_bytes(), answer), tmp_path) == []
 
 
@@ -383,7 +383,7 @@ def test_text_that_is_no_utf_8_is_read_byte_by_byte_and_said_so() -> None:
 
 def test_an_instance_uid_may_stand_in_the_meta_information_alone() -> None:
     content = film_bytes(SOPInstanceUID=None)
-    sr = report(content, Answer(REFUSED))
+    sr = report(content, Result(REFUSED))
     reference = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
     assert reference.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.3"
     assert "file meta information" in comments(sr)[0]
@@ -398,7 +398,7 @@ def test_what_the_library_refuses_costs_the_rest_of_the_header_alone(
         return structured_report(source, *rest)
 
     monkeypatch.setattr(objects, "structured_report", first_refuses)
-    sr = report(film_bytes(), Answer(REFUSED))
+    sr = report(film_bytes(), Result(REFUSED))
     assert str(sr.PatientName) == "FILM^0001"
     assert "were left out" in comments(sr)[0]
 

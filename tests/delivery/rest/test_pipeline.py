@@ -13,7 +13,8 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.delivery.rest import pipeline as module
 from pneumoscope.delivery.rest.pipeline import PASSES, Pipeline
 from pneumoscope.inference.engine import Outputs
-from pneumoscope.inference.predictor import Answer, Predictor
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.results import Result
 from support.fake_service import MANIFEST, film_png
 
 FLAWED = 20
@@ -121,7 +122,7 @@ def test_an_error_is_that_of_its_film_and_no_one_waits_for_ever() -> None:
     ] + ["refused"]
 
 
-def outcome(future: Future[Answer]) -> str:
+def outcome(future: Future[Result]) -> str:
     try:
         return future.result(30).prediction.status
     except RuntimeError as error:

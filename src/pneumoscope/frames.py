@@ -38,7 +38,8 @@ def make_frame(columns: Mapping[str, Sequence[Any]], numbers: Collection[str] = 
             "to_frame() needs polars or pandas, and neither is installed. Install one: "
             "pip install polars"
         )
-    return pandas.DataFrame(dict(columns))
+    frame = pandas.DataFrame(dict(columns))
+    return frame.astype({name: "float64" for name in columns if name in numbers})
 
 
 def is_frame(value: Any) -> bool:

@@ -144,6 +144,16 @@ def test_a_dicomweb_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {row["modality"] for row in rows_of(tmp_path / "got")} == {"DX"}
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_dicomweb_server_with_short_pages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], most: int
+) -> None:
+    """A server may give fewer matches per page than were asked for (PS3.18 8.3.4.4)."""
+    with dicomweb_server(films(), most=most) as server:
+        asked = ["--dicomweb", server.url, "--from", "2026-09-01", "--to", "2026-10-01"]
+        assert fetched(capsys, tmp_path / "got", *asked)["new"] == 4
+
+
 def test_what_is_fetched_can_be_predicted(tmp_path: Path) -> None:
     """images.csv is a list of paths like any other."""
     from pneumoscope.inference.inputs import expand

@@ -7,7 +7,7 @@ import yaml
 
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import SplitCount
-from pneumoscope.report.model_card import ModelCardContent, model_card
+from pneumoscope.report.model_card import HeldOutTest, ModelCardContent, model_card
 
 
 @pytest.fixture
@@ -121,3 +121,34 @@ def test_the_hub_client_reads_the_card_and_its_results(content: ModelCardContent
     assert card.data.license == "apache-2.0"
     again = huggingface_hub.ModelCard(str(card))
     assert again.data.to_dict() == card.data.to_dict()
+
+
+def test_a_held_out_test_is_shown_and_indexed_instead_of_validation(
+    content: ModelCardContent,
+) -> None:
+    held_out = HeldOutTest(
+        "The last patients: 40 X-rays.",
+        {"auc": Estimate(0.8765, 0.801, 0.923)},
+        details="### Changed\n\na table",
+        limitations="- It fails at night.",
+        data_name="last patients",
+    )
+    front, body = parts(model_card(replace(content, held_out=held_out)))
+    (entry,) = front["model-index"]
+    (result,) = entry["results"]
+    assert result["dataset"]["name"] == "last patients"
+    assert [metric["value"] for metric in result["metrics"]] == [0.8765]
+    tested = body.split("## Held-out test")[1].split("## Limitations")[0]
+    for words in ("The last patients", "| AUC | 0.876 | 0.801–0.923 |", "### Changed", "a table"):
+        assert words in tested
+    assert "- It fails at night." in body.split("## Limitations")[1]
+    assert "Held-out test" not in model_card(content)
+
+
+def test_a_card_is_of_its_backbone(content: ModelCardContent) -> None:
+    front, body = parts(model_card(replace(content, backbone="mobilenetv2", kermany=False)))
+    assert "mobilenetv2" in front["tags"]
+    assert "densenet121" not in front["tags"]
+    assert "Densely Connected" not in body
+    assert "of a child" not in body
+    assert "Densely Connected" in parts(model_card(content))[1]

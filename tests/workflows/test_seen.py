@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from pneumoscope.data.training_overlap import TABLE_NAME, count_overlap, trainin
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.seen import hashes_of_training
+from pneumoscope.workflows.seen import add_to_bundle, hashes_of_training
 from support.small_bundle import small_bundle
 
 
@@ -55,3 +56,36 @@ def test_a_teacher_without_hashes_is_reported(
     table = hashes_of_training(records[:5], (), config)[TABLE_NAME]
     assert count_overlap(table, records).identical == 5
     assert "holds no hashes of its training images" in caplog.text
+
+
+def test_weights_without_hashes_are_reported(
+    records: Sequence[ImageRecord], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="pneumoscope")
+    weights = small_bundle(tmp_path / "weights").folder
+    hashes_of_training(records[:5], (), TrainConfig(weights=str(weights)))
+    assert f"--weights {weights}: its bundle holds no hashes" in caplog.text
+
+
+def test_the_images_of_the_shipped_model_count_as_well(records: Sequence[ImageRecord]) -> None:
+    table = hashes_of_training(records[:5], (), TrainConfig(weights="bundled"))[TABLE_NAME]
+    assert sum(name.endswith("_salt") for name in table) >= 2
+    assert count_overlap(table, records).identical == 5
+
+
+def test_hashes_that_are_added_later_keep_those_of_earlier_models(
+    records: Sequence[ImageRecord], tmp_path: Path
+) -> None:
+    earlier = trained_on(tmp_path / "a", records[:8])
+    own, config = records[8:15], TrainConfig(weights=str(earlier))
+    made = load_bundle(small_bundle(tmp_path / "b").folder)
+    images = replace(made.manifest.training_data, images=len(own))
+    manifest = replace(made.manifest, training_data=images)
+    table = hashes_of_training(own, (), config)
+    model = write_revised(tmp_path / "model", made, manifest, "", table).folder
+    lines = [f"{one.path},{one.label},{one.patient},train" for one in own]
+    split = tmp_path / "split.csv"
+    split.write_text("\n".join(["path,label,patient,split", *lines]), encoding="utf-8")
+    again = add_to_bundle(model, split).table(TABLE_NAME)
+    assert again is not None
+    assert count_overlap(again, records).identical == 8 + 7

@@ -98,7 +98,8 @@ def node(
         spool = Path(options.get("spool") or NodeConfig().spool)
         if out is not None:
             return Outcome(*node_results(spool, out))
-        return Outcome(*(node_status if action is ActionChoice.status else node_retry)(spool))
+        shown = node_status if action is ActionChoice.status else node_retry
+        return Outcome(*shown(spool), alone=True)
     allowed = tuple(title.strip() for title in callers.split(",")) if callers else None
     config = replace_from(NodeConfig(), callers=allowed, **options)
     return Outcome(*run_node(config, model))

@@ -326,4 +326,5 @@ def predict(
         folders=folders,
         batch=batch,
     )
-    return Outcome(*outcome, alone=out is None and heatmaps is None and dicom_out is None)
+    files = (out, heatmaps, dicom_out, fhir)
+    return Outcome(*outcome, alone=all(each is None for each in files))

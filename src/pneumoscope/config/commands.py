@@ -2,8 +2,8 @@
 
 They cover prediction, stress tests, planning an operating point, comparing models,
 cross-validation, adopting public data sets, the REST service, fetching from a PACS, and the DICOM
-node. As in `stages.py`, each field carries its help text,
-range and units. The module does not import NumPy.
+node. As in `stages.py`, each field carries its help text, range and units. The module does not
+import NumPy.
 """
 
 from __future__ import annotations

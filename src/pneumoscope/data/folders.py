@@ -1,7 +1,7 @@
 """Arrange folders of images as `SPLIT/CLASS/…` and publish them completely or not at all.
 
 The input is any tree of folders and an empty folder beside the final one. The output is a DATA
-folder (DESIGN.md, section 1) under its final name, flushed to the disk.
+folder (docs/researcher/data.md) under its final name, flushed to the disk.
 """
 
 from __future__ import annotations

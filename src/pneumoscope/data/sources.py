@@ -1,8 +1,8 @@
 """Download a data set of chest X-rays from Hugging Face, Kaggle, an address or a local zip file.
 
 The input is a source and a folder that does not exist yet. The output is that folder as `DATA`
-(`SPLIT/CLASS/image`, DESIGN.md section 1) with an `ATTRIBUTION.md` beside the splits, or nothing:
-it is assembled under another name and renamed when it is complete.
+(`SPLIT/CLASS/image`, docs/researcher/data.md) with an `ATTRIBUTION.md` beside the splits, or
+nothing: it is assembled under another name and renamed when it is complete.
 """
 
 from __future__ import annotations

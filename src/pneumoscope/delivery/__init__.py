@@ -1,1 +1,1 @@
-"""Taking a model elsewhere: exported graphs and the certificate that they answer alike."""
+"""A model for other programs: exported graphs, REST, DICOM, FHIR and a DICOM node."""

@@ -76,6 +76,7 @@ class ModelCardContent:
         level: confidence level of the intervals, in (0, 1).
         metrics: as in `metrics.json`.
         limitations: further limitations, one sentence each.
+        backbone: as `--backbone` takes it; tags and citation follow it.
         held_out: a test on other images, if there was one; model hubs then show its metrics.
     """
 
@@ -98,6 +99,7 @@ class ModelCardContent:
     fingerprint: str = ""
     limitations: tuple[str, ...] = ()
     held_out: HeldOutTest | None = None
+    backbone: str = "densenet121"
 
 
 def model_card(content: ModelCardContent) -> str:

@@ -16,13 +16,17 @@ _NORMALISATION = {
 }
 
 _NAMES = {"densenet121": "DenseNet121", "efficientnet-lite0": "EfficientNet-Lite0"}
-"""Backbones with a name of their own; others are named as `--backbone` takes them."""
 
 _TRAINED = {
     "frozen": "frozen",
     "finetune": "trained from block {unfreeze} on, batch normalisation frozen",
     "scratch": "all layers trained",
 }
+
+
+def backbone_title(name: str) -> str:
+    """A backbone as people write it; a rare one as `--backbone` takes it."""
+    return _NAMES.get(name, name)
 
 
 def card_text(
@@ -65,12 +69,13 @@ def card_text(
             metrics=evaluation.metrics,
             fingerprint=manifest.training_data.fingerprint,
             held_out=held_out,
+            backbone=config.backbone,
         )
     )
 
 
 def _architecture(config: TrainConfig) -> str:
-    fit, backbone = config.fit, _NAMES.get(config.backbone, config.backbone)
+    fit, backbone = config.fit, backbone_title(config.backbone)
     trained = _TRAINED[config.recipe].format(unfreeze=config.finetune.unfreeze)
     text = (
         f"{backbone} without its top, {trained}, then GlobalAveragePooling2D, "

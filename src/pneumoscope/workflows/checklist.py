@@ -18,6 +18,7 @@ from pneumoscope.records import Dataset, Estimate, ImageRecord
 from pneumoscope.report.content import Counted, Flow, Refusals
 from pneumoscope.report.formatting import METRICS, in_words, interval, metric_text, number, plural
 from pneumoscope.report.guidelines import Fact
+from pneumoscope.workflows.card import backbone_title
 from pneumoscope.workflows.run_folder import is_kermany, software_versions
 
 _SHOWN_DIGITS = 16
@@ -148,11 +149,12 @@ def _number(text: str) -> float | None:
 
 def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
     net, seen = manifest.architecture, manifest.training_data
+    backbone = backbone_title(net.name)
     point, calibration = manifest.threshold, manifest.calibration
     versions = ", ".join(f"{name} {version}" for name, version in software_versions().items())
     network = (
-        f"DenseNet121 without its top, GlobalAveragePooling2D, Dropout({net.dropout:g}), "
-        f"Dense({net.hidden_units}, ReLU), Dense(1, sigmoid); input {net.size}×{net.size} pixels"
+        f"{backbone} without its top, GlobalAveragePooling2D, Dropout({net.dropout:g}), Dense("
+        f"{net.hidden_units}, ReLU), Dense(1, sigmoid); input {net.size}×{net.size} pixels"
     )
     mirrored = " Each prediction averages the image and its mirror image." if manifest.flip else ""
     recalibrated = (
@@ -164,8 +166,8 @@ def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
     chosen_on = f", chosen on {point.chosen_on}" if point.chosen_on else ""
     threshold = f"{point.value:.4f}: {point.rule}{chosen_on}."
     return {
-        "technology": "Deep learning: a convolutional neural network (DenseNet121) that classifies "
-        "chest X-rays as pneumonia or normal.",
+        "technology": "Deep learning: a convolutional neural network "
+        f"({backbone}) that classifies chest X-rays as pneumonia or normal.",
         "preprocessing": "Decoded to grey (DICOM through its modality and VOI transformations), "
         f"{manifest.preprocessing.fit} to {manifest.preprocessing.size}×"
         f"{manifest.preprocessing.size} pixels, "

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pneumoscope.delivery.fetching.pacs import FetchedFolder
 
 _LOGGER = logging.getLogger(__name__)
-_MOST_PAGES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ def _from_web(
     folder: FetchedFolder,
     progress: Progress,
 ) -> int:
-    from pneumoscope.delivery.dicom_node.dicomweb import PAGE, DicomWeb, NotAvailableError
+    from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, NotAvailableError
     from pneumoscope.delivery.dicom_node.http_client import ServerError
 
     web = DicomWeb(
@@ -180,8 +179,16 @@ def _from_web(
     missing = 0
     try:
         for modality in filter(None, (m.strip().upper() for m in config.modality.split(","))):
-            for page in range(_MOST_PAGES):
-                found = web.search(modality, dates, page * PAGE)
+            seen: set[str] = set()
+            offset = 0
+            while True:
+                page = web.search(modality, dates, offset)
+                found = [image for image in page if image.sop not in seen]
+                # A server may return shorter pages than requested, or everything each time.
+                if not found:
+                    break
+                seen.update(image.sop for image in found)
+                offset += len(page)
                 with progress.task(f"fetching {modality}", len(found), "images") as task:
                     for image in found:
                         if not folder.has(image.sop):
@@ -192,9 +199,7 @@ def _from_web(
                                 _LOGGER.warning("an image is not available: %s", error)
                                 missing += 1
                         task.advance()
-                if len(found) < PAGE:
-                    break
-    except ServerError as error:
+    except (ServerError, NotAvailableError) as error:
         raise NetworkError(
             f"--dicomweb {request.dicomweb}: {error}. Fetched images are kept; run the same "
             "command again to continue."

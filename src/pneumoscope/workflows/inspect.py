@@ -36,6 +36,8 @@ EXTRAS = {
     "quantise": ("nncf",),
     "download": ("huggingface_hub", "kagglehub"),
     "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
+    "mlflow": ("mlflow",),
+    "ray": ("ray", "fsspec"),
     "notebook": ("nbclient", "ipykernel"),
 }
 _CORE = (

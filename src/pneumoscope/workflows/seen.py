@@ -1,8 +1,8 @@
 """Record which images a model was trained on, and count them among other images.
 
-`train` stores salted hashes of the training images in the bundle (`data/seen.py`). `evaluate`,
-`compare`, `stress` and `plan --recalibrate` use them to report how many of their images the model
-was trained on.
+`train` stores salted hashes of the training images in the bundle (`data/training_overlap.py`).
+`evaluate`, `compare`, `stress` and `plan --recalibrate` use them to report how many of their images
+the model was trained on.
 
 `python -m pneumoscope.workflows.seen MODEL DATA` adds the hashes to an older bundle that was
 trained on DATA.
@@ -104,7 +104,7 @@ def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILE
             f"{data}: found {len(found['train'])} training images; the model in {bundle.folder} "
             f"was trained on {wanted}. Give the split.csv of its run."
         )
-    table = training_hashes(found, progress)
+    table = training_hashes(found, progress, bundle.table(TABLE_NAME))
     card = bundle.card.read_text(encoding="utf-8")
     return write_revised(bundle.folder, bundle, bundle.manifest, card, {TABLE_NAME: table})
 
@@ -112,20 +112,23 @@ def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILE
 def _table_of_weights(weights: str) -> Table | None:
     """The hashes of the model that provided the initial weights, if a model did."""
     if weights in BUNDLED:
-        return load_bundle("default").table(TABLE_NAME)
+        return _table_or_warning("default", f"--weights {weights}")
     folder = None if weights in ("imagenet", "none") else bundle_in(Path(weights))
-    return None if folder is None else load_bundle(folder).table(TABLE_NAME)
+    return None if folder is None else _table_or_warning(folder, f"--weights {weights}")
 
 
 def _table_of_teacher(teacher: str) -> Table | None:
     """The hashes of a teacher; a warning if its bundle has none."""
-    table = load_bundle(teacher_folder(teacher)).table(TABLE_NAME)
+    return _table_or_warning(teacher_folder(teacher), f"--teacher {teacher}")
+
+
+def _table_or_warning(model: Path | str, option: str) -> Table | None:
+    table = load_bundle(model).table(TABLE_NAME)
     if table is None:
         _LOGGER.warning(
-            "--teacher %s: its bundle holds no hashes of its training images, so evaluations of "
-            "the new model can't recognise them. Add them: python -m pneumoscope.workflows.seen "
-            "MODEL DATA",
-            teacher,
+            "%s: its bundle holds no hashes of its training images, so evaluations of the new "
+            "model can't recognise them. Add them: python -m pneumoscope.workflows.seen MODEL DATA",
+            option,
         )
     return table
 

@@ -112,7 +112,7 @@ def _filtered(case: Record, config: AdoptConfig) -> str:
 
 
 def write_manifest(out: Path, adopted: Adopted) -> None:
-    """Write a manifest (DESIGN.md, section 1) with further columns for subgroups.
+    """Write a manifest (docs/researcher/data.md) with further columns for subgroups.
 
     Images below its folder have relative paths, others absolute ones, so that it may lie anywhere.
 

@@ -6,7 +6,7 @@ Items are sent one by one, so that the outcome of each is known.
 from __future__ import annotations
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
+from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, NotAvailableError
 from pneumoscope.delivery.dicom_node.http_client import (
     HttpService,
     ServerError,
@@ -55,6 +55,8 @@ class StowSender(Sender):
             found, status = self._server.store(report.sop_uid, content)
         except ServerError as error:
             return _failed(error)
+        except NotAvailableError:  # the report may have been stored
+            return Outcome(False, why="response too large", doubtful=True)
         return Outcome(found == "stored", status)
 
     def rest(self) -> None:

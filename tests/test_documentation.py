@@ -440,6 +440,15 @@ def test_readme_results_are_the_cards() -> None:
     assert "| AUC | 0.123 |" in module.with_table(README, changed)
 
 
+def test_readme_states_the_official_folder_as_the_card_does() -> None:
+    card = load_script("docs/make_results.py").CARD.read_text(encoding="utf-8")
+    of_readme = README.split("On the official test folder")[1].split("\n\n")[0]
+    of_card = card.split("On the official test folder")[1].split("In the training folder")[0]
+    stated = re.findall(r"0\.\d{3}", of_readme)
+    assert len(stated) == 3
+    assert stated == re.findall(r"0\.\d{3}", of_card)
+
+
 def test_readme_python_runs(
     readme_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pneumoscope.workflows.inspect import EXTRAS
 from support.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
@@ -98,3 +99,8 @@ def test_strays_and_gaps_of_a_wheel_are_found() -> None:
     assert script.row_problems([]) == ["found no row, expected one per image"]
     refused = {**row, "status": "refused", "reason": "corrupt", "probability": ""}
     assert script.row_problems([refused]) == ["a.png: found status refused (corrupt), expected ok"]
+
+
+def test_doctor_knows_every_extra_that_users_install() -> None:
+    of_developers = {"dev", "docs", "gpu"}  # `gpu` holds the packages of `train`
+    assert set(EXTRAS) == set(PROJECT["optional-dependencies"]) - of_developers

@@ -46,6 +46,10 @@ def test_items_bear_the_guidelines_numbers() -> None:
         "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15a 15b 15c 15d 16a 16b 16c 17a 17b 18 19 20 21 22 23 "
         "24 25 26a 26b 27 28 29 30 31 32 33 34 35 36 37 38 39 40a 40b"
     )
+    assert [item.number for item in DECIDE.items] == numbers(
+        "1 I 2a 2b II III 3a 3b 3c 4a 4b 4c 5a 5b 6a 6b 7 8 IV V VI 9a 9b 10a 10b VII "
+        "VIII 11 12 13a 13b 14a 14b 15 16 IX 17 X"
+    )
 
 
 def test_every_item_is_answered_by_the_run_or_has_somebody_to_fill_it_in() -> None:

@@ -284,7 +284,7 @@ def test_one_id_for_all_is_reported_and_no_empty_split_is_written(
 def test_the_val_of_a_split_file_is_kept(tmp_path: Path) -> None:
     """A val below 100 images per class, and below the share of train, is kept nevertheless."""
     from pneumoscope.config import SplitConfig
-    from pneumoscope.data.masks import with_usable_validation
+    from pneumoscope.data.validation import with_usable_validation
 
     data = _classes(tmp_path / "data", *CLASSES, each=30)
     out = tmp_path / "split.csv"

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.index import index
-from pneumoscope.data.masks import wilson_interval
 from pneumoscope.data.split_files import (
     check_no_leak,
     split,
@@ -18,6 +17,7 @@ from pneumoscope.data.split_files import (
     write_split,
 )
 from pneumoscope.data.splitting import assign_folds
+from pneumoscope.data.validation import wilson_interval
 from pneumoscope.errors import DataError, ManifestError, SplitLeakError, UsageError
 from pneumoscope.records import Dataset, ImageRecord, Split
 from support.bad_data import write_image, write_images

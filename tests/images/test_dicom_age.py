@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pneumoscope.images.dicom.grey import patient_age
+from pneumoscope.images.dicom.age import patient_age
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,12 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows import input_check as checking
-from pneumoscope.workflows.input_check import Precomputed, card_with_check, embedding_predictor
-from pneumoscope.workflows.known_answer import scored_by_record
+from pneumoscope.workflows.input_check import (
+    Precomputed,
+    card_with_check,
+    embedding_predictor,
+    scored_by_record,
+)
 from pneumoscope.workflows.scoring import score_all
 from pneumoscope.workflows.train import TrainedRun, train
 from support.small_bundle import small_bundle

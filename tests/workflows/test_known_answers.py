@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.input_check import Precomputed
-from pneumoscope.workflows.known_answer import EmbeddingBackend, either, pooled_by_record
+from pneumoscope.workflows.input_check import (
+    EmbeddingBackend,
+    Precomputed,
+    either,
+    pooled_by_record,
+)
 
 
 def test_an_extractor_tells_embeddings() -> None:

@@ -23,6 +23,7 @@ from pneumoscope.data import duplicates
 from pneumoscope.data.audit_record import (
     Audit,
     DuplicateGroup,
+    Evidence,
     Finding,
     Group,
     Member,
@@ -31,9 +32,11 @@ from pneumoscope.data.audit_record import (
 )
 from pneumoscope.data.duplicates import NearPair, connected_groups, near_pairs
 from pneumoscope.data.findings import evidence_findings, findings_of, flat_findings
-from pneumoscope.data.label_noise import gather_evidence
+from pneumoscope.data.label_noise import review_labels
 from pneumoscope.data.masks import FlatKind, flat_kind
+from pneumoscope.data.patient_similarity import patient_similarities
 from pneumoscope.data.patients import natural_key
+from pneumoscope.data.split_shift import comparisons, split_tests
 from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, ThumbnailSet
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.progress import SILENT, Progress
@@ -366,3 +369,26 @@ def _shared_patients(members: Sequence[Member]) -> tuple[SharedPatient, ...]:
         for patient in sorted(images, key=natural_key)
         if len(images[patient]) > 1
     )
+
+
+def gather_evidence(
+    images: ThumbnailSet,
+    predictions: npt.NDArray[np.float64] | None = None,
+    progress: Progress = SILENT,
+    seed: int = 0,
+) -> Evidence:
+    """Run the three analyses: patient similarity, split shift, label review.
+
+    Args:
+        images: readable images.
+        predictions: (n,) a model's probabilities for the label review, NaN where there is none.
+        progress: reports each comparison.
+        seed: of everything random in it.
+    """
+    with progress.task("Comparing", comparisons() + 2, "analyses") as task:
+        similarities = patient_similarities(images, seed)
+        task.advance()
+        shift = split_tests(images, seed, task)
+        reviewed = review_labels(images, seed, predictions)
+        task.advance()
+    return Evidence(similarities, shift, reviewed)

@@ -1,4 +1,4 @@
-"""Find label-noise candidates, and run the three analyses of an audit that need all images at once.
+"""Find label-noise candidates.
 
 Confident learning: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in
 Dataset Labels" (doi:10.1613/jair.1.12125). The threshold of a class is the mean probability of that
@@ -16,12 +16,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.audit_record import Evidence, LabelCandidate, LabelReview
+from pneumoscope.data.audit_record import LabelCandidate, LabelReview
 from pneumoscope.data.duplicates import roc_area
-from pneumoscope.data.patient_similarity import patient_similarities
-from pneumoscope.data.split_shift import comparisons, split_tests
 from pneumoscope.data.thumbnails import ThumbnailSet, cross_validated, standardised
-from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
 
 _MIN_PER_CLASS = 50
@@ -144,26 +141,3 @@ def confident_candidates(
     places = np.flatnonzero(wrong & (margins > 0))
     places = places[np.argsort(-margins[places], kind="stable")]
     return Candidates(places, margins[places], (expected[0], expected[1]))
-
-
-def gather_evidence(
-    images: ThumbnailSet,
-    predictions: npt.NDArray[np.float64] | None = None,
-    progress: Progress = SILENT,
-    seed: int = 0,
-) -> Evidence:
-    """Run the three analyses: patient similarity, split shift, label review.
-
-    Args:
-        images: readable images.
-        predictions: (n,) a model's probabilities for the label review, NaN where there is none.
-        progress: reports each comparison.
-        seed: of everything random in it.
-    """
-    with progress.task("Comparing", comparisons() + 2, "analyses") as task:
-        similarities = patient_similarities(images, seed)
-        task.advance()
-        shift = split_tests(images, seed, task)
-        reviewed = review_labels(images, seed, predictions)
-        task.advance()
-    return Evidence(similarities, shift, reviewed)

@@ -26,7 +26,8 @@ from pneumoscope.data.folders import (
     staging_folder,
     take_images,
 )
-from pneumoscope.data.hubs import HUGGINGFACE_NAME, KAGGLE_NAME, Hubs, export_parquet
+from pneumoscope.data.hubs import HUGGINGFACE_NAME, KAGGLE_NAME, Hubs
+from pneumoscope.data.parquet import export_parquet
 from pneumoscope.errors import DataError, MissingError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.storage import cache_folder, sha256_of_file, write_text

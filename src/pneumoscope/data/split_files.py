@@ -10,8 +10,8 @@ from collections import Counter
 
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.manifest import write_split
-from pneumoscope.data.masks import with_usable_validation
 from pneumoscope.data.splitting import assign_splits, check_no_leak, check_shares
+from pneumoscope.data.validation import with_usable_validation
 from pneumoscope.errors import DataError
 from pneumoscope.records import SPLITS, Dataset
 

@@ -31,8 +31,9 @@ from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
 from pneumoscope.report.content import ReportContent, RunFacts
 from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.flow import flow_diagram
-from pneumoscope.report.group_sections import as_csv, as_latex, as_markdown, group_figures
+from pneumoscope.report.group_sections import group_figures
 from pneumoscope.report.guidelines import Fact
+from pneumoscope.report.metric_tables import as_csv, as_latex, as_markdown
 from pneumoscope.report.report_page import write_report
 from pneumoscope.storage import write_json, write_text
 from pneumoscope.workflows.run_folder import command_line, software_versions

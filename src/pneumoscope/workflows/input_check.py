@@ -3,6 +3,9 @@
 The statistics are fitted to training images and one modified copy of each, so that another site's
 exposure and framing are no reason to refuse. The limits are chosen on held-out patients, on their
 unmodified images and on modified copies. `inference/input_check.py` describes the method.
+
+`EmbeddingBackend`, `pooled_by_record` and `scored_by_record` hand embeddings from training and
+validation to the input check, so that they are not computed twice.
 """
 
 from __future__ import annotations
@@ -17,14 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.data.index import index
-from pneumoscope.errors import DataError, ImageRefusedError
+from pneumoscope.errors import (
+    DataError,
+    ImageRefusedError,
+)
 from pneumoscope.graph.archive import read_network
 from pneumoscope.images.descriptors import ImageDescriptors, describe_image
 from pneumoscope.images.perturbation_sweeps import PERTURBATIONS, rotation
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle, write_revised
-from pneumoscope.inference.engine import OpenVinoBackend
+from pneumoscope.inference.engine import OpenVinoBackend, Outputs
 from pneumoscope.inference.input_check import (
     METHOD,
     TABLE,
@@ -38,7 +44,10 @@ from pneumoscope.prefetching import prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.formatting import count, percent
+from pneumoscope.training.features import Extractor
+from pneumoscope.training.recipes import Pooled
 from pneumoscope.workflows.run_folder import check_words
+from pneumoscope.workflows.scoring import Scored
 
 FloatArray = NDArray[np.float32]
 
@@ -328,3 +337,47 @@ def _describe(
 def _refused(described: _Described, statistics: Statistics) -> float:
     verdicts = map(statistics.verdict, described.looks, described.embeddings)
     return float(np.mean([verdict.reason is not None for verdict in verdicts]))
+
+
+class EmbeddingBackend:
+    """A backend that computes embeddings only, with the feature extractor of training.
+
+    Args:
+        extractor: of pooled features.
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        self._extractor = extractor
+
+    def run(self, batch: NDArray[np.float32]) -> Outputs:
+        """Embeddings (n, c) of preprocessed images; logits and heatmaps are 0."""
+        rows, count = self._extractor(batch), len(batch)
+        return Outputs(np.zeros(count, np.float32), np.zeros((count, 1, 1), np.float32), rows)
+
+
+def pooled_by_record(pooled: Pooled, records: Sequence[ImageRecord]) -> Lookup:
+    """Embeddings by record; the rows of `pooled` are aligned with `records`."""
+    rows = {record.path: row for row, record in enumerate(records)}
+
+    def lookup(record: ImageRecord) -> Precomputed | None:
+        row = rows.get(record.path)
+        if row is None:
+            return None
+        return Precomputed(pooled.table.take(np.array([row]), np.array([0]))[0])
+
+    return lookup
+
+
+def scored_by_record(scored: Scored) -> Lookup:
+    """Embeddings and image descriptors by record, from results made with `looks=True`."""
+    results = {
+        record.path: Precomputed(result.embedding, result.look)
+        for record, result in zip(scored.records, scored.results, strict=True)
+        if result.embedding is not None
+    }
+    return lambda record: results.get(record.path)
+
+
+def either(first: Lookup, second: Lookup) -> Lookup:
+    """Look a record up in `first`, then in `second`."""
+    return lambda record: first(record) or second(record)

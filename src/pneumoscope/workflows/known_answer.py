@@ -1,10 +1,7 @@
-"""Known-answer test of inference engines, and reuse of embeddings that are already computed.
+"""Known-answer test of inference engines.
 
 A bundle states the score of one synthetic X-ray. `doctor` compares every installed engine and
 precision with it; `serve` and `node` test their engine at start and stop if it differs.
-
-`EmbeddingBackend`, `pooled_by_record` and `scored_by_record` hand embeddings from training and
-validation to the input check, so that they are not computed twice.
 """
 
 from __future__ import annotations
@@ -13,18 +10,17 @@ import io
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError, MissingError, PneumoscopeError
 from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
-from pneumoscope.inference.engine import OpenVinoBackend, Outputs, fast_precisions
+from pneumoscope.inference.engine import OpenVinoBackend, fast_precisions
 from pneumoscope.inference.known_answer import (
     EXPORTED,
     TABLE,
@@ -35,11 +31,6 @@ from pneumoscope.inference.known_answer import (
     stated_logit,
 )
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.records import ImageRecord
-from pneumoscope.training.features import Extractor
-from pneumoscope.training.recipes import Pooled
-from pneumoscope.workflows.input_check import Lookup, Precomputed
-from pneumoscope.workflows.scoring import Scored
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -187,47 +178,3 @@ def _onnx(bundle: Bundle) -> float | None:
     calibration = bundle.manifest.calibration
     odds = float(np.log(probability) - np.log1p(-probability))
     return (odds - calibration.intercept) / calibration.slope
-
-
-class EmbeddingBackend:
-    """A backend that computes embeddings only, with the feature extractor of training.
-
-    Args:
-        extractor: of pooled features.
-    """
-
-    def __init__(self, extractor: Extractor) -> None:
-        self._extractor = extractor
-
-    def run(self, batch: NDArray[np.float32]) -> Outputs:
-        """Embeddings (n, c) of preprocessed images; logits and heatmaps are 0."""
-        rows, count = self._extractor(batch), len(batch)
-        return Outputs(np.zeros(count, np.float32), np.zeros((count, 1, 1), np.float32), rows)
-
-
-def pooled_by_record(pooled: Pooled, records: Sequence[ImageRecord]) -> Lookup:
-    """Embeddings by record; the rows of `pooled` are aligned with `records`."""
-    rows = {record.path: row for row, record in enumerate(records)}
-
-    def lookup(record: ImageRecord) -> Precomputed | None:
-        row = rows.get(record.path)
-        if row is None:
-            return None
-        return Precomputed(pooled.table.take(np.array([row]), np.array([0]))[0])
-
-    return lookup
-
-
-def scored_by_record(scored: Scored) -> Lookup:
-    """Embeddings and image descriptors by record, from results made with `looks=True`."""
-    results = {
-        record.path: Precomputed(result.embedding, result.look)
-        for record, result in zip(scored.records, scored.results, strict=True)
-        if result.embedding is not None
-    }
-    return lambda record: results.get(record.path)
-
-
-def either(first: Lookup, second: Lookup) -> Lookup:
-    """Look a record up in `first`, then in `second`."""
-    return lambda record: first(record) or second(record)

@@ -65,17 +65,15 @@ from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
 from pneumoscope.workflows.input_check import (
     QUICK,
-    card_with_check,
-    tables_of,
-    with_input_check,
-)
-from pneumoscope.workflows.known_answer import (
     EmbeddingBackend,
+    card_with_check,
     either,
     pooled_by_record,
     scored_by_record,
-    state,
+    tables_of,
+    with_input_check,
 )
+from pneumoscope.workflows.known_answer import state
 from pneumoscope.workflows.operating_point import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, begin, prepare
 from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all

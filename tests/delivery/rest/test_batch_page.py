@@ -185,7 +185,7 @@ def test_a_refused_picture_is_shown_as_the_browser_reads_it(tab: Tab) -> None:
         "document.getElementById('map-words').textContent.includes('as your browser decodes it')"
     )
     assert not tab.ask("document.getElementById('film').hidden")
-    assert "patient of another age" in text(tab, "words")
+    assert "the patient may be of another age" in text(tab, "words")
 
 
 def test_a_folder_gives_its_files(tab: Tab) -> None:

@@ -21,6 +21,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pneumoscope.cli.app import run
+from pneumoscope.delivery.fetching import pseudonyms
 from pneumoscope.delivery.fetching.pacs import JOURNAL, FetchedFolder
 from pneumoscope.delivery.fetching.pseudonyms import MAPPING_COLUMNS
 from pneumoscope.errors import UsageError
@@ -254,6 +255,18 @@ def test_private_elements_overlays_and_texts_do_not_get_through(tmp_path: Path) 
     made = _read(written)
     assert made.VOILUTSequence[0].LUTDescriptor == [4, 0, 16]
     assert made.PatientAge == "066Y"  # 1960-07-04 to 2026-09-01
+
+
+def test_a_deflated_bomb_gets_no_pseudonyms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set that inflates beyond any image is not inflated by the DICOM library."""
+    content = dicom(patient_film(1), "1.2.840.10008.1.2.1.99")
+    monkeypatch.setattr(pseudonyms, "_MOST_INFLATED", 1000)
+    folder = FetchedFolder(tmp_path / "got", 1 << 24, 0, pseudonyms=True)
+    assert not folder.add(content)
+    folder.write_table()
+    assert not list((tmp_path / "got").rglob("*.dcm"))
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])

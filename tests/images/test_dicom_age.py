@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pneumoscope.images.dicom.age import patient_age
+from pneumoscope.images.dicom.age import age_string, patient_age
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,28 @@ def test_a_contradiction_gives_a_warning_and_the_stated_age_counts() -> None:
     assert "3 years" in odd[0]
     assert "74 years" in odd[0]
     assert patient_age("003Y", "20190601", "20240101")[1] == ()  # shifted by months
+
+
+@pytest.mark.parametrize(
+    ("birth", "study", "stated"),
+    [
+        ("20240101", "20240120", "000M"),
+        ("20240101", "20241231", "011M"),
+        ("20240101", "20251231", "023M"),
+        ("20240101", "20260101", "002Y"),
+        ("19600704", "20260901", "066Y"),
+        ("20250101", "20240101", ""),
+        ("", "20240101", ""),
+        ("20240101", "someday", ""),
+    ],
+)
+def test_two_dates_become_an_age_that_contains_the_true_one(
+    birth: str, study: str, stated: str
+) -> None:
+    assert age_string(birth, study) == stated
+    age, by_dates = patient_age(stated, "", "")[0], patient_age("", birth, study)[0]
+    if stated:
+        assert age is not None
+        assert by_dates is not None
+        assert age.low <= by_dates.low
+        assert by_dates.high <= age.high + 1e-9

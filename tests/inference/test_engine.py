@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pneumoscope.cli.app import run
+from pneumoscope.config import DeviceChoice
 from pneumoscope.errors import BundleError
 from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import build_frozen_part
+from pneumoscope.inference import engine
 from pneumoscope.inference.bundle import Bundle, write_bundle
-from pneumoscope.inference.engine import KerasBackend, OpenVinoBackend, Outputs
+from pneumoscope.inference.engine import KerasBackend, OpenVinoBackend, Outputs, choose_device
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.plans import arrays_of
+from support.bad_data import write_image
 from support.small_bundle import UNITS, manifest_for, random_network
 from support.small_network import small_network
 
@@ -185,3 +189,35 @@ def test_a_damaged_file_is_refused(networks: list[Any], tmp_path: Path) -> None:
     bundle.weights[0].write_bytes(content[: len(content) // 2])
     with pytest.raises(BundleError, match="damaged"):
         read_network(bundle.weights[0], bundle.manifest.architecture)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "device"),
+    [
+        ("CPU", True, "CPU"),
+        ("CPU", False, "CPU"),
+        ("auto", True, "GPU"),
+        ("auto", False, "CPU"),
+        ("GPU", True, "GPU"),
+    ],
+)
+def test_the_device_is_the_one_that_was_asked_for(
+    asked: DeviceChoice, found: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "has_graphics", lambda: found)
+    assert choose_device(asked) == device
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_every_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine, "has_graphics", lambda: False)
+    image, spool = tmp_path / "a.png", str(tmp_path / "spool")
+    write_image(image)
+    for command in (
+        ["predict", str(image), "--out", str(tmp_path / "p.csv")],
+        ["serve", "--port", "0"],
+        ["node", "run", "--port", "0", "--spool", spool],
+    ):
+        assert run([*command, "--device", "GPU"]) == 2
+        assert "--device CPU" in capsys.readouterr().err

@@ -26,6 +26,7 @@ class FhirServer:
         token: wanted in `Authorization`.
         refused: texts; a Bundle that holds one of them is answered with 422.
         requests: method and path of every request.
+        padding: bytes added to every response.
     """
 
     url: str = ""
@@ -35,6 +36,7 @@ class FhirServer:
     token: str = ""
     refused: list[bytes] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    padding: int = 0
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """The stored resources of one type."""
@@ -76,6 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int) -> None:
         content = b'{"resourceType": "Bundle", "type": "transaction-response"}'
+        content += b" " * self.kept.padding
         self.send_response(status)
         self.send_header("Content-Type", "application/fhir+json")
         self.send_header("Content-Length", str(len(content)))

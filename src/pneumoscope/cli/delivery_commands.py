@@ -190,14 +190,10 @@ def listed(texts: list[str] | None) -> tuple[str, ...] | None:
     return tuple(word for word in words if word) or None
 
 
-@settings(
-    ServeConfig,
-    *("host", "port", "root_path", "any_age", "readers", "requests", "longest_wait"),
-    *("timeout", "header_timeout", "body_timeout", "write_timeout", "idle_timeout"),
-    *("stop_timeout", "connections"),
-    *("max_upload", "max_files", "max_held", "rate", "burst"),
-    *("api_key_file", "tls_certificate", "tls_key"),
-)
+_SERVE_SETTINGS = [f.name for f in fields(ServeConfig) if not f.name.startswith("allowed_")]
+
+
+@settings(ServeConfig, *_SERVE_SETTINGS)
 @settings(LimitsConfig, *_LIMITS)
 def serve(
     model: ModelOption = "default",

@@ -15,6 +15,12 @@ from pneumoscope.config.reading import option
 from pneumoscope.config.stages import IntervalConfig
 
 _MOST_SEED = 2**31 - 1
+_MOST_PORT = 65_535
+_DAY_SECONDS = 86_400
+_ANY_AGE_HELP = "predict for patients outside the model's age range, with a warning"
+_DEVICE_HELP = "device of the network; auto: a GPU that OpenVINO supports, if there is one"
+
+DeviceChoice = Literal["auto", "CPU", "GPU"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +160,6 @@ class AdoptConfig:
     normal: str = option("normal,no finding,0,false,no,negative", "csv: values for NORMAL")
 
 
-_MOST_PORT = 65_535
-_DAY_SECONDS = 86_400
-
-
 @dataclass(frozen=True, slots=True)
 class FetchConfig:
     """How images are fetched from a PACS.
@@ -212,9 +214,8 @@ class NodeConfig:
     poll: float = option(30.0, "seconds between two searches", 0.01, _DAY_SECONDS)
     spool: str = option("pneumoscope-spool", "folder for the queue, images and unsent reports")
     segmentation: bool = option(False, "also write each heatmap as a DICOM Segmentation")
-    any_age: bool = option(
-        False, "predict for patients outside the model's age range, with a warning"
-    )
+    device: DeviceChoice = option("CPU", _DEVICE_HELP)
+    any_age: bool = option(False, _ANY_AGE_HELP)
     callers: tuple[str, ...] = option((), "calling AE titles to accept; empty: all")
     any_called: bool = option(False, "accept associations for other called AE titles")
     tls_cert: str = option("", "own certificate, PEM; if given, only TLS is accepted")
@@ -272,13 +273,9 @@ class BatchConfig:
     precision: Literal["auto", "f32", "bf16", "int8"] = option(
         "auto", "arithmetic; auto: the fastest one certified for the model on this processor"
     )
-    device: Literal["auto", "CPU", "GPU"] = option(
-        "CPU", "device of the network; auto: a GPU that OpenVINO supports, if there is one"
-    )
+    device: DeviceChoice = option("CPU", _DEVICE_HELP)
     input_check: bool = option(True, "reject images that are not frontal chest X-rays")
-    any_age: bool = option(
-        False, "predict for patients outside the model's age range, with a warning"
-    )
+    any_age: bool = option(False, _ANY_AGE_HELP)
     strict: bool = option(False, "exit with 3 if any input has no prediction")
 
 
@@ -325,9 +322,8 @@ class ServeConfig:
         (), "other sites whose pages may send requests, as https://viewer.example; *: any"
     )
     root_path: str = option("", "path prefix behind a proxy, as /pneumoscope")
-    any_age: bool = option(
-        False, "predict for patients outside the model's age range, with a warning"
-    )
+    device: DeviceChoice = option("CPU", _DEVICE_HELP)
+    any_age: bool = option(False, _ANY_AGE_HELP)
     readers: int = option(0, "processes that read images; 0: half the cores, 2 to 8", 0, 64)
     requests: int = option(64, "concurrent requests; further ones get 503", 1)
     longest_wait: float = option(

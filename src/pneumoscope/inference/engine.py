@@ -12,11 +12,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.config import DeviceChoice
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.network import NetworkArrays
@@ -109,8 +110,6 @@ def _forward(graph: Any, batch: NDArray[np.float32]) -> Outputs:
 
 
 _LOGGER = logging.getLogger(__name__)
-
-DeviceChoice = Literal["auto", "CPU", "GPU"]
 
 INT8_TABLE = "int8"
 """Name of the bundle's table of activation ranges for int8."""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.config import LimitsConfig
+from pneumoscope.config import DeviceChoice, LimitsConfig
 from pneumoscope.data.training_overlap import TABLE_NAME
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.graph.precision import Precision
@@ -31,7 +31,7 @@ from pneumoscope.images.read import GreyImage, header_note, read_image
 from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
 from pneumoscope.inference.certificates import Choice
-from pneumoscope.inference.engine import Backend, DeviceChoice, OpenVinoBackend, Outputs
+from pneumoscope.inference.engine import Backend, OpenVinoBackend, Outputs
 from pneumoscope.inference.image_sources import (
     count_of,
     decode_any,

@@ -59,7 +59,7 @@ def run_node(
         )
     stop = stop or threading.Event()
     with _ended_by_sigterm(stop), told_by_place(_LOGGER):
-        predictor = Predictor.load(model, any_age=config.any_age)
+        predictor = Predictor.load(model, any_age=config.any_age, device=config.device)
         confirm(predictor)
         node = Node(config, predictor)
         try:
@@ -109,7 +109,7 @@ def node_retry(spool: Path) -> tuple[dict[str, Any], str]:
     lost = left["films_set_aside"] + left["reports_set_aside"] + left["fhir_set_aside"]
     lines = [
         f"queued again: {again['films']} images, {again['reports']} reports, "
-        f"{again['fetches']} fetches"
+        f"{again['fhir']} FHIR bundles, {again['fetches']} fetches"
     ]
     if lost:
         lines.append(f"{lost} have lost their file: send their images again")

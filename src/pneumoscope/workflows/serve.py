@@ -43,7 +43,7 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
     server.allowed_hosts(config)
     bound = server.bind(config)
     with bound.socket:
-        predictor = Predictor.load(model, any_age=config.any_age)
+        predictor = Predictor.load(model, any_age=config.any_age, device=config.device)
         confirm(predictor)
         level = logging.getLogger("pneumoscope").level or logging.INFO
         server.serve(predictor, config, replace(limits, max_bytes=config.max_upload), bound, level)

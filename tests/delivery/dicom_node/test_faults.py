@@ -97,7 +97,7 @@ def test_images_whose_files_are_lost_are_set_aside_and_can_be_sent_again(tmp_pat
         assert len(list((tmp_path / "quarantine").iterdir())) == 3
         assert node_retry(tmp_path)[0] == {
             "spool": str(tmp_path),
-            "tried_again": {"films": 0, "reports": 0, "fetches": 0},
+            "tried_again": {"films": 0, "reports": 0, "fhir": 0, "fetches": 0},
             "lost": 4,
         }
         assert send(node.port, [film_bytes(k) for k in range(4)]) == [0] * 4

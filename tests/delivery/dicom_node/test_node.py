@@ -283,7 +283,12 @@ def test_giving_up_an_image_touches_its_row_alone(
     }
     assert "set aside: image 1" in text
     monkeypatch.undo()
-    assert node_retry(tmp_path)[0]["tried_again"] == {"films": 1, "reports": 0, "fetches": 0}
+    assert node_retry(tmp_path)[0]["tried_again"] == {
+        "films": 1,
+        "reports": 0,
+        "fhir": 0,
+        "fetches": 0,
+    }
     with archive() as kept, running(tmp_path, kept):
         sent(kept, 2)
     assert {dataset.PatientID for dataset in kept.datasets} == {"P-0001"}

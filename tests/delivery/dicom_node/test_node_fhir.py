@@ -90,7 +90,8 @@ def test_a_bundle_that_is_refused_is_set_aside_shown_and_tried_again(tmp_path: P
         assert "set aside: FHIR bundle" in text
         assert "of image 1, 3 failures: status 422" in text
         server.refused.clear()
-        assert node_retry(tmp_path)[0]["tried_again"]["reports"] == 1
+        again = node_retry(tmp_path)[0]["tried_again"]
+        assert again == {"films": 0, "reports": 0, "fhir": 1, "fetches": 0}
         until(lambda: len(server.posted) == 2, "it being taken in the end")
     given_up = [line for line in audited(tmp_path) if line["event"] == "given up"]
     assert [(line["kind"], line["status"]) for line in given_up] == [("fhir", 422)]
@@ -130,6 +131,13 @@ def test_a_response_that_was_lost_sends_the_same_bytes_again(tmp_path: Path) -> 
     assert len(server.posted) == 2
     assert len(set(server.posted)) == 1
     assert len(server.resources) == 4
+
+
+def test_a_long_response_is_cut_off_and_its_status_counts(tmp_path: Path) -> None:
+    with fhir_server(padding=2 << 20) as server, running(tmp_path, server) as node:
+        send(node.port, [film_bytes(1)])
+        until(lambda: counts(tmp_path, "fhir_sent") == 1, "the Bundle")
+    assert len(server.posted) == 1
 
 
 def test_a_kill_between_posting_and_its_row_sends_the_same_bytes_again(

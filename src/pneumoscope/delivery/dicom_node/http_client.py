@@ -45,7 +45,15 @@ class ServerError(Exception):
 
 
 class TooLargeError(Exception):
-    """A response has more bytes than are allowed."""
+    """A response has more bytes than are allowed.
+
+    Attributes:
+        status: its HTTP status.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__("response too large")
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,7 @@ class HttpService:
                 for chunk in response.iter_bytes():
                     content += chunk
                     if len(content) > most:
-                        raise TooLargeError("larger than allowed")
+                        raise TooLargeError(response.status_code)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise ServerError(type(error).__name__, everywhere=True) from error
         except (httpx.HTTPError, httpx.StreamError) as error:

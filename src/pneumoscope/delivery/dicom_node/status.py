@@ -35,8 +35,8 @@ _COUNTED = {
 }
 """Names of the counts: their table, which rows of it, and the states that are counted."""
 
-_TABLES = ("films", "reports", "fetches")
 _FOLDERS = {"films": "incoming", "reports": "outgoing"}
+"""Tables whose rows have a file, and the folder of the spool that it is in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,29 +110,34 @@ def try_again(queue: Queue, folder: Path) -> dict[str, int]:
     An item whose file is lost stays set aside: its sender has to send the image again.
 
     Returns:
-        The number of items of each kind: `films` (images), `reports`, `fetches`.
+        The number of items of each kind: `films` (images), `reports`, `fhir` and `fetches`.
     """
-    found = {}
-    for table in _TABLES:
-        counter = "attempts" if table == "films" else "refusals"
-        due = "" if table == "films" else ", due = 0"
-        rows = queue.rows(
-            f"SELECT id, {'file' if table in _FOLDERS else 'NULL'} FROM {table}"  # noqa: S608
-            " WHERE state = 'set aside'"
+    return {
+        name: _try_again(queue, folder, table, which)
+        for name, (table, which, _) in _COUNTED.items()
+    }
+
+
+def _try_again(queue: Queue, folder: Path, table: str, which: str) -> int:
+    """Queue the set-aside rows of a table for which `which` holds; returns their number."""
+    counter = "attempts" if table == "films" else "refusals"
+    due = "" if table == "films" else ", due = 0"
+    rows = queue.rows(
+        f"SELECT id, {'file' if table in _FOLDERS else 'NULL'} FROM {table}"  # noqa: S608
+        f" WHERE {which} AND state = 'set aside'"
+    )
+    ready = [
+        number
+        for number, file in rows
+        if file is None or (folder / _FOLDERS[table] / file).is_file()
+    ]
+    for number in ready:
+        queue.update(
+            f"UPDATE {table} SET state = 'waiting', {counter} = 0, why = ''{due}"  # noqa: S608
+            " WHERE id = ? AND state = 'set aside'",
+            (number,),
         )
-        ready = [
-            number
-            for number, file in rows
-            if file is None or (folder / _FOLDERS[table] / file).is_file()
-        ]
-        for number in ready:
-            queue.update(
-                f"UPDATE {table} SET state = 'waiting', {counter} = 0, why = ''{due}"  # noqa: S608
-                " WHERE id = ? AND state = 'set aside'",
-                (number,),
-            )
-        found[table] = len(ready)
-    return found
+    return len(ready)
 
 
 RESULTS_FILE = "results.jsonl"

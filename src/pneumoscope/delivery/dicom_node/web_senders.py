@@ -91,15 +91,15 @@ class FhirSender(Sender):
         self.name = self._server.name
 
     def send_one(self, report: Outgoing, content: bytes) -> Outcome:
-        """Post one Bundle. The server's response body is not read: it may name the patient."""
+        """Post one Bundle. Only the status counts; the response body may name the patient."""
         try:
             status, _, _ = self._server.exchange(
                 "POST", "", _FHIR_HEADERS, _MOST_RESPONSE, content=content
             )
         except ServerError as error:
             return _failed(error)
-        except TooLargeError:
-            return Outcome(False, why="response too large", doubtful=True)
+        except TooLargeError as error:
+            status = error.status
         return Outcome(status in _FHIR_STORED, status)
 
     def rest(self) -> None:

@@ -19,7 +19,6 @@ import io
 import os
 import secrets
 import zlib
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pneumoscope.errors import ImageRefusedError, UsageError
 from pneumoscope.images.budget import decoding
+from pneumoscope.images.dicom.age import age_string
 from pneumoscope.images.dicom.file import transfer_syntax_of
 from pneumoscope.storage import safe_cell, write_json
 
@@ -77,7 +77,6 @@ _READ_ONLY = ("PatientBirthDate", "StudyDate")
 """Read to compute the age where the file does not state one."""
 
 _MOST_INFLATED = 512 << 20
-_DAYS_A_YEAR = 365.25
 _METHOD = "pneumoscope fetch --pseudonyms: keyed hash of identifiers"
 
 
@@ -146,7 +145,8 @@ class Pseudonyms:
         for keyword, inner in _SEQUENCES.items():
             if keyword in source:
                 setattr(made, keyword, [_item(item, inner) for item in source[keyword].value])
-        if not made.get("PatientAge") and (age := _age(source)):
+        dates = (str(source.get(name) or "") for name in _READ_ONLY)
+        if not made.get("PatientAge") and (age := age_string(*dates)):
             made.PatientAge = age
         made.SOPInstanceUID, made.StudyInstanceUID = named["image"], named["study"]
         made.SeriesInstanceUID = named["series"]
@@ -195,21 +195,6 @@ def _item(source: Dataset, keywords: tuple[str, ...]) -> Dataset:
     made = Dataset()
     _copy(source, made, keywords)
     return made
-
-
-def _age(source: Any) -> str:
-    """Age at the study in full years, as PatientAge states it; `""` where a date is missing."""
-    try:
-        born, day = (
-            datetime.strptime(str(source.get(name) or ""), "%Y%m%d")
-            for name in ("PatientBirthDate", "StudyDate")
-        )
-    except ValueError:
-        return ""
-    days = (day - born).days
-    if days < 0:
-        return ""
-    return f"{min(int(days / _DAYS_A_YEAR), 999):03}Y" if days >= _DAYS_A_YEAR else f"{days:03}D"
 
 
 def key_file(folder: Path) -> Path:

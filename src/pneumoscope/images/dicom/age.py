@@ -11,23 +11,15 @@ import re
 from dataclasses import dataclass
 from datetime import date
 
+_DAYS_PER_YEAR = 365.25
+
 _AGE = re.compile(r"(\d{1,3})\s*([DWMY])")
-
-
 _DATE = re.compile(r"(\d{4})[.\-]?(\d{2})[.\-]?(\d{2})")
-
-
-DAYS_PER_YEAR = 365.25
-
-
-_YEARS = {"D": 1 / DAYS_PER_YEAR, "W": 7 / DAYS_PER_YEAR, "M": 1 / 12, "Y": 1.0}
-
-
+_YEARS = {"D": 1 / _DAYS_PER_YEAR, "W": 7 / _DAYS_PER_YEAR, "M": 1 / 12, "Y": 1.0}
 _NAMES = {"D": "day", "W": "week", "M": "month", "Y": "year"}
-
-
 _OLDEST = 150
-
+_IN_MONTHS = 24
+"""Ages of fewer months than this are stated in months."""
 
 _MAX_APART = 1.0
 """Maximum difference in years between PatientAge and the dates, which may be shifted to hide the
@@ -68,6 +60,20 @@ def patient_age(stated: str, birth: str, study: str) -> tuple[Age | None, tuple[
     return by_words or by_dates, tuple(odd)
 
 
+def age_string(birth: str, study: str) -> str:
+    """The age between two dates as PatientAge states it (AS), such as `018M`; `""` if unknown.
+
+    Args:
+        birth: PatientBirthDate.
+        study: the date of the study.
+    """
+    found = _between(birth, study)
+    if found is None or found.low < 0:
+        return ""
+    months = round(found.low * 12)
+    return f"{months:03}M" if months < _IN_MONTHS else f"{months // 12:03}Y"
+
+
 def _stated(text: str) -> Age | None:
     match = _AGE.fullmatch(text.strip().upper())
     if not match:
@@ -89,7 +95,7 @@ def _between(birth: str, study: str) -> Age | None:
         return Age(-1.0, 0.0, "below 0")
     if years > _OLDEST:
         return None
-    words = _plural(months // 12, "year") if months >= 24 else _plural(months, "month")
+    words = _plural(months, "month") if months < _IN_MONTHS else _plural(months // 12, "year")
     return Age(years, years + 1 / 12, words)
 
 

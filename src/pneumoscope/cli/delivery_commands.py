@@ -15,6 +15,10 @@ from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
 from pneumoscope.config import FetchConfig, LimitsConfig, NodeConfig, ServeConfig, replace_from
 from pneumoscope.errors import UsageError
 
+_NODE_SETTINGS = [f.name for f in fields(NodeConfig) if f.name != "callers"]
+_LIMITS = ("max_pixels",)
+_SERVE_SETTINGS = [f.name for f in fields(ServeConfig) if not f.name.startswith("allowed_")]
+
 
 class TargetChoice(StrEnum):
     """Formats of an exported graph."""
@@ -57,9 +61,6 @@ def export(
 
     target: Any = to.value
     return Outcome(*run_export(model, target, out, check, TERMINAL.progress))
-
-
-_NODE_SETTINGS = [f.name for f in fields(NodeConfig) if f.name != "callers"]
 
 
 @settings(NodeConfig, *_NODE_SETTINGS)
@@ -175,9 +176,6 @@ def certify(
     return Outcome(*found)
 
 
-_LIMITS = ("max_pixels",)
-
-
 def named(setting: str) -> str:
     """The help text of a list setting of `serve`."""
     (found,) = (f for f in fields(ServeConfig) if f.name == setting)
@@ -188,9 +186,6 @@ def listed(texts: list[str] | None) -> tuple[str, ...] | None:
     """The comma-separated values of an option that may be given several times."""
     words = (word.strip() for text in texts or () for word in text.split(","))
     return tuple(word for word in words if word) or None
-
-
-_SERVE_SETTINGS = [f.name for f in fields(ServeConfig) if not f.name.startswith("allowed_")]
 
 
 @settings(ServeConfig, *_SERVE_SETTINGS)

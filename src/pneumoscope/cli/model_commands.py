@@ -39,7 +39,6 @@ CheckOption = Annotated[
     ),
 ]
 
-
 AgeOption = Annotated[
     bool,
     typer.Option(

@@ -47,6 +47,8 @@ NO_SPLIT = "none"
 _THREADS = 2
 _HASH_SIDE = 8
 
+_LIMITS = LimitsConfig()
+
 
 @dataclass(frozen=True, slots=True)
 class NearConfig:
@@ -69,7 +71,6 @@ class NearConfig:
     max_pairs: int = 10_000
 
 
-_LIMITS = LimitsConfig()
 _NEAR = NearConfig()
 
 

@@ -23,6 +23,14 @@ _ROWS_PER_BLOCK = 256
 _CANDIDATES_PER_BLOCK = 4096
 _CANDIDATES_PER_PAIR = 50
 
+QUANTITIES: tuple[Quantity, ...] = ("width", "height", "aspect", "file_bytes", "mean", "deviation")
+"""The columns of the table, in this order."""
+
+QUANTILE_LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_BINS = 30
+_MIN_TO_COMPARE = 20
+"""With fewer images in a group, areas far from 0.5 occur by chance."""
+
 
 def connected_groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Connected components of the graph on `range(count)` with the edges `pairs`, by union-find.
@@ -128,16 +136,6 @@ def _correlations(
     scale = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     r: npt.NDArray[np.float64] = (a * b).sum(axis=1).astype(np.float64) / np.maximum(scale, 1e-6)
     return r
-
-
-QUANTITIES: tuple[Quantity, ...] = ("width", "height", "aspect", "file_bytes", "mean", "deviation")
-"""The columns of the table, in this order."""
-
-QUANTILE_LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-
-_BINS = 30
-_MIN_TO_COMPARE = 20
-"""With fewer images in a group, areas far from 0.5 occur by chance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,22 @@ _WORDS = {
     "deviation": "contrast (standard deviation of intensity)",
 }
 
+PROPERTY_WORDS = {
+    "width": "width",
+    "height": "height",
+    "aspect": "aspect ratio",
+    "file_bytes": "file size",
+    "mean": "brightness",
+    "deviation": "contrast",
+    "border": "brightness of the border",
+    "centre": "brightness of the centre",
+}
+_SURE = 0.01
+_ENOUGH_IDS = 20
+_SLIGHT_AUC = 0.6
+_SPLIT_ALONE = 0.6
+"""A property with a lower AUC than this explains nothing."""
+
 
 def findings_of(
     groups: Sequence[Group],
@@ -244,24 +260,6 @@ def _on_separations(separations: Sequence[Separation]) -> Iterator[Finding]:
                 "the splits were acquired differently, so results on one may not hold on another."
             )
             yield Finding("warning", "shift", text[0].upper() + text[1:])
-
-
-PROPERTY_WORDS = {
-    "width": "width",
-    "height": "height",
-    "aspect": "aspect ratio",
-    "file_bytes": "file size",
-    "mean": "brightness",
-    "deviation": "contrast",
-    "border": "brightness of the border",
-    "centre": "brightness of the centre",
-}
-
-_SURE = 0.01
-_ENOUGH_IDS = 20
-_SLIGHT_AUC = 0.6
-_SPLIT_ALONE = 0.6
-"""A property with a lower AUC than this explains nothing."""
 
 
 def evidence_findings(evidence: Evidence) -> tuple[Finding, ...]:

@@ -23,7 +23,6 @@ from pneumoscope.records import CLASS_NAMES, Split
 BATCH_ROWS = 64
 """Rows held in memory at a time."""
 
-
 _SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",
     "val": "val",
@@ -32,7 +31,6 @@ _SPLIT_NAMES: Mapping[str, Split] = {
     "dev": "val",
     "test": "test",
 }
-
 
 _WORD = re.compile(r"[A-Za-z]+")
 

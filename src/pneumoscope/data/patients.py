@@ -52,6 +52,19 @@ _ONE_CHARACTER = re.compile(r"([x*#?.-])\1*", re.IGNORECASE)
 _ZERO = re.compile(r"[-+]?0+(\.0+)?|-1|-?9{3,}")
 _NUMBER = re.compile(r"[0-9]+(\.0+)?")
 
+_PERSON = re.compile(r"person([0-9]+)_(bacteria|virus)_[0-9]+", re.IGNORECASE)
+_NORMAL = re.compile(r"(NORMAL2-)?IM-([0-9]+)-[0-9]+", re.IGNORECASE)
+_KIND = re.compile(r"(bacteria|virus|IM|NORMAL2-IM)-([0-9]+)")
+_DIGITS = re.compile(r"([0-9]+)")
+ID_SERIES = ("bacteria", "virus", "IM", "NORMAL2-IM", "other")
+"""The series of ids in the Kermany data set, each with its own numbers; `other` is the rest."""
+
+_PATIENT_ID = 0x00100020  # PatientID, DICOM PS3.6
+_FEW_IMAGES = 10
+_DEFLATED = "1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian, DICOM PS3.5 A.5
+_META_START = 144  # preamble, DICM and the group length element, DICOM PS3.10 section 7.1
+_MAX_INFLATED = 1 << 20  # PatientID is near the start, so this also limits decompression bombs
+
 
 def parse_split(text: str) -> Split | None:
     """The split that a word means (`valid`, `Training`, `test_set`); `None` for other words."""
@@ -95,21 +108,6 @@ def _names_nobody(text: str) -> bool:
         return True
     named = [word for word in words if not _NOBODY.fullmatch(word)]
     return len(named) < len(words) and all(_FILLERS.fullmatch(word) for word in named)
-
-
-_PERSON = re.compile(r"person([0-9]+)_(bacteria|virus)_[0-9]+", re.IGNORECASE)
-_NORMAL = re.compile(r"(NORMAL2-)?IM-([0-9]+)-[0-9]+", re.IGNORECASE)
-_KIND = re.compile(r"(bacteria|virus|IM|NORMAL2-IM)-([0-9]+)")
-_DIGITS = re.compile(r"([0-9]+)")
-
-ID_SERIES = ("bacteria", "virus", "IM", "NORMAL2-IM", "other")
-"""The series of ids in the Kermany data set, each with its own numbers; `other` is the rest."""
-
-_PATIENT_ID = 0x00100020  # PatientID, DICOM PS3.6
-_FEW_IMAGES = 10
-_DEFLATED = "1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian, DICOM PS3.5 A.5
-_META_START = 144  # preamble, DICM and the group length element, DICOM PS3.10 section 7.1
-_MAX_INFLATED = 1 << 20  # PatientID is near the start, so this also limits decompression bombs
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,6 @@ _NO_PATIENTS_WARNING = (
 )
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
-
 KERMANY_COUNTS = (
     SplitCount("train", 1341, 3875),
     SplitCount("val", 8, 8),

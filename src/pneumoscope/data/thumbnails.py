@@ -24,6 +24,11 @@ _TINY = 1e-6
 
 Floats = npt.NDArray[np.float32]
 
+FOLDS = 5
+_RESAMPLES = 300
+_STEPS = 500
+_ROWS_PER_COMPONENT = 5
+
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailSet:
@@ -96,12 +101,6 @@ def residuals_from_mean(rows: Floats) -> Floats:
     once = standardised(rows)
     return standardised(once - once.mean(axis=0))
 
-
-FOLDS = 5
-
-_RESAMPLES = 300
-_STEPS = 500
-_ROWS_PER_COMPONENT = 5
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -18,7 +18,6 @@ _Z95 = 1.959964
 MIN_VAL_IMAGES_PER_CLASS = 100
 """With fewer images, a sensitivity of 0.90 is known only to about ±0.06 or worse."""
 
-
 _EXAMPLE_SENSITIVITY = 0.90
 
 

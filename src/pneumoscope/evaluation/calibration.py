@@ -48,6 +48,8 @@ _RIDGE = 1e-12
 _CLIP = 1e-7
 """Probabilities are clipped to [this, 1 - this] before the logit; float32 can output 0 and 1."""
 
+_LEAST = 1e-12
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -393,9 +395,6 @@ def _wald(
         Estimate(float(value), float(value - h), float(value + h))
         for value, h in zip(coefficients, half, strict=True)
     ]
-
-
-_LEAST = 1e-12
 
 
 @dataclass(slots=True)

@@ -44,6 +44,11 @@ from pneumoscope.evaluation.ranked_metrics import (
     metric_values,
 )
 
+GRID_POINTS = 101
+HISTOGRAM_BINS = 20
+_ROUNDING = 1e-9
+"""Rounding error, in images, of a grid point that is a whole number of images."""
+
 
 class UndefinedMetricWarning(UserWarning):
     """A metric is undefined on these images; NaN is returned."""
@@ -177,12 +182,6 @@ def _warned(name: str, value: float, reason: str) -> float:
         message = f"{name} is undefined: {reason}"
         warnings.warn(message, UndefinedMetricWarning, stacklevel=3)
     return value
-
-
-GRID_POINTS = 101
-HISTOGRAM_BINS = 20
-_ROUNDING = 1e-9
-"""Rounding error, in images, of a grid point that is a whole number of images."""
 
 
 @dataclass(frozen=True, slots=True)

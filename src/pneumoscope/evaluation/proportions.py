@@ -36,6 +36,30 @@ from pneumoscope.records import Estimate
 
 Patients: TypeAlias = Sequence[str] | NDArray[Any]
 
+EDGE_METHOD = (
+    "Wilson's interval with one image per patient (Newcombe's for areas under a curve) where a "
+    "rate is 0 or 1 or all resamples agree"
+)
+"""The method where the bootstrap collapses, in words, for `interval.method`."""
+
+OF_SHARES: Mapping[str, tuple[str, ...]] = {
+    "accuracy": ("accuracy",),
+    "balanced_accuracy": ("sensitivity", "specificity"),
+    "sensitivity": ("sensitivity",),
+    "specificity": ("specificity",),
+    "ppv": ("ppv",),
+    "npv": ("npv",),
+    "f1": ("f1",),
+    "auc": ("auc",),
+    "average_precision": ("average_precision",),
+    "brier": ("brier",),
+    "ece": (),
+}
+"""Per metric, the proportions it is made of; the bootstrap is replaced if one is 0 or 1."""
+
+_HALVINGS = 60
+_SAME = 1e-12
+
 
 def patient_codes(patients: Patients, images: int) -> tuple[IntArray, int]:
     """Number the patients from 0: codes, int64 (n,), and the number of patients.
@@ -195,31 +219,6 @@ def difference(
     below = math.hypot(first.value - low1, high2 - second.value)
     above = math.hypot(high1 - first.value, second.value - low2)
     return Estimate(gap, max(gap - below, bounds[0]), min(gap + above, bounds[1]))
-
-
-EDGE_METHOD = (
-    "Wilson's interval with one image per patient (Newcombe's for areas under a curve) where a "
-    "rate is 0 or 1 or all resamples agree"
-)
-"""The method where the bootstrap collapses, in words, for `interval.method`."""
-
-OF_SHARES: Mapping[str, tuple[str, ...]] = {
-    "accuracy": ("accuracy",),
-    "balanced_accuracy": ("sensitivity", "specificity"),
-    "sensitivity": ("sensitivity",),
-    "specificity": ("specificity",),
-    "ppv": ("ppv",),
-    "npv": ("npv",),
-    "f1": ("f1",),
-    "auc": ("auc",),
-    "average_precision": ("average_precision",),
-    "brier": ("brier",),
-    "ece": (),
-}
-"""Per metric, the proportions it is made of; the bootstrap is replaced if one is 0 or 1."""
-
-_HALVINGS = 60
-_SAME = 1e-12
 
 
 def collapsed(estimate: Estimate) -> bool:

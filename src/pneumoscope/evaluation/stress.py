@@ -59,6 +59,11 @@ Judgement = Literal["holds", "unsure", "fails", "shown"]
 
 _ROUNDING = 1e-9
 
+_PENALTY = 10.0
+"""Weight of the squared coefficients in the logistic regression (1 / C in scikit-learn)."""
+
+_MOST_ITERATIONS = 5000
+
 
 @dataclass(frozen=True, slots=True)
 class Paired:
@@ -255,12 +260,6 @@ def _estimate(point: float, resampled: FloatArray, level: float, patients: int) 
         return Estimate(None)
     low, high, _ = percentile_interval(resampled, level, patients)
     return Estimate(float(point), low, high)
-
-
-_PENALTY = 10.0
-"""Weight of the squared coefficients in the logistic regression (1 / C in scikit-learn)."""
-
-_MOST_ITERATIONS = 5000
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,10 @@ _MAX_DEPTH = 32
 _MAX_ATTRIBUTE_BYTES = 16 << 20
 _WAY_OUT = "Give a file that Keras saved for the same backbone, or choose --weights none."
 
+CONFIG_MEMBER = "config.json"
+METADATA_MEMBER = "metadata.json"
+_MAX_CONFIG_BYTES = 32 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class StoredLayers:
@@ -294,12 +298,6 @@ def _strings(path: Path, group: h5py.Group, name: str) -> list[str]:
         for entry in group.attrs[piece]:
             found.append(entry.decode("utf-8") if isinstance(entry, bytes) else str(entry))
     return found
-
-
-CONFIG_MEMBER = "config.json"
-METADATA_MEMBER = "metadata.json"
-
-_MAX_CONFIG_BYTES = 32 << 20
 
 
 def read_network(path: Path, architecture: Architecture) -> NetworkArrays:

@@ -24,6 +24,15 @@ OLD_SUFFIX = ".weights.h5"
 
 _MAX_MANIFEST_BYTES = 1 << 24
 
+LEAST_SIZE = 32
+"""Smallest input side, pixels: backbones halve their input five times."""
+
+POOL_LAYER = "pool"
+"""Layer of global average pooling, between the backbone and the head."""
+
+HIDDEN_LAYER = "head_hidden"
+OUTPUT_LAYER = "head_probability"
+
 
 def network_names(members: int, suffix: str = NETWORK_SUFFIX) -> tuple[str, ...]:
     """The network files of a bundle: `model.keras`, or `model-0.keras`, … for several networks."""
@@ -89,16 +98,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"found the number {text}, expected a finite one")
     return value
-
-
-LEAST_SIZE = 32
-"""Smallest input side, pixels: backbones halve their input five times."""
-
-POOL_LAYER = "pool"
-"""Layer of global average pooling, between the backbone and the head."""
-
-HIDDEN_LAYER = "head_hidden"
-OUTPUT_LAYER = "head_probability"
 
 
 @dataclass(frozen=True, slots=True)

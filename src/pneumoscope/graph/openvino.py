@@ -37,6 +37,13 @@ _KEY_BYTES = 32
 _SUFFIX = ".blob"
 _DIGEST_SUFFIX = ".hmac"
 
+_LOGGER = logging.getLogger(__name__)
+_CONVERTER = "openvino.tools.ovc"
+OUTPUTS = ("logit", "cam", "embedding")
+_CONVOLUTION = "convolution-"
+_FUNCTIONS = {"silu": "swish", "hard_silu": "hswish", "hard_sigmoid": "hsigmoid"}
+"""OpenVINO's names for them."""
+
 
 class SharedFolderError(Exception):
     """The cache folder belongs to another user."""
@@ -126,18 +133,6 @@ def _key(path: Path) -> bytes:
             with os.fdopen(file, "wb") as stream:
                 stream.write(secrets.token_bytes(_KEY_BYTES))
     return path.read_bytes()
-
-
-_LOGGER = logging.getLogger(__name__)
-
-_CONVERTER = "openvino.tools.ovc"
-
-OUTPUTS = ("logit", "cam", "embedding")
-
-_CONVOLUTION = "convolution-"
-
-_FUNCTIONS = {"silu": "swish", "hard_silu": "hswish", "hard_sigmoid": "hsigmoid"}
-"""OpenVINO's names for them."""
 
 
 def build_model(

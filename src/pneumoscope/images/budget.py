@@ -50,6 +50,33 @@ _ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 
 _CURRENT = threading.local()
 
+_PILLOW_BLOCKS = 8
+"""Blocks of up to 16 MB that Pillow keeps (its documentation, Block Allocator)."""
+
+DECODER_ERRORS: tuple[type[Exception], ...] = (
+    # Mutated files of every format raised OSError, SyntaxError, ValueError, TypeError,
+    # RuntimeError, NotImplementedError and struct.error; the others are related to these.
+    # `Exception` itself is not listed, so that our own ImageRefusedError passes through.
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_DECODER_MODULES = r"(PIL|pydicom|pneumoscope\.images|imagecodecs|openjpeg|jpeg_ls|rle)\b"
+_TRUNCATED_WORDS = ("truncated", "end of file", "unexpected end", "not enough image data")
+_UNSUPPORTED_WORDS = ("unsupported", "not supported", "cannot handle", "unknown", "not implemented")
+
 
 @dataclass(slots=True)
 class Budget:
@@ -163,9 +190,6 @@ def check_value_length(tag: int, length: int, source: str) -> None:
         )
 
 
-_PILLOW_BLOCKS = 8
-"""Blocks of up to 16 MB that Pillow keeps (its documentation, Block Allocator)."""
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of <malloc.h>, mallopt(3)."""
 
@@ -198,32 +222,6 @@ def keep_freed_memory(
     mallopt(_TRIM_THRESHOLD, kept)
     if shared:
         mallopt(_ARENA_MAX, 1)
-
-
-DECODER_ERRORS: tuple[type[Exception], ...] = (
-    # Mutated files of every format raised OSError, SyntaxError, ValueError, TypeError,
-    # RuntimeError, NotImplementedError and struct.error; the others are related to these.
-    # `Exception` itself is not listed, so that our own ImageRefusedError passes through.
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    BufferError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-_DECODER_MODULES = r"(PIL|pydicom|pneumoscope\.images|imagecodecs|openjpeg|jpeg_ls|rle)\b"
-_TRUNCATED_WORDS = ("truncated", "end of file", "unexpected end", "not enough image data")
-_UNSUPPORTED_WORDS = ("unsupported", "not supported", "cannot handle", "unknown", "not implemented")
 
 
 @contextmanager

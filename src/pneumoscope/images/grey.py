@@ -20,6 +20,10 @@ from pneumoscope.errors import ImageRefusedError, Reason
 
 FloatArray = npt.NDArray[np.float32]
 
+_SIDE = 64
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+_LAB_RANGE = 128
+
 
 @dataclass(frozen=True, slots=True)
 class DicomInfo:
@@ -140,11 +144,6 @@ def check_size(source: str, width: int, height: int, limits: LimitsConfig) -> No
             f"it has {width} × {height} pixels; the longest side may be at most "
             f"{limits.max_aspect:g} times the shortest, so this is not a complete X-ray",
         )
-
-
-_SIDE = 64
-_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-_LAB_RANGE = 128
 
 
 def colour_of(image: Image.Image) -> float:

@@ -56,6 +56,9 @@ _SEED = 0.15
 _LUNG_AREA = (0.03, 0.06, 0.22, 0.30)
 """Share of the image that one lung takes: none below the first, likely from second to third."""
 
+_WHITE = 0.5
+_MIN_DEVIATION = 1 / 255
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LungFields:
@@ -236,9 +239,6 @@ def _quality(sides: list[Mask], darkness: NDArray[np.float64]) -> float:
     return min(sizes, alike, dark, apart)
 
 
-_WHITE = 0.5
-
-
 @dataclass(frozen=True, slots=True)
 class MaskFolder:
     """A user's lung masks, found by the names of the images.
@@ -282,8 +282,6 @@ class MaskFolder:
 
 Ink = Literal["black", "grey"]
 """The fill of a masked region; grey is the mean of the remaining pixels of the image."""
-
-_MIN_DEVIATION = 1 / 255
 
 
 def ring_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:

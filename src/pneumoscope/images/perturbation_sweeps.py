@@ -429,7 +429,6 @@ SWEEPS: tuple[Sweep, ...] = (
 )  # fmt: skip
 """Negatives and photographs are reported but not judged: a model should reject them instead."""
 
-
 PLAUSIBLE: tuple[Perturbation, ...] = tuple(
     step.perturbation for sweep in SWEEPS for step in sweep.steps if step.plausible
 )

@@ -85,6 +85,18 @@ _FIRST_GROUPS = (0x0002, 0x0008)
 _LONGEST_FIRST_VALUE = 0x1000
 """The first element of a data set is a group length, a character set or an image type."""
 
+_OPENERS: dict[Format, Callable[[BytesIO], ImageFile.ImageFile]] = {
+    "jpeg": JpegImageFile,
+    "png": PngImageFile,
+    "tiff": TiffImageFile,
+    "bmp": BmpImageFile,
+    "webp": WebPImageFile,
+}
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_ALPHA_MODES = ("LA", "RGBA", "PA", "La", "RGBa")
+_BITS_PER_SAMPLE = 258
+_DEEP_PNG = 16
+
 
 def detect_format(content: bytes) -> Format | None:
     """The format that the first bytes indicate, or `None`.
@@ -144,20 +156,6 @@ def _begins_like_data_set(content: bytes) -> bool:
             if next_group == group and next_element > element:
                 return True
     return False
-
-
-_OPENERS: dict[Format, Callable[[BytesIO], ImageFile.ImageFile]] = {
-    "jpeg": JpegImageFile,
-    "png": PngImageFile,
-    "tiff": TiffImageFile,
-    "bmp": BmpImageFile,
-    "webp": WebPImageFile,
-}
-_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
-_ALPHA_MODES = ("LA", "RGBA", "PA", "La", "RGBa")
-
-_BITS_PER_SAMPLE = 258
-_DEEP_PNG = 16
 
 
 def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfig) -> Decoded:

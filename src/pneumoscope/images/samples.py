@@ -27,6 +27,15 @@ STRAY = 0.001
 _SAMPLED = 1 << 20
 _MIN_DISTINCT = 4
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue: ITU-R BT.601."""
+
+_MIN_PART = 0.25
+"""An image that uses a smaller share of its type's range is scaled."""
+
+_MAX_WHOLE_BITS = 16
+_NOTED_HIDDEN = 0.1
+
 
 def quantiles(values: Values, counts: Counts) -> tuple[float, float]:
     """The quantiles at the levels `STRAY` and 1 - `STRAY` of the pixels.
@@ -91,14 +100,6 @@ def _without_lone_ends(values: Values) -> npt.NDArray[np.bool_]:
 
 Samples = npt.NDArray[Any]
 Graded = tuple[FloatArray, tuple[str, ...]]
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue: ITU-R BT.601."""
-
-_MIN_PART = 0.25
-"""An image that uses a smaller share of its type's range is scaled."""
-_MAX_WHOLE_BITS = 16
-_NOTED_HIDDEN = 0.1
 
 
 def graded(samples: Samples, source: str, bits: int = 0) -> Graded:

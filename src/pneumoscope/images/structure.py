@@ -33,6 +33,17 @@ _PNG_SIGNATURE_BYTES = 8
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _ORIENTATION_TAG = 0x0112
 
+_MAX_SCANS = 200
+"""Maximum per image. Progressive JPEGs have about ten."""
+
+_MAX_PACKETS = 1_000_000
+"""Maximum of tiles × layers × resolutions × components of a JPEG 2000 stream."""
+
+_START_OF_SCAN = b"\xff\xda"
+_SEVERAL = 2
+_BIG = (b"+\x00", b"\x00+")
+"""Version 43, in either byte order: BigTIFF, whose header has 16 bytes."""
+
 
 def check_png(content: bytes, source: str) -> None:
     """Check the length and checksum of every chunk, and the end chunk (ISO 15948, 5).
@@ -189,13 +200,6 @@ def exif_orientation(block: bytes) -> int:
     return 1
 
 
-_MAX_SCANS = 200
-"""Maximum per image. Progressive JPEGs have about ten."""
-
-_MAX_PACKETS = 1_000_000
-"""Maximum of tiles × layers × resolutions × components of a JPEG 2000 stream."""
-
-_START_OF_SCAN = b"\xff\xda"
 _SIZE, _CODING_STYLE = b"\xff\x51", b"\xff\x52"
 
 
@@ -275,9 +279,6 @@ _UNSIGNED, _SEPARATE = 1, 2
 _PACKED_BITS, _MAX_SAMPLES = 12, 4
 _COMPRESSION, _JPEG = 259, (6, 7)
 """Both JPEG compressions of TIFF."""
-_SEVERAL = 2
-_BIG = (b"+\x00", b"\x00+")
-"""Version 43, in either byte order: BigTIFF, whose header has 16 bytes."""
 
 
 def check_strips(tags: ImageFileDirectory_v2, content: bytes, source: str) -> None:

@@ -59,6 +59,9 @@ MOST_MEMBERS = 32
 _MAX_WEIGHTS_BYTES = 1 << 30
 _MOST_HIDDEN_UNITS = 65_536
 
+_OPTIONAL: dict[str, Any] = {"ages": [], "teachers": []}
+"""Keys that a bundle of any schema may omit, with their defaults."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
@@ -129,10 +132,6 @@ _SINCE: dict[int, dict[str, Any]] = {
     4: {},
 }
 """Keys that each schema added or changed, with their values in earlier bundles."""
-
-
-_OPTIONAL: dict[str, Any] = {"ages": [], "teachers": []}
-"""Keys that a bundle of any schema may omit, with their defaults."""
 
 
 @dataclass(frozen=True, slots=True)

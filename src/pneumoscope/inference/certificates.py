@@ -42,6 +42,11 @@ CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 _WAY_OUT = "Use --precision auto, or certify it: pneumoscope certify DATA --model MODEL."
 
+MOST_IMAGES = 300
+"""NNCF's default; more images hardly change the ranges."""
+
+_REPORTS = "openvino_telemetry"
+
 
 @dataclass(frozen=True, slots=True)
 class PrecisionLimits:
@@ -156,12 +161,6 @@ def floats_for(
     if precision == "f32" or "bf16" not in fast:
         return "f32"
     return next((c.floats for c in certificates if c.precision == precision), "f32")
-
-
-MOST_IMAGES = 300
-"""NNCF's default; more images hardly change the ranges."""
-
-_REPORTS = "openvino_telemetry"
 
 
 def measure_ranges(

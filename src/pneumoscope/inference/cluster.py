@@ -42,6 +42,13 @@ from pneumoscope.records import Prediction
 _WAITS = (0.5, 2.0, 8.0)
 """Seconds to wait before each further attempt to read a file from storage."""
 
+_MOST_PER_BLOCK = 64 * BATCH
+_BLOCKS_PER_NODE = 16
+"""Least number of blocks per node for many files, so that nodes finish at about the same time."""
+
+_SEGMENT = 1024 * _MOST_PER_BLOCK
+"""Names sent to the cluster at once; the graphs are loaded again for each such segment."""
+
 
 def expand_anywhere(paths: Iterable[Path | str]) -> Iterator[str]:
     """List the files that paths and URLs refer to, in a stable order.
@@ -163,13 +170,6 @@ def _listed_at(storage: Any, place: str, url: str) -> Iterator[str]:
     for name in listed(io.StringIO(text, newline=""), url):
         yield name if is_url(name) else f"{url.rsplit('/', 1)[0]}/{name}"
 
-
-_MOST_PER_BLOCK = 64 * BATCH
-_BLOCKS_PER_NODE = 16
-"""Least number of blocks per node for many files, so that nodes finish at about the same time."""
-
-_SEGMENT = 1024 * _MOST_PER_BLOCK
-"""Names sent to the cluster at once; the graphs are loaded again for each such segment."""
 
 Load = Callable[[], Predictor]
 

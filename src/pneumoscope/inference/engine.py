@@ -29,6 +29,10 @@ from pneumoscope.inference.certificates import Choice, choose_precision, floats_
 from pneumoscope.inference.prediction_graph import build_inference_graph
 from pneumoscope.storage import cache_folder, claim_folder
 
+_LOGGER = logging.getLogger(__name__)
+INT8_TABLE = "int8"
+"""Name of the bundle's table of activation ranges for int8."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -107,12 +111,6 @@ def _forward(graph: Any, batch: NDArray[np.float32]) -> Outputs:
         np.asarray(out["cam"], np.float32),
         np.asarray(out["embedding"], np.float32),
     )
-
-
-_LOGGER = logging.getLogger(__name__)
-
-INT8_TABLE = "int8"
-"""Name of the bundle's table of activation ranges for int8."""
 
 
 class OpenVinoBackend:

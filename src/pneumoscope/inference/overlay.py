@@ -32,6 +32,30 @@ _COLOUR_TYPES = {1: 0, 3: 2}
 
 _INDEXED = 3
 
+_OPACITY = 0.55
+LONGEST_SIDE = 600
+"""Longest side of an overlay, pixels; larger images are reduced by an integer factor."""
+
+FOLDER_SIDE = 480
+"""The same for overlays written to a folder: an image of 2 megapixels becomes 400 × 312 pixels."""
+
+MAP_SIDE = 512
+"""Longest side of a map without its image, pixels."""
+
+# Perceptually uniform colours from dark violet to yellow, in steps of one sixth; monotonic in grey.
+_RAMP = np.array(
+    [
+        (0.05, 0.03, 0.20),
+        (0.32, 0.07, 0.43),
+        (0.58, 0.15, 0.40),
+        (0.82, 0.28, 0.25),
+        (0.95, 0.49, 0.10),
+        (0.98, 0.74, 0.14),
+        (0.99, 0.98, 0.65),
+    ],
+    np.float32,
+)
+
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
     """Encode an image, uint8 (h, w) or (h, w, 3), as PNG."""
@@ -78,34 +102,9 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
-_OPACITY = 0.55
-
-LONGEST_SIDE = 600
-"""Longest side of an overlay, pixels; larger images are reduced by an integer factor."""
-
-FOLDER_SIDE = 480
-"""The same for overlays written to a folder: an image of 2 megapixels becomes 400 × 312 pixels."""
-
 _HEATS, _MOST_GREYS = 11, 31
 """Of an overlay in a palette: number of heat levels, and of grey levels at the lowest heat. Each
 further heat level has two grey levels fewer, 231 colours in all."""
-
-MAP_SIDE = 512
-"""Longest side of a map without its image, pixels."""
-
-# Perceptually uniform colours from dark violet to yellow, in steps of one sixth; monotonic in grey.
-_RAMP = np.array(
-    [
-        (0.05, 0.03, 0.20),
-        (0.32, 0.07, 0.43),
-        (0.58, 0.15, 0.40),
-        (0.82, 0.28, 0.25),
-        (0.95, 0.49, 0.10),
-        (0.98, 0.74, 0.14),
-        (0.99, 0.98, 0.65),
-    ],
-    np.float32,
-)
 
 
 def fit_map(

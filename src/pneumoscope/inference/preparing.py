@@ -39,6 +39,9 @@ Reader = Callable[[str, LimitsConfig], GreyImage]
 Keep = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Reduces an image's pixels to those kept for pictures: `overlay.shrunk`, `overlay.thinned`."""
 
+WINDOW = 32
+"""Largest number of images that are read ahead of the engine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -153,10 +156,6 @@ def seen(
     square = preprocess.grey(pixels)
     look = describe_image(square) if looks else None
     return Prepared(source, None, preprocess.normalise(square), look)
-
-
-WINDOW = 32
-"""Largest number of images that are read ahead of the engine."""
 
 
 def threads() -> int:

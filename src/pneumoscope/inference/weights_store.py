@@ -32,6 +32,9 @@ MOST_ROUNDED = 1e-3
 """Largest relative error, by norm, of an array in half precision. Rounding within the range of
 float16 gives 3e-4; numbers above 65,504 overflow, and those below 6e-5 lose digits."""
 
+TABLE_SUFFIX = ".npz"
+_MOST_BYTES = 64 << 20
+
 
 def save_network(network: Any, path: Path, store: Precision) -> None:
     """Write `network` to `path` (`….keras`), completely or not at all.
@@ -113,11 +116,7 @@ def _rounded(array: NDArray[Any]) -> NDArray[Any]:
     return half if near else array
 
 
-TABLE_SUFFIX = ".npz"
-
 Table = Mapping[str, NDArray[Any]]
-
-_MOST_BYTES = 64 << 20
 
 
 def save_table(path: Path, table: Table) -> None:

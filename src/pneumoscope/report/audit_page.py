@@ -35,6 +35,8 @@ _SEVERITIES: dict[Severity, tuple[str, str]] = {
     "note": ("Notes", "fine"),
 }
 
+_MOST_SEPARATIONS = 12
+
 
 @dataclass(frozen=True, slots=True)
 class FindingGroup:
@@ -232,9 +234,6 @@ def _separations(audit: Audit) -> Section | None:
         (table,),
     )
     return Section("shortcuts", "Shortcuts", "Shortcuts", "sections/tables.html.j2", view)
-
-
-_MOST_SEPARATIONS = 12
 
 
 def _duplicates(audit: Audit) -> Section | None:

@@ -60,6 +60,20 @@ _KINDS: Mapping[str, str] = {
     "number": "images with the same number in two series of ids",
 }
 
+_ROW = 26
+_MEDIAN = 0.5
+_BARS = ((1.0, 0.9, 0.8), (0.9, 4.0, 0.45), (0.5, 9.0, 0.6))
+"""Share of the images around the median, line width, opacity."""
+
+QUANTITY_NAMES: Mapping[Quantity, str] = {
+    "width": "Width, pixels",
+    "height": "Height, pixels",
+    "aspect": "Aspect, width over height",
+    "file_bytes": "File size, kB",
+    "mean": "Mean intensity, 0 to 1",
+    "deviation": "Contrast: deviation of intensity",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class DoubtView:
@@ -234,21 +248,6 @@ def _doubt_table(doubts: Sequence[LabelCandidate]) -> Table:
         ),
         truncated if len(doubts) > MOST_DOUBTS else plural(len(doubts), "image"),
     )
-
-
-_ROW = 26
-_MEDIAN = 0.5
-_BARS = ((1.0, 0.9, 0.8), (0.9, 4.0, 0.45), (0.5, 9.0, 0.6))
-"""Share of the images around the median, line width, opacity."""
-
-QUANTITY_NAMES: Mapping[Quantity, str] = {
-    "width": "Width, pixels",
-    "height": "Height, pixels",
-    "aspect": "Aspect, width over height",
-    "file_bytes": "File size, kB",
-    "mean": "Mean intensity, 0 to 1",
-    "deviation": "Contrast: deviation of intensity",
-}
 
 
 def class_balance(groups: Sequence[Group]) -> Svg:

@@ -21,7 +21,6 @@ from pneumoscope.report.formatting import (
 
 CSV_COLUMNS = ("metric", "value", "low", "high", "level", "method", "images", "patients")
 
-
 _LATEX_SPECIAL = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"} | {"–": "--", "−": "$-$", "\u202f": "\\,", "\u00a0": "~"}
 )

@@ -38,6 +38,16 @@ _STATIC_ROWS = 25
 _MOST_STEPS = 400
 """Maximum number of steps of the page's threshold slider."""
 
+_PLAN_COLUMNS = (
+    Column("Threshold"),
+    Column("Sensitivity", numeric=True),
+    Column("Specificity", numeric=True),
+    Column("PPV", numeric=True),
+    Column("NPV", numeric=True),
+    Column("Missed cases", numeric=True),
+    Column("False alarms", numeric=True),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -218,17 +228,6 @@ def _choice(content: PlanContent) -> Section:
     view = TablesView(" ".join([*content.notes, intro]), tuple(tables))
     title = "Operating point"
     return Section("point", title, title, "sections/tables.html.j2", view)
-
-
-_PLAN_COLUMNS = (
-    Column("Threshold"),
-    Column("Sensitivity", numeric=True),
-    Column("Specificity", numeric=True),
-    Column("PPV", numeric=True),
-    Column("NPV", numeric=True),
-    Column("Missed cases", numeric=True),
-    Column("False alarms", numeric=True),
-)
 
 
 def _plan_cells(name: str, row: PlanRow) -> tuple[str | Head, ...]:

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 CLASS_COLOURS: tuple[Colour, Colour] = (NORMAL, PNEUMONIA)
 
+_ROW = 30
+_LABELS_WIDTH = 168
+_CHANCE = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
@@ -353,11 +357,6 @@ def _label_wrong(axes: Axes, threshold: float, text: str, *, right: bool) -> Non
         fontweight="bold",
         color=INK.light,
     )
-
-
-_ROW = 30
-_LABELS_WIDTH = 168
-_CHANCE = 0.5
 
 
 def likeness_intervals(found: Sequence[PatientSimilarity]) -> Svg:

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_MARGINS = (46, 34, 14, 26)
+_MOST_TICKS = 6
+
+
 def write_readings_page(path: Path, content: ReadingsContent) -> None:
     """Write the page to `path`, completely or not at all.
 
@@ -376,10 +380,6 @@ def _made(content: ReadingsContent) -> Section:
     )
     view = TablesView("", (Table("Inputs and command", (Column("Item"), Column("Value")), rows),))
     return Section("made", "Reproduction", "Reproduction", "sections/tables.html.j2", view, True)
-
-
-_MARGINS = (46, 34, 14, 26)
-_MOST_TICKS = 6
 
 
 def volume(weeks: Sequence[Week]) -> Svg:

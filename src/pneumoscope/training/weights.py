@@ -43,6 +43,14 @@ _OWN_LOADER = "densenet121"
 
 _SILENCE_SECONDS = 30.0
 
+WEIGHTS_BY_NAME = ("none", "imagenet", "bundled")
+"""Names that `--weights` accepts; anything else is a file, a bundle or a run."""
+
+_CHOICES = (
+    "Give --weights imagenet, --weights none, --weights FILE.h5, or --weights with the folder of "
+    "a bundle or a run"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
@@ -61,15 +69,6 @@ class WeightsSource:
     sha256: str
     origin: str
     arrays: Mapping[str, Sequence[NDArray[np.float32]]] | None = None
-
-
-WEIGHTS_BY_NAME = ("none", "imagenet", "bundled")
-"""Names that `--weights` accepts; anything else is a file, a bundle or a run."""
-
-_CHOICES = (
-    "Give --weights imagenet, --weights none, --weights FILE.h5, or --weights with the folder of "
-    "a bundle or a run"
-)
 
 
 def resolve_weights(

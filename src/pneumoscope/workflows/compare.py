@@ -43,6 +43,9 @@ from pneumoscope.workflows.seen import seen_by
 
 SCHEMA_VERSION = 1
 
+FLIPS_SHOWN = 12
+_THUMBNAIL_SIDE = 260
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -221,10 +224,6 @@ def _text(found: Comparison, flipped: int, compared: Compared, out: Path) -> str
         lines.append(f"{check.name:<12} lower limit {lower}, margin {check.margin:g}: {verdict}")
     lines.append("passed" if found.passed else "not passed")
     return "\n".join([*lines, f"page    {out / 'compare.html'}"])
-
-
-FLIPS_SHOWN = 12
-_THUMBNAIL_SIDE = 260
 
 
 @writes_alone

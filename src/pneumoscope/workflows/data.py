@@ -36,6 +36,8 @@ MOST_PICTURES = 24
 _SIDE = 224
 _WANTED = ("path", "status", "probability")
 
+_SHOWN_FINDINGS = 12
+
 
 def probabilities_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
     """Read the probabilities of pneumonia from a predictions file, by image.
@@ -118,9 +120,6 @@ def pictures_of(found: Audit) -> dict[str, bytes]:
             continue
         pictures[doubt.path] = image_png(image.pixels, _SIDE)
     return pictures
-
-
-_SHOWN_FINDINGS = 12
 
 
 def run_download(

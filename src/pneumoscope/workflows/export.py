@@ -40,6 +40,9 @@ from pneumoscope.training.plans import leaves
 
 FAILED = InputError.exit_code
 
+_NETWORK = "densenet121"
+"""The only architecture before schema 4."""
+
 
 def run_export(
     model: str, target: Target, out: Path, check: Path | None, progress: Progress
@@ -101,10 +104,6 @@ def _text(graph: Path, out: Path, missing: list[str], certificate: Certificate |
 
 def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.5f}"
-
-
-_NETWORK = "densenet121"
-"""The only architecture before schema 4."""
 
 
 def run_upgrade(model: str, out: Path) -> tuple[dict[str, Any], str]:

@@ -53,6 +53,8 @@ CSV_COLUMNS = (
 """Columns of `plan.csv`; each but the first has two more, `_low` and `_high`. With `--cost` the
 column `cost_per_1000` comes last."""
 
+_LOGGER = logging.getLogger(__name__)
+
 
 def plan_document(content: PlanContent, folder: Path, config: PlanConfig) -> dict[str, Any]:
     """The document of `plan.json`; the caller fills in `applied`."""
@@ -169,9 +171,6 @@ def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:
     if document["applied"]:
         lines.append(f"bundle  {document['applied']['bundle']}")
     return "\n".join([*lines, f"page    {out / 'plan.html'}"])
-
-
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

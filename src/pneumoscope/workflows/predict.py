@@ -30,6 +30,13 @@ from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text, temporary_beside
 
+REFUSED = InputError.exit_code
+MOST_LISTED = 10_000
+"""Largest number of rows in the JSON document if there is also a table; beyond, none."""
+
+_EXPLAINED = 10
+"""Number of refused or unreadable inputs that the text lists."""
+
 
 def overlay_writer(folder: Path, config: PreprocessConfig) -> Callable[[Result], None]:
     """Return a function that writes the heatmap overlay of a result.
@@ -66,14 +73,6 @@ def _put(path: Path, content: bytes) -> None:
 
 
 Engine = Literal["local", "ray"]
-
-REFUSED = InputError.exit_code
-
-MOST_LISTED = 10_000
-"""Largest number of rows in the JSON document if there is also a table; beyond, none."""
-
-_EXPLAINED = 10
-"""Number of refused or unreadable inputs that the text lists."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,10 @@ from pneumoscope.workflows.run_folder import command_line
 
 SCHEMA_VERSION = 1
 
+_NO_SCORE = "no_score"
+_SHOWN_THRESHOLDS = 9
+_FIRST_COLUMNS = ("label", "status", "reason", "score", "prediction", "threshold", "patient")
+
 
 def readings_document(
     content: ReadingsContent, joined: Joined, scores: Path, readings: Path
@@ -187,11 +191,6 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     writer.writerow(header)
     writer.writerows([safe_cell(c) if isinstance(c, str) else c for c in row] for row in rows)
     return stream.getvalue()
-
-
-_NO_SCORE = "no_score"
-_SHOWN_THRESHOLDS = 9
-_FIRST_COLUMNS = ("label", "status", "reason", "score", "prediction", "threshold", "patient")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ from pneumoscope.storage import path_text, safe_cell, write_text
 Output = float | str | None
 """For one copy: its probability, or the reason code of a refusal; `None`: the copy was not made."""
 
+SCHEMA_VERSION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Stressed:
@@ -143,9 +145,6 @@ def _stressed(document: dict[str, Any]) -> Stressed:
     )
     values: dict[str, Any] = {n: tuple(v) if n in lists else v for n, v in document.items()}
     return Stressed(**values)
-
-
-SCHEMA_VERSION = 1
 
 
 def stress_document(content: StressContent) -> dict[str, Any]:

@@ -84,6 +84,9 @@ from pneumoscope.workflows.tracking import MLflow, TensorBoard
 Callback = Callable[[StageEpoch], None]
 """Receives every epoch when it ends; its exceptions stop the training."""
 
+HISTORY_COLUMNS = ("seed", "stage", *(each.name for each in fields(Epoch)))
+"""The columns of `history.csv`, in order."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainedRun:
@@ -406,10 +409,6 @@ def _manifest(
         initial_weights=initial,
         teachers=tuple(map(described_teacher, config.teachers)),
     )
-
-
-HISTORY_COLUMNS = ("seed", "stage", *(each.name for each in fields(Epoch)))
-"""The columns of `history.csv`, in order."""
 
 
 class _HistoryFile:

@@ -35,6 +35,14 @@ NO_LABEL = "no label"
 NOT_FOUND = "image file not found"
 DUPLICATE_FILE = "image file named again"
 
+_OLDEST = 120.0
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp")
+_MAX_INFLATED = 1 << 30
+_FIELD_LIMIT = 1 << 20
+"""Reports in a table can be long; a field of over a megabyte is not a report."""
+
+_TAGS = ["PatientAge", "PatientSex", "ViewPosition"]
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -110,9 +118,6 @@ def age_in_years(text: str) -> float | None:
     return age if 0 <= age <= _OLDEST else None
 
 
-_OLDEST = 120.0
-
-
 def sex_of(text: str) -> str:
     """`F` or `M` from any common spelling, else `""`."""
     return {"F": "F", "M": "M"}.get(text.strip().upper()[:1], "")
@@ -127,12 +132,6 @@ def view_of(text: str) -> View:
     if word in ("L", "LL", "RL", "LAT", "LATERAL"):
         return "lateral"
     return "other" if word else ""
-
-
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp")
-_MAX_INFLATED = 1 << 30
-_FIELD_LIMIT = 1 << 20
-"""Reports in a table can be long; a field of over a megabyte is not a report."""
 
 
 def table_in(folder: Path, *names: str) -> Path:
@@ -216,9 +215,6 @@ def images_below(folder: Path) -> dict[str, Path]:
             if name.lower().endswith(_IMAGE_SUFFIXES):
                 found.setdefault(name, Path(parent) / name)
     return found
-
-
-_TAGS = ["PatientAge", "PatientSex", "ViewPosition"]
 
 
 def with_dicom_header(case: Record) -> Record:

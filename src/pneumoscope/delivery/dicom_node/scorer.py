@@ -39,6 +39,12 @@ from pneumoscope.inference.results import Result
 
 Fact = str | int | float | bool | None
 
+_LOGGER = logging.getLogger(__name__)
+MOST_ATTEMPTS = 5
+"""Attempts after which an image that fails, or ends the process, is set aside."""
+
+_IDLE_SECONDS = 1.0
+
 
 class Audit:
     """Append events to one file; safe for any number of threads.
@@ -111,12 +117,6 @@ class Audit:
         if torn:
             self._write(b"\n")
 
-
-MOST_ATTEMPTS = 5
-"""Attempts after which an image that fails, or ends the process, is set aside."""
-
-_LOGGER = logging.getLogger(__name__)
-_IDLE_SECONDS = 1.0
 
 Made = tuple[ReportObject, ...] | Reason
 

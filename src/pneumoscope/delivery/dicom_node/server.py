@@ -56,6 +56,20 @@ _LEAST_RATE = 16 << 10
 _PIECE = 64 << 10
 _BACKLOG = 128
 
+IMAGE_CLASSES = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+)
+"""SOP classes that may hold a chest X-ray. Others are rejected when the association is made."""
+
+_SUCCESS = 0x0000
+_OUT_OF_RESOURCES = 0xA700
+_DOES_NOT_MATCH = 0xA900
+_CANNOT_UNDERSTAND = 0xC000
+"""PS3.4 B.2.3."""
+
 
 class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
     """Accepts connections; a socket that is silent for `read_seconds` is closed.
@@ -213,21 +227,6 @@ def serve(server: GuardedServer) -> threading.Thread:
     )
     thread.start()
     return thread
-
-
-IMAGE_CLASSES = (
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForProcessing,
-    SecondaryCaptureImageStorage,
-)
-"""SOP classes that may hold a chest X-ray. Others are rejected when the association is made."""
-
-_SUCCESS = 0x0000
-_OUT_OF_RESOURCES = 0xA700
-_DOES_NOT_MATCH = 0xA900
-_CANNOT_UNDERSTAND = 0xC000
-"""PS3.4 B.2.3."""
 
 
 class Receiver:

@@ -38,6 +38,20 @@ _COUNTED = {
 _FOLDERS = {"films": "incoming", "reports": "outgoing"}
 """Tables whose rows have a file, and the folder of the spool that it is in."""
 
+RESULTS_FILE = "results.jsonl"
+COLUMNS = (
+    *("image", "study", "accession", "patient", "study_date", "received", "sex", "age"),
+    *("status", "reason", "probability", "prediction", "threshold", "input_score"),
+    *("model", "software"),
+)
+"""Columns of `node results`, in order."""
+
+_TAGS = [
+    *("StudyInstanceUID", "AccessionNumber", "PatientID", "StudyDate", "PatientSex"),
+    *("PatientBirthDate", "CurrentRequestedProcedureEvidenceSequence"),
+]
+_DAYS_A_YEAR = 365.25
+
 
 @dataclass(frozen=True, slots=True)
 class Aside:
@@ -138,22 +152,6 @@ def _try_again(queue: Queue, folder: Path, table: str, which: str) -> int:
             (number,),
         )
     return len(ready)
-
-
-RESULTS_FILE = "results.jsonl"
-
-COLUMNS = (
-    *("image", "study", "accession", "patient", "study_date", "received", "sex", "age"),
-    *("status", "reason", "probability", "prediction", "threshold", "input_score"),
-    *("model", "software"),
-)
-"""Columns of `node results`, in order."""
-
-_TAGS = [
-    *("StudyInstanceUID", "AccessionNumber", "PatientID", "StudyDate", "PatientSex"),
-    *("PatientBirthDate", "CurrentRequestedProcedureEvidenceSequence"),
-]
-_DAYS_A_YEAR = 365.25
 
 
 def note_result(

@@ -38,6 +38,9 @@ _SLICE_SECONDS = 0.5
 
 _PIECE = 64 << 10
 
+_MOST_INFLATED = 16 << 20
+"""Bytes of a deflated data set in which the UIDs are looked for."""
+
 
 class Wire(httpcore.SyncBackend):
     """Makes connections with a time limit per request; safe for several threads.
@@ -135,8 +138,6 @@ class _Stream(httpcore.NetworkStream):
 
 
 _SOP, _STUDY, _SERIES = 0x00080018, 0x0020000D, 0x0020000E
-_MOST_INFLATED = 16 << 20
-"""Bytes of a deflated data set in which the UIDs are looked for."""
 
 
 @dataclass(frozen=True, slots=True)

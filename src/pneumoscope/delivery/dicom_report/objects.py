@@ -36,6 +36,9 @@ _LOGGER = logging.getLogger(__name__)
 
 Kind = Literal["report", "capture", "segmentation", "fhir"]
 
+MOST_NOTES = 1000
+"""Notes that the document holds at most; all are logged."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReportObject:
@@ -131,10 +134,6 @@ def _encoded(kind: Kind, dataset: Dataset) -> ReportObject:
     return ReportObject(
         kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), stream.getvalue()
     )
-
-
-MOST_NOTES = 1000
-"""Notes that the document holds at most; all are logged."""
 
 
 class ReportFolder:

@@ -43,6 +43,11 @@ _TEXT_VRS = ("PN", "LO", "SH", "ST", "LT", "UT", "UC")
 _MOST_INSTANCE_NUMBER = 2**31 - 1
 """PS3.5 6.2: the largest value of an IS."""
 
+MANUFACTURER = "pneumoscope"
+RESEARCH_ONLY = "RESEARCH USE ONLY – not for diagnosis"
+_FINGERPRINT_DIGITS = 16
+"""Digits of the SHA-256 in the name of the model (DICOM allows 64 characters)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceImage:
@@ -268,12 +273,6 @@ def _instance_number(dataset: Dataset) -> int:
         return 1
     return number if 1 <= number <= _MOST_INSTANCE_NUMBER else 1
 
-
-MANUFACTURER = "pneumoscope"
-RESEARCH_ONLY = "RESEARCH USE ONLY – not for diagnosis"
-
-_FINGERPRINT_DIGITS = 16
-"""Digits of the SHA-256 in the name of the model (DICOM allows 64 characters)."""
 
 Part = Literal[
     "report",

@@ -58,6 +58,13 @@ _TAGS = {
 }
 _MOST_HEADER = 1 << 20
 
+_LOGGER = logging.getLogger(__name__)
+_SUCCESS = 0x0000
+_PENDING = (0xFF00, 0xFF01)
+_WARNING = 0xB000
+_OUT_OF_RESOURCES = 0xA700
+_CANNOT_UNDERSTAND = 0xC000
+
 
 class FetchedFolder:
     """A folder of fetched images; safe for several threads of one process.
@@ -194,15 +201,6 @@ def _facts(content: bytes) -> dict[str, str] | None:
     except (InvalidDicomError, OSError, ValueError, AttributeError, NotImplementedError, EOFError):
         return None
     return found if all(found[name] for name in ("image", "study", "series")) else None
-
-
-_LOGGER = logging.getLogger(__name__)
-
-_SUCCESS = 0x0000
-_PENDING = (0xFF00, 0xFF01)
-_WARNING = 0xB000
-_OUT_OF_RESOURCES = 0xA700
-_CANNOT_UNDERSTAND = 0xC000
 
 
 @dataclass(frozen=True, slots=True)

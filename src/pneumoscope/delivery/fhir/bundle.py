@@ -63,6 +63,9 @@ _INTERPRETATIONS = {
     UNCERTAIN: ("IND", "Indeterminate"),
 }
 
+_LOGGER = logging.getLogger(__name__)
+_KINDS = ("DiagnosticReport", "Observation", "Device", "Provenance")
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -157,9 +160,6 @@ def _entry(kind: str, url: str, resource: dict[str, Any], transaction: bool) -> 
     identifier = url.removeprefix("urn:uuid:")
     request = {"method": "PUT", "url": f"{kind}/{identifier}"}
     return {"fullUrl": url, "resource": {**content, "id": identifier}, "request": request}
-
-
-_KINDS = ("DiagnosticReport", "Observation", "Device", "Provenance")
 
 
 def _url(kind: str, author: Author, subject: Subject) -> str:
@@ -305,9 +305,6 @@ def _conclusion(prediction: Prediction) -> str:
 def _pruned(resource: dict[str, Any]) -> dict[str, Any]:
     """The resource without its empty elements: FHIR has no null."""
     return {name: value for name, value in resource.items() if value is not None}
-
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class FhirFolder:

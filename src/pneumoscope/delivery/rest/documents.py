@@ -34,6 +34,20 @@ _STATUS = {
 }
 """All other reasons are 422: the request is valid, but the image can't be scored."""
 
+REASONS = ", ".join(reason.value for reason in Reason)
+PROBLEMS = ", ".join(problem.value for problem in Problem)
+_WORDS = {
+    400: "the request is not a form with a file, or a parameter is invalid",
+    401: "the header X-API-Key is missing or wrong",
+    408: "the body was not received in time",
+    413: "the file has too many bytes or pixels",
+    415: "the file is not an image, or the body not a form",
+    422: "the image was rejected or can't be read",
+    429: "too many requests from this client: wait for Retry-After",
+    500: "internal error (bug)",
+    503: "overloaded: wait for Retry-After",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -132,10 +146,6 @@ def model_document(manifest: BundleManifest, precision: str) -> dict[str, Any]:
     }
 
 
-REASONS = ", ".join(reason.value for reason in Reason)
-PROBLEMS = ", ".join(problem.value for problem in Problem)
-
-
 class Row(BaseModel):
     """One result: the row of `predictions.csv`, and the model."""
 
@@ -199,19 +209,6 @@ def form(many: bool) -> dict[str, Any]:
     schema = {"type": "object", "properties": {FIELD: field}, "required": [FIELD]}
     content = {"multipart/form-data": {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-_WORDS = {
-    400: "the request is not a form with a file, or a parameter is invalid",
-    401: "the header X-API-Key is missing or wrong",
-    408: "the body was not received in time",
-    413: "the file has too many bytes or pixels",
-    415: "the file is not an image, or the body not a form",
-    422: "the image was rejected or can't be read",
-    429: "too many requests from this client: wait for Retry-After",
-    500: "internal error (bug)",
-    503: "overloaded: wait for Retry-After",
-}
 
 
 def responses(ok: dict[str, Any], *codes: int) -> dict[int | str, dict[str, Any]]:

@@ -32,6 +32,27 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 Headers = Mapping[bytes, bytes]
 
+HELD = "pneumoscope.held"
+"""Key of the ASGI scope: an `ExitStack` that closes when the request ends in any way."""
+
+_HEAD = "pneumoscope.head"
+"""Key of the ASGI scope: whether the client requests the head of a response only."""
+
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+_NEEDS_KEY = ("/v1/", "/metrics")
+_MOST_ADDRESSES = 10_000
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+
 
 class Origins:
     """The host names of a server, and the sites whose pages may use it.
@@ -125,29 +146,6 @@ def _with_port(host: str, origin: str) -> str:
     name = _without_port(host)
     port = host[len(name) :].lstrip(".").lstrip(":")
     return f"{name}:{port or _DEFAULT_PORTS.get(origin.partition('://')[0], '')}"
-
-
-HELD = "pneumoscope.held"
-"""Key of the ASGI scope: an `ExitStack` that closes when the request ends in any way."""
-
-_HEAD = "pneumoscope.head"
-"""Key of the ASGI scope: whether the client requests the head of a response only."""
-
-_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-_NEEDS_KEY = ("/v1/", "/metrics")
-_MOST_ADDRESSES = 10_000
-
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-    "Cache-Control": "no-store",
-}
 
 
 class RateLimit:

@@ -38,6 +38,12 @@ _MOST_LINES, _PER_SECONDS = 20, 10.0
 _MOST_KINDS = 1000
 _EACH = frozenset({"request", "film"})
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+_SHARES = tuple(k / 20 for k in range(21))
+_RECENT = 1000
+_QUANTILES = (0.05, 0.5, 0.95)
+
 
 class JsonFormatter(logging.Formatter):
     """One line of JSON per record: time, level, event, and the fields of `event`."""
@@ -130,14 +136,6 @@ def _uncaught(
 
 def _is_ours(record: logging.LogRecord) -> bool:
     return record.name == _OURS or record.name.startswith(f"{_OURS}.")
-
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
-
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
-_SHARES = tuple(k / 20 for k in range(21))
-_RECENT = 1000
-_QUANTILES = (0.05, 0.5, 0.95)
 
 
 class Metrics:

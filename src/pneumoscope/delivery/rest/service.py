@@ -59,6 +59,12 @@ _MOST_JUMP = 4.0
 SLOW_SECONDS = 2.0
 """A body that has been coming in for longer dawdles."""
 
+_LEAST_RATE = 8 << 10
+"""Bytes per second that a body must have after its time-out."""
+
+_AHEAD = 2 * PASSES[-1]
+"""Images of a request that are under way at once."""
+
 
 @dataclass(slots=True, eq=False)
 class Place:
@@ -195,13 +201,6 @@ class WorkQueue:
 
     def _count_down(self) -> None:
         self.images -= 1
-
-
-_LEAST_RATE = 8 << 10
-"""Bytes per second that a body must have after its time-out."""
-
-_AHEAD = 2 * PASSES[-1]
-"""Images of a request that are under way at once."""
 
 
 class Service:

@@ -22,6 +22,16 @@ _MOST_HEADER = 8 << 10
 _MOST_FIELDS = 64
 """Parts that a form may have beside its files."""
 
+FIELD = "file"
+"""The name of the form field that holds a file."""
+
+_LONGEST_NAME = 120
+_OVERHEAD = 64 << 10
+"""Bytes that a form may have beside its files."""
+
+_UNSHOWABLE = re.compile(r"[^\w .,()+@=#&\[\]-]")
+_WAY_OUT = f"Send multipart/form-data with the field {FIELD!r}, as a browser's form does"
+
 
 class MultipartError(Exception):
     """The body is not a multipart form."""
@@ -143,17 +153,6 @@ def _part(header: bytes) -> Part:
             part.field_name = options.get(b"name", b"").decode("utf-8", "replace")
             part.file_name = options.get(b"filename", b"").decode("utf-8", "replace")
     return part
-
-
-FIELD = "file"
-"""The name of the form field that holds a file."""
-
-_LONGEST_NAME = 120
-_OVERHEAD = 64 << 10
-"""Bytes that a form may have beside its files."""
-
-_UNSHOWABLE = re.compile(r"[^\w .,()+@=#&\[\]-]")
-_WAY_OUT = f"Send multipart/form-data with the field {FIELD!r}, as a browser's form does"
 
 
 @dataclass(frozen=True, slots=True)

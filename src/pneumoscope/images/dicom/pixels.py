@@ -62,6 +62,29 @@ _RLE_MOST_SEGMENTS = 15
 _RLE_SLACK_BYTES = 4096
 """Bytes that a segment may decode to beyond its pixels: some writers pad them."""
 
+_NATIVE = frozenset(
+    {
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+    }
+)
+_JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
+_JPEG_2000 = frozenset({JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K})
+SUPPORTED_SYNTAXES = _NATIVE | JPEG | _JPEG_LS | _JPEG_2000 | {RLELossless}
+_END_OF_IMAGE = b"\xff\xd9"
+_START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
+_NO_SOF = (0xC4, 0xC8, 0xCC)
+_SIGNS = {True: "signed", False: "unsigned"}
+_MAX_BITS = 16
+_SAMPLED_ROWS = 256
+_SMOOTHER = 0.25
+"""Rows and columns count as exchanged if that reduces the steps to less than this share."""
+
+_SLACK_BYTES = 1024
+"""Bytes after the pixels that are tolerated: writers pad to whole blocks."""
+
 
 def is_available(uid: str) -> bool:
     """Whether the plugin decodes `uid`; called by pydicom."""
@@ -123,31 +146,7 @@ def _add_plugin() -> None:
 
 _add_plugin()
 
-
 Samples = npt.NDArray[np.integer[Any]]
-
-_NATIVE = frozenset(
-    {
-        ImplicitVRLittleEndian,
-        ExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-        DeflatedExplicitVRLittleEndian,
-    }
-)
-_JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
-_JPEG_2000 = frozenset({JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K})
-SUPPORTED_SYNTAXES = _NATIVE | JPEG | _JPEG_LS | _JPEG_2000 | {RLELossless}
-
-_END_OF_IMAGE = b"\xff\xd9"
-_START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
-_NO_SOF = (0xC4, 0xC8, 0xCC)
-_SIGNS = {True: "signed", False: "unsigned"}
-_MAX_BITS = 16
-_SAMPLED_ROWS = 256
-_SMOOTHER = 0.25
-"""Rows and columns count as exchanged if that reduces the steps to less than this share."""
-_SLACK_BYTES = 1024
-"""Bytes after the pixels that are tolerated: writers pad to whole blocks."""
 
 
 @dataclass(frozen=True, slots=True)

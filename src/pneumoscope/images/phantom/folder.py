@@ -42,6 +42,17 @@ MONOCHROME1_SHARE = 0.25
 _ROW_MM = 0.14 * 2048
 _STUDY_DATE = "20000101"
 
+MARKER = "phantoms.json"
+"""Lists the files of a folder of phantoms; only a folder with this file may be replaced."""
+
+SPLIT_SHARES = {"val": 0.15, "test": 0.15}
+"""Shares of patients; the others are for training."""
+
+_SUBTYPES: tuple[Subtype, ...] = ("bacteria", "virus", "bacteria", "virus", "bacteria")
+_IMAGES_PER_PATIENT = (1, 2, 3)
+_IMAGE_SHARES = (0.60, 0.28, 0.12)
+_PNG_LEVEL = 3
+
 
 def encode_dicom(phantom: Phantom, serial: int, seed: int) -> bytes:
     """The bytes of the DICOM file; the patient is `PHANTOM^NNNN` with `serial` as NNNN.
@@ -160,18 +171,6 @@ def _pixels(dataset: Dataset, phantom: Phantom, seed: int) -> None:
     dataset.WindowWidth = high - low + 1
     dataset.WindowCenter = low + (high - low + 1) / 2
     dataset.PixelData = stored.tobytes()
-
-
-MARKER = "phantoms.json"
-"""Lists the files of a folder of phantoms; only a folder with this file may be replaced."""
-
-SPLIT_SHARES = {"val": 0.15, "test": 0.15}
-"""Shares of patients; the others are for training."""
-
-_SUBTYPES: tuple[Subtype, ...] = ("bacteria", "virus", "bacteria", "virus", "bacteria")
-_IMAGES_PER_PATIENT = (1, 2, 3)
-_IMAGE_SHARES = (0.60, 0.28, 0.12)
-_PNG_LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ Shape = tuple[Points, float]
 _SUPERSAMPLING = 2
 _COARSE = 4
 
+_VISIBLE = 0.3
+
 
 @dataclass(frozen=True, slots=True)
 class Pose:
@@ -187,8 +189,6 @@ LOBES = (
     Lobe(SIDES[1], (0.48, 0.70), (-1.0, 0.85), (0.48, 2.0)),  # lingula
     Lobe(SIDES[1], (0.68, 0.88), (-1.0, 2.0), (0.50, 2.0)),  # left lower
 )
-
-_VISIBLE = 0.3
 
 
 @dataclass(frozen=True, slots=True)

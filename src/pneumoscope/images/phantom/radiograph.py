@@ -42,6 +42,9 @@ _POSTERIOR_RIB, _ANTERIOR_RIB, _LONG_BONE, _SCAPULA = 0.125, 0.07, 0.2, 0.06
 _VERTEBRA, _VESSEL, _WINDPIPE, _GAS = 0.12, 0.15, 0.11, 0.3
 _LUNG_EDGE = 0.22
 
+SMALLEST_SIZE = 64
+"""Below this many pixels per side, ribs and vessels are thinner than a pixel."""
+
 
 @dataclass(frozen=True, slots=True)
 class Radiograph:
@@ -294,10 +297,6 @@ def _letter(
     count = len(points) - 1
     widths, greys = np.full(count, max(1.0, 0.16 * height)), np.ones(count)
     return strokes(points[:-1], points[1:], widths, greys, size, 0.5), float(glow)
-
-
-SMALLEST_SIZE = 64
-"""Below this many pixels per side, ribs and vessels are thinner than a pixel."""
 
 
 @dataclass(frozen=True)

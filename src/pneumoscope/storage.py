@@ -6,6 +6,7 @@ on folders, text escaping for CSV files and terminals, hashing, and the cache fo
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import inspect
@@ -14,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 import unicodedata
 import uuid
@@ -278,6 +280,20 @@ def terminal_text(text: str) -> str:
         return c if harmless else c.encode("unicode_escape").decode()
 
     return "".join(map(shown, path_text(text)))
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading, without blocking on a named pipe or a device.
+
+    Raises:
+        OSError: it can't be opened, or is not a regular file.
+    """
+    waitless = getattr(os, "O_NONBLOCK", 0)
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | waitless))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return stream
 
 
 def sha256_of_file(path: Path) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
+import pickle
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -513,6 +517,82 @@ def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     assert path.stat().st_size < 1 << 20
     with pytest.raises(BundleError, match="wanted at most"):
         read_table(path)
+
+
+def npy(array: Any, **changed: Any) -> bytes:
+    """A `.npy` file whose header may state another shape or type than its array has."""
+    stream = io.BytesIO()
+    header = {**np.lib.format.header_data_from_array_1_0(array), **changed}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue() + array.tobytes()
+
+
+def npz(
+    path: Path, content: bytes, method: int = zipfile.ZIP_DEFLATED, name: str = "x.npy"
+) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(name, content)
+    return path
+
+
+def patched(path: Path, at: bytes, offset: int, value: bytes) -> Path:
+    """Overwrite bytes after each occurrence of a signature."""
+    content = bytearray(path.read_bytes())
+    start = content.find(at)
+    while start >= 0:
+        content[start + offset : start + offset + len(value)] = value
+        start = content.find(at, start + 1)
+    path.write_bytes(bytes(content))
+    return path
+
+
+LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(lambda p: p.write_bytes(b"no archive"), id="no archive"),
+        pytest.param(lambda p: npz(p, b"text", name="x.txt"), id="no array"),
+        pytest.param(lambda p: npz(p, b""), id="an empty member"),
+        pytest.param(lambda p: npz(p, pickle.dumps([1])), id="a raw pickle"),
+        pytest.param(lambda p: npz(p, npy(np.ones(3), shape=(1 << 40,))), id="a giant shape"),
+        pytest.param(lambda p: npz(p, npy(np.ones(3), shape=(-3,))), id="a negative shape"),
+        pytest.param(lambda p: npz(p, npy(np.ones(3), shape=(2,))), id="bytes to spare"),
+        pytest.param(lambda p: npz(p, npy(np.ones(3), descr="|O8")), id="objects"),
+        pytest.param(lambda p: npz(p, npy(np.ones(3), descr="[('a','<f8')]")), id="fields"),
+        pytest.param(lambda p: npz(p, npy(np.array(["a"]))), id="texts"),
+        pytest.param(lambda p: npz(p, b"\x93NUMPY\x09\x00" + b"x" * 99), id="another version"),
+        pytest.param(
+            lambda p: patched(npz(p, npy(np.arange(99))), b"x.npy", 9, b"\xff" * 20), id="deflate"
+        ),
+        pytest.param(
+            lambda p: [
+                patched(npz(p, npy(np.ones(3))), LOCAL, 6, b"\1"),
+                patched(p, CENTRAL, 8, b"\1"),
+            ],
+            id="encrypted",
+        ),
+        pytest.param(
+            lambda p: [
+                patched(npz(p, npy(np.ones(3))), LOCAL, 8, b"\x63"),
+                patched(p, CENTRAL, 10, b"\x63"),
+            ],
+            id="an unknown method",
+        ),
+    ],
+)
+def test_a_malformed_table_is_refused(made: Callable[[Path], Any], tmp_path: Path) -> None:
+    made(tmp_path / "t.npz")
+    with pytest.raises(BundleError, match=r"t\.npz: can't be read .*wanted arrays of numbers"):
+        read_table(tmp_path / "t.npz")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.npz")
+    with pytest.raises(BundleError, match="not a regular file"):
+        read_table(tmp_path / "t.npz")
 
 
 def test_default_is_the_bundle_in_the_package(

@@ -7,7 +7,7 @@ only layers that `layers.py` supports, and executes no part of the description.
 `open_weight_file` opens the arrays: an HDF5 file of the old layout (`.h5`, with or without a model
 around the weights) or of Keras 3 (`.weights.h5`), or the one inside a `.keras` archive. It ignores
 the model description. It rejects links to other files, and arrays that would exhaust memory, before
-it reads any data.
+it reads any data. Another process reads an unknown file first (`vetting.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYE
 from pneumoscope.graph.layers import unknown_layers
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.plan import Plan, read_plan
+from pneumoscope.graph.vetting import vet
+from pneumoscope.storage import open_regular
 
 if TYPE_CHECKING:
     import h5py
@@ -92,15 +94,37 @@ def open_weight_file(path: Path, names: Collection[str] = ()) -> Iterator[Stored
         InputError: the file is neither HDF5 nor `.keras`, is damaged, links to other files, or is
             too large when unpacked.
     """
+    try:
+        with open_regular(path) as stream:
+            magic = stream.read(len(_MAGIC))
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error}. {_WAY_OUT}") from error
+    if not magic.startswith((_MAGIC, _ZIP_MAGIC)):
+        raise InputError(f"{path} is not an HDF5 file: it begins with {magic!r}. {_WAY_OUT}")
+    vet(path)
+    with _opened(path, zipped=magic.startswith(_ZIP_MAGIC), names=names) as layers:
+        yield layers
+
+
+def read_all(path: str) -> None:
+    """Read every array of a file, as `vet` wants it done in a process of its own.
+
+    Raises:
+        InputError: as `open_weight_file` does.
+    """
+    with _opened(Path(path), zipped=zipfile.is_zipfile(path)) as layers:
+        for datasets in layers.by_name.values():
+            for each in datasets:
+                each[()]
+
+
+@contextmanager
+def _opened(path: Path, *, zipped: bool, names: Collection[str] = ()) -> Iterator[StoredLayers]:
     import h5py
 
-    with path.open("rb") as stream:
-        magic = stream.read(len(_MAGIC))
     source: Path | io.BytesIO = path
-    if magic.startswith(_ZIP_MAGIC):
+    if zipped:
         source = io.BytesIO(read_member(path, WEIGHTS_MEMBER, MAX_BYTES))
-    elif magic != _MAGIC:
-        raise InputError(f"{path} is not an HDF5 file: it begins with {magic!r}. {_WAY_OUT}")
     _check_size(path, path.stat().st_size)
     try:
         with h5py.File(source, "r") as file:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import BundleError
-from pneumoscope.storage import sha256_of_file
+from pneumoscope.storage import open_regular, sha256_of_file
 
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> Any:
     """
     path = folder / MANIFEST
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return json.loads(
                 stream.read(_MAX_MANIFEST_BYTES),
                 object_pairs_hook=_without_repeated_keys,

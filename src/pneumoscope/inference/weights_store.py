@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +23,8 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError
 from pneumoscope.graph.archive import CONFIG_MEMBER, METADATA_MEMBER, WEIGHTS_MEMBER
-from pneumoscope.storage import write_bytes
+from pneumoscope.graph.vetting import vouch
+from pneumoscope.storage import open_regular, write_bytes
 
 if TYPE_CHECKING:
     import h5py
@@ -34,6 +37,16 @@ float16 gives 3e-4; numbers above 65,504 overflow, and those below 6e-5 lose dig
 
 TABLE_SUFFIX = ".npz"
 _MOST_BYTES = 64 << 20
+_NUMBERS = "biuf"
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_TABLE_ERRORS = (
+    *(OSError, ValueError, TypeError, EOFError, RuntimeError, SyntaxError, KeyError),
+    *(NotImplementedError, zipfile.BadZipFile, zlib.error),
+)
+"""What a damaged archive or array raises; an encrypted one raises `RuntimeError`."""
 
 
 def save_network(network: Any, path: Path, store: Precision) -> None:
@@ -60,6 +73,7 @@ def save_network(network: Any, path: Path, store: Precision) -> None:
             archive.writestr(_member(name), text, zipfile.ZIP_DEFLATED)
         archive.writestr(_member(WEIGHTS_MEMBER), _packed(network, path, store))
     write_bytes(path, content.getvalue())
+    vouch(path)
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -129,17 +143,35 @@ def read_table(path: Path) -> dict[str, NDArray[Any]]:
     """Read the arrays of a file of `save_table`.
 
     Raises:
-        BundleError: it is not such a file, holds objects instead of numbers, or would exhaust
-            memory.
+        BundleError: it is not such a file, is damaged, holds objects instead of numbers, or would
+            exhaust memory.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > _MOST_BYTES:
-            raise ValueError(f"found {size} bytes, wanted at most {_MOST_BYTES}")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            members = archive.infolist()
+            size = sum(member.file_size for member in members)
+            if size > _MOST_BYTES:
+                raise ValueError(f"found {size} bytes, wanted at most {_MOST_BYTES}")
+            return {m.filename.removesuffix(".npy"): _array_of(archive.read(m)) for m in members}
+    except _TABLE_ERRORS as error:
         raise BundleError(
             f"{path}: can't be read ({error}); wanted arrays of numbers. Copy the bundle again."
         ) from error
+
+
+def _array_of(content: bytes) -> NDArray[Any]:
+    """The array of a `.npy` file.
+
+    Raises:
+        ValueError: it is none, or states another size than it has.
+    """
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADERS:
+        raise ValueError(f"found version {version} of the .npy format, wanted 1.0 or 2.0")
+    shape, _, kind = _HEADERS[version](stream)
+    stated, found = math.prod(shape) * kind.itemsize, len(content) - stream.tell()
+    if kind.kind not in _NUMBERS or stated != found:
+        raise ValueError(f"found {found} bytes for {kind} {shape}")
+    array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_a_refused_input_says_why_and_has_no_value() -> None:
     assert observation["status"] == "cancelled"
     assert "valueQuantity" not in observation
     assert "wrong modality" in observation["dataAbsentReason"]["text"]
+
+
+def test_the_device_says_whom_its_model_is_for() -> None:
+    content = film_bytes()
+    author = Author.of(replace(MANIFEST, ages=(1, 5)), "f32")
+    document = json.loads(fhir_bundle(subject(content), author, answered(content).prediction))
+    (device,) = (
+        entry["resource"]
+        for entry in document["entry"]
+        if entry["resource"]["resourceType"] == "Device"
+    )
+    assert [note["text"] for note in device["note"]][1:] == [
+        "for children aged 1–5 years",
+        "sensitivity on validation 0.900 (0.850 to 0.940)",
+    ]
 
 
 def test_warnings_are_told() -> None:

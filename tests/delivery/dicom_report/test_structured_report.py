@@ -155,12 +155,13 @@ def test_it_names_the_algorithm_its_version_and_its_model() -> None:
     assert author.fingerprint in parameters[0]
     assert parameters[1] == "threshold: 0.600000 (for the test)"
     # How sure: validation's intervals, where there are any.
-    made = Reporter(MANIFEST, precision="int8").objects(film_bytes(), answered(film_bytes()))
+    manifest = replace(MANIFEST, ages=(1, 5))
+    made = Reporter(manifest, precision="int8").objects(film_bytes(), answered(film_bytes()))
     told = [
         entry.TextValue
         for entry in items(dcmread(BytesIO(made[0].content)), "Algorithm Parameters")
     ]
-    assert "precision: int8" in told
+    assert told[2:4] == ["precision: int8", "for children aged 1–5 years"]
     assert parameters[2:] == ["sensitivity on validation 0.900 (0.850 to 0.940)"]
 
 

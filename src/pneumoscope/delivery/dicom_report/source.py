@@ -20,6 +20,7 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import decoding, is_decoder_error
 from pneumoscope.images.raster import describe, detect_format
+from pneumoscope.inference.age_gate import describe_ages
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import manifest_digest
 
@@ -297,7 +298,8 @@ class Author:
         threshold: on the probability.
         rule: how the threshold was chosen.
         precision: numeric precision of inference, `""` if unknown.
-        validation: sentences on the validation metrics, if they are known.
+        statements: the ages that the model is for and its metrics on validation, each in words, as
+            far as they are known.
         variant: distinguishes images with the same UID but other content; `""` for the first.
     """
 
@@ -307,7 +309,7 @@ class Author:
     threshold: float
     rule: str
     precision: str = ""
-    validation: tuple[str, ...] = ()
+    statements: tuple[str, ...] = ()
     variant: str = ""
 
     @classmethod
@@ -320,7 +322,7 @@ class Author:
             threshold=manifest.threshold.value,
             rule=manifest.threshold.rule,
             precision=precision,
-            validation=_validation(manifest.validation),
+            statements=(*_ages(manifest), *_validation(manifest.validation)),
         )
 
     @property
@@ -339,6 +341,10 @@ class Author:
         entropy = ["pneumoscope", self.version, self.fingerprint, self.precision, part, subject]
         entropy += [self.variant] if self.variant else []
         return str(generate_uid(entropy_srcs=["\0".join(entropy)]))
+
+
+def _ages(manifest: BundleManifest) -> tuple[str, ...]:
+    return (f"for {describe_ages(manifest.ages)}",) if manifest.ages else ()
 
 
 def _validation(document: Mapping[str, Any]) -> tuple[str, ...]:

@@ -183,7 +183,7 @@ def _algorithm(author: Author) -> AlgorithmIdentification:
         f"model: {author.architecture}, manifest SHA-256 {author.fingerprint}",
         f"threshold: {author.threshold:.6f} ({author.rule})",
         *([f"precision: {author.precision}"] if author.precision else []),
-        *author.validation,
+        *author.statements,
     ]
     return AlgorithmIdentification(
         name=MANUFACTURER,

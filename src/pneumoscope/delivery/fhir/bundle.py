@@ -243,7 +243,7 @@ def _device(author: Author) -> dict[str, Any]:
         "type": {"coding": [_SOFTWARE]},
         "note": [
             {"text": f"{RESEARCH_ONLY}. Threshold {author.threshold:.6f}: {author.rule}."},
-            *({"text": sentence} for sentence in author.validation),
+            *({"text": sentence} for sentence in author.statements),
         ],
     }
 

@@ -10,11 +10,12 @@ DOCS_READY := $(DOCS_VENV)/.ready
 RELEASE := .release
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint coverage docs lock release clean default-model
+.PHONY: help demo test engines lint coverage docs lock release clean default-model
 
 help:
 	@echo "make demo      draw synthetic X-rays, train, evaluate, explain; results in demo/"
 	@echo "make test      style, types, import contracts, tests"
+	@echo "make engines   the tests that need PyTorch, JAX and Ray; adds these to .venv"
 	@echo "make lint      style, types and import contracts alone"
 	@echo "make coverage  tests, with the lines and branches that they reach"
 	@echo "make docs      build the documentation into site/ (offline once it is set up)"
@@ -34,6 +35,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Training runs on any of Keras' backends, and batches on Ray; the lock file has TensorFlow alone,
+# because the others take a gigabyte. A skipped test is a failure here.
+engines: $(READY)
+	$(BIN)/python $(PIP) --no-build-isolation --editable '.[torch,jax,ray,teachers]'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 1 -m engines --no-skips
 
 # coverage is not in the lock file: `make test` does not need it.
 coverage: $(READY)

@@ -122,6 +122,7 @@ def test_a_storage_that_nothing_knows_ends_the_run(tmp_path: Path) -> None:
         list(expand_anywhere(["nowhere://images/a.png"]))
 
 
+@pytest.mark.engines
 def test_http_a_list_of_links_is_a_folder(tmp_path: Path, image_file: Path) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra ray)")
 

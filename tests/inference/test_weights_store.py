@@ -121,6 +121,7 @@ np.save(logits, backend.run(np.load(images)).logits)
 """
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("store", ["float32", "float16"])
 @pytest.mark.parametrize("other", ["torch", "jax"])
 def test_other_backends_answer_alike(

@@ -40,6 +40,8 @@ from pneumoscope.training.features import ArrayStore, FeatureTable
 from pneumoscope.training.loop import Fitted, fit
 from pneumoscope.training.runtime import describe_runtime, distribute, load_keras
 
+pytestmark = pytest.mark.engines
+
 LONGEST_SECONDS = 1800
 SIZE = 32
 BATCH = 4

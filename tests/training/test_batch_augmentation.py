@@ -398,6 +398,7 @@ def test_crops_that_cant_be_drawn_are_wrong_usage() -> None:
         build_batch_augmentation(config, SIZE, 0)
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("backend", "tests"),
     [("torch", "not other_backends"), ("jax", "output_is or everything_off or goes_on")],

@@ -14,6 +14,8 @@ from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.efficientnet_lite import find_weights, read_weights
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 
+pytestmark = pytest.mark.engines
+
 PARAMETERS = {"efficientnet-lite0": 3_413_024, "efficientnet-lite2": 4_869_168}
 """Of the published networks without their last layer, statistics included."""
 

@@ -22,6 +22,8 @@ from pneumoscope.training.native_torch import with_native_layers
 from pneumoscope.training.network import initialise_randomly
 from pneumoscope.training.runtime import arithmetic, load_keras
 
+pytestmark = pytest.mark.engines
+
 SIZE = 64
 NATIVE = {
     "Activation",

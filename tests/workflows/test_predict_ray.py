@@ -27,6 +27,8 @@ from pneumoscope.workflows.predict import run_prediction
 from support import ray_run
 from support.small_bundle import small_bundle
 
+pytestmark = pytest.mark.engines
+
 FILMS = 640
 SECONDS = 0.02
 """That the storage takes for a film, so that there is a midst to kill in."""

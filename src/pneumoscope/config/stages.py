@@ -245,6 +245,9 @@ class ScratchConfig:
 
     sizes: tuple[int, ...] = option((96, 112, 128), "sides of the square input, pixels")
     shares: tuple[float, ...] = option((0.3, 0.4, 0.3), "share of the epochs at each size")
+    keep_head: bool = option(
+        False, "start from the head of the bundle that --weights names, not from a new one"
+    )
 
 
 @dataclass(frozen=True, slots=True)

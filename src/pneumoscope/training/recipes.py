@@ -60,6 +60,7 @@ from pneumoscope.training.network import (
 from pneumoscope.training.runtime import arithmetic
 from pneumoscope.training.subtypes import subtype_codes
 from pneumoscope.training.teachers import load_teachers, teacher_folder
+from pneumoscope.training.weights import head_of
 
 
 def architecture(config: TrainConfig) -> Architecture:
@@ -178,7 +179,7 @@ def _finetune(job: Job) -> Trained:
     history = _history(job, "head", head.history)
     if config.finetune.unfreeze == "all":
         sizes = ScratchConfig(sizes=(config.preprocess.size,), shares=(1.0,))
-        tables, fitted = _train_end_to_end(job, sizes, head.weights)
+        tables, fitted = _train_end_to_end(job, sizes, head.weights, tuned=True)
     else:
         boundary = find_boundary(job.backbone, config.finetune.unfreeze)
         tables, fitted = _train_last_blocks(job, boundary, head.weights)
@@ -190,7 +191,9 @@ def _finetune(job: Job) -> Trained:
 
 
 def _scratch(job: Job) -> Trained:
-    tables, fitted = _train_end_to_end(job, job.config.scratch, None)
+    config = job.config
+    head = head_of(config.weights) if config.scratch.keep_head else None
+    tables, fitted = _train_end_to_end(job, config.scratch, head, tuned=False)
     network = _for_inference(job, fitted)
     history = _history(job, "network", fitted.history)
     kept = tables["train"].kept
@@ -253,22 +256,29 @@ def _train_last_blocks(
 
 
 def _train_end_to_end(
-    job: Job, sizes: ScratchConfig, head: HeadWeights | None
+    job: Job, sizes: ScratchConfig, head: HeadWeights | None, *, tuned: bool
 ) -> tuple[dict[str, FeatureTable], Fitted]:
-    """Train every layer from pixels; starts from `head` if given, as in `finetune`."""
+    """Train every layer from pixels.
+
+    Args:
+        job: the run.
+        sizes: image sizes.
+        head: the head to start from; `None` for a new one.
+        tuned: as `finetune` does it: batch statistics stay, and earlier layers take smaller steps.
+    """
     check_sizes(sizes)
     config = job.config
     side = stored_side(max(sizes.sizes), cut=config.distort.reframe > 0)
     stored = replace(config.preprocess, size=side)
     tables = _tables(job, 1, SquareExtractor(side), stored)
     with arithmetic(config.fit.precision):
-        body = trainable_copy(job.backbone, config.backbone, None, train_statistics=head is None)
+        body = trainable_copy(job.backbone, config.backbone, None, train_statistics=not tuned)
         network = with_head(body, architecture(job.config), config.seed)
     if head is not None:
         _set_head(network, head)
     tuning = config.finetune
     rates = tuning.backbone_rate, tuning.depth_decay
-    factors = {} if head is None else step_factors(network, job.backbone, *rates)
+    factors = step_factors(network, job.backbone, *rates) if tuned else {}
     lungs = _lungs(job, stored)
     train, val = (
         Squares(tables[s], _labels(job, s, tables[s]), _subtypes(job, s, tables[s]), lungs.get(s))

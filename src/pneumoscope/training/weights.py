@@ -21,15 +21,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import BundleError, InputError, WeightsMissingError
+from pneumoscope.config import from_dict
+from pneumoscope.errors import BundleError, InputError, UsageError, WeightsMissingError
 from pneumoscope.graph import bundle_files
-from pneumoscope.graph.archive import open_weight_file, read_array
+from pneumoscope.graph.archive import open_weight_file, read_array, read_network
+from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, Architecture
 from pneumoscope.storage import cache_folder, home_folder, sha256_of_file
 from pneumoscope.training.backbones import APPLICATIONS, name_layers
 from pneumoscope.training.efficientnet_lite import PACKAGES
 from pneumoscope.training.efficientnet_lite import find_weights as find_lite_weights
 from pneumoscope.training.efficientnet_lite import read_weights as read_lite_weights
-from pneumoscope.training.network import weights_digest
+from pneumoscope.training.network import HeadWeights, weights_digest
 from pneumoscope.training.plans import leaves, settle
 from pneumoscope.training.runtime import load_keras
 
@@ -206,6 +208,27 @@ def _stated(choice: str, key: str) -> dict[str, Any] | None:
     manifest = bundle_files.read_manifest(folder)
     found = manifest.get(key) if isinstance(manifest, dict) else None
     return found if isinstance(found, dict) else None
+
+
+def head_of(choice: str) -> HeadWeights:
+    """The head of the first network of the bundle that the weights `choice` name.
+
+    Raises:
+        UsageError: they name no bundle.
+        BundleError: the bundle is damaged.
+    """
+    stated = _stated(choice, "architecture")
+    named = bundle_files.default_folder() if choice == "bundled" else Path(choice)
+    folder = bundle_files.bundle_in(named)
+    if stated is None or folder is None:
+        raise UsageError(
+            f"scratch.keep_head: --weights {choice} names no bundle, so it has no head. Give a "
+            "run, a bundle or 'bundled', or leave keep_head out."
+        )
+    source = _of_bundle(folder, named.name)
+    assert source.path is not None  # noqa: S101 - a bundle's weights are a file
+    network = read_network(source.path, from_dict(Architecture, stated, str(folder)))
+    return HeadWeights(*network.of(HIDDEN_LAYER), *network.of(OUTPUT_LAYER))
 
 
 def _of_bundle(folder: Path, name: str) -> WeightsSource:

@@ -36,8 +36,8 @@ from pydicom.uid import JPEGBaseline8Bit, generate_uid  # noqa: E402
 
 from pneumoscope.images.phantom.folder import write_phantoms  # noqa: E402
 from serve import resident_mb  # noqa: E402
-from support import hostile_files as hostile  # type: ignore[import-not-found]  # noqa: E402
-from support.dicom_peers import audited, modality  # type: ignore[import-not-found]  # noqa: E402
+from support import hostile_files as hostile  # noqa: E402
+from support.dicom_peers import audited, modality  # noqa: E402
 
 MANY = 200_000
 MOST_GROWTH_MB = 50.0

@@ -34,8 +34,8 @@ from pydicom.uid import generate_uid  # noqa: E402
 
 from pneumoscope.images.phantom.folder import write_phantoms  # noqa: E402
 from pneumoscope.inference.predictor import Predictor  # noqa: E402
-from support import orthanc  # type: ignore[import-not-found]  # noqa: E402
-from support.dicom_peers import (  # type: ignore[import-not-found]  # noqa: E402
+from support import orthanc  # noqa: E402
+from support.dicom_peers import (  # noqa: E402
     audited,
     modality,
     send_until_acknowledged,

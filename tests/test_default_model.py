@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -78,7 +79,9 @@ def test_lists_of_models_show_what_it_scored_on_held_out_patients(bundle: Bundle
 
 
 @pytest.mark.parametrize("kind", ["png", "dicom"])
-def test_it_answers_offline_without_a_training_framework(kind: str, tmp_path: Path) -> None:
+def test_it_answers_offline_without_a_training_framework(
+    kind: Literal["png", "dicom"], tmp_path: Path
+) -> None:
     folder = write_phantoms(tmp_path / "films", 2, format=kind)
     image = next(path for path in sorted(folder.rglob("*")) if path.suffix in (".png", ".dcm"))
     command = ["predict", str(image), "--no-input-check", "--json"]  # it may know a drawing

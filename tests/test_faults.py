@@ -22,7 +22,16 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, RLE
 from pneumoscope.errors import Reason
 from pneumoscope.images.phantom import draw
 from pneumoscope.inference.predictor import Predictor
-from support.image_files import Array, dicom, encapsulated, encoded, film, png_chunk, tiff
+from support.image_files import (
+    Array,
+    ByteOrder,
+    dicom,
+    encapsulated,
+    encoded,
+    film,
+    png_chunk,
+    tiff,
+)
 
 SHARE = draw(5, "guest-3", number=1, label=1, size=320).pixels.astype(np.float64)
 TWELVE = np.rint(SHARE * 4095).astype("u2")
@@ -399,7 +408,7 @@ TYPES = (
 
 
 def typed(
-    dtype: str, scale: Callable[[Array], Array], form: int, order: str, photometric: int
+    dtype: str, scale: Callable[[Array], Array], form: int, order: ByteOrder, photometric: int
 ) -> Callable[[], bytes]:
     share = SHARE if photometric else 1 - SHARE
     values = scale(share)
@@ -407,6 +416,7 @@ def typed(
     return lambda: tiff(samples, sample_format=form, order=order, photometric=photometric)
 
 
+FORMS: tuple[tuple[ByteOrder, int], ...] = (("<", 1), (">", 0), (">", 1), ("<", 0))
 NUMBERS = tuple(
     Fault(
         f"tiff {dtype} {number} {order} {photometric}",
@@ -414,7 +424,7 @@ NUMBERS = tuple(
         words,
     )
     for number, (dtype, scale, form, words) in enumerate(TYPES)
-    for order, photometric in (("<", 1), (">", 0), (">", 1), ("<", 0))
+    for order, photometric in FORMS
     if number % 3 == 0 or (order, photometric) in (("<", 1), (">", 0))
 )
 PICTURES = (

@@ -68,7 +68,8 @@ def test_an_error_in_the_making_comes_after_the_items_before_it() -> None:
         yield 2
         raise OSError("disk")
 
-    before, taken = threading.active_count(), []
+    before = threading.active_count()
+    taken: list[int] = []
     with pytest.raises(OSError, match="disk"):
         taken.extend(prefetched(items()))
     assert taken == [1, 2]

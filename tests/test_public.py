@@ -139,7 +139,12 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         stand_in = SimpleNamespace(log_metrics=lambda metrics, step: None)
         patch.setitem(sys.modules, "mlflow", stand_in)
         xrays = write_phantoms(folder / "xrays", 40, 1, size=64)
-        small = {"weights": "none", "views": 1, "keep_val": True, "preprocess": {"size": 32}}
+        small: dict[str, Any] = {
+            "weights": "none",
+            "views": 1,
+            "keep_val": True,
+            "preprocess": {"size": 32},
+        }
         run = pneumoscope.train(xrays, folder / "run", epochs=2, **small)
         yield OBJECTS | {
             "pneumoscope": pneumoscope,

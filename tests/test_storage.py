@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -118,7 +119,8 @@ def test_a_file_that_its_holder_removed_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner may remove the file between opening and locking it."""
-    path, real, locked = tmp_path / "journal", storage._lock, []
+    path, real = tmp_path / "journal", storage._lock
+    locked: list[IO[bytes]] = []
 
     def lock(stream: IO[bytes]) -> None:
         if not locked:
@@ -169,7 +171,7 @@ def no_cache_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No variable names a cache, temporary files lie in the folder that is returned."""
     for name in ("PNEUMOSCOPE_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     storage._temporary_cache.cache_clear()
     storage._may_be_made.cache_clear()
     return tmp_path
@@ -183,7 +185,7 @@ def test_a_user_without_home(
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(storage.Path, "home", no_home)
+    monkeypatch.setattr(Path, "home", no_home)
     assert home_folder() is None
     found = claim_cache()
     assert found.parent == no_cache_named

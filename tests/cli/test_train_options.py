@@ -60,7 +60,9 @@ def test_without_anything_it_is_frozen(asked: Asked) -> None:
     assert asked() == (TrainConfig(), set())
 
 
-def test_the_file_overrides_the_recipe_and_options_the_file(asked: Asked, file) -> None:
+def test_the_file_overrides_the_recipe_and_options_the_file(
+    asked: Asked, file: Callable[[str], Path]
+) -> None:
     path = file("views = 7\nseed = 3\n[fit]\nepochs = 11\nema = 0.5\n[finetune]\nhead_epochs = 2\n")
     config, given = asked(
         *("--recipe", "finetune", "--config", path, "--epochs", 5, "--seed", 9, "--flip")
@@ -79,7 +81,9 @@ def test_the_file_overrides_the_recipe_and_options_the_file(asked: Asked, file) 
     }
 
 
-def test_a_file_may_name_the_recipe_that_it_changes(asked: Asked, file) -> None:
+def test_a_file_may_name_the_recipe_that_it_changes(
+    asked: Asked, file: Callable[[str], Path]
+) -> None:
     path = file('recipe = "scratch"\n[fit]\nepochs = 4\n')
     config, _ = asked("--config", path)
     assert config == replace(RECIPES["scratch"], fit=replace(RECIPES["scratch"].fit, epochs=4))
@@ -88,7 +92,9 @@ def test_a_file_may_name_the_recipe_that_it_changes(asked: Asked, file) -> None:
     assert config == replace(RECIPES["finetune"], fit=replace(RECIPES["finetune"].fit, epochs=4))
 
 
-def test_the_config_of_a_run_gives_that_run_again(asked: Asked, file, tmp_path: Path) -> None:
+def test_the_config_of_a_run_gives_that_run_again(
+    asked: Asked, file: Callable[[str], Path], tmp_path: Path
+) -> None:
     config, _ = asked("--recipe", "scratch", "--seeds", "4,2", "--weights", "none")
     assert config.seeds == (4, 2)
     path = file(to_toml(config))
@@ -134,14 +140,14 @@ def test_what_makes_no_sense_is_wrong_usage(
     ],
 )
 def test_a_file_that_makes_no_sense_is_wrong_usage(
-    file, text: str, said: str, capsys: pytest.CaptureFixture[str]
+    file: Callable[[str], Path], text: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["train", "data", "--out", "run", "--config", str(file(text))]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_a_conflict_on_resuming_is_said_with_both_values(
-    tmp_path: Path, file, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, file: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run").mkdir()
     stored = replace(RECIPES["finetune"], weights="none")

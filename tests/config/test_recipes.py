@@ -6,6 +6,7 @@ import inspect
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -100,7 +101,9 @@ def test_a_name_that_is_wrong_is_looked_for_where_it_was_given() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_constructor_means_what_the_command_line_means(recipe: str) -> None:
+def test_the_constructor_means_what_the_command_line_means(
+    recipe: Literal["frozen", "finetune", "scratch"],
+) -> None:
     assert TrainConfig(recipe=recipe) == TrainConfig(recipe) == training_config(recipe)
     changed = TrainConfig(recipe=recipe, views=3, fit=FitConfig(epochs=2))
     assert changed == replace(RECIPES[recipe], views=3, fit=FitConfig(epochs=2))
@@ -112,7 +115,7 @@ def test_the_constructor_keeps_its_signature() -> None:
     parameters = inspect.signature(TrainConfig).parameters
     assert list(parameters)[:3] == ["recipe", "backbone", "weights"]
     with pytest.raises(TypeError, match="magic"):
-        TrainConfig(magic=1)
+        TrainConfig(magic=1)  # type: ignore[call-arg]  # refused: there is no such setting
 
 
 def test_single_settings_override_the_file(tmp_path: Path) -> None:
@@ -135,6 +138,6 @@ def test_single_settings_override_the_file(tmp_path: Path) -> None:
         ({"part": FitConfig()}, "unknown setting 'part'"),
     ],
 )
-def test_a_wrong_setting_is_named(settings: dict[str, object], fragment: str) -> None:
+def test_a_wrong_setting_is_named(settings: dict[str, Any], fragment: str) -> None:
     with pytest.raises(UsageError, match=fragment):
         training_config("frozen", **settings)

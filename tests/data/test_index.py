@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscope.data import index as index_module
+from pneumoscope import storage
 from pneumoscope.data.index import ClassCounts, class_counts, index, require_both_classes
 from pneumoscope.data.manifest import write_split
 from pneumoscope.errors import DataError, ManifestError, SplitLeakError
@@ -130,7 +130,7 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(index_module.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"can't be listed \(Permission denied\)"):
         index(tmp_path)
 
@@ -139,14 +139,14 @@ def test_a_file_without_permission_stays_without_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path, KERMANY)
-    real = index_module.storage.sha256_of_file
+    real = storage.sha256_of_file
 
     def sometimes(path: Path) -> str:
         if path.name == "IM-0001-0001.jpeg":
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(index_module.storage, "sha256_of_file", sometimes)
+    monkeypatch.setattr(storage, "sha256_of_file", sometimes)
     dataset = index(tmp_path)
     assert [record.sha256 == "" for record in dataset.records] == [True] + [False] * 6
     assert "1 files can't be read" in dataset.warnings[0]

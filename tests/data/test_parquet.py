@@ -13,7 +13,10 @@ from pneumoscope.data import parquet
 from pneumoscope.data.parquet import export_parquet, split_of_shard
 from pneumoscope.errors import DataError
 
-SCHEMA = {"image": pl.Struct({"bytes": pl.Binary, "path": pl.String}), "label": pl.Int64}
+SCHEMA: dict[str, Any] = {
+    "image": pl.Struct({"bytes": pl.Binary, "path": pl.String}),
+    "label": pl.Int64,
+}
 
 
 def jpeg(number: int) -> bytes:

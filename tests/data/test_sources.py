@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -31,7 +32,10 @@ from pneumoscope.errors import (
 )
 
 SMALL_COUNTS = (SplitCount("train", 3, 5), SplitCount("val", 1, 1), SplitCount("test", 2, 2))
-SCHEMA = {"image": pl.Struct({"bytes": pl.Binary, "path": pl.String}), "label": pl.Int64}
+SCHEMA: dict[str, Any] = {
+    "image": pl.Struct({"bytes": pl.Binary, "path": pl.String}),
+    "label": pl.Int64,
+}
 
 
 def jpeg(text: str) -> bytes:
@@ -104,7 +108,7 @@ def serve() -> Iterator[Callable[[Handler], str]]:
     running: list[tuple[http.server.ThreadingHTTPServer, threading.Thread]] = []
 
     def start(handler: Handler) -> str:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)  # type: ignore[arg-type]
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         running.append((server, thread))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -68,7 +69,7 @@ def dataset_of(*parts: list[ImageRecord]) -> Dataset:
     )
 
 
-def patients_per(dataset: Dataset, name: str) -> dict[tuple[int, str], int]:
+def patients_per(dataset: Dataset, name: str) -> Counter[tuple[int, str]]:
     pairs = {(r.patient, r.label, r.subtype) for r in dataset.records if r.split == name}
     return Counter((label, subtype) for _, label, subtype in pairs)
 
@@ -210,14 +211,14 @@ def test_splits_never_share_a_patient_or_a_byte_equal_image(
     images: list[tuple[str, int, str, Split | None, str]],
     val: float,
     test: float,
-    by: str,
+    by: Literal["random", "block"],
     seed: int,
 ) -> None:
     records = tuple(
         record(n, patient, label, subtype, given_split, sha256)
         for n, (patient, label, subtype, given_split, sha256) in enumerate(images)
     )
-    config = SplitConfig(val=val, test=test, by=by, seed=seed)  # type: ignore[arg-type]
+    config = SplitConfig(val=val, test=test, by=by, seed=seed)
     divided = split(Dataset(ROOT, records), config)
     check_no_leak(divided.records)
     assert [r.path for r in divided.records] == [r.path for r in records]
@@ -397,10 +398,12 @@ def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["random", "block"])
-def test_folds_keep_patients_together_and_balance_every_stratum(by: str) -> None:
+def test_folds_keep_patients_together_and_balance_every_stratum(
+    by: Literal["random", "block"],
+) -> None:
     records = list(dataset_of(kermany()).records)
     records[3] = dataclasses.replace(records[3], sha256=records[40].sha256)  # two patients joined
-    numbers, warnings = assign_folds(records, 4, by, 1)  # type: ignore[arg-type]
+    numbers, warnings = assign_folds(records, 4, by, 1)
     assert len(warnings) == 1
     for fold in range(1, 5):
         inside = [r for r, n in zip(records, numbers, strict=True) if n == fold]
@@ -411,8 +414,8 @@ def test_folds_keep_patients_together_and_balance_every_stratum(by: str) -> None
         assert found[1, "bacteria"] == pytest.approx(30, abs=2)
         assert found[1, "virus"] == pytest.approx(10, abs=2)
     assert numbers[3] == numbers[40]
-    assert numbers == assign_folds(records, 4, by, 1)[0]  # type: ignore[arg-type]
-    changed = numbers != assign_folds(records, 4, by, 2)[0]  # type: ignore[arg-type]
+    assert numbers == assign_folds(records, 4, by, 1)[0]
+    changed = numbers != assign_folds(records, 4, by, 2)[0]
     assert changed == (by == "random")
 
 

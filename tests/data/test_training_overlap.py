@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,8 @@ def _saved_again(record: ImageRecord, folder: Path, how: str) -> ImageRecord:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
     if how == "colour":
         image = image.convert("RGB")
-    image.save(path, **({"quality": 70} if how == "jpeg" else {}))
+    options: dict[str, Any] = {"quality": 70} if how == "jpeg" else {}
+    image.save(path, **options)
     (found,) = [r for r in _indexed(path) if r.path == path]
     return found
 

@@ -22,7 +22,9 @@ from pneumoscope.evaluation.abstention import (
 CONFIG = IntervalConfig(resamples=50)
 
 
-def simulated(n: int = 600, seed: int = 0, decimals: int = 9):
+def simulated(
+    n: int = 600, seed: int = 0, decimals: int = 9
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = (rng.random(n) < 0.5).astype(int)
     logits = 3.0 * (labels - 0.5) + 1.5 * rng.normal(size=n)
@@ -117,7 +119,7 @@ def test_sets_by_their_p_values() -> None:
 
 
 def test_sets_cover_new_patients() -> None:
-    held = {0: [], 1: []}
+    held: dict[int, list[float]] = {0: [], 1: []}
     for seed in range(60):
         labels, scores, patients = simulated(n=800, seed=seed)
         found = choose_sets(labels[:300], scores[:300], patients[:300], 0.5, 0.9)

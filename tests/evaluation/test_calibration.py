@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,12 @@ from pneumoscope.evaluation.calibration import (
     sigmoid,
 )
 from pneumoscope.records import Estimate
+from support.known import holds
 
 
-def sample(seed: int, slope: float, intercept: float, n: int = 1500):
+def sample(
+    seed: int, slope: float, intercept: float, n: int = 1500
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Labels that follow sigmoid(slope × logit + intercept)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=2.0, size=n)
@@ -91,7 +95,9 @@ def test_separable_classes_give_a_finite_slope() -> None:
         ([], [], []),
     ],
 )
-def test_too_little_to_learn_from_leaves_logits_alone(labels, logits, patients) -> None:
+def test_too_little_to_learn_from_leaves_logits_alone(
+    labels: list[int], logits: list[float], patients: list[str]
+) -> None:
     assert fit_calibration(labels, logits, patients, seed=0) == Calibration()
 
 
@@ -137,7 +143,7 @@ def test_calibration_comes_back_from_json() -> None:
         {"intercept": None},
     ],
 )
-def test_a_broken_calibration_is_refused(change) -> None:
+def test_a_broken_calibration_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match="calibration: found"):
         Calibration.from_dict(Calibration("platt", 0.7, -0.3).to_dict() | change)
 
@@ -160,7 +166,7 @@ def test_calibration_intervals_cover_the_truth_and_grow_with_clusters() -> None:
     for seed in range(100):
         labels, logits, _ = sample(seed, 0.6, 0.8, n=300)
         slope = assess_calibration(labels, special.expit(logits), np.arange(300), 0.95).slope
-        hits += slope.low <= 0.6 <= slope.high
+        hits += holds(slope, 0.6)
     assert 88 <= hits <= 100
     data = np.tile(labels, 4), np.tile(special.expit(logits), 4)
     copied = assess_calibration(*data, np.tile(np.arange(300), 4), 0.95).slope

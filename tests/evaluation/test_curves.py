@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -23,14 +24,14 @@ from pneumoscope.evaluation.proportions import patient_codes, wilson_interval
 FEW = IntervalConfig(resamples=60)
 
 
-def sample(seed: int, n: int = 400, decimals: int = 9):
+def sample(seed: int, n: int = 400, decimals: int = 9) -> tuple[np.ndarray, np.ndarray, list[str]]:
     rng = np.random.default_rng(seed)
     labels = (rng.random(n) < 0.6).astype(int)
     scores = np.round(1 / (1 + np.exp(-(rng.normal(size=n) + 2 * labels - 1))), decimals)
     return labels, scores, [f"p{i // 2}" for i in range(n)]
 
 
-def reference_roc(labels, scores, grid) -> list[float]:
+def reference_roc(labels: np.ndarray, scores: np.ndarray, grid: Sequence[float]) -> list[float]:
     fpr, tpr, _ = reference.roc_curve(labels, scores, drop_intermediate=False)
     values = []
     for x in grid:
@@ -44,7 +45,9 @@ def reference_roc(labels, scores, grid) -> list[float]:
     return values
 
 
-def reference_precision(labels, scores, grid) -> list[float]:
+def reference_precision(
+    labels: np.ndarray, scores: np.ndarray, grid: Sequence[float]
+) -> list[float]:
     precision, recall, _ = reference.precision_recall_curve(labels, scores)
     precision, recall = precision[::-1][1:], recall[::-1][1:]  # rising recall, without (0, 1)
     return [precision[np.flatnonzero(recall >= max(x - 1e-12, 1e-9))[0]] for x in grid]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def _flat(estimates: dict[str, Estimate]) -> list[str]:
+def _flat(estimates: Mapping[Any, Estimate]) -> list[str]:
     """Names of what has a value, and no interval of some width that holds it."""
     return [
         name
@@ -140,9 +141,9 @@ def test_no_number_of_a_stress_test_collapses(name: str) -> None:
     moved = np.clip(scores + np.linspace(0, 1e-4, scores.size), 0, 1)
     found = compare_paired(labels, patients, scores, moved, 0.5, CONFIG)
     for one in (found.plain, found.changed):
-        assert _flat(dict(one)) == []
+        assert _flat(one) == []
     if name != "one score for all":  # scores that are moved apart do change that AUC
-        assert [m for m in _flat(dict(found.difference)) if m != "auc"] == []
+        assert [m for m in _flat(found.difference) if m != "auc"] == []
 
 
 def test_a_flawless_model_may_fall_under_change() -> None:
@@ -171,8 +172,8 @@ def test_groups_and_shares_and_curves() -> None:
     (column,) = by_group(labels, scores, patients, 0.5, {"site": ["a", "b"] * 20}, 0.95)
     for group in column.groups:
         assert _flat({"auc": group.auc, "sensitivity": group.sensitivity, **group.gaps}) == []
-    assert bootstrap_share([True] * 20, range(20), CONFIG) == wilson_interval(20, 20, 0.95)
-    assert bootstrap_share([0.0] * 20, range(20), CONFIG) == wilson_interval(0, 20, 0.95)
+    assert bootstrap_share([True] * 20, np.arange(20), CONFIG) == wilson_interval(20, 20, 0.95)
+    assert bootstrap_share([0.0] * 20, np.arange(20), CONFIG) == wilson_interval(0, 20, 0.95)
     assert _flat({"area": risk_coverage(labels, scores, patients, 0.5, CONFIG).area}) == []
     curve = decision_curve(labels, scores, patients, 0.3, CONFIG)
     assert np.subtract(curve.high, curve.low)[10:90].min() > 0.01

@@ -12,7 +12,7 @@ from pneumoscope.evaluation.groups import FEWEST, GroupColumn, by_group
 from pneumoscope.evaluation.intervals import delong_interval
 
 
-def simulated(n: int = 400, seed: int = 0):
+def simulated(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = (rng.random(n) < 0.5).astype(int)
     sex = np.where(rng.random(n) < 0.3, "female", "male")
@@ -63,9 +63,9 @@ def test_too_few_to_tell() -> None:
     assert column.groups[0].too_few == ()
     assert column.groups[1].too_few == ("sensitivity", "specificity", "auc")
     # Patients are counted, not their images.
-    often = [part[:40].repeat(10) for part in (labels, scores, patients)]
-    (column,) = by_group(*often, 0.5, {"site": ["a", "b"] * 200}, 0.95)
-    assert len(often[0]) > 6 * FEWEST
+    y, p, owners = (part[:40].repeat(10) for part in (labels, scores, patients))
+    (column,) = by_group(y, p, owners, 0.5, {"site": ["a", "b"] * 200}, 0.95)
+    assert len(y) > 6 * FEWEST
     assert all(group.too_few for group in column.groups)
 
 

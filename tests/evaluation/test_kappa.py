@@ -20,7 +20,7 @@ def raters(n: int, cells: tuple[float, ...], seed: int) -> tuple[np.ndarray, np.
 @pytest.mark.parametrize("seed", range(4))
 def test_value_and_error_are_those_of_the_libraries(seed: int) -> None:
     first, second = raters(80, (0.3, 0.1, 0.15, 0.45), seed)
-    found = cohen_kappa(first, second, range(80), 0.95)
+    found = cohen_kappa(first, second, np.arange(80), 0.95)
     assert found.kappa.value == pytest.approx(cohen_kappa_score(first, second))
     table = [[found.counts[3], found.counts[2]], [found.counts[1], found.counts[0]]]
     theirs = cohens_kappa(table)
@@ -73,18 +73,18 @@ def test_the_interval_covers(
 
 def test_full_agreement_does_not_collapse_and_nothing_runs_beyond_one() -> None:
     same = [0, 1] * 15
-    kappa = cohen_kappa(same, same, range(30), 0.95).kappa
+    kappa = cohen_kappa(same, same, np.arange(30), 0.95).kappa
     assert (kappa.value, kappa.high) == (1.0, 1.0)
     assert kappa.low is not None
     assert 0.7 < kappa.low < 0.8
-    nearly = cohen_kappa(same, [1, *same[1:]], range(30), 0.95).kappa
+    nearly = cohen_kappa(same, [1, *same[1:]], np.arange(30), 0.95).kappa
     assert nearly.high is not None
     assert nearly.high < 1.0
 
 
 def test_what_has_no_kappa() -> None:
-    assert cohen_kappa([1, 1], [1, 1], [0, 1], 0.95).kappa.value is None
+    assert cohen_kappa([1, 1], [1, 1], ["p", "q"], 0.95).kappa.value is None
     one_patient = cohen_kappa([0, 1], [0, 1], ["p", "p"], 0.95).kappa
     assert (one_patient.value, one_patient.low) == (1.0, None)
     with pytest.raises(DataError, match="wanted two for each"):
-        cohen_kappa([0, 1], [0], [0, 1], 0.95)
+        cohen_kappa([0, 1], [0], ["p", "q"], 0.95)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,7 +115,9 @@ def test_swapping_the_classes_mirrors_everything(data: tuple[np.ndarray, np.ndar
 
 @given(both_classes(), st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
-def test_the_order_of_images_does_not_matter(data, random) -> None:
+def test_the_order_of_images_does_not_matter(
+    data: tuple[np.ndarray, np.ndarray], random: Random
+) -> None:
     labels, scores = data
     order = list(range(len(labels)))
     random.shuffle(order)
@@ -165,7 +169,9 @@ def test_undefined_is_nan_with_a_named_warning(
         ([[0, 1]], [[0.1, 0.2]], r"found shape \(1, 2\)"),
     ],
 )
-def test_what_are_no_labels_or_probabilities_is_refused(labels, scores, words: str) -> None:
+def test_what_are_no_labels_or_probabilities_is_refused(
+    labels: list[Any], scores: list[Any], words: str
+) -> None:
     with pytest.raises(DataError, match=words):
         metrics.auc(labels, scores)
 
@@ -203,7 +209,9 @@ def test_ece_is_nearly_unbiased_for_a_perfect_forecast() -> None:
 
 @given(both_classes())
 @settings(max_examples=100, deadline=None)
-def test_bins_hold_every_image_once_and_never_part_ties(data) -> None:
+def test_bins_hold_every_image_once_and_never_part_ties(
+    data: tuple[np.ndarray, np.ndarray],
+) -> None:
     labels, scores = (np.repeat(values, 9) for values in data)
     bins = equal_mass_bins(RankedScores.of(labels, scores).counts_once())
     assert bins.mass.sum() == len(labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ CONFIG = IntervalConfig(resamples=150, seed=2)
 PLAN = PlanConfig(resamples=150)
 
 
-def simulated(n: int = 240, seed: int = 0, decimals: int = 9):
+def simulated(
+    n: int = 240, seed: int = 0, decimals: int = 9
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     rng = np.random.default_rng(seed)
     owner = np.sort(rng.integers(0, n // 2, n))
     labels = (owner % 2).astype(int)
@@ -109,7 +112,9 @@ def test_bayes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sensitivity", "specificity"])
-def test_chosen_threshold_is_the_last_before_the_limit_fails(kind: str) -> None:
+def test_chosen_threshold_is_the_last_before_the_limit_fails(
+    kind: Literal["sensitivity", "specificity"],
+) -> None:
     labels, scores, _ = simulated(n=400)
     patients = [str(k) for k in range(400)]
     found = confident_threshold(labels, scores, patients, kind, 0.8, PLAN)
@@ -117,7 +122,7 @@ def test_chosen_threshold_is_the_last_before_the_limit_fails(kind: str) -> None:
 
     def limit(threshold: float) -> float:
         hits = int(((scores >= threshold) == labels)[inside].sum())
-        return proportion_confint(hits, int(inside.sum()), 0.1, "beta")[0]
+        return float(proportion_confint(hits, int(inside.sum()), 0.1, "beta")[0])
 
     assert found.limit == pytest.approx(limit(found.value))
     assert found.limit >= 0.8
@@ -135,12 +140,8 @@ def test_chosen_threshold_is_the_last_before_the_limit_fails(kind: str) -> None:
 def test_repeats_of_the_same_patients_make_it_no_surer() -> None:
     labels, scores, _ = simulated(n=300)
     once = confident_threshold(labels, scores, np.arange(300), "sensitivity", 0.8, PLAN)
-    often = confident_threshold(
-        *(np.repeat(part, 4) for part in (labels, scores, np.arange(300))),
-        "sensitivity",
-        0.8,
-        PLAN,
-    )
+    y, p, patients = (np.repeat(part, 4) for part in (labels, scores, np.arange(300)))
+    often = confident_threshold(y, p, patients, "sensitivity", 0.8, PLAN)
     assert often.value == pytest.approx(once.value, abs=0.03)
 
 

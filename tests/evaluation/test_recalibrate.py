@@ -21,7 +21,9 @@ CONFIG = IntervalConfig(resamples=60)
 OLD = Calibration("platt", 1.3, 0.4)
 
 
-def site(n: int, slope: float, intercept: float, seed: int = 0):
+def site(
+    n: int, slope: float, intercept: float, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Logits whose true log odds are slope × (old calibrated logit) + intercept."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2.0, n)

@@ -19,11 +19,14 @@ from pneumoscope.evaluation.intervals import (
 from pneumoscope.evaluation.proportions import patient_codes
 from pneumoscope.evaluation.stress import METRICS, Paired, compare_paired, judge
 from pneumoscope.records import Estimate
+from support.known import holds, width
 
 THRESHOLD = 0.5
 
 
-def simulated(rng: np.random.Generator, patients: int, images: int, shift: float, fade: float):  # type: ignore[no-untyped-def]
+def simulated(
+    rng: np.random.Generator, patients: int, images: int, shift: float, fade: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Labels, patients, and probabilities before and after a change that adds -`fade` and noise.
 
     A patient's images share an effect of deviation 0.7; the change's own noise has 0.5.
@@ -132,10 +135,10 @@ def test_intervals_of_differences_cover_the_truth_with_clustered_patients() -> N
         found = compare_paired(*data, THRESHOLD, IntervalConfig(resamples=400))
         for metric in METRICS:
             estimate = found.difference[metric]
-            hits[metric] += estimate.low <= truths[metric] <= estimate.high
+            hits[metric] += holds(estimate, truths[metric])
         difference, both = found.difference["auc"], (found.plain["auc"], found.changed["auc"])
-        widths.append(difference.high - difference.low)
-        apart.append(math.hypot(*(e.high - e.low for e in both)))
+        widths.append(width(difference))
+        apart.append(math.hypot(*map(width, both)))
     coverage = {metric: count / runs for metric, count in hits.items()}
     assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
     # What comparing two independent samples would have claimed is far wider.

@@ -24,6 +24,10 @@ def layers() -> Any:
     return load_keras().layers
 
 
+def activation(name: str) -> Callable[[Any], Any]:
+    return lambda x: layers().Activation(name)(x)
+
+
 def conv(width: int, **settings: Any) -> Any:
     return layers().Conv2D(width, settings.pop("kernel_size", 3), **settings)
 
@@ -103,7 +107,7 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "mean behind": mean_behind,
     "nested": nested,
     **{
-        f"activation {name}": lambda x, name=name: layers().Activation(name)(x)
+        f"activation {name}": activation(name)
         for name in ("relu", "silu", "hard_silu", "hard_sigmoid", "gelu", "softplus", "linear")
     },
 }
@@ -151,7 +155,7 @@ def test_onnx_computes_what_keras_does(name: str, images: np.ndarray) -> None:
     given = to.reshape(to.as_float("pixels"), (0, 1, HEIGHT, HEIGHT))
     channels = to.concatenate([given, to.mirror(given), to.apply("sqrt", given)], 1)
     value = write_plan(to, network.plan, network.layers, channels, HEIGHT)
-    shape = ["n", value.channels, value.height, value.width]
+    shape: list[int | str] = ["n", value.channels, value.height, value.width]
     session = runtime.InferenceSession(
         to.model("pixels", {"out": (value.node, shape)}, {}).SerializeToString(),
         providers=["CPUExecutionProvider"],

@@ -50,7 +50,7 @@ def test_directions_point_to_increasing_brightness() -> None:
         energy = describe_image(np.ascontiguousarray(np.rot90(slope, quarters))).energy
         assert energy.sum((0, 1)).argmax() == direction
         assert np.delete(energy, direction, axis=2).max() < 1e-5
-    at_45 = describe_image((slope + slope.T) / 2).energy
+    at_45 = describe_image(((slope + slope.T) / 2).astype(np.float32)).energy
     assert at_45.sum((0, 1)).argmax() == 1
 
 

@@ -69,7 +69,7 @@ def agree(content: bytes, folder: Path, *options: str, within: int = 1) -> None:
     np.testing.assert_allclose(ours.astype(np.float64) * TOP, theirs, atol=within)
 
 
-WINDOW = {"WindowCenter": 1900, "WindowWidth": 2500}
+WINDOW: dict[str, Any] = {"WindowCenter": 1900, "WindowWidth": 2500}
 
 
 def lut(values: Array, first: int, bits: int, **more: Any) -> list[Dataset]:
@@ -160,7 +160,7 @@ def test_uncompressed(syntax: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_lossless(syntax: str, bits: int, tmp_path: Path) -> None:
-    dataset = {8: lambda: film(GREY8), 12: twelve, 16: lambda: film(GREY16)}[bits]()
+    dataset = {8: film(GREY8), 12: twelve(), 16: film(GREY16)}[bits]
     agree(compressed(dataset, syntax), tmp_path, "+Wm")
 
 
@@ -175,7 +175,8 @@ def test_near_lossless_jpeg_ls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1])
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_lossless_jpeg(syntax: str, bits: int, tmp_path: Path) -> None:
-    samples = {8: GREY8, 12: GREY12, 16: GREY16}[bits]
+    films: dict[int, np.ndarray] = {8: GREY8, 12: GREY12, 16: GREY16}
+    samples = films[bits]
     stream = imagecodecs.jpeg8_encode(samples, lossless=True, bitspersample=bits)
     dataset = film(samples, BitsStored=bits, HighBit=bits - 1)
     agree(encapsulated(dataset, stream, syntax), tmp_path, "+Wm")

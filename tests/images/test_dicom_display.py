@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +170,10 @@ def test_monochrome1_is_inverted_after_the_window() -> None:
 
 
 def test_monochrome1_is_inverted_against_a_wrong_presentation_shape() -> None:
-    wrong = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}
+    wrong: dict[str, Any] = {
+        "PhotometricInterpretation": "MONOCHROME1",
+        "PresentationLUTShape": "IDENTITY",
+    }
     image = read(twelve(**wrong))
     same(image, 1 - stretched(GREY12))
     assert "IDENTITY" in image.warnings[0]

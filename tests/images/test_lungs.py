@@ -73,7 +73,7 @@ def test_otsu_minimises_the_variance_within_classes() -> None:
 
     def within(cut: float) -> float:
         sides = (values[values < cut], values[values >= cut])
-        return sum(len(side) * side.var() for side in sides if len(side))
+        return float(sum(len(side) * side.var() for side in sides if len(side)))
 
     best = min(np.linspace(values.min(), values.max(), 400), key=within)
     # The variance hardly changes across the gap: compare the variance, not the position.
@@ -113,7 +113,8 @@ def test_a_swapped_region_is_the_other_image_matched_in_brightness() -> None:
     mask = np.zeros((80, 40), bool)
     mask[10:70, 5:35] = True
     for lent in (swap_ring(image, other, 0.125), swap_background(image, other, mask)):
-        assert (lent.shape, lent.dtype) == (image.shape, np.float32)
+        assert lent.shape == image.shape
+        assert lent.dtype == np.float32
         np.testing.assert_array_equal(lent[mask], image[mask])
         np.testing.assert_allclose(lent[~mask].mean(), image[~mask].mean(), rtol=1e-3)
         np.testing.assert_allclose(lent[~mask].std(), image[~mask].std(), rtol=1e-2)

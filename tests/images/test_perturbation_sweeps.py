@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +13,7 @@ from pneumoscope.images.perturbation_sweeps import (
     PERTURBATIONS,
     SWEEPS,
     Step,
+    Sweep,
     border,
     collimation,
     crop,
@@ -60,7 +63,7 @@ def test_the_standard_perturbations_are_plausible_steps() -> None:
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.name)
-def test_strengths_rise_and_images_move_away_from_the_neutral_one(sweep) -> None:  # type: ignore[no-untyped-def]
+def test_strengths_rise_and_images_move_away_from_the_neutral_one(sweep: Sweep) -> None:
     strengths = [step.perturbation.strength for step in sweep.steps]
     assert strengths == sorted(set(strengths))
     image = xray()
@@ -77,7 +80,7 @@ def test_strengths_rise_and_images_move_away_from_the_neutral_one(sweep) -> None
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.name)
-def test_plausible_strengths_are_contiguous_around_the_neutral_one(sweep) -> None:  # type: ignore[no-untyped-def]
+def test_plausible_strengths_are_contiguous_around_the_neutral_one(sweep: Sweep) -> None:
     flags = "".join("x" if step.plausible else "." for step in sweep.steps).strip(".")
     assert "." not in flags
 
@@ -98,7 +101,7 @@ def test_shape_type_and_range_stay_and_equal_images_give_equal_copies(step: Step
 def test_resolution_removes_fine_structures_and_keeps_broad_ones() -> None:
     fine = np.indices((128, 128)).sum(axis=0) % 2
     np.testing.assert_allclose(resolution(fine.astype(np.float32), 8), 0.5, atol=0.02)
-    ramp = np.tile((np.arange(128, dtype=np.float32) + 0.5) / 128, (128, 1))
+    ramp = np.tile(((np.arange(128) + 0.5) / 128).astype(np.float32), (128, 1))
     np.testing.assert_allclose(resolution(ramp, 8)[:, 16:-16], ramp[:, 16:-16], atol=0.01)
     assert len(np.unique(resolution(xray(), 8))) > 64  # enlarged smoothly, not in blocks
     np.testing.assert_array_equal(resolution(xray(), 160), xray())
@@ -190,7 +193,9 @@ def test_a_photograph_shows_black_beside_the_image_and_uneven_light() -> None:
         (photograph, -0.1),
     ],
 )
-def test_impossible_strengths_are_refused_with_the_way_out(change, strength) -> None:  # type: ignore[no-untyped-def]
+def test_impossible_strengths_are_refused_with_the_way_out(
+    change: Callable[..., np.ndarray], strength: float
+) -> None:
     with pytest.raises(UsageError, match="Give another strength"):
         change(xray(), strength)
 

@@ -7,6 +7,7 @@ import io
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -208,7 +209,7 @@ def test_noise_is_the_same_in_another_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     here = noise(np.full((8, 8), 0.5, np.float32), 0.05, 7)
-    assert done.stdout.strip() == hashlib.sha256(here).hexdigest()
+    assert done.stdout.strip() == hashlib.sha256(here.tobytes()).hexdigest()
 
 
 def test_jpeg_equals_a_file_of_that_quality() -> None:
@@ -240,7 +241,9 @@ def test_jpeg_equals_a_file_of_that_quality() -> None:
         (jpeg, 101),
     ],
 )
-def test_impossible_strengths_are_refused_with_the_way_out(change: object, strength: float) -> None:
+def test_impossible_strengths_are_refused_with_the_way_out(
+    change: Callable[..., np.ndarray], strength: float
+) -> None:
     with pytest.raises(UsageError, match=rf"{change.__name__}: \w+ is .*; expected .*Give another"):
         change(xray(), strength)
 

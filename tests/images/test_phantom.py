@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
@@ -18,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from pneumoscope.errors import UsageError
 from pneumoscope.images.phantom import Phantom, draw, write_phantoms
+from pneumoscope.images.phantom.lesion import Subtype
 
 SIZE = 96
 COUNT = 200
@@ -153,7 +155,8 @@ def test_lesions_lie_in_the_lungs_of_patients_with_pneumonia_only(cohort: list[P
 
 def test_consolidation_is_one_sided_and_interstitial_change_is_not() -> None:
     for k in range(12):
-        for subtype, sides in (("bacteria", 1), ("virus", 2)):
+        kinds: tuple[tuple[Subtype, int], ...] = (("bacteria", 1), ("virus", 2))
+        for subtype, sides in kinds:
             lesion = draw(4, f"s{k}", 0, 1, 128, subtype).lesion
             halves = lesion[:, :64].sum(), lesion[:, 64:].sum()
             share = min(halves) / max(halves)
@@ -192,7 +195,7 @@ def test_images_of_a_patient_share_the_disease() -> None:
         ({"label": 0, "size": 20}, "size is 20"),
     ],
 )
-def test_invalid_arguments_are_refused(arguments: dict, named: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         draw(0, "a", 0, **arguments)
 
@@ -200,7 +203,7 @@ def test_invalid_arguments_are_refused(arguments: dict, named: str) -> None:
 def test_the_folder_has_the_form_of_data(png_folder: Path) -> None:
     files = sorted(png_folder.rglob("*.png"))
     assert len(files) == 60
-    places = defaultdict(int)
+    places: defaultdict[tuple[str, str], int] = defaultdict(int)
     for path in files:
         split, name, _ = path.relative_to(png_folder).parts
         places[split, name] += 1
@@ -219,7 +222,8 @@ def test_the_folder_has_the_form_of_data(png_folder: Path) -> None:
 
 
 def test_splits_share_no_patient_and_some_have_several_images(png_folder: Path) -> None:
-    splits_of, films_of = defaultdict(set), defaultdict(int)
+    splits_of: defaultdict[str, set[str]] = defaultdict(set)
+    films_of: defaultdict[str, int] = defaultdict(int)
     for path in png_folder.rglob("*.png"):
         patient = kermany_patient(path)
         splits_of[patient].add(path.relative_to(png_folder).parts[0])
@@ -251,7 +255,7 @@ def test_even_few_images_have_both_classes(tmp_path: Path, n: int) -> None:
 
 
 @pytest.mark.parametrize("format", ["png", "dicom"])
-def test_same_seed_same_bytes(tmp_path: Path, format: str) -> None:
+def test_same_seed_same_bytes(tmp_path: Path, format: Literal["png", "dicom"]) -> None:
     one, other, third = (
         digests(write_phantoms(tmp_path / name, n=6, seed=seed, size=64, format=format))
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
@@ -361,7 +365,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"n": 1}, {"size": 8}, {"format": "gif"}])
-def test_invalid_folders_are_refused(tmp_path: Path, arguments: dict) -> None:
+def test_invalid_folders_are_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected"):
         write_phantoms(tmp_path / "a", **arguments)
     assert not list(tmp_path.iterdir())

@@ -156,7 +156,7 @@ def test_unknown_settings_are_refused(document: dict[str, Any], fragment: str) -
 
 def test_direct_creation_is_checked_too() -> None:
     with pytest.raises(UsageError, match="'crop'"):
-        Preprocessor(PreprocessConfig(fit="crop"))  # type: ignore[arg-type]
+        Preprocessor(PreprocessConfig(fit="crop"))  # type: ignore[arg-type]  # refused: unknown
 
 
 def test_wrong_shapes_are_refused() -> None:

@@ -11,6 +11,7 @@ import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from PIL import Image, ImageCms, ImageOps
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.read import read_bytes, read_image
-from support.image_files import Array, encoded, png_chunk, smooth_grey, tiff
+from support.image_files import Array, ByteOrder, encoded, png_chunk, smooth_grey, tiff
 
 GREY = smooth_grey().astype(np.uint8)
 DEEP = smooth_grey(top=65535).astype(np.uint16)
@@ -62,7 +63,7 @@ def pixels(content: bytes) -> Array:
         ("WEBP", {"lossless": True}, "webp"),
     ],
 )
-def test_lossless_grey_is_divided_by_255(kind: str, options: dict, name: str) -> None:
+def test_lossless_grey_is_divided_by_255(kind: str, options: dict[str, Any], name: str) -> None:
     image = read_bytes(encoded(Image.fromarray(GREY), kind, **options), "film")
     np.testing.assert_array_equal(image.pixels, (GREY / 255).astype(np.float32))
     assert (image.format, image.bit_depth, image.source) == (name, 8, "film")
@@ -155,7 +156,7 @@ def test_dark_16_bit_image_gets_a_warning() -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("deflate", [False, True])
-def test_16_bit_tiff(order: str, deflate: bool) -> None:
+def test_16_bit_tiff(order: ByteOrder, deflate: bool) -> None:
     content = tiff(DEEP, order=order, deflate=deflate)
     np.testing.assert_array_equal(pixels(content), (DEEP / 65535).astype(np.float32))
     assert read_bytes(content, "x").bit_depth == 16
@@ -182,7 +183,7 @@ def test_32_bit_tiff_is_stretched_with_a_warning() -> None:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_float_tiff(order: str) -> None:
+def test_float_tiff(order: ByteOrder) -> None:
     unit = (DEEP / 65535).astype(np.float32)
     np.testing.assert_array_equal(pixels(tiff(unit, sample_format=3, order=order)), unit)
     inverted = pixels(tiff(unit, sample_format=3, photometric=0, order=order))
@@ -204,6 +205,7 @@ def test_lab_tiff_has_the_grey_of_its_lightness() -> None:
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     neutral = Image.fromarray(np.dstack([GREY] * 3))
     image = ImageCms.profileToProfile(neutral, srgb, lab, outputMode="LAB")
+    assert image is not None
     np.testing.assert_allclose(pixels(encoded(image, "TIFF")), GREY / 255, atol=0.02)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ keras = pytest.importorskip("keras")
 SIZE, CHANNELS, UNITS = 8, 4, 5
 
 
-def tiny(seed: int) -> object:
+def tiny(seed: int) -> Any:
     """A network of one convolution whose output differs between left and right."""
     generator = np.random.default_rng(seed)
 
@@ -30,7 +32,7 @@ def tiny(seed: int) -> object:
 
 
 @pytest.fixture(scope="module")
-def networks() -> list[object]:
+def networks() -> list[Any]:
     return [tiny(seed) for seed in range(3)]
 
 
@@ -47,7 +49,7 @@ def mirrored(array: np.ndarray) -> np.ndarray:
     return np.flip(array, axis=2)
 
 
-def test_one_network_in_a_sequence_is_that_network(networks: list, batch: np.ndarray) -> None:
+def test_one_network_in_a_sequence_is_that_network(networks: list[Any], batch: np.ndarray) -> None:
     alone, listed = KerasBackend(networks[0]).run(batch), KerasBackend(networks[:1]).run(batch)
     for name in ("logits", "cams", "embeddings"):
         np.testing.assert_array_equal(getattr(alone, name), getattr(listed, name))
@@ -55,7 +57,9 @@ def test_one_network_in_a_sequence_is_that_network(networks: list, batch: np.nda
     np.testing.assert_allclose(probabilities(alone), wanted, atol=1e-6)
 
 
-def test_an_ensemble_answers_with_the_mean_probability(networks: list, batch: np.ndarray) -> None:
+def test_an_ensemble_answers_with_the_mean_probability(
+    networks: list[Any], batch: np.ndarray
+) -> None:
     each = [KerasBackend(network).run(batch) for network in networks]
     found = KerasBackend(tuple(networks)).run(batch)
     wanted = np.mean([probabilities(out) for out in each], axis=0)
@@ -68,7 +72,7 @@ def test_an_ensemble_answers_with_the_mean_probability(networks: list, batch: np
     }
 
 
-def test_flip_averages_over_the_mirror_image(networks: list, batch: np.ndarray) -> None:
+def test_flip_averages_over_the_mirror_image(networks: list[Any], batch: np.ndarray) -> None:
     plain = KerasBackend(networks[0])
     straight, reverse = plain.run(batch), plain.run(mirrored(batch))
     found = KerasBackend(networks[0], flip=True).run(batch)
@@ -79,7 +83,9 @@ def test_flip_averages_over_the_mirror_image(networks: list, batch: np.ndarray) 
     np.testing.assert_array_equal(found.embeddings, straight.embeddings)
 
 
-def test_with_flip_the_mirror_image_has_the_same_answer(networks: list, batch: np.ndarray) -> None:
+def test_with_flip_the_mirror_image_has_the_same_answer(
+    networks: list[Any], batch: np.ndarray
+) -> None:
     backend = KerasBackend(networks, flip=True)
     one, other = backend.run(batch), backend.run(mirrored(batch))
     np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)

@@ -342,7 +342,8 @@ def test_an_ensemble_is_loaded_in_order(whole: Bundle) -> None:
             read.of("head_hidden"),
         )
         np.testing.assert_array_equal(found, wanted)
-    assert not np.array_equal(*(each.of("head_hidden")[0] for each in arrays))
+    one, other = (each.of("head_hidden")[0] for each in arrays)
+    assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -524,7 +525,7 @@ def npy(array: Any, **changed: Any) -> bytes:
     stream = io.BytesIO()
     header = {**np.lib.format.header_data_from_array_1_0(array), **changed}
     np.lib.format.write_array_header_1_0(stream, header)
-    return stream.getvalue() + array.tobytes()
+    return bytes(stream.getvalue() + array.tobytes())
 
 
 def npz(

@@ -81,7 +81,7 @@ def test_what_is_asked_for_is_given_or_refused() -> None:
     with pytest.raises(UsageError, match="this processor has no instructions"):
         choose_precision("bf16", (BF16,), ("f32", "int8"))
     with pytest.raises(UsageError, match="wanted one of auto"):
-        choose_precision("f16", (BF16,), PRECISIONS)  # type: ignore[arg-type]
+        choose_precision("f16", (BF16,), PRECISIONS)  # type: ignore[arg-type]  # refused: unknown
 
 
 def test_between_convolutions_is_what_was_certified_and_is_here() -> None:

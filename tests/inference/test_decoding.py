@@ -50,7 +50,7 @@ def test_processes_give_what_threads_give_in_order(tmp_path: Path) -> None:
     assert len(in_processes) == len(in_threads) == 50
     for found, wanted, path in zip(in_processes, in_threads, paths, strict=True):
         assert_same(found, wanted)
-        assert getattr(wanted, "source", None) or wanted.path == str(path)
+        assert wanted.source if isinstance(wanted, Prepared) else wanted.path == str(path)
     assert isinstance(in_processes[7], Prediction)
     assert in_processes[7].reason == Reason.NOT_FOUND
 

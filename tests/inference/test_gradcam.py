@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ SIZE = 96
 
 
 @pytest.fixture(scope="module")
-def network() -> object:
+def network() -> Any:
     generator = np.random.default_rng(3)
     backbone = build_backbone(SIZE)
     initialise_randomly(backbone, 5)
@@ -37,7 +39,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(1).standard_normal((4, SIZE, SIZE, 3)).astype(np.float32)
 
 
-def by_gradients(network, images: np.ndarray) -> np.ndarray:
+def by_gradients(network: Any, images: np.ndarray) -> np.ndarray:
     """Grad-CAM as in the paper, with the backend's gradients of the logit."""
     import keras
     import tensorflow as tf
@@ -52,10 +54,10 @@ def by_gradients(network, images: np.ndarray) -> np.ndarray:
         logit = hidden @ head.output_kernel + head.output_bias
     channel_weights = tf.reduce_mean(tape.gradient(logit, maps), axis=(1, 2))
     weighed = tf.reduce_sum(maps * channel_weights[:, None, None, :], axis=-1)
-    return tf.nn.relu(weighed).numpy()
+    return np.asarray(tf.nn.relu(weighed))
 
 
-def test_equals_gradients_of_the_backend(network, images: np.ndarray) -> None:
+def test_equals_gradients_of_the_backend(network: Any, images: np.ndarray) -> None:
     found = build_inference_graph(network).predict_on_batch(images)["cam"]
     wanted = by_gradients(network, images)
     assert wanted.max() > 0
@@ -63,7 +65,7 @@ def test_equals_gradients_of_the_backend(network, images: np.ndarray) -> None:
     assert np.abs(found - wanted).max() <= 1e-4 * (wanted.max() - wanted.min())
 
 
-def test_logit_is_the_networks_own(network, images: np.ndarray) -> None:
+def test_logit_is_the_networks_own(network: Any, images: np.ndarray) -> None:
     out = build_inference_graph(network).predict_on_batch(images)
     wanted = network.predict_on_batch(images)[:, 0]
     np.testing.assert_allclose(1 / (1 + np.exp(-out["logit"])), wanted, atol=1e-5)

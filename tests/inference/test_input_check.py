@@ -11,8 +11,8 @@ from PIL import Image
 
 from pneumoscope.errors import BundleError, Reason
 from pneumoscope.images.descriptors import describe_image
-from pneumoscope.inference import predictor as predicting
 from pneumoscope.inference.bundle import InputCheck, write_revised
+from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import (
     DESCRIPTIONS,
     METHOD,
@@ -150,7 +150,7 @@ def test_a_check_that_can_not_be_used_is_refused(statistics: Statistics) -> None
     assert statistics_of(check, table) is not None
     broken = [
         (check, {}),
-        (replace(check, method="magic"), table),
+        (replace(check, method="magic"), table),  # type: ignore[arg-type]  # refused: unknown
         (replace(check, limits={}), table),
         (replace(check, limits=limits | {"edges": 0.0}), table),
     ]
@@ -213,7 +213,7 @@ def test_pictures_in_colour_are_refused_before_the_network_sees_them(
 def test_a_bundle_brings_its_check_and_can_do_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statistics: Statistics
 ) -> None:
-    monkeypatch.setattr(predicting.OpenVinoBackend, "load", lambda *_: CoarseBackend())
+    monkeypatch.setattr(OpenVinoBackend, "load", lambda *_: CoarseBackend())
     first = small_bundle(tmp_path / "a", size=SIDE)
     check = InputCheck(METHOD, dict(statistics.limits), 80, 40)
     manifest = manifest_for(SIDE, input_check=check)

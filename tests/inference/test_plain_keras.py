@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ print(sorted({str(weight.dtype) for weight in network.weights}))
 
 
 @pytest.mark.parametrize("store", ["float32", "float16"])
-def test_the_lines_of_the_readme_give_our_probability(tmp_path: Path, store: str) -> None:
+def test_the_lines_of_the_readme_give_our_probability(
+    tmp_path: Path, store: Literal["float32", "float16"]
+) -> None:
     with small_network():
         network = random_network(3, 96)
     folder = tmp_path / "runs" / "a" / "model"

@@ -113,7 +113,8 @@ def test_forms_mix_in_order_and_each_has_a_name(file: Path) -> None:
     assert [result.status for result in results] == statuses
     assert results[3].reason is not None
     assert results[3].reason.value == "not_found"
-    assert results[3].label is results[3].probability is None
+    assert results[3].label is None
+    assert results[3].probability is None
     assert np.isnan(results.probabilities).tolist() == [status != "ok" for status in statuses]
     assert repr(results) == f"<Results: {5 * BATCH} images, {3 * BATCH} with a prediction>"
 
@@ -142,7 +143,8 @@ def test_without_polars_it_is_pandas_and_without_both_an_error(
 
 def test_embeddings_stand_in_the_order_of_the_images(file: Path) -> None:
     found = PREDICTOR.embed([file, "missing.png", GREY])
-    assert (found.dtype, found.shape) == (np.float32, (3, 3))
+    assert found.dtype == np.float32
+    assert found.shape == (3, 3)
     np.testing.assert_array_equal(found[0], found[2])
     assert np.isnan(found[1]).all()
     with pytest.raises(DataError, match=r"no image that can be read among 1.+missing\.png"):
@@ -151,7 +153,8 @@ def test_embeddings_stand_in_the_order_of_the_images(file: Path) -> None:
 
 def test_preprocessed_images_are_the_networks_input(file: Path) -> None:
     batch = PREDICTOR.preprocess([file, GREY])
-    assert (batch.dtype, batch.shape) == (np.float32, (2, 32, 32, 3))
+    assert batch.dtype == np.float32
+    assert batch.shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(batch[0], batch[1])
     logit = PREDICTOR.predict_file(file).logit
     assert batch[0, ..., 0].mean() == pytest.approx(logit, abs=1e-6)

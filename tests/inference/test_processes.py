@@ -54,7 +54,7 @@ def test_a_process_that_dies_or_raises_is_told(one: Processes) -> None:
 
 
 def test_files_that_end_processes_have_rows(one: Processes) -> None:
-    late = one.prepared(spin, "a.png")  # type: ignore[arg-type]
+    late = one.prepared(spin, "a.png")  # type: ignore[arg-type]  # in place of a decoder
     assert isinstance(late, Prediction)
     assert (late.path, late.status, late.reason) == ("a.png", "refused", Reason.TOO_COMPLEX)
     good = one.prepared_content(DECODER, film_png(), "b.png")

@@ -108,7 +108,7 @@ def test_a_storage_is_asked_again_before_a_file_is_given_up(
         failures[0] -= 1
         if failures[0] >= 0:
             raise ConnectionResetError("connection reset")
-        return real(storage, *given, **named)
+        return bytes(real(storage, *given, **named))
 
     monkeypatch.setattr(type(memory), "cat_file", unsteady)
     assert read_anywhere("memory://images/image.png", LIMITS).pixels.shape == (40, 48)

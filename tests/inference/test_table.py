@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import polars
 import pytest
@@ -134,7 +135,7 @@ def test_unknown_suffix_is_wrong_usage_and_writes_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def rows_of(out: Path) -> list[dict]:
+def rows_of(out: Path) -> list[dict[str, Any]]:
     """The rows of a table of any format, as from JSON."""
     if out.suffix == ".parquet":
         return polars.read_parquet(out).to_dicts()
@@ -213,7 +214,7 @@ def test_a_full_disk_doubles_no_row(tmp_path: Path) -> None:
     journal.add(ROWS[0])
 
     class Full:
-        def __init__(self, stream) -> None:  # type: ignore[no-untyped-def]
+        def __init__(self, stream: IO[bytes]) -> None:
             self._stream, self.full = stream, True
 
         def write(self, content: memoryview) -> int:
@@ -222,10 +223,10 @@ def test_a_full_disk_doubles_no_row(tmp_path: Path) -> None:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self._stream.write(content)
 
-        def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
+        def __getattr__(self, name: str) -> Any:
             return getattr(self._stream, name)
 
-    full = Full(journal._stream)
+    full: Any = Full(journal._stream)
     journal._stream = full
     with pytest.raises(OSError, match="No space"):
         journal.flush()

@@ -53,15 +53,18 @@ def network() -> Any:
     initialise_randomly(backbone, 2)
     for layer in backbone.layers:
         if len(arrays := layer.get_weights()) == 4:
-            low, high = (0.7, -0.1, -0.1, 0.7), (1.3, 0.1, 0.1, 1.3)
+            ends = ((0.7, 1.3), (-0.1, 0.1), (-0.1, 0.1), (0.7, 1.3))
             layer.set_weights(
-                [generator.uniform(*r, a.shape) for *r, a in zip(low, high, arrays, strict=True)]
+                [
+                    generator.uniform(low, high, a.shape)
+                    for (low, high), a in zip(ends, arrays, strict=True)
+                ]
             )
     head = HeadWeights(
-        generator.standard_normal((BACKBONE_WIDTH, 256)).astype("f4") / 32,
-        generator.standard_normal(256).astype("f4") / 16,
-        generator.standard_normal((256, 1)).astype("f4") / 8,
-        np.zeros(1, "f4"),
+        generator.standard_normal((BACKBONE_WIDTH, 256)).astype(np.float32) / np.float32(32),
+        generator.standard_normal(256).astype(np.float32) / np.float32(16),
+        generator.standard_normal((256, 1)).astype(np.float32) / np.float32(8),
+        np.zeros(1, np.float32),
     )
     return build_network(backbone, ARCHITECTURE, head)
 

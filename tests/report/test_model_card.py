@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import yaml
@@ -38,7 +39,7 @@ def content() -> ModelCardContent:
     )
 
 
-def parts(text: str) -> tuple[dict[str, object], str]:
+def parts(text: str) -> tuple[dict[str, Any], str]:
     _, front, body = text.split("---\n", 2)
     return yaml.safe_load(front), body
 

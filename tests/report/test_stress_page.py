@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,7 @@ def matched(fall: float, auc_fall: float) -> tuple[StressRow, ...]:
     return tuple(found)
 
 
-def content(falls: dict[str, float] | None = None, **changes: object) -> StressContent:
+def content(falls: dict[str, float] | None = None, **changes: Any) -> StressContent:
     whole = StressContent(
         split="test",
         images=100,
@@ -119,7 +120,7 @@ def content(falls: dict[str, float] | None = None, **changes: object) -> StressC
         data=DataFacts(HOSTILE, ()),
         model=ModelFacts("default"),
     )
-    return replace(whole, **changes)  # type: ignore[arg-type]
+    return replace(whole, **changes)
 
 
 def texts(found: StressContent, severity: str) -> str:

@@ -27,8 +27,8 @@ GREY8 = smooth_grey().astype(np.uint8)
 GREY12 = smooth_grey(top=4095).astype(np.uint16)
 GREY16 = smooth_grey(top=65535).astype(np.uint16)
 SIGNED = (smooth_grey(top=4095) - 1024).astype(np.int16)
-TWELVE = {"BitsStored": 12, "HighBit": 11}
-WHOLE = {"WindowCenter": 2048, "WindowWidth": 4096}
+TWELVE: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
+WHOLE: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
 HEIGHT, WIDTH = GREY12.shape
 
 NATIVE = [
@@ -52,7 +52,7 @@ def twelve(samples: Array = GREY12, **elements: Any) -> Dataset:
 
 def stretched(samples: Array) -> Array:
     values = samples.astype(np.float64)
-    return (values - values.min()) / (values.max() - values.min())
+    return np.asarray((values - values.min()) / (values.max() - values.min()))
 
 
 def linear(samples: Array, centre: float, width: float) -> Array:

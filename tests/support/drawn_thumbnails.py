@@ -71,4 +71,4 @@ def draw_thumbnails(
 def smooth(rng: np.random.Generator, count: int) -> Floats:
     """(count, 1024) pictures of 8×8 coarse greys, mean 0, deviation 1 over all pictures."""
     coarse = rng.normal(size=(count, 8, 8))
-    return np.kron(coarse, np.ones((4, 4))).reshape(count, PIXELS)
+    return np.asarray(np.kron(coarse, np.ones((4, 4))), np.float64).reshape(count, PIXELS)

@@ -9,7 +9,7 @@ import struct
 import warnings
 import zlib
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 Array = npt.NDArray[Any]
+ByteOrder = Literal["<", ">"]
 
 DX_CLASS = "1.2.840.10008.5.1.4.1.1.1.1"
 
@@ -30,7 +31,7 @@ def smooth_grey(height: int = 60, width: int = 48, top: int = 255, seed: int = 0
     noise = np.random.default_rng(seed).random((height, width))
     picture = np.sin(rows / 9.0) + np.cos(columns / 7.0) + 0.2 * noise
     picture = (picture - picture.min()) / (picture.max() - picture.min())
-    return np.rint(picture * top).astype(np.int64)
+    return np.asarray(np.rint(picture * top), np.int64)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -61,7 +62,7 @@ def tiff(
     *,
     photometric: int = 1,
     sample_format: int = 1,
-    order: str = "<",
+    order: ByteOrder = "<",
     deflate: bool = False,
     bits: int | None = None,
     orientation: int = 1,
@@ -171,9 +172,9 @@ def dicom(
     return stream.getvalue()
 
 
-def encapsulated(dataset: Dataset, stream: bytes, syntax: str) -> bytes:
+def encapsulated(dataset: Dataset, stream: bytes | bytearray, syntax: str) -> bytes:
     """A DICOM file whose one frame is the compressed `stream`."""
-    dataset.PixelData = encapsulate([stream])
+    dataset.PixelData = encapsulate([bytes(stream)])
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
     return dicom(dataset, syntax)

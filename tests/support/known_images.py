@@ -28,7 +28,7 @@ def coarse(batch: np.ndarray) -> np.ndarray:
     """(n, s, s, 3) to embeddings (n, 16)."""
     step = batch.shape[1] // 4
     means = batch[..., 0].reshape(len(batch), 4, step, 4, step).mean((2, 4))
-    return means.reshape(len(batch), 16).astype(np.float32)
+    return np.asarray(means.reshape(len(batch), 16), np.float32)
 
 
 class CoarseBackend:

@@ -86,7 +86,7 @@ def test_a_backbone_gets_grey_in_the_range_of_its_own_weights(name: str, wanted:
     backbone = build_backbone(64, name)
     first = load_keras().Model(backbone.input, backbone.get_layer("to_own_range").output)
     grey = np.random.default_rng(0).uniform(0, 1, (64, 64)).astype(np.float32)
-    deviation, mean = np.float32(IMAGENET_DEVIATION), np.float32(IMAGENET_MEAN)
+    deviation, mean = np.array([IMAGENET_DEVIATION, IMAGENET_MEAN], np.float32)
     found = outputs_of(first, ((grey[..., None] - mean) / deviation)[None])[0]
     np.testing.assert_allclose(found.transpose(2, 0, 1), wanted(grey), atol=1e-4)
 

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -205,7 +205,7 @@ def part_resume(folder: Path) -> dict[str, Any]:
     """Largest difference between two epochs in one run and two with an interruption."""
     distribute(16)
     # Nine steps per epoch: the interruption splits two steps of one accumulated update.
-    settings = {"epochs": 2, "accumulate": 2}
+    settings: dict[str, Any] = {"epochs": 2, "accumulate": 2}
     whole = train_small(small_network(), folder / "whole", settings)
     try:
         train_small(small_network(), folder / "broken", settings, DeadAfterOne())
@@ -248,7 +248,7 @@ def small_network() -> Any:
 
 
 def train_small(
-    network: Any, folder: Path, settings: dict[str, int], progress: Any = SILENT
+    network: Any, folder: Path, settings: dict[str, Any], progress: Any = SILENT
 ) -> Fitted:
     """The loop over noise: 144 images to train on, 21 to validate on."""
     fit_config = FitConfig(batch_size=16, schedule="cosine", weight_decay=0.01, ema=0.5, **settings)
@@ -280,10 +280,10 @@ def noise(folder: Path, count: int) -> Squares:
 
 
 if __name__ == "__main__":
-    part = {
+    parts: dict[str, Callable[..., dict[str, Any]]] = {
         "train": part_train,
         "predict": part_predict,
         "spread": part_spread,
         "resume": part_resume,
-    }[sys.argv[1]]
-    sys.stdout.write(json.dumps(part(*map(Path, sys.argv[2:]))))
+    }
+    sys.stdout.write(json.dumps(parts[sys.argv[1]](*map(Path, sys.argv[2:]))))

@@ -73,8 +73,8 @@ def kept(squares: np.ndarray, found: ChangedBackgrounds, *, inside: bool) -> np.
     """
     same = np.abs(found.squares.astype(int) - squares) <= 1
     if inside:
-        return same[:, 38:42, 33:37].mean((1, 2))
-    return same[:, :2].mean((1, 2))
+        return np.asarray(same[:, 38:42, 33:37].mean((1, 2)))
+    return np.asarray(same[:, :2].mean((1, 2)))
 
 
 def test_lungs_are_what_found_lungs_are_and_none_where_they_are_not_sure() -> None:
@@ -83,7 +83,8 @@ def test_lungs_are_what_found_lungs_are_and_none_where_they_are_not_sure() -> No
     fields = find_lungs(image)
     assert fields.quality >= 0.5
     codes = extractor.prepare(image, Preprocessor())
-    assert (codes.shape, codes.dtype) == (extractor.shape, np.uint8)
+    assert codes.shape == extractor.shape
+    assert codes.dtype == np.uint8
     np.testing.assert_array_equal(codes == 3, fields.mask)
     np.testing.assert_array_equal(codes > 0, fields.wide | fields.mask)
     blank = np.full((128, 128), 0.5, np.float32)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from pneumoscope.config import DistortConfig
 from pneumoscope.errors import UsageError
@@ -68,7 +69,7 @@ def coordinates() -> tuple[np.ndarray, np.ndarray]:
 
 def roughness(images: np.ndarray) -> np.ndarray:
     """Mean difference between neighbours, per image."""
-    return np.abs(np.diff(images, axis=2)).mean((1, 2))
+    return np.asarray(np.abs(np.diff(images, axis=2)).mean((1, 2)))
 
 
 def test_output_is_what_the_network_takes() -> None:
@@ -83,7 +84,7 @@ def test_output_is_what_the_network_takes() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_with_everything_off_it_scales_only(training) -> None:
+def test_with_everything_off_it_scales_only(training: bool) -> None:
     out = changed(noise(), NOTHING, training=training)
     np.testing.assert_allclose(out, noise().astype(np.float32) / 255, atol=3e-6)
 
@@ -303,6 +304,7 @@ def test_jpeg_is_jpeg() -> None:
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "JPEG", quality=50)
     encoded = Image.open(stream)
+    assert isinstance(encoded, JpegImageFile)
     assert (
         tuple(map(tuple, np.reshape(encoded.quantization[0], (8, 8))))
         == batch_augmentation._JPEG_TABLE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_whatever_is_damaged_is_left_aside(path: Path, caplog: pytest.LogCapture
 def test_a_full_disk_leaves_the_one_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(path, "origin", HISTORY[:1], ARRAYS)
 
-    def full(stream, **_: object) -> None:
+    def full(stream: IO[bytes], **_: object) -> None:
         stream.write(b"half of it")
         raise OSError(28, "No space left on device")
 

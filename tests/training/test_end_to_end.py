@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -61,14 +62,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Squares, Squares]:
 
 
 @pytest.fixture(scope="module")
-def network(small: None):  # type: ignore[no-untyped-def]
+def network(small: None) -> Any:
     backbone = build_backbone(None)
     initialise_randomly(backbone, 0)
     return with_head(backbone, Architecture(), 0)
 
 
 @pytest.fixture(scope="module")
-def schedule(network, parts) -> PhaseSchedule:
+def schedule(network: Any, parts: tuple[Squares, Squares]) -> PhaseSchedule:
     return build_phase_schedule(network, parts, CONFIG, SIZES, {})
 
 
@@ -92,7 +93,9 @@ def test_stored_images_are_a_third_larger_and_even(size: int) -> None:
         ((32, 48), (1.5, -0.5), "positive"),
     ],
 )
-def test_sizes_that_cant_be_trained_at_are_wrong_usage(sizes, shares, said: str) -> None:
+def test_sizes_that_cant_be_trained_at_are_wrong_usage(
+    sizes: tuple[int, ...], shares: tuple[float, ...], said: str
+) -> None:
     with pytest.raises(UsageError, match=said):
         check_sizes(ScratchConfig(sizes=sizes, shares=shares))
 
@@ -105,7 +108,7 @@ def test_sizes_follow_one_another_by_their_shares(schedule: PhaseSchedule) -> No
 
 
 def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own(
-    schedule: PhaseSchedule, parts
+    schedule: PhaseSchedule, parts: tuple[Squares, Squares]
 ) -> None:
     phase = schedule.phases[1]
     assert phase.steps == 3  # of 27 images: full batches only
@@ -127,7 +130,9 @@ def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own(
     assert set().union(*orders) == set(range(27))  # every image is used in some epoch
 
 
-def test_fewer_images_than_a_batch_fill_one(network, parts, tmp_path: Path) -> None:
+def test_fewer_images_than_a_batch_fill_one(
+    network: Any, parts: tuple[Squares, Squares], tmp_path: Path
+) -> None:
     few = squares_of(tmp_path / "few", 3)
     phase = build_phase_schedule(network, (few, parts[1]), CONFIG, SIZES, {}).phases[1]
     ((inputs, _),) = phase.batches(0)
@@ -135,7 +140,7 @@ def test_fewer_images_than_a_batch_fill_one(network, parts, tmp_path: Path) -> N
     assert sorted(set(images[:, 0, 0].tolist())) == [0, 1, 2]
 
 
-def test_smaller_images_are_made_with_antialiasing(parts) -> None:
+def test_smaller_images_are_made_with_antialiasing(parts: tuple[Squares, Squares]) -> None:
     rows = np.array([4, 2])
     stored = parts[0].take(rows, SIDE)
     np.testing.assert_array_equal(stored[:, 0, 0], rows)
@@ -145,7 +150,9 @@ def test_smaller_images_are_made_with_antialiasing(parts) -> None:
 
 
 @pytest.mark.parametrize("normalisation", ["imagenet", "standardise"])
-def test_training_normalises_as_inference_does(normalisation) -> None:
+def test_training_normalises_as_inference_does(
+    normalisation: Literal["imagenet", "standardise"],
+) -> None:
     config = PreprocessConfig(size=32, normalisation=normalisation)
     grey = np.random.default_rng(2).random((3, 32, 32), np.float32)
     grey[1] *= 0.2
@@ -155,20 +162,21 @@ def test_training_normalises_as_inference_does(normalisation) -> None:
 
 
 def test_validation_is_scored_by_the_network_as_it_stands(
-    schedule: PhaseSchedule, network, parts
+    schedule: PhaseSchedule, network: Any, parts: tuple[Squares, Squares]
 ) -> None:
     """At the phase's size, not augmented, and 70 images in batches of one shape."""
     for phase, size in zip(schedule.phases, SIZES.sizes, strict=True):
         found = phase.val_logits()
-        assert (found.shape, found.dtype) == ((70,), np.float32)
-        grey = parts[1].take(np.arange(70), size) / np.float32(255)
+        assert found.shape == (70,)
+        assert found.dtype == np.float32
+        grey = (parts[1].take(np.arange(70), size) / np.float32(255)).astype(np.float32)
         preprocessor = Preprocessor(replace(CONFIG.preprocess, size=size))
         wanted = np.asarray(network.predict_on_batch(preprocessor.normalise(grey)))[:, 0]
         np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
         np.testing.assert_array_equal(found, phase.val_logits())
 
 
-def test_lessons_share_the_networks_weights(schedule: PhaseSchedule, network) -> None:
+def test_lessons_share_the_networks_weights(schedule: PhaseSchedule, network: Any) -> None:
     shared = {id(variable) for variable in network.trainable_variables}
     for phase in schedule.phases:
         assert {id(v) for v in phase.model.trainable_variables} == shared

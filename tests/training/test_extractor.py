@@ -45,14 +45,14 @@ def small() -> Iterator[None]:
         yield
 
 
-def backbone_of(seed: int) -> object:
+def backbone_of(seed: int) -> Any:
     backbone = build_backbone(64)
     initialise_randomly(backbone, seed)
     return backbone
 
 
 @pytest.fixture(scope="module")
-def backbone(small: None):  # type: ignore[no-untyped-def]
+def backbone(small: None) -> Any:
     return backbone_of(0)
 
 
@@ -63,16 +63,19 @@ def batch() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def ranges(backbone, batch):  # type: ignore[no-untyped-def]
+def ranges(backbone: Any, batch: np.ndarray) -> Ranges:
     return ranges_between(measure_ends(arrays_of(backbone), 64, [batch], "f32"))
 
 
 @pytest.fixture(params=[KerasExtractor, EngineExtractor])
-def made_by(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
-    return request.param
+def made_by(request: pytest.FixtureRequest) -> type[KerasExtractor | EngineExtractor]:
+    kind: type[KerasExtractor | EngineExtractor] = request.param
+    return kind
 
 
-def test_pooled_features_are_the_means_of_the_last_map(backbone, batch, made_by) -> None:
+def test_pooled_features_are_the_means_of_the_last_map(
+    backbone: Any, batch: np.ndarray, made_by: type[KerasExtractor | EngineExtractor]
+) -> None:
     extractor = made_by(backbone)
     assert (extractor.shape, extractor.kind, extractor.noun) == ((1024,), "<f2", "features")
     found = extractor(batch)
@@ -83,7 +86,11 @@ def test_pooled_features_are_the_means_of_the_last_map(backbone, batch, made_by)
 
 @pytest.mark.parametrize(("block", "side"), [("conv5", 2), ("conv4", 4)])
 def test_the_tail_goes_on_where_the_trunk_ends(
-    backbone, batch, made_by, block: str, side: int
+    backbone: Any,
+    batch: np.ndarray,
+    made_by: type[KerasExtractor | EngineExtractor],
+    block: str,
+    side: int,
 ) -> None:
     extractor = made_by(backbone, BOUNDARIES[block])
     assert extractor.shape == (side, side, 6)
@@ -100,7 +107,9 @@ def test_the_tail_goes_on_where_the_trunk_ends(
     np.testing.assert_allclose(rounded, whole, atol=3e-3 * scale)
 
 
-def test_an_image_is_the_same_in_any_batch(backbone, batch, made_by) -> None:
+def test_an_image_is_the_same_in_any_batch(
+    backbone: Any, batch: np.ndarray, made_by: type[KerasExtractor | EngineExtractor]
+) -> None:
     """A resumed run computes the missing rows in other batches than an uninterrupted one.
 
     Keras on TensorFlow may share out a batch otherwise: on some processors the last bit differs.
@@ -112,7 +121,7 @@ def test_an_image_is_the_same_in_any_batch(backbone, batch, made_by) -> None:
     np.testing.assert_allclose(first, shifted, rtol=0, atol=last_bits)
 
 
-def test_fingerprints_tell_weights_boundaries_and_engines_apart(backbone) -> None:
+def test_fingerprints_tell_weights_boundaries_and_engines_apart(backbone: Any) -> None:
     made = [
         kind(*arguments)
         for kind in (KerasExtractor, EngineExtractor)
@@ -148,7 +157,12 @@ def test_fingerprints_tell_weights_boundaries_and_engines_apart(backbone) -> Non
     ],
 )
 def test_the_engine_is_chosen_by_the_machine(
-    backbone, ranges, precision: str, fast: Any, wanted: str, monkeypatch: pytest.MonkeyPatch
+    backbone: Any,
+    ranges: Ranges,
+    precision: str,
+    fast: Any,
+    wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`fast` is in the order of speed, slowest first."""
     monkeypatch.setattr(extractors, "fast_here", lambda _: fast)
@@ -169,16 +183,18 @@ def test_the_engine_is_chosen_by_the_machine(
     assert isinstance(found, KerasExtractor)
 
 
-def test_int8_is_close_to_float_and_another_fingerprint(backbone, batch, ranges) -> None:
+def test_int8_is_close_to_float_and_another_fingerprint(
+    backbone: Any, batch: np.ndarray, ranges: Ranges
+) -> None:
     exact, rounded = (EngineExtractor(backbone, None, "f32", r) for r in (None, ranges))
     a, b = exact(batch), rounded(batch)
     assert not np.array_equal(a, b)
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
-    half = Ranges(ranges.low / 2, ranges.high / 2)
+    half = Ranges(ranges.low / np.float32(2), ranges.high / np.float32(2))
     assert EngineExtractor(backbone, None, "f32", half).fingerprint != rounded.fingerprint
 
 
-def test_measured_ends_are_what_the_convolutions_read(backbone, batch) -> None:
+def test_measured_ends_are_what_the_convolutions_read(backbone: Any, batch: np.ndarray) -> None:
     ends = measure_ends(arrays_of(backbone), 64, [batch[:16], batch[16:]], "f32")
     assert ends.shape == (2, count_convolutions(arrays_of(backbone), 64))
     # The first convolution reads the pixels.
@@ -193,7 +209,7 @@ def test_measured_ends_are_what_the_convolutions_read(backbone, batch) -> None:
 
 
 def test_ranges_are_measured_once_and_named_by_what_they_were_measured_on(
-    backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = []
     for k in range(3):
@@ -224,7 +240,7 @@ def test_ranges_are_measured_once_and_named_by_what_they_were_measured_on(
 
 
 def test_nothing_is_compiled_before_a_row_is_wanted(
-    backbone, monkeypatch: pytest.MonkeyPatch
+    backbone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
         raise AssertionError("compiled")
@@ -236,13 +252,14 @@ def test_nothing_is_compiled_before_a_row_is_wanted(
 
 
 def test_squares_are_kept_as_they_are_to_the_grey_level() -> None:
-    levels = np.arange(256, dtype=np.float32).reshape(16, 16) / 255
+    levels = (np.arange(256).reshape(16, 16) / 255).astype(np.float32)
     extractor = SquareExtractor(16)
     assert (extractor.shape, extractor.kind) == ((16, 16), "u1")
     square = extractor.prepare(levels, PREPROCESSOR)
     assert square.dtype == np.uint8
     np.testing.assert_array_equal(square, np.arange(256).reshape(16, 16))
-    between = extractor.prepare(levels + np.float32(0.4 / 255) * (levels < 1), PREPROCESSOR)
+    above = (levels + np.float32(0.4 / 255) * (levels < 1)).astype(np.float32)
+    between = extractor.prepare(above, PREPROCESSOR)
     np.testing.assert_array_equal(between, square)  # rounded, not truncated
     batch = square[None]
     assert extractor(batch) is batch

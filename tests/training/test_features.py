@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from PIL import Image
 from pneumoscope.config import AugmentConfig, PreprocessConfig
 from pneumoscope.errors import InputError, Reason
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.progress import SilentProgress
+from pneumoscope.images.read import read_image
+from pneumoscope.progress import SilentProgress, Task
 from pneumoscope.records import ImageRecord
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import features
@@ -28,7 +31,9 @@ VIEWS = Views(2, AugmentConfig(), 7)
 class CountingExtractor:
     """Feature k of an image is its mean times k. Counts the computed views."""
 
-    kind, shape, noun = "<f2", (BACKBONE_WIDTH,), "features"
+    kind: str = "<f2"
+    shape: tuple[int, ...] = (BACKBONE_WIDTH,)
+    noun: str = "features"
 
     def __init__(self, fingerprint: str = "fake", stop_after: int = 10**9) -> None:
         self.fingerprint = fingerprint
@@ -45,17 +50,19 @@ class CountingExtractor:
         # An incomplete batch is padded with its last view.
         self.seen += len({view.tobytes() for view in batch})
         means = batch.mean((1, 2, 3), dtype=np.float64).astype(np.float32)
-        return means[:, None] * np.linspace(0, 1, BACKBONE_WIDTH, dtype=np.float32)
+        return np.asarray(means[:, None] * np.linspace(0, 1, BACKBONE_WIDTH, dtype=np.float32))
 
 
 class SquareCorner(CountingExtractor):
     """Rows of another kind: the upper left corner of what was prepared, uint8 (2, 3)."""
 
-    kind, shape, noun = "u1", (2, 3), "corners"
+    kind = "u1"
+    shape: tuple[int, ...] = (2, 3)
+    noun = "corners"
 
     def prepare(self, square: np.ndarray, preprocessor: Preprocessor) -> np.ndarray:
         assert square.shape == (32, 32)
-        return np.rint(square * 255).astype(np.uint8)
+        return np.asarray(np.rint(square * 255), np.uint8)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return batch[:, :2, :3]
@@ -179,7 +186,7 @@ def test_an_interruption_waits_for_one_image_not_for_a_batch(
 ) -> None:
     many = [image_record(tmp_path / f"{k}.png", k) for k in range(100)]
     reads: list[Path] = []
-    started, real = threading.Event(), features.read_image
+    started, real = threading.Event(), read_image
 
     def read(path: Path, limits: object) -> object:
         reads.append(path)
@@ -230,9 +237,11 @@ def test_progress_counts_the_views_that_are_made(
     class Counting(SilentProgress):
         total, title = 0, ""
 
-        def task(self, title: str, total: int, unit: str):  # type: ignore[no-untyped-def, override]
+        @contextmanager
+        def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
             self.total, self.title = total, title
-            return super().task(title, total, unit)
+            with super().task(title, total, unit) as task:
+                yield task
 
     for expected in (4, 6):  # two new images, then three and two known ones twice
         progress, extractor = Counting(), CountingExtractor()

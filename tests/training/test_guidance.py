@@ -19,13 +19,14 @@ from pneumoscope.config import (
     TrainConfig,
 )
 from pneumoscope.graph.bundle_files import Architecture
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.background import lung_masks
 from pneumoscope.training.batch_augmentation import build_batch_augmentation
 from pneumoscope.training.end_to_end import Squares, build_phase_schedule, stored_side
 from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
 from pneumoscope.training.guidance import Teacher, guided, heatmap_of
 from pneumoscope.training.loop import fit
-from pneumoscope.training.network import build_backbone, initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
 from support.small_network import small_network
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from pneumoscope.training.network import (
 )
 from support.heads import BACKBONE_WIDTH
 
+Parts = tuple[LabelledFeatures, LabelledFeatures]
+
 CONFIG = FitConfig(epochs=4, batch_size=50, plateau_patience=1, min_delta=0.01)
 
 
@@ -49,26 +52,29 @@ def table(folder: Path, images: int, views: int, seed: int) -> LabelledFeatures:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledFeatures, LabelledFeatures]:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     folder = tmp_path_factory.mktemp("features")
     return table(folder / "t", 200, 2, 1), table(folder / "v", 80, 1, 2)
 
 
-def trained(parts, checkpoint: Path, config: FitConfig = CONFIG, seed: int = 4) -> TrainedHead:
-    return train_head(*parts, Architecture(), config, seed, auc, checkpoint)
+def trained(
+    parts: Parts, checkpoint: Path, config: FitConfig = CONFIG, seed: int = 4
+) -> TrainedHead:
+    train, val = parts
+    return train_head(train, val, Architecture(), config, seed, auc, checkpoint)
 
 
 @pytest.fixture(scope="module")
-def whole(parts, tmp_path_factory: pytest.TempPathFactory) -> TrainedHead:
+def whole(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> TrainedHead:
     return trained(parts, tmp_path_factory.mktemp("whole") / "c.npz")
 
 
 def logits_of(head: HeadWeights, features: np.ndarray) -> np.ndarray:
     hidden = np.maximum(features @ head.hidden_kernel + head.hidden_bias, 0)
-    return (hidden @ head.output_kernel + head.output_bias)[:, 0]
+    return np.asarray((hidden @ head.output_kernel + head.output_bias)[:, 0])
 
 
-def test_learns_and_yields_a_head_for_raw_features(parts, whole) -> None:
+def test_learns_and_yields_a_head_for_raw_features(parts: Parts, whole: TrainedHead) -> None:
     rows = np.arange(len(parts[1].labels))
     raw = parts[1].table.take(rows, np.zeros_like(rows))
     logits = logits_of(whole.weights, raw)
@@ -77,7 +83,9 @@ def test_learns_and_yields_a_head_for_raw_features(parts, whole) -> None:
     assert score == pytest.approx(whole.history[whole.best].val_auc, abs=1e-3)
 
 
-def test_the_order_of_magnitude_of_a_feature_does_not_matter(parts, tmp_path, whole) -> None:
+def test_the_order_of_magnitude_of_a_feature_does_not_matter(
+    parts: Parts, tmp_path: Path, whole: TrainedHead
+) -> None:
     """Standardisation removes scale: a factor of a power of two changes nothing."""
     train, val = (scaled(part, tmp_path / str(k)) for k, part in enumerate(parts))
     found = trained((train, val), tmp_path / "c.npz", replace(CONFIG, epochs=1))
@@ -93,7 +101,7 @@ def scaled(part: LabelledFeatures, folder: Path) -> LabelledFeatures:
     return replace(part, table=replace(part.table, store=store))
 
 
-def test_every_epoch_shows_each_image_once_in_one_of_its_views(parts) -> None:
+def test_every_epoch_shows_each_image_once_in_one_of_its_views(parts: Parts) -> None:
     train, val = parts
     phase = _HeadPhase(None, train, val, 64, seed=4)
     count = len(train.labels)
@@ -119,9 +127,9 @@ def test_every_epoch_shows_each_image_once_in_one_of_its_views(parts) -> None:
     assert orders[0] != orders[1]
 
 
-def test_standardised_features_have_mean_0_and_deviation_1(parts) -> None:
+def test_standardised_features_have_mean_0_and_deviation_1(parts: Parts) -> None:
     rows = np.arange(len(parts[0].labels))
-    phase = _HeadPhase(None, *parts, 64, seed=4)
+    phase = _HeadPhase(None, parts[0], parts[1], 64, seed=4)
     plain = (parts[0].table.take(rows, np.zeros_like(rows)) - phase.centre) / phase.scale
     np.testing.assert_allclose(plain.mean(0, dtype=np.float64), 0, atol=1e-3)
     deviations = plain.std(0, dtype=np.float64)
@@ -142,7 +150,7 @@ def test_folding_is_exact() -> None:
     )
 
 
-def test_resumed_equals_unbroken(parts, whole, tmp_path: Path) -> None:
+def test_resumed_equals_unbroken(parts: Parts, whole: TrainedHead, tmp_path: Path) -> None:
     """Interrupted in the third epoch, after its steps and before its checkpoint."""
 
     class StopError(Exception):
@@ -158,7 +166,7 @@ def test_resumed_equals_unbroken(parts, whole, tmp_path: Path) -> None:
 
     checkpoint = tmp_path / "broken.npz"
     with pytest.raises(StopError):
-        train_head(*parts, Architecture(), CONFIG, 4, failing_score, checkpoint)
+        train_head(parts[0], parts[1], Architecture(), CONFIG, 4, failing_score, checkpoint)
     resumed = trained(parts, checkpoint)
     for mine, theirs in zip(resumed.history, whole.history, strict=True):
         assert replace(mine, seconds=0.0) == replace(theirs, seconds=0.0)
@@ -170,7 +178,7 @@ def test_resumed_equals_unbroken(parts, whole, tmp_path: Path) -> None:
 
 
 def test_few_features_are_looked_up_once_and_many_in_every_epoch(
-    parts, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, whole: TrainedHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
     take = FeatureTable.take
@@ -192,7 +200,7 @@ def test_few_features_are_looked_up_once_and_many_in_every_epoch(
             np.testing.assert_array_equal(getattr(one.weights, name), wanted)
 
 
-def test_seed_matters_and_repeats(parts, tmp_path: Path) -> None:
+def test_seed_matters_and_repeats(parts: Parts, tmp_path: Path) -> None:
     short = replace(CONFIG, epochs=1)
     one, same, other = (
         trained(parts, tmp_path / f"{k}.npz", short, seed).weights.output_kernel
@@ -203,7 +211,7 @@ def test_seed_matters_and_repeats(parts, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_one_class_is_refused(parts, tmp_path: Path, split: str) -> None:
+def test_one_class_is_refused(parts: Parts, tmp_path: Path, split: str) -> None:
     train, val = (
         replace(part, labels=np.ones_like(part.labels)) if name == split else part
         for name, part in zip(("train", "val"), parts, strict=True)
@@ -218,23 +226,28 @@ PLAIN = Architecture()
 
 
 @pytest.mark.parametrize("change", ["features", "labels", "architecture", "settings", "seed"])
-def test_whatever_decides_how_training_goes_is_in_its_origin(parts, change: str) -> None:
-    def origin(parts=parts, architecture=PLAIN, config=CONFIG, seed=4) -> str:
+def test_whatever_decides_how_training_goes_is_in_its_origin(parts: Parts, change: str) -> None:
+    def origin(
+        parts: Parts = parts,
+        architecture: Architecture = PLAIN,
+        config: FitConfig = CONFIG,
+        seed: int = 4,
+    ) -> str:
         return _origin(parts, architecture, config, seed)
 
     train, val = parts
-    changed = {
+    changes: dict[str, dict[str, Any]] = {
         "features": {"parts": (replace(train, table=val.table), val)},
         "labels": {"parts": (train, replace(val, labels=1 - val.labels))},
         "architecture": {"architecture": Architecture(dropout=0.3)},
         "settings": {"config": replace(CONFIG, batch_size=16)},
         "seed": {"seed": 5},
-    }[change]
-    assert origin(**changed) != origin() == origin()
+    }
+    assert origin(**changes[change]) != origin() == origin()
 
 
 def test_a_checkpoint_of_other_settings_begins_anew(
-    parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint, short = tmp_path / "c.npz", replace(CONFIG, epochs=1)
     fresh = trained(parts, checkpoint, replace(short, dropout=0.1))
@@ -245,7 +258,7 @@ def test_a_checkpoint_of_other_settings_begins_anew(
     np.testing.assert_array_equal(again.weights.hidden_kernel, fresh.weights.hidden_kernel)
 
 
-def test_diverging_says_so(parts, tmp_path: Path) -> None:
+def test_diverging_says_so(parts: Parts, tmp_path: Path) -> None:
     wild = replace(CONFIG, learning_rate=1e30)
     with pytest.raises(UsageError, match=r"fit\.learning_rate: at 1e\+30"):
         trained(parts, tmp_path / "c.npz", wild)

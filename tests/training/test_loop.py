@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -200,12 +200,12 @@ def test_of_other_settings_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("last", 2)])
 def test_the_weights_that_were_scored_are_the_weights_that_are_kept(
-    tmp_path: Path, ema: float, keep: str, kept: int
+    tmp_path: Path, ema: float, keep: Literal["best", "last"], kept: int
 ) -> None:
     """With weight averaging, the average is both scored and kept."""
     scores = iter([0.5, 0.9, 0.7])
     made = schedule()
-    config = FitConfig(epochs=3, learning_rate=0.02, ema=ema, keep=keep)  # type: ignore[arg-type]
+    config = FitConfig(epochs=3, learning_rate=0.02, ema=ema, keep=keep)
     found = fitted(made, config, tmp_path / "c.npz", lambda *_: next(scores))
     assert found.best == kept
     validated = [weights for phase in made.phases for weights in phase.validated]  # type: ignore[attr-defined]
@@ -229,7 +229,10 @@ def test_loss_is_the_class_weighted_smoothed_cross_entropy(tmp_path: Path) -> No
     keras = load_keras()
     inputs = keras.Input((WIDTH,))
     linear = keras.Model(inputs, keras.layers.Dense(1)(inputs))
-    kernel, bias = np.linspace(-1, 1, WIDTH, dtype=np.float32)[:, None], np.float32([0.25])
+    kernel, bias = (
+        np.linspace(-1, 1, WIDTH, dtype=np.float32)[:, None],
+        np.array([0.25], np.float32),
+    )
     linear.set_weights([kernel, bias])
     made = PhaseSchedule(linear, [TrainingPhase(linear, 1, noise=0.0)])
     config = FitConfig(epochs=1, learning_rate=0.0, label_smoothing=0.2)
@@ -291,7 +294,8 @@ def test_one_class_is_refused(split: str) -> None:
 def test_progress_counts_epochs_those_of_before_included(tmp_path: Path) -> None:
     class Counting:
         def __init__(self) -> None:
-            self.total, self.counts = 0, []  # type: ignore[var-annotated]
+            self.total = 0
+            self.counts: list[int] = []
 
         @contextmanager
         def task(self, title: str, total: int, unit: str) -> Iterator[Any]:
@@ -316,14 +320,13 @@ def test_progress_counts_epochs_those_of_before_included(tmp_path: Path) -> None
 def test_lessons_follow_one_another() -> None:
     phases: list[Any] = ["first", "second", "third"]
     made = PhaseSchedule(None, phases, until=(2, 5, 9))
-    assert [made.phase(epoch) for epoch in range(11)] == (
-        ["first"] * 2 + ["second"] * 3 + ["third"] * 6
-    )
+    first, second, third = phases
+    assert [made.phase(epoch) for epoch in range(11)] == [first] * 2 + [second] * 3 + [third] * 6
     skipped = PhaseSchedule(
         None, phases, until=(0, 0, 9)
     )  # shares so small that they round to none
-    assert skipped.phase(0) == "third"
-    assert PhaseSchedule(None, phases[:1]).phase(5) == "first"
+    assert skipped.phase(0) == third
+    assert PhaseSchedule(None, phases[:1]).phase(5) == first
 
 
 def test_variables_are_all_that_an_epoch_changes_each_once() -> None:
@@ -340,7 +343,7 @@ def test_variables_are_all_that_an_epoch_changes_each_once() -> None:
 
 def test_sigmoid_never_overflows() -> None:
     with np.errstate(all="raise", under="ignore"):
-        found = sigmoid(np.float32([-1e30, -800, -2, 0, 2, 800, 1e30]))
+        found = sigmoid(np.array([-1e30, -800, -2, 0, 2, 800, 1e30], np.float32))
     assert found.dtype == np.float64
     assert found[[0, 1, 3, 5, 6]].tolist() == [0, 0, 0.5, 1, 1]
     assert found[4] == pytest.approx(1 / (1 + math.exp(-2)))

@@ -34,7 +34,7 @@ def fields_about(first: int, last: int, chance: float = 1.0) -> np.ndarray:
 
 def filled(crops: np.ndarray, first: int, last: int) -> np.ndarray:
     """Lungs' extent over that of the field, across and down: (n, 2)."""
-    return (last - first) / (crops[:, 2:] - crops[:, :2])
+    return np.asarray((last - first) / (crops[:, 2:] - crops[:, :2]))
 
 
 @pytest.mark.parametrize(("first", "last"), [(20, 75), (30, 80), (2, 60), (5, 55)])

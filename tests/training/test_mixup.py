@@ -43,7 +43,8 @@ def schedule_of(parts: tuple[Squares, Squares], mix: float, kinds: float = 0.0) 
 @pytest.mark.parametrize(("evenness", "mean"), [(1e-3, 1.0), (1.0, 0.75), (10.0, 0.59)])
 def test_shares_are_the_larger_part_and_as_even_as_asked(evenness: float, mean: float) -> None:
     shares = draw_shares(np.random.default_rng(0), 4000, evenness)
-    assert (shares.shape, shares.dtype) == ((4000,), np.float32)
+    assert shares.shape == (4000,)
+    assert shares.dtype == np.float32
     assert shares.min() >= 0.5
     assert shares.max() <= 1.0
     assert shares.mean() == pytest.approx(mean, abs=0.01)
@@ -61,7 +62,7 @@ def test_each_image_lies_over_the_one_before_it() -> None:
 def test_labels_go_with_their_images() -> None:
     labels, shares = np.array([1, 0, 0, 1]), np.array([1.0, 0.75, 0.5, 0.5], np.float32)
     found = mix_labels(np.eye(2, dtype=np.float32)[labels], shares)
-    np.testing.assert_allclose(found, [[0, 1], [0.75, 0.25], [1, 0], [0.5, 0.5]])
+    np.testing.assert_allclose(found, [[0.0, 1.0], [0.75, 0.25], [1.0, 0.0], [0.5, 0.5]])
     images = np.broadcast_to(labels[:, None, None], (4, 2, 2)).astype(np.float32)
     np.testing.assert_allclose(np.asarray(mix_images(images, shares))[:, 0, 0], found[:, 1])
 
@@ -75,7 +76,8 @@ def test_the_loss_of_a_mixed_image_is_that_of_both_labels() -> None:
     assert mixed_loss == pytest.approx(both)
     assert (targets[1, 0], totals[1]) == (1.0, 0.5)
     targets, totals = _targets(np.array([0, 1, 1]), weights)
-    assert (targets.shape, targets.dtype) == ((3, 1), np.float32)
+    assert targets.shape == (3, 1)
+    assert targets.dtype == np.float32
     assert (targets[:, 0].tolist(), totals.tolist()) == ([0, 1, 1], [2.0, 0.5, 0.5])
 
 

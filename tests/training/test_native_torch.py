@@ -73,7 +73,7 @@ def test_on_other_backends_the_model_stays_as_it_is() -> None:
     ("part", "layers"),
     [("inference", NATIVE), ("whole densenet", NATIVE), ("others", OTHERS)],
 )
-def test_answers_as_keras_own_layers_do(told, part: str, layers: set[str]) -> None:
+def test_answers_as_keras_own_layers_do(told: dict[str, Any], part: str, layers: set[str]) -> None:
     found = told[part]
     assert found["replaced"] == sorted(layers)
     assert found["scale"] > 0.01
@@ -81,7 +81,7 @@ def test_answers_as_keras_own_layers_do(told, part: str, layers: set[str]) -> No
 
 
 @on_torch
-def test_is_stored_as_keras_own_layers_are(told) -> None:
+def test_is_stored_as_keras_own_layers_are(told: dict[str, Any]) -> None:
     found = told["storage"]
     assert found["same paths"]
     assert found["same trainable"]
@@ -91,7 +91,7 @@ def test_is_stored_as_keras_own_layers_are(told) -> None:
 
 @on_torch
 @pytest.mark.parametrize(("precision", "most"), [("float32", 5e-4), ("float64", 1e-4)])
-def test_learns_as_keras_own_layers_do(told, precision: str, most: float) -> None:
+def test_learns_as_keras_own_layers_do(told: dict[str, Any], precision: str, most: float) -> None:
     """The remaining difference in double precision is a single-precision step of Keras."""
     found = told[f"gradients {precision}"]
     assert found["weights"] > 20
@@ -105,7 +105,7 @@ def test_learns_as_keras_own_layers_do(told, precision: str, most: float) -> Non
 
 
 @on_torch
-def test_frozen_statistics_stay_frozen_while_the_rest_learns(told) -> None:
+def test_frozen_statistics_stay_frozen_while_the_rest_learns(told: dict[str, Any]) -> None:
     found = told["frozen statistics"]
     assert found["moved"] == 0
     assert found["difference"] < 1e-4
@@ -113,7 +113,7 @@ def test_frozen_statistics_stay_frozen_while_the_rest_learns(told) -> None:
 
 
 @on_torch
-def test_keeps_its_weights_in_float32_where_it_computes_in_bfloat16(told) -> None:
+def test_keeps_its_weights_in_float32_where_it_computes_in_bfloat16(told: dict[str, Any]) -> None:
     found = told["bfloat16"]
     assert found["variables"] == ["float32"]
     assert found["computes"] == "bfloat16"
@@ -122,7 +122,7 @@ def test_keeps_its_weights_in_float32_where_it_computes_in_bfloat16(told) -> Non
 
 @on_torch
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux's list of instructions")
-def test_auto_is_bfloat16_only_where_the_processor_gains_by_it(told) -> None:
+def test_auto_is_bfloat16_only_where_the_processor_gains_by_it(told: dict[str, Any]) -> None:
     about = Path("/proc/cpuinfo").read_text()
     gains = "amx_bf16" in about if "GenuineIntel" in about else "bf16" in about
     assert told["auto"] == ("mixed_bfloat16" if gains else "float32")

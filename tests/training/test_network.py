@@ -33,11 +33,11 @@ SMALL = Architecture(size=64, hidden_units=8)
 
 
 @pytest.fixture(scope="module")
-def network() -> object:
+def network() -> Any:
     return build_network(build_backbone(64), Architecture(size=64), empty_head(Architecture()))
 
 
-def test_head_is_the_missions(network) -> None:
+def test_head_is_the_missions(network: Any) -> None:
     import keras
 
     pool, dropout, hidden, output = network.layers[-4:]
@@ -48,7 +48,7 @@ def test_head_is_the_missions(network) -> None:
     assert (output.units, output.activation.__name__) == (1, "sigmoid")
 
 
-def test_backbone_is_densenet121_and_frozen(network) -> None:
+def test_backbone_is_densenet121_and_frozen(network: Any) -> None:
     backbone = network.layers[:-4]
     convolutions = [layer for layer in backbone if layer.name.endswith("conv")]
     assert len(convolutions) == 120  # plus one Dense: the 121 of its name
@@ -85,7 +85,8 @@ def outputs_of(model: Any, batch: np.ndarray) -> np.ndarray:
 def random_head(seed: int = 3) -> HeadWeights:
     generator = np.random.default_rng(seed)
     shapes = ((BACKBONE_WIDTH, 8), (8,), (8, 1), (1,))
-    return HeadWeights(*(generator.standard_normal(s).astype(np.float32) / 9 for s in shapes))
+    ninth = np.float32(9)
+    return HeadWeights(*(generator.standard_normal(s).astype(np.float32) / ninth for s in shapes))
 
 
 def test_a_size_that_the_backbone_cant_take_is_wrong_usage() -> None:
@@ -93,7 +94,7 @@ def test_a_size_that_the_backbone_cant_take_is_wrong_usage() -> None:
         build_backbone(31)
 
 
-def test_random_weights_follow_the_seed(small) -> None:
+def test_random_weights_follow_the_seed(small: Any) -> None:
     before = small.get_weights()
     digests = []
     for seed in (1, 1, 2):
@@ -107,7 +108,7 @@ def test_random_weights_follow_the_seed(small) -> None:
         assert spread == pytest.approx(1, abs=4 / np.sqrt(kernel.size))
 
 
-def test_features_of_a_random_backbone_keep_their_scale(network) -> None:
+def test_features_of_a_random_backbone_keep_their_scale(network: Any) -> None:
     backbone = build_backbone(64)
     initialise_randomly(backbone, 0)
     features = outputs_of(backbone, images()).mean((1, 2))
@@ -115,7 +116,7 @@ def test_features_of_a_random_backbone_keep_their_scale(network) -> None:
     assert 1e-3 < np.median(features) < 1e3  # comfortably inside float16
 
 
-def test_a_digest_changes_with_any_weight(small) -> None:
+def test_a_digest_changes_with_any_weight(small: Any) -> None:
     before, digest = small.get_weights(), weights_digest(small)
     for position in (0, len(before) - 1):
         changed = [w.copy() for w in before]
@@ -127,7 +128,7 @@ def test_a_digest_changes_with_any_weight(small) -> None:
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES.values())
-def test_trunk_and_tail_are_the_backbone(small, boundary: str) -> None:
+def test_trunk_and_tail_are_the_backbone(small: Any, boundary: str) -> None:
     trunk, tail = build_trunk(small, boundary), build_tail(small, boundary)
     batch = images()
     np.testing.assert_allclose(
@@ -138,7 +139,7 @@ def test_trunk_and_tail_are_the_backbone(small, boundary: str) -> None:
 
 
 @pytest.mark.parametrize(("block", "boundary"), BOUNDARIES.items())
-def test_a_boundary_lies_right_before_its_block(network, block: str, boundary: str) -> None:
+def test_a_boundary_lies_right_before_its_block(network: Any, block: str, boundary: str) -> None:
     """In the real DenseNet121, where Keras names the layers."""
     names = [layer.name for layer in network.layers[:-4]]
     behind = names[names.index(boundary) + 1 :]
@@ -150,7 +151,7 @@ def test_a_boundary_lies_right_before_its_block(network, block: str, boundary: s
     assert all(name.startswith(begun) for name in behind)
 
 
-def test_weights_of_what_is_trained_are_the_bodys_and_then_the_heads(small) -> None:
+def test_weights_of_what_is_trained_are_the_bodys_and_then_the_heads(small: Any) -> None:
     """The recipes take them apart by position."""
     trained = with_head(small, SMALL, 0)
     weights = trained.get_weights()
@@ -159,7 +160,7 @@ def test_weights_of_what_is_trained_are_the_bodys_and_then_the_heads(small) -> N
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_what_is_trained_and_what_answers_agree(small) -> None:
+def test_what_is_trained_and_what_answers_agree(small: Any) -> None:
     """The training model ends in logits, the network in probabilities; the rest is identical."""
     head, batch = random_head(), images()
     trained = with_head(small, SMALL, 0)
@@ -177,7 +178,7 @@ def test_what_is_trained_and_what_answers_agree(small) -> None:
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_a_head_put_in_comes_out(small) -> None:
+def test_a_head_put_in_comes_out(small: Any) -> None:
     network = build_network(small, SMALL, empty_head(SMALL))
     assert not get_head(network).hidden_kernel.any()
     head = random_head()
@@ -186,7 +187,7 @@ def test_a_head_put_in_comes_out(small) -> None:
         np.testing.assert_array_equal(getattr(get_head(network), name), getattr(head, name))
 
 
-def test_a_backbone_of_no_size_takes_squares_of_any(small) -> None:
+def test_a_backbone_of_no_size_takes_squares_of_any(small: Any) -> None:
     with small_network():
         flexible = build_backbone(None)
     flexible.set_weights(small.get_weights())

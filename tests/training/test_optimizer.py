@@ -40,7 +40,10 @@ def gradients(count: int, seed: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
     generator = np.random.default_rng(seed)
     shapes = ((3, 4), (4,))
     return [
-        tuple(generator.standard_normal(shape).astype(np.float32) for shape in shapes)
+        (
+            generator.standard_normal(shapes[0]).astype(np.float32),
+            generator.standard_normal(shapes[1]).astype(np.float32),
+        )
         for _ in range(count)
     ]
 

@@ -44,7 +44,7 @@ def small() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def backbone(small: None):  # type: ignore[no-untyped-def]
+def backbone(small: None) -> Any:
     backbone = build_backbone(64)
     initialise_randomly(backbone, 0)
     return backbone
@@ -70,7 +70,7 @@ class Mean:
 
     def predict_on_batch(self, batch: np.ndarray) -> np.ndarray:
         assert len(batch) == 64  # one shape, so that it is compiled once
-        return batch.mean((1, 2, 3))[:, None]
+        return np.asarray(batch.mean((1, 2, 3))[:, None])
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledFeatures, L
     return numbered(folder / "train", 19, 3), numbered(folder / "val", 70, 1)
 
 
-def test_an_epoch_shows_every_image_once_in_one_of_its_views(parts) -> None:
-    (phase,) = build_finetuning_schedule(Mean(), *parts, CONFIG, {}).phases
+def test_an_epoch_shows_every_image_once_in_one_of_its_views(
+    parts: tuple[LabelledFeatures, LabelledFeatures],
+) -> None:
+    (phase,) = build_finetuning_schedule(Mean(), parts[0], parts[1], CONFIG, {}).phases
     assert phase.steps == 2  # of 19 images: full batches only
 
     def shown(epoch: int) -> list[tuple[int, int]]:
@@ -100,8 +102,10 @@ def test_an_epoch_shows_every_image_once_in_one_of_its_views(parts) -> None:
     assert {view for epoch in epochs for _, view in epoch} == {0, 1, 2}
 
 
-def test_every_validation_image_is_scored_once_in_order(parts) -> None:
-    (phase,) = build_finetuning_schedule(Mean(), *parts, CONFIG, {}).phases
+def test_every_validation_image_is_scored_once_in_order(
+    parts: tuple[LabelledFeatures, LabelledFeatures],
+) -> None:
+    (phase,) = build_finetuning_schedule(Mean(), parts[0], parts[1], CONFIG, {}).phases
     rows = np.arange(70)
     wanted = parts[1].table.take(rows, np.zeros_like(rows)).mean((1, 2, 3))
     np.testing.assert_allclose(phase.val_logits(), wanted, rtol=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run_of(shared: Path, phantoms: Dataset, small: None):  # type: ignore[no-untyped-def]
+def run_of(shared: Path, phantoms: Dataset, small: None) -> Callable[[str], Run]:
     """A recipe's run by name, trained once."""
     runs: dict[str, Run] = {}
 
@@ -140,7 +140,7 @@ def batch_norms(names: set[str]) -> set[str]:
     return {name for name in names if name.endswith("bn")}
 
 
-def test_frozen_trains_the_head_alone(run_of) -> None:
+def test_frozen_trains_the_head_alone(run_of: Callable[[str], Run]) -> None:
     run = run_of("frozen")
     assert run.changed() == set()
     assert [(row.seed, row.stage, row.epoch) for row in run.trained.history] == [
@@ -158,7 +158,10 @@ def test_frozen_trains_the_head_alone(run_of) -> None:
     ],
 )
 def test_finetune_changes_the_kernels_from_its_block_on_and_nothing_else(
-    run_of, unfreeze: str, trained: tuple[str, ...], transitions: tuple[str, ...]
+    run_of: Callable[[str], Run],
+    unfreeze: str,
+    trained: tuple[str, ...],
+    transitions: tuple[str, ...],
 ) -> None:
     run = run_of(unfreeze)
     kernels = {name for name in run.before if name.endswith("conv")}
@@ -170,14 +173,16 @@ def test_finetune_changes_the_kernels_from_its_block_on_and_nothing_else(
 
 
 @pytest.mark.parametrize("unfreeze", ["conv5", "conv4", "all"])
-def test_finetune_has_two_stages_and_keeps_an_epoch_of_the_second(run_of, unfreeze: str) -> None:
+def test_finetune_has_two_stages_and_keeps_an_epoch_of_the_second(
+    run_of: Callable[[str], Run], unfreeze: str
+) -> None:
     trained = run_of(unfreeze).trained
     stages = [(row.stage, row.epoch) for row in trained.history]
     assert stages == [("head", 0), ("head", 1), ("head", 2), ("network", 0), ("network", 1)]
     assert trained.history[trained.best].stage == "network"
 
 
-def test_scratch_trains_everything_statistics_too(run_of) -> None:
+def test_scratch_trains_everything_statistics_too(run_of: Callable[[str], Run]) -> None:
     run = run_of("scratch")
     assert run.changed() == set(run.before)
     for name in batch_norms(set(run.before)):
@@ -190,7 +195,9 @@ def test_scratch_trains_everything_statistics_too(run_of) -> None:
 
 
 @pytest.mark.parametrize("name", ["conv5", "conv4", "all", "scratch"])
-def test_the_network_for_inference_has_the_kept_weights(run_of, phantoms: Dataset, name) -> None:
+def test_the_network_for_inference_has_the_kept_weights(
+    run_of: Callable[[str], Run], phantoms: Dataset, name: str
+) -> None:
     """The assembled network gives the validation scores of the trained one."""
     run = run_of(name)
     kept = run.trained.history[run.trained.best]
@@ -273,7 +280,7 @@ def test_a_backbone_that_takes_no_steps_stays(phantoms: Dataset, shared: Path) -
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(
-    run_of, phantoms: Dataset, shared: Path
+    run_of: Callable[[str], Run], phantoms: Dataset, shared: Path
 ) -> None:
     run = run_of("conv5")
     for seed in (0, 1):
@@ -284,7 +291,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(
         assert {row.seed for row in again.history} == {seed}
 
 
-def test_a_finished_run_is_not_trained_again(run_of, phantoms: Dataset) -> None:
+def test_a_finished_run_is_not_trained_again(
+    run_of: Callable[[str], Run], phantoms: Dataset
+) -> None:
     run = run_of("scratch")
     again = train_network(job_for(phantoms, run.folder, run.config))
     assert again.history == run.trained.history  # seconds too: no epoch ran

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -80,7 +81,9 @@ def test_ends_where_it_should(config: FitConfig) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle", "step"])
-def test_only_plateau_heeds_the_scores(schedule) -> None:
+def test_only_plateau_heeds_the_scores(
+    schedule: Literal["constant", "cosine", "one-cycle", "step"],
+) -> None:
     config = FitConfig(schedule=schedule, epochs=10, step_epochs=2)
     for within in (0.0, 0.4):
         assert learning_rate(config, [0.9] * 6, within) == learning_rate(

@@ -78,7 +78,7 @@ def test_rounds_to_half_precision_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "taken"), [("<f2", np.float32), ("u1", np.uint8)])
 def test_keeps_rows_of_any_shape(tmp_path: Path, kind: str, taken: type) -> None:
     generator = np.random.default_rng(0)
-    values = generator.integers(0, 256, (5, 4, 3, 2)).astype(taken)
+    values: np.ndarray = generator.integers(0, 256, (5, 4, 3, 2)).astype(taken)
     ArrayStore(tmp_path, kind, (4, 3, 2)).add([key(n) for n in range(5)], values)
     rows = ArrayStore(tmp_path, kind, (4, 3, 2)).take([key(4), key(1)])
     assert rows.dtype == taken

@@ -164,7 +164,7 @@ def test_keras_3_layout(target: Any, backbone: Any, keras3: Path) -> None:
 
 @pytest.mark.parametrize("how", [{"inside": "densenet121"}, {"root": "model_weights"}])
 def test_legacy_model_around_the_backbone(
-    target: Any, backbone: Any, tmp_path: Path, how: dict[str, str]
+    target: Any, backbone: Any, tmp_path: Path, how: dict[str, Any]
 ) -> None:
     load(target, write_legacy(tmp_path / "model.h5", backbone, **how))
     assert same(target, backbone)

@@ -17,7 +17,16 @@ from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.workflows.evaluate import evaluate_model
 from pneumoscope.workflows.evaluation_folder import read_evaluation
 
-NUMBERS = ("metrics", "wilson", "delong", "curves", "calibration", "subgroups", "groups", "scale")
+NUMBERS: tuple[str, ...] = (
+    "metrics",
+    "wilson",
+    "delong",
+    "curves",
+    "calibration",
+    "subgroups",
+    "groups",
+    "scale",
+)
 NUMBERS += ("confusion_matrix", "n", "patients", "positives", "refused", "interval")
 NUMBERS += ("classification_report",)
 

@@ -15,6 +15,7 @@ from pneumoscope.cli.app import run
 from pneumoscope.config import FitConfig, IntervalConfig, PreprocessConfig, TrainConfig
 from pneumoscope.graph.archive import read_network
 from pneumoscope.images.phantom import write_phantoms
+from pneumoscope.images.read import GreyImage, read_image
 from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import METHOD, TABLE, statistics_of
@@ -30,6 +31,7 @@ from pneumoscope.workflows.input_check import (
 )
 from pneumoscope.workflows.scoring import score_all
 from pneumoscope.workflows.train import TrainedRun, train
+from support.known import known
 from support.small_bundle import small_bundle
 from support.small_network import small_network
 
@@ -72,7 +74,8 @@ def others(folder: Path) -> list[Path]:
 def document(capsys: pytest.CaptureFixture[str], *words: Any, code: int = 0) -> dict[str, Any]:
     capsys.readouterr()
     assert run([*map(str, words), "--json", "-q"]) == code
-    return json.loads(capsys.readouterr().out)
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
 
 
 def test_the_command_gives_a_bundle_its_check(
@@ -130,9 +133,8 @@ def test_embeddings_are_those_of_the_whole_bundle(folder: Path, phantoms: Path) 
     several = small_bundle(folder / "several", size=SIDE, members=2, flip=True)
     image = next(phantoms.rglob("*.png"))
     quick, whole = embedding_predictor(several), Predictor.load(several.folder)
-    np.testing.assert_allclose(
-        quick.predict_file(image).embedding, whole.predict_file(image).embedding, atol=1e-5
-    )
+    one, other = (known(p.predict_file(image).embedding) for p in (quick, whole))
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_the_section_of_a_card_is_replaced_not_repeated() -> None:
@@ -179,17 +181,17 @@ def test_known_embeddings_are_taken_and_only_for_films_as_they_are(
     films = sorted((phantoms / "train").rglob("*.png"))
     records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(films)]
     predictor = embedding_predictor(bundle)
-    told = {p: predictor.predict_file(p).embedding for p in films}
+    told = {p: known(predictor.predict_file(p).embedding) for p in films}
     asked: list[Path] = []
 
-    def known(record: ImageRecord) -> Precomputed | None:
+    def lookup(record: ImageRecord) -> Precomputed | None:
         asked.append(record.path)
         return Precomputed(told[record.path]) if int(record.patient) % 3 else None
 
     parts = records[:60], records[60:]
     effort = checking.Effort(60, 5)
     plain, table = checking.with_input_check(predictor, *parts, effort=effort)
-    quick, same = checking.with_input_check(predictor, *parts, lookup=known, effort=effort)
+    quick, same = checking.with_input_check(predictor, *parts, lookup=lookup, effort=effort)
     assert len(asked) == len(films)  # once each, and for no copy
     assert (plain.method, plain.images, quick.images) == (METHOD, 60, 60)
     assert plain.limits == pytest.approx(quick.limits, rel=0.05)
@@ -213,10 +215,14 @@ def test_what_answers_hold_is_not_read_again(
     looking = Predictor(bundle.manifest, engine, looks=True)
     scored = score_all(records[60:], looking, "validation", SILENT)
     read: list[Path] = []
-    real = checking.read_image
-    monkeypatch.setattr(checking, "read_image", lambda path: read.append(path) or real(path))
-    predictor, known = Predictor(bundle.manifest, engine), scored_by_record(scored)
-    check, table = checking.with_input_check(predictor, *parts, lookup=known, effort=effort)
+
+    def counted(path: Path) -> GreyImage:
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(checking, "read_image", counted)
+    predictor, lookup = Predictor(bundle.manifest, engine), scored_by_record(scored)
+    check, table = checking.with_input_check(predictor, *parts, lookup=lookup, effort=effort)
     assert check == plain[0]
     for name, values in plain[1].items():
         np.testing.assert_array_equal(values, table[name])

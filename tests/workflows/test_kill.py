@@ -125,7 +125,7 @@ def test_the_command_killed_at_every_stage_and_resumed(data: Path, tmp_path: Pat
     broken, cache = tmp_path / "broken", tmp_path / "cache-b"
     # What there is to see on disk when the process dies: its settings, its first features, its
     # first checkpoint, the beginnings of its bundle.
-    marks = [
+    marks: list[Callable[[], bool]] = [
         lambda: (broken / "config.toml").exists(),
         lambda: any(cache.rglob("*.npy")),
         lambda: (broken / "checkpoint-head-0.npz").exists(),

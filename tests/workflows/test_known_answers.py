@@ -15,6 +15,7 @@ from pneumoscope.workflows.input_check import (
     either,
     pooled_by_record,
 )
+from support.known import known
 
 
 def test_an_extractor_tells_embeddings() -> None:
@@ -30,10 +31,10 @@ def test_features_are_found_by_record() -> None:
     table = SimpleNamespace(take=lambda rows, views: values[rows] + 10 * views[:, None])
     pooled: Any = SimpleNamespace(table=table, extractor=None)
     records = [ImageRecord(Path(f"{k}.png"), 0, str(k)) for k in range(3)]
-    known = pooled_by_record(pooled, records)
-    np.testing.assert_array_equal(known(records[1]).embedding, [2, 3])
-    assert known(ImageRecord(Path("other.png"), 0, "other")) is None
+    lookup = pooled_by_record(pooled, records)
+    np.testing.assert_array_equal(known(lookup(records[1])).embedding, [2, 3])
+    assert lookup(ImageRecord(Path("other.png"), 0, "other")) is None
     first = Precomputed(np.zeros(2, np.float32))
-    both = either(lambda record: first if record == records[0] else None, known)
+    both = either(lambda record: first if record == records[0] else None, lookup)
     assert both(records[0]) is first
-    np.testing.assert_array_equal(both(records[1]).embedding, [2, 3])
+    np.testing.assert_array_equal(known(both(records[1])).embedding, [2, 3])

@@ -23,6 +23,7 @@ from pneumoscope.progress import SILENT, SilentProgress
 from pneumoscope.records import ImageRecord
 from pneumoscope.workflows.operating_point import with_operating_point
 from pneumoscope.workflows.scoring import Scored, score_all
+from support.known import known
 
 MANIFEST = BundleManifest(preprocessing=PreprocessConfig(size=32))
 PLAIN = TrainConfig()
@@ -176,9 +177,8 @@ def test_matched_copies_replace_the_images_themselves(records: list[ImageRecord]
     for record in records:
         pixels = read_image(record.path).pixels
         for share in MATCHED_SHARES:
-            logits.append(
-                predictor.predict_image(match_framing(pixels, reliable_box(pixels), share)).logit
-            )
+            matched = match_framing(pixels, reliable_box(pixels), share)
+            logits.append(known(predictor.predict_image(matched).logit))
             labels.append(record.label)
             patients.append(record.patient)
     wanted = fit_calibration(labels, logits, patients, config.seed)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,8 @@ from pneumoscope.errors import DataError, UsageError
 from support import public_data_sets as owners
 
 
-def adopted(name: str, folder: Path, **settings: object) -> Adopted:
-    return adopt(SOURCES[name], folder, AdoptConfig(**settings))  # type: ignore[arg-type]
+def adopted(name: str, folder: Path, **settings: Any) -> Adopted:
+    return adopt(SOURCES[name], folder, AdoptConfig(**settings))
 
 
 def kept(found: Adopted) -> dict[str, int | None]:

@@ -24,7 +24,7 @@ from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
 from pneumoscope.delivery.dicom_node.web_senders import FHIR_TOKEN_VARIABLE
 from pneumoscope.delivery.dicom_report.objects import Reporter
-from pneumoscope.delivery.fhir.bundle import Subject
+from pneumoscope.delivery.fhir.bundle import Subject, fhir_bundle
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.workflows.node import node_retry, node_status
 from support import node_process
@@ -209,7 +209,7 @@ def test_a_token_comes_from_a_file_or_the_environment(
 def test_values_that_fhir_does_not_allow_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = scorer.fhir_bundle
+    real = fhir_bundle
 
     def strict(subject: Subject, *arguments: Any, **how: Any) -> str:
         if subject.patient_id:

@@ -13,6 +13,7 @@ pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.
 from pneumoscope.delivery.dicom_node import spool as spooling
 from pneumoscope.delivery.dicom_node.spool import Incoming, Spool
 from pneumoscope.delivery.dicom_report.objects import ReportObject
+from pneumoscope.storage import write_bytes
 
 
 def opened(folder: Path, model: str = "m", sending: bool = True) -> Spool:
@@ -145,7 +146,7 @@ def test_a_kill_between_any_two_writes_of_reports_loses_and_doubles_nothing(
     keep(spool, "1.1")
     (film,) = spool.take(1)
     left = [writes]
-    real = spooling.write_bytes
+    real = write_bytes
 
     def dying(path: Path, content: bytes) -> None:
         if left[0] == 0:

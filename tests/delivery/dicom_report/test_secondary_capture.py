@@ -104,7 +104,7 @@ def test_an_orientation_that_nobody_knows_stays_empty(orientation: Any) -> None:
 
 def test_once_lossy_is_always_lossy() -> None:
     # PS3.3 C.7.6.1.1.5.
-    lossy = {
+    lossy: dict[str, Any] = {
         "LossyImageCompression": "01",
         "LossyImageCompressionRatio": "12.5",
         "LossyImageCompressionMethod": "ISO_10918_1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_the_same_result_has_the_same_uid() -> None:
         {"LossyImageCompression": "01", "LossyImageCompressionRatio": "12"},
     ],
 )
-def test_dciodvfy_finds_nothing(elements: dict[str, object], tmp_path: Path) -> None:
+def test_dciodvfy_finds_nothing(elements: dict[str, Any], tmp_path: Path) -> None:
     content = made(film_bytes(**elements))
     assert judged_by_dciodvfy(content, tmp_path) == []
     if "PatientName" in elements:

@@ -341,7 +341,8 @@ def test_one_odd_tag_loses_no_report(case: tuple[str, dict[str, Any], str, Any, 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom reads odd values aloud
 @pytest.mark.parametrize("keyword", ["SeriesInstanceUID", "SOPInstanceUID"])
 def test_odd_uids_of_series_and_image_are_referred_to_as_they_stand(keyword: str) -> None:
-    content = film_bytes(**{keyword: "1.2.03.4"})
+    odd: dict[str, Any] = {keyword: "1.2.03.4"}
+    content = film_bytes(**odd)
     sr = report(content, answered(content))
     study = sr.CurrentRequestedProcedureEvidenceSequence[0]
     series = study.ReferencedSeriesSequence[0]

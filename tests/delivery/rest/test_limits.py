@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,10 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
             await left.wait()
 
         with ThreadPoolExecutor(1) as pool:
-            jobs = [pool.submit(backend.gate.wait), pool.submit(done.append, 1)]
+            jobs: list[Future[Any]] = [
+                pool.submit(backend.gate.wait),
+                pool.submit(done.append, 1),
+            ]
             waiting = [asyncio.create_task(queue.result(job, gone())) for job in jobs]
             await until(lambda: queue.images == 2)
             left.set()
@@ -287,7 +290,7 @@ def test_key_is_wanted_where_there_is_one() -> None:
             refused = client.get(path)
             assert (refused.status_code, refused.json()["reason"]) == (401, "no_key")
         for given in ("", "a" * 19, "a" * 21, "ü" * 10):
-            headers = {"X-API-Key": given.encode()}
+            headers = {b"X-API-Key": given.encode()}
             assert client.post(ONE, files=FILES, headers=headers).status_code == 401
         for key in keys:
             assert client.post(ONE, files=FILES, headers={"X-API-Key": key}).status_code == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future, wait
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ class SlowBackend:
 
     def levels(self, batch: np.ndarray) -> list[int]:
         """The grey of each film's upper left corner, out of ImageNet's red."""
-        return np.round((batch[:, 0, 0, 0] * 0.229 + 0.485) * 255).astype(int).tolist()
+        greys = np.round((batch[:, 0, 0, 0] * 0.229 + 0.485) * 255)
+        return [int(grey) for grey in greys]
 
 
 def pipeline_of(backend: SlowBackend, readers: int = 2) -> tuple[Pipeline, Predictor]:
@@ -97,7 +99,7 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     submitted = 0
     submit = pipeline._engine.submit
 
-    def counted(*work: object) -> object:
+    def counted(*work: Any) -> Future[Any]:
         nonlocal submitted
         submitted += 1
         return submit(*work)

@@ -20,6 +20,7 @@ from pneumoscope.config import (
 from pneumoscope.data.index import index
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.metrics import auc
+from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.images.lungs import find_lungs
 from pneumoscope.images.phantom.folder import write_phantoms
@@ -43,7 +44,9 @@ from pneumoscope.training.recipes import (
     architecture,
     train_network,
 )
+from pneumoscope.training.weights import head_of
 from support.heads import BOUNDARIES
+from support.small_bundle import UNITS, small_bundle
 from support.small_network import small_network
 
 Weights = dict[str, list[np.ndarray]]
@@ -277,6 +280,27 @@ def test_a_backbone_that_takes_no_steps_stays(phantoms: Dataset, shared: Path) -
             np.testing.assert_array_equal(found, wanted)
     head, network = trained.history
     assert head.loss != network.loss
+
+
+def test_scratch_can_go_on_from_the_head_of_a_bundle(phantoms: Dataset, shared: Path) -> None:
+    bundle = small_bundle(shared / "bundle", size=32)
+    sizes = replace(CONFIG.scratch, keep_head=True)
+    fit = replace(CONFIG.fit, epochs=2, hidden_units=UNITS, learning_rate=1e-12)
+    config = replace(CONFIG, recipe="scratch", scratch=sizes, fit=fit)
+    config = replace(config, weights=str(bundle.folder))
+    trained = train_network(job_for(phantoms, shared / "goes on", config))
+    before, after = (
+        np.concatenate([np.ravel(w) for n in ("head_hidden", "head_probability") for w in each(n)])
+        for each in (
+            read_network(bundle.weights[0], bundle.manifest.architecture).of,
+            lambda name: trained.network.get_layer(name).get_weights(),
+        )
+    )
+    np.testing.assert_allclose(after, before, atol=1e-6)
+    assert np.ptp(before) > 0
+    for nowhere in ("none", "imagenet"):
+        with pytest.raises(UsageError, match="names no bundle, so it has no head"):
+            head_of(nowhere)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(

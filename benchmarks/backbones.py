@@ -97,14 +97,10 @@ def sheet(out: Path, drawings: list[Path], backbones: list[str]) -> Path:
     for row, backbone in enumerate(backbones):
         folder = out / f"{backbone}-heatmaps"
         if not folder.exists():
+            model = out / f"{backbone}-finetune"
+            shown = map(str, drawings)
             command(
-                *(
-                    "predict",
-                    *drawings,
-                    "--model",
-                    out / f"{backbone}-finetune",
-                    "--no-input-check",
-                ),
+                *("predict", *shown, "--no-input-check", "--model", str(model)),
                 *("--out", out / f"{backbone}.csv", "--heatmaps", folder),
             )
         top = row * (_SIDE + _ROW)

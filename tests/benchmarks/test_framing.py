@@ -18,7 +18,7 @@ def script() -> ModuleType:
     return load_script("benchmarks/framing.py")
 
 
-def test_films_are_cut_where_the_table_says(script: ModuleType) -> None:
+def test_images_are_cut_where_the_table_says(script: ModuleType) -> None:
     film = np.zeros((100, 100), np.float32)
     film[:8] = 1.0  # a bright top
     film[:, :8] = 0.5  # and left side
@@ -29,7 +29,7 @@ def test_films_are_cut_where_the_table_says(script: ModuleType) -> None:
         assert (rest[50, 0] == 0.5) == ("top and bottom" in name), name
 
 
-def test_the_threshold_is_that_of_films_as_they_are(script: ModuleType) -> None:
+def test_the_threshold_is_that_of_images_as_they_are(script: ModuleType) -> None:
     labels = np.repeat([False, True], 20)
     plain = np.r_[np.arange(20), 18 + np.arange(20)] / 50
     found = script.rows(labels, np.stack([plain, plain + 0.09], axis=1), 0.05)

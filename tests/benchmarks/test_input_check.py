@@ -75,7 +75,7 @@ def test_shares_are_counted_by_code(script: ModuleType) -> None:
     assert [v.startswith("**Fails") for v in script.verdicts(fails, fails, fails)] == [True] * 3
 
 
-def test_it_measures_a_model_on_films_copies_and_others(
+def test_it_measures_a_model_on_images_copies_and_others(
     script: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

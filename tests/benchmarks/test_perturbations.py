@@ -192,7 +192,7 @@ def test_markdown_is_a_table_of_all_rows_and_is_what_the_file_holds(
     assert "threshold 0.5000 (for the test)" in text
 
 
-def test_a_film_that_cant_be_read_is_left_out_of_every_row(
+def test_an_image_that_cant_be_read_is_left_out_of_every_row(
     script: ModuleType, tmp_path: Path, fake_model: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = exposed(tmp_path / "films")

@@ -172,7 +172,7 @@ def test_another_models_export_fails_its_certificate(
     assert found.to_json()["passed"] is False
 
 
-def test_films_of_16_bits_are_counted_apart(
+def test_images_of_16_bits_are_counted_apart(
     bundle: Bundle, tmp_path: Path, records: list[ImageRecord]
 ) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (90, 80)).astype(np.uint16)

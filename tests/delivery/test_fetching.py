@@ -26,7 +26,7 @@ from pneumoscope.delivery.fetching.pacs import JOURNAL, FetchedFolder
 from pneumoscope.delivery.fetching.pseudonyms import MAPPING_COLUMNS
 from pneumoscope.errors import UsageError
 from support.dicom_peers import until
-from support.dicom_reports import film_bytes, needs, patient_film
+from support.dicom_reports import needs, patient_xray, xray_bytes
 from support.fake_dicomweb import dicomweb_server
 from support.free_port import free_port
 from support.image_files import dicom
@@ -37,11 +37,11 @@ DAYS = ("20260901", "20260902", "20260903", "20261001")
 def films() -> list[bytes]:
     """Four studies of four days; of the second also a CT."""
     made = [
-        film_bytes(k, StudyDate=day, AccessionNumber=f"A{k}", Modality="DX")
+        xray_bytes(k, StudyDate=day, AccessionNumber=f"A{k}", Modality="DX")
         for k, day in enumerate(DAYS)
     ]
     second = {"StudyInstanceUID": str(_read(made[1]).StudyInstanceUID), "StudyDate": DAYS[1]}
-    return [*made, film_bytes(9, Modality="CT", AccessionNumber="A1", **second)]
+    return [*made, xray_bytes(9, Modality="CT", AccessionNumber="A1", **second)]
 
 
 def _read(content: bytes) -> Any:
@@ -228,7 +228,7 @@ def test_pseudonyms_are_the_same_for_the_same_key_and_others_for_another(tmp_pat
     assert first.pseudonyms is not None
     assert first.pseudonyms.of("patient", "P-0000") == one[0]["patient"]
     # A patient with two images is one patient.
-    twin = film_bytes(7, PatientID="P-0000", PatientName="FILM^0000")
+    twin = xray_bytes(7, PatientID="P-0000", PatientName="FILM^0000")
     assert first.add(twin)
     first.write_table()
     assert [row["patient"] for row in rows_of(tmp_path / "a")].count(one[0]["patient"]) == 2
@@ -261,7 +261,7 @@ def test_a_deflated_bomb_gets_no_pseudonyms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A data set that inflates beyond any image is not inflated by the DICOM library."""
-    content = dicom(patient_film(1), "1.2.840.10008.1.2.1.99")
+    content = dicom(patient_xray(1), "1.2.840.10008.1.2.1.99")
     monkeypatch.setattr(pseudonyms, "_MOST_INFLATED", 1000)
     folder = FetchedFolder(tmp_path / "got", 1 << 24, 0, pseudonyms=True)
     assert not folder.add(content)
@@ -271,7 +271,7 @@ def test_a_deflated_bomb_gets_no_pseudonyms(
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])
 def test_every_encoding_is_kept(tmp_path: Path, syntax: str) -> None:
-    content = dicom(patient_film(1), syntax)
+    content = dicom(patient_xray(1), syntax)
     under_pseudonyms(tmp_path / "got", [content])
     (row,) = rows_of(tmp_path / "got")
     made = dcmread(tmp_path / "got" / row["path"])

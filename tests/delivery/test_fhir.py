@@ -21,7 +21,7 @@ from pneumoscope.delivery.dicom_report.source import Author, source_image
 from pneumoscope.delivery.fhir.bundle import Subject, fhir_bundle
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction
-from support.dicom_reports import MANIFEST, REFUSED, answered, film_bytes, predictor
+from support.dicom_reports import MANIFEST, REFUSED, answered, predictor, xray_bytes
 
 AUTHOR = Author.of(MANIFEST, "f32")
 
@@ -38,7 +38,7 @@ def resources(about: Subject, prediction: Prediction) -> dict[str, dict[str, Any
 
 
 def test_a_result_becomes_four_resources_that_refer_to_each_other() -> None:
-    content = film_bytes()
+    content = xray_bytes()
     text = fhir_bundle(subject(content), AUTHOR, answered(content).prediction)
     urls = {
         entry["resource"]["resourceType"]: entry["fullUrl"] for entry in json.loads(text)["entry"]
@@ -67,14 +67,14 @@ def test_a_result_becomes_four_resources_that_refer_to_each_other() -> None:
 
 
 def test_a_refused_input_says_why_and_has_no_value() -> None:
-    observation = resources(subject(film_bytes()), REFUSED)["Observation"]
+    observation = resources(subject(xray_bytes()), REFUSED)["Observation"]
     assert observation["status"] == "cancelled"
     assert "valueQuantity" not in observation
     assert "wrong modality" in observation["dataAbsentReason"]["text"]
 
 
 def test_the_device_says_whom_its_model_is_for() -> None:
-    content = film_bytes()
+    content = xray_bytes()
     author = Author.of(replace(MANIFEST, ages=(1, 5)), "f32")
     document = json.loads(fhir_bundle(subject(content), author, answered(content).prediction))
     (device,) = (
@@ -91,13 +91,13 @@ def test_the_device_says_whom_its_model_is_for() -> None:
 def test_warnings_are_told() -> None:
     from dataclasses import replace
 
-    warned = replace(answered(film_bytes()).prediction, warnings=("age not known",))
-    notes = resources(subject(film_bytes()), warned)["Observation"]["note"]
+    warned = replace(answered(xray_bytes()).prediction, warnings=("age not known",))
+    notes = resources(subject(xray_bytes()), warned)["Observation"]["note"]
     assert "age not known" in notes[1]["text"]
 
 
 def test_the_same_result_has_the_same_identifiers_and_another_image_others() -> None:
-    first, second = film_bytes(1), film_bytes(2)
+    first, second = xray_bytes(1), xray_bytes(2)
     texts = [
         fhir_bundle(subject(content), AUTHOR, answered(content).prediction)
         for content in (first, first, second)
@@ -109,8 +109,8 @@ def test_the_same_result_has_the_same_identifiers_and_another_image_others() -> 
 
 
 def test_nothing_is_said_of_what_a_file_does_not_say() -> None:
-    bare = film_bytes(PatientID=None, StudyDate="", AccessionNumber=None)
-    report = resources(subject(bare), answered(film_bytes()).prediction)["DiagnosticReport"]
+    bare = xray_bytes(PatientID=None, StudyDate="", AccessionNumber=None)
+    report = resources(subject(bare), answered(xray_bytes()).prediction)["DiagnosticReport"]
     assert {"subject", "effectiveDateTime", "identifier"}.isdisjoint(report)
 
 
@@ -120,7 +120,7 @@ def test_predict_writes_one_for_every_input_that_can_be_read(
     monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor())
     films = tmp_path / "films"
     films.mkdir()
-    (films / "a.dcm").write_bytes(film_bytes(PatientName="Müller^Jörg"))
+    (films / "a.dcm").write_bytes(xray_bytes(PatientName="Müller^Jörg"))
     grey = np.tile(np.arange(64, dtype=np.uint8), (64, 1)) * 4
     Image.fromarray(grey).save(films / "b.png")
     asked = ["predict", str(films), "--fhir", str(tmp_path / "fhir"), "--json", "-q"]

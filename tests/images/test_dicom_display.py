@@ -194,11 +194,11 @@ def test_padding_is_black_and_does_not_stretch(syntax: str, photometric: str) ->
     samples = (GREY12 // 2 + 1000).astype(np.uint16)
     samples[:, :9] = 4000
     dataset = twelve(samples, PixelPaddingValue=4000, PhotometricInterpretation=photometric)
-    film_only = stretched(samples[:, 9:])
+    image_only = stretched(samples[:, 9:])
     if photometric == "MONOCHROME1":
-        film_only = 1 - film_only
+        image_only = 1 - image_only
     grey = read(dataset, syntax).pixels
-    np.testing.assert_allclose(grey[:, 9:], film_only, atol=2e-7)
+    np.testing.assert_allclose(grey[:, 9:], image_only, atol=2e-7)
     assert not grey[:, :9].any()
 
 

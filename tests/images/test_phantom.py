@@ -223,13 +223,13 @@ def test_the_folder_has_the_form_of_data(png_folder: Path) -> None:
 
 def test_splits_share_no_patient_and_some_have_several_images(png_folder: Path) -> None:
     splits_of: defaultdict[str, set[str]] = defaultdict(set)
-    films_of: defaultdict[str, int] = defaultdict(int)
+    images_of: defaultdict[str, int] = defaultdict(int)
     for path in png_folder.rglob("*.png"):
         patient = kermany_patient(path)
         splits_of[patient].add(path.relative_to(png_folder).parts[0])
-        films_of[patient] += 1
+        images_of[patient] += 1
     assert all(len(splits) == 1 for splits in splits_of.values())
-    assert set(films_of.values()) == {1, 2, 3}
+    assert set(images_of.values()) == {1, 2, 3}
 
 
 def test_each_split_has_both_subtypes(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pneumoscope.inference.age_gate import AgeGate, describe_ages, parse_ages
 from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.inference.predictor import Predictor, mark_of
 from pneumoscope.records import Prediction
-from support.dicom_reports import MANIFEST, BrightnessBackend, film_bytes
+from support.dicom_reports import MANIFEST, BrightnessBackend, xray_bytes
 from support.image_files import encoded, smooth_grey
 
 UNKNOWN = "for children aged 1–5 years, the age of this patient is not known"
@@ -26,7 +26,7 @@ def predicted(
 
 
 def aged(age: str | None = None, birth: str | None = None, **more: Any) -> bytes:
-    return film_bytes(PatientAge=age, PatientBirthDate=birth, StudyDate="20240101", **more)
+    return xray_bytes(PatientAge=age, PatientBirthDate=birth, StudyDate="20240101", **more)
 
 
 @pytest.mark.parametrize("age", ["001Y", "005Y", "012M", "071M", "052W", "365D", "313W"])

@@ -167,7 +167,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there is anything set but Pillow's part")
-def test_memory_that_decoding_frees_is_not_fetched_anew_for_each_film(tmp_path: Path) -> None:
+def test_memory_that_decoding_frees_is_not_fetched_anew_for_each_image(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     coarse = Image.fromarray(generator.integers(0, 256, (20, 20), np.uint8))
     coarse.resize((1600, 1250)).save(tmp_path / "large.jpeg")

@@ -65,7 +65,7 @@ def strange() -> dict[str, np.ndarray]:
     }
 
 
-def test_films_of_the_known_kind_pass(statistics: Statistics, unseen: list[np.ndarray]) -> None:
+def test_images_of_the_known_kind_pass(statistics: Statistics, unseen: list[np.ndarray]) -> None:
     verdicts = [verdict_on(image, statistics) for image in unseen]
     assert sum(v.reason is None for v in verdicts) >= 19
     for verdict in verdicts:
@@ -74,7 +74,7 @@ def test_films_of_the_known_kind_pass(statistics: Statistics, unseen: list[np.nd
 
 
 @pytest.mark.parametrize("name", strange())
-def test_what_is_no_film_is_refused(statistics: Statistics, name: str) -> None:
+def test_what_is_no_image_is_refused(statistics: Statistics, name: str) -> None:
     verdict = verdict_on(strange()[name], statistics)
     assert verdict.reason is Reason.NOT_A_CHEST_XRAY
     assert verdict.score > 1
@@ -86,7 +86,7 @@ def test_what_is_no_film_is_refused(statistics: Statistics, name: str) -> None:
     [(1, "clockwise by 90°"), (2, "by 180°"), (3, "anticlockwise by 90°")],
 )
 @pytest.mark.parametrize("inverted", [False, True])
-def test_turned_and_inverted_films_are_told_with_the_way_back(
+def test_turned_and_inverted_images_are_told_with_the_way_back(
     statistics: Statistics,
     unseen: list[np.ndarray],
     quarters: int,
@@ -106,12 +106,12 @@ def test_turned_and_inverted_films_are_told_with_the_way_back(
     assert hits >= 9
 
 
-def test_inverted_films_are_told(statistics: Statistics, unseen: list[np.ndarray]) -> None:
+def test_inverted_images_are_told(statistics: Statistics, unseen: list[np.ndarray]) -> None:
     verdicts = [verdict_on(1 - image, statistics) for image in unseen]
     assert sum(v.reason is Reason.INVERTED and "rotate it" not in v.detail for v in verdicts) >= 19
 
 
-def test_mirrored_films_pass(statistics: Statistics, unseen: list[np.ndarray]) -> None:
+def test_mirrored_images_pass(statistics: Statistics, unseen: list[np.ndarray]) -> None:
     verdicts = [verdict_on(image[:, ::-1], statistics) for image in unseen]
     assert sum(v.reason is Reason.ROTATED for v in verdicts) == 0
 
@@ -173,11 +173,11 @@ def test_every_path_refuses_alike(
     wanted = [None, Reason.ROTATED, Reason.INVERTED, Reason.NOT_A_CHEST_XRAY]
     assert [p.reason for p in together] == wanted
     assert [p.status for p in together] == ["ok", "refused", "refused", "refused"]
-    for path, name_and_film, prediction in zip(paths, decoded, together, strict=True):
+    for path, name_and_image, prediction in zip(paths, decoded, together, strict=True):
         for other in (
             predictor.predict_file(path),
             predictor.predict_bytes(path.read_bytes(), str(path)),
-            next(predictor.predict_images([name_and_film])),
+            next(predictor.predict_images([name_and_image])),
         ):
             assert replace(other.prediction, input_score=None) == replace(
                 prediction, input_score=None

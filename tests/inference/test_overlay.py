@@ -28,7 +28,7 @@ CORNER[0, 0] = 3.0
 
 
 @pytest.mark.parametrize("shape", [(70, 140), (140, 70), (64, 64)])
-def test_stretched_maps_cover_the_film(shape: tuple[int, int]) -> None:
+def test_stretched_maps_cover_the_image(shape: tuple[int, int]) -> None:
     heat = fit_map(CORNER, shape, PreprocessConfig())
     assert heat.shape == shape
     assert heat.max() == pytest.approx(1.0, abs=0.05)
@@ -44,7 +44,7 @@ def test_padded_maps_lose_their_padding() -> None:
     assert heat[:, 60:].max() < 0.1
 
 
-def test_a_map_of_zeros_leaves_the_film_grey() -> None:
+def test_a_map_of_zeros_leaves_the_image_grey() -> None:
     grey = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
     png = overlay_png(grey, np.zeros((7, 7), np.float32), PreprocessConfig())
     picture = np.asarray(Image.open(io.BytesIO(png)))
@@ -52,7 +52,7 @@ def test_a_map_of_zeros_leaves_the_film_grey() -> None:
     assert np.abs(picture[..., 0] / 255 - grey).max() < 0.005
 
 
-def test_colours_mark_the_peak_and_large_films_shrink() -> None:
+def test_colours_mark_the_peak_and_large_images_shrink() -> None:
     grey = np.full((3000, 1500), 0.5, np.float32)
     picture = np.asarray(Image.open(io.BytesIO(overlay_png(grey, CORNER, PreprocessConfig()))))
     assert picture.shape == (600, 300, 3)
@@ -61,7 +61,7 @@ def test_colours_mark_the_peak_and_large_films_shrink() -> None:
     assert Image.open(io.BytesIO(image_png(grey))).size == (300, 600)
 
 
-def test_an_overlay_is_film_and_colour_by_the_heat() -> None:
+def test_an_overlay_is_image_and_colour_by_the_heat() -> None:
     """The same blend, computed for each pixel in floating point."""
     grey = np.random.default_rng(0).random((40, 50)).astype(np.float32)
     cam = np.random.default_rng(1).random((5, 5)).astype(np.float32)
@@ -105,7 +105,7 @@ def test_256_colours_look_like_all_of_them() -> None:
     ("shape", "wanted"),
     [((1200, 900), (600, 450)), ((1201, 900), (400, 300)), ((2, 6000), (1, 600)), ((9, 9), (9, 9))],
 )
-def test_large_films_become_means_of_their_pixels(
+def test_large_images_become_means_of_their_pixels(
     shape: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
     pixels = np.random.default_rng(5).random(shape, np.float32)
@@ -120,7 +120,7 @@ def test_large_films_become_means_of_their_pixels(
     ("shape", "wanted"),
     [((960, 700), (480, 350)), ((1250, 1600), (312, 400)), ((2, 4800), (1, 480)), ((9, 9), (9, 9))],
 )
-def test_films_in_folders_look_like_the_means_of_their_pixels(
+def test_images_in_folders_look_like_the_means_of_their_pixels(
     shape: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)

@@ -19,7 +19,7 @@ from pneumoscope.inference.preparing import Decoder, Prepared
 from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
 from pneumoscope.records import Prediction
 from support.dying import allocate, die, fail_to_answer, slept, spin
-from support.fake_service import film_png
+from support.fake_service import xray_png
 
 DECODER = Decoder(LimitsConfig(), Preprocessor(PreprocessConfig(size=32)))
 
@@ -57,7 +57,7 @@ def test_files_that_end_processes_have_rows(one: Processes) -> None:
     late = one.prepared(spin, "a.png")  # type: ignore[arg-type]  # in place of a decoder
     assert isinstance(late, Prediction)
     assert (late.path, late.status, late.reason) == ("a.png", "refused", Reason.TOO_COMPLEX)
-    good = one.prepared_content(DECODER, film_png(), "b.png")
+    good = one.prepared_content(DECODER, xray_png(), "b.png")
     assert isinstance(good, Prepared)
     assert good.source == "b.png"
 

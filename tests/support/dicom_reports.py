@@ -59,7 +59,7 @@ def predictor() -> Predictor:
     return Predictor(MANIFEST, BrightnessBackend())
 
 
-def patient_film(number: int = 1, samples: Array | None = None, **elements: Any) -> Dataset:
+def patient_xray(number: int = 1, samples: Array | None = None, **elements: Any) -> Dataset:
     """Film `number` of a study of its own, the same for the same number; `None` leaves one out."""
     values = smooth_grey(64, 56, 4095, seed=number) if samples is None else samples
     given = {
@@ -91,9 +91,9 @@ def patient_film(number: int = 1, samples: Array | None = None, **elements: Any)
     return made
 
 
-def film_bytes(number: int = 1, **elements: Any) -> bytes:
+def xray_bytes(number: int = 1, **elements: Any) -> bytes:
     """The same as a file."""
-    return dicom(patient_film(number, **elements))
+    return dicom(patient_xray(number, **elements))
 
 
 def answered(content: bytes, probability: float = 0.75) -> Result:

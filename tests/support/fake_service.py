@@ -57,7 +57,7 @@ def fake_app(backend: MeanBackend | None = None, keys: tuple[str, ...] = (), **l
     return build_app(fake_predictor(backend), ServeConfig(**limits), LIMITS, keys)
 
 
-def film_png(level: int = 120, side: int = 48) -> bytes:
+def xray_png(level: int = 120, side: int = 48) -> bytes:
     """A picture that can be answered for."""
     grey = np.full((side, side - 8), level, np.uint8)
     grey[side // 4 : side // 2, 8 : side // 2] += 20

@@ -20,7 +20,7 @@ import numpy as np
 from pneumoscope.cli.app import run
 from support import node_process
 from support.dicom_peers import send, until
-from support.dicom_reports import film_bytes
+from support.dicom_reports import xray_bytes
 from support.orthanc import DICOM, ask, get, orthanc
 
 NODE = 11112
@@ -49,7 +49,7 @@ def studies(count: int) -> tuple[list[bytes], list[dict[str, Any]]]:
             elements["ViewPosition"] = "LL"
         if k % 31 == 9:
             elements["BodyPartExamined"] = "KNEE"
-        images.append(film_bytes(k, samples=samples, **elements))
+        images.append(xray_bytes(k, samples=samples, **elements))
         if k % 9:
             readings.append({"accession": f"A{k}", "reading": ill, "reader": "R1"})
         if k % 5 == 0:

@@ -14,7 +14,7 @@ from typing import Any
 
 from support import node_process
 from support.dicom_peers import audited, until
-from support.dicom_reports import film_bytes, judged_by_dciodvfy
+from support.dicom_reports import judged_by_dciodvfy, xray_bytes
 from support.orthanc import URL, USER, ask, instances, orthanc
 
 NODE = 11112
@@ -34,11 +34,11 @@ def main(folder: Path) -> dict[str, Any]:
         "spool": str(folder / "spool"),
     }
     with orthanc(folder, NODE, route=False, plugins=[PLUGIN]):
-        ask("/instances", film_bytes(1))
+        ask("/instances", xray_bytes(1))
         node = node_process.start(**settings)
         try:
             until(lambda: _ours() >= 2, "Orthanc having a report and a capture")
-            ask("/instances", film_bytes(2))
+            ask("/instances", xray_bytes(2))
             until(lambda: _ours() >= 4, "Orthanc having two of each")
         finally:
             node.terminate()

@@ -14,7 +14,7 @@ from typing import Any
 
 from support import node_process
 from support.dicom_peers import audited, until
-from support.dicom_reports import film_bytes, judged_by_dciodvfy
+from support.dicom_reports import judged_by_dciodvfy, xray_bytes
 from support.orthanc import DICOM, ask, instances, orthanc
 
 NODE = 11112
@@ -33,10 +33,10 @@ def main(folder: Path) -> dict[str, Any]:
         node = node_process.start(**settings)
         try:
             until(lambda: _echo(folder), "the node answering dcmtk's echo")
-            ask("/instances", film_bytes(1))  # which its rule sends to the node
-            direct = _storescu(folder, film_bytes(2))
-            ask("/instances", film_bytes(2))
-            ask("/instances", film_bytes(3, Modality="CT", SOPClassUID=CT))
+            ask("/instances", xray_bytes(1))  # which its rule sends to the node
+            direct = _storescu(folder, xray_bytes(2))
+            ask("/instances", xray_bytes(2))
+            ask("/instances", xray_bytes(3, Modality="CT", SOPClassUID=CT))
             until(lambda: _count(OURS) >= 4, "Orthanc having two reports and two captures")
             for name in _names(instances(), "DX"):
                 ask("/modalities/pneumoscope/store", name.encode())

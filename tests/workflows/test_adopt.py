@@ -56,7 +56,7 @@ def test_splits_can_be_kept_and_the_manifest_may_lie_above(
     ]
 
 
-def test_films_without_patients_are_each_their_own(tmp_path: Path) -> None:
+def test_images_without_patients_are_each_their_own(tmp_path: Path) -> None:
     owners.vindr(tmp_path)
     out = tmp_path / "m.csv"
     assert run(["data", "adopt", "vindr-pcxr", str(tmp_path), "--out", str(out), "-q"]) == 0

@@ -175,7 +175,7 @@ def test_training_makes_the_check_and_evaluates_what_passes(
     assert "## Input check" in finished.bundle.card.read_text(encoding="utf-8")
 
 
-def test_known_embeddings_are_taken_and_only_for_films_as_they_are(
+def test_known_embeddings_are_taken_and_only_for_images_as_they_are(
     bundle: Bundle, phantoms: Path
 ) -> None:
     films = sorted((phantoms / "train").rglob("*.png"))

@@ -39,7 +39,9 @@ def write(path: Path, rows: str, header: str = HEADER) -> Path:
     return path
 
 
-def test_the_film_under_the_wrong_label_is_found_and_pictured(folder: Path, tmp_path: Path) -> None:
+def test_the_image_under_the_wrong_label_is_found_and_pictured(
+    folder: Path, tmp_path: Path
+) -> None:
     document, text = run_audit(folder, tmp_path / "out", SILENT)
     doubts = document["evidence"]["labels"]["doubts"]
     assert [doubt["path"] for doubt in doubts] == ["NORMAL/7.png"]
@@ -70,7 +72,7 @@ def test_answers_judge_and_pictures_can_be_left_out(folder: Path, tmp_path: Path
     assert "<img" not in (out / "audit.html").read_text(encoding="utf-8")
 
 
-def test_answers_are_found_by_path_or_by_a_name_that_is_one_films(
+def test_answers_are_found_by_path_or_by_a_name_that_is_one_images(
     folder: Path, tmp_path: Path
 ) -> None:
     one = folder / "NORMAL/3.png"

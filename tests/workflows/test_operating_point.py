@@ -129,7 +129,7 @@ def test_copies_without_an_answer_are_left_out(records: list[ImageRecord]) -> No
     assert 0 < found.threshold.value < 1
 
 
-def test_films_that_are_gone_meanwhile_are_left_out(records: list[ImageRecord]) -> None:
+def test_images_that_are_gone_meanwhile_are_left_out(records: list[ImageRecord]) -> None:
     backend = BrightBackend()
     scored, predictor = answered_by(backend, records)
     for record in records[:2]:
@@ -140,7 +140,7 @@ def test_films_that_are_gone_meanwhile_are_left_out(records: list[ImageRecord]) 
     assert len(backend.said) == 16 * batches  # ten films' copies in whole batches
 
 
-def test_refused_films_are_in_neither(records: list[ImageRecord]) -> None:
+def test_refused_images_are_in_neither(records: list[ImageRecord]) -> None:
     records[3].path.write_bytes(b"text")
     scored, predictor = answered_by(BrightBackend(), records)
     found = with_operating_point(MANIFEST, scored, predictor, PERTURBED, SILENT)

@@ -180,7 +180,7 @@ def test_a_model_that_reads_the_lungs_is_told_apart(
         assert exchange.found.difference["auc"].value == pytest.approx(0.0, abs=0.03)
 
 
-def test_surroundings_are_lent_by_the_next_film_of_another_patient(films: Path) -> None:
+def test_surroundings_are_lent_by_the_next_image_of_another_patient(films: Path) -> None:
     labels, patients = [0, 0, 1, 0, 1], "aabcb"
     records = [
         ImageRecord(films.parent / f"{k}.png", label, patient)
@@ -332,7 +332,7 @@ def test_a_limit_draws_patients_and_without_shortcuts_no_lung_is_looked_for(
     assert not (tmp_path / "figures" / "shortcuts.svg").exists()
 
 
-def test_refusals_are_counted_apart_and_unreadable_films_left_out(
+def test_refusals_are_counted_apart_and_unreadable_images_left_out(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_model(monkeypatch, Refusing(MANIFEST, Reader()))

@@ -31,7 +31,7 @@ from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
 from pneumoscope.errors import UsageError
 from support import node_process
 from support.dicom_peers import audited, until
-from support.dicom_reports import film_bytes, predictor
+from support.dicom_reports import predictor, xray_bytes
 from support.fake_dicomweb import DicomWebServer, dicomweb_server
 
 QUICK = {**node_process.QUICK, "port": 0, "poll": 0.05, "dicomweb_days": 0}
@@ -61,8 +61,8 @@ def wanted(film: bytes) -> Found:
     return Found(dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID)
 
 
-def test_each_film_is_fetched_once_and_its_reports_are_in_its_study(tmp_path: Path) -> None:
-    films = [film_bytes(k) for k in range(3)] + [film_bytes(4, Modality="MG")]
+def test_each_image_is_fetched_once_and_its_reports_are_in_its_study(tmp_path: Path) -> None:
+    films = [xray_bytes(k) for k in range(3)] + [xray_bytes(4, Modality="MG")]
     with dicomweb_server(films, most=2) as server, running(tmp_path, server):
         until(lambda: len(server.stored) == 6, "reports of three films")
         searches = len(server.asked)
@@ -86,12 +86,12 @@ def vars_of(found: Found) -> tuple[str, str, str]:
     return found.study, found.series, found.sop
 
 
-def test_films_of_old_studies_are_left_where_they_are(tmp_path: Path) -> None:
+def test_images_of_old_studies_are_left_where_they_are(tmp_path: Path) -> None:
     from datetime import date
 
-    new = film_bytes(2, StudyDate=f"{date.today():%Y%m%d}")
+    new = xray_bytes(2, StudyDate=f"{date.today():%Y%m%d}")
     with (
-        dicomweb_server([film_bytes(1), new]) as server,
+        dicomweb_server([xray_bytes(1), new]) as server,
         running(tmp_path, server, dicomweb_days=1),
     ):
         until(lambda: len(server.stored) == 2, "reports of today's film")
@@ -100,7 +100,7 @@ def test_films_of_old_studies_are_left_where_they_are(tmp_path: Path) -> None:
 
 def test_a_server_in_trouble_is_asked_again(tmp_path: Path) -> None:
     with (
-        dicomweb_server([film_bytes(1)], search_faults=[500, 503, 302, 400]) as server,
+        dicomweb_server([xray_bytes(1)], search_faults=[500, 503, 302, 400]) as server,
         running(tmp_path, server),
     ):
         until(lambda: len(server.stored) == 2, "reports in the end")
@@ -114,7 +114,7 @@ def test_a_server_in_trouble_is_asked_again(tmp_path: Path) -> None:
 def test_what_the_server_refuses_is_tried_again_and_given_up_in_the_end(tmp_path: Path) -> None:
     # The first is refused in two ways and then taken; the second never.
     with (
-        dicomweb_server([film_bytes(1)], faults=[202, 409, 409, 409, 200, 409]) as server,
+        dicomweb_server([xray_bytes(1)], faults=[202, 409, 409, 409, 200, 409]) as server,
         running(tmp_path, server, most_refusals=3) as node,
     ):
         until(
@@ -136,7 +136,7 @@ def test_what_the_server_refuses_is_tried_again_and_given_up_in_the_end(tmp_path
 @pytest.mark.parametrize("fault", [500, 503, 429, 401])
 def test_a_server_that_is_away_costs_no_report(tmp_path: Path, fault: int) -> None:
     with (
-        dicomweb_server([film_bytes(1)], faults=[fault] * 3) as server,
+        dicomweb_server([xray_bytes(1)], faults=[fault] * 3) as server,
         running(tmp_path, server, most_refusals=1),
     ):
         until(lambda: len(server.stored) == 2, "both reports")
@@ -146,7 +146,7 @@ def test_a_server_that_is_away_costs_no_report(tmp_path: Path, fault: int) -> No
 
 
 def test_an_answer_that_never_came_sends_the_same_bytes_again(tmp_path: Path) -> None:
-    with dicomweb_server([film_bytes(1)], faults=[0]) as server, running(tmp_path, server) as node:
+    with dicomweb_server([xray_bytes(1)], faults=[0]) as server, running(tmp_path, server) as node:
         until(lambda: node.spool.count("reports", "sent") == 2, "both reports")
     assert len(server.stored) == 3
     assert len(set(server.stored)) == 2
@@ -154,7 +154,7 @@ def test_an_answer_that_never_came_sends_the_same_bytes_again(tmp_path: Path) ->
 
 def test_a_slow_server_is_left_and_asked_again(tmp_path: Path) -> None:
     with (
-        dicomweb_server([film_bytes(1)], hang=0.5) as server,
+        dicomweb_server([xray_bytes(1)], hang=0.5) as server,
         running(tmp_path, server, dimse_timeout=0.2),
     ):
         until(lambda: bool(events(tmp_path, "not retrieved")), "a time-out")
@@ -172,7 +172,7 @@ def test_a_kill_between_storing_and_its_row_sends_the_same_bytes_again(
     def dying(self: Spool, report: Outgoing) -> None:
         raise Killed
 
-    with dicomweb_server([film_bytes(1)]) as server:
+    with dicomweb_server([xray_bytes(1)]) as server:
         with monkeypatch.context() as patch:
             patch.setattr(Spool, "sent", dying)
             with pytest.raises(Killed), running(tmp_path, server) as node:
@@ -187,7 +187,7 @@ def test_a_kill_between_storing_and_its_row_sends_the_same_bytes_again(
 
 def test_sigkill_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     count = 12
-    with dicomweb_server([film_bytes(k) for k in range(count)]) as server:
+    with dicomweb_server([xray_bytes(k) for k in range(count)]) as server:
         settings = {**QUICK, "spool": str(tmp_path), "dicomweb": server.url}
         node = node_process.start(**settings)
         try:
@@ -205,7 +205,7 @@ def test_sigkill_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
 
 def test_silent_mode_fetches_and_stores_nothing(tmp_path: Path) -> None:
     with (
-        dicomweb_server([film_bytes(1)]) as server,
+        dicomweb_server([xray_bytes(1)]) as server,
         running(tmp_path, server, dicomweb_silent=True) as node,
     ):
         until(lambda: node.spool.count("reports", "kept") == 2, "reports being kept")
@@ -217,7 +217,7 @@ def test_a_token_comes_from_a_file_or_the_environment(
 ) -> None:
     file = tmp_path / "token"
     file.write_text("Basic cGlsb3Q6c2VjcmV0\n")
-    with dicomweb_server([film_bytes(1)], token="Bearer abc.def") as server:  # noqa: S106 - no one's
+    with dicomweb_server([xray_bytes(1)], token="Bearer abc.def") as server:  # noqa: S106 - no one's
         with pytest.raises(ServerError) as refused:
             search(server)
         assert refused.value.status == 401
@@ -249,12 +249,12 @@ def test_a_token_that_goes_unencrypted_is_told(
     assert token == "" or token not in caplog.text
 
 
-def test_a_film_is_the_same_byte_for_byte_and_no_larger_than_allowed() -> None:
-    film = film_bytes(1)
+def test_an_image_is_the_same_byte_for_byte_and_no_larger_than_allowed() -> None:
+    film = xray_bytes(1)
     with dicomweb_server([film]) as server:
         client = DicomWeb(NodeConfig(dicomweb=server.url))
         assert client.retrieve(wanted(film), len(film)) == film
-        for gone, most in ((wanted(film_bytes(2)), 1 << 20), (wanted(film), len(film) - 1)):
+        for gone, most in ((wanted(xray_bytes(2)), 1 << 20), (wanted(film), len(film) - 1)):
             with pytest.raises(NotAvailableError):
                 client.retrieve(gone, most)
         client.close()
@@ -262,7 +262,7 @@ def test_a_film_is_the_same_byte_for_byte_and_no_larger_than_allowed() -> None:
 
 @pytest.mark.parametrize("uid", ["../../admin", "1.2/3", "", "1" * 65, 12])
 def test_a_uid_that_is_none_gets_into_no_address(uid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    film = film_bytes(1)
+    film = xray_bytes(1)
     with dicomweb_server([film]) as server:
         monkeypatch.setattr(
             "support.fake_dicomweb.json.dumps",

@@ -40,7 +40,7 @@ from pneumoscope.inference.processes import Processes
 from pneumoscope.workflows.node import node_retry, node_status
 from support import node_process
 from support.dicom_peers import archive, audited, modality, send, until
-from support.dicom_reports import MANIFEST, film_bytes, predictor
+from support.dicom_reports import MANIFEST, predictor, xray_bytes
 from support.fake_dicomweb import dicomweb_server
 from support.image_files import dicom
 
@@ -68,7 +68,7 @@ def queued(folder: Path, count: int) -> list[Path]:
     files: list[Path] = []
     for k in range(count):
         before = set((folder / "incoming").iterdir())
-        assert send(receiver.port, [film_bytes(k)]) == [0]
+        assert send(receiver.port, [xray_bytes(k)]) == [0]
         files += set((folder / "incoming").iterdir()) - before
     receiver.stop(1.0)
     audit.close()
@@ -100,14 +100,14 @@ def test_images_whose_files_are_lost_are_set_aside_and_can_be_sent_again(tmp_pat
             "tried_again": {"films": 0, "reports": 0, "fhir": 0, "fetches": 0},
             "lost": 4,
         }
-        assert send(node.port, [film_bytes(k) for k in range(4)]) == [0] * 4
+        assert send(node.port, [xray_bytes(k) for k in range(4)]) == [0] * 4
         until(lambda: len(kept.received) == 12, "reports of all six")
     assert set_aside(tmp_path) == []
 
 
 def test_reports_whose_files_are_lost_are_not_sent_and_the_others_are(tmp_path: Path) -> None:
     with running(tmp_path) as node:
-        send(node.port, [film_bytes(k) for k in range(3)])
+        send(node.port, [xray_bytes(k) for k in range(3)])
         until(lambda: node.spool.count("reports", "kept") == 6, "six reports")
     gone, emptied, cut, *_ = sorted((tmp_path / "outgoing").iterdir())
     gone.unlink()
@@ -117,7 +117,7 @@ def test_reports_whose_files_are_lost_are_not_sent_and_the_others_are(tmp_path: 
         until(lambda: len(kept.received) == 3, "the three that are whole")
         until(lambda: node.spool.count("reports", "set aside") == 3, "the others set aside")
         # The same images again: what was lost of them is made anew.
-        send(node.port, [film_bytes(k) for k in range(3)])
+        send(node.port, [xray_bytes(k) for k in range(3)])
         until(lambda: len(kept.received) == 6, "all six")
     assert len({uid for uid, _ in kept.received}) == 6
     assert set_aside(tmp_path) == []
@@ -170,7 +170,7 @@ def test_a_stop_in_the_middle_of_an_image_sets_nothing_aside(
     with monkeypatch.context() as patch:
         patch.setattr(Processes, "call", slow)
         with running(tmp_path, grace=0.1) as node:
-            send(node.port, [film_bytes(1)])
+            send(node.port, [xray_bytes(1)])
             assert begun.wait(60)
     document, _ = node_status(tmp_path)
     assert (document["films_waiting"], document["items"]) == (1, [])
@@ -186,7 +186,7 @@ def test_a_destination_that_breaks_off_at_one_report_gets_the_others(
         choosy(1, how) as (port, stored, mended),
         running(tmp_path, forward=f"ARCHIVE@127.0.0.1:{port}", most_refusals=3) as node,
     ):
-        send(node.port, [film_bytes(k) for k in range(5)])
+        send(node.port, [xray_bytes(k) for k in range(5)])
         until(lambda: len(set(stored)) == 9, "nine of ten")
         until(lambda: node.spool.count("reports", "set aside") == 1, "the tenth set aside")
         mended.set()
@@ -196,7 +196,7 @@ def test_a_destination_that_breaks_off_at_one_report_gets_the_others(
 
 
 def test_a_server_that_fails_for_one_image_gives_the_others(tmp_path: Path) -> None:
-    films = [film_bytes(k) for k in range(5)]
+    films = [xray_bytes(k) for k in range(5)]
     with (
         dicomweb_server(films, broken={uid_of(films[1])}) as server,
         running(tmp_path, dicomweb=server.url, most_refusals=3) as node,
@@ -210,7 +210,7 @@ def test_a_server_that_fails_for_one_image_gives_the_others(tmp_path: Path) -> N
 
 
 def test_a_server_that_fails_for_one_report_takes_the_others(tmp_path: Path) -> None:
-    films = [film_bytes(k) for k in range(5)]
+    films = [xray_bytes(k) for k in range(5)]
     with (
         dicomweb_server(films, broken_reports={0}) as server,
         running(tmp_path, dicomweb=server.url, most_refusals=3) as node,
@@ -221,7 +221,7 @@ def test_a_server_that_fails_for_one_report_takes_the_others(tmp_path: Path) -> 
 
 
 def test_an_image_that_drips_holds_up_neither_the_others_nor_the_stop(tmp_path: Path) -> None:
-    films = [film_bytes(k) for k in range(4)]
+    films = [xray_bytes(k) for k in range(4)]
     with dicomweb_server(films, dripping={uid_of(films[0])}) as server:
         with running(tmp_path, dicomweb=server.url, dimse_timeout=1.0):
             until(lambda: len(server.stored) == 6, "reports of three")
@@ -254,11 +254,11 @@ def stored_as(port: int, dataset: Dataset, uid: str) -> C_STORE:
 
 def test_the_uid_of_the_message_is_that_of_the_data_set(tmp_path: Path) -> None:
     with running(tmp_path) as node:
-        dataset = dcmread(BytesIO(film_bytes(1)))
+        dataset = dcmread(BytesIO(xray_bytes(1)))
         assert stored_as(node.port, dataset, "1.2.3").Status == 0xA900
         del dataset.SOPInstanceUID
         assert stored_as(node.port, dataset, "1.2.3").Status == 0xC000
-        assert send(node.port, [film_bytes(1)]) == [0]
+        assert send(node.port, [xray_bytes(1)]) == [0]
     why = [line["why"] for line in audited(tmp_path) if line["event"] == "turned away"]
     assert why == ["its data set has another UID", "its data set states no UID"]
 
@@ -268,7 +268,7 @@ def test_the_uid_of_the_message_is_that_of_the_data_set(tmp_path: Path) -> None:
 def test_an_image_without_study_or_series_is_refused_and_its_sender_told(
     tmp_path: Path, keyword: str, value: Any
 ) -> None:
-    dataset = dcmread(BytesIO(film_bytes(1)))
+    dataset = dcmread(BytesIO(xray_bytes(1)))
     if value is None:
         del dataset[keyword]
     else:
@@ -280,13 +280,13 @@ def test_an_image_without_study_or_series_is_refused_and_its_sender_told(
         assert response.ErrorComment == f"{keyword} is missing"
         assert response.OffendingElement == tag_for_keyword(keyword)
         assert node.spool.count("films", "waiting") == 0
-        assert send(node.port, [film_bytes(1)]) == [0]  # the same image, complete
+        assert send(node.port, [xray_bytes(1)]) == [0]  # the same image, complete
     why = [line["why"] for line in audited(tmp_path) if line["event"] == "turned away"]
     assert why == [f"its data set states no {keyword}"]
 
 
 def test_a_header_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
-    dataset = dcmread(BytesIO(film_bytes(1)))
+    dataset = dcmread(BytesIO(xray_bytes(1)))
     dataset.add_new(0x00190010, "UT", "broken")
     content = encode(dataset, False, True) or b""
     at = content.index(b"\x19\x00\x10\x00UT")
@@ -300,18 +300,18 @@ def test_a_header_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
 def test_an_image_of_a_web_server_without_a_study_is_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = dcmread(BytesIO(film_bytes(1)))
+    dataset = dcmread(BytesIO(xray_bytes(1)))
     del dataset.StudyInstanceUID
     stream = BytesIO()
     dataset.save_as(stream)
     monkeypatch.setattr(DicomWeb, "retrieve", lambda *_: stream.getvalue())
-    with dicomweb_server([film_bytes(1)]) as server, running(tmp_path, dicomweb=server.url):
+    with dicomweb_server([xray_bytes(1)]) as server, running(tmp_path, dicomweb=server.url):
         until(lambda: ("fetch", "it states no StudyInstanceUID") in set_aside(tmp_path), "that")
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])
 def test_the_uids_are_found_in_every_encoding(syntax: str) -> None:
-    film = dcmread(BytesIO(film_bytes(1)))
+    film = dcmread(BytesIO(xray_bytes(1)))
     uids = StatedUids(film.SOPInstanceUID, film.StudyInstanceUID, film.SeriesInstanceUID)
     assert stated_uids(dicom(film, syntax)) == uids
     assert stated_uids(b"").sop == ""
@@ -319,12 +319,12 @@ def test_the_uids_are_found_in_every_encoding(syntax: str) -> None:
 
 
 def test_a_broken_copy_does_not_stand_in_the_way_of_the_good_one(tmp_path: Path) -> None:
-    broken = dcmread(BytesIO(film_bytes(1)))
+    broken = dcmread(BytesIO(xray_bytes(1)))
     broken.PixelData = broken.PixelData[:100]
     stream = BytesIO()
     broken.save_as(stream)
     with archive() as kept, running(tmp_path, forward=f"ARCHIVE@127.0.0.1:{kept.port}") as node:
-        assert send(node.port, [stream.getvalue(), film_bytes(1)]) == [0, 0]
+        assert send(node.port, [stream.getvalue(), xray_bytes(1)]) == [0, 0]
         until(lambda: len(kept.received) == 3, "a report of each, and a capture")
     assert len({uid for uid, _ in kept.received}) == 3
     reasons = [line["reason"] for line in audited(tmp_path) if line["event"] == "answered"]
@@ -358,7 +358,7 @@ def test_a_disk_that_is_full_costs_no_half_line_and_tells_the_sender(
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(node.spool, "receive", refusing)
-        assert send(node.port, [film_bytes(1)]) == [0xA700]
+        assert send(node.port, [xray_bytes(1)]) == [0xA700]
 
 
 OLD = """
@@ -413,7 +413,7 @@ def test_a_damaged_queue_is_said_and_a_lost_one_loses_no_image(tmp_path: Path) -
 
 def test_the_queue_can_be_read_beside_the_node(tmp_path: Path) -> None:
     with running(tmp_path) as node:
-        send(node.port, [film_bytes(1)])
+        send(node.port, [xray_bytes(1)])
         until(lambda: node.spool.count("reports", "kept") == 2, "two reports")
         document, text = node_status(tmp_path)
     assert (document["films_answered"], document["reports_kept"]) == (1, 2)

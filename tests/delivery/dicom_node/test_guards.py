@@ -25,7 +25,7 @@ from pydicom import dcmread
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.node import Node
 from support.dicom_peers import archive, audited, modality, send, until
-from support.dicom_reports import film_bytes, needs, predictor
+from support.dicom_reports import needs, predictor, xray_bytes
 
 ADDRESS = "127.0.0.1"
 
@@ -45,7 +45,7 @@ def served(port: int) -> bool:
     association = modality().associate(ADDRESS, port, ae_title="PNEUMOSCOPE")
     if not association.is_established:
         return False
-    answer = association.send_c_store(dcmread(BytesIO(film_bytes(1))))
+    answer = association.send_c_store(dcmread(BytesIO(xray_bytes(1))))
     association.release()
     return bool(answer.get("Status") == 0)
 
@@ -78,12 +78,12 @@ def test_a_request_that_announces_gigabytes_is_cut_off(tmp_path: Path) -> None:
         )
 
 
-def test_a_film_beyond_the_limit_is_turned_away_and_the_next_one_taken(tmp_path: Path) -> None:
-    small = film_bytes(1)
+def test_an_image_beyond_the_limit_is_turned_away_and_the_next_one_taken(tmp_path: Path) -> None:
+    small = xray_bytes(1)
     with running(tmp_path, max_bytes=len(small) + 100) as node:
-        larger = film_bytes(2, ImageComments="x" * 1000)
+        larger = xray_bytes(2, ImageComments="x" * 1000)
         assert send(node.port, [larger, small]) == [0xA700, 0]
-        endless = film_bytes(3, ImageComments="x" * (3 << 20))
+        endless = xray_bytes(3, ImageComments="x" * (3 << 20))
         with pytest.raises((AssertionError, RuntimeError)):
             assert send(node.port, [endless]) == [0]  # cut off while it is sent
         assert served(node.port)
@@ -91,9 +91,9 @@ def test_a_film_beyond_the_limit_is_turned_away_and_the_next_one_taken(tmp_path:
     assert reasons == ["too large", "message too large"]
 
 
-def test_a_full_disk_turns_films_away(tmp_path: Path) -> None:
+def test_a_full_disk_turns_images_away(tmp_path: Path) -> None:
     with running(tmp_path, min_free=1 << 60) as node:
-        assert send(node.port, [film_bytes(1)]) == [0xA700]
+        assert send(node.port, [xray_bytes(1)]) == [0xA700]
     assert audited(tmp_path)[-2]["why"] == "queue or disk full"
 
 
@@ -127,14 +127,14 @@ def test_tls_and_nothing_else_where_it_is_asked_for(
     cert, key = certificate
     with running(tmp_path, tls_cert=cert, tls_key=key, tls_ca=cert) as node:
         known = (client(cert, certificate), ADDRESS)
-        assert send(node.port, [film_bytes(1)], tls_args=known) == [0]
+        assert send(node.port, [xray_bytes(1)], tls_args=known) == [0]
         for unknown in (None, (client(cert), ADDRESS)):  # in plain; without a certificate
             association = modality().associate(
                 ADDRESS, node.port, ae_title="PNEUMOSCOPE", tls_args=unknown
             )
             assert not association.is_established
         with socket.create_connection((ADDRESS, node.port)):  # never begins to agree on TLS
-            assert send(node.port, [film_bytes(2)], tls_args=known) == [0]
+            assert send(node.port, [xray_bytes(2)], tls_args=known) == [0]
 
 
 @needs("openssl")
@@ -147,5 +147,5 @@ def test_reports_go_out_under_tls_to_whom_the_certificate_names(
     with archive(tls=server) as kept:
         settings = {"forward": f"ARCHIVE@{ADDRESS}:{kept.port}", "forward_tls": True}
         with running(tmp_path, tls_ca=cert, **settings) as node:
-            send(node.port, [film_bytes(1)])
+            send(node.port, [xray_bytes(1)])
             until(lambda: len(kept.received) == 2, "two reports under TLS")

@@ -20,7 +20,7 @@ from pneumoscope.delivery.dicom_node.monitoring import Metric, exposition
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.errors import UsageError
 from support.dicom_peers import archive, send, until
-from support.dicom_reports import film_bytes, predictor
+from support.dicom_reports import predictor, xray_bytes
 from support.free_port import free_port
 
 
@@ -46,7 +46,7 @@ def samples(text: str) -> dict[str, float]:
 
 
 def test_counts_are_told_and_no_patient(tmp_path: Path) -> None:
-    films = [film_bytes(1), film_bytes(2, BodyPartExamined="HAND"), film_bytes(1)]
+    films = [xray_bytes(1), xray_bytes(2, BodyPartExamined="HAND"), xray_bytes(1)]
     with archive() as kept:
         forward = f"ARCHIVE@127.0.0.1:{kept.port}"
         with running(tmp_path, forward=forward) as (node, port):

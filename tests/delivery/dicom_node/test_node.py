@@ -40,7 +40,7 @@ from support.dicom_peers import (
     send,
     until,
 )
-from support.dicom_reports import MANIFEST, BrightnessBackend, answered, film_bytes, predictor
+from support.dicom_reports import MANIFEST, BrightnessBackend, answered, predictor, xray_bytes
 
 
 @contextmanager
@@ -61,8 +61,8 @@ def sent(kept: Archive, count: int) -> None:
     until(lambda: len(kept.received) >= count, f"the archive getting {count} objects")
 
 
-def test_each_film_becomes_a_report_and_a_capture_in_its_study(tmp_path: Path) -> None:
-    films = [film_bytes(k) for k in range(3)]
+def test_each_image_becomes_a_report_and_a_capture_in_its_study(tmp_path: Path) -> None:
+    films = [xray_bytes(k) for k in range(3)]
     with archive() as kept, running(tmp_path, kept) as node:
         assert send(node.port, films) == [0, 0, 0]
         sent(kept, 6)
@@ -88,12 +88,12 @@ def test_it_answers_an_echo_and_takes_no_ct(tmp_path: Path) -> None:
     assert "CT Image Storage" not in accepted
 
 
-def test_a_film_that_comes_again_is_not_answered_again(tmp_path: Path) -> None:
+def test_an_image_that_comes_again_is_not_answered_again(tmp_path: Path) -> None:
     with archive() as kept, running(tmp_path, kept) as node:
-        assert send(node.port, [film_bytes(1), film_bytes(1)]) == [0, 0]
+        assert send(node.port, [xray_bytes(1), xray_bytes(1)]) == [0, 0]
         sent(kept, 2)
-        renamed = film_bytes(1, PatientName="ANOTHER^NAME")
-        assert send(node.port, [film_bytes(1), renamed, film_bytes(2)]) == [0, 0, 0]
+        renamed = xray_bytes(1, PatientName="ANOTHER^NAME")
+        assert send(node.port, [xray_bytes(1), renamed, xray_bytes(2)]) == [0, 0, 0]
         sent(kept, 6)  # other content under the same UID has reports of its own
     assert len({uid for uid, _ in kept.received}) == 6
     events = [(line["event"], line.get("known_uid")) for line in audited(tmp_path)]
@@ -102,26 +102,26 @@ def test_a_film_that_comes_again_is_not_answered_again(tmp_path: Path) -> None:
     assert events.count(("received", None)) == 2
 
 
-def test_it_knows_a_film_again_after_a_restart_and_answers_anew_with_another_model(
+def test_it_knows_an_image_again_after_a_restart_and_answers_anew_with_another_model(
     tmp_path: Path,
 ) -> None:
     with archive() as kept:
         with running(tmp_path, kept) as node:
-            send(node.port, [film_bytes(1)])
+            send(node.port, [xray_bytes(1)])
             sent(kept, 2)
         with running(tmp_path, kept) as node:
-            send(node.port, [film_bytes(1), film_bytes(2)])
+            send(node.port, [xray_bytes(1), xray_bytes(2)])
             sent(kept, 4)
         other = replace(MANIFEST, threshold=replace(MANIFEST.threshold, value=0.9))
         with running(tmp_path, kept, Predictor(other, BrightnessBackend())) as node:
-            send(node.port, [film_bytes(1)])
+            send(node.port, [xray_bytes(1)])
             sent(kept, 6)
     assert len({uid for uid, _ in kept.received}) == len(kept.received) == 6
 
 
 def test_without_a_destination_reports_are_kept_until_there_is_one(tmp_path: Path) -> None:
     with running(tmp_path, None) as node:
-        send(node.port, [film_bytes(1)])
+        send(node.port, [xray_bytes(1)])
         until(lambda: node.spool.count("reports", "kept") == 2, "two reports being kept")
     assert len(list((tmp_path / "outgoing").iterdir())) == 2
     with archive() as kept, running(tmp_path, kept):
@@ -133,7 +133,7 @@ def test_a_destination_that_is_away_gets_everything_when_it_is_back(tmp_path: Pa
     with archive() as kept:
         port = kept.port
     with running(tmp_path, Archive(port)) as node:
-        send(node.port, [film_bytes(k) for k in range(2)])
+        send(node.port, [xray_bytes(k) for k in range(2)])
         until(
             lambda: any(x["event"] == "destination not reached" for x in audited(tmp_path)),
             "a vain attempt",
@@ -147,16 +147,16 @@ def test_a_destination_that_is_away_gets_everything_when_it_is_back(tmp_path: Pa
 def test_a_report_that_is_refused_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
     # PS3.4 B.2.3: A700 out of resources, A900 data set does not match, B000 stored with a remark.
     with archive(answers=[0xA700, 0xA900, 0, 0]) as kept, running(tmp_path, kept) as node:
-        send(node.port, [film_bytes(1)])
+        send(node.port, [xray_bytes(1)])
         sent(kept, 2)
         until(lambda: node.spool.count("reports", "sent") == 2, "both being sent")
     with (
         archive(answers=[0xA900] * 4) as kept,
         running(tmp_path, kept, most_refusals=2) as node,
     ):
-        send(node.port, [film_bytes(2)])
+        send(node.port, [xray_bytes(2)])
         until(lambda: node.spool.count("reports", "set aside") == 2, "two being given up")
-        send(node.port, [film_bytes(3)])
+        send(node.port, [xray_bytes(3)])
         sent(kept, 2)
     assert {dataset.PatientID for dataset in kept.datasets} == {"P-0003"}
     assert len(list((tmp_path / "outgoing").iterdir())) == 2
@@ -164,17 +164,17 @@ def test_a_report_that_is_refused_is_tried_again_and_then_given_up(tmp_path: Pat
 
 def test_a_destination_that_takes_implicit_vr_only_gets_that(tmp_path: Path) -> None:
     with archive(syntaxes=[ImplicitVRLittleEndian]) as kept, running(tmp_path, kept) as node:
-        send(node.port, [film_bytes(1)])
+        send(node.port, [xray_bytes(1)])
         sent(kept, 2)
     assert {d.file_meta.TransferSyntaxUID for d in kept.datasets} == {ImplicitVRLittleEndian}
 
 
-def test_films_without_an_answer_get_a_report_that_says_so(tmp_path: Path) -> None:
+def test_images_without_an_answer_get_a_report_that_says_so(tmp_path: Path) -> None:
     blank = np.zeros((64, 56), np.uint16)
-    hand = film_bytes(2, BodyPartExamined="HAND")
-    homeless = film_bytes(3, StudyInstanceUID=None)
+    hand = xray_bytes(2, BodyPartExamined="HAND")
+    homeless = xray_bytes(3, StudyInstanceUID=None)
     with archive() as kept, running(tmp_path, kept) as node:
-        films = [film_bytes(1, samples=blank), hand, homeless]
+        films = [xray_bytes(1, samples=blank), hand, homeless]
         assert send(node.port, films) == [0, 0, 0xA900]
         sent(kept, 2)
         until(lambda: node.spool.count("films", "answered") == 2, "both being answered")
@@ -186,14 +186,14 @@ def test_films_without_an_answer_get_a_report_that_says_so(tmp_path: Path) -> No
     # One that a spool holds from before this was refused gets no report, and the reason is kept.
     path = tmp_path / "homeless.dcm"
     path.write_bytes(homeless)
-    made = made_reports(Reporter(MANIFEST), path, answered(film_bytes(3)), "")
+    made = made_reports(Reporter(MANIFEST), path, answered(xray_bytes(3)), "")
     assert made is Reason.CORRUPT
 
 
 def test_the_audit_has_no_word_about_a_patient(tmp_path: Path) -> None:
-    film = film_bytes(1)
+    film = xray_bytes(1)
     with archive() as kept, running(tmp_path, kept) as node:
-        send(node.port, [film, film_bytes(2, BodyPartExamined="HAND", PatientName="SECRET^NAME")])
+        send(node.port, [film, xray_bytes(2, BodyPartExamined="HAND", PatientName="SECRET^NAME")])
         sent(kept, 3)
     text = (tmp_path / "audit.jsonl").read_text()
     events = [line["event"] for line in audited(tmp_path)]
@@ -243,7 +243,7 @@ def test_a_part_that_fails_ends_the_node(tmp_path: Path) -> None:
             raise RuntimeError("broken")
 
     with running(tmp_path, None, Predictor(MANIFEST, Broken())) as node:
-        send(node.port, [film_bytes(1)])
+        send(node.port, [xray_bytes(1)])
         with pytest.raises(RuntimeError, match="broken"):
             node.run(threading.Event())
     # What was acknowledged is answered by the next one.
@@ -255,7 +255,7 @@ def test_giving_up_an_image_touches_its_row_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path, Author.of(MANIFEST).fingerprint, sending=True)
-    spool.receive("1.2.3", film_bytes(1), 10, 0)
+    spool.receive("1.2.3", xray_bytes(1), 10, 0)
     assert [len(spool.take(16)) for _ in range(5)] == [1] * 5  # begun, and never ended
     spool.close()
     (file,) = (tmp_path / "incoming").iterdir()
@@ -268,7 +268,7 @@ def test_giving_up_an_image_touches_its_row_alone(
     monkeypatch.setattr(Path, "open", opened)
     with archive() as kept, running(tmp_path, kept) as node:
         until(lambda: node.spool.count("films", "set aside") == 1, "its being set aside")
-        assert send(node.port, [film_bytes(2)]) == [0]
+        assert send(node.port, [xray_bytes(2)]) == [0]
         sent(kept, 2)
     assert file.exists()
     assert [line["event"] for line in audited(tmp_path)].count("given up") == 1
@@ -296,7 +296,7 @@ def test_giving_up_an_image_touches_its_row_alone(
 
 def test_warnings_stand_in_the_audit_without_values(tmp_path: Path) -> None:
     with archive() as kept, running(tmp_path, kept) as node:
-        odd = film_bytes(1, WindowCenter=128, WindowWidth=256, BodyPartExamined="SMITH")
+        odd = xray_bytes(1, WindowCenter=128, WindowWidth=256, BodyPartExamined="SMITH")
         assert send(node.port, [odd]) == [0]
         sent(kept, 2)
     (line,) = [each for each in audited(tmp_path) if each["event"] == "answered"]

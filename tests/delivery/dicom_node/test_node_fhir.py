@@ -29,7 +29,7 @@ from pneumoscope.errors import Reason, UsageError
 from pneumoscope.workflows.node import node_retry, node_status
 from support import node_process
 from support.dicom_peers import archive, audited, send, send_until_acknowledged, until
-from support.dicom_reports import MANIFEST, answered, film_bytes, predictor
+from support.dicom_reports import MANIFEST, answered, predictor, xray_bytes
 from support.fake_fhir import FhirServer, fhir_server
 from support.free_port import free_port
 
@@ -51,7 +51,7 @@ def counts(spool: Path, name: str) -> int:
 
 
 def test_each_result_is_posted_once_beside_its_dicom_reports(tmp_path: Path) -> None:
-    images = [film_bytes(1), film_bytes(2), film_bytes(3, BodyPartExamined="HAND")]
+    images = [xray_bytes(1), xray_bytes(2), xray_bytes(3, BodyPartExamined="HAND")]
     with archive() as kept, fhir_server() as server:
         forward = f"ARCHIVE@127.0.0.1:{kept.port}"
         with running(tmp_path, server, forward=forward) as node:
@@ -80,7 +80,7 @@ def test_a_bundle_that_is_refused_is_set_aside_shown_and_tried_again(tmp_path: P
         fhir_server(refused=[b"P-0001"]) as server,
         running(tmp_path, server, most_refusals=3) as node,
     ):
-        send(node.port, [film_bytes(1), film_bytes(2)])
+        send(node.port, [xray_bytes(1), xray_bytes(2)])
         until(lambda: counts(tmp_path, "fhir_set_aside") == 1, "one being set aside")
         until(lambda: len(server.posted) == 1, "the other one being taken")
         document, text = node_status(tmp_path)
@@ -103,7 +103,7 @@ def test_a_server_in_trouble_costs_no_bundle(tmp_path: Path, fault: int) -> None
         fhir_server(faults=[fault] * 3) as server,
         running(tmp_path, server, most_refusals=1) as node,
     ):
-        send(node.port, [film_bytes(1)])
+        send(node.port, [xray_bytes(1)])
         until(lambda: len(server.posted) == 1, "the Bundle")
     told = [line for line in audited(tmp_path) if line["event"] == "destination not reached"]
     assert [line["status"] for line in told] == [fault] * 3
@@ -114,7 +114,7 @@ def test_a_server_that_is_away_does_not_hold_up_the_archive(tmp_path: Path) -> N
     with archive() as kept:
         forward = f"ARCHIVE@127.0.0.1:{kept.port}"
         with running(tmp_path, None, fhir=url, forward=forward) as node:
-            send(node.port, [film_bytes(1)])
+            send(node.port, [xray_bytes(1)])
             until(lambda: len(kept.received) == 2, "report and capture")
     assert counts(tmp_path, "fhir_waiting") == 1
     # Without --fhir what waits is kept; with it, it goes out.
@@ -126,7 +126,7 @@ def test_a_server_that_is_away_does_not_hold_up_the_archive(tmp_path: Path) -> N
 
 def test_a_response_that_was_lost_sends_the_same_bytes_again(tmp_path: Path) -> None:
     with fhir_server(faults=[0]) as server, running(tmp_path, server) as node:
-        send(node.port, [film_bytes(1)])
+        send(node.port, [xray_bytes(1)])
         until(lambda: counts(tmp_path, "fhir_sent") == 1, "the Bundle")
     assert len(server.posted) == 2
     assert len(set(server.posted)) == 1
@@ -135,7 +135,7 @@ def test_a_response_that_was_lost_sends_the_same_bytes_again(tmp_path: Path) -> 
 
 def test_a_long_response_is_cut_off_and_its_status_counts(tmp_path: Path) -> None:
     with fhir_server(padding=2 << 20) as server, running(tmp_path, server) as node:
-        send(node.port, [film_bytes(1)])
+        send(node.port, [xray_bytes(1)])
         until(lambda: counts(tmp_path, "fhir_sent") == 1, "the Bundle")
     assert len(server.posted) == 1
 
@@ -153,7 +153,7 @@ def test_a_kill_between_posting_and_its_row_sends_the_same_bytes_again(
         with monkeypatch.context() as patch:
             patch.setattr(Spool, "sent", dying)
             with running(tmp_path, server) as node:
-                send(node.port, [film_bytes(1)])
+                send(node.port, [xray_bytes(1)])
                 with pytest.raises(Killed):
                     node.run(threading.Event())
         with running(tmp_path, server):
@@ -169,7 +169,7 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
     with fhir_server() as server:
         settings = {**QUICK, "spool": str(tmp_path), "fhir": server.url, "port": port}
         node = node_process.start(**settings)
-        images = [film_bytes(k) for k in range(count)]
+        images = [xray_bytes(k) for k in range(count)]
         sender = threading.Thread(
             target=send_until_acknowledged, args=(port, images, acknowledged.append, over)
         )
@@ -198,11 +198,11 @@ def test_a_token_comes_from_a_file_or_the_environment(
     with fhir_server(token="Bearer abc.def") as server:  # noqa: S106 - no one's
         monkeypatch.setenv(FHIR_TOKEN_VARIABLE, "abc.def")
         with running(tmp_path / "a", server) as node:
-            send(node.port, [film_bytes(1)])
+            send(node.port, [xray_bytes(1)])
             until(lambda: len(server.posted) == 1, "the Bundle")
         server.token = file.read_text().strip()
         with running(tmp_path / "b", server, fhir_token_file=str(file)) as node:
-            send(node.port, [film_bytes(1)])
+            send(node.port, [xray_bytes(1)])
             until(lambda: len(server.posted) == 2, "the Bundle")
 
 
@@ -218,8 +218,8 @@ def test_values_that_fhir_does_not_allow_are_left_out(
 
     monkeypatch.setattr(scorer, "fhir_bundle", strict)
     path = tmp_path / "image.dcm"
-    path.write_bytes(film_bytes(1))
-    made = scorer.made_reports(Reporter(MANIFEST), path, answered(film_bytes(1)), "", True)
+    path.write_bytes(xray_bytes(1))
+    made = scorer.made_reports(Reporter(MANIFEST), path, answered(xray_bytes(1)), "", True)
     assert not isinstance(made, Reason)
     assert [item.kind for item in made] == ["report", "capture", "fhir"]
     report = json.loads(made[2].content)["entry"][0]["resource"]

@@ -28,7 +28,7 @@ from support.dicom_peers import (
     send_until_acknowledged,
     until,
 )
-from support.dicom_reports import film_bytes, predictor
+from support.dicom_reports import predictor, xray_bytes
 from support.free_port import free_port
 
 FILMS = 20
@@ -45,7 +45,7 @@ def listening(port: int) -> bool:
 
 def test_sigkill_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     port = free_port()
-    films = [film_bytes(k) for k in range(FILMS)]
+    films = [xray_bytes(k) for k in range(FILMS)]
     acknowledged: list[int] = []
     over = threading.Event()
     with archive() as kept:
@@ -91,7 +91,7 @@ def test_a_kill_between_sending_and_its_row_sends_the_same_bytes_again(
         config = NodeConfig(port=0, spool=str(tmp_path), forward=forward, min_free=0, grace=1.0)
         monkeypatch.setattr(Spool, "sent", dying)
         node = Node(config, predictor())
-        send(node.port, [film_bytes(1)])
+        send(node.port, [xray_bytes(1)])
         with pytest.raises(Killed):
             node.run(threading.Event())
         node.stop()
@@ -113,7 +113,7 @@ def test_sigterm_ends_what_was_begun_and_keeps_the_rest(tmp_path: Path) -> None:
         association = modality().associate("127.0.0.1", port, ae_title="PNEUMOSCOPE")
         node.terminate()
         # The association that was there may still end what it began.
-        answer = association.send_c_store(dcmread(BytesIO(film_bytes(1))))
+        answer = association.send_c_store(dcmread(BytesIO(xray_bytes(1))))
         association.release()
         assert answer.Status == 0
     finally:

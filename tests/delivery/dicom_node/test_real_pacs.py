@@ -17,7 +17,7 @@ from support.orthanc import in_isolation, isolated
 
 
 @needs("Orthanc", "storescu", "echoscu", "dciodvfy", "unshare", "ip")
-def test_orthanc_shows_the_reports_in_the_studies_of_the_films(tmp_path: Path) -> None:
+def test_orthanc_shows_the_reports_in_the_studies_of_the_images(tmp_path: Path) -> None:
     if not isolated():
         pytest.skip("no network namespace of its own is allowed here (unshare -n)")
     told = in_isolation(Path(real_pacs.__file__), str(tmp_path), timeout=240)

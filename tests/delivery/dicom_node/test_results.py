@@ -18,7 +18,7 @@ from pneumoscope.data.scores import read_scores, stated_threshold
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.status import COLUMNS, RESULTS_FILE
 from support.dicom_peers import send, until
-from support.dicom_reports import film_bytes, predictor
+from support.dicom_reports import predictor, xray_bytes
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -30,8 +30,8 @@ def test_results_can_be_had_while_the_node_runs(tmp_path: Path) -> None:
     spool, table = tmp_path / "spool", tmp_path / "scores.csv"
     node = Node(NodeConfig(port=0, spool=str(spool), min_free=0, grace=2.0), predictor())
     try:
-        films = [film_bytes(k, AccessionNumber=f"A{k}", StudyDate="20260907") for k in range(3)]
-        films.append(film_bytes(3, AccessionNumber="A3", Modality="CT"))
+        films = [xray_bytes(k, AccessionNumber=f"A{k}", StudyDate="20260907") for k in range(3)]
+        films.append(xray_bytes(3, AccessionNumber="A3", Modality="CT"))
         assert send(node.port, films) == [0] * 4
         until(lambda: node.spool.count("films", "answered") == 4, "four answers")
         assert run(["node", "results", "--spool", str(spool), "--out", str(table), "-q"]) == 0

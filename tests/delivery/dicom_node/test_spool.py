@@ -32,7 +32,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_film_goes_its_way(tmp_path: Path) -> None:
+def test_an_image_goes_its_way(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     assert keep(spool, "1.1") == "new"
     (film,) = spool.take(16)
@@ -65,7 +65,7 @@ def test_names_of_files_are_never_the_caller_s(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_film_is_known_again_by_uid_and_content_for_the_same_model(tmp_path: Path) -> None:
+def test_an_image_is_known_again_by_uid_and_content_for_the_same_model(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     assert [keep(spool, "1.1"), keep(spool, "1.1")] == ["new", "known"]
     assert [keep(spool, "1.1", b"other"), keep(spool, "1.1", b"other")] == [
@@ -81,7 +81,7 @@ def test_a_film_is_known_again_by_uid_and_content_for_the_same_model(tmp_path: P
     again.close()
 
 
-def test_it_turns_films_away_when_it_is_full(tmp_path: Path) -> None:
+def test_it_turns_images_away_when_it_is_full(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     assert spool.receive("1.1", b"film", 1, 0)[0] == "new"
     assert spool.receive("1.2", b"film", 1, 0) == ("full", 0)
@@ -90,7 +90,7 @@ def test_it_turns_films_away_when_it_is_full(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_the_same_film_by_many_threads_at_once_is_one(tmp_path: Path) -> None:
+def test_the_same_image_by_many_threads_at_once_is_one(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     found: list[str] = []
     threads = [threading.Thread(target=lambda: found.append(keep(spool, "1.1"))) for _ in range(8)]
@@ -171,7 +171,7 @@ def test_a_kill_between_any_two_writes_of_reports_loses_and_doubles_nothing(
     again.close()
 
 
-def test_a_kill_before_the_row_of_a_film_leaves_it_unknown(
+def test_a_kill_before_the_row_of_an_image_leaves_it_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = opened(tmp_path)

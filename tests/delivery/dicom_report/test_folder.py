@@ -18,7 +18,7 @@ from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 from pneumoscope.cli.app import run
 from pneumoscope.delivery.dicom_report.objects import ReportFolder
 from pneumoscope.inference.predictor import Predictor
-from support.dicom_reports import MANIFEST, film_bytes, predictor
+from support.dicom_reports import MANIFEST, predictor, xray_bytes
 from support.image_files import smooth_grey
 
 
@@ -31,11 +31,11 @@ def quick_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def films(tmp_path: Path) -> Path:
     folder = tmp_path / "films"
     folder.mkdir()
-    (folder / "a.dcm").write_bytes(film_bytes(1))
-    (folder / "b.dcm").write_bytes(film_bytes(2, Modality="CT"))
+    (folder / "a.dcm").write_bytes(xray_bytes(1))
+    (folder / "b.dcm").write_bytes(xray_bytes(2, Modality="CT"))
     Image.fromarray(smooth_grey().astype(np.uint8)).save(folder / "c.png")
-    (folder / "d.dcm").write_bytes(film_bytes(3, StudyInstanceUID=None))
-    (folder / "e.dcm").write_bytes(film_bytes(5))
+    (folder / "d.dcm").write_bytes(xray_bytes(3, StudyInstanceUID=None))
+    (folder / "e.dcm").write_bytes(xray_bytes(5))
     return folder
 
 
@@ -85,7 +85,7 @@ def test_what_is_told_at_the_end(
 def test_a_file_that_changed_meanwhile_gets_no_report(films: Path, tmp_path: Path) -> None:
     reports = ReportFolder(tmp_path / "out", MANIFEST)
     answer = predictor().predict_file(films / "a.dcm")
-    (films / "a.dcm").write_bytes(film_bytes(9))
+    (films / "a.dcm").write_bytes(xray_bytes(9))
     reports.add(answer)
     assert reports.reports == 0
     assert "changed" in reports.notes[0][1]

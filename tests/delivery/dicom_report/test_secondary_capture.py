@@ -22,10 +22,10 @@ from pneumoscope.inference.overlay import overlay_rgb
 from support.dicom_reports import (
     MANIFEST,
     answered,
-    film_bytes,
     judged_by_dciodvfy,
     needs,
-    patient_film,
+    patient_xray,
+    xray_bytes,
 )
 from support.image_files import dicom, smooth_grey
 
@@ -40,9 +40,9 @@ def capture(content: bytes) -> Dataset:
     return dcmread(BytesIO(capture_bytes(content)))
 
 
-def test_it_stands_in_the_film_s_study_and_names_the_film() -> None:
+def test_it_stands_in_the_image_s_study_and_names_the_image() -> None:
     # PS3.3 A.8.1; C.7.6.1.1.4: Source Image Sequence; C.8.6.1: drawn on a workstation.
-    film = patient_film()
+    film = patient_xray()
     sc = capture(dicom(film))
     assert sc.SOPClassUID == SecondaryCaptureImageStorage
     assert (sc.Modality, sc.ConversionType) == ("OT", "WSD")
@@ -61,7 +61,7 @@ def test_it_stands_in_the_film_s_study_and_names_the_film() -> None:
 
 def test_it_shows_the_overlay_whole_with_the_label_below() -> None:
     samples = smooth_grey(500, 512, 4095)
-    content = film_bytes(samples=samples)
+    content = xray_bytes(samples=samples)
     answer = answered(content)
     assert answer.image is not None
     assert answer.cam is not None
@@ -76,20 +76,20 @@ def test_it_shows_the_overlay_whole_with_the_label_below() -> None:
 
 
 def test_the_label_is_what_it_should_be() -> None:
-    author, answer = Author.of(MANIFEST), answered(film_bytes())
+    author, answer = Author.of(MANIFEST), answered(xray_bytes())
     overlay = np.zeros((600, 600, 3), np.uint8)
     first = labelled(overlay, author, answer.prediction)
-    other = labelled(overlay, author, answered(film_bytes(), 0.1).prediction)
+    other = labelled(overlay, author, answered(xray_bytes(), 0.1).prediction)
     # Another answer changes the line of the answer, and not that of research use.
     changed = np.flatnonzero((first != other).any(axis=(1, 2)))
     assert changed.min() >= 600 + 18 * 3 // 2
     assert not (first[600 : 600 + 18] == 0).all()
-    assert "RESEARCH USE ONLY" in capture(film_bytes()).SeriesDescription
-    assert "not for diagnosis" in capture(film_bytes()).ImageComments
+    assert "RESEARCH USE ONLY" in capture(xray_bytes()).SeriesDescription
+    assert "not for diagnosis" in capture(xray_bytes()).ImageComments
 
 
-def test_a_small_film_is_enlarged_so_that_the_label_can_be_read() -> None:
-    shown = capture(film_bytes())
+def test_a_small_image_is_enlarged_so_that_the_label_can_be_read() -> None:
+    shown = capture(xray_bytes())
     assert shown.Columns >= 512
     assert shown.Columns % 56 == 0
 
@@ -97,7 +97,7 @@ def test_a_small_film_is_enlarged_so_that_the_label_can_be_read() -> None:
 @pytest.mark.parametrize("orientation", [None, "", ["L"], ["LEFT", "F"], ["L", "F", "H"]])
 def test_an_orientation_that_nobody_knows_stays_empty(orientation: Any) -> None:
     # PS3.3 C.7.6.1: PatientOrientation is of type 2C.
-    sc = capture(film_bytes(PatientOrientation=orientation))
+    sc = capture(xray_bytes(PatientOrientation=orientation))
     assert "PatientOrientation" in sc
     assert not sc.PatientOrientation
 
@@ -109,19 +109,19 @@ def test_once_lossy_is_always_lossy() -> None:
         "LossyImageCompressionRatio": "12.5",
         "LossyImageCompressionMethod": "ISO_10918_1",
     }
-    sc = capture(film_bytes(**lossy))
+    sc = capture(xray_bytes(**lossy))
     assert {keyword: str(sc[keyword].value) for keyword in lossy} == lossy
-    assert "LossyImageCompression" not in capture(film_bytes())
+    assert "LossyImageCompression" not in capture(xray_bytes())
 
 
-def test_what_is_burnt_in_the_film_is_burnt_in_here() -> None:
+def test_what_is_burnt_in_the_image_is_burnt_in_here() -> None:
     # PS3.3 C.7.6.1: BurnedInAnnotation is of what identifies the patient; our label does not.
-    assert capture(film_bytes(BurnedInAnnotation="YES")).BurnedInAnnotation == "YES"
-    assert capture(film_bytes(BurnedInAnnotation="NO")).BurnedInAnnotation == "NO"
-    assert "BurnedInAnnotation" not in capture(film_bytes())
+    assert capture(xray_bytes(BurnedInAnnotation="YES")).BurnedInAnnotation == "YES"
+    assert capture(xray_bytes(BurnedInAnnotation="NO")).BurnedInAnnotation == "NO"
+    assert "BurnedInAnnotation" not in capture(xray_bytes())
 
 
 @needs("dciodvfy")
 @pytest.mark.parametrize("elements", [{}, {"PatientOrientation": None, "PatientName": ""}])
 def test_dciodvfy_finds_nothing(elements: dict[str, Any], tmp_path: Path) -> None:
-    assert judged_by_dciodvfy(capture_bytes(film_bytes(**elements)), tmp_path) == []
+    assert judged_by_dciodvfy(capture_bytes(xray_bytes(**elements)), tmp_path) == []

@@ -25,11 +25,11 @@ from support.dicom_reports import (
     MANIFEST,
     REFUSED,
     answered,
-    film_bytes,
     judged_by_dciodvfy,
     needs,
-    patient_film,
+    patient_xray,
     predictor,
+    xray_bytes,
 )
 from support.image_files import dicom
 
@@ -46,10 +46,10 @@ def read(content: bytes) -> Dataset:
 
 
 def test_it_lies_on_the_pixels_of_the_image_that_it_names() -> None:
-    film = patient_film()
+    film = patient_xray()
     seg = read(dicom(film))
     assert (seg.Rows, seg.Columns) == (film.Rows, film.Columns) == (64, 56)
-    cam = answered(film_bytes()).cam
+    cam = answered(xray_bytes()).cam
     assert cam is not None
     heat = fit_map(cam, (64, 56), MANIFEST.preprocessing)
     np.testing.assert_allclose(seg.pixel_array / 255, heat, atol=0.5 / 255 + 1e-6)
@@ -63,7 +63,7 @@ def test_it_lies_on_the_pixels_of_the_image_that_it_names() -> None:
 
 
 def test_it_says_what_it_is() -> None:
-    seg = read(film_bytes())
+    seg = read(xray_bytes())
     assert (seg.Modality, seg.SegmentationType) == ("SEG", "FRACTIONAL")
     assert (seg.SegmentationFractionalType, seg.MaximumFractionalValue) == ("PROBABILITY", 255)
     (segment,) = seg.SegmentSequence
@@ -74,8 +74,8 @@ def test_it_says_what_it_is() -> None:
 
 
 def test_the_same_result_has_the_same_uid() -> None:
-    assert read(film_bytes()).SOPInstanceUID == read(film_bytes()).SOPInstanceUID
-    assert read(film_bytes(2)).SOPInstanceUID != read(film_bytes()).SOPInstanceUID
+    assert read(xray_bytes()).SOPInstanceUID == read(xray_bytes()).SOPInstanceUID
+    assert read(xray_bytes(2)).SOPInstanceUID != read(xray_bytes()).SOPInstanceUID
 
 
 @needs("dciodvfy")
@@ -89,7 +89,7 @@ def test_the_same_result_has_the_same_uid() -> None:
     ],
 )
 def test_dciodvfy_finds_nothing(elements: dict[str, Any], tmp_path: Path) -> None:
-    content = made(film_bytes(**elements))
+    content = made(xray_bytes(**elements))
     assert judged_by_dciodvfy(content, tmp_path) == []
     if "PatientName" in elements:
         assert str(dcmread(BytesIO(content)).PatientName) == "Müller^Jörg"
@@ -97,7 +97,7 @@ def test_dciodvfy_finds_nothing(elements: dict[str, Any], tmp_path: Path) -> Non
 
 def test_without_an_answer_or_unless_asked_for_there_is_none() -> None:
 
-    content = film_bytes()
+    content = xray_bytes()
     refused = Reporter(MANIFEST, segmentation=True).objects(content, Result(REFUSED))
     assert [one.kind for one in refused] == ["report"]
     plain = Reporter(MANIFEST).objects(content, answered(content))
@@ -108,7 +108,7 @@ def test_predict_writes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor())
-    (tmp_path / "a.dcm").write_bytes(film_bytes())
+    (tmp_path / "a.dcm").write_bytes(xray_bytes())
     out = tmp_path / "out"
     asked = ["predict", str(tmp_path / "a.dcm"), "--segmentation", "--json", "-q"]
     assert run([*asked, "--dicom-out", str(out)]) == 0

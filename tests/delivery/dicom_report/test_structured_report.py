@@ -27,10 +27,10 @@ from support.dicom_reports import (
     MANIFEST,
     REFUSED,
     answered,
-    film_bytes,
     judged_by_dciodvfy,
     needs,
-    patient_film,
+    patient_xray,
+    xray_bytes,
 )
 from support.image_files import dicom
 
@@ -72,9 +72,9 @@ def number(node: Dataset, meaning: str) -> float:
     return float(measured.NumericValue)
 
 
-def test_it_stands_in_the_film_s_study_in_a_series_of_its_own() -> None:
+def test_it_stands_in_the_image_s_study_in_a_series_of_its_own() -> None:
     # PS3.3 A.35.3: a Comprehensive SR; C.7.1.1, C.7.2.1: patient and study are the film's.
-    film = patient_film()
+    film = patient_xray()
     sr = report(dicom(film), answered(dicom(film)))
     assert sr.SOPClassUID == Comprehensive3DSRStorage
     assert sr.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
@@ -92,14 +92,14 @@ def test_it_stands_in_the_film_s_study_in_a_series_of_its_own() -> None:
 
 def test_it_is_complete_and_nobody_has_verified_it() -> None:
     # PS3.3 C.17.2: SR Document General.
-    sr = report(film_bytes(), answered(film_bytes()))
+    sr = report(xray_bytes(), answered(xray_bytes()))
     assert (sr.CompletionFlag, sr.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
     assert "VerifyingObserverSequence" not in sr
 
 
 def test_it_is_a_measurement_report_by_a_device() -> None:
     # PS3.16 TID 1500, and TID 1004 for the observer.
-    sr = report(film_bytes(), answered(film_bytes()))
+    sr = report(xray_bytes(), answered(xray_bytes()))
     assert code(sr.ConceptNameCodeSequence[0]) == ("126000", "DCM")
     template = sr.ContentTemplateSequence[0]
     assert (template.TemplateIdentifier, template.MappingResource) == ("1500", "DCMR")
@@ -113,7 +113,7 @@ def test_it_is_a_measurement_report_by_a_device() -> None:
 )
 def test_probability_threshold_and_class(probability: float, presence: tuple[str, str]) -> None:
     # PS3.16 TID 1501: finding, measurements (TID 300), qualitative evaluation (CID 240).
-    sr = report(film_bytes(), answered(film_bytes(), probability))
+    sr = report(xray_bytes(), answered(xray_bytes(), probability))
     group = item(sr, "Measurement Group")
     assert code(item(group, "Finding").ConceptCodeSequence[0]) == ("233604007", "SCT")
     assert number(group, "Probability") == pytest.approx(probability, abs=1e-9)
@@ -124,9 +124,9 @@ def test_probability_threshold_and_class(probability: float, presence: tuple[str
 
 def test_an_uncertain_answer_is_neither_present_nor_absent() -> None:
     # CID 240: undetermined. The probability stays, and a remark says why there is no class.
-    answer = answered(film_bytes(), 0.58)
+    answer = answered(xray_bytes(), 0.58)
     withheld = replace(answer, prediction=replace(answer.prediction, prediction=UNCERTAIN))
-    sr = report(film_bytes(), withheld)
+    sr = report(xray_bytes(), withheld)
     presence = item(sr, "Presence of property").ConceptCodeSequence[0]
     assert code(presence) == ("373068000", "SCT")
     assert number(sr, "Probability") == pytest.approx(0.58)
@@ -134,11 +134,11 @@ def test_an_uncertain_answer_is_neither_present_nor_absent() -> None:
 
 
 def test_how_unlike_the_training_images_it_is_where_that_is_measured() -> None:
-    answer = answered(film_bytes())
+    answer = answered(xray_bytes())
     name = "How unlike its training images the model finds the input"
-    assert not items(report(film_bytes(), answer), name)
+    assert not items(report(xray_bytes(), answer), name)
     scored = replace(answer, prediction=replace(answer.prediction, input_score=1.25))
-    sr = report(film_bytes(), scored)
+    sr = report(xray_bytes(), scored)
     assert number(sr, name) == 1.25
     # PS3.16 8.2: a private scheme's designator begins with 99.
     scheme = item(sr, name).ConceptNameCodeSequence[0].CodingSchemeDesignator
@@ -147,7 +147,7 @@ def test_how_unlike_the_training_images_it_is_where_that_is_measured() -> None:
 
 def test_it_names_the_algorithm_its_version_and_its_model() -> None:
     # PS3.16 TID 4019: Algorithm Identification.
-    sr = report(film_bytes(), answered(film_bytes()))
+    sr = report(xray_bytes(), answered(xray_bytes()))
     author = Author.of(MANIFEST)
     assert item(sr, "Algorithm Name").TextValue == "pneumoscope"
     assert item(sr, "Algorithm Version").TextValue == author.version
@@ -156,7 +156,7 @@ def test_it_names_the_algorithm_its_version_and_its_model() -> None:
     assert parameters[1] == "threshold: 0.600000 (for the test)"
     # How sure: validation's intervals, where there are any.
     manifest = replace(MANIFEST, ages=(1, 5))
-    made = Reporter(manifest, precision="int8").objects(film_bytes(), answered(film_bytes()))
+    made = Reporter(manifest, precision="int8").objects(xray_bytes(), answered(xray_bytes()))
     told = [
         entry.TextValue
         for entry in items(dcmread(BytesIO(made[0].content)), "Algorithm Parameters")
@@ -165,9 +165,9 @@ def test_it_names_the_algorithm_its_version_and_its_model() -> None:
     assert parameters[2:] == ["sensitivity on validation 0.900 (0.850 to 0.940)"]
 
 
-def test_it_refers_to_the_film() -> None:
+def test_it_refers_to_the_image() -> None:
     # PS3.3 C.17.2.3: what the content refers to is in the evidence as well.
-    film = patient_film()
+    film = patient_xray()
     sr = report(dicom(film), answered(dicom(film)))
     group = item(sr, "Measurement Group")
     images = [entry for entry in group.ContentSequence if entry.ValueType == "IMAGE"]
@@ -182,15 +182,15 @@ def test_it_refers_to_the_film() -> None:
 
 
 def test_it_says_that_it_is_for_research_only() -> None:
-    for answer in (answered(film_bytes()), Result(REFUSED)):
-        sr = report(film_bytes(), answer)
+    for answer in (answered(xray_bytes()), Result(REFUSED)):
+        sr = report(xray_bytes(), answer)
         last = sr.ContentSequence[-1]
         assert last.TextValue.startswith("RESEARCH USE ONLY – not for diagnosis")
         assert "RESEARCH USE ONLY" in sr.SeriesDescription
 
 
-def test_a_refused_film_gets_a_report_with_the_reason_and_no_number() -> None:
-    made = Reporter(MANIFEST).objects(film_bytes(), Result(REFUSED))
+def test_a_refused_image_gets_a_report_with_the_reason_and_no_number() -> None:
+    made = Reporter(MANIFEST).objects(xray_bytes(), Result(REFUSED))
     assert [entry.kind for entry in made] == ["report"]
     sr = dcmread(BytesIO(made[0].content))
     group = item(sr, "Measurement Group")
@@ -205,18 +205,18 @@ def test_a_refused_film_gets_a_report_with_the_reason_and_no_number() -> None:
     assert code(item(sr, "Procedure reported").ConceptCodeSequence[0]) == ("363679005", "SCT")
 
 
-def test_uids_are_the_same_in_every_run_and_of_one_film_by_one_model() -> None:
+def test_uids_are_the_same_in_every_run_and_of_one_image_by_one_model() -> None:
     # PS3.5 9: one UID, one object. What is sent again must be recognised.
     def uids(content: bytes, reporter: Reporter) -> list[str]:
         return [entry.sop_uid for entry in reporter.objects(content, answered(content))]
 
-    first = uids(film_bytes(1), Reporter(MANIFEST))
-    assert uids(film_bytes(1), Reporter(MANIFEST)) == first
-    other_film = uids(film_bytes(2), Reporter(MANIFEST))
+    first = uids(xray_bytes(1), Reporter(MANIFEST))
+    assert uids(xray_bytes(1), Reporter(MANIFEST)) == first
+    other_xray = uids(xray_bytes(2), Reporter(MANIFEST))
     stricter = replace(MANIFEST, threshold=OperatingPoint(0.7, "for the test", ""))
-    other_model = uids(film_bytes(1), Reporter(stricter))
-    other_precision = uids(film_bytes(1), Reporter(MANIFEST, precision="bf16"))
-    assert len({*first, *other_film, *other_model, *other_precision}) == 8
+    other_model = uids(xray_bytes(1), Reporter(stricter))
+    other_precision = uids(xray_bytes(1), Reporter(MANIFEST, precision="bf16"))
+    assert len({*first, *other_xray, *other_model, *other_precision}) == 8
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_uids_are_the_same_in_every_run_and_of_one_film_by_one_model() -> None:
 )
 def test_names_in_any_character_set_come_through(character_set: Any, name: str) -> None:
     # PS3.3 C.12.1.1.2; the report is in UTF-8 (ISO_IR 192) whatever the film is in.
-    content = film_bytes(SpecificCharacterSet=character_set, PatientName=name)
+    content = xray_bytes(SpecificCharacterSet=character_set, PatientName=name)
     sr = report(content, answered(content))
     assert sr.SpecificCharacterSet == "ISO_IR 192"
     assert str(sr.PatientName) == name
@@ -247,7 +247,7 @@ def test_names_in_any_character_set_come_through(character_set: Any, name: str) 
     ids=["absent", "impossible", "no number", "empty number"],
 )
 def test_odd_patients_and_studies_get_a_report_too(elements: dict[str, Any]) -> None:
-    content = film_bytes(**elements)
+    content = xray_bytes(**elements)
     sr = report(content, answered(content))
     for keyword in ("PatientName", "PatientID", "PatientSex", "StudyID", "StudyDate", "StudyTime"):
         assert keyword in sr  # type 2: there, if empty
@@ -258,8 +258,8 @@ def test_odd_patients_and_studies_get_a_report_too(elements: dict[str, Any]) -> 
 @needs("dciodvfy")
 @pytest.mark.parametrize("what", ["answered", "refused"])
 def test_dciodvfy_finds_nothing(what: str, tmp_path: Path) -> None:
-    answer = answered(film_bytes()) if what == "answered" else Result(REFUSED)
-    assert judged_by_dciodvfy(report_bytes(film_bytes(), answer), tmp_path) == []
+    answer = answered(xray_bytes()) if what == "answered" else Result(REFUSED)
+    assert judged_by_dciodvfy(report_bytes(xray_bytes(), answer), tmp_path) == []
 
 
 def comments(sr: Dataset) -> list[str]:
@@ -328,7 +328,7 @@ ODD_TAGS: list[tuple[str, dict[str, Any], str, Any, str]] = [
 @pytest.mark.parametrize("case", ODD_TAGS, ids=lambda case: case[0])
 def test_one_odd_tag_loses_no_report(case: tuple[str, dict[str, Any], str, Any, str]) -> None:
     _, elements, keyword, kept, words = case
-    content = film_bytes(**elements)
+    content = xray_bytes(**elements)
     answer = answered(content)
     made = Reporter(MANIFEST).objects(content, answer)
     assert [each.kind for each in made] == ["report", "capture"]
@@ -342,7 +342,7 @@ def test_one_odd_tag_loses_no_report(case: tuple[str, dict[str, Any], str, Any, 
 @pytest.mark.parametrize("keyword", ["SeriesInstanceUID", "SOPInstanceUID"])
 def test_odd_uids_of_series_and_image_are_referred_to_as_they_stand(keyword: str) -> None:
     odd: dict[str, Any] = {keyword: "1.2.03.4"}
-    content = film_bytes(**odd)
+    content = xray_bytes(**odd)
     sr = report(content, answered(content))
     study = sr.CurrentRequestedProcedureEvidenceSequence[0]
     series = study.ReferencedSeriesSequence[0]
@@ -353,7 +353,7 @@ def test_odd_uids_of_series_and_image_are_referred_to_as_they_stand(keyword: str
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom reads odd values aloud
 def test_what_can_not_be_read_is_left_out() -> None:
-    content = film_bytes(PatientWeight="72.5", PatientSize="1.70", PregnancyStatus=4)
+    content = xray_bytes(PatientWeight="72.5", PatientSize="1.70", PregnancyStatus=4)
     content = content.replace(b"72.5", b"hevy")
     # Of two bytes, and by its type of eight.
     content = content.replace(b"\x10\x00\xc0\x21US", b"\x10\x00\xc0\x21FD")
@@ -367,7 +367,7 @@ def test_what_can_not_be_read_is_left_out() -> None:
     ("stated", "words"), [(None, "no character set"), ("UTF8", "unknown character set UTF8")]
 )
 def test_utf_8_without_a_character_set_comes_through(stated: str | None, words: str) -> None:
-    plain = film_bytes(PatientName="Muxxller^Jyyrgen", SpecificCharacterSet=stated)
+    plain = xray_bytes(PatientName="Muxxller^Jyyrgen", SpecificCharacterSet=stated)
     content = plain.replace(b"xx", "ü".encode()).replace(b"yy", "ü".encode())
     sr = report(content, answered(content))
     assert str(sr.PatientName) == "Muüller^Jürgen"
@@ -377,14 +377,14 @@ def test_utf_8_without_a_character_set_comes_through(stated: str | None, words: 
 
 
 def test_text_that_is_no_utf_8_is_read_byte_by_byte_and_said_so() -> None:
-    content = film_bytes(PatientName="Mxller^J").replace(b"Mxller", b"M\xfcller")
+    content = xray_bytes(PatientName="Mxller^J").replace(b"Mxller", b"M\xfcller")
     sr = report(content, answered(content))
     assert str(sr.PatientName) == "Müller^J"
     assert "ISO_IR 100" in comments(sr)[0]
 
 
 def test_an_instance_uid_may_stand_in_the_meta_information_alone() -> None:
-    content = film_bytes(SOPInstanceUID=None)
+    content = xray_bytes(SOPInstanceUID=None)
     sr = report(content, Result(REFUSED))
     reference = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
     assert reference.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.3"
@@ -400,7 +400,7 @@ def test_what_the_library_refuses_costs_the_rest_of_the_header_alone(
         return structured_report(source, *rest)
 
     monkeypatch.setattr(objects, "structured_report", first_refuses)
-    sr = report(film_bytes(), Result(REFUSED))
+    sr = report(xray_bytes(), Result(REFUSED))
     assert str(sr.PatientName) == "FILM^0001"
     assert "were left out" in comments(sr)[0]
 
@@ -412,14 +412,14 @@ def test_a_capture_that_can_not_be_made_does_not_cost_the_report(
         raise ValueError("odd")
 
     monkeypatch.setattr(objects, "secondary_capture", refuse)
-    content = film_bytes()
+    content = xray_bytes()
     made = Reporter(MANIFEST).objects(content, answered(content))
     assert [each.kind for each in made] == ["report"]
     assert "no capture" in caplog.text
 
 
 def test_the_warnings_of_an_input_stand_in_its_report() -> None:
-    content = film_bytes(WindowCenter=128, WindowWidth=256)
+    content = xray_bytes(WindowCenter=128, WindowWidth=256)
     answer = answered(content)
     warned = replace(answer.prediction, warnings=read_bytes(content, "x").warnings)
     sr = report(content, replace(answer, prediction=warned))

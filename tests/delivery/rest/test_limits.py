@@ -31,10 +31,10 @@ from pneumoscope.delivery.rest.service import Service, WorkQueue
 from pneumoscope.delivery.rest.upload import Memory, Upload
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
-from support.fake_service import LIMITS, MeanBackend, fake_app, fake_predictor, film_png
+from support.fake_service import LIMITS, MeanBackend, fake_app, fake_predictor, xray_png
 
 ONE = "/v1/predictions"
-FILES = {"file": ("secret-name.png", film_png())}
+FILES = {"file": ("secret-name.png", xray_png())}
 
 
 def asked(app: Any, ask: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
@@ -96,7 +96,7 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-def test_cost_is_that_of_the_machine_and_follows_the_films() -> None:
+def test_cost_is_that_of_the_machine_and_follows_the_images() -> None:
     """Ten films at once that take 0.2 s together cost it 0.02 s each."""
 
     async def run() -> None:
@@ -149,7 +149,7 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
     asyncio.run(run())
 
 
-def test_who_leaves_a_batch_ends_all_its_films_and_nobody_complains() -> None:
+def test_who_leaves_a_batch_ends_all_its_images_and_nobody_complains() -> None:
     backend = MeanBackend()
     complaints: list[dict[str, Any]] = []
 
@@ -163,7 +163,7 @@ def test_who_leaves_a_batch_ends_all_its_films_and_nobody_complains() -> None:
 
         service = Service(fake_predictor(backend), ServeConfig(readers=1), LIMITS)
         request = Request({"type": "http", "headers": []}, receive)
-        uploads = [Upload(f"{k}.png", film_png(), 1) for k in range(100)]
+        uploads = [Upload(f"{k}.png", xray_png(), 1) for k in range(100)]
         backend.gate.clear()
         lines = service.lines(request, uploads, Wanted())
         asking = asyncio.create_task(anext(lines, None))
@@ -180,7 +180,7 @@ def test_who_leaves_a_batch_ends_all_its_films_and_nobody_complains() -> None:
     assert complaints == []
 
 
-def test_films_that_take_too_long_are_given_up() -> None:
+def test_images_that_take_too_long_are_given_up() -> None:
     backend = MeanBackend()
     backend.gate.clear()
     app = fake_app(backend, readers=1, timeout=0.1, longest_wait=100.0)
@@ -189,7 +189,7 @@ def test_films_that_take_too_long_are_given_up() -> None:
         response = await client.post(ONE, files=FILES)
         assert response.status_code == 503
         assert "Retry-After" in response.headers
-        batch = await client.post(ONE + "/batch", files=[("file", film_png())])
+        batch = await client.post(ONE + "/batch", files=[("file", xray_png())])
         (line,) = map(json.loads, batch.text.splitlines())
         assert (line["status"], line["reason"]) == ("error", "internal_error")
         assert "no result within" in line["detail"]
@@ -237,7 +237,7 @@ def test_memory_of_all_bodies_is_bounded_and_given_back() -> None:
     backend = MeanBackend()
     backend.gate.clear()
     app = fake_app(backend, max_held=3000, max_upload=3000, longest_wait=100.0)
-    large = {"file": ("a.png", film_png() + bytes(1500))}
+    large = {"file": ("a.png", xray_png() + bytes(1500))}
 
     async def ask(client: httpx.AsyncClient) -> None:
         first = asyncio.create_task(client.post(ONE, files=large))
@@ -351,7 +351,7 @@ def own_loggers() -> Any:
 
 @pytest.mark.usefixtures("own_loggers")
 def test_log_tells_what_happened_and_of_nobody() -> None:
-    lines = told_of(fake_app(), film_png(), b"text")
+    lines = told_of(fake_app(), xray_png(), b"text")
     films = [line for line in lines if line["event"] == "film"]
     assert [(line["status"], line["reason"]) for line in films] == [
         *(("ok", None), ("refused", "not_an_image"))
@@ -380,16 +380,16 @@ def test_defect_is_told_without_its_words(monkeypatch: pytest.MonkeyPatch) -> No
         assert (response.status_code, response.json()["reason"]) == (500, "internal_error")
         assert "SMITH" not in response.text
         assert "pneumoscope_requests_under_way 0.0" in client.get("/metrics").text
-    lines = told_of(fake_app(), film_png())
+    lines = told_of(fake_app(), xray_png())
     (defect,) = (line for line in lines if line["event"] == "defect")
     assert defect["exception"] == "KeyError"
     assert any("fails" in frame for frame in defect["where"])
     assert "SMITH" not in json.dumps(lines)
 
 
-def test_metrics_count_films_and_scores() -> None:
+def test_metrics_count_images_and_scores() -> None:
     with TestClient(fake_app()) as client:
-        for content in (film_png(30), film_png(220), b"text"):
+        for content in (xray_png(30), xray_png(220), b"text"):
             client.post(ONE, files={"file": content})
         lines = client.get("/metrics").text.splitlines()
     numbers = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))

@@ -12,9 +12,9 @@ from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest.app import build_app
 from pneumoscope.delivery.rest.server import allowed_hosts
 from pneumoscope.errors import UsageError
-from support.fake_service import LIMITS, fake_predictor, film_png
+from support.fake_service import LIMITS, fake_predictor, xray_png
 
-FILES = {"file": ("a.png", film_png())}
+FILES = {"file": ("a.png", xray_png())}
 
 
 def client(hosts: tuple[str, ...] | None = None, keys: tuple[str, ...] = (), **how: Any) -> Any:

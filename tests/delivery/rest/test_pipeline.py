@@ -16,7 +16,7 @@ from pneumoscope.delivery.rest.pipeline import PASSES, Pipeline
 from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result
-from support.fake_service import MANIFEST, film_png
+from support.fake_service import MANIFEST, xray_png
 
 FLAWED = 20
 """Grey of the film that the engine can't answer for."""
@@ -56,7 +56,7 @@ def pipeline_of(backend: SlowBackend, readers: int = 2) -> tuple[Pipeline, Predi
 def test_each_gets_its_own_answer_from_few_passes() -> None:
     backend = SlowBackend()
     pipeline, predictor = pipeline_of(backend)
-    films = [film_png(40 + 5 * k) for k in range(30)]
+    films = [xray_png(40 + 5 * k) for k in range(30)]
     first = pipeline.submit(films[0], "first")
     while backend.threads == 0:
         time.sleep(0.001)
@@ -68,7 +68,7 @@ def test_each_gets_its_own_answer_from_few_passes() -> None:
     assert answers == [predictor.predict_bytes(f, f"{k}").prediction for k, f in enumerate(films)]
 
 
-def test_a_pass_waits_for_films_that_are_being_read_and_not_for_ever(
+def test_a_pass_waits_for_images_that_are_being_read_and_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     backend = SlowBackend()
@@ -83,11 +83,11 @@ def test_a_pass_waits_for_films_that_are_being_read_and_not_for_ever(
 
     monkeypatch.setattr(Predictor, "prepare_bytes", slowly)
     monkeypatch.setattr(module, "LONGEST_WAIT", 30.0)
-    wait(pipeline.submit(film_png(), f"{k}") for k in range(16))
+    wait(pipeline.submit(xray_png(), f"{k}") for k in range(16))
     assert backend.sizes == [16]
     monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
     seconds = 0.5
-    wait(pipeline.submit(film_png(), f"{k}") for k in range(8))
+    wait(pipeline.submit(xray_png(), f"{k}") for k in range(8))
     assert max(backend.sizes[1:]) < 8
 
 
@@ -105,18 +105,18 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         return submit(*work)
 
     monkeypatch.setattr(pipeline._engine, "submit", counted)
-    futures = [pipeline.submit(film_png(), f"{k}") for k in range(200)]
+    futures = [pipeline.submit(xray_png(), f"{k}") for k in range(200)]
     wait(futures, 30)
     assert all(future.done() for future in futures)
     assert submitted <= len(backend.sizes)
     assert pipeline._engine._work_queue.qsize() == 0
 
 
-def test_an_error_is_that_of_its_film_and_no_one_waits_for_ever() -> None:
+def test_an_error_is_that_of_its_image_and_no_one_waits_for_ever() -> None:
     backend = SlowBackend()
     pipeline, _ = pipeline_of(backend)
     levels = [FLAWED if k == 2 else 60 + k for k in range(8)]
-    asked = [pipeline.submit(film_png(level), f"{level}") for level in levels]
+    asked = [pipeline.submit(xray_png(level), f"{level}") for level in levels]
     asked.append(pipeline.submit(b"text", "text"))
     backend.gate.set()
     assert [outcome(future) for future in asked] == [
@@ -138,8 +138,8 @@ def test_a_defect_of_a_reader_reaches_who_waits(monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "prepare_bytes", lambda *_, **__: 1 // 0)
         with pytest.raises(ZeroDivisionError):
-            pipeline.submit(film_png(), "film").result(30)
-    assert pipeline.submit(film_png(), "film").result(30).prediction.status == "ok"
+            pipeline.submit(xray_png(), "film").result(30)
+    assert pipeline.submit(xray_png(), "film").result(30).prediction.status == "ok"
     assert backend.sizes == [1]
 
 
@@ -157,7 +157,7 @@ def test_what_is_cancelled_or_comes_after_the_end_is_not_read(
         raise KeyError(name)
 
     monkeypatch.setattr(Predictor, "prepare_bytes", prepare)
-    first, second, third = (pipeline.submit(film_png(), name) for name in "abc")
+    first, second, third = (pipeline.submit(xray_png(), name) for name in "abc")
     while not read:
         time.sleep(0.001)
     assert not first.cancel()

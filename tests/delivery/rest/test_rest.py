@@ -35,7 +35,7 @@ from support.fake_service import (
     MeanBackend,
     fake_app,
     fake_predictor,
-    film_png,
+    xray_png,
 )
 
 ONE = "/v1/predictions"
@@ -56,7 +56,7 @@ def dicom() -> bytes:
     return encode_dicom(draw(1, "guest", number=1, label=1), serial=1, seed=1)
 
 
-@pytest.mark.parametrize("content", [film_png(), film_png(30), dicom()], ids=["a", "b", "dicom"])
+@pytest.mark.parametrize("content", [xray_png(), xray_png(30), dicom()], ids=["a", "b", "dicom"])
 def test_answer_is_the_predictors_row_with_the_model(client: TestClient, content: bytes) -> None:
     response = post(client, content)
     assert response.status_code == 200
@@ -76,7 +76,7 @@ def png(text: str) -> Image.Image:
 
 
 def test_pictures_are_sent_where_asked_for(client: TestClient) -> None:
-    body = post(client, film_png(side=48), heatmap="true", preview="true").json()
+    body = post(client, xray_png(side=48), heatmap="true", preview="true").json()
     assert png(body["heatmap"]).size == png(body["preview"]).size == (40, 48)
     overlay = png(body["map"]).convert("RGBA")
     opacity = overlay.getchannel("A")
@@ -84,7 +84,7 @@ def test_pictures_are_sent_where_asked_for(client: TestClient) -> None:
     # The fake's map rises from the upper left to the lower right.
     levels = np.asarray(opacity)
     assert levels[0, 0] < 30 < 220 < levels[47, 39]
-    sent = Image.open(io.BytesIO(film_png()))
+    sent = Image.open(io.BytesIO(xray_png()))
     assert png(body["preview"]).tobytes() == sent.tobytes()
     refused = post(client, b"text", heatmap="true", preview="true").json()
     assert [refused[name] for name in ("heatmap", "preview", "map")] == [None] * 3
@@ -158,7 +158,7 @@ def test_what_is_no_form_with_a_file_is_refused(
 
 
 def test_parameters_and_pages_that_are_none(client: TestClient) -> None:
-    assert post(client, film_png(), heatmap="maybe").status_code == 400
+    assert post(client, xray_png(), heatmap="maybe").status_code == 400
     assert client.get("/nothing").status_code == 404
     assert client.get("/app.py").status_code == 404
     assert client.get("/../app.py").status_code == 404
@@ -180,7 +180,7 @@ def test_parameters_and_pages_that_are_none(client: TestClient) -> None:
 )
 def test_file_names_are_text_alone(client: TestClient, name: str, shown: str) -> None:
     header = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
-    body = b"--x\r\n" + header.encode() + film_png() + b"\r\n--x--\r\n"
+    body = b"--x\r\n" + header.encode() + xray_png() + b"\r\n--x--\r\n"
     response = raw(client, body)
     assert response.status_code == 200
     assert response.json()["path"] == shown
@@ -188,7 +188,7 @@ def test_file_names_are_text_alone(client: TestClient, name: str, shown: str) ->
 
 def test_several_files_have_a_line_each_in_order(client: TestClient) -> None:
     large = bytes((1 << 20) + 1)
-    files = [("file", (f"{k}", c)) for k, c in enumerate([film_png(200), b"text", large])]
+    files = [("file", (f"{k}", c)) for k, c in enumerate([xray_png(200), b"text", large])]
     response = client.post(MANY, files=files, params={"heatmap": True})
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("application/x-ndjson")
@@ -199,22 +199,22 @@ def test_several_files_have_a_line_each_in_order(client: TestClient) -> None:
         *((0, 1, 3), (1, 2, 3), (2, 3, 3))
     ]
     assert png(lines[0]["heatmap"]).size == (40, 48)
-    alone = post(client, film_png(200)).json()
+    alone = post(client, xray_png(200)).json()
     assert lines[0]["probability"] == alone["probability"]
     for line in lines:
         documents.Line.model_validate(line)
     assert client.post(MANY, files=[*files, files[0]]).status_code == 400
 
 
-def test_films_of_one_request_are_answered_for_in_passes() -> None:
+def test_images_of_one_request_are_answered_for_in_passes() -> None:
     backend = MeanBackend()
     levels = [40 + 3 * k for k in range(40)]
     with TestClient(fake_app(backend)) as client:
         before = backend.begun
-        files = [("file", (f"{level}.png", film_png(level))) for level in levels]
+        files = [("file", (f"{level}.png", xray_png(level))) for level in levels]
         response = client.post(MANY, files=files)
         passes = backend.begun - before
-        alone = [post(client, film_png(level)).json() for level in levels[:3]]
+        alone = [post(client, xray_png(level)).json() for level in levels[:3]]
     lines = [json.loads(line) for line in response.text.splitlines()]
     assert [line["path"] for line in lines] == [f"{level}.png" for level in levels]
     assert [line["done"] for line in lines] == list(range(1, 41))
@@ -229,7 +229,7 @@ def test_no_image_touches_the_disk(client: TestClient, monkeypatch: pytest.Monke
     for name in ("SpooledTemporaryFile", "TemporaryFile", "NamedTemporaryFile", "mkstemp"):
         monkeypatch.setattr(tempfile, name, spooled)
     monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", spooled)
-    content = film_png() + bytes(1_000_000 - len(film_png()))  # more than is kept from the disk
+    content = xray_png() + bytes(1_000_000 - len(xray_png()))  # more than is kept from the disk
     assert post(client, content).status_code in {200, 422}
 
 
@@ -278,13 +278,13 @@ def test_an_uncertain_answer_is_in_the_contract() -> None:
     band = Abstention("band", 0.0, 1.0, "for the test", "validation")
     model = Predictor(replace(MANIFEST, abstention=band), MeanBackend())
     with TestClient(build_app(model, ServeConfig(), LIMITS)) as client:
-        body = post(client, film_png()).json()
+        body = post(client, xray_png()).json()
     assert body["prediction"] == "uncertain"
     assert 0 < body["probability"] < 1
     documents.Row.model_validate(body)
 
 
-def test_a_film_refused_by_the_input_check_has_no_number_and_no_heatmap() -> None:
+def test_an_image_refused_by_the_input_check_has_no_number_and_no_heatmap() -> None:
     refuses: Any = SimpleNamespace(
         verdict=lambda look, embedding: SimpleNamespace(
             score=9.0, reason=Reason.NOT_A_CHEST_XRAY, detail="for the test"
@@ -292,7 +292,7 @@ def test_a_film_refused_by_the_input_check_has_no_number_and_no_heatmap() -> Non
     )
     model = Predictor(MANIFEST, MeanBackend(), statistics=refuses)
     with TestClient(build_app(model, ServeConfig(), LIMITS)) as client:
-        response = post(client, film_png(), heatmap="true", preview="true")
+        response = post(client, xray_png(), heatmap="true", preview="true")
     body = response.json()
     assert response.status_code == 422
     assert (body["status"], body["reason"]) == ("refused", "not_a_chest_xray")

@@ -38,10 +38,10 @@ def test_same_answers_as_the_command_line_and_a_gentle_stop(
             assert told.pop("path") == film.name
             assert told.pop("probability") == pytest.approx(row["probability"], abs=1e-4)
             assert told == {k: v for k, v in row.items() if k not in {"path", "probability"}}
-        _stop_while_a_film_comes_in(server.url, server.process, films[0].read_bytes())
+        _stop_while_an_image_comes_in(server.url, server.process, films[0].read_bytes())
 
 
-def _stop_while_a_film_comes_in(url: str, process: subprocess.Popen[str], content: bytes) -> None:
+def _stop_while_an_image_comes_in(url: str, process: subprocess.Popen[str], content: bytes) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
     body = head + content + b"\r\n--x--\r\n"
     request = (

@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from pneumoscope.config import training_config
-from pneumoscope.images.perturbation_sweeps import PLAUSIBLE
+from pneumoscope.images.framing import MATCHED_SHARES
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.training.weights import resolve_weights
@@ -48,7 +48,8 @@ def test_it_is_what_its_settings_say(bundle: Bundle) -> None:
     began = bundle.manifest.initial_weights  # of the trainings before it, none of them elsewhere
     assert len(began.sha256) == 64
     assert "ImageNet" not in began.origin
-    assert f"in {len(PLAUSIBLE)} perturbed copies" in bundle.manifest.threshold.chosen_on
+    shares = ", ".join(f"{share:g}" for share in MATCHED_SHARES)
+    assert f"the lungs fill {shares} of the frame" in bundle.manifest.threshold.chosen_on
     assert settings.threshold.rule == "balanced_accuracy"
     assert bundle.manifest.threshold.rule == "highest balanced accuracy"
 

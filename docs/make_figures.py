@@ -174,8 +174,8 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         f"{found['n']} X-rays of {found['patients']} patients, {found['positives']} images with "
         f"pneumonia, {found['refused']} rejected by the input check: the last tenth of patient ids "
         "of each subtype in the training folder. They were held out from training, threshold and "
-        "calibration. But the network was selected among ten candidates on them, and the rule of "
-        "its threshold among two, so the results are slightly optimistic. Intervals "
+        "calibration. But the network was selected among ten candidates on them, so the AUC is "
+        "slightly optimistic. Intervals "
         f"are at {percent(found['interval']['level'])}. The images are of the same hospital as the "
         "training images: another site will differ. Research software, not a medical device.",
         "",
@@ -183,7 +183,8 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
             "Discrimination: `evaluate`",
             f"AUC {_told(metrics['auc'])}. At the model's threshold sensitivity is "
             f"{_told(metrics['sensitivity'])} and specificity {_told(metrics['specificity'])}: "
-            "more cases are missed than on validation.",
+            "the threshold was chosen on validation images with matched framing, and on images as "
+            "they are it costs sensitivity (`experiments.md`).",
             "roc",
         ),
         *section(
@@ -209,13 +210,13 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         ),
         *section(
             "Against the model before it: `compare`",
-            "The model that ships (new) against the one that shipped before it (old, trial G of "
-            f"`experiments.md`), {compared['n']} images: {checks}. "
+            "The model that ships (new) against the one that shipped before it (old: the same "
+            f"network with a threshold that counts on framing), {compared['n']} images: {checks}. "
             + (
                 "Non-inferiority is shown."
                 if compared["passed"]
-                else "Non-inferiority is not shown for all three: so few images cannot show it; "
-                "`experiments.md` explains why the new model replaced the old one."
+                else "Non-inferiority is not shown for all three, on images that are framed as "
+                "those of the training; `experiments.md` explains why the new one replaced it."
             ),
             "changes",
         ),

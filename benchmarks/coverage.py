@@ -34,11 +34,7 @@ from pneumoscope.evaluation.decision import decision_curve
 from pneumoscope.evaluation.intervals import bootstrap_metrics, delong_interval
 from pneumoscope.evaluation.paired import mcnemar, paired_auc
 from pneumoscope.evaluation.plan import confident_threshold, threshold_table
-from pneumoscope.evaluation.proportions import (
-    clustered_interval,
-    difference,
-    wilson_interval,
-)
+from pneumoscope.evaluation.proportions import clustered_interval, difference, wilson_interval
 from pneumoscope.records import Estimate
 
 PREVALENCE = 0.6

@@ -57,7 +57,7 @@ Change = tuple[bytes, str]
 def image(**elements: Any) -> Dataset:
     """A drawn X-ray of 12 bits as a data set; an element of `None` is left out.
 
-    One of which the model that ships is not sure (0.65), so that a change of its pixels shows.
+    One of which the model that ships is not sure (0.46), so that a change of its pixels shows.
     """
     pixels = draw(2, "g8", number=1, label=0, size=224).pixels
     samples = np.rint(pixels * (2**_BITS - 1)).astype(np.uint16)

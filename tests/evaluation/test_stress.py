@@ -11,11 +11,7 @@ from sklearn.metrics import recall_score, roc_auc_score
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.intervals import (
-    fewest_patients,
-    percentile_interval,
-    resampled_weights,
-)
+from pneumoscope.evaluation.intervals import fewest_patients, percentile_interval, resampled_weights
 from pneumoscope.evaluation.proportions import patient_codes
 from pneumoscope.evaluation.stress import METRICS, Paired, compare_paired, judge
 from pneumoscope.records import Estimate

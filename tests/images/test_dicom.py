@@ -163,6 +163,15 @@ def test_high_bit_at_the_top() -> None:
     same(read(film(GREY12 << 4, BitsStored=12, HighBit=15)), stretched(GREY12))
 
 
+def test_bits_below_the_stated_ones_are_noted() -> None:
+    image = read(film(GREY12, BitsStored=5, HighBit=15))
+    assert "use 11 bits below the 5 bits from bit 11 up, unsigned" in image.warnings[0]
+    overlay = film((GREY12 << 4) | (GREY12 & 1), BitsStored=12, HighBit=15)
+    overlay.add_new(0x60000100, "US", 16)
+    overlay.add_new(0x60000102, "US", 0)  # the overlay's bit, and what it holds is no mistake
+    assert not any("bits below" in words for words in read(overlay).warnings)
+
+
 def test_an_impossible_high_bit_is_replaced_by_the_usual_one() -> None:
     image = read(twelve(HighBit=3))
     same(image, stretched(GREY12))

@@ -162,6 +162,16 @@ def test_too_short_lut_is_corrupt() -> None:
     assert refusal.value.reason is Reason.CORRUPT
 
 
+def test_a_window_or_table_that_clips_is_noted() -> None:
+    steep = np.minimum(np.arange(256) * 3 // 2, 255).tolist()
+    table = film(GREY8, VOILUTSequence=[lut_item(steep, 0, 8)])
+    window = twelve(WindowCenter=2000, WindowWidth=2800)
+    for image, name in ((read(table), "VOI LUT"), (read(window), "window")):
+        (words,) = image.warnings
+        assert name in words
+        assert "of the pixels black or white" in words
+
+
 def test_monochrome1_is_inverted_after_the_window() -> None:
     dataset = twelve(PhotometricInterpretation="MONOCHROME1", WindowCenter=2000, WindowWidth=3600)
     image = read(dataset)

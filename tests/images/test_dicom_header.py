@@ -10,21 +10,12 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-)
+from pydicom.uid import ExplicitVRLittleEndian
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.read import DicomInfo, read_bytes, read_image
-from support.dicom_images import (
-    GREY12,
-    HEIGHT,
-    WIDTH,
-    read,
-    stretched,
-    twelve,
-)
+from support.dicom_images import GREY12, HEIGHT, WIDTH, read, stretched, twelve
 from support.image_files import dicom
 from support.known import known
 

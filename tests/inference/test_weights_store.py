@@ -16,21 +16,12 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.inference.bundle import (
-    BundleManifest,
-    load_bundle,
-    load_networks,
-    write_bundle,
-)
+from pneumoscope.inference.bundle import BundleManifest, load_bundle, load_networks, write_bundle
 from pneumoscope.inference.engine import KerasBackend
 from pneumoscope.inference.weights_store import Precision, save_network
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.network import (
-    HeadWeights,
-    build_network,
-    initialise_randomly,
-)
+from pneumoscope.training.network import HeadWeights, build_network, initialise_randomly
 from support.archives import stored_weights
 from support.heads import BACKBONE_WIDTH, empty_head
 

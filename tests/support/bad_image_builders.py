@@ -16,20 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-)
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
-from support.image_files import (
-    dicom,
-    encapsulated,
-    encoded,
-    film,
-    smooth_grey,
-    tiff,
-)
+from support.image_files import dicom, encapsulated, encoded, film, smooth_grey, tiff
 
 GREY8 = smooth_grey().astype(np.uint8)
 GREY16 = smooth_grey(top=4095).astype(np.uint16)

@@ -12,10 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    JPEG2000Lossless,
-)
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless
 
 from pneumoscope.errors import Reason
 from support.bad_image_builders import (
@@ -45,14 +42,7 @@ from support.bad_image_builders import (
     report,
     webp_of_claimed_size,
 )
-from support.image_files import (
-    dicom,
-    encapsulated,
-    encoded,
-    film,
-    png_header_only,
-    tiff,
-)
+from support.image_files import dicom, encapsulated, encoded, film, png_header_only, tiff
 
 
 @dataclass(frozen=True, slots=True)

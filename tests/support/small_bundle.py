@@ -11,11 +11,7 @@ import numpy as np
 from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.inference.bundle import Bundle, BundleManifest, write_bundle
 from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.network import (
-    HeadWeights,
-    build_network,
-    initialise_randomly,
-)
+from pneumoscope.training.network import HeadWeights, build_network, initialise_randomly
 from support.heads import BACKBONE_WIDTH
 from support.small_network import small_network
 

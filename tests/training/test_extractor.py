@@ -28,10 +28,7 @@ from pneumoscope.training.extractor import (
     training_ranges,
 )
 from pneumoscope.training.features import BATCH
-from pneumoscope.training.network import (
-    build_tail,
-    initialise_randomly,
-)
+from pneumoscope.training.network import build_tail, initialise_randomly
 from pneumoscope.training.plans import arrays_of
 from support.heads import BACKBONE_WIDTH, BOUNDARIES
 from support.small_network import small_network

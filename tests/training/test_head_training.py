@@ -23,9 +23,7 @@ from pneumoscope.training.head_training import (
     _origin,
     train_head,
 )
-from pneumoscope.training.network import (
-    HeadWeights,
-)
+from pneumoscope.training.network import HeadWeights
 from support.heads import BACKBONE_WIDTH
 
 Parts = tuple[LabelledFeatures, LabelledFeatures]

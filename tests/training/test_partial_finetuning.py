@@ -25,11 +25,7 @@ from pneumoscope.training.features import (
     compute_features,
 )
 from pneumoscope.training.head_training import LabelledFeatures, build_finetuning_schedule
-from pneumoscope.training.network import (
-    build_tail,
-    initialise_randomly,
-    with_head,
-)
+from pneumoscope.training.network import build_tail, initialise_randomly, with_head
 from support.heads import BOUNDARIES
 from support.small_network import small_network
 

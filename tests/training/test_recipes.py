@@ -38,12 +38,7 @@ from pneumoscope.training.network import (
     trainable_copy,
     with_head,
 )
-from pneumoscope.training.recipes import (
-    Job,
-    Trained,
-    architecture,
-    train_network,
-)
+from pneumoscope.training.recipes import Job, Trained, architecture, train_network
 from pneumoscope.training.weights import head_of
 from support.heads import BOUNDARIES
 from support.small_bundle import UNITS, small_bundle
@@ -300,7 +295,9 @@ def test_scratch_can_go_on_from_the_head_of_a_bundle(phantoms: Dataset, shared: 
     assert np.ptp(before) > 0
     for nowhere in ("none", "imagenet"):
         with pytest.raises(UsageError, match="names no bundle, so it has no head"):
-            head_of(nowhere)
+            head_of(nowhere, UNITS)
+    with pytest.raises(UsageError, match=rf"has {UNITS} hidden units, wanted 16\."):
+        head_of(str(bundle.folder), 16)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(

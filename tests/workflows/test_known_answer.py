@@ -97,6 +97,16 @@ def test_lower_precisions_may_differ_by_what_was_measured() -> None:
     assert allowed("f32") == 1e-4
     assert allowed("bf16") == 0.05
     assert allowed("int8", PrecisionCertificate("int8", largest_difference=0.08)) == 0.16
+
+    def right(stated: float, found: float) -> bool:
+        return compared(manifest, stated, found, engine="e", precision="int8").right
+
+    # Where all probabilities are close to 0 or 1 the logits tell.
+    assert right(-20.0, -21.0)
+    assert right(-20.0, -16.5)
+    assert not right(-20.0, -15.0)
+    assert not right(-4.0, -20.0)
+    assert not right(15.0, 4.0)
     assert not compared(manifest, 0.0, None, engine="e", precision="f32").right
     assert not compared(manifest, 0.0, 0.002, engine="e", precision="f32").right
 
@@ -107,9 +117,10 @@ def test_node_and_service_refuse_to_run_with_a_wrong_engine(wrong: Bundle, tmp_p
     from pneumoscope.workflows.node import run_node
     from pneumoscope.workflows.serve import run_serve
 
-    model = str(wrong.folder)
+    model, stop = str(wrong.folder), threading.Event()
+    stop.set()  # a node that starts all the same ends at once
     with pytest.raises(MissingError, match="known answer: OpenVinoBackend in "):
-        run_node(NodeConfig(port=0, spool=str(tmp_path / "spool")), model, threading.Event())
+        run_node(NodeConfig(port=0, spool=str(tmp_path / "spool")), model, stop)
     assert not (tmp_path / "spool").exists()
     with pytest.raises(MissingError, match="is not used"):
         run_serve(model, ServeConfig(port=0), LimitsConfig())

@@ -21,11 +21,7 @@ from numpy.typing import ArrayLike
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.calibration import logit, sigmoid
-from pneumoscope.evaluation.intervals import (
-    expanded_tail,
-    fewest_patients,
-    resampled_counts,
-)
+from pneumoscope.evaluation.intervals import expanded_tail, fewest_patients, resampled_counts
 from pneumoscope.evaluation.plan import PER, column_limits
 from pneumoscope.evaluation.proportions import Patients, clustered_interval, patient_codes
 from pneumoscope.evaluation.ranked_metrics import (

@@ -14,17 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.calibration import (
-    BrierParts,
-    CalibrationAssessment,
-    assess_calibration,
-)
+from pneumoscope.evaluation.calibration import BrierParts, CalibrationAssessment, assess_calibration
 from pneumoscope.evaluation.groups import GroupColumn
-from pneumoscope.evaluation.intervals import (
-    METRICS_METHOD,
-    bootstrap_metrics,
-    delong_interval,
-)
+from pneumoscope.evaluation.intervals import METRICS_METHOD, bootstrap_metrics, delong_interval
 from pneumoscope.evaluation.metrics import (
     ConfusionMatrix,
     Curve,

@@ -22,11 +22,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals import delong_interval
-from pneumoscope.evaluation.proportions import (
-    Patients,
-    clustered_interval,
-    difference,
-)
+from pneumoscope.evaluation.proportions import Patients, clustered_interval, difference
 from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_scores
 from pneumoscope.records import Estimate
 

@@ -42,7 +42,7 @@ def vet(path: Path) -> None:
     Raises:
         InputError: reading it does not end within `MOST_SECONDS`, or ends the other process.
     """
-    if path.absolute().is_relative_to(default_folder()):
+    if path.resolve().is_relative_to(default_folder().resolve()):
         return
     digest = sha256_of_file(path)
     if digest in _KNOWN or _marker(digest).exists():

@@ -40,8 +40,9 @@ LOWER_PROBABILITY = 0.05
 """Accepted difference in bfloat16 and int8; more if twice that of their certificate is larger."""
 
 LOWER_LOGIT = 1.0
-"""Accepted difference of the uncalibrated logit there, which also holds near 0 and 1, where any two
-probabilities are close."""
+LOWER_LOGIT_SHARE = 0.2
+"""Accepted difference of the uncalibrated logit there: `LOWER_LOGIT`, or this share of the stated
+one if that is more. It also tells near 0 and 1, where any two probabilities are close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,13 @@ def compared(
         return KnownAnswer(engine, precision, wanted, None, EXACT_PROBABILITY, False, seconds)
     got = float(sigmoid(calibration.apply(np.array([found])))[0])
     exact = precision == "f32"
-    apart = abs(found - stated)
     by_precision = {"f32": EXACT_PROBABILITY, EXPORTED: EXPORTED_PROBABILITY}
     allowed = by_precision.get(precision, LOWER_PROBABILITY)
     measured = [c.largest_difference for c in manifest.certificates if c.precision == precision]
     if not exact and measured:
         allowed = max(allowed, 2 * max(measured))
-    right = abs(got - wanted) <= allowed and apart <= (EXACT_LOGIT if exact else LOWER_LOGIT)
+    apart = EXACT_LOGIT if exact else max(LOWER_LOGIT, LOWER_LOGIT_SHARE * abs(stated))
+    right = abs(got - wanted) <= allowed and abs(found - stated) <= apart
     return KnownAnswer(engine, precision, wanted, got, allowed, right, seconds)
 
 

@@ -39,6 +39,10 @@ LONGEST_SIDE = 600
 FOLDER_SIDE = 480
 """The same for overlays written to a folder: an image of 2 megapixels becomes 400 × 312 pixels."""
 
+_HEATS, _MOST_GREYS = 11, 31
+"""Of an overlay in a palette: number of heat levels, and of grey levels at the lowest heat. Each
+further heat level has two grey levels fewer, 231 colours in all."""
+
 MAP_SIDE = 512
 """Longest side of a map without its image, pixels."""
 
@@ -100,11 +104,6 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     """A PNG chunk: length, name, content and checksum of name and content (clause 5.3)."""
     checksum = zlib.crc32(content, zlib.crc32(name))
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
-
-
-_HEATS, _MOST_GREYS = 11, 31
-"""Of an overlay in a palette: number of heat levels, and of grey levels at the lowest heat. Each
-further heat level has two grey levels fewer, 231 colours in all."""
 
 
 def fit_map(

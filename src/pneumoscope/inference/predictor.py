@@ -32,12 +32,7 @@ from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
 from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.engine import Backend, OpenVinoBackend, Outputs
-from pneumoscope.inference.image_sources import (
-    count_of,
-    decode_any,
-    named_images,
-    network_inputs,
-)
+from pneumoscope.inference.image_sources import count_of, decode_any, named_images, network_inputs
 from pneumoscope.inference.input_check import TABLE, Statistics, statistics_of
 from pneumoscope.inference.known_answer import (
     NAME,

@@ -23,15 +23,7 @@ from pneumoscope.data.findings import PROPERTY_WORDS
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report import plots
 from pneumoscope.report.formatting import count, file_size, number, plural
-from pneumoscope.report.page import (
-    Column,
-    Drawn,
-    FiguresView,
-    Head,
-    Section,
-    Table,
-    data_uri,
-)
+from pneumoscope.report.page import Column, Drawn, FiguresView, Head, Section, Table, data_uri
 from pneumoscope.report.plots import CLASS_COLOURS
 from pneumoscope.report.svg import (
     INK,

@@ -11,13 +11,7 @@ from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import METRICS_METHOD
 from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES
 from pneumoscope.records import Estimate
-from pneumoscope.report.formatting import (
-    ABSENT,
-    interval,
-    metric_text,
-    number,
-    percent,
-)
+from pneumoscope.report.formatting import ABSENT, interval, metric_text, number, percent
 
 CSV_COLUMNS = ("metric", "value", "low", "high", "level", "method", "images", "patients")
 

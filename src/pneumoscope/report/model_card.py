@@ -12,14 +12,7 @@ from dataclasses import dataclass, field
 
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import SplitCount
-from pneumoscope.report.formatting import (
-    METRICS,
-    count,
-    interval,
-    metric_text,
-    number,
-    percent,
-)
+from pneumoscope.report.formatting import METRICS, count, interval, metric_text, number, percent
 from pneumoscope.report.page import markdown_environment
 
 _HUB_NAMES = {

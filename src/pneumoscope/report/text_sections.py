@@ -28,14 +28,7 @@ from pneumoscope.report.formatting import (
     plural,
     setting,
 )
-from pneumoscope.report.page import (
-    Column,
-    Section,
-    Table,
-    TablesView,
-    data_uri,
-    pairs,
-)
+from pneumoscope.report.page import Column, Section, Table, TablesView, data_uri, pairs
 
 _REASONS = frozenset(reason.value for reason in Reason)
 

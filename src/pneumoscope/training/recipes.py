@@ -192,7 +192,7 @@ def _finetune(job: Job) -> Trained:
 
 def _scratch(job: Job) -> Trained:
     config = job.config
-    head = head_of(config.weights) if config.scratch.keep_head else None
+    head = head_of(config.weights, config.fit.hidden_units) if config.scratch.keep_head else None
     tables, fitted = _train_end_to_end(job, config.scratch, head, tuned=False)
     network = _for_inference(job, fitted)
     history = _history(job, "network", fitted.history)

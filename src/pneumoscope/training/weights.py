@@ -210,11 +210,15 @@ def _stated(choice: str, key: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def head_of(choice: str) -> HeadWeights:
+def head_of(choice: str, units: int) -> HeadWeights:
     """The head of the first network of the bundle that the weights `choice` name.
 
+    Args:
+        choice: as `resolve_weights` takes it.
+        units: width of the hidden layer that is wanted.
+
     Raises:
-        UsageError: they name no bundle.
+        UsageError: they name no bundle, or its hidden layer has another width.
         BundleError: the bundle is damaged.
     """
     stated = _stated(choice, "architecture")
@@ -227,7 +231,13 @@ def head_of(choice: str) -> HeadWeights:
         )
     source = _of_bundle(folder, named.name)
     assert source.path is not None  # noqa: S101 - a bundle's weights are a file
-    network = read_network(source.path, from_dict(Architecture, stated, str(folder)))
+    architecture = from_dict(Architecture, stated, str(folder))
+    if architecture.hidden_units != units:
+        raise UsageError(
+            f"scratch.keep_head: the head of {folder} has {architecture.hidden_units} hidden "
+            f"units, wanted {units}. Set fit.hidden_units to its number, or leave keep_head out."
+        )
+    network = read_network(source.path, architecture)
     return HeadWeights(*network.of(HIDDEN_LAYER), *network.of(OUTPUT_LAYER))
 
 

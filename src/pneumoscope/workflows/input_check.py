@@ -20,10 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.data.index import index
-from pneumoscope.errors import (
-    DataError,
-    ImageRefusedError,
-)
+from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.graph.archive import read_network
 from pneumoscope.images.descriptors import ImageDescriptors, describe_image
 from pneumoscope.images.perturbation_sweeps import PERTURBATIONS, rotation

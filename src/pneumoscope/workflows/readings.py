@@ -36,12 +36,7 @@ from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
 from pneumoscope.report.formatting import in_words, plural
 from pneumoscope.report.guidelines import DECIDE, Fact
-from pneumoscope.report.readings_content import (
-    Missing,
-    ReadingsContent,
-    StillNeeded,
-    ThresholdRow,
-)
+from pneumoscope.report.readings_content import Missing, ReadingsContent, StillNeeded, ThresholdRow
 from pneumoscope.report.readings_page import write_readings_page
 from pneumoscope.storage import claim_folder, safe_cell, write_json, write_text
 from pneumoscope.workflows.evaluate_scores import (

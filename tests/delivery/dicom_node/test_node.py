@@ -32,14 +32,7 @@ from pneumoscope.errors import Reason, UsageError
 from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.workflows.node import node_retry, node_status
-from support.dicom_peers import (
-    Archive,
-    archive,
-    audited,
-    modality,
-    send,
-    until,
-)
+from support.dicom_peers import Archive, archive, audited, modality, send, until
 from support.dicom_reports import MANIFEST, BrightnessBackend, answered, predictor, xray_bytes
 
 

@@ -20,14 +20,7 @@ from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.sender import pause
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
 from support import node_process
-from support.dicom_peers import (
-    archive,
-    audited,
-    modality,
-    send,
-    send_until_acknowledged,
-    until,
-)
+from support.dicom_peers import archive, audited, modality, send, send_until_acknowledged, until
 from support.dicom_reports import predictor, xray_bytes
 from support.free_port import free_port
 

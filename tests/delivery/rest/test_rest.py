@@ -29,14 +29,7 @@ from pneumoscope.inference.bundle import Abstention
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.table import COLUMNS, as_row
 from support.bad_images import BAD_IMAGES, BadImage
-from support.fake_service import (
-    LIMITS,
-    MANIFEST,
-    MeanBackend,
-    fake_app,
-    fake_predictor,
-    xray_png,
-)
+from support.fake_service import LIMITS, MANIFEST, MeanBackend, fake_app, fake_predictor, xray_png
 
 ONE = "/v1/predictions"
 MANY = "/v1/predictions/batch"

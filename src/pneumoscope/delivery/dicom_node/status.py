@@ -24,6 +24,7 @@ from pneumoscope.delivery.dicom_node.queue import QUEUE_FILE, Queue
 from pneumoscope.delivery.dicom_report.objects import ReportObject
 from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import UsageError
+from pneumoscope.images.dicom.age import patient_age
 from pneumoscope.records import Prediction
 
 _OUTGOING = ("waiting", "sent", "set aside", "kept")
@@ -50,7 +51,6 @@ _TAGS = [
     *("StudyInstanceUID", "AccessionNumber", "PatientID", "StudyDate", "PatientSex"),
     *("PatientBirthDate", "CurrentRequestedProcedureEvidenceSequence"),
 ]
-_DAYS_A_YEAR = 365.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +223,7 @@ def _study(report: bytes) -> dict[str, str]:
     dataset = dcmread(io.BytesIO(report), specific_tags=_TAGS)
     evidence = dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
     date, born = (str(dataset.get(tag) or "") for tag in ("StudyDate", "PatientBirthDate"))
+    age, _ = patient_age("", born, date)
     return {
         "image": str(evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID),
         "study": str(dataset.StudyInstanceUID),
@@ -230,14 +231,5 @@ def _study(report: bytes) -> dict[str, str]:
         "patient": str(dataset.get("PatientID") or ""),
         "study_date": date,
         "sex": str(dataset.get("PatientSex") or ""),
-        "age": _age(born, date),
+        "age": "" if age is None else f"{age.low:.1f}",
     }
-
-
-def _age(born: str, date: str) -> str:
-    """Age at the study in years, with one decimal; `""` if a date is missing."""
-    try:
-        days = (datetime.strptime(date, "%Y%m%d") - datetime.strptime(born, "%Y%m%d")).days
-    except ValueError:
-        return ""
-    return f"{days / _DAYS_A_YEAR:.1f}" if days >= 0 else ""

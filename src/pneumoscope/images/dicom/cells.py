@@ -130,6 +130,11 @@ def read_cells(
             f"{count} of its pixels have bits set above the {stated.bits} that its header states; "
             "these bits were ignored"
         )
+    if below := _varying(cells, ((1 << field.shift) - 1) & ~overlays):
+        warnings.append(
+            f"its pixels use {below.bit_count()} bits below the {field.words()} that its header "
+            "states; these bits were ignored"
+        )
     values = field.of(cells)
     if padding is not None and outside is None:
         within = (values >= padding[0]) & (values <= padding[1])
@@ -158,11 +163,18 @@ def _bits_above(cells: Cells, field: Field, width: int, overlays: int, outside: 
     kept = cells if outside is None else cells[~outside]
     if not unused or not kept.size or (overlays and field.signed):
         return 0
-    either = int(np.bitwise_or.reduce(kept, axis=None))
-    varying = (either ^ int(np.bitwise_and.reduce(kept, axis=None))) & unused
+    varying = _varying(kept, unused)
     if varying and field.signed and not _beyond(kept, field, width, overlays).any():
         return 0
     return varying
+
+
+def _varying(cells: Cells, bits: int) -> int:
+    """Those of the bits of a mask that differ between cells."""
+    if not bits or not cells.size:
+        return 0
+    either = int(np.bitwise_or.reduce(cells, axis=None))
+    return (either ^ int(np.bitwise_and.reduce(cells, axis=None))) & bits
 
 
 def _filled_border(cells: Cells, beyond: Mask, warnings: list[str]) -> Mask | None:

@@ -24,7 +24,11 @@ Counts = npt.NDArray[np.int64]
 
 _MAX_CLIPPED = 0.5
 """A window that makes more than this share of the pixels black or white is not used."""
-_NOTED_CLIPPED = 0.1
+
+_NOTED_CLIPPED = 0.08
+"""A window or table that does so to more is noted: from about here on the probability of an image
+of which the model is unsure changes by 0.01 (`benchmarks/fuzz_headers.py`)."""
+
 _MIN_SPREAD = 1 / 3
 """Minimum share of the greys between nearly the darkest and nearly the brightest pixel."""
 
@@ -154,7 +158,7 @@ def _shown(modality: Values, counts: Counts, voi: Lut | Window) -> tuple[Values 
             "stretched to the whole range"
         )
         return _over_range(grey, counts)[0], [words]
-    if clipped > _NOTED_CLIPPED and isinstance(voi, Window):
+    if clipped > _NOTED_CLIPPED:
         return grey, [f"its {voi.name} makes {clipped:.0%} of the pixels black or white"]
     return grey, []
 

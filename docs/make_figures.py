@@ -93,6 +93,7 @@ def changes(document: Mapping[str, Any]) -> Svg:
         axes.axvline(0, color=MUTED.light, linewidth=0.8)
         grid(axes, "x")
         axes.set_xlabel("New minus old; dashes: the margin", labelpad=5)
+        axes.locator_params(axis="x", nbins=5)
         parts = "; ".join(f"{c['name']} {found[c['name']]['value']:+.3f}" for c in checks)
         parts = parts.replace("-", "−")
         return to_svg(figure, "changes", f"New minus old: {parts}.")

@@ -29,7 +29,7 @@ from pneumoscope.inference.results import Result
 from pneumoscope.records import ImageRecord, Prediction
 from pneumoscope.report.stress_findings import StressContent
 from pneumoscope.workflows.stress import stress
-from pneumoscope.workflows.stress_scoring import donors_of
+from pneumoscope.workflows.stress_scoring import donors_of, shortcut_conditions
 from support.known import known
 
 SIZE = 32
@@ -408,3 +408,12 @@ def test_one_class_and_a_missing_split_are_refused(
     alone.write_text("\n".join(row for row in rows if ",1," not in row), encoding="utf-8")
     with pytest.raises(DataError, match="wanted both"):
         stress(alone, tmp_path)
+
+
+def test_titles_are_words_and_fit_beside_the_figure() -> None:
+    titles = {each.title for each in shortcut_conditions(StressConfig())}
+    assert "lungs only, all else grey" in titles
+    assert "outside the lungs, from the other class" in titles
+    for title in titles:
+        assert "_" not in title
+        assert len(title) <= 42, title

@@ -132,13 +132,13 @@ def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
         _exchange(
             "around_box_of",
             "everything outside a box around the lungs",
-            "background outside a box",
+            "outside a box",
             around(lambda lungs: bounding_box(lungs.wide)),
         ),
         _exchange(
             "around_lungs_of",
             "everything outside the lungs",
-            "background outside the lungs",
+            "outside the lungs",
             around(lambda lungs: lungs.wide),
         ),
     )
@@ -174,7 +174,7 @@ def _exchange(name: str, title: str, short: str, swap: _Swap) -> Exchange:
             donor = given.donors.get(which)
             return None if donor is None else swap(given.pixels, given.lungs, donor)
 
-        return Condition(f"{name}_{which}", f"{short} from an image of the {which} class", change)
+        return Condition(f"{name}_{which}", f"{short}, from the {which} class", change)
 
     return Exchange(name, title, condition("same"), condition("other"))
 
@@ -203,7 +203,7 @@ def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
         ),
         Condition(
             f"lungs_only{end}",
-            f"lungs keep_inside, all else {ink}",
+            f"lungs only, all else {ink}",
             on_lungs(lambda image, lungs: keep_inside(image, lungs.mask, ink)),
         ),
         Condition(

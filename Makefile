@@ -102,6 +102,8 @@ lock:
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]\
 	["optional-dependencies"]["docs"], sep="\n")' | $(COMPILE) - --output-file requirements/docs.txt
 	$(COMPILE) requirements/release.in --output-file requirements/release.txt
+	$(COMPILE) pyproject.toml requirements/images.in --extra dicom --extra serve --extra fhir \
+		--constraint requirements/lock.txt --output-file requirements/images.txt
 
 clean:
 	rm -rf $(VENV) $(DOCS_VENV) $(RELEASE) site dist demo runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -41,6 +42,32 @@ def test_containers_have_no_root_to_write_to_and_pinned_versions() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     assert text.count("USER 10001") == text.count("HEALTHCHECK") == 2
     assert re.search(r"^FROM python:\d+\.\d+\.\d+-slim", text, re.MULTILINE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hadolint is installed on Linux only")
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([hadolint, DEPLOY / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs("docker-compose")
+def test_compose_takes_its_file() -> None:
+    command = ["docker-compose", "-f", str(DEPLOY / "compose.yaml"), "config", "--services"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, set(done.stdout.split())) == (0, {"pacs", "pneumoscope", "serve"})
+
+
+def test_packages_of_containers_are_those_that_were_tested() -> None:
+    def pinned(name: str) -> set[str]:
+        text = (DEPLOY.parents[1] / "requirements" / name).read_text()
+        return set(re.findall(r"^([\w.-]+==[\w.]+)", text, re.MULTILINE))
+
+    images = pinned("images.txt")
+    assert images <= pinned("lock.txt")
+    names = {line.partition("==")[0] for line in images}
+    assert {"openvino", "pynetdicom", "fastapi", "uvicorn", "hatchling"} <= names
+    assert names.isdisjoint({"keras", "tensorflow-cpu", "pytest"})
 
 
 def test_commands_of_containers_and_units_parse() -> None:

@@ -27,6 +27,7 @@ SIZE = 96
 
 FAMILIES = {
     "densenet121": ("pool4_pool", "pool3_pool"),
+    "densenet121-stride16": ("pool3_pool", "pool2_pool"),
     "mobilenet": ("conv_dw_12", "conv_dw_6"),
     "mobilenetv2": ("block_13_depthwise", "block_6_depthwise"),
     "mobilenetv3small": ("expanded_conv_8_depthwise", "expanded_conv_3_depthwise"),
@@ -89,6 +90,27 @@ def test_a_backbone_gets_grey_in_the_range_of_its_own_weights(name: str, wanted:
     deviation, mean = np.array([IMAGENET_DEVIATION, IMAGENET_MEAN], np.float32)
     found = outputs_of(first, ((grey[..., None] - mean) / deviation)[None])[0]
     np.testing.assert_allclose(found.transpose(2, 0, 1), wanted(grey), atol=1e-4)
+
+
+def test_a_last_stage_of_half_the_stride_takes_the_same_weights_to_a_finer_map() -> None:
+    plain, fine = (build_backbone(SIZE, f"densenet121{end}") for end in ("", "-stride16"))
+    initialise_randomly(plain, 0)
+    fine.set_weights(plain.get_weights())
+    assert [layer.name for layer in fine.layers] == [layer.name for layer in plain.layers]
+    images = np.random.default_rng(1).standard_normal((1, SIZE, SIZE, 3)).astype(np.float32)
+    coarse, found = outputs_of(plain, images)[0], outputs_of(fine, images)[0]
+    assert (coarse.shape, found.shape) == ((3, 3, 1024), (6, 6, 1024))
+    # What one cell sees is as wide as before: a 3 x 3 convolution reaches over 2 of 16 pixels,
+    # where it reached over 1 of 32.
+    reach = {
+        layer.name: (stride, tuple(layer.settings["dilation_rate"]))
+        for layer, stride in zip(
+            plan_of(fine).layers, plan_of(fine).strides().values(), strict=True
+        )
+        if layer.kind == "Conv2D" and tuple(layer.settings["kernel_size"]) == (3, 3)
+    }
+    assert {each for name, each in reach.items() if name.startswith("conv5")} == {(16, (2, 2))}
+    assert {each for name, each in reach.items() if name.startswith("conv4")} == {(16, (1, 1))}
 
 
 def test_layers_are_called_alike_however_many_were_built_before() -> None:

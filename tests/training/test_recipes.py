@@ -300,6 +300,27 @@ def test_scratch_can_go_on_from_the_head_of_a_bundle(phantoms: Dataset, shared: 
         head_of(str(bundle.folder), 16)
 
 
+def test_scratch_can_train_the_last_layers_alone(phantoms: Dataset, shared: Path) -> None:
+    sizes = replace(CONFIG.scratch, train_from="pool3_pool")
+    fit = replace(CONFIG.fit, epochs=1)
+    config = replace(CONFIG, recipe="scratch", scratch=sizes, fit=fit)
+    job = job_for(phantoms, shared / "last layers", config)
+    before = weights_of(job.backbone)
+    after = weights_of(train_network(job).network)
+    changed = {
+        name
+        for name, arrays in before.items()
+        if any(not np.array_equal(a, b) for a, b in zip(arrays, after[name], strict=True))
+    }
+    behind = {name for name in before if name.startswith(("conv4", "pool4", "conv5", "bn"))}
+    assert changed == behind
+    assert before.keys() > behind
+    wrong = replace(sizes, train_from="conv4_block1_1_conv")
+    job = job_for(phantoms, shared / "wrong layer", replace(config, scratch=wrong))
+    with pytest.raises(UsageError, match=r"found 'conv4_block1_1_conv'.*, pool4_pool, "):
+        train_network(job)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(
     run_of: Callable[[str], Run], phantoms: Dataset, shared: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import html
 import json
 import multiprocessing
 import shutil
@@ -24,6 +25,7 @@ from pneumoscope.config import (
     TrainConfig,
     from_toml,
 )
+from pneumoscope.data.loading import load_dataset
 from pneumoscope.images.perturbation_sweeps import PLAUSIBLE
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor
@@ -31,7 +33,9 @@ from pneumoscope.images.read import read_image
 from pneumoscope.inference import bundle as bundles
 from pneumoscope.inference.bundle import load_bundle, load_networks, write_bundle
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.records import CLASS_NAMES
 from pneumoscope.workflows.evaluate import evaluate_model
+from pneumoscope.workflows.run_folder import ages_of
 from pneumoscope.workflows.seen import add_to_bundle
 from pneumoscope.workflows.train import TrainedRun, _outcome, train
 from support.known import known
@@ -277,6 +281,29 @@ def test_a_new_process_gives_the_same_probabilities(
     np.testing.assert_allclose(found[:2], before, rtol=0, atol=1e-6)
     np.testing.assert_allclose(found[2], before[1], rtol=0, atol=2e-3)
     assert found[2] != before[1]  # it is another file
+
+
+def test_a_model_is_for_the_ages_of_its_training_images(
+    phantoms: Path, shared: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(shared / "cache"))
+    records = load_dataset(phantoms).records
+    table = shared / "aged.csv"
+    rows = [
+        f"{r.path.resolve()},{CLASS_NAMES[r.label]},{r.patient},{r.split},{k % 9}.5"
+        for k, r in enumerate(records)
+    ]
+    table.write_text("\n".join(["path,label,patient,split,age", *rows]) + "\n")
+    one = replace(CONFIG, fit=replace(CONFIG.fit, epochs=1))
+    run = train(table, shared / "aged", one)
+    assert load_bundle(run.folder).manifest.ages == (0, 8)
+    report = html.unescape((run.folder / "report.html").read_text(encoding="utf-8"))
+    assert "the model is for children aged 0–8 years, the ages in the column 'age'" in report
+    stated = train(table, shared / "stated", replace(one, ages=(1, 5)))
+    assert load_bundle(stated.folder).manifest.ages == (1, 5)
+    some = [replace(r, extra={"age": "30"} if k % 9 else {}) for k, r in enumerate(records)]
+    assert ages_of(some) == ()
+    assert ages_of([replace(r, extra={"age": "360M"}) for r in records]) == (30, 30)
 
 
 def full_disk(*_: Any, **__: Any) -> None:

@@ -248,6 +248,11 @@ class ScratchConfig:
     keep_head: bool = option(
         False, "start from the head of the bundle that --weights names, not from a new one"
     )
+    train_from: str = option(
+        "",
+        "name of the backbone's layer behind which training begins (densenet121: pool4_pool); "
+        "layers before it stay as they are; empty: train all",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,19 +52,26 @@ class Backbone:
     Attributes:
         constructor: name of its constructor in `keras.applications`.
         range: value range that its ImageNet weights expect.
+        fine: whether its last stage works at half the usual stride (`_with_fine_map`).
     """
 
     constructor: str
     range: Range
+    fine: bool = False
 
 
 def _named(range_: Range, *constructors: str) -> dict[str, Backbone]:
     return {name.lower(): Backbone(name, range_) for name in constructors}
 
 
+def _fine(range_: Range, *constructors: str) -> dict[str, Backbone]:
+    return {f"{name.lower()}-stride16": Backbone(name, range_, fine=True) for name in constructors}
+
+
 APPLICATIONS: Mapping[str, Backbone] = MappingProxyType(
     {
         **_named("imagenet", "DenseNet121", "DenseNet169", "DenseNet201"),
+        **_fine("imagenet", "DenseNet121", "DenseNet169", "DenseNet201"),
         **_named("signed", "MobileNet", "MobileNetV2", "ResNet50V2", "ResNet101V2", "ResNet152V2"),
         **_named("signed", "Xception", "InceptionV3", "InceptionResNetV2"),
         **_named("bytes", "MobileNetV3Small", "MobileNetV3Large"),
@@ -137,9 +144,33 @@ def _built(size: int | None, name: str) -> Any:
     constructor = getattr(keras.applications, found.constructor)
     settings: dict[str, Any] = {"include_top": False, "weights": None, "input_shape": shape}
     if found.range == "imagenet":
-        return constructor(**settings)
+        model = constructor(**settings)
+        return _with_fine_map(model) if found.fine else model
     body = constructor(**settings, input_tensor=_rescaled(images, found.range))
     return keras.Model(images, body.output, name=body.name)
+
+
+def _with_fine_map(model: Any) -> Any:
+    """The model with its last stage at half the stride, for a feature map twice as fine.
+
+    The average pooling in front of the last stage no longer skips positions, and convolutions
+    behind it read every second one (dilation 2), so that each sees what it saw before: the same
+    weights fit both models. Chen et al., "DeepLab", arXiv:1606.00915, section 3.1. The pooling is
+    3 × 3 in place of 2 × 2, because an even window would move the map by half a cell.
+    """
+    plan = plan_of(model)
+    strides = plan.strides()
+    last = max(strides.values())
+    described = model.get_config()
+    for layer in described["layers"]:
+        name, settings = layer["name"], layer["config"]
+        if strides[name] < last:
+            continue
+        if all(strides[source] < last for source in plan.layer(name).sources):
+            settings.update(pool_size=(3, 3), strides=(1, 1), padding="same")
+        elif layer["class_name"] == "Conv2D":
+            settings["dilation_rate"] = tuple(min(side, 2) for side in settings["kernel_size"])
+    return type(model).from_config(described)
 
 
 def _rescaled(images: Any, to: Range) -> Any:

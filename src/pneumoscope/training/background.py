@@ -39,6 +39,9 @@ Bytes = NDArray[np.uint8]
 _NARROW, _WIDE = 1, 2
 """Bits of a pixel value: in a lung; in a lung field or the mirror image of the other field."""
 
+_SHARES_OF_LUNG = np.array([0, 255, 128, 255], np.uint8)
+"""Value of a mask, by the two bits: outside, in a lung, near one, and in and near."""
+
 _LEAST_QUALITY = 0.5
 """Lungs found with less quality count as not found; the default of `StressConfig.lung_quality`."""
 
@@ -82,8 +85,11 @@ class LungExtractor:
 
 
 def lung_masks(lungs: Bytes) -> Bytes:
-    """Masks of 255 in the lungs and 0 elsewhere, from rows of `LungExtractor` (n, side, side)."""
-    return ((lungs & _NARROW) * np.uint8(255)).astype(np.uint8)
+    """Masks from rows of `LungExtractor` (n, side, side): 255 in the lungs, 128 near, 0 elsewhere.
+
+    What is near a lung counts half, because the outline leaves out what consolidation hides.
+    """
+    return np.take(_SHARES_OF_LUNG, lungs & (_NARROW | _WIDE))
 
 
 @dataclass(frozen=True, slots=True)

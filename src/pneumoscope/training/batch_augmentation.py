@@ -56,7 +56,7 @@ _JPEG_TABLE = (
 def build_batch_augmentation(config: DistortConfig, size: int, seed: int) -> Any:
     """Build the augmentation layer: uint8 (n, side, side) → float32 (n, size, size) in [0, 1].
 
-    Called with images and their lung masks (0 or 255), it returns both; the masks are shares of
+    Called with images and their lung masks (0 to 255), it returns both; the masks are shares of
     lung and are moved like the images. Outside training it only scales to [0, 1] and interpolates.
     `size` must be a multiple of 8 if `config.jpeg` is on.
 

@@ -268,9 +268,9 @@ def _training_model(
     """The training model: stored squares, uint8 (n, side, side) → logits (n, 1).
 
     It augments, mixes and normalises the images before the network. Its input is a dictionary:
-    `squares`; `shares` (n, 1) for mixup; `lungs` (n, side, side), 0 or 255, and `pneumonia` (n, 1),
-    the share of pneumonia, for lung guidance; `codes` (n, 1) for the auxiliary subtype head (of a
-    mixed image, the code of the larger share).
+    `squares`; `shares` (n, 1) for mixup; `lungs` (n, side, side), made by `lung_masks`, and
+    `pneumonia` (n, 1), the share of pneumonia, for lung guidance; `codes` (n, 1) for the auxiliary
+    subtype head (of a mixed image, the code of the larger share).
     """
     keras = load_keras()
     side = (sizes.stored, sizes.stored)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.errors import UsageError
 from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER, Architecture
 from pneumoscope.keras_loading import load_keras
 from pneumoscope.training.backbones import build_backbone, layer_at, stages_of
@@ -146,6 +147,30 @@ def trainable_copy(backbone: Any, name: str, size: int | None, *, train_statisti
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = train_statistics
     return copy
+
+
+def freeze_before(backbone: Any, first: str) -> None:
+    """Freeze the layer `first` and all layers that it depends on.
+
+    Frozen batch normalisation keeps its statistics.
+
+    Args:
+        backbone: made by `trainable_copy`.
+        first: a layer that every path through the network passes.
+
+    Raises:
+        UsageError: it is no such layer.
+    """
+    plan = plan_of(backbone)
+    if first not in plan.cuts()[1:-1]:
+        raise UsageError(
+            f"scratch.train_from: found {first!r}, wanted a layer that all paths pass: "
+            f"{', '.join(plan.cuts()[1:-1])}"
+        )
+    frozen = {layer.name for layer in plan.until(first).layers}
+    for layer in leaves(backbone):
+        if layer.name in frozen:
+            layer.trainable = False
 
 
 def step_factors(network: Any, backbone: Any, rate: float, decay: float) -> dict[str, float]:

@@ -52,6 +52,7 @@ from pneumoscope.training.network import (
     HeadWeights,
     build_network,
     build_tail,
+    freeze_before,
     step_factors,
     trainable_copy,
     weights_digest,
@@ -273,6 +274,8 @@ def _train_end_to_end(
     tables = _tables(job, 1, SquareExtractor(side), stored)
     with arithmetic(config.fit.precision):
         body = trainable_copy(job.backbone, config.backbone, None, train_statistics=not tuned)
+        if sizes.train_from:
+            freeze_before(body, sizes.train_from)
         network = with_head(body, architecture(job.config), config.seed)
     if head is not None:
         _set_head(network, head)

@@ -15,7 +15,11 @@ _NORMALISATION = {
     "standardise": "each image to mean 0 and standard deviation 1",
 }
 
-_NAMES = {"densenet121": "DenseNet121", "efficientnet-lite0": "EfficientNet-Lite0"}
+_NAMES = {
+    "densenet121": "DenseNet121",
+    "densenet121-stride16": "DenseNet121 (last block at stride 16)",
+    "efficientnet-lite0": "EfficientNet-Lite0",
+}
 
 _TRAINED = {
     "frozen": "frozen",

@@ -11,7 +11,7 @@ import logging
 import platform
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -26,13 +26,14 @@ from pneumoscope.config import (
     from_toml,
     to_toml,
 )
+from pneumoscope.data.external.table import age_in_years
 from pneumoscope.data.index import class_counts, fingerprint, index
 from pneumoscope.data.masks import notes_on_flat_images
 from pneumoscope.data.split_files import with_usable_validation, write_split
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.bundle import MOST_MEMBERS, BundleManifest, InputCheck
 from pneumoscope.progress import Progress
-from pneumoscope.records import Dataset
+from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import DataFacts, ModelFacts, SplitCount
 from pneumoscope.report.formatting import count, percent
 from pneumoscope.storage import (
@@ -54,6 +55,9 @@ _SOFTWARE = ("pneumoscope", "keras", "tensorflow-cpu", "tensorflow", "numpy", "p
 
 _KERMANY_MIN_IMAGES = 5000
 
+_MOSTLY = 0.9
+"""Share of training images with a known age, from which the model states their ages."""
+
 
 def is_kermany(dataset: Dataset) -> bool:
     """Whether this is the Kermany data set, by its file names and its number of images.
@@ -62,6 +66,18 @@ def is_kermany(dataset: Dataset) -> bool:
     """
     named = {record.subtype for record in dataset.records} >= {"bacteria", "virus"}
     return named and len(dataset.records) >= _KERMANY_MIN_IMAGES
+
+
+def ages_of(records: Sequence[ImageRecord]) -> tuple[int, ...]:
+    """Youngest and oldest patient of training images, completed years, by their column `age`.
+
+    Empty unless the column states the age of nine images in ten.
+    """
+    ages = [age_in_years(record.extra.get("age", "")) for record in records]
+    known = [age for age in ages if age is not None]
+    if not known or len(known) < _MOSTLY * len(ages):
+        return ()
+    return int(min(known)), int(max(known))
 
 
 def split_counts(dataset: Dataset) -> tuple[SplitCount, ...]:

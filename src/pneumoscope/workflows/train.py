@@ -31,6 +31,7 @@ from pneumoscope.evaluation.metrics import auc
 from pneumoscope.frames import make_frame
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.images.warning_summary import summary, summary_lines
+from pneumoscope.inference.age_gate import describe_ages
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -75,7 +76,7 @@ from pneumoscope.workflows.input_check import (
 )
 from pneumoscope.workflows.known_answer import state
 from pneumoscope.workflows.operating_point import with_operating_point
-from pneumoscope.workflows.run_folder import Prepared, begin, prepare
+from pneumoscope.workflows.run_folder import Prepared, ages_of, begin, prepare
 from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
 from pneumoscope.workflows.seen import hashes_of_training
 from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
@@ -210,7 +211,7 @@ def _train(
     history_file = _HistoryFile(out / "history.csv", callbacks)
     trained, initial = _networks(prepared, progress, watch, history_file)
     history = tuple(row for one in trained for row in one.history)
-    dataset = _with_notes(dataset, trained[0])
+    dataset = _with_notes(dataset, trained[0], config)
     predictor, table, scored = _scored_validation(trained, dataset, config, initial, progress)
     manifest = with_operating_point(predictor.manifest, scored, predictor, config, progress)
     scored = scored.with_decisions(manifest)
@@ -371,8 +372,8 @@ def _input_check(
     )
 
 
-def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:
-    """The data set with warnings about skipped images and about unusual files."""
+def _with_notes(dataset: Dataset, trained: Trained, config: TrainConfig) -> Dataset:
+    """The data set with warnings about skipped images, about unusual files, and about ages."""
     notes = [
         f"images of {split} that can't be read and were skipped: {len(refused)}, the first is "
         f"{path_text(str(refused[0]))}."
@@ -384,6 +385,13 @@ def _with_notes(dataset: Dataset, trained: Trained) -> Dataset:
         for split, warned in trained.warned.items()
         if warned
     ]
+    train = dataset.subset("train").records
+    ages = () if config.ages else ages_of([train[k] for k in trained.kept])
+    if ages:
+        notes.append(
+            f"the model is for {describe_ages(ages)}, the ages in the column 'age' of its training "
+            "images. --ages states others."
+        )
     return replace(dataset, warnings=(*dataset.warnings, *notes))
 
 
@@ -399,7 +407,7 @@ def _manifest(
         flip=config.flip,
         store=config.store,
         preprocessing=config.preprocess,
-        ages=config.ages,
+        ages=config.ages or ages_of(train),
         training_data=TrainingData(
             fingerprint(train),
             len(train),

@@ -1,7 +1,7 @@
 """A node in a process of its own, to be killed: `python -m support.node_process '{"port": …}'`.
 
-Comes in: settings as JSON. Goes out: nothing but what the node does. Its model is none, so that it
-starts in no time.
+The argument holds the node's settings as JSON, and with `ages` the ages that its model is for. The
+model is the mean brightness, so that the node starts at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def main(text: str) -> None:
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    node = Node(NodeConfig(**json.loads(text)), predictor())
+    settings = json.loads(text)
+    ages = tuple(settings.pop("ages", ()))
+    node = Node(NodeConfig(**settings), predictor(ages=ages))
     try:
         node.run(stop)
     finally:

@@ -28,6 +28,17 @@ FIRST = date(2026, 9, 7)
 LAST = FIRST + timedelta(days=29)
 
 
+AGES = (2, 60)
+"""Ages that the node's model is for; those of the patients go from 0 to 79."""
+
+
+def refused(k: int, count: int) -> bool:
+    """Whether image `k` of `count` is a lateral view, a knee, or of a patient of another age."""
+    age = None if k in (7, 8) else k * 80 // count
+    other = age is not None and not AGES[0] <= age <= AGES[1]
+    return k % 23 == 4 or k % 31 == 9 or other
+
+
 def studies(count: int) -> tuple[list[bytes], list[dict[str, Any]]]:
     """The images, and what two readers said of most of them."""
     rng = np.random.default_rng(24)
@@ -64,8 +75,8 @@ def main(folder: Path, count: int) -> dict[str, Any]:
         writer = csv.DictWriter(stream, readings[0])
         writer.writeheader()
         writer.writerows(readings)
-    refused = sum(k % 23 == 4 or k % 31 == 9 for k in range(count))
-    wanted = 2 * count + 2 * (count - refused)
+    without = sum(refused(k, count) for k in range(count))
+    wanted = 2 * count + 2 * (count - without)
     with orthanc(folder, NODE, route=False):
         for content in images:
             ask("/instances", content)
@@ -73,7 +84,8 @@ def main(folder: Path, count: int) -> dict[str, Any]:
         days = ["--from", FIRST.isoformat(), "--to", LAST.isoformat()]
         _do("fetch", "--pacs", pacs, *days, "--out", folder / "got", "--min-free", 0)
         spool = folder / "spool"
-        node = node_process.start(port=NODE, forward=pacs, spool=str(spool), segmentation=True)
+        settings = {"forward": pacs, "spool": str(spool), "segmentation": True}
+        node = node_process.start(port=NODE, ages=AGES, **settings)
         try:
             until(lambda: _sent(folder, count), "the node taking all images")
             while get("/statistics")["CountInstances"] < wanted:  # the test's time-out ends it
@@ -90,7 +102,7 @@ def main(folder: Path, count: int) -> dict[str, Any]:
     found: dict[str, list[str]] = {}
     for one in series:
         found.setdefault(one["ParentStudy"], []).append(one["MainDicomTags"]["Modality"])
-    return {"studies": list(found.values()), "refused": refused}
+    return {"studies": list(found.values()), "refused": without}
 
 
 def _do(*words: Any) -> None:

@@ -28,9 +28,14 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_results_can_be_had_while_the_node_runs(tmp_path: Path) -> None:
     spool, table = tmp_path / "spool", tmp_path / "scores.csv"
-    node = Node(NodeConfig(port=0, spool=str(spool), min_free=0, grace=2.0), predictor())
+    config = NodeConfig(port=0, spool=str(spool), min_free=0, grace=2.0)
+    node = Node(config, predictor(ages=(1, 5)))
+    common: dict[str, Any] = {"StudyDate": "20260907", "PatientBirthDate": None}
     try:
-        films = [xray_bytes(k, AccessionNumber=f"A{k}", StudyDate="20260907") for k in range(3)]
+        films = [
+            xray_bytes(k, **common, AccessionNumber=f"A{k}", PatientAge=age)
+            for k, age in enumerate((None, None, "030M"))
+        ]
         films.append(xray_bytes(3, AccessionNumber="A3", Modality="CT"))
         assert send(node.port, films) == [0] * 4
         until(lambda: node.spool.count("films", "answered") == 4, "four answers")
@@ -48,6 +53,9 @@ def test_results_can_be_had_while_the_node_runs(tmp_path: Path) -> None:
     by_accession = {row["accession"]: row for row in rows}
     assert by_accession["A1"]["patient"] == "P-0001"
     assert by_accession["A1"]["study_date"] == "20260907"
+    assert [by_accession[name]["age"] for name in ("A1", "A2")] == ["", "2.5"]
+    assert by_accession["A1"]["warnings"].endswith("the age of this patient is not known")
+    assert by_accession["A2"]["warnings"] == ""
     assert by_accession["A3"]["reason"] == "wrong_modality"
     assert by_accession["A3"]["probability"] == ""
     assert len({row["model"] for row in rows}) == 1

@@ -25,6 +25,7 @@ from pneumoscope.delivery.dicom_report.objects import ReportObject
 from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom.age import patient_age
+from pneumoscope.images.warning_summary import join_warnings
 from pneumoscope.records import Prediction
 
 _OUTGOING = ("waiting", "sent", "set aside", "kept")
@@ -43,13 +44,13 @@ RESULTS_FILE = "results.jsonl"
 COLUMNS = (
     *("image", "study", "accession", "patient", "study_date", "received", "sex", "age"),
     *("status", "reason", "probability", "prediction", "threshold", "input_score"),
-    *("model", "software"),
+    *("model", "software", "warnings"),
 )
 """Columns of `node results`, in order."""
 
 _TAGS = [
     *("StudyInstanceUID", "AccessionNumber", "PatientID", "StudyDate", "PatientSex"),
-    *("PatientBirthDate", "CurrentRequestedProcedureEvidenceSequence"),
+    *("PatientAge", "PatientBirthDate", "CurrentRequestedProcedureEvidenceSequence"),
 ]
 
 
@@ -179,6 +180,7 @@ def note_result(
         "input_score": prediction.input_score,
         "model": author.fingerprint[:16],
         "software": author.version,
+        "warnings": join_warnings(prediction.warnings),
     }
     line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
     # Readable by its owner only: it names patients and is kept.
@@ -222,8 +224,10 @@ def _study(report: bytes) -> dict[str, str]:
 
     dataset = dcmread(io.BytesIO(report), specific_tags=_TAGS)
     evidence = dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
-    date, born = (str(dataset.get(tag) or "") for tag in ("StudyDate", "PatientBirthDate"))
-    age, _ = patient_age("", born, date)
+    stated, born, date = (
+        str(dataset.get(tag) or "") for tag in ("PatientAge", "PatientBirthDate", "StudyDate")
+    )
+    age, _ = patient_age(stated, born, date)
     return {
         "image": str(evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID),
         "study": str(dataset.StudyInstanceUID),

@@ -78,6 +78,8 @@ class Tab:
             self.requests.append(found["request"]["url"])
         elif told["method"] == "Log.entryAdded" and found["entry"]["level"] == "error":
             self.complaints.append(found["entry"]["text"])
+        elif told["method"] == "Runtime.consoleAPICalled" and found["type"] == "error":
+            self.complaints += [str(said.get("description", said)) for said in found["args"]]
         elif told["method"] == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(found["exceptionDetails"])[:500])
 

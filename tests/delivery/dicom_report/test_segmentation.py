@@ -62,6 +62,23 @@ def test_it_lies_on_the_pixels_of_the_image_that_it_names() -> None:
     assert seg.SeriesInstanceUID != film.SeriesInstanceUID
 
 
+@pytest.mark.parametrize(
+    ("elements", "spacing"),
+    [
+        ({"PixelSpacing": ["0.2", "0.25"], "ImagerPixelSpacing": ["0.3", "0.3"]}, [0.2, 0.25]),
+        ({"ImagerPixelSpacing": ["0.3", "0.3"]}, [0.3, 0.3]),
+        ({"PixelSpacing": ["0", "0"]}, None),
+        ({}, None),
+    ],
+)
+def test_viewers_find_the_measures_of_its_pixels(
+    elements: dict[str, Any], spacing: list[float] | None
+) -> None:
+    (shared,) = read(xray_bytes(**elements)).SharedFunctionalGroupsSequence
+    (measures,) = shared.PixelMeasuresSequence
+    assert measures.get("PixelSpacing") == spacing
+
+
 def test_it_says_what_it_is() -> None:
     seg = read(xray_bytes())
     assert (seg.Modality, seg.SegmentationType) == ("SEG", "FRACTIONAL")
@@ -86,6 +103,7 @@ def test_the_same_result_has_the_same_uid() -> None:
         {"PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 100"},
         {"PatientOrientation": None, "PatientSex": None},
         {"LossyImageCompression": "01", "LossyImageCompressionRatio": "12"},
+        {"PixelSpacing": ["0.2", "0.25"]},
     ],
 )
 def test_dciodvfy_finds_nothing(elements: dict[str, Any], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pneumoscope.inference.overlay import fit_map
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
     from pneumoscope.config import PreprocessConfig
 
@@ -31,6 +32,7 @@ SERIES_NUMBER = 9003
 
 _LEVELS = 255
 _LABEL = "Evidence for pneumonia (Grad-CAM)"
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _CARRIED = (
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
     "BodyPartExamined",
@@ -82,10 +84,28 @@ def segmentation(
     for keyword in _CARRIED:
         if keyword in image and keyword not in made:
             made[keyword] = image[keyword]
+    made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = [_pixel_measures(image)]
     # C.7.6.1: type 2C, empty if unknown.
     made.PatientOrientation = orientation(image) or ""
     made.SpecificCharacterSet = "ISO_IR 192"
     return made
+
+
+def _pixel_measures(image: Dataset) -> Dataset:
+    """The pixels' spacing, mm (PS3.3 C.7.6.16.2.1), by the header of the image.
+
+    The detector's spacing stands for an uncalibrated one (10.7.1.3); without either the item is
+    empty. It is there in any case, because the OHIF viewer stops at a segmentation without it.
+    """
+    from pydicom.dataset import Dataset
+
+    measures = Dataset()
+    for keyword in _SPACINGS:
+        spacing = image.get(keyword)
+        if spacing and len(spacing) == 2 and min(map(float, spacing)) > 0:
+            measures.PixelSpacing = list(spacing)
+            break
+    return measures
 
 
 def _segment(author: Author) -> SegmentDescription:

@@ -43,6 +43,7 @@ def test_value_and_error_are_those_of_the_libraries(seed: int) -> None:
         (300, 1, 0.1, 0.9, 0.95),
         (100, 1, 0.5, 0.7, 0.6),
         (200, 2, 0.3, 0.8, 0.9),
+        (400, 1, 0.5, 0.99, 0.99),
     ],
 )
 def test_the_interval_covers(

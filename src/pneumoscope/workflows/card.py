@@ -81,6 +81,8 @@ def card_text(
 def _architecture(config: TrainConfig) -> str:
     fit, backbone = config.fit, backbone_title(config.backbone)
     trained = _TRAINED[config.recipe].format(unfreeze=config.finetune.unfreeze)
+    if config.recipe == "scratch" and config.scratch.train_from:
+        trained = f"trained behind the layer {config.scratch.train_from}"
     text = (
         f"{backbone} without its top, {trained}, then GlobalAveragePooling2D, "
         f"Dropout({fit.dropout}), Dense({fit.hidden_units}, ReLU), Dense(1, sigmoid)."
@@ -102,9 +104,16 @@ def _training(config: TrainConfig, epochs: int) -> tuple[str, ...]:
         f"{fit.weight_decay:g}, schedule {fit.schedule}; {kept} kept{average}."
     )
     if config.recipe == "scratch":
+        first, several = config.scratch.train_from, len(config.scratch.sizes) > 1
+        which = (
+            f"The layers behind {first} trained, those before kept,"
+            if first
+            else "All layers trained"
+        )
         sizes = " → ".join(str(size) for size in config.scratch.sizes)
+        after = ", one size after the other" if several else ""
         return (
-            f"All layers trained on images of {sizes} pixels, one size after the other, each image "
+            f"{which} on images of {sizes} pixels{after}, each image "
             "augmented anew in every epoch: random resized crop, rotation, flip, contrast, gamma, "
             f"brightness, shading, blur and sharpening, {_further(config)}.",
             steps,

@@ -33,3 +33,14 @@ def test_it_names_each_further_change_that_was_made() -> None:
     for words, config in zip(FURTHER, changes, strict=True):
         said = " ".join(_training(config, 7))
         assert [each for each in FURTHER if each in said] == [words]
+
+
+def test_it_names_the_layers_that_were_trained() -> None:
+    (whole, _), last = (
+        _training(replace(SCRATCH, scratch=replace(SCRATCH.scratch, **changes)), 7)
+        for changes in ({}, {"train_from": "pool4_pool", "sizes": (112,), "shares": (1.0,)})
+    )
+    assert whole.startswith("All layers trained on images of 96 → 112 → 128 pixels, one size after")
+    assert last[0].startswith(
+        "The layers behind pool4_pool trained, those before it kept, on images of 112 pixels, each"
+    )

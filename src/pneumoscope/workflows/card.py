@@ -105,16 +105,14 @@ def _training(config: TrainConfig, epochs: int) -> tuple[str, ...]:
     )
     if config.recipe == "scratch":
         first, several = config.scratch.train_from, len(config.scratch.sizes) > 1
-        which = (
-            f"The layers behind {first} trained, those before kept,"
-            if first
-            else "All layers trained"
-        )
+        which = "All layers trained"
+        if first:
+            which = f"The layers behind {first} trained, those before it kept,"
         sizes = " → ".join(str(size) for size in config.scratch.sizes)
         after = ", one size after the other" if several else ""
         return (
-            f"{which} on images of {sizes} pixels{after}, each image "
-            "augmented anew in every epoch: random resized crop, rotation, flip, contrast, gamma, "
+            f"{which} on images of {sizes} pixels{after}, each image augmented "
+            "anew in every epoch: random resized crop, rotation, flip, contrast, gamma, "
             f"brightness, shading, blur and sharpening, {_further(config)}.",
             steps,
         )

@@ -159,6 +159,12 @@ def test_every_week(told: tuple[Path, dict[str, Any]]) -> None:
             )
         else:
             assert week["drift"] is None
+    # All cases up to the last week are all cases: a number has one interval on a page.
+    for name in ("sensitivity", "specificity"):
+        last, whole = document["weeks"][-1][name], document["metrics"][name]
+        assert [last[key] for key in ("value", "low", "high")] == [
+            whole[key] for key in ("value", "low", "high")
+        ]
 
 
 def test_new_thresholds_and_how_many_more(told: tuple[Path, dict[str, Any]]) -> None:

@@ -173,7 +173,8 @@ def _weeks(content: ReadingsContent) -> Section | None:
         Column("Cumulative specificity", numeric=True),
     )
     clustered = (
-        f"{level} intervals, clustered by patient. weeks.csv contains all values at full precision."
+        f"{level} intervals, clustered by patient; those of the last week are those of all cases "
+        "above. weeks.csv contains all values at full precision."
     )
     tables = [
         Table("Cases and scores per week", columns, tuple(map(_week_row, weeks)), note),
@@ -406,7 +407,8 @@ def score_quartiles(weeks: Sequence[Week], threshold: float | None) -> Svg:
     """Draw the median and quartiles of each week's scores, with the threshold."""
     with drawing():
         figure, axes = new_axes(margins=_MARGINS)
-        name_axes(axes, "Week of", "Score: quartiles and median")
+        line = "" if threshold is None else "; dashed: threshold"
+        name_axes(axes, "Week of", f"Score: quartiles and median{line}")
         for place, week in enumerate(weeks):
             if week.quartiles:
                 low, middle, high = week.quartiles
@@ -414,7 +416,6 @@ def score_quartiles(weeks: Sequence[Week], threshold: float | None) -> Svg:
                 axes.plot([place], [middle], "o", color=INK.light, markersize=5)
         if threshold is not None:
             axes.axhline(threshold, color=MUTED.light, linewidth=0.9, dashes=(3, 3))
-            draw_text(axes, len(weeks) - 0.5, threshold, "threshold", MUTED, ha="right")
         _mondays(axes, weeks)
         known = [week for week in weeks if week.quartiles]
         reading = "No week has a score."

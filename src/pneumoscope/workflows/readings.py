@@ -324,6 +324,13 @@ def _content(
     matched = [case for case in joined.cases if _matched(case)]
     cases = [_week_case(case, threshold) for case in joined.cases if case.week]
     weeks = by_week([case for case in cases if case], config.level)
+    if evaluated and weeks and all(case.week for case in matched):
+        # The last week's rates are those of all cases: one number, one interval.
+        whole = evaluated.evaluation.metrics
+        last = replace(
+            weeks[-1], sensitivity=whole["sensitivity"], specificity=whole["specificity"]
+        )
+        weeks = (*weeks[:-1], last)
     agreement = None
     if matched:
         agreement = cohen_kappa(

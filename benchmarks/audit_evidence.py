@@ -1,10 +1,10 @@
-"""Whether the audit finds what was planted in real films: wrong labels, a leak, false patient ids.
+"""Whether the audit finds what was planted in real images: wrong labels, a leak, false patient ids.
 
     python benchmarks/audit_evidence.py DATA [--flips 0.02] [--seed 0]
 
-Audits DATA four times: as it is; with a share of the labels flipped; with one film of every patient
-who has several moved to `test`; with the films of other patients in `test` under the ids of
-`train`. Prints Markdown: what the audit said of each, and how long it took.
+Audits DATA four times: as it is; with a share of the labels flipped; with one image of every
+patient who has several moved to `test`; with the images of other patients in `test` under the ids
+of `train`. Prints Markdown: what the audit said of each, and how long it took.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SIDE_BY_SIDE = 300
 
 
 def flipped(data: Dataset, share: float, rng: np.random.Generator) -> tuple[Dataset, set[Path]]:
-    """The data set with that share of labels wrong, and which films they are."""
+    """The data set with that share of labels wrong, and which images they are."""
     wrong = set(rng.choice(len(data.records), round(share * len(data.records)), replace=False))
     records = tuple(
         replace(record, label=1 - record.label) if place in wrong else record
@@ -37,7 +37,7 @@ def flipped(data: Dataset, share: float, rng: np.random.Generator) -> tuple[Data
 
 
 def leaky(data: Dataset) -> Dataset:
-    """One film of every patient with several in `test`, all else in `train`."""
+    """One image of every patient with several in `test`, all else in `train`."""
     seen: set[tuple[str, int]] = set()
     films = by_patient(data)
     records = []
@@ -64,7 +64,7 @@ def renumbered(data: Dataset) -> Dataset:
 
 
 def by_patient(data: Dataset) -> dict[tuple[str, int], list[ImageRecord]]:
-    """Films of each patient and label."""
+    """Images of each patient and label."""
     films = defaultdict(list)
     for record in data.records:
         films[record.patient, record.label].append(record)
@@ -93,7 +93,7 @@ def main() -> None:
     started = time.perf_counter()
     plain = audit(data)
     seconds = time.perf_counter() - started
-    print(f"{len(data.records)} films, one audit {seconds:.1f} s.\n")
+    print(f"{len(data.records)} images, one audit {seconds:.1f} s.\n")
     print("| planted | what the audit said |\n| --- | --- |")
     review = plain.evidence.labels
     doubts = len(review.doubts) if review else 0
@@ -108,7 +108,7 @@ def main() -> None:
         f"({first} of the first {len(wrong)}; by chance "
         f"{len(named) * len(wrong) / len(data.records):.1f}) |"
     )
-    print(f"| a film of every patient with several in test | {across(audit(leaky(data)))} |")
+    print(f"| an image of every patient with several in test | {across(audit(leaky(data)))} |")
     print(f"| other patients under the same ids in test | {across(audit(renumbered(data)))} |")
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/engine.py [--model default] [--sides 112 224] [--images 384] [--rounds 3]
 
-The networks of the model over drawn films, at its own size and at others, in every precision that
+The networks of the model over drawn images, at its own size and at others, in every precision that
 the processor has instructions for, without mirror images; what they answer is of no account. First
 batches that are there already, dealt into requests of 4, 2 and 1 images: processor caches decide.
 Then batches that a thread decodes meanwhile, as `train` does: each batch for itself, and two of
@@ -61,7 +61,7 @@ def _built(
 
 @cache
 def jpegs() -> list[bytes]:
-    """Drawn films of 224 pixels."""
+    """Drawn images of 224 pixels."""
     contents = []
     for number in range(8):
         grey = np.round(draw(0, f"guest-{number}", number=1, label=number % 2).pixels * 255)

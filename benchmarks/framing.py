@@ -2,8 +2,8 @@
 
     python benchmarks/framing.py SPLIT_CSV [--split val] [--models default runs/a] [--out FILE.md]
 
-A threshold of its own is given to each model: the one that calls a stated share of the films
-without pneumonia ill (`--false-alarms`), as they are. Then films are cut off on all sides, or on
+A threshold of its own is given to each model: the one that calls a stated share of the images
+without pneumonia ill (`--false-alarms`), as they are. Then images are cut off on all sides, or on
 two, which makes a child look taller or broader in the square, and are answered for at that
 threshold. Models with thresholds of their own can't be set side by side: where one's leaves fewer
 false alarms, fewer are seen to be added. Prints Markdown.
@@ -59,7 +59,7 @@ def rows(
 
 def table(found: dict[str, list[tuple[float, float, float]]]) -> list[str]:
     """A row for each way of cutting, a column for each model: AUC, sensitivity / specificity."""
-    lines = [f"| films | {' | '.join(found)} |", f"| --- |{' --- |' * len(found)}"]
+    lines = [f"| images | {' | '.join(found)} |", f"| --- |{' --- |' * len(found)}"]
     for k, name in enumerate(("as they are", *CUTS)):
         cells = (
             f"{number(area)}, {number(ill)} / {number(well)}"

@@ -1,9 +1,9 @@
 """What the server makes of nonsense: made-up requests by its own description, and damaged films.
 
-    python benchmarks/fuzz_rest.py [--cases 2000] [--films 5000] [--schemathesis PROGRAM]
+    python benchmarks/fuzz_rest.py [--cases 2000] [--images 5000] [--schemathesis PROGRAM]
 
 Requests come from schemathesis (a program of its own: pip install it in an environment of its
-own), from the OpenAPI document that the server gives. Films are drawn, written as JPEG, PNG, DICOM
+own), from the OpenAPI document that the server gives. Images are drawn, written as JPEG, PNG, DICOM
 and others, and damaged: bytes changed, cut, doubled. A 500, a hang of over 5 s or more than 1.5 GB
 is a failure; so is a server that has gone. Prints Markdown.
 """
@@ -35,7 +35,7 @@ MOST_MB = 1536.0
 
 @dataclass(slots=True)
 class Found:
-    """What damaged films brought about."""
+    """What damaged images brought about."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     longest: float = 0.0
@@ -43,7 +43,7 @@ class Found:
 
 
 def whole_films() -> list[bytes]:
-    """A drawn film in several formats."""
+    """A drawn image in several formats."""
     from pneumoscope.images.phantom import draw
     from pneumoscope.images.phantom.folder import encode_dicom
 
@@ -77,7 +77,7 @@ def damaged(content: bytes, generator: random.Random) -> bytes:
 
 
 def send_films(url: str, process: int, count: int) -> Found:
-    """Damaged films, one after the other."""
+    """Damaged images, one after the other."""
     generator = random.Random(0)  # noqa: S311 - repeatable, no secret
     whole = whole_films()
     found = Found()
@@ -111,7 +111,7 @@ def main() -> None:
     """Run both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=2000, help="requests per operation, at most")
-    parser.add_argument("--films", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--schemathesis", default=shutil.which("schemathesis"))
     asked = parser.parse_args()
     command = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0"]
@@ -120,9 +120,9 @@ def main() -> None:
         try:
             while not (url := listening(log)) and server.poll() is None:
                 time.sleep(0.1)
-            found = send_films(url, server.pid, asked.films)
+            found = send_films(url, server.pid, asked.images)
             print(
-                f"{asked.films} damaged films: {json.dumps(found.statuses)}; the longest took "
+                f"{asked.images} damaged images: {json.dumps(found.statuses)}; the longest took "
                 f"{found.longest:.1f} s; memory at most {found.most_mb:.0f} MB.\n"
             )
             code = 0

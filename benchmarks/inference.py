@@ -51,7 +51,7 @@ from pneumoscope.inference.engine import fast_precisions
 
 BATCH = 32
 LARGE = (1600, 1250)
-"""Width and height of a film of 2 megapixels."""
+"""Width and height of an image of 2 megapixels."""
 
 HEATMAPS = ", heatmaps"
 
@@ -163,7 +163,7 @@ def run_all(
     precisions: Sequence[Precision],
     repeat: int = 1,
 ) -> dict[str, Timed]:
-    """Every way over the same films: stock, then each precision; each without heatmaps and with.
+    """Every way over the same images: stock, then each precision; each without heatmaps and with.
 
     All are run so often, in turns, but stock with heatmaps, which takes minutes, once; the run of
     median time is told.
@@ -274,14 +274,14 @@ class Work:
 def report(
     name: str, images: int, alone: dict[str, Timed], many: dict[str, Timed], work: Work
 ) -> str:
-    """Every way over one kind of film, as Markdown."""
+    """Every way over one kind of image, as Markdown."""
     more = max(images - 1, 1)
     rates = {w: more / (many[w].seconds - alone[w].seconds) for w in many}
     cpu = {w: 1000 * (many[w].cpu_seconds - alone[w].cpu_seconds) / more for w in many}
     lines = [
-        f"{name}, {images} films:",
+        f"{name}, {images} images:",
         "",
-        "| way | seconds, one film | seconds, all | images/s after start-up | processor ms per "
+        "| way | seconds, one image | seconds, all | images/s after start-up | processor ms per "
         "image | share of peak | heatmaps cost | furthest from stock | peak memory, MB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", help="a folder of JPEGs")
     parser.add_argument("--model", default="default")
     parser.add_argument("--images", type=int, default=600)
-    parser.add_argument("--large", type=int, default=150, help="films of 2 megapixels; 0: none")
+    parser.add_argument("--large", type=int, default=150, help="images of 2 megapixels; 0: none")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--repeat", type=int, default=3, help="runs of each way")
     parser.add_argument("--stock", type=Path, nargs=2, help=argparse.SUPPRESS)

@@ -1,8 +1,8 @@
-"""What a model's input check refuses: films that it should not, other images that it should.
+"""What a model's input check refuses: images that it should not, other images that it should.
 
     python benchmarks/input_check.py SPLIT_CSV [--split test] [--model default] [--others DIR]
 
-Three tables in Markdown: films of the split as they are, by class; changed copies of them, some
+Three tables in Markdown: images of the split as they are, by class; changed copies of them, some
 changes being of other strengths than the check was made with; other images by category, with the
 share refused under the right code. `--others` adds a folder of images none of which is a frontal
 chest X-ray. `--json` prints one document instead. Intervals are Wilson's. No X-ray is written.
@@ -40,7 +40,7 @@ from pneumoscope.storage import write_text
 MOST_REFUSED = 0.02
 MOST_CHANGED_REFUSED = 0.03
 LEAST_RIGHT = 0.98
-"""Limits: refusals of films, of changed copies, and right refusals of other images (issue 5)."""
+"""Limits: refusals of images, of changed copies, and right refusals of other images (issue 5)."""
 
 _LEVEL = 0.95
 _BY_NAME = {perturbation.name: perturbation for perturbation in PERTURBATIONS}
@@ -79,7 +79,7 @@ def counted(title: str, answers: Iterable[tuple[Prediction, Reason | None]]) -> 
 
 
 def changes() -> Iterator[Perturbation]:
-    """What films are changed by: all of `perturb`, other strengths, turns up to 15°, mirroring."""
+    """What images are changed by: all of `perturb`, other strengths, turns up to 15°, mirroring."""
     yield from PERTURBATIONS
     for name, strength in _BETWEEN.items():
         title = f"{_BY_NAME[name].change.__name__}, {strength:g}"
@@ -90,7 +90,7 @@ def changes() -> Iterator[Perturbation]:
 
 
 def films(records: Sequence[ImageRecord], predictor: Predictor, progress: Progress) -> list[Row]:
-    """Films as they are: all, and by class."""
+    """Images as they are: all, and by class."""
     with progress.task("films", len(records), "images") as task:
         found: list[Prediction] = []
         for answer in predictor.predict_files([record.path for record in records]):
@@ -106,7 +106,7 @@ def films(records: Sequence[ImageRecord], predictor: Predictor, progress: Progre
 def changed_films(
     records: Sequence[ImageRecord], predictor: Predictor, progress: Progress
 ) -> list[Row]:
-    """Changed copies of films, one row for each change, most refused first."""
+    """Changed copies of images, one row for each change, most refused first."""
     ways = list(changes())
     found: list[list[Prediction]] = [[] for _ in ways]
 
@@ -115,7 +115,7 @@ def changed_films(
             for way in ways:
                 yield f"{record.path} ({way.title})", way.apply(pixels)
 
-    with progress.task("changed films", len(records) * len(ways), "images") as task:
+    with progress.task("changed images", len(records) * len(ways), "images") as task:
         for number, answer in enumerate(predictor.predict_images(copies())):
             found[number % len(ways)].append(answer.prediction)
             task.advance()
@@ -128,12 +128,12 @@ def changed_films(
 
 
 def turned_films(records: Sequence[ImageRecord]) -> Iterator[Other]:
-    """Each film turned by 90°, 180° and 270°, and inverted."""
+    """Each image turned by 90°, 180° and 270°, and inverted."""
     turns: dict[str, tuple[Callable[[Any], Any], Reason]] = {
-        "films turned by 90°": (np.rot90, Reason.ROTATED),
-        "films turned by 180°": (lambda image: np.rot90(image, 2), Reason.ROTATED),
-        "films turned by 270°": (lambda image: np.rot90(image, 3), Reason.ROTATED),
-        "films inverted": (lambda image: 1.0 - image, Reason.INVERTED),
+        "images turned by 90°": (np.rot90, Reason.ROTATED),
+        "images turned by 180°": (lambda image: np.rot90(image, 2), Reason.ROTATED),
+        "images turned by 270°": (lambda image: np.rot90(image, 3), Reason.ROTATED),
+        "images inverted": (lambda image: 1.0 - image, Reason.INVERTED),
     }
     for _, pixels in _pixels(records):
         for category, (turn, right) in turns.items():
@@ -203,8 +203,8 @@ def markdown(rows: Sequence[Row], what: str, *, right: bool = False) -> str:
 def verdicts(plain: Row, changed: Row, other: Row) -> list[str]:
     """Each limit, and whether it holds."""
     found = (
-        ("films refused", plain.refused / plain.images, MOST_REFUSED, True),
-        ("changed films refused", changed.refused / changed.images, MOST_CHANGED_REFUSED, True),
+        ("images refused", plain.refused / plain.images, MOST_REFUSED, True),
+        ("changed images refused", changed.refused / changed.images, MOST_CHANGED_REFUSED, True),
         ("others refused rightly", other.right / other.images, LEAST_RIGHT, False),
     )
     return [
@@ -234,7 +234,7 @@ def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
     )
     tables = (
         markdown(plain, "films"),
-        markdown(changed, "changed films"),
+        markdown(changed, "changed images"),
         markdown(other, "other images", right=True),
     )
     document = {
@@ -252,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="default", help="a bundle, a run, or 'default'")
     parser.add_argument("--others", type=Path, help="a folder of images to be refused")
     parser.add_argument("--each", type=int, default=20, help="drawn images of every kind")
-    parser.add_argument("--turned", type=int, default=25, help="films that are turned, at most")
-    parser.add_argument("--changed", type=int, default=100, help="films that are changed, at most")
+    parser.add_argument("--turned", type=int, default=25, help="images that are turned, at most")
+    parser.add_argument("--changed", type=int, default=100, help="images that are changed, at most")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--out", type=Path, help="also write the Markdown to this file")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")

@@ -71,7 +71,7 @@ def kill_one_by_one(
 
 
 def linked(films: Sequence[Path], count: int, folder: Path) -> None:
-    """A folder of `count` links to films, over and over the same."""
+    """A folder of `count` links to images, over and over the same."""
     folder.mkdir()
     for number in range(count):
         film = films[number % len(films)]
@@ -103,7 +103,7 @@ def main() -> None:
         # On average they come to a little less than the whole way, start-ups left aside.
         draw = np.random.default_rng(asked.seed).uniform(0, 1.8 * length / asked.kills, asked.kills)
         print(
-            f"{date.today().isoformat()}, {os.cpu_count()} cores, {asked.images} films, unbroken "
+            f"{date.today().isoformat()}, {os.cpu_count()} cores, {asked.images} images, unbroken "
             f"{length:.1f} s.\n\n| kill | after, s | rows in the journal |\n| ---: | ---: | ---: |"
         )
         again = [*command, str(broken), "--resume"]

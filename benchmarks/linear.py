@@ -3,9 +3,9 @@
     python benchmarks/linear.py DATA [--model default] [--counts 1000 10000 100000] [--workers 0]
         [--precision auto]
 
-For each count a folder of so many links to the films of DATA, a thousand to a folder, and one
+For each count a folder of so many links to the images of DATA, a thousand to a folder, and one
 `predict` on it in a process of its own, start to end, table included. Prints Markdown: images/s
-after start-up (the time of one film), peak memory, and both against the first count.
+after start-up (the time of one image), peak memory, and both against the first count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Measured:
 
 
 def linked(films: Sequence[Path], count: int, folder: Path) -> Path:
-    """A folder of folders with `count` links to films, over and over the same."""
+    """A folder of folders with `count` links to images, over and over the same."""
     for number in range(count):
         film = films[number % len(films)]
         inner = folder / f"{number // _PER_FOLDER:05}"
@@ -96,7 +96,7 @@ def main() -> None:
         alone = run(films[0])
         print(
             f"{date.today().isoformat()}, {os.cpu_count()} cores, {platform.machine()}, "
-            f"Python {platform.python_version()}; one film: {alone.seconds:.1f} s, "
+            f"Python {platform.python_version()}; one image: {alone.seconds:.1f} s, "
             f"{alone.peak_mb:.0f} MB.\n"
         )
         found = {n: run(linked(films, n, folder / str(n))) for n in asked.counts}

@@ -121,24 +121,17 @@ def _shown(dist: Path, out: Path) -> dict[str, Any]:
 
 def _objects(folder: Path) -> list[Path]:
     """A drawn X-ray with pneumonia, its report, heatmap and segmentation."""
-    program = [sys.executable, "-m", "pneumoscope"]
-    drawn = [
-        *program,
-        "data",
-        "phantom",
-        "--out",
-        folder / "drawn",
-        "--n",
-        "4",
-        "--format",
-        "dicom",
-    ]
-    subprocess.run([*drawn, "-q"], check=True, stdout=sys.stderr)
-    image = next(iter(sorted((folder / "drawn").rglob("PNEUMONIA/*.dcm"))))
-    made = ["--dicom-out", folder / "made", "--segmentation", "--no-input-check", "--any-age"]
-    command = [*program, "predict", image, "--out", folder / "rows.csv", *made, "-q"]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    drawn, made = folder / "drawn", folder / "made"
+    _pneumoscope("data", "phantom", "--out", drawn, "--n", 4, "--format", "dicom")
+    image = next(iter(sorted(drawn.rglob("PNEUMONIA/*.dcm"))))
+    ways = ["--segmentation", "--no-input-check", "--any-age"]
+    _pneumoscope("predict", image, "--out", folder / "rows.csv", "--dicom-out", made, *ways)
     return [image, *sorted((folder / "made").rglob("*.dcm"))]
+
+
+def _pneumoscope(*words: object) -> None:
+    command = [sys.executable, "-m", "pneumoscope", *map(str, words), "-q"]
+    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def _handler(dist: Path) -> type[SimpleHTTPRequestHandler]:

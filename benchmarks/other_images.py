@@ -334,7 +334,7 @@ def _dot(draw: ImageDraw.ImageDraw, centre: NDArray[np.float64], radius: float) 
 def _film(
     stream: np.random.Generator, layers: list[tuple[Image.Image, float]], turned: float
 ) -> Pixels:
-    """Layers of thickness as a film: blurred edges, noise, exposure."""
+    """Layers of thickness as an image: blurred edges, noise, exposure."""
     total = np.zeros((SIDE, SIDE))
     for layer, weight in layers:
         soft = layer.rotate(turned).resize((SIDE, SIDE), Image.Resampling.BILINEAR)

@@ -1,12 +1,12 @@
-"""A node that is killed while films pour in: is anything lost, is anything doubled, how fast is it.
+"""A node that is killed while images pour in: is anything lost or doubled, and how fast is it.
 
-    python benchmarks/pacs.py [--films 500] [--associations 4] [--kills 3] [--model default]
+    python benchmarks/pacs.py [--images 500] [--associations 4] [--kills 3] [--model default]
 
 Orthanc (as Debian has it), the node and the senders run where there is no network but loopback
-(`unshare -n`), the node as its own command with a real model. Films are synthetic. Senders store
-each film until it is acknowledged, and never again; every report ends in Orthanc, and a capture of
-every film that the model does not refuse (drawings are no X-rays). Prints Markdown; exits with 1 if
-a report or capture is missing or there is one too many.
+(`unshare -n`), the node as its own command with a real model. Images are synthetic. Senders store
+each image until it is acknowledged, and never again; every report ends in Orthanc, and a capture of
+every image that the model does not refuse (drawings are no X-rays). Prints Markdown; exits with 1
+if a report or capture is missing or there is one too many.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ KINDS = {"SR": "reports", "OT": "captures"}
 def main() -> int:
     """Run everything, in a network of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=int, default=500)
+    parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--associations", type=int, default=4)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--model", default="default")
@@ -64,7 +64,7 @@ def main() -> int:
         return subprocess.run(command, env=environment).returncode
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        films = made_films(folder, asked.films)
+        films = made_films(folder, asked.images)
         wanted = {"SR": len(films), "OT": answered(films, asked.model)}
         with orthanc.orthanc(folder, NODE, route=False):
             seconds, kills = storm(folder, films, sum(wanted.values()), asked)
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def made_films(folder: Path, count: int) -> list[bytes]:
-    """Films of as many patients, of a few patterns."""
+    """Images of as many patients, of a few patterns."""
     paths = sorted(
         write_phantoms(folder / "xrays", PATTERNS, format="dicom", size=640).rglob("*.dcm")
     )
@@ -91,7 +91,7 @@ def made_films(folder: Path, count: int) -> list[bytes]:
 
 
 def answered(films: list[bytes], model: str) -> int:
-    """How many of the films the model answers for; the others get a report of their refusal."""
+    """How many of the images the model answers for; the others get a report of their refusal."""
     predictor = Predictor.load(model)
     patterns = [predictor.predict_bytes(film).prediction.status for film in films[:PATTERNS]]
     return sum(patterns[k % PATTERNS] == "ok" for k in range(len(films)))
@@ -168,7 +168,7 @@ def told(
     events = Counter(line["event"] for line in audited(folder / "spool"))
     print(
         f"{date.today().isoformat()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"model {asked.model}: {films} films by {asked.associations} associations, node killed "
+        f"model {asked.model}: {films} images by {asked.associations} associations, node killed "
         f"{kills} times.\n\n| | in Orthanc | missing | doubled |\n| --- | --- | --- | --- |"
     )
     wrong = 0
@@ -178,8 +178,8 @@ def told(
         wrong += missing + doubled
         print(f"| {name} | {sum(counts)} | {missing} | {doubled} |")
     print(
-        f"\n{films / seconds:.1f} films/s from the first byte to the last report in Orthanc, kills "
-        f"included ({seconds:.0f} s). Audit: {json.dumps(dict(sorted(events.items())))}"
+        f"\n{films / seconds:.1f} images/s from the first byte to the last report in Orthanc, with "
+        f"kills ({seconds:.0f} s). Audit: {json.dumps(dict(sorted(events.items())))}"
     )
     return 1 if wrong else 0
 

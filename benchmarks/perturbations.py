@@ -1,4 +1,4 @@
-"""How far a model's answers hold when the films come from another scanner or site: a table.
+"""How far a model's answers hold when the images come from another scanner or site: a table.
 
     python benchmarks/perturbations.py SPLIT_CSV [--split test] [--model default] [--out FILE.md]
 
@@ -103,7 +103,7 @@ def score(
 ) -> Scores:
     """Every record as it is and as each change has it, through the predictor.
 
-    Each film is decoded once, and its copies are made just before they are answered for. A film
+    Each image is decoded once, and its copies are made just before they are answered for. An image
     that can't be read is left out of every row alike.
 
     Raises:

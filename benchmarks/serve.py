@@ -1,11 +1,11 @@
-"""The server under load: many clients, films of 2 megapixels, for some time, on loopback.
+"""The server under load: many clients, images of 2 megapixels, for some time, on loopback.
 
-    python benchmarks/serve.py [--model default] [--clients 64] [--seconds 180] [--films 40]
+    python benchmarks/serve.py [--model default] [--clients 64] [--seconds 180] [--images 40]
 
-Each client sends a film, waits for the answer and sends the next; told to come back later (503),
-it comes back after Retry-After. `pneumoscope predict` answers for the same films in the same run,
+Each client sends an image, waits for the answer and sends the next; told to come back later (503),
+it comes back after Retry-After. `pneumoscope predict` answers for the same images in the same run,
 before and after, and what it does in a second is what the server is measured by. The clients run
-on the same processor; they send bytes that were made before, and what they cost is told. The films
+on the same processor; they send bytes that were made before, and what they cost is told. The images
 are drawn, so no data are needed. Prints Markdown: statuses, latency of what was answered,
 throughput, processor time, memory.
 """
@@ -34,10 +34,10 @@ import numpy as np
 from PIL import Image
 
 LARGE = (1600, 1250)
-"""Width and height of a film of 2 megapixels."""
+"""Width and height of an image of 2 megapixels."""
 
 ANSWERED = (200, 422)
-"""Statuses of films that went through the network: answered, or refused for what they show. To
+"""Statuses of images that went through the network: answered, or refused for what they show. To
 `predict` both are a row, which is counted alike."""
 
 SETTLED = 60.0
@@ -57,7 +57,7 @@ class Load:
 
 
 def draw_films(folder: Path, count: int) -> list[Path]:
-    """Drawn films as JPEGs of 2 megapixels."""
+    """Drawn images as JPEGs of 2 megapixels."""
     from pneumoscope.images.phantom import draw
 
     made = []
@@ -71,7 +71,7 @@ def draw_films(folder: Path, count: int) -> list[Path]:
 
 
 def predict_rate(films: list[Path], model: str) -> tuple[float, float]:
-    """Films per second of `predict`, and its processor seconds per film, start-up taken off."""
+    """Images per second of `predict`, and its processor seconds per image, start-up taken off."""
 
     def seconds(paths: list[Path]) -> tuple[float, float]:
         command = [sys.executable, "-m", "pneumoscope", "predict", "-q", "--json"]
@@ -129,17 +129,17 @@ async def load(url: str, process: int, films: list[bytes], clients: int, seconds
 
 
 def whole_request(host: str, film: bytes) -> bytes:
-    """The bytes that a client sends for one film, made once: its own work should cost little."""
+    """The bytes that a client sends for one image, made once: its own work should cost little."""
     body = b"".join(
         [
-            b'--film\r\nContent-Disposition: form-data; name="file"; filename="film.jpeg"\r\n\r\n',
+            b'--image\r\nContent-Disposition: form-data; name="file"; filename="film.jpeg"\r\n\r\n',
             film,
-            b"\r\n--film--\r\n",
+            b"\r\n--image--\r\n",
         ]
     )
     head = (
         f"POST /v1/predictions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
-        "Content-Type: multipart/form-data; boundary=film\r\n\r\n"
+        "Content-Type: multipart/form-data; boundary=image\r\n\r\n"
     )
     return head.encode() + body
 
@@ -230,13 +230,13 @@ def report(told: Load, beside: list[tuple[float, float]], clients: int) -> str:
             "| --- | ---: |",
             f"| answers by status | {counts} |",
             f"| answered: median, 99 % within | {p50:.2f} s, {p99:.2f} s |",
-            f"| films/s | {throughput:.1f} |",
-            f"| `predict` films/s, before and after | {rates[0]:.1f}, {rates[1]:.1f} |",
+            f"| images/s | {throughput:.1f} |",
+            f"| `predict` images/s, before and after | {rates[0]:.1f}, {rates[1]:.1f} |",
             f"| server over `predict` | {throughput / predict:.2f} |",
-            f"| processor time per film: server | {1000 * ours:.1f} ms |",
+            f"| processor time per image: server | {1000 * ours:.1f} ms |",
             f"| the same: clients, on the same cores | {1000 * clients_own:.1f} ms |",
             f"| the same: `predict` | {1000 * theirs:.1f} ms |",
-            f"| films per processor second, server over `predict` | {theirs / ours:.2f} |",
+            f"| images per processor second, server over `predict` | {theirs / ours:.2f} |",
             f"| memory after {settled:.0f} s, at the end | {after[0]:.0f} MB, {after[-1]:.0f} MB |",
             f"| least and most in between | {min(after):.0f} MB, {max(after):.0f} MB |",
         ]
@@ -249,10 +249,10 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=180)
-    parser.add_argument("--films", type=int, default=40)
+    parser.add_argument("--images", type=int, default=40)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        films = draw_films(Path(name), asked.films)
+        films = draw_films(Path(name), asked.images)
         before = predict_rate(films, asked.model)
         told = serve_and_load(asked.model, films, asked.clients, asked.seconds)
         beside = [before, predict_rate(films, asked.model)]

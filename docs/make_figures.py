@@ -175,7 +175,7 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         f"{found['n']} X-rays of {found['patients']} patients, {found['positives']} images with "
         f"pneumonia, {found['refused']} rejected by the input check: the last tenth of patient ids "
         "of each subtype in the training folder. They were held out from training, threshold and "
-        "calibration. But the network was selected among ten candidates on them, so the AUC is "
+        "calibration. But the network was selected among eleven candidates on them, so the AUC is "
         "slightly optimistic. Intervals "
         f"are at {percent(found['interval']['level'])}. The images are of the same hospital as the "
         "training images: another site will differ. Research software, not a medical device.",
@@ -184,8 +184,9 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
             "Discrimination: `evaluate`",
             f"AUC {_told(metrics['auc'])}. At the model's threshold sensitivity is "
             f"{_told(metrics['sensitivity'])} and specificity {_told(metrics['specificity'])}: "
-            "the threshold was chosen on validation images with matched framing, and on images as "
-            "they are it costs sensitivity (`experiments.md`).",
+            "the threshold was chosen on validation images with matched framing, so it does not "
+            "count on the framing that these images share with the training images "
+            "(`experiments.md`).",
             "roc",
         ),
         *section(
@@ -212,12 +213,14 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         *section(
             "Against the model before it: `compare`",
             "The model that ships (new) against the one that shipped before it (old: the same "
-            f"network with a threshold that counts on framing), {compared['n']} images: {checks}. "
+            "network before its last block was trained again, with heatmaps of 3 × 3 cells), "
+            f"{compared['n']} images: {checks}. "
             + (
                 "Non-inferiority is shown."
                 if compared["passed"]
                 else "Non-inferiority is not shown for all three, on images that are framed as "
-                "those of the training; `experiments.md` explains why the new one replaced it."
+                "those of the training; `experiments.md` has the rule by which the new one "
+                "replaced it, for its heatmap."
             ),
             "changes",
         ),

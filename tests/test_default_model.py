@@ -63,7 +63,7 @@ def test_its_card_says_what_it_scored_and_where_it_fails(bundle: Bundle) -> None
         "The same X-rays, changed",
         "0.466",
         "children",
-        _training(training_config(file=SETTINGS), 0)[0],
+        _training(training_config(file=SETTINGS), 0)[0].replace("_", r"\_"),
         f"{bundle.manifest.training_data.patients:,}",
     ):
         assert words in card, words

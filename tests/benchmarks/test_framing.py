@@ -48,7 +48,7 @@ def test_models_stand_side_by_side(
     assert script.main([*asked, "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert out.read_text(encoding="utf-8") == text
-    assert "| films | default |" in text
+    assert "| images | default |" in text
     assert len([line for line in text.splitlines() if line.startswith("| ")]) == 9
     assert script.main([str(tmp_path / "nowhere")]) > 0
     assert "nowhere" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def test_it_measures_a_model_on_images_copies_and_others(
     assert script.main([str(data), *words]) == 0
     found = json.loads(capsys.readouterr().out)
     rows = {row["title"]: row for row in found["others"]}
-    assert rows["films turned by 180°"]["images"] == 3
+    assert rows["images turned by 180°"]["images"] == 3
     assert rows["white noise"]["right"] == 1
     assert rows["mine/"] == {
         "title": "mine/",

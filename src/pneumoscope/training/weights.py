@@ -40,8 +40,8 @@ IMAGENET_BASE_URL = "https://storage.googleapis.com/tensorflow/keras-application
 IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
 IMAGENET_MD5 = "30ee3e1110167f948a6b9946edeeb738"
 
-_DENSENET121 = ("densenet121", "densenet121-stride16")
-"""The backbones whose ImageNet file pneumoscope downloads and checks itself."""
+_OWN_LOADER = "DenseNet121"
+"""The model of keras.applications whose ImageNet file pneumoscope downloads and checks itself."""
 
 _SILENCE_SECONDS = 30.0
 
@@ -95,7 +95,8 @@ def resolve_weights(
     if choice == "none":
         return WeightsSource("none", None, "", "random initialisation")
     if choice == "imagenet":
-        if backbone not in _DENSENET121:
+        application = APPLICATIONS.get(backbone)
+        if application is None or application.constructor != _OWN_LOADER:
             return _imagenet_of(backbone)
         path = _imagenet_file(cache or _keras_home())
         origin = f"ImageNet, Keras Applications, {IMAGENET_BASE_URL}{IMAGENET_FILE}"

@@ -211,8 +211,9 @@ def _train(
     history_file = _HistoryFile(out / "history.csv", callbacks)
     trained, initial = _networks(prepared, progress, watch, history_file)
     history = tuple(row for one in trained for row in one.history)
-    dataset = _with_notes(dataset, trained[0], config)
     predictor, table, scored = _scored_validation(trained, dataset, config, initial, progress)
+    found = () if config.ages else predictor.manifest.ages
+    dataset = _with_notes(dataset, trained[0], found)
     manifest = with_operating_point(predictor.manifest, scored, predictor, config, progress)
     scored = scored.with_decisions(manifest)
     evaluation = evaluate_scored(scored, manifest, config.interval)
@@ -372,8 +373,8 @@ def _input_check(
     )
 
 
-def _with_notes(dataset: Dataset, trained: Trained, config: TrainConfig) -> Dataset:
-    """The data set with warnings about skipped images, about unusual files, and about ages."""
+def _with_notes(dataset: Dataset, trained: Trained, ages: tuple[int, ...]) -> Dataset:
+    """The data set with warnings about skipped images, unusual files, and ages found in it."""
     notes = [
         f"images of {split} that can't be read and were skipped: {len(refused)}, the first is "
         f"{path_text(str(refused[0]))}."
@@ -385,8 +386,6 @@ def _with_notes(dataset: Dataset, trained: Trained, config: TrainConfig) -> Data
         for split, warned in trained.warned.items()
         if warned
     ]
-    train = dataset.subset("train").records
-    ages = () if config.ages else ages_of([train[k] for k in trained.kept])
     if ages:
         notes.append(
             f"the model is for {describe_ages(ages)}, the ages in the column 'age' of its training "

@@ -91,7 +91,7 @@ def changes() -> Iterator[Perturbation]:
 
 def films(records: Sequence[ImageRecord], predictor: Predictor, progress: Progress) -> list[Row]:
     """Images as they are: all, and by class."""
-    with progress.task("films", len(records), "images") as task:
+    with progress.task("images", len(records), "images") as task:
         found: list[Prediction] = []
         for answer in predictor.predict_files([record.path for record in records]):
             found.append(answer.prediction)
@@ -233,7 +233,7 @@ def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
         f"{asked.split} of {asked.data}, seed {asked.seed}; {date.today().isoformat()}."
     )
     tables = (
-        markdown(plain, "films"),
+        markdown(plain, "images"),
         markdown(changed, "changed images"),
         markdown(other, "other images", right=True),
     )

@@ -113,6 +113,13 @@ def test_a_last_stage_of_half_the_stride_takes_the_same_weights_to_a_finer_map()
     assert {each for name, each in reach.items() if name.startswith("conv4")} == {(16, (1, 1))}
 
 
+@pytest.mark.parametrize("name", ["densenet169-stride16", "densenet201-stride16"])
+def test_deeper_ones_have_the_finer_map_too(name: str) -> None:
+    plain, fine = build_backbone(SIZE, name.removesuffix("-stride16")), build_backbone(SIZE, name)
+    assert [each.shape for each in fine.weights] == [each.shape for each in plain.weights]
+    assert fine.output.shape == (None, 6, 6, plain.output.shape[-1])
+
+
 def test_layers_are_called_alike_however_many_were_built_before() -> None:
     first, second = (build_backbone(64, "mobilenetv3small") for _ in range(2))
     assert first.to_json() == second.to_json()

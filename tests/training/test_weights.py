@@ -508,7 +508,8 @@ def test_imagenet_in_the_folder_that_the_environment_names(
     path.parent.mkdir(parents=True)
     path.write_bytes(legacy.read_bytes())
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    assert resolve_weights("imagenet").path == path
+    for backbone in ("densenet121", "densenet121-stride16"):
+        assert resolve_weights("imagenet", backbone=backbone).path == path
 
 
 def test_a_damaged_cached_file_is_fetched_again(mirror: Any, tmp_path: Path) -> None:

@@ -172,9 +172,10 @@ def _weeks(content: ReadingsContent) -> Section | None:
         Column("Cumulative sensitivity", numeric=True),
         Column("Cumulative specificity", numeric=True),
     )
+    last = "" if content.undated else "; those of the last week are those of all cases above"
     clustered = (
-        f"{level} intervals, clustered by patient; those of the last week are those of all cases "
-        "above. weeks.csv contains all values at full precision."
+        f"{level} intervals, clustered by patient{last}. weeks.csv contains all values at full "
+        "precision."
     )
     tables = [
         Table("Cases and scores per week", columns, tuple(map(_week_row, weeks)), note),

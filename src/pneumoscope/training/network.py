@@ -162,10 +162,11 @@ def freeze_before(backbone: Any, first: str) -> None:
         UsageError: it is no such layer.
     """
     plan = plan_of(backbone)
-    if first not in plan.cuts()[1:-1]:
+    inner = plan.cuts()[1:-1]
+    if first not in inner:
         raise UsageError(
             f"scratch.train_from: found {first!r}, wanted a layer that all paths pass: "
-            f"{', '.join(plan.cuts()[1:-1])}"
+            f"{', '.join(inner)}"
         )
     frozen = {layer.name for layer in plan.until(first).layers}
     for layer in leaves(backbone):

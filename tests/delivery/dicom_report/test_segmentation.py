@@ -68,6 +68,10 @@ def test_it_lies_on_the_pixels_of_the_image_that_it_names() -> None:
         ({"PixelSpacing": ["0.2", "0.25"], "ImagerPixelSpacing": ["0.3", "0.3"]}, [0.2, 0.25]),
         ({"ImagerPixelSpacing": ["0.3", "0.3"]}, [0.3, 0.3]),
         ({"PixelSpacing": ["0", "0"]}, None),
+        ({"PixelSpacing": "0.2"}, None),
+        ({"PixelSpacing": ["0.2", ""], "ImagerPixelSpacing": ["0.3", "0.3"]}, [0.3, 0.3]),
+        ({"PixelSpacing": ["0.2", "0.2", "0.2"]}, None),
+        ({"PixelSpacing": ["nan", "0.2"]}, None),
         ({}, None),
     ],
 )

@@ -16,6 +16,7 @@ from pneumoscope.delivery.dicom_report.secondary_capture import orientation
 from pneumoscope.delivery.dicom_report.source import (
     MANUFACTURER,
     RESEARCH_ONLY,
+    SPACINGS,
     Author,
     SourceImage,
 )
@@ -32,7 +33,6 @@ SERIES_NUMBER = 9003
 
 _LEVELS = 255
 _LABEL = "Evidence for pneumonia (Grad-CAM)"
-_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _CARRIED = (
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
     "BodyPartExamined",
@@ -94,17 +94,15 @@ def segmentation(
 def _pixel_measures(image: Dataset) -> Dataset:
     """The pixels' spacing, mm (PS3.3 C.7.6.16.2.1), by the header of the image.
 
-    The detector's spacing stands for an uncalibrated one (10.7.1.3); without either the item is
-    empty. It is there in any case, because the OHIF viewer stops at a segmentation without it.
+    The detector's spacing stands for an uncalibrated one (10.7.1.3). Without a valid one the item
+    is empty. It is there in any case, because the OHIF viewer stops at a segmentation without it.
     """
     from pydicom.dataset import Dataset
 
     measures = Dataset()
-    for keyword in _SPACINGS:
-        spacing = image.get(keyword)
-        if spacing and len(spacing) == 2 and min(map(float, spacing)) > 0:
-            measures.PixelSpacing = list(spacing)
-            break
+    spacing = next(filter(None, map(image.get, SPACINGS)), None)
+    if spacing is not None:
+        measures.PixelSpacing = list(spacing)
     return measures
 
 

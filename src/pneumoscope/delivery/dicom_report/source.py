@@ -10,6 +10,7 @@ reports on the same image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -38,6 +39,9 @@ _TYPE_2 = (
 
 _SEXES = ("M", "F", "O")
 """PS3.3 C.7.1.1: the enumerated values of PatientSex."""
+
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+"""Spacing of the pixels, mm (PS3.3 10.7.1.3): two positive numbers, or missing."""
 
 _TEXT_VRS = ("PN", "LO", "SH", "ST", "LT", "UT", "UC")
 """PS3.5 6.2: value representations that SpecificCharacterSet applies to."""
@@ -247,7 +251,7 @@ def _check_uid(dataset: Dataset, keyword: str, name: str, changes: list[str]) ->
 
 
 def _complete(dataset: Dataset, changes: list[str]) -> None:
-    """Add required elements as empty ones, and empty values that are not allowed."""
+    """Add required elements as empty ones, and empty or leave out values that are not allowed."""
     from pydicom.valuerep import DA, TM
 
     for keyword in _TYPE_2:
@@ -260,6 +264,18 @@ def _complete(dataset: Dataset, changes: list[str]) -> None:
             kind(dataset.get(keyword))
         except (ValueError, TypeError):
             _empty(dataset, keyword, changes)
+    for keyword in SPACINGS:
+        if keyword in dataset and not _is_spacing(dataset[keyword].value):
+            del dataset[keyword]
+            changes.append(f"its {keyword} is not two positive numbers and was left out")
+
+
+def _is_spacing(value: Any) -> bool:
+    try:
+        rows, columns = map(float, value)
+    except (TypeError, ValueError):
+        return False
+    return 0 < rows < math.inf and 0 < columns < math.inf
 
 
 def _empty(dataset: Dataset, keyword: str, changes: list[str]) -> None:

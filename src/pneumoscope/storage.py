@@ -79,8 +79,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write `document` as JSON. NaN is not allowed: undefined values must be `None`."""
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `document` as JSON. NaN is not allowed: undefined values must be `None`.
+
+    Indented by one space, because the thousands of points of the curves in a manifest have a line
+    each.
+    """
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager

@@ -43,6 +43,7 @@ def running_server(model: Path | str, *options: str, **variables: str) -> Iterat
             said.append(line)
             told = json.loads(line) if line.startswith("{") else {}
             if told.get("event") == "listening":
+                assert all(each.startswith("{") for each in said), "its log is lines of JSON"
                 yield Server(told["url"], process)
                 break
         else:

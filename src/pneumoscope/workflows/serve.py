@@ -35,7 +35,7 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
     """
     if not all(util.find_spec(name) for name in EXTRAS["serve"]):
         raise ExtraMissingError("serve", "serve")
-    from pneumoscope.delivery.rest import server
+    from pneumoscope.delivery.rest import logs, server
 
     check_ranges(config)
     check_ranges(limits)
@@ -43,8 +43,9 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
     server.allowed_hosts(config)
     bound = server.bind(config)
     with bound.socket:
+        # Before the model is loaded, so that what is noticed then is a line of JSON as well.
+        logs.write_json_lines(logging.getLogger("pneumoscope").level or logging.INFO)
         predictor = Predictor.load(model, any_age=config.any_age, device=config.device)
         confirm(predictor)
-        level = logging.getLogger("pneumoscope").level or logging.INFO
-        server.serve(predictor, config, replace(limits, max_bytes=config.max_upload), bound, level)
+        server.serve(predictor, config, replace(limits, max_bytes=config.max_upload), bound)
     return {"url": bound.url, "stopped": True}, f"stopped serving on {bound.url}"

@@ -21,7 +21,7 @@ from pneumoscope.delivery.export import told_by_place
 from pneumoscope.delivery.rest.app import build_app
 from pneumoscope.delivery.rest.connections import BACKLOG, Connections, Protocol
 from pneumoscope.delivery.rest.guard import LOOPBACK_NAMES
-from pneumoscope.delivery.rest.logs import LOGGER, event, write_json_lines, write_uncaught_too
+from pneumoscope.delivery.rest.logs import LOGGER, event, write_uncaught_too
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
 
@@ -115,9 +115,7 @@ def check_tls(config: ServeConfig) -> None:
                 raise UsageError(f"{name} {file}: no such file. Give both, as PEM files.")
 
 
-def serve(
-    predictor: Predictor, config: ServeConfig, limits: LimitsConfig, bound: Bound, level: int
-) -> None:
+def serve(predictor: Predictor, config: ServeConfig, limits: LimitsConfig, bound: Bound) -> None:
     """Serve until SIGTERM or Ctrl-C, then complete the requests under way.
 
     Args:
@@ -125,12 +123,10 @@ def serve(
         config: limits of requests, TLS.
         limits: limits for reading one image.
         bound: where to listen.
-        level: of the log, as of `logging`.
 
     Raises:
         KeyboardInterrupt: it was Ctrl-C.
     """
-    write_json_lines(level)
     write_uncaught_too()
     keys = api_keys(config)
     if not keys and not config.host.startswith(_LOOPBACK):

@@ -46,9 +46,8 @@ if _typing.TYPE_CHECKING:
     )
     from pneumoscope.data.audit import audit
     from pneumoscope.data.audit_record import Audit
-    from pneumoscope.data.index import ClassCounts, class_counts, index
-    from pneumoscope.data.loading import load_dataset
-    from pneumoscope.data.split_files import split, write_split
+    from pneumoscope.data.index import ClassCounts, class_counts, index, load_dataset
+    from pneumoscope.data.splits import split, write_split
     from pneumoscope.errors import (
         BundleError,
         DataError,
@@ -210,9 +209,9 @@ _HOMES = {
         "ClassCounts",
         "class_counts",
         "index",
+        "load_dataset",
     ),
-    "data.loading": ("load_dataset",),
-    "data.split_files": (
+    "data.splits": (
         "split",
         "write_split",
     ),
@@ -279,7 +278,10 @@ _HOMES = {
         "evaluate_model",
     ),
     "workflows.stress": ("stress",),
-    "workflows.tracking": ("MLflow", "TensorBoard"),
+    "workflows.tracking": (
+        "MLflow",
+        "TensorBoard",
+    ),
     "workflows.train": (
         "TrainedRun",
         "train",

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.data.loading import load_dataset
+from pneumoscope.data.index import load_dataset
 from pneumoscope.errors import DataError, ImageRefusedError, MissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.read import read_image

@@ -27,7 +27,7 @@ import numpy as np
 
 from pneumoscope.config import CrossValidationConfig, TrainConfig, check_ranges
 from pneumoscope.data.index import index
-from pneumoscope.data.split_files import write_split
+from pneumoscope.data.splits import write_split
 from pneumoscope.data.splitting import assign_folds, assign_splits
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation

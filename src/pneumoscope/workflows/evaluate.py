@@ -14,7 +14,7 @@ from typing import Any
 
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.index import fingerprint, index
-from pneumoscope.data.split_files import write_split
+from pneumoscope.data.splits import write_split
 from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation

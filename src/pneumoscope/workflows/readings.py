@@ -24,8 +24,17 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.config import IntervalConfig, PlanConfig
-from pneumoscope.data.readings import Case, Joined, Key, join, read_readings, score_key
-from pneumoscope.data.scores import ScoreTable, read_scores, stated_threshold
+from pneumoscope.data.scores import (
+    Case,
+    Joined,
+    Key,
+    ScoreTable,
+    join,
+    read_readings,
+    read_scores,
+    score_key,
+    stated_threshold,
+)
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.kappa import Agreement, cohen_kappa
 from pneumoscope.evaluation.plan import threshold_table

@@ -26,10 +26,10 @@ from pneumoscope.config import (
     from_toml,
     to_toml,
 )
-from pneumoscope.data.external.table import age_in_years
 from pneumoscope.data.index import class_counts, fingerprint, index
-from pneumoscope.data.masks import notes_on_flat_images
-from pneumoscope.data.split_files import with_usable_validation, write_split
+from pneumoscope.data.public_tables import age_in_years
+from pneumoscope.data.splits import with_usable_validation, write_split
+from pneumoscope.data.tree import notes_on_flat_images
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.bundle import MOST_MEMBERS, BundleManifest, InputCheck
 from pneumoscope.progress import Progress

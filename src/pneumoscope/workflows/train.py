@@ -24,7 +24,7 @@ from typing import Any
 
 from pneumoscope.config import TrainConfig, training_config, with_settings
 from pneumoscope.data.index import fingerprint
-from pneumoscope.data.split_files import write_split
+from pneumoscope.data.splits import write_split
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.table import (
+from pneumoscope.data.public_tables import (
     DUPLICATE_FILE,
     NOT_FOUND,
     Record,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.external.adopt import Adopted, adopt
-from pneumoscope.data.external.registry import SOURCES
-from pneumoscope.data.external.table import age_in_years, sex_of, view_of
+from pneumoscope.data.adopt import Adopted, adopt
+from pneumoscope.data.public_sets import SOURCES
+from pneumoscope.data.public_tables import age_in_years, sex_of, view_of
 from pneumoscope.errors import DataError, UsageError
 from support import public_data_sets as owners
 

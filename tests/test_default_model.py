@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from pneumoscope.config import training_config
-from pneumoscope.images.framing import MATCHED_SHARES
+from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.training.weights import resolve_weights

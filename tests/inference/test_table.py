@@ -16,7 +16,7 @@ import polars
 import pytest
 
 from pneumoscope.errors import Reason, UsageError
-from pneumoscope.images.warning_summary import summary_lines
+from pneumoscope.images.grey import summary_lines
 from pneumoscope.inference.overlay import heatmap_name
 from pneumoscope.inference.table import COLUMNS, Journal, write_predictions
 from pneumoscope.records import Prediction

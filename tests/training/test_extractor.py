@@ -13,8 +13,8 @@ import pytest
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.graph import runner
-from pneumoscope.graph.measured import count_convolutions, measure_ends, ranges_between
 from pneumoscope.graph.precision import Ranges
+from pneumoscope.graph.runner import count_convolutions, measure_ends, ranges_between
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.overlay import encode_png
 from pneumoscope.records import ImageRecord

@@ -23,8 +23,7 @@ import numpy.typing as npt
 
 from pneumoscope.data.patients import is_mask_folder, parse_split, split_words
 from pneumoscope.errors import DataError, ImageRefusedError
-from pneumoscope.images.raster import detect_format
-from pneumoscope.images.read import read_image
+from pneumoscope.images.read import detect_format, read_image
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
 

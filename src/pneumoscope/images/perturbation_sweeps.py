@@ -44,9 +44,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.images.augment import random_stream
+from pneumoscope.images.augment import photograph, random_stream
 from pneumoscope.images.grey import FloatArray, unit_range
-from pneumoscope.images.photograph import photograph
 
 _REACH = 4.0
 """Standard deviations at which the Gaussian of `blur` is cut off: 6e-5 of its mass lies beyond."""

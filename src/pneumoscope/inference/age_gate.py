@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pneumoscope.errors import ImageRefusedError, Reason, UsageError
-from pneumoscope.images.dicom.age import patient_age
+from pneumoscope.images.dicom.patient import patient_age
 from pneumoscope.images.read import GreyImage
 
 MOST_AGE = 120

@@ -26,11 +26,10 @@ from numpy.typing import NDArray
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import keep_freed_memory
-from pneumoscope.images.descriptors import ImageDescriptors, describe_image
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, header_note, read_bytes, read_image
 from pneumoscope.inference.age_gate import NO_AGE_LIMIT, AgeGate
-from pneumoscope.inference.input_check import MOST_COLOUR
+from pneumoscope.inference.input_check import MOST_COLOUR, ImageDescriptors, describe_image
 from pneumoscope.records import Prediction
 
 Reader = Callable[[str, LimitsConfig], GreyImage]

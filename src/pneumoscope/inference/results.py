@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, Reason, Status
 from pneumoscope.frames import make_frame
-from pneumoscope.images.descriptors import ImageDescriptors
 from pneumoscope.images.read import GreyImage
 from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.input_check import ImageDescriptors
 from pneumoscope.inference.table import COLUMNS, NUMBERS, as_row
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pneumoscope.errors import UsageError
-from pneumoscope.images.warning_summary import count_warnings, join_warnings, split_warnings
+from pneumoscope.images.grey import count_warnings, join_warnings, split_warnings
 from pneumoscope.records import Prediction
 from pneumoscope.storage import (
     atomic_writer,

@@ -18,7 +18,7 @@ from pneumoscope.data.splits import write_split
 from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation
-from pneumoscope.images.warning_summary import summary_lines
+from pneumoscope.images.grey import summary_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor

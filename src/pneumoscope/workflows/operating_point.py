@@ -2,7 +2,7 @@
 
 A threshold chosen on images of the training hospital depends on the exposure and framing that are
 usual there. To reduce this, modified copies of the images can take part: copies with matched
-framing, in which the lungs fill the same share of the frame (`images/framing.py`), and copies with
+framing, in which the lungs fill the same share of the frame (`images/lungs.py`), and copies with
 each plausible perturbation of `images/perturbation_sweeps.py`.
 """
 
@@ -20,7 +20,7 @@ from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ImageRefusedError
 from pneumoscope.evaluation.calibration import fit_calibration
 from pneumoscope.evaluation.threshold import choose_threshold
-from pneumoscope.images.framing import MATCHED_SHARES, USUAL_SHARE, match_framing, reliable_box
+from pneumoscope.images.lungs import MATCHED_SHARES, USUAL_SHARE, match_framing, reliable_box
 from pneumoscope.images.perturbation_sweeps import PLAUSIBLE
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint

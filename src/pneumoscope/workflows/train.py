@@ -30,7 +30,7 @@ from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
 from pneumoscope.frames import make_frame
 from pneumoscope.graph.network import NetworkArrays
-from pneumoscope.images.warning_summary import summary, summary_lines
+from pneumoscope.images.grey import summary, summary_lines
 from pneumoscope.inference.age_gate import describe_ages
 from pneumoscope.inference.bundle import (
     Bundle,

@@ -24,8 +24,8 @@ from pneumoscope.delivery.dicom_node.queue import QUEUE_FILE, Queue
 from pneumoscope.delivery.dicom_report.objects import ReportObject
 from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import UsageError
-from pneumoscope.images.dicom.age import patient_age
-from pneumoscope.images.warning_summary import join_warnings
+from pneumoscope.images.dicom.patient import patient_age
+from pneumoscope.images.grey import join_warnings
 from pneumoscope.records import Prediction
 
 _OUTGOING = ("waiting", "sent", "set aside", "kept")

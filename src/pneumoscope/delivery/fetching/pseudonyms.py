@@ -26,8 +26,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pneumoscope.errors import ImageRefusedError, UsageError
 from pneumoscope.images.budget import decoding
-from pneumoscope.images.dicom.age import age_string
 from pneumoscope.images.dicom.file import transfer_syntax_of
+from pneumoscope.images.dicom.patient import age_string
 from pneumoscope.storage import safe_cell, write_json
 
 if TYPE_CHECKING:

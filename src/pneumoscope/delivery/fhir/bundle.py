@@ -29,8 +29,7 @@ from pneumoscope.delivery.dicom_report.source import (
     source_image,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
-from pneumoscope.images.raster import detect_format
-from pneumoscope.images.read import read_file
+from pneumoscope.images.read import detect_format, read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import heatmap_name
 from pneumoscope.inference.results import Result

@@ -41,7 +41,7 @@ from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, Request
 from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, receive_files
 from pneumoscope.errors import Reason
 from pneumoscope.images.budget import keep_freed_memory
-from pneumoscope.images.warning_summary import count_warnings, join_warnings
+from pneumoscope.images.grey import count_warnings, join_warnings
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.preparing import threads
 from pneumoscope.inference.processes import Processes

@@ -41,7 +41,7 @@ from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.report.formatting import interval, number
 from pneumoscope.report.model_card import HeldOutTest
 from pneumoscope.storage import write_bytes
-from pneumoscope.workflows.card import card_text
+from pneumoscope.workflows.documentation import card_text
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "src" / "pneumoscope" / "models" / "default"

@@ -16,7 +16,7 @@ from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.training.weights import resolve_weights
-from pneumoscope.workflows.card import _training
+from pneumoscope.workflows.documentation import _training
 
 SETTINGS = Path(__file__).parents[1] / "models" / "default.toml"
 MOST_BYTES = 16_000_000

@@ -72,7 +72,7 @@ if _typing.TYPE_CHECKING:
     from pneumoscope.images.phantom import write_phantoms
     from pneumoscope.images.read import read_image
     from pneumoscope.inference.bundle import Bundle, BundleManifest, load_bundle
-    from pneumoscope.inference.keras_model import load_model
+    from pneumoscope.inference.engine import load_model
     from pneumoscope.inference.predictor import Predictor
     from pneumoscope.inference.results import Result, Results
     from pneumoscope.progress import Progress, TerminalProgress
@@ -251,7 +251,7 @@ _HOMES = {
         "BundleManifest",
         "load_bundle",
     ),
-    "inference.keras_model": ("load_model",),
+    "inference.engine": ("load_model",),
     "inference.predictor": ("Predictor",),
     "inference.results": (
         "Result",

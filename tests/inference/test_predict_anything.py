@@ -19,7 +19,7 @@ from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import BATCH, Predictor
-from pneumoscope.inference.table import COLUMNS
+from pneumoscope.inference.results import COLUMNS
 
 MANIFEST = BundleManifest(
     preprocessing=PreprocessConfig(size=32, normalisation="imagenet"),

@@ -29,8 +29,7 @@ from pneumoscope.graph.openvino import (
     convolutions_of,
     load_openvino,
 )
-from pneumoscope.graph.precision import Device, Floats, Precision, Ranges
-from pneumoscope.graph.writer import FloatArray
+from pneumoscope.graph.writer import Device, FloatArray, Floats, Precision, Ranges
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -285,6 +285,13 @@ def photograph(image: FloatArray, strength: float, seed: int = 0) -> FloatArray:
     on the seed and on the image's content. Their size depends only on `strength`, so that a sweep
     shows one photograph getting worse.
 
+    Four effects grow in proportion to the strength:
+    1. The camera is tilted: the corners of the image move, and black appears beside it.
+    2. The illumination is uneven: brighter on one side, darker in the corners.
+    3. The light has a colour. Red, green and blue are exposed differently, and the brightest
+       channel saturates first; after the conversion to grey the tone curve is bent.
+    4. The grids of screen and camera interfere: faint stripes (moiré) in two directions.
+
     Args:
         image: float32 (h, w) in [0, 1].
         strength: 0 (no change) to 1.

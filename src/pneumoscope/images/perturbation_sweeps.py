@@ -26,7 +26,7 @@ these perturbations are for testing a trained model.
 | inversion | share of the way to the negative | a viewer set to black bones |
 | marker | height of a letter, as a share of the side | a lead letter in the corner |
 
-`photograph` in its own module is a further one. `SWEEPS` lists every perturbation at increasing
+`photograph` in `augment.py` is a further one. `SWEEPS` lists every perturbation at increasing
 strengths, in the order of the tables. A strength is plausible if X-rays of another site or scanner,
 read by this program, look like that; verdicts use only plausible strengths. The stronger ones show
 where predictions break down. All of `PERTURBATIONS` are among the plausible ones.

@@ -359,7 +359,6 @@ def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> De
         from pneumoscope.images.dicom import decode_dicom
 
         return decode_dicom(content, name, limits)
-
     return decode_raster(content, kind, name, limits)
 
 

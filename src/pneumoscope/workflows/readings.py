@@ -36,16 +36,20 @@ from pneumoscope.data.scores import (
     stated_threshold,
 )
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.kappa import Agreement, cohen_kappa
+from pneumoscope.evaluation.operating_point import ScoreScale
+from pneumoscope.evaluation.pilot import (
+    Agreement,
+    Week,
+    WeekCase,
+    by_week,
+    cohen_kappa,
+    patients_to_verify,
+)
 from pneumoscope.evaluation.plan import threshold_table
-from pneumoscope.evaluation.recalibrate import ScoreScale
-from pneumoscope.evaluation.sample_size import patients_to_verify
-from pneumoscope.evaluation.weekly import Week, WeekCase, by_week
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
+from pneumoscope.report.checklist import DECIDE, ChecklistContent, Fact, write_checklist
+from pneumoscope.report.content import Missing, ReadingsContent, StillNeeded, ThresholdRow
 from pneumoscope.report.formatting import in_words, plural
-from pneumoscope.report.guidelines import DECIDE, Fact
-from pneumoscope.report.readings_content import Missing, ReadingsContent, StillNeeded, ThresholdRow
 from pneumoscope.report.readings_page import write_readings_page
 from pneumoscope.storage import claim_folder, safe_cell, write_json, write_text
 from pneumoscope.workflows.evaluate_scores import (

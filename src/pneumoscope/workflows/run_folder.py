@@ -46,7 +46,7 @@ from pneumoscope.storage import (
 )
 from pneumoscope.training.backbones import check_name
 from pneumoscope.training.end_to_end import check_sizes
-from pneumoscope.training.teachers import BUNDLED, teacher_folder
+from pneumoscope.training.guidance import BUNDLED, teacher_folder
 from pneumoscope.training.weights import WEIGHTS_BY_NAME, backbone_of, preprocessing_of
 
 _LOGGER = logging.getLogger(__name__)

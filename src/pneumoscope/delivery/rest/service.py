@@ -34,10 +34,9 @@ from pneumoscope.delivery.rest.documents import (
     prediction_document,
     too_large,
 )
-from pneumoscope.delivery.rest.guard import HELD
+from pneumoscope.delivery.rest.guard import HELD, ClientGoneError, Problem, RequestError, overloaded
 from pneumoscope.delivery.rest.logs import Metrics, event
 from pneumoscope.delivery.rest.pipeline import PASSES, Pipeline
-from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, RequestError, overloaded
 from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, receive_files
 from pneumoscope.errors import Reason
 from pneumoscope.images.budget import keep_freed_memory

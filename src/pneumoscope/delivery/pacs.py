@@ -38,7 +38,7 @@ from pynetdicom.sop_class import (
 from pneumoscope.config import FetchConfig
 from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
 from pneumoscope.delivery.dicom_node.server import IMAGE_CLASSES
-from pneumoscope.delivery.fetching.pseudonyms import Mapping, pseudonyms_of
+from pneumoscope.delivery.pseudonyms import Mapping, pseudonyms_of
 from pneumoscope.errors import MissingError, NetworkError, UsageError
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
 from pneumoscope.storage import claim_folder, remove_leftovers, safe_cell, write_bytes, write_text

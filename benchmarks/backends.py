@@ -33,13 +33,12 @@ from pneumoscope.config import RECIPES, ScratchConfig, TrainConfig
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.end_to_end import Squares, build_phase_schedule, stored_side
 from pneumoscope.training.features import ArrayStore, FeatureTable
+from pneumoscope.training.guidance import UNKNOWN
 from pneumoscope.training.loop import PhaseSchedule
-from pneumoscope.training.native_torch import with_native_layers
-from pneumoscope.training.network import initialise_randomly, with_head
+from pneumoscope.training.network import initialise_randomly, with_head, with_native_layers
 from pneumoscope.training.optimizer import build_optimizer
 from pneumoscope.training.recipes import architecture
 from pneumoscope.training.runtime import arithmetic, describe_runtime, load_keras
-from pneumoscope.training.subtypes import UNKNOWN
 
 _WARM_UP = 2
 _BATCHES_STORED = 4

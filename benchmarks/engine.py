@@ -28,8 +28,8 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import OUTPUTS, build_model, processor
-from pneumoscope.graph.precision import Floats, Precision, Ranges
 from pneumoscope.graph.runner import PART, Runner, images_per_request
+from pneumoscope.graph.writer import Floats, Precision, Ranges
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_bytes

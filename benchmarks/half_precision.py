@@ -19,8 +19,8 @@ from pathlib import Path
 
 from pneumoscope.data.index import index
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.evaluation.agreement import Agreement, compare
 from pneumoscope.inference.bundle import Bundle, load_bundle
+from pneumoscope.inference.certificates import Agreement, compare
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import TerminalProgress

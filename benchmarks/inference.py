@@ -44,7 +44,7 @@ from pneumoscope.graph.openvino import (
     convolutions_of,
     processor,
 )
-from pneumoscope.graph.precision import PRECISIONS, Floats, Precision
+from pneumoscope.graph.writer import PRECISIONS, Floats, Precision
 from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.inference.certificates import choose_precision
 from pneumoscope.inference.engine import fast_precisions

@@ -32,7 +32,7 @@ from typing import Any
 
 from pneumoscope.config import SplitConfig, TrainConfig
 from pneumoscope.data.index import index
-from pneumoscope.data.split_files import with_usable_validation, write_split
+from pneumoscope.data.splits import with_usable_validation, write_split
 from pneumoscope.records import Dataset
 
 BATCH = 32

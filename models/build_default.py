@@ -36,12 +36,12 @@ from pneumoscope.config import training_config
 from pneumoscope.data.index import index
 from pneumoscope.evaluation.evaluate import Evaluation, from_metrics_json
 from pneumoscope.graph.archive import MAX_BYTES, WEIGHTS_MEMBER, read_member
-from pneumoscope.images.framing import MATCHED_SHARES
+from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.report.formatting import interval, number
 from pneumoscope.report.model_card import HeldOutTest
 from pneumoscope.storage import write_bytes
-from pneumoscope.workflows.card import card_text
+from pneumoscope.workflows.documentation import card_text
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "src" / "pneumoscope" / "models" / "default"

@@ -12,11 +12,11 @@ from typing import Literal
 import pytest
 
 from pneumoscope.config import training_config
-from pneumoscope.images.framing import MATCHED_SHARES
+from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.bundle import Bundle, load_bundle
 from pneumoscope.training.weights import resolve_weights
-from pneumoscope.workflows.card import _training
+from pneumoscope.workflows.documentation import _training
 
 SETTINGS = Path(__file__).parents[1] / "models" / "default.toml"
 MOST_BYTES = 16_000_000

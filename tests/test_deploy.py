@@ -90,7 +90,7 @@ def test_a_node_that_anyone_may_send_to_says_so(
 ) -> None:
     pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
     from pneumoscope.inference.predictor import Predictor
-    from pneumoscope.workflows.node import run_node
+    from pneumoscope.workflows.services import run_node
 
     monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor())
     spool = tmp_path / "file"

@@ -46,9 +46,8 @@ if _typing.TYPE_CHECKING:
     )
     from pneumoscope.data.audit import audit
     from pneumoscope.data.audit_record import Audit
-    from pneumoscope.data.index import ClassCounts, class_counts, index
-    from pneumoscope.data.loading import load_dataset
-    from pneumoscope.data.split_files import split, write_split
+    from pneumoscope.data.index import ClassCounts, class_counts, index, load_dataset
+    from pneumoscope.data.splits import split, write_split
     from pneumoscope.errors import (
         BundleError,
         DataError,
@@ -73,7 +72,7 @@ if _typing.TYPE_CHECKING:
     from pneumoscope.images.phantom import write_phantoms
     from pneumoscope.images.read import read_image
     from pneumoscope.inference.bundle import Bundle, BundleManifest, load_bundle
-    from pneumoscope.inference.keras_model import load_model
+    from pneumoscope.inference.engine import load_model
     from pneumoscope.inference.predictor import Predictor
     from pneumoscope.inference.results import Result, Results
     from pneumoscope.progress import Progress, TerminalProgress
@@ -210,9 +209,9 @@ _HOMES = {
         "ClassCounts",
         "class_counts",
         "index",
+        "load_dataset",
     ),
-    "data.loading": ("load_dataset",),
-    "data.split_files": (
+    "data.splits": (
         "split",
         "write_split",
     ),
@@ -252,7 +251,7 @@ _HOMES = {
         "BundleManifest",
         "load_bundle",
     ),
-    "inference.keras_model": ("load_model",),
+    "inference.engine": ("load_model",),
     "inference.predictor": ("Predictor",),
     "inference.results": (
         "Result",
@@ -279,7 +278,10 @@ _HOMES = {
         "evaluate_model",
     ),
     "workflows.stress": ("stress",),
-    "workflows.tracking": ("MLflow", "TensorBoard"),
+    "workflows.tracking": (
+        "MLflow",
+        "TensorBoard",
+    ),
     "workflows.train": (
         "TrainedRun",
         "train",

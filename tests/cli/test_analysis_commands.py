@@ -14,9 +14,9 @@ import pytest
 from pneumoscope.cli.app import run
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.index import index
-from pneumoscope.data.split_files import split, write_split
+from pneumoscope.data.splits import split, write_split
 from pneumoscope.graph.openvino import build_model, convolutions_of
-from pneumoscope.graph.precision import Ranges
+from pneumoscope.graph.writer import Ranges
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference import engine
 from pneumoscope.inference.bundle import Abstention, OperatingPoint, load_bundle, write_revised

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pneumoscope.data.label_noise import confident_candidates, review_labels
+from pneumoscope.data.thumbnails import confident_candidates, review_labels
 from support.drawn_thumbnails import draw_thumbnails
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 from pneumoscope.cli.app import run
 from pneumoscope.data.audit import audit
 from pneumoscope.data.index import class_counts, index
-from pneumoscope.data.masks import flat_kind, notes_on_flat_images
 from pneumoscope.data.sources import download
+from pneumoscope.data.tree import flat_kind, notes_on_flat_images
 from pneumoscope.errors import DataError
 from support.bad_data import write_image, write_images
 from support.dicom_images import twelve
@@ -284,7 +284,7 @@ def test_one_id_for_all_is_reported_and_no_empty_split_is_written(
 def test_the_val_of_a_split_file_is_kept(tmp_path: Path) -> None:
     """A val below 100 images per class, and below the share of train, is kept nevertheless."""
     from pneumoscope.config import SplitConfig
-    from pneumoscope.data.validation import with_usable_validation
+    from pneumoscope.data.splits import with_usable_validation
 
     data = _classes(tmp_path / "data", *CLASSES, each=30)
     out = tmp_path / "split.csv"

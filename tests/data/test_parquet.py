@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pneumoscope.data import parquet
-from pneumoscope.data.parquet import export_parquet, split_of_shard
+from pneumoscope.data import folders
+from pneumoscope.data.folders import export_parquet, split_of_shard
 from pneumoscope.errors import DataError
 
 SCHEMA: dict[str, Any] = {
@@ -46,7 +46,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def test_every_row_becomes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "BATCH_ROWS", 2)
+    monkeypatch.setattr(folders, "BATCH_ROWS", 2)
     shards = [
         shard(tmp_path / "train-00001-of-00002.parquet", [(jpeg(9), 1)]),
         shard(

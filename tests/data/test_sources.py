@@ -19,8 +19,8 @@ import polars as pl
 import pytest
 
 from pneumoscope.data import sources
+from pneumoscope.data.download import HUGGINGFACE_NAME, KAGGLE_NAME, Hubs
 from pneumoscope.data.folders import SplitCount, find_data_folder
-from pneumoscope.data.hubs import HUGGINGFACE_NAME, KAGGLE_NAME, Hubs
 from pneumoscope.data.sources import KERMANY_COUNTS, download
 from pneumoscope.errors import (
     DataError,

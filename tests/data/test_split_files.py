@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 
 from pneumoscope.config import SplitConfig
 from pneumoscope.data.index import index
-from pneumoscope.data.split_files import check_no_leak, split, with_usable_validation, write_split
+from pneumoscope.data.splits import (
+    check_no_leak,
+    split,
+    wilson_interval,
+    with_usable_validation,
+    write_split,
+)
 from pneumoscope.data.splitting import assign_folds
-from pneumoscope.data.validation import wilson_interval
 from pneumoscope.errors import DataError, ManifestError, SplitLeakError, UsageError
 from pneumoscope.records import Dataset, ImageRecord, Split
 from support.bad_data import write_image, write_images

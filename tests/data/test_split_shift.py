@@ -5,13 +5,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pneumoscope.data.audit_record import SplitTest
-from pneumoscope.data.split_shift import comparisons, split_tests
 from pneumoscope.data.thumbnails import (
     Scores,
     ThumbnailSet,
     area,
+    comparisons,
     cross_validated,
     interval_of_area,
+    split_tests,
 )
 from pneumoscope.progress import SILENT
 from support.drawn_thumbnails import draw_thumbnails, smooth

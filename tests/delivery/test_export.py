@@ -19,9 +19,15 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.delivery.export import ExportedModel, Limits, certify, missing_parts, write_export
 from pneumoscope.errors import DataError, ExtraMissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
-from pneumoscope.images.descriptors import describe_image
 from pneumoscope.inference.bundle import Abstention, Bundle, InputCheck, write_revised
-from pneumoscope.inference.input_check import METHOD, TABLE, Gaussian, Statistics, fit_statistics
+from pneumoscope.inference.input_check import (
+    METHOD,
+    TABLE,
+    Gaussian,
+    Statistics,
+    describe_image,
+    fit_statistics,
+)
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import ImageRecord
 from support.image_files import dicom, encoded, smooth_grey, tiff

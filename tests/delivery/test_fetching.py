@@ -21,9 +21,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pneumoscope.cli.app import run
-from pneumoscope.delivery.fetching import pseudonyms
-from pneumoscope.delivery.fetching.pacs import JOURNAL, FetchedFolder
-from pneumoscope.delivery.fetching.pseudonyms import MAPPING_COLUMNS
+from pneumoscope.delivery import pseudonyms
+from pneumoscope.delivery.pacs import JOURNAL, FetchedFolder
+from pneumoscope.delivery.pseudonyms import MAPPING_COLUMNS
 from pneumoscope.errors import UsageError
 from support.dicom_peers import until
 from support.dicom_reports import needs, patient_xray, xray_bytes

@@ -18,7 +18,7 @@ from fhir.resources.R4B.bundle import Bundle
 from pneumoscope.cli.app import run
 from pneumoscope.config import LimitsConfig
 from pneumoscope.delivery.dicom_report.source import Author, source_image
-from pneumoscope.delivery.fhir.bundle import Subject, fhir_bundle
+from pneumoscope.delivery.fhir import Subject, fhir_bundle
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction
 from support.dicom_reports import MANIFEST, REFUSED, answered, predictor, xray_bytes

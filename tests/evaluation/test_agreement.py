@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.evaluation.agreement import compare, correlation, differences, exceeded_limits
+from pneumoscope.inference.certificates import compare, correlation, differences, exceeded_limits
 
 LABELS = np.array([0, 0, 1, 1])
 BEFORE = np.array([0.1, 0.4, 0.6, 0.9])

@@ -172,7 +172,7 @@ def test_a_document_that_is_none_is_refused(evaluation: Evaluation) -> None:
 
 def test_importing_evaluation_loads_neither_scikit_learn_nor_scipy() -> None:
     code = (
-        "import sys, pneumoscope.evaluation.evaluate, pneumoscope.evaluation.threshold;"
+        "import sys, pneumoscope.evaluation.evaluate, pneumoscope.evaluation.operating_point;"
         "print(sorted({'sklearn', 'scipy', 'matplotlib', 'keras', 'PIL'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

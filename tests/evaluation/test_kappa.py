@@ -8,7 +8,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.kappa import cohen_kappa
+from pneumoscope.evaluation.pilot import cohen_kappa
 
 
 def raters(n: int, cells: tuple[float, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:

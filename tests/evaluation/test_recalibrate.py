@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.calibration import Calibration, sigmoid
-from pneumoscope.evaluation.recalibrate import SHOWN, composed, moved_probabilities, recalibrate
+from pneumoscope.evaluation.operating_point import SHOWN, composed, moved_probabilities, recalibrate
 
 CONFIG = IntervalConfig(resamples=60)
 OLD = Calibration("platt", 1.3, 0.4)

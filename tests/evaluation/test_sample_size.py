@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.sample_size import critical_counts, patients_to_verify
+from pneumoscope.evaluation.pilot import critical_counts, patients_to_verify
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pneumoscope.config import ThresholdConfig
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.threshold import choose_threshold
+from pneumoscope.evaluation.operating_point import choose_threshold
 
 Rule = Literal["balanced_accuracy", "sensitivity", "specificity"]
 

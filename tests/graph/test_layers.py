@@ -15,7 +15,7 @@ from pneumoscope.graph.onnx import OnnxWriter
 from pneumoscope.graph.openvino import build_frozen_part, compile_model
 from pneumoscope.graph.plan import read_plan
 from pneumoscope.keras_loading import load_keras
-from pneumoscope.training.plans import arrays_of, leaves, plan_of, settle
+from pneumoscope.training.backbones import arrays_of, leaves, plan_of, settle
 
 HEIGHT = 21
 

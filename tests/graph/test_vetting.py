@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import BundleError, InputError
-from pneumoscope.graph import vetting
+from pneumoscope.graph import archive
 from pneumoscope.graph.archive import open_weight_file
 from pneumoscope.graph.bundle_files import MANIFEST, default_folder, read_manifest
 
@@ -54,7 +54,7 @@ LOOPING = (
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vetting, "_KNOWN", set())
+    monkeypatch.setattr(archive, "_KNOWN", set())
 
 
 def weights(path: Path) -> Path:
@@ -93,7 +93,7 @@ def test_a_file_that_is_read_for_ever_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = unpacked(tmp_path / "weights.h5", LOOPING)
-    monkeypatch.setattr(vetting, "MOST_SECONDS", 3)
+    monkeypatch.setattr(archive, "MOST_SECONDS", 3)
     with pytest.raises(
         InputError, match=r"weights\.h5 is damaged: (reading it takes more than 3)?"
     ):
@@ -104,7 +104,7 @@ def test_a_process_that_can_not_run_is_no_reason_to_read_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = weights(tmp_path / "weights.h5")
-    monkeypatch.setattr(vetting, "_READ", "import a_module_that_is_missing")
+    monkeypatch.setattr(archive, "_READ", "import a_module_that_is_missing")
     with pytest.raises(InputError, match="No module named 'a_module_that_is_missing'"):
         names_of(path)
 
@@ -123,7 +123,7 @@ def test_a_file_is_read_by_another_process_only_once(
     assert names_of(path) == ["conv"]
     without_processes(monkeypatch)
     assert names_of(path) == ["conv"]
-    vetting._KNOWN.clear()  # as in the next process, which has the cache
+    archive._KNOWN.clear()  # as in the next process, which has the cache
     assert names_of(path) == ["conv"]
     with h5py.File(path, "a") as file:
         file.attrs["more"] = 1
@@ -137,7 +137,7 @@ def test_what_this_process_wrote_needs_no_other_and_no_cache(
     path = weights(tmp_path / "weights.h5")
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(path))  # no folder
     without_processes(monkeypatch)
-    vetting.vouch(path)
+    archive.vouch(path)
     assert names_of(path) == ["conv"]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pneumoscope.images import perturbation_sweeps
-from pneumoscope.images.descriptors import EDGES, GRADIENTS, THUMBNAIL, describe_image
 from pneumoscope.images.phantom import draw
+from pneumoscope.inference.input_check import EDGES, GRADIENTS, THUMBNAIL, describe_image
 
 
 @pytest.fixture(scope="module")

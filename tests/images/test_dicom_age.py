@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pneumoscope.images.dicom.age import age_string, patient_age
+from pneumoscope.images.dicom.patient import age_string, patient_age
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,14 @@ import pytest
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.stress import shortcut_baseline
-from pneumoscope.images.framing import MEDIAN_BOX, LungBox, lung_box, match_framing
-from pneumoscope.images.lungs import LungFields, find_lungs
+from pneumoscope.images.lungs import (
+    MEDIAN_BOX,
+    LungBox,
+    LungFields,
+    find_lungs,
+    lung_box,
+    match_framing,
+)
 from pneumoscope.images.phantom import draw
 from support.known import known, limits
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from pneumoscope.images.dicom.attributes import age_band, image_attributes
+from pneumoscope.images.dicom.patient import age_band, image_attributes
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.phantom.folder import encode_dicom
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.images.augment import _perspective, photograph
 from pneumoscope.images.perturbation_sweeps import (
     PERTURBATIONS,
     SWEEPS,
@@ -24,7 +25,6 @@ from pneumoscope.images.perturbation_sweeps import (
     zoom,
 )
 from pneumoscope.images.phantom import draw
-from pneumoscope.images.photograph import _perspective, photograph
 
 STEPS = [step for sweep in SWEEPS for step in sweep.steps]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pneumoscope.images.warning_summary import (
+from pneumoscope.images.grey import (
     count_warnings,
     join_warnings,
     split_warnings,

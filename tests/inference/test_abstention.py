@@ -16,9 +16,9 @@ from pneumoscope.inference.bundle import (
     BundleManifest,
     OperatingPoint,
     load_bundle,
+    model_fingerprint,
     write_revised,
 )
-from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.results import Result, decide
 from pneumoscope.records import Prediction
 

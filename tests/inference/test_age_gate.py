@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pneumoscope.errors import Reason, UsageError
-from pneumoscope.inference.age_gate import AgeGate, describe_ages, parse_ages
+from pneumoscope.images.dicom.patient import AgeGate, describe_ages, parse_ages
 from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.inference.predictor import Predictor, mark_of
 from pneumoscope.records import Prediction

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.agreement import Agreement
-from pneumoscope.graph.precision import PRECISIONS, fast_here
+from pneumoscope.graph.writer import PRECISIONS, fast_here
 from pneumoscope.inference.certificates import (
+    Agreement,
     PrecisionCertificate,
     choose_precision,
     floats_for,

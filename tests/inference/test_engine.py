@@ -21,8 +21,7 @@ from pneumoscope.graph.openvino import build_frozen_part
 from pneumoscope.inference import engine
 from pneumoscope.inference.bundle import Bundle, write_bundle
 from pneumoscope.inference.engine import KerasBackend, OpenVinoBackend, Outputs, choose_device
-from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.plans import arrays_of
+from pneumoscope.training.backbones import arrays_of, build_backbone
 from support.bad_data import write_image
 from support.small_bundle import UNITS, manifest_for, random_network
 from support.small_network import small_network

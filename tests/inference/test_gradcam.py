@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.graph.bundle_files import Architecture
-from pneumoscope.inference.prediction_graph import build_inference_graph
+from pneumoscope.inference.engine import build_inference_graph
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.network import HeadWeights, build_network, initialise_randomly
 from support.heads import BACKBONE_WIDTH, get_head

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import BundleError, Reason
-from pneumoscope.images.descriptors import describe_image
 from pneumoscope.inference.bundle import InputCheck, write_revised
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.input_check import (
@@ -20,6 +19,7 @@ from pneumoscope.inference.input_check import (
     Statistics,
     Verdict,
     choose_limits,
+    describe_image,
     statistics_of,
 )
 from pneumoscope.inference.predictor import Predictor

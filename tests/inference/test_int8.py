@@ -12,7 +12,7 @@ import pytest
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.openvino import build_model, convolutions_of
-from pneumoscope.graph.precision import Ranges, largest_per_output
+from pneumoscope.graph.writer import Ranges, largest_per_output
 from pneumoscope.inference import engine
 from pneumoscope.inference.bundle import Bundle, write_revised
 from pneumoscope.inference.certificates import PrecisionCertificate, measure_ranges

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.data.loading import load_dataset
+from pneumoscope.data.index import load_dataset
 from pneumoscope.errors import DataError, ImageRefusedError, MissingError, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import BATCH, Predictor
-from pneumoscope.inference.table import COLUMNS
+from pneumoscope.inference.results import COLUMNS
 
 MANIFEST = BundleManifest(
     preprocessing=PreprocessConfig(size=32, normalisation="imagenet"),

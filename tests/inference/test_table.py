@@ -16,9 +16,9 @@ import polars
 import pytest
 
 from pneumoscope.errors import Reason, UsageError
-from pneumoscope.images.warning_summary import summary_lines
+from pneumoscope.images.grey import summary_lines
 from pneumoscope.inference.overlay import heatmap_name
-from pneumoscope.inference.table import COLUMNS, Journal, write_predictions
+from pneumoscope.inference.results import COLUMNS, Journal, write_predictions
 from pneumoscope.records import Prediction
 
 ROWS = [
@@ -260,7 +260,7 @@ def test_two_runs_dont_share_a_table(tmp_path: Path) -> None:
 def test_a_killed_run_keeps_its_table_from_nobody(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from pneumoscope.inference.table import Journal\n"
+        "from pneumoscope.inference.results import Journal\n"
         "journal = Journal(Path(sys.argv[1]), 'o', resume=False)\n"
         "print('open', flush=True); time.sleep(60)\n"
     )

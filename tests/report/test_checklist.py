@@ -9,11 +9,19 @@ from xml.etree import ElementTree
 import pytest
 
 from pneumoscope.evaluation.metrics import ConfusionMatrix
-from pneumoscope.report import checklist_page
-from pneumoscope.report.checklist_page import ChecklistContent, render_checklist, write_checklist
+from pneumoscope.report import checklist
+from pneumoscope.report.checklist import (
+    CLAIM,
+    DECIDE,
+    STARD,
+    TRIPOD,
+    ChecklistContent,
+    Fact,
+    flow_diagram,
+    render_checklist,
+    write_checklist,
+)
 from pneumoscope.report.content import Counted, Flow
-from pneumoscope.report.flow import flow_diagram
-from pneumoscope.report.guidelines import CLAIM, DECIDE, STARD, TRIPOD, Fact
 
 FLOW = Flow(
     found=Counted("images.csv", 5216, 3654),
@@ -55,7 +63,7 @@ def test_items_bear_the_guidelines_numbers() -> None:
 def test_every_item_is_answered_by_the_run_or_has_somebody_to_fill_it_in() -> None:
     facts = set(typing.get_args(Fact))
     used = set()
-    for guideline in (*checklist_page.GUIDELINES, DECIDE):
+    for guideline in (*checklist.GUIDELINES, DECIDE):
         for item in guideline.items:
             assert item.fact or item.who, f"{guideline.name} {item.number}"
             assert item.fact in facts

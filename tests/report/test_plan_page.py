@@ -20,12 +20,12 @@ import pytest
 from pneumoscope.config import IntervalConfig, PlanConfig
 from pneumoscope.evaluation.abstention import choose_sets, risk_coverage
 from pneumoscope.evaluation.decision import decision_curve
+from pneumoscope.evaluation.pilot import patients_to_verify
 from pneumoscope.evaluation.plan import confident_threshold, threshold_table
-from pneumoscope.evaluation.sample_size import patients_to_verify
 from pneumoscope.inference.bundle import OperatingPoint
+from pneumoscope.report.content import PlanContent
 from pneumoscope.report.formatting import number
 from pneumoscope.report.page import template_text
-from pneumoscope.report.plan_content import PlanContent
 from pneumoscope.report.plan_page import page_data, render_plan_page
 from support.chromium import Tab, chromium_path, chromium_tab
 

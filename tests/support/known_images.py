@@ -7,12 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.images.descriptors import describe_image
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.engine import Outputs
-from pneumoscope.inference.input_check import Statistics, choose_limits, fit_statistics
+from pneumoscope.inference.input_check import (
+    Statistics,
+    choose_limits,
+    describe_image,
+    fit_statistics,
+)
 
 SIDE = 64
 KNOWN = BundleManifest(preprocessing=PreprocessConfig(size=SIDE))

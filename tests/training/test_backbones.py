@@ -16,12 +16,14 @@ from pneumoscope.keras_loading import load_keras
 from pneumoscope.training.backbones import (
     APPLICATIONS,
     BACKBONES,
+    arrays_of,
     build_backbone,
     find_boundary,
+    leaves,
+    plan_of,
     stages_of,
 )
 from pneumoscope.training.network import build_tail, build_trunk, initialise_randomly
-from pneumoscope.training.plans import arrays_of, leaves, plan_of
 
 SIZE = 96
 

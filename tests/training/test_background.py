@@ -18,8 +18,8 @@ from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.background import ChangedBackgrounds, LungExtractor, change_backgrounds
 from pneumoscope.training.end_to_end import Squares, build_phase_schedule
 from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
+from pneumoscope.training.guidance import UNKNOWN
 from pneumoscope.training.network import initialise_randomly, with_head
-from pneumoscope.training.subtypes import UNKNOWN
 from support.small_network import small_network
 from training.test_end_to_end import CONFIG, SIDE, SIZES, squares_of
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import InputError, WeightsMissingError
-from pneumoscope.training.backbones import build_backbone
-from pneumoscope.training.efficientnet_lite import find_weights, read_weights
+from pneumoscope.training.backbones import build_backbone, find_weights, read_weights
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
 
 pytestmark = pytest.mark.engines

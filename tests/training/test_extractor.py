@@ -13,13 +13,13 @@ import pytest
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.graph import runner
-from pneumoscope.graph.measured import count_convolutions, measure_ends, ranges_between
-from pneumoscope.graph.precision import Ranges
+from pneumoscope.graph.runner import count_convolutions, measure_ends, ranges_between
+from pneumoscope.graph.writer import Ranges
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.inference.overlay import encode_png
 from pneumoscope.records import ImageRecord
 from pneumoscope.training import extractor as extractors
-from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.backbones import arrays_of, build_backbone
 from pneumoscope.training.extractor import (
     EngineExtractor,
     KerasExtractor,
@@ -29,7 +29,6 @@ from pneumoscope.training.extractor import (
 )
 from pneumoscope.training.features import BATCH
 from pneumoscope.training.network import build_tail, initialise_randomly
-from pneumoscope.training.plans import arrays_of
 from support.heads import BACKBONE_WIDTH, BOUNDARIES
 from support.small_network import small_network
 

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumoscope.training.native_torch import with_native_layers
-from pneumoscope.training.network import initialise_randomly
+from pneumoscope.training.network import initialise_randomly, with_native_layers
 from pneumoscope.training.runtime import arithmetic, load_keras
 
 pytestmark = pytest.mark.engines

@@ -13,10 +13,10 @@ from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.end_to_end import Squares, build_phase_schedule
+from pneumoscope.training.guidance import UNKNOWN, balanced_order, build_subtype_head, subtype_codes
 from pneumoscope.training.loop import PhaseSchedule, fit
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.subtypes import UNKNOWN, balanced_order, build_subtype_head, subtype_codes
 from support.small_network import small_network
 from training.test_end_to_end import CONFIG, SIZES, squares_of
 

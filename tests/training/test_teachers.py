@@ -13,7 +13,7 @@ from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.storage import sha256_of_file
-from pneumoscope.training.teachers import load_teachers
+from pneumoscope.training.guidance import load_teachers
 from support.small_bundle import small_bundle
 from support.small_network import small_network
 

@@ -24,7 +24,7 @@ from pneumoscope.config import (
 )
 from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
-from pneumoscope.inference.keras_model import load_model
+from pneumoscope.inference.engine import load_model
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.training.recipes import StageEpoch
 from pneumoscope.workflows.tracking import MLflow, TensorBoard, crc32c

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.workflows.card import _training
+from pneumoscope.workflows.documentation import _training
 
 SCRATCH = TrainConfig(recipe="scratch")
 FURTHER = (

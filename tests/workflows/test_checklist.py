@@ -11,7 +11,7 @@ from pneumoscope.evaluation.evaluate import Evaluation, evaluate
 from pneumoscope.inference.bundle import BundleManifest, InitialWeights, TrainingData
 from pneumoscope.records import Dataset, ImageRecord, Split
 from pneumoscope.report.content import Refusals
-from pneumoscope.workflows.checklist import checklist_facts, flow_of
+from pneumoscope.workflows.documentation import checklist_facts, flow_of
 
 
 def records(split: Split, count: int) -> list[ImageRecord]:

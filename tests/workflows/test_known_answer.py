@@ -26,8 +26,8 @@ from pneumoscope.inference.known_answer import (
     stated_logit,
 )
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.workflows import known_answer
-from pneumoscope.workflows.known_answer import check_engines, confirm, state
+from pneumoscope.workflows import certify
+from pneumoscope.workflows.certify import check_engines, confirm, state
 
 _WRONG_BY = -20.0
 """In logits: beyond the tolerance of every precision, bfloat16's and int8's too."""
@@ -114,8 +114,7 @@ def test_lower_precisions_may_differ_by_what_was_measured() -> None:
 def test_node_and_service_refuse_to_run_with_a_wrong_engine(wrong: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
     pytest.importorskip("fastapi", reason="needs the extra 'serve': pip install '.[serve]'")
-    from pneumoscope.workflows.node import run_node
-    from pneumoscope.workflows.serve import run_serve
+    from pneumoscope.workflows.services import run_node, run_serve
 
     model, stop = str(wrong.folder), threading.Event()
     stop.set()  # a node that starts all the same ends at once
@@ -144,7 +143,7 @@ def test_doctor_asks_every_engine(
     found = told(capsys, "--model", stated.folder, code=0)["known_answer"]
     assert {one["engine"] for one in found} == {"OpenVINO", "Keras", "ONNX export"}
     assert all(one["right"] for one in found)
-    monkeypatch.setattr(known_answer, "util", NOTHING)  # one engine is enough to be wrong
+    monkeypatch.setattr(certify, "util", NOTHING)  # one engine is enough to be wrong
     assert run(["doctor", "--model", str(wrong.folder), "-q"]) == 4
     assert "known answer  WRONG OpenVINO, f32" in capsys.readouterr().out
     again = told(capsys, "--model", wrong.folder, "--state", tmp_path / "again", code=0)
@@ -157,7 +156,7 @@ def test_an_engine_that_can_not_be_asked_is_wrong(
     def fails(*_: Any) -> float:
         raise MissingError("no such instruction")
 
-    monkeypatch.setattr(known_answer, "_openvino", fails)
-    monkeypatch.setattr(known_answer, "util", NOTHING)
+    monkeypatch.setattr(certify, "_openvino", fails)
+    monkeypatch.setattr(certify, "util", NOTHING)
     (found, *_) = check_engines(str(stated.folder))
     assert (found.found, found.right) == (None, False)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig, ThresholdConfig, TrainConfig
 from pneumoscope.evaluation.calibration import fit_calibration
-from pneumoscope.images.framing import MATCHED_SHARES, match_framing, reliable_box
+from pneumoscope.images.lungs import MATCHED_SHARES, match_framing, reliable_box
 from pneumoscope.images.perturbation_sweeps import PLAUSIBLE
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest

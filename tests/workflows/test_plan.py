@@ -15,12 +15,16 @@ from PIL import Image
 from pneumoscope.cli.app import run
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.evaluation.calibration import Calibration, sigmoid
-from pneumoscope.inference.bundle import OperatingPoint, load_bundle, write_revised
+from pneumoscope.inference.bundle import (
+    OperatingPoint,
+    load_bundle,
+    model_fingerprint,
+    write_revised,
+)
 from pneumoscope.inference.certificates import PrecisionCertificate
 from pneumoscope.inference.engine import Outputs
-from pneumoscope.inference.identity import model_fingerprint
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.inference.table import COLUMNS
+from pneumoscope.inference.results import COLUMNS
 
 
 def evaluation(folder: Path, model: str = "", threshold: float = 0.5, split: str = "val") -> Path:

@@ -15,7 +15,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import BATCH, Predictor
-from pneumoscope.inference.table import Journal, journal_of
+from pneumoscope.inference.results import Journal, journal_of
 from pneumoscope.progress import SILENT, Task
 from pneumoscope.workflows.predict import run_prediction
 

@@ -15,8 +15,7 @@ from PIL import Image
 from pneumoscope.cli.app import run
 from pneumoscope.config import PreprocessConfig, StressConfig, TrainConfig, to_toml
 from pneumoscope.evaluation.calibration import Calibration
-from pneumoscope.images.framing import lung_box, match_framing
-from pneumoscope.images.lungs import find_lungs
+from pneumoscope.images.lungs import find_lungs, lung_box, match_framing
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint

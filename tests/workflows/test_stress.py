@@ -17,8 +17,7 @@ from pneumoscope.cli.app import run
 from pneumoscope.config import IntervalConfig, PreprocessConfig, StressConfig
 from pneumoscope.errors import DataError, Reason, UsageError
 from pneumoscope.evaluation.calibration import Calibration
-from pneumoscope.images.framing import lung_box, match_framing
-from pneumoscope.images.lungs import find_lungs
+from pneumoscope.images.lungs import find_lungs, lung_box, match_framing
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.read import read_image

@@ -25,7 +25,7 @@ from pneumoscope.config import (
     TrainConfig,
     from_toml,
 )
-from pneumoscope.data.loading import load_dataset
+from pneumoscope.data.index import load_dataset
 from pneumoscope.images.perturbation_sweeps import PLAUSIBLE
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.preprocess import Preprocessor

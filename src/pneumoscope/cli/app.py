@@ -1,4 +1,7 @@
-"""The `pneumoscope` application: all commands, and the mapping of errors to exit codes."""
+"""The `pneumoscope` application: all commands, and the mapping of errors to exit codes.
+
+The commands `demo`, `info`, `doctor`, `input-check` and `upgrade` are defined here.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,104 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
 
-from pneumoscope.cli import (
-    analysis_commands,
-    data_commands,
-    delivery_commands,
-    info_commands,
-    model_commands,
-)
-from pneumoscope.cli.options import TERMINAL, begin
+from pneumoscope.cli import analysis_commands, data_commands, delivery_commands, model_commands
+from pneumoscope.cli.data_commands import DataArgument
+from pneumoscope.cli.model_commands import ModelOption
+from pneumoscope.cli.options import TERMINAL, Outcome, begin, command
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
 from pneumoscope.storage import terminal_text
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    command(app, "demo")(demo)
+    command(app, "info")(info)
+    command(app, "doctor")(doctor)
+    command(app, "input-check")(input_check)
+    command(app, "upgrade")(upgrade)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write")] = Path("demo"),
+) -> Outcome:
+    """Run the whole workflow offline on synthetic X-rays: draw, train, evaluate, explain, report.
+
+    Example: pneumoscope demo --out demo
+    """
+    from pneumoscope.workflows.demo import run_demo
+
+    return Outcome(*run_demo(out, TERMINAL.progress))
+
+
+def info(model: ModelOption = "default") -> Outcome:
+    """Show architecture, training data, threshold, validation results and hashes of a model.
+
+    Example: pneumoscope info --model runs/a --json
+    """
+    from pneumoscope.workflows.inspect import run_info
+
+    return Outcome(*run_info(model), alone=True)
+
+
+def doctor(
+    model: ModelOption = "default",
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="write the model with its score of the phantom"),
+    ] = None,
+) -> Outcome:
+    """Check this installation: versions, extras, cache, and every engine on a known phantom.
+
+    The model states its score of the phantom; every installed engine and precision must reproduce
+    it, otherwise the exit code is 4. `serve` and `node` test their engine at start.
+
+    Example: pneumoscope doctor
+    """
+    from pneumoscope.workflows.inspect import run_doctor, run_state
+
+    if state is not None:
+        return Outcome(*run_state(model, state))
+    return Outcome(*run_doctor(model), alone=True)
+
+
+def input_check(
+    data: DataArgument,
+    model: ModelOption = "default",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="write the model with the check to this folder"),
+    ] = None,
+) -> Outcome:
+    """Fit the out-of-distribution detection of a model to its training images (`train` does this).
+
+    DATA is the training data of the model with its splits: train for statistics, val for limits.
+
+    Example: pneumoscope input-check runs/a/split.csv --model runs/a --out checked
+    """
+    from pneumoscope.workflows.input_check import run_input_check
+
+    return Outcome(*run_input_check(data, model, out, TERMINAL.progress), alone=out is None)
+
+
+def upgrade(
+    out: Annotated[
+        Path, typer.Option(metavar="BUNDLE", help="write the converted model to this folder")
+    ],
+    model: ModelOption = "default",
+) -> Outcome:
+    """Convert a model of an older version of pneumoscope; its predictions stay the same.
+
+    Example: pneumoscope upgrade --model runs/old --out upgraded
+    """
+    from pneumoscope.workflows.export import run_upgrade
+
+    return Outcome(*run_upgrade(model, out))
+
 
 _MAY_BE_EMPTY = frozenset({"--columns", "--pneumonia", "--normal", "--table"})
 
@@ -38,7 +124,7 @@ app = typer.Typer(
 _data = typer.Typer(
     help="Download, audit and split images; draw synthetic ones.", no_args_is_help=True
 )
-info_commands.register(app)
+register(app)
 model_commands.register(app)
 analysis_commands.register(app)
 delivery_commands.register(app)

@@ -89,7 +89,7 @@ def node(
 
     Example: pneumoscope node --aet PNEUMOSCOPE --port 11112 --forward PACS@10.0.0.5:104
     """
-    from pneumoscope.workflows.node import node_results, node_retry, node_status, run_node
+    from pneumoscope.workflows.services import node_results, node_retry, node_status, run_node
 
     if (action is ActionChoice.results) != (out is not None):
         raise UsageError(
@@ -206,7 +206,7 @@ def serve(
 
     Example: pneumoscope serve --model runs/a --port 8000
     """
-    from pneumoscope.workflows.serve import run_serve
+    from pneumoscope.workflows.services import run_serve
 
     limits = replace_from(LimitsConfig(), **{name: options.pop(name) for name in _LIMITS})
     config = replace_from(

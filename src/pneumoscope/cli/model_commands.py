@@ -112,7 +112,7 @@ def train(  # noqa: PLR0913 - as the command
 
     Example: pneumoscope train chest_xray --out runs/a --weights imagenet --views 4
     """
-    from pneumoscope.inference.age_gate import parse_ages
+    from pneumoscope.images.dicom.patient import parse_ages
     from pneumoscope.workflows.train import run_training
 
     options["ages"] = None if ages is None else parse_ages(ages)

@@ -294,7 +294,7 @@ class IntervalConfig:
 
 @dataclass(frozen=True, slots=True)
 class FramingConfig:
-    """How images are cropped so that all have the same framing (`images/framing.py`).
+    """How images are cropped so that all have the same framing (`images/lungs.py`).
 
     Example:
         >>> FramingConfig(framing_share=0.8).framing_share
@@ -433,7 +433,7 @@ class TrainConfig:
     match_val: bool = option(
         False,
         "fit calibration and threshold on copies of val with matched framing: the lungs fill the "
-        "same share of every image (images/framing.py)",
+        "same share of every image (images/lungs.py)",
     )
     store: Literal["float32", "float16"] = option("float32", "precision of the weights on disk")
     ages: tuple[int, ...] = option(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.errors import DataError, UnsafeArchiveError
-from pneumoscope.images.raster import Format, detect_format
+from pneumoscope.images.read import Format, detect_format
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
 

@@ -32,12 +32,16 @@ from pneumoscope.data.audit_record import (
 )
 from pneumoscope.data.duplicates import NearPair, connected_groups, near_pairs
 from pneumoscope.data.findings import evidence_findings, findings_of, flat_findings
-from pneumoscope.data.label_noise import review_labels
-from pneumoscope.data.masks import FlatKind, flat_kind
 from pneumoscope.data.patient_similarity import patient_similarities
 from pneumoscope.data.patients import natural_key
-from pneumoscope.data.split_shift import comparisons, split_tests
-from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, ThumbnailSet
+from pneumoscope.data.thumbnails import (
+    THUMBNAIL_SIDE,
+    ThumbnailSet,
+    comparisons,
+    review_labels,
+    split_tests,
+)
+from pneumoscope.data.tree import FlatKind, flat_kind
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord

@@ -23,8 +23,8 @@ from pneumoscope.data.audit_record import (
     SplitTest,
     Unreadable,
 )
-from pneumoscope.data.masks import FLAT_WORDS, FlatKind
-from pneumoscope.data.validation import MIN_VAL_IMAGES_PER_CLASS
+from pneumoscope.data.splits import MIN_VAL_IMAGES_PER_CLASS
+from pneumoscope.data.tree import FLAT_WORDS, FlatKind
 from pneumoscope.records import CLASS_NAMES
 
 _ORDER: dict[Severity, int] = {"problem": 0, "warning": 1, "note": 2}

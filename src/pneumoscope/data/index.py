@@ -6,7 +6,7 @@ stays in the table, and the image reader refuses it later.
 
 `fingerprint` identifies the data of a run, a bundle or an evaluation. It does not depend on paths,
 so a copy of a data set has the same fingerprint. `sample_patients` draws whole patients from a
-large data set, in the proportion of the classes.
+large data set, in the proportion of the classes. `load_dataset` is for notebooks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -251,3 +252,39 @@ def sample_patients(
         drawn = [place for k in rng.permutation(len(patients)) for place in patients[k]]
         kept += drawn[:quota]
     return tuple(records[place] for place in sorted(kept))
+
+
+def load_dataset(
+    path: Path | str,
+    split: Split | Literal["all"] = "all",
+    *,
+    hash_files: bool = False,
+    progress: Progress = SILENT,
+) -> Dataset:
+    """List the labelled images of a data set; no pixel is read.
+
+    Args:
+        path: a folder of `train/`, `val/`, `test/`; a folder of `NORMAL/` and `PNEUMONIA/`; or a
+            CSV manifest with the columns `path,label`.
+        split: only the images of this split.
+        hash_files: compute each file's SHA-256 too, which `split` and `audit` use.
+        progress: receives the number of files hashed.
+
+    Returns:
+        The data set. `len` is the number of images; iterating gives an `ImageRecord` for each;
+        `to_frame()` gives a table.
+
+    Raises:
+        DataError: there is no such data set, or it holds no image.
+        SplitLeakError: a patient is in two splits.
+
+    Example:
+        >>> dataset = load_dataset(xrays)
+        >>> len(dataset), dataset.warnings
+        (40, ())
+        >>> sorted({record.split for record in dataset})
+        ['test', 'train', 'val']
+        >>> dataset.to_frame().columns
+        ['path', 'label', 'patient', 'split', 'subtype']
+    """
+    return index(path, hash_files, progress).subset(split)

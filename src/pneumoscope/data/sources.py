@@ -16,18 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pneumoscope.data.archive import extract_zip
-from pneumoscope.data.download import fetch, shown_url
+from pneumoscope.data.download import HUGGINGFACE_NAME, KAGGLE_NAME, Hubs, fetch, shown_url
 from pneumoscope.data.folders import (
     SplitCount,
     count_images,
+    export_parquet,
     files_in,
     find_data_folder,
     publish,
     staging_folder,
     take_images,
 )
-from pneumoscope.data.hubs import HUGGINGFACE_NAME, KAGGLE_NAME, Hubs
-from pneumoscope.data.parquet import export_parquet
 from pneumoscope.errors import DataError, MissingError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.storage import cache_folder, sha256_of_file, write_text

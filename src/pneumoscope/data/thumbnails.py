@@ -1,18 +1,45 @@
-"""Thumbnails of a data set as feature arrays, and cross-validated classifiers on them.
+"""Thumbnails of a data set, and what classifiers on them show: shift between splits, label noise.
 
 `ThumbnailSet` holds the readable images of a data set as arrays. `cross_validated` computes scores
 from classifiers that were not trained on the image's patient; `area` and `interval_of_area` compute
 the area under the ROC curve of these scores and its interval.
+
+`split_tests` are classifier two-sample tests. If a classifier can determine from which split an
+image comes, the splits differ by more than chance: they were acquired differently. The result is
+one `SplitTest` per class and pair of splits. Method: Lopez-Paz and Oquab 2017, "Revisiting
+classifier two-sample tests" (arXiv:1610.06545). Folds keep patients together.
+
+`review_labels` finds label-noise candidates by confident learning: Northcutt, Jiang and Chuang
+2021, "Confident Learning: Estimating Uncertainty in Dataset Labels" (doi:10.1613/jair.1.12125). The
+threshold of a class is the mean probability of that class over the images with its label. An image
+is a candidate if it exceeds the threshold of the other class and the other class is more probable.
+The counts, scaled to the number of labels, estimate how many labels are wrong. Hard images are
+among the candidates; only a radiologist can distinguish them from wrong labels. No label is
+changed.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.audit_record import LEVEL, Member
+from pneumoscope.data.audit_record import (
+    LEVEL,
+    Driver,
+    LabelCandidate,
+    LabelReview,
+    Member,
+    Property,
+    SplitTest,
+)
+from pneumoscope.data.duplicates import QUANTITIES, roc_area
+from pneumoscope.progress import Task
+from pneumoscope.records import CLASS_NAMES, SPLITS
 
 THUMBNAIL_SIDE = 32
 SMALL_SIDE = 16
@@ -211,3 +238,229 @@ def _areas(scores: Scores, classes: Ints, weights: Doubles) -> Doubles:
         won += (of_positives * (below[:, left] + below[:, right]) / 2).sum(axis=1)
         pairs += of_positives.sum(axis=1) * below[:, -1]
     return np.where(pairs > 0, won / np.where(pairs > 0, pairs, 1.0), 0.5)
+
+
+_MIN_IMAGES = 20
+_MAX_DRIVERS = 3
+_SKEWED = ("width", "height", "file_bytes")
+"""The classifier gets their logarithms, since ratios matter, not differences."""
+
+PAIRS = (("train", "test"), ("train", "val"), ("val", "test"))
+"""The comparisons, in this order; the names are those of SPLITS."""
+
+
+def split_tests(images: ThumbnailSet, seed: int, task: Task) -> tuple[SplitTest, ...]:
+    """Run one test per class and pair of splits that both have 20 images of five patients.
+
+    Args:
+        images: readable images.
+        seed: of the assignment to folds and of the bootstrap.
+        task: reports each comparison.
+    """
+    found = []
+    for label, (first, second) in itertools.product(range(len(CLASS_NAMES)), PAIRS):
+        of_class = images.labels == label
+        places = np.flatnonzero(of_class & np.isin(images.splits, (first, second)))
+        classes = (images.splits[places] == second).astype(np.int64)
+        if min(classes.sum(), len(classes) - classes.sum()) >= _MIN_IMAGES:
+            found.append(_test(images, places, classes, (label, first, second), seed))
+        task.advance()
+    return tuple(test for test in found if test is not None)
+
+
+def comparisons() -> int:
+    """The maximum number of comparisons of `split_tests`."""
+    return len(CLASS_NAMES) * len(list(itertools.combinations(SPLITS, 2)))
+
+
+def _test(
+    images: ThumbnailSet,
+    places: npt.NDArray[np.int64],
+    classes: npt.NDArray[np.int64],
+    named: tuple[int, str, str],
+    seed: int,
+) -> SplitTest | None:
+    label, first, second = named
+    patients = images.patients[places]
+    properties = {name: values[places] for name, values in _properties(images).items()}
+    columns = _columns(properties)
+    small = images.small[places]
+    whole = cross_validated(np.hstack([small, columns]), classes, patients, seed)
+    shape = cross_validated(standardised(small), classes, patients, seed)
+    alone = cross_validated(columns, classes, patients, seed) if columns.shape[1] else None
+    if whole is None or shape is None:
+        return None
+    low, high = interval_of_area(whole, classes, patients, seed)
+    drivers = sorted(_drivers(properties, classes), key=lambda driver: -driver.auc)
+    return SplitTest(
+        label=CLASS_NAMES[label],
+        first=first,
+        second=second,
+        images=len(places),
+        patients=len(np.unique(patients)),
+        auc=round(area(whole, classes), 4),
+        low=round(low, 4),
+        high=round(high, 4),
+        shape_auc=round(area(shape, classes), 4),
+        property_auc=round(area(alone, classes), 4) if alone is not None else 0.5,
+        drivers=tuple(drivers[:_MAX_DRIVERS]),
+    )
+
+
+def _properties(images: ThumbnailSet) -> Mapping[Property, npt.NDArray[np.float64]]:
+    """Every property of every image, (n,) float64 each."""
+    found: dict[Property, npt.NDArray[np.float64]] = {
+        cast("Property", name): images.numbers[:, column] for column, name in enumerate(QUANTITIES)
+    }
+    found["border"] = images.border.astype(np.float64)
+    found["centre"] = images.centre.astype(np.float64)
+    return found
+
+
+def _columns(properties: Mapping[Property, npt.NDArray[np.float64]]) -> Floats:
+    """(n, k) float32: the properties that vary, skewed ones as logarithms."""
+    varying = [
+        np.log(np.maximum(values, 1.0)) if name in _SKEWED else values
+        for name, values in properties.items()
+        if np.ptp(values) > 0
+    ]
+    if not varying:
+        return np.zeros((len(next(iter(properties.values()))), 0), np.float32)
+    return np.stack(varying, axis=1).astype(np.float32)
+
+
+def _drivers(
+    properties: Mapping[Property, npt.NDArray[np.float64]], classes: npt.NDArray[np.int64]
+) -> Iterator[Driver]:
+    for name, values in properties.items():
+        if np.ptp(values) > 0:
+            one, other = values[classes == 0], values[classes == 1]
+            alone = roc_area(one, other)
+            yield Driver(
+                name,
+                round(max(alone, 1 - alone), 4),
+                round(float(np.median(one)), 4),
+                round(float(np.median(other)), 4),
+            )
+
+
+_MIN_PER_CLASS = 50
+_MIN_AUC = 0.75
+"""With a lower AUC the scores name images at random."""
+
+_HIGHEST_BAR = 0.9
+"""Our addition: if the classes are almost separable, a wrong label just misses the threshold."""
+
+_COMPONENTS = 120
+_PENALTY = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The result of confident learning for the labels 0 and 1.
+
+    Attributes:
+        places: (m,) int64, the candidates, most doubtful first.
+        margins: (m,) float64, probability of the other class minus that of the label.
+        expected: expected number of wrong labels 0 and wrong labels 1.
+    """
+
+    places: npt.NDArray[np.int64]
+    margins: npt.NDArray[np.float64]
+    expected: tuple[float, float]
+
+
+def review_labels(
+    images: ThumbnailSet, seed: int, predictions: npt.NDArray[np.float64] | None = None
+) -> LabelReview | None:
+    """Score every label; `None` with fewer than 50 images of a class, or too few patients.
+
+    If the scores have an AUC below 0.75, no single label is reported.
+
+    Args:
+        images: readable images.
+        seed: of the assignment to folds.
+        predictions: (n,) float64, probabilities of pneumonia from a model that was not trained on
+            these images, NaN where there is none. Without them, classifiers on thumbnails are used,
+            cross-validated by patient.
+    """
+    from scipy.special import expit
+
+    scored = (
+        np.arange(len(images.labels))
+        if predictions is None
+        else np.flatnonzero(~np.isnan(predictions))
+    )
+    labels = images.labels[scored]
+    if min((labels == label).sum() for label in (0, 1)) < _MIN_PER_CLASS:
+        return None
+    if predictions is None:
+        scores = cross_validated(
+            standardised(images.small),
+            labels,
+            images.patients,
+            seed,
+            components=_COMPONENTS,
+            penalty=_PENALTY,
+        )
+        if scores is None:
+            return None
+        probabilities = expit(scores.logits)
+    else:
+        probabilities = predictions[scored]
+    auc = roc_area(probabilities[labels == 0], probabilities[labels == 1])
+    source: Literal["thumbnails", "predictions"]
+    source = "thumbnails" if predictions is None else "predictions"
+    if auc < _MIN_AUC:
+        return LabelReview(source, len(labels), round(auc, 4), (), ())
+    found = confident_candidates(labels, probabilities)
+    doubts = []
+    for place, margin in zip(found.places, found.margins, strict=True):
+        member = images.members[scored[place]]
+        doubts.append(
+            LabelCandidate(
+                path=member.path,
+                split=member.split,
+                label=member.label,
+                patient=member.patient,
+                probability=round((1 - float(margin)) / 2, 4),
+                margin=round(float(margin), 4),
+            )
+        )
+    return LabelReview(
+        source=source,
+        judged=len(labels),
+        auc=round(auc, 4),
+        expected=tuple(
+            (name, round(wrong, 1)) for name, wrong in zip(CLASS_NAMES, found.expected, strict=True)
+        ),
+        doubts=tuple(doubts),
+    )
+
+
+def confident_candidates(
+    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
+) -> Candidates:
+    """The off-diagonal candidates of the confident joint.
+
+    Args:
+        labels: (n,) 0 or 1; both occur.
+        probabilities: (n,) float64 of class 1, from models that were not trained on the image.
+    """
+    of_class = np.stack([1 - probabilities, probabilities])  # (2, n)
+    bars = [min(of_class[label, labels == label].mean(), _HIGHEST_BAR) for label in (0, 1)]
+    clears = np.stack([of_class[label] >= bars[label] for label in (0, 1)])
+    # An image above both thresholds counts for the likelier class, one above none for neither.
+    likelier = (probabilities >= 0.5).astype(np.int64)
+    counted = np.where(clears.all(axis=0), likelier, np.where(clears[1], 1, 0))
+    counts = clears.any(axis=0)
+    wrong = counts & (counted != labels)
+    expected = []
+    for label in (0, 1):
+        own = counts & (labels == label)
+        share = float((wrong & own).sum() / own.sum()) if own.any() else 0.0
+        expected.append(share * float((labels == label).sum()))
+    margins = np.where(labels == 1, 1 - 2 * probabilities, 2 * probabilities - 1)
+    places = np.flatnonzero(wrong & (margins > 0))
+    places = places[np.argsort(-margins[places], kind="stable")]
+    return Candidates(places, margins[places], (expected[0], expected[1]))

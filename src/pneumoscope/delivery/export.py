@@ -32,15 +32,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, ExtraMissingError, ImageRefusedError, UsageError
-from pneumoscope.evaluation.agreement import compare, correlation, differences, exceeded_limits
 from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.onnx import OnnxWriter
 from pneumoscope.graph.openvino import OpenVinoWriter, compile_model
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Bundle, BundleManifest
+from pneumoscope.inference.certificates import compare, correlation, differences, exceeded_limits
+from pneumoscope.inference.engine import EXPORTED_OUTPUTS, write_prediction
 from pneumoscope.inference.input_check import EMBEDDING, TABLE, statistics_of
-from pneumoscope.inference.prediction_graph import OUTPUTS, write_prediction
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result
 from pneumoscope.inference.weights_store import save_table
@@ -189,7 +189,9 @@ def _write_onnx(
     answer = write_prediction(to, manifest, networks, INPUT)
     width, side = networks[0].width, answer.side
     shapes: tuple[list[int | str], ...] = (["n"], ["n", side, side], ["n", width])
-    outputs = {n: (node, s) for n, node, s in zip(OUTPUTS, answer.nodes, shapes, strict=True)}
+    outputs = {
+        n: (node, s) for n, node, s in zip(EXPORTED_OUTPUTS, answer.nodes, shapes, strict=True)
+    }
     metadata = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
     model = to.model(INPUT, outputs, metadata)
     (folder / GRAPH_FILES["onnx"]).write_bytes(model.SerializeToString())
@@ -201,7 +203,7 @@ def _write_openvino(
     to = OpenVinoWriter()
     pixels = to.parameter((-1, -1, -1), np.uint8, INPUT)
     answer = write_prediction(to, manifest, networks, pixels)
-    model = to.model(pixels, dict(zip(OUTPUTS, answer.nodes, strict=True)))
+    model = to.model(pixels, dict(zip(EXPORTED_OUTPUTS, answer.nodes, strict=True)))
     for key, value in about.items():
         text = value if isinstance(value, str) else json.dumps(value)
         model.set_rt_info(text, ["pneumoscope", key])
@@ -243,7 +245,7 @@ def _onnx_runner(graph: Path) -> _Run:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
     def run(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        found: list[NDArray[np.float32]] = session.run(list(OUTPUTS), {INPUT: pixels})
+        found: list[NDArray[np.float32]] = session.run(list(EXPORTED_OUTPUTS), {INPUT: pixels})
         return found
 
     return run
@@ -254,7 +256,7 @@ def _openvino_runner(graph: Path) -> _Run:
 
     def run(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         found = compiled({INPUT: pixels})
-        return [np.array(found[name]) for name in OUTPUTS]
+        return [np.array(found[name]) for name in EXPORTED_OUTPUTS]
 
     return run
 

@@ -19,6 +19,7 @@ from pneumoscope.config import CompareConfig
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS
 from pneumoscope.evaluation.intervals import bootstrap_metrics
+from pneumoscope.evaluation.operating_point import ScoreScale
 from pneumoscope.evaluation.paired import (
     McNemar,
     PairedAuc,
@@ -31,7 +32,6 @@ from pneumoscope.evaluation.paired import (
 )
 from pneumoscope.evaluation.proportions import Patients, patient_codes
 from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_scores
-from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.records import Estimate
 
 

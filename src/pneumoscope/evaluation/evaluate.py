@@ -27,6 +27,7 @@ from pneumoscope.evaluation.metrics import (
     roc_and_precision_recall,
     score_histogram,
 )
+from pneumoscope.evaluation.operating_point import ScoreScale
 from pneumoscope.evaluation.proportions import (
     Patients,
     clustered_interval,
@@ -34,7 +35,6 @@ from pneumoscope.evaluation.proportions import (
     wilson_interval,
 )
 from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES, IntArray, checked_scores
-from pneumoscope.evaluation.recalibrate import ScoreScale
 from pneumoscope.records import CLASS_NAMES, Estimate
 
 SCHEMA_VERSION = 1

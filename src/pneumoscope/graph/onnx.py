@@ -1,6 +1,6 @@
 """`OnnxWriter`: writes graphs as ONNX models, opset 18.
 
-It builds an `onnx.ModelProto` from what `inference/prediction_graph.py` writes, and does not run
+It builds an `onnx.ModelProto` from what `inference/engine.py` writes, and does not run
 it. ONNX is imported when a writer is made.
 """
 

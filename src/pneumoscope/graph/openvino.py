@@ -28,8 +28,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.graph.network import NetworkArrays, write_average, write_feature_map
-from pneumoscope.graph.precision import INT8_LEVELS, Device, Floats, Ranges, largest_per_output
-from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Pair
+from pneumoscope.graph.writer import (
+    INT8_LEVELS,
+    NO_EDGES,
+    Device,
+    Edges,
+    FloatArray,
+    Floats,
+    Pair,
+    Ranges,
+    largest_per_output,
+)
 from pneumoscope.storage import sha256_of_file, write_bytes
 
 _KEY_FILE = "key"

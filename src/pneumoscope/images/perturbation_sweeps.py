@@ -26,7 +26,7 @@ these perturbations are for testing a trained model.
 | inversion | share of the way to the negative | a viewer set to black bones |
 | marker | height of a letter, as a share of the side | a lead letter in the corner |
 
-`photograph` in its own module is a further one. `SWEEPS` lists every perturbation at increasing
+`photograph` in `augment.py` is a further one. `SWEEPS` lists every perturbation at increasing
 strengths, in the order of the tables. A strength is plausible if X-rays of another site or scanner,
 read by this program, look like that; verdicts use only plausible strengths. The stronger ones show
 where predictions break down. All of `PERTURBATIONS` are among the plausible ones.
@@ -44,9 +44,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.images.augment import random_stream
+from pneumoscope.images.augment import photograph, random_stream
 from pneumoscope.images.grey import FloatArray, unit_range
-from pneumoscope.images.photograph import photograph
 
 _REACH = 4.0
 """Standard deviations at which the Gaussian of `blur` is cut off: 6e-5 of its mass lies beyond."""

@@ -2,6 +2,13 @@
 
 The input is a path or bytes, and limits. The output is a `GreyImage`; the only exception is
 `ImageRefusedError`. The size that a network expects plays no role here.
+
+The format is detected by the first bytes; file names play no role. DICOM files go to `dicom/`. The
+raster formats JPEG, PNG, TIFF, BMP and WebP are decoded here. libtiff and libpng decode samples of
+more than 8 bits, signed samples and floats, and `grey` scales them: Pillow wraps or saturates some
+of these and does not support others. All other files go to Pillow's own classes instead of
+`Image.open`. That is faster, and it bypasses Pillow's global pixel limit; `check_size` applies ours
+as soon as the header is read.
 """
 
 from __future__ import annotations
@@ -10,16 +17,262 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+from PIL import ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.budget import spending
-from pneumoscope.images.grey import Decoded, DicomInfo, GreyImage
-from pneumoscope.images.raster import Format, describe, detect_format
-from pneumoscope.images.warning_summary import join_warnings
+from pneumoscope.images import structure
+from pneumoscope.images.budget import CountedStream, decoding, spending
+from pneumoscope.images.grey import (
+    Decoded,
+    DicomInfo,
+    FloatArray,
+    Graded,
+    GreyImage,
+    check_size,
+    colour_of,
+    composited,
+    deep_grey,
+    join_warnings,
+    oriented,
+    unit_range,
+)
+from pneumoscope.images.structure import check_scans, check_strips, decode_deep_tiff, deep_directory
 
 __all__ = ["DicomInfo", "GreyImage", "read_bytes", "read_image"]
+
+Format = Literal["jpeg", "png", "tiff", "bmp", "webp", "dicom"]
+
+_PREFIXES: tuple[tuple[bytes, Format], ...] = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"II*\x00", "tiff"),
+    (b"MM\x00*", "tiff"),
+    (b"II+\x00", "tiff"),
+    (b"MM\x00+", "tiff"),
+)
+
+_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+
+_OTHERS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"GIF8", "a GIF animation or picture"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"PK\x03\x04", "a ZIP archive (or an office document)"),
+    (0, b"PK\x05\x06", "an empty ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (0, b"\xfd7zXZ\x00", "an xz archive"),
+    (0, b"Rar!", "a RAR archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 file"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 stream"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL file"),
+    (0, b"\xff\x0a", "a JPEG XL stream"),
+    (4, b"ftypavif", "an AVIF picture"),
+    (4, b"ftyphei", "a HEIC picture"),
+    (4, b"ftyp", "a video"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"%!PS", "a PostScript document"),
+    (0, b"\x00\x00\x01\x00", "an icon"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (344, b"n+1\x00", "a NIfTI volume"),
+    (0, b"NRRD", "an NRRD volume"),
+    (0, b"\x7fELF", "a program"),
+    (0, b"MZ", "a program"),
+    (0, b"\xd0\xcf\x11\xe0", "an old office document"),
+    (0, b"RIFF", "a RIFF sound or video"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an XML document"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+)
+
+_EXPLICIT_VRS = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL "
+    b"UN UR US UT UV".split()
+)
+_FIRST_GROUPS = (0x0002, 0x0008)
+_LONGEST_FIRST_VALUE = 0x1000
+"""The first element of a data set is a group length, a character set or an image type."""
+
+_OPENERS: dict[Format, Callable[[BytesIO], ImageFile.ImageFile]] = {
+    "jpeg": JpegImageFile,
+    "png": PngImageFile,
+    "tiff": TiffImageFile,
+    "bmp": BmpImageFile,
+    "webp": WebPImageFile,
+}
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_ALPHA_MODES = ("LA", "RGBA", "PA", "La", "RGBa")
+_BITS_PER_SAMPLE = 258
+_DEEP_PNG = 16
+
+
+def detect_format(content: bytes) -> Format | None:
+    """The format that the first bytes indicate, or `None`.
+
+    A DICOM file may start like a TIFF, since the content of its preamble is free (PS3.10 7.1):
+    some scanners write files that are both.
+    """
+    if content[128:132] == b"DICM":
+        return "dicom"
+    for prefix, name in _PREFIXES:
+        if content.startswith(prefix):
+            return name
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "webp"
+    header_size = int.from_bytes(content[14:18], "little")
+    if content[:2] == b"BM" and header_size in _BMP_HEADER_SIZES:
+        return "bmp"
+    return "dicom" if _begins_like_data_set(content) else None
+
+
+def describe(content: bytes) -> str:
+    """Describe in words the apparent type of a file that has none of our formats."""
+    for offset, magic, words in _OTHERS:
+        if content[offset : offset + len(magic)] == magic:
+            return words
+    start = content[:1024]
+    if not start.strip(b"\x00"):
+        return "nothing but zero bytes"
+    try:
+        text = start[: start.rfind(b"\n") + 1 or len(start)].decode("utf-8")
+    except UnicodeDecodeError:
+        return "binary data of an unknown kind"
+    return "text" if all(c.isprintable() or c.isspace() for c in text) else "unknown binary data"
+
+
+def _is_marked_dicom(content: bytes) -> bool:
+    return content[128:132] == b"DICM"
+
+
+def _begins_like_data_set(content: bytes) -> bool:
+    """Whether a DICOM data set without the 128-byte preamble may begin here (PS3.5 7.1)."""
+    if len(content) < 16:
+        return False
+    for order in ("little", "big"):
+        group = int.from_bytes(content[0:2], order)
+        element = int.from_bytes(content[2:4], order)
+        if group not in _FIRST_GROUPS or element > 0x0100:
+            continue
+        if content[4:6] in _EXPLICIT_VRS:
+            return True
+        length = int.from_bytes(content[4:8], "little")
+        if order == "little" and length % 2 == 0 and length <= _LONGEST_FIRST_VALUE:
+            # Implicit VR has no letters to check, so the next element must follow in order.
+            following = content[8 + length : 12 + length]
+            next_group = int.from_bytes(following[0:2], "little")
+            next_element = int.from_bytes(following[2:4], "little")
+            if next_group == group and next_element > element:
+                return True
+    return False
+
+
+def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfig) -> Decoded:
+    """Decode one raster image to grey.
+
+    8-bit colour is weighted as in ITU-R BT.601, exactly as Pillow's `convert("L")` does. Deeper
+    samples are scaled by `samples.graded`. Alpha is composited on black. EXIF orientation is
+    applied.
+
+    Raises:
+        ImageRefusedError: for every defect of the file; no other exception is raised.
+    """
+    _check_container(content, kind, source, limits)
+    with decoding(source, f"the {kind.upper()}"):
+        directory = deep_directory(content) if kind == "tiff" else None
+        if directory is not None:
+            return decode_deep_tiff(content, directory, source, limits)
+        # Pillow's decoder of compressed BMP reads single bytes: only the time counts for these.
+        stream = CountedStream(content, f"{kind.upper()} parts", 0 if kind == "bmp" else 1)
+        image = _OPENERS[kind](stream)
+        check_size(source, image.width, image.height, limits)
+        if kind == "jpeg":
+            check_scans(content, source)
+        if kind == "webp":
+            structure.refuse_frames(source, cast("WebPImageFile", image).n_frames, "animated WebP")
+        if isinstance(image, TiffImageFile):
+            check_strips(image.tag_v2, content, source)
+        bits = _bits(image, content, kind)
+        orientation = structure.exif_orientation(image.info.get("exif", b""))
+        image.load()
+        if kind == "png" and bits == _DEEP_PNG:
+            pixels, warnings = _deep_png(content, image.info.get("transparency"), source)
+        else:
+            pixels, warnings = _to_grey(image, bits)
+        colour = colour_of(image)
+    if kind != "tiff":  # Pillow applies the orientation of TIFF itself
+        pixels = oriented(pixels, orientation)
+    return Decoded(np.ascontiguousarray(pixels), bits, warnings, colour=colour)
+
+
+def _check_container(content: bytes, kind: Format, source: str, limits: LimitsConfig) -> None:
+    if kind == "png":
+        structure.check_png(content, source)
+    elif kind == "tiff":
+        structure.check_tiff_directory(content, source)
+    elif kind == "webp":
+        # Pillow allocates the whole canvas on opening, so the limits come before that.
+        check_size(source, *structure.webp_size(content, source), limits)
+
+
+def _deep_png(content: bytes, clear: object, source: str) -> Graded:
+    """A PNG of 16 bits per sample: grey or colour, with or without alpha."""
+    from imagecodecs import png_decode
+
+    samples = np.asarray(png_decode(content))
+    pixels, warnings = deep_grey(samples, source)
+    if isinstance(clear, int) and samples.ndim == 2:
+        pixels[samples == clear] = 0.0
+    return pixels, warnings
+
+
+def _bits(image: ImageFile.ImageFile, content: bytes, kind: Format) -> int:
+    """Bits per sample."""
+    if isinstance(image, TiffImageFile):
+        return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
+    if kind == "png":
+        return content[24]  # IHDR's bit depth, ISO 15948, 11.2.2
+    return 1 if image.mode == "1" else 8
+
+
+def _to_grey(image: ImageFile.ImageFile, bits: int) -> Graded:
+    mode = image.mode
+    if mode in _SIXTEEN_BIT_MODES:  # 12 bits, packed
+        return np.divide(np.asarray(image), np.float32((1 << bits) - 1), dtype=np.float32), ()
+    if mode == "LAB":
+        return _lab_grey(image), ()
+    if mode in _ALPHA_MODES or "transparency" in image.info:
+        rgba = image if mode in ("LA", "RGBA") else image.convert("RGBA")
+        grey = unit_range(np.asarray(rgba.convert("L")))
+        return composited(grey, unit_range(np.asarray(rgba.getchannel("A"))))
+    return unit_range(np.asarray(image if mode == "L" else image.convert("L"))), ()
+
+
+def _lab_grey(image: ImageFile.ImageFile) -> FloatArray:
+    """The grey with the CIE lightness L*: L* to luminance (CIE 15), then the sRGB curve."""
+    lightness = np.arange(256) / 255 * 100
+    cube = ((lightness + 16) / 116) ** 3
+    luminance = np.where(lightness > 8, cube, lightness / 903.3)
+    curve = np.where(
+        luminance <= 0.0031308, 12.92 * luminance, 1.055 * luminance ** (1 / 2.4) - 0.055
+    )
+    table = curve.clip(0.0, 1.0).astype(np.float32)
+    return cast("FloatArray", table[np.asarray(image.getchannel("L"))])
+
 
 READER_VERSION = 2
 """Raise it whenever the same bytes would give other pixels: cached results are then recomputed."""
@@ -106,8 +359,6 @@ def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> De
         from pneumoscope.images.dicom import decode_dicom
 
         return decode_dicom(content, name, limits)
-    from pneumoscope.images.raster import decode_raster
-
     return decode_raster(content, kind, name, limits)
 
 

@@ -26,8 +26,7 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import structure
 from pneumoscope.images.budget import CountedStream, spend
-from pneumoscope.images.grey import Decoded, check_size, mean_chroma, oriented
-from pneumoscope.images.samples import deep_grey
+from pneumoscope.images.grey import Decoded, check_size, deep_grey, mean_chroma, oriented
 
 _PNG_SIGNATURE_BYTES = 8
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")

@@ -7,10 +7,15 @@
     MODEL_CARD.md       the model card
 
 `default` is the bundled model in the package.
+
+Two models with the same `model_fingerprint` give the same probabilities, but may have different
+thresholds. Two models with the same `manifest_digest` are identical.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +39,7 @@ from pneumoscope.graph.bundle_files import (
     Architecture,
     network_names,
 )
-from pneumoscope.inference.age_gate import check_ages
+from pneumoscope.images.dicom.patient import check_ages
 from pneumoscope.inference.certificates import PrecisionCertificate
 from pneumoscope.inference.weights_store import (
     TABLE_SUFFIX,
@@ -443,3 +448,22 @@ def load_networks(bundle: Bundle) -> tuple[Any, ...]:
         read_network(path, architecture)  # all checks, before Keras reads the file
     keras = load_keras()
     return tuple(keras.saving.load_model(path, compile=False) for path in bundle.weights)
+
+
+def model_fingerprint(manifest: BundleManifest) -> str:
+    """SHA-256 over weights' hashes, preprocessing, architecture, flip and calibration."""
+    weights = {n: h for n, h in manifest.files.items() if n.endswith(NETWORK_SUFFIX)}
+    decisive = {
+        "weights": weights,
+        "preprocessing": asdict(manifest.preprocessing),
+        "architecture": asdict(manifest.architecture),
+        "flip": manifest.flip,
+        "calibration": manifest.calibration.to_dict(),
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_digest(manifest: BundleManifest) -> str:
+    """Hex SHA-256 over the whole manifest, including threshold, input check and abstention."""
+    text = json.dumps(asdict(manifest), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

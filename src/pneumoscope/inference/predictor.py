@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from pneumoscope.config import DeviceChoice, LimitsConfig
 from pneumoscope.data.training_overlap import TABLE_NAME
 from pneumoscope.errors import Reason, UsageError
-from pneumoscope.graph.precision import Precision
+from pneumoscope.graph.writer import Precision
+from pneumoscope.images.dicom.patient import AgeGate
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import GreyImage, header_note, read_image
-from pneumoscope.inference.age_gate import AgeGate
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
 from pneumoscope.inference.certificates import Choice
 from pneumoscope.inference.engine import Backend, OpenVinoBackend, Outputs
-from pneumoscope.inference.image_sources import count_of, decode_any, named_images, network_inputs
 from pneumoscope.inference.input_check import TABLE, Statistics, statistics_of
 from pneumoscope.inference.known_answer import (
     NAME,
@@ -43,7 +42,19 @@ from pneumoscope.inference.known_answer import (
 )
 from pneumoscope.inference.known_answer import TABLE as KNOWN
 from pneumoscope.inference.overlay import shrunk
-from pneumoscope.inference.preparing import Decoder, Keep, Prepared, Reader, decoded, prepared, seen
+from pneumoscope.inference.preparing import (
+    Decoder,
+    Keep,
+    Prepared,
+    Reader,
+    count_of,
+    decode_any,
+    decoded,
+    named_images,
+    network_inputs,
+    prepared,
+    seen,
+)
 from pneumoscope.inference.processes import Processes
 from pneumoscope.inference.results import Result, Results, decide
 from pneumoscope.inference.weights_store import Table

@@ -1,21 +1,297 @@
-"""Results of a predictor: one for every image, and their table."""
+"""Results of a predictor: one for every image, and their table.
+
+The table is a file (`.csv`, `.jsonl` or `.parquet`), made from a journal. Rows are written in the
+order of the predictions. The table appears whole or not at all, and memory does not grow with the
+number of rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import csv
+import io
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import DataError, Reason, Status
-from pneumoscope.frames import make_frame
-from pneumoscope.images.descriptors import ImageDescriptors
+from pneumoscope.errors import DataError, Reason, Status, UsageError
+from pneumoscope.images.grey import count_warnings, join_warnings, split_warnings
 from pneumoscope.images.read import GreyImage
 from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.inference.table import COLUMNS, NUMBERS, as_row
-from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction
+from pneumoscope.inference.input_check import ImageDescriptors
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction, make_frame
+from pneumoscope.storage import (
+    atomic_writer,
+    open_alone,
+    path_text,
+    safe_cell,
+    safe_path,
+    temporary_beside,
+)
+
+COLUMNS = (
+    "path",
+    "status",
+    "reason",
+    "probability",
+    "prediction",
+    "threshold",
+    "input_score",
+    "warnings",
+)
+"""The columns of a predictions file, in order."""
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+
+NUMBERS = frozenset({"probability", "threshold", "input_score"})
+"""The columns that hold numbers; all others hold text."""
+
+_CHUNK_ROWS = 512
+_CHUNK_SECONDS = 2.0
+"""An interruption loses at most the rows since the last flush."""
+
+
+def check_format(out: Path) -> None:
+    """Check the suffix of an output file before any work is done.
+
+    Raises:
+        UsageError: the suffix is none of `FORMATS`, or `out` is a folder.
+    """
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / 'p.csv'}")
+    if out.suffix.lower() not in FORMATS:
+        raise UsageError(
+            f"--out {out}: found the suffix {out.suffix!r}, wanted one of {', '.join(FORMATS)}"
+        )
+
+
+def as_row(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as a row of `predictions.csv`: JSON types, `None` for missing values."""
+    row = {name: getattr(prediction, name) for name in COLUMNS}
+    row["warnings"] = join_warnings(prediction.warnings)
+    row["path"] = path_text(prediction.path)
+    row["reason"] = prediction.reason.value if prediction.reason else None
+    return row
+
+
+def write_predictions(
+    out: Path,
+    predictions: Iterable[Prediction],
+    further: Mapping[str, Sequence[str | float]] | None = None,
+) -> None:
+    """Write one row per prediction, in order, in the format of the suffix.
+
+    Args:
+        out: file to write.
+        predictions: one per row.
+        further: columns after `COLUMNS`, with one value per prediction; CSV only.
+
+    Raises:
+        UsageError: the suffix is unknown.
+        OSError: the file can't be written; an existing file is unchanged.
+    """
+    check_format(out)
+    rows = map(as_row, predictions)
+    if not further:
+        _write_rows(out, rows)
+        return
+    added = (
+        dict(zip(further, values, strict=True)) for values in zip(*further.values(), strict=True)
+    )
+    with atomic_writer(out) as stream:
+        merged = (row | more for row, more in zip(rows, added, strict=True))
+        _write_csv(stream, merged, (*COLUMNS, *further))
+
+
+def _write_rows(out: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with atomic_writer(out) as stream:
+        if out.suffix.lower() == ".csv":
+            _write_csv(stream, rows)
+        elif out.suffix.lower() == ".jsonl":
+            stream.writelines(map(_line, rows))
+        else:
+            _write_parquet(stream, rows, out)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _write_csv(
+    stream: IO[bytes], rows: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS
+) -> None:
+    text = io.TextIOWrapper(stream, "utf-8", newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_safe_row, rows))
+    text.flush()
+    text.detach()
+
+
+def _safe_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose texts are not evaluated as formulas by a spreadsheet."""
+    safe = {k: safe_cell(value) if isinstance(value, str) else value for k, value in row.items()}
+    return safe | {"path": safe_path(row["path"])}
+
+
+def _write_parquet(stream: IO[bytes], rows: Iterable[dict[str, Any]], out: Path) -> None:
+    """Write lines to disk first; polars converts them to Parquet without holding them all."""
+    import polars
+
+    schema = {n: polars.Float64 if n in NUMBERS else polars.String for n in COLUMNS}
+    lines = temporary_beside(out)
+    try:
+        with lines.open("xb") as target:
+            target.writelines(map(_line, rows))
+        if lines.stat().st_size:
+            polars.scan_ndjson(lines, schema=schema).sink_parquet(stream)
+        else:
+            polars.DataFrame(schema=schema).write_parquet(stream)
+    finally:
+        lines.unlink(missing_ok=True)
+
+
+def journal_of(out: Path) -> Path:
+    """Path of the rows of an incomplete table."""
+    return out.with_name(f"{out.name}.partial")
+
+
+class Journal:
+    """Rows written to `OUT.partial` as they come; `finish` turns them into the table `OUT`.
+
+    The first line states what the rows were computed from; every other line is a row. Rows are
+    flushed to disk in chunks, so that after an interruption they need not be computed again.
+
+    Args:
+        out: path of the table.
+        origin: digest of the model and the inputs.
+        resume: continue with the existing rows; otherwise they are discarded.
+
+    Attributes:
+        rows: number of rows.
+        counts: number of rows per status.
+        warned: number of rows per kind of warning.
+
+    Raises:
+        UsageError: another process writes the same table; or `resume`, and the existing rows have
+            another origin or other columns.
+        OSError: the folder can't be written.
+    """
+
+    def __init__(self, out: Path, origin: str, *, resume: bool) -> None:
+        self.rows = 0
+        self.counts: Counter[str] = Counter()
+        self.warned: Counter[str] = Counter()
+        self._out = out
+        self._path = journal_of(out)
+        self._waiting: list[bytes] = []
+        self._flushed = time.monotonic()
+        self._stream = _opened(self._path, out)
+        try:
+            self._end = self._whole_bytes(origin) if resume else 0
+            self._stream.truncate(self._end)
+            if not self._end:
+                self._waiting.append(_line({"origin": origin, "columns": COLUMNS}))
+                self.flush()
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def _whole_bytes(self, origin: str) -> int:
+        """Count the existing rows; returns the end of the last complete one."""
+        end = 0
+        with self._path.open("rb") as stream:
+            for number, line in enumerate(stream):
+                document = _parsed(line)
+                if document is None:  # cut off by an interruption
+                    break
+                if number == 0 and document.get("columns") != list(COLUMNS):
+                    found = document.get("columns") or COLUMNS[: COLUMNS.index("warnings")]
+                    raise UsageError(
+                        f"{self._path}: holds rows of another release, with the columns "
+                        f"{', '.join(found)}; wanted {', '.join(COLUMNS)}. Leave out --resume to "
+                        "start again, or continue with the release that wrote them."
+                    )
+                if number == 0 and document.get("origin") != origin:
+                    raise UsageError(
+                        f"{self._path}: holds rows of another model, version or list of images; "
+                        "wanted those of this command. Leave out --resume to start again."
+                    )
+                if number:
+                    self.rows += 1
+                    self.counts[document["status"]] += 1
+                    self.warned.update(count_warnings([split_warnings(document["warnings"])]))
+                end += len(line)
+        return end
+
+    def add(self, prediction: Prediction) -> None:
+        """Add a row."""
+        self._waiting.append(_line(as_row(prediction)))
+        self.rows += 1
+        self.counts[prediction.status] += 1
+        self.warned.update(count_warnings([prediction.warnings]))
+        late = time.monotonic() - self._flushed > _CHUNK_SECONDS
+        if late or len(self._waiting) >= _CHUNK_ROWS:
+            self.flush()
+
+    def close(self) -> None:
+        """Flush the waiting rows; they stay on disk for `resume`."""
+        if not self._stream.closed:
+            try:
+                self.flush()
+            finally:
+                self._stream.close()
+
+    def finish(self) -> None:
+        """Write the table, remove the journal and release the lock."""
+        self.flush()
+        _write_rows(self._out, self.read())
+        self._path.unlink()
+        self._stream.close()
+
+    def flush(self) -> None:
+        """Write the waiting rows to disk."""
+        # Always from the last complete row, to overwrite one that a full disk cut off.
+        self._stream.seek(self._end)
+        content = memoryview(b"".join(self._waiting))
+        while content:
+            content = content[self._stream.write(content) :]
+        os.fsync(self._stream.fileno())
+        self._end = self._stream.tell()
+        self._waiting, self._flushed = [], time.monotonic()
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The rows on disk, including those of an earlier run."""
+        with self._path.open("rb") as stream:
+            for line in islice(stream, 1, None):
+                yield json.loads(line)
+
+
+def _opened(path: Path, out: Path) -> IO[bytes]:
+    try:
+        return open_alone(path)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"{path}: another process is writing it. Wait for that process, stop it, or give "
+            f"another file than --out {out}."
+        ) from error
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A complete line as JSON; `None` if it is not valid."""
+    try:
+        document = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
 
 
 @dataclass(frozen=True, slots=True)

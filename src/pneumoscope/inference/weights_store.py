@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError
-from pneumoscope.graph.archive import CONFIG_MEMBER, METADATA_MEMBER, WEIGHTS_MEMBER
-from pneumoscope.graph.vetting import vouch
+from pneumoscope.graph.archive import CONFIG_MEMBER, METADATA_MEMBER, WEIGHTS_MEMBER, vouch
 from pneumoscope.storage import open_regular, write_bytes
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""The content of a report: frozen records that the workflows fill in.
+"""The content of reports, plans and pilot studies: frozen records that the workflows fill in.
 
-A field that is empty or `None` has no section in the report.
+A field that is empty or `None` has no section on the page.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pneumoscope.errors import Reason
+from pneumoscope.evaluation.abstention import RiskCoverage, Uncertain
+from pneumoscope.evaluation.decision import CostTable, DecisionCurve
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import ConfusionMatrix
+from pneumoscope.evaluation.pilot import Agreement, Verification, Week
+from pneumoscope.evaluation.plan import ConfidentThreshold, PlanRow, ThresholdTable
+from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.records import Split
 
 EvaluatedSplit = Split | Literal["all"]
@@ -182,3 +187,158 @@ class ReportContent:
     refused: tuple[Refusals, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
     flow: Flow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanContent:
+    """Everything on the page.
+
+    Attributes:
+        name: of the evaluation.
+        images: number of images with a result.
+        patients: number of their patients.
+        positives: number of PNEUMONIA images among them.
+        prevalence: of pneumonia, for predictive values and counts per 1,000 patients.
+        given: whether the user specified the prevalence.
+        table: rates at every threshold.
+        at: index in `table` of the chosen threshold, or else of the threshold in use.
+        current: the threshold in use.
+        chosen: the new threshold, if requested.
+        confident: the confidence that the requested rate is reached, if requested.
+        verify: patients needed for a local test, by `sensitivity` and `specificity`.
+        curve: the decision curve; `None` if the score is not a probability.
+        risk: the risk–coverage curve; `None` if the score is not a probability.
+        abstention: the abstention band or prediction sets, if requested.
+        recalibration: as in `plan.json`.
+        level: confidence level of the intervals.
+        notes: sentences to show first.
+        command: the command that produced the page.
+        costs: cost of errors at each threshold, if requested.
+    """
+
+    name: str
+    images: int
+    patients: int
+    positives: int
+    prevalence: float
+    given: bool
+    table: ThresholdTable
+    at: int
+    current: PlanRow
+    chosen: OperatingPoint | None
+    confident: ConfidentThreshold | None
+    verify: Mapping[str, Verification]
+    curve: DecisionCurve | None
+    risk: RiskCoverage | None
+    abstention: Uncertain | None
+    recalibration: Mapping[str, Any] | None
+    level: float
+    notes: tuple[str, ...]
+    command: str
+    costs: CostTable | None = None
+
+    @property
+    def row(self) -> PlanRow:
+        """The rates at the chosen threshold, or else at the threshold in use."""
+        return self.table.row(self.at, self.prevalence)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Counts from joining scores and readings.
+
+    Attributes:
+        scores: rows in the table of scores.
+        cases: cases in the table of scores.
+        images_of_several: cases with more than one image.
+        keyless: rows without a case identifier.
+        unread: cases without a reading.
+        divided: cases on which readers disagree or are undecided.
+        unscored: cases with a reading that are not in the table of scores.
+        refused: cases with a reading, but without a score.
+        matched: cases with a score and a reading.
+    """
+
+    scores: int
+    cases: int
+    images_of_several: int
+    keyless: int
+    unread: int
+    divided: int
+    unscored: int
+    refused: int
+    matched: int
+
+
+@dataclass(frozen=True, slots=True)
+class StillNeeded:
+    """The cases of a class that are still required to demonstrate a rate.
+
+    Attributes:
+        needed: the required sample size.
+        have: cases of the class with a score and a reading.
+        weeks: weeks until the rest is collected at the current rate; `None` if unknown.
+    """
+
+    needed: Verification
+    have: int
+    weeks: float | None
+
+    @property
+    def missing(self) -> int | None:
+        """Remaining cases; `None` if no sample size is sufficient."""
+        return None if self.needed.patients is None else max(self.needed.patients - self.have, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRow:
+    """Performance of a threshold on the cases so far.
+
+    Attributes:
+        row: its rates; predictive values are at the prevalence among the cases with a reading.
+        called: cases with a score at or above the threshold.
+        scored: cases with a score.
+        in_use: whether it is the threshold in use.
+    """
+
+    row: PlanRow
+    called: int
+    scored: int
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingsContent:
+    """Everything on the page.
+
+    Attributes:
+        scores: name of the table of scores.
+        readings: name of the table of readings.
+        by: the key by which they were joined.
+        missing: counts from joining them.
+        evaluation: of the cases with score and reading; `None` unless both classes are present.
+        agreement: between system and reference.
+        readers: agreement of each pair of readers, by their names.
+        weeks: in order.
+        undated: cases without a date, which are in no week.
+        thresholds: performance at other thresholds.
+        needed: remaining cases, by `sensitivity` and `specificity`.
+        models: fingerprints of the models that produced the scores, in order of appearance.
+        level: confidence level of the intervals.
+        command: the command that produced the page.
+    """
+
+    scores: str
+    readings: str
+    by: str
+    missing: Missing
+    evaluation: Evaluation | None
+    agreement: Agreement | None
+    readers: Mapping[str, Agreement]
+    weeks: tuple[Week, ...]
+    undated: int
+    thresholds: tuple[ThresholdRow, ...]
+    needed: Mapping[str, StillNeeded]
+    models: tuple[str, ...]
+    level: float
+    command: str

@@ -12,8 +12,8 @@ from pneumoscope.evaluation.calibration import BrierParts
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.records import Estimate
 from pneumoscope.report import plots
+from pneumoscope.report.checklist import flow_diagram
 from pneumoscope.report.content import LearningCurves, ReportContent
-from pneumoscope.report.flow import flow_diagram
 from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
 from pneumoscope.report.page import Column, Drawn, FiguresView, Head, Section, Table
 from pneumoscope.report.svg import (

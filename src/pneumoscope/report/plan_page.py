@@ -17,6 +17,7 @@ from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
 from pneumoscope.evaluation.plan import PlanRow
 from pneumoscope.records import Estimate
 from pneumoscope.report import plots
+from pneumoscope.report.content import PlanContent
 from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
 from pneumoscope.report.page import (
     Column,
@@ -29,7 +30,6 @@ from pneumoscope.report.page import (
     render_page,
     write_page,
 )
-from pneumoscope.report.plan_content import PlanContent
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 
 _SCRIPT = "plan.js"

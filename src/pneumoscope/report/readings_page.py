@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumoscope.evaluation.kappa import Agreement
-from pneumoscope.evaluation.weekly import Week
+from pneumoscope.evaluation.pilot import Agreement, Week
 from pneumoscope.records import Estimate
+from pneumoscope.report.content import ReadingsContent
 from pneumoscope.report.formatting import ABSENT, count, in_words, interval, number, percent, plural
 from pneumoscope.report.page import (
     Column,
@@ -21,7 +21,6 @@ from pneumoscope.report.page import (
     render_page,
     write_page,
 )
-from pneumoscope.report.readings_content import ReadingsContent
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 from pneumoscope.report.svg import (
     INK,

@@ -37,10 +37,16 @@ from pneumoscope.training.background import (
 )
 from pneumoscope.training.batch_augmentation import build_batch_augmentation
 from pneumoscope.training.features import FeatureTable
-from pneumoscope.training.guidance import Teacher, guided, heatmap_of
+from pneumoscope.training.guidance import (
+    UNKNOWN,
+    Teacher,
+    balanced_order,
+    build_subtype_head,
+    guided,
+    heatmap_of,
+)
 from pneumoscope.training.loop import Labels, PhaseSchedule, Shares
 from pneumoscope.training.runtime import load_keras
-from pneumoscope.training.subtypes import UNKNOWN, balanced_order, build_subtype_head
 
 _VAL_BATCH = 64
 _CLASSES = np.eye(2, dtype=np.float32)

@@ -22,16 +22,21 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import ImageRefusedError
-from pneumoscope.graph.measured import count_convolutions, measure_ends, ranges_between
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import build_frozen_part, capabilities, version
-from pneumoscope.graph.precision import Floats, Ranges, fast_here
-from pneumoscope.graph.runner import Runner, images_per_request
+from pneumoscope.graph.runner import (
+    Runner,
+    count_convolutions,
+    images_per_request,
+    measure_ends,
+    ranges_between,
+)
+from pneumoscope.graph.writer import Floats, Ranges, fast_here
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.records import ImageRecord
+from pneumoscope.training.backbones import arrays_of
 from pneumoscope.training.features import BATCH, ArrayStore, Extractor, read_listed
 from pneumoscope.training.network import build_feature_model, build_trunk, weights_digest
-from pneumoscope.training.plans import arrays_of
 from pneumoscope.training.runtime import describe_runtime, has_gpu
 
 Measure = Callable[[NetworkArrays, Floats], Ranges | None]

@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 from pneumoscope.config import AugmentConfig, LimitsConfig, PreprocessConfig
 from pneumoscope.errors import ImageRefusedError, InputError, Reason
 from pneumoscope.images.augment import view, view_fingerprint
+from pneumoscope.images.grey import count_warnings
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import READER_VERSION, GreyImage, read_image
-from pneumoscope.images.warning_summary import count_warnings
 from pneumoscope.prefetching import overlapped, prefetched
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord

@@ -14,6 +14,17 @@ arXiv:1703.03717).
 A heatmap here is the Grad-CAM map of the last feature map. With global average pooling it has a
 closed form: the weight of each channel is the gradient of the logit with respect to its mean. It is
 part of the training model's graph, so gradients flow through it.
+
+Teachers are trained models named by `train --teacher RUN[,RUN…]`. A teacher is a bundle, or a run
+that holds one, of any backbone and size. Its network is rebuilt from the bundle's arrays, frozen,
+together with its heatmap. It becomes part of the training model, so it sees the
+same views as the student.
+
+*Subtypes*: bacterial versus viral pneumonia as a second task in training. `subtype_codes` gives
+each image a code for its subtype. The layer of `build_subtype_head` adds the loss of the second
+task. A network that must separate bacterial from viral pneumonia can't rest on features that both
+subtypes share for other reasons than disease. The head is discarded after training. Caruana,
+"Multitask Learning", Machine Learning 28, 1997.
 """
 
 from __future__ import annotations
@@ -21,12 +32,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.config import GuidanceConfig, PreprocessConfig
+from pneumoscope.config import GuidanceConfig, PreprocessConfig, from_dict
+from pneumoscope.errors import BundleError, UsageError
+from pneumoscope.graph import bundle_files
+from pneumoscope.graph.archive import read_network
+from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER, Architecture
+from pneumoscope.graph.network import NetworkArrays
+from pneumoscope.records import ImageRecord
+from pneumoscope.storage import sha256_of_file
+from pneumoscope.training.backbones import build_backbone, leaves
+from pneumoscope.training.network import with_native_layers
 from pneumoscope.training.runtime import load_keras
 
 _LEAST_MASS = 1e-3
@@ -201,3 +222,161 @@ def _distillation_class() -> Any:
             return shapes[0]
 
     return Distillation
+
+
+BUNDLED = ("default", "bundled")
+"""Names of the bundled model."""
+
+
+def teacher_folder(choice: str) -> Path:
+    """The bundle folder of a teacher.
+
+    Raises:
+        UsageError: the folder holds no bundle.
+    """
+    named = bundle_files.default_folder() if choice in BUNDLED else Path(choice)
+    folder = bundle_files.bundle_in(named)
+    if folder is None:
+        raise UsageError(
+            f"--teacher {choice}: holds no {bundle_files.MANIFEST}; wanted a finished run, a "
+            "bundle, or 'default'."
+        )
+    return folder
+
+
+def described_teacher(choice: str) -> str:
+    """A teacher's entry in a manifest: the last part of its name and the digest of its manifest."""
+    digest = bundle_files.manifest_digest(teacher_folder(choice))
+    return f"{Path(choice).name} (bundle.json SHA-256 {digest})"
+
+
+def load_teachers(choices: Sequence[str]) -> tuple[Teacher, ...]:
+    """One teacher for every network of the bundles; an ensemble gives several.
+
+    Args:
+        choices: runs, bundles, or `default`.
+
+    Raises:
+        UsageError: one of them is not a bundle.
+        BundleError: a bundle is damaged, or of an unknown architecture.
+    """
+    return tuple(teacher for choice in choices for teacher in _teachers_of(teacher_folder(choice)))
+
+
+def _teachers_of(folder: Path) -> list[Teacher]:
+    manifest = bundle_files.read_manifest(folder)
+    sections = {} if not isinstance(manifest, dict) else manifest
+    stated, files = (sections.get(name) for name in ("architecture", "files"))
+    if not isinstance(stated, dict) or not isinstance(files, dict):
+        raise BundleError(
+            f"{folder / bundle_files.MANIFEST}: names no architecture or no files. Train again."
+        )
+    architecture = from_dict(Architecture, stated, str(folder))
+    preprocess = from_dict(PreprocessConfig, sections.get("preprocessing", {}), str(folder))
+    found = []
+    for name in bundle_files.network_names(int(sections.get("members", 1))):
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(
+                f"{path}: is missing. Convert a bundle of an earlier version with: "
+                "pneumoscope upgrade"
+            )
+        if sha256_of_file(path) != files.get(name):
+            raise BundleError(
+                f"{path}: its SHA-256 differs from that in {bundle_files.MANIFEST}. The file was "
+                "changed or damaged; copy the bundle again."
+            )
+        model = _frozen_model(read_network(path, architecture), architecture)
+        found.append(Teacher(model, preprocess))
+    return found
+
+
+def _frozen_model(network: NetworkArrays, architecture: Architecture) -> Any:
+    """Images (n, size, size, 3) → logits (n, 1), heatmaps (n, h, w)."""
+    keras = load_keras()
+    backbone = build_backbone(architecture.size, architecture.name)
+    for layer in leaves(backbone):
+        if layer.weights:
+            layer.set_weights(list(network.of(layer.name)))
+    backbone = with_native_layers(backbone)
+    pooled = keras.layers.GlobalAveragePooling2D(name=POOL_LAYER, dtype="float32")(backbone.output)
+    hidden = keras.layers.Dense(architecture.hidden_units, activation="relu", name=HIDDEN_LAYER)
+    output = keras.layers.Dense(1, name=OUTPUT_LAYER)
+    logits = output(hidden(pooled))
+    for layer in (hidden, output):
+        layer.set_weights(list(network.of(layer.name)))
+    heatmap = heatmap_of(backbone.output, pooled, hidden, output)
+    model = keras.Model(backbone.input, [logits, heatmap])
+    model.trainable = False  # this also fixes the moving statistics of batch normalisation
+    return model
+
+
+UNKNOWN = -1
+"""Code of an image without a subtype, or whose subtype is not known."""
+
+
+def subtype_codes(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
+    """Codes (n,), numbered from 0 in the order of the subtypes' names, or `UNKNOWN`."""
+    names = sorted({record.subtype for record in records} - {""})
+    codes = {name: number for number, name in enumerate(names)}
+    return np.array([codes.get(record.subtype, UNKNOWN) for record in records], np.int64)
+
+
+def balanced_order(codes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.intp]:
+    """Rows (n,) in random order, balanced so that each subtype has an equal share.
+
+    Rare subtypes are repeated; of frequent ones a new random part is left out each time. Images
+    without a subtype appear once each.
+    """
+    known = np.flatnonzero(codes != UNKNOWN)
+    subtypes = np.unique(codes[known])
+    if not len(subtypes):
+        return generator.permutation(len(codes))
+    parts = np.array_split(known, len(subtypes))
+    chosen = [
+        np.resize(generator.permutation(np.flatnonzero(codes == subtype)), len(part))
+        for subtype, part in zip(subtypes, parts, strict=True)
+    ]
+    return generator.permutation(np.concatenate([np.flatnonzero(codes == UNKNOWN), *chosen]))
+
+
+def build_subtype_head(subtypes: int, weight: float, seed: int) -> Any:
+    """A Keras layer: [logits (n, 1), pooled features (n, c), codes (n, 1)] → the logits, unchanged.
+
+    In training it adds `weight` times the cross-entropy of the subtype, averaged over the batch;
+    images without a subtype contribute 0.
+    """
+    return _layer_class()(subtypes, weight, seed, name="subtype", dtype="float32")
+
+
+@functools.cache
+def _layer_class() -> Any:
+    """The layer's class, made on first use because Keras is imported late."""
+    keras = load_keras()
+    ops = keras.ops
+
+    class SubtypeHead(keras.layers.Layer):  # type: ignore[misc,name-defined]
+        def __init__(self, subtypes: int, weight: float, seed: int, **settings: Any) -> None:
+            super().__init__(**settings)
+            initial = keras.initializers.GlorotUniform(seed=seed)
+            self._dense = keras.layers.Dense(subtypes, kernel_initializer=initial, dtype="float32")
+            self._weight = weight
+
+        def build(self, shapes: Any) -> None:
+            self._dense.build(shapes[1])
+
+        def call(self, inputs: Any, training: Any = None) -> Any:
+            logits, pooled, codes = inputs
+            if training:
+                codes = ops.cast(codes[:, 0], "int32")
+                known = ops.cast(codes >= 0, "float32")
+                each = keras.losses.sparse_categorical_crossentropy(
+                    ops.maximum(codes, 0), self._dense(pooled), from_logits=True
+                )
+                self.add_loss(self._weight * ops.mean(each * known))
+            return logits
+
+        def compute_output_shape(self, shapes: Any) -> Any:
+            return shapes[0]
+
+    return SubtypeHead

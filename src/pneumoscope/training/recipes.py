@@ -41,6 +41,7 @@ from pneumoscope.training.end_to_end import (
 )
 from pneumoscope.training.extractor import SquareExtractor, frozen_extractor, training_ranges
 from pneumoscope.training.features import Extractor, FeatureTable, Views, compute_features
+from pneumoscope.training.guidance import load_teachers, subtype_codes, teacher_folder
 from pneumoscope.training.head_training import (
     LabelledFeatures,
     TrainedHead,
@@ -59,8 +60,6 @@ from pneumoscope.training.network import (
     with_head,
 )
 from pneumoscope.training.runtime import arithmetic
-from pneumoscope.training.subtypes import subtype_codes
-from pneumoscope.training.teachers import load_teachers, teacher_folder
 from pneumoscope.training.weights import head_of
 
 

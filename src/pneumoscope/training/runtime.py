@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pneumoscope.errors import UsageError
-from pneumoscope.graph.precision import bfloat16_gains, processor_flags
+from pneumoscope.graph.writer import bfloat16_gains, processor_flags
 from pneumoscope.keras_loading import load_keras
 
 __all__ = [

@@ -27,12 +27,10 @@ from pneumoscope.graph import bundle_files
 from pneumoscope.graph.archive import open_weight_file, read_array, read_network
 from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, Architecture
 from pneumoscope.storage import cache_folder, home_folder, sha256_of_file
-from pneumoscope.training.backbones import APPLICATIONS, name_layers
-from pneumoscope.training.efficientnet_lite import PACKAGES
-from pneumoscope.training.efficientnet_lite import find_weights as find_lite_weights
-from pneumoscope.training.efficientnet_lite import read_weights as read_lite_weights
+from pneumoscope.training.backbones import APPLICATIONS, PACKAGES, leaves, name_layers, settle
+from pneumoscope.training.backbones import find_weights as find_lite_weights
+from pneumoscope.training.backbones import read_weights as read_lite_weights
 from pneumoscope.training.network import HeadWeights, weights_digest
-from pneumoscope.training.plans import leaves, settle
 from pneumoscope.training.runtime import load_keras
 
 # As in keras.applications.densenet; a test compares them with the installed Keras.

@@ -23,9 +23,9 @@ from pneumoscope.data.index import index
 from pneumoscope.data.scores import read_scores
 from pneumoscope.errors import DataError, InputError, UsageError
 from pneumoscope.evaluation.compare import Comparison, compare, in_own_units
-from pneumoscope.evaluation.recalibrate import ScoreScale
+from pneumoscope.evaluation.operating_point import ScoreScale
 from pneumoscope.images.read import read_image
-from pneumoscope.inference.identity import model_fingerprint
+from pneumoscope.inference.bundle import model_fingerprint
 from pneumoscope.inference.overlay import image_png, overlay_png
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result

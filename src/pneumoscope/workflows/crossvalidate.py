@@ -27,14 +27,14 @@ import numpy as np
 
 from pneumoscope.config import CrossValidationConfig, TrainConfig, check_ranges
 from pneumoscope.data.index import index
-from pneumoscope.data.split_files import write_split
+from pneumoscope.data.splits import write_split
 from pneumoscope.data.splitting import assign_folds, assign_splits
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import bootstrap_metrics
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.inference.table import as_row
+from pneumoscope.inference.results import as_row
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, Dataset, Estimate, ImageRecord
 from pneumoscope.storage import claim_folder, path_text, safe_cell, write_json, write_text
@@ -42,7 +42,7 @@ from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
 from pneumoscope.workflows.run_folder import announce
 from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
-from pneumoscope.workflows.timing import Stopwatch
+from pneumoscope.workflows.tracking import Stopwatch
 from pneumoscope.workflows.train import train
 
 SCHEMA_VERSION = 1

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pneumoscope.config import AdoptConfig, SplitConfig, check_ranges
+from pneumoscope.data.adopt import Adopted, adopt, write_manifest
 from pneumoscope.data.audit import audit
 from pneumoscope.data.audit_record import Audit
-from pneumoscope.data.external.adopt import Adopted, adopt, write_manifest
-from pneumoscope.data.external.registry import SOURCES
 from pneumoscope.data.index import class_counts, index
-from pneumoscope.data.masks import notes_on_flat_images
+from pneumoscope.data.public_sets import SOURCES
 from pneumoscope.data.sources import download
-from pneumoscope.data.split_files import refuse_empty, split, write_split
+from pneumoscope.data.splits import refuse_empty, split, write_split
 from pneumoscope.data.splitting import check_shares
-from pneumoscope.data.tree import class_words
+from pneumoscope.data.tree import class_words, notes_on_flat_images
 from pneumoscope.errors import DataError, ImageRefusedError, UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.images.read import read_image

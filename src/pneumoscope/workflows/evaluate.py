@@ -14,19 +14,18 @@ from typing import Any
 
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.index import fingerprint, index
-from pneumoscope.data.split_files import write_split
+from pneumoscope.data.splits import write_split
 from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation
-from pneumoscope.images.warning_summary import summary_lines
-from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.inference.identity import model_fingerprint
+from pneumoscope.images.grey import summary_lines
+from pneumoscope.inference.bundle import BundleManifest, model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import SPLITS, UNCERTAIN, Dataset
 from pneumoscope.report.content import EvaluatedSplit, LearningCurves, ModelFacts, ReportContent
 from pneumoscope.storage import claim_folder, writes_alone
-from pneumoscope.workflows.checklist import checklist_facts, flow_of
+from pneumoscope.workflows.documentation import checklist_facts, flow_of
 from pneumoscope.workflows.evaluation_folder import (
     EvaluationFiles,
     evaluation_text,

@@ -18,14 +18,13 @@ from pneumoscope.config import IntervalConfig, ScoresConfig, ThresholdConfig
 from pneumoscope.data.scores import ScoreRow, ScoreTable, read_scores, stated_threshold
 from pneumoscope.errors import DataError, Reason, UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
-from pneumoscope.evaluation.recalibrate import ScoreScale
-from pneumoscope.evaluation.threshold import choose_threshold
+from pneumoscope.evaluation.operating_point import ScoreScale, choose_threshold
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Prediction, Split
+from pneumoscope.report.checklist import Fact
 from pneumoscope.report.content import EvaluatedSplit, Flow, ModelFacts, Refusals, ReportContent
 from pneumoscope.report.formatting import number
-from pneumoscope.report.guidelines import Fact
 from pneumoscope.storage import claim_folder, sha256_of_file
-from pneumoscope.workflows.checklist import checklist_facts, flow_of
+from pneumoscope.workflows.documentation import checklist_facts, flow_of
 from pneumoscope.workflows.evaluation_folder import (
     EvaluationFiles,
     evaluation_text,

@@ -24,17 +24,14 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
-from pneumoscope.evaluation.recalibrate import ScoreScale
-from pneumoscope.inference.table import write_predictions
+from pneumoscope.evaluation.operating_point import ScoreScale
+from pneumoscope.inference.results import write_predictions
 from pneumoscope.records import CLASS_NAMES, Prediction
-from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
+from pneumoscope.report.checklist import ChecklistContent, Fact, flow_diagram, write_checklist
 from pneumoscope.report.content import ReportContent, RunFacts
 from pneumoscope.report.figure_sections import evaluation_figures
-from pneumoscope.report.flow import flow_diagram
-from pneumoscope.report.group_sections import group_figures
-from pneumoscope.report.guidelines import Fact
-from pneumoscope.report.metric_tables import as_csv, as_latex, as_markdown
-from pneumoscope.report.report_page import write_report
+from pneumoscope.report.formatting import as_csv, as_latex, as_markdown
+from pneumoscope.report.report_page import group_figures, write_report
 from pneumoscope.storage import write_json, write_text
 from pneumoscope.workflows.run_folder import command_line, software_versions
 

@@ -34,9 +34,8 @@ from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
 from pneumoscope.storage import write_json
-from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.backbones import build_backbone, leaves
 from pneumoscope.training.network import HeadWeights, build_network
-from pneumoscope.training.plans import leaves
 
 FAILED = InputError.exit_code
 

@@ -14,7 +14,7 @@ from pneumoscope.errors import ExtraMissingError, NetworkError, UsageError
 from pneumoscope.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from pneumoscope.delivery.fetching.pacs import FetchedFolder
+    from pneumoscope.delivery.pacs import FetchedFolder
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def run_fetch(
     if config.mapping and not config.pseudonyms:
         raise UsageError("--mapping: belongs to --pseudonyms. Give both, or neither.")
     days = _days(request)
-    from pneumoscope.delivery.fetching.pacs import FetchedFolder
-    from pneumoscope.delivery.fetching.pseudonyms import key_file
+    from pneumoscope.delivery.pacs import FetchedFolder
+    from pneumoscope.delivery.pseudonyms import key_file
 
     folder = FetchedFolder(
         request.out,
@@ -133,7 +133,7 @@ def _from_pacs(
     progress: Progress,
 ) -> int:
     from pneumoscope.delivery.dicom_node.peers import parse_peer
-    from pneumoscope.delivery.fetching.pacs import Pacs
+    from pneumoscope.delivery.pacs import Pacs
 
     pacs = Pacs(parse_peer(request.pacs, "--pacs"), config)
     missing = 0

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.graph.archive import read_network
-from pneumoscope.images.descriptors import ImageDescriptors, describe_image
 from pneumoscope.images.perturbation_sweeps import PERTURBATIONS, rotation
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
@@ -31,8 +30,10 @@ from pneumoscope.inference.engine import OpenVinoBackend, Outputs
 from pneumoscope.inference.input_check import (
     METHOD,
     TABLE,
+    ImageDescriptors,
     Statistics,
     choose_limits,
+    describe_image,
     fit_statistics,
 )
 from pneumoscope.inference.predictor import BATCH, Predictor

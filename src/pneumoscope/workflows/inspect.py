@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import MissingError, PneumoscopeError
-from pneumoscope.inference.age_gate import describe_ages
+from pneumoscope.images.dicom.patient import describe_ages
 from pneumoscope.inference.bundle import BundleManifest, load_bundle
 from pneumoscope.inference.certificates import choose_precision
 from pneumoscope.inference.engine import fast_precisions
 from pneumoscope.inference.known_answer import KnownAnswer
 from pneumoscope.storage import cache_folder
-from pneumoscope.workflows.certify import certificate_lines
-from pneumoscope.workflows.known_answer import check_engines, known_answer_lines, state
+from pneumoscope.workflows.certify import (
+    certificate_lines,
+    check_engines,
+    known_answer_lines,
+    state,
+)
 from pneumoscope.workflows.run_folder import check_words, how_many
 
 _LOGGER = logging.getLogger(__name__)

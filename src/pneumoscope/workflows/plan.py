@@ -22,6 +22,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.abstention import Uncertain, choose_band, choose_sets, risk_coverage
 from pneumoscope.evaluation.decision import cost_table, decision_curve
 from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
+from pneumoscope.evaluation.pilot import FORMULA, Verification, patients_to_verify
 from pneumoscope.evaluation.plan import (
     ConfidentThreshold,
     Kind,
@@ -29,14 +30,13 @@ from pneumoscope.evaluation.plan import (
     confident_threshold,
     threshold_table,
 )
-from pneumoscope.evaluation.sample_size import FORMULA, Verification, patients_to_verify
 from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.report.plan_content import PlanContent
+from pneumoscope.report.content import PlanContent
 from pneumoscope.report.plan_page import write_plan_page
 from pneumoscope.storage import claim_folder, write_json, write_text
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation, read_evaluation
-from pneumoscope.workflows.plan_apply import apply_plan, evaluated_bundle, recalibrated
+from pneumoscope.workflows.operating_point import apply_plan, evaluated_bundle, recalibrated
 from pneumoscope.workflows.run_folder import command_line
 
 SCHEMA_VERSION = 1

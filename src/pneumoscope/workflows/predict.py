@@ -18,14 +18,13 @@ from typing import Any, Literal
 
 from pneumoscope.config import BatchConfig, PreprocessConfig, check_ranges
 from pneumoscope.delivery.dicom_report.objects import ReportFolder
-from pneumoscope.delivery.fhir.bundle import FhirFolder
+from pneumoscope.delivery.fhir import FhirFolder
 from pneumoscope.errors import InputError, UsageError
-from pneumoscope.images.warning_summary import count_warnings, summary_lines
+from pneumoscope.images.grey import count_warnings, summary_lines
 from pneumoscope.inference.inputs import FileList, expand, is_url
 from pneumoscope.inference.overlay import heatmap_name, indexed_overlay_png, shrunk, thinned
 from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
-from pneumoscope.inference.results import Result
-from pneumoscope.inference.table import Journal, as_row, check_format, journal_of
+from pneumoscope.inference.results import Journal, Result, as_row, check_format, journal_of
 from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text, temporary_beside

@@ -24,19 +24,32 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.config import IntervalConfig, PlanConfig
-from pneumoscope.data.readings import Case, Joined, Key, join, read_readings, score_key
-from pneumoscope.data.scores import ScoreTable, read_scores, stated_threshold
+from pneumoscope.data.scores import (
+    Case,
+    Joined,
+    Key,
+    ScoreTable,
+    join,
+    read_readings,
+    read_scores,
+    score_key,
+    stated_threshold,
+)
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.kappa import Agreement, cohen_kappa
+from pneumoscope.evaluation.operating_point import ScoreScale
+from pneumoscope.evaluation.pilot import (
+    Agreement,
+    Week,
+    WeekCase,
+    by_week,
+    cohen_kappa,
+    patients_to_verify,
+)
 from pneumoscope.evaluation.plan import threshold_table
-from pneumoscope.evaluation.recalibrate import ScoreScale
-from pneumoscope.evaluation.sample_size import patients_to_verify
-from pneumoscope.evaluation.weekly import Week, WeekCase, by_week
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.report.checklist_page import ChecklistContent, write_checklist
+from pneumoscope.report.checklist import DECIDE, ChecklistContent, Fact, write_checklist
+from pneumoscope.report.content import Missing, ReadingsContent, StillNeeded, ThresholdRow
 from pneumoscope.report.formatting import in_words, plural
-from pneumoscope.report.guidelines import DECIDE, Fact
-from pneumoscope.report.readings_content import Missing, ReadingsContent, StillNeeded, ThresholdRow
 from pneumoscope.report.readings_page import write_readings_page
 from pneumoscope.storage import claim_folder, safe_cell, write_json, write_text
 from pneumoscope.workflows.evaluate_scores import (

@@ -26,10 +26,10 @@ from pneumoscope.config import (
     from_toml,
     to_toml,
 )
-from pneumoscope.data.external.table import age_in_years
 from pneumoscope.data.index import class_counts, fingerprint, index
-from pneumoscope.data.masks import notes_on_flat_images
-from pneumoscope.data.split_files import with_usable_validation, write_split
+from pneumoscope.data.public_tables import age_in_years
+from pneumoscope.data.splits import with_usable_validation, write_split
+from pneumoscope.data.tree import notes_on_flat_images
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.bundle import MOST_MEMBERS, BundleManifest, InputCheck
 from pneumoscope.progress import Progress
@@ -46,7 +46,7 @@ from pneumoscope.storage import (
 )
 from pneumoscope.training.backbones import check_name
 from pneumoscope.training.end_to_end import check_sizes
-from pneumoscope.training.teachers import BUNDLED, teacher_folder
+from pneumoscope.training.guidance import BUNDLED, teacher_folder
 from pneumoscope.training.weights import WEIGHTS_BY_NAME, backbone_of, preprocessing_of
 
 _LOGGER = logging.getLogger(__name__)

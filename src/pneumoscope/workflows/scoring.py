@@ -18,17 +18,15 @@ from pneumoscope.config import IntervalConfig, PreprocessConfig
 from pneumoscope.errors import DataError, ImageRefusedError, Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate, in_own_units
 from pneumoscope.evaluation.groups import by_group
-from pneumoscope.evaluation.recalibrate import ScoreScale
-from pneumoscope.images.dicom.attributes import image_attributes
-from pneumoscope.images.framing import match_framing, reliable_box
-from pneumoscope.images.grey import FloatArray
+from pneumoscope.evaluation.operating_point import ScoreScale
+from pneumoscope.images.dicom.patient import image_attributes
+from pneumoscope.images.grey import FloatArray, count_warnings
+from pneumoscope.images.lungs import match_framing, reliable_box
 from pneumoscope.images.read import read_image
-from pneumoscope.images.warning_summary import count_warnings
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import image_png, overlay_png
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.inference.results import Result, decide
-from pneumoscope.inference.table import COLUMNS
+from pneumoscope.inference.results import COLUMNS, Result, decide
 from pneumoscope.progress import Progress
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord, Prediction
 from pneumoscope.report.content import Refusals, WorstError
@@ -147,7 +145,7 @@ class ScoredCases:
 
 @dataclass(frozen=True, slots=True)
 class MatchedFraming:
-    """Results on re-cut images: `images/framing.py`.
+    """Results on re-cut images: `images/lungs.py`.
 
     Attributes:
         share: fraction of each side that the lungs fill, from 0 to 1.

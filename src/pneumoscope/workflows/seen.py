@@ -36,7 +36,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.weights_store import Table
 from pneumoscope.progress import SILENT, Progress, TerminalProgress
 from pneumoscope.records import ImageRecord
-from pneumoscope.training.teachers import BUNDLED, teacher_folder
+from pneumoscope.training.guidance import BUNDLED, teacher_folder
 
 _LOGGER = logging.getLogger(__name__)
 

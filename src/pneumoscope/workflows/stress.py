@@ -28,9 +28,9 @@ from pneumoscope.config import IntervalConfig, StressConfig, check_ranges
 from pneumoscope.data.index import index, require_both_classes, sample_patients
 from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import UsageError
+from pneumoscope.images.grey import count_warnings, summary_lines
 from pneumoscope.images.lungs import MaskFolder
 from pneumoscope.images.perturbation_sweeps import SWEEPS
-from pneumoscope.images.warning_summary import count_warnings, summary_lines
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress

@@ -18,9 +18,10 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig, StressConfig
 from pneumoscope.errors import ImageRefusedError
-from pneumoscope.images.framing import MATCHED_SHARES, USUAL_SHARE, lung_box, match_framing
 from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import (
+    MATCHED_SHARES,
+    USUAL_SHARE,
     Ink,
     LungFields,
     Mask,
@@ -29,7 +30,9 @@ from pneumoscope.images.lungs import (
     centre_only,
     find_lungs,
     keep_inside,
+    lung_box,
     mask_out,
+    match_framing,
     ring_only,
     swap_background,
     swap_ring,

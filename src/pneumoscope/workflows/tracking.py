@@ -1,4 +1,4 @@
-"""Callbacks that record a training while it goes on, for TensorBoard and MLflow.
+"""Record a training while it goes on: time and memory, and callbacks for TensorBoard and MLflow.
 
 TensorBoard's event files are written here, so TensorBoard is not needed to write them. An event
 file is a sequence of TFRecords (a length, the record, a checksum of each), every one an `Event`
@@ -12,12 +12,43 @@ from __future__ import annotations
 import importlib
 import os
 import struct
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.training.recipes import StageEpoch
+
+
+class Stopwatch:
+    """Wall time per stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """Record the seconds since the previous lap under `name`."""
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 2)
+        self._last = now
+
+    @property
+    def total(self) -> float:
+        """Seconds of all laps together."""
+        return sum(self.laps.values())
+
+
+def peak_memory_mb() -> int | None:
+    """Peak memory of this process in MB; `None` if the system does not report it."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20) if sys.platform == "darwin" else peak / 1024)
+
 
 _POLYNOMIAL = 0x82F63B78
 """CRC-32C (Castagnoli), reversed: RFC 3720, B.4."""

@@ -24,14 +24,13 @@ from typing import Any
 
 from pneumoscope.config import TrainConfig, training_config, with_settings
 from pneumoscope.data.index import fingerprint
-from pneumoscope.data.split_files import write_split
+from pneumoscope.data.splits import write_split
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.frames import make_frame
 from pneumoscope.graph.network import NetworkArrays
-from pneumoscope.images.warning_summary import summary, summary_lines
-from pneumoscope.inference.age_gate import describe_ages
+from pneumoscope.images.dicom.patient import describe_ages
+from pneumoscope.images.grey import summary, summary_lines
 from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
@@ -45,13 +44,13 @@ from pneumoscope.inference.input_check import statistics_of
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.weights_store import Table
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.records import Dataset, ImageRecord
+from pneumoscope.records import Dataset, ImageRecord, make_frame
 from pneumoscope.report.content import EpochPoint, LearningCurves
 from pneumoscope.storage import cache_folder, claim_cache, path_text, write_text, writes_alone
-from pneumoscope.training.backbones import build_backbone
+from pneumoscope.training.backbones import arrays_of, build_backbone
+from pneumoscope.training.guidance import described_teacher
 from pneumoscope.training.loop import Epoch
 from pneumoscope.training.network import initialise_randomly, weights_digest
-from pneumoscope.training.plans import arrays_of
 from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
 from pneumoscope.training.runtime import (
     choose_backend,
@@ -59,9 +58,9 @@ from pneumoscope.training.runtime import (
     distribute,
     keep_to_one_thread,
 )
-from pneumoscope.training.teachers import described_teacher
 from pneumoscope.training.weights import load_backbone_weights, resolve_weights
-from pneumoscope.workflows.card import card_text
+from pneumoscope.workflows.certify import state
+from pneumoscope.workflows.documentation import card_text
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
 from pneumoscope.workflows.input_check import (
@@ -74,13 +73,11 @@ from pneumoscope.workflows.input_check import (
     tables_of,
     with_input_check,
 )
-from pneumoscope.workflows.known_answer import state
 from pneumoscope.workflows.operating_point import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, ages_of, begin, prepare
 from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
 from pneumoscope.workflows.seen import hashes_of_training
-from pneumoscope.workflows.timing import Stopwatch, peak_memory_mb
-from pneumoscope.workflows.tracking import MLflow, TensorBoard
+from pneumoscope.workflows.tracking import MLflow, Stopwatch, TensorBoard, peak_memory_mb
 
 Callback = Callable[[StageEpoch], None]
 """Receives every epoch when it ends; its exceptions stop the training."""

@@ -28,16 +28,16 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImage
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
+from pneumoscope.delivery.dicom_node.http_client import StatedUids, stated_uids
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.queue import Queue
 from pneumoscope.delivery.dicom_node.scorer import Audit, made_reports
 from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.wire import StatedUids, stated_uids
 from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.processes import Processes
-from pneumoscope.workflows.node import node_retry, node_status
+from pneumoscope.workflows.services import node_retry, node_status
 from support import node_process
 from support.dicom_peers import archive, audited, modality, send, until
 from support.dicom_reports import MANIFEST, predictor, xray_bytes

@@ -16,8 +16,8 @@ pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node import node as nodes
-from pneumoscope.delivery.dicom_node.monitoring import Metric, exposition
 from pneumoscope.delivery.dicom_node.node import Node
+from pneumoscope.delivery.dicom_node.status import Metric, exposition
 from pneumoscope.errors import UsageError
 from support.dicom_peers import archive, send, until
 from support.dicom_reports import predictor, xray_bytes
@@ -107,7 +107,7 @@ def test_a_node_in_trouble_is_not_healthy(tmp_path: Path, monkeypatch: pytest.Mo
 def test_idle_clients_do_not_keep_others_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pneumoscope.delivery.dicom_node.monitoring._Handler.timeout", 0.5)
+    monkeypatch.setattr("pneumoscope.delivery.dicom_node.status._Handler.timeout", 0.5)
     with running(tmp_path) as (_, port), ExitStack() as idle:
         for _ in range(20):
             idle.enter_context(socket.create_connection(("127.0.0.1", port)))

@@ -31,7 +31,7 @@ from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.workflows.node import node_retry, node_status
+from pneumoscope.workflows.services import node_retry, node_status
 from support.dicom_peers import Archive, archive, audited, modality, send, until
 from support.dicom_reports import MANIFEST, BrightnessBackend, answered, predictor, xray_bytes
 

@@ -21,12 +21,12 @@ from fhir.resources.R4B.bundle import Bundle
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node import scorer
 from pneumoscope.delivery.dicom_node.node import Node
+from pneumoscope.delivery.dicom_node.sender import FHIR_TOKEN_VARIABLE
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
-from pneumoscope.delivery.dicom_node.web_senders import FHIR_TOKEN_VARIABLE
 from pneumoscope.delivery.dicom_report.objects import Reporter
-from pneumoscope.delivery.fhir.bundle import Subject, fhir_bundle
+from pneumoscope.delivery.fhir import Subject, fhir_bundle
 from pneumoscope.errors import Reason, UsageError
-from pneumoscope.workflows.node import node_retry, node_status
+from pneumoscope.workflows.services import node_retry, node_status
 from support import node_process
 from support.dicom_peers import archive, audited, send, send_until_acknowledged, until
 from support.dicom_reports import MANIFEST, answered, predictor, xray_bytes

@@ -15,8 +15,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from pneumoscope.delivery.dicom_report.heatmap import labelled
 from pneumoscope.delivery.dicom_report.objects import Reporter
-from pneumoscope.delivery.dicom_report.secondary_capture import labelled
 from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.inference.overlay import overlay_rgb
 from support.dicom_reports import (

@@ -16,9 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from pneumoscope.delivery.dicom_report import objects
-from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.delivery.dicom_report.objects import Reporter, structured_report
 from pneumoscope.delivery.dicom_report.source import Author, SourceImage
-from pneumoscope.delivery.dicom_report.structured_report import structured_report
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.inference.results import Result

@@ -23,9 +23,8 @@ from starlette.testclient import TestClient
 from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest import logs
 from pneumoscope.delivery.rest.documents import Wanted
-from pneumoscope.delivery.rest.guard import RateLimit
+from pneumoscope.delivery.rest.guard import ClientGoneError, RateLimit, RequestError
 from pneumoscope.delivery.rest.logs import stability_index
-from pneumoscope.delivery.rest.problems import ClientGoneError, RequestError
 from pneumoscope.delivery.rest.server import api_keys, bind, check_tls
 from pneumoscope.delivery.rest.service import Service, WorkQueue
 from pneumoscope.delivery.rest.upload import Memory, Upload

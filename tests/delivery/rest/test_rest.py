@@ -20,14 +20,13 @@ from starlette.testclient import TestClient
 
 from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest import documents
-from pneumoscope.delivery.rest.app import build_app
-from pneumoscope.delivery.rest.pages import PAGE_FILES
+from pneumoscope.delivery.rest.app import PAGE_FILES, build_app
 from pneumoscope.errors import Reason
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.phantom.folder import encode_dicom
 from pneumoscope.inference.bundle import Abstention
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.inference.table import COLUMNS, as_row
+from pneumoscope.inference.results import COLUMNS, as_row
 from support.bad_images import BAD_IMAGES, BadImage
 from support.fake_service import LIMITS, MANIFEST, MeanBackend, fake_app, fake_predictor, xray_png
 

@@ -5,14 +5,11 @@ queue.py        the state of each, in SQLite
 server.py       the listening socket; C-ECHO and C-STORE
 poller.py       new images of a DICOMweb server
 scorer.py       images to reports; the audit log
-sender.py       reports to a destination, with retries; by C-STORE
-web_senders.py  reports by STOW-RS, FHIR Bundles
+sender.py       reports to a destination, with retries; C-STORE, STOW-RS, FHIR Bundles
 dicomweb.py     QIDO-RS, WADO-RS and STOW-RS as a client
-http_client.py  HTTP requests with bounded time and size
-wire.py         connections with a time limit; the UIDs of a file
+http_client.py  HTTP requests with bounded time and size; the UIDs of a file
 peers.py        AE titles, addresses, TLS
-status.py       what a spool holds; the table of results
-monitoring.py   `/healthz` and `/metrics`
+status.py       what a spool holds; the table of results; `/healthz` and `/metrics`
 node.py         starts, watches and stops all of them
 
 A kill or a power cut at any time loses no image and no report.

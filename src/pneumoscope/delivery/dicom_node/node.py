@@ -18,18 +18,22 @@ from threading import Event
 
 from pneumoscope.config import LimitsConfig, NodeConfig
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
-from pneumoscope.delivery.dicom_node.monitoring import Metric, StatusServer, exposition
 from pneumoscope.delivery.dicom_node.peers import Peer, parse_peer
 from pneumoscope.delivery.dicom_node.poller import Poller
 from pneumoscope.delivery.dicom_node.queue import Queue
 from pneumoscope.delivery.dicom_node.scorer import Audit, Scorer, made_reports
-from pneumoscope.delivery.dicom_node.sender import Sender, StoreSender
+from pneumoscope.delivery.dicom_node.sender import FhirSender, Sender, StoreSender, StowSender
 from pneumoscope.delivery.dicom_node.server import Receiver
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.status import counted, oldest_waiting
-from pneumoscope.delivery.dicom_node.web_senders import FhirSender, StowSender
+from pneumoscope.delivery.dicom_node.status import (
+    Metric,
+    StatusServer,
+    counted,
+    exposition,
+    oldest_waiting,
+)
 from pneumoscope.delivery.dicom_report.objects import Reporter
-from pneumoscope.delivery.fhir.bundle import check_installed
+from pneumoscope.delivery.fhir import check_installed
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.preparing import threads

@@ -12,11 +12,10 @@ from threading import Event
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found, NotAvailableError
-from pneumoscope.delivery.dicom_node.http_client import ServerError
+from pneumoscope.delivery.dicom_node.http_client import ServerError, stated_uids
 from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.sender import Doubts, pause
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.wire import stated_uids
 
 MODALITIES = ("CR", "DX")
 _CALLER = "DICOMweb"

@@ -29,9 +29,9 @@ from pneumoscope.delivery.dicom_node.spool import FHIR, Incoming, LostError, Spo
 from pneumoscope.delivery.dicom_node.status import note_result
 from pneumoscope.delivery.dicom_report.objects import Reporter, ReportObject
 from pneumoscope.delivery.dicom_report.source import source_image
-from pneumoscope.delivery.fhir.bundle import Subject, bundle_identifier, fhir_bundle
+from pneumoscope.delivery.fhir import Subject, bundle_identifier, fhir_bundle
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.warning_summary import count_warnings, join_warnings
+from pneumoscope.images.grey import count_warnings, join_warnings
 from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Predictor
 from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError

@@ -33,10 +33,10 @@ from pynetdicom.sop_class import (
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.config import NodeConfig
+from pneumoscope.delivery.dicom_node.http_client import StatedUids, stated_uids
 from pneumoscope.delivery.dicom_node.peers import check_aet, server_context
 from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.spool import Spool
-from pneumoscope.delivery.dicom_node.wire import StatedUids, stated_uids
 from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
 

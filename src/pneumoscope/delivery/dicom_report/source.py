@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import decoding, is_decoder_error
-from pneumoscope.images.raster import describe, detect_format
-from pneumoscope.inference.age_gate import describe_ages
-from pneumoscope.inference.bundle import BundleManifest
-from pneumoscope.inference.identity import manifest_digest
+from pneumoscope.images.dicom.patient import describe_ages
+from pneumoscope.images.read import describe, detect_format
+from pneumoscope.inference.bundle import BundleManifest, manifest_digest
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -1,26 +1,105 @@
-"""The ASGI application with all routes. Each result comes from one `Predictor`."""
+"""The ASGI application with all routes, and the files of the web page.
+
+Each result comes from one `Predictor`. The page's files are in `web/`, and `/docs` is rendered from
+the OpenAPI document. All of them are in the package; no page loads anything from another server.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from jinja2 import Environment
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
 
 from pneumoscope.config import LimitsConfig, ServeConfig
-from pneumoscope.delivery.rest import documents, pages
+from pneumoscope.delivery.rest import documents
 from pneumoscope.delivery.rest.documents import Wanted
-from pneumoscope.delivery.rest.guard import HELD, Guard, error_response
+from pneumoscope.delivery.rest.guard import (
+    HELD,
+    ClientGoneError,
+    Guard,
+    Problem,
+    RequestError,
+    error_response,
+    overloaded,
+)
 from pneumoscope.delivery.rest.logs import CONTENT_TYPE, LOGGER
-from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, RequestError, overloaded
 from pneumoscope.delivery.rest.service import Service, hung_up
 from pneumoscope.inference.predictor import Predictor
+
+_TYPES = {
+    "index.html": "text/html; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "app.js": "text/javascript; charset=utf-8",
+    "server.js": "text/javascript; charset=utf-8",
+    "batch.js": "text/javascript; charset=utf-8",
+    "dropped.js": "text/javascript; charset=utf-8",
+    "viewer.js": "text/javascript; charset=utf-8",
+    "planner.js": "text/javascript; charset=utf-8",
+    "session.js": "text/javascript; charset=utf-8",
+    "words.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+"""Every file that is served, with its type: nothing else can be asked for."""
+
+PAGE_FILES = tuple(name for name in _TYPES if name != "index.html")
+
+
+def page_file(name: str) -> Response:
+    """One file of the page."""
+    return Response(_read(name), media_type=_TYPES[name])
+
+
+def docs_page(document: dict[str, Any]) -> HTMLResponse:
+    """The OpenAPI document for people to read, without a script."""
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_read("docs.html.j2").decode("utf-8"))
+    return HTMLResponse(
+        template.render(
+            api=document,
+            routes=list(_routes(document)),
+            schemas=document.get("components", {}).get("schemas", {}),
+            named=_named,
+        )
+    )
+
+
+def _read(name: str) -> bytes:
+    return resources.files("pneumoscope.delivery").joinpath("web", name).read_bytes()
+
+
+def _routes(document: dict[str, Any]) -> Any:
+    for path, methods in document["paths"].items():
+        for method, route in methods.items():
+            yield {"path": path, "method": method.upper(), **route}
+
+
+def _named(schema: dict[str, Any]) -> str:
+    """A schema in few words."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_named(one) for one in schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(json.dumps(one) for one in schema["enum"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if schema.get("format") == "binary":
+        return "file"
+    if schema.get("type") == "array":
+        return f"one or more: {_named(schema.get('items', {}))}"
+    return str(schema.get("title") or schema.get("type", "JSON"))
+
 
 _NDJSON = "application/x-ndjson"
 _NO_TELEMETRY: Any = dict.fromkeys(
@@ -78,7 +157,7 @@ def build_app(
     _add_state(app, service)
     _add_pages(app)
     _add_errors(app)
-    routes = {"/openapi.json", *app.openapi()["paths"], *(f"/{n}" for n in pages.PAGE_FILES)}
+    routes = {"/openapi.json", *app.openapi()["paths"], *(f"/{n}" for n in PAGE_FILES)}
     routes |= {"/", "/docs"}
     return Guard(app, config, keys, service.metrics, routes, hosts)
 
@@ -167,20 +246,20 @@ def _add_state(app: FastAPI, service: Service) -> None:
 def _add_pages(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return pages.page_file("index.html")
+        return page_file("index.html")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return pages.docs_page(app.openapi())
+        return docs_page(app.openapi())
 
-    for name in pages.PAGE_FILES:
+    for name in PAGE_FILES:
         app.add_api_route(
             f"/{name}", partial(_file, name), methods=["GET"], include_in_schema=False
         )
 
 
 async def _file(name: str) -> Response:
-    return pages.page_file(name)
+    return page_file(name)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -15,13 +15,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pneumoscope.config import PreprocessConfig
-from pneumoscope.delivery.rest.problems import Problem
+from pneumoscope.delivery.rest.guard import Problem
 from pneumoscope.delivery.rest.upload import FIELD, Upload
 from pneumoscope.errors import Reason
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import image_png, map_png, overlay_png
-from pneumoscope.inference.results import Result
-from pneumoscope.inference.table import as_row
+from pneumoscope.inference.results import Result, as_row
 from pneumoscope.records import Prediction
 
 INTENDED_USE = "Research software. Not a medical device; not for decisions about patients."

@@ -6,24 +6,71 @@ A browser sends requests for a page of any site and names the site in `Origin`. 
 site can also give its own name the address of this server; then `Host` names the site. Requests for
 other host names than this server's are therefore rejected, and so are writes from pages of other
 sites. CORS, configured by an option only, decides what pages of other sites may read.
+
+Errors of requests, as opposed to images, are `RequestError`s with a code (`Problem`) and an HTTP
+status.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import math
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from enum import StrEnum
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest.logs import Metrics, event
-from pneumoscope.delivery.rest.problems import Problem, RequestError
+from pneumoscope.errors import InputError
+
+
+class Problem(StrEnum):
+    """Codes of `reason` that concern the request, not the image."""
+
+    BAD_REQUEST = "bad_request"
+    NO_KEY = "no_key"
+    WRONG_HOST = "wrong_host"
+    WRONG_ORIGIN = "wrong_origin"
+    NOT_FOUND = "no_such_page"
+    TIMED_OUT = "timed_out"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    DEFECT = "internal_error"
+
+
+class RequestError(InputError):
+    """A request failed: `status` is the HTTP status, `reason` a code, `detail` a sentence."""
+
+    def __init__(
+        self, status: int, reason: str, detail: str, retry_after: float | None = None
+    ) -> None:
+        super().__init__(f"{status} {reason}: {detail}")
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.headers = {} if retry_after is None else {"Retry-After": whole_seconds(retry_after)}
+
+
+def whole_seconds(seconds: float) -> str:
+    """Seconds as the header Retry-After has them: whole, at least one (RFC 9110, 10.2.3)."""
+    return str(max(math.ceil(seconds), 1))
+
+
+def overloaded(detail: str, retry_after: float) -> RequestError:
+    """The error of a request for which there is no room now."""
+    return RequestError(503, Problem.OVERLOADED, detail, retry_after)
+
+
+class ClientGoneError(InputError):
+    """The client disconnected before the response."""
+
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 ANY = "*"

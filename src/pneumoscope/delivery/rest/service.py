@@ -34,14 +34,13 @@ from pneumoscope.delivery.rest.documents import (
     prediction_document,
     too_large,
 )
-from pneumoscope.delivery.rest.guard import HELD
+from pneumoscope.delivery.rest.guard import HELD, ClientGoneError, Problem, RequestError, overloaded
 from pneumoscope.delivery.rest.logs import Metrics, event
 from pneumoscope.delivery.rest.pipeline import PASSES, Pipeline
-from pneumoscope.delivery.rest.problems import ClientGoneError, Problem, RequestError, overloaded
 from pneumoscope.delivery.rest.upload import Memory, Upload, UploadLimits, receive_files
 from pneumoscope.errors import Reason
 from pneumoscope.images.budget import keep_freed_memory
-from pneumoscope.images.warning_summary import count_warnings, join_warnings
+from pneumoscope.images.grey import count_warnings, join_warnings
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.preparing import threads
 from pneumoscope.inference.processes import Processes

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from python_multipart.multipart import parse_options_header
 
-from pneumoscope.delivery.rest.problems import Problem, RequestError, overloaded
+from pneumoscope.delivery.rest.guard import Problem, RequestError, overloaded
 from pneumoscope.errors import Reason
 from pneumoscope.storage import path_text
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.images.samples import quantiles, trusted
+from pneumoscope.images.grey import quantiles, trusted
 
 Values = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -1,0 +1,354 @@
+"""Tables of public data sets: rows, image files, ages, sexes, views; and any CSV table of images.
+
+`Record` is one image as described by its owner's tables, `Source` describes a data set for
+`data adopt`. `rows_of` reads a CSV row by row; `images_below` finds image files by name.
+`with_dicom_header` adds age, sex and view from the DICOM header, for data sets whose tables lack
+them; no pixel is decoded. `PLAIN` is the data set whose columns and words the user states.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Literal
+
+from pneumoscope.config import AdoptConfig
+from pneumoscope.data.patients import parse_split
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.records import Split
+
+NORMAL, PNEUMONIA = 0, 1
+
+View = Literal["AP", "PA", "lateral", "other", ""]
+"""`""`: unknown."""
+
+OTHER_FINDING = "other finding than normal or pneumonia"
+UNCERTAIN = "uncertain label"
+NO_LABEL = "no label"
+NOT_FOUND = "image file not found"
+DUPLICATE_FILE = "image file named again"
+
+_OLDEST = 120.0
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp")
+_MAX_INFLATED = 1 << 30
+_FIELD_LIMIT = 1 << 20
+"""Reports in a table can be long; a field of over a megabyte is not a report."""
+
+_TAGS = ["PatientAge", "PatientSex", "ViewPosition"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image as described by its owner's tables.
+
+    Attributes:
+        path: the file, absolute; `None` if it is missing.
+        label: 0, 1, or `None` if the image is left out; `why` is then the reason.
+        patient: `""` if the owner names none.
+        split: the owner's own split, `None` if there is none.
+        age: years, `None` if unknown.
+        sex: `F`, `M` or `""`.
+        view: the projection.
+        finding: the owner's words for the findings.
+        labelled_by: who or what labelled it, in a few words.
+        why: why it is left out.
+    """
+
+    path: Path | None
+    label: int | None
+    patient: str = ""
+    split: Split | None = None
+    age: float | None = None
+    sex: str = ""
+    view: View = ""
+    finding: str = ""
+    labelled_by: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A public data set.
+
+    Attributes:
+        name: its name on the command line.
+        title: its name.
+        paper: the citation, with its DOI or arXiv number.
+        layout: the files that are read.
+        labels: which findings become which label.
+        read: yields every image of a folder.
+        headers: age, sex and view come from the DICOM headers.
+        notes: limitations of its labels or patients, one sentence each.
+    """
+
+    name: str
+    title: str
+    paper: str
+    layout: str
+    labels: str
+    read: Callable[[Path, AdoptConfig], Iterator[Record]]
+    headers: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def other_finding(case_label: Literal["exclude", "normal"]) -> tuple[int | None, str]:
+    """Label and reason of an image with another finding, as chosen by the user."""
+    return (NORMAL, "") if case_label == "normal" else (None, OTHER_FINDING)
+
+
+def age_in_years(text: str) -> float | None:
+    """Convert `58`, `058Y`, `010M`, `003W` or `012D` to years; `None` if invalid or over 120.
+
+    DICOM PS3.5 section 6.2, Age String; owners also write bare years.
+    """
+    value = text.strip().upper()
+    per_year = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}.get(value[-1:], 0.0)
+    digits = value[:-1] if per_year else value
+    try:
+        age = float(digits) / (per_year or 1.0)
+    except ValueError:
+        return None
+    return age if 0 <= age <= _OLDEST else None
+
+
+def sex_of(text: str) -> str:
+    """`F` or `M` from any common spelling, else `""`."""
+    return {"F": "F", "M": "M"}.get(text.strip().upper()[:1], "")
+
+
+def view_of(text: str) -> View:
+    """The view from a DICOM ViewPosition or an owner's word for it."""
+    word = text.strip().upper()
+    views: dict[str, View] = {"AP": "AP", "PA": "PA"}
+    if word[:2] in views:
+        return views[word[:2]]
+    if word in ("L", "LL", "RL", "LAT", "LATERAL"):
+        return "lateral"
+    return "other" if word else ""
+
+
+def table_in(folder: Path, *names: str) -> Path:
+    """The first of the tables `names` that exists in `folder`.
+
+    Raises:
+        DataError: none exists; the message names what was found.
+    """
+    found = optional_table(folder, *names)
+    if found is None:
+        there = sorted(p.name for p in folder.glob("*.csv*")) if folder.is_dir() else []
+        raise DataError(
+            f"{folder}: found {', '.join(there[:5]) or 'no table'}, wanted {' or '.join(names)}. "
+            "Give the folder that holds the tables as their owner distributes them."
+        )
+    return found
+
+
+def optional_table(folder: Path, *names: str) -> Path | None:
+    """Like `table_in`, but `None` if there is none."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def rows_of(table: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV (also `.gz`) as dicts of stripped text.
+
+    Args:
+        table: UTF-8, with or without a byte order mark.
+        wanted: required columns; alternatives are separated by `|`.
+
+    Raises:
+        DataError: it can't be read, or lacks a required column.
+    """
+    csv.field_size_limit(_FIELD_LIMIT)
+    try:
+        with _opened(table) as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            reader = csv.DictReader(text, restval="")
+            header = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = header
+            missing = [name for name in wanted if not set(name.split("|")) & set(header)]
+            if missing:
+                raise DataError(
+                    f"{table}, line 1: found the columns {', '.join(header[:12])}; wanted also "
+                    f"{missing[0].replace('|', ' or ')}. Give the table as its owner made it."
+                )
+            for row in reader:
+                yield {name: (value or "").strip() for name, value in row.items() if name}
+    except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
+        raise DataError(
+            f"{table}: can't be read as CSV in UTF-8 ({error}). Download it again."
+        ) from error
+
+
+def _opened(table: Path) -> IO[bytes]:
+    stream = table.open("rb")
+    if table.suffix != ".gz":
+        return stream
+    with stream:
+        return io.BytesIO(_inflated(stream, table))
+
+
+def _inflated(stream: IO[bytes], table: Path) -> bytes:
+    """The content of a gzip file, limited to the plausible size of a table."""
+    with gzip.GzipFile(fileobj=stream) as inflating:
+        content = inflating.read(_MAX_INFLATED + 1)
+    if len(content) > _MAX_INFLATED:
+        raise DataError(
+            f"{table}: unpacks to more than {_MAX_INFLATED >> 20} MB, wanted a table of images. "
+            "Unpack and check it."
+        )
+    return content
+
+
+def images_below(folder: Path) -> dict[str, Path]:
+    """Every image file below `folder` by its name; the first path wins among equal names."""
+    found: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(_IMAGE_SUFFIXES):
+                found.setdefault(name, Path(parent) / name)
+    return found
+
+
+def with_dicom_header(case: Record) -> Record:
+    """The record with age, sex and view from its DICOM file; unchanged for unreadable headers.
+
+    PatientAge (0010,1010), PatientSex (0010,0040), ViewPosition (0018,5101).
+    """
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    if case.path is None:
+        return case
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the image reader reports odd headers
+            header = dcmread(case.path, stop_before_pixels=True, specific_tags=_TAGS)
+            age, sex, view = (str(header.get(tag, "") or "") for tag in _TAGS)
+    # Errors that pydicom raises for broken headers; the image reader refuses the file later.
+    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, TypeError):
+        return case
+    except (AttributeError, NotImplementedError, RecursionError, struct.error, zlib.error):
+        return case
+    return replace(case, age=age_in_years(age), sex=sex_of(sex), view=view_of(view))
+
+
+_USUAL = {
+    "path": ("path", "file", "filename", "file_name", "image", "image_path", "image_id"),
+    "label": ("label", "class", "finding", "diagnosis", "target"),
+    "patient": ("patient", "patient_id", "patientid", "subject_id", "subject"),
+    "split": ("split", "set", "fold"),
+    "age": ("age", "patient_age"),
+    "sex": ("sex", "gender", "patient_sex"),
+    "view": ("view", "view_position", "projection"),
+}
+_NEEDED = ("path", "label")
+
+
+def read_plain(folder: Path, config: AdoptConfig) -> Iterator[Record]:
+    """Any CSV table of images: the user states its columns and the words for both classes.
+
+    Reads one CSV in the folder. Columns have common names or are given by `--columns`; the words
+    for the classes are given by `--normal` and `--pneumonia`.
+
+    Every row, in order.
+    """
+    table = _table(folder, config.table)
+    names = _columns(table, config.columns)
+    words = dict.fromkeys(_listed(config.normal), NORMAL)
+    words |= dict.fromkeys(_listed(config.pneumonia), PNEUMONIA)
+    images = images_below(folder)
+    for row in rows_of(table, [names[what] for what in _NEEDED]):
+        values = {what: row.get(column, "") for what, column in names.items()}
+        word = values["label"].lower()
+        label, why = (words[word], "") if word in words else other_finding(config.others)
+        if not word:
+            label, why = None, NO_LABEL
+        yield Record(
+            path=_image(table.parent, values["path"], images),
+            label=label,
+            patient=values.get("patient", ""),
+            split=_split(values.get("split", "")),
+            age=age_in_years(values.get("age", "")),
+            sex=sex_of(values.get("sex", "")),
+            view=view_of(values.get("view", "")),
+            finding=values["label"],
+            why=why,
+        )
+
+
+def _listed(text: str) -> list[str]:
+    return [word.strip().lower() for word in text.split(",") if word.strip()]
+
+
+def _table(folder: Path, name: str) -> Path:
+    if name:
+        return table_in(folder, name)
+    tables = sorted(folder.glob("*.csv")) if folder.is_dir() else []
+    if len(tables) == 1:
+        return tables[0]
+    shown = ", ".join(table.name for table in tables[:5]) or "none"
+    raise DataError(f"{folder}: found the tables {shown}; wanted one CSV. Name it: --table FILE")
+
+
+def _columns(table: Path, given: str) -> dict[str, str]:
+    """The table's own column names by their meaning."""
+    header = next(rows_of(table, ()), None)
+    if header is None:
+        raise DataError(f"{table}: found no row below the header; wanted one per image.")
+    by_lower = {name.lower(): name for name in header}
+    found = {
+        what: by_lower[usual[0]]
+        for what, names in _USUAL.items()
+        if (usual := [name for name in names if name in by_lower])
+    }
+    for part in _parts(given):
+        what, _, column = part.partition("=")
+        if what not in _USUAL or column.lower() not in by_lower:
+            raise UsageError(
+                f"--columns: found {part!r}; wanted WHAT=COLUMN with WHAT one of "
+                f"{', '.join(_USUAL)} and COLUMN one of {', '.join(header)}"
+            )
+        found[what] = by_lower[column.lower()]
+    missing = [what for what in _NEEDED if what not in found]
+    if missing:
+        raise UsageError(
+            f"{table}: found the columns {', '.join(header)}, none of which is known as the "
+            f"{missing[0]}. Give its name: --columns {missing[0]}=COLUMN"
+        )
+    return found
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _image(folder: Path, text: str, images: dict[str, Path]) -> Path | None:
+    """The file at that path below the table's folder, else one with that name anywhere below."""
+    if not text:
+        return None
+    path = folder / text
+    inside = ".." not in Path(text).parts and not Path(text).is_absolute()
+    return path if inside and path.is_file() else images.get(Path(text).name)
+
+
+def _split(text: str) -> Split | None:
+    return parse_split(text)
+
+
+PLAIN = Source(
+    name="csv",
+    title="A table of your own",
+    paper="",
+    layout="one CSV, images below the folder",
+    labels="the words of --pneumonia → PNEUMONIA, those of --normal → NORMAL",
+    read=read_plain,
+)

@@ -1,0 +1,412 @@
+"""Fetch images from a PACS (C-FIND, then C-GET or C-MOVE; PS3.4 annex C) into a resumable folder.
+
+    OUT/images/NAME.dcm    one file per image, named by a digest of its UID
+    OUT/fetched.jsonl      the journal: a line per image that is complete on disk
+    OUT/images.csv         path and identifiers of each image, for `predict` and for joining
+
+Studies are searched day by day, so that limits of the server on responses are rarely met, then the
+series of the wanted modalities, then images. Images on disk are not requested again.
+
+A file is written under a temporary name and renamed before its journal line is written, so that a
+line always means a complete file. UIDs and identifiers from files never become part of a path.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, build_role, evt
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+
+from pneumoscope.config import FetchConfig
+from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
+from pneumoscope.delivery.dicom_node.server import IMAGE_CLASSES
+from pneumoscope.delivery.pseudonyms import Mapping, pseudonyms_of
+from pneumoscope.errors import MissingError, NetworkError, UsageError
+from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
+from pneumoscope.storage import claim_folder, remove_leftovers, safe_cell, write_bytes, write_text
+
+JOURNAL, TABLE, IMAGES = "fetched.jsonl", "images.csv", "images"
+COLUMNS = ("path", "image", "study", "series", "accession", "patient", "study_date", "modality")
+"""Columns of `images.csv`."""
+
+_TAGS = {
+    "image": "SOPInstanceUID",
+    "study": "StudyInstanceUID",
+    "series": "SeriesInstanceUID",
+    "accession": "AccessionNumber",
+    "patient": "PatientID",
+    "study_date": "StudyDate",
+    "modality": "Modality",
+}
+_MOST_HEADER = 1 << 20
+
+_LOGGER = logging.getLogger(__name__)
+_SUCCESS = 0x0000
+_PENDING = (0xFF00, 0xFF01)
+_WARNING = 0xB000
+_OUT_OF_RESOURCES = 0xA700
+_CANNOT_UNDERSTAND = 0xC000
+
+
+class FetchedFolder:
+    """A folder of fetched images; safe for several threads of one process.
+
+    Args:
+        folder: created if it does not exist; images of earlier runs in it are recognised.
+        max_bytes: larger images are rejected.
+        min_free: free disk space below which fetching stops, bytes.
+        pseudonyms: whether files are written under pseudonymous identifiers.
+        mapping: table of own identifiers and pseudonyms that is added to; `None`: none is written.
+
+    Attributes:
+        new: number of images of this run.
+        known: number of images of earlier runs.
+        turned_away: number of images that were too large or not DICOM files.
+
+    Raises:
+        UsageError: a file stands where the folder should be; images in it bear identifiers of the
+            other sort; the key is missing or another one; the mapping lies in the folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        min_free: int,
+        *,
+        pseudonyms: bool = False,
+        mapping: Path | None = None,
+    ) -> None:
+        claim_folder(folder / IMAGES)
+        remove_leftovers(folder / IMAGES)
+        self.folder = folder
+        self.new = 0
+        self.turned_away = 0
+        self._max_bytes, self._min_free = max_bytes, min_free
+        self._lock = threading.Lock()
+        self._rows = {row["image"]: row for row in _lines(folder / JOURNAL)}
+        self.known = len(self._rows)
+        self.pseudonyms = pseudonyms_of(folder, pseudonyms, used=bool(self._rows))
+        self._mapping = Mapping(mapping, folder) if mapping else None
+
+    def has(self, sop_uid: str) -> bool:
+        """Whether the image with this SOP Instance UID, as the PACS has it, is whole on disk."""
+        uid = self.pseudonyms.of("image", sop_uid) if self.pseudonyms else sop_uid
+        with self._lock:
+            row = self._rows.get(uid)
+        return row is not None and (self.folder / row["path"]).is_file()
+
+    def check_room(self) -> None:
+        """Check the free disk space.
+
+        Raises:
+            MissingError: it is below the limit.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if free < self._min_free:
+            raise MissingError(
+                f"{self.folder}: {free >> 20} MB are free, wanted {self._min_free >> 20} MB. Make "
+                "room and run the same command again: it goes on where it was."
+            )
+
+    def add(self, content: bytes) -> bool:
+        """Keep one image, a Part 10 file; returns whether it is in the folder now.
+
+        Raises:
+            OSError: the folder can't be written.
+        """
+        facts = None if len(content) > self._max_bytes else _facts(content)
+        if facts is None:
+            return self._turn_away()
+        if self.has(facts["image"]):
+            return True
+        if self.pseudonyms:
+            changed = self.pseudonyms.file(content, facts)
+            if changed is None:
+                return self._turn_away()
+            own, facts, content = facts, self.pseudonyms.facts(facts), changed
+            if self._mapping:
+                with self._lock:
+                    self._mapping.add(own, facts)
+        name = hashlib.sha256(facts["image"].encode()).hexdigest()[:32]
+        row = {"path": f"{IMAGES}/{name}.dcm", **facts}
+        with self._lock:
+            write_bytes(self.folder / row["path"], content)
+            with (self.folder / JOURNAL).open("ab", buffering=0) as stream:
+                stream.write(json.dumps(row).encode() + b"\n")
+                os.fsync(stream.fileno())
+            self._rows[facts["image"]] = row
+            self.new += 1
+        return True
+
+    def _turn_away(self) -> bool:
+        with self._lock:
+            self.turned_away += 1
+        return False
+
+    def write_table(self) -> Path:
+        """Write `images.csv` with all images; returns its path."""
+        stream = io.StringIO(newline="")
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in self._rows.values():
+            writer.writerow({name: safe_cell(value) for name, value in row.items()})
+        write_text(self.folder / TABLE, stream.getvalue())
+        return self.folder / TABLE
+
+
+def _lines(path: Path) -> Iterator[dict[str, str]]:
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        for line in stream:
+            try:
+                row = json.loads(line)
+            except ValueError:  # a line that a kill cut short
+                continue
+            if isinstance(row, dict) and row.keys() == set(COLUMNS):
+                yield row
+
+
+def _facts(content: bytes) -> dict[str, str] | None:
+    """Identifiers of a file; `None` if it is not a DICOM file with all UIDs."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        dataset: Any = dcmread(
+            io.BytesIO(content[:_MOST_HEADER]),
+            stop_before_pixels=True,
+            specific_tags=list(_TAGS.values()),
+        )
+        found = {name: str(dataset.get(tag) or "") for name, tag in _TAGS.items()}
+    except (InvalidDicomError, OSError, ValueError, AttributeError, NotImplementedError, EOFError):
+        return None
+    return found if all(found[name] for name in ("image", "study", "series")) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A series on the PACS: its UIDs and those of its images."""
+
+    study: str
+    series: str
+    images: tuple[str, ...]
+
+
+class Pacs:
+    """One PACS.
+
+    Args:
+        peer: its AE title and address.
+        config: time-outs, modalities, C-MOVE settings.
+
+    Raises:
+        UsageError: the own AE title or the modalities are invalid.
+    """
+
+    def __init__(self, peer: Peer, config: FetchConfig) -> None:
+        _config.LOG_HANDLER_LEVEL = "none"  # it logs whole messages with patient data
+        self._peer, self._config = peer, config
+        self._modalities = tuple(m.strip().upper() for m in config.modality.split(",") if m.strip())
+        if not self._modalities:
+            raise UsageError(f"--modality: found {config.modality!r}, wanted some, as in CR,DX")
+        check_aet(config.aet, "--aet")
+        # One association per purpose is kept, because making one costs more than most responses.
+        self._open: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Release the associations."""
+        for association in self._open.values():
+            if association.is_established:
+                association.release()
+        self._open.clear()
+
+    def by_days(self, first: date, last: date) -> Iterator[str]:
+        """Study UIDs of each day from `first` to `last`.
+
+        Raises:
+            NetworkError: the PACS can't be reached or refuses the request.
+        """
+        for back in range((last - first).days + 1):
+            day = first + timedelta(days=back)
+            yield from self._studies(StudyDate=f"{day:%Y%m%d}")
+
+    def by_ids(self, ids: Iterable[str]) -> Iterator[str]:
+        """Study UIDs of accession numbers; a text with the form of a UID is returned as it is.
+
+        Raises:
+            NetworkError: as `by_days` does.
+        """
+        for text in ids:
+            if "." in text and text.replace(".", "").isdigit():
+                yield text
+                continue
+            found = list(self._studies(AccessionNumber=text))
+            if not found:
+                _LOGGER.warning("accession %s: the PACS has no such study", text)
+            yield from found
+
+    def series(self, study: str) -> list[Series]:
+        """The series of the wanted modalities, with their images.
+
+        Raises:
+            NetworkError: as `by_days` does.
+        """
+        found = []
+        for row in self._find("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""):
+            if str(row.get("Modality", "")) not in self._modalities:
+                continue
+            uid = str(row.get("SeriesInstanceUID", ""))
+            keys = {"StudyInstanceUID": study, "SeriesInstanceUID": uid, "SOPInstanceUID": ""}
+            images = tuple(str(one.SOPInstanceUID) for one in self._find("IMAGE", **keys))
+            found.append(Series(study, uid, images))
+        return found
+
+    def fetch(self, wanted: Series, into: FetchedFolder) -> int:
+        """Fetch a series; returns how many of its images are missing.
+
+        Raises:
+            NetworkError: as `by_days` does.
+            MissingError: the free disk space is below the limit.
+        """
+        into.check_room()
+        keys = Dataset()
+        keys.QueryRetrieveLevel = "SERIES"
+        keys.StudyInstanceUID, keys.SeriesInstanceUID = wanted.study, wanted.series
+        if self._config.move_port:
+            self._move(keys, into)
+        else:
+            self._get(keys, into)
+        return sum(not into.has(uid) for uid in wanted.images)
+
+    def _studies(self, **keys: str) -> Iterator[str]:
+        asked = {"StudyInstanceUID": "", "StudyDate": "", "ModalitiesInStudy": "", **keys}
+        for row in self._find("STUDY", **asked):
+            there = row.get("ModalitiesInStudy") or ()
+            listed = {there} if isinstance(there, str) else set(there)
+            if not listed or listed & set(self._modalities):
+                yield str(row.StudyInstanceUID)
+
+    def _find(self, level: str, **keys: str) -> list[Dataset]:
+        query = Dataset()
+        query.QueryRetrieveLevel = level
+        for keyword, value in keys.items():
+            setattr(query, keyword, value)
+        model = StudyRootQueryRetrieveInformationModelFind
+        association = self._association("C-FIND", model)
+        found = []
+        for status, row in association.send_c_find(query, model):
+            if "Status" not in status or status.Status not in (*_PENDING, _SUCCESS):
+                raise self._refused("C-FIND", status)
+            if row is not None:
+                found.append(row)
+        return found
+
+    def _get(self, keys: Dataset, into: FetchedFolder) -> None:
+        model = StudyRootQueryRetrieveInformationModelGet
+        roles = [build_role(storage, scp_role=True) for storage in IMAGE_CLASSES]
+        handlers = [(evt.EVT_C_STORE, _stored, [into])]
+        association = self._association("C-GET", model, roles, handlers)
+        self._ended("C-GET", association.send_c_get(keys, model))
+
+    def _move(self, keys: Dataset, into: FetchedFolder) -> None:
+        model = StudyRootQueryRetrieveInformationModelMove
+        listener = self._entity()
+        for storage in IMAGE_CLASSES:
+            listener.add_supported_context(storage, sorted(SUPPORTED_SYNTAXES))
+        place = (self._config.move_host, self._config.move_port)
+        handlers: list[Any] = [(evt.EVT_C_STORE, _stored, [into])]
+        try:
+            server = listener.start_server(place, block=False, evt_handlers=handlers)
+        except OSError as error:
+            raise UsageError(
+                f"--move-port {place[1]}: can't be listened on ({error.strerror or error}). Give "
+                "another, as the PACS knows it."
+            ) from error
+        try:
+            association = self._association("C-MOVE", model)
+            self._ended("C-MOVE", association.send_c_move(keys, self._config.aet, model))
+        finally:
+            server.shutdown()
+
+    def _ended(self, what: str, answers: Any) -> None:
+        """Wait for the final response; failed images are found by counting."""
+        for status, _ in answers:
+            code = status.get("Status")
+            if code in (*_PENDING, _SUCCESS, _WARNING):
+                continue
+            raise self._refused(what, status)
+
+    def _entity(self) -> Any:
+        entity = AE(self._config.aet)
+        entity.acse_timeout = self._config.acse_timeout
+        entity.dimse_timeout = entity.network_timeout = self._config.dimse_timeout
+        return entity
+
+    def _association(
+        self,
+        purpose: str,
+        model: str,
+        roles: list[Any] | None = None,
+        handlers: list[Any] | None = None,
+    ) -> Any:
+        """The open association for a purpose, or a new one."""
+        there = self._open.get(purpose)
+        if there is not None and there.is_established:
+            return there
+        entity, peer = self._entity(), self._peer
+        entity.add_requested_context(model)
+        for storage in IMAGE_CLASSES if roles else ():
+            entity.add_requested_context(storage, sorted(SUPPORTED_SYNTAXES))
+        made = entity.associate(
+            peer.host,
+            peer.port,
+            ae_title=peer.aet,
+            ext_neg=roles or [],
+            evt_handlers=handlers or [],
+        )
+        if not made.is_established:
+            why = "refuses the association" if made.is_rejected else "can't be reached"
+            raise NetworkError(
+                f"--pacs {peer}: {why}. Check title, address and port, and that it knows "
+                f"{self._config.aet}; the same command goes on where this one was."
+            )
+        self._open[purpose] = made
+        return made
+
+    def _refused(self, what: str, status: Dataset) -> NetworkError:
+        code = status.get("Status")
+        told = "no response" if code is None else f"status {code:04X}"
+        return NetworkError(
+            f"--pacs {self._peer}: {what} ended with {told}. The same command goes on where this "
+            "one was; where C-GET is not supported give --move-port."
+        )
+
+
+def _stored(event: Any, into: FetchedFolder) -> int:
+    """Keep one image; returns the status for its sender."""
+    try:
+        content = event.encoded_dataset()
+        return _SUCCESS if into.add(content) else _CANNOT_UNDERSTAND
+    except OSError as error:
+        _LOGGER.error("an image can't be kept: %s", error)
+        return _OUT_OF_RESOURCES

@@ -30,7 +30,7 @@ Status = Literal["ok", "refused", "error"]
 class Reason(StrEnum):
     """Why an input has no prediction: the codes of the `reason` column of `predictions.csv`.
 
-    Example:
+    Examples:
         >>> Reason.NOT_FOUND.value, Reason.NOT_FOUND.status
         ('not_found', 'error')
         >>> Reason("lateral_view").status
@@ -88,7 +88,7 @@ _UNREADABLE = frozenset(
 class PneumoscopeError(Exception):
     """Base class of all errors that pneumoscope raises.
 
-    Example:
+    Examples:
         >>> try:
         ...     Predictor.load("missing")
         ... except PneumoscopeError as error:
@@ -102,7 +102,7 @@ class PneumoscopeError(Exception):
 class UsageError(PneumoscopeError):
     """The command line or the configuration is not valid.
 
-    Example:
+    Examples:
         >>> training_config("magic")
         Traceback (most recent call last):
         UsageError: --recipe: recipe: found 'magic', wanted one of 'frozen', 'finetune', 'scratch'
@@ -114,7 +114,7 @@ class UsageError(PneumoscopeError):
 class InputError(PneumoscopeError):
     """The images, labels or model that were given can't be used.
 
-    Example:
+    Examples:
         >>> InputError.exit_code, issubclass(DataError, InputError)
         (3, True)
     """
@@ -127,7 +127,7 @@ class ImageRefusedError(InputError):
 
     `warnings` are further findings about its file, as far as it was read.
 
-    Example:
+    Examples:
         >>> try:
         ...     read_image("missing.png")
         ... except ImageRefusedError as error:
@@ -148,7 +148,7 @@ class ImageRefusedError(InputError):
 class DataError(InputError):
     """A data set as a whole can't be used (no images, one class only, …).
 
-    Example:
+    Examples:
         >>> load_dataset("missing")
         Traceback (most recent call last):
         DataError: missing: there is no such file or folder. ...
@@ -158,7 +158,7 @@ class DataError(InputError):
 class ManifestError(DataError):
     """A CSV manifest lacks columns, repeats rows, or holds values that can't be parsed.
 
-    Example:
+    Examples:
         >>> _ = Path("wrong.csv").write_text("file,label")
         >>> load_dataset("wrong.csv")
         Traceback (most recent call last):
@@ -169,7 +169,7 @@ class ManifestError(DataError):
 class SplitLeakError(DataError):
     """A patient is in more than one split.
 
-    Example:
+    Examples:
         >>> one, other = sorted(xrays.rglob("*.png"))[:2]
         >>> rows = ["path,label,patient,split", f"{one},0,p1,train", f"{other},0,p1,test"]
         >>> _ = Path("leak.csv").write_text(chr(10).join(rows))
@@ -182,7 +182,7 @@ class SplitLeakError(DataError):
 class UnsafeArchiveError(DataError):
     """An archive would write outside its folder or unpack to far more than expected.
 
-    Example:
+    Examples:
         >>> UnsafeArchiveError.exit_code
         3
     """
@@ -191,7 +191,7 @@ class UnsafeArchiveError(DataError):
 class BundleError(InputError):
     """A model bundle is incomplete, was changed after it was written, or has another schema.
 
-    Example:
+    Examples:
         >>> Path("broken").mkdir(exist_ok=True)
         >>> _ = Path("broken/bundle.json").write_text("{}")
         >>> load_bundle("broken")
@@ -203,7 +203,7 @@ class BundleError(InputError):
 class MissingError(PneumoscopeError):
     """Something that the command needs is not on this machine.
 
-    Example:
+    Examples:
         >>> MissingError.exit_code, issubclass(ExtraMissingError, MissingError)
         (4, True)
     """
@@ -214,7 +214,7 @@ class MissingError(PneumoscopeError):
 class WeightsMissingError(MissingError):
     """Initial weights are missing and can't be downloaded.
 
-    Example:
+    Examples:
         >>> WeightsMissingError.exit_code
         4
     """
@@ -223,7 +223,7 @@ class WeightsMissingError(MissingError):
 class ExtraMissingError(MissingError):
     """A command needs an optional dependency that is not installed.
 
-    Example:
+    Examples:
         >>> ExtraMissingError("an export to ONNX", "export").extra
         'export'
     """
@@ -239,7 +239,7 @@ class ExtraMissingError(MissingError):
 class NetworkError(MissingError):
     """A download failed.
 
-    Example:
+    Examples:
         >>> NetworkError.exit_code
         4
     """
@@ -248,7 +248,7 @@ class NetworkError(MissingError):
 class InterruptedRunError(PneumoscopeError):
     """The user stopped the run; results so far are kept.
 
-    Example:
+    Examples:
         >>> InterruptedRunError.exit_code
         130
     """

@@ -23,7 +23,7 @@ class Task(Protocol):
 class Progress(Protocol):
     """Receives the progress of long tasks.
 
-    Example:
+    Examples:
         >>> from contextlib import contextmanager
         >>> from pneumoscope.progress import SilentProgress
         >>> class Titles:
@@ -62,7 +62,7 @@ SILENT = SilentProgress()
 class TerminalProgress:
     """A progress bar on a terminal; in a pipe or log file, one line at the end of each task.
 
-    Example:
+    Examples:
         >>> with TerminalProgress().task("Counting", 2, "numbers") as task:
         ...     for number in range(2):
         ...         task.advance()

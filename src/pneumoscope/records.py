@@ -27,7 +27,7 @@ def make_frame(columns: Mapping[str, Sequence[Any]], numbers: Collection[str] = 
     Raises:
         MissingError: neither library is installed.
 
-    Example:
+    Examples:
         >>> make_frame({"path": ["a.png"], "probability": [0.5]}, {"probability"}).shape
         (1, 2)
     """
@@ -56,7 +56,7 @@ def paths_of(frame: Any) -> list[str]:
     Raises:
         UsageError: there is no such column, or a row without a path.
 
-    Example:
+    Examples:
         >>> paths_of(make_frame({"path": ["a.png", "b.png"], "label": ["NORMAL", "PNEUMONIA"]}))
         ['a.png', 'b.png']
     """
@@ -106,7 +106,7 @@ class ImageRecord:
         sha256: hex digest of the file's bytes, `""` until hashed.
         extra: further manifest columns, for subgroups.
 
-    Example:
+    Examples:
         >>> record = load_dataset(xrays).records[0]
         >>> record.label, record.split, record.path.suffix
         (0, 'train', '.png')
@@ -132,7 +132,7 @@ class Dataset:
         records: one for every image.
         warnings: what was odd about it, one sentence each.
 
-    Example:
+    Examples:
         >>> dataset = load_dataset(xrays)
         >>> len(dataset) == len(list(dataset)) == len(dataset.to_frame())
         True
@@ -194,7 +194,7 @@ class Prediction:
         detail: explanation of the reason.
         warnings: findings about the file, one sentence each, for any status.
 
-    Example:
+    Examples:
         >>> predictor.predict_file("missing.png").prediction.detail
         'no such file (...)'
     """
@@ -214,7 +214,7 @@ class Prediction:
 class Estimate:
     """A number with its confidence interval; undefined values are `None`, never NaN.
 
-    Example:
+    Examples:
         >>> Estimate(0.9, 0.85, 0.94).low
         0.85
     """

@@ -27,7 +27,7 @@ DeviceChoice = Literal["auto", "CPU", "GPU"]
 class PlanTarget:
     """What an operating point must achieve; `None`: no requirement.
 
-    Example:
+    Examples:
         >>> PlanTarget(prevalence=0.1, min_sensitivity=0.95).min_sensitivity
         0.95
     """
@@ -57,7 +57,7 @@ class PlanTarget:
 class ScoresConfig:
     """How `evaluate --scores` reads its table.
 
-    Example:
+    Examples:
         >>> ScoresConfig(score_column="logit").score_column
         'logit'
     """
@@ -70,7 +70,7 @@ class ScoresConfig:
 class PlanConfig:
     """How an operating point is planned.
 
-    Example:
+    Examples:
         >>> PlanConfig(level=0.9).intervals().level
         0.9
     """
@@ -97,7 +97,7 @@ class PlanConfig:
 class CrossValidationConfig:
     """How a data set is divided for cross-validation.
 
-    Example:
+    Examples:
         >>> CrossValidationConfig(folds=10).by
         'random'
     """
@@ -112,7 +112,7 @@ class CrossValidationConfig:
 class CompareConfig:
     """Non-inferiority margins: a new model may replace an old one if it is not worse by more.
 
-    Example:
+    Examples:
         >>> CompareConfig(sensitivity_margin=0.01, resamples=500).intervals().resamples
         500
     """
@@ -135,7 +135,7 @@ class CompareConfig:
 class AdoptConfig:
     """Which images of a public data set go into its manifest.
 
-    Example:
+    Examples:
         >>> AdoptConfig(max_age=5, view="AP").others
         'exclude'
     """
@@ -164,7 +164,7 @@ class AdoptConfig:
 class FetchConfig:
     """How images are fetched from a PACS.
 
-    Example:
+    Examples:
         >>> FetchConfig(modality="DX").aet
         'PNEUMOSCOPE'
     """
@@ -192,7 +192,7 @@ class FetchConfig:
 class NodeConfig:
     """Settings of `pneumoscope node`; each one is a command-line option.
 
-    Example:
+    Examples:
         >>> NodeConfig(forward="ARCHIVE@10.0.0.5:104").port
         11112
     """
@@ -261,7 +261,7 @@ class NodeConfig:
 class BatchConfig:
     """How `predict` processes many files.
 
-    Example:
+    Examples:
         >>> BatchConfig(workers=2).engine
         'local'
     """
@@ -283,7 +283,7 @@ class BatchConfig:
 class StressConfig:
     """Stress test: perturbations, shortcuts, and the largest accepted loss.
 
-    Example:
+    Examples:
         >>> StressConfig(limit=100).shortcuts
         True
     """
@@ -308,7 +308,7 @@ class StressConfig:
 class ServeConfig:
     """The REST service, and the limits on its requests.
 
-    Example:
+    Examples:
         >>> ServeConfig(port=9000).host
         '127.0.0.1'
     """

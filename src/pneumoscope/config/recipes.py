@@ -35,7 +35,7 @@ def training_config(
     Raises:
         UsageError: the file can't be read, or a setting is unknown or has a bad value.
 
-    Example:
+    Examples:
         >>> config = training_config("scratch", epochs=3, seed=1)
         >>> config.weights, config.preprocess.size, config.fit.epochs, config.fit.schedule
         ('none', 128, 3, 'one-cycle')
@@ -55,7 +55,7 @@ def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConf
     Raises:
         UsageError: a setting is unknown or has a bad value.
 
-    Example:
+    Examples:
         >>> with_settings(TrainConfig(), {"fit": {"batch_size": 8}}).fit.batch_size
         8
     """

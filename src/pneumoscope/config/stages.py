@@ -21,7 +21,7 @@ _MOST_SEED = 2**31 - 1
 class LimitsConfig:
     """Limits on an image file, checked before a pixel of it is decoded.
 
-    Example:
+    Examples:
         >>> read_image(image, LimitsConfig(max_pixels=100))
         Traceback (most recent call last):
         ImageRefusedError: ...too_many_pixels...
@@ -40,7 +40,7 @@ class LimitsConfig:
 class PreprocessConfig:
     """From a decoded image to the network's input; stored with the model in its bundle.
 
-    Example:
+    Examples:
         >>> PreprocessConfig(size=128).fit
         'stretch'
         >>> predictor.manifest.preprocessing.size
@@ -61,7 +61,7 @@ class PreprocessConfig:
 class AugmentConfig:
     """Ranges of the random changes that make further views of a training image; 0 disables one.
 
-    Example:
+    Examples:
         >>> training_config(augment={"rotation": 5.0}).augment == AugmentConfig(rotation=5.0)
         True
     """
@@ -81,7 +81,7 @@ class AugmentConfig:
 class DistortConfig:
     """Batch augmentation on the device, for end-to-end training; 0 disables a change.
 
-    Example:
+    Examples:
         >>> training_config("scratch", distort={"mix": 0.2}).distort == DistortConfig(mix=0.2)
         True
     """
@@ -138,7 +138,7 @@ class DistortConfig:
 class GuidanceConfig:
     """Guidance of end-to-end training beyond the labels (`training/guidance.py`).
 
-    Example:
+    Examples:
         >>> config = training_config("scratch", guidance={"lungs": 0.1})
         >>> config.guidance == GuidanceConfig(lungs=0.1)
         True
@@ -159,7 +159,7 @@ class GuidanceConfig:
 class SplitConfig:
     """How patients are assigned to the splits.
 
-    Example:
+    Examples:
         >>> parts = split(load_dataset(xrays), SplitConfig(val=0.2, test=0.2, seed=1))
         >>> sorted({record.split for record in parts})
         ['test', 'train', 'val']
@@ -177,7 +177,7 @@ class SplitConfig:
 class FitConfig:
     """How weights are trained: of the head, the last blocks, or the whole network.
 
-    Example:
+    Examples:
         >>> TrainConfig(fit=FitConfig(epochs=10, batch_size=32)).fit.schedule
         'plateau'
     """
@@ -216,7 +216,7 @@ class FitConfig:
 class FinetuneConfig:
     """What `finetune` trains after the head, and at which learning rates.
 
-    Example:
+    Examples:
         >>> config = training_config("finetune", finetune={"unfreeze": "conv4"})
         >>> config.finetune == FinetuneConfig(unfreeze="conv4")
         True
@@ -237,7 +237,7 @@ class FinetuneConfig:
 class ScratchConfig:
     """The image sizes of `scratch`, in order.
 
-    Example:
+    Examples:
         >>> config = training_config("scratch", scratch={"sizes": [64, 96], "shares": [0.5, 0.5]})
         >>> config.scratch == ScratchConfig(sizes=(64, 96), shares=(0.5, 0.5))
         True
@@ -259,7 +259,7 @@ class ScratchConfig:
 class ThresholdConfig:
     """How the operating point is chosen, always on the validation split.
 
-    Example:
+    Examples:
         >>> config = training_config(threshold={"rule": "sensitivity", "target": 0.95})
         >>> config.threshold == ThresholdConfig("sensitivity", 0.95)
         True
@@ -281,7 +281,7 @@ class ThresholdConfig:
 class IntervalConfig:
     """Confidence intervals.
 
-    Example:
+    Examples:
         >>> found = evaluate([0, 0, 1, 1], [0.1, 0.4, 0.6, 0.9], interval=IntervalConfig(level=0.9))
         >>> found.interval.level
         0.9
@@ -296,7 +296,7 @@ class IntervalConfig:
 class FramingConfig:
     """How images are cropped so that all have the same framing (`images/lungs.py`).
 
-    Example:
+    Examples:
         >>> FramingConfig(framing_share=0.8).framing_share
         0.8
     """
@@ -310,7 +310,7 @@ class FramingConfig:
 class ProvenanceConfig:
     """Data that a run was made from; written by `train`, checked by `--resume`.
 
-    Example:
+    Examples:
         >>> TrainConfig().provenance == ProvenanceConfig()
         True
     """
@@ -385,7 +385,7 @@ class TrainConfig:
     `TrainConfig(recipe="scratch")` is `RECIPES["scratch"]`. A nested configuration that is given
     replaces the recipe's whole; `training_config("scratch", fit={"epochs": 3})` changes one value.
 
-    Example:
+    Examples:
         >>> TrainConfig(recipe="scratch") == RECIPES["scratch"]
         True
         >>> TrainConfig(weights="none", views=2).fit.epochs

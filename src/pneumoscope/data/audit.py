@@ -112,7 +112,7 @@ def audit(
     Returns:
         The findings; unreadable images are listed and do not raise.
 
-    Example:
+    Examples:
         >>> found = audit(index(xrays))
         >>> len(found.unreadable), len(found.findings) > 0
         (0, True)

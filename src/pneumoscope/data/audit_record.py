@@ -329,7 +329,7 @@ class Audit:
         separations: one per quantity and compared pair of groups.
         evidence: patient similarity, split shift, label-noise candidates.
 
-    Example:
+    Examples:
         >>> found = audit(index(xrays))
         >>> found.findings[0].severity
         '...'

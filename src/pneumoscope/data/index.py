@@ -39,7 +39,7 @@ _HASHING_THREADS = 2
 class ClassCounts:
     """Images and patients of one split (`split` is `None` if the data set has no splits).
 
-    Example:
+    Examples:
         >>> counts = class_counts(load_dataset(xrays, "train"))[0]
         >>> counts.images == counts.normal + counts.pneumonia
         True
@@ -90,7 +90,7 @@ def index(
         ManifestError: the CSV is invalid.
         SplitLeakError: a patient is in two splits.
 
-    Example:
+    Examples:
         >>> dataset = index(xrays)
         >>> len(dataset.records[0].sha256)
         64
@@ -121,7 +121,7 @@ def index(
 def class_counts(dataset: Dataset) -> tuple[ClassCounts, ...]:
     """Images per class and patients, one entry per split that occurs (train, val, test, none).
 
-    Example:
+    Examples:
         >>> [counts.split for counts in class_counts(load_dataset(xrays))]
         ['train', 'val', 'test']
     """
@@ -278,7 +278,7 @@ def load_dataset(
         DataError: there is no such data set, or it holds no image.
         SplitLeakError: a patient is in two splits.
 
-    Example:
+    Examples:
         >>> dataset = load_dataset(xrays)
         >>> len(dataset), dataset.warnings
         (40, ())

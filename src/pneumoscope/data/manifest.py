@@ -244,7 +244,7 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> No
         DataError: an image's name is not valid Unicode and can't be written.
         OSError: the folder can't be written.
 
-    Example:
+    Examples:
         >>> write_split(folder / "parts.csv", split(index(xrays), SplitConfig(val=0.2)))
         >>> len(load_dataset(folder / "parts.csv")) == len(load_dataset(xrays))
         True

@@ -189,7 +189,7 @@ def split(dataset: Dataset, config: SplitConfig) -> Dataset:
     Raises:
         UsageError: the shares are invalid.
 
-    Example:
+    Examples:
         >>> parts = split(index(xrays), SplitConfig(val=0.2, test=0.2))
         >>> train_patients = {record.patient for record in parts.subset("train")}
         >>> test_patients = {record.patient for record in parts.subset("test")}

@@ -90,7 +90,7 @@ class Evaluation:
         groups: rates by further columns; added by the workflow.
         scale: of the scores, for `threshold` and the edges of `histogram`.
 
-    Example:
+    Examples:
         >>> found = evaluate([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9])
         >>> found.metrics["auc"].value, found.confusion_matrix.fp
         (1.0, 1)
@@ -215,7 +215,7 @@ def evaluate(
         DataError: there is no image, shapes differ, or values are out of range.
         UsageError: the threshold, the level or the number of resamples is impossible.
 
-    Example:
+    Examples:
         >>> found = evaluate([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9], threshold=0.65)
         >>> accuracy = found.metrics["accuracy"]
         >>> accuracy.value

@@ -58,7 +58,7 @@ class UndefinedMetricWarning(UserWarning):
 class ConfusionMatrix:
     """Numbers of images by label and predicted class; PNEUMONIA is positive.
 
-    Example:
+    Examples:
         >>> evaluate([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9]).confusion_matrix
         ConfusionMatrix(tn=1, fp=1, fn=0, tp=2)
     """

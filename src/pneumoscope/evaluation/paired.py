@@ -60,7 +60,7 @@ class PairedAuc:
         p: two-sided p of no difference; `None` if the variance is 0 or undefined.
         error: standard error of the difference, likewise.
 
-    Example:
+    Examples:
         >>> labels, old, new = [0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9], [0.1, 0.3, 0.8, 0.9]
         >>> found = paired_auc(labels, old, new, 0.95, patients=range(4))
         >>> found.old, found.new
@@ -87,7 +87,7 @@ class McNemar:
         mid: mid-p (Fagerland, Lydersen & Laake 2013, doi:10.1186/1471-2288-13-91), which is less
             conservative and nearly keeps the level.
 
-    Example:
+    Examples:
         >>> found = mcnemar([True, True, False, True], [True, True, True, True])
         >>> found.only_old, found.only_new
         (0, 1)
@@ -127,7 +127,7 @@ def paired_auc(
         level: confidence level, such as 0.95.
         patients: (n,), patient ids.
 
-    Example:
+    Examples:
         >>> labels, old, new = [0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9], [0.1, 0.3, 0.8, 0.9]
         >>> paired_auc(labels, old, new, 0.95, patients=range(4)).difference.value
         0.25
@@ -162,7 +162,7 @@ def mcnemar(old_right: ArrayLike, new_right: ArrayLike) -> McNemar:
         old_right: bool, (n,), whether the old model's prediction is correct.
         new_right: bool, (n,), whether the new model's prediction is correct.
 
-    Example:
+    Examples:
         >>> mcnemar([True] * 8 + [False] * 8, [True] * 16).exact < 0.05
         True
     """

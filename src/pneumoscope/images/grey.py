@@ -92,7 +92,7 @@ class GreyImage:
         warnings: anomalies of the file, one sentence each.
         colour: mean chroma of the file's pixels from 0 (grey, also if stored as RGB) to 1.
 
-    Example:
+    Examples:
         >>> found = read_image(image)
         >>> found.pixels.shape, found.pixels.dtype.name, found.format
         ((64, 64), 'float32', 'png')

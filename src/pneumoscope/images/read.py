@@ -302,7 +302,7 @@ def read_image(path: Path | str, limits: LimitsConfig = _DEFAULT_LIMITS) -> Grey
     Raises:
         ImageRefusedError: for every failure; `.reason` is the code, `.detail` the explanation.
 
-    Example:
+    Examples:
         >>> float(read_image(image).pixels.max()) <= 1.0
         True
     """

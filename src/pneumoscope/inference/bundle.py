@@ -149,7 +149,7 @@ class BundleManifest:
     `teachers` are the models that it was distilled from, with name and digest. `ages` are the
     youngest and oldest age, in completed years, that the model is for; empty: not stated.
 
-    Example:
+    Examples:
         >>> manifest = load_bundle("default").manifest
         >>> manifest.labels, manifest.preprocessing.size
         (('NORMAL', 'PNEUMONIA'), 112)
@@ -181,7 +181,7 @@ class BundleManifest:
 class Bundle:
     """A bundle on disk whose files were verified against its manifest.
 
-    Example:
+    Examples:
         >>> bundle = load_bundle(run.folder)
         >>> [path.name for path in bundle.weights]
         ['model.keras']
@@ -310,7 +310,7 @@ def load_bundle(model: Path | str, *, oldest: int = SCHEMA_VERSION) -> Bundle:
         MissingError: `default` was requested and this installation has no bundled model.
         BundleError: it is not a bundle, has another schema, is incomplete, or was changed.
 
-    Example:
+    Examples:
         >>> load_bundle(run.folder).manifest.architecture.name
         'densenet121'
     """

@@ -442,7 +442,7 @@ def load_model(model: Path | str = "default") -> Any:
         UsageError, MissingError, BundleError: as `load_bundle` does.
         ExtraMissingError: Keras is not installed.
 
-    Example:
+    Examples:
         >>> model = load_model(run.folder)
         >>> model.predict(predictor.preprocess(image), verbose=0).shape
         (1, 1)

@@ -85,7 +85,7 @@ class Predictor:
             Pictures in colour are refused then.
         any_age: predict for patients of other ages than the model is for, with a warning.
 
-    Example:
+    Examples:
         >>> predictor = Predictor.load(run.folder, input_check=False)
         >>> results = predictor.predict([image, "missing.png"])
         >>> [result.status for result in results]
@@ -231,7 +231,7 @@ class Predictor:
         Raises:
             UsageError: something that is no image, or an array of other values.
 
-        Example:
+        Examples:
             >>> predictor.predict(image)[0].status
             'ok'
             >>> import numpy as np
@@ -258,7 +258,7 @@ class Predictor:
             UsageError: as `predict` does.
             DataError: no image could be read.
 
-        Example:
+        Examples:
             >>> predictor.embed([image, image]).dtype
             dtype('float32')
         """
@@ -277,7 +277,7 @@ class Predictor:
             UsageError: as `predict` does, or there is no image.
             ImageRefusedError: an image can't be read.
 
-        Example:
+        Examples:
             >>> predictor.preprocess(image).shape
             (1, 32, 32, 3)
         """
@@ -298,7 +298,7 @@ class Predictor:
     def predict_file(self, path: Path | str) -> Result:
         """The prediction for one file; without one, the result has a status and a reason.
 
-        Example:
+        Examples:
             >>> predictor.predict_file("missing.png").reason.value
             'not_found'
         """

@@ -309,7 +309,7 @@ class Result:
         look: the descriptors that the input check uses; `None` where nothing is checked.
         photometric: the photometric interpretation in the DICOM header.
 
-    Example:
+    Examples:
         >>> result = predictor.predict_file(image)
         >>> result.status, result.label in ("NORMAL", "PNEUMONIA"), 0 <= result.probability <= 1
         ('ok', True, True)
@@ -357,7 +357,7 @@ class Result:
 class Results(Sequence[Result]):
     """The results of `Predictor.predict`: one for every image, in the order of the input.
 
-    Example:
+    Examples:
         >>> results = predictor.predict([image, "missing.png"])
         >>> len(results), results[0].status, results[1].reason.value
         (2, 'ok', 'not_found')

@@ -179,7 +179,7 @@ class StressContent:
             `None`: the model does not abstain. All metrics use the threshold only.
         warned: number of images with each kind of warning.
 
-    Example:
+    Examples:
         >>> config = StressConfig(limit=4, shortcuts=False)
         >>> found = stress(xrays, folder / "stress", run.folder, config=config)
         >>> isinstance(found, StressContent)

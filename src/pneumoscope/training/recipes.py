@@ -107,7 +107,7 @@ class Job:
 class StageEpoch(Epoch):
     """A row of `history.csv`: an epoch of one stage (`head`, `network`) of one seed's network.
 
-    Example:
+    Examples:
         >>> epoch = run.history[0]
         >>> epoch.stage, epoch.epoch, 0 <= epoch.val_accuracy <= 1
         ('head', 0, True)

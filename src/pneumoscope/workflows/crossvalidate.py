@@ -102,7 +102,7 @@ class CrossValidated:
         decided: accuracy, balanced accuracy, sensitivity and specificity of all images, each at
             its own fold's threshold; patients are resampled.
 
-    Example:
+    Examples:
         >>> config = training_config(epochs=1, **small)
         >>> found = crossvalidate(xrays, folder / "folds", config, CrossValidationConfig(folds=2))
         >>> len(found.folds), found.pooled.n
@@ -145,7 +145,7 @@ def crossvalidate(
         DataError: a class has fewer patients than there are folds, or the data is unusable.
         MissingError: weights or an extra are missing.
 
-    Example:
+    Examples:
         >>> config = training_config(epochs=1, **small)
         >>> found = crossvalidate(xrays, folder / "cv", config, CrossValidationConfig(folds=2))
         >>> 0 <= found.pooled.metrics["auc"].value <= 1

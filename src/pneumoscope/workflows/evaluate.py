@@ -49,7 +49,7 @@ from pneumoscope.workflows.seen import seen_by
 class Evaluated:
     """An evaluation with its inputs.
 
-    Example:
+    Examples:
         >>> found = evaluate_model(xrays, folder / "val", run.folder, "val", input_check=False)
         >>> len(found.dataset) == found.evaluation.n
         True
@@ -103,7 +103,7 @@ def evaluate_model(  # noqa: PLR0913 - data, a model, and how its images are sco
         DataError: the split is empty, or no image has a prediction.
         UsageError: there is no such model, or `interval` is out of range.
 
-    Example:
+    Examples:
         >>> found = evaluate_model(xrays, folder / "test", run.folder, input_check=False)
         >>> found.evaluation.metrics["auc"].value is not None
         True

@@ -86,7 +86,7 @@ def stress(  # noqa: PLR0913 - data, a model, and five settings
         UsageError: no such model or masks, a setting is out of range, or the journal in `out`
             belongs to another model or other settings.
 
-    Example:
+    Examples:
         >>> config = StressConfig(limit=4, shortcuts=False)
         >>> found = stress(xrays, folder / "stressed", run.folder, config=config)
         >>> (folder / "stressed" / "stress.html").exists()

@@ -67,7 +67,7 @@ class TensorBoard:
     Raises:
         UsageError: `folder` is a file.
 
-    Example:
+    Examples:
         >>> logger = TensorBoard(folder / "logs")
         >>> for epoch in run.history:  # as `train(…, callbacks=[logger])` does
         ...     logger(epoch)
@@ -111,7 +111,7 @@ class MLflow:
     Raises:
         ExtraMissingError: MLflow is not installed.
 
-    Example:
+    Examples:
         >>> logger = MLflow()
         >>> for epoch in run.history:  # as `train(…, callbacks=[logger])` does
         ...     logger(epoch)

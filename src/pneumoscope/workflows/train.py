@@ -99,7 +99,7 @@ class TrainedRun:
         seconds: wall time per stage.
         warned: number of images of train and val with each warning.
 
-    Example:
+    Examples:
         >>> run.folder.name, len(run.history), run.best in (0, 1)
         ('run', 2, True)
         >>> run.history_frame().columns[:3]
@@ -159,7 +159,7 @@ def train(
         DataError: the data is unsuitable for training, or changed since the run began.
         MissingError: weights or an extra are missing.
 
-    Example:
+    Examples:
         >>> losses = []
         >>> run = train(
         ...     xrays, folder / "scratch", recipe="scratch", epochs=2, keep_val=True,

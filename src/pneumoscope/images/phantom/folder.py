@@ -217,7 +217,7 @@ def write_phantoms(
     Raises:
         UsageError: `out` has other content or can't be written; `n`, `size` or `format` is invalid.
 
-    Example:
+    Examples:
         >>> drawn = write_phantoms(folder / "drawn", 8, size=64)
         >>> len(load_dataset(drawn))
         8

@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,7 +124,9 @@ def test_every_public_name_explains_itself(name: str) -> None:
     text = inspect.getdoc(found)
     assert text
     assert text.splitlines()[0].endswith("."), text.splitlines()[0]
-    assert ">>>" in text, "no example"
+    assert re.search(r"^Examples:\n +>>>", text, re.MULTILINE), (
+        "no example that the site shows as code"
+    )
     assert "+SKIP" not in text
     if is_dataclass(found):
         assert not text.startswith(f"{name}("), "the docstring that dataclasses make"

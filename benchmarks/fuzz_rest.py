@@ -1,4 +1,4 @@
-"""What the server makes of nonsense: made-up requests by its own description, and damaged films.
+"""What the server makes of nonsense: made-up requests by its own description, and damaged images.
 
     python benchmarks/fuzz_rest.py [--cases 2000] [--images 5000] [--schemathesis PROGRAM]
 

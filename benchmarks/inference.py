@@ -58,7 +58,7 @@ HEATMAPS = ", heatmaps"
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One way over some films."""
+    """One way over some images."""
 
     seconds: float
     cpu_seconds: float
@@ -105,7 +105,7 @@ def predict_the_stock_way(films: Path, model: str, out: Path, heatmaps: Path | N
 def _with_autodiff_heatmaps(
     network: Any, data: Any, paths: Sequence[str], folder: Path
 ) -> NDArray[np.float32]:
-    """Probabilities (n,), and Grad-CAM as Keras' own example has it, blended in red over films."""
+    """Probabilities (n,), and Grad-CAM as Keras' own example has it, blended in red over images."""
     import keras
     import tensorflow as tf
 
@@ -207,7 +207,7 @@ def furthest(one: Path, other: Path) -> float:
 
 
 def enlarged(films: Sequence[Path], folder: Path) -> list[Path]:
-    """JPEGs of 2 megapixels made from films."""
+    """JPEGs of 2 megapixels made from images."""
     folder.mkdir()
     made = []
     for number, film in enumerate(films):

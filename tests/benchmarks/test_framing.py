@@ -1,4 +1,4 @@
-"""The table of cut films: its threshold, its numbers, which sides are cut, what it refuses."""
+"""The table of cut images: its threshold, its numbers, which sides are cut, what it refuses."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> Predictor:
 
 
 def exposed(folder: Path, normal: int = 112, pneumonia: int = 136, films: int = 12) -> Path:
-    """A split CSV of films whose greys lie about two levels, one on each side of 0.485 (124)."""
+    """A split CSV of images whose greys lie about two levels, one on each side of 0.485 (124)."""
     rng = np.random.default_rng(0)
     rows = []
     for k in range(films):

@@ -49,7 +49,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, films in three splits, an evaluation of the first on the last."""
+    """A model, images in three splits, an evaluation of the first on the last."""
     folder = tmp_path_factory.mktemp("evidence")
     dealt = split(
         index(write_phantoms(folder / "films", 64, 1, size=64)), SplitConfig(val=0.25, test=0.25)
@@ -81,7 +81,7 @@ def test_one_document_and_silence(
 ) -> None:
     code = run([*arguments(command, place, tmp_path / "out"), "--json", "-q"])
     told = capfd.readouterr()
-    assert code in (0, 3)  # 3: too few films for a verdict of `compare` and `certify`
+    assert code in (0, 3)  # 3: too few images for a verdict of `compare` and `certify`
     document = json.loads(told.out)  # raises if there is more than one
     assert "error" not in document
     assert told.out.count("\n") == 1

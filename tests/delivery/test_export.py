@@ -1,4 +1,4 @@
-"""Exports answer as their bundle does, from films of any size, and say when they don't."""
+"""Exports answer as their bundle does, from images of any size, and say when they don't."""
 
 from __future__ import annotations
 

@@ -276,7 +276,7 @@ BAD_IMAGES: tuple[BadImage, ...] = (
         Reason.BLANK,
         "one grey",
     ),
-    # DICOM that is no chest film.
+    # DICOM that is no chest image.
     BadImage("ct", file("x.dcm", lambda: of_modality("CT")), Reason.WRONG_MODALITY, "'CT'"),
     BadImage("mr", file("x.dcm", lambda: of_modality("MR")), Reason.WRONG_MODALITY, "'MR'"),
     BadImage("report", file("x.dcm", report), Reason.WRONG_MODALITY, "'SR'"),

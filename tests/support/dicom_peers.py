@@ -1,6 +1,6 @@
 """Those a node speaks with, in this process on loopback: an archive, and a modality that sends.
 
-Comes in: films. Goes out: what the archive was sent, what the modality was answered.
+Comes in: images. Goes out: what the archive was sent, what the modality was answered.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def modality(
     syntaxes: Sequence[str] = (ExplicitVRLittleEndian,),
     dimse_timeout: float = PATIENCE,
 ) -> AE:
-    """Someone who sends films."""
+    """Someone who sends images."""
     entity = AE(title)
     entity.acse_timeout = entity.network_timeout = PATIENCE
     entity.dimse_timeout = dimse_timeout
@@ -110,7 +110,7 @@ def modality(
 
 
 def send(port: int, films: Sequence[bytes], title: str = "MODALITY", **how: Any) -> list[int]:
-    """Store films at a node in one association; the statuses it answers (-1: none)."""
+    """Store images at a node in one association; the statuses it answers (-1: none)."""
     association = modality(title).associate("127.0.0.1", port, ae_title="PNEUMOSCOPE", **how)
     assert association.is_established
     try:
@@ -127,7 +127,7 @@ def send_until_acknowledged(
     stop: threading.Event,
     title: str = "MODALITY",
 ) -> None:
-    """Store films one by one, each as often as it takes; `told` gets the number of each."""
+    """Store images one by one, each as often as it takes; `told` gets the number of each."""
     datasets = [dcmread(BytesIO(film)) for film in films]
     number = 0
     while number < len(datasets) and not stop.is_set():

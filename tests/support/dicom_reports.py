@@ -1,4 +1,4 @@
-"""Films with patients, answers for them, and outside programs that judge what is made of them.
+"""Images with patients, answers for them, and outside programs that judge what is made of them.
 
 Comes in: nothing, or elements to override. Goes out: bytes of DICOM files, answers of a model that
 is none. No real X-ray is in any of them.
@@ -61,7 +61,7 @@ def predictor(ages: tuple[int, ...] = ()) -> Predictor:
 
 
 def patient_xray(number: int = 1, samples: Array | None = None, **elements: Any) -> Dataset:
-    """Film `number` of a study of its own, the same for the same number; `None` leaves one out."""
+    """Image `number` of a study of its own, the same for the same number; `None` leaves one out."""
     values = smooth_grey(64, 56, 4095, seed=number) if samples is None else samples
     given = {
         "BitsStored": 12,

@@ -23,14 +23,14 @@ def draw_thumbnails(
     disease: float = 0.0,
     pattern: Floats | None = None,
 ) -> ThumbnailSet:
-    """One film per row: smooth noise, a picture of its person, and a picture of its class.
+    """One image per row: smooth noise, a picture of its person, and a picture of its class.
 
     Args:
         rng: draws everything.
         labels: (n,) 0 or 1.
         splits: n names.
         patients: n ids.
-        person: share of the picture that all films of one patient have in common.
+        person: share of the picture that all images of one patient have in common.
         disease: strength of the picture that class 1 has.
         pattern: (n, 1024) further pictures, in standard deviations.
     """

@@ -36,10 +36,10 @@ class DicomWebServer:
             among what failed, others say nothing.
         search_faults: the same for searches.
         asked: method and path of every request.
-        hang: seconds before a film is given.
+        hang: seconds before an image is given.
         token: wanted in Authorization.
-        most: films per page, whatever the client asks for.
-        broken: SOP Instance UIDs of films that are answered 500.
+        most: images per page, whatever the client asks for.
+        broken: SOP Instance UIDs of images that are answered 500.
         dripping: of those that come by a byte now and then.
         broken_reports: numbers, from 0, of the new reports that are answered 500.
     """

@@ -31,7 +31,7 @@ class MeanBackend:
     """Logit: the mean of the input's first channel.
 
     Attributes:
-        gate: closed, every film waits.
+        gate: closed, every image waits.
         begun: how many came to the engine.
     """
 

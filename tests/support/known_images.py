@@ -46,7 +46,7 @@ class CoarseBackend:
 
 
 def known_images(count: int = 80, held_out: int = 40) -> Statistics:
-    """What drawn films look like; limits let all but one in a hundred of others pass."""
+    """What drawn images look like; limits let all but one in a hundred of others pass."""
     prepare = Preprocessor(KNOWN.preprocessing)
     looks, rows = [], []
     for film in drawn_images(count + held_out):

@@ -1,6 +1,6 @@
 """A day at a PACS that speaks DICOMweb, where there is no network but loopback.
 
-Run by test_real_pacs.py: Orthanc has films before and after the node starts, which looks for them
+Run by test_real_pacs.py: Orthanc has images before and after the node starts, which looks for them
 itself. Goes out: what Orthanc has in the end, as JSON on the last line.
 """
 

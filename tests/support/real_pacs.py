@@ -1,6 +1,6 @@
 """A day at a PACS, where there is no network but loopback: run by test_real_pacs.py.
 
-Orthanc gets a film and routes it to the node; dcmtk sends another one to the node directly, and
+Orthanc gets an image and routes it to the node; dcmtk sends another one to the node directly, and
 Orthanc sends both again. Goes out: what Orthanc has in the end, as JSON on the last line.
 """
 

@@ -1,4 +1,4 @@
-"""`compare`: two fake models on the same films, the verdict, the exit code, the page."""
+"""`compare`: two fake models on the same images, the verdict, the exit code, the page."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """160 films: the upper half tells the ill from the well, the lower half is noise."""
+    """160 images: the upper half tells the ill from the well, the lower half is noise."""
     folder = tmp_path_factory.mktemp("films")
     rng = np.random.default_rng(0)
     for k in range(160):

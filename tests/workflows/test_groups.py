@@ -43,7 +43,7 @@ def load(monkeypatch: pytest.MonkeyPatch, manifest: BundleManifest = MANIFEST) -
 
 
 def films(folder: Path) -> Path:
-    """40 films of two sites; at the second one the ill are dark and so are missed."""
+    """40 images of two sites; at the second one the ill are dark and so are missed."""
     rows = ["path,label,patient,site,note"]
     for k in range(40):
         ill, far = k % 2, k >= 28

@@ -20,7 +20,7 @@ HEADER = "path,status,reason,probability,prediction,threshold,input_score\n"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """55 films of each class that differ plainly, one of them under the wrong label."""
+    """55 images of each class that differ plainly, one of them under the wrong label."""
     root = tmp_path_factory.mktemp("films")
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 120, 40)

@@ -47,7 +47,7 @@ class BrightBackend:
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[ImageRecord]:
-    """Twelve films of eight patients, the ill brighter: perfectly told apart by brightness."""
+    """Twelve images of eight patients, the ill brighter: perfectly told apart by brightness."""
     made = []
     for k in range(12):
         grey = np.random.default_rng(k).normal(150 if k % 2 else 110, 6, (40, 40))
@@ -83,7 +83,7 @@ def test_copies_take_part_in_both_choices(records: list[ImageRecord]) -> None:
         f"12 validation images of 8 patients, each as it is and in {len(PLAUSIBLE)} perturbed "
         "copies"
     )
-    # By hand: every copy of every film, in its patient's name, beside the films themselves.
+    # By hand: every copy of every image, in its patient's name, beside the images themselves.
     logits, labels = list(scored.logits()), [record.label for record in records]
     patients = [record.patient for record in records]
     for record in records:
@@ -137,7 +137,7 @@ def test_images_that_are_gone_meanwhile_are_left_out(records: list[ImageRecord])
     backend.said.clear()
     with_operating_point(MANIFEST, scored, predictor, PERTURBED, SILENT)
     batches = -(-10 * len(PLAUSIBLE) // 16)
-    assert len(backend.said) == 16 * batches  # ten films' copies in whole batches
+    assert len(backend.said) == 16 * batches  # ten images' copies in whole batches
 
 
 def test_refused_images_are_in_neither(records: list[ImageRecord]) -> None:

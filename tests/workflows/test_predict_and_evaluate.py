@@ -142,7 +142,7 @@ def test_a_file_in_place_of_a_folder_is_found_before_the_work(
 
 
 def labelled(folder: Path, labels: list[int], split: str = "") -> Path:
-    """A manifest of films, in an order that is not that of their names."""
+    """A manifest of images, in an order that is not that of their names."""
     lines = []
     for k, label in enumerate(labels):
         film(folder / f"{9 - k}.png", 60 + 90 * label + k)

@@ -52,7 +52,7 @@ def script() -> ModuleType:
 
 def test_killed_and_resumed(images: Path, tmp_path: Path, script: ModuleType) -> None:
     model = str(small_bundle(tmp_path / "model").folder)
-    # Among the films, where neither may be taken for one when the run is gone on with.
+    # Among the images, where neither may be taken for one when the run is gone on with.
     out, partial = images / "p.csv", images / "p.csv.partial"
     command = ["predict", str(images), "--model", model, "--out", str(out), "--resume", "-q"]
     moments = np.random.default_rng(1).uniform(0, 0.3, 3)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.engines
 
 FILMS = 640
 SECONDS = 0.02
-"""That the storage takes for a film, so that there is a midst to kill in."""
+"""That the storage takes for an image, so that there is a midst to kill in."""
 
 
 def test_a_cluster_makes_no_heatmaps_and_one_machine_reads_no_urls(tmp_path: Path) -> None:

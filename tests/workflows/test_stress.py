@@ -1,4 +1,4 @@
-"""`stress` from a folder of films to its files, with a model that reads what it is told to."""
+"""`stress` from a folder of images to its files, with a model that reads what it is told to."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
     for name in ("ring_only", "lungs_removed", "box_removed"):
         assert parts[f"{name}_grey"] == 1.0
     assert 0.2 < parts["centre_only_grey"] < 0.8
-    # With another film's ring it mostly says what that film's class is.
+    # With another image's ring it mostly says what that image's class is.
     for name in ("ring_of", "around_box_of"):
         assert parts[f"{name}_same"] > 0.9
         assert parts[f"{name}_other"] < 0.3
@@ -197,7 +197,7 @@ def test_surroundings_are_lent_by_the_next_image_of_another_patient(films: Path)
 
     assert lent(0) == {"same": 3, "other": 2}  # not 1, of the same patient
     assert lent(3) == {"same": 0, "other": 4}  # from the end on from the beginning
-    assert lent(2) == {"other": 3}  # both ill films are of one patient
+    assert lent(2) == {"other": 3}  # both ill images are of one patient
     records[3] = replace(records[3], path=films)  # no image
     assert lent(0) == {"other": 2}
     assert donors_of(records, 0, StressConfig(shortcuts=False)) == {}

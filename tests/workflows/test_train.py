@@ -244,7 +244,7 @@ def test_perturbed_copies_are_told_of(run_of: Callable[[str], TrainedRun]) -> No
 
 
 def answer_elsewhere(folders: list[Path], films: list[Path], out: Path) -> None:
-    """Runs in a process of its own: the probability of each film by each bundle."""
+    """Runs in a process of its own: the probability of each image by each bundle."""
     with small_network():
         found = [
             [answer.prediction.probability for answer in Predictor.load(f).predict_files(films)]

@@ -35,7 +35,7 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four DICOM films of two classes, two with a window of 8 bits on values of 12."""
+    """Four DICOM images of two classes, two with a window of 8 bits on values of 12."""
     for k, (centre, width) in enumerate(WINDOWS):
         grey = draw(3, f"p{k}", 0, k % 2, size=96).pixels
         window = {"WindowCenter": centre, "WindowWidth": width, "PatientID": f"p{k}"}

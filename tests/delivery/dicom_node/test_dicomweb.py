@@ -1,4 +1,4 @@
-"""Films fetched from a DICOMweb server, reports stored to it: nothing lost, nothing told twice."""
+"""Images fetched from a DICOMweb server, reports stored to it: nothing lost, nothing told twice."""
 
 from __future__ import annotations
 

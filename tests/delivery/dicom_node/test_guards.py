@@ -41,7 +41,7 @@ def running(spool: Path, **settings: Any) -> Iterator[Node]:
 
 
 def served(port: int) -> bool:
-    """Whether an ordinary caller gets its film in."""
+    """Whether an ordinary caller gets its image in."""
     association = modality().associate(ADDRESS, port, ae_title="PNEUMOSCOPE")
     if not association.is_established:
         return False

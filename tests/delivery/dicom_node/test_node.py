@@ -1,4 +1,4 @@
-"""A node on loopback with a model that is none: films in, reports out, nothing lost or doubled."""
+"""A node on loopback with a model that is none: images in, reports out, nothing lost or doubled."""
 
 from __future__ import annotations
 

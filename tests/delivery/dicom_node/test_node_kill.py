@@ -1,4 +1,4 @@
-"""A node that is killed while films arrive: what it acknowledged is answered, and nothing twice."""
+"""A node killed while images arrive: what it acknowledged is answered, and nothing twice."""
 
 from __future__ import annotations
 

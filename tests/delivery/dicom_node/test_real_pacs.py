@@ -37,7 +37,7 @@ def test_orthanc_shows_the_reports_in_the_studies_of_the_images(tmp_path: Path) 
         assert classes.count(Comprehensive3DSRStorage) == 1
         assert classes.count(SecondaryCaptureImageStorage) == 1
         assert len(classes) == 3
-    # The rule routes films, so that the CT got nothing, and neither did reports.
+    # The rule routes images, so that the CT got nothing, and neither did reports.
     assert [e["Modality"] for e in found if e["PatientID"] == "P-0003"] == ["CT"]
     assert told["judged"] == [[], [], [], []]
 

@@ -72,7 +72,7 @@ def number(node: Dataset, meaning: str) -> float:
 
 
 def test_it_stands_in_the_image_s_study_in_a_series_of_its_own() -> None:
-    # PS3.3 A.35.3: a Comprehensive SR; C.7.1.1, C.7.2.1: patient and study are the film's.
+    # PS3.3 A.35.3: a Comprehensive SR; C.7.1.1, C.7.2.1: patient and study are the image's.
     film = patient_xray()
     sr = report(dicom(film), answered(dicom(film)))
     assert sr.SOPClassUID == Comprehensive3DSRStorage
@@ -228,7 +228,7 @@ def test_uids_are_the_same_in_every_run_and_of_one_image_by_one_model() -> None:
     ],
 )
 def test_names_in_any_character_set_come_through(character_set: Any, name: str) -> None:
-    # PS3.3 C.12.1.1.2; the report is in UTF-8 (ISO_IR 192) whatever the film is in.
+    # PS3.3 C.12.1.1.2; the report is in UTF-8 (ISO_IR 192) whatever the image is in.
     content = xray_bytes(SpecificCharacterSet=character_set, PatientName=name)
     sr = report(content, answered(content))
     assert sr.SpecificCharacterSet == "ISO_IR 192"

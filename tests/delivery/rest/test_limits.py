@@ -96,7 +96,7 @@ async def never() -> None:
 
 
 def test_cost_is_that_of_the_machine_and_follows_the_images() -> None:
-    """Ten films at once that take 0.2 s together cost it 0.02 s each."""
+    """Ten images at once that take 0.2 s together cost it 0.02 s each."""
 
     async def run() -> None:
         queue = WorkQueue(ServeConfig())
@@ -324,7 +324,7 @@ def test_port_that_is_taken_and_files_that_are_not_there() -> None:
 
 
 def told_of(app: Any, *contents: bytes) -> list[dict[str, Any]]:
-    """The log while films are answered for."""
+    """The log while images are answered for."""
     stream = io.StringIO()
     logs.write_json_lines(logging.DEBUG, stream)
     with TestClient(app, raise_server_exceptions=False) as client:

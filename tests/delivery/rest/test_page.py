@@ -1,4 +1,4 @@
-"""The page in a real browser, with the model that ships and drawn films."""
+"""The page in a real browser, with the model that ships and drawn images."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def choose(tab: Tab, name: str) -> None:
 
 
 def canvas(tab: Tab) -> np.ndarray:
-    """The film as it is shown, (h, w, 3)."""
+    """The image as it is shown, (h, w, 3)."""
     data = tab.ask("document.getElementById('film').toDataURL()")
     picture = Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGB")
     return np.asarray(picture, float)

@@ -1,4 +1,4 @@
-"""Films of many requests in passes: each has its own answer, or its own error."""
+"""Images of many requests in passes: each has its own answer, or its own error."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from pneumoscope.inference.results import Result
 from support.fake_service import MANIFEST, xray_png
 
 FLAWED = 20
-"""Grey of the film that the engine can't answer for."""
+"""Grey of the image that the engine can't answer for."""
 
 
 class SlowBackend:
-    """Logit: the mean. Waits at a gate; fails with a pass that holds the flawed film."""
+    """Logit: the mean. Waits at a gate; fails with a pass that holds the flawed image."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -43,7 +43,7 @@ class SlowBackend:
         return Outputs(means, ones, ones[:, 0])
 
     def levels(self, batch: np.ndarray) -> list[int]:
-        """The grey of each film's upper left corner, out of ImageNet's red."""
+        """The grey of each image's upper left corner, out of ImageNet's red."""
         greys = np.round((batch[:, 0, 0, 0] * 0.229 + 0.485) * 255)
         return [int(grey) for grey in greys]
 

@@ -51,6 +51,7 @@ class Seen:
     good: Counter[int] = field(default_factory=Counter)
     bad: Counter[int] = field(default_factory=Counter)
     longest: float = 0.0
+    cut_off: int = 0
     memory: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
@@ -101,13 +102,30 @@ def post(
             hostile_one = number % share == 0
             content = bad[number // share % len(bad)] if hostile_one else films[number % len(films)]
             began = time.perf_counter()
-            answer = client.post("v1/predictions", files={"file": ("x", content)})
-            while answer.status_code == 503 and time.monotonic() < until:
-                time.sleep(float(answer.headers["Retry-After"]))
-                answer = client.post("v1/predictions", files={"file": ("x", content)})
-            if answer.status_code != 503:
-                (to.bad if hostile_one else to.good)[answer.status_code] += 1
+            status = sent_once(client, content, until, to)
+            if status != 503:
+                (to.bad if hostile_one else to.good)[status] += 1
                 to.longest = max(to.longest, time.perf_counter() - began)
+
+
+def sent_once(client: httpx.Client, content: bytes, until: float, to: Seen) -> int:
+    """The status of one upload: asked again as the server says, or once where it was cut off.
+
+    A server may close a connection that was idle just when the next request leaves.
+    """
+    tries = 2
+    while True:
+        try:
+            answer = client.post("v1/predictions", files={"file": ("x", content)})
+        except httpx.TransportError:
+            to.cut_off += 1
+            tries -= 1
+            if tries == 0:
+                return 0
+            continue
+        if answer.status_code != 503 or time.monotonic() >= until:
+            return answer.status_code
+        time.sleep(float(answer.headers["Retry-After"]))
 
 
 def store(films: list[bytes], bad: list[bytes], share: int, until: float, sent: list[str]) -> None:
@@ -244,6 +262,7 @@ def judged(
     once = sum(count == 1 for count in answered.values())
     print(f"\nNode: {once} of {len(answered)} images that came were answered once.")
     print(f"Longest wait at the service: {seen.longest:.1f} s. Exit codes: {ended}.")
+    print(f"Connections that ended before an answer: {seen.cut_off}.")
     for name, points in seen.memory.items():
         most = max(mb for _, mb in points)
         print(f"Memory of the {name}: at most {most:.0f} MB, grew by {grown[name]:.0f} MB.")

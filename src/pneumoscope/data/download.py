@@ -39,7 +39,7 @@ WAY_OUT = (
     "paultimothymooney/chest-xray-pneumonia), bring the zip file here, then: "
     "pneumoscope data download --source FILE.zip --out DIR"
 )
-"""Advice after a failed download; the end of each NetworkError of this folder."""
+"""Advice after a failed download; the end of each NetworkError of this package."""
 
 _MEGABYTE = 1_000_000
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")

@@ -1,4 +1,4 @@
-"""Guidance of training beyond the labels: distillation, attention transfer and lung guidance.
+"""Guidance of training beyond the labels: distillation, attention, lungs and subtypes.
 
 *Distillation* (Hinton et al., arXiv:1503.02531). Teachers and student see the same augmented view.
 The student's target is a weighted mean of the label and the teachers' mean probability. Long
@@ -17,8 +17,8 @@ part of the training model's graph, so gradients flow through it.
 
 Teachers are trained models named by `train --teacher RUN[,RUN…]`. A teacher is a bundle, or a run
 that holds one, of any backbone and size. Its network is rebuilt from the bundle's arrays, frozen,
-together with its heatmap. It becomes part of the training model, so it sees the
-same views as the student.
+together with its heatmap. It becomes part of the training model, so it sees the same views as the
+student.
 
 *Subtypes*: bacterial versus viral pneumonia as a second task in training. `subtype_codes` gives
 each image a code for its subtype. The layer of `build_subtype_head` adds the loss of the second

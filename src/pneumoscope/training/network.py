@@ -5,8 +5,8 @@ definition of the network: engines without Keras read the layers from the saved 
 (`graph/plan.py`).
 
 Where Keras runs on Torch, `with_native_layers` replaces the convolutional layers by native PyTorch
-kernels. It rebuilds a model layer by layer, with the same names, weights and outputs. It
-trains about twice as fast on a CPU with bfloat16 and up to a tenth faster on other CPUs
+kernels. It rebuilds a model layer by layer, with the same names, weights and outputs. It trains
+about twice as fast on a CPU with bfloat16 and up to a tenth faster on other CPUs
 (`docs/experiments.md`, `benchmarks/RESULTS.md`). Keras' own layers copy every channels-last map to
 channels-first and back around each convolution, and compute batch statistics in separate steps of
 32-bit arithmetic.

@@ -4,10 +4,8 @@
 `NAME-MARK-capture.dcm` and, on request, `NAME-MARK-segmentation.dcm` for each DICOM input, and a
 note for each other input.
 
-A result as a Comprehensive 3D SR: TID 1500 Measurement Report (PS3.16).
-
-An input without a score gets a report as well, with the reason, so that nobody waits for it in
-vain.
+The report is a Comprehensive 3D SR by TID 1500, Measurement Report (PS3.16). An input without a
+score gets one as well, with the reason, so that nobody waits for it in vain.
 
     Measurement Report (TID 1500)
       Observer: device (TID 1004)

@@ -16,6 +16,12 @@ from pneumoscope.errors import MissingError, Reason, Status, UsageError
 
 PATH_COLUMN = "path"
 
+CLASS_NAMES: tuple[str, str] = ("NORMAL", "PNEUMONIA")
+"""Index 1, PNEUMONIA, is the positive class everywhere."""
+
+UNCERTAIN = "uncertain"
+"""The prediction where the model has a probability but abstains."""
+
 
 def make_frame(columns: Mapping[str, Sequence[Any]], numbers: Collection[str] = ()) -> Any:
     """A DataFrame of the given columns: polars if it is installed, else pandas.
@@ -82,12 +88,6 @@ def _installed(name: str) -> Any:
     except ImportError:
         return None
 
-
-CLASS_NAMES: tuple[str, str] = ("NORMAL", "PNEUMONIA")
-"""Index 1, PNEUMONIA, is the positive class everywhere."""
-
-UNCERTAIN = "uncertain"
-"""The prediction where the model has a probability but abstains."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -22,6 +22,8 @@ from pneumoscope.cli.options import TERMINAL, Outcome, begin, command
 from pneumoscope.errors import InterruptedRunError, MissingError, PneumoscopeError, UsageError
 from pneumoscope.storage import terminal_text
 
+_MAY_BE_EMPTY = frozenset({"--columns", "--pneumonia", "--normal", "--table"})
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
@@ -108,8 +110,6 @@ def upgrade(
 
     return Outcome(*run_upgrade(model, out))
 
-
-_MAY_BE_EMPTY = frozenset({"--columns", "--pneumonia", "--normal", "--table"})
 
 app = typer.Typer(
     name="pneumoscope",

@@ -44,6 +44,14 @@ WAY_OUT = (
 _MEGABYTE = 1_000_000
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
+HUGGINGFACE_NAME = "hf-vision/chest-xray-pneumonia"
+KAGGLE_NAME = "paultimothymooney/chest-xray-pneumonia"
+_PARQUET_PATTERNS = ("**/*.parquet", "*.parquet")
+# Errors that the clients pass on when the disk, not the network, is the cause.
+_DISK_ERRORS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TransferLimits:
@@ -338,15 +346,6 @@ def _refuse_size(transfer: _Transfer, name: str, found: str, limits: TransferLim
         f"{name} is {found}; at most {limits.max_bytes:,} bytes are allowed, and nothing was kept. "
         "Check the address."
     )
-
-
-HUGGINGFACE_NAME = "hf-vision/chest-xray-pneumonia"
-KAGGLE_NAME = "paultimothymooney/chest-xray-pneumonia"
-_PARQUET_PATTERNS = ("**/*.parquet", "*.parquet")
-# Errors that the clients pass on when the disk, not the network, is the cause.
-_DISK_ERRORS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
-)
 
 
 @dataclass(frozen=True, slots=True)

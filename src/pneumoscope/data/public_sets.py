@@ -39,6 +39,47 @@ RSNA_MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 _RSNA_CLASSES = {"normal": NORMAL, "lung opacity": PNEUMONIA}
 _RSNA_OTHER = "no lung opacity / not normal"
 
+_NIH_COLUMNS = (
+    "Image Index",
+    "Finding Labels",
+    "Patient ID",
+    "Patient Age",
+    "Patient Gender|Patient Sex",
+    "View Position",
+)
+_CHEXPERT_COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", "Pneumonia")
+_CHEXPERT_TABLES: tuple[tuple[str, Split, str], ...] = (
+    ("train.csv", "train", "program on reports"),
+    ("valid.csv", "val", "radiologists"),
+)
+_CHEXPERT_UNCERTAIN = {"pneumonia": PNEUMONIA, "normal": NORMAL}
+_VINDR_TABLES: tuple[tuple[str, Split], ...] = (
+    ("image_labels_train.csv", "train"),
+    ("image_labels_test.csv", "test"),
+)
+_VINDR_NAMES = ("image_id", "rad_id", "rad_ID")
+_VINDR_NORMAL = "no finding"
+_VINDR_PNEUMONIA = frozenset(
+    {"pneumonia", "brocho-pneumonia", "broncho-pneumonia", "pleuro-pneumonia"}
+)
+"""`Brocho-pneumonia` is the owner's spelling."""
+
+_PADCHEST_TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+_PADCHEST_TABLES = (
+    _PADCHEST_TABLE,
+    f"{_PADCHEST_TABLE}.gz",
+    "PADCHEST_chest_x_ray_images_labels_160K.csv",
+    "SJ_chest_x_ray_images_labels_160K.csv",
+)
+_PADCHEST_COLUMNS = ("ImageID", "PatientID", "Projection", "Labels")
+_PADCHEST_PNEUMONIA = frozenset({"pneumonia", "atypical pneumonia"})
+_PADCHEST_UNUSABLE = frozenset({"suboptimal study", "exclude"})
+_PADCHEST_UNINFORMATIVE = frozenset({"", "unchanged"})
+"""Words without information about the image."""
+
+_PADCHEST_METHODS = {"physician": "physicians", "rnn_model": "network on reports"}
+_PADCHEST_LONGEST_LABELS = 10_000
+
 
 def read_rsna(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """RSNA Pneumonia Detection Challenge 2018: frontal X-rays of adults and children, read again.
@@ -118,16 +159,6 @@ RSNA = Source(
 )
 
 
-_NIH_COLUMNS = (
-    "Image Index",
-    "Finding Labels",
-    "Patient ID",
-    "Patient Age",
-    "Patient Gender|Patient Sex",
-    "View Position",
-)
-
-
 def read_nih(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """NIH ChestX-ray14: frontal X-rays of adults and children, labelled from reports by a program.
 
@@ -190,14 +221,6 @@ NIH = Source(
         "(Oakden-Rayner 2020, doi:10.1016/j.acra.2019.10.006).",
     ),
 )
-
-
-_CHEXPERT_COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", "Pneumonia")
-_CHEXPERT_TABLES: tuple[tuple[str, Split, str], ...] = (
-    ("train.csv", "train", "program on reports"),
-    ("valid.csv", "val", "radiologists"),
-)
-_CHEXPERT_UNCERTAIN = {"pneumonia": PNEUMONIA, "normal": NORMAL}
 
 
 def read_chexpert(folder: Path, config: AdoptConfig) -> Iterator[Record]:
@@ -291,18 +314,6 @@ CHEXPERT = Source(
 )
 
 
-_VINDR_TABLES: tuple[tuple[str, Split], ...] = (
-    ("image_labels_train.csv", "train"),
-    ("image_labels_test.csv", "test"),
-)
-_VINDR_NAMES = ("image_id", "rad_id", "rad_ID")
-_VINDR_NORMAL = "no finding"
-_VINDR_PNEUMONIA = frozenset(
-    {"pneumonia", "brocho-pneumonia", "broncho-pneumonia", "pleuro-pneumonia"}
-)
-"""`Brocho-pneumonia` is the owner's spelling."""
-
-
 def read_vindr(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """VinDr-PCXR: X-rays of children under ten years, each read by a radiologist.
 
@@ -368,23 +379,6 @@ VINDR = Source(
         "Bronchitis and bronchiolitis count as other findings.",
     ),
 )
-
-
-_PADCHEST_TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
-_PADCHEST_TABLES = (
-    _PADCHEST_TABLE,
-    f"{_PADCHEST_TABLE}.gz",
-    "PADCHEST_chest_x_ray_images_labels_160K.csv",
-    "SJ_chest_x_ray_images_labels_160K.csv",
-)
-_PADCHEST_COLUMNS = ("ImageID", "PatientID", "Projection", "Labels")
-_PADCHEST_PNEUMONIA = frozenset({"pneumonia", "atypical pneumonia"})
-_PADCHEST_UNUSABLE = frozenset({"suboptimal study", "exclude"})
-_PADCHEST_UNINFORMATIVE = frozenset({"", "unchanged"})
-"""Words without information about the image."""
-
-_PADCHEST_METHODS = {"physician": "physicians", "rnn_model": "network on reports"}
-_PADCHEST_LONGEST_LABELS = 10_000
 
 
 def read_padchest(folder: Path, config: AdoptConfig) -> Iterator[Record]:

@@ -44,6 +44,17 @@ _FIELD_LIMIT = 1 << 20
 
 _TAGS = ["PatientAge", "PatientSex", "ViewPosition"]
 
+_USUAL = {
+    "path": ("path", "file", "filename", "file_name", "image", "image_path", "image_id"),
+    "label": ("label", "class", "finding", "diagnosis", "target"),
+    "patient": ("patient", "patient_id", "patientid", "subject_id", "subject"),
+    "split": ("split", "set", "fold"),
+    "age": ("age", "patient_age"),
+    "sex": ("sex", "gender", "patient_sex"),
+    "view": ("view", "view_position", "projection"),
+}
+_NEEDED = ("path", "label")
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -239,18 +250,6 @@ def with_dicom_header(case: Record) -> Record:
     except (AttributeError, NotImplementedError, RecursionError, struct.error, zlib.error):
         return case
     return replace(case, age=age_in_years(age), sex=sex_of(sex), view=view_of(view))
-
-
-_USUAL = {
-    "path": ("path", "file", "filename", "file_name", "image", "image_path", "image_id"),
-    "label": ("label", "class", "finding", "diagnosis", "target"),
-    "patient": ("patient", "patient_id", "patientid", "subject_id", "subject"),
-    "split": ("split", "set", "fold"),
-    "age": ("age", "patient_age"),
-    "sex": ("sex", "gender", "patient_sex"),
-    "view": ("view", "view_position", "projection"),
-}
-_NEEDED = ("path", "label")
 
 
 def read_plain(folder: Path, config: AdoptConfig) -> Iterator[Record]:

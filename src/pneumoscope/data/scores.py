@@ -46,6 +46,9 @@ _NOT_GROUPS = frozenset(
 )
 """Columns that do not define a subgroup of patients."""
 
+_READING_COLUMNS = ("reading", "label")
+_DATE_COLUMNS = ("study_date", "date", "received")
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
@@ -222,9 +225,6 @@ KEY_COLUMNS: Mapping[Key, tuple[str, ...]] = {
     "image": ("image", "sop_uid", "path", "file"),
 }
 """Accepted column names for each key."""
-
-_READING_COLUMNS = ("reading", "label")
-_DATE_COLUMNS = ("study_date", "date", "received")
 
 
 @dataclass(frozen=True, slots=True)

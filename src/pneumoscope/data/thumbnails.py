@@ -56,6 +56,24 @@ _RESAMPLES = 300
 _STEPS = 500
 _ROWS_PER_COMPONENT = 5
 
+_MIN_IMAGES = 20
+_MAX_DRIVERS = 3
+_SKEWED = ("width", "height", "file_bytes")
+"""The classifier gets their logarithms, since ratios matter, not differences."""
+
+PAIRS = (("train", "test"), ("train", "val"), ("val", "test"))
+"""The comparisons, in this order; the names are those of SPLITS."""
+
+_MIN_PER_CLASS = 50
+_MIN_AUC = 0.75
+"""With a lower AUC the scores name images at random."""
+
+_HIGHEST_BAR = 0.9
+"""Our addition: if the classes are almost separable, a wrong label just misses the threshold."""
+
+_COMPONENTS = 120
+_PENALTY = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailSet:
@@ -240,15 +258,6 @@ def _areas(scores: Scores, classes: Ints, weights: Doubles) -> Doubles:
     return np.where(pairs > 0, won / np.where(pairs > 0, pairs, 1.0), 0.5)
 
 
-_MIN_IMAGES = 20
-_MAX_DRIVERS = 3
-_SKEWED = ("width", "height", "file_bytes")
-"""The classifier gets their logarithms, since ratios matter, not differences."""
-
-PAIRS = (("train", "test"), ("train", "val"), ("val", "test"))
-"""The comparisons, in this order; the names are those of SPLITS."""
-
-
 def split_tests(images: ThumbnailSet, seed: int, task: Task) -> tuple[SplitTest, ...]:
     """Run one test per class and pair of splits that both have 20 images of five patients.
 
@@ -342,17 +351,6 @@ def _drivers(
                 round(float(np.median(one)), 4),
                 round(float(np.median(other)), 4),
             )
-
-
-_MIN_PER_CLASS = 50
-_MIN_AUC = 0.75
-"""With a lower AUC the scores name images at random."""
-
-_HIGHEST_BAR = 0.9
-"""Our addition: if the classes are almost separable, a wrong label just misses the threshold."""
-
-_COMPONENTS = 120
-_PENALTY = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,13 @@ _HEAD_BYTES = 8192
 _LIKELY = (re.compile(r"normal|healthy|no[ _-]?finding|negative|clear"),
            re.compile(r"pneumon|bacter|vir(us|al)|positive"))  # fmt: skip
 
+_THREADS = 2
+_SIDE = 192
+_CONSTANT = 0.03
+_NEAR = 0.06
+_TWO_VALUED = 0.95
+_DICOM_HEAD_BYTES = 132
+
 
 def class_words(pneumonia: str = "", normal: str = "") -> dict[str, int]:
     """Names of classes with their labels: the two defaults and those of a user.
@@ -274,12 +281,6 @@ def _found_instead(
 
 FlatKind = Literal["", "two_valued", "near_constant"]
 
-_THREADS = 2
-_SIDE = 192
-_CONSTANT = 0.03
-_NEAR = 0.06
-_TWO_VALUED = 0.95
-_DICOM_HEAD_BYTES = 132
 FLAT_WORDS: dict[FlatKind, str] = {
     "two_valued": "have only two grey values, like masks and drawings",
     "near_constant": "have nearly a single grey value",

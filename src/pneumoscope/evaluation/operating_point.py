@@ -44,6 +44,14 @@ from pneumoscope.records import Estimate
 _TOLERANCE = 1e-12
 """Rounding error within which a rate counts as reaching the target."""
 
+FEWEST_PER_CLASS = 10
+"""Minimum number of patients of each class for a recalibration."""
+
+SHOWN = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Old probabilities for which the new ones are reported."""
+
+_MOST_REFITS = 400
+
 
 @dataclass(frozen=True, slots=True)
 class ChosenThreshold:
@@ -227,15 +235,6 @@ def _middle(low: float, high: float) -> float:
     """The midpoint, or `high` if the midpoint rounds down to `low`."""
     middle = low + (high - low) / 2
     return middle if middle > low else high
-
-
-FEWEST_PER_CLASS = 10
-"""Minimum number of patients of each class for a recalibration."""
-
-SHOWN = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Old probabilities for which the new ones are reported."""
-
-_MOST_REFITS = 400
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,15 @@ from pneumoscope.records import Estimate
 FEWEST_FOR_DRIFT = 20
 """Minimum number of scores in each of two distributions to compare them."""
 
+_MOST = 200_000
+"""Largest sample size considered; if more are needed, the result is `None`."""
+
+FORMULA = (
+    "exact one-sided binomial test: smallest n, with c the smallest count for which "
+    "P(X >= c | n, least) <= 1 - confidence, such that P(X >= c | n, expected) >= power for it "
+    "and every larger n"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class WeekCase:
@@ -233,16 +242,6 @@ def _error(influence: FloatArray, codes: ArrayLike, patients: int) -> float:
     """Standard error of a mean over images, clustered by patient."""
     sums = np.bincount(np.asarray(codes), influence, patients)
     return float(np.sqrt(sums @ sums * patients / (patients - 1)) / influence.size)
-
-
-_MOST = 200_000
-"""Largest sample size considered; if more are needed, the result is `None`."""
-
-FORMULA = (
-    "exact one-sided binomial test: smallest n, with c the smallest count for which "
-    "P(X >= c | n, least) <= 1 - confidence, such that P(X >= c | n, expected) >= power for it "
-    "and every larger n"
-)
 
 
 @dataclass(frozen=True, slots=True)

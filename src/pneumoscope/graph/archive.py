@@ -69,6 +69,22 @@ except InputError:
     pass  # reported with all its words when the file is read in earnest
 """
 
+MAX_BYTES = 1 << 30
+"""Limit on the bytes of a file, and of all its unpacked arrays. DenseNet121 has 33 MB."""
+
+WEIGHTS_MEMBER = "model.weights.h5"
+"""The HDF5 file inside a `.keras` archive."""
+
+_MAGIC = b"\x89HDF\r\n\x1a\n"
+_ZIP_MAGIC = b"PK\x03\x04"
+_MAX_OBJECTS = 50_000
+_MAX_DEPTH = 32
+_MAX_ATTRIBUTE_BYTES = 16 << 20
+_WAY_OUT = "Give a file that Keras saved for the same backbone, or choose --weights none."
+CONFIG_MEMBER = "config.json"
+METADATA_MEMBER = "metadata.json"
+_MAX_CONFIG_BYTES = 32 << 20
+
 
 def vet(path: Path) -> None:
     """Return if reading `path` ends, whether or not the file is sound.
@@ -119,24 +135,6 @@ def _remember(digest: str) -> None:
 
 def _marker(digest: str) -> Path:
     return cache_folder() / _FOLDER / digest
-
-
-MAX_BYTES = 1 << 30
-"""Limit on the bytes of a file, and of all its unpacked arrays. DenseNet121 has 33 MB."""
-
-WEIGHTS_MEMBER = "model.weights.h5"
-"""The HDF5 file inside a `.keras` archive."""
-
-_MAGIC = b"\x89HDF\r\n\x1a\n"
-_ZIP_MAGIC = b"PK\x03\x04"
-_MAX_OBJECTS = 50_000
-_MAX_DEPTH = 32
-_MAX_ATTRIBUTE_BYTES = 16 << 20
-_WAY_OUT = "Give a file that Keras saved for the same backbone, or choose --weights none."
-
-CONFIG_MEMBER = "config.json"
-METADATA_MEMBER = "metadata.json"
-_MAX_CONFIG_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)

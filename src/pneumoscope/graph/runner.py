@@ -40,6 +40,8 @@ no longer than in larger requests."""
 _CACHED_SIDE = 160
 """Pixels. The first float32 maps of four larger images exceed the processor's cache."""
 
+_ENDS = ("low", "high")
+
 
 def images_per_request(side: int, precision: Precision) -> int:
     """How many images of `side` × `side` pixels a request should have.
@@ -128,9 +130,6 @@ class _Graph:
     count: int
     request: Callable[[], Any]
     idle: list[Any] = field(default_factory=list)
-
-
-_ENDS = ("low", "high")
 
 
 def measure_ends(

@@ -44,6 +44,10 @@ else 0."""
 OPERATIONS = ("add", "subtract", "multiply", "divide", "maximum")
 """Elementwise operations of two inputs."""
 
+INT8_LEVELS = 256
+_INT8_FLAGS = ("vnni", "amx_int8", "asimddp", "i8mm")
+"""CPU flags for 8-bit products without intermediate saturation (x86 and ARM)."""
+
 
 class Writer(Protocol[Node]):
     """The operations of a network; each adds a node to the graph and returns it."""
@@ -112,11 +116,6 @@ Device = Literal["CPU", "GPU"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """Slowest first, on most processors that support all of them."""
-
-INT8_LEVELS = 256
-
-_INT8_FLAGS = ("vnni", "amx_int8", "asimddp", "i8mm")
-"""CPU flags for 8-bit products without intermediate saturation (x86 and ARM)."""
 
 
 @dataclass(frozen=True, slots=True)

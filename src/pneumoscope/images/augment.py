@@ -61,6 +61,16 @@ _LARGEST = {
     "erasing": 1.0,
 }
 
+_CORNER_SHIFT = 0.09
+"""Largest displacement of a corner, as a share of the side."""
+
+_STRIPES = 0.07
+_CAST = (0.30, 0.05, -0.30)
+"""Relative change in the exposure of red, green and blue by the colour of the light."""
+
+_LUMINANCE = (0.299, 0.587, 0.114)
+"""Grey from colours, ITU-R BT.601."""
+
 
 def random_stream(*parts: object) -> np.random.Generator:
     """A generator that depends only on `parts`, not on the order of calls, process or machine."""
@@ -266,16 +276,8 @@ def _erase(image: GreyImage, draw: _Draw) -> GreyImage:
 Points = NDArray[np.float64]
 """Four points, (4, 2): column and row."""
 
-_CORNER_SHIFT = 0.09
-"""Largest displacement of a corner, as a share of the side."""
 
 _SLOPE, _VIGNETTE = 0.35, 0.25
-_STRIPES = 0.07
-_CAST = (0.30, 0.05, -0.30)
-"""Relative change in the exposure of red, green and blue by the colour of the light."""
-
-_LUMINANCE = (0.299, 0.587, 0.114)
-"""Grey from colours, ITU-R BT.601."""
 
 
 def photograph(image: FloatArray, strength: float, seed: int = 0) -> FloatArray:

@@ -36,6 +36,25 @@ _SIDE = 64
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 _LAB_RANGE = 128
 
+STRAY = 0.001
+"""The share of pixels at either end of the range that may be stray."""
+
+_SAMPLED = 1 << 20
+_MIN_DISTINCT = 4
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue: ITU-R BT.601."""
+
+_MIN_PART = 0.25
+"""An image that uses a smaller share of its type's range is scaled."""
+
+_MAX_WHOLE_BITS = 16
+_NOTED_HIDDEN = 0.1
+SEPARATOR = "; "
+"""Separates the warnings of one image in the column `warnings`; no warning contains it."""
+
+_MAX_TYPES = 5
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|(?<![A-Za-z_\d])-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?""")
+
 
 @dataclass(frozen=True, slots=True)
 class DicomInfo:
@@ -186,21 +205,6 @@ def mean_chroma(rgb: NDArray[Any], white: float = 255) -> float:
 
 Values = npt.NDArray[Any]
 Counts = npt.NDArray[np.int64]
-
-STRAY = 0.001
-"""The share of pixels at either end of the range that may be stray."""
-
-_SAMPLED = 1 << 20
-_MIN_DISTINCT = 4
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue: ITU-R BT.601."""
-
-_MIN_PART = 0.25
-"""An image that uses a smaller share of its type's range is scaled."""
-
-_MAX_WHOLE_BITS = 16
-_NOTED_HIDDEN = 0.1
 
 
 def quantiles(values: Values, counts: Counts) -> tuple[float, float]:
@@ -384,13 +388,6 @@ def _strays(share: float, low: float, high: float) -> tuple[str, ...]:
         f"{share:.2%} of its pixels lie far beyond the others, which are {low:g} to {high:g}; they "
         "became black or white",
     )
-
-
-SEPARATOR = "; "
-"""Separates the warnings of one image in the column `warnings`; no warning contains it."""
-
-_MAX_TYPES = 5
-_VALUE = re.compile(r"""'[^']*'|"[^"]*"|(?<![A-Za-z_\d])-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?""")
 
 
 def join_warnings(warnings: Iterable[str]) -> str:

@@ -67,6 +67,13 @@ _LUNG_AREA = (0.03, 0.06, 0.22, 0.30)
 _WHITE = 0.5
 _MIN_DEVIATION = 1 / 255
 
+MATCHED_SHARES = (0.63, 0.71, 0.79)
+"""Shares of the side that the stress test matches to: the median height of the lungs in normal
+images of the Kermany training folder, that of its official test folder, and a tighter crop."""
+
+USUAL_SHARE = FramingConfig().framing_share
+"""The default share of `evaluate --framing matched`."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LungFields:
@@ -381,14 +388,6 @@ def _fitting(image: FloatArray, mask: Mask) -> Mask:
             "Give a mask of the image's shape."
         )
     return mask
-
-
-MATCHED_SHARES = (0.63, 0.71, 0.79)
-"""Shares of the side that the stress test matches to: the median height of the lungs in normal
-images of the Kermany training folder, that of its official test folder, and a tighter crop."""
-
-USUAL_SHARE = FramingConfig().framing_share
-"""The default share of `evaluate --framing matched`."""
 
 
 @dataclass(frozen=True, slots=True)

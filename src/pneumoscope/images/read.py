@@ -120,6 +120,20 @@ _ALPHA_MODES = ("LA", "RGBA", "PA", "La", "RGBa")
 _BITS_PER_SAMPLE = 258
 _DEEP_PNG = 16
 
+READER_VERSION = 2
+"""Raise it whenever the same bytes would give other pixels: cached results are then recomputed."""
+
+_DEFAULT_LIMITS = LimitsConfig()
+_DENIED = (errno.EACCES, errno.EPERM)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+_SPECIAL_FILES = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
 
 def detect_format(content: bytes) -> Format | None:
     """The format that the first bytes indicate, or `None`.
@@ -272,21 +286,6 @@ def _lab_grey(image: ImageFile.ImageFile) -> FloatArray:
     )
     table = curve.clip(0.0, 1.0).astype(np.float32)
     return cast("FloatArray", table[np.asarray(image.getchannel("L"))])
-
-
-READER_VERSION = 2
-"""Raise it whenever the same bytes would give other pixels: cached results are then recomputed."""
-
-_DEFAULT_LIMITS = LimitsConfig()
-_DENIED = (errno.EACCES, errno.EPERM)
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-_SPECIAL_FILES = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 def read_image(path: Path | str, limits: LimitsConfig = _DEFAULT_LIMITS) -> GreyImage:

@@ -42,6 +42,12 @@ from pneumoscope.graph.writer import PRECISIONS, Floats, Precision, Ranges
 Test = tuple[str, float | None, float | None]
 """Name, measured value and upper limit; not tested if value or limit is `None`."""
 
+_WAY_OUT = "Use --precision auto, or certify it: pneumoscope certify DATA --model MODEL."
+MOST_IMAGES = 300
+"""NNCF's default; more images hardly change the ranges."""
+
+_REPORTS = "openvino_telemetry"
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -135,13 +141,6 @@ Choice = Literal["auto", "f32", "bf16", "int8"]
 """Requested precision; `auto` is the fastest certified one that the processor supports."""
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
-
-_WAY_OUT = "Use --precision auto, or certify it: pneumoscope certify DATA --model MODEL."
-
-MOST_IMAGES = 300
-"""NNCF's default; more images hardly change the ranges."""
-
-_REPORTS = "openvino_telemetry"
 
 
 @dataclass(frozen=True, slots=True)

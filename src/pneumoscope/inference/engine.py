@@ -57,6 +57,10 @@ EXPORTED_OUTPUTS = ("probability", "heatmap", "embedding")
 _LEAST = np.full(1, 1e-12, np.float32)
 """Lower limit of divisors."""
 
+_LOGGER = logging.getLogger(__name__)
+INT8_TABLE = "int8"
+"""Name of the bundle's table of activation ranges for int8."""
+
 
 @dataclass(frozen=True, slots=True)
 class PredictionNodes(Generic[Node]):
@@ -210,11 +214,6 @@ def _closed_form_head(network: Any) -> Any:
             return logit[:, 0], ops.relu(weighed), embedding
 
     return ClosedFormHead(name="closed_form_head")
-
-
-_LOGGER = logging.getLogger(__name__)
-INT8_TABLE = "int8"
-"""Name of the bundle's table of activation ranges for int8."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,35 @@ _MIN_STRENGTH = 1e-9
 
 THUMBNAIL, GRADIENTS, EDGES = "thumbnail", "gradients", "edges"
 
+METHOD: Final = "gaussians"
+TABLE = "input_check"
+"""Name of the method in `bundle.json`, and of its table."""
+
+EMBEDDING = "embedding"
+DESCRIPTIONS = (THUMBNAIL, GRADIENTS, EDGES, EMBEDDING)
+COMPONENTS = 32
+"""Number of leading principal components of each descriptor's distribution."""
+
+MOST_COLOUR = 0.15
+"""Largest mean chroma (`GreyImage.colour`) of an X-ray; most photographs have more."""
+
+_LEAST_LIMIT = 1e-6
+"""Lower limit for degenerate cases where all held-out images are identical."""
+
+_WORDS = {
+    THUMBNAIL: "its brightness pattern",
+    GRADIENTS: "its outlines",
+    EDGES: "the sharpness of its outlines",
+    EMBEDDING: "the network's features",
+}
+_TURNS = {1: "anticlockwise by 90°", 2: "by 180°", 3: "clockwise by 90°"}
+_WAYS = tuple((quarters, inverted) for inverted in (False, True) for quarters in range(4))
+_PER_COMPONENT = 4
+"""Smallest number of vectors per component; with fewer, the last components would be random."""
+
+_LEAST_DEVIATION = 1e-6
+"""Smallest standard deviation, for the case that all vectors are equal."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageDescriptors:
@@ -109,38 +138,6 @@ def _energy(image: FloatArray) -> FloatArray:
     counted += np.bincount(following.ravel(), upper.ravel(), size)
     shape = (_CELLS, _CELLS, _DIRECTIONS)
     return (counted / cell**2).astype(np.float32).reshape(shape)
-
-
-METHOD: Final = "gaussians"
-TABLE = "input_check"
-"""Name of the method in `bundle.json`, and of its table."""
-
-EMBEDDING = "embedding"
-DESCRIPTIONS = (THUMBNAIL, GRADIENTS, EDGES, EMBEDDING)
-
-COMPONENTS = 32
-"""Number of leading principal components of each descriptor's distribution."""
-
-MOST_COLOUR = 0.15
-"""Largest mean chroma (`GreyImage.colour`) of an X-ray; most photographs have more."""
-
-_LEAST_LIMIT = 1e-6
-"""Lower limit for degenerate cases where all held-out images are identical."""
-
-_WORDS = {
-    THUMBNAIL: "its brightness pattern",
-    GRADIENTS: "its outlines",
-    EDGES: "the sharpness of its outlines",
-    EMBEDDING: "the network's features",
-}
-_TURNS = {1: "anticlockwise by 90°", 2: "by 180°", 3: "clockwise by 90°"}
-_WAYS = tuple((quarters, inverted) for inverted in (False, True) for quarters in range(4))
-
-_PER_COMPONENT = 4
-"""Smallest number of vectors per component; with fewer, the last components would be random."""
-
-_LEAST_DEVIATION = 1e-6
-"""Smallest standard deviation, for the case that all vectors are equal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

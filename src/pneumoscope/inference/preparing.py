@@ -49,6 +49,10 @@ Keep = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 WINDOW = 32
 """Largest number of images that are read ahead of the engine."""
 
+_WANTED = "a path, an array, a Pillow image, bytes, a DataFrame with a column 'path', or many"
+_CHANNELS = (3, 4)
+_INTEGERS = (np.uint8, np.uint16)
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -201,11 +205,6 @@ def decoded(
             yield done
     finally:  # after Ctrl-C, or if the consumer stops early: cancel the files still waiting
         pool.shutdown(cancel_futures=True)
-
-
-_WANTED = "a path, an array, a Pillow image, bytes, a DataFrame with a column 'path', or many"
-_CHANNELS = (3, 4)
-_INTEGERS = (np.uint8, np.uint16)
 
 
 @dataclass(frozen=True, slots=True)

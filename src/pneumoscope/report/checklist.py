@@ -86,6 +86,16 @@ Fact = Literal[
 AUTHORS = "authors"
 """Who completes an item that names nobody else."""
 
+_WIDTH = 400
+_LINE = 17
+_PADDING = 11
+_GAP = 28
+_MAIN = (4.0, 186.0)
+"""Left edge and width of the boxes in the main column."""
+
+_ASIDE = (214.0, 182.0)
+"""Left edge and width of the boxes for excluded images."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -145,17 +155,6 @@ CLAIM = read_guideline("claim")
 DECIDE = read_guideline("decide")
 STARD = read_guideline("stard")
 TRIPOD = read_guideline("tripod")
-
-
-_WIDTH = 400
-_LINE = 17
-_PADDING = 11
-_GAP = 28
-_MAIN = (4.0, 186.0)
-"""Left edge and width of the boxes in the main column."""
-
-_ASIDE = (214.0, 182.0)
-"""Left edge and width of the boxes for excluded images."""
 
 
 def flow_diagram(flow: Flow) -> Svg:

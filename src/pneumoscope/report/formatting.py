@@ -21,6 +21,11 @@ ABSENT = "–"
 
 _BYTES_STEP = 1000
 
+CSV_COLUMNS = ("metric", "value", "low", "high", "level", "method", "images", "patients")
+_LATEX_SPECIAL = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"} | {"–": "--", "−": "$-$", "\u202f": "\\,", "\u00a0": "~"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class MetricText:
@@ -170,13 +175,6 @@ def setting(value: object) -> str:
     if isinstance(value, int):
         return count(value)
     return str(value) or ABSENT
-
-
-CSV_COLUMNS = ("metric", "value", "low", "high", "level", "method", "images", "patients")
-
-_LATEX_SPECIAL = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"} | {"–": "--", "−": "$-$", "\u202f": "\\,", "\u00a0": "~"}
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,14 @@ from pneumoscope.report.svg import NORMAL, PNEUMONIA, Svg
 
 _FIGURES = {"sensitivity": PNEUMONIA, "specificity": NORMAL}
 
+_KEY_METRICS = ("auc", "sensitivity", "specificity", "balanced_accuracy")
+_EVALUATED_ON: dict[EvaluatedSplit, str] = {
+    "test": "of the test split",
+    "val": "of the validation split",
+    "train": "of the training split",
+    "all": "of the whole data set",
+}
+
 
 def groups(content: ReportContent) -> Section | None:
     """Rates and differences for the groups of every column, with a warning for small groups."""
@@ -143,15 +151,6 @@ def _cell(found: Estimate, *, signed: bool = False) -> str:
     text = ("+" if signed and found.value > 0 else "") + number(found.value)
     span = interval(found)
     return text if span == ABSENT else f"{text} ({span})"
-
-
-_KEY_METRICS = ("auc", "sensitivity", "specificity", "balanced_accuracy")
-_EVALUATED_ON: dict[EvaluatedSplit, str] = {
-    "test": "of the test split",
-    "val": "of the validation split",
-    "train": "of the training split",
-    "all": "of the whole data set",
-}
 
 
 @dataclass(frozen=True, slots=True)

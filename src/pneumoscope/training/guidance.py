@@ -57,6 +57,12 @@ _LEAST_COVERED = 0.3
 """Threshold on the coverage of the best covered cell: if lungs cover less of it, the view shows too
 little of them."""
 
+BUNDLED = ("default", "bundled")
+"""Names of the bundled model."""
+
+UNKNOWN = -1
+"""Code of an image without a subtype, or whose subtype is not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
@@ -224,10 +230,6 @@ def _distillation_class() -> Any:
     return Distillation
 
 
-BUNDLED = ("default", "bundled")
-"""Names of the bundled model."""
-
-
 def teacher_folder(choice: str) -> Path:
     """The bundle folder of a teacher.
 
@@ -309,10 +311,6 @@ def _frozen_model(network: NetworkArrays, architecture: Architecture) -> Any:
     model = keras.Model(backbone.input, [logits, heatmap])
     model.trainable = False  # this also fixes the moving statistics of batch normalisation
     return model
-
-
-UNKNOWN = -1
-"""Code of an image without a subtype, or whose subtype is not known."""
 
 
 def subtype_codes(records: Sequence[ImageRecord]) -> NDArray[np.int64]:

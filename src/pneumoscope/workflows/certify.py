@@ -74,6 +74,8 @@ from pneumoscope.workflows.scoring import Scored, score_all
 
 _LOGGER = logging.getLogger(__name__)
 
+FAILED = InputError.exit_code
+
 
 def confirm(predictor: Predictor) -> KnownAnswer | None:
     """Test that a predictor reproduces the known answer of its model.
@@ -222,8 +224,6 @@ def _onnx(bundle: Bundle) -> float | None:
 
 Lower = Literal["bf16", "int8"]
 LOWER: tuple[Lower, ...] = ("bf16", "int8")
-
-FAILED = InputError.exit_code
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,15 @@ _TRAINED = {
     "scratch": "all layers trained",
 }
 
+_SHOWN_DIGITS = 16
+"""Digits of a digest that are shown; the files hold all."""
+
+_PURPOSE = {"train": "train, for training", "val": "val, for choosing", "test": "test"}
+_NORMALISED = {
+    "imagenet": "normalised by ImageNet's mean and standard deviation per channel",
+    "standardise": "each image normalised to mean 0 and standard deviation 1",
+}
+
 
 def backbone_title(name: str) -> str:
     """A backbone as people write it; a rare one as `--backbone` takes it."""
@@ -166,16 +175,6 @@ def _further(config: TrainConfig) -> str:
     if config.kinds:
         steps_text += "; the subtype predicted by an auxiliary head"
     return steps_text
-
-
-_SHOWN_DIGITS = 16
-"""Digits of a digest that are shown; the files hold all."""
-
-_PURPOSE = {"train": "train, for training", "val": "val, for choosing", "test": "test"}
-_NORMALISED = {
-    "imagenet": "normalised by ImageNet's mean and standard deviation per channel",
-    "standardise": "each image normalised to mean 0 and standard deviation 1",
-}
 
 
 def flow_of(

@@ -20,6 +20,11 @@ from pathlib import Path
 from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.training.recipes import StageEpoch
 
+_POLYNOMIAL = 0x82F63B78
+"""CRC-32C (Castagnoli), reversed: RFC 3720, B.4."""
+
+_VERSION = b"brain.Event:2"
+
 
 class Stopwatch:
     """Wall time per stage."""
@@ -48,12 +53,6 @@ def peak_memory_mb() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20) if sys.platform == "darwin" else peak / 1024)
-
-
-_POLYNOMIAL = 0x82F63B78
-"""CRC-32C (Castagnoli), reversed: RFC 3720, B.4."""
-
-_VERSION = b"brain.Event:2"
 
 
 class TensorBoard:

@@ -52,6 +52,11 @@ _PIECE = 64 << 10
 _MOST_INFLATED = 16 << 20
 """Bytes of a deflated data set in which the UIDs are looked for."""
 
+_LOGGER = logging.getLogger(__name__)
+_LOOPBACK = ("127.", "::1", "localhost")
+_TRY_AGAIN = frozenset({401, 403, 407, 408, 425, 429})
+"""Statuses that concern access to the server, not the content that was sent; so does each 5xx."""
+
 
 class Wire(httpcore.SyncBackend):
     """Makes connections with a time limit per request; safe for several threads.
@@ -211,12 +216,6 @@ def _single(element: Any) -> str:
 def _after_series(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return int(tag) > _SERIES
 
-
-_LOGGER = logging.getLogger(__name__)
-
-_LOOPBACK = ("127.", "::1", "localhost")
-_TRY_AGAIN = frozenset({401, 403, 407, 408, 425, 429})
-"""Statuses that concern access to the server, not the content that was sent; so does each 5xx."""
 
 _NO_CONTENT, _FIRST_ERROR, _FIRST_SERVER_ERROR = 204, 400, 500
 

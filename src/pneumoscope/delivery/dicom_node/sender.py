@@ -61,6 +61,22 @@ _WARNINGS = range(0xB000, 0xC000)
 LEAST_RATE = 16 << 10
 """Bytes per second, beyond the time-out, below which a peer counts as unreachable."""
 
+FHIR_TOKEN_VARIABLE = "PNEUMOSCOPE_FHIR_TOKEN"  # noqa: S105 - its name, not the token
+_FHIR_OPTIONS = ServiceOptions(
+    url="--fhir",
+    token_file="--fhir-token-file",  # noqa: S106 - the option's name
+    token_variable=FHIR_TOKEN_VARIABLE,
+    kind="a FHIR R4 server",
+    example="https://fhir.example/r4",
+)
+_FHIR_HEADERS = {
+    "Content-Type": "application/fhir+json; fhirVersion=4.0",
+    "Accept": "application/fhir+json",
+    "Prefer": "return=minimal",
+}
+_FHIR_STORED = (200, 201)
+_MOST_RESPONSE = 1 << 20
+
 
 class UnreachableError(Exception):
     """The destination can't be reached; no report is at fault.
@@ -345,23 +361,6 @@ def pause(config: NodeConfig, failures: int) -> float:
     """Seconds before the next try: twice the last pause, up to a maximum."""
     # The exponent is bounded: a destination may be unreachable for days.
     return min(config.retry_first * 2.0 ** min(failures, 32), config.retry_most)
-
-
-FHIR_TOKEN_VARIABLE = "PNEUMOSCOPE_FHIR_TOKEN"  # noqa: S105 - its name, not the token
-_FHIR_OPTIONS = ServiceOptions(
-    url="--fhir",
-    token_file="--fhir-token-file",  # noqa: S106 - the option's name
-    token_variable=FHIR_TOKEN_VARIABLE,
-    kind="a FHIR R4 server",
-    example="https://fhir.example/r4",
-)
-_FHIR_HEADERS = {
-    "Content-Type": "application/fhir+json; fhirVersion=4.0",
-    "Accept": "application/fhir+json",
-    "Prefer": "return=minimal",
-}
-_FHIR_STORED = (200, 201)
-_MOST_RESPONSE = 1 << 20
 
 
 class StowSender(Sender):

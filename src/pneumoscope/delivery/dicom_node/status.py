@@ -60,6 +60,14 @@ _TAGS = [
     *("PatientAge", "PatientBirthDate", "CurrentRequestedProcedureEvidenceSequence"),
 ]
 
+_HOST = "127.0.0.1"
+_TEXT = "text/plain; charset=utf-8"
+_METRICS = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = 5.0
+"""A client that sends nothing for this long is disconnected."""
+
+_MOST_CONNECTIONS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Aside:
@@ -244,15 +252,6 @@ def _study(report: bytes) -> dict[str, str]:
         "sex": str(dataset.get("PatientSex") or ""),
         "age": "" if age is None else f"{age.low:.1f}",
     }
-
-
-_HOST = "127.0.0.1"
-_TEXT = "text/plain; charset=utf-8"
-_METRICS = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS = 5.0
-"""A client that sends nothing for this long is disconnected."""
-
-_MOST_CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,14 @@ _CAPTURE_CARRIED = (
 _STAND_IN_ORIENTATION = ("L", "F")
 _LETTERS = frozenset("LRAPHF")
 
+SEGMENTATION_SERIES = 9003
+_LEVELS = 255
+_LABEL = "Evidence for pneumonia (Grad-CAM)"
+_SEGMENTATION_CARRIED = (
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+    "BodyPartExamined",
+)
+
 
 def secondary_capture(
     source: SourceImage, author: Author, prediction: Prediction, overlay: NDArray[np.uint8]
@@ -169,16 +177,6 @@ def _reference(source: SourceImage) -> Dataset:
     item.ReferencedSOPInstanceUID = source.sop_uid
     item.PurposeOfReferenceCodeSequence = [purpose]
     return item
-
-
-SEGMENTATION_SERIES = 9003
-
-_LEVELS = 255
-_LABEL = "Evidence for pneumonia (Grad-CAM)"
-_SEGMENTATION_CARRIED = (
-    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
-    "BodyPartExamined",
-)
 
 
 def segmentation(

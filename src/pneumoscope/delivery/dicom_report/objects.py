@@ -80,6 +80,10 @@ _UNLIKENESS = ("UNLIKENESS", _SCHEME, "How unlike its training images the model 
 _COMMENT = ("121106", "DCM", "Comment")
 _NO_UNITS = ("1", "UCUM", "no units")
 
+_LOGGER = logging.getLogger(__name__)
+MOST_NOTES = 1000
+"""Notes that the document holds at most; all are logged."""
+
 
 def structured_report(
     source: SourceImage, author: Author, prediction: Prediction
@@ -237,12 +241,7 @@ def _comment(text: str) -> Any:
     return TextContentItem(_code(_COMMENT), text, RelationshipTypeValues.CONTAINS)
 
 
-_LOGGER = logging.getLogger(__name__)
-
 Kind = Literal["report", "capture", "segmentation", "fhir"]
-
-MOST_NOTES = 1000
-"""Notes that the document holds at most; all are logged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,21 @@ _TYPES = {
 
 PAGE_FILES = tuple(name for name in _TYPES if name != "index.html")
 
+_NDJSON = "application/x-ndjson"
+_NO_TELEMETRY: Any = dict.fromkeys(
+    ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
+)
+"""Off: FastAPI would report requests and exceptions to wherever the environment says."""
+
+_CLIENT_GONE = 499
+"""The status that nginx logs for a client that disconnected; no client receives it."""
+
+DESCRIPTION = (
+    "Tells pneumonia from normal on chest X-rays. Research software: not a medical device, not for "
+    "decisions about patients. Images are held in memory while they are scored, and nowhere "
+    "else."
+)
+
 
 def page_file(name: str) -> Response:
     """One file of the page."""
@@ -99,22 +114,6 @@ def _named(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"one or more: {_named(schema.get('items', {}))}"
     return str(schema.get("title") or schema.get("type", "JSON"))
-
-
-_NDJSON = "application/x-ndjson"
-_NO_TELEMETRY: Any = dict.fromkeys(
-    ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
-)
-"""Off: FastAPI would report requests and exceptions to wherever the environment says."""
-
-_CLIENT_GONE = 499
-"""The status that nginx logs for a client that disconnected; no client receives it."""
-
-DESCRIPTION = (
-    "Tells pneumonia from normal on chest X-rays. Research software: not a medical device, not for "
-    "decisions about patients. Images are held in memory while they are scored, and nowhere "
-    "else."
-)
 
 
 def build_app(

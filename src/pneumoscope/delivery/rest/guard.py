@@ -30,6 +30,31 @@ from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest.logs import Metrics, event
 from pneumoscope.errors import InputError
 
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+ANY = "*"
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+HELD = "pneumoscope.held"
+"""Key of the ASGI scope: an `ExitStack` that closes when the request ends in any way."""
+
+_HEAD = "pneumoscope.head"
+"""Key of the ASGI scope: whether the client requests the head of a response only."""
+
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+_NEEDS_KEY = ("/v1/", "/metrics")
+_MOST_ADDRESSES = 10_000
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+
 
 class Problem(StrEnum):
     """Codes of `reason` that concern the request, not the image."""
@@ -72,33 +97,7 @@ class ClientGoneError(InputError):
     """The client disconnected before the response."""
 
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-ANY = "*"
-_READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
-
 Headers = Mapping[bytes, bytes]
-
-HELD = "pneumoscope.held"
-"""Key of the ASGI scope: an `ExitStack` that closes when the request ends in any way."""
-
-_HEAD = "pneumoscope.head"
-"""Key of the ASGI scope: whether the client requests the head of a response only."""
-
-_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-_NEEDS_KEY = ("/v1/", "/metrics")
-_MOST_ADDRESSES = 10_000
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-    "Cache-Control": "no-store",
-}
 
 
 class Origins:

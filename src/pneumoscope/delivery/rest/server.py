@@ -49,6 +49,10 @@ _MOST_CRUMBS = 5000
 _LEAST_CRUMB = 64
 """Pieces that a body may have, and the mean size in bytes required of more pieces."""
 
+KEY_VARIABLE = "PNEUMOSCOPE_API_KEY"
+_LEAST_KEY = 16
+_LOOPBACK = ("127.", "::1", "localhost")
+
 
 class _Conversation(h11.Connection):
     """HTTP whose bodies must not arrive in tiny pieces: each costs as much as a large one."""
@@ -292,11 +296,6 @@ def most_connections(wanted: int) -> int:
     if files == resource.RLIM_INFINITY:
         return wanted
     return max(min(wanted, files - _SPARE_DESCRIPTORS), 8)
-
-
-KEY_VARIABLE = "PNEUMOSCOPE_API_KEY"
-_LEAST_KEY = 16
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)

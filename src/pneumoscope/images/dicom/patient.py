@@ -34,6 +34,19 @@ _MAX_APART = 1.0
 """Maximum difference in years between PatientAge and the dates, which may be shifted to hide the
 identity."""
 
+AGE_BANDS = ((1, "under 1"), (5, "1 to 4"), (18, "5 to 17"), (40, "18 to 39"), (65, "40 to 64"))
+"""Upper limit of each band in years (exclusive), and its name; above is `65 or older`."""
+
+_OLDEST_BAND = "65 or older"
+_AGE_STRING = re.compile(r"(\d{3})([DWMY])")  # AS, DICOM PS3.5 section 6.2
+_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
+_SEXES = {"F": "female", "M": "male", "O": "other"}  # PatientSex, PS3.3 C.7.1.1
+_PREAMBLE = 132
+_MAX_TEXT = 64
+_MAX_INFLATED = 64 << 20
+_MAX_HEADER = 1 << 20  # bytes; the elements that are read stand before that
+MOST_AGE = 120
+
 
 @dataclass(frozen=True, slots=True)
 class Age:
@@ -120,19 +133,6 @@ def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-AGE_BANDS = ((1, "under 1"), (5, "1 to 4"), (18, "5 to 17"), (40, "18 to 39"), (65, "40 to 64"))
-"""Upper limit of each band in years (exclusive), and its name; above is `65 or older`."""
-
-_OLDEST_BAND = "65 or older"
-_AGE_STRING = re.compile(r"(\d{3})([DWMY])")  # AS, DICOM PS3.5 section 6.2
-_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
-_SEXES = {"F": "female", "M": "male", "O": "other"}  # PatientSex, PS3.3 C.7.1.1
-_PREAMBLE = 132
-_MAX_TEXT = 64
-_MAX_INFLATED = 64 << 20
-_MAX_HEADER = 1 << 20  # bytes; the elements that are read stand before that
-
-
 def image_attributes(path: Path) -> dict[str, str]:
     """`age_band`, `sex`, `view` and `manufacturer` of a DICOM file, as far as it states them.
 
@@ -179,9 +179,6 @@ def _text(value: object) -> str:
     """A header's text on one line, without characters that break a page or a CSV."""
     printable = "".join(c if c.isprintable() else " " for c in str(value or ""))
     return " ".join(printable.split())[:_MAX_TEXT]
-
-
-MOST_AGE = 120
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,17 @@ def test_import_and_help_load_nothing_heavy() -> None:
     assert "predict" in done.stdout
 
 
+def test_what_scores_an_image_file_loads_only_what_it_needs() -> None:
+    """One image from a cold start takes a second: each of these would add a quarter to it."""
+    code = (
+        "import sys, pneumoscope.inference.predictor, pneumoscope.workflows.predict\n"
+        "unused = ('pydicom', 'requests', 'scipy', 'polars', 'keras', 'pneumoscope.data.index')\n"
+        "print([name for name in unused if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_dir_shows_the_public_names_and_nothing_else() -> None:
     """In a process of its own, before and after names and modules are loaded."""
     code = (

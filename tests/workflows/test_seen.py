@@ -10,7 +10,8 @@ import pytest
 
 from pneumoscope.config import TrainConfig
 from pneumoscope.data.index import index
-from pneumoscope.data.training_overlap import TABLE_NAME, count_overlap, training_hashes
+from pneumoscope.data.training_overlap import count_overlap, training_hashes
+from pneumoscope.graph.bundle_files import SEEN_TABLE
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.records import ImageRecord
@@ -27,7 +28,7 @@ def trained_on(folder: Path, images: Sequence[ImageRecord]) -> Path:
     """A bundle with the hashes of `images`."""
     made = small_bundle(folder / "before")
     table = training_hashes({"train": images, "val": ()})
-    return write_revised(folder / "model", made, made.manifest, "", {TABLE_NAME: table}).folder
+    return write_revised(folder / "model", made, made.manifest, "", {SEEN_TABLE: table}).folder
 
 
 def test_the_images_of_weights_and_teachers_are_recorded(
@@ -38,12 +39,12 @@ def test_the_images_of_weights_and_teachers_are_recorded(
         trained_on(tmp_path / "b", records[8:15]),
     )
     config = TrainConfig(weights=str(first), teachers=(str(second), str(first)))
-    table = hashes_of_training(records[15:20], records[20:24], config)[TABLE_NAME]
+    table = hashes_of_training(records[15:20], records[20:24], config)[SEEN_TABLE]
     assert sum(name.endswith("_salt") for name in table) == 3  # the first model counts once
     seen = count_overlap(table, records)
     assert (seen.identical, seen.chosen_on) == (20, 4)
     alone = hashes_of_training(records[15:20], records[20:24], TrainConfig(weights="none"))
-    assert count_overlap(alone[TABLE_NAME], records).identical == 5
+    assert count_overlap(alone[SEEN_TABLE], records).identical == 5
 
 
 def test_a_teacher_without_hashes_is_reported(
@@ -51,9 +52,9 @@ def test_a_teacher_without_hashes_is_reported(
 ) -> None:
     caplog.set_level("WARNING", logger="pneumoscope")
     teacher = small_bundle(tmp_path / "teacher").folder
-    assert load_bundle(teacher).table(TABLE_NAME) is None
+    assert load_bundle(teacher).table(SEEN_TABLE) is None
     config = TrainConfig(weights="none", teachers=(str(teacher),))
-    table = hashes_of_training(records[:5], (), config)[TABLE_NAME]
+    table = hashes_of_training(records[:5], (), config)[SEEN_TABLE]
     assert count_overlap(table, records).identical == 5
     assert "holds no hashes of its training images" in caplog.text
 
@@ -68,7 +69,7 @@ def test_weights_without_hashes_are_reported(
 
 
 def test_the_images_of_the_shipped_model_count_as_well(records: Sequence[ImageRecord]) -> None:
-    table = hashes_of_training(records[:5], (), TrainConfig(weights="bundled"))[TABLE_NAME]
+    table = hashes_of_training(records[:5], (), TrainConfig(weights="bundled"))[SEEN_TABLE]
     assert sum(name.endswith("_salt") for name in table) >= 2
     assert count_overlap(table, records).identical == 5
 
@@ -86,6 +87,6 @@ def test_hashes_that_are_added_later_keep_those_of_earlier_models(
     lines = [f"{one.path},{one.label},{one.patient},train" for one in own]
     split = tmp_path / "split.csv"
     split.write_text("\n".join(["path,label,patient,split", *lines]), encoding="utf-8")
-    again = add_to_bundle(model, split).table(TABLE_NAME)
+    again = add_to_bundle(model, split).table(SEEN_TABLE)
     assert again is not None
     assert count_overlap(again, records).identical == 8 + 7

@@ -31,9 +31,6 @@ from pneumoscope.images.read import read_image
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 
-TABLE_NAME = "seen"
-"""Name of the table in a bundle (`seen.npz`)."""
-
 Part = Literal["train", "val"]
 PARTS: tuple[Part, ...] = ("train", "val")
 

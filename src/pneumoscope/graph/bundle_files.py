@@ -18,6 +18,9 @@ from pneumoscope.storage import open_regular, sha256_of_file
 
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
+SEEN_TABLE = "seen"
+"""Table of salted hashes of the training images (`data/training_overlap.py`)."""
+
 NETWORK_SUFFIX = ".keras"
 OLD_SUFFIX = ".weights.h5"
 """Suffix of the DenseNet121 weights that bundles held before schema 4."""

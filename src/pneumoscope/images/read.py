@@ -355,7 +355,7 @@ def header_note(warnings: tuple[str, ...]) -> str:
 def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> Decoded:
     if kind == "dicom":
         # pydicom takes 0.2 s to import, and most data sets have no DICOM.
-        from pneumoscope.images.dicom import decode_dicom
+        from pneumoscope.images.dicom.decode import decode_dicom
 
         return decode_dicom(content, name, limits)
     return decode_raster(content, kind, name, limits)

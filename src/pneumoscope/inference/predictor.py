@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import DeviceChoice, LimitsConfig
-from pneumoscope.data.training_overlap import TABLE_NAME
 from pneumoscope.errors import Reason, UsageError
+from pneumoscope.graph.bundle_files import SEEN_TABLE
 from pneumoscope.graph.writer import Precision
 from pneumoscope.images.dicom.patient import AgeGate
 from pneumoscope.images.preprocess import Preprocessor
@@ -156,7 +156,7 @@ class Predictor:
             any_age=any_age,
         )
         made.known_logit = stated_logit(bundle.table(KNOWN))
-        made.seen = bundle.table(TABLE_NAME)
+        made.seen = bundle.table(SEEN_TABLE)
         return made
 
     @property

@@ -312,7 +312,9 @@ def _context(modules: Iterable[str]) -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__, "pneumoscope.images.dicom", *modules])
+    context.set_forkserver_preload(
+        ["__main__", __name__, "pneumoscope.images.dicom.decode", *modules]
+    )
     return context
 
 

@@ -23,14 +23,13 @@ from pneumoscope.config import TrainConfig
 from pneumoscope.data.index import index
 from pneumoscope.data.training_overlap import (
     PARTS,
-    TABLE_NAME,
     Part,
     TrainingOverlap,
     count_overlap,
     training_hashes,
 )
 from pneumoscope.errors import DataError
-from pneumoscope.graph.bundle_files import bundle_in
+from pneumoscope.graph.bundle_files import SEEN_TABLE, bundle_in
 from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.weights_store import Table
@@ -81,7 +80,7 @@ def hashes_of_training(
     """
     parts: dict[Part, Sequence[ImageRecord]] = {"train": train, "val": val}
     earlier = [_table_of_weights(config.weights), *map(_table_of_teacher, config.teachers)]
-    return {TABLE_NAME: training_hashes(parts, progress, _union(filter(None, earlier)))}
+    return {SEEN_TABLE: training_hashes(parts, progress, _union(filter(None, earlier)))}
 
 
 def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILENT) -> Bundle:
@@ -104,9 +103,9 @@ def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILE
             f"{data}: found {len(found['train'])} training images; the model in {bundle.folder} "
             f"was trained on {wanted}. Give the split.csv of its run."
         )
-    table = training_hashes(found, progress, bundle.table(TABLE_NAME))
+    table = training_hashes(found, progress, bundle.table(SEEN_TABLE))
     card = bundle.card.read_text(encoding="utf-8")
-    return write_revised(bundle.folder, bundle, bundle.manifest, card, {TABLE_NAME: table})
+    return write_revised(bundle.folder, bundle, bundle.manifest, card, {SEEN_TABLE: table})
 
 
 def _table_of_weights(weights: str) -> Table | None:
@@ -123,7 +122,7 @@ def _table_of_teacher(teacher: str) -> Table | None:
 
 
 def _table_or_warning(model: Path | str, option: str) -> Table | None:
-    table = load_bundle(model).table(TABLE_NAME)
+    table = load_bundle(model).table(SEEN_TABLE)
     if table is None:
         _LOGGER.warning(
             "%s: its bundle holds no hashes of its training images, so evaluations of the new "

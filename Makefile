@@ -9,6 +9,7 @@ DOCS_VENV := .docs-venv
 DOCS_READY := $(DOCS_VENV)/.ready
 RELEASE := .release
 PIP := -m pip install --quiet --disable-pip-version-check
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
 
 .PHONY: help demo test engines lint coverage docs lock release clean default-model
 
@@ -28,7 +29,7 @@ demo: $(READY)
 	$(BIN)/pneumoscope demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 1
+	$(BIN)/python $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -40,13 +41,13 @@ lint: $(READY)
 # because the others take a gigabyte. A skipped test is a failure here.
 engines: $(READY)
 	$(BIN)/python $(PIP) --no-build-isolation --editable '.[torch,jax,ray,teachers]'
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 1 -m engines --no-skips
+	$(BIN)/python $(PYTEST) -m engines --no-skips
 
 # coverage is not in the lock file: `make test` does not need it.
 coverage: $(READY)
 	$(BIN)/python $(PIP) 'coverage>=7.10,<8'
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --max-worker-restart 1
+	$(BIN)/coverage run $(PYTEST)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

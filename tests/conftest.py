@@ -10,9 +10,20 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+LONGEST = (
+    *("workflows/test_pilot.py", "workflows/test_kill.py", "workflows/test_backbones.py"),
+    *("notebooks/test_notebook.py", "notebooks/test_cross_validation.py"),
+    *("benchmarks/test_backends.py", "delivery/dicom_node/test_real_pacs.py"),
+)
+"""Files of few tests that take a minute or more; last, they would leave one of two cores idle."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="fail if any test is skipped")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -22,8 +22,8 @@ CHUNK = 10
 SLOWLY = f"""
 import sys, time
 from pneumoscope.cli import main
-from pneumoscope.inference import preparing, table
-table._CHUNK_ROWS = {CHUNK}
+from pneumoscope.inference import preparing, results
+results._CHUNK_ROWS = {CHUNK}
 real = preparing.read_image
 def slow(*a):
     time.sleep(0.01)

@@ -102,13 +102,13 @@ def post(
             hostile_one = number % share == 0
             content = bad[number // share % len(bad)] if hostile_one else films[number % len(films)]
             began = time.perf_counter()
-            status = sent_once(client, content, until, to)
+            status = status_of(client, content, until, to)
             if status != 503:
                 (to.bad if hostile_one else to.good)[status] += 1
                 to.longest = max(to.longest, time.perf_counter() - began)
 
 
-def sent_once(client: httpx.Client, content: bytes, until: float, to: Seen) -> int:
+def status_of(client: httpx.Client, content: bytes, until: float, to: Seen) -> int:
     """The status of one upload: asked again as the server says, or once where it was cut off.
 
     A server may close a connection that was idle just when the next request leaves.

@@ -275,7 +275,7 @@ def read_plain(folder: Path, config: AdoptConfig) -> Iterator[Record]:
             path=_image(table.parent, values["path"], images),
             label=label,
             patient=values.get("patient", ""),
-            split=_split(values.get("split", "")),
+            split=parse_split(values.get("split", "")),
             age=age_in_years(values.get("age", "")),
             sex=sex_of(values.get("sex", "")),
             view=view_of(values.get("view", "")),
@@ -337,10 +337,6 @@ def _image(folder: Path, text: str, images: dict[str, Path]) -> Path | None:
     path = folder / text
     inside = ".." not in Path(text).parts and not Path(text).is_absolute()
     return path if inside and path.is_file() else images.get(Path(text).name)
-
-
-def _split(text: str) -> Split | None:
-    return parse_split(text)
 
 
 PLAIN = Source(

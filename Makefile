@@ -11,14 +11,13 @@ RELEASE := .release
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
 
-.PHONY: help demo test engines lint coverage docs lock release clean default-model
+.PHONY: help demo test engines lint docs lock release clean default-model
 
 help:
 	@echo "make demo      draw synthetic X-rays, train, evaluate, explain; results in demo/"
-	@echo "make test      style, types, import contracts, tests"
+	@echo "make test      style, types, import contracts, tests and what of the code they reach"
 	@echo "make engines   the tests that need PyTorch, JAX and Ray; adds these to .venv"
 	@echo "make lint      style, types and import contracts alone"
-	@echo "make coverage  tests, with the lines and branches that they reach"
 	@echo "make docs      build the documentation into site/ (offline once it is set up)"
 	@echo "make release   build wheel and sdist, check them, try the wheel in a clean environment"
 	@echo "make default-model DATA=chest_xray   train the model that ships again (models/README.md)"
@@ -28,8 +27,12 @@ help:
 demo: $(READY)
 	$(BIN)/pneumoscope demo --out demo
 
+# Which lines and branches are not reached: .venv/bin/coverage report, or html.
 test: lint
-	$(BIN)/python $(PYTEST)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(PYTEST)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --format=total --precision=1 | sed 's/.*/The tests reach & % of lines and branches./'
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -42,14 +45,6 @@ lint: $(READY)
 engines: $(READY)
 	$(BIN)/python $(PIP) --no-build-isolation --editable '.[torch,jax,ray,teachers]'
 	$(BIN)/python $(PYTEST) -m engines --no-skips
-
-# coverage is not in the lock file: `make test` does not need it.
-coverage: $(READY)
-	$(BIN)/python $(PIP) 'coverage>=7.10,<8'
-	$(BIN)/coverage erase
-	$(BIN)/coverage run $(PYTEST)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
 
 $(READY): requirements/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \

@@ -40,6 +40,9 @@ ANSWERED = (200, 422)
 """Statuses of images that went through the network: answered, or refused for what they show. To
 `predict` both are a row, which is counted alike."""
 
+SAMPLING = 5.0
+"""Seconds between two looks at memory: a look costs as much as half an image."""
+
 SETTLED = 60.0
 """Seconds after which memory should be flat; of shorter runs, a third of their time."""
 
@@ -116,7 +119,7 @@ async def load(url: str, process: int, films: list[bytes], clients: int, seconds
     async def watch() -> None:
         while True:
             told.memory_mb.append((time.perf_counter() - began, resident_mb(process)))
-            await asyncio.sleep(1)
+            await asyncio.sleep(SAMPLING)
 
     watching = asyncio.create_task(watch())
     told.worked, told.clients_worked = -worked_seconds(process), -time.process_time()

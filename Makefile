@@ -27,12 +27,10 @@ help:
 demo: $(READY)
 	$(BIN)/pneumoscope demo --out demo
 
-# Which lines and branches are not reached: .venv/bin/coverage report, or html.
 test: lint
-	$(BIN)/coverage erase
-	$(BIN)/coverage run $(PYTEST)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --format=total --precision=1 | sed 's/.*/The tests reach & % of lines and branches./'
+	$(BIN)/python $(PYTEST) --cov --cov-report=
+	@$(BIN)/coverage report --format=total --precision=1 | \
+		sed 's/.*/The tests reach & % of lines and branches (each: .venv\/bin\/coverage report)./'
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,12 +1,13 @@
 """Training from pixels on each backend of Keras that is installed: images per second of a step.
 
-    python benchmarks/backends.py [--sizes 112 128 160] [--batch 64] [--steps 5] [--quick]
+    python benchmarks/backends.py [--sizes 112 128 160] [--batch 64] [--steps 5]
+        [--backbone densenet121] [--quick]
 
 A step is that of the `scratch` recipe: its phase's own model and batches (squares from disk,
-distortion on the device, DenseNet121, the mission's head, AdamW), all layers trained. Each way runs
-in a process of its own, the first two steps of each size (compilation) not counted, of the others
-the median. The images are noise, which costs what X-rays cost. `--quick` only proves that it runs.
-Prints Markdown, with ratios to TensorFlow in float32.
+distortion on the device, the backbone, the mission's head, AdamW), all layers trained. Each way
+runs in a process of its own, the first two steps of each size (compilation) not counted, of the
+others the median. The images are noise, which costs what X-rays cost. `--quick` only proves that
+it runs. Prints Markdown, with ratios to TensorFlow in float32.
 """
 
 from __future__ import annotations
@@ -71,13 +72,14 @@ WAYS = (
 )
 
 
-def measure(way: Way, sizes: list[int], batch: int, steps: int) -> dict[str, Any]:
+def measure(way: Way, sizes: list[int], batch: int, steps: int, backbone: str) -> dict[str, Any]:
     """Images per second of one way at each size; Keras runs on its backend already."""
     rates = []
     for size in sizes:
         base = RECIPES["scratch"]
         config = replace(
             base,
+            backbone=backbone,
             preprocess=replace(base.preprocess, size=size),
             fit=replace(base.fit, batch_size=batch),
             scratch=ScratchConfig((size,), (1.0,)),
@@ -95,7 +97,7 @@ def measure(way: Way, sizes: list[int], batch: int, steps: int) -> dict[str, Any
 def build_trained(way: Way, config: TrainConfig) -> Any:
     """The network that `scratch` trains, in the layers and arithmetic of a way."""
     with arithmetic(way.precision):
-        body = build_backbone(None)
+        body = build_backbone(None, config.backbone)
         initialise_randomly(body, config.seed)
         body.trainable = True
         if way.native:
@@ -135,6 +137,7 @@ def in_its_own_process(way: Way, asked: argparse.Namespace) -> dict[str, Any]:
     """Run one way apart: Keras takes one backend per process."""
     command = [sys.executable, __file__, "--way", str(WAYS.index(way))]
     command += ["--batch", str(asked.batch), "--steps", str(asked.steps)]
+    command += ["--backbone", asked.backbone]
     command += ["--sizes", *map(str, asked.sizes)]
     environment = os.environ | {"KERAS_BACKEND": way.backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -147,7 +150,8 @@ def report(found: dict[Way, dict[str, Any]], absent: list[str], asked: argparse.
     base = found.get(WAYS[0], {}).get("rates")
     runtimes = "; ".join(dict.fromkeys(each["runtime"] for each in found.values()))
     lines = [
-        f"Training step of `scratch`, batch {asked.batch}, median of {asked.steps}, "
+        f"Training step of `scratch`, {asked.backbone}, batch {asked.batch}, "
+        f"median of {asked.steps}, "
         f"{date.today().isoformat()}, {os.cpu_count()} cores, {platform.machine()}, "
         f"Python {platform.python_version()}: {runtimes}.",
         *(f"Not installed: {backend}." for backend in absent),
@@ -171,13 +175,15 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[112, 128, 160])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=5, help="timed, per size")
+    parser.add_argument("--backbone", default="densenet121")
     parser.add_argument("--quick", action="store_true", help="32 px, batch 4, one step")
     parser.add_argument("--way", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.quick:
         asked.sizes, asked.batch, asked.steps = [32], 4, 1
     if asked.way is not None:
-        print(json.dumps(measure(WAYS[asked.way], asked.sizes, asked.batch, asked.steps)))
+        way = WAYS[asked.way]
+        print(json.dumps(measure(way, asked.sizes, asked.batch, asked.steps, asked.backbone)))
         return
     backends = dict.fromkeys(way.backend for way in WAYS)
     absent = [name for name in backends if importlib.util.find_spec(name) is None]

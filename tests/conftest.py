@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Two processes run tests: with as many threads as cores in each, these would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 LONGEST = (
     *("workflows/test_pilot.py", "workflows/test_kill.py", "workflows/test_backbones.py"),

@@ -115,8 +115,8 @@ def test_a_last_stage_of_half_the_stride_takes_the_same_weights_to_a_finer_map()
     assert {each for name, each in reach.items() if name.startswith("conv4")} == {(16, (1, 1))}
 
 
-@pytest.mark.parametrize("name", ["densenet169-stride16", "densenet201-stride16"])
-def test_deeper_ones_have_the_finer_map_too(name: str) -> None:
+def test_deeper_ones_have_the_finer_map_too() -> None:
+    name = "densenet169-stride16"
     plain, fine = build_backbone(SIZE, name.removesuffix("-stride16")), build_backbone(SIZE, name)
     assert [each.shape for each in fine.weights] == [each.shape for each in plain.weights]
     assert fine.output.shape == (None, 6, 6, plain.output.shape[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pneumoscope.config import (
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.workflows.crossvalidate import CrossValidated, crossvalidate
+from support.small_network import small_network
 
 CONFIG = TrainConfig(
     weights="none",
@@ -34,13 +36,19 @@ CONFIG = TrainConfig(
 DIVISION = CrossValidationConfig(folds=3)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with small_network():
+        yield
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("folds")
 
 
 @pytest.fixture(scope="module")
-def finished(shared: Path) -> CrossValidated:
+def finished(shared: Path, small: None) -> CrossValidated:
     data = write_phantoms(shared / "phantoms", 60, 3, size=80)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PNEUMOSCOPE_CACHE", str(shared / "cache"))

@@ -1,8 +1,9 @@
 """A training killed by SIGKILL, again and again and anywhere, ends as the unbroken one does.
 
-The frozen recipe runs as the command that users give, over the real network, and is killed where
-the disk shows it to be. The others run over a small network: `scratch` dies at ten moments, six of
+The frozen recipe runs as the command that users give, over a real backbone, and is killed where the
+disk shows it to be. The others run over a small network: `scratch` dies at seven moments, three of
 them random, two in the midst of writing, the first checkpoint's among them.
+`benchmarks/kills.py` kills predictions at ten random moments.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from pneumoscope.inference.bundle import load_bundle, load_networks
 from support.small_network import Death, small_network, train_in_child
 
 FROZEN = TrainConfig(
+    backbone="mobilenetv3small",
     weights="none",
     views=2,
     keep_val=True,
@@ -48,10 +50,10 @@ SCRATCH = TrainConfig(
     keep_val=True,
     preprocess=PreprocessConfig(size=48, normalisation="standardise"),
     fit=FitConfig(
-        epochs=40,
+        epochs=16,
         batch_size=8,
         schedule="one-cycle",
-        stop_patience=40,
+        stop_patience=16,
         label_smoothing=0.06,
         weight_decay=0.02,
         ema=0.98,
@@ -65,8 +67,8 @@ FINETUNE = TrainConfig(
     views=2,
     keep_val=True,
     preprocess=PreprocessConfig(size=32),
-    fit=FitConfig(epochs=20, batch_size=8, schedule="cosine", stop_patience=20, ema=0.9),
-    finetune=FinetuneConfig(head_epochs=10),
+    fit=FitConfig(epochs=10, batch_size=8, schedule="cosine", stop_patience=10, ema=0.9),
+    finetune=FinetuneConfig(head_epochs=5),
     interval=IntervalConfig(resamples=50),
 )
 FILMS = 50
@@ -188,7 +190,7 @@ def random_deaths(seed: int, most_epochs: int, count: int) -> list[Death]:
             [
                 Death(SEEN + 2, "images"),  # all are hashed and looked at, some are decoded
                 Death(writing="checkpoint"),  # the first one
-                *random_deaths(1, 4, 6),
+                *random_deaths(1, 4, 3),
                 Death(SEEN + 2, "images"),  # in validation, when training is done
                 Death(writing="bundle"),
             ],
@@ -198,7 +200,7 @@ def random_deaths(seed: int, most_epochs: int, count: int) -> list[Death]:
             FINETUNE,
             [
                 Death(steps=4),  # in the first stage
-                Death(steps=12),  # early in the second
+                Death(steps=7),  # early in the second
                 *random_deaths(2, 4, 1),
                 Death(writing="checkpoint"),
                 Death(writing="bundle"),

@@ -27,7 +27,7 @@ WANTED: Found = [
 def cut(pieces: list[bytes], boundary: bytes = b"b", most: int = 9) -> tuple[Found, bool]:
     found: Found = []
 
-    def data(part: Part, content: bytes) -> None:
+    def data(part: Part, content: memoryview) -> None:
         part.content += content
 
     def end(part: Part) -> None:

@@ -53,7 +53,7 @@ class Multipart:
     Args:
         boundary: from the header Content-Type.
         most_parts: files that the form may have.
-        data: called with a part and more of its content.
+        data: called with a part and more of its content, which it must copy.
         end: called with a part that is complete.
     """
 
@@ -61,7 +61,7 @@ class Multipart:
         self,
         boundary: bytes,
         most_parts: int,
-        data: Callable[[Part, bytes], None],
+        data: Callable[[Part, memoryview], None],
         end: Callable[[Part], None],
     ) -> None:
         self._line = b"\r\n--" + boundary
@@ -133,7 +133,8 @@ class Multipart:
         found = self._buffer.find(self._line)
         sure = found if found >= 0 else len(self._buffer) - len(self._line) + 1
         if sure > 0:
-            self._data(part, bytes(self._buffer[:sure]))
+            with memoryview(self._buffer) as all_of_it, all_of_it[:sure] as certain:
+                self._data(part, certain)
             del self._buffer[:sure]
         if found < 0:
             return False
@@ -255,7 +256,7 @@ class _Form:
         self.uploads: list[Upload] = []
         self._limits = limits
 
-    def data(self, part: Part, content: bytes) -> None:
+    def data(self, part: Part, content: memoryview) -> None:
         """More of a part."""
         if part.field_name != FIELD:
             return

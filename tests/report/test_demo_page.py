@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.evaluate import evaluate
-from pneumoscope.report.demo_page import DemoContent, DemoImage, write_demo_page
+from pneumoscope.report.demo_page import DemoContent, DemoImage, render_demo_page
 
 
 def png() -> bytes:
@@ -19,7 +18,7 @@ def png() -> bytes:
     return stream.getvalue()
 
 
-def test_it_shows_numbers_images_and_links(tmp_path: Path) -> None:
+def test_it_shows_numbers_images_and_links() -> None:
     labels = np.arange(40) % 2
     scores = np.clip(0.3 + 0.4 * labels + 0.01 * (np.arange(40) % 7), 0, 1)
     patients = [f"p{k}" for k in range(40)]
@@ -29,8 +28,7 @@ def test_it_shows_numbers_images_and_links(tmp_path: Path) -> None:
         DemoImage("b.png", 0, 0.61, "PNEUMONIA", png(), png()),
     )
     links = (("evaluation/report.html", "all metrics"),)
-    write_demo_page(tmp_path / "demo.html", DemoContent(found, 400, images, links))
-    page = (tmp_path / "demo.html").read_text(encoding="utf-8")
+    page = render_demo_page(DemoContent(found, 400, images, links))
     assert "trained on 400 synthetic X-rays and tested on 40 others" in page
     assert page.count("data:image/png;base64,") == 4
     assert "0.83 → pneumonia, correct" in page

@@ -243,13 +243,6 @@ def test_other_pages_run_no_script() -> None:
     assert template_text("plan.js").startswith("\n")  # as between the tags
 
 
-def test_page_is_written_whole(tmp_path: Path, content: PlanContent, page: str) -> None:
-    from pneumoscope.report.plan_page import write_plan_page
-
-    write_plan_page(tmp_path / "plan.html", content)
-    assert (tmp_path / "plan.html").read_text(encoding="utf-8") == page
-
-
 @pytest.fixture
 def keyboard(page: str, tmp_path: Path) -> Iterator[Tab]:
     """The page in a browser, the focus nowhere yet; no mouse is touched from here on."""

@@ -28,7 +28,7 @@ from pneumoscope.report.content import (
 )
 from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.formatting import METRICS, interval, number
-from pneumoscope.report.report_page import render_report, summary, write_report
+from pneumoscope.report.report_page import render_report, summary
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(40))
 HOSTILE = "<script>alert('x')</script>&\"' onload=.jpeg"
@@ -315,25 +315,8 @@ def test_metric_without_interval_shows_its_value(bare: ReportContent) -> None:
     assert "<strong>0.875</strong>" in html
 
 
-def test_same_content_gives_the_same_bytes(full: ReportContent, html: str, tmp_path: Path) -> None:
-    write_report(tmp_path / "a.html", full)
-    assert (tmp_path / "a.html").read_bytes() == html.encode("utf-8")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
-
-
-def test_failed_write_leaves_the_old_report(
-    bare: ReportContent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "report.html"
-    target.write_text("old")
-
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        write_report(target, bare)
-    assert target.read_text() == "old"
+def test_same_content_gives_the_same_bytes(full: ReportContent, html: str) -> None:
+    assert render_report(full) == html
 
 
 def test_evaluation_figures_are_named_and_small(evaluation: Evaluation, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from pneumoscope.report.page import (
     Table,
     TablesView,
     render_page,
-    write_page,
 )
 
 MOST_ROWS = 200
@@ -64,25 +63,13 @@ class AuditHead:
     banner: str
 
 
-def write_audit_page(
-    path: Path, audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES
-) -> None:
-    """Write the page of an audit to `path`, completely or not at all; equal audits, equal bytes.
+def render_audit_page(audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES) -> str:
+    """The page of an audit as HTML; equal audits give equal bytes.
 
     Args:
-        path: the HTML file.
         audit: the results of the audit.
         pictures: PNG bytes by `Doubt.path`; the page then shows X-rays.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
     """
-    sections = sections_of(audit, pictures)
-    write_page(path, "audit.html.j2", _head(audit, bool(pictures)), sections)
-
-
-def render_audit_page(audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES) -> str:
-    """The page of an audit as HTML text."""
     sections = sections_of(audit, pictures)
     return render_page("audit.html.j2", _head(audit, bool(pictures)), sections)
 

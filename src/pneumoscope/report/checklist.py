@@ -15,7 +15,6 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from matplotlib.patches import Rectangle
@@ -24,7 +23,7 @@ from pneumoscope.evaluation.metrics import ConfusionMatrix
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.content import Counted, Flow
 from pneumoscope.report.formatting import number, plural
-from pneumoscope.report.page import Drawn, FiguresView, Section, render_page, write_page
+from pneumoscope.report.page import Drawn, FiguresView, Section, render_page
 from pneumoscope.report.svg import (
     INK,
     MUTED,
@@ -333,17 +332,8 @@ class GuidelineView:
     rows: tuple[ItemView, ...]
 
 
-def write_checklist(path: Path, content: ChecklistContent) -> None:
-    """Write the page to `path`, completely or not at all; equal contents give equal bytes.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
-    """
-    write_page(path, "checklist.html.j2", _head(content), _sections(content))
-
-
 def render_checklist(content: ChecklistContent) -> str:
-    """The page as HTML text."""
+    """The page as HTML; equal contents give equal bytes."""
     return render_page("checklist.html.j2", _head(content), _sections(content))
 
 

@@ -6,7 +6,6 @@ All numbers come from `CompareContent`; nothing is computed here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pneumoscope.config import CompareConfig
 from pneumoscope.evaluation.compare import Comparison
@@ -30,7 +29,6 @@ from pneumoscope.report.page import (
     TablesView,
     data_uri,
     render_page,
-    write_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 
@@ -113,17 +111,8 @@ class FlipsView:
     flips: tuple[FlipView, ...]
 
 
-def write_compare_page(path: Path, content: CompareContent) -> None:
-    """Write the page to `path`, completely or not at all.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
-    """
-    write_page(path, "report.html.j2", _head(content), _sections(content))
-
-
 def render_compare_page(content: CompareContent) -> str:
-    """The page as HTML text."""
+    """The page as HTML; equal contents give equal bytes."""
     return render_page("report.html.j2", _head(content), _sections(content))
 
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.formatting import interval, metric_text, number, percent, plural
-from pneumoscope.report.page import Section, data_uri, write_page
+from pneumoscope.report.page import Section, data_uri, render_page
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 
 _KEYS = ("auc", "sensitivity", "specificity")
@@ -84,13 +83,9 @@ class _LinksView:
     links: tuple[tuple[str, str], ...]
 
 
-def write_demo_page(path: Path, content: DemoContent) -> None:
-    """Write the page to `path`, whole or not at all.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then untouched.
-    """
-    write_page(path, "report.html.j2", _head(content), (_gallery(content), _links(content)))
+def render_demo_page(content: DemoContent) -> str:
+    """The page as HTML."""
+    return render_page("report.html.j2", _head(content), (_gallery(content), _links(content)))
 
 
 def _head(content: DemoContent) -> ReportHead:

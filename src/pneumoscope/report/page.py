@@ -14,14 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from pneumoscope.report.svg import Svg
-from pneumoscope.storage import write_text
 
 _MARKDOWN_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})
 
@@ -188,17 +186,6 @@ def render_page(template: str, page: Any, sections: Sequence[Section], script: s
             script_policy=f"; script-src 'sha256-{digest}'" if code else "",
         )
     )
-
-
-def write_page(
-    path: Path, template: str, page: Any, sections: Sequence[Section], script: str = ""
-) -> None:
-    """Render a page and write it to `path`, completely or not at all.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
-    """
-    write_text(path, render_page(template, page, sections, script))
 
 
 def data_uri(png: bytes) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ from pneumoscope.report.page import (
     Table,
     TablesView,
     render_page,
-    write_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 
@@ -70,17 +68,8 @@ class ControlsView:
     data: Mapping[str, Any]
 
 
-def write_plan_page(path: Path, content: PlanContent) -> None:
-    """Write the page to `path`, completely or not at all.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
-    """
-    write_page(path, _TEMPLATE, _head(content), _sections(content), script=_SCRIPT)
-
-
 def render_plan_page(content: PlanContent) -> str:
-    """The page as HTML text."""
+    """The page as HTML; equal contents give equal bytes."""
     return render_page(_TEMPLATE, _head(content), _sections(content), script=_SCRIPT)
 
 

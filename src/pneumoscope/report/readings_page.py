@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoscope.evaluation.pilot import Agreement, Week
@@ -19,7 +18,6 @@ from pneumoscope.report.page import (
     Table,
     TablesView,
     render_page,
-    write_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 from pneumoscope.report.svg import (
@@ -44,17 +42,8 @@ _MARGINS = (46, 34, 14, 26)
 _MOST_TICKS = 6
 
 
-def write_readings_page(path: Path, content: ReadingsContent) -> None:
-    """Write the page to `path`, completely or not at all.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
-    """
-    write_page(path, "report.html.j2", _head(content), _sections(content))
-
-
 def render_readings_page(content: ReadingsContent) -> str:
-    """The page as HTML text."""
+    """The page as HTML; equal contents give equal bytes."""
     return render_page("report.html.j2", _head(content), _sections(content))
 
 

@@ -6,7 +6,6 @@ All numbers come from `ReportContent`; nothing is computed here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.groups import FEWEST, RATES, Group, GroupColumn
@@ -31,7 +30,6 @@ from pneumoscope.report.page import (
     Section,
     Table,
     render_page,
-    write_page,
 )
 from pneumoscope.report.svg import NORMAL, PNEUMONIA, Svg
 
@@ -171,15 +169,6 @@ class ReportHead:
     summary: str
     banner: str
     keys: tuple[KeyNumber, ...]
-
-
-def write_report(path: Path, content: ReportContent) -> None:
-    """Write the report to `path`, completely or not at all; equal contents give equal bytes.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
-    """
-    write_page(path, "report.html.j2", _head(content), sections_of(content))
 
 
 def render_report(content: ReportContent) -> str:

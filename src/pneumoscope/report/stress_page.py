@@ -6,7 +6,6 @@ All numbers come from `StressContent`; nothing is computed here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pneumoscope.evaluation.stress import METRICS, Paired
 from pneumoscope.images.perturbation_sweeps import SWEEPS
@@ -23,7 +22,6 @@ from pneumoscope.report.page import (
     TablesView,
     data_uri,
     render_page,
-    write_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
 from pneumoscope.report.stress_findings import (
@@ -99,17 +97,8 @@ class MethodView:
     folds: int
 
 
-def write_stress_page(path: Path, content: StressContent) -> None:
-    """Write the page to `path`, completely or not at all; equal contents give equal bytes.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; `path` is then unchanged.
-    """
-    write_page(path, "report.html.j2", _head(content), sections_of(content))
-
-
 def render_stress_page(content: StressContent) -> str:
-    """The page as HTML text."""
+    """The page as HTML; equal contents give equal bytes."""
     return render_page("report.html.j2", _head(content), sections_of(content))
 
 

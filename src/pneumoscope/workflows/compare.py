@@ -31,9 +31,9 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, UNCERTAIN, ImageRecord
-from pneumoscope.report.compare_page import CompareContent, Flip, write_compare_page
+from pneumoscope.report.compare_page import CompareContent, Flip, render_compare_page
 from pneumoscope.report.content import EvaluatedSplit
-from pneumoscope.storage import claim_folder, path_text, write_json, writes_alone
+from pneumoscope.storage import claim_folder, path_text, write_json, write_text, writes_alone
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.evaluate_scores import LabelledScores, labelled_scores
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation, read_evaluation
@@ -164,7 +164,7 @@ def write_comparison(
         "flipped": rows,
     }
     write_json(out / "compare.json", document)
-    write_compare_page(out / "compare.html", content)
+    write_text(out / "compare.html", render_compare_page(content))
     code = 0 if found.passed else InputError.exit_code
     return document | {"out": str(out)}, _text(found, len(flipped), compared, out), code
 

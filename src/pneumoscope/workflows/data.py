@@ -28,8 +28,8 @@ from pneumoscope.images.read import read_image
 from pneumoscope.inference.overlay import image_png
 from pneumoscope.progress import Progress
 from pneumoscope.records import CLASS_NAMES, Dataset
-from pneumoscope.report.audit_page import write_audit_page
-from pneumoscope.storage import claim_folder, path_text, write_json
+from pneumoscope.report.audit_page import render_audit_page
+from pneumoscope.storage import claim_folder, path_text, write_json, write_text
 
 MOST_PICTURES = 24
 _SIDE = 224
@@ -167,7 +167,7 @@ def run_audit(
     else:
         write_json(out / "audit.json", document)
         shown = pictures_of(found) if pictures else {}
-        write_audit_page(out / "audit.html", found, shown)
+        write_text(out / "audit.html", render_audit_page(found, shown))
         lines.append(f"page    {out / 'audit.html'}")
     return document, "\n".join(lines)
 

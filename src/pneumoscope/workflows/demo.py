@@ -24,8 +24,8 @@ from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.inference.overlay import heatmap_name
 from pneumoscope.progress import Progress
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.report.demo_page import DemoContent, DemoImage, write_demo_page
-from pneumoscope.storage import claim_folder
+from pneumoscope.report.demo_page import DemoContent, DemoImage, render_demo_page
+from pneumoscope.storage import claim_folder, write_text
 from pneumoscope.workflows.evaluate import evaluate_model, metrics_document
 from pneumoscope.workflows.evaluation_folder import metrics_table
 from pneumoscope.workflows.predict import run_prediction
@@ -73,15 +73,13 @@ def run_demo(out: Path, progress: Progress) -> tuple[dict[str, Any], str]:
     predicted, _, _ = run_prediction(
         images, str(out / "run"), out / "predictions.csv", out / "heatmaps", progress
     )
-    write_demo_page(
-        out / "demo.html",
-        DemoContent(
-            evaluated.evaluation,
-            evaluated.manifest.training_data.images,
-            _gallery(predicted["predictions"], out / "heatmaps"),
-            _LINKS,
-        ),
+    content = DemoContent(
+        evaluated.evaluation,
+        evaluated.manifest.training_data.images,
+        _gallery(predicted["predictions"], out / "heatmaps"),
+        _LINKS,
     )
+    write_text(out / "demo.html", render_demo_page(content))
     document = {
         "run": trained,
         "evaluation": metrics_document(evaluated) | {"out": str(out / "evaluation")},

@@ -27,11 +27,11 @@ from pneumoscope.evaluation.evaluate import Evaluation, headline
 from pneumoscope.evaluation.operating_point import ScoreScale
 from pneumoscope.inference.results import write_predictions
 from pneumoscope.records import CLASS_NAMES, Prediction
-from pneumoscope.report.checklist import ChecklistContent, Fact, flow_diagram, write_checklist
+from pneumoscope.report.checklist import ChecklistContent, Fact, flow_diagram, render_checklist
 from pneumoscope.report.content import ReportContent, RunFacts
 from pneumoscope.report.figure_sections import evaluation_figures
 from pneumoscope.report.formatting import as_csv, as_latex, as_markdown
-from pneumoscope.report.report_page import group_figures, write_report
+from pneumoscope.report.report_page import group_figures, render_report
 from pneumoscope.storage import write_json, write_text
 from pneumoscope.workflows.run_folder import command_line, software_versions
 
@@ -196,13 +196,12 @@ def write_evaluation_files(out: Path, files: EvaluationFiles, page: Path) -> Non
     write_predictions(out / "predictions.csv", files.predictions, files.columns)
     for figure in (*evaluation_figures(evaluation), *group_figures(evaluation)):
         figure.save(out / "figures" / f"{figure.name}.svg")
-    write_report(page, content)
+    write_text(page, render_report(content))
     if content.flow is not None:
         flow_diagram(content.flow).save(out / "figures" / "flow.svg")
         named = f"{content.model.name} · {content.data.name}"
-        write_checklist(
-            out / "checklist.html", ChecklistContent(named, files.answers, content.flow)
-        )
+        checklist = ChecklistContent(named, files.answers, content.flow)
+        write_text(out / "checklist.html", render_checklist(checklist))
 
 
 def metrics_table(evaluation: Evaluation) -> str:

@@ -33,7 +33,7 @@ from pneumoscope.evaluation.plan import (
 from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.report.content import PlanContent
-from pneumoscope.report.plan_page import write_plan_page
+from pneumoscope.report.plan_page import render_plan_page
 from pneumoscope.storage import claim_folder, write_json, write_text
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation, read_evaluation
 from pneumoscope.workflows.operating_point import apply_plan, evaluated_bundle, recalibrated
@@ -230,7 +230,7 @@ def run_plan(
         document["applied"] = apply_plan(request.apply, bundle, saved, content, config)
     write_json(out / "plan.json", document)
     write_table(out / "plan.csv", content)
-    write_plan_page(out / "plan.html", content)
+    write_text(out / "plan.html", render_plan_page(content))
     for note in notes:
         _LOGGER.warning("%s", note)
     return document | {"out": str(out)}, plan_text(content, document, out)

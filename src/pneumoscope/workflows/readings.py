@@ -47,10 +47,10 @@ from pneumoscope.evaluation.pilot import (
 )
 from pneumoscope.evaluation.plan import threshold_table
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.report.checklist import DECIDE, ChecklistContent, Fact, write_checklist
+from pneumoscope.report.checklist import DECIDE, ChecklistContent, Fact, render_checklist
 from pneumoscope.report.content import Missing, ReadingsContent, StillNeeded, ThresholdRow
 from pneumoscope.report.formatting import in_words, plural
-from pneumoscope.report.readings_page import write_readings_page
+from pneumoscope.report.readings_page import render_readings_page
 from pneumoscope.storage import claim_folder, safe_cell, write_json, write_text
 from pneumoscope.workflows.evaluate_scores import (
     DEFAULT_THRESHOLD,
@@ -253,12 +253,12 @@ def run_readings(
     document = readings_document(content, joined, request.scores, request.readings)
     write_json(request.out / "readings.json", document)
     write_text(request.out / "weeks.csv", weeks_csv(content.weeks))
-    write_readings_page(request.out / "readings.html", content)
+    write_text(request.out / "readings.html", render_readings_page(content))
     if evaluated:
         named = f"{request.scores.name} · {request.readings.name}"
         facts = {**evaluated.answers, **pilot_facts(content, joined)}
         checklist = ChecklistContent(named, facts, evaluated.flow, (DECIDE,))
-        write_checklist(request.out / "checklist.html", checklist)
+        write_text(request.out / "checklist.html", render_checklist(checklist))
     return document | {"out": str(request.out)}, readings_text(content, request.out)
 
 

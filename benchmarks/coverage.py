@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import integrate, stats
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import CompareConfig, IntervalConfig, PlanConfig
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.abstention import choose_band, choose_sets
@@ -46,8 +47,6 @@ WANTED = 0.8
 RISK = 0.1
 SETS = 0.9
 ACT_FROM = 0.3
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +82,17 @@ class World:
 class Sample:
     """Labels, scores, patients, a group that means nothing, and noise (2, n) for other models."""
 
-    labels: NDArray[np.int64]
-    scores: FloatArray
-    patients: NDArray[np.int64]
+    labels: Int64Array
+    scores: Float64Array
+    patients: Int64Array
     group: NDArray[np.bool_]
-    noise: FloatArray
+    noise: Float64Array
 
 
 WORLDS = (World("one image per patient", 1, 0.0), World("1 to 6 images per patient", 6, 0.75))
 
 
-def probability(scores: FloatArray | float, extreme: float = EXTREME) -> FloatArray:
+def probability(scores: Float64Array | float, extreme: float = EXTREME) -> Float64Array:
     """The model's probability of a score; at `extreme` 1 it would be the true one."""
     odds = (MEANS[1] - MEANS[0]) * np.asarray(scores) + math.log(PREVALENCE / (1 - PREVALENCE))
     return sigmoid(extreme * odds)

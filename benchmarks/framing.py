@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from perturbations import records_of, score
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.evaluation.metrics import auc, sensitivity, specificity
+from pneumoscope.evaluation.metrics import point_metrics
 from pneumoscope.images.perturbation_sweeps import collimation, crop
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import TerminalProgress
@@ -47,14 +47,8 @@ def rows(
     """AUC, sensitivity and specificity of each column, at the threshold of the first."""
     alarms = np.quantile(probabilities[~labels, 0], 1 - false_alarms, method="lower")
     threshold = float(np.nextafter(alarms, 2.0))  # what lies at it counts as ill, and it should not
-    return [
-        (
-            auc(labels, each),
-            sensitivity(labels, each, threshold),
-            specificity(labels, each, threshold),
-        )
-        for each in probabilities.T
-    ]
+    found = [point_metrics(labels, each, threshold) for each in probabilities.T]
+    return [(each["auc"], each["sensitivity"], each["specificity"]) for each in found]
 
 
 def table(found: dict[str, list[tuple[float, float, float]]]) -> list[str]:

@@ -24,11 +24,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import IntervalConfig
 from pneumoscope.data.index import index, require_both_classes
 from pneumoscope.errors import DataError, ImageRefusedError, PneumoscopeError
 from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD, bootstrap_metrics
-from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.perturbation_sweeps import PERTURBATIONS
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.predictor import Predictor
@@ -45,7 +45,7 @@ _ROUNDING = 1e-9
 PLAIN = "plain"
 
 
-Change = Callable[[FloatArray], FloatArray]
+Change = Callable[[Float32Array], Float32Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def score(
     read: list[ImageRecord] = []
     ways = 1 + len(changes)
 
-    def copies() -> Iterator[tuple[str, FloatArray]]:
+    def copies() -> Iterator[tuple[str, Float32Array]]:
         for record in records:
             try:
                 film = read_image(record.path).pixels

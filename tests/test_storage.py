@@ -21,6 +21,7 @@ from pneumoscope.storage import (
     claim_cache,
     claim_folder,
     home_folder,
+    json_lines,
     leftovers,
     path_text,
     plain_cell,
@@ -47,6 +48,14 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None
         failing()
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_that_an_interruption_cut_short_have_no_document(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b"\n[2]\n\xff\n{"c": 3}\n{"d": 4}')
+    found = list(json_lines(path))
+    assert [document for document, _ in found] == [{"a": 1}, None, None, None, {"c": 3}, None]
+    assert [end for _, end in found] == [9, 14, 18, 20, 29, 37]
 
 
 def test_nan_is_not_written_as_json(tmp_path: Path) -> None:

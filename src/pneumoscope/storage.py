@@ -87,6 +87,23 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def json_lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
+    """Yield the document of each line of a file, and the offset in bytes at which the line ends.
+
+    The document is `None` if the line is no JSON object with a line feed at its end, as an
+    interruption may have left it.
+    """
+    end = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            end += len(line)
+            try:
+                document = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                document = None
+            yield document if isinstance(document, dict) else None, end
+
+
 @contextmanager
 def folder_writer(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside `folder`; on success flush its files and rename it to `folder`.

@@ -15,9 +15,9 @@ from PIL import Image
 
 from pneumoscope.config import IntervalConfig, PreprocessConfig
 from pneumoscope.data.index import index
-from pneumoscope.evaluation import metrics
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.evaluation.intervals import bootstrap_metrics
+from pneumoscope.evaluation.metrics import point_metrics
 from pneumoscope.images.perturbation_sweeps import PERTURBATIONS
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
@@ -129,12 +129,11 @@ def test_falls_are_those_of_copies_made_one_by_one_and_the_worst_comes_first(
             for film in films
         ]
         row = rows[perturbation.name]
+        before, after = (point_metrics(labels, each, 0.5) for each in (plain, changed))
         for name in ("sensitivity", "specificity"):
-            metric = getattr(metrics, name)
-            after = metric(labels, changed, 0.5)
-            assert row[name]["value"] == pytest.approx(after)
-            assert row[f"{name}_fall"] == pytest.approx(metric(labels, plain, 0.5) - after)
-        assert row["auc"]["value"] == pytest.approx(metrics.auc(labels, changed))
+            assert row[name]["value"] == pytest.approx(after[name])
+            assert row[f"{name}_fall"] == pytest.approx(before[name] - after[name])
+        assert row["auc"]["value"] == pytest.approx(after["auc"])
         assert (row["title"], row["strength"]) == (perturbation.title, perturbation.strength)
     worst = [max(r["sensitivity_fall"], r["specificity_fall"]) for r in document["perturbations"]]
     assert worst == sorted(worst, reverse=True)

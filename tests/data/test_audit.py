@@ -149,9 +149,10 @@ def test_findings_list_everything_problems_first(found: Audit) -> None:
 
 def test_distributions(found: Audit) -> None:
     assert len(found.distributions) == len(QUANTITIES) * 4
+    edges = {each.quantity: each.edges for each in found.edges}
     for spread in found.distributions:
         assert sum(spread.counts) == spread.n
-        assert len(found.edges_of(spread.quantity)) == len(spread.counts) + 1
+        assert len(edges[spread.quantity]) == len(spread.counts) + 1
         assert len(spread.quantiles) == len(QUANTILE_LEVELS)
         assert list(spread.quantiles) == sorted(spread.quantiles)
     widths = [d for d in found.distributions if d.quantity == "width" and d.split == "train"]
@@ -172,7 +173,7 @@ def test_an_image_beyond_the_limits_is_unreadable(tmp_path: Path) -> None:
     assert found.findings[0].code == "unreadable"
     assert found.findings[0].severity == "problem"
     assert found.distributions == ()
-    assert found.edges_of("width") == ()
+    assert found.edges == ()
     json.dumps(found.to_dict(), allow_nan=False)
 
 

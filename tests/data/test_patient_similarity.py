@@ -7,16 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.data import patient_similarity
 from pneumoscope.data.patient_similarity import _Group as Group
 from pneumoscope.data.patient_similarity import inside, patient_similarities
-from pneumoscope.data.thumbnails import Floats, ThumbnailSet, residuals_from_mean, standardised
+from pneumoscope.data.thumbnails import ThumbnailSet, residuals_from_mean, standardised
 from support.drawn_thumbnails import draw_thumbnails
 
 
 def persons(
     rng: np.random.Generator, count: int, images: int, share: float
-) -> tuple[Floats, npt.NDArray[np.str_]]:
+) -> tuple[Float32Array, npt.NDArray[np.str_]]:
     """Rows of `count` persons with `images` each; the part `share` is specific to the person."""
     own = rng.normal(size=(count * images, 40))
     common = np.repeat(rng.normal(size=(count, 40)), images, axis=0)

@@ -12,10 +12,10 @@ from sklearn.metrics import accuracy_score
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.abstention import (
+    Uncertain,
     choose_band,
     choose_sets,
     conformal_quantile,
-    prediction_sets,
     risk_coverage,
 )
 
@@ -103,12 +103,17 @@ def test_copies_of_images_change_no_quantile() -> None:
     assert often == once
 
 
+def sets_of(probabilities: np.ndarray, found: Uncertain) -> np.ndarray:
+    """Whether NORMAL and PNEUMONIA are in the prediction set of each image, (n, 2)."""
+    return np.column_stack([probabilities < found.high, probabilities >= found.low])
+
+
 def test_sets_by_their_p_values() -> None:
     """The class is in the set if its conformal p-value is above 1 - coverage (Vovk 2012)."""
     labels, scores, patients = simulated(n=300)
     found = choose_sets(labels, scores, patients, 0.5, 0.95)
     new = np.linspace(0.001, 0.999, 500)
-    sets = prediction_sets(new, {"low": found.low, "high": found.high})
+    sets = sets_of(new, found)
     for label in (0, 1):
         seen = scores[labels == label] if label == 0 else 1 - scores[labels == label]
         fresh = new if label == 0 else 1 - new
@@ -123,7 +128,7 @@ def test_sets_cover_new_patients() -> None:
     for seed in range(60):
         labels, scores, patients = simulated(n=800, seed=seed)
         found = choose_sets(labels[:300], scores[:300], patients[:300], 0.5, 0.9)
-        sets = prediction_sets(scores[300:], {"low": found.low, "high": found.high})
+        sets = sets_of(scores[300:], found)
         for label in (0, 1):
             held[label].append(sets[labels[300:] == label, label].mean())
     assert 0.885 < np.mean(held[0]) < 0.93

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.stress import cross_validated, shortcut_baseline
+from pneumoscope.evaluation.stress import held_out_probabilities, shortcut_baseline
 from support.known import known, limits
 
 QUICK = IntervalConfig(resamples=100)
@@ -35,8 +35,8 @@ def test_a_patient_is_never_in_training_and_test_fold() -> None:
     labels = rng.integers(0, 2, 40).repeat(5)
     patients = np.arange(40).repeat(5).astype(str)
     numbers = rng.normal(size=(40, 60)).repeat(5, axis=0)
-    grouped = cross_validated(numbers, labels, patients, 5, 0)
-    split_up = cross_validated(numbers, labels, np.arange(200).astype(str), 5, 0)
+    grouped = held_out_probabilities(numbers, labels, patients, 5, 0)
+    split_up = held_out_probabilities(numbers, labels, np.arange(200).astype(str), 5, 0)
     assert roc_auc_score(labels, split_up) > 0.95
     assert grouped is not None
     assert roc_auc_score(labels, grouped) < 0.75

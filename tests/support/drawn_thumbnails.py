@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.arrays import Float64Array
 from pneumoscope.data.audit_record import Member
 from pneumoscope.data.thumbnails import THUMBNAIL_SIDE, ThumbnailSet
 from pneumoscope.records import CLASS_NAMES
 
-Floats = npt.NDArray[np.float64]
 PIXELS = THUMBNAIL_SIDE * THUMBNAIL_SIDE
 
 
@@ -21,7 +21,7 @@ def draw_thumbnails(
     *,
     person: float = 0.0,
     disease: float = 0.0,
-    pattern: Floats | None = None,
+    pattern: Float64Array | None = None,
 ) -> ThumbnailSet:
     """One image per row: smooth noise, a picture of its person, and a picture of its class.
 
@@ -68,7 +68,7 @@ def draw_thumbnails(
     )
 
 
-def smooth(rng: np.random.Generator, count: int) -> Floats:
+def smooth(rng: np.random.Generator, count: int) -> Float64Array:
     """(count, 1024) pictures of 8×8 coarse greys, mean 0, deviation 1 over all pictures."""
     coarse = rng.normal(size=(count, 8, 8))
     return np.asarray(np.kron(coarse, np.ones((4, 4))), np.float64).reshape(count, PIXELS)

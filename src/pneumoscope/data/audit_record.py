@@ -259,7 +259,7 @@ class Distribution:
         n: readable images.
         mean: arithmetic mean.
         quantiles: at the levels `Audit.quantile_levels`.
-        counts: images per bin between `Audit.edges_of(quantity)`; every image falls into a bin.
+        counts: images per bin between the `Edges` of the quantity; every image falls into a bin.
     """
 
     quantity: Quantity
@@ -351,10 +351,6 @@ class Audit:
     distributions: tuple[Distribution, ...]
     separations: tuple[Separation, ...]
     evidence: Evidence = field(default_factory=Evidence)
-
-    def edges_of(self, quantity: Quantity) -> tuple[float, ...]:
-        """The bin edges of a quantity's histograms; empty if no image was readable."""
-        return next((e.edges for e in self.edges if e.quantity == quantity), ())
 
     def with_severity(self, severity: Severity) -> tuple[Finding, ...]:
         """The findings of one severity, in order."""

@@ -55,11 +55,6 @@ class ClassCounts:
         """Images of both classes."""
         return self.normal + self.pneumonia
 
-    @property
-    def rarer(self) -> int:
-        """Images of the smaller class."""
-        return min(self.normal, self.pneumonia)
-
 
 def index(
     data: Path | str,

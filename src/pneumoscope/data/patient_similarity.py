@@ -21,9 +21,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.arrays import Float32Array, Int64Array
 from pneumoscope.data.audit_record import LEVEL, PatientSimilarity
 from pneumoscope.data.patients import ID_SERIES, id_series, natural_key, number_of
-from pneumoscope.data.thumbnails import Floats, ThumbnailSet, residuals_from_mean
+from pneumoscope.data.thumbnails import ThumbnailSet, residuals_from_mean
 from pneumoscope.records import CLASS_NAMES, SPLITS
 
 _MIN_IDS = 5
@@ -32,14 +33,12 @@ _MIN_IDS = 5
 _PERMUTATIONS = 499
 _RESAMPLES = 1000
 
-Ints = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class _Group:
     """Images of one class and split or series: standardised rows, and the key of each."""
 
-    rows: Floats
+    rows: Float32Array
     keys: npt.NDArray[np.str_]
 
 
@@ -61,7 +60,7 @@ def patient_similarities(images: ThumbnailSet, seed: int) -> tuple[PatientSimila
     return tuple(found)
 
 
-def _without_copies(images: ThumbnailSet) -> Ints:
+def _without_copies(images: ThumbnailSet) -> Int64Array:
     """Positions of the images without byte-equal copies of the same patient and split."""
     seen: set[tuple[str, str, str]] = set()
     kept = []
@@ -73,8 +72,8 @@ def _without_copies(images: ThumbnailSet) -> Ints:
     return np.array(kept, np.int64)
 
 
-def _cell(images: ThumbnailSet, kept: Ints, label: int, split: str) -> Ints:
-    own: Ints = kept[(images.labels[kept] == label) & (images.splits[kept] == split)]
+def _cell(images: ThumbnailSet, kept: Int64Array, label: int, split: str) -> Int64Array:
+    own: Int64Array = kept[(images.labels[kept] == label) & (images.splits[kept] == split)]
     return own
 
 
@@ -83,7 +82,7 @@ def _named(split: str) -> str:
 
 
 def _inside_splits(
-    images: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
+    images: ThumbnailSet, small: Float32Array, kept: Int64Array, rng: np.random.Generator
 ) -> Iterator[PatientSimilarity]:
     for split, label in itertools.product((*SPLITS, "none"), range(len(CLASS_NAMES))):
         places = _cell(images, kept, label, split)
@@ -95,7 +94,7 @@ def _inside_splits(
 
 
 def _across_splits(
-    images: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
+    images: ThumbnailSet, small: Float32Array, kept: Int64Array, rng: np.random.Generator
 ) -> Iterator[PatientSimilarity]:
     for (one, other), label in itertools.product(
         itertools.combinations(SPLITS, 2), range(len(CLASS_NAMES))
@@ -106,7 +105,7 @@ def _across_splits(
 
 
 def _across_series(
-    images: ThumbnailSet, small: Floats, kept: Ints, rng: np.random.Generator
+    images: ThumbnailSet, small: Float32Array, kept: Int64Array, rng: np.random.Generator
 ) -> Iterator[PatientSimilarity]:
     """Images whose ids have the same number in different series, such as bacteria-12 and virus-12.
 
@@ -124,8 +123,8 @@ def _across_series(
 
 def _between(
     images: ThumbnailSet,
-    small: Floats,
-    places: tuple[Ints, Ints],
+    small: Float32Array,
+    places: tuple[Int64Array, Int64Array],
     kind: Literal["across", "number"],
     where: str,
     rng: np.random.Generator,
@@ -147,7 +146,7 @@ def _number(patient: str) -> str:
 
 
 def inside(
-    rows: Floats, keys: npt.NDArray[np.str_], where: str, rng: np.random.Generator
+    rows: Float32Array, keys: npt.NDArray[np.str_], where: str, rng: np.random.Generator
 ) -> PatientSimilarity | None:
     """Test whether rows with one key are more similar than rows with two keys.
 
@@ -181,7 +180,7 @@ def inside(
     return replace(found, neighbours=_neighbours(rows, keys))
 
 
-def _neighbours(rows: Floats, keys: npt.NDArray[np.str_]) -> float | None:
+def _neighbours(rows: Float32Array, keys: npt.NDArray[np.str_]) -> float | None:
     """Mean product of rows with different, consecutive keys."""
     names = keys.tolist()
     order = sorted(range(len(names)), key=lambda place: natural_key(names[place]))
@@ -193,7 +192,7 @@ def _neighbours(rows: Floats, keys: npt.NDArray[np.str_]) -> float | None:
     return round(float(products.mean()), 4)
 
 
-def _runs(keys: npt.NDArray[np.str_]) -> tuple[Ints, Ints, Ints]:
+def _runs(keys: npt.NDArray[np.str_]) -> tuple[Int64Array, Int64Array, Int64Array]:
     """An order that groups equal keys; the start of each key's run; its length."""
     _, codes, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     order = np.argsort(codes, kind="stable")
@@ -201,7 +200,9 @@ def _runs(keys: npt.NDArray[np.str_]) -> tuple[Ints, Ints, Ints]:
     return order.astype(np.int64), starts.astype(np.int64), sizes.astype(np.int64)
 
 
-def _mean_similarity(rows: Floats, edges: Ints, sizes: Ints) -> npt.NDArray[np.float64]:
+def _mean_similarity(
+    rows: Float32Array, edges: Int64Array, sizes: Int64Array
+) -> npt.NDArray[np.float64]:
     """Mean product of the pairs in each run: (|Σz|² - Σ|z|²) / (m(m - 1))."""
     sums = np.add.reduceat(rows, edges, axis=0)
     own = np.add.reduceat((rows * rows).sum(axis=1), edges)
@@ -210,7 +211,7 @@ def _mean_similarity(rows: Floats, edges: Ints, sizes: Ints) -> npt.NDArray[np.f
     return mean
 
 
-def _strangers_inside(sums: npt.NDArray[np.float64], sizes: Ints) -> float:
+def _strangers_inside(sums: npt.NDArray[np.float64], sizes: Int64Array) -> float:
     """Mean product of all pairs with two keys."""
     everything = sums.sum(axis=0)
     total = float(everything @ everything - (sums * sums).sum())
@@ -247,12 +248,12 @@ def between(
     return _similarity(kind, where, pairs, same, strangers, permuted, rng)
 
 
-def _mean_rows(group: _Group, keys: Sequence[str]) -> tuple[Floats, Ints]:
+def _mean_rows(group: _Group, keys: Sequence[str]) -> tuple[Float32Array, Int64Array]:
     """The mean row of each key, and its number of images."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, key in enumerate(group.keys.tolist()):
         places[key].append(place)
-    rows: Floats = np.stack([group.rows[places[key]].mean(axis=0) for key in keys])
+    rows: Float32Array = np.stack([group.rows[places[key]].mean(axis=0) for key in keys])
     return rows, np.array([len(places[key]) for key in keys], np.int64)
 
 

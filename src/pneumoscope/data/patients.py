@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import struct
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO
 
+from pneumoscope.errors import ImageRefusedError
 from pneumoscope.records import ImageRecord, Split
 
 _SPLITS: dict[str, Split] = {
@@ -160,29 +160,23 @@ def dicom_patient_id(path: Path) -> str:
 
     Reads the header only up to that element (DICOM PS3.10 section 7.1: `DICM` at byte 128).
     """
-    try:
-        with path.open("rb") as stream:
-            if stream.read(132)[128:] != b"DICM":
-                return ""
+    with suppress(OSError), path.open("rb") as stream:
+        if stream.read(132)[128:] == b"DICM":
             stream.seek(0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the image reader reports odd headers
-                return _patient_id_in(path, stream)
-    # Errors that pydicom raises for broken headers; the image reader refuses the file later.
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return ""
-    except (NotImplementedError, RecursionError, struct.error, zlib.error):
-        return ""
+            return _patient_id_in(path, stream)
+    return ""
 
 
 def _patient_id_in(path: Path, stream: IO[bytes]) -> str:
-    from pydicom.errors import InvalidDicomError
     from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
+
+    from pneumoscope.images.budget import decoding
 
     def behind(tag: int, _vr: str | None, _length: int) -> bool:
         return tag > _PATIENT_ID
 
-    try:
+    # The image reader reports odd headers, and refuses broken files.
+    with suppress(ImageRefusedError), decoding(str(path), "its header"):
         meta = read_file_meta_info(path)
         if meta.get("TransferSyntaxUID") == _DEFLATED:
             stream.seek(_META_START + int(meta.FileMetaInformationGroupLength))
@@ -192,8 +186,7 @@ def _patient_id_in(path: Path, stream: IO[bytes]) -> str:
         else:
             header = read_partial(stream, stop_when=behind, specific_tags=[_PATIENT_ID])
         return str(header.get("PatientID", "") or "").strip(" \0")
-    except InvalidDicomError:
-        return ""
+    return ""
 
 
 def assign_patients(

@@ -12,17 +12,15 @@ import csv
 import gzip
 import io
 import os
-import struct
-import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
 from pneumoscope.config import AdoptConfig
 from pneumoscope.data.patients import parse_split
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, ImageRefusedError, UsageError
 from pneumoscope.records import Split
 
 NORMAL, PNEUMONIA = 0, 1
@@ -235,21 +233,16 @@ def with_dicom_header(case: Record) -> Record:
     PatientAge (0010,1010), PatientSex (0010,0040), ViewPosition (0018,5101).
     """
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
-    if case.path is None:
-        return case
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the image reader reports odd headers
+    from pneumoscope.images.budget import decoding
+
+    # The image reader reports odd headers, and refuses broken files.
+    with suppress(ImageRefusedError), decoding(str(case.path), "its header"):
+        if case.path is not None:
             header = dcmread(case.path, stop_before_pixels=True, specific_tags=_TAGS)
             age, sex, view = (str(header.get(tag, "") or "") for tag in _TAGS)
-    # Errors that pydicom raises for broken headers; the image reader refuses the file later.
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, TypeError):
-        return case
-    except (AttributeError, NotImplementedError, RecursionError, struct.error, zlib.error):
-        return case
-    return replace(case, age=age_in_years(age), sex=sex_of(sex), view=view_of(view))
+            return replace(case, age=age_in_years(age), sex=sex_of(sex), view=view_of(view))
+    return case
 
 
 def read_plain(folder: Path, config: AdoptConfig) -> Iterator[Record]:

@@ -28,6 +28,7 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.arrays import Float32Array, Float64Array, Int64Array
 from pneumoscope.data.audit_record import (
     LEVEL,
     Driver,
@@ -49,7 +50,6 @@ _RING = 4
 
 _TINY = 1e-6
 
-Floats = npt.NDArray[np.float32]
 
 FOLDS = 5
 _RESAMPLES = 300
@@ -98,27 +98,27 @@ class ThumbnailSet:
     members: tuple[Member, ...]
 
     @property
-    def small(self) -> Floats:
+    def small(self) -> Float32Array:
         """(n, 256) float32 in [0, 1]: the thumbnails at 16×16."""
         factor = THUMBNAIL_SIDE // SMALL_SIDE
         cut = self.thumbnails.reshape(-1, SMALL_SIDE, factor, SMALL_SIDE, factor)
-        mean: Floats = cut.mean(axis=(2, 4), dtype=np.float32).reshape(-1, SMALL_SIDE**2)
+        mean: Float32Array = cut.mean(axis=(2, 4), dtype=np.float32).reshape(-1, SMALL_SIDE**2)
         return mean / np.float32(255)
 
     @property
-    def border(self) -> Floats:
+    def border(self) -> Float32Array:
         """(n,) float32 in [0, 1]: mean brightness of the outer ring."""
         return self._mean_where(_ring())
 
     @property
-    def centre(self) -> Floats:
+    def centre(self) -> Float32Array:
         """(n,) float32 in [0, 1]: mean brightness inside the outer ring."""
         return self._mean_where(~_ring())
 
-    def _mean_where(self, mask: npt.NDArray[np.bool_]) -> Floats:
+    def _mean_where(self, mask: npt.NDArray[np.bool_]) -> Float32Array:
         if not len(self.thumbnails):
             return np.zeros(0, np.float32)
-        mean: Floats = self.thumbnails[:, mask].mean(axis=1, dtype=np.float32)
+        mean: Float32Array = self.thumbnails[:, mask].mean(axis=1, dtype=np.float32)
         return mean / np.float32(255)
 
 
@@ -129,14 +129,14 @@ def _ring() -> npt.NDArray[np.bool_]:
     return mask.ravel()
 
 
-def standardised(rows: Floats) -> Floats:
+def standardised(rows: Float32Array) -> Float32Array:
     """Scale each row to mean 0 and length 1 (constant rows to 0), so products are Pearson's r."""
     centred = rows - rows.mean(axis=1, keepdims=True)
-    unit: Floats = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), _TINY)
+    unit: Float32Array = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), _TINY)
     return unit
 
 
-def residuals_from_mean(rows: Floats) -> Floats:
+def residuals_from_mean(rows: Float32Array) -> Float32Array:
     """Standardised rows minus their common mean, standardised again.
 
     All chest X-rays look alike; the residuals are the differences from the mean image. On the
@@ -145,10 +145,6 @@ def residuals_from_mean(rows: Floats) -> Floats:
     """
     once = standardised(rows)
     return standardised(once - once.mean(axis=0))
-
-
-Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +156,13 @@ class Scores:
         fold: (n,) int64, number of that fold; the scores of different folds differ in scale.
     """
 
-    logits: Doubles
-    fold: Ints
+    logits: Float64Array
+    fold: Int64Array
 
 
 def cross_validated(
-    features: Floats | Doubles,
-    classes: Ints,
+    features: Float32Array | Float64Array,
+    classes: Int64Array,
     patients: npt.NDArray[np.str_],
     seed: int,
     *,
@@ -216,13 +212,13 @@ def cross_validated(
     return Scores(logits, fold)
 
 
-def area(scores: Scores, classes: Ints) -> float:
+def area(scores: Scores, classes: Int64Array) -> float:
     """Area under the ROC curve over pairs within one fold."""
     return float(_areas(scores, classes, np.ones((1, len(classes)), np.float64))[0])
 
 
 def interval_of_area(
-    scores: Scores, classes: Ints, patients: npt.NDArray[np.str_], seed: int
+    scores: Scores, classes: Int64Array, patients: npt.NDArray[np.str_], seed: int
 ) -> tuple[float, float]:
     """The 95 % interval of `area` by bootstrap of patients, with fixed classifiers.
 
@@ -236,7 +232,7 @@ def interval_of_area(
     return float(low), float(high)
 
 
-def _areas(scores: Scores, classes: Ints, weights: Doubles) -> Doubles:
+def _areas(scores: Scores, classes: Int64Array, weights: Float64Array) -> Float64Array:
     """Weighted areas (r,), one per row of `weights` (r, n); ties count half."""
     won = np.zeros(len(weights), np.float64)
     pairs = np.zeros(len(weights), np.float64)
@@ -326,7 +322,7 @@ def _properties(images: ThumbnailSet) -> Mapping[Property, npt.NDArray[np.float6
     return found
 
 
-def _columns(properties: Mapping[Property, npt.NDArray[np.float64]]) -> Floats:
+def _columns(properties: Mapping[Property, npt.NDArray[np.float64]]) -> Float32Array:
     """(n, k) float32: the properties that vary, skewed ones as logarithms."""
     varying = [
         np.log(np.maximum(values, 1.0)) if name in _SKEWED else values

@@ -22,6 +22,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -39,9 +40,17 @@ from pneumoscope.config import FetchConfig
 from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
 from pneumoscope.delivery.dicom_node.server import IMAGE_CLASSES
 from pneumoscope.delivery.pseudonyms import Mapping, pseudonyms_of
-from pneumoscope.errors import MissingError, NetworkError, UsageError
+from pneumoscope.errors import ImageRefusedError, MissingError, NetworkError, UsageError
+from pneumoscope.images.budget import decoding
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
-from pneumoscope.storage import claim_folder, remove_leftovers, safe_cell, write_bytes, write_text
+from pneumoscope.storage import (
+    claim_folder,
+    json_lines,
+    remove_leftovers,
+    safe_cell,
+    write_bytes,
+    write_text,
+)
 
 JOURNAL, TABLE, IMAGES = "fetched.jsonl", "images.csv", "images"
 COLUMNS = ("path", "image", "study", "series", "accession", "patient", "study_date", "modality")
@@ -176,31 +185,24 @@ class FetchedFolder:
 def _lines(path: Path) -> Iterator[dict[str, str]]:
     if not path.is_file():
         return
-    with path.open("rb") as stream:
-        for line in stream:
-            try:
-                row = json.loads(line)
-            except ValueError:  # a line that a kill cut short
-                continue
-            if isinstance(row, dict) and row.keys() == set(COLUMNS):
-                yield row
+    for row, _ in json_lines(path):
+        if row is not None and row.keys() == set(COLUMNS):
+            yield row
 
 
 def _facts(content: bytes) -> dict[str, str] | None:
     """Identifiers of a file; `None` if it is not a DICOM file with all UIDs."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
-    try:
+    found: dict[str, str] = {}
+    with suppress(ImageRefusedError), decoding("an image of the PACS", "its header"):
         dataset: Any = dcmread(
             io.BytesIO(content[:_MOST_HEADER]),
             stop_before_pixels=True,
             specific_tags=list(_TAGS.values()),
         )
         found = {name: str(dataset.get(tag) or "") for name, tag in _TAGS.items()}
-    except (InvalidDicomError, OSError, ValueError, AttributeError, NotImplementedError, EOFError):
-        return None
-    return found if all(found[name] for name in ("image", "study", "series")) else None
+    return found if all(found.get(name) for name in ("image", "study", "series")) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ the share of images with a definite result, risk the error rate among them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.calibration import logit, sigmoid
@@ -29,7 +29,7 @@ from pneumoscope.evaluation.proportions import (
     patient_codes,
     score_interval,
 )
-from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_scores
+from pneumoscope.evaluation.ranked_metrics import checked_scores
 from pneumoscope.records import Estimate
 
 _CURVE_POINTS = 101
@@ -236,7 +236,7 @@ def choose_sets(
     return _measured("conformal", (low, min(high, 1.0)), rule, truth, scores, patients)
 
 
-def conformal_quantile(nonconformity: FloatArray, patients: Patients, coverage: float) -> float:
+def conformal_quantile(nonconformity: Float64Array, patients: Patients, coverage: float) -> float:
     """The ⌈(k + 1) × coverage⌉-th smallest of k patients' scores; infinite if k is too small.
 
     The images of a patient share the weight of one patient.
@@ -259,19 +259,9 @@ def conformal_quantile(nonconformity: FloatArray, patients: Patients, coverage: 
     return float(nonconformity[order[place]]) if place < order.size else math.inf
 
 
-def prediction_sets(probabilities: ArrayLike, bounds: Mapping[str, float]) -> NDArray[np.bool_]:
-    """The classes in the prediction set of each image, bool (n, 2): NORMAL, PNEUMONIA.
-
-    Args:
-        probabilities: float64, (n,).
-        bounds: `low` and `high` of an `Uncertain`.
-    """
-    scores = np.asarray(probabilities, dtype=np.float64)
-    sets: NDArray[np.bool_] = np.column_stack([scores < bounds["high"], scores >= bounds["low"]])
-    return sets
-
-
-def _checked_nonempty(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray, FloatArray]:
+def _checked_nonempty(
+    labels: ArrayLike, probabilities: ArrayLike
+) -> tuple[Int64Array, Float64Array]:
     truth, scores = checked_scores(labels, probabilities)
     if not truth.size:
         raise DataError(
@@ -281,8 +271,8 @@ def _checked_nonempty(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntA
 
 
 def _most_certain_first(
-    truth: IntArray, scores: FloatArray, threshold: float
-) -> tuple[IntArray, IntArray, FloatArray]:
+    truth: Int64Array, scores: Float64Array, threshold: float
+) -> tuple[Int64Array, Int64Array, Float64Array]:
     """Order by decreasing certainty, the last index of each run of ties, and errors in order."""
     certainty = np.abs(logit(scores) - logit(threshold))
     order = np.argsort(-certainty, kind="stable")
@@ -292,16 +282,18 @@ def _most_certain_first(
     return order, ends, wrong
 
 
-def _areas(weights: FloatArray, ends: IntArray, wrong: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _areas(
+    weights: Float64Array, ends: Int64Array, wrong: Float64Array
+) -> tuple[Float64Array, Float64Array]:
     """Risk at the end of every run of ties (b, g), and the mean risk (b,)."""
     covered = np.cumsum(weights, axis=1)[:, ends]
     errors = np.cumsum(weights * wrong, axis=1)[:, ends]
-    risk: FloatArray = np.divide(errors, covered, out=np.zeros_like(errors), where=covered > 0)
+    risk: Float64Array = np.divide(errors, covered, out=np.zeros_like(errors), where=covered > 0)
     steps = np.diff(covered, axis=1, prepend=0.0)
     return risk, (risk * steps).sum(axis=1) / covered[:, -1]
 
 
-def _upper_risk(codes: IntArray, wrong: FloatArray, last: int, tail: float) -> float:
+def _upper_risk(codes: Int64Array, wrong: Float64Array, last: int, tail: float) -> float:
     """Upper confidence limit of the risk among the first images, up to and including `last`."""
     shown = wrong[: last + 1]
     first = np.argsort(-shown, kind="stable")
@@ -318,8 +310,8 @@ def _measured(
     method: str,
     ends: tuple[float, float],
     rule: str,
-    truth: IntArray,
-    scores: FloatArray,
+    truth: Int64Array,
+    scores: Float64Array,
     patients: Patients,
 ) -> Uncertain:
     low, high = ends

@@ -23,11 +23,10 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation.proportions import Patients, patient_codes
 from pneumoscope.evaluation.ranked_metrics import (
-    FloatArray,
-    IntArray,
     RankedScores,
     bin_index,
     checked_labels,
@@ -66,7 +65,7 @@ class Calibration:
     slope: float = 1.0
     intercept: float = 0.0
 
-    def apply(self, logits: ArrayLike) -> FloatArray:
+    def apply(self, logits: ArrayLike) -> Float64Array:
         """Calibrated probabilities, float64 in [0, 1], in the shape of `logits`."""
         return sigmoid(self.slope * np.asarray(logits, dtype=np.float64) + self.intercept)
 
@@ -147,16 +146,16 @@ class CalibrationAssessment:
     brier: BrierParts
 
 
-def sigmoid(logits: FloatArray) -> FloatArray:
+def sigmoid(logits: Float64Array) -> Float64Array:
     """`1 / (1 + exp(-logits))`, any shape, without overflow."""
-    values: FloatArray = np.exp(-np.logaddexp(0.0, -logits))
+    values: Float64Array = np.exp(-np.logaddexp(0.0, -logits))
     return values
 
 
-def logit(probabilities: ArrayLike) -> FloatArray:
+def logit(probabilities: ArrayLike) -> Float64Array:
     """`log(p / (1 - p))`, any shape; p is first clipped to [1e-7, 1 - 1e-7]."""
     clipped = np.clip(np.asarray(probabilities, dtype=np.float64), _CLIP, 1.0 - _CLIP)
-    values: FloatArray = np.log(clipped) - np.log1p(-clipped)
+    values: Float64Array = np.log(clipped) - np.log1p(-clipped)
     return values
 
 
@@ -201,7 +200,7 @@ def fit_calibration(
 
 def held_out_losses(
     labels: ArrayLike, logits: ArrayLike, patients: Patients, seed: int
-) -> dict[Method, FloatArray]:
+) -> dict[Method, Float64Array]:
     """Cross-validated log-loss of every image, float64 (n,), by method.
 
     Arguments and errors are those of `fit_calibration`; there must be at least 2 patients.
@@ -212,7 +211,7 @@ def held_out_losses(
     return {method: _held_out_losses(method, truth, values, folds) for method in METHODS}
 
 
-def _checked_logits(labels: ArrayLike, logits: ArrayLike) -> tuple[IntArray, FloatArray]:
+def _checked_logits(labels: ArrayLike, logits: ArrayLike) -> tuple[Int64Array, Float64Array]:
     truth = checked_labels(labels)
     values = np.asarray(logits, dtype=np.float64)
     if values.shape != truth.shape or not np.isfinite(values).all():
@@ -263,7 +262,7 @@ def assess_calibration(
 
 
 def brier_parts(labels: ArrayLike, probabilities: ArrayLike) -> BrierParts:
-    """Murphy's decomposition (1973) of the Brier score over the bins of `metrics.ece`.
+    """Murphy's decomposition (1973) of the Brier score over the bins of the calibration error.
 
     The within-bin remainder is that of Stephenson, Coelho & Jolliffe 2008. NaN without images.
 
@@ -287,7 +286,7 @@ def brier_parts(labels: ArrayLike, probabilities: ArrayLike) -> BrierParts:
     )
 
 
-def _patient_folds(truth: IntArray, codes: IntArray, patients: int, seed: int) -> IntArray:
+def _patient_folds(truth: Int64Array, codes: Int64Array, patients: int, seed: int) -> Int64Array:
     """The fold of each patient, (patients,), stratified by whether a patient has PNEUMONIA."""
     has_positive = np.zeros(patients, dtype=np.int64)
     np.maximum.at(has_positive, codes, truth)
@@ -299,8 +298,8 @@ def _patient_folds(truth: IntArray, codes: IntArray, patients: int, seed: int) -
 
 
 def _held_out_losses(
-    method: Method, truth: IntArray, logits: FloatArray, folds: IntArray
-) -> FloatArray:
+    method: Method, truth: Int64Array, logits: Float64Array, folds: Int64Array
+) -> Float64Array:
     losses = np.empty(truth.size)
     for fold in np.unique(folds):
         held_out = folds == fold
@@ -310,7 +309,7 @@ def _held_out_losses(
     return losses
 
 
-def _within_one_error(excess: FloatArray, codes: IntArray, patients: int) -> bool:
+def _within_one_error(excess: Float64Array, codes: Int64Array, patients: int) -> bool:
     """Whether a mean excess loss is at most its standard error, clustered by patient."""
     mean = float(excess.mean())
     sums = np.bincount(codes, weights=excess - mean, minlength=patients)
@@ -318,7 +317,7 @@ def _within_one_error(excess: FloatArray, codes: IntArray, patients: int) -> boo
     return mean <= error
 
 
-def fit_line(method: Method, truth: IntArray, logits: FloatArray) -> Calibration:
+def fit_line(method: Method, truth: Int64Array, logits: Float64Array) -> Calibration:
     """Fit one method to all images, with Platt's targets; see `fit_calibration`."""
     if method == "none":
         return Calibration()
@@ -331,7 +330,7 @@ def fit_line(method: Method, truth: IntArray, logits: FloatArray) -> Calibration
     return Calibration(method, float(coefficients[0]), intercept)
 
 
-def _newton(design: FloatArray, targets: FloatArray, offset: FloatArray) -> FloatArray:
+def _newton(design: Float64Array, targets: Float64Array, offset: Float64Array) -> Float64Array:
     """Minimise the mean log-loss of sigmoid(offset + design @ coefficients); (n, k) → (k,).
 
     Newton's method with step halving (Lin, Lin & Weng 2007). The loss is convex.
@@ -339,7 +338,7 @@ def _newton(design: FloatArray, targets: FloatArray, offset: FloatArray) -> Floa
     count, size = design.shape
     coefficients = np.zeros(size)
 
-    def loss(at: FloatArray) -> float:
+    def loss(at: Float64Array) -> float:
         logits = offset + design @ at
         return float(np.mean(np.logaddexp(0.0, logits) - targets * logits))
 
@@ -359,12 +358,12 @@ def _newton(design: FloatArray, targets: FloatArray, offset: FloatArray) -> Floa
     return coefficients
 
 
-def _information(design: FloatArray, p: FloatArray) -> FloatArray:
-    weighted: FloatArray = (design * (p * (1.0 - p))[:, np.newaxis]).T @ design
+def _information(design: Float64Array, p: Float64Array) -> Float64Array:
+    weighted: Float64Array = (design * (p * (1.0 - p))[:, np.newaxis]).T @ design
     return weighted
 
 
-def _separable(truth: IntArray, x: FloatArray) -> bool:
+def _separable(truth: Int64Array, x: Float64Array) -> bool:
     """Whether a threshold separates the classes, except for ties, so that no finite slope is best.
 
     `x` is float64, (n,); both classes are present.
@@ -374,10 +373,10 @@ def _separable(truth: IntArray, x: FloatArray) -> bool:
 
 
 def _wald(
-    design: FloatArray,
-    truth: IntArray,
-    offset: FloatArray,
-    codes: IntArray,
+    design: Float64Array,
+    truth: Int64Array,
+    offset: Float64Array,
+    codes: Int64Array,
     patients: int,
     level: float,
 ) -> list[Estimate]:
@@ -409,11 +408,11 @@ class GapResamples:
         sums: blocks (b, k), weighted sum of the excess.
     """
 
-    starts: IntArray
-    excess: FloatArray
-    own: FloatArray
-    mass: list[FloatArray] = field(default_factory=list)
-    sums: list[FloatArray] = field(default_factory=list)
+    starts: Int64Array
+    excess: Float64Array
+    own: Float64Array
+    mass: list[Float64Array] = field(default_factory=list)
+    sums: list[Float64Array] = field(default_factory=list)
 
     @classmethod
     def of(cls, ranked: RankedScores) -> GapResamples:
@@ -426,7 +425,7 @@ class GapResamples:
         own = np.add.reduceat(scores * (1.0 - scores), starts) / mass**2 if scores.size else scores
         return cls(starts, scores - ranked.labels, own)
 
-    def add(self, weights: FloatArray) -> None:
+    def add(self, weights: Float64Array) -> None:
         """Add resamples: weights (b, n), columns in the order of the ranking."""
         self.mass.append(np.add.reduceat(weights, self.starts, axis=1))
         self.sums.append(np.add.reduceat(weights * self.excess, self.starts, axis=1))
@@ -452,7 +451,7 @@ class GapResamples:
             low = 0.0
         return min(max(low, 0.0), point), min(max(high, point), 1.0)
 
-    def _consistent(self, share: FloatArray, noise: FloatArray, reach: float) -> float:
+    def _consistent(self, share: Float64Array, noise: Float64Array, reach: float) -> float:
         """Upper limit, at quantile `reach`, of a perfectly calibrated model's mean absolute gap.
 
         The sum of folded normal gaps is approximated as normal. The noise of a bin is estimated by
@@ -464,7 +463,7 @@ class GapResamples:
         return mean + reach * math.sqrt(variance)
 
 
-def _unfolded(gaps: FloatArray, noise: FloatArray) -> FloatArray:
+def _unfolded(gaps: Float64Array, noise: Float64Array) -> Float64Array:
     """Absolute gaps (…, k) minus the mean contribution of noise with standard deviation (k,)."""
     from scipy.special import ndtr
 
@@ -472,5 +471,5 @@ def _unfolded(gaps: FloatArray, noise: FloatArray) -> FloatArray:
     ratio = sizes / np.maximum(noise, _LEAST)
     density = np.exp(-0.5 * ratio**2) * math.sqrt(2.0 / math.pi)
     folded = sizes * (2.0 * ndtr(ratio) - 1.0) + noise * density
-    less: FloatArray = 2.0 * sizes - folded
+    less: Float64Array = 2.0 * sizes - folded
     return less

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import CompareConfig
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS
@@ -31,7 +32,7 @@ from pneumoscope.evaluation.paired import (
     paired_share_lower,
 )
 from pneumoscope.evaluation.proportions import Patients, patient_codes
-from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_scores
+from pneumoscope.evaluation.ranked_metrics import checked_scores
 from pneumoscope.records import Estimate
 
 
@@ -196,8 +197,8 @@ def in_own_units(
 
 
 def _checks(
-    truth: IntArray,
-    scores: tuple[FloatArray, FloatArray],
+    truth: Int64Array,
+    scores: tuple[Float64Array, Float64Array],
     correct: tuple[Any, Any],
     differences: PairedDifferences,
     auc: PairedAuc,
@@ -231,7 +232,7 @@ def _checks(
 
 
 def _share_limit(
-    inside: FloatArray | Any,
+    inside: Float64Array | Any,
     correct: tuple[Any, Any],
     differences: PairedDifferences,
     name: str,
@@ -244,8 +245,8 @@ def _share_limit(
 
 def _delong_lower(
     auc: PairedAuc,
-    truth: IntArray,
-    scores: tuple[FloatArray, FloatArray],
+    truth: Int64Array,
+    scores: tuple[Float64Array, Float64Array],
     ids: Any,
     confidence: float,
 ) -> float | None:

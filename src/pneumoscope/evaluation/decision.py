@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.calibration import logit, sigmoid
@@ -25,8 +26,6 @@ from pneumoscope.evaluation.intervals import expanded_tail, fewest_patients, res
 from pneumoscope.evaluation.plan import PER, column_limits
 from pneumoscope.evaluation.proportions import Patients, clustered_interval, patient_codes
 from pneumoscope.evaluation.ranked_metrics import (
-    FloatArray,
-    IntArray,
     RankedCounts,
     RankedScores,
     checked_scores,
@@ -112,7 +111,7 @@ def decision_curve(
     odds = grid / (1.0 - grid)
     own = float(truth.mean())
 
-    def rates(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
+    def rates(counts: RankedCounts) -> tuple[Float64Array, Float64Array]:
         """Sensitivity and false positive rate at every threshold probability, each (b, 99)."""
         cuts = np.broadcast_to(grid, (len(counts.positives), grid.size))
         if prevalence != own:  # adjust the thresholds inversely instead of the scores
@@ -126,7 +125,7 @@ def decision_curve(
         )
         return true / counts.all_positives[:, None], false / counts.all_negatives[:, None]
 
-    def benefit(counts: RankedCounts) -> FloatArray:
+    def benefit(counts: RankedCounts) -> Float64Array:
         with np.errstate(invalid="ignore"):  # NaN in a resample with one class
             sensitivity, alarms = rates(counts)
         return sensitivity * prevalence - alarms * (1.0 - prevalence) * odds
@@ -155,11 +154,11 @@ def decision_curve(
 
 
 def _hold_at_edges(
-    limits: tuple[FloatArray, FloatArray],
-    point: FloatArray,
-    rates: tuple[FloatArray, FloatArray],
-    weights: tuple[float, FloatArray],
-    codes: tuple[IntArray, IntArray],
+    limits: tuple[Float64Array, Float64Array],
+    point: Float64Array,
+    rates: tuple[Float64Array, Float64Array],
+    weights: tuple[float, Float64Array],
+    codes: tuple[Int64Array, Int64Array],
     level: float,
 ) -> None:
     """Replace the limits (99,) where a rate is 0 or 1, by square-and-add of the rates' limits."""
@@ -180,7 +179,9 @@ def _hold_at_edges(
             high[k] = point[k] + np.hypot(gained * reach[0][1], lost * reach[1][0])
 
 
-def shifted(probabilities: ArrayLike, prevalence: float, wanted: float | FloatArray) -> FloatArray:
+def shifted(
+    probabilities: ArrayLike, prevalence: float, wanted: float | Float64Array
+) -> Float64Array:
     """Adjust probabilities from one prevalence to another (prior shift).
 
     Saerens, Latinne & Decaestecker 2002, doi:10.1162/089976602753284446.
@@ -214,7 +215,7 @@ class CostTable:
 
     missed: float
     false_alarm: float
-    cost: FloatArray
+    cost: Float64Array
     cheapest: int
     low: float | None
     high: float | None
@@ -225,7 +226,7 @@ class CostTable:
         """The cost at a threshold."""
         return Estimate(*(None if np.isnan(n) else float(n) for n in self.cost[index]))
 
-    def to_dict(self, thresholds: FloatArray) -> dict[str, Any]:
+    def to_dict(self, thresholds: Float64Array) -> dict[str, Any]:
         """Plain values, for JSON."""
         found = self.at(self.cheapest)
         return {
@@ -246,7 +247,7 @@ def cost_table(
     labels: ArrayLike,
     probabilities: ArrayLike,
     patients: Patients,
-    thresholds: FloatArray,
+    thresholds: Float64Array,
     prevalence: float,
     costs: tuple[float, float],
     config: IntervalConfig,
@@ -272,7 +273,7 @@ def cost_table(
         )
     truth, scores = checked_scores(labels, probabilities)
 
-    def priced(counts: RankedCounts) -> FloatArray:
+    def priced(counts: RankedCounts) -> Float64Array:
         called = np.searchsorted(-counts.scores, -thresholds, side="right")
         none = np.zeros((len(counts.positives), 1))
         found, raised = (

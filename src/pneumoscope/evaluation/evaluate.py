@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.arrays import Int64Array
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.calibration import BrierParts, CalibrationAssessment, assess_calibration
@@ -34,7 +35,7 @@ from pneumoscope.evaluation.proportions import (
     patient_codes,
     wilson_interval,
 )
-from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES, IntArray, checked_scores
+from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES, checked_scores
 from pneumoscope.records import CLASS_NAMES, Estimate
 
 SCHEMA_VERSION = 1
@@ -367,7 +368,7 @@ def _read(document: Mapping[str, Any]) -> Evaluation:
 
 
 def _subgroups(
-    truth: IntArray,
+    truth: Int64Array,
     called: NDArray[np.bool_],
     patients: Patients,
     subtypes: Sequence[str] | None,
@@ -391,7 +392,7 @@ def _subgroups(
     return groups
 
 
-def _classification_report(truth: IntArray, called: NDArray[np.bool_]) -> str:
+def _classification_report(truth: Int64Array, called: NDArray[np.bool_]) -> str:
     """scikit-learn's classification report; undefined values are `nan`."""
     from sklearn.metrics import classification_report
 

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals import delong_interval
 from pneumoscope.evaluation.proportions import Patients, clustered_interval, difference
-from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_scores
+from pneumoscope.evaluation.ranked_metrics import checked_scores
 from pneumoscope.records import Estimate
 
 FEWEST = 30
@@ -188,7 +189,7 @@ def _grouped(name: str, values: NDArray[np.str_]) -> tuple[NDArray[np.str_], str
     return banded.astype(np.str_), "divided into quarters of the images", found
 
 
-def _quantities(name: str, texts: NDArray[np.str_], distinct: int) -> FloatArray | None:
+def _quantities(name: str, texts: NDArray[np.str_], distinct: int) -> Float64Array | None:
     """The values as float64, (n,); `None` if they are texts, or codes written as numbers.
 
     A column is treated as codes if its name indicates it (`site`, `accession_no`), if it has
@@ -233,8 +234,8 @@ def _natural(text: str) -> tuple[Any, ...]:
 def _group(
     name: str,
     values: NDArray[np.str_],
-    truth: IntArray,
-    scores: FloatArray,
+    truth: Int64Array,
+    scores: Float64Array,
     ids: NDArray[Any],
     threshold: float,
     level: float,
@@ -262,8 +263,8 @@ def _group(
 
 def _rates(
     inside: NDArray[np.bool_],
-    truth: IntArray,
-    scores: FloatArray,
+    truth: Int64Array,
+    scores: Float64Array,
     ids: NDArray[Any],
     threshold: float,
     level: float,

@@ -21,6 +21,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import IntervalConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.calibration import GapResamples
@@ -37,8 +38,6 @@ from pneumoscope.evaluation.proportions import (
     score_interval,
 )
 from pneumoscope.evaluation.ranked_metrics import (
-    FloatArray,
-    IntArray,
     RankedCounts,
     RankedScores,
     checked_scores,
@@ -77,8 +76,8 @@ class BootstrapMetrics:
 
 
 def resampled_weights(
-    codes: IntArray, patients: int, config: IntervalConfig
-) -> Iterator[FloatArray]:
+    codes: Int64Array, patients: int, config: IntervalConfig
+) -> Iterator[Float64Array]:
     """Draw patients with replacement, and yield how often each image is in each resample.
 
     Args:
@@ -101,7 +100,7 @@ def resampled_weights(
 
 
 def resampled_counts(
-    labels: IntArray, probabilities: FloatArray, patients: Patients, config: IntervalConfig
+    labels: Int64Array, probabilities: Float64Array, patients: Patients, config: IntervalConfig
 ) -> Iterator[RankedCounts]:
     """Yield the bootstrap resamples as ranked counts, in blocks; the scores are sorted once."""
     codes, count = patient_codes(patients, labels.size)
@@ -144,7 +143,7 @@ def normal_reach(level: float, patients: int) -> float:
     return math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, (1.0 + level) / 2))
 
 
-def fewest_patients(truth: IntArray, codes: IntArray) -> int:
+def fewest_patients(truth: Int64Array, codes: Int64Array) -> int:
     """Number of patients of the rarer class among the classes that are present.
 
     Args:
@@ -156,7 +155,7 @@ def fewest_patients(truth: IntArray, codes: IntArray) -> int:
 
 
 def percentile_interval(
-    values: FloatArray, level: float, patients: int
+    values: Float64Array, level: float, patients: int
 ) -> tuple[float | None, float | None, int]:
     """Expanded percentile interval of resampled values (b,), and the number of NaN dropped.
 
@@ -174,7 +173,7 @@ def percentile_interval(
 
 
 def logit_interval(
-    point: float, values: FloatArray, level: float, patients: int
+    point: float, values: Float64Array, level: float, patients: int
 ) -> tuple[float | None, float | None, int]:
     """Student's interval on the logit scale with the standard deviation of resampled values (b,).
 
@@ -225,7 +224,7 @@ def bootstrap_metrics(
     points = metric_values(ranked.counts_once(), threshold)
     fewest = fewest_patients(truth, codes)
     errors = GapResamples.of(ranked)
-    collected: dict[str, list[FloatArray]] = {name: [] for name in points}
+    collected: dict[str, list[Float64Array]] = {name: [] for name in points}
     if count > 1:
         for weights in resampled_weights(codes[ranked.order], count, checked_interval(config)):
             errors.add(weights)
@@ -313,11 +312,11 @@ class AucComponents:
     """
 
     auc: float
-    gain: FloatArray
-    loss: FloatArray
+    gain: Float64Array
+    loss: Float64Array
 
 
-def auc_components(truth: IntArray, scores: FloatArray) -> AucComponents:
+def auc_components(truth: Int64Array, scores: Float64Array) -> AucComponents:
     """The AUC and its structural components, from checked labels and scores of both classes."""
     ranked = RankedScores.of(truth, scores)
     gain, loss = win_shares(ranked.counts_once())
@@ -331,8 +330,8 @@ def auc_components(truth: IntArray, scores: FloatArray) -> AucComponents:
 
 
 def components_covariance(
-    truth: IntArray, codes: IntArray, patients: int, found: Sequence[AucComponents]
-) -> FloatArray:
+    truth: Int64Array, codes: Int64Array, patients: int, found: Sequence[AucComponents]
+) -> Float64Array:
     """Covariance matrix (k, k) of k AUCs on the same images, clustered by patient.
 
     All NaN with fewer than two patients in either class.
@@ -345,7 +344,7 @@ def components_covariance(
         return np.full((len(found), len(found)), np.nan)
     gain = np.array([np.bincount(codes[positive], one.gain, patients) for one in found]) / m
     loss = np.array([np.bincount(codes[~positive], one.loss, patients) for one in found]) / n
-    covariance: FloatArray = gain @ gain.T * with_positive / (with_positive - 1)
+    covariance: Float64Array = gain @ gain.T * with_positive / (with_positive - 1)
     covariance = covariance + loss @ loss.T * with_negative / (with_negative - 1)
     covariance += (gain @ loss.T + loss @ gain.T) * patients / (patients - 1)
     return covariance

@@ -1,11 +1,8 @@
-"""The metrics of `metrics.json`, one function each, and the curves of a report as numbers.
+"""The metrics of `metrics.json` as single numbers, and the curves of a report.
 
 Labels are int, (n,), 1 for PNEUMONIA; probabilities of PNEUMONIA are float64, (n,), in [0, 1].
-PNEUMONIA is predicted if probability >= threshold. A metric's function has the name of its key in
-`metrics.json`. Higher is better for all metrics except `brier` and `ece`, for which 0 is best. An
-undefined metric (no image of a class, nothing predicted PNEUMONIA) is NaN, with an
-`UndefinedMetricWarning`. All functions raise `DataError` for labels other than 0 and 1,
-probabilities outside [0, 1], and shapes that differ.
+PNEUMONIA is predicted if probability >= threshold. All functions raise `DataError` for labels other
+than 0 and 1, probabilities outside [0, 1], and shapes that differ.
 
 The curves (ROC, precision–recall, reliability, score histogram) are frozen records of tuples, with
 `to_dict` and `from_dict` for JSON.
@@ -13,8 +10,6 @@ The curves (ROC, precision–recall, reliability, score histogram) are frozen re
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pneumoscope.arrays import Float64Array
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.intervals import resampled_counts
 from pneumoscope.evaluation.proportions import (
@@ -31,15 +27,11 @@ from pneumoscope.evaluation.proportions import (
     wilson_interval,
 )
 from pneumoscope.evaluation.ranked_metrics import (
-    FloatArray,
     RankedCounts,
     RankedScores,
     auc_values,
-    average_precision_values,
-    brier_values,
     checked_scores,
     confusion_counts,
-    ece_values,
     equal_mass_bins,
     metric_values,
 )
@@ -48,10 +40,6 @@ GRID_POINTS = 101
 HISTOGRAM_BINS = 20
 _ROUNDING = 1e-9
 """Rounding error, in images, of a grid point that is a whole number of images."""
-
-
-class UndefinedMetricWarning(UserWarning):
-    """A metric is undefined on these images; NaN is returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,98 +78,41 @@ def confusion_matrix(
     return ConfusionMatrix(int(tn[0]), int(fp[0]), int(fn[0]), int(tp[0]))
 
 
-def accuracy(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of correct predictions, in [0, 1]."""
-    value = metric_values(_counts(labels, probabilities), threshold)["accuracy"][0]
-    return _warned("accuracy", float(value), "there is no image")
+def point_metrics(
+    labels: ArrayLike, probabilities: ArrayLike, threshold: float
+) -> dict[str, float]:
+    """All metrics of `metrics.json` by name (`METRIC_NAMES`), without intervals.
 
+    They are defined at `ranked_metrics.metric_values`. Higher is better for all except `brier` and
+    `ece`, for which 0 is best. Undefined ones (no image of a class, nothing predicted PNEUMONIA)
+    are NaN.
 
-def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Mean of sensitivity and specificity, in [0, 1]; needs both classes."""
-    value = metric_values(_counts(labels, probabilities), threshold)["balanced_accuracy"][0]
-    return _warned("balanced_accuracy", float(value), "one of the classes has no image")
+    Args:
+        labels: int, (n,), 0 or 1.
+        probabilities: float64, (n,), in [0, 1].
+        threshold: PNEUMONIA is predicted if the probability is at least this.
 
-
-def sensitivity(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of PNEUMONIA images that are predicted PNEUMONIA (recall), in [0, 1]."""
-    value = metric_values(_counts(labels, probabilities), threshold)["sensitivity"][0]
-    return _warned("sensitivity", float(value), "there is no PNEUMONIA image")
-
-
-def specificity(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of NORMAL images that are predicted NORMAL, in [0, 1]."""
-    value = metric_values(_counts(labels, probabilities), threshold)["specificity"][0]
-    return _warned("specificity", float(value), "there is no NORMAL image")
-
-
-def ppv(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of correct PNEUMONIA predictions (precision), in [0, 1], at this prevalence."""
-    value = metric_values(_counts(labels, probabilities), threshold)["ppv"][0]
-    return _warned("ppv", float(value), "no image is predicted PNEUMONIA")
-
-
-def npv(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Share of correct NORMAL predictions, in [0, 1], at this prevalence."""
-    value = metric_values(_counts(labels, probabilities), threshold)["npv"][0]
-    return _warned("npv", float(value), "no image is predicted NORMAL")
-
-
-def f1(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> float:
-    """Harmonic mean of sensitivity and ppv, `2 tp / (2 tp + fp + fn)`, in [0, 1]."""
-    value = metric_values(_counts(labels, probabilities), threshold)["f1"][0]
-    return _warned("f1", float(value), "no image is labelled or predicted PNEUMONIA")
+    Raises:
+        DataError: labels or probabilities are out of range, or shapes differ.
+    """
+    values = metric_values(_counts(labels, probabilities), threshold)
+    return {name: float(value[0]) for name, value in values.items()}
 
 
 def auc(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Probability that a PNEUMONIA image scores above a NORMAL one, ties counted half, in [0, 1].
 
-    The Mann–Whitney form of the area under the ROC curve (Hanley & McNeil 1982).
+    The Mann–Whitney form of the area under the ROC curve (Hanley & McNeil 1982). NaN if one of the
+    classes has no image.
+
+    Raises:
+        DataError: labels or probabilities are out of range, or shapes differ.
     """
-    value = auc_values(_counts(labels, probabilities))[0]
-    return _warned("auc", float(value), "one of the classes has no image")
-
-
-def average_precision(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Sum over decreasing thresholds of (increase of recall) × precision, in [0, 1].
-
-    This is scikit-learn's definition, without interpolation between the steps.
-    """
-    value = average_precision_values(_counts(labels, probabilities))[0]
-    return _warned("average_precision", float(value), "there is no PNEUMONIA image")
-
-
-def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Mean squared difference of probability and label, in [0, 1], 0 is best (Brier 1950)."""
-    value = brier_values(_counts(labels, probabilities))[0]
-    return _warned("brier", float(value), "there is no image")
-
-
-def ece(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Expected calibration error with bins of equal mass, debiased, in [0, 1], 0 is best.
-
-    The mean over images of |mean probability - share of PNEUMONIA| in their bin. Without
-    correction, it is positive even for a perfectly calibrated model, because the share in each bin
-    is a noisy sample. The sampling variance `q (1 - q) / (n - 1)` of a bin with n images and share
-    q is therefore subtracted from the squared gap, and negative differences are set to 0 (Bröcker
-    2012, doi:10.1007/s00382-011-1191-1; Kumar, Liang & Ma 2019, arXiv:1909.10155, for the squared
-    error). A small upward bias remains because of the truncation at 0.
-
-    There are at most 15 bins, and fewer if they would contain fewer than 20 images each. Equal
-    probabilities share a bin.
-    """
-    value = ece_values(_counts(labels, probabilities))[0]
-    return _warned("ece", float(value), "there is no image")
+    return float(auc_values(_counts(labels, probabilities))[0])
 
 
 def _counts(labels: ArrayLike, probabilities: ArrayLike) -> RankedCounts:
     return RankedScores.of(*checked_scores(labels, probabilities)).counts_once()
-
-
-def _warned(name: str, value: float, reason: str) -> float:
-    if math.isnan(value):
-        message = f"{name} is undefined: {reason}"
-        warnings.warn(message, UndefinedMetricWarning, stacklevel=3)
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +299,7 @@ def score_histogram(labels: ArrayLike, probabilities: ArrayLike) -> ScoreHistogr
     return ScoreHistogram(_floats(edges), _integers(normal), _integers(pneumonia))
 
 
-def _on_grid(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
+def _on_grid(counts: RankedCounts) -> tuple[Float64Array, Float64Array]:
     """ROC and precision–recall at the grid points, each (b, 101); NaN rows where undefined."""
     rows = len(counts.positives)
     roc = np.full((rows, GRID_POINTS), np.nan)
@@ -384,8 +315,8 @@ def _on_grid(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
 
 
 def _sensitivity_at(
-    tp: FloatArray, fp: FloatArray, positives: float, negatives: float
-) -> FloatArray:
+    tp: Float64Array, fp: Float64Array, positives: float, negatives: float
+) -> Float64Array:
     # Compare counts, not rates: a rate may miss its grid point by rounding.
     wanted = np.linspace(0.0, negatives, GRID_POINTS)
     x, y = np.concatenate([[0.0], fp]), np.concatenate([[0.0], tp])
@@ -394,23 +325,23 @@ def _sensitivity_at(
     after = np.minimum(after, x.size - 1)
     run = np.maximum(x[after] - x[before], 1.0)
     way = np.clip((wanted - x[before]) / run, 0.0, 1.0)
-    risen: FloatArray = y[before] + way * (y[after] - y[before])
+    risen: Float64Array = y[before] + way * (y[after] - y[before])
     return risen / positives
 
 
-def _precision_at(tp: FloatArray, fp: FloatArray, positives: float) -> FloatArray:
+def _precision_at(tp: Float64Array, fp: Float64Array, positives: float) -> Float64Array:
     wanted = np.linspace(0.0, positives, GRID_POINTS) - _ROUNDING
     # At recall 0, the precision of the first threshold with a true positive.
     first = np.searchsorted(tp, np.maximum(wanted, 0.5), side="left")
-    precision: FloatArray = tp[first] / (tp[first] + fp[first])
+    precision: Float64Array = tp[first] / (tp[first] + fp[first])
     return precision
 
 
 def _banded(
-    point: FloatArray,
-    rows: list[FloatArray],
+    point: Float64Array,
+    rows: list[Float64Array],
     level: float,
-    patients: FloatArray,
+    patients: Float64Array,
     *,
     fixed_end: bool,
 ) -> Curve | None:

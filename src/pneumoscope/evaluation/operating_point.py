@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import IntervalConfig, ThresholdConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.calibration import (
@@ -32,8 +33,6 @@ from pneumoscope.evaluation.calibration import (
 from pneumoscope.evaluation.intervals import percentile_interval, resampled_weights
 from pneumoscope.evaluation.proportions import Patients, patient_codes
 from pneumoscope.evaluation.ranked_metrics import (
-    FloatArray,
-    IntArray,
     RankedScores,
     checked_labels,
     checked_scores,
@@ -79,8 +78,8 @@ class _Cuts:
 
     low: list[float]
     high: list[float]
-    tp: IntArray
-    tn: IntArray
+    tp: Int64Array
+    tn: Int64Array
     positives: int
     negatives: int
 
@@ -140,7 +139,7 @@ def choose_threshold(
     )
 
 
-def _fixed(truth: IntArray, ranked: RankedScores, target: float) -> ChosenThreshold:
+def _fixed(truth: Int64Array, ranked: RankedScores, target: float) -> ChosenThreshold:
     if not 0.0 <= target <= 1.0:
         raise UsageError(
             f"threshold.target: found {target}, wanted a probability from 0 to 1 "
@@ -155,7 +154,7 @@ def _fixed(truth: IntArray, ranked: RankedScores, target: float) -> ChosenThresh
     )
 
 
-def _cuts(truth: IntArray, ranked: RankedScores, config: ThresholdConfig) -> _Cuts:
+def _cuts(truth: Int64Array, ranked: RankedScores, config: ThresholdConfig) -> _Cuts:
     positives = int(truth.sum())
     negatives = truth.size - positives
     if not positives or not negatives:
@@ -182,8 +181,8 @@ def _cuts(truth: IntArray, ranked: RankedScores, config: ThresholdConfig) -> _Cu
 
 
 def _least_shares(
-    truth: IntArray, scores: FloatArray, conditions: IntArray, cuts: _Cuts
-) -> FloatArray:
+    truth: Int64Array, scores: Float64Array, conditions: Int64Array, cuts: _Cuts
+) -> Float64Array:
     """For each cut (c,), the lowest rate of correct predictions over conditions and classes."""
     least = np.ones(len(cuts.high))
     for condition in np.unique(conditions):
@@ -302,8 +301,8 @@ def recalibrate(
     added = fit_calibration(truth, values, ids, config.seed)
     losses = held_out_losses(truth, values, ids, config.seed)
     gained = losses["none"] - losses[added.method]
-    shares: list[FloatArray] = []
-    moved: list[FloatArray] = []
+    shares: list[Float64Array] = []
+    moved: list[Float64Array] = []
     for weights in resampled_weights(codes, count, config):
         shares.append(weights @ gained / weights.sum(axis=1))
         for row in weights[: max(_MOST_REFITS - len(moved), 0)]:
@@ -331,12 +330,14 @@ def composed(old: Calibration, added: Calibration) -> Calibration:
     return Calibration("temperature" if intercept == 0.0 else "platt", slope, intercept)
 
 
-def moved_probabilities(probabilities: ArrayLike, old: Calibration, new: Calibration) -> FloatArray:
+def moved_probabilities(
+    probabilities: ArrayLike, old: Calibration, new: Calibration
+) -> Float64Array:
     """Convert probabilities of the old calibration to those of the new one; same shape."""
     return new.apply((logit(probabilities) - old.intercept) / old.slope)
 
 
-def _refitted(added: Calibration, truth: IntArray, values: FloatArray) -> FloatArray:
+def _refitted(added: Calibration, truth: Int64Array, values: Float64Array) -> Float64Array:
     """The new probabilities of `SHOWN` after refitting the same method to resampled images."""
     if truth.min() == truth.max():
         return np.full(len(SHOWN), np.nan)
@@ -344,7 +345,7 @@ def _refitted(added: Calibration, truth: IntArray, values: FloatArray) -> FloatA
 
 
 def _moved(
-    added: Calibration, refits: FloatArray, level: float, patients: int
+    added: Calibration, refits: Float64Array, level: float, patients: int
 ) -> tuple[Estimate, ...]:
     points = added.apply(logit(SHOWN))
     found = []
@@ -397,7 +398,7 @@ class ScoreScale:
             )
         return scale
 
-    def to_unit(self, values: ArrayLike) -> FloatArray:
+    def to_unit(self, values: ArrayLike) -> Float64Array:
         """Map scores to 0–1, float64, in the same shape and order."""
         scores = np.asarray(values, np.float64)
         if self.probability:
@@ -405,7 +406,7 @@ class ScoreScale:
         # Halved, so that the full range of doubles does not overflow.
         return (scores / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
 
-    def from_unit(self, values: ArrayLike) -> FloatArray:
+    def from_unit(self, values: ArrayLike) -> Float64Array:
         """Map values from 0–1 back to the scores' own units, float64, same shape."""
         units = np.asarray(values, np.float64)
         return units if self.probability else self.low + units * (self.high - self.low)

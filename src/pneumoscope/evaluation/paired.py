@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.intervals import (
     auc_components,
@@ -33,8 +34,6 @@ from pneumoscope.evaluation.proportions import (
 )
 from pneumoscope.evaluation.ranked_metrics import (
     METRIC_NAMES,
-    FloatArray,
-    IntArray,
     RankedScores,
     checked_scores,
     metric_values,
@@ -291,7 +290,7 @@ def paired_differences(
         metric_values(one.counts_once(), at) for one, at in zip(ranked, thresholds, strict=True)
     ]
     codes, count = patient_codes(patients, truth.size)
-    collected: dict[str, list[FloatArray]] = {name: [] for name in METRIC_NAMES}
+    collected: dict[str, list[Float64Array]] = {name: [] for name in METRIC_NAMES}
     if count > 1:
         for weights in resampled_weights(codes, count, checked_interval(config)):
             old, new = (
@@ -336,11 +335,11 @@ def paired_differences(
 
 
 def _edge_differences(
-    truth: IntArray,
-    scores: tuple[FloatArray, FloatArray],
+    truth: Int64Array,
+    scores: tuple[Float64Array, Float64Array],
     thresholds: tuple[float, float],
     patients: Patients,
-    points: Sequence[Mapping[str, FloatArray]],
+    points: Sequence[Mapping[str, Float64Array]],
     level: float,
 ) -> dict[str, Estimate]:
     """Differences from the two models' own intervals; exactly 0 if nothing differs."""
@@ -360,7 +359,9 @@ def _edge_differences(
     return {name: difference(new[name], old[name]) for name in METRIC_NAMES}
 
 
-def is_correct(labels: IntArray, probabilities: FloatArray, threshold: float) -> NDArray[np.bool_]:
+def is_correct(
+    labels: Int64Array, probabilities: Float64Array, threshold: float
+) -> NDArray[np.bool_]:
     """Whether the prediction for each image is correct, bool (n,)."""
     correct: NDArray[np.bool_] = (probabilities >= threshold) == (labels == 1)
     return correct

@@ -28,6 +28,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.proportions import (
     Patients,
@@ -35,7 +36,7 @@ from pneumoscope.evaluation.proportions import (
     patient_codes,
     score_interval,
 )
-from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray, checked_labels
+from pneumoscope.evaluation.ranked_metrics import checked_labels
 from pneumoscope.records import Estimate
 
 FEWEST_FOR_DRIFT = 20
@@ -152,14 +153,14 @@ def _known(cases: Sequence[WeekCase], label: int) -> list[WeekCase]:
     return [case for case in cases if case.called is not None and case.reference == label]
 
 
-def _scores(cases: Sequence[WeekCase]) -> FloatArray:
-    found: FloatArray = np.array(
+def _scores(cases: Sequence[WeekCase]) -> Float64Array:
+    found: Float64Array = np.array(
         [case.score for case in cases if case.score is not None], np.float64
     )
     return found
 
 
-def _drift(scores: FloatArray, before: FloatArray) -> tuple[float | None, float | None]:
+def _drift(scores: Float64Array, before: Float64Array) -> tuple[float | None, float | None]:
     if min(scores.size, before.size) < FEWEST_FOR_DRIFT:
         return None, None
     from scipy.stats import ks_2samp
@@ -232,13 +233,13 @@ def cohen_kappa(first: ArrayLike, second: ArrayLike, patients: Patients, level: 
     return Agreement(n, counts, observed, expected, Estimate(kappa, low, high), error)
 
 
-def _cells(one: IntArray, other: IntArray) -> tuple[int, int, int, int]:
+def _cells(one: Int64Array, other: Int64Array) -> tuple[int, int, int, int]:
     both, first, second = one & other, one & (1 - other), (1 - one) & other
     found = [int(cell.sum()) for cell in (both, first, second)]
     return found[0], found[1], found[2], one.size - sum(found)
 
 
-def _error(influence: FloatArray, codes: ArrayLike, patients: int) -> float:
+def _error(influence: Float64Array, codes: ArrayLike, patients: int) -> float:
     """Standard error of a mean over images, clustered by patient."""
     sums = np.bincount(np.asarray(codes), influence, patients)
     return float(np.sqrt(sums @ sums * patients / (patients - 1)) / influence.size)
@@ -300,8 +301,8 @@ def patients_to_verify(
 
 
 def critical_counts(
-    sizes: IntArray, expected: float, least: float, confidence: float
-) -> tuple[IntArray, FloatArray]:
+    sizes: Int64Array, expected: float, least: float, confidence: float
+) -> tuple[Int64Array, Float64Array]:
     """For each sample size, int64 (c,): the smallest count that rejects, and the power."""
     from scipy.stats import binom
 

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import IntervalConfig, PlanConfig
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.intervals import expanded_tail, fewest_patients, resampled_counts
@@ -27,8 +28,6 @@ from pneumoscope.evaluation.proportions import (
     ratio_limits,
 )
 from pneumoscope.evaluation.ranked_metrics import (
-    FloatArray,
-    IntArray,
     RankedCounts,
     RankedScores,
     checked_scores,
@@ -70,11 +69,11 @@ class ThresholdTable:
         even_npv: float64, (c, 3), negative predictive value at a prevalence of 1/2.
     """
 
-    thresholds: FloatArray
-    sensitivity: FloatArray
-    specificity: FloatArray
-    even_ppv: FloatArray
-    even_npv: FloatArray
+    thresholds: Float64Array
+    sensitivity: Float64Array
+    specificity: Float64Array
+    even_ppv: Float64Array
+    even_npv: Float64Array
 
     def row(self, index: int, prevalence: float) -> PlanRow:
         """The rates at one threshold and a prevalence in [0, 1]."""
@@ -120,7 +119,7 @@ class ConfidentThreshold:
     chance: float
 
 
-def at_prevalence(even: FloatArray, share: float) -> FloatArray:
+def at_prevalence(even: Float64Array, share: float) -> Float64Array:
     """A predictive value at another prevalence by Bayes' rule, in the shape of `even`.
 
     Args:
@@ -156,7 +155,7 @@ def threshold_table(
     ranked = RankedScores.of(truth, scores)
     cuts, thresholds = _cuts(ranked.scores, keep)
     points = _rates(ranked.counts_once(), cuts)
-    blocks: list[tuple[FloatArray, ...]] = []
+    blocks: list[tuple[Float64Array, ...]] = []
     codes, count = patient_codes(patients, truth.size)
     fewest = fewest_patients(truth, codes)
     if count > 1:
@@ -174,7 +173,9 @@ def threshold_table(
     return ThresholdTable(thresholds, *columns)
 
 
-def _kept(truth: IntArray, scores: FloatArray, cuts: IntArray) -> tuple[IntArray, IntArray]:
+def _kept(
+    truth: Int64Array, scores: Float64Array, cuts: Int64Array
+) -> tuple[Int64Array, Int64Array]:
     """Numbers of true positives and of true negatives at each cut, each int64 (c,)."""
     counts = RankedScores.of(truth, scores).counts_once()
     true_positives, false_positives = (
@@ -185,10 +186,10 @@ def _kept(truth: IntArray, scores: FloatArray, cuts: IntArray) -> tuple[IntArray
 
 
 def _hold_at_edges(
-    columns: list[FloatArray],
-    kept: tuple[IntArray, IntArray],
-    codes: IntArray,
-    truth: IntArray,
+    columns: list[Float64Array],
+    kept: tuple[Int64Array, Int64Array],
+    codes: Int64Array,
+    truth: Int64Array,
     level: float,
 ) -> None:
     """Replace limits where all images of a class have the same prediction; changes (c, 3) in place.
@@ -286,7 +287,9 @@ def confident_threshold(
     )
 
 
-def column_limits(values: FloatArray, level: float, patients: int) -> tuple[FloatArray, FloatArray]:
+def column_limits(
+    values: Float64Array, level: float, patients: int
+) -> tuple[Float64Array, Float64Array]:
     """`percentile_interval` of each column of (b, c); each (c,), NaN where a column is all NaN."""
     ordered = np.sort(values, axis=0)  # NaN last
     counts = ordered.shape[0] - np.isnan(ordered).sum(axis=0)
@@ -301,7 +304,7 @@ def column_limits(values: FloatArray, level: float, patients: int) -> tuple[Floa
     return limits[0], limits[1]
 
 
-def _both_classes(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray, FloatArray]:
+def _both_classes(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Int64Array, Float64Array]:
     truth, scores = checked_scores(labels, probabilities)
     positives = int(truth.sum())
     if not 0 < positives < truth.size:
@@ -313,8 +316,8 @@ def _both_classes(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray
 
 
 def _cuts(
-    falling: FloatArray, keep: float | None, most: int | None = MOST_ROWS
-) -> tuple[IntArray, FloatArray]:
+    falling: Float64Array, keep: float | None, most: int | None = MOST_ROWS
+) -> tuple[Int64Array, Float64Array]:
     """Number of highest distinct scores predicted PNEUMONIA at each threshold, and the thresholds.
 
     Thresholds increase, so the numbers decrease.
@@ -334,7 +337,7 @@ def _cuts(
     return cuts, middles[cuts]
 
 
-def _rates(counts: RankedCounts, cuts: IntArray) -> tuple[FloatArray, ...]:
+def _rates(counts: RankedCounts, cuts: Int64Array) -> tuple[Float64Array, ...]:
     """Sensitivity, specificity and predictive values at a prevalence of 1/2, each (b, c)."""
     none = np.zeros((len(counts.positives), 1))
     true_positives = np.concatenate([none, counts.true_positives], axis=1)[:, cuts]
@@ -346,7 +349,7 @@ def _rates(counts: RankedCounts, cuts: IntArray) -> tuple[FloatArray, ...]:
     return sensitivity, 1.0 - alarms, even_ppv, even_npv
 
 
-def _useful(truth: IntArray, scores: FloatArray, kind: Kind, threshold: float) -> bool:
+def _useful(truth: Int64Array, scores: Float64Array, kind: Kind, threshold: float) -> bool:
     """Whether the other rate is above 0."""
     if kind == "sensitivity":
         return bool((scores[truth == 0] < threshold).any())
@@ -366,8 +369,8 @@ def _too_few(kind: Kind, wanted: float, confidence: float, best: float, patients
 
 
 def _chance(
-    truth: IntArray,
-    scores: FloatArray,
+    truth: Int64Array,
+    scores: Float64Array,
     patients: Patients,
     kind: Kind,
     wanted: float,
@@ -376,7 +379,7 @@ def _chance(
 ) -> float:
     """Share of resamples in which the rate is at least `wanted`."""
     ids: NDArray[np.str_] = np.asarray(patients)
-    reached: list[FloatArray] = []
+    reached: list[Float64Array] = []
     for counts in resampled_counts(truth, scores, ids, config):
         called = np.array([np.count_nonzero(counts.scores >= threshold)])
         sensitivity, specificity, *_ = _rates(counts, called)
@@ -385,5 +388,5 @@ def _chance(
     return float((rates[~np.isnan(rates)] >= wanted - 1e-12).mean())
 
 
-def _estimate(column: FloatArray) -> Estimate:
+def _estimate(column: Float64Array) -> Estimate:
     return Estimate(*(None if np.isnan(number) else float(number) for number in column))

@@ -30,8 +30,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray
 from pneumoscope.records import Estimate
 
 Patients: TypeAlias = Sequence[str] | NDArray[Any]
@@ -61,7 +61,7 @@ _HALVINGS = 60
 _SAME = 1e-12
 
 
-def patient_codes(patients: Patients, images: int) -> tuple[IntArray, int]:
+def patient_codes(patients: Patients, images: int) -> tuple[Int64Array, int]:
     """Number the patients from 0: codes, int64 (n,), and the number of patients.
 
     Numbers follow the sorted ids, so resamples do not depend on the order of the images.
@@ -125,7 +125,7 @@ def clustered_interval(hits: ArrayLike, patients: Patients, level: float) -> Est
     return score_interval(share, float(effective), level)
 
 
-def effective_images(codes: IntArray, patients: int) -> FloatArray:
+def effective_images(codes: Int64Array, patients: int) -> Float64Array:
     """The effective number of images if the first k images are hits, for every k from 0 to n.
 
     The variance of the proportion is that of a ratio of patients' sums (Cochran 1977, section 6.3).
@@ -165,8 +165,8 @@ def effective_images(codes: IntArray, patients: int) -> FloatArray:
 
 
 def exact_limits(
-    share: FloatArray, effective: FloatArray, tail: float
-) -> tuple[FloatArray, FloatArray]:
+    share: Float64Array, effective: Float64Array, tail: float
+) -> tuple[Float64Array, Float64Array]:
     """Clopper & Pearson's limits, lower and upper, each float64 (c,).
 
     Args:
@@ -268,8 +268,8 @@ def auc_interval(auc: float, positives: int, negatives: int, level: float) -> Es
 
 
 def edge_metrics(
-    truth: IntArray,
-    scores: FloatArray,
+    truth: Int64Array,
+    scores: Float64Array,
     patients: Patients,
     threshold: float,
     values: Mapping[str, float],
@@ -347,9 +347,9 @@ def reported_difference(gap: Estimate, after: Estimate, before: Estimate) -> Est
 
 
 def ratio_limits(
-    above: tuple[FloatArray, FloatArray, FloatArray],
-    below: tuple[FloatArray, FloatArray, FloatArray],
-) -> tuple[FloatArray, FloatArray]:
+    above: tuple[Float64Array, Float64Array, Float64Array],
+    below: tuple[Float64Array, Float64Array, Float64Array],
+) -> tuple[Float64Array, Float64Array]:
     """Limits of the ratio of two independent proportions from their own limits.
 
     Donner & Zou 2012 (doi:10.1177/0962280210383082); valid if a proportion is 0 or 1.

@@ -8,17 +8,12 @@ ones, so each formula exists once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.errors import DataError
-
-FloatArray: TypeAlias = NDArray[np.float64]
-"""The array type of scores, weights and metrics throughout `evaluation`: float64."""
-
-IntArray: TypeAlias = NDArray[np.int64]
 
 METRIC_NAMES = (
     "accuracy",
@@ -39,7 +34,7 @@ MOST_BINS = 15
 FEWEST_PER_BIN = 20
 
 
-def checked_labels(labels: ArrayLike) -> IntArray:
+def checked_labels(labels: ArrayLike) -> Int64Array:
     """Check labels and return them as int64, (n,).
 
     Raises:
@@ -57,7 +52,7 @@ def checked_labels(labels: ArrayLike) -> IntArray:
     return array.astype(np.int64)
 
 
-def checked_scores(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray, FloatArray]:
+def checked_scores(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Int64Array, Float64Array]:
     """Check labels and probabilities; return them as int64 and float64, both (n,).
 
     Raises:
@@ -90,22 +85,22 @@ class RankedCounts:
         false_positives: (b, g), weight of the NORMAL images with at least that score.
     """
 
-    scores: FloatArray
-    positives: FloatArray
-    negatives: FloatArray
-    true_positives: FloatArray
-    false_positives: FloatArray
+    scores: Float64Array
+    positives: Float64Array
+    negatives: Float64Array
+    true_positives: Float64Array
+    false_positives: Float64Array
 
     @property
-    def all_positives(self) -> FloatArray:
+    def all_positives(self) -> Float64Array:
         """Weight of all PNEUMONIA images, (b,)."""
-        total: FloatArray = self.positives.sum(axis=1)
+        total: Float64Array = self.positives.sum(axis=1)
         return total
 
     @property
-    def all_negatives(self) -> FloatArray:
+    def all_negatives(self) -> Float64Array:
         """Weight of all NORMAL images, (b,)."""
-        total: FloatArray = self.negatives.sum(axis=1)
+        total: Float64Array = self.negatives.sum(axis=1)
         return total
 
 
@@ -120,13 +115,13 @@ class RankedScores:
         starts: (g,), index of the first image with each score.
     """
 
-    order: IntArray
-    labels: FloatArray
-    scores: FloatArray
-    starts: IntArray
+    order: Int64Array
+    labels: Float64Array
+    scores: Float64Array
+    starts: Int64Array
 
     @classmethod
-    def of(cls, labels: IntArray, probabilities: FloatArray) -> RankedScores:
+    def of(cls, labels: Int64Array, probabilities: Float64Array) -> RankedScores:
         """Sort checked labels and probabilities, each of shape (n,)."""
         order = np.argsort(-probabilities, kind="stable")
         ranked = probabilities[order]
@@ -135,7 +130,7 @@ class RankedScores:
         starts = np.flatnonzero(new)
         return cls(order, labels[order].astype(np.float64), ranked[starts], starts)
 
-    def counts(self, weights: FloatArray) -> RankedCounts:
+    def counts(self, weights: Float64Array) -> RankedCounts:
         """Count the images with weights (b, n): integers as float64, columns in `order`."""
         positives = weights * self.labels
         negatives = weights - positives
@@ -155,17 +150,17 @@ class RankedScores:
         return self.counts(np.ones((1, self.labels.size)))
 
 
-def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+def ratio(numerator: Float64Array, denominator: Float64Array) -> Float64Array:
     """Element-wise quotient; NaN where the denominator is 0."""
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
-    quotient: FloatArray = np.full(shape, np.nan)
+    quotient: Float64Array = np.full(shape, np.nan)
     np.divide(numerator, denominator, out=quotient, where=denominator != 0)
     return quotient
 
 
 def confusion_counts(
     counts: RankedCounts, threshold: float
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
     """`(tn, fp, fn, tp)`, each (b,); PNEUMONIA is predicted if probability >= threshold."""
     called = int(np.count_nonzero(counts.scores >= threshold))
     if called:
@@ -176,13 +171,13 @@ def confusion_counts(
     return counts.all_negatives - fp, fp, counts.all_positives - tp, tp
 
 
-def auc_values(counts: RankedCounts) -> FloatArray:
+def auc_values(counts: RankedCounts) -> Float64Array:
     """Area under the ROC curve, (b,), as the Mann–Whitney statistic; ties count half."""
     wins = np.einsum("bg,bg->b", counts.positives, _negatives_below(counts))
     return ratio(wins, counts.all_positives * counts.all_negatives)
 
 
-def win_shares(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
+def win_shares(counts: RankedCounts) -> tuple[Float64Array, Float64Array]:
     """Per distinct score, shares of the other class that it is ranked correctly against.
 
     Returns:
@@ -196,23 +191,26 @@ def win_shares(counts: RankedCounts) -> tuple[FloatArray, FloatArray]:
     )
 
 
-def _negatives_below(counts: RankedCounts) -> FloatArray:
+def _negatives_below(counts: RankedCounts) -> Float64Array:
     """Weight of the NORMAL images with a lower score, (b, g); equal scores count half."""
     below = counts.all_negatives[:, np.newaxis] - counts.false_positives
     below += 0.5 * counts.negatives
     return below
 
 
-def average_precision_values(counts: RankedCounts) -> FloatArray:
-    """Precision averaged over the steps of recall, (b,), without interpolation."""
+def average_precision_values(counts: RankedCounts) -> Float64Array:
+    """Sum over decreasing thresholds of (increase of recall) × precision, (b,), in [0, 1].
+
+    This is scikit-learn's definition, without interpolation between the steps.
+    """
     # Weights are integers, so a total below 1 is 0 and contributes nothing.
     called = np.maximum(counts.true_positives + counts.false_positives, 1.0)
     steps = np.einsum("bg,bg->b", counts.positives, counts.true_positives / called)
     return ratio(steps, counts.all_positives)
 
 
-def brier_values(counts: RankedCounts) -> FloatArray:
-    """Mean squared difference of probability and label, (b,)."""
+def brier_values(counts: RankedCounts) -> Float64Array:
+    """Mean squared difference of probability and label, (b,), 0 is best (Brier 1950)."""
     squares = counts.positives @ (1.0 - counts.scores) ** 2 + counts.negatives @ counts.scores**2
     return ratio(squares, counts.all_positives + counts.all_negatives)
 
@@ -221,21 +219,21 @@ def brier_values(counts: RankedCounts) -> FloatArray:
 class BinCounts:
     """Weighted images per bin of near-equal mass, each (b, `MOST_BINS`); unused bins are 0."""
 
-    mass: FloatArray
-    positives: FloatArray
-    score_sum: FloatArray
+    mass: Float64Array
+    positives: Float64Array
+    score_sum: Float64Array
 
-    def gaps(self) -> FloatArray:
+    def gaps(self) -> Float64Array:
         """Mean probability minus share of PNEUMONIA, (b, k); 0 in empty bins."""
         return (self.score_sum - self.positives) / np.maximum(self.mass, 1.0)
 
-    def noise(self) -> FloatArray:
+    def noise(self) -> Float64Array:
         """Sampling variance of the share of PNEUMONIA in each bin, (b, k)."""
         share = self.positives / np.maximum(self.mass, 1.0)
         return share * (1.0 - share) / np.maximum(self.mass - 1.0, 1.0)
 
 
-def bin_index(counts: RankedCounts) -> IntArray:
+def bin_index(counts: RankedCounts) -> Int64Array:
     """The bin of each distinct score, int64 (b, g), from 0; at most `MOST_BINS` of near-equal mass.
 
     Fewer bins are used if they would contain fewer than `FEWEST_PER_BIN` images each. Equal scores
@@ -260,8 +258,8 @@ def equal_mass_bins(counts: RankedCounts) -> BinCounts:
     index += MOST_BINS * np.arange(rows)[:, np.newaxis]
     flat = index.ravel()
 
-    def per_bin(values: FloatArray) -> FloatArray:
-        sums: FloatArray = np.bincount(
+    def per_bin(values: Float64Array) -> Float64Array:
+        sums: Float64Array = np.bincount(
             flat, weights=values.ravel(), minlength=rows * MOST_BINS
         ).astype(np.float64, copy=False)
         return sums.reshape(rows, MOST_BINS)
@@ -269,8 +267,15 @@ def equal_mass_bins(counts: RankedCounts) -> BinCounts:
     return BinCounts(per_bin(mass), per_bin(counts.positives), per_bin(mass * counts.scores))
 
 
-def ece_values(counts: RankedCounts, noise_sources: int = 1) -> FloatArray:
-    """Debiased expected calibration error, (b,); see `metrics.ece`.
+def ece_values(counts: RankedCounts, noise_sources: int = 1) -> Float64Array:
+    """Expected calibration error with bins of equal mass, debiased, (b,), in [0, 1], 0 is best.
+
+    The mean over images of |mean probability - share of PNEUMONIA| in their bin. Without
+    correction, it is positive even for a perfectly calibrated model, because the share in each bin
+    is a noisy sample. The sampling variance `q (1 - q) / (n - 1)` of a bin with n images and share
+    q is therefore subtracted from the squared gap, and negative differences are set to 0 (Bröcker
+    2012, doi:10.1007/s00382-011-1191-1; Kumar, Liang & Ma 2019, arXiv:1909.10155, for the squared
+    error). A small upward bias remains because of the truncation at 0.
 
     `noise_sources` is the number of times that sampling noise entered: 1 for a sample, 2 for a
     bootstrap resample of it. Subtracting it that often centres the resamples on the sample's value.
@@ -283,8 +288,17 @@ def ece_values(counts: RankedCounts, noise_sources: int = 1) -> FloatArray:
 
 def metric_values(
     counts: RankedCounts, threshold: float, noise_sources: int | None = 1
-) -> dict[str, FloatArray]:
-    """All `METRIC_NAMES`, each (b,), NaN if undefined; no `ece` if `noise_sources` is None."""
+) -> dict[str, Float64Array]:
+    """All `METRIC_NAMES`, each (b,), NaN if undefined; no `ece` if `noise_sources` is None.
+
+    - accuracy: share of correct predictions; balanced_accuracy: mean of sensitivity and specificity
+    - sensitivity (recall): share of PNEUMONIA images that are predicted PNEUMONIA
+    - specificity: share of NORMAL images that are predicted NORMAL
+    - ppv (precision), npv: share of correct PNEUMONIA and NORMAL predictions, at this prevalence
+    - f1: harmonic mean of sensitivity and ppv, `2 tp / (2 tp + fp + fn)`
+    - auc, average_precision, brier, ece: `auc_values`, `average_precision_values`, `brier_values`,
+      `ece_values`
+    """
     tn, fp, fn, tp = confusion_counts(counts, threshold)
     sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
     return {

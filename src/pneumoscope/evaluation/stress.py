@@ -19,8 +19,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import IntervalConfig
-from pneumoscope.data.thumbnails import cross_validated as held_out_logits
+from pneumoscope.data.thumbnails import cross_validated
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.calibration import sigmoid
 from pneumoscope.evaluation.intervals import (
@@ -42,8 +43,6 @@ from pneumoscope.evaluation.proportions import (
     reported_limits,
 )
 from pneumoscope.evaluation.ranked_metrics import (
-    FloatArray,
-    IntArray,
     RankedScores,
     auc_values,
     checked_labels,
@@ -138,7 +137,7 @@ def compare_paired(
     columns = (_Column(truth[both], before[both], threshold),
                _Column(truth[both], after[both], threshold))  # fmt: skip
     points = [column.values(np.ones((1, column.labels.size))) for column in columns]
-    drawn: list[dict[Metric, list[FloatArray]]] = [{m: [] for m in METRICS} for _ in columns]
+    drawn: list[dict[Metric, list[Float64Array]]] = [{m: [] for m in METRICS} for _ in columns]
     for weights in _resamples(ids, checked_interval(config)):
         for column, collected in zip(columns, drawn, strict=True):
             for metric, values in column.values(weights).items():
@@ -148,7 +147,7 @@ def compare_paired(
     )
     fewest = fewest_patients(truth[both], patient_codes(ids, ids.size)[0])
 
-    def estimate(point: float, resampled: FloatArray) -> Estimate:
+    def estimate(point: float, resampled: Float64Array) -> Estimate:
         return _estimate(point, resampled, config.level, fewest)
 
     found: list[dict[Metric, Estimate]] = []
@@ -195,7 +194,7 @@ def judge(found: Paired, largest_fall: float, *, plausible: bool) -> Judgement:
 class _Column:
     """The probabilities of one version, sorted once, and its metrics under image weights."""
 
-    def __init__(self, labels: IntArray, probabilities: FloatArray, threshold: float) -> None:
+    def __init__(self, labels: Int64Array, probabilities: Float64Array, threshold: float) -> None:
         self.labels = labels
         self._ranked = RankedScores.of(labels, probabilities)
         predicted = probabilities >= threshold
@@ -205,7 +204,7 @@ class _Column:
         self._true_positive = self._positive * predicted
         self._true_negative = (1 - self._positive) * ~predicted
 
-    def values(self, weights: FloatArray) -> dict[Metric, FloatArray]:
+    def values(self, weights: Float64Array) -> dict[Metric, Float64Array]:
         """Metrics (b,) for weights (b, n); NaN where undefined."""
         positives, negatives = weights @ self._positive, weights @ (1 - self._positive)
         counts = self._ranked.counts(weights[:, self._ranked.order])
@@ -249,13 +248,13 @@ def _reported_gap(
     return paired_share_interval(before_right, after_right, ids[inside], config.level)
 
 
-def _resamples(ids: NDArray[np.str_], config: IntervalConfig) -> Iterator[FloatArray]:
+def _resamples(ids: NDArray[np.str_], config: IntervalConfig) -> Iterator[Float64Array]:
     codes, count = patient_codes(ids, ids.size)
     if count > 1:  # with one patient nothing can be resampled
         yield from resampled_weights(codes, count, config)
 
 
-def _estimate(point: float, resampled: FloatArray, level: float, patients: int) -> Estimate:
+def _estimate(point: float, resampled: Float64Array, level: float, patients: int) -> Estimate:
     if np.isnan(point):
         return Estimate(None)
     low, high, _ = percentile_interval(resampled, level, patients)
@@ -287,16 +286,16 @@ def shortcut_baseline(
         The result, or `None` if a class has fewer than two patients.
     """
     truth, ids = checked_labels(labels), np.asarray(patients)
-    scores = cross_validated(numbers, truth, ids, folds, config.seed)
+    scores = held_out_probabilities(numbers, truth, ids, folds, config.seed)
     if scores is None:
         return None
     found = bootstrap_metrics(truth, scores, ids, 0.5, config).estimates["auc"]
     return ShortcutBaseline(truth.size, len(set(ids.tolist())), found)
 
 
-def cross_validated(
+def held_out_probabilities(
     numbers: ArrayLike, labels: ArrayLike, patients: Patients, folds: int, seed: int
-) -> FloatArray | None:
+) -> Float64Array | None:
     """Cross-validated probabilities, float64 (n,), from a model trained on other patients.
 
     Arguments as for `shortcut_baseline`. Returns `None` if a class has fewer than two patients, or
@@ -308,7 +307,7 @@ def cross_validated(
     parts = min(folds, fewest)
     if parts < 2:
         return None
-    found = held_out_logits(
+    found = cross_validated(
         rows, truth, ids, seed, folds=parts, penalty=_PENALTY, iterations=_MOST_ITERATIONS
     )
     return None if found is None else sigmoid(found.logits)

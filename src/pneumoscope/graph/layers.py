@@ -18,11 +18,12 @@ from typing import Any, Generic
 
 import numpy as np
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.errors import BundleError
 from pneumoscope.graph.plan import Layer, Plan, depthwise_kernel, fitted, pair, scale_and_shift
-from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Node, Writer
+from pneumoscope.graph.writer import NO_EDGES, Edges, Node, Writer
 
-Arrays = Mapping[str, tuple[FloatArray, ...]]
+Arrays = Mapping[str, tuple[Float32Array, ...]]
 """The arrays of every layer that has any, in Keras' order and layout."""
 
 _ACTIVATIONS = {
@@ -125,7 +126,7 @@ class _Walk(Generic[Node]):
             )
         return write(self, layer, self.values[layer.sources[0]])
 
-    def of(self, layer: Layer) -> tuple[FloatArray, ...]:
+    def of(self, layer: Layer) -> tuple[Float32Array, ...]:
         """The arrays of a layer.
 
         Raises:
@@ -219,8 +220,8 @@ class _Walk(Generic[Node]):
         self,
         layer: Layer,
         value: Value[Node],
-        kernel: FloatArray,
-        bias: FloatArray | None,
+        kernel: Float32Array,
+        bias: Float32Array | None,
         groups: int = 1,
     ) -> Value[Node]:
         """A convolution together with the batch normalisation or average pooling behind it.
@@ -251,7 +252,7 @@ class _Walk(Generic[Node]):
             self.values[behind.name] = result
         return result
 
-    def _mean_behind(self, layer: Layer, kernel: FloatArray, value: Value[Node]) -> Layer | None:
+    def _mean_behind(self, layer: Layer, kernel: Float32Array, value: Value[Node]) -> Layer | None:
         """Average pooling behind a 1×1 convolution: both are linear, so pooling may go first."""
         pool = self.next_alone(layer, "AveragePooling2D")
         simple = kernel.shape[2:] == (1, 1) and pair(layer.settings["strides"]) == (1, 1)
@@ -259,7 +260,7 @@ class _Walk(Generic[Node]):
         return pool if simple and plain and value.edges == NO_EDGES else None
 
     def convolution(
-        self, value: Value[Node], kernel: FloatArray, settings: Mapping[str, Any], groups: int = 1
+        self, value: Value[Node], kernel: Float32Array, settings: Mapping[str, Any], groups: int = 1
     ) -> Value[Node]:
         """Write a single convolution."""
         if kernel.shape[1] * groups != value.channels:

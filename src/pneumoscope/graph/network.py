@@ -13,11 +13,12 @@ from typing import Generic
 
 import numpy as np
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.errors import BundleError
 from pneumoscope.graph.bundle_files import HIDDEN_LAYER, OUTPUT_LAYER, POOL_LAYER
 from pneumoscope.graph.layers import Value, write_plan
 from pneumoscope.graph.plan import Plan
-from pneumoscope.graph.writer import FloatArray, Node, Writer
+from pneumoscope.graph.writer import Node, Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class NetworkArrays:
     """
 
     plan: Plan
-    layers: Mapping[str, tuple[FloatArray, ...]]
+    layers: Mapping[str, tuple[Float32Array, ...]]
 
-    def of(self, name: str) -> tuple[FloatArray, ...]:
+    def of(self, name: str) -> tuple[Float32Array, ...]:
         """The arrays of a layer.
 
         Raises:

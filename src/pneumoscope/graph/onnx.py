@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.errors import ExtraMissingError
-from pneumoscope.graph.writer import NO_EDGES, Edges, FloatArray, Pair
+from pneumoscope.graph.writer import NO_EDGES, Edges, Pair
 
 OPSET = 18
 _IR_VERSION = 9
@@ -88,7 +89,7 @@ class OnnxWriter:
     def convolution(
         self,
         x: str,
-        kernel: FloatArray,
+        kernel: Float32Array,
         strides: Pair = (1, 1),
         edges: Edges = NO_EDGES,
         groups: int = 1,

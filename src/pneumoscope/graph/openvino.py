@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.graph.network import NetworkArrays, write_average, write_feature_map
 from pneumoscope.graph.writer import (
     INT8_LEVELS,
     NO_EDGES,
     Device,
     Edges,
-    FloatArray,
     Floats,
     Pair,
     Ranges,
@@ -327,7 +327,7 @@ class OpenVinoWriter:
     def convolution(
         self,
         x: Any,
-        kernel: FloatArray,
+        kernel: Float32Array,
         strides: Pair = (1, 1),
         edges: Edges = NO_EDGES,
         groups: int = 1,
@@ -352,7 +352,7 @@ class OpenVinoWriter:
         node.set_friendly_name(f"{_CONVOLUTION}{number}")
         return node
 
-    def _rounded(self, x: Any, low: FloatArray, high: FloatArray, levels: int) -> Any:
+    def _rounded(self, x: Any, low: Float32Array, high: Float32Array, levels: int) -> Any:
         """Clip the values to a range and round them to `levels` equally spaced values in it."""
         ends = [self.constant(end) for end in (low, high)]
         return self.operations.fake_quantize(x, *ends, *ends, levels)

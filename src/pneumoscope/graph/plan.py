@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.errors import BundleError
-from pneumoscope.graph.writer import Edges, FloatArray, Pair
+from pneumoscope.graph.writer import Edges, Pair
 
 _MODELS = ("Functional", "Sequential", "Model")
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
@@ -224,7 +225,7 @@ def pair(value: Any) -> Pair:
 
 def scale_and_shift(
     arrays: Sequence[NDArray[Any]], settings: Mapping[str, Any]
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[Float32Array, Float32Array]:
     """Batch normalisation with moving statistics as x × scale + shift, each (channels,)."""
     rest = [array.astype(np.float64) for array in arrays]
     gamma = rest.pop(0) if settings.get("scale", True) else np.ones(1)
@@ -270,7 +271,7 @@ def fitted(
     return edges, (made[0], made[1])
 
 
-def depthwise_kernel(kernel: FloatArray) -> FloatArray:
+def depthwise_kernel(kernel: Float32Array) -> Float32Array:
     """Depthwise kernel (h, w, channels, multiplier) → (channels × multiplier, 1, h, w)."""
     height, width, channels, times = kernel.shape
     return kernel.transpose(2, 3, 0, 1).reshape(channels * times, 1, height, width)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import (
     build_frozen_part,
@@ -29,7 +30,7 @@ from pneumoscope.graph.openvino import (
     convolutions_of,
     load_openvino,
 )
-from pneumoscope.graph.writer import Device, FloatArray, Floats, Precision, Ranges
+from pneumoscope.graph.writer import Device, Floats, Precision, Ranges
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class _Graph:
 
 def measure_ends(
     network: NetworkArrays, size: int, batches: Sequence[NDArray[np.float32]], floats: Floats
-) -> FloatArray:
+) -> Float32Array:
     """Minimum and maximum of each convolution's input, float32 (2, convolutions), mean over images.
 
     Args:
@@ -145,11 +146,11 @@ def measure_ends(
     """
     runner = Runner(lambda images: _with_ends(network, size, images), _ENDS, floats)
     found = np.concatenate([np.stack(runner(batch)) for batch in batches], axis=1)
-    ends: FloatArray = found.mean(axis=1, dtype=np.float64).astype(np.float32)
+    ends: Float32Array = found.mean(axis=1, dtype=np.float64).astype(np.float32)
     return ends
 
 
-def ranges_between(ends: FloatArray) -> Ranges:
+def ranges_between(ends: Float32Array) -> Ranges:
     """Ranges from `measure_ends`; NaN for the first convolution and for ranges of width 0."""
     low, high = ends
     rounded = low < high

@@ -19,9 +19,8 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.errors import BundleError
-
-FloatArray = NDArray[np.float32]
 
 Pair = tuple[int, int]
 """Height and width."""
@@ -58,7 +57,7 @@ class Writer(Protocol[Node]):
     def convolution(
         self,
         x: Node,
-        kernel: FloatArray,
+        kernel: Float32Array,
         strides: Pair = (1, 1),
         edges: Edges = NO_EDGES,
         groups: int = 1,
@@ -126,14 +125,14 @@ class Ranges:
         low, high: float32 (n,); NaN for a convolution that stays in floating point.
     """
 
-    low: FloatArray
-    high: FloatArray
+    low: Float32Array
+    high: Float32Array
 
     def has(self, number: int) -> bool:
         """Whether a convolution has a range."""
         return number < len(self.low) and bool(np.isfinite(self.low[number]))
 
-    def of(self, number: int) -> tuple[FloatArray, FloatArray]:
+    def of(self, number: int) -> tuple[Float32Array, Float32Array]:
         """Both ends, (1, 1, 1, 1) each, of a convolution's input range."""
         shape = (1, 1, 1, 1)
         return self.low[number].reshape(shape), self.high[number].reshape(shape)
@@ -172,9 +171,9 @@ class Ranges:
         return cls(low.astype(np.float32), high.astype(np.float32))
 
 
-def largest_per_output(kernel: FloatArray) -> FloatArray:
+def largest_per_output(kernel: Float32Array) -> Float32Array:
     """Largest magnitude per output channel, (out, in, h, w) → (out, 1, 1, 1), above 0."""
-    most: FloatArray = np.abs(kernel).max(axis=(1, 2, 3), keepdims=True)
+    most: Float32Array = np.abs(kernel).max(axis=(1, 2, 3), keepdims=True)
     return np.where(most > 0, most, np.float32(1.0))
 
 

@@ -35,9 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import AugmentConfig
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.images.grey import FloatArray
 
 GreyImage = NDArray[np.float32]
 """One image: float32 (height, width) in [0, 1], 1 is white."""
@@ -280,7 +280,7 @@ Points = NDArray[np.float64]
 _SLOPE, _VIGNETTE = 0.35, 0.25
 
 
-def photograph(image: FloatArray, strength: float, seed: int = 0) -> FloatArray:
+def photograph(image: Float32Array, strength: float, seed: int = 0) -> Float32Array:
     """Return the grey image that a photograph of the X-ray would give.
 
     The displacement of the corners, the side of the light and the direction of the stripes depend
@@ -320,11 +320,11 @@ def photograph(image: FloatArray, strength: float, seed: int = 0) -> FloatArray:
     seen = _tilted(image, _CORNER_SHIFT * strength * corners)
     seen = seen * _light(image.shape, strength, float(angle))
     seen = _cast(seen, strength) + _stripes(image.shape, strength, float(turn), phases.tolist())
-    taken: FloatArray = np.clip(seen, 0, 1, dtype=np.float32)
+    taken: Float32Array = np.clip(seen, 0, 1, dtype=np.float32)
     return taken
 
 
-def _tilted(image: FloatArray, inward: Points) -> FloatArray:
+def _tilted(image: Float32Array, inward: Points) -> Float32Array:
     """The image with its corners moved inwards by shares of the sides, (4, 2); black outside."""
     height, width = image.shape
     outer = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64)
@@ -334,7 +334,7 @@ def _tilted(image: FloatArray, inward: Points) -> FloatArray:
     turned = Image.fromarray(image).transform(
         (width, height), Image.Transform.PERSPECTIVE, data, Image.Resampling.BILINEAR, fillcolor=0
     )
-    tilted: FloatArray = np.asarray(turned)
+    tilted: Float32Array = np.asarray(turned)
     return tilted
 
 
@@ -352,7 +352,7 @@ def _perspective(shown: Points, original: Points) -> tuple[float, ...]:
     return tuple(np.linalg.solve(np.array(rows), np.array(wanted)).tolist())
 
 
-def _grid(shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
+def _grid(shape: tuple[int, ...]) -> tuple[Float32Array, Float32Array]:
     """Column (1, w) and row (h, 1) of every pixel, from -1 to 1."""
     height, width = shape
     x = 2 * (np.arange(width) + 0.5) / width - 1
@@ -360,14 +360,14 @@ def _grid(shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
     return x.astype(np.float32)[None, :], y.astype(np.float32)[:, None]
 
 
-def _light(shape: tuple[int, ...], strength: float, angle: float) -> FloatArray:
+def _light(shape: tuple[int, ...], strength: float, angle: float) -> Float32Array:
     x, y = _grid(shape)
     slope = np.float32(_SLOPE * strength) * (math.cos(angle) * x + math.sin(angle) * y)
-    lit: FloatArray = (1 + slope) * (1 - np.float32(_VIGNETTE * strength) * (x * x + y * y))
+    lit: Float32Array = (1 + slope) * (1 - np.float32(_VIGNETTE * strength) * (x * x + y * y))
     return lit.astype(np.float32)
 
 
-def _cast(image: FloatArray, strength: float) -> FloatArray:
+def _cast(image: Float32Array, strength: float) -> Float32Array:
     grey = np.zeros_like(image)
     for share, extra in zip(_LUMINANCE, _CAST, strict=True):
         grey += np.float32(share) * np.minimum(image * np.float32(1 + extra * strength), 1)
@@ -376,7 +376,7 @@ def _cast(image: FloatArray, strength: float) -> FloatArray:
 
 def _stripes(
     shape: tuple[int, ...], strength: float, angle: float, phases: list[float]
-) -> FloatArray:
+) -> Float32Array:
     """Two patterns of stripes with slightly different periods, which interfere like the grids."""
     x, y = _grid(shape)
     pattern = np.zeros(shape, np.float32)

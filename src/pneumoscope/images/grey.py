@@ -27,10 +27,9 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-
-FloatArray = npt.NDArray[np.float32]
 
 _SIDE = 64
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
@@ -90,7 +89,7 @@ class Decoded:
         colour: mean chroma from 0 (grey) to 1, before the conversion to grey.
     """
 
-    pixels: FloatArray
+    pixels: Float32Array
     bit_depth: int
     warnings: tuple[str, ...] = ()
     dicom: DicomInfo | None = None
@@ -117,7 +116,7 @@ class GreyImage:
         ((64, 64), 'float32', 'png')
     """
 
-    pixels: FloatArray
+    pixels: Float32Array
     source: str
     format: str
     bit_depth: int
@@ -127,12 +126,12 @@ class GreyImage:
     colour: float = 0.0
 
 
-def unit_range(grey: npt.NDArray[np.uint8]) -> FloatArray:
+def unit_range(grey: npt.NDArray[np.uint8]) -> Float32Array:
     """Convert 8-bit grey, uint8 (h, w), to float32 in [0, 1]: divided by 255, rounded once."""
     return np.divide(grey, np.float32(255), dtype=np.float32)
 
 
-def oriented(pixels: FloatArray, orientation: int) -> FloatArray:
+def oriented(pixels: Float32Array, orientation: int) -> Float32Array:
     """Rotate and mirror (h, w) pixels according to EXIF orientation 1 to 8."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.T
@@ -269,7 +268,7 @@ def _without_lone_ends(values: Values) -> npt.NDArray[np.bool_]:
 
 
 Samples = npt.NDArray[Any]
-Graded = tuple[FloatArray, tuple[str, ...]]
+Graded = tuple[Float32Array, tuple[str, ...]]
 
 
 def graded(samples: Samples, source: str, bits: int = 0) -> Graded:
@@ -324,7 +323,7 @@ def deep_grey(samples: Samples, source: str) -> Graded:
     return pixels, warnings
 
 
-def composited(grey: FloatArray, alpha: FloatArray) -> Graded:
+def composited(grey: Float32Array, alpha: Float32Array) -> Graded:
     """Composite grey (h, w) on black with `alpha` in [0, 1]; returns pixels and warnings."""
     if alpha.min() == alpha.max() < 1.0:
         words = f"its alpha channel is {float(alpha.flat[0]):.2f} everywhere and was not used"
@@ -367,7 +366,7 @@ def _of_floats(samples: Samples, source: str) -> Graded:
     return _stretched(samples, low, high, stray, what)
 
 
-def _scaled(samples: Samples, low: float, high: float) -> FloatArray:
+def _scaled(samples: Samples, low: float, high: float) -> Float32Array:
     if low == 0:
         return np.divide(samples, np.float32(high), dtype=np.float32).clip(0.0, 1.0)
     shifted = samples.astype(np.float64) - low

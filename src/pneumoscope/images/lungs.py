@@ -39,9 +39,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import FramingConfig, StressConfig
 from pneumoscope.errors import ImageRefusedError, PneumoscopeError, Reason
-from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.read import read_image
 
 Mask = NDArray[np.bool_]
@@ -91,7 +91,7 @@ class LungFields:
     quality: float
 
 
-def find_lungs(image: FloatArray) -> LungFields:
+def find_lungs(image: Float32Array) -> LungFields:
     """Segment the lung fields of a frontal X-ray.
 
     Args:
@@ -135,7 +135,7 @@ def _widened(sides: list[Mask]) -> Mask:
     return np.asarray(binary_dilation(joined[0] | joined[1], iterations=4))
 
 
-def _darkness(square: FloatArray) -> NDArray[np.float64]:
+def _darkness(square: Float32Array) -> NDArray[np.float64]:
     """How much darker each point is than its wide surroundings, in standard deviations."""
     from scipy.ndimage import gaussian_filter
 
@@ -154,7 +154,7 @@ def _prior(centre: tuple[float, float]) -> NDArray[np.float64]:
     return np.asarray(x * x + y * y)
 
 
-def _inside(square: FloatArray) -> Mask:
+def _inside(square: Float32Array) -> Mask:
     """The area on the lungs' side of the chest wall.
 
     Two floods rise, one from the upper and lateral edges of the image and one from the centres of
@@ -299,22 +299,22 @@ Ink = Literal["black", "grey"]
 """The fill of a masked region; grey is the mean of the remaining pixels of the image."""
 
 
-def ring_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:
+def ring_only(image: Float32Array, share: float, ink: Ink = "black") -> Float32Array:
     """Keep the outer ring, `share` (0 to 0.5) of each side wide; fill the rest."""
     return _painted(image, ~_ring(image.shape, share), ink)
 
 
-def centre_only(image: FloatArray, share: float, ink: Ink = "black") -> FloatArray:
+def centre_only(image: Float32Array, share: float, ink: Ink = "black") -> Float32Array:
     """Fill the outer ring, `share` (0 to 0.5) of each side wide; keep the rest."""
     return _painted(image, _ring(image.shape, share), ink)
 
 
-def swap_ring(image: FloatArray, other: FloatArray, share: float) -> FloatArray:
+def swap_ring(image: Float32Array, other: Float32Array, share: float) -> Float32Array:
     """Replace the outer ring with that of another image, resized and matched in brightness."""
     return _exchanged(image, other, _ring(image.shape, share))
 
 
-def swap_background(image: FloatArray, other: FloatArray, mask: Mask) -> FloatArray:
+def swap_background(image: Float32Array, other: Float32Array, mask: Mask) -> Float32Array:
     """Keep the image inside the mask, bool (h, w); replace the rest with another image's.
 
     The other image is resized and matched in brightness and contrast.
@@ -325,7 +325,7 @@ def swap_background(image: FloatArray, other: FloatArray, mask: Mask) -> FloatAr
     return _exchanged(image, other, ~_fitting(image, mask))
 
 
-def match_brightness(other: FloatArray, image: FloatArray, hidden: Mask) -> FloatArray:
+def match_brightness(other: Float32Array, image: Float32Array, hidden: Mask) -> Float32Array:
     """Another image (h, w) with the mean and deviation of the hidden region, to avoid a step."""
     theirs, own = other[hidden], image[hidden]
     if not own.size:
@@ -335,7 +335,7 @@ def match_brightness(other: FloatArray, image: FloatArray, hidden: Mask) -> Floa
     return np.asarray(matched.clip(0.0, 1.0), np.float32)
 
 
-def mask_out(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
+def mask_out(image: Float32Array, mask: Mask, ink: Ink = "black") -> Float32Array:
     """Fill the region of the mask, bool (h, w).
 
     Raises:
@@ -353,7 +353,7 @@ def bounding_box(mask: Mask) -> Mask:
     return box
 
 
-def keep_inside(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray:
+def keep_inside(image: Float32Array, mask: Mask, ink: Ink = "black") -> Float32Array:
     """Keep the image inside the mask, bool (h, w); fill the rest.
 
     Raises:
@@ -362,13 +362,13 @@ def keep_inside(image: FloatArray, mask: Mask, ink: Ink = "black") -> FloatArray
     return _painted(image, ~_fitting(image, mask), ink)
 
 
-def _exchanged(image: FloatArray, other: FloatArray, hidden: Mask) -> FloatArray:
+def _exchanged(image: Float32Array, other: Float32Array, hidden: Mask) -> Float32Array:
     source = Image.fromarray(np.ascontiguousarray(other, np.float32))
     fitted = np.asarray(source.resize(image.shape[::-1], Image.Resampling.BILINEAR)).clip(0.0, 1.0)
     return np.where(hidden, match_brightness(fitted, image, hidden), image)
 
 
-def _painted(image: FloatArray, hidden: Mask, ink: Ink) -> FloatArray:
+def _painted(image: Float32Array, hidden: Mask, ink: Ink) -> Float32Array:
     left = image[~hidden]
     grey = left.mean(dtype=np.float64) if ink == "grey" and left.size else 0.0
     return np.where(hidden, np.float32(grey), image)
@@ -381,7 +381,7 @@ def _ring(shape: tuple[int, ...], share: float) -> Mask:
     return ~inside
 
 
-def _fitting(image: FloatArray, mask: Mask) -> Mask:
+def _fitting(image: Float32Array, mask: Mask) -> Mask:
     if mask.shape != image.shape or mask.dtype != np.bool_:
         raise PneumoscopeError(
             f"mask: found shape {mask.shape} and type {mask.dtype}; expected bool {image.shape}. "
@@ -424,7 +424,7 @@ def lung_box(lungs: LungFields | None) -> LungBox | None:
     )
 
 
-def reliable_box(image: FloatArray) -> LungBox | None:
+def reliable_box(image: Float32Array) -> LungBox | None:
     """The box around the lungs of an image, float32 (h, w) in [0, 1].
 
     `None` if no lungs are detected, or if their quality is below `StressConfig.lung_quality`.
@@ -433,7 +433,7 @@ def reliable_box(image: FloatArray) -> LungBox | None:
     return lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
 
 
-def match_framing(image: FloatArray, box: LungBox | None, share: float) -> FloatArray:
+def match_framing(image: Float32Array, box: LungBox | None, share: float) -> Float32Array:
     """Crop the image so that `box` fills `share` of its width and height, centred.
 
     Width and height are stretched independently, like the network's square input. Where the new

@@ -43,9 +43,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.images.augment import photograph, random_stream
-from pneumoscope.images.grey import FloatArray, unit_range
+from pneumoscope.images.grey import unit_range
 
 _REACH = 4.0
 """Standard deviations at which the Gaussian of `blur` is cut off: 6e-5 of its mass lies beyond."""
@@ -76,11 +77,11 @@ class Perturbation:
 
     name: str
     title: str
-    change: Callable[..., FloatArray]
+    change: Callable[..., Float32Array]
     strength: float
     seeded: bool = False
 
-    def apply(self, image: FloatArray, seed: int = 0) -> FloatArray:
+    def apply(self, image: Float32Array, seed: int = 0) -> Float32Array:
         """Return the perturbed copy of an image.
 
         Args:
@@ -99,26 +100,26 @@ class Perturbation:
         return self.change(image, self.strength)
 
 
-def contrast(image: FloatArray, factor: float) -> FloatArray:
+def contrast(image: Float32Array, factor: float) -> Float32Array:
     """Multiply differences from the image's mean by `factor` (0 or more) and clip."""
     _check(image, "contrast: factor", factor, 0.0, math.inf)
     mean = np.float32(image.mean(dtype=np.float64))
     return _clipped((image - mean) * np.float32(factor) + mean)
 
 
-def gamma(image: FloatArray, exponent: float) -> FloatArray:
+def gamma(image: Float32Array, exponent: float) -> Float32Array:
     """Raise greys to the power of `exponent` (0.01 or more); below 1 brightens."""
     _check(image, "gamma: exponent", exponent, 0.01, math.inf)
     return _clipped(np.power(image, np.float32(exponent)))
 
 
-def brightness(image: FloatArray, shift: float) -> FloatArray:
+def brightness(image: Float32Array, shift: float) -> Float32Array:
     """Add `shift` (-1 to 1, a share of the grey range) to every pixel and clip."""
     _check(image, "brightness: shift", shift, -1.0, 1.0)
     return _clipped(image + np.float32(shift))
 
 
-def crop(image: FloatArray, share: float) -> FloatArray:
+def crop(image: Float32Array, share: float) -> Float32Array:
     """Cut `share` (0 to 0.49) of the side off each edge and resize the rest to the image's shape.
 
     Whole pixels are cut, as viewers do, so no removed pixel influences the new edges.
@@ -127,7 +128,7 @@ def crop(image: FloatArray, share: float) -> FloatArray:
     return _middle(image, share, share)
 
 
-def collimation(image: FloatArray, share: float) -> FloatArray:
+def collimation(image: Float32Array, share: float) -> Float32Array:
     """Cut `share` (-0.49 to 0.49) of the width off left and right; if negative, off top and bottom.
 
     The rest is resized to the image's shape. This imitates a field of another shape in a program
@@ -138,7 +139,7 @@ def collimation(image: FloatArray, share: float) -> FloatArray:
     return _middle(image, max(-share, 0.0), max(share, 0.0))
 
 
-def border(image: FloatArray, share: float) -> FloatArray:
+def border(image: Float32Array, share: float) -> Float32Array:
     """Add black at each edge, `share` (0 to 5) of the side wide, and shrink to the old shape.
 
     The image then fills 1 / (1 + 2 share) of each side, rounded to whole pixels, at least one.
@@ -154,14 +155,14 @@ def border(image: FloatArray, share: float) -> FloatArray:
     return _clipped(framed)
 
 
-def rotation(image: FloatArray, degrees: float) -> FloatArray:
+def rotation(image: Float32Array, degrees: float) -> Float32Array:
     """Rotate anticlockwise about the centre (-180 to 180 degrees), bilinear; black outside."""
     _check(image, "rotation: degrees", degrees, -180.0, 180.0)
     turned = Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=0)
     return _clipped(np.asarray(turned))
 
 
-def blur(image: FloatArray, share: float) -> FloatArray:
+def blur(image: Float32Array, share: float) -> Float32Array:
     """Blur with a Gaussian of standard deviation `share` (0 to 0.25) times the mean side.
 
     The edge rows and columns are repeated. Separable, with NumPy: Pillow does not blur floats.
@@ -177,7 +178,7 @@ def blur(image: FloatArray, share: float) -> FloatArray:
     return _clipped(_smoothed_rows(_smoothed_rows(image, kernel).T, kernel).T)
 
 
-def enhancement(image: FloatArray, gain: float) -> FloatArray:
+def enhancement(image: Float32Array, gain: float) -> Float32Array:
     """Unsharp masking: multiply differences from the surroundings by 1 + `gain` (-1 to 5) and clip.
 
     The surroundings are the mean under a Gaussian with a standard deviation of 5 % of the side, the
@@ -195,7 +196,7 @@ def enhancement(image: FloatArray, gain: float) -> FloatArray:
     return _clipped(image + np.float32(gain) * (image - np.asarray(broad)))
 
 
-def noise(image: FloatArray, deviation: float, seed: int = 0) -> FloatArray:
+def noise(image: Float32Array, deviation: float, seed: int = 0) -> Float32Array:
     """Add independent Gaussian noise of standard deviation `deviation` (0 to 1) and clip.
 
     The pattern depends on the seed and the image's content, its amplitude only on `deviation`, so
@@ -208,7 +209,7 @@ def noise(image: FloatArray, deviation: float, seed: int = 0) -> FloatArray:
     return _clipped(image + np.float32(deviation) * pattern)
 
 
-def jpeg(image: FloatArray, quality: float) -> FloatArray:
+def jpeg(image: Float32Array, quality: float) -> Float32Array:
     """Round to 8 bits, store as baseline JPEG of `quality` (1 to 100, rounded), read again."""
     _check(image, "jpeg: quality", quality, 1.0, 100.0)
     stream = io.BytesIO()
@@ -218,7 +219,7 @@ def jpeg(image: FloatArray, quality: float) -> FloatArray:
         return unit_range(np.asarray(stored))
 
 
-def resolution(image: FloatArray, pixels: float) -> FloatArray:
+def resolution(image: Float32Array, pixels: float) -> Float32Array:
     """Reduce to `pixels` (8 or more, rounded) on the longer side, then enlarge again, bilinear.
 
     An image that is not larger stays unchanged.
@@ -233,7 +234,7 @@ def resolution(image: FloatArray, pixels: float) -> FloatArray:
     return _clipped(np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)))
 
 
-def zoom(image: FloatArray, factor: float) -> FloatArray:
+def zoom(image: Float32Array, factor: float) -> Float32Array:
     """Magnify about the centre by `factor` (0.2 to 5), bilinear, same shape.
 
     Below 1 the edge rows and columns are repeated, whereas `border` adds black.
@@ -256,13 +257,13 @@ def zoom(image: FloatArray, factor: float) -> FloatArray:
     return _clipped(small[np.ix_(rows, columns)])
 
 
-def inversion(image: FloatArray, share: float) -> FloatArray:
+def inversion(image: Float32Array, share: float) -> Float32Array:
     """Move `share` (0 to 1) of the way from the image to its negative; 0.5 is all grey."""
     _check(image, "inversion: share", share, 0.0, 1.0)
     return _clipped(image + np.float32(share) * (1 - 2 * image))
 
 
-def marker(image: FloatArray, height: float) -> FloatArray:
+def marker(image: Float32Array, height: float) -> Float32Array:
     """Add a white letter R, `height` (0 to 0.5) of the shorter side high, at the upper left.
 
     This is the patient's right side, where most lead letters are.
@@ -297,7 +298,7 @@ PERTURBATIONS: tuple[Perturbation, ...] = (
 """The perturbations for testing a shipped model, in the order of tables; never reordered."""
 
 
-def _middle(image: FloatArray, off_height: float, off_width: float) -> FloatArray:
+def _middle(image: Float32Array, off_height: float, off_width: float) -> Float32Array:
     """Cut these shares off both ends of each axis and resize the rest to the old shape."""
     height, width = image.shape
     top = min(round(off_height * height), (height - 1) // 2)
@@ -306,7 +307,7 @@ def _middle(image: FloatArray, off_height: float, off_width: float) -> FloatArra
     return _clipped(np.asarray(kept.resize((width, height), Image.Resampling.BILINEAR)))
 
 
-def _smoothed_rows(image: FloatArray, kernel: FloatArray) -> FloatArray:
+def _smoothed_rows(image: Float32Array, kernel: Float32Array) -> Float32Array:
     """Convolve each row with an odd kernel, edges repeated; all rows in one call."""
     radius = kernel.size // 2
     padded = np.pad(image, ((0, 0), (radius, radius)), mode="edge")
@@ -315,12 +316,12 @@ def _smoothed_rows(image: FloatArray, kernel: FloatArray) -> FloatArray:
     return smooth[:, radius:-radius]
 
 
-def _clipped(image: FloatArray) -> FloatArray:
-    clipped: FloatArray = np.clip(image, 0, 1, dtype=np.float32)
+def _clipped(image: Float32Array) -> Float32Array:
+    clipped: Float32Array = np.clip(image, 0, 1, dtype=np.float32)
     return clipped
 
 
-def _check(image: FloatArray, setting: str, value: float, least: float, most: float) -> None:
+def _check(image: Float32Array, setting: str, value: float, least: float, most: float) -> None:
     if image.ndim != 2 or image.dtype != np.float32 or not image.size:
         raise PneumoscopeError(
             f"{setting.partition(':')[0]}: found an array of shape {image.shape} and type "
@@ -360,7 +361,7 @@ class Sweep:
 
 
 def _sweep(  # noqa: PLR0913 - a row of the table below
-    change: Callable[..., FloatArray],
+    change: Callable[..., Float32Array],
     title: str,
     axis: str,
     neutral: float | None,

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from pneumoscope import config as configuration
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import UsageError
-from pneumoscope.images.grey import FloatArray
 
 VERSION = 1
 """Raise it whenever the same configuration would give other numbers."""
@@ -54,7 +54,7 @@ class Preprocessor:
         _check_choice("fit", self.config.fit, ("stretch", "pad"))
         _check_choice("normalisation", self.config.normalisation, ("imagenet", "standardise"))
 
-    def grey(self, image: FloatArray) -> FloatArray:
+    def grey(self, image: Float32Array) -> Float32Array:
         """Resize one grey image to the square of side `config.size`.
 
         The filter is bilinear with antialiasing: it widens with the reduction and, unlike bicubic,
@@ -86,7 +86,7 @@ class Preprocessor:
         )
         return square
 
-    def normalise(self, square: FloatArray) -> FloatArray:
+    def normalise(self, square: Float32Array) -> Float32Array:
         """Normalise grey squares and repeat them in the network's three channels.
 
         Args:
@@ -115,7 +115,7 @@ class Preprocessor:
             target[...] = ((image - mean64) / deviation64).astype(np.float32)[..., None]
         return result
 
-    def __call__(self, image: FloatArray) -> FloatArray:
+    def __call__(self, image: Float32Array) -> Float32Array:
         """Convert one grey image, float32 (h, w) in [0, 1], to the input, (size, size, 3)."""
         return self.normalise(self.grey(image))
 
@@ -138,7 +138,7 @@ class Preprocessor:
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:_FINGERPRINT_DIGITS]
 
 
-def _resized(image: FloatArray, width: int, height: int) -> FloatArray:
+def _resized(image: Float32Array, width: int, height: int) -> Float32Array:
     source = Image.fromarray(np.ascontiguousarray(image, dtype=np.float32))
     resized = source.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized).clip(0.0, 1.0)

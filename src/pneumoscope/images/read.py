@@ -30,6 +30,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import structure
@@ -37,7 +38,6 @@ from pneumoscope.images.budget import CountedStream, decoding, spending
 from pneumoscope.images.grey import (
     Decoded,
     DicomInfo,
-    FloatArray,
     Graded,
     GreyImage,
     check_size,
@@ -169,10 +169,6 @@ def describe(content: bytes) -> str:
     return "text" if all(c.isprintable() or c.isspace() for c in text) else "unknown binary data"
 
 
-def _is_marked_dicom(content: bytes) -> bool:
-    return content[128:132] == b"DICM"
-
-
 def _begins_like_data_set(content: bytes) -> bool:
     """Whether a DICOM data set without the 128-byte preamble may begin here (PS3.5 7.1)."""
     if len(content) < 16:
@@ -276,7 +272,7 @@ def _to_grey(image: ImageFile.ImageFile, bits: int) -> Graded:
     return unit_range(np.asarray(image if mode == "L" else image.convert("L"))), ()
 
 
-def _lab_grey(image: ImageFile.ImageFile) -> FloatArray:
+def _lab_grey(image: ImageFile.ImageFile) -> Float32Array:
     """The grey with the CIE lightness L*: L* to luminance (CIE 15), then the sRGB curve."""
     lightness = np.arange(256) / 255 * 100
     cube = ((lightness + 16) / 116) ** 3
@@ -285,7 +281,7 @@ def _lab_grey(image: ImageFile.ImageFile) -> FloatArray:
         luminance <= 0.0031308, 12.92 * luminance, 1.055 * luminance ** (1 / 2.4) - 0.055
     )
     table = curve.clip(0.0, 1.0).astype(np.float32)
-    return cast("FloatArray", table[np.asarray(image.getchannel("L"))])
+    return cast("Float32Array", table[np.asarray(image.getchannel("L"))])
 
 
 def read_image(path: Path | str, limits: LimitsConfig = _DEFAULT_LIMITS) -> GreyImage:

@@ -32,9 +32,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.evaluation.metrics import auc
-from pneumoscope.evaluation.ranked_metrics import FloatArray, IntArray
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.openvino import build_model, convolutions_of
 from pneumoscope.graph.writer import PRECISIONS, Floats, Precision, Ranges
@@ -85,9 +85,9 @@ class Agreement:
 
 
 def compare(
-    labels: IntArray,
-    before: FloatArray,
-    after: FloatArray,
+    labels: Int64Array,
+    before: Float64Array,
+    after: Float64Array,
     threshold: float,
     correlations: Iterable[float | None],
 ) -> Agreement:
@@ -114,7 +114,7 @@ def compare(
     )
 
 
-def differences(before: FloatArray, after: FloatArray) -> FloatArray:
+def differences(before: Float64Array, after: Float64Array) -> Float64Array:
     """Absolute differences of probabilities, float64 (n,); 1, the maximum, where one is NaN."""
     distance = np.abs(before - after)
     return np.where(np.isnan(distance), 1.0, distance)

@@ -29,6 +29,7 @@ from typing import Any, Generic, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import DeviceChoice, PreprocessConfig
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.graph.archive import read_network
@@ -38,7 +39,6 @@ from pneumoscope.graph.openvino import OUTPUTS, build_model, capabilities, has_g
 from pneumoscope.graph.runner import Runner, images_per_request
 from pneumoscope.graph.writer import (
     Device,
-    FloatArray,
     Floats,
     Node,
     Precision,
@@ -165,7 +165,7 @@ def _normalise(to: Writer[Node], square: Node, config: PreprocessConfig) -> Node
     return to.concatenate([standard] * 3, 1)
 
 
-def _per_channel(values: Sequence[float]) -> FloatArray:
+def _per_channel(values: Sequence[float]) -> Float32Array:
     return np.array(values, np.float32).reshape(1, -1, 1, 1)
 
 

@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.errors import BundleError, Reason
-from pneumoscope.images.grey import FloatArray
 from pneumoscope.inference.bundle import InputCheck
 from pneumoscope.inference.weights_store import Table
 
@@ -89,8 +89,8 @@ class ImageDescriptors:
             direction gets brighter to the right.
     """
 
-    thumbnail: FloatArray
-    energy: FloatArray
+    thumbnail: Float32Array
+    energy: Float32Array
 
     def rotated(self, quarters: int, *, inverted: bool = False) -> ImageDescriptors:
         """The descriptors of the image rotated anticlockwise by quarter turns, then inverted."""
@@ -99,10 +99,10 @@ class ImageDescriptors:
         energy = np.roll(np.rot90(self.energy, quarters), shift, axis=2)
         return ImageDescriptors(-thumbnail if inverted else thumbnail, energy)
 
-    def vectors(self) -> Mapping[str, FloatArray]:
+    def vectors(self) -> Mapping[str, Float32Array]:
         """The descriptors of the image rotated anticlockwise by quarter turns, then inverted."""
         strength = max(float(self.energy.mean()), _MIN_STRENGTH)
-        edges: FloatArray = np.sqrt(self.energy).ravel()
+        edges: Float32Array = np.sqrt(self.energy).ravel()
         return {
             THUMBNAIL: self.thumbnail.ravel(),
             GRADIENTS: (edges / np.sqrt(strength)).astype(np.float32),
@@ -110,7 +110,7 @@ class ImageDescriptors:
         }
 
 
-def describe_image(square: FloatArray) -> ImageDescriptors:
+def describe_image(square: Float32Array) -> ImageDescriptors:
     """Compute the descriptors of one image, float32 (s, s) in [0, 1]."""
     source = Image.fromarray(np.ascontiguousarray(square, dtype=np.float32))
     fine = np.asarray(source.resize((_FINE, _FINE), Image.Resampling.BILINEAR))
@@ -121,7 +121,7 @@ def describe_image(square: FloatArray) -> ImageDescriptors:
     return ImageDescriptors(coarse, _energy(fine))
 
 
-def _energy(image: FloatArray) -> FloatArray:
+def _energy(image: Float32Array) -> Float32Array:
     """Gradients (n, n) to (8, 8, 8); each is shared between the two nearest directions."""
     down, right = np.gradient(image)
     strength = np.hypot(right, down)
@@ -151,9 +151,9 @@ class Gaussian:
             (k + 1,).
     """
 
-    means: FloatArray
-    axes: FloatArray
-    deviations: FloatArray
+    means: Float32Array
+    axes: Float32Array
+    deviations: Float32Array
 
     def distances(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Distances (n,) of vectors (n, d) to the nearest mean; typical values are about √d."""
@@ -194,7 +194,7 @@ class Gaussian:
         return cls(*(part.astype(np.float32) for part in (means, axes, deviations)))
 
 
-def _squared(vectors: FloatArray) -> NDArray[np.float64]:
+def _squared(vectors: Float32Array) -> NDArray[np.float64]:
     lengths: NDArray[np.float64] = np.square(vectors, dtype=np.float64).sum(1)
     return lengths
 

@@ -8,7 +8,6 @@ the calibration or the threshold.
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -125,16 +124,3 @@ def compared(
     apart = EXACT_LOGIT if exact else max(LOWER_LOGIT, LOWER_LOGIT_SHARE * abs(stated))
     right = abs(got - wanted) <= allowed and abs(found - stated) <= apart
     return KnownAnswer(engine, precision, wanted, got, allowed, right, seconds)
-
-
-def drawn_phantom() -> bytes:
-    """Draw the phantom again, as the file in the package was made."""
-    from PIL import Image
-
-    from pneumoscope.images.phantom import draw
-
-    pixels = draw(7, "known-3", number=1, label=0, size=256).pixels
-    stream = io.BytesIO()
-    grey = Image.fromarray((pixels * 255).round().astype(np.uint8))
-    grey.save(stream, format="PNG", optimize=True)
-    return stream.getvalue()

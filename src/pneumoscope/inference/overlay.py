@@ -314,6 +314,3 @@ def heatmap_name(path: str) -> str:
     mark = hashlib.sha256(path_text(path).encode()).hexdigest()[:16]
     # File systems allow 255 bytes, and a character may have four.
     return f"{path_text(Path(path).stem)[:50]}-{mark}.png"
-
-
-FloatArray = NDArray[np.float32]

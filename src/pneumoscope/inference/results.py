@@ -30,6 +30,7 @@ from pneumoscope.inference.input_check import ImageDescriptors
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction, make_frame
 from pneumoscope.storage import (
     atomic_writer,
+    json_lines,
     open_alone,
     path_text,
     safe_cell,
@@ -207,30 +208,28 @@ class Journal:
 
     def _whole_bytes(self, origin: str) -> int:
         """Count the existing rows; returns the end of the last complete one."""
-        end = 0
-        with self._path.open("rb") as stream:
-            for number, line in enumerate(stream):
-                document = _parsed(line)
-                if document is None:  # cut off by an interruption
-                    break
-                if number == 0 and document.get("columns") != list(COLUMNS):
-                    found = document.get("columns") or COLUMNS[: COLUMNS.index("warnings")]
-                    raise UsageError(
-                        f"{self._path}: holds rows of another release, with the columns "
-                        f"{', '.join(found)}; wanted {', '.join(COLUMNS)}. Leave out --resume to "
-                        "start again, or continue with the release that wrote them."
-                    )
-                if number == 0 and document.get("origin") != origin:
-                    raise UsageError(
-                        f"{self._path}: holds rows of another model, version or list of images; "
-                        "wanted those of this command. Leave out --resume to start again."
-                    )
-                if number:
-                    self.rows += 1
-                    self.counts[document["status"]] += 1
-                    self.warned.update(count_warnings([split_warnings(document["warnings"])]))
-                end += len(line)
-        return end
+        whole = 0
+        for number, (document, end) in enumerate(json_lines(self._path)):
+            if document is None:  # cut off by an interruption
+                break
+            if number == 0 and document.get("columns") != list(COLUMNS):
+                found = document.get("columns") or COLUMNS[: COLUMNS.index("warnings")]
+                raise UsageError(
+                    f"{self._path}: holds rows of another release, with the columns "
+                    f"{', '.join(found)}; wanted {', '.join(COLUMNS)}. Leave out --resume to "
+                    "start again, or continue with the release that wrote them."
+                )
+            if number == 0 and document.get("origin") != origin:
+                raise UsageError(
+                    f"{self._path}: holds rows of another model, version or list of images; "
+                    "wanted those of this command. Leave out --resume to start again."
+                )
+            if number:
+                self.rows += 1
+                self.counts[document["status"]] += 1
+                self.warned.update(count_warnings([split_warnings(document["warnings"])]))
+            whole = end
+        return whole
 
     def add(self, prediction: Prediction) -> None:
         """Add a row."""
@@ -270,9 +269,9 @@ class Journal:
 
     def read(self) -> Iterator[dict[str, Any]]:
         """The rows on disk, including those of an earlier run."""
-        with self._path.open("rb") as stream:
-            for line in islice(stream, 1, None):
-                yield json.loads(line)
+        for document, _ in islice(json_lines(self._path), 1, None):
+            if document is not None:
+                yield document
 
 
 def _opened(path: Path, out: Path) -> IO[bytes]:
@@ -283,15 +282,6 @@ def _opened(path: Path, out: Path) -> IO[bytes]:
             f"{path}: another process is writing it. Wait for that process, stop it, or give "
             f"another file than --out {out}."
         ) from error
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A complete line as JSON; `None` if it is not valid."""
-    try:
-        document = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import DistortConfig
-from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import Mask, bounding_box, find_lungs, match_brightness
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.training.runtime import load_keras
@@ -73,7 +73,7 @@ class LungExtractor:
     def __init__(self, size: int) -> None:
         self.shape: tuple[int, ...] = (size, size)
 
-    def prepare(self, square: FloatArray, preprocessor: Preprocessor) -> NDArray[Any]:
+    def prepare(self, square: Float32Array, preprocessor: Preprocessor) -> NDArray[Any]:
         """The lung mask of one image; all 0 where the lungs are not found reliably."""
         found = find_lungs(square)
         codes = _NARROW * found.mask + _WIDE * (found.wide | found.mask)
@@ -129,7 +129,7 @@ def change_backgrounds(
         own = _grey(squares[k])
         hidden = shown if lungs_hidden[k] else ~shown
         if lungs_hidden[k] or generator.random() < 0.5:
-            over: FloatArray = np.full_like(own, _fill_value(own[~hidden], generator))
+            over: Float32Array = np.full_like(own, _fill_value(own[~hidden], generator))
         else:
             over = match_brightness(_grey(donors[k]), own, hidden)
         out[k] = np.rint(255 * (own + _softened(hidden, generator) * (over - own)))
@@ -155,11 +155,11 @@ def _centre(shape: tuple[int, ...], generator: np.random.Generator) -> Mask:
     return inside
 
 
-def _grey(square: Bytes) -> FloatArray:
+def _grey(square: Bytes) -> Float32Array:
     return square.astype(np.float32) / np.float32(255)
 
 
-def _fill_value(left: FloatArray, generator: np.random.Generator) -> float:
+def _fill_value(left: Float32Array, generator: np.random.Generator) -> float:
     """Black, a random grey, or the mean of the remaining pixels (black if none remain)."""
     choice = generator.integers(3)
     if choice == 0:
@@ -169,7 +169,7 @@ def _fill_value(left: FloatArray, generator: np.random.Generator) -> float:
     return float(left.mean()) if left.size else 0.0
 
 
-def _softened(mask: Mask, generator: np.random.Generator) -> FloatArray:
+def _softened(mask: Mask, generator: np.random.Generator) -> Float32Array:
     """The mask as float32 in [0, 1], with a hard edge in half of the cases."""
     from scipy.ndimage import gaussian_filter
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.graph.archive import read_network
@@ -47,8 +48,6 @@ from pneumoscope.training.recipes import Pooled
 from pneumoscope.workflows.run_folder import check_words
 from pneumoscope.workflows.scoring import Scored
 
-FloatArray = NDArray[np.float32]
-
 REFUSALS = 0.01
 """Target refusal rate on held-out images and on their copies, all of which are genuine X-rays."""
 
@@ -63,11 +62,11 @@ _HEADING, _CITATION = "## Input check", "## Citation"
 _SECTION = re.compile(rf"\n*^{_HEADING}$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
-def _mirrored(image: FloatArray) -> FloatArray:
+def _mirrored(image: Float32Array) -> Float32Array:
     return np.ascontiguousarray(image[:, ::-1])
 
 
-CHANGES: tuple[Callable[[FloatArray], FloatArray], ...] = (
+CHANGES: tuple[Callable[[Float32Array], Float32Array], ...] = (
     *(perturbation.apply for perturbation in PERTURBATIONS),
     lambda image: rotation(image, 15.0),
     lambda image: rotation(image, -15.0),
@@ -81,7 +80,7 @@ class _Described:
     """Images as the check describes them: descriptors, embeddings (n, c), labels (n,)."""
 
     looks: list[ImageDescriptors]
-    embeddings: FloatArray
+    embeddings: Float32Array
     labels: NDArray[np.int64]
 
 
@@ -89,7 +88,7 @@ class _Described:
 class Precomputed:
     """Known values of an unmodified image: its embedding (c,), perhaps its descriptors."""
 
-    embedding: FloatArray
+    embedding: Float32Array
     look: ImageDescriptors | None = None
 
 
@@ -106,7 +105,7 @@ class _Input:
     """An image or a copy of it; `pixels` is `None` if everything is already computed."""
 
     record: ImageRecord
-    pixels: FloatArray | None
+    pixels: Float32Array | None
     lookup: Precomputed | None = None
 
 
@@ -274,7 +273,7 @@ def _inputs(records: Sequence[ImageRecord], lookup: Lookup = _nothing) -> Iterat
             continue
 
 
-def _readable(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, FloatArray]]:
+def _readable(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, Float32Array]]:
     for item in _inputs(records):
         if item.pixels is not None:
             yield item.record, item.pixels
@@ -299,10 +298,10 @@ def _describe(
     inputs: Iterator[_Input], predictor: Predictor, advance: Callable[[int], None]
 ) -> _Described:
     grey = Preprocessor(predictor.manifest.preprocessing).grey
-    found: list[tuple[ImageDescriptors, int, FloatArray | None]] = []
+    found: list[tuple[ImageDescriptors, int, Float32Array | None]] = []
     pending: list[int] = []
 
-    def named() -> Iterator[tuple[str, FloatArray]]:
+    def named() -> Iterator[tuple[str, Float32Array]]:
         for item in inputs:
             look, embedding = (
                 (item.lookup.look, item.lookup.embedding) if item.lookup else (None,) * 2

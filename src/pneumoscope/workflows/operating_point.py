@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float64Array
 from pneumoscope.config import PlanConfig, TrainConfig
 from pneumoscope.data.index import index
 from pneumoscope.data.training_overlap import TrainingOverlap
@@ -55,7 +56,6 @@ from pneumoscope.workflows.run_folder import announce
 from pneumoscope.workflows.scoring import Scored, score_all
 from pneumoscope.workflows.seen import seen_by
 
-FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 
@@ -71,7 +71,7 @@ class _Points:
     """
 
     labels: NDArray[np.int64]
-    logits: FloatArray
+    logits: Float64Array
     patients: list[str]
     conditions: NDArray[np.int64]
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import IntervalConfig, PreprocessConfig
 from pneumoscope.errors import DataError, ImageRefusedError, Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate, in_own_units
 from pneumoscope.evaluation.groups import by_group
 from pneumoscope.evaluation.operating_point import ScoreScale
 from pneumoscope.images.dicom.patient import image_attributes
-from pneumoscope.images.grey import FloatArray, count_warnings
+from pneumoscope.images.grey import count_warnings
 from pneumoscope.images.lungs import match_framing, reliable_box
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest
@@ -183,7 +184,7 @@ def score_matched(
     waiting: list[int] = []
     without = 0
 
-    def images() -> Iterator[tuple[str, FloatArray]]:
+    def images() -> Iterator[tuple[str, Float32Array]]:
         nonlocal without
         for position, record in enumerate(records):
             try:

@@ -37,8 +37,8 @@ from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.content import EvaluatedSplit, RunFacts
 from pneumoscope.report.stress_findings import StressContent, stress_findings
-from pneumoscope.report.stress_page import stress_figures, write_stress_page
-from pneumoscope.storage import claim_folder, path_text, write_json, writes_alone
+from pneumoscope.report.stress_page import render_stress_page, stress_figures
+from pneumoscope.storage import claim_folder, path_text, write_json, write_text, writes_alone
 from pneumoscope.workflows.evaluate import chosen_split
 from pneumoscope.workflows.run_folder import announce, command_line, software_versions
 from pneumoscope.workflows.seen import seen_by
@@ -259,7 +259,7 @@ def _write(
     write_copies(out / "answers.csv", given.records, stressed, names)
     for figure in stress_figures(content):
         figure.save(out / "figures" / f"{figure.name}.svg")
-    write_stress_page(out / "stress.html", content)
+    write_text(out / "stress.html", render_stress_page(content))
 
 
 def _with_run(content: StressContent, config: StressConfig, seconds: float) -> StressContent:

@@ -27,7 +27,7 @@ from pneumoscope.report.stress_findings import (
     StressRow,
     stress_findings,
 )
-from pneumoscope.storage import path_text, safe_cell, write_text
+from pneumoscope.storage import json_lines, path_text, safe_cell, write_text
 
 Output = float | str | None
 """For one copy: its probability, or the reason code of a refusal; `None`: the copy was not made."""
@@ -96,21 +96,19 @@ class StressJournal:
 
     def _read(self, path: Path, origin: str) -> int:
         """Read all complete lines; returns the offset in bytes at which the last one ends."""
-        end = 0
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream):
-                document = _parsed(line)
-                if document is None:  # truncated by the interruption
-                    break
-                if number == 0 and document.get("origin") != origin:
-                    raise UsageError(
-                        f"{path}: belongs to another model, version, settings or list of images "
-                        "than this command. Omit --resume to start again."
-                    )
-                if number:
-                    self.done.append(_stressed(document))
-                end += len(line)
-        return end
+        whole = 0
+        for number, (document, end) in enumerate(json_lines(path)):
+            if document is None:  # cut off by an interruption
+                break
+            if number == 0 and document.get("origin") != origin:
+                raise UsageError(
+                    f"{path}: belongs to another model, version, settings or list of images "
+                    "than this command. Omit --resume to start again."
+                )
+            if number:
+                self.done.append(_stressed(document))
+            whole = end
+        return whole
 
     def add(self, stressed: Stressed) -> None:
         """Append one image; it is on disk when this returns."""
@@ -126,16 +124,6 @@ class StressJournal:
         while content:
             content = content[self._stream.write(content) :]
         os.fsync(self._stream.fileno())
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        document = json.loads(line)
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def _stressed(document: dict[str, Any]) -> Stressed:

@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import PreprocessConfig, StressConfig
 from pneumoscope.errors import ImageRefusedError
-from pneumoscope.images.grey import FloatArray
 from pneumoscope.images.lungs import (
     MATCHED_SHARES,
     USUAL_SHARE,
@@ -64,12 +64,12 @@ class ChangeInput:
         donors: other images, whose background can replace its own.
     """
 
-    pixels: FloatArray
+    pixels: Float32Array
     lungs: LungFields | None = None
-    donors: Mapping[Class, FloatArray] = field(default_factory=dict)
+    donors: Mapping[Class, Float32Array] = field(default_factory=dict)
 
 
-Change = Callable[[ChangeInput], FloatArray | None]
+Change = Callable[[ChangeInput], Float32Array | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class _Prepared:
     path: str
     facts: Stressed
     lungs: LungFields | None
-    copies: tuple[FloatArray | None, ...]
+    copies: tuple[Float32Array | None, ...]
 
     @property
     def made(self) -> int:
@@ -168,12 +168,12 @@ def framing_conditions(config: StressConfig) -> tuple[Condition, ...]:
     )
 
 
-_Swap = Callable[[FloatArray, LungFields | None, FloatArray], FloatArray | None]
+_Swap = Callable[[Float32Array, LungFields | None, Float32Array], Float32Array | None]
 
 
 def _exchange(name: str, title: str, short: str, swap: _Swap) -> Exchange:
     def condition(which: Class) -> Condition:
-        def change(given: ChangeInput) -> FloatArray | None:
+        def change(given: ChangeInput) -> Float32Array | None:
             donor = given.donors.get(which)
             return None if donor is None else swap(given.pixels, given.lungs, donor)
 
@@ -190,7 +190,7 @@ def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
     width = _width(config)
     end = "" if ink == "black" else f"_{ink}"
 
-    def on_lungs(change: Callable[[FloatArray, LungFields], FloatArray]) -> Change:
+    def on_lungs(change: Callable[[Float32Array, LungFields], Float32Array]) -> Change:
         return lambda given: None if given.lungs is None else change(given.pixels, given.lungs)
 
     return (
@@ -225,7 +225,7 @@ def _painted(config: StressConfig, ink: Ink) -> tuple[Condition, ...]:
 def conditions_of(config: StressConfig) -> tuple[Condition, ...]:
     """All conditions: the unmodified image, the perturbation sweeps, shortcuts, matched framing."""
 
-    def changed(step_change: Callable[..., FloatArray]) -> Change:
+    def changed(step_change: Callable[..., Float32Array]) -> Change:
         return lambda given: step_change(given.pixels, config.seed)
 
     found = [Condition(PLAIN, "unmodified", lambda given: given.pixels)]
@@ -260,7 +260,7 @@ def score_stressed(
     preprocessing = predictor.manifest.preprocessing
     waiting: deque[_Prepared] = deque()
 
-    def copies() -> Iterator[tuple[str, FloatArray]]:
+    def copies() -> Iterator[tuple[str, Float32Array]]:
         wanted = range(begin, len(records))
         for prepared in prefetched(
             _prepared(records, k, conditions, config, masks) for k in wanted
@@ -281,7 +281,7 @@ def score_stressed(
         yield waiting.popleft().facts
 
 
-def read_pixels(record: ImageRecord, config: StressConfig) -> FloatArray:
+def read_pixels(record: ImageRecord, config: StressConfig) -> Float32Array:
     """The image's pixels, (h, w) in [0, 1], shrunk to at most `config.longest_side` a side.
 
     Raises:
@@ -292,7 +292,7 @@ def read_pixels(record: ImageRecord, config: StressConfig) -> FloatArray:
 
 def donors_of(
     records: Sequence[ImageRecord], position: int, config: StressConfig
-) -> dict[Class, FloatArray]:
+) -> dict[Class, Float32Array]:
     """The background donors of one of `records`: per class the next image of another patient.
 
     A class is absent if it has no other patient, or if its image can't be read.
@@ -301,7 +301,7 @@ def donors_of(
         return {}
     own = records[position]
     others = [r for r in (*records[position:], *records[:position]) if r.patient != own.patient]
-    found: dict[Class, FloatArray] = {}
+    found: dict[Class, Float32Array] = {}
     wanted: dict[Class, int] = {"same": own.label, "other": 1 - own.label}
     for which, label in wanted.items():
         donor = next((record for record in others if record.label == label), None)
@@ -312,7 +312,7 @@ def donors_of(
 
 
 def lungs_of(
-    record: ImageRecord, pixels: FloatArray, config: StressConfig, masks: MaskFolder | None
+    record: ImageRecord, pixels: Float32Array, config: StressConfig, masks: MaskFolder | None
 ) -> LungFields | None:
     """The lung fields of an image, from its mask or by segmentation; `None` without either.
 
@@ -383,7 +383,7 @@ def _finished(prepared: _Prepared, results: list[Result], config: PreprocessConf
 
 
 def _localised(
-    cam: FloatArray, lungs: LungFields, config: PreprocessConfig
+    cam: Float32Array, lungs: LungFields, config: PreprocessConfig
 ) -> tuple[float | None, bool | None]:
     """The fraction of a heatmap's energy inside the lungs, and whether its peak lies inside them.
 
@@ -403,13 +403,13 @@ def _box(lungs: LungFields) -> tuple[float, ...]:
     return () if found is None else tuple(round(value, _DIGITS) for value in found.values())
 
 
-def _properties(record: ImageRecord, pixels: FloatArray) -> tuple[float, ...]:
+def _properties(record: ImageRecord, pixels: Float32Array) -> tuple[float, ...]:
     height, width = pixels.shape
     size = float(record.path.stat().st_size)
     mean, deviation = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
     return (float(width), float(height), width / height, size, mean, deviation)
 
 
-def _thumbnail(image: FloatArray) -> tuple[float, ...]:
+def _thumbnail(image: Float32Array) -> tuple[float, ...]:
     small = Image.fromarray(image).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     return tuple(np.asarray(small, np.float64).ravel().round(_DIGITS).tolist())

@@ -20,7 +20,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +34,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom.patient import patient_age
 from pneumoscope.images.grey import join_warnings
 from pneumoscope.records import Prediction
+from pneumoscope.storage import json_lines
 
 _OUTGOING = ("waiting", "sent", "set aside", "kept")
 _COUNTED = {
@@ -218,20 +219,10 @@ def read_results(spool: Path) -> list[dict[str, Any]]:
             "scored an image. Give the folder that the node was started with."
         )
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in _lines(path):
-        found[row["image"], row["model"]] = {name: row.get(name) for name in COLUMNS}
+    for row, _ in json_lines(path):
+        if row is not None and {"image", "model"} <= row.keys():
+            found[row["image"], row["model"]] = {name: row.get(name) for name in COLUMNS}
     return list(found.values())
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as stream:
-        for line in stream:
-            try:
-                row = json.loads(line)
-            except ValueError:  # a line that a kill cut short
-                continue
-            if isinstance(row, dict) and {"image", "model"} <= row.keys():
-                yield row
 
 
 def _study(report: bytes) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import UID, ExplicitVRBigEndian
 
+from pneumoscope.arrays import Float32Array
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import decoding
@@ -36,7 +37,6 @@ from pneumoscope.images.dicom.pixels import (
 )
 from pneumoscope.images.grey import (
     Decoded,
-    FloatArray,
     check_size,
     mean_chroma,
     unit_range,
@@ -141,7 +141,7 @@ def _cut(file: DicomFile, messages: list[str]) -> str:
 
 def _displayed(
     frame: Frame, file: DicomFile, header: PixelHeader, warnings: list[str]
-) -> FloatArray:
+) -> Float32Array:
     """Convert cells, unsigned (h, w), to grey as displayed."""
     stored = read_cells(
         frame.samples,
@@ -182,7 +182,7 @@ def _sample_bits(rgb: Samples, frame: Frame, header: PixelHeader) -> int:
     return rgb.dtype.itemsize * 8 if header.photometric == "PALETTE COLOR" else frame.field.bits
 
 
-def _luma(rgb: Samples, bits: int) -> FloatArray:
+def _luma(rgb: Samples, bits: int) -> Float32Array:
     """ITU-R BT.601 luma in [0, 1]; for 8-bit colour exactly as for JPEG and PNG."""
     if rgb.dtype == np.uint8 and bits == 8:
         return unit_range(np.asarray(Image.fromarray(rgb).convert("L")))
@@ -201,6 +201,6 @@ def _square_size(header: PixelHeader, ratio: float) -> tuple[int, int]:
     return round(header.columns / ratio), header.rows
 
 
-def _resampled(pixels: FloatArray, width: int, height: int) -> FloatArray:
+def _resampled(pixels: Float32Array, width: int, height: int) -> Float32Array:
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float32).clip(0.0, 1.0)

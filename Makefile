@@ -29,8 +29,8 @@ demo: $(READY)
 
 test: lint
 	$(BIN)/python $(PYTEST) --cov --cov-report=
-	@$(BIN)/coverage report --format=total --precision=1 | \
-		sed 's/.*/The tests reach & % of lines and branches (each: .venv\/bin\/coverage report)./'
+	@echo "The tests reach $$($(BIN)/coverage report --format=total --precision=1) % of lines and" \
+		"branches; coverage report or coverage html in $(BIN) shows which."
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -42,6 +42,8 @@ from support.dicom_peers import audited, modality  # noqa: E402
 MANY = 200_000
 MOST_GROWTH_MB = 50.0
 NODE = 11122
+STALLED = 60.0
+"""Seconds without an answer after which the node is taken to have stopped scoring."""
 
 
 @dataclass(slots=True)
@@ -222,10 +224,13 @@ def main() -> int:
         ]
         for thread in threads:
             thread.join(seconds + 180)
-        answered = drained(place / "spool", 180)
+        ended_at = time.monotonic()
+        answered = drained(place / "spool")
+        queued = time.monotonic() - ended_at
         service.terminate()
         node.terminate()
         ended = (service.wait(60), node.wait(60))
+    print(f"The node scored what was queued for {queued:.0f} s after the last image came.\n")
     return judged(seen, len(sent), answered, ended, seconds)
 
 
@@ -238,15 +243,17 @@ def listening(log: Path) -> str:
         time.sleep(0.2)
 
 
-def drained(spool: Path, patience: float) -> Counter[int]:
-    """How often each image was answered, once none waits."""
-    end = time.monotonic() + patience
+def drained(spool: Path) -> Counter[int]:
+    """How often each image was answered, once none waits, or none was answered for a while."""
+    most, since = -1, time.monotonic()
     while True:
         lines = audited(spool)
         came = {line["film"] for line in lines if line["event"] == "received"}
         done = Counter(line["film"] for line in lines if line["event"] == "answered")
         aside = {line["film"] for line in lines if line["event"] in ("set aside", "given up")}
-        if came <= set(done) | aside or time.monotonic() > end:
+        if done.total() > most:
+            most, since = done.total(), time.monotonic()
+        if came <= set(done) | aside or time.monotonic() - since > STALLED:
             return Counter({film: done[film] for film in came - aside})
         time.sleep(1.0)
 

@@ -41,7 +41,7 @@ ANSWERED = (200, 422)
 `predict` both are a row, which is counted alike."""
 
 SAMPLING = 5.0
-"""Seconds between two looks at memory: a look costs as much as half an image."""
+"""Seconds between two looks at memory: a look costs about a third of an image."""
 
 SETTLED = 60.0
 """Seconds after which memory should be flat; of shorter runs, a third of their time."""

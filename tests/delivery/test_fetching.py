@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import subprocess
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -19,6 +20,7 @@ pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pneumoscope.cli.app import run
 from pneumoscope.delivery import pseudonyms
@@ -153,6 +155,19 @@ def test_a_dicomweb_server_with_short_pages(
     with dicomweb_server(films(), most=most) as server:
         asked = ["--dicomweb", server.url, "--from", "2026-09-01", "--to", "2026-10-01"]
         assert fetched(capsys, tmp_path / "got", *asked)["new"] == 4
+
+
+def test_a_deflated_object_that_is_broken_is_turned_away(tmp_path: Path) -> None:
+    source = dcmread(BytesIO(films()[0]))
+    whole = dicom(source, DeflatedExplicitVRLittleEndian)
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    broken = whole[:start] + b"\xff" * (len(whole) - start)
+    with pytest.raises(zlib.error):  # what the library says of it
+        dcmread(BytesIO(broken))
+    folder = FetchedFolder(tmp_path / "got", 1 << 20, 0)
+    assert not folder.add(broken)
+    assert folder.add(whole)
+    assert (folder.new, folder.turned_away) == (1, 1)
 
 
 def test_what_is_fetched_can_be_predicted(tmp_path: Path) -> None:

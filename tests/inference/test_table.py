@@ -15,7 +15,7 @@ from typing import IO, Any
 import polars
 import pytest
 
-from pneumoscope.errors import Reason, UsageError
+from pneumoscope.errors import DataError, Reason, UsageError
 from pneumoscope.images.grey import summary_lines
 from pneumoscope.inference.overlay import heatmap_name
 from pneumoscope.inference.results import COLUMNS, Journal, write_predictions
@@ -157,6 +157,24 @@ def test_a_journal_becomes_the_table(tmp_path: Path, suffix: str) -> None:
     assert out.read_bytes() == wanted.read_bytes()
     assert len(rows_of(out)) == len(ROWS)
     assert not (tmp_path / f"p{suffix}.partial").exists()
+
+
+def test_a_row_that_was_damaged_on_disk_is_not_left_out(tmp_path: Path) -> None:
+    out, partial = tmp_path / "p.csv", tmp_path / "p.csv.partial"
+    journal = Journal(out, "o", resume=False)
+    for row in ROWS:
+        journal.add(row)
+    journal.flush()
+    lines = partial.read_bytes().splitlines(keepends=True)
+    lines[2] = b"?" + lines[2][1:]
+    partial.write_bytes(b"".join(lines))
+    with pytest.raises(DataError, match=r"was damaged on disk.*--resume"):
+        journal.finish()
+    assert not out.exists()
+    journal.close()
+    again = Journal(out, "o", resume=True)
+    again.close()
+    assert again.rows == 1
 
 
 @pytest.mark.parametrize("cut", range(0, 400, 7))

@@ -236,12 +236,13 @@ def with_dicom_header(case: Record) -> Record:
 
     from pneumoscope.images.budget import decoding
 
+    if case.path is None:
+        return case
     # The image reader reports odd headers, and refuses broken files.
     with suppress(ImageRefusedError), decoding(str(case.path), "its header"):
-        if case.path is not None:
-            header = dcmread(case.path, stop_before_pixels=True, specific_tags=_TAGS)
-            age, sex, view = (str(header.get(tag, "") or "") for tag in _TAGS)
-            return replace(case, age=age_in_years(age), sex=sex_of(sex), view=view_of(view))
+        header = dcmread(case.path, stop_before_pixels=True, specific_tags=_TAGS)
+        age, sex, view = (str(header.get(tag, "") or "") for tag in _TAGS)
+        return replace(case, age=age_in_years(age), sex=sex_of(sex), view=view_of(view))
     return case
 
 

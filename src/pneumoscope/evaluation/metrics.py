@@ -85,15 +85,7 @@ def point_metrics(
 
     They are defined at `ranked_metrics.metric_values`. Higher is better for all except `brier` and
     `ece`, for which 0 is best. Undefined ones (no image of a class, nothing predicted PNEUMONIA)
-    are NaN.
-
-    Args:
-        labels: int, (n,), 0 or 1.
-        probabilities: float64, (n,), in [0, 1].
-        threshold: PNEUMONIA is predicted if the probability is at least this.
-
-    Raises:
-        DataError: labels or probabilities are out of range, or shapes differ.
+    are NaN. Arguments and errors are those of `confusion_matrix`.
     """
     values = metric_values(_counts(labels, probabilities), threshold)
     return {name: float(value[0]) for name, value in values.items()}

@@ -268,10 +268,19 @@ class Journal:
         self._waiting, self._flushed = [], time.monotonic()
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The rows on disk, including those of an earlier run."""
-        for document, _ in islice(json_lines(self._path), 1, None):
-            if document is not None:
-                yield document
+        """Yield the rows on disk, including those of an earlier run.
+
+        Raises:
+            DataError: a row was damaged since it was written.
+        """
+        for document, end in islice(json_lines(self._path), 1, None):
+            if document is None:
+                raise DataError(
+                    f"{self._path}: the row that ends at byte {end} was damaged on disk, wanted a "
+                    "JSON object. Give the same command with --resume: the rows from there on are "
+                    "computed again."
+                )
+            yield document
 
 
 def _opened(path: Path, out: Path) -> IO[bytes]:

@@ -94,10 +94,17 @@ def lung_masks(lungs: Bytes) -> Bytes:
 
 @dataclass(frozen=True, slots=True)
 class ChangedBackgrounds:
-    """A batch (n, side, side), uint8, and which (n,) of its images have their lungs hidden."""
+    """A batch of images after background changes.
+
+    Attributes:
+        squares: uint8 (n, side, side).
+        without_lungs: which (n,) have their lungs hidden.
+        own: which (n,) were not changed.
+    """
 
     squares: Bytes
     without_lungs: NDArray[np.bool_]
+    own: NDArray[np.bool_]
 
 
 def change_backgrounds(
@@ -112,10 +119,11 @@ def change_backgrounds(
         generator: source of all randomness.
 
     Returns:
-        The batch, and which of its images have their lungs hidden.
+        The batch, which of its images have their lungs hidden, and which were not changed.
     """
     drawn = generator.random(len(squares))
     lungs_hidden = drawn < config.silence
+    own = np.ones(len(squares), np.bool_)
     donors = np.roll(squares, int(generator.integers(1, len(squares))), axis=0)
     out = squares.copy()
     for k in np.flatnonzero(drawn < config.silence + config.surround):
@@ -126,14 +134,15 @@ def change_backgrounds(
             continue  # a frame would reveal that no lungs were found, which correlates with disease
         else:
             shown = _outline(lungs[k], generator)
-        own = _grey(squares[k])
+        image = _grey(squares[k])
         hidden = shown if lungs_hidden[k] else ~shown
         if lungs_hidden[k] or generator.random() < 0.5:
-            over: Float32Array = np.full_like(own, _fill_value(own[~hidden], generator))
+            over: Float32Array = np.full_like(image, _fill_value(image[~hidden], generator))
         else:
-            over = match_brightness(_grey(donors[k]), own, hidden)
-        out[k] = np.rint(255 * (own + _softened(hidden, generator) * (over - own)))
-    return ChangedBackgrounds(out, lungs_hidden)
+            over = match_brightness(_grey(donors[k]), image, hidden)
+        out[k] = np.rint(255 * (image + _softened(hidden, generator) * (over - image)))
+        own[k] = False
+    return ChangedBackgrounds(out, lungs_hidden, own)
 
 
 def _outline(lungs: Bytes, generator: np.random.Generator) -> Mask:

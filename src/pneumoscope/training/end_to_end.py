@@ -166,12 +166,14 @@ class _Batch:
         targets: class shares (n, 2).
         codes: subtype codes (n,).
         lungs: rows of `LungExtractor` (n, side, side), 0 where lungs are hidden or not found.
+        own: which (n,) have their own background and lungs.
     """
 
     squares: NDArray[np.uint8]
     targets: Shares
     codes: Labels
     lungs: NDArray[np.uint8]
+    own: NDArray[np.bool_]
 
 
 class _SizePhase:
@@ -211,12 +213,14 @@ class _SizePhase:
         def make() -> Iterator[tuple[Any, Shares]]:
             for chosen in rows:
                 batch = self._batch_of(chosen, generator)
-                targets = batch.targets
+                targets, own = batch.targets, batch.own
                 inputs: dict[str, NDArray[Any]] = {"squares": batch.squares}
                 if config.distort.mix:
                     shares = draw_shares(generator, self._batch, config.distort.mix)
                     inputs["shares"] = shares[:, None]
                     targets = mix_labels(targets, shares)
+                    own = own & np.roll(own, 1)
+                inputs["own"] = own[:, None].astype(np.float32)
                 inputs["codes"] = batch.codes[:, None].astype(np.float32)
                 inputs["lungs"] = lung_masks(batch.lungs)
                 inputs["pneumonia"] = targets[:, 1:].astype(np.float32)
@@ -230,7 +234,8 @@ class _SizePhase:
         distort = self._config.distort
         if not needs_lungs(self._config):
             squares = self._train.take(rows, self._side)
-            return _Batch(squares, targets, codes, np.zeros_like(squares))
+            own = np.ones(len(rows), np.bool_)
+            return _Batch(squares, targets, codes, np.zeros_like(squares), own)
         lungs, crops = self._train.take_lungs(rows, self._side), None
         if distort.reframe:
             crops = draw_crops(lungs, distort.reframe, generator)
@@ -241,7 +246,7 @@ class _SizePhase:
         targets = np.where(hidden, _CLASSES[self._train.labels].mean(0), targets)
         lungs = np.where(hidden[:, None], np.uint8(0), lungs)
         codes = np.where(changed.without_lungs, UNKNOWN, codes)
-        return _Batch(changed.squares, targets, codes, lungs)
+        return _Batch(changed.squares, targets, codes, lungs, changed.own)
 
     def val_logits(self) -> NDArray[np.float32]:
         size = self._preprocessor.config.size
@@ -274,18 +279,22 @@ def _training_model(
     """The training model: stored squares, uint8 (n, side, side) → logits (n, 1).
 
     It augments, mixes and normalises the images before the network. Its input is a dictionary:
-    `squares`; `shares` (n, 1) for mixup; `lungs` (n, side, side), made by `lung_masks`, and
-    `pneumonia` (n, 1), the share of pneumonia, for lung guidance; `codes` (n, 1) for the auxiliary
-    subtype head (of a mixed image, the code of the larger share).
+    `squares`; `shares` (n, 1) for mixup; `pneumonia` (n, 1), the share of pneumonia, for lung
+    guidance and distillation; `lungs` (n, side, side), made by `lung_masks`, for lung guidance;
+    `own` (n, 1), 1 where no background was changed, for distillation; `codes` (n, 1) for the
+    auxiliary subtype head (of a mixed image, the code of the larger share).
     """
     keras = load_keras()
     side = (sizes.stored, sizes.stored)
     inputs = {"squares": keras.Input(side, dtype="uint8", name="squares")}
     augmentation = build_batch_augmentation(config.distort, sizes.view, config.seed)
-    lungs = pneumonia = None
+    lungs = None
+    if config.guidance.lungs or teachers:
+        inputs["pneumonia"] = keras.Input((1,), name="pneumonia")
+    if teachers:
+        inputs["own"] = keras.Input((1,), name="own")
     if config.guidance.lungs:
         inputs["lungs"] = keras.Input(side, dtype="uint8", name="lungs")
-        inputs["pneumonia"] = pneumonia = keras.Input((1,), name="pneumonia")
         view, lungs = augmentation([inputs["squares"], inputs["lungs"]])
     else:
         view = augmentation(inputs["squares"])
@@ -309,9 +318,10 @@ def _training_model(
             logits,
             heatmap_of(features, pooled, hidden, output),
             config.guidance,
+            inputs["pneumonia"],
             lungs=lungs,
-            pneumonia=pneumonia,
             taught=taught,
+            own=inputs.get("own"),
         )
     return keras.Model(inputs, logits, name="training")
 

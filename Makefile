@@ -81,7 +81,7 @@ release:
 # PyTorch is not in the lock file: only training uses it (benchmarks/RESULTS.md).
 default-model: $(READY)
 	@test -n "$(DATA)" || { echo "expected: make default-model DATA=chest_xray" >&2; exit 2; }
-	$(BIN)/python $(PIP) --no-build-isolation --editable '.[teachers]' 'torch==2.13.*'
+	$(BIN)/python $(PIP) 'torch==2.13.*'
 	$(BIN)/python models/build_default.py "$(DATA)"
 
 COMPILE = $(VENV)/lock/bin/uv pip compile --universal --python-version 3.11 --upgrade \

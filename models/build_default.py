@@ -9,10 +9,9 @@ goes on.
 
 1. `data split`: patients by blocks of ids; the last 10 % of each class are the test block, the 10 %
    before them validation.
-2. `train` on the rest, seven times: from random weights; on from there, with stronger augmentation;
-   a few epochs from the mean of both; on from there, with other backgrounds around the lungs; a
-   teacher from ImageNet weights; on from the fourth, taught by it; and the last block alone, at
-   twice its resolution, guided to the lungs.
+2. `train` on the rest, five times: from random weights; on from there, with stronger augmentation;
+   a few epochs from the mean of both; on from there, with other backgrounds around the lungs; and
+   the last block alone, at twice its resolution, guided to the lungs.
 3. `evaluate` on the test block, as it is and with matched framing, and
    `benchmarks/perturbations.py`: what the card states, in float32.
 4. `certify`: which lower precisions the model may run in, measured on validation.
@@ -75,15 +74,13 @@ def build(data: Path, out: Path) -> None:
         _pneumoscope("data", "split", data, "--out", split, "--val", 0.1, "--test", 0.1,
                      "--by", "block")  # fmt: skip
     first, second, third, fourth = (out / each for each in ("first", "second", "third", "fourth"))
-    teacher, student, mean = out / "teacher", out / "student", out / "mean.weights.h5"
+    mean = out / "mean.weights.h5"
     _train(split, first, "first.toml")
     _train(split, second, "second.toml", "--weights", first)
     write_mean([_weights(load_bundle(each).weights[0]) for each in (first, second)], mean)
     _train(split, third, "third.toml", "--weights", mean)
     _train(split, fourth, "fourth.toml", "--weights", third)
-    _train(split, teacher, "teacher.toml")
-    _train(split, student, "student.toml", "--weights", fourth, "--teacher", teacher)
-    _train(split, run, "default.toml", "--weights", student, "--teacher", teacher)
+    _train(split, run, "default.toml", "--weights", fourth)
     publish(split, run, out)
 
 

@@ -119,6 +119,7 @@ def test_without_lungs_the_surroundings_stay(lungs: bool) -> None:
     squares, found = changed_by(0.0, 0.25, lungs=lungs)
     assert found.without_lungs.mean() == pytest.approx(0.25, abs=0.1)
     np.testing.assert_array_equal((found.squares != squares).any((1, 2)), found.without_lungs)
+    np.testing.assert_array_equal(found.own, ~found.without_lungs)
     middle = (
         found.squares[found.without_lungs, 38:42, 33:37]
         .reshape(found.without_lungs.sum(), -1)

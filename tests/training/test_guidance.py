@@ -97,9 +97,10 @@ def losses_of(config: GuidanceConfig, **inputs: np.ndarray) -> float:
         given["logits"],
         given["heatmap"],
         config,
+        given.get("pneumonia"),
         lungs=given.get("lungs"),
-        pneumonia=given.get("pneumonia"),
         taught=taught,
+        own=given.get("own"),
     )
     model = keras.Model(given, out)
     result = np.asarray(model(inputs, training=True))
@@ -132,13 +133,21 @@ def test_a_teacher_costs_what_it_is_apart_from() -> None:
     heatmap, m = np.zeros((2, 2, 2), np.float32), np.zeros((2, 4, 4), np.float32)
     heatmap[:, 0, 0] = 5.0
     m[:, :2, :2], m[:, 2:, 2:] = 3.0, 1.0
-    given = {"logits": logits, "heatmap": heatmap, "z": z, "m": m}
-    target, own = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-logits))
-    apart = -(target * np.log(own) + (1 - target) * np.log(1 - own)).mean()
+    pneumonia, own = np.array([[1.0], [0.25]], np.float32), np.ones((2, 1), np.float32)
+    given = {"logits": logits, "heatmap": heatmap, "pneumonia": pneumonia, "z": z, "m": m}
+    given["own"] = own
+    target, student = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-logits))
     config = GuidanceConfig(teacher=0.75, teacher_maps=0.0)
-    assert losses_of(config, **given) == pytest.approx(3.0 * apart, rel=1e-4)
+
+    def apart(wanted: np.ndarray) -> float:
+        return float(-(wanted * np.log(student) + (1 - wanted) * np.log(1 - student)).mean())
+
+    assert losses_of(config, **given) == pytest.approx(3.0 * apart(target), rel=1e-4)
     maps = losses_of(replace(config, teacher_maps=0.4), **given) - losses_of(config, **given)
     assert maps == pytest.approx(0.4 * (2 * 0.25 * target).mean(), rel=2e-3)
+    given["own"] = np.zeros((2, 1), np.float32)  # changed backgrounds: the label alone teaches
+    assert losses_of(config, **given) == pytest.approx(3.0 * apart(pneumonia), rel=1e-4)
+    assert losses_of(replace(config, teacher_maps=0.4), **given) == losses_of(config, **given)
 
 
 def test_masks_move_as_images_do() -> None:

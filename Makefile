@@ -11,11 +11,12 @@ RELEASE := .release
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
 
-.PHONY: help demo test engines lint docs lock release clean default-model
+.PHONY: help demo test long engines lint docs lock release clean default-model
 
 help:
 	@echo "make demo      draw synthetic X-rays, train, evaluate, explain; results in demo/"
 	@echo "make test      style, types, import contracts, tests and what of the code they reach"
+	@echo "make long      the tests that take longest: kills, whole pilots, notebooks, all backbones"
 	@echo "make engines   the tests that need PyTorch, JAX and Ray; adds these to .venv"
 	@echo "make lint      style, types and import contracts alone"
 	@echo "make docs      build the documentation into site/ (offline once it is set up)"
@@ -28,9 +29,12 @@ demo: $(READY)
 	$(BIN)/pneumoscope demo --out demo
 
 test: lint
-	$(BIN)/python $(PYTEST) --cov --cov-report=
+	$(BIN)/python $(PYTEST) -m 'not long' --cov --cov-report=
 	@echo "The tests reach $$($(BIN)/coverage report --format=total --precision=1) % of lines and" \
 		"branches; coverage report or coverage html in $(BIN) shows which."
+
+long: $(READY)
+	$(BIN)/python $(PYTEST) -m long
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

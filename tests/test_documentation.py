@@ -410,6 +410,7 @@ def run_block(text: str, folder: Path, least: int) -> None:
         assert run([*words[1:], *small]) == 0, line
 
 
+@pytest.mark.long
 def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -418,6 +419,7 @@ def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert (tmp_path / name).stat().st_size > 0, name
 
 
+@pytest.mark.long
 def test_guide_commands_run(readme_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(readme_folder / "cache"))
     run_block(GUIDE, readme_folder, 12)

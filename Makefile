@@ -16,7 +16,7 @@ PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-res
 help:
 	@echo "make demo      draw synthetic X-rays, train, evaluate, explain; results in demo/"
 	@echo "make test      style, types, import contracts, tests and what of the code they reach"
-	@echo "make long      the tests that take longest: kills, whole pilots, notebooks, all backbones"
+	@echo "make long      the tests that take longest: kills, a whole pilot, notebooks, all backbones"
 	@echo "make engines   the tests that need PyTorch, JAX and Ray; adds these to .venv"
 	@echo "make lint      style, types and import contracts alone"
 	@echo "make docs      build the documentation into site/ (offline once it is set up)"

@@ -19,8 +19,8 @@ LONG = (
     *("benchmarks/test_backends.py", "delivery/dicom_node/test_real_pacs.py"),
     "training/test_backbones.py",
 )
-"""Files that take half a minute or more, together a third of the time: `make long`. They come first
-where all tests run: last, they would leave one of two cores idle."""
+"""Files that take longest, and have the marker `long`: `make long`. They come first where all tests
+run: last, they would leave one of two cores idle."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -410,7 +410,6 @@ def run_block(text: str, folder: Path, least: int) -> None:
         assert run([*words[1:], *small]) == 0, line
 
 
-@pytest.mark.long
 def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

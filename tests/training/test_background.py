@@ -96,6 +96,7 @@ def test_other_surroundings_leave_the_lungs_as_they_were(lungs: bool) -> None:
     squares, found = changed_by(0.4, 0.0, lungs=lungs)
     assert not found.without_lungs.any()
     other = (found.squares != squares).any((1, 2))
+    np.testing.assert_array_equal(found.own, ~other)
     assert other.mean() == pytest.approx(0.4, abs=0.1)
     assert (kept(squares, found, inside=True) == 1).all()
     assert (kept(squares, found, inside=False)[other] < 0.1).all()

@@ -185,6 +185,32 @@ def parts_of(folder: Path, side: int) -> tuple[Squares, Squares]:
     return found[0], found[1]
 
 
+@pytest.mark.parametrize(("surround", "mix", "share"), [(0, 0.4, 1), (1, 0, 0), (0.5, 0.4, 0.25)])
+def test_teachers_judge_views_of_unchanged_images_alone(
+    surround: float, mix: float, share: float, tmp_path: Path
+) -> None:
+    """Of two mixed images, both must be unchanged."""
+    keras = load_keras()
+    config = TrainConfig(
+        preprocess=PreprocessConfig(size=64),
+        fit=FitConfig(epochs=1, batch_size=16),
+        distort=replace(STILL, surround=surround, mix=mix),
+    )
+    images = keras.Input((64, 64, 3))
+    flat = keras.layers.GlobalAveragePooling2D()(images)
+    heatmap = keras.layers.Lambda(lambda x: x[..., 0])(images)
+    teacher = Teacher(
+        keras.Model(images, [keras.layers.Dense(1)(flat), heatmap]), config.preprocess
+    )
+    sizes = ScratchConfig(sizes=(64,), shares=(1.0,))
+    parts = parts_of(tmp_path, stored_side(64))
+    schedule = build_phase_schedule(network_of(0), parts, config, sizes, {}, (teacher,))
+    phase = schedule.phase(0)
+    own = np.concatenate([inputs["own"] for k in range(25) for inputs, _ in phase.batches(k)])
+    assert own.shape == (25 * 64, 1)
+    assert own.mean() == pytest.approx(share, abs=0.08 if 0 < share < 1 else 0)
+
+
 def test_guided_training_points_at_the_lungs_and_a_student_follows_its_teacher(
     tmp_path: Path,
 ) -> None:

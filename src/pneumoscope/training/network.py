@@ -39,10 +39,6 @@ from pneumoscope.training.backbones import (
 )
 from pneumoscope.training.runtime import load_keras
 
-_MOMENTUM = 0.9
-"""Momentum of the moving statistics of batch normalisation in training. With Keras' 0.99 they lag
-the weights by a hundred steps, an epoch of this data: trials Q and U (`docs/experiments.md`)."""
-
 
 def with_native_layers(model: Any) -> Any:
     """The model with native layers if Keras runs on Torch, otherwise the model itself.
@@ -346,7 +342,6 @@ def trainable_copy(backbone: Any, name: str, size: int | None, *, train_statisti
     for layer in leaves(copy):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = train_statistics
-            layer.momentum = _MOMENTUM
     return copy
 
 

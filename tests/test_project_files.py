@@ -80,6 +80,14 @@ def test_the_workflow_tests_every_python_and_system() -> None:
     assert [name for name in targets if f"\n{name}:" not in makefile] == []
 
 
+def test_actions_are_pinned_by_commit() -> None:
+    """A tag may be moved to other code; a commit may not."""
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
+    assert len(used) > 5
+    assert [name for name in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", name)] == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda p: p.name)
 def test_templates_are_read(path: Path) -> None:
     assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)

@@ -20,6 +20,7 @@ from pneumoscope.storage import (
     cache_folder,
     claim_cache,
     claim_folder,
+    folder_writer,
     home_folder,
     json_lines,
     leftovers,
@@ -48,6 +49,32 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None
         failing()
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("there", ["nothing", "empty", "marked"])
+def test_a_folder_is_replaced_whole(tmp_path: Path, there: str) -> None:
+    folder = tmp_path / "made"
+    if there != "nothing":
+        folder.mkdir()
+    if there == "marked":
+        write_text(folder / "mark", "old")
+        write_text(folder / "left", "old")
+    with folder_writer(folder, "mark", "a thing") as made:
+        write_text(made / "mark", "new")
+    assert [path.name for path in folder.iterdir()] == ["mark"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("there", ["thesis/chapter.txt", "thesis"])
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, there: str) -> None:
+    write_text(tmp_path / there, "mine")
+    with (
+        pytest.raises(UsageError, match="thesis: found content that is not a thing"),
+        folder_writer(tmp_path / "thesis", "mark", "a thing"),
+    ):
+        raise AssertionError("nothing may be made")
+    assert (tmp_path / there).read_text(encoding="utf-8") == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
 
 
 def test_lines_that_an_interruption_cut_short_have_no_document(tmp_path: Path) -> None:

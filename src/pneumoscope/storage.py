@@ -104,15 +104,38 @@ def json_lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
             yield document if isinstance(document, dict) else None, end
 
 
-@contextmanager
-def folder_writer(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`; on success flush its files and rename it to `folder`.
+def check_replaceable(folder: Path, marker: str, what: str) -> None:
+    """Reject a folder that `folder_writer` would not replace; call it before long work.
 
-    An existing folder is removed only after the new one is in place.
+    Args:
+        folder: new, empty, or one to replace.
+        marker: a file that only folders of that kind hold.
+        what: their kind, with an article.
 
     Raises:
+        UsageError: it is a file, or a folder with other content.
+    """
+    if folder.is_file() or (
+        folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()
+    ):
+        raise UsageError(
+            f"{folder}: found content that is not {what}, wanted a new or empty folder, or {what} "
+            "to replace. Give another one."
+        )
+
+
+@contextmanager
+def folder_writer(folder: Path, marker: str, what: str) -> Iterator[Path]:
+    """Yield a new folder beside `folder`; on success flush its files and rename it to `folder`.
+
+    An existing folder is removed only after the new one is in place, and only if
+    `check_replaceable` accepts it.
+
+    Raises:
+        UsageError: the folder holds other content.
         OSError: the disk is full or the folder can't be written; the old folder is unchanged.
     """
+    check_replaceable(folder, marker, what)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = temporary_beside(folder)
     made.mkdir()

@@ -132,7 +132,7 @@ def test_a_copy_leaves_the_model_as_it_is(
         (["--precision", "f16"], 2, "wanted some of bf16, int8"),
         (["--precision", "bf16"], 4, "a processor with f32, int8"),
         (["--split", "test"], 3, "has no test images"),
-        (["--out", "{here}"], 2, "something else than a bundle"),
+        (["--out", "{here}"], 2, "content that is not a bundle"),
     ],
 )
 def test_what_cant_be_certified_is_refused(

@@ -127,6 +127,8 @@ def test_without_out_nothing_is_written_and_too_few_are_no_check(
     few = write_phantoms(tmp_path / "few", 20, 2, size=64)
     error = document(capsys, "input-check", few, "--model", bundle.folder, code=3)["error"]
     assert "wanted at least 50 and 10" in error["message"]
+    words = ["input-check", few, "--model", bundle.folder, "--out", few]
+    assert "is not a bundle" in document(capsys, *words, code=2)["error"]["message"]
 
 
 def test_embeddings_are_those_of_the_whole_bundle(folder: Path, phantoms: Path) -> None:

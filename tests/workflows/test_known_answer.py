@@ -144,6 +144,12 @@ def test_doctor_asks_every_engine(
     monkeypatch.setattr(certify, "util", NOTHING)  # one engine is enough to be wrong
     assert run(["doctor", "--model", str(wrong.folder), "-q"]) == 4
     assert "known answer  WRONG OpenVINO, f32" in capsys.readouterr().out
+    mine = tmp_path / "thesis" / "chapter.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine", encoding="utf-8")
+    error = told(capsys, "--model", wrong.folder, "--state", mine.parent, code=2)["error"]
+    assert "is not a bundle" in error["message"]
+    assert mine.exists()
     again = told(capsys, "--model", wrong.folder, "--state", tmp_path / "again", code=0)
     assert stated_logit(load_bundle(tmp_path / "again").table(TABLE)) == again["logit"]
 

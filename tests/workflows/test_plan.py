@@ -220,8 +220,10 @@ def test_only_the_model_that_was_evaluated(
     assert any("does not name its model" in note for note in notes)
     other = tmp_path / "taken"
     other.mkdir()
+    (other / "thesis.txt").write_text("mine", encoding="utf-8")
     options[-1] = other
     assert "is not a bundle" in planned(capsys, unnamed, *options, code=2)["error"]["message"]
+    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
 
 
 class BrightBackend:

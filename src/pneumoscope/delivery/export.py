@@ -46,7 +46,13 @@ from pneumoscope.inference.results import Result
 from pneumoscope.inference.weights_store import save_table
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, ImageRecord
-from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
+from pneumoscope.storage import (
+    check_replaceable,
+    folder_writer,
+    sha256_of_file,
+    write_json,
+    write_text,
+)
 
 Target = Literal["onnx", "openvino"]
 
@@ -56,6 +62,7 @@ EMBEDDINGS = "embedding.npz"
 INPUT = "pixels"
 GRAPH_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
 
+_KIND = "an export"
 _EXAMPLES = {"onnx": ("example.py", "example.html"), "openvino": ("example.py",)}
 _SCHEMA_VERSION = 1
 
@@ -82,7 +89,7 @@ def write_export(folder: Path, bundle: Bundle, target: Target) -> None:
     manifest = bundle.manifest
     networks = [read_network(path, manifest.architecture) for path in bundle.weights]
     about = describe(bundle, target, networks[0].width)
-    with folder_writer(folder) as made:
+    with folder_writer(folder, ABOUT, _KIND) as made:
         write = _write_onnx if target == "onnx" else _write_openvino
         write(made, manifest, networks, about)
         write_json(made / ABOUT, about)
@@ -102,13 +109,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         UsageError: it is a file, or has content that is not an export.
     """
-    if folder.is_file() or (
-        folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).exists()
-    ):
-        raise UsageError(
-            f"--out {folder}: found content that is not an export, expected a new or empty "
-            "folder, or an export to replace. Give another one."
-        )
+    check_replaceable(folder, ABOUT, _KIND)
 
 
 def describe(bundle: Bundle, target: Target, width: int) -> dict[str, Any]:

@@ -51,7 +51,13 @@ from pneumoscope.inference.weights_store import (
 )
 from pneumoscope.keras_loading import load_keras
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.storage import folder_writer, sha256_of_file, write_json, write_text
+from pneumoscope.storage import (
+    check_replaceable,
+    folder_writer,
+    sha256_of_file,
+    write_json,
+    write_text,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -60,6 +66,8 @@ SCHEMA_VERSION = 4
 check; 4 stores the network as a `.keras` file instead of the weights of a DenseNet121."""
 
 MOST_MEMBERS = 32
+
+_KIND = "a bundle"
 
 _MAX_WEIGHTS_BYTES = 1 << 30
 _MOST_HIDDEN_UNITS = 65_536
@@ -215,6 +223,15 @@ class Bundle:
         return self.folder / CARD
 
 
+def check_bundle_target(folder: Path) -> None:
+    """Reject a folder that a bundle must not replace; call it before long work.
+
+    Raises:
+        UsageError: it is a file, or a folder with content that is not a bundle.
+    """
+    check_replaceable(folder, MANIFEST, _KIND)
+
+
 def write_bundle(
     folder: Path,
     networks: Any | Sequence[Any],
@@ -233,7 +250,8 @@ def write_bundle(
         tables: file name without suffix → arrays by name.
 
     Raises:
-        UsageError: there is no network, or more than `MOST_MEMBERS`.
+        UsageError: there is no network, or more than `MOST_MEMBERS`; or the folder holds content
+            that is not a bundle.
         OSError: the folder can't be written or the disk is full; the old bundle is unchanged.
     """
     members = networks if isinstance(networks, Sequence) else (networks,)
@@ -262,6 +280,7 @@ def write_revised(
     Tables that are not given are copied from the other bundle; a table given as `None` is omitted.
 
     Raises:
+        UsageError: the folder holds content that is not a bundle.
         OSError: as in `write_bundle`.
     """
 
@@ -285,7 +304,7 @@ def _written(
     """Write the folder, with the weights that `put` writes by number, and rename it into place."""
     names = network_names(manifest.members)
     extra = {f"{name}{TABLE_SUFFIX}": table for name, table in tables.items()}
-    with folder_writer(folder) as made:
+    with folder_writer(folder, MANIFEST, _KIND) as made:
         for number, name in enumerate(names):
             put(made / name, number)
         for name, table in extra.items():

@@ -40,7 +40,7 @@ from pneumoscope.graph.openvino import processor
 from pneumoscope.graph.writer import Floats, Precision, Ranges
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
-from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
+from pneumoscope.inference.bundle import Bundle, check_bundle_target, load_bundle, write_revised
 from pneumoscope.inference.certificates import (
     MOST_IMAGES,
     Agreement,
@@ -156,7 +156,8 @@ def state(model: Path | str, out: Path) -> tuple[Bundle, float]:
         The bundle, and the logit of the phantom.
 
     Raises:
-        UsageError, MissingError, BundleError: as `load_bundle` does; or the phantom has no score.
+        UsageError, MissingError, BundleError: as `load_bundle` does; or the phantom has no score;
+            or `out` holds content that is not a bundle.
         OSError: the folder can't be written.
     """
     bundle = load_bundle(model)
@@ -348,13 +349,7 @@ def _target(bundle: Bundle, out: Path | None) -> Path:
                 "for a copy with certificates."
             )
         return bundle.folder
-    if out.is_file() or (
-        out.is_dir() and any(out.iterdir()) and not (out / bundle_files.MANIFEST).is_file()
-    ):
-        raise UsageError(
-            f"--out {out}: holds something else than a bundle, wanted a new or empty folder, or a "
-            "bundle to replace. Give another one."
-        )
+    check_bundle_target(out)
     return out
 
 

@@ -29,7 +29,12 @@ from pneumoscope.delivery.export import (
 from pneumoscope.errors import BundleError, InputError, UsageError
 from pneumoscope.graph.archive import open_weight_file, read_array
 from pneumoscope.graph.bundle_files import HIDDEN_LAYER, MANIFEST, OUTPUT_LAYER, Architecture
-from pneumoscope.inference.bundle import SCHEMA_VERSION, load_bundle, write_bundle
+from pneumoscope.inference.bundle import (
+    SCHEMA_VERSION,
+    check_bundle_target,
+    load_bundle,
+    write_bundle,
+)
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
@@ -119,8 +124,7 @@ def run_upgrade(model: str, out: Path) -> tuple[dict[str, Any], str]:
         raise UsageError(
             f"--model {model}: has the current schema version {found}. It needs no upgrade."
         )
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise UsageError(f"--out {out}: holds something else than a bundle. Give another folder.")
+    check_bundle_target(out)
     architecture = old.manifest.architecture
     if architecture.name != _NETWORK:
         raise BundleError(

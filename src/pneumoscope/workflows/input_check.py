@@ -26,7 +26,13 @@ from pneumoscope.graph.archive import read_network
 from pneumoscope.images.perturbation_sweeps import PERTURBATIONS, rotation
 from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import read_image
-from pneumoscope.inference.bundle import Bundle, InputCheck, load_bundle, write_revised
+from pneumoscope.inference.bundle import (
+    Bundle,
+    InputCheck,
+    check_bundle_target,
+    load_bundle,
+    write_revised,
+)
 from pneumoscope.inference.engine import OpenVinoBackend, Outputs
 from pneumoscope.inference.input_check import (
     METHOD,
@@ -205,10 +211,12 @@ def run_input_check(
     """Fit the input check of `model` to its data and write a bundle with it to `out`.
 
     Raises:
-        UsageError: no such model.
+        UsageError: no such model, or `out` holds content that is not a bundle.
         DataError: `data` has too few images in its `train` or `val` split.
     """
     bundle = load_bundle(model)
+    if out is not None:
+        check_bundle_target(out)
     dataset = index(data, hash_files=False, progress=progress)
     parts = {name: dataset.subset(name).records for name in ("train", "val", "test")}
     predictor = embedding_predictor(bundle)

@@ -26,7 +26,7 @@ from pneumoscope.arrays import Float64Array
 from pneumoscope.config import PlanConfig, TrainConfig
 from pneumoscope.data.index import index
 from pneumoscope.data.training_overlap import TrainingOverlap
-from pneumoscope.errors import BundleError, ImageRefusedError, UsageError
+from pneumoscope.errors import BundleError, ImageRefusedError
 from pneumoscope.evaluation.calibration import fit_calibration
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.evaluation.operating_point import (
@@ -43,6 +43,7 @@ from pneumoscope.inference.bundle import (
     Bundle,
     BundleManifest,
     OperatingPoint,
+    check_bundle_target,
     load_bundle,
     model_fingerprint,
     write_revised,
@@ -294,8 +295,7 @@ def apply_plan(
     Raises:
         UsageError: `folder` exists and is not a bundle.
     """
-    if folder.exists() and not (folder / "bundle.json").is_file():
-        raise UsageError(f"--apply {folder}: exists and is not a bundle. Give a new folder.")
+    check_bundle_target(folder)
     manifest = bundle.manifest
     if content.chosen:
         manifest = replace(manifest, threshold=content.chosen)

@@ -6,10 +6,12 @@ on folders, text escaping for CSV files and terminals, hashing, and the cache fo
 
 from __future__ import annotations
 
+import csv
 import errno
 import functools
 import hashlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -19,7 +21,7 @@ import stat
 import tempfile
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, ParamSpec, TypeVar
@@ -36,6 +38,8 @@ LOCK_FILE = ".lock"
 
 _CHUNK_BYTES = 1 << 20
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+"""Control characters but for tab and line feed."""
 _NUMBER = re.compile(r"[-+]?[0-9.,]+([eE][-+]?[0-9]+)?%?")
 _NAME_CHARACTERS = 40
 """Length of the final name that a temporary name keeps; file systems allow 255 bytes."""
@@ -102,6 +106,58 @@ def json_lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
             except ValueError:
                 document = None
             yield document if isinstance(document, dict) else None, end
+
+
+class LineFile:
+    """A file that lines are appended to, each of them whole or not at all.
+
+    A line that a kill or a full disk cut short is ended when the file is opened, so that the next
+    one starts on its own. `json_lines` recognises it.
+
+    Args:
+        path: created if it does not exist.
+        mode: permissions of a new file, before the umask.
+
+    Raises:
+        OSError: the file can't be opened or written.
+    """
+
+    def __init__(self, path: Path, mode: int = 0o666) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode)
+        try:
+            size = os.fstat(self._file).st_size
+            if size and os.pread(self._file, 1, size - 1) != b"\n":
+                self.append(b"\n")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> LineFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def append(self, line: bytes, *, sync: bool = False) -> None:
+        """Append a line; with `sync` it is on disk when this returns.
+
+        Raises:
+            OSError: the disk takes none or only a part of it; the file is as it was before.
+        """
+        before = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) != len(line):  # a nearly full disk takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            if sync:
+                os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, before)
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
 
 
 def check_replaceable(folder: Path, marker: str, what: str) -> None:
@@ -301,11 +357,14 @@ def safe_path(text: str) -> str:
 
 
 def safe_cell(text: str) -> str:
-    """A text for a CSV; it gets the prefix `'` if a spreadsheet would read a formula.
+    r"""A text for a CSV; it gets the prefix `'` if a spreadsheet would read a formula.
 
     Spreadsheets evaluate cells that begin with `=`, `+`, `-` or `@` (OWASP, CSV injection), and
     PatientIDs come from other systems. Numbers stay unchanged. `plain_cell` removes the prefix.
+    Control characters are escaped (`\r`, `\x00`): Python writes some of them without quotes, so
+    that the row would end there, or the file could not be read.
     """
+    text = _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
     if text[:1] not in _FORMULA or _NUMBER.fullmatch(text):
         return text
     return f"'{text}"
@@ -314,6 +373,15 @@ def safe_cell(text: str) -> str:
 def plain_cell(text: str) -> str:
     """The original text of `safe_cell`."""
     return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA and text[1:] else text
+
+
+def csv_text(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table as CSV: text cells as `safe_cell` returns them, `None` empty, numbers unchanged."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    for row in (header, *rows):
+        writer.writerow([safe_cell(cell) if isinstance(cell, str) else cell for cell in row])
+    return stream.getvalue()
 
 
 def terminal_text(text: str) -> str:

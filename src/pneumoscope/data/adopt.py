@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from pneumoscope.data.public_tables import (
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.storage import safe_cell, safe_path, write_text
+from pneumoscope.storage import csv_text, safe_path, write_text
 
 _AGES = AdoptConfig()
 _COLUMNS = ("path", "label", "patient", "age", "sex", "view", "finding", "labelled_by")
@@ -119,11 +117,9 @@ def write_manifest(out: Path, adopted: Adopted) -> None:
     The columns are `path,label,patient,age,sex,view,finding,labelled_by` and the owner's split: as
     `split` if it is kept, else as `official_split`, which no command uses.
     """
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow((*_COLUMNS, "split" if adopted.keeps_splits else "official_split"))
-    writer.writerows(_rows(adopted, Path(os.path.normpath(out.absolute().parent))))
-    write_text(out, lines.getvalue())
+    header = (*_COLUMNS, "split" if adopted.keeps_splits else "official_split")
+    rows = _rows(adopted, Path(os.path.normpath(out.absolute().parent)))
+    write_text(out, csv_text(header, rows))
 
 
 def _rows(adopted: Adopted, place: Path) -> Iterator[tuple[str, ...]]:
@@ -135,11 +131,11 @@ def _rows(adopted: Adopted, place: Path) -> Iterator[tuple[str, ...]]:
         yield (
             safe_path((image.relative_to(place) if inside else image).as_posix()),
             CLASS_NAMES[case.label],
-            safe_cell(case.patient),
+            case.patient,
             "" if case.age is None else f"{case.age:.3g}",
             case.sex,
-            safe_cell(case.view),
-            safe_cell(case.finding),
+            case.view,
+            case.finding,
             case.labelled_by,
             case.split or "",
         )

@@ -19,7 +19,7 @@ from pneumoscope.data.patients import parse_split, split_words
 from pneumoscope.data.tree import CLASS_WORDS
 from pneumoscope.errors import DataError, ManifestError
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
-from pneumoscope.storage import plain_cell, safe_cell, safe_path
+from pneumoscope.storage import plain_cell, safe_path
 
 SPLIT_COLUMNS = ("path", "label", "patient", "split")
 """The columns of a `split.csv`, in this order."""
@@ -250,17 +250,15 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> No
         True
     """
     folder = Path(os.path.normpath(path.absolute().parent))
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow((*SPLIT_COLUMNS, *map(safe_cell, further)))
+    rows = []
     for record in dataset.records:
         inside = record.path.is_relative_to(folder)
         image = record.path.relative_to(folder) if inside else record.path
         values = (record.patient, record.split or "", *(record.extra.get(k, "") for k in further))
         label = CLASS_NAMES[record.label]
-        writer.writerow((safe_path(image.as_posix()), label, *map(safe_cell, values)))
+        rows.append((safe_path(image.as_posix()), label, *values))
     try:
-        storage.write_text(path, lines.getvalue())
+        storage.write_text(path, storage.csv_text((*SPLIT_COLUMNS, *further), rows))
     except UnicodeEncodeError as error:
         raise DataError(
             f"{path}: can't be written: {error.object[error.start - 40 : error.end + 10]!r} has "

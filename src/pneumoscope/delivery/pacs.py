@@ -13,22 +13,21 @@ line always means a complete file. UIDs and identifiers from files never become 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, _config, build_role, evt
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
@@ -37,6 +36,7 @@ from pynetdicom.sop_class import (
 )
 
 from pneumoscope.config import FetchConfig
+from pneumoscope.delivery.dicom_node.associations import LEAST_RATE, Connection, Deadline
 from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
 from pneumoscope.delivery.dicom_node.server import IMAGE_CLASSES
 from pneumoscope.delivery.pseudonyms import Mapping, pseudonyms_of
@@ -44,10 +44,11 @@ from pneumoscope.errors import ImageRefusedError, MissingError, NetworkError, Us
 from pneumoscope.images.budget import decoding
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
 from pneumoscope.storage import (
+    LineFile,
     claim_folder,
+    csv_text,
     json_lines,
     remove_leftovers,
-    safe_cell,
     write_bytes,
     write_text,
 )
@@ -159,9 +160,8 @@ class FetchedFolder:
         row = {"path": f"{IMAGES}/{name}.dcm", **facts}
         with self._lock:
             write_bytes(self.folder / row["path"], content)
-            with (self.folder / JOURNAL).open("ab", buffering=0) as stream:
-                stream.write(json.dumps(row).encode() + b"\n")
-                os.fsync(stream.fileno())
+            with LineFile(self.folder / JOURNAL) as file:
+                file.append(json.dumps(row).encode() + b"\n", sync=True)
             self._rows[facts["image"]] = row
             self.new += 1
         return True
@@ -173,12 +173,8 @@ class FetchedFolder:
 
     def write_table(self) -> Path:
         """Write `images.csv` with all images; returns its path."""
-        stream = io.StringIO(newline="")
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in self._rows.values():
-            writer.writerow({name: safe_cell(value) for name, value in row.items()})
-        write_text(self.folder / TABLE, stream.getvalue())
+        rows = ([row[name] for name in COLUMNS] for row in self._rows.values())
+        write_text(self.folder / TABLE, csv_text(COLUMNS, rows))
         return self.folder / TABLE
 
 
@@ -221,6 +217,10 @@ class Pacs:
         peer: its AE title and address.
         config: time-outs, modalities, C-MOVE settings.
 
+    Attributes:
+        unusable: number of rows of searches that did not state their UID.
+        refusals: why series were not transferred.
+
     Raises:
         UsageError: the own AE title or the modalities are invalid.
     """
@@ -233,13 +233,16 @@ class Pacs:
             raise UsageError(f"--modality: found {config.modality!r}, wanted some, as in CR,DX")
         check_aet(config.aet, "--aet")
         # One association per purpose is kept, because making one costs more than most responses.
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, tuple[Connection, Any]] = {}
+        self.unusable = 0
+        self.refusals: list[NetworkError] = []
 
     def close(self) -> None:
         """Release the associations."""
-        for association in self._open.values():
+        for connection, association in self._open.values():
             if association.is_established:
-                association.release()
+                with Deadline(self._config.acse_timeout, connection.cut):
+                    association.release()
         self._open.clear()
 
     def by_days(self, first: date, last: date) -> Iterator[str]:
@@ -277,27 +280,32 @@ class Pacs:
         for row in self._find("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""):
             if str(row.get("Modality", "")) not in self._modalities:
                 continue
-            uid = str(row.get("SeriesInstanceUID", ""))
+            uid = self._uid(row, "SeriesInstanceUID")
+            if not uid:
+                continue
             keys = {"StudyInstanceUID": study, "SeriesInstanceUID": uid, "SOPInstanceUID": ""}
-            images = tuple(str(one.SOPInstanceUID) for one in self._find("IMAGE", **keys))
+            rows = self._find("IMAGE", **keys)
+            images = tuple(filter(None, (self._uid(one, "SOPInstanceUID") for one in rows)))
             found.append(Series(study, uid, images))
         return found
 
     def fetch(self, wanted: Series, into: FetchedFolder) -> int:
         """Fetch a series; returns how many of its images are missing.
 
+        A series that the PACS does not transfer is noted in `refusals`.
+
         Raises:
-            NetworkError: as `by_days` does.
+            NetworkError: the PACS can't be reached or refuses the association.
             MissingError: the free disk space is below the limit.
         """
         into.check_room()
         keys = Dataset()
         keys.QueryRetrieveLevel = "SERIES"
         keys.StudyInstanceUID, keys.SeriesInstanceUID = wanted.study, wanted.series
-        if self._config.move_port:
-            self._move(keys, into)
-        else:
-            self._get(keys, into)
+        refusal = self._move(keys, into) if self._config.move_port else self._get(keys, into)
+        if refusal is not None:
+            _LOGGER.warning("a series was not transferred: %s", refusal)
+            self.refusals.append(refusal)
         return sum(not into.has(uid) for uid in wanted.images)
 
     def _studies(self, **keys: str) -> Iterator[str]:
@@ -305,8 +313,18 @@ class Pacs:
         for row in self._find("STUDY", **asked):
             there = row.get("ModalitiesInStudy") or ()
             listed = {there} if isinstance(there, str) else set(there)
-            if not listed or listed & set(self._modalities):
-                yield str(row.StudyInstanceUID)
+            uid = self._uid(row, "StudyInstanceUID")
+            if uid and (not listed or listed & set(self._modalities)):
+                yield uid
+
+    def _uid(self, row: Dataset, keyword: str) -> str:
+        """A UID of a row; `""`, counted, if the row does not state it."""
+        found = row.get(keyword)
+        if isinstance(found, UID) and found:
+            return str(found)
+        self.unusable += 1
+        _LOGGER.warning("a row of the search states no %s", keyword)
+        return ""
 
     def _find(self, level: str, **keys: str) -> list[Dataset]:
         query = Dataset()
@@ -314,29 +332,32 @@ class Pacs:
         for keyword, value in keys.items():
             setattr(query, keyword, value)
         model = StudyRootQueryRetrieveInformationModelFind
-        association = self._association("C-FIND", model)
+        connection, association = self._associated("C-FIND", model)
         found = []
-        for status, row in association.send_c_find(query, model):
-            if "Status" not in status or status.Status not in (*_PENDING, _SUCCESS):
-                raise self._refused("C-FIND", status)
-            if row is not None:
-                found.append(row)
+        with Deadline(self._config.dimse_timeout, connection.cut) as deadline:
+            for status, row in association.send_c_find(query, model):
+                deadline.renew()
+                if "Status" not in status or status.Status not in (*_PENDING, _SUCCESS):
+                    raise self._refused("C-FIND", status)
+                if row is not None:
+                    found.append(row)
         return found
 
-    def _get(self, keys: Dataset, into: FetchedFolder) -> None:
+    def _get(self, keys: Dataset, into: FetchedFolder) -> NetworkError | None:
         model = StudyRootQueryRetrieveInformationModelGet
         roles = [build_role(storage, scp_role=True) for storage in IMAGE_CLASSES]
-        handlers = [(evt.EVT_C_STORE, _stored, [into])]
-        association = self._association("C-GET", model, roles, handlers)
-        self._ended("C-GET", association.send_c_get(keys, model))
+        handlers = [(evt.EVT_C_STORE, self._stored, [into])]
+        connection, association = self._associated("C-GET", model, roles, handlers)
+        with self._transfer(connection):
+            return self._ended("C-GET", association.send_c_get(keys, model))
 
-    def _move(self, keys: Dataset, into: FetchedFolder) -> None:
+    def _move(self, keys: Dataset, into: FetchedFolder) -> NetworkError | None:
         model = StudyRootQueryRetrieveInformationModelMove
         listener = self._entity()
         for storage in IMAGE_CLASSES:
             listener.add_supported_context(storage, sorted(SUPPORTED_SYNTAXES))
         place = (self._config.move_host, self._config.move_port)
-        handlers: list[Any] = [(evt.EVT_C_STORE, _stored, [into])]
+        handlers: list[Any] = [(evt.EVT_C_STORE, self._stored, [into])]
         try:
             server = listener.start_server(place, block=False, evt_handlers=handlers)
         except OSError as error:
@@ -345,18 +366,36 @@ class Pacs:
                 "another, as the PACS knows it."
             ) from error
         try:
-            association = self._association("C-MOVE", model)
-            self._ended("C-MOVE", association.send_c_move(keys, self._config.aet, model))
+            connection, association = self._associated("C-MOVE", model)
+            with self._transfer(connection):
+                return self._ended("C-MOVE", association.send_c_move(keys, self._config.aet, model))
         finally:
             server.shutdown()
 
-    def _ended(self, what: str, answers: Any) -> None:
+    @contextmanager
+    def _transfer(self, connection: Connection) -> Iterator[None]:
+        """Cut the connection if no whole image and no response arrives for too long."""
+        seconds = self._config.dimse_timeout + self._config.max_bytes / LEAST_RATE
+        with Deadline(seconds, connection.cut) as self._deadline:
+            yield
+
+    def _ended(self, what: str, answers: Any) -> NetworkError | None:
         """Wait for the final response; failed images are found by counting."""
         for status, _ in answers:
-            code = status.get("Status")
-            if code in (*_PENDING, _SUCCESS, _WARNING):
-                continue
-            raise self._refused(what, status)
+            self._deadline.renew()
+            if status.get("Status") not in (*_PENDING, _SUCCESS, _WARNING):
+                return self._refused(what, status)
+        return None
+
+    def _stored(self, event: Any, into: FetchedFolder) -> int:
+        """Keep one image; returns the status for its sender."""
+        self._deadline.renew()
+        try:
+            content = event.encoded_dataset()
+            return _SUCCESS if into.add(content) else _CANNOT_UNDERSTAND
+        except OSError as error:
+            _LOGGER.error("an image can't be kept: %s", error)
+            return _OUT_OF_RESOURCES
 
     def _entity(self) -> Any:
         entity = AE(self._config.aet)
@@ -364,36 +403,31 @@ class Pacs:
         entity.dimse_timeout = entity.network_timeout = self._config.dimse_timeout
         return entity
 
-    def _association(
+    def _associated(
         self,
         purpose: str,
         model: str,
         roles: list[Any] | None = None,
         handlers: list[Any] | None = None,
-    ) -> Any:
+    ) -> tuple[Connection, Any]:
         """The open association for a purpose, or a new one."""
         there = self._open.get(purpose)
-        if there is not None and there.is_established:
+        if there is not None and there[1].is_established:
             return there
-        entity, peer = self._entity(), self._peer
+        entity = self._entity()
         entity.add_requested_context(model)
         for storage in IMAGE_CLASSES if roles else ():
             entity.add_requested_context(storage, sorted(SUPPORTED_SYNTAXES))
-        made = entity.associate(
-            peer.host,
-            peer.port,
-            ae_title=peer.aet,
-            ext_neg=roles or [],
-            evt_handlers=handlers or [],
-        )
+        connection = Connection(entity, self._peer)
+        made = connection.associate(ext_neg=roles or [], evt_handlers=handlers or [])
         if not made.is_established:
             why = "refuses the association" if made.is_rejected else "can't be reached"
             raise NetworkError(
-                f"--pacs {peer}: {why}. Check title, address and port, and that it knows "
+                f"--pacs {self._peer}: {why}. Check title, address and port, and that it knows "
                 f"{self._config.aet}; the same command goes on where this one was."
             )
-        self._open[purpose] = made
-        return made
+        self._open[purpose] = connection, made
+        return connection, made
 
     def _refused(self, what: str, status: Dataset) -> NetworkError:
         code = status.get("Status")
@@ -402,13 +436,3 @@ class Pacs:
             f"--pacs {self._peer}: {what} ended with {told}. The same command goes on where this "
             "one was; where C-GET is not supported give --move-port."
         )
-
-
-def _stored(event: Any, into: FetchedFolder) -> int:
-    """Keep one image; returns the status for its sender."""
-    try:
-        content = event.encoded_dataset()
-        return _SUCCESS if into.add(content) else _CANNOT_UNDERSTAND
-    except OSError as error:
-        _LOGGER.error("an image can't be kept: %s", error)
-        return _OUT_OF_RESOURCES

@@ -28,7 +28,7 @@ from pneumoscope.errors import ImageRefusedError, UsageError
 from pneumoscope.images.budget import decoding
 from pneumoscope.images.dicom.file import transfer_syntax_of
 from pneumoscope.images.dicom.patient import age_string
-from pneumoscope.storage import safe_cell, write_json
+from pneumoscope.storage import LineFile, safe_cell, write_json
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -303,7 +303,8 @@ class Mapping:
                         f"--mapping {path}: found a table with other columns, expected "
                         f"{', '.join(MAPPING_COLUMNS)}. Give another file."
                     )
-                self._known = {row["image"] for row in reader}
+                # A row that an interruption cut short lacks its last cells.
+                self._known = {row["image"] for row in reader if None not in row.values()}
         else:
             self._append([*MAPPING_COLUMNS])
 
@@ -319,7 +320,5 @@ class Mapping:
     def _append(self, cells: list[str]) -> None:
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerow(cells)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "ab", buffering=0) as stream:
-            stream.write(text.getvalue().encode())
-            os.fsync(stream.fileno())
+        with LineFile(self._path, 0o600) as file:
+            file.append(text.getvalue().encode(), sync=True)

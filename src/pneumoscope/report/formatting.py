@@ -6,8 +6,6 @@ the metrics of an evaluation as files.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +13,7 @@ from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import METRICS_METHOD
 from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES
 from pneumoscope.records import Estimate
+from pneumoscope.storage import csv_text
 
 ABSENT = "–"
 """Shown where a value is undefined or was not measured."""
@@ -187,22 +186,18 @@ class _Line:
 
 def as_csv(found: Evaluation) -> str:
     """A CSV row per metric and interval method, at full precision."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for line in _lines(found):
-        cells = (line.estimate.value, line.estimate.low, line.estimate.high)
-        writer.writerow(
-            [
-                line.name,
-                *("" if cell is None else cell for cell in cells),
-                found.interval.level,
-                line.method,
-                found.n,
-                found.patients,
-            ]
+    rows = (
+        (
+            line.name,
+            *(line.estimate.value, line.estimate.low, line.estimate.high),
+            found.interval.level,
+            line.method,
+            found.n,
+            found.patients,
         )
-    return stream.getvalue()
+        for line in _lines(found)
+    )
+    return csv_text(CSV_COLUMNS, rows)
 
 
 def as_markdown(found: Evaluation) -> str:

@@ -14,8 +14,6 @@ OUT/metrics.json, predictions.csv, labels.csv, report.html, figures/    pooled, 
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import statistics
 from collections.abc import Collection, Sequence
@@ -37,7 +35,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import as_row
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, Dataset, Estimate, ImageRecord
-from pneumoscope.storage import claim_folder, path_text, safe_cell, write_json, write_text
+from pneumoscope.storage import claim_folder, csv_text, path_text, safe_path, write_json, write_text
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
 from pneumoscope.workflows.run_folder import announce
@@ -224,19 +222,16 @@ def _claim(out: Path, dataset: Dataset, numbers: Sequence[int], *, resume: bool)
 
 
 def _folds_text(dataset: Dataset, numbers: Sequence[int]) -> str:
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("path", "label", "patient", "fold"))
-    for record, number in zip(dataset.records, numbers, strict=True):
-        writer.writerow(
-            (
-                path_text(record.path),
-                CLASS_NAMES[record.label],
-                safe_cell(path_text(record.patient)),
-                number,
-            )
+    rows = (
+        (
+            safe_path(path_text(record.path)),
+            CLASS_NAMES[record.label],
+            path_text(record.patient),
+            number,
         )
-    return stream.getvalue()
+        for record, number in zip(dataset.records, numbers, strict=True)
+    )
+    return csv_text(("path", "label", "patient", "fold"), rows)
 
 
 def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
@@ -332,21 +327,18 @@ def _write(
 
 
 def _write_predictions(path: Path, folds: Sequence[Fold]) -> None:
-    stream = io.StringIO(newline="")
-    writer: csv.DictWriter[str] | None = None
-    for fold in folds:
-        for record, result in zip(fold.scored.records, fold.scored.results, strict=True):
-            row = as_row(result.prediction) | {
-                "label": CLASS_NAMES[record.label],
-                "patient": safe_cell(path_text(record.patient)),
-                "fold": fold.number,
-                "logit": result.logit,
-            }
-            if writer is None:
-                writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
-    write_text(path, stream.getvalue())
+    rows = [
+        as_row(result.prediction)
+        | {
+            "label": CLASS_NAMES[record.label],
+            "patient": path_text(record.patient),
+            "fold": fold.number,
+            "logit": result.logit,
+        }
+        for fold in folds
+        for record, result in zip(fold.scored.records, fold.scored.results, strict=True)
+    ]
+    write_text(path, csv_text(rows[0], (row.values() for row in rows)))
 
 
 def _document(found: CrossValidated, division: CrossValidationConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pneumoscope.errors import ExtraMissingError, NetworkError, UsageError
 from pneumoscope.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found
     from pneumoscope.delivery.pacs import FetchedFolder
 
 _LOGGER = logging.getLogger(__name__)
@@ -148,7 +149,9 @@ def _from_pacs(
                 task.advance()
     finally:
         pacs.close()
-    return missing
+    if pacs.refusals and not folder.new:
+        raise pacs.refusals[0]
+    return missing + pacs.unusable
 
 
 def _ids(path: Path | None) -> list[str]:
@@ -182,22 +185,21 @@ def _from_web(
             seen: set[str] = set()
             offset = 0
             while True:
-                page = web.search(modality, dates, offset)
+                page, unusable = web.search(modality, dates, offset)
+                if unusable:
+                    _LOGGER.warning("%d rows of the search state no usable UIDs", unusable)
+                    missing += unusable
                 found = [image for image in page if image.sop not in seen]
                 # A server may return shorter pages than requested, or everything each time.
                 if not found:
                     break
                 seen.update(image.sop for image in found)
-                offset += len(page)
+                offset += len(page) + unusable
                 with progress.task(f"fetching {modality}", len(found), "images") as task:
                     for image in found:
                         if not folder.has(image.sop):
-                            folder.check_room()
-                            try:
-                                missing += not folder.add(web.retrieve(image, config.max_bytes))
-                            except NotAvailableError as error:
-                                _LOGGER.warning("an image is not available: %s", error)
-                                missing += 1
+                            _retrieve(web, image, folder, config)
+                            missing += not folder.has(image.sop)
                         task.advance()
     except (ServerError, NotAvailableError) as error:
         raise NetworkError(
@@ -207,3 +209,24 @@ def _from_web(
     finally:
         web.close()
     return missing
+
+
+def _retrieve(web: DicomWeb, image: Found, folder: FetchedFolder, config: FetchConfig) -> None:
+    """Fetch one image into the folder, if the server gives it.
+
+    Raises:
+        ServerError: no connection was made.
+        MissingError: the free disk space is below the limit.
+    """
+    from pneumoscope.delivery.dicom_node.dicomweb import NotAvailableError
+    from pneumoscope.delivery.dicom_node.http_client import ServerError
+
+    folder.check_room()
+    try:
+        folder.add(web.retrieve(image, config.max_bytes))
+    except NotAvailableError as error:
+        _LOGGER.warning("an image is not available: %s", error)
+    except ServerError as error:
+        if error.everywhere:
+            raise
+        _LOGGER.warning("an image was not retrieved: %s", error)

@@ -7,8 +7,6 @@ plan.html    an interactive page with the same numbers
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -34,7 +32,7 @@ from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.report.content import PlanContent
 from pneumoscope.report.plan_page import render_plan_page
-from pneumoscope.storage import claim_folder, write_json, write_text
+from pneumoscope.storage import claim_folder, csv_text, write_json, write_text
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation, read_evaluation
 from pneumoscope.workflows.operating_point import apply_plan, evaluated_bundle, recalibrated
 from pneumoscope.workflows.run_folder import command_line
@@ -90,12 +88,10 @@ def plan_document(content: PlanContent, folder: Path, config: PlanConfig) -> dic
 
 def write_table(path: Path, content: PlanContent) -> None:
     """Write `plan.csv`: a row for each threshold."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
     names = [CSV_COLUMNS[0]]
     for name in (*CSV_COLUMNS[1:], *(("cost_per_1000",) if content.costs else ())):
         names += [name, f"{name}_low", f"{name}_high"]
-    writer.writerow(names)
+    rows = []
     for k in range(content.table.thresholds.size):
         row = content.table.row(k, content.prevalence)
         estimates = (
@@ -104,8 +100,8 @@ def write_table(path: Path, content: PlanContent) -> None:
             *((content.costs.at(k),) if content.costs else ()),
         )
         cells = [number for e in estimates for number in (e.value, e.low, e.high)]
-        writer.writerow([row.threshold, *("" if cell is None else cell for cell in cells)])
-    write_text(path, stream.getvalue())
+        rows.append([row.threshold, *cells])
+    write_text(path, csv_text(names, rows))
 
 
 def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:

@@ -13,8 +13,6 @@ evaluation/      the full evaluation of the cases that have a score and a readin
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -51,7 +49,7 @@ from pneumoscope.report.checklist import DECIDE, ChecklistContent, Fact, render_
 from pneumoscope.report.content import Missing, ReadingsContent, StillNeeded, ThresholdRow
 from pneumoscope.report.formatting import in_words, plural
 from pneumoscope.report.readings_page import render_readings_page
-from pneumoscope.storage import claim_folder, safe_cell, write_json, write_text
+from pneumoscope.storage import claim_folder, csv_text, write_json, write_text
 from pneumoscope.workflows.evaluate_scores import (
     DEFAULT_THRESHOLD,
     EvaluatedScores,
@@ -190,15 +188,6 @@ def readings_text(content: ReadingsContent, out: Path) -> str:
         left = "no number of" if found.missing is None else str(found.missing)
         lines.append(f"to show {kind} above {found.needed.least:.3f}: {left} more cases")
     return "\n".join([*lines, f"page    {out / 'readings.html'}"])
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([safe_cell(c) if isinstance(c, str) else c for c in row] for row in rows)
-    return stream.getvalue()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import signal
 import threading
@@ -21,7 +19,7 @@ from typing import Any
 from pneumoscope.config import LimitsConfig, NodeConfig, ServeConfig, check_ranges
 from pneumoscope.errors import ExtraMissingError, UsageError
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.storage import safe_cell, write_text
+from pneumoscope.storage import csv_text, write_text
 from pneumoscope.workflows.certify import confirm
 from pneumoscope.workflows.inspect import EXTRAS
 
@@ -169,12 +167,7 @@ def node_results(spool: Path, out: Path) -> tuple[dict[str, Any], str]:
     if out.suffix.lower() != ".csv":
         raise UsageError(f"--out {out}: found the suffix {out.suffix!r}, wanted .csv")
     rows = read_results(spool)
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: safe_cell(v) if isinstance(v, str) else v for k, v in row.items()})
-    write_text(out, stream.getvalue())
+    write_text(out, csv_text(COLUMNS, ([row[name] for name in COLUMNS] for row in rows)))
     counts = Counter(row["status"] for row in rows)
     lines = [f"{len(rows)} images: " + ", ".join(f"{n} {name}" for name, n in counts.items())]
     lines += [f"table  {out} (names patients: keep it as carefully as the images)"]

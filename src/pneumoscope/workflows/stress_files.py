@@ -7,8 +7,6 @@ progress. The other files are written whole or not at all.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -27,7 +25,7 @@ from pneumoscope.report.stress_findings import (
     StressRow,
     stress_findings,
 )
-from pneumoscope.storage import json_lines, path_text, safe_cell, write_text
+from pneumoscope.storage import csv_text, json_lines, path_text, safe_path, write_text
 
 Output = float | str | None
 """For one copy: its probability, or the reason code of a refusal; `None`: the copy was not made."""
@@ -236,7 +234,7 @@ def write_rows(path: Path, content: StressContent) -> None:
         for metric in METRICS:
             cells += _cells(row.found.changed[metric]) + _cells(row.found.difference[metric])
         rows.append(cells)
-    _write(path, columns, rows)
+    write_text(path, csv_text(columns, rows))
 
 
 def _cells(estimate: Estimate) -> list[float | None]:
@@ -249,20 +247,12 @@ def write_copies(
     """Write `answers.csv`: `path,label,patient,change,probability,reason`, one row per copy."""
     rows: list[list[Any]] = []
     for record, one in zip(records, stressed, strict=True):
-        patient = safe_cell(path_text(record.patient))
-        facts = [path_text(record.path), record.label, patient]
+        facts = [safe_path(path_text(record.path)), record.label, path_text(record.patient)]
         for name, output in zip(names, one.outputs, strict=False):
             cells = [output, ""] if isinstance(output, float) else ["", output]
             if output is not None:
                 rows.append([*facts, name, *cells])
         if not one.outputs:
             rows.append([*facts, names[0], "", one.reason])
-    _write(path, ["path", "label", "patient", "change", "probability", "reason"], rows)
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    columns = ["path", "label", "patient", "change", "probability", "reason"]
+    write_text(path, csv_text(columns, rows))

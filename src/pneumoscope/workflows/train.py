@@ -11,8 +11,6 @@ RUN/report.html
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -46,7 +44,14 @@ from pneumoscope.inference.weights_store import Table
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import Dataset, ImageRecord, make_frame
 from pneumoscope.report.content import EpochPoint, LearningCurves
-from pneumoscope.storage import cache_folder, claim_cache, path_text, write_text, writes_alone
+from pneumoscope.storage import (
+    cache_folder,
+    claim_cache,
+    csv_text,
+    path_text,
+    write_text,
+    writes_alone,
+)
 from pneumoscope.training.backbones import arrays_of, build_backbone
 from pneumoscope.training.guidance import described_teacher
 from pneumoscope.training.loop import Epoch
@@ -431,11 +436,9 @@ class _HistoryFile:
             self._stages[-1] = epochs
         else:
             self._stages.append(epochs)
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, HISTORY_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for stage in self._stages for row in stage)
-        write_text(self._path, stream.getvalue())
+        rows = (asdict(row) for stage in self._stages for row in stage)
+        cells = ([row[name] for name in HISTORY_COLUMNS] for row in rows)
+        write_text(self._path, csv_text(HISTORY_COLUMNS, cells))
         if trained:
             for callback in self._callbacks:
                 callback(epochs[-1])

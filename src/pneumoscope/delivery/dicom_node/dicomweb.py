@@ -84,7 +84,7 @@ class DicomWeb:
         """Close its connections."""
         self._service.close()
 
-    def search(self, modality: str, dates: str, offset: int) -> list[Found]:
+    def search(self, modality: str, dates: str, offset: int) -> tuple[list[Found], int]:
         """Search for images of a modality, about `PAGE` of them from `offset` on (PS3.18 10.6).
 
         Args:
@@ -92,26 +92,28 @@ class DicomWeb:
             dates: of the study, `YYYYMMDD-YYYYMMDD`; "" for any.
             offset: number of images to skip.
 
+        Returns:
+            The images, and the number of further rows that do not state their UIDs.
+
         Raises:
-            ServerError: the response is not a list of images.
+            ServerError: the response is not a list.
         """
         asked = {"Modality": modality, "limit": str(PAGE), "offset": str(offset)}
         asked |= {"StudyDate": dates} if dates else {}
         accept = {"Accept": "application/dicom+json"}
         status, _, content = self._exchange("GET", "instances", accept, _MOST_FOUND, params=asked)
         if status == _NO_CONTENT or (status == _OK and not content):
-            return []
+            return [], 0
         if status != _OK:
             raise ServerError("search failed", status)
         try:
             rows = httpx.Response(_OK, content=content).json()
-            return [Found(*(_uid(row, tag) for tag in (_STUDY, _SERIES, _SOP))) for row in rows]
-        except (
-            *(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError),
-        ) as error:
-            raise ServerError(
-                "the response to the search is not a list of images", status
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise ServerError("the response to the search is not JSON", status) from error
+        if not isinstance(rows, list):
+            raise ServerError("the response to the search is not a list of images", status)
+        found = [image for row in rows if (image := _found(row)) is not None]
+        return found, len(rows) - len(found)
 
     def retrieve(self, image: Found, most: int) -> bytes:
         """Retrieve an image as a Part 10 file, in its stored transfer syntax (PS3.18 10.4).
@@ -164,6 +166,14 @@ class DicomWeb:
             return self._service.exchange(method, path, headers, most, **more)
         except TooLargeError as error:
             raise NotAvailableError(str(error)) from error
+
+
+def _found(row: Any) -> Found | None:
+    """The image of a row; `None` if it does not state its UIDs."""
+    try:
+        return Found(*(_uid(row, tag) for tag in (_STUDY, _SERIES, _SOP)))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return None
 
 
 def _uid(row: Any, tag: str) -> str:

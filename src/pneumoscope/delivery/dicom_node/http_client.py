@@ -6,7 +6,9 @@ environment are not used.
 
 The time-outs of an HTTP client start anew with every byte, so that a server which sends one byte
 now and then blocks it without end. Here a request as a whole has a time limit, which grows with the
-bytes transferred at a minimum rate, and it can be ended from another thread.
+bytes transferred at a minimum rate, and it can be ended from another thread. All bytes received
+count, those of headers and interim responses as well, and a compressed response is not accepted,
+because its size says nothing about what it unpacks to.
 
 `stated_uids` reads the UIDs that a DICOM file states, to compare them with those asked for.
 """
@@ -48,6 +50,8 @@ _SLICE_SECONDS = 0.5
 """Interval at which a waiting request checks whether to end."""
 
 _PIECE = 64 << 10
+_BESIDE_BODY = 1 << 20
+"""Bytes that a response may have beside its body: headers, interim responses, sizes of chunks."""
 
 _MOST_INFLATED = 16 << 20
 """Bytes of a deflated data set in which the UIDs are looked for."""
@@ -77,9 +81,10 @@ class Wire(httpcore.SyncBackend):
         transport._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=self)
         return transport
 
-    def begin(self) -> None:
-        """Start the time limit of a request in this thread."""
+    def begin(self, most: int) -> None:
+        """Start the limits of a request in this thread: its time, and `most` bytes received."""
         self._request.end = time.monotonic() + self._seconds
+        self._request.left = most
 
     def stop(self) -> None:
         """End all requests, present and future."""
@@ -88,6 +93,17 @@ class Wire(httpcore.SyncBackend):
     def moved(self, count: int) -> None:
         """Extend the time limit for `count` bytes transferred."""
         self._request.end = self._end() + count / LEAST_RATE
+
+    def received(self, count: int) -> None:
+        """Count bytes received, and extend the time limit.
+
+        Raises:
+            httpcore.ReadError: there are more than the request may receive.
+        """
+        self._request.left = getattr(self._request, "left", 0) - count
+        if self._request.left < 0:
+            raise httpcore.ReadError("the response is too large")
+        self.moved(count)
 
     def left(self, error: type[Exception]) -> float:
         """Seconds to wait before the next check.
@@ -128,7 +144,7 @@ class _Stream(httpcore.NetworkStream):
                 content = self._inner.read(max_bytes, wait)
             except httpcore.ReadTimeout:
                 continue
-            self._wire.moved(len(content))
+            self._wire.received(len(content))
             return content
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -283,8 +299,9 @@ class HttpService:
     ) -> None:
         address = _checked(url, options)
         token = _token(token_file, options)
-        headers = {"Authorization": token} if token else {}
-        if headers and address.scheme == "http" and not address.host.startswith(_LOOPBACK):
+        headers = {"Accept-Encoding": "identity"}
+        headers |= {"Authorization": token} if token else {}
+        if token and address.scheme == "http" and not address.host.startswith(_LOOPBACK):
             _LOGGER.warning(
                 "%s %s: the token and the patients' data can be read on the way. Take https.",
                 options.url,
@@ -325,17 +342,19 @@ class HttpService:
             Status, content type and body.
 
         Raises:
-            ServerError: no connection, a time-out, a redirect, a status of 5xx, or one that
-                concerns access (401, 403, 407, 408, 425, 429).
+            ServerError: no connection, a time-out, a redirect, a compressed response, a status of
+                5xx, or one that concerns access (401, 403, 407, 408, 425, 429).
             TooLargeError: the body has more than `most` bytes.
         """
         content = bytearray()
         url = f"{self._base}/{path}" if path else self._base
-        self._wire.begin()
+        self._wire.begin(most + _BESIDE_BODY)
         try:
             with self._client.stream(method, url, headers=headers, **more) as response:
                 _check_access(response.status_code)
-                for chunk in response.iter_bytes():
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise ServerError("compressed response", response.status_code)
+                for chunk in response.iter_raw():
                     content += chunk
                     if len(content) > most:
                         raise TooLargeError(response.status_code)

@@ -1,7 +1,8 @@
 """Search a DICOMweb server for new images at intervals, and fetch them into the spool.
 
-An image that the spool has seen is not fetched again, whatever its result was. An image that is not
-available waits for its own retry while others are fetched.
+An image that the spool has seen is not fetched again, whatever its result was, unless its file was
+lost. An image that is not available waits for its own retry while others are fetched; each try is
+counted before it begins, because an image may end the program.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from threading import Event
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found, NotAvailableError
 from pneumoscope.delivery.dicom_node.http_client import ServerError, stated_uids
-from pneumoscope.delivery.dicom_node.scorer import Audit
+from pneumoscope.delivery.dicom_node.scorer import MOST_ATTEMPTS, Audit
 from pneumoscope.delivery.dicom_node.sender import Doubts, pause
 from pneumoscope.delivery.dicom_node.spool import Spool
 
@@ -39,6 +40,7 @@ class Poller:
     def __init__(self, config: NodeConfig, server: DicomWeb, spool: Spool, audit: Audit) -> None:
         self._config, self._server, self._spool, self._audit = config, server, spool, audit
         self._doubts = Doubts()
+        self._unusable: dict[str, int] = {}
 
     def run(self, stop: Event) -> None:
         """Work until `stop` is set; an image under way is finished first."""
@@ -72,7 +74,8 @@ class Poller:
             seen: set[Found] = set()
             offset = 0
             while not stop.is_set():
-                page = self._page(modality, offset)
+                page, unusable = self._page(modality, offset)
+                self._note_unusable(f"{modality} {offset}", unusable)
                 new = [image for image in page if image not in seen]
                 self._fetch_all(new, stop)
                 if stop.is_set():
@@ -81,7 +84,7 @@ class Poller:
                 if not new:
                     break
                 seen.update(new)
-                offset += len(page)
+                offset += len(page) + unusable
 
     def _fetch_all(self, images: list[Found], stop: Event) -> None:
         """Fetch the images of one page; several failures in a row may be the server's fault.
@@ -91,6 +94,8 @@ class Poller:
         """
         in_a_row = 0
         wanted = [image for image in images if self._spool.fetchable(image.sop, time.time())]
+        # Images that failed before come last, so that they can't keep the others from their turn.
+        wanted.sort(key=lambda image: self._doubts.tries(image.sop))
         for image in wanted:
             self._doubts.ask(image.sop)
         for image in wanted:
@@ -100,14 +105,20 @@ class Poller:
             if in_a_row == _MOST_IN_A_ROW:
                 raise ServerError(f"{in_a_row} images in a row could not be retrieved")
 
-    def _page(self, modality: str, offset: int) -> list[Found]:
+    def _note_unusable(self, page: str, count: int) -> None:
+        """Tell of rows without UIDs when their number changes, not at each search."""
+        if count != self._unusable.get(page, 0):
+            self._audit.note("rows without UIDs", server=self._server.name, rows=count)
+        self._unusable[page] = count
+
+    def _page(self, modality: str, offset: int) -> tuple[list[Found], int]:
         try:
             return self._server.search(modality, _dates(self._config.dicomweb_days), offset)
         except NotAvailableError as error:
             raise ServerError("the response to the search is too large") from error
 
     def _fetch(self, image: Found) -> bool:
-        """Fetch one image into the spool; returns whether the server responded.
+        """Fetch one image into the spool; returns whether the server works.
 
         A problem with this image alone is recorded, and the others are fetched.
 
@@ -115,6 +126,10 @@ class Poller:
             ServerError: a request failed; a later one may succeed.
             _FullError: the queue or the disk is full.
         """
+        number, tries = self._spool.begin_fetch(image.sop)
+        if tries > max(MOST_ATTEMPTS, self._config.most_refusals):
+            self._failed(number, tries, "ended the program", most=0)
+            return True
         try:
             began = time.monotonic()
             content = self._server.retrieve(image, self._config.max_bytes)
@@ -124,38 +139,47 @@ class Poller:
             if stated.missing:
                 raise NotAvailableError(f"it states no {stated.missing}")
         except NotAvailableError as error:
-            self._failed(image, str(error), counted=True, most=_MOST_TRIES)
+            self._failed(number, tries, str(error), most=_MOST_TRIES)
             return True
         except ServerError as error:
             if error.everywhere:
+                self._spool.not_fetched(number, "", counted=False)
                 raise
-            works, _ = self._doubts.failed(image.sop)
-            self._failed(image, str(error), counted=works, most=self._config.most_refusals)
+            works, before = self._doubts.failed(image.sop)
+            if works:
+                self._failed(number, tries, str(error), most=self._config.most_refusals)
+            else:
+                due = time.time() + pause(self._config, max(before, tries - 1))
+                self._spool.not_fetched(number, str(error), due, counted=False)
+                self._audit.note(
+                    "not retrieved", fetch=number, caller=_CALLER, why=str(error), tries=tries - 1
+                )
             return False
         self._doubts.worked(image.sop)
-        found, number = self._spool.receive(
+        found, film = self._spool.receive(
             image.sop, content, self._config.max_waiting, self._config.min_free
         )
         if found == "full":
+            self._spool.not_fetched(number, "", counted=False)
             self._audit.note("turned away", caller=_CALLER, why="queue or disk full")
             raise _FullError
         self._spool.fetched(image.sop)
         self._audit.note(
             "received",
-            film=number,
+            film=film,
             caller=_CALLER,
             bytes=len(content),
             seconds=round(time.monotonic() - began, 3),
         )
         return True
 
-    def _failed(self, image: Found, why: str, *, counted: bool, most: int) -> None:
-        number, refusals = self._spool.not_fetched(image.sop, why, counted=counted)
-        give_up = counted and refusals >= most
-        due = time.time() + pause(self._config, refusals)
-        self._spool.fetch_again(number, due, give_up=give_up)
+    def _failed(self, number: int, tries: int, why: str, *, most: int) -> None:
+        """Record a failure of this image, the one of that number of tries."""
+        give_up = tries >= most
+        due = time.time() + pause(self._config, tries)
+        self._spool.not_fetched(number, why, due, give_up=give_up)
         event = "given up" if give_up else "not retrieved"
-        self._audit.note(event, fetch=number, caller=_CALLER, why=why, tries=refusals)
+        self._audit.note(event, fetch=number, caller=_CALLER, why=why, tries=tries)
 
 
 class _FullError(Exception):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -36,6 +35,7 @@ from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import BATCH, Predictor
 from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
 from pneumoscope.inference.results import Result
+from pneumoscope.storage import LineFile
 
 Fact = str | int | float | bool | None
 
@@ -53,13 +53,12 @@ class Audit:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._file = LineFile(path)
         self._lock = threading.Lock()
         self._open = True
         self._missing = 0
         self._events: Counter[str] = Counter()
         self._results: Counter[tuple[str, str, str]] = Counter()
-        self._end_last_line(path)
 
     def note(self, event: str, **facts: Fact) -> None:
         """Write one line with time (UTC), event and facts; count it if that fails."""
@@ -73,9 +72,10 @@ class Audit:
                 self._results[next(names), next(names), next(names)] += 1
             missing = {"lines_missing": self._missing} if self._missing else {}
             line = json.dumps({"time": time, "event": event, **facts, **missing}) + "\n"
-            if self._write(line.encode()):
+            try:
+                self._file.append(line.encode())
                 self._missing = 0
-            else:
+            except OSError:
                 self._missing += 1
 
     def events(self) -> dict[str, int]:
@@ -92,30 +92,8 @@ class Audit:
         """Close the file; later events are dropped."""
         with self._lock:
             if self._open:
-                os.close(self._file)
+                self._file.close()
             self._open = False
-
-    def _write(self, line: bytes) -> bool:
-        """Write a line as a whole or not at all; returns whether it was written."""
-        try:
-            before = os.fstat(self._file).st_size
-            if os.write(self._file, line) == len(line):
-                return True
-            os.ftruncate(self._file, before)  # a nearly full disk writes a part of it
-        except OSError:
-            return False
-        return False
-
-    def _end_last_line(self, path: Path) -> None:
-        """End a line that a kill cut short, so that the next one starts on its own."""
-        try:
-            with path.open("rb") as stream:
-                stream.seek(-1, os.SEEK_END)
-                torn = stream.read(1) != b"\n"
-        except OSError:  # the file is empty
-            return
-        if torn:
-            self._write(b"\n")
 
 
 Made = tuple[ReportObject, ...] | Reason
@@ -232,7 +210,7 @@ class Scorer:
         )
 
     def _reports(self, image: Incoming, result: Result) -> tuple[ReportObject, ...] | None:
-        """The reports of a result, none if the image can't be referred to; `None` if set aside."""
+        """The reports of a result; `None` if there are none, and the image was set aside."""
         try:
             made: Made = self._processes.call(
                 made_reports, self._reporter, image.path, result, image.variant, self._fhir
@@ -242,8 +220,8 @@ class Scorer:
             self._set_aside(image, f"making its report {words}")
             return None
         if isinstance(made, Reason):
-            self._audit.note("no report", film=image.number, why=made.value)
-            return ()
+            self._set_aside(image, f"no report can be made: {made.value}")
+            return None
         if self._fhir and all(item.kind != FHIR for item in made):
             self._audit.note("no FHIR bundle", film=image.number)
         return made

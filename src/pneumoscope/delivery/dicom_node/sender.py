@@ -12,12 +12,8 @@ that the outcome of each is known.
 from __future__ import annotations
 
 import math
-import socket
-import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from threading import Event
@@ -25,7 +21,6 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import evt
 from pynetdicom.sop_class import (
     Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
@@ -33,6 +28,7 @@ from pynetdicom.sop_class import (
 )
 
 from pneumoscope.config import NodeConfig
+from pneumoscope.delivery.dicom_node.associations import LEAST_RATE, Connection, Deadline
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, NotAvailableError
 from pneumoscope.delivery.dicom_node.http_client import (
     HttpService,
@@ -57,9 +53,6 @@ _IDLE_SECONDS = 1.0
 _SUCCESS = 0x0000
 _WARNINGS = range(0xB000, 0xC000)
 """PS3.4 B.2.3: stored with a warning."""
-
-LEAST_RATE = 16 << 10
-"""Bytes per second, beyond the time-out, below which a peer counts as unreachable."""
 
 FHIR_TOKEN_VARIABLE = "PNEUMOSCOPE_FHIR_TOKEN"  # noqa: S105 - its name, not the token
 _FHIR_OPTIONS = ServiceOptions(
@@ -124,6 +117,10 @@ class Doubts:
         """Record that an item is about to be tried."""
         self._first.setdefault(item, time.monotonic())
 
+    def tries(self, item: str | int) -> int:
+        """How often an item failed since it last succeeded."""
+        return self._tries.get(item, 0)
+
     def worked(self, item: str | int) -> None:
         """Record that an item succeeded."""
         self._worked = time.monotonic()
@@ -132,7 +129,7 @@ class Doubts:
 
     def failed(self, item: str | int) -> tuple[bool, int]:
         """Record a failure; returns whether it counts, and how often the item failed before."""
-        tries = self._tries.get(item, 0)
+        tries = self.tries(item)
         self._tries[item] = tries + 1
         return self._worked > self._first.get(item, math.inf), tries
 
@@ -280,13 +277,14 @@ class StoreSender(Sender):
     def __init__(self, config: NodeConfig, destination: Peer, spool: Spool, audit: Audit) -> None:
         super().__init__(config, spool, audit)
         self.name = str(destination)
-        self._destination = destination
-        self._context = client_context(config)
-        self._association: Any = None
-        self._entity = entity(config)
+        context = client_context(config)
+        self._tls = (context, destination.host) if context else None
+        own = entity(config)
         for report_class in _REPORT_CLASSES:
             syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-            self._entity.add_requested_context(report_class, syntaxes)
+            own.add_requested_context(report_class, syntaxes)
+        self._connection = Connection(own, destination)
+        self._association: Any = None
 
     def send_one(self, report: Outgoing, content: bytes) -> Outcome:
         """Send one report, in the open association or a new one."""
@@ -294,7 +292,7 @@ class StoreSender(Sender):
         association = self._associated()
         seconds = self._config.dimse_timeout + len(content) / LEAST_RATE
         try:
-            with _ended_after(seconds, association):
+            with Deadline(seconds, self.abort):
                 status = association.send_c_store(dataset).get("Status")
         except ValueError:  # no presentation context was accepted for it (PS3.8 7.1.1.13)
             return Outcome(False, why="not accepted")
@@ -309,52 +307,22 @@ class StoreSender(Sender):
     def _associated(self) -> Any:
         if self._association is not None and self._association.is_established:
             return self._association
-        tls = (self._context, self._destination.host) if self._context else None
-        self._association = self._entity.associate(
-            self._destination.host,
-            self._destination.port,
-            ae_title=self._destination.aet,
-            tls_args=tls,
-            evt_handlers=[(evt.EVT_CONN_OPEN, self._opened)],
-        )
+        self._association = self._connection.associate(tls_args=self._tls)
         if not self._association.is_established:
             self._association = None
             raise UnreachableError("no association")
         return self._association
 
-    def _opened(self, event: Any) -> None:
-        # Without a time-out pynetdicom waits without end for the rest of a message.
-        event.assoc.dul.socket.socket.settimeout(self._config.network_timeout)
-
     def rest(self) -> None:
         """Release the association."""
         if self._association is not None and self._association.is_established:
-            with _ended_after(self._config.acse_timeout, self._association):
+            with Deadline(self._config.acse_timeout, self.abort):
                 self._association.release()
         self._association = None
 
     def abort(self) -> None:
-        """Close the connection."""
-        if self._association is not None:
-            _cut(self._association)
-
-
-@contextmanager
-def _ended_after(seconds: float, association: Any) -> Iterator[None]:
-    """Close an association that takes longer; each byte received renews its time-outs."""
-    timer = threading.Timer(seconds, _cut, (association,))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _cut(association: Any) -> None:
-    wire = association.dul.socket
-    with suppress(OSError, AttributeError):  # already closed
-        wire.socket.shutdown(socket.SHUT_RDWR)
+        """Close the connection, also while it is being made."""
+        self._connection.cut()
 
 
 def pause(config: NodeConfig, failures: int) -> float:

@@ -336,21 +336,31 @@ class Spool:
         )
 
     def fetchable(self, sop_uid: str, now: float) -> bool:
-        """Whether to fetch an image of a server now: it is new, and no retry is pending."""
+        """Whether to fetch an image of a server now: new or lost, and no retry is pending."""
         rows = self.queue.rows(
             "SELECT state = 'waiting' AND due <= ? FROM fetches WHERE sop_uid = ? AND model = ?",
             (now, sop_uid, self._model),
         )
-        return bool(rows[0][0]) if rows else not self.knows(sop_uid)
+        if rows:
+            return bool(rows[0][0])
+        kept = self.queue.rows(
+            "SELECT 1 FROM films WHERE sop_uid = ? AND model = ?"
+            " AND NOT (state = 'set aside' AND why IN (?, ?, ?))",
+            (sop_uid, self._model, *_LOST),
+        )
+        return not kept
 
-    def not_fetched(self, sop_uid: str, why: str, *, counted: bool) -> tuple[int, int]:
-        """Record a failed fetch; returns its row number and the number of failures counted."""
+    def begin_fetch(self, sop_uid: str) -> tuple[int, int]:
+        """Count a fetch before it is tried, since it may end the program.
+
+        Returns:
+            Its row number, and how often it was counted, this time included.
+        """
         with self.queue.transaction() as database:
             database.execute(
-                "INSERT INTO fetches (sop_uid, model, state, refusals, why)"
-                " VALUES (?, ?, 'waiting', ?, ?) ON CONFLICT (sop_uid, model) DO UPDATE SET"
-                " refusals = refusals + excluded.refusals, why = excluded.why",
-                (sop_uid, self._model, int(counted), why),
+                "INSERT INTO fetches (sop_uid, model, state, refusals) VALUES (?, ?, 'waiting', 1)"
+                " ON CONFLICT (sop_uid, model) DO UPDATE SET refusals = refusals + 1",
+                (sop_uid, self._model),
             )
             found: tuple[int, int] = database.execute(
                 "SELECT id, refusals FROM fetches WHERE sop_uid = ? AND model = ?",
@@ -358,11 +368,28 @@ class Spool:
             ).fetchone()
         return found
 
-    def fetch_again(self, number: int, due: float, *, give_up: bool) -> None:
-        """Set when a failed fetch is tried again, or set it aside."""
+    def not_fetched(
+        self,
+        number: int,
+        why: str,
+        due: float = 0.0,
+        *,
+        counted: bool = True,
+        give_up: bool = False,
+    ) -> None:
+        """Record a failed fetch, to be tried again when it is due, or set aside.
+
+        Args:
+            number: as `begin_fetch` returned it.
+            why: the reason, without patient data; `""`: as it was.
+            due: Unix time of the next try.
+            counted: whether the try counts.
+            give_up: whether the image is set aside.
+        """
         self.queue.update(
-            "UPDATE fetches SET due = ?, state = ? WHERE id = ?",
-            (due, "set aside" if give_up else "waiting", number),
+            "UPDATE fetches SET refusals = refusals - ?, why = COALESCE(NULLIF(?, ''), why),"
+            " due = ?, state = ? WHERE id = ?",
+            (int(not counted), why, due, "set aside" if give_up else "waiting", number),
         )
 
     def fetched(self, sop_uid: str) -> None:

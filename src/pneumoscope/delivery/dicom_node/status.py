@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,8 +34,9 @@ from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom.patient import patient_age
 from pneumoscope.images.grey import join_warnings
 from pneumoscope.records import Prediction
-from pneumoscope.storage import json_lines
+from pneumoscope.storage import LineFile, json_lines
 
+_LOGGER = logging.getLogger(__name__)
 _OUTGOING = ("waiting", "sent", "set aside", "kept")
 _COUNTED = {
     "films": ("films", "1", ("waiting", "answered", "set aside")),
@@ -130,7 +131,7 @@ def aside(queue: Queue) -> list[Aside]:
         " UNION ALL SELECT CASE kind WHEN 'fhir' THEN 'FHIR bundle' ELSE 'report' END,"
         " id, film, state, refusals, why FROM reports"
         " WHERE state = 'set aside' OR (state = 'waiting' AND why <> '')"
-        " UNION ALL SELECT 'fetch', id, NULL, state, refusals, why FROM fetches"
+        " UNION ALL SELECT 'fetch', id, NULL, state, refusals, why FROM fetches WHERE why <> ''"
     )
     return [Aside(*row) for row in rows]
 
@@ -200,10 +201,8 @@ def note_result(
     }
     line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
     # Readable by its owner only: it names patients and is kept.
-    way = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    with os.fdopen(os.open(spool / RESULTS_FILE, way, 0o600), "ab", buffering=0) as stream:
-        stream.write(line)
-        os.fsync(stream.fileno())
+    with LineFile(spool / RESULTS_FILE, 0o600) as file:
+        file.append(line, sync=True)
 
 
 def read_results(spool: Path) -> list[dict[str, Any]]:
@@ -219,9 +218,14 @@ def read_results(spool: Path) -> list[dict[str, Any]]:
             "scored an image. Give the folder that the node was started with."
         )
     found: dict[tuple[str, str], dict[str, Any]] = {}
+    damaged = 0
     for row, _ in json_lines(path):
         if row is not None and {"image", "model"} <= row.keys():
             found[row["image"], row["model"]] = {name: row.get(name) for name in COLUMNS}
+        else:
+            damaged += 1
+    if damaged:
+        _LOGGER.warning("%s: %d damaged lines were left out", path, damaged)
     return list(found.values())
 
 

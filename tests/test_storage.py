@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import stat
 import subprocess
@@ -15,11 +17,13 @@ import pytest
 from pneumoscope import storage
 from pneumoscope.errors import MissingError, UsageError
 from pneumoscope.storage import (
+    LineFile,
     alone_in,
     atomic_writer,
     cache_folder,
     claim_cache,
     claim_folder,
+    csv_text,
     folder_writer,
     home_folder,
     json_lines,
@@ -49,6 +53,29 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None
         failing()
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_line_is_appended_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = tmp_path / "lines", os.write
+    path.write_bytes(b"first\ncut sho")
+    with LineFile(path, 0o600) as file:
+        file.append(b"second\n", sync=True)
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", lambda number, line: write(number, line[:4]))
+            with pytest.raises(OSError, match="No space left"):
+                file.append(b"third\n")
+        file.append(b"fourth\n")
+    assert path.read_bytes() == b"first\ncut sho\nsecond\nfourth\n"
+
+
+def test_a_cell_with_control_characters_stays_one_cell() -> None:
+    names = ["P-2\r=1+1", "\0", "two\nlines", "=1", "-2.5", "é"]
+    text = csv_text(["name", "n"], [[name, None] for name in names])
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    cells = [r"P-2\r=1+1", r"\x00", "two\nlines", "'=1", "-2.5", "é"]
+    assert rows == [["name", "n"], *([cell, ""] for cell in cells)]
 
 
 @pytest.mark.parametrize("there", ["nothing", "empty", "marked"])

@@ -125,7 +125,8 @@ class InputError(PneumoscopeError):
 class ImageRefusedError(InputError):
     """One image has no prediction; `reason` is the code, `detail` the explanation.
 
-    `warnings` are further findings about its file, as far as it was read.
+    `warnings` are further findings about its file, as far as it was read, and `sha256` is the hex
+    digest of its bytes; `""` if they were not read.
 
     Examples:
         >>> try:
@@ -143,6 +144,7 @@ class ImageRefusedError(InputError):
         self.reason = reason
         self.detail = detail
         self.warnings = warnings
+        self.sha256 = ""
 
 
 class DataError(InputError):

@@ -193,6 +193,7 @@ class Prediction:
             if rotated or inverted. Also given for refused inputs; `None` if not computed.
         detail: explanation of the reason.
         warnings: findings about the file, one sentence each, for any status.
+        sha256: hex digest of the file's bytes where reading them was refused; no column.
 
     Examples:
         >>> predictor.predict_file("missing.png").prediction.detail
@@ -208,6 +209,7 @@ class Prediction:
     input_score: float | None = None
     detail: str = ""
     warnings: tuple[str, ...] = ()
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

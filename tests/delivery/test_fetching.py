@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,19 @@ pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (
+    DigitalXRayImageStorageForPresentation,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+)
 
 from pneumoscope.cli.app import run
 from pneumoscope.delivery import pseudonyms
 from pneumoscope.delivery.pacs import JOURNAL, FetchedFolder
-from pneumoscope.delivery.pseudonyms import MAPPING_COLUMNS
+from pneumoscope.delivery.pseudonyms import MAPPING_COLUMNS, Mapping
 from pneumoscope.errors import UsageError
+from support import fake_dicomweb
 from support.dicom_peers import until
 from support.dicom_reports import needs, patient_xray, xray_bytes
 from support.fake_dicomweb import dicomweb_server
@@ -369,3 +377,118 @@ def test_what_can_not_be(
     told = fetched(capsys, tmp_path / "got", *arguments, code=code)
     assert says in told["error"]["message"]
     shutil.rmtree(tmp_path / "got", ignore_errors=True)
+
+
+ALL_DAYS = ("--from", "2026-09-01", "--to", "2026-10-01", "--modality", "DX")
+
+
+@pytest.mark.parametrize("fault", ["500", "another image", "row without UID"])
+def test_what_a_server_does_not_give_is_missing_and_the_rest_is_there(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    made = films()[:4]
+    first, second = (_read(film) for film in made[:2])
+    if fault == "another image":
+        retrieve = fake_dicomweb._Handler._retrieve
+
+        def other(handler: Any, path: str) -> None:
+            for word in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+                path = path.replace(str(second[word].value), str(first[word].value))
+            retrieve(handler, path)
+
+        monkeypatch.setattr(fake_dicomweb._Handler, "_retrieve", other)
+    unnamed = {1} if fault == "row without UID" else set()
+    broken = {str(second.SOPInstanceUID)} if fault == "500" else set()
+    with dicomweb_server(made, broken=broken, without_series=unnamed) as server:
+        told = fetched(capsys, tmp_path / "got", "--dicomweb", server.url, *ALL_DAYS, code=3)
+    assert (told["new"], told["missing"]) == (3, 1)
+    assert {row["accession"] for row in rows_of(tmp_path / "got")} == {"A0", "A2", "A3"}
+
+
+@contextmanager
+def broken_pacs(contents: list[bytes], fault: str) -> Iterator[int]:
+    """A PACS that fails at the second image, or after half of a response."""
+    datasets = [_read(content) for content in contents]
+    levels = {"STUDY": "StudyDate", "SERIES": "StudyInstanceUID", "IMAGE": "SeriesInstanceUID"}
+
+    def find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        asked = event.identifier
+        if fault == "half a message":
+            event.assoc.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x01\x00\x00\x00")
+            over.wait()
+        level = levels[asked.QueryRetrieveLevel]
+        for dataset in datasets:
+            if str(dataset[level].value) != str(asked[level].value):
+                continue
+            row = Dataset()
+            for word in (*levels.values(), "SOPInstanceUID", "Modality"):
+                if word in asked:
+                    setattr(row, word, getattr(dataset, word))
+            if fault == f"no UID of {asked.QueryRetrieveLevel}" and dataset is datasets[1]:
+                words = {"STUDY": "StudyInstanceUID", "IMAGE": "SOPInstanceUID"}
+                del row[words[asked.QueryRetrieveLevel]]
+            yield 0xFF00, row
+
+    def get(event: Any) -> Iterator[Any]:
+        wanted = event.identifier.SeriesInstanceUID
+        dataset = next(one for one in datasets if wanted == one.SeriesInstanceUID)
+        yield 1
+        if fault in ("A702", "no C-GET") and (dataset is datasets[1] or fault == "no C-GET"):
+            yield 0xA702, None
+            return
+        yield 0xFF00, dataset
+
+    over = threading.Event()
+    entity = AE("QR")
+    entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    entity.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
+    storage = DigitalXRayImageStorageForPresentation
+    entity.add_supported_context(storage, scu_role=True, scp_role=True)
+    handlers: list[Any] = [(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        yield server.socket.getsockname()[1]
+    finally:
+        over.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("fault", ["A702", "no UID of STUDY", "no UID of IMAGE"])
+def test_what_a_pacs_does_not_give_is_missing_and_the_rest_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    with broken_pacs(films()[:4], fault) as port:
+        asked = ("--pacs", f"QR@127.0.0.1:{port}", *ALL_DAYS)
+        told = fetched(capsys, tmp_path / "got", *asked, code=3)
+    assert (told["new"], told["missing"]) == (3, 1)
+    assert {row["accession"] for row in rows_of(tmp_path / "got")} == {"A0", "A2", "A3"}
+
+
+@pytest.mark.parametrize("fault", ["no C-GET", "half a message"])
+def test_a_pacs_that_gives_nothing_at_all_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    times = ("--acse-timeout", "1", "--dimse-timeout", "1")
+    with broken_pacs(films()[:4], fault) as port:
+        asked = ("--pacs", f"QR@127.0.0.1:{port}", *ALL_DAYS, *times)
+        told = fetched(capsys, tmp_path / "got", *asked, code=4)
+    assert "--move-port" in told["error"]["message"]
+
+
+def test_a_mapping_that_was_cut_short_goes_on_with_a_line_of_its_own(tmp_path: Path) -> None:
+    table = tmp_path / "mapping.csv"
+    facts = [dict.fromkeys(MAPPING_COLUMNS, str(k)) | {"image": f"1.{k}"} for k in range(3)]
+    mapping = Mapping(table, tmp_path / "got")
+    for row in facts[:2]:
+        mapping.add(row, row)
+    whole = table.read_text(encoding="utf-8")
+    table.write_text(whole[:-9], encoding="utf-8")
+    again = Mapping(table, tmp_path / "got")
+    for row in facts:
+        again.add(row, row)
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["image"] for row in rows if None not in row.values()] == ["1.0", "1.1", "1.2"]

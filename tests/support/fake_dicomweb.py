@@ -42,6 +42,7 @@ class DicomWebServer:
         broken: SOP Instance UIDs of images that are answered 500.
         dripping: of those that come by a byte now and then.
         broken_reports: numbers, from 0, of the new reports that are answered 500.
+        without_series: numbers, from 0, of images whose row lacks its Series Instance UID.
     """
 
     films: list[bytes]
@@ -56,6 +57,7 @@ class DicomWebServer:
     broken: set[str] = field(default_factory=set)
     dripping: set[str] = field(default_factory=set)
     broken_reports: set[int] = field(default_factory=set)
+    without_series: set[int] = field(default_factory=set)
     came: list[str] = field(default_factory=list)
 
 
@@ -132,6 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
             {tag: {"Value": [str(film[word].value)]} for tag, word in words.items()}
             for film in page
         ]
+        for number in self.kept.without_series & set(range(begin, begin + len(rows))):
+            del rows[number - begin]["0020000E"]
         if rows:
             self._answer(200, "application/dicom+json", json.dumps(rows).encode())
         else:

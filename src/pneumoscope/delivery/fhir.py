@@ -29,7 +29,7 @@ from pneumoscope.delivery.dicom_report.source import (
     source_image,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
-from pneumoscope.images.read import detect_format, read_file
+from pneumoscope.images.read import detect_format
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import heatmap_name
 from pneumoscope.inference.results import Result
@@ -347,7 +347,7 @@ class FhirFolder:
         """
         path = result.prediction.path
         try:
-            content = read_file(path, self._limits)
+            content = result.content(self._limits)
             text = fhir_bundle(self._subject(content, path), self._author, result.prediction)
         except (ImageRefusedError, ValueError) as error:
             _LOGGER.warning("%s: no FHIR resources: %s", path_text(path), error)

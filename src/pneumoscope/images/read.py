@@ -309,8 +309,16 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
     """Read one image from the bytes of its file; `name` appears only in messages.
 
     Raises:
-        ImageRefusedError: for every failure.
+        ImageRefusedError: for every failure, with the digest of the bytes.
     """
+    try:
+        return _read_bytes(content, name, limits)
+    except ImageRefusedError as refusal:
+        refusal.sha256 = hashlib.sha256(content).hexdigest()
+        raise
+
+
+def _read_bytes(content: bytes, name: str, limits: LimitsConfig) -> GreyImage:
     if not content:
         raise ImageRefusedError(name, Reason.EMPTY_FILE, "the file has no bytes. Fetch it again")
     _check_bytes(name, len(content), limits)

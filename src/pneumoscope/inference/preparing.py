@@ -142,6 +142,7 @@ def prepared(
             error.reason,
             detail=error.detail,
             warnings=error.warnings,
+            sha256=error.sha256,
         )
     if looks and image.colour > MOST_COLOUR:
         detail = (
@@ -154,6 +155,7 @@ def prepared(
             Reason.NOT_A_CHEST_XRAY,
             detail=detail + header_note(image.warnings),
             warnings=warnings,
+            sha256=image.sha256,
         )
     made = seen(source, image.pixels, preprocess, looks=looks)
     photometric = "" if image.dicom is None else image.dicom.photometric

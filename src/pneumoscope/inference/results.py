@@ -8,6 +8,7 @@ number of rows.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -22,9 +23,10 @@ from typing import IO, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import DataError, Reason, Status, UsageError
+from pneumoscope.config import LimitsConfig
+from pneumoscope.errors import DataError, ImageRefusedError, Reason, Status, UsageError
 from pneumoscope.images.grey import count_warnings, join_warnings, split_warnings
-from pneumoscope.images.read import GreyImage
+from pneumoscope.images.read import GreyImage, read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.input_check import ImageDescriptors
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction, make_frame
@@ -326,6 +328,19 @@ class Result:
     def path(self) -> str:
         """The file, or the name that was given to an image in memory."""
         return self.prediction.path
+
+    def content(self, limits: LimitsConfig) -> bytes:
+        """Read the file of the result again; it must be the one that was scored or refused.
+
+        Raises:
+            ImageRefusedError: it can't be read, or was changed.
+        """
+        content = read_file(self.path, limits)
+        was = self.prediction.sha256 if self.image is None else self.image.sha256
+        if was and hashlib.sha256(content).hexdigest() != was:
+            detail = "the file was changed while it was scored"
+            raise ImageRefusedError(self.path, Reason.CORRUPT, detail)
+        return content
 
     @property
     def status(self) -> Status:

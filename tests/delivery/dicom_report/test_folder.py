@@ -82,9 +82,15 @@ def test_what_is_told_at_the_end(
     assert "(3 reports, 2 captures, 2 inputs without)" in capsys.readouterr().out
 
 
-def test_a_file_that_changed_meanwhile_gets_no_report(films: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_file_that_changed_meanwhile_gets_no_report(
+    films: Path, tmp_path: Path, refused: bool
+) -> None:
+    if refused:
+        (films / "a.dcm").write_bytes(xray_bytes(1, BodyPartExamined="HAND"))
     reports = ReportFolder(tmp_path / "out", MANIFEST)
     answer = predictor().predict_file(films / "a.dcm")
+    assert answer.status == ("refused" if refused else "ok")
     (films / "a.dcm").write_bytes(xray_bytes(9))
     reports.add(answer)
     assert reports.reports == 0

@@ -23,7 +23,6 @@ score gets one as well, with the reason, so that nobody waits for it in vain.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 from dataclasses import dataclass, replace
@@ -42,7 +41,6 @@ from pneumoscope.delivery.dicom_report.source import (
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
 from pneumoscope.images.budget import decoding
-from pneumoscope.images.read import read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.overlay import heatmap_name, overlay_rgb
 from pneumoscope.inference.results import Result
@@ -390,11 +388,7 @@ class ReportFolder:
         """
         path = result.prediction.path
         try:
-            content = read_file(path, self._limits)
-            if result.image is not None and _sha256(content) != result.image.sha256:
-                self._note(path, "the file was changed while it was scored")
-                return
-            made = self._reporter.objects(content, result)
+            made = self._reporter.objects(result.content(self._limits), result)
         except ImageRefusedError as refusal:
             self._note(path, refusal.detail)
             return
@@ -429,7 +423,3 @@ class ReportFolder:
         self.skipped += 1
         if len(self.notes) < MOST_NOTES:
             self.notes.append((path, why))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

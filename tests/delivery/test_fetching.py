@@ -34,6 +34,7 @@ from pneumoscope.delivery import pseudonyms
 from pneumoscope.delivery.pacs import JOURNAL, FetchedFolder
 from pneumoscope.delivery.pseudonyms import MAPPING_COLUMNS, Mapping
 from pneumoscope.errors import UsageError
+from pneumoscope.storage import alone_in
 from support import fake_dicomweb
 from support.dicom_peers import until
 from support.dicom_reports import needs, patient_xray, xray_bytes
@@ -476,6 +477,16 @@ def test_a_pacs_that_gives_nothing_at_all_is_told(
         asked = ("--pacs", f"QR@127.0.0.1:{port}", *ALL_DAYS, *times)
         told = fetched(capsys, tmp_path / "got", *asked, code=4)
     assert "--move-port" in told["error"]["message"]
+
+
+def test_two_at_once_do_not_share_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with dicomweb_server(films()[:1]) as server, alone_in(tmp_path / "got"):
+        asked = (tmp_path / "got", "--dicomweb", server.url, *ALL_DAYS)
+        told = fetched(capsys, *asked, code=2)
+    assert "another process is writing there" in told["error"]["message"]
+    assert server.asked == []
 
 
 def test_a_mapping_that_was_cut_short_goes_on_with_a_line_of_its_own(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pneumoscope.config import FetchConfig, NodeConfig, check_ranges
 from pneumoscope.errors import ExtraMissingError, NetworkError, UsageError
 from pneumoscope.progress import SILENT, Progress
+from pneumoscope.storage import alone_in
 
 if TYPE_CHECKING:
     from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found
@@ -50,7 +51,8 @@ def run_fetch(
 
     Raises:
         ExtraMissingError: the extra `dicom` is not installed.
-        UsageError: options that exclude each other, or an invalid date.
+        UsageError: options that exclude each other, an invalid date, or another process fetches
+            into the folder.
         NetworkError: the server can't be reached or refuses; fetched images are kept.
         MissingError: the free disk space is below the limit.
     """
@@ -65,7 +67,16 @@ def run_fetch(
         raise UsageError("--ids: is for --pacs; by DICOMweb give --from and --to")
     if config.mapping and not config.pseudonyms:
         raise UsageError("--mapping: belongs to --pseudonyms. Give both, or neither.")
-    days = _days(request)
+    with alone_in(request.out):
+        return _fetched(request, config, _days(request), progress)
+
+
+def _fetched(
+    request: FetchRequest,
+    config: FetchConfig,
+    days: tuple[date, date] | None,
+    progress: Progress,
+) -> tuple[dict[str, Any], str, int]:
     from pneumoscope.delivery.pacs import FetchedFolder
     from pneumoscope.delivery.pseudonyms import key_file
 

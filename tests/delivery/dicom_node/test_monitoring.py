@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,28 @@ def test_a_node_in_trouble_is_not_healthy(tmp_path: Path, monkeypatch: pytest.Mo
         assert asked(port, "/healthz") == (503, "stopping\n")
 
 
+@pytest.mark.parametrize("drips", [False, True])
 def test_idle_clients_do_not_keep_others_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drips: bool
 ) -> None:
+    # Clients that say nothing meet the time-out of a byte, clients that drip that of a request.
+    monkeypatch.setattr("pneumoscope.delivery.dicom_node.status._SECONDS", 0.5 if drips else 600)
     monkeypatch.setattr("pneumoscope.delivery.dicom_node.status._Handler.timeout", 0.5)
-    with running(tmp_path) as (_, port), ExitStack() as idle:
-        for _ in range(20):
-            idle.enter_context(socket.create_connection(("127.0.0.1", port)))
+    over = threading.Event()
+
+    def drip(idle: list[socket.socket]) -> None:
+        while drips and not over.wait(0.1):
+            for one in idle:
+                with suppress(OSError):
+                    one.sendall(b"X")
+
+    with running(tmp_path) as (_, port), ExitStack() as stack:
+        address = ("127.0.0.1", port)
+        idle = [stack.enter_context(socket.create_connection(address)) for _ in range(20)]
+        dripping = threading.Thread(target=drip, args=(idle,))
+        dripping.start()
+        stack.callback(dripping.join)
+        stack.callback(over.set)
 
         def served() -> bool:
             try:

@@ -68,7 +68,7 @@ def render_audit_page(audit: Audit, pictures: Mapping[str, bytes] = _NO_PICTURES
 
     Args:
         audit: the results of the audit.
-        pictures: PNG bytes by `Doubt.path`; the page then shows X-rays.
+        pictures: PNG bytes by `LabelCandidate.path`; the page then shows X-rays.
     """
     sections = sections_of(audit, pictures)
     return render_page("audit.html.j2", _head(audit, bool(pictures)), sections)

@@ -118,6 +118,12 @@ def interval(estimate: Estimate, digits: int = 3) -> str:
     return f"{low} to {high}" if "−" in low + high else f"{low}–{high}"
 
 
+def with_interval(estimate: Estimate) -> str:
+    """`0.96 (0.94–0.98)`; without an interval, the number alone."""
+    span = interval(estimate)
+    return number(estimate.value) + (f" ({span})" if span != ABSENT else "")
+
+
 def in_words(estimate: Estimate, level: float, digits: int = 2) -> str:
     """`0.96 (95 % interval 0.94–0.98)`; without an interval, the number alone."""
     span = interval(estimate, digits)

@@ -17,7 +17,15 @@ from pneumoscope.evaluation.plan import PlanRow
 from pneumoscope.records import Estimate
 from pneumoscope.report import plots
 from pneumoscope.report.content import PlanContent
-from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
+from pneumoscope.report.formatting import (
+    ABSENT,
+    count,
+    interval,
+    number,
+    percent,
+    plural,
+    with_interval,
+)
 from pneumoscope.report.page import (
     Column,
     Drawn,
@@ -223,15 +231,10 @@ def _plan_cells(name: str, row: PlanRow) -> tuple[str | Head, ...]:
     at = number(row.threshold, 4)
     return (
         Head(at, name) if name else at,
-        *(_both(e) for e in (row.sensitivity, row.specificity, row.ppv, row.npv)),
+        *(with_interval(e) for e in (row.sensitivity, row.specificity, row.ppv, row.npv)),
         number(row.missed.value, 1),
         number(row.false_alarms.value, 1),
     )
-
-
-def _both(found: Estimate) -> str:
-    span = interval(found)
-    return number(found.value) + (f" ({span})" if span != ABSENT else "")
 
 
 def _verify_table(content: PlanContent) -> Table:

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 
 from pneumoscope.evaluation.stress import METRICS, Paired
 from pneumoscope.images.perturbation_sweeps import SWEEPS
-from pneumoscope.records import Estimate
 from pneumoscope.report import stress_plots
 from pneumoscope.report.audit_page import FindingGroup, FindingsView
-from pneumoscope.report.formatting import ABSENT, count, interval, number, percent, plural
+from pneumoscope.report.formatting import (
+    ABSENT,
+    count,
+    interval,
+    number,
+    percent,
+    plural,
+    with_interval,
+)
 from pneumoscope.report.page import (
     Column,
     Drawn,
@@ -207,23 +214,18 @@ def _changes(content: StressContent) -> Section:
         (Column("X-rays"), *_METRIC_COLUMNS),
         tuple((row.title, *_values(row)) for row in rows),
         "Each metric on the changed images, with its interval, in the same order.",
-        ["unchanged", *(_with_interval(content.plain[metric]) for metric in METRICS)],
+        ["unchanged", *(with_interval(content.plain[metric]) for metric in METRICS)],
     )
     view = TablesView("", (changes, values))
     return Section("changes", "Effect of each change", "Changes", "sections/tables.html.j2", view)
 
 
 def _values(row: StressRow) -> list[str]:
-    return [_with_interval(row.found.changed[metric]) for metric in METRICS]
+    return [with_interval(row.found.changed[metric]) for metric in METRICS]
 
 
 def _differences(found: Paired) -> list[str]:
-    return [_with_interval(found.difference[metric]) for metric in METRICS]
-
-
-def _with_interval(estimate: Estimate) -> str:
-    span = interval(estimate)
-    return number(estimate.value) + (f" ({span})" if span != ABSENT else "")
+    return [with_interval(found.difference[metric]) for metric in METRICS]
 
 
 def _curves(figures: dict[str, Svg]) -> Section:
@@ -277,7 +279,7 @@ def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | Non
     intro = (
         f"Lung masks from {source}: usable on {plural(shortcuts.with_lungs, 'X-ray')}; the other "
         f"{count(shortcuts.without_lungs)} are left out where masks are needed. On average, "
-        f"{_with_interval(shortcuts.energy)} of a heatmap’s energy lies in the lungs, which cover "
+        f"{with_interval(shortcuts.energy)} of a heatmap’s energy lies in the lungs, which cover "
         f"{number(shortcuts.lung_share.value)} of the image. {heatmap_sentence(shortcuts)}"
     )
     exchanged = Table(
@@ -298,7 +300,7 @@ def _shortcuts(content: StressContent, figures: dict[str, Svg]) -> Section | Non
         "Each image is cropped so that the lungs’ bounding box fills a fixed share of its width "
         f"and height; for {count(shortcuts.without_lungs)} without detected lungs, the median box "
         "is used.",
-        ["unchanged", ABSENT, *(_with_interval(content.plain[metric]) for metric in METRICS)],
+        ["unchanged", ABSENT, *(with_interval(content.plain[metric]) for metric in METRICS)],
     )
     tables = tuple(table for table in (framing, parts, exchanged, baselines) if table.rows)
     view = FiguresView(intro, (Drawn("", figures["shortcuts"]),), tables=tables)

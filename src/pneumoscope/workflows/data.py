@@ -109,7 +109,7 @@ def _probability(text: str, predictions: Path, path: str) -> float:
 
 
 def pictures_of(found: Audit) -> dict[str, bytes]:
-    """Small PNGs of the images whose labels are most likely wrong, by `Doubt.path`."""
+    """Small PNGs of the images whose labels are most likely wrong, by `LabelCandidate.path`."""
     pictures: dict[str, bytes] = {}
     review = found.evidence.labels
     for doubt in review.doubts[:MOST_PICTURES] if review else ():

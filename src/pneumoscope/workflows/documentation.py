@@ -1,6 +1,6 @@
 """Write the model card of a run, and fill in reporting checklists and the participant flow.
 
-The checklists are TRIPOD+AI, STARD and DECIDE-AI. Every statement comes from the files of the run;
+The checklists are CLAIM, TRIPOD+AI and STARD. Every statement comes from the files of the run;
 what they don't contain stays empty.
 """
 
@@ -21,11 +21,6 @@ from pneumoscope.report.content import Counted, Flow, Refusals
 from pneumoscope.report.formatting import METRICS, in_words, interval, metric_text, number, plural
 from pneumoscope.report.model_card import HeldOutTest, ModelCardContent, model_card
 from pneumoscope.workflows.run_folder import is_kermany, software_versions, split_counts
-
-_NORMALISATION = {
-    "imagenet": "per channel by ImageNet's mean and standard deviation",
-    "standardise": "each image to mean 0 and standard deviation 1",
-}
 
 _NAMES = {
     "densenet121": "DenseNet121",
@@ -74,8 +69,8 @@ def card_text(
             weights_origin=f"Initial weights: {manifest.initial_weights.origin}.",
             preprocessing=(
                 "Decoded to grey; DICOM through its modality and VOI transformations.",
-                f"{config.preprocess.fit.capitalize()} to {size}×{size} pixels.",
-                f"Normalised {_NORMALISATION[config.preprocess.normalisation]}.",
+                f"{config.preprocess.fit.capitalize()} to {size}×{size} pixels, "
+                f"{_NORMALISED[config.preprocess.normalisation]}.",
             ),
             training=(
                 *_training(config, epochs),

@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,13 @@ from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import ImageRecord
-from pneumoscope.report.content import EvaluatedSplit, RunFacts
+from pneumoscope.report.content import EvaluatedSplit
 from pneumoscope.report.stress_findings import StressContent, stress_findings
 from pneumoscope.report.stress_page import render_stress_page, stress_figures
 from pneumoscope.storage import claim_folder, path_text, write_json, write_text, writes_alone
 from pneumoscope.workflows.evaluate import chosen_split
-from pneumoscope.workflows.run_folder import announce, command_line, software_versions
+from pneumoscope.workflows.evaluation_folder import run_facts
+from pneumoscope.workflows.run_folder import announce
 from pneumoscope.workflows.seen import seen_by
 from pneumoscope.workflows.stress_files import (
     Stressed,
@@ -130,7 +130,8 @@ def _stress(  # noqa: PLR0913 - as `stress`
     stressed = _scored(given, predictor, out / "answers.jsonl", progress, resume=resume)
     content = stress_content(given, stressed, predictor.manifest, str(model), progress)
     warned = dict(count_warnings(each.warnings for each in stressed).most_common())
-    content = replace(_with_run(content, config, time.monotonic() - started), warned=warned)
+    facts_of_run = run_facts({"stress": round(time.monotonic() - started, 2)}, config)
+    content = replace(content, run=facts_of_run, warned=warned)
     facts = {**content.model.facts, "Seen before": seen.in_words()}
     content = replace(content, model=replace(content.model, facts=facts))
     _write(out, content, given, stressed, seen)
@@ -260,15 +261,3 @@ def _write(
     for figure in stress_figures(content):
         figure.save(out / "figures" / f"{figure.name}.svg")
     write_text(out / "stress.html", render_stress_page(content))
-
-
-def _with_run(content: StressContent, config: StressConfig, seconds: float) -> StressContent:
-    started = datetime.now(UTC) - timedelta(seconds=seconds)
-    facts = RunFacts(
-        command_line(),
-        {"stress": round(seconds, 2)},
-        software_versions(),
-        started.isoformat(timespec="seconds"),
-        config,
-    )
-    return replace(content, run=facts)

@@ -103,6 +103,17 @@ def test_colour_is_weighed_as_in_a_file(file: Path) -> None:
     assert len(PREDICTOR.predict(np.stack([colours, colours]))) == 2
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64])
+def test_a_blank_image_has_no_prediction_in_any_form(kind: type[np.generic]) -> None:
+    blank = np.zeros((32, 32), kind)
+    found = PREDICTOR.predict([blank, GREY])
+    assert [result.status for result in found] == ["refused", "ok"]
+    assert found[0].reason is not None
+    assert found[0].reason.value == "blank"
+    with pytest.raises(ImageRefusedError, match=r"all its pixels have one grey \(0\.000\)"):
+        PREDICTOR.preprocess(blank)
+
+
 def test_forms_mix_in_order_and_each_has_a_name(file: Path) -> None:
     images = [file, GREY, Image.open(file), "missing.png", b"no image"] * BATCH
     results = PREDICTOR.predict(images)

@@ -323,14 +323,7 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
         )
     with spending(name):
         decoded = _decode(content, kind, name, limits)
-    if decoded.pixels.min() == decoded.pixels.max():
-        raise ImageRefusedError(
-            name,
-            Reason.BLANK,
-            f"all its pixels have one grey ({float(decoded.pixels.flat[0]):.3f}), so it shows "
-            f"nothing{header_note(decoded.warnings)}",
-            decoded.warnings,
-        )
+    refuse_blank(decoded.pixels, name, decoded.warnings)
     return GreyImage(
         pixels=decoded.pixels,
         source=name,
@@ -341,6 +334,22 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
         warnings=decoded.warnings,
         colour=decoded.colour,
     )
+
+
+def refuse_blank(pixels: Float32Array, name: str, warnings: tuple[str, ...] = ()) -> None:
+    """Refuse an image (h, w) whose pixels are all equal.
+
+    Raises:
+        ImageRefusedError: `blank`.
+    """
+    if pixels.min() == pixels.max():
+        raise ImageRefusedError(
+            name,
+            Reason.BLANK,
+            f"all its pixels have one grey ({float(pixels.flat[0]):.3f}), so it shows "
+            f"nothing{header_note(warnings)}",
+            warnings,
+        )
 
 
 def header_note(warnings: tuple[str, ...]) -> str:

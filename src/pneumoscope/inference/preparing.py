@@ -35,7 +35,13 @@ from pneumoscope.errors import ImageRefusedError, Reason, UsageError
 from pneumoscope.images.budget import keep_freed_memory
 from pneumoscope.images.dicom.patient import NO_AGE_LIMIT, AgeGate
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, header_note, read_bytes, read_image
+from pneumoscope.images.read import (
+    GreyImage,
+    header_note,
+    read_bytes,
+    read_image,
+    refuse_blank,
+)
 from pneumoscope.inference.input_check import MOST_COLOUR, ImageDescriptors, describe_image
 from pneumoscope.inference.inputs import expand
 from pneumoscope.records import ImageRecord, Prediction, is_frame, paths_of
@@ -136,13 +142,7 @@ def prepared(
         image = read()
         warnings = (*image.warnings, *gate.warnings(image))
     except ImageRefusedError as error:
-        return Prediction(
-            source,
-            error.reason.status,
-            error.reason,
-            detail=error.detail,
-            warnings=error.warnings,
-        )
+        return _refused(source, error)
     if looks and image.colour > MOST_COLOUR:
         detail = (
             f"it is a picture in colour (mean chroma {image.colour:.2f}, limit {MOST_COLOUR}). "
@@ -158,6 +158,12 @@ def prepared(
     made = seen(source, image.pixels, preprocess, looks=looks)
     photometric = "" if image.dicom is None else image.dicom.photometric
     return replace(made, image=image, warnings=warnings, photometric=photometric)
+
+
+def _refused(source: str, error: ImageRefusedError) -> Prediction:
+    """The row of an image that can't be read."""
+    reason = error.reason
+    return Prediction(source, reason.status, reason, detail=error.detail, warnings=error.warnings)
 
 
 def seen(
@@ -292,7 +298,7 @@ def decode_any(
         return decode.content(image, named.name)
     if isinstance(image, np.ndarray):
         if image.dtype.kind == "f":
-            return seen(named.name, _unit(named.name, image), preprocess, looks=decode.looks)
+            return _of_floats(named.name, _unit(named.name, image), decode, preprocess)
         if image.dtype.type not in _INTEGERS or (image.ndim == 3 and image.dtype != np.uint8):
             raise UsageError(
                 f"{named.name}: found an array of type {image.dtype} and shape {image.shape}, "
@@ -300,6 +306,16 @@ def decode_any(
             )
         image = Image.fromarray(image)
     return decode.content(_png(named.name, image), named.name)
+
+
+def _of_floats(
+    name: str, pixels: NDArray[np.float32], decode: Decoder, preprocess: Preprocessor
+) -> Prepared | Prediction:
+    try:
+        refuse_blank(pixels, name)
+    except ImageRefusedError as error:
+        return _refused(name, error)
+    return seen(name, pixels, preprocess, looks=decode.looks)
 
 
 def network_inputs(images: Any, decode: Decoder, preprocess: Preprocessor) -> NDArray[np.float32]:

@@ -114,6 +114,11 @@ def test_a_blank_image_has_no_prediction_in_any_form(kind: type[np.generic]) -> 
         PREDICTOR.preprocess(blank)
 
 
+def test_predict_file_takes_a_path_only() -> None:
+    with pytest.raises(UsageError, match=r"takes a path, found ndarray; use predict for arrays"):
+        PREDICTOR.predict_file(GREY)  # type: ignore[arg-type]
+
+
 def test_forms_mix_in_order_and_each_has_a_name(file: Path) -> None:
     images = [file, GREY, Image.open(file), "missing.png", b"no image"] * BATCH
     results = PREDICTOR.predict(images)
@@ -211,5 +216,6 @@ def test_a_data_set_is_a_collection_of_records_with_a_frame(file: Path) -> None:
     assert frame["sex"].to_list() == ["F", "M"]
     assert dataset.records[0].sha256 == ""
     assert len(load_dataset(table, hash_files=True).records[0].sha256) == 64
-    assert len(load_dataset(table, "test")) == 0
+    with pytest.raises(DataError, match=r"no image of the split 'test', only of no split \(2\)"):
+        load_dataset(table, "test")
     assert len(PREDICTOR.predict(dataset)) == 2

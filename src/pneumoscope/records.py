@@ -205,7 +205,7 @@ class Prediction:
 
     Examples:
         >>> predictor.predict_file("missing.png").prediction.detail
-        'no such file (...)'
+        'no such file. Check the path'
     """
 
     path: str

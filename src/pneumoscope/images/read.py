@@ -416,10 +416,11 @@ def _file_error(name: str, error: OSError) -> ImageRefusedError:
         return ImageRefusedError(name, Reason.NOT_FOUND, "its symbolic links form a loop")
     if error.errno in _ABSENT:
         target = _link_target(name)
+        why = "" if error.errno == errno.ENOENT else f" ({words})"
         detail = (
             f"it is a symbolic link to {target}, which does not exist"
             if target
-            else f"no such file ({words})"
+            else f"no such file{why}. Check the path"
         )
         return ImageRefusedError(name, Reason.NOT_FOUND, detail)
     return ImageRefusedError(name, Reason.CORRUPT, f"the disk can't read it ({words})")

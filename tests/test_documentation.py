@@ -318,8 +318,16 @@ def test_the_guide_shows_every_command() -> None:
     assert groups - first == set()
 
 
+def test_the_guide_lists_every_extra_and_chooses_no_threshold_on_a_test_set() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = re.findall(r"^pip install '\.\[(\w+)\]'", GUIDE, re.MULTILINE)
+    assert sorted(listed) == sorted({*project["optional-dependencies"]} - {"dev", "docs"})
+    assert "plan evaluation" not in GUIDE
+    assert "--val 0.2 --test" not in "".join(WRITTEN.values())
+
+
 def test_options_in_prose_exist(options: dict[tuple[str, ...], set[str]]) -> None:
-    every = set().union(*options.values())
+    every = set().union(*options.values(), *(p.opts for p in typer.main.get_command(app).params))
     for text in WRITTEN.values():
         for code in INLINE.findall(FENCE.sub("", text)):
             given = {word for word in code.split() if re.fullmatch(r"--?[a-z][\w-]*", word)}

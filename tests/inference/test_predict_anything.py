@@ -114,6 +114,14 @@ def test_a_blank_image_has_no_prediction_in_any_form(kind: type[np.generic]) -> 
         PREDICTOR.preprocess(blank)
 
 
+def test_one_opened_picture_may_be_given_several_times(file: Path) -> None:
+    Image.fromarray(GENERATOR.integers(0, 256, (1200, 1200), np.uint8)).save(file)
+    wanted = PREDICTOR.predict_file(file).probability
+    for _ in range(5):
+        results = PREDICTOR.predict([Image.open(file)] * 4)
+        assert [result.probability for result in results] == [wanted] * 4
+
+
 def test_predict_file_takes_a_path_only() -> None:
     with pytest.raises(UsageError, match=r"takes a path, found ndarray; use predict for arrays"):
         PREDICTOR.predict_file(GREY)  # type: ignore[arg-type]

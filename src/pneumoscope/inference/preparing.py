@@ -24,6 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ WINDOW = 32
 _WANTED = "a path, an array, a Pillow image, bytes, a DataFrame with a column 'path', or many"
 _CHANNELS = (3, 4)
 _INTEGERS = (np.uint8, np.uint16)
+_LOADING = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +360,10 @@ def _png(name: str, image: Image.Image) -> bytes:
     """A picture as the file that is read: no value is changed."""
     content = io.BytesIO()
     try:
-        image.save(content, "png", compress_level=1, exif=image.getexif())
+        with _LOADING:  # one image may be in the list twice, and is read when it is first used
+            image.load()
+            exif = image.getexif()
+        image.save(content, "png", compress_level=1, exif=exif)
     except OSError as error:
         raise UsageError(
             f"{name}: found a Pillow image of mode {image.mode!r} ({error}), wanted grey or "

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,27 @@ def _told(found: Mapping[str, Any], digits: int = 3) -> str:
     return f"{number(one.value, digits)} ({interval(one, digits)})"
 
 
+def checks_in_words(checks: Sequence[Mapping[str, Any]]) -> str:
+    """The verdicts of `compare` on each metric."""
+    names = {"auc": "AUC"}
+    return "; ".join(
+        f"lower limit of the change in {names.get(c['name'], c['name'])} {number(c['lower'])} "
+        f"(margin {c['margin']:g}): "
+        + ("passed" if c["passed"] else f"not passed, since it {c['reason']}")
+        for c in checks
+    )
+
+
+def costs_in_words(stress: Mapping[str, Any]) -> str:
+    """The plausible changes that cost more than the limit, from `stress.json`."""
+    limit = f"more than {number(stress['largest_fall'], 2)} of sensitivity or specificity"
+    fails = [row for row in stress["rows"] if row["judgement"] == "fails"]
+    if not fails:
+        return f"No plausible change costs {limit}."
+    named = "; ".join(f"{row['title']} ({number(row['fall'])})" for row in fails)
+    return f"Plausible changes that cost {limit}: {named}."
+
+
 def page(folder: Path, readings: Mapping[str, str]) -> str:
     """`evidence.md`."""
     found, plan = _read(folder / "evaluation/metrics.json"), _read(folder / "plan/plan.json")
@@ -139,8 +160,6 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
     metrics, fitted = found["metrics"], found["calibration"]
     chosen = plan["chosen"] or plan["current"]
     share = percent(plan["prevalence"]["value"])
-    fails = [row for row in stress["rows"] if row["judgement"] == "fails"]
-    lost = "; ".join(f"{row['title']} ({number(row['fall'])})" for row in fails) or "none"
     shown = {row["name"]: row for row in (stress["shortcuts"] or {}).get("parts", [])}
     lent = (stress["shortcuts"] or {}).get("exchanges", [])
     parts = "; ".join(
@@ -153,11 +172,6 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         f"{number(row['other_class']['auc']['value'])}, "
         f"a change of {_told(row['difference']['auc'])}"
         for row in lent
-    )
-    checks = "; ".join(
-        f"{c['name']} at least {number(c['lower'])} (margin {c['margin']:g}), "
-        + ("passed" if c["passed"] else c["reason"])
-        for c in compared["checks"]
     )
 
     def figure(name: str) -> str:
@@ -185,7 +199,7 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
             f"AUC {_told(metrics['auc'])}. At the model's threshold sensitivity is "
             f"{_told(metrics['sensitivity'])} and specificity {_told(metrics['specificity'])}: "
             "the threshold was chosen on validation images with matched framing, so it does not "
-            "count on the framing that these images share with the training images "
+            "rely on the framing that these images share with the training images "
             "(`experiments.md`).",
             "roc",
         ),
@@ -214,7 +228,7 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
             "Against the model before it: `compare`",
             "The model that ships (new) against the one that shipped before it (old: the same "
             "network before its last block was trained again, with heatmaps of 3 × 3 cells), "
-            f"{compared['n']} images: {checks}. "
+            f"{compared['n']} images: {checks_in_words(compared['checks'])}. "
             + (
                 "Non-inferiority is shown."
                 if compared["passed"]
@@ -227,9 +241,7 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         *section(
             "Robustness: `stress`",
             f"{len(stress['rows'])} changes of the images, {stress['n']} images each. Grey: "
-            "strengths that images of another site may have. At these more than "
-            f"{number(stress['largest_fall'], 2)} of sensitivity or specificity was lost by: "
-            f"{lost}.",
+            f"strengths that images of another site may have. {costs_in_words(stress)}",
             *[name for name in readings if name.startswith("sweep-")],
         ),
         *section(

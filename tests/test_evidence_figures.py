@@ -36,6 +36,24 @@ def test_the_page_shows_every_figure_and_says_what_it_shows() -> None:
     assert all(len(reading) > 20 for reading, _ in shown)
 
 
+def test_the_page_has_the_sentences_of_the_script(script: ModuleType) -> None:
+    text = (DOCS / "evidence.md").read_text(encoding="utf-8")
+    lower = {"auc": (-0.006, 0.01), "sensitivity": (0.008, 0.02), "specificity": (-0.08, 0.02)}
+    reason = "is lower by more than 0.02"
+    checks = [
+        {"name": n, "lower": low, "margin": most, "passed": low > -most, "reason": reason}
+        for n, (low, most) in lower.items()
+    ]
+    words = script.checks_in_words(checks)
+    assert words.startswith("lower limit of the change in AUC −0.006 (margin 0.01): passed; ")
+    assert f" images: {words}. " in text
+    row = {"judgement": "fails", "title": "gamma 2.5", "fall": 0.06}
+    stress = {"largest_fall": 0.05, "rows": []}
+    assert script.costs_in_words(stress) in text
+    costly = script.costs_in_words(stress | {"rows": [row]})
+    assert costly.endswith("of sensitivity or specificity: gamma 2.5 (0.060).")
+
+
 def test_a_figure_is_put_on_light_paper_and_one_with_a_picture_is_refused(
     script: ModuleType,
 ) -> None:

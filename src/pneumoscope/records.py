@@ -108,8 +108,8 @@ class ImageRecord:
 
     Examples:
         >>> record = load_dataset(xrays).records[0]
-        >>> record.label, record.split, record.path.suffix
-        (0, 'train', '.png')
+        >>> record.label, record.label_name, record.split, record.path.suffix
+        (0, 'NORMAL', 'train', '.png')
     """
 
     path: Path
@@ -119,6 +119,11 @@ class ImageRecord:
     subtype: str = ""
     sha256: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label_name(self) -> str:
+        """`NORMAL` or `PNEUMONIA`: the truth in the words of `Result.label`, the prediction."""
+        return CLASS_NAMES[self.label]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,10 @@ class Dataset:
     def __iter__(self) -> Iterator[ImageRecord]:
         return iter(self.records)
 
+    def __repr__(self) -> str:
+        patients = len({record.patient for record in self.records})
+        return f"<Dataset: {len(self)} images of {patients} patients in {self.root}>"
+
     def to_frame(self) -> Any:
         """A DataFrame with a row for every image: polars, else pandas.
 
@@ -161,7 +170,7 @@ class Dataset:
         """
         columns: dict[str, list[str | None]] = {
             "path": [str(record.path) for record in self.records],
-            "label": [CLASS_NAMES[record.label] for record in self.records],
+            "label": [record.label_name for record in self.records],
             "patient": [record.patient for record in self.records],
             "split": [record.split for record in self.records],
             "subtype": [record.subtype for record in self.records],
@@ -197,7 +206,7 @@ class Prediction:
 
     Examples:
         >>> predictor.predict_file("missing.png").prediction.detail
-        'no such file (...)'
+        'no such file. Check the path'
     """
 
     path: str

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import pneumoscope
 from pneumoscope.cli import app as application
 from pneumoscope.cli.app import run
 from pneumoscope.cli.options import TERMINAL
@@ -217,6 +218,13 @@ def test_a_choice_that_is_none_names_the_choices(
 ) -> None:
     assert run(["train", "x", "--out", str(tmp_path), "--recipe", "magic"]) == 2
     assert "'--recipe': 'magic' is not one of 'frozen'" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"pneumoscope {pneumoscope.__version__}\n"
+    assert run([]) == 2
+    assert "--version" in capsys.readouterr().out
 
 
 def test_doctor_reports_the_installation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,10 @@ def test_single_settings_override_the_file(tmp_path: Path) -> None:
     ("settings", "fragment"),
     [
         ({"view": 1}, "Did you mean 'views'"),
-        ({"fit": {"epoch": 1}}, "Did you mean 'epochs'"),
+        ({"fit": {"epoch": 1}}, r"Did you mean 'epochs'\?"),
+        ({"epoch": 1}, r"Did you mean 'epochs' \(of 'fit'\)\?"),
+        ({"view": 1}, r"Did you mean 'views'\?"),
+        ({"zzz": 1}, "Known: ages, "),
         ({"epochs": 0}, "epochs: found 0"),
         ({"views": "many"}, "views: found 'many', wanted int"),
         ({"part": FitConfig()}, "unknown setting 'part'"),

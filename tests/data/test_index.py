@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from pneumoscope import storage
-from pneumoscope.data.index import ClassCounts, class_counts, index, require_both_classes
+from pneumoscope.data.index import (
+    ClassCounts,
+    class_counts,
+    index,
+    load_dataset,
+    require_both_classes,
+)
 from pneumoscope.data.manifest import write_split
 from pneumoscope.errors import DataError, ManifestError, SplitLeakError
 from pneumoscope.progress import Task
@@ -210,6 +216,21 @@ def test_paths_outside_are_refused(tmp_path: Path) -> None:
     csv = write_manifest(tmp_path / "run", "path,label\n../a.png,0\n", [])
     with pytest.raises(ManifestError, match="leaves the folder"):
         index(csv)
+
+
+def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:
+    write_images(tmp_path, ["train/NORMAL/a.png", "train/PNEUMONIA/b.png"])
+    for split in ("valid", "test"):
+        words = rf"split '{split}', only of train \(2\); wanted .+'val'"
+        with pytest.raises(DataError, match=words):
+            load_dataset(tmp_path, split)  # type: ignore[arg-type]
+
+
+def test_a_data_set_has_a_short_form_and_records_name_their_label(tmp_path: Path) -> None:
+    write_images(tmp_path, ["train/NORMAL/a.png", "train/PNEUMONIA/b.png"])
+    dataset = load_dataset(tmp_path)
+    assert repr(dataset) == f"<Dataset: 2 images of 2 patients in {tmp_path}>"
+    assert [(r.label, r.label_name) for r in dataset] == [(0, "NORMAL"), (1, "PNEUMONIA")]
 
 
 def test_class_counts(tmp_path: Path) -> None:

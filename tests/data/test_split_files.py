@@ -169,6 +169,12 @@ def test_a_share_for_test_splits_the_given_test_again() -> None:
     data = dataset_of(kermany(given="train"), kermany(5, 5, 5, "test", 501))
     divided = split(data, SplitConfig(test=0.5, val=0.1))
     assert 100 < sum(r.split == "test" for r in divided.records) < 160
+    assert divided.warnings[-1].endswith(
+        "were pooled and split again: the old test now holds training images. Evaluate with the "
+        "new splits, not with it."
+    )
+    kept = split(data, SplitConfig(val=0.1))
+    assert not any("training images" in warning for warning in kept.warnings)
 
 
 @pytest.mark.parametrize(

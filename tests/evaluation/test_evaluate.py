@@ -82,6 +82,13 @@ def test_the_document_is_the_contract(evaluation: Evaluation) -> None:
         assert estimate["low"] <= estimate["value"] <= estimate["high"]
 
 
+def test_its_text_is_one_short_line(evaluation: Evaluation) -> None:
+    area = evaluation.metrics["auc"].value
+    assert repr(evaluation) == (
+        f"<Evaluation: {evaluation.n} images of {evaluation.patients} patients, AUC {area:.3f}>"
+    )
+
+
 def test_parts_are_those_of_the_single_functions(evaluation: Evaluation) -> None:
     labels, scores, patients, subtypes = sample()
     found = bootstrap_metrics(labels, scores, patients, 0.4, FEW)

@@ -89,7 +89,8 @@ def test_vectorised_bootstrap_equals_a_loop_over_the_same_resamples(decimals: in
     for name, values in loop.items():
         estimate = found.estimates[name]
         if name == "ece":  # has tests of its own
-            assert holds(estimate, known(estimate.value))
+            assert len(labels) < 40
+            assert estimate == Estimate(None)
             continue
         low, high, _ = percentile_interval(np.array(values), 0.9, fewest)
         if name in ("auc", "average_precision"):
@@ -177,7 +178,7 @@ def test_one_class_leaves_the_defined_metrics() -> None:
     patients = np.arange(10)
     found = bootstrap_metrics(labels, scores, patients, 0.5, IntervalConfig(resamples=50))
     undefined = {name for name, e in found.estimates.items() if e.value is None}
-    assert undefined == {"balanced_accuracy", "specificity", "auc"}
+    assert undefined == {"balanced_accuracy", "specificity", "auc", "ece"}
     assert found.estimates["auc"] == Estimate(None)
     assert found.dropped["auc"] == 50
     assert found.estimates["sensitivity"].low is not None

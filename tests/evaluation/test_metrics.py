@@ -149,7 +149,7 @@ def test_undefined_is_nan(
     labels: list[int], scores: list[float], undefined: tuple[str, ...]
 ) -> None:
     found = metrics.point_metrics(labels, scores, 0.5)
-    assert {name for name, value in found.items() if math.isnan(value)} == set(undefined)
+    assert {name for name, value in found.items() if math.isnan(value)} == {*undefined, "ece"}
     assert math.isnan(metrics.auc(labels, scores)) == ("auc" in undefined)
 
 
@@ -180,6 +180,12 @@ def test_ece_of_distinct_scores_against_its_formula() -> None:
         noise = share * (1 - share) / (len(part) - 1)
         total += math.sqrt(max((scores[part].mean() - share) ** 2 - noise, 0)) * len(part) / 300
     assert metrics.point_metrics(labels, scores, 0.5)["ece"] == pytest.approx(total, abs=1e-12)
+
+
+def test_ece_of_one_bin_is_undefined() -> None:
+    labels, scores = sample(4, n=40)
+    assert 0.0 <= metrics.point_metrics(labels, scores, 0.5)["ece"] <= 1.0
+    assert math.isnan(metrics.point_metrics(labels[:39], scores[:39], 0.5)["ece"])
 
 
 def test_ece_of_constant_scores_is_the_debiased_gap() -> None:

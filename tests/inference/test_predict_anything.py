@@ -103,6 +103,30 @@ def test_colour_is_weighed_as_in_a_file(file: Path) -> None:
     assert len(PREDICTOR.predict(np.stack([colours, colours]))) == 2
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64])
+def test_a_blank_image_has_no_prediction_in_any_form(kind: type[np.generic]) -> None:
+    blank = np.zeros((32, 32), kind)
+    found = PREDICTOR.predict([blank, GREY])
+    assert [result.status for result in found] == ["refused", "ok"]
+    assert found[0].reason is not None
+    assert found[0].reason.value == "blank"
+    with pytest.raises(ImageRefusedError, match=r"all its pixels have one grey \(0\.000\)"):
+        PREDICTOR.preprocess(blank)
+
+
+def test_one_opened_picture_may_be_given_several_times(file: Path) -> None:
+    Image.fromarray(GENERATOR.integers(0, 256, (1200, 1200), np.uint8)).save(file)
+    wanted = PREDICTOR.predict_file(file).probability
+    for _ in range(5):
+        results = PREDICTOR.predict([Image.open(file)] * 4)
+        assert [result.probability for result in results] == [wanted] * 4
+
+
+def test_predict_file_takes_a_path_only() -> None:
+    with pytest.raises(UsageError, match=r"takes a path, found ndarray; use predict for arrays"):
+        PREDICTOR.predict_file(GREY)  # type: ignore[arg-type]
+
+
 def test_forms_mix_in_order_and_each_has_a_name(file: Path) -> None:
     images = [file, GREY, Image.open(file), "missing.png", b"no image"] * BATCH
     results = PREDICTOR.predict(images)
@@ -200,5 +224,6 @@ def test_a_data_set_is_a_collection_of_records_with_a_frame(file: Path) -> None:
     assert frame["sex"].to_list() == ["F", "M"]
     assert dataset.records[0].sha256 == ""
     assert len(load_dataset(table, hash_files=True).records[0].sha256) == 64
-    assert len(load_dataset(table, "test")) == 0
+    with pytest.raises(DataError, match=r"no image of the split 'test', only of no split \(2\)"):
+        load_dataset(table, "test")
     assert len(PREDICTOR.predict(dataset)) == 2

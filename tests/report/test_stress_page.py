@@ -90,11 +90,12 @@ def shortcuts(
     )
 
 
-def matched(fall: float, auc_fall: float) -> tuple[StressRow, ...]:
-    """Two framings: the first changes nothing, the second costs `fall` and `auc_fall`."""
+def matched(fall: float, auc_fall: float, reach: float = 0.01) -> tuple[StressRow, ...]:
+    """Two framings: the first changes nothing, the second costs `fall` (± `reach`), `auc_fall`."""
     found = []
     for share, lost, ranked in ((63, 0.0, 0.0), (79, fall, auc_fall)):
         own = paired(lost, Estimate(0.95 - ranked, 0.9 - ranked, 0.98 - ranked))
+        own.difference["specificity"] = Estimate(-lost, -lost - reach, -lost + reach)
         own.difference["auc"] = Estimate(-ranked, -ranked - 0.01, -ranked + 0.01)
         title = f"lungs fill {share} % of each side"
         judged = judge(own, 0.05, plausible=True)
@@ -271,6 +272,19 @@ def test_every_sweep_has_its_curve_with_the_unchanged_images_in_it() -> None:
         *("0", "0.5", "1", "2", "4")
     ]
     assert ">none<" in figures["sweep-resolution"].inline
+
+
+def test_few_images_do_not_show_that_framing_is_used() -> None:
+    nothing = Estimate(0.5, 0.4, 0.6)
+    tested = replace(
+        shortcuts(nothing, nothing, nothing, nothing, nothing), framing=matched(0.2, 0.0, 0.25)
+    )
+    found = content(shortcuts=tested)
+    assert "The model uses how images are framed" not in texts(found, "problem")
+    assert (
+        "decreases by at most 0.200 (lungs fill 79 % of each side). But its interval includes 0: "
+        "100 images do not show whether the model uses how images are framed."
+    ) in texts(found, "note")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class BadImage:
 
 BAD_IMAGES: tuple[BadImage, ...] = (
     # No file, or none that can be read.
-    BadImage("missing", lambda f: f / "no.png", Reason.NOT_FOUND, "no such file"),
+    BadImage("missing", lambda f: f / "no.png", Reason.NOT_FOUND, "no such file. Check the path"),
     BadImage("dangling_link", dangling, Reason.NOT_FOUND, "gone.png, which does not exist"),
     BadImage("link_loop", loop, Reason.NOT_FOUND, "form a loop"),
     BadImage("null_in_name", lambda f: f / "a\0b.png", Reason.NOT_FOUND, "null"),

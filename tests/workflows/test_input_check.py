@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import FitConfig, IntervalConfig, PreprocessConfig, TrainConfig
+from pneumoscope.data.index import index
 from pneumoscope.graph.archive import read_network
 from pneumoscope.images.phantom import write_phantoms
 from pneumoscope.images.read import GreyImage, read_image
@@ -125,8 +127,12 @@ def test_without_out_nothing_is_written_and_too_few_are_no_check(
     assert "not saved" in text
     assert {path.name: path.read_bytes() for path in bundle.folder.iterdir()} == before
     few = write_phantoms(tmp_path / "few", 20, 2, size=64)
+    next((few / "train").rglob("*.png")).write_bytes(b"no image")
     error = document(capsys, "input-check", few, "--model", bundle.folder, code=3)["error"]
-    assert "wanted at least 50 and 10" in error["message"]
+    message = error["message"]
+    assert re.search(r"found \d+ readable images in train \(wanted at least 50\) and", message)
+    assert re.search(r"and \d patients in val \(wanted at least 10\)\. Give the train", message)
+    assert message.endswith("RUN/split.csv")
     words = ["input-check", few, "--model", bundle.folder, "--out", few]
     assert "is not a bundle" in document(capsys, *words, code=2)["error"]["message"]
 
@@ -175,6 +181,37 @@ def test_training_makes_the_check_and_evaluates_what_passes(
     predictor = Predictor.load(finished.folder)
     assert predictor.predict_file(others[0]).prediction.status == "refused"
     assert "## Input check" in finished.bundle.card.read_text(encoding="utf-8")
+
+
+def test_a_model_without_a_check_is_announced_in_training_and_prediction(
+    others: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    few = write_phantoms(tmp_path / "few", 36, 2, size=64)
+    settings: dict[str, Any] = {"preprocess": {"size": SIDE}, "interval": {"resamples": 50}}
+    finished = train(
+        *(few, tmp_path / "run"), weights="none", views=1, keep_val=True, epochs=1, **settings
+    )
+    images, patients = (
+        len({(r.patient, r.path)[kind == "train"] for r in index(few).subset(kind).records})
+        for kind in ("train", "val")
+    )
+    assert images < 50
+    assert patients < 10
+    assert caplog.messages[-1] == (
+        f"no input check: {images} training images, wanted at least 50 and {patients} validation "
+        "patients, wanted at least 10. This model predicts for any picture."
+    )
+    model = finished.folder
+    error = document(capsys, "input-check", few, "--model", model, code=3)["error"]
+    assert error["message"].endswith("Train on more images.")
+    words = f"{model} has no input check: it predicts for any picture."
+    for option, times in (("--input-check", 1), ("--no-input-check", 0)):
+        capsys.readouterr()
+        assert run(["predict", *map(str, others), "--model", str(model), option]) == 0
+        assert " ".join(capsys.readouterr().err.split()).count(words) == times
 
 
 def test_known_embeddings_are_taken_and_only_for_images_as_they_are(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -121,6 +122,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"pneumoscope {metadata.version('pneumoscope')}\n")
+        raise typer.Exit()
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 _data = typer.Typer(
     help="Download, audit and split images; draw synthetic ones.", no_args_is_help=True
 )

@@ -105,9 +105,7 @@ def from_dict(
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(document) - set(hints))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], hints, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(hints))}."
-        raise UsageError(f"{source}: unknown setting {unknown[0]!r}.{hint}")
+        raise UsageError(f"{source}: unknown setting {unknown[0]!r}. {_nearest(unknown[0], hints)}")
     missing = sorted(set(hints) - set(document))
     if complete and missing:
         raise UsageError(f"{source}: {missing[0]!r} is missing, wanted a value for it")
@@ -118,6 +116,21 @@ def from_dict(
     config = kind(**values) if base is None else dataclasses.replace(base, **values)  # type: ignore[type-var]
     check_ranges(config, source)
     return config
+
+
+def _nearest(name: str, hints: dict[str, Any]) -> str:
+    """A setting with a name like an unknown one, of this table or of one inside it."""
+    of_table: dict[str, str] = {}
+    for table, kind in hints.items():
+        if dataclasses.is_dataclass(kind):
+            for setting in dataclasses.fields(kind):
+                of_table.setdefault(setting.name, table)
+    for names, tables in ((hints, {}), (of_table, of_table)):
+        near = difflib.get_close_matches(name, names, n=1)
+        if near:
+            table = f" (of {tables[near[0]]!r})" if tables else ""
+            return f"Did you mean {near[0]!r}{table}?"
+    return f"Known: {', '.join(sorted(hints))}."
 
 
 def check_ranges(config: Any, source: str = "") -> None:

@@ -270,7 +270,7 @@ def load_dataset(
         `to_frame()` gives a table.
 
     Raises:
-        DataError: there is no such data set, or it holds no image.
+        DataError: there is no such data set, or it holds no image of `split`.
         SplitLeakError: a patient is in two splits.
 
     Examples:
@@ -282,4 +282,13 @@ def load_dataset(
         >>> dataset.to_frame().columns
         ['path', 'label', 'patient', 'split', 'subtype']
     """
-    return index(path, hash_files, progress).subset(split)
+    dataset = index(path, hash_files, progress)
+    found = dataset.subset(split)
+    if not found.records:
+        counts = Counter(record.split or "no split" for record in dataset.records)
+        there = ", ".join(f"{name} ({images})" for name, images in counts.items())
+        raise DataError(
+            f"{path}: found no image of the split {split!r}, only of {there}; wanted one of "
+            f"{', '.join(map(repr, (*SPLITS, 'all')))} that the data have."
+        )
+    return found

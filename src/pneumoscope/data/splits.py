@@ -27,6 +27,8 @@ MIN_VAL_IMAGES_PER_CLASS = 100
 
 _EXAMPLE_SENSITIVITY = 0.90
 
+_STALE = ": the old test now holds training images. Evaluate with the new splits, not with it."
+
 
 def with_usable_validation(
     dataset: Dataset, config: SplitConfig, keep_val: bool, *, from_manifest: bool = False
@@ -212,7 +214,9 @@ def split(dataset: Dataset, config: SplitConfig) -> Dataset:
     pooled = [name for name in SPLITS if given[name] and not (name == "test" and held)]
     if pooled and pooled != ["train"]:
         counts = " and ".join(f"{name} ({given[name]} images)" for name in pooled)
-        notes.append(f"The given {counts} were pooled and split again.")
+        notes.append(
+            f"The given {counts} were pooled and split again{_STALE if 'test' in pooled else '.'}"
+        )
     return Dataset(dataset.root, assigned, (*dataset.warnings, *notes))
 
 

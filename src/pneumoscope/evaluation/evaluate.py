@@ -122,6 +122,11 @@ class Evaluation:
     groups: tuple[GroupColumn, ...] = ()
     scale: ScoreScale = field(default_factory=ScoreScale)
 
+    def __repr__(self) -> str:
+        area = self.metrics["auc"].value
+        shown = "undefined" if area is None else f"{area:.3f}"
+        return f"<Evaluation: {self.n} images of {self.patients} patients, AUC {shown}>"
+
     @property
     def why_no_intervals(self) -> str:
         """Why values have no interval; `""` if they have one."""

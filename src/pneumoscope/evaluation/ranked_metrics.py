@@ -32,6 +32,8 @@ METRIC_NAMES = (
 
 MOST_BINS = 15
 FEWEST_PER_BIN = 20
+FEWEST_FOR_ECE = 2 * FEWEST_PER_BIN
+"""Fewer images make one bin, which compares means only: 0 however the probabilities are spread."""
 
 
 def checked_labels(labels: ArrayLike) -> Int64Array:
@@ -275,7 +277,8 @@ def ece_values(counts: RankedCounts, noise_sources: int = 1) -> Float64Array:
     is a noisy sample. The sampling variance `q (1 - q) / (n - 1)` of a bin with n images and share
     q is therefore subtracted from the squared gap, and negative differences are set to 0 (Bröcker
     2012, doi:10.1007/s00382-011-1191-1; Kumar, Liang & Ma 2019, arXiv:1909.10155, for the squared
-    error). A small upward bias remains because of the truncation at 0.
+    error). A small upward bias remains because of the truncation at 0. It is NaN for fewer than
+    `FEWEST_FOR_ECE` images.
 
     `noise_sources` is the number of times that sampling noise entered: 1 for a sample, 2 for a
     bootstrap resample of it. Subtracting it that often centres the resamples on the sample's value.
@@ -283,7 +286,9 @@ def ece_values(counts: RankedCounts, noise_sources: int = 1) -> Float64Array:
     bins = equal_mass_bins(counts)
     squares = bins.gaps() ** 2 - noise_sources * bins.noise()
     errors = np.sqrt(np.maximum(squares, 0.0))
-    return ratio(np.einsum("bk,bk->b", bins.mass, errors), bins.mass.sum(axis=1))
+    images = bins.mass.sum(axis=1)
+    found = ratio(np.einsum("bk,bk->b", bins.mass, errors), images)
+    return np.where(images < FEWEST_FOR_ECE, np.nan, found)
 
 
 def metric_values(

@@ -89,8 +89,18 @@ class Paired:
     @property
     def fall(self) -> float:
         """The larger decrease of sensitivity and specificity; below 0 if both increase."""
-        falls = [-(self.difference[m].value or 0.0) for m in ("sensitivity", "specificity")]
-        return max(falls)
+        return -(self._worst.value or 0.0)
+
+    @property
+    def fall_is_shown(self) -> bool:
+        """Whether the interval of the larger decrease excludes 0."""
+        high = self._worst.high
+        return high is not None and high < 0.0
+
+    @property
+    def _worst(self) -> Estimate:
+        changes = (self.difference["sensitivity"], self.difference["specificity"])
+        return min(changes, key=lambda change: change.value or 0.0)
 
 
 def compare_paired(

@@ -331,14 +331,7 @@ def _read_bytes(content: bytes, name: str, limits: LimitsConfig) -> GreyImage:
         )
     with spending(name):
         decoded = _decode(content, kind, name, limits)
-    if decoded.pixels.min() == decoded.pixels.max():
-        raise ImageRefusedError(
-            name,
-            Reason.BLANK,
-            f"all its pixels have one grey ({float(decoded.pixels.flat[0]):.3f}), so it shows "
-            f"nothing{header_note(decoded.warnings)}",
-            decoded.warnings,
-        )
+    refuse_blank(decoded.pixels, name, decoded.warnings)
     return GreyImage(
         pixels=decoded.pixels,
         source=name,
@@ -349,6 +342,22 @@ def _read_bytes(content: bytes, name: str, limits: LimitsConfig) -> GreyImage:
         warnings=decoded.warnings,
         colour=decoded.colour,
     )
+
+
+def refuse_blank(pixels: Float32Array, name: str, warnings: tuple[str, ...] = ()) -> None:
+    """Refuse an image (h, w) whose pixels are all equal.
+
+    Raises:
+        ImageRefusedError: `blank`.
+    """
+    if pixels.min() == pixels.max():
+        raise ImageRefusedError(
+            name,
+            Reason.BLANK,
+            f"all its pixels have one grey ({float(pixels.flat[0]):.3f}), so it shows "
+            f"nothing{header_note(warnings)}",
+            warnings,
+        )
 
 
 def header_note(warnings: tuple[str, ...]) -> str:
@@ -415,10 +424,11 @@ def _file_error(name: str, error: OSError) -> ImageRefusedError:
         return ImageRefusedError(name, Reason.NOT_FOUND, "its symbolic links form a loop")
     if error.errno in _ABSENT:
         target = _link_target(name)
+        why = "" if error.errno == errno.ENOENT else f" ({words})"
         detail = (
             f"it is a symbolic link to {target}, which does not exist"
             if target
-            else f"no such file ({words})"
+            else f"no such file{why}. Check the path"
         )
         return ImageRefusedError(name, Reason.NOT_FOUND, detail)
     return ImageRefusedError(name, Reason.CORRUPT, f"the disk can't read it ({words})")

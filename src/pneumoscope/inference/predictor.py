@@ -298,10 +298,17 @@ class Predictor:
     def predict_file(self, path: Path | str) -> Result:
         """The prediction for one file; without one, the result has a status and a reason.
 
+        Raises:
+            UsageError: something else than a path.
+
         Examples:
             >>> predictor.predict_file("missing.png").reason.value
             'not_found'
         """
+        if not isinstance(path, str | Path):
+            raise UsageError(
+                f"predict_file takes a path, found {type(path).__name__}; use predict for arrays."
+            )
         name = str(path)
         return next(self.answers([self._prepared(lambda: read_image(name, self._limits), name)]))
 

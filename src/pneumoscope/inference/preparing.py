@@ -24,6 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,13 @@ from pneumoscope.errors import ImageRefusedError, Reason, UsageError
 from pneumoscope.images.budget import keep_freed_memory
 from pneumoscope.images.dicom.patient import NO_AGE_LIMIT, AgeGate
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.images.read import GreyImage, header_note, read_bytes, read_image
+from pneumoscope.images.read import (
+    GreyImage,
+    header_note,
+    read_bytes,
+    read_image,
+    refuse_blank,
+)
 from pneumoscope.inference.input_check import MOST_COLOUR, ImageDescriptors, describe_image
 from pneumoscope.inference.inputs import expand
 from pneumoscope.records import ImageRecord, Prediction, is_frame, paths_of
@@ -52,6 +59,7 @@ WINDOW = 32
 _WANTED = "a path, an array, a Pillow image, bytes, a DataFrame with a column 'path', or many"
 _CHANNELS = (3, 4)
 _INTEGERS = (np.uint8, np.uint16)
+_LOADING = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +144,7 @@ def prepared(
         image = read()
         warnings = (*image.warnings, *gate.warnings(image))
     except ImageRefusedError as error:
-        return Prediction(
-            source,
-            error.reason.status,
-            error.reason,
-            detail=error.detail,
-            warnings=error.warnings,
-            sha256=error.sha256,
-        )
+        return _refused(source, error)
     if looks and image.colour > MOST_COLOUR:
         detail = (
             f"it is a picture in colour (mean chroma {image.colour:.2f}, limit {MOST_COLOUR}). "
@@ -160,6 +161,18 @@ def prepared(
     made = seen(source, image.pixels, preprocess, looks=looks)
     photometric = "" if image.dicom is None else image.dicom.photometric
     return replace(made, image=image, warnings=warnings, photometric=photometric)
+
+
+def _refused(source: str, error: ImageRefusedError) -> Prediction:
+    """The row of an image that can't be read."""
+    return Prediction(
+        source,
+        error.reason.status,
+        error.reason,
+        detail=error.detail,
+        warnings=error.warnings,
+        sha256=error.sha256,
+    )
 
 
 def seen(
@@ -294,7 +307,7 @@ def decode_any(
         return decode.content(image, named.name)
     if isinstance(image, np.ndarray):
         if image.dtype.kind == "f":
-            return seen(named.name, _unit(named.name, image), preprocess, looks=decode.looks)
+            return _of_floats(named.name, _unit(named.name, image), decode, preprocess)
         if image.dtype.type not in _INTEGERS or (image.ndim == 3 and image.dtype != np.uint8):
             raise UsageError(
                 f"{named.name}: found an array of type {image.dtype} and shape {image.shape}, "
@@ -302,6 +315,16 @@ def decode_any(
             )
         image = Image.fromarray(image)
     return decode.content(_png(named.name, image), named.name)
+
+
+def _of_floats(
+    name: str, pixels: NDArray[np.float32], decode: Decoder, preprocess: Preprocessor
+) -> Prepared | Prediction:
+    try:
+        refuse_blank(pixels, name)
+    except ImageRefusedError as error:
+        return _refused(name, error)
+    return seen(name, pixels, preprocess, looks=decode.looks)
 
 
 def network_inputs(images: Any, decode: Decoder, preprocess: Preprocessor) -> NDArray[np.float32]:
@@ -344,7 +367,10 @@ def _png(name: str, image: Image.Image) -> bytes:
     """A picture as the file that is read: no value is changed."""
     content = io.BytesIO()
     try:
-        image.save(content, "png", compress_level=1, exif=image.getexif())
+        with _LOADING:  # one image may be in the list twice, and is read when it is first used
+            image.load()
+            exif = image.getexif()
+        image.save(content, "png", compress_level=1, exif=exif)
     except OSError as error:
         raise UsageError(
             f"{name}: found a Pillow image of mode {image.mode!r} ({error}), wanted grey or "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import METRICS_METHOD
-from pneumoscope.evaluation.ranked_metrics import METRIC_NAMES
+from pneumoscope.evaluation.ranked_metrics import FEWEST_FOR_ECE, METRIC_NAMES
 from pneumoscope.records import Estimate
 from pneumoscope.storage import csv_text
 
@@ -91,7 +91,8 @@ METRICS: Mapping[str, MetricText] = {
         "expected calibration error (ECE): mean gap between predicted probability and observed "
         "frequency",
         lower_is_better=True,
-        undefined="needs an X-ray",
+        undefined=f"needs {FEWEST_FOR_ECE} X-rays: fewer make one bin, in which it is near 0 "
+        "for any model",
     ),
 }
 """The metrics of `metrics.json`, in the order in which pages show them."""

@@ -308,8 +308,14 @@ def _framing_findings(shortcuts: Shortcuts, content: StressContent) -> list[Stre
         f"{number(content.plain['auc'].value)}; sensitivity or specificity decreases by at most "
         f"{number(max(worst.found.fall, 0.0))} ({worst.title})."
     )
-    if worst.judgement == "fails":
+    fails = [row.found for row in rows if row.judgement == "fails"]
+    if any(found.fall_is_shown for found in fails):
         return [StressFinding("problem", f"{text} The model uses how images are framed.")]
+    if fails:
+        text += (
+            f" But its interval includes 0: {plural(worst.found.images, 'image')} do not show "
+            "whether the model uses how images are framed."
+        )
     return [StressFinding("warning" if (change.high or 0.0) < 0 else "note", text)]
 
 

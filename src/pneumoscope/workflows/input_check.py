@@ -10,6 +10,7 @@ validation to the input check, so that they are not computed twice.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.arrays import Float32Array
-from pneumoscope.data.index import index
+from pneumoscope.data.index import fingerprint, index
 from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.graph.archive import read_network
 from pneumoscope.images.perturbation_sweeps import PERTURBATIONS, rotation
@@ -53,6 +54,8 @@ from pneumoscope.training.features import Extractor
 from pneumoscope.training.recipes import Pooled
 from pneumoscope.workflows.run_folder import check_words
 from pneumoscope.workflows.scoring import Scored
+
+_LOGGER = logging.getLogger(__name__)
 
 REFUSALS = 0.01
 """Target refusal rate on held-out images and on their copies, all of which are genuine X-rays."""
@@ -189,6 +192,31 @@ def with_input_check(
     return check, statistics.to_table()
 
 
+def warn_without_check(
+    check: InputCheck, train: Sequence[ImageRecord], held_out: Sequence[ImageRecord]
+) -> None:
+    """Log a warning with the reason if a model was trained without an input check.
+
+    Args:
+        check: of the model.
+        train: its training images.
+        held_out: the images of other patients that `with_input_check` received.
+    """
+    if check != InputCheck():
+        return
+    patients = len({record.patient for record in held_out})
+    lacking = [
+        f"{found} {what}, wanted at least {least}"
+        for found, what, least in (
+            (len(train), "training images", LEAST_IMAGES),
+            (patients, "validation patients", LEAST_PATIENTS),
+        )
+        if found < least
+    ]
+    reason = " and ".join(lacking) or "too few of the images can be read"
+    _LOGGER.warning("no input check: %s. This model predicts for any picture.", reason)
+
+
 def tables_of(table: Table) -> dict[str, Table]:
     """The tables argument of `write_bundle`."""
     return {TABLE: table} if table else {}
@@ -222,12 +250,7 @@ def run_input_check(
     predictor = embedding_predictor(bundle)
     check, table = with_input_check(predictor, parts["train"], parts["val"], progress)
     if check == InputCheck():
-        raise DataError(
-            f"{data}: found {len(parts['train'])} images in train and "
-            f"{len({record.patient for record in parts['val']})} patients in val, wanted at least "
-            f"{LEAST_IMAGES} and {LEAST_PATIENTS} that can be read. Give the training data of the "
-            "model with its splits: RUN/split.csv"
-        )
+        raise _too_few(data, bundle, progress)
     tested = None
     if parts["test"]:
         statistics = Statistics.from_table(table, check.limits)
@@ -254,6 +277,26 @@ def run_input_check(
     lines += [] if tested is None else [f"in test                    {percent(tested, 1)}"]
     lines += [f"model  {out}" if out else "not saved: give --out BUNDLE"]
     return document, "\n".join(lines)
+
+
+def _too_few(data: Path, bundle: Bundle, progress: Progress) -> DataError:
+    """The error for data that have too few images for an input check."""
+    dataset = index(data, progress=progress)  # with hashes, to tell whose training data these are
+    train, val = (
+        [record for record, _ in _readable(dataset.subset(name).records)]
+        for name in ("train", "val")
+    )
+    of_the_model = fingerprint(train) == bundle.manifest.training_data.fingerprint
+    way_out = (
+        "Train on more images."
+        if of_the_model
+        else "Give the training data of the model with its splits: RUN/split.csv"
+    )
+    return DataError(
+        f"{data}: found {len(train)} readable images in train (wanted at least {LEAST_IMAGES}) "
+        f"and {len({record.patient for record in val})} patients in val (wanted at least "
+        f"{LEAST_PATIENTS}). {way_out}"
+    )
 
 
 def embedding_predictor(bundle: Bundle) -> Predictor:

@@ -7,6 +7,7 @@ with `--out` resumes from its journal.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -28,6 +29,8 @@ from pneumoscope.inference.results import Journal, Result, as_row, check_format,
 from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
 from pneumoscope.storage import claim_folder, path_text, temporary_beside
+
+_LOGGER = logging.getLogger(__name__)
 
 REFUSED = InputError.exit_code
 MOST_LISTED = 10_000
@@ -149,6 +152,8 @@ def run_prediction(
             any_age=batch.any_age,
             device=batch.device,
         )
+        if batch.input_check and not predictor.checks_inputs:
+            _LOGGER.warning("%s has no input check: it predicts for any picture.", model)
         reports, resources = _writers(folders, predictor)
         writers = [writer for writer in (reports, resources) if writer is not None]
         journal = Journal(out, _origin(predictor, files), resume=resume) if out else None

@@ -76,6 +76,7 @@ from pneumoscope.workflows.input_check import (
     pooled_by_record,
     scored_by_record,
     tables_of,
+    warn_without_check,
     with_input_check,
 )
 from pneumoscope.workflows.operating_point import with_operating_point
@@ -241,6 +242,7 @@ def _train(
     )
     for checkpoint in out.glob("checkpoint-*.npz"):
         checkpoint.unlink()
+    warn_without_check(manifest.input_check, kept, scored.records)
     warned = sum(trained[0].warned.values(), Counter[str]())
     return TrainedRun(
         out,
@@ -478,6 +480,7 @@ def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
         "seconds": dict(run.seconds),
         "peak_memory_mb": peak,
         "warnings": dict(run.warned),
+        "input_check": run.bundle.manifest.input_check.method,
         "validation": run.evaluation.to_metrics_json(),
     }
     text = (

@@ -6,8 +6,12 @@ import io
 import struct
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -20,14 +24,18 @@ from pydicom.uid import (
 from pneumoscope.config import LimitsConfig
 from pneumoscope.delivery.dicom_report.source import source_image
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images import budget
+from pneumoscope.images import budget, structure
+from pneumoscope.images.dicom import pixels
 from pneumoscope.images.read import read_bytes
 from support.hostile_files import (
     GREY,
+    coding_style,
     elements,
     encapsulated,
     fragments,
     items,
+    jpeg_2000,
+    jpeg_behind,
     jpeg_of_comments,
     long_value,
     many_directories,
@@ -117,6 +125,62 @@ def test_packets_of_jpeg_2000_are_counted() -> None:
     error = refused(encapsulated(stream, JPEG2000Lossless))
     assert error.reason == Reason.TOO_COMPLEX
     assert "packets" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        pytest.param(jpeg_2000(coding_style(1, 1, b"\x11\x11")), "precincts", id="precincts"),
+        pytest.param(jpeg_2000(coding_style(5000, 1, b"\x55\x55")), "packets", id="layers"),
+        pytest.param(jpeg_2000(coding_style(1, 1, block=0)), "code-blocks", id="code-blocks"),
+    ],
+)
+def test_precincts_and_code_blocks_of_jpeg_2000_are_counted(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, word: str
+) -> None:
+    monkeypatch.setattr(structure, "_MAX_PACKETS", 10_000)
+    monkeypatch.setattr(structure, "_MAX_PARTS", 200)
+    monkeypatch.setattr(pixels, "get_decoder", None)
+    error = refused(content)
+    assert error.reason == Reason.TOO_COMPLEX
+    assert word in error.detail
+
+
+def test_a_stream_with_usual_precincts_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "_MAX_PARTS", 200)
+    error = refused(jpeg_2000(coding_style(1, 1, b"\x77\x88")))
+    assert error.reason == Reason.BLANK
+
+
+def test_a_tile_part_has_no_coding_of_its_own() -> None:
+    hidden = coding_style(65535, 1, b"\x11\x11")
+    error = refused(jpeg_2000(coding_style(1, 1), tile_style=hidden))
+    assert (error.reason, "tile part" in error.detail) == (Reason.CORRUPT, True)
+
+
+def test_the_decoder_gets_the_stream_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stream in a JP2 container, wherever its boxes point to."""
+    container = io.BytesIO()
+    Image.fromarray(np.zeros((512, 512), np.uint8)).save(container, "JPEG2000")
+    seen = []
+
+    class Spy:
+        def as_array(self, dataset: Dataset, **options: object) -> object:
+            seen.append(get_frame(dataset.PixelData, 0, number_of_frames=1))
+            return get_decoder(JPEG2000Lossless).as_array(dataset, **options)
+
+    monkeypatch.setattr(pixels, "get_decoder", lambda _uid: Spy())
+    refused(jpeg_2000(coding_style(1, 1), start=container.getvalue()[:85]))
+    assert [stream[:4] for stream in seen] == [b"\xff\x4f\xff\x51"]
+
+
+@pytest.mark.parametrize("marker", [0x00, 0x01, 0xD0, 0xD8])
+def test_no_marker_without_a_length_hides_the_frame_header(
+    monkeypatch: pytest.MonkeyPatch, marker: int
+) -> None:
+    monkeypatch.setattr(pixels, "get_decoder", None)
+    error = refused(jpeg_behind(marker, 60_000))
+    assert (error.reason, "stream that it states" in error.detail) == (Reason.CORRUPT, True)
 
 
 def test_time_is_counted_and_a_file_after_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from pneumoscope import storage
 from pneumoscope.errors import MissingError, UsageError
+from pneumoscope.reading import json_lines
 from pneumoscope.storage import (
     alone_in,
     atomic_writer,
@@ -22,7 +23,6 @@ from pneumoscope.storage import (
     claim_folder,
     folder_writer,
     home_folder,
-    json_lines,
     leftovers,
     path_text,
     plain_cell,

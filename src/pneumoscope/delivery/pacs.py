@@ -36,18 +36,23 @@ from pynetdicom.sop_class import (
 )
 
 from pneumoscope.config import FetchConfig
-from pneumoscope.delivery.dicom_node.associations import LEAST_RATE, Connection, Deadline
-from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
+from pneumoscope.delivery.dicom_node.peers import (
+    LEAST_RATE,
+    Connection,
+    Deadline,
+    Peer,
+    check_aet,
+)
 from pneumoscope.delivery.dicom_node.server import IMAGE_CLASSES
 from pneumoscope.delivery.pseudonyms import Mapping, pseudonyms_of
 from pneumoscope.errors import ImageRefusedError, MissingError, NetworkError, UsageError
 from pneumoscope.images.budget import decoding
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
+from pneumoscope.reading import json_lines
 from pneumoscope.storage import (
     LineFile,
     claim_folder,
     csv_text,
-    json_lines,
     remove_leftovers,
     write_bytes,
     write_text,

@@ -25,7 +25,7 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.delivery.dicom_report.source import source_image
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import budget, structure
-from pneumoscope.images.dicom import pixels
+from pneumoscope.images.dicom import decode, pixels
 from pneumoscope.images.read import read_bytes
 from support.hostile_files import (
     GREY,
@@ -40,6 +40,7 @@ from support.hostile_files import (
     long_value,
     many_directories,
     meta_elements,
+    palette,
     png_of_chunks,
     progressive,
     sequential,
@@ -181,6 +182,35 @@ def test_no_marker_without_a_length_hides_the_frame_header(
     monkeypatch.setattr(pixels, "get_decoder", None)
     error = refused(jpeg_behind(marker, 60_000))
     assert (error.reason, "stream that it states" in error.detail) == (Reason.CORRUPT, True)
+
+
+_RAMP = struct.pack("<6H", 0, 1, 0, 1, 255, 65535)
+"""One entry, and 255 on the way to white."""
+
+
+def test_segmented_palettes_are_read() -> None:
+    assert read_bytes(palette(_RAMP), "honest").pixels.max() > 0.5
+    again = struct.pack("<9H", 0, 1, 0, 1, 127, 65535, 2, 2, 0) + b"\0\0"
+    assert read_bytes(palette(again), "honest").pixels.max() > 0.5
+    short = bytes([0, 1, 0, 1, 127, 255, 2, 2, 0, 0, 0, 0])
+    assert read_bytes(palette(short, bits=8), "honest").pixels.max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("segments", "reason", "word"),
+    [
+        (_RAMP + struct.pack("<3H", 1, 65535, 7) * 2, Reason.CORRUPT, "palette"),
+        (_RAMP + struct.pack("<4H", 2, 1, 6, 0) * 3, Reason.CORRUPT, "recursion"),
+        (_RAMP + struct.pack("<4H", 2, 2, 0, 0) * 900, Reason.CORRUPT, "palette"),
+        (struct.pack("<3H", 0, 1, 0) + struct.pack("<4H", 2, 1, 0, 0) * 1001, "too_complex", "pal"),
+    ],
+)
+def test_segmented_palettes_are_counted_before_they_are_expanded(
+    monkeypatch: pytest.MonkeyPatch, segments: bytes, reason: str, word: str
+) -> None:
+    monkeypatch.setattr(decode, "apply_color_lut", None)
+    error = refused(palette(segments))
+    assert (error.reason, word in error.detail) == (reason, True)
 
 
 def test_time_is_counted_and_a_file_after_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

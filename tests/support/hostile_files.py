@@ -11,7 +11,12 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+)
 
 from pneumoscope.images.dicom.file import transfer_syntax_of
 from support.image_files import dicom, film, smooth_grey
@@ -43,6 +48,16 @@ def encapsulated(stream: bytes, syntax: str) -> bytes:
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
     return dicom(dataset, syntax)
+
+
+def palette(segments: bytes, *, bits: int = 16) -> bytes:
+    """A DICOM file with a segmented palette, the same for each colour."""
+    dataset = film(GREY)
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for colour in ("Red", "Green", "Blue"):
+        setattr(dataset, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, bits])
+        setattr(dataset, f"Segmented{colour}PaletteColorLookupTableData", segments)
+    return dicom(dataset, ExplicitVRLittleEndian)
 
 
 def jpeg_2000(style: bytes, *, tile_style: bytes = b"", start: bytes = b"") -> bytes:

@@ -145,6 +145,15 @@ def items(count: int, *, undefined: bool, syntax: str) -> bytes:
     return dicom(dataset, syntax)
 
 
+def items_before(keyword: str, count: int) -> bytes:
+    """A DICOM file with so many empty items before one element, and that of a woman."""
+    dataset = film(GREY)
+    dataset.ReferencedImageSequence = Sequence([Dataset() for _ in range(count)])
+    dataset.PatientSex = "F"
+    setattr(dataset, keyword, "p1")
+    return dicom(dataset, ExplicitVRLittleEndian)
+
+
 def elements(count: int) -> bytes:
     """One with so many empty private elements."""
     whole = dicom(film(GREY))

@@ -17,7 +17,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, cast
@@ -34,7 +34,7 @@ from pneumoscope.arrays import Float32Array
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import structure
-from pneumoscope.images.budget import CountedStream, decoding, spending
+from pneumoscope.images.budget import HEADER_BYTES, CountedStream, decoding, spending
 from pneumoscope.images.grey import (
     Decoded,
     DicomInfo,
@@ -357,8 +357,33 @@ def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> De
     return decode_raster(content, kind, name, limits)
 
 
-def read_file(name: str, limits: LimitsConfig) -> bytes:
+def dicom_texts(path: Path, keywords: Collection[str]) -> dict[str, str]:
+    """The values of elements in a DICOM header, as `dicom.file.header_texts` reads them.
+
+    Only the beginning of the file is read, and no pixel is decoded.
+
+    Returns:
+        Text by keyword; empty for other and for unreadable files, which `read_image` reports.
+    """
+    try:
+        head = read_file(str(path), _DEFAULT_LIMITS, HEADER_BYTES)
+        if head[128:132] != b"DICM":
+            return {}
+        # pydicom takes 0.2 s to import, and most data sets have no DICOM.
+        from pneumoscope.images.dicom.file import header_texts
+
+        return header_texts(head, str(path), keywords)
+    except ImageRefusedError:
+        return {}
+
+
+def read_file(name: str, limits: LimitsConfig, most: int | None = None) -> bytes:
     """Read the bytes of a regular file within the limits; never blocks on a pipe or a device.
+
+    Args:
+        name: its path.
+        limits: limits on its bytes.
+        most: read only so many bytes at its beginning.
 
     Raises:
         ImageRefusedError: the file is missing, not readable, not a regular file, or too large.
@@ -369,7 +394,7 @@ def read_file(name: str, limits: LimitsConfig) -> bytes:
         descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as stream:
             _check_status(name, os.fstat(stream.fileno()), limits)
-            content = stream.read(limits.max_bytes + 1)
+            content = stream.read(limits.max_bytes + 1 if most is None else most)
     except OSError as error:
         raise _file_error(name, error) from error
     except ValueError as error:  # a null character, or text that no file system encodes

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pneumoscope.data.patients import is_mask_folder, parse_split, split_words
 from pneumoscope.errors import DataError, ImageRefusedError
-from pneumoscope.images.read import detect_format, read_image
+from pneumoscope.images.read import detect_format, read_small
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
 
@@ -49,7 +49,6 @@ _SIDE = 192
 _CONSTANT = 0.03
 _NEAR = 0.06
 _TWO_VALUED = 0.95
-_DICOM_HEAD_BYTES = 132
 
 
 def class_words(pneumonia: str = "", normal: str = "") -> dict[str, int]:
@@ -336,19 +335,6 @@ def notes_on_flat_images(
 
 def _kind_of(record: ImageRecord) -> FlatKind:
     try:
-        return flat_kind(_glance(record.path))
-    except (ImageRefusedError, OSError, ValueError):
+        return flat_kind(read_small(record.path, _SIDE))
+    except ImageRefusedError:
         return ""
-
-
-def _glance(path: Path) -> npt.NDArray[Any]:
-    """The image at a size that decodes quickly."""
-    from PIL import Image
-
-    with path.open("rb") as stream:
-        if detect_format(stream.read(_DICOM_HEAD_BYTES)) != "jpeg":
-            return read_image(path).pixels
-        stream.seek(0)
-        with Image.open(stream) as image:
-            image.draft("L", (_SIDE, _SIDE))
-            return np.asarray(image.convert("L"))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -206,16 +207,7 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
         directory = deep_directory(content) if kind == "tiff" else None
         if directory is not None:
             return decode_deep_tiff(content, directory, source, limits)
-        # Pillow's decoder of compressed BMP reads single bytes: only the time counts for these.
-        stream = CountedStream(content, f"{kind.upper()} parts", 0 if kind == "bmp" else 1)
-        image = _OPENERS[kind](stream)
-        check_size(source, image.width, image.height, limits)
-        if kind == "jpeg":
-            check_scans(content, source)
-        if kind == "webp":
-            structure.refuse_frames(source, cast("WebPImageFile", image).n_frames, "animated WebP")
-        if isinstance(image, TiffImageFile):
-            check_strips(image.tag_v2, content, source)
+        image = _opened(content, kind, source, limits)
         bits = _bits(image, content, kind)
         orientation = structure.exif_orientation(image.info.get("exif", b""))
         image.load()
@@ -227,6 +219,21 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
     if kind != "tiff":  # Pillow applies the orientation of TIFF itself
         pixels = oriented(pixels, orientation)
     return Decoded(np.ascontiguousarray(pixels), bits, warnings, colour=colour)
+
+
+def _opened(content: bytes, kind: Format, source: str, limits: LimitsConfig) -> ImageFile.ImageFile:
+    """A raster image whose header was checked; call this inside `decoding`."""
+    # Pillow's decoder of compressed BMP reads single bytes: only the time counts for these.
+    stream = CountedStream(content, f"{kind.upper()} parts", 0 if kind == "bmp" else 1)
+    image = _OPENERS[kind](stream)
+    check_size(source, image.width, image.height, limits)
+    if kind == "jpeg":
+        check_scans(content, source)
+    if kind == "webp":
+        structure.refuse_frames(source, cast("WebPImageFile", image).n_frames, "animated WebP")
+    if isinstance(image, TiffImageFile):
+        check_strips(image.tag_v2, content, source)
+    return image
 
 
 def _check_container(content: bytes, kind: Format, source: str, limits: LimitsConfig) -> None:
@@ -341,6 +348,33 @@ def read_bytes(content: bytes, name: str, limits: LimitsConfig = _DEFAULT_LIMITS
         warnings=decoded.warnings,
         colour=decoded.colour,
     )
+
+
+def read_small(
+    path: Path, side: int, limits: LimitsConfig = _DEFAULT_LIMITS
+) -> npt.NDArray[np.uint8] | Float32Array:
+    """Read one image file for its main traits; a JPEG at reduced scale, which is fast.
+
+    Args:
+        path: a regular file.
+        side: pixels that both sides of a reduced JPEG have at least.
+        limits: limits on the file's bytes, pixels and sides.
+
+    Returns:
+        Grey, (h, w): uint8 of a JPEG, else float32 in [0, 1].
+
+    Raises:
+        ImageRefusedError: for every failure, as `read_image`.
+    """
+    name = str(path)
+    content = read_file(name, limits)
+    if detect_format(content) != "jpeg":
+        return read_bytes(content, name, limits).pixels
+    _check_bytes(name, len(content), limits)
+    with decoding(name, "the JPEG"):
+        image = _opened(content, "jpeg", name, limits)
+        image.draft("L", (side, side))
+        return np.asarray(image.convert("L"))
 
 
 def header_note(warnings: tuple[str, ...]) -> str:

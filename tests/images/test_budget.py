@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import valuerep
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
@@ -45,6 +46,7 @@ from support.hostile_files import (
     progressive,
     sequential,
 )
+from support.image_files import dicom, film
 
 MANY = 5_000
 
@@ -182,6 +184,45 @@ def test_no_marker_without_a_length_hides_the_frame_header(
     monkeypatch.setattr(pixels, "get_decoder", None)
     error = refused(jpeg_behind(marker, 60_000))
     assert (error.reason, "stream that it states" in error.detail) == (Reason.CORRUPT, True)
+
+
+def many_windows(count: int) -> bytes:
+    dataset = film(GREY)
+    dataset.WindowCenter = ["3"] * count
+    dataset.WindowWidth = ["1"] * count
+    return dicom(dataset, ImplicitVRLittleEndian)
+
+
+def test_few_windows_of_many_are_applied() -> None:
+    warnings = read_bytes(many_windows(100), "odd").warnings
+    assert len(warnings) <= 10
+    assert any("states 100 windows" in each for each in warnings)
+
+
+def test_values_of_an_element_are_counted_before_they_are_converted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = many_windows(1001)
+    monkeypatch.setattr(valuerep, "DSfloat", None)
+    error = refused(content)
+    assert error.reason == Reason.TOO_COMPLEX
+    assert "values of one element" in error.detail
+
+
+@pytest.mark.parametrize("tag", [273, 279])
+def test_strips_of_a_tiff_are_counted_before_they_are_listed(
+    monkeypatch: pytest.MonkeyPatch, tag: int
+) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, "TIFF")
+    content = bytearray(stream.getvalue())
+    (start,) = struct.unpack_from("<I", content, 4)
+    entry = content.index(struct.pack("<H", tag), start)
+    struct.pack_into("<HII", content, entry + 2, 1, MANY, len(content))
+    monkeypatch.setattr(structure, "ImageFileDirectory_v2", None)
+    error = refused(bytes(content) + b"\x08" * MANY)
+    assert error.reason == Reason.TOO_COMPLEX
+    assert "strips" in error.detail
 
 
 _RAMP = struct.pack("<6H", 0, 1, 0, 1, 255, 65535)

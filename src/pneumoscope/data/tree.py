@@ -25,6 +25,7 @@ from pneumoscope.data.patients import is_mask_folder, parse_split, split_words
 from pneumoscope.errors import DataError, ImageRefusedError
 from pneumoscope.images.read import detect_format, read_small
 from pneumoscope.progress import SILENT, Progress
+from pneumoscope.reading import open_regular
 from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
 
 SHAPES = (
@@ -205,7 +206,7 @@ def is_certainly_not_image(path: Path) -> bool:
     if not _SUFFIX.fullmatch(suffix) or _IMAGE_SUFFIXES.fullmatch(suffix):
         return False
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return detect_format(stream.read(_HEAD_BYTES)) is None
     except OSError:  # the image reader reports why
         return False

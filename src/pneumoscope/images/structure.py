@@ -61,7 +61,6 @@ _SHORT_NUMBERS, _MOST_LEVELS = 256, 32
 """Components up to which their number has one byte; decompositions at most."""
 
 _START_OF_SCAN = b"\xff\xda"
-_SEVERAL = 2
 _BIG = (b"+\x00", b"\x00+")
 """Version 43, in either byte order: BigTIFF, whose header has 16 bytes."""
 
@@ -132,10 +131,10 @@ def check_tiff_directory(content: bytes, source: str) -> None:
     """Check that the first TIFF directory lies inside the file and that there is no second one.
 
     Many writers put the directory last (TIFF 6.0, 2). Further directories form a chain, which is
-    not followed.
+    not followed. The values that an entry states are counted before they are read.
 
     Raises:
-        ImageRefusedError: `truncated` or `multi_frame`.
+        ImageRefusedError: `truncated`, `multi_frame` or `too_complex`.
     """
     order = "<" if content[:2] == b"II" else ">"
     if 43 in content[2:4]:  # BigTIFF: 64-bit offset, count and entries of 20 bytes
@@ -153,6 +152,11 @@ def check_tiff_directory(content: bytes, source: str) -> None:
             Reason.TRUNCATED,
             f"the TIFF ends at byte {len(content)}, before its directory does. Fetch it again",
         )
+    head = f"{order}HH{offset_format[1]}"
+    for position in range(end - (count or 0) * entry_bytes, end, entry_bytes):
+        tag, _kind, values = struct.unpack_from(head, content, position)
+        if tag in _COUNTED_TAGS:
+            spend(values, "TIFF strips or tiles")
     if _number(content, offset_format, end):
         raise ImageRefusedError(
             source,
@@ -385,8 +389,16 @@ _TILE_WIDTH, _TILE_HEIGHT, _DEPTH = 322, 323, 32997
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2
 _UNSIGNED, _SEPARATE = 1, 2
 _PACKED_BITS, _MAX_SAMPLES = 12, 4
+_COLOUR_MAP, _EXTRA_SAMPLES = 320, 338
 _COMPRESSION, _JPEG = 259, (6, 7)
 """Both JPEG compressions of TIFF."""
+
+
+_COUNTED_TAGS = frozenset(
+    {*(_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS)}
+    | {*(_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SAMPLES, _COLOUR_MAP, _EXTRA_SAMPLES)}
+)
+"""Tags of which every value is read."""
 
 
 def check_strips(tags: ImageFileDirectory_v2, content: bytes, source: str) -> None:

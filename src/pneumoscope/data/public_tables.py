@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pneumoscope.config import AdoptConfig
 from pneumoscope.data.patients import parse_split
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.read import dicom_texts
+from pneumoscope.reading import open_regular
 from pneumoscope.records import Split
 
 NORMAL, PNEUMONIA = 0, 1
@@ -190,14 +192,14 @@ def rows_of(table: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]]:
                 )
             for row in reader:
                 yield {name: (value or "").strip() for name, value in row.items() if name}
-    except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
         raise DataError(
             f"{table}: can't be read as CSV in UTF-8 ({error}). Download it again."
         ) from error
 
 
 def _opened(table: Path) -> IO[bytes]:
-    stream = table.open("rb")
+    stream = open_regular(table)
     if table.suffix != ".gz":
         return stream
     with stream:

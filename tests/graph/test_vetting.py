@@ -21,6 +21,7 @@ from pneumoscope.errors import BundleError, InputError
 from pneumoscope.graph import archive
 from pneumoscope.graph.archive import open_weight_file, read_description
 from pneumoscope.graph.bundle_files import MANIFEST, default_folder, read_manifest
+from pneumoscope.graph.plan import read_plan
 from pneumoscope.inference.weights_store import read_table
 from support.archives import bomb_weights, lying_archive
 
@@ -216,3 +217,17 @@ def test_no_member_unpacks_beyond_what_is_allowed(
         read_description(model)
     assert set(longest) <= {reading.PIECE_BYTES}
     assert bool(longest) == (packing == zipfile.ZIP_DEFLATED)
+
+
+def test_a_description_nested_deeply_is_refused() -> None:
+    arguments: list[Any] = []
+    for _ in range(3000):
+        arguments = [arguments]
+    layer = {
+        "class_name": "ReLU",
+        "name": "a",
+        "config": {"name": "a"},
+        "inbound_nodes": [{"args": arguments, "kwargs": {}}],
+    }
+    with pytest.raises(BundleError, match="description can't be read"):
+        read_plan({"class_name": "Functional", "config": {"layers": [layer]}})

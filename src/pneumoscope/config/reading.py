@@ -25,6 +25,8 @@ ConfigT = TypeVar("ConfigT")
 _MOST_BYTES = 1 << 20
 """Limit of a TOML file; all settings take 10 KB."""
 
+_MOST_DOTS = 300
+
 
 def option(default: Any, help_text: str, least: float = -math.inf, most: float = math.inf) -> Any:
     """A dataclass field with a default, a help text (for command line and docs) and a range."""
@@ -68,6 +70,12 @@ def read_toml(path: Path) -> dict[str, Any]:
             content = stream.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise UsageError(f"{path}: found more than {_MOST_BYTES:,} bytes. Give a TOML file.")
+        # tomllib notes every part of a dotted key with all parts before it.
+        if any(line.count(b".") > _MOST_DOTS for line in content.splitlines()):
+            raise UsageError(
+                f"{path}: found a line of more than {_MOST_DOTS} dots, wanted names and values of "
+                "settings. Give a TOML file."
+            )
         return tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise UsageError(

@@ -293,7 +293,8 @@ def codestream(content: bytes, source: str) -> Codestream | None:
         if length < _TILE_PART_BYTES or any(marker in _CODINGS for marker, _ in inner):
             raise _corrupt(source, "a tile part states a coding or a length of its own")
         position += length
-    if stream[position : position + 2] not in (b"", _END_OF_STREAM):
+    end = stream[position : position + 2]
+    if end != _END_OF_STREAM and end.strip(b"\x00\xff"):  # without padding
         raise _corrupt(source, f"no tile part begins at its byte {position}")
     width, height, left, top = numbers[:4]
     depth = numbers[9]

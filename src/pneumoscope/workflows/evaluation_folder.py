@@ -97,9 +97,12 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
         labels = [CLASS_NAMES.index(row["label"]) for row in scored]
         scores = [float(row.get("score") or row["probability"]) for row in scored]
         scale = ScoreScale(**document.get("scale", {}))
-        for row, each in zip(scored, scale.to_unit(scores), strict=True):
-            if not 0.0 <= each <= 1.0:
-                raise ValueError(f"the score of {row['path'][:200]!r} is outside {scale}")
+        for row, score, unit in zip(scored, scores, scale.to_unit(scores), strict=True):
+            if not 0.0 <= unit <= 1.0:
+                raise ValueError(
+                    f"found the score {score} of {row['path'][:200]!r}, wanted {scale.low:g} to "
+                    f"{scale.high:g}"
+                )
         threshold, model = document["threshold"], document.get("model") or {}
         return SavedEvaluation(
             folder,

@@ -16,6 +16,7 @@ import pytest
 
 from pneumoscope import storage
 from pneumoscope.errors import MissingError, UsageError
+from pneumoscope.reading import json_lines
 from pneumoscope.storage import (
     LineFile,
     alone_in,
@@ -26,7 +27,6 @@ from pneumoscope.storage import (
     csv_text,
     folder_writer,
     home_folder,
-    json_lines,
     leftovers,
     path_text,
     plain_cell,

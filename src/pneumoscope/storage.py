@@ -17,7 +17,6 @@ import logging
 import os
 import re
 import shutil
-import stat
 import tempfile
 import unicodedata
 import uuid
@@ -91,28 +90,11 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def json_lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
-    """Yield the document of each line of a file, and the offset in bytes at which the line ends.
-
-    The document is `None` if the line is no JSON object with a line feed at its end, as an
-    interruption may have left it.
-    """
-    end = 0
-    with path.open("rb") as stream:
-        for line in stream:
-            end += len(line)
-            try:
-                document = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                document = None
-            yield document if isinstance(document, dict) else None, end
-
-
 class LineFile:
     """A file that lines are appended to, each of them whole or not at all.
 
     A line that a kill or a full disk cut short is ended when the file is opened, so that the next
-    one starts on its own. `json_lines` recognises it.
+    one starts on its own. `reading.json_lines` recognises it.
 
     Args:
         path: created if it does not exist.
@@ -392,20 +374,6 @@ def terminal_text(text: str) -> str:
         return c if harmless else c.encode("unicode_escape").decode()
 
     return "".join(map(shown, path_text(text)))
-
-
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a file for reading, without blocking on a named pipe or a device.
-
-    Raises:
-        OSError: it can't be opened, or is not a regular file.
-    """
-    waitless = getattr(os, "O_NONBLOCK", 0)
-    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | waitless))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return stream
 
 
 def sha256_of_file(path: Path) -> str:

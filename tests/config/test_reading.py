@@ -125,6 +125,28 @@ def test_settings_that_a_file_names_are_told_from_defaults(tmp_path: Path) -> No
     assert named_in(path) == {"views", "fit.epochs"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epochs = " + "1" * 5000,
+        "a = " + "[" * 5000 + "]" * 5000,
+        "# \n" * 400_000,
+        "a" + ".a" * 301 + "=1",
+    ],
+)
+def test_toml_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"c\.toml: "):
+        from_toml(TrainConfig, tmp_path / "c.toml")
+
+
+def test_a_setting_nested_deeply_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("a" + ".a" * 300 + " = 1", encoding="utf-8")
+    assert len(named_in(tmp_path / "c.toml")) == 1
+    with pytest.raises(UsageError, match="unknown setting 'a'"):
+        from_toml(TrainConfig, tmp_path / "c.toml")
+
+
 def test_ranges_hold_for_configs_made_in_python_too() -> None:
     for config in RECIPES.values():
         check_ranges(config)

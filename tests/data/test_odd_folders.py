@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from pneumoscope.cli.app import run
 from pneumoscope.data.audit import audit
@@ -23,6 +24,7 @@ from pneumoscope.data.tree import flat_kind, notes_on_flat_images
 from pneumoscope.errors import DataError
 from support.bad_data import write_image, write_images
 from support.dicom_images import twelve
+from support.hostile_files import progressive
 from support.image_files import dicom
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -86,6 +88,22 @@ def test_two_valued_images_are_found_by_their_pixels(tmp_path: Path, suffix: str
     assert codes["two_valued"].severity == "problem"
     assert "3 of 12" in codes["two_valued"].text
     assert "1 of 12" in codes["near_constant"].text
+
+
+def test_the_search_for_masks_has_the_limits_of_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A JPEG of 800 bytes that states 20,000 squared, and one of very many scans."""
+    _classes(tmp_path, *CLASSES)
+    content = bytearray(_mask(tmp_path / "NORMAL" / "wide.jpeg").read_bytes())
+    start = content.index(b"\xff\xc0") + 5
+    content[start : start + 4] = (20_000).to_bytes(2, "big") * 2
+    (tmp_path / "NORMAL" / "wide.jpeg").write_bytes(content)
+    (tmp_path / "NORMAL" / "scans.jpeg").write_bytes(progressive(300))
+    converted = []
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *found: converted.append(found))
+    assert notes_on_flat_images(index(tmp_path).records) == ()
+    assert converted == []
 
 
 def test_flat_images() -> None:

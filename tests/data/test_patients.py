@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 
@@ -22,7 +23,11 @@ from pneumoscope.data.patients import (
     natural_key,
     number_of,
 )
+from pneumoscope.data.public_tables import Record, with_dicom_header
+from pneumoscope.images import budget
+from pneumoscope.images.dicom.patient import image_attributes
 from pneumoscope.records import ImageRecord
+from support.hostile_files import items_before
 
 
 @pytest.mark.parametrize(
@@ -135,6 +140,25 @@ def test_cut_dicom_headers_give_no_patient(tmp_path: Path, cut: int) -> None:
     path = write_dicom(tmp_path / "a.dcm", "P7")
     path.write_bytes(path.read_bytes()[:cut])
     assert dicom_patient_id(path) == ""
+
+
+def test_a_header_has_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items of a sequence before the id count, as in the reader of images."""
+    path = tmp_path / "a.dcm"
+    path.write_bytes(items_before("PatientID", 2000))
+    assert dicom_patient_id(path) == "p1"
+    monkeypatch.setattr(budget, "MOST_ITEMS", 1000)
+    assert dicom_patient_id(path) == ""
+    assert with_dicom_header(Record(path, 0)).sex == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    os.mkfifo(path)
+    assert dicom_patient_id(path) == ""
+    assert with_dicom_header(Record(path, 0)) == Record(path, 0)
+    assert image_attributes(path) == {}
 
 
 def test_missing_and_tiny_files_give_no_patient(tmp_path: Path) -> None:

@@ -153,9 +153,12 @@ def test_padchest_compressed(tmp_path: Path) -> None:
     table.with_suffix(".csv.gz").write_bytes(gzip.compress(table.read_bytes()))
     table.unlink()
     assert kept(adopted("padchest", tmp_path)) == {"p1": 0, "p2": 1}
-    table.with_suffix(".csv.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="can't be read as CSV"):
-        adopted("padchest", tmp_path)
+    damaged = bytearray(gzip.compress(b"x" + bytes(range(256)) * 40))
+    damaged[20:40] = b"\xff" * 20  # what zlib has an error of its own for
+    for content in (b"no gzip", bytes(damaged)):
+        table.with_suffix(".csv.gz").write_bytes(content)
+        with pytest.raises(DataError, match="can't be read as CSV"):
+            adopted("padchest", tmp_path)
 
 
 def own_table(root: Path) -> Path:

@@ -21,7 +21,7 @@ pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
     DigitalXRayImageStorageForPresentation,
@@ -34,12 +34,14 @@ from pneumoscope.delivery import pseudonyms
 from pneumoscope.delivery.pacs import JOURNAL, FetchedFolder
 from pneumoscope.delivery.pseudonyms import MAPPING_COLUMNS, Mapping
 from pneumoscope.errors import UsageError
+from pneumoscope.images import budget
 from pneumoscope.storage import alone_in
 from support import fake_dicomweb
 from support.dicom_peers import until
 from support.dicom_reports import needs, patient_xray, xray_bytes
 from support.fake_dicomweb import dicomweb_server
 from support.free_port import free_port
+from support.hostile_files import items, items_before
 from support.image_files import dicom
 
 DAYS = ("20260901", "20260902", "20260903", "20261001")
@@ -177,6 +179,19 @@ def test_a_deflated_object_that_is_broken_is_turned_away(tmp_path: Path) -> None
     assert not folder.add(broken)
     assert folder.add(whole)
     assert (folder.new, folder.turned_away) == (1, 1)
+
+
+def test_an_image_whose_header_is_too_complex_is_turned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = FetchedFolder(tmp_path / "got", 1 << 20, 0)
+    monkeypatch.setattr(budget, "MOST_ITEMS", 1000)
+    assert not folder.add(items_before("PatientID", 2000))
+    assert folder.add(items_before("PatientID", 10))
+    facts = dict.fromkeys(("image", "study", "series", "accession", "patient"), "1.2")
+    files = (items(n, undefined=True, syntax=ExplicitVRLittleEndian) for n in (10, 2000))
+    made = [pseudonyms.Pseudonyms(b"key").file(content, facts) for content in files]
+    assert [content is None for content in made] == [False, True]
 
 
 def test_what_is_fetched_can_be_predicted(tmp_path: Path) -> None:

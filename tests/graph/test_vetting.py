@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import subprocess
+import sys
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,14 @@ import h5py
 import numpy as np
 import pytest
 
+from pneumoscope import reading
 from pneumoscope.errors import BundleError, InputError
 from pneumoscope.graph import archive
-from pneumoscope.graph.archive import open_weight_file
+from pneumoscope.graph.archive import open_weight_file, read_description
 from pneumoscope.graph.bundle_files import MANIFEST, default_folder, read_manifest
+from pneumoscope.graph.plan import read_plan
+from pneumoscope.inference.weights_store import read_table
+from support.archives import bomb_weights, lying_archive
 
 CRASHING = (
     "c-rlo&2G~`5P)~>M0E;LQmIk{ml~lo;e^u`RFxu%Xut<VBjDg;B2+a8C<vqqxWEM|+<NpQL_7fp4mn2R1vql-"
@@ -54,7 +61,7 @@ LOOPING = (
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_KNOWN", set())
+    monkeypatch.setattr(reading, "_KNOWN", set())
 
 
 def weights(path: Path) -> Path:
@@ -93,7 +100,7 @@ def test_a_file_that_is_read_for_ever_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = unpacked(tmp_path / "weights.h5", LOOPING)
-    monkeypatch.setattr(archive, "MOST_SECONDS", 3)
+    monkeypatch.setattr(reading, "MOST_SECONDS", 3)
     with pytest.raises(
         InputError, match=r"weights\.h5 is damaged: (reading it takes more than 3)?"
     ):
@@ -123,7 +130,7 @@ def test_a_file_is_read_by_another_process_only_once(
     assert names_of(path) == ["conv"]
     without_processes(monkeypatch)
     assert names_of(path) == ["conv"]
-    archive._KNOWN.clear()  # as in the next process, which has the cache
+    reading._KNOWN.clear()  # as in the next process, which has the cache
     assert names_of(path) == ["conv"]
     with h5py.File(path, "a") as file:
         file.attrs["more"] = 1
@@ -137,7 +144,7 @@ def test_what_this_process_wrote_needs_no_other_and_no_cache(
     path = weights(tmp_path / "weights.h5")
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(path))  # no folder
     without_processes(monkeypatch)
-    archive.vouch(path)
+    reading.vouch(path)
     assert names_of(path) == ["conv"]
 
 
@@ -153,3 +160,74 @@ def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         read_manifest(tmp_path)
     with pytest.raises(InputError, match="not a regular file"):
         names_of(tmp_path / MANIFEST)
+
+
+def test_a_chunk_that_unpacks_to_more_than_it_states_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"bomb\.h5: a chunk of .* more than the 16,384 b"):
+        names_of(bomb_weights(tmp_path / "bomb.h5", zeros=1 << 20))
+
+
+@pytest.mark.parametrize("packing", [{"compression": "gzip"}, {"shuffle": True}, {}])
+def test_packed_weights_are_read(tmp_path: Path, packing: dict[str, Any]) -> None:
+    with h5py.File(tmp_path / "packed.h5", "w") as file:
+        group = file.create_group("layers/dense/vars")
+        group.attrs["name"] = "dense"
+        noise = np.random.default_rng(0).random((64, 65), np.float32)
+        group.create_dataset("0", data=noise, chunks=(16, 16), fletcher32=True, **packing)
+    assert names_of(tmp_path / "packed.h5") == ["dense"]
+
+
+def test_other_packings_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "packed.h5", "w") as file:
+        file.create_dataset("a", data=np.zeros(4096), compression="lzf")
+    with pytest.raises(InputError, match="not packed with gzip alone"):
+        names_of(tmp_path / "packed.h5")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+def test_the_process_that_reads_first_has_a_limit_of_memory(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ended with MemoryError"):
+        reading.vet(weights(tmp_path / "weights.h5"), f"bytes({2 * reading.MOST_MEMORY})")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_no_member_unpacks_beyond_what_is_allowed(
+    tmp_path: Path, packing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted by the pieces that leave zipfile, each of `PIECE_BYTES` at most."""
+    longest = []
+    original = zipfile.ZipExtFile.read
+
+    def read(self: zipfile.ZipExtFile, count: int | None = -1) -> bytes:
+        longest.append(count)
+        return original(self, count)
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", read)
+    header = io.BytesIO()
+    np.save(header, np.zeros(100, np.uint8))
+    table = lying_archive(
+        tmp_path / "t.npz", "x.npy", header.getvalue(), zeros=1 << 20, packing=packing
+    )
+    with pytest.raises(BundleError, match=r"t\.npz"):
+        read_table(table)
+    model = lying_archive(
+        tmp_path / "m.keras", "config.json", b"{}", zeros=1 << 20, packing=packing
+    )
+    with pytest.raises(InputError, match=r"m\.keras"):
+        read_description(model)
+    assert set(longest) <= {reading.PIECE_BYTES}
+    assert bool(longest) == (packing == zipfile.ZIP_DEFLATED)
+
+
+def test_a_description_nested_deeply_is_refused() -> None:
+    arguments: list[Any] = []
+    for _ in range(3000):
+        arguments = [arguments]
+    layer = {
+        "class_name": "ReLU",
+        "name": "a",
+        "config": {"name": "a"},
+        "inbound_nodes": [{"args": arguments, "kwargs": {}}],
+    }
+    with pytest.raises(BundleError, match="description can't be read"):
+        read_plan({"class_name": "Functional", "config": {"layers": [layer]}})

@@ -6,8 +6,13 @@ import io
 import struct
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from PIL import Image
+from pydicom import valuerep
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -20,22 +25,28 @@ from pydicom.uid import (
 from pneumoscope.config import LimitsConfig
 from pneumoscope.delivery.dicom_report.source import source_image
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images import budget
+from pneumoscope.images import budget, structure
+from pneumoscope.images.dicom import decode, pixels
 from pneumoscope.images.read import read_bytes
 from support.hostile_files import (
     GREY,
+    coding_style,
     elements,
     encapsulated,
     fragments,
     items,
+    jpeg_2000,
+    jpeg_behind,
     jpeg_of_comments,
     long_value,
     many_directories,
     meta_elements,
+    palette,
     png_of_chunks,
     progressive,
     sequential,
 )
+from support.image_files import dicom, film
 
 MANY = 5_000
 
@@ -117,6 +128,134 @@ def test_packets_of_jpeg_2000_are_counted() -> None:
     error = refused(encapsulated(stream, JPEG2000Lossless))
     assert error.reason == Reason.TOO_COMPLEX
     assert "packets" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        pytest.param(jpeg_2000(coding_style(1, 1, b"\x11\x11")), "precincts", id="precincts"),
+        pytest.param(jpeg_2000(coding_style(5000, 1, b"\x55\x55")), "packets", id="layers"),
+        pytest.param(jpeg_2000(coding_style(1, 1, block=0)), "code-blocks", id="code-blocks"),
+    ],
+)
+def test_precincts_and_code_blocks_of_jpeg_2000_are_counted(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, word: str
+) -> None:
+    monkeypatch.setattr(structure, "_MAX_PACKETS", 10_000)
+    monkeypatch.setattr(structure, "_MAX_PARTS", 200)
+    monkeypatch.setattr(pixels, "get_decoder", None)
+    error = refused(content)
+    assert error.reason == Reason.TOO_COMPLEX
+    assert word in error.detail
+
+
+def test_a_stream_with_usual_precincts_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "_MAX_PARTS", 200)
+    error = refused(jpeg_2000(coding_style(1, 1, b"\x77\x88")))
+    assert error.reason == Reason.BLANK
+
+
+def test_a_tile_part_has_no_coding_of_its_own() -> None:
+    hidden = coding_style(65535, 1, b"\x11\x11")
+    error = refused(jpeg_2000(coding_style(1, 1), tile_style=hidden))
+    assert (error.reason, "tile part" in error.detail) == (Reason.CORRUPT, True)
+
+
+def test_the_decoder_gets_the_stream_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stream in a JP2 container, wherever its boxes point to."""
+    container = io.BytesIO()
+    Image.fromarray(np.zeros((512, 512), np.uint8)).save(container, "JPEG2000")
+    seen = []
+
+    class Spy:
+        def as_array(self, dataset: Dataset, **options: object) -> object:
+            seen.append(get_frame(dataset.PixelData, 0, number_of_frames=1))
+            return get_decoder(JPEG2000Lossless).as_array(dataset, **options)
+
+    monkeypatch.setattr(pixels, "get_decoder", lambda _uid: Spy())
+    refused(jpeg_2000(coding_style(1, 1), start=container.getvalue()[:85]))
+    assert [stream[:4] for stream in seen] == [b"\xff\x4f\xff\x51"]
+
+
+@pytest.mark.parametrize("marker", [0x00, 0x01, 0xD0, 0xD8])
+def test_no_marker_without_a_length_hides_the_frame_header(
+    monkeypatch: pytest.MonkeyPatch, marker: int
+) -> None:
+    monkeypatch.setattr(pixels, "get_decoder", None)
+    error = refused(jpeg_behind(marker, 60_000))
+    assert (error.reason, "stream that it states" in error.detail) == (Reason.CORRUPT, True)
+
+
+def many_windows(count: int) -> bytes:
+    dataset = film(GREY)
+    dataset.WindowCenter = ["3"] * count
+    dataset.WindowWidth = ["1"] * count
+    return dicom(dataset, ImplicitVRLittleEndian)
+
+
+def test_few_windows_of_many_are_applied() -> None:
+    warnings = read_bytes(many_windows(100), "odd").warnings
+    assert len(warnings) <= 10
+    assert any("states 100 windows" in each for each in warnings)
+
+
+def test_values_of_an_element_are_counted_before_they_are_converted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = many_windows(1001)
+    monkeypatch.setattr(valuerep, "DSfloat", None)
+    error = refused(content)
+    assert error.reason == Reason.TOO_COMPLEX
+    assert "values of one element" in error.detail
+
+
+@pytest.mark.parametrize("tag", [273, 279])
+def test_strips_of_a_tiff_are_counted_before_they_are_listed(
+    monkeypatch: pytest.MonkeyPatch, tag: int
+) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, "TIFF")
+    content = bytearray(stream.getvalue())
+    (start,) = struct.unpack_from("<I", content, 4)
+    entry = content.index(struct.pack("<H", tag), start)
+    struct.pack_into("<HII", content, entry + 2, 1, MANY, len(content))
+    monkeypatch.setattr(structure, "ImageFileDirectory_v2", None)
+    error = refused(bytes(content) + b"\x08" * MANY)
+    assert error.reason == Reason.TOO_COMPLEX
+    assert "strips" in error.detail
+
+
+_RAMP = struct.pack("<6H", 0, 1, 0, 1, 255, 65535)
+"""One entry, and 255 on the way to white."""
+
+
+def test_segmented_palettes_are_read() -> None:
+    assert read_bytes(palette(_RAMP), "honest").pixels.max() > 0.5
+    again = struct.pack("<9H", 0, 1, 0, 1, 127, 65535, 2, 2, 0) + b"\0\0"
+    assert read_bytes(palette(again), "honest").pixels.max() > 0.5
+    short = bytes([0, 1, 0, 1, 127, 255, 2, 2, 0, 0, 0, 0])
+    assert read_bytes(palette(short, bits=8), "honest").pixels.max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("segments", "reason", "word"),
+    [
+        (_RAMP + struct.pack("<3H", 1, 65535, 7) * 2, Reason.CORRUPT, "palette"),
+        (_RAMP + struct.pack("<4H", 2, 2, 0, 0) * 400, Reason.CORRUPT, "palette"),
+        (struct.pack("<3H", 0, 1, 0) + struct.pack("<4H", 2, 1, 0, 0) * 1001, "too_complex", "pal"),
+    ],
+)
+def test_segmented_palettes_are_counted_before_they_are_expanded(
+    monkeypatch: pytest.MonkeyPatch, segments: bytes, reason: str, word: str
+) -> None:
+    monkeypatch.setattr(decode, "apply_color_lut", None)
+    error = refused(palette(segments))
+    assert (error.reason, word in error.detail) == (reason, True)
+
+
+def test_a_palette_that_repeats_itself_is_refused() -> None:
+    error = refused(palette(struct.pack("<7H", 0, 1, 0, 2, 2, 0, 0)))
+    assert error.reason in (Reason.CORRUPT, Reason.TOO_COMPLEX)
 
 
 def test_time_is_counted_and_a_file_after_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

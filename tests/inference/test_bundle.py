@@ -292,8 +292,8 @@ def test_weights_that_are_no_numbers_are_refused(whole: Bundle, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "content", "fragment"),
     [
-        ("config.json", b"{", "not valid JSON"),
-        ("config.json", b"[" * 100_000, "not valid JSON"),
+        ("config.json", b"{", "read as JSON"),
+        ("config.json", b"[" * 100_000, "read as JSON"),
         ("config.json", b"{}", "description can't be read"),
         ("config.json", b'{"module": "os", "class_name": "system"}', "names code of 'os'"),
         ("config.json", b" " * (33 << 20), "are allowed"),
@@ -516,7 +516,7 @@ def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     np.savez_compressed(path, x=np.zeros(70 << 20, np.uint8))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(BundleError, match="wanted at most"):
+    with pytest.raises(BundleError, match="are allowed"):
         read_table(path)
 
 

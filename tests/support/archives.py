@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,3 +44,25 @@ def put_member(path: Path, name: str, content: bytes) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for each, data in members.items():
             archive.writestr(each, data)
+
+
+def lying_archive(path: Path, name: str, content: bytes, *, zeros: int, packing: int) -> Path:
+    """A ZIP file whose only member is `zeros` bytes longer than its header states."""
+    with zipfile.ZipFile(path, "w", packing) as archive, archive.open(name, "w") as stream:
+        stream.write(content)
+        stream.write(bytes(zeros))
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"PK\1\2") + 24
+    raw[place : place + 4] = len(content).to_bytes(4, "little")
+    path.write_bytes(raw)
+    return path
+
+
+def bomb_weights(path: Path, zeros: int) -> Path:
+    """An HDF5 weight file whose packed chunk of 16 KB unpacks to `zeros` bytes."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("layers/dense/vars")
+        group.attrs["name"] = "dense"
+        stored = group.create_dataset("0", (4096,), "f4", chunks=(4096,), compression="gzip")
+        stored.id.write_direct_chunk((0,), zlib.compress(bytes(zeros)))
+    return path

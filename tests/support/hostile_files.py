@@ -11,7 +11,12 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+)
 
 from pneumoscope.images.dicom.file import transfer_syntax_of
 from support.image_files import dicom, film, smooth_grey
@@ -43,6 +48,61 @@ def encapsulated(stream: bytes, syntax: str) -> bytes:
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
     return dicom(dataset, syntax)
+
+
+def palette(segments: bytes, *, bits: int = 16) -> bytes:
+    """A DICOM file with a segmented palette, the same for each colour."""
+    dataset = film(GREY)
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for colour in ("Red", "Green", "Blue"):
+        setattr(dataset, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, bits])
+        setattr(dataset, f"Segmented{colour}PaletteColorLookupTableData", segments)
+    return dicom(dataset, ExplicitVRLittleEndian)
+
+
+def jpeg_2000(style: bytes, *, tile_style: bytes = b"", start: bytes = b"") -> bytes:
+    """A DICOM file with a stream of no data that has the coding styles `style` and `tile_style`.
+
+    Args:
+        style: what follows the length of a COD segment, in the main header.
+        tile_style: the same in the header of the only tile part; empty for none.
+        start: what stands before the stream.
+    """
+
+    def coding(body: bytes) -> bytes:
+        return b"\xff\x52" + struct.pack(">H", 2 + len(body)) + body if body else b""
+
+    rows, columns = GREY.shape
+    sides = (columns, rows, 0, 0, columns, rows, 0, 0, 1)
+    size = b"\xff\x51" + struct.pack(">HH8IH", 41, 0, *sides) + b"\x07\1\1"
+    steps = b"\xff\x5c" + struct.pack(">HB", 7, 0x40) + b"\x40\x48\x48\x50"
+    inner = coding(tile_style) + b"\xff\x93" + b"\0" * 20
+    part = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, 12 + len(inner), 0, 1) + inner
+    stream = start + b"\xff\x4f" + size + coding(style) + steps + part + b"\xff\xd9"
+    return encapsulated(stream + b"\0" * (len(stream) % 2), JPEG2000Lossless)
+
+
+def coding_style(layers: int, levels: int, precincts: bytes = b"", block: int = 4) -> bytes:
+    """What follows the length of a COD segment (ITU-T T.800, A.6.1)."""
+    start = struct.pack(">BBHB", bool(precincts), 0, layers, 0)
+    return start + bytes([levels, block, block, 0, 1]) + precincts
+
+
+def jpeg_behind(marker: int, side: int) -> bytes:
+    """A JPEG of `side` squared, whose marker without a length hides another frame header."""
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, "JPEG")
+    raw = stream.getvalue()
+    start = raw.index(b"\xff\xc0")
+    (length,) = struct.unpack_from(">H", raw, start + 2)
+    decoy = raw[start : start + 2 + length]
+    real = decoy[:5] + struct.pack(">HH", side, side) + decoy[9:]
+    # Read as a length, the marker of the real frame header leads to the other one.
+    body = raw[:2] + bytes([0xFF, marker]) + real
+    target = 2 + 2 + 0xFFC0
+    body += b"\xff\xfe" + struct.pack(">H", target + len(decoy) - len(body) - 2)
+    body += b"\0" * (target - len(body)) + decoy + raw[2:start] + raw[start + 2 + length :]
+    return encapsulated(body + b"\0" * (len(body) % 2), JPEGBaseline8Bit)
 
 
 def many_directories(count: int) -> bytes:
@@ -83,6 +143,15 @@ def items(count: int, *, undefined: bool, syntax: str) -> bytes:
     dataset.VOILUTSequence = Sequence([Dataset() for _ in range(count)])
     dataset["VOILUTSequence"].is_undefined_length = undefined
     return dicom(dataset, syntax)
+
+
+def items_before(keyword: str, count: int) -> bytes:
+    """A DICOM file with so many empty items before one element, and that of a woman."""
+    dataset = film(GREY)
+    dataset.ReferencedImageSequence = Sequence([Dataset() for _ in range(count)])
+    dataset.PatientSex = "F"
+    setattr(dataset, keyword, "p1")
+    return dicom(dataset, ExplicitVRLittleEndian)
 
 
 def elements(count: int) -> bytes:

@@ -15,6 +15,8 @@ from scipy.stats import binom, ks_2samp
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from pneumoscope.cli.app import run
+from pneumoscope.data.scores import Case, Reading, ScoreRow
+from pneumoscope.workflows.readings import MOST_READERS, _between_readers
 from support.readings_by_hand import by_hand, rows_of
 
 THRESHOLD = 0.45
@@ -96,6 +98,30 @@ def test_what_is_missing_on_either_side(told: tuple[Path, dict[str, Any]]) -> No
     assert [row["accession"] for row in rows_of(folder / "out" / "unscored.csv")] == ["Z9"]
     unread = [row["accession"] for row in rows_of(folder / "out" / "unread.csv")]
     assert unread == [c["accession"] for c in cases if not c["read"]]
+
+
+def test_few_of_many_readers_are_compared() -> None:
+    """The work is that of the pairs within a case, whatever the number of readers."""
+    looked_at: list[str] = []
+
+    class Named(str):
+        """A reader's name that notes each time it is hashed."""
+
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            looked_at.append(self)
+            return super().__hash__()
+
+    score = ScoreRow("", None, 0.5)
+    cases = []
+    for k in range(400):
+        readers = [Reading(f"c{k}", k % 2, Named(f"r{n}")) for n in (k % 4, k)]
+        cases.append(Case(f"c{k}", score, 1, tuple(readers), k % 2, None))
+    found, further = _between_readers(cases, 0.95)
+    assert len(further) == 400 - MOST_READERS
+    assert found["r10 and r2"].images == 1
+    assert len(looked_at) < 100 * len(cases)
 
 
 def test_rates_and_agreement(told: tuple[Path, dict[str, Any]]) -> None:

@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pneumoscope.errors import UsageError
+from pneumoscope.reading import open_regular
 
 ConfigT = TypeVar("ConfigT")
+
+_MOST_BYTES = 1 << 20
+"""Limit of a TOML file; all settings take 10 KB."""
+
+_MOST_DOTS = 300
 
 
 def option(default: Any, help_text: str, least: float = -math.inf, most: float = math.inf) -> Any:
@@ -57,27 +63,43 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read the tables of a TOML file without checking them.
 
     Raises:
-        UsageError: the file is missing or is not valid TOML.
+        UsageError: the file is missing, is too long, is nested too deeply or is not valid TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as stream:
+            content = stream.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise UsageError(f"{path}: found more than {_MOST_BYTES:,} bytes. Give a TOML file.")
+        # tomllib notes every part of a dotted key with all parts before it.
+        if any(line.count(b".") > _MOST_DOTS for line in content.splitlines()):
+            raise UsageError(
+                f"{path}: found a line of more than {_MOST_DOTS} dots, wanted names and values of "
+                "settings. Give a TOML file."
+            )
+        return tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise UsageError(
             f"{path}: can't be read ({error.strerror}). Give an existing TOML file."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of an integer with thousands of digits
         raise UsageError(f"{path}: is not valid TOML: {error}") from error
 
 
 def named_in(path: Path) -> set[str]:
-    """Dotted names (`views`, `fit.epochs`) of the settings that a TOML file contains."""
-    return _names(tomllib.loads(path.read_text(encoding="utf-8")), "")
+    """Dotted names (`views`, `fit.epochs`) of the settings that a TOML file contains.
 
-
-def _names(table: dict[str, Any], prefix: str) -> set[str]:
+    Raises:
+        UsageError: as `read_toml`.
+    """
     found: set[str] = set()
-    for name, value in table.items():
-        found |= _names(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+    waiting = [("", read_toml(path))]
+    while waiting:
+        prefix, table = waiting.pop()
+        for name, value in table.items():
+            if isinstance(value, dict):
+                waiting.append((f"{prefix}{name}.", value))
+            else:
+                found.add(prefix + name)
     return {name for name in found if not name.startswith("provenance.")}
 
 

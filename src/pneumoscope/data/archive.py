@@ -7,11 +7,9 @@ unpacking, and images are detected by their first bytes.
 
 from __future__ import annotations
 
-import lzma
 import re
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,12 +17,12 @@ from pathlib import Path, PurePosixPath
 from pneumoscope.errors import DataError, UnsafeArchiveError
 from pneumoscope.images.read import Format, detect_format
 from pneumoscope.progress import SILENT, Progress
+from pneumoscope.reading import ARCHIVE_ERRORS, PIECE_BYTES, member_pieces
 from pneumoscope.records import CLASS_NAMES
 
 HEAD_BYTES = 8192
 """Number of bytes of a file that `image_suffix` needs."""
 
-_CHUNK_BYTES = 1 << 16
 _ENTRY, _END_RECORD = b"PK\x01\x02", b"PK\x05\x06"
 _MAX_END_BYTES = 66_000
 """The end record with its longest comment, and the ZIP64 records before it."""
@@ -164,7 +162,7 @@ def _check_directory(archive: Path, name: str, limits: ArchiveLimits) -> None:
             size = directory_end
         stream.seek(max(0, directory_end - size - _MAX_END_BYTES))
         left, found, before = directory_end - stream.tell(), 0, b""
-        while left > 0 and (chunk := stream.read(min(left, _CHUNK_BYTES))):
+        while left > 0 and (chunk := stream.read(min(left, PIECE_BYTES))):
             left -= len(chunk)
             found += (before + chunk).count(_ENTRY)
             before = chunk[1 - len(_ENTRY) :]
@@ -290,21 +288,12 @@ def _chunks_of(
         )
     size = 0
     try:
-        with opened.open(member) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                size += len(chunk)
-                budget.check(size)
-                yield chunk
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        OSError,  # bz2 raises it for invalid data
-    ) as error:
+        for piece in member_pieces(opened, member):
+            size += len(piece)
+            budget.check(size)
+            yield piece
+    except ARCHIVE_ERRORS as error:
         raise DataError(
             f"{budget.archive}: the entry {member.filename!r} is damaged or packed in a way that "
-            f"can't be read ({error}). Download the archive again."
+            f"can't be read ({error}). Download the archive again, or unpack it yourself."
         ) from error

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import sys
@@ -26,8 +25,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pneumoscope.errors import DataError, ExtraMissingError, NetworkError, UsageError
+from pneumoscope.errors import DataError, ExtraMissingError, InputError, NetworkError, UsageError
 from pneumoscope.progress import SILENT, Progress, SilentProgress, Task
+from pneumoscope.reading import read_json
 from pneumoscope.storage import sha256_of_file, write_json
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class _Transfer:
         unknown = 0, _Version("", "")
         try:
             size = self.part.stat().st_size
-            note = json.loads(self.note.read_text(encoding="utf-8"))
+            note = read_json(self.note)
             version = _Version(str(note["etag"]), str(note["last_modified"]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, InputError, KeyError, TypeError):
             return unknown
         return (size, version) if version.validator else unknown
 

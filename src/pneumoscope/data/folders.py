@@ -13,7 +13,6 @@ names, so patients are unknown.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -25,8 +24,9 @@ from typing import Any
 
 from pneumoscope.data.archive import HEAD_BYTES, image_suffix
 from pneumoscope.data.patients import is_mask_folder, parse_split, split_words
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, InputError
 from pneumoscope.progress import SILENT, Progress
+from pneumoscope.reading import parse_json
 from pneumoscope.records import CLASS_NAMES, SPLITS, Split
 
 BATCH_ROWS = 64
@@ -135,9 +135,9 @@ def _inspect(shards: Sequence[Path]) -> list[_Shard]:
 def _class_names(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The names of label 0 and label 1, from the `huggingface` note in the file's footer."""
     try:
-        note: Any = json.loads(metadata.get("huggingface", "{}"))
+        note: Any = parse_json(metadata.get("huggingface", "{}"), f"{path}: its footer")
         names = note["info"]["features"]["label"]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         return CLASS_NAMES
     found = tuple(str(name).upper() for name in names) if isinstance(names, list) else ()
     if sorted(found) != sorted(CLASS_NAMES):

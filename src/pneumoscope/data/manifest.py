@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,7 @@ def _checked_header(path: Path, fields: Sequence[str]) -> list[str]:
             f"{path}, line 1: found the columns {', '.join(map(repr, fields))}; wanted path,label "
             f"(missing: {', '.join(missing)}). {way_out}"
         )
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, uses in Counter(header).items() if uses > 1)
     if twice:
         raise ManifestError(
             f"{path}, line 1: found the column {twice[0]!r} more than once; wanted each once. "

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import IO
 
-from pneumoscope.errors import ImageRefusedError
+from pneumoscope.images.read import dicom_texts
 from pneumoscope.records import ImageRecord, Split
 
 _SPLITS: dict[str, Split] = {
@@ -59,11 +55,7 @@ _DIGITS = re.compile(r"([0-9]+)")
 ID_SERIES = ("bacteria", "virus", "IM", "NORMAL2-IM", "other")
 """The series of ids in the Kermany data set, each with its own numbers; `other` is the rest."""
 
-_PATIENT_ID = 0x00100020  # PatientID, DICOM PS3.6
 _FEW_IMAGES = 10
-_DEFLATED = "1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian, DICOM PS3.5 A.5
-_META_START = 144  # preamble, DICM and the group length element, DICOM PS3.10 section 7.1
-_MAX_INFLATED = 1 << 20  # PatientID is near the start, so this also limits decompression bombs
 
 
 def parse_split(text: str) -> Split | None:
@@ -160,33 +152,7 @@ def dicom_patient_id(path: Path) -> str:
 
     Reads the header only up to that element (DICOM PS3.10 section 7.1: `DICM` at byte 128).
     """
-    with suppress(OSError), path.open("rb") as stream:
-        if stream.read(132)[128:] == b"DICM":
-            stream.seek(0)
-            return _patient_id_in(path, stream)
-    return ""
-
-
-def _patient_id_in(path: Path, stream: IO[bytes]) -> str:
-    from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
-
-    from pneumoscope.images.budget import decoding
-
-    def behind(tag: int, _vr: str | None, _length: int) -> bool:
-        return tag > _PATIENT_ID
-
-    # The image reader reports odd headers, and refuses broken files.
-    with suppress(ImageRefusedError), decoding(str(path), "its header"):
-        meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") == _DEFLATED:
-            stream.seek(_META_START + int(meta.FileMetaInformationGroupLength))
-            inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-            head = BytesIO(inflate.decompress(stream.read(_MAX_INFLATED), _MAX_INFLATED))
-            header = read_dataset(head, False, True, stop_when=behind)
-        else:
-            header = read_partial(stream, stop_when=behind, specific_tags=[_PATIENT_ID])
-        return str(header.get("PatientID", "") or "").strip(" \0")
-    return ""
+    return dicom_texts(path, ["PatientID"]).get("PatientID", "")
 
 
 def assign_patients(

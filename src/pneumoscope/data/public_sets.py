@@ -7,7 +7,6 @@ has none, and a `Source` that describes the data set and what is known to be wro
 from __future__ import annotations
 
 import ast
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -31,7 +30,8 @@ from pneumoscope.data.public_tables import (
     table_in,
     view_of,
 )
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, InputError
+from pneumoscope.reading import read_json
 from pneumoscope.records import Split
 
 RSNA_MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
@@ -132,9 +132,9 @@ def _rsna_patients(folder: Path) -> dict[str, str]:
     if not mapping.is_file():
         return {}
     try:
-        items = json.loads(mapping.read_text(encoding="utf-8"))
+        items = read_json(mapping)
         return {item["subset_img_id"]: item["img_id"].split("_")[0] for item in items}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (InputError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{mapping}: can't be read ({error}); wanted a list of objects with img_id and "
             "subset_img_id. Download it again or move it away."

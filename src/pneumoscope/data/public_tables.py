@@ -12,15 +12,17 @@ import csv
 import gzip
 import io
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
 from pneumoscope.config import AdoptConfig
 from pneumoscope.data.patients import parse_split
-from pneumoscope.errors import DataError, ImageRefusedError, UsageError
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.images.read import dicom_texts
+from pneumoscope.reading import open_regular
 from pneumoscope.records import Split
 
 NORMAL, PNEUMONIA = 0, 1
@@ -190,14 +192,14 @@ def rows_of(table: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]]:
                 )
             for row in reader:
                 yield {name: (value or "").strip() for name, value in row.items() if name}
-    except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
         raise DataError(
             f"{table}: can't be read as CSV in UTF-8 ({error}). Download it again."
         ) from error
 
 
 def _opened(table: Path) -> IO[bytes]:
-    stream = table.open("rb")
+    stream = open_regular(table)
     if table.suffix != ".gz":
         return stream
     with stream:
@@ -232,18 +234,12 @@ def with_dicom_header(case: Record) -> Record:
 
     PatientAge (0010,1010), PatientSex (0010,0040), ViewPosition (0018,5101).
     """
-    from pydicom import dcmread
-
-    from pneumoscope.images.budget import decoding
-
-    if case.path is None:
-        return case
     # The image reader reports odd headers, and refuses broken files.
-    with suppress(ImageRefusedError), decoding(str(case.path), "its header"):
-        header = dcmread(case.path, stop_before_pixels=True, specific_tags=_TAGS)
-        age, sex, view = (str(header.get(tag, "") or "") for tag in _TAGS)
-        return replace(case, age=age_in_years(age), sex=sex_of(sex), view=view_of(view))
-    return case
+    texts = dicom_texts(case.path, _TAGS) if case.path is not None else {}
+    if not texts:
+        return case
+    age, sex, view = (texts[tag] for tag in _TAGS)
+    return replace(case, age=age_in_years(age), sex=sex_of(sex), view=view_of(view))
 
 
 def read_plain(folder: Path, config: AdoptConfig) -> Iterator[Record]:

@@ -23,8 +23,9 @@ import numpy.typing as npt
 
 from pneumoscope.data.patients import is_mask_folder, parse_split, split_words
 from pneumoscope.errors import DataError, ImageRefusedError
-from pneumoscope.images.read import detect_format, read_image
+from pneumoscope.images.read import detect_format, read_small
 from pneumoscope.progress import SILENT, Progress
+from pneumoscope.reading import open_regular
 from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Split
 
 SHAPES = (
@@ -49,7 +50,6 @@ _SIDE = 192
 _CONSTANT = 0.03
 _NEAR = 0.06
 _TWO_VALUED = 0.95
-_DICOM_HEAD_BYTES = 132
 
 
 def class_words(pneumonia: str = "", normal: str = "") -> dict[str, int]:
@@ -206,7 +206,7 @@ def is_certainly_not_image(path: Path) -> bool:
     if not _SUFFIX.fullmatch(suffix) or _IMAGE_SUFFIXES.fullmatch(suffix):
         return False
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return detect_format(stream.read(_HEAD_BYTES)) is None
     except OSError:  # the image reader reports why
         return False
@@ -336,19 +336,6 @@ def notes_on_flat_images(
 
 def _kind_of(record: ImageRecord) -> FlatKind:
     try:
-        return flat_kind(_glance(record.path))
-    except (ImageRefusedError, OSError, ValueError):
+        return flat_kind(read_small(record.path, _SIDE))
+    except ImageRefusedError:
         return ""
-
-
-def _glance(path: Path) -> npt.NDArray[Any]:
-    """The image at a size that decodes quickly."""
-    from PIL import Image
-
-    with path.open("rb") as stream:
-        if detect_format(stream.read(_DICOM_HEAD_BYTES)) != "jpeg":
-            return read_image(path).pixels
-        stream.seek(0)
-        with Image.open(stream) as image:
-            image.draft("L", (_SIDE, _SIDE))
-            return np.asarray(image.convert("L"))

@@ -45,6 +45,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result
 from pneumoscope.inference.weights_store import save_table
 from pneumoscope.progress import SILENT, Progress
+from pneumoscope.reading import read_json
 from pneumoscope.records import CLASS_NAMES, ImageRecord
 from pneumoscope.storage import (
     check_replaceable,
@@ -217,6 +218,7 @@ class ExportedModel:
 
     Raises:
         UsageError: the folder is not an export.
+        InputError: its description can't be read.
         ExtraMissingError: the engine is not installed.
     """
 
@@ -224,7 +226,7 @@ class ExportedModel:
         path = folder / ABOUT
         if not path.exists():
             raise UsageError(f"{folder}: holds no {ABOUT}. Make one: pneumoscope export --out DIR")
-        self.about: dict[str, Any] = json.loads(path.read_text())
+        self.about: dict[str, Any] = read_json(path)
         target = self.about["format"]
         graph = folder / GRAPH_FILES[target]
         self._run = _onnx_runner(graph) if target == "onnx" else _openvino_runner(graph)

@@ -14,13 +14,12 @@ line always means a complete file. UIDs and identifiers from files never become 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -36,18 +35,23 @@ from pynetdicom.sop_class import (
 )
 
 from pneumoscope.config import FetchConfig
-from pneumoscope.delivery.dicom_node.associations import LEAST_RATE, Connection, Deadline
-from pneumoscope.delivery.dicom_node.peers import Peer, check_aet
+from pneumoscope.delivery.dicom_node.peers import (
+    LEAST_RATE,
+    Connection,
+    Deadline,
+    Peer,
+    check_aet,
+)
 from pneumoscope.delivery.dicom_node.server import IMAGE_CLASSES
 from pneumoscope.delivery.pseudonyms import Mapping, pseudonyms_of
 from pneumoscope.errors import ImageRefusedError, MissingError, NetworkError, UsageError
-from pneumoscope.images.budget import decoding
+from pneumoscope.images.dicom.file import header_texts
 from pneumoscope.images.dicom.pixels import SUPPORTED_SYNTAXES
+from pneumoscope.reading import json_lines
 from pneumoscope.storage import (
     LineFile,
     claim_folder,
     csv_text,
-    json_lines,
     remove_leftovers,
     write_bytes,
     write_text,
@@ -66,7 +70,6 @@ _TAGS = {
     "study_date": "StudyDate",
     "modality": "Modality",
 }
-_MOST_HEADER = 1 << 20
 
 _LOGGER = logging.getLogger(__name__)
 _SUCCESS = 0x0000
@@ -188,17 +191,12 @@ def _lines(path: Path) -> Iterator[dict[str, str]]:
 
 def _facts(content: bytes) -> dict[str, str] | None:
     """Identifiers of a file; `None` if it is not a DICOM file with all UIDs."""
-    from pydicom import dcmread
-
-    found: dict[str, str] = {}
-    with suppress(ImageRefusedError), decoding("an image of the PACS", "its header"):
-        dataset: Any = dcmread(
-            io.BytesIO(content[:_MOST_HEADER]),
-            stop_before_pixels=True,
-            specific_tags=list(_TAGS.values()),
-        )
-        found = {name: str(dataset.get(tag) or "") for name, tag in _TAGS.items()}
-    return found if all(found.get(name) for name in ("image", "study", "series")) else None
+    try:
+        texts = header_texts(content, "an image of the PACS", _TAGS.values())
+    except ImageRefusedError:
+        return None
+    found = {name: texts[keyword] for name, keyword in _TAGS.items()}
+    return found if all(found[name] for name in ("image", "study", "series")) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,15 @@ import hmac
 import io
 import os
 import secrets
-import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from pneumoscope.errors import ImageRefusedError, UsageError
 from pneumoscope.images.budget import decoding
-from pneumoscope.images.dicom.file import transfer_syntax_of
+from pneumoscope.images.dicom.file import parse_dicom
 from pneumoscope.images.dicom.patient import age_string
 from pneumoscope.storage import LineFile, safe_cell, write_json
 
@@ -134,12 +134,11 @@ class Pseudonyms:
         return hmac.new(self._key, f"{kind}\0{value}".encode(), hashlib.sha256).digest()
 
     def _made(self, content: bytes, named: dict[str, str]) -> bytes:
-        from pydicom import dcmread
         from pydicom.dataset import Dataset, FileMetaDataset
 
-        _check_inflated(content)
-        wanted = [*_KEPT, *_SEQUENCES, *_READ_ONLY]
-        source: Any = dcmread(io.BytesIO(content), specific_tags=list(wanted))
+        wanted = [Tag(keyword) for keyword in (*_KEPT, *_SEQUENCES, *_READ_ONLY)]
+        file = parse_dicom(content, "image", _MOST_INFLATED, wanted)
+        source = file.dataset
         made = Dataset()
         _copy(source, made, _KEPT)
         for keyword, inner in _SEQUENCES.items():
@@ -160,27 +159,12 @@ class Pseudonyms:
         made.DeidentificationMethod = _METHOD
         made.LongitudinalTemporalInformationModified = "REMOVED"
         made.file_meta = FileMetaDataset()
-        made.file_meta.TransferSyntaxUID = source.file_meta.TransferSyntaxUID
+        made.file_meta.TransferSyntaxUID = UID(file.transfer_syntax)
         made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
         made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
         stream = io.BytesIO()
         made.save_as(stream, enforce_file_format=True)
         return stream.getvalue()
-
-
-def _check_inflated(content: bytes) -> None:
-    """See that a deflated data set is not larger than any image, before pydicom inflates it.
-
-    Raises:
-        ValueError: it is.
-    """
-    syntax, start = transfer_syntax_of(content)
-    if syntax != DeflatedExplicitVRLittleEndian:
-        return
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflater.decompress(content[start:], _MOST_INFLATED)
-    if inflater.unconsumed_tail:
-        raise ValueError(f"the data set inflates to more than {_MOST_INFLATED} bytes")
 
 
 def _copy(source: Dataset, made: Dataset, keywords: tuple[str, ...]) -> None:

@@ -9,20 +9,13 @@ around the weights) or of Keras 3 (`.weights.h5`), or the one inside a `.keras` 
 the model description. It rejects links to other files, and arrays that would exhaust memory, before
 it reads any data.
 
-HDF5 is a C library, so it can't be interrupted, and files can be made on which it loops for ever or
-crashes. `vet` therefore has another process read an unknown file first, with a time limit. A file
-that was read once is remembered by its SHA-256 in the cache, so that only the first use of a file
-costs the third of a second that such a process takes. Files that pneumoscope wrote itself are
-remembered when they are written (`vouch`), and the model that ships needs no check.
+Another process reads an unknown file first (`reading.vet`); the model that ships needs no check.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -35,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import BundleError, InputError, MissingError
+from pneumoscope.errors import BundleError, InputError
 from pneumoscope.graph.bundle_files import (
     HIDDEN_LAYER,
     OUTPUT_LAYER,
@@ -46,21 +39,12 @@ from pneumoscope.graph.bundle_files import (
 from pneumoscope.graph.layers import unknown_layers
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.plan import Plan, read_plan
-from pneumoscope.storage import cache_folder, claim_cache, open_regular, sha256_of_file
+from pneumoscope.reading import ARCHIVE_ERRORS, member_bytes, open_regular, parse_json, vet
 
 if TYPE_CHECKING:
     import h5py
 
-MOST_SECONDS = 120.0
-"""Time that reading a file may take. The largest allowed file, 1 GiB, takes about 2 s."""
-
-_FOLDER = "read-before"
-_KNOWN: set[str] = set()
-"""SHA-256 of files that this process wrote, or had read before."""
-
 _READ = """\
-import sys
-path, sys.path[:] = sys.argv[1], sys.argv[2:]
 from pneumoscope.errors import InputError
 from pneumoscope.graph.archive import read_all
 try:
@@ -77,6 +61,7 @@ WEIGHTS_MEMBER = "model.weights.h5"
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
+_CHECKSUM_BYTES = 4
 _MAX_OBJECTS = 50_000
 _MAX_DEPTH = 32
 _MAX_ATTRIBUTE_BYTES = 16 << 20
@@ -84,57 +69,6 @@ _WAY_OUT = "Give a file that Keras saved for the same backbone, or choose --weig
 CONFIG_MEMBER = "config.json"
 METADATA_MEMBER = "metadata.json"
 _MAX_CONFIG_BYTES = 32 << 20
-
-
-def vet(path: Path) -> None:
-    """Return if reading `path` ends, whether or not the file is sound.
-
-    Raises:
-        InputError: reading it does not end within `MOST_SECONDS`, or ends the other process.
-    """
-    if path.resolve().is_relative_to(default_folder().resolve()):
-        return
-    digest = sha256_of_file(path)
-    if digest in _KNOWN or _marker(digest).exists():
-        return
-    # -P: the working folder is not searched for modules.
-    command = [sys.executable, "-P", "-c", _READ, str(path.absolute()), *sys.path]
-    try:
-        ended = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, check=False)  # noqa: S603
-    except subprocess.TimeoutExpired as error:
-        raise InputError(
-            f"{path} is damaged: reading it takes more than {MOST_SECONDS:g} s. Copy it again, or "
-            "get it anew from its source."
-        ) from error
-    if ended.returncode:
-        last = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        words = last or f"signal {-ended.returncode}"
-        raise InputError(
-            f"{path} can't be read: a process that read it ended with {words}. Copy it again, or "
-            "get it anew from its source."
-        )
-    _remember(digest)
-
-
-def vouch(path: Path) -> None:
-    """Remember that reading `path` ends, because this process wrote it."""
-    _remember(sha256_of_file(path))
-
-
-def _remember(digest: str) -> None:
-    """Note a file in this process, and in the cache where that can be written."""
-    _KNOWN.add(digest)
-    try:
-        claim_cache()
-        marker = _marker(digest)
-        marker.parent.mkdir(exist_ok=True)
-        marker.touch()
-    except (OSError, MissingError):
-        return
-
-
-def _marker(digest: str) -> Path:
-    return cache_folder() / _FOLDER / digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +116,8 @@ def open_weight_file(path: Path, names: Collection[str] = ()) -> Iterator[Stored
         raise InputError(f"{path} can't be read: {error}. {_WAY_OUT}") from error
     if not magic.startswith((_MAGIC, _ZIP_MAGIC)):
         raise InputError(f"{path} is not an HDF5 file: it begins with {magic!r}. {_WAY_OUT}")
-    vet(path)
+    if not path.resolve().is_relative_to(default_folder().resolve()):
+        vet(path, _READ)
     with _opened(path, zipped=magic.startswith(_ZIP_MAGIC), names=names) as layers:
         yield layers
 
@@ -228,21 +163,15 @@ def read_member(path: Path, name: str, most: int) -> bytes:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            size = archive.getinfo(name).file_size
-            if size > most:
-                raise InputError(
-                    f"{path}: {name} needs {size:,} bytes of memory; {most:,} are allowed."
-                )
-            with archive.open(name) as stream:
-                return stream.read(most)
+            return member_bytes(archive, archive.getinfo(name), most)
     except KeyError as error:
         raise InputError(f"{path}: holds no {name}; wanted a file saved by Keras.") from error
-    except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged: {error}.") from error
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise InputError(
             f"{path} is neither an HDF5 file nor an archive written by Keras: {error}."
         ) from error
+    except ARCHIVE_ERRORS as error:
+        raise InputError(f"{path} is damaged: {error}.") from error
 
 
 def read_array(path: Path, layer: str, dataset: h5py.Dataset) -> NDArray[np.float32]:
@@ -297,8 +226,53 @@ def _unpacked_bytes(path: Path, dataset: h5py.Dataset) -> int:
     if dataset.is_virtual or dataset.external:
         raise InputError(f"{path}: {dataset.name} stores its data in another file. {_WAY_OUT}")
     # Reading one number unpacks a whole chunk, and a chunk may be larger than its array.
-    cells = max(math.prod(dataset.shape or ()), math.prod(dataset.chunks or ()))
-    return cells * int(dataset.dtype.itemsize)
+    chunk = math.prod(dataset.chunks or ()) * int(dataset.dtype.itemsize)
+    total = max(math.prod(dataset.shape or ()) * int(dataset.dtype.itemsize), chunk)
+    _check_size(path, total)
+    _check_chunks(path, dataset, chunk)
+    return total
+
+
+def _check_chunks(path: Path, dataset: h5py.Dataset, chunk: int) -> None:
+    """Check that every packed chunk unpacks to its size: HDF5 unpacks whatever is there."""
+    import h5py
+
+    packings = dataset.id.get_create_plist()
+    used = [packings.get_filter(k)[0] for k in range(packings.get_nfilters())]
+    if not used:
+        return
+    if {*used} - {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_DEFLATE}:
+        raise InputError(f"{path}: {dataset.name} is not packed with gzip alone. {_WAY_OUT}")
+    chunks: list[Any] = []
+    dataset.id.chunk_iter(chunks.append)
+    sides = zip(dataset.shape, dataset.chunks, strict=True)
+    most = math.prod(-(-side // part) for side, part in sides)
+    largest = max((each.size for each in chunks), default=0)
+    if (
+        len(chunks) > most
+        or largest > dataset.file.id.get_filesize()
+        or used.count(h5py.h5z.FILTER_DEFLATE) > 1
+    ):
+        raise InputError(f"{path}: {dataset.name} has other chunks than it states. {_WAY_OUT}")
+    if h5py.h5z.FILTER_DEFLATE not in used:
+        return
+    unpacked = 1 << used.index(h5py.h5z.FILTER_DEFLATE)
+    for each in chunks:
+        if each.filter_mask & unpacked:  # stored as it is, since packing did not shorten it
+            continue
+        _, packed = dataset.id.read_direct_chunk(each.chunk_offset)
+        if _unpacks_to_more(packed, chunk + _CHECKSUM_BYTES):
+            raise InputError(
+                f"{path}: a chunk of {dataset.name} needs more than the {chunk:,} bytes of memory "
+                f"that it states. {_WAY_OUT}"
+            )
+
+
+def _unpacks_to_more(packed: bytes, most: int) -> bool:
+    try:
+        return len(zlib.decompressobj().decompress(packed, most + 1)) > most
+    except zlib.error:  # HDF5 reports it
+        return False
 
 
 def _layers_of(path: Path, file: h5py.File, names: Collection[str]) -> StoredLayers:
@@ -443,17 +417,13 @@ def read_description(path: Path) -> Plan:
     content = read_member(path, CONFIG_MEMBER, _MAX_CONFIG_BYTES)
     modules: set[str] = set()
 
-    def note_module(part: dict[str, Any]) -> dict[str, Any]:
+    def note_module(part: dict[str, Any]) -> None:
         """Collect every `module` that the description names, at any depth."""
         if part.get("module") is not None:
             modules.add(str(part["module"]))
-        return part
 
-    try:
-        document = json.loads(content, object_hook=note_module)
-        foreign = sorted(each for each in modules if not _is_keras(each))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {CONFIG_MEMBER} is not valid JSON ({error})") from error
+    document = parse_json(content, f"{path}: {CONFIG_MEMBER}", note_module)
+    foreign = sorted(each for each in modules if not _is_keras(each))
     if foreign:
         raise BundleError(
             f"{path}: names code of {foreign[0]!r}; wanted Keras' own layers and no other code. "

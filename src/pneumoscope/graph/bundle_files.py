@@ -7,14 +7,13 @@ Keras nor an engine.
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.errors import BundleError
-from pneumoscope.storage import open_regular, sha256_of_file
+from pneumoscope.errors import BundleError, InputError
+from pneumoscope.reading import read_json
+from pneumoscope.storage import sha256_of_file
 
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
@@ -66,41 +65,12 @@ def read_manifest(folder: Path) -> Any:
     """`bundle.json` of a bundle as parsed JSON; its keys and values are not checked yet.
 
     Raises:
-        BundleError: the file can't be read, is not JSON, repeats a key in one object, or holds a
-            number that is not finite (`NaN`, `Infinity`, `1e999`), which JSON does not allow
-            (RFC 8259, sections 4 and 6).
+        BundleError: the file can't be read, or is not JSON as `reading.parse_json` reads it.
     """
-    path = folder / MANIFEST
     try:
-        with open_regular(path) as stream:
-            return json.loads(
-                stream.read(_MAX_MANIFEST_BYTES),
-                object_pairs_hook=_without_repeated_keys,
-                parse_constant=_finite,
-                parse_float=_finite,
-            )
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(
-            f"{path}: can't be read as JSON ({error}). Train or copy it again."
-        ) from error
-
-
-def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """One JSON object as a dict; Python's parser silently keeps the last of repeated keys."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"found the key {key!r} more than once in one object")
-        found[key] = value
-    return found
-
-
-def _finite(text: str) -> float:
-    """A number of JSON with a fraction or an exponent, or a constant such as `NaN`."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"found the number {text}, expected a finite one")
-    return value
+        return read_json(folder / MANIFEST, _MAX_MANIFEST_BYTES)
+    except InputError as error:
+        raise BundleError(f"{error}. Train again, or copy the bundle again.") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ Further functions compute the padding of windows and convert Keras' arrays to th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,6 +130,12 @@ class Plan:
         return tuple(found)
 
 
+_DESCRIPTION_ERRORS = (
+    *(KeyError, TypeError, IndexError, ValueError, AttributeError),
+    RecursionError,  # models or arguments nested a thousand times
+)
+
+
 def read_plan(document: Any) -> Plan:
     """Read the plan of a functional model from its parsed JSON description.
 
@@ -140,13 +147,13 @@ def read_plan(document: Any) -> Plan:
     try:
         layers: list[Layer] = []
         output = _expanded(document, None, layers)
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+    except _DESCRIPTION_ERRORS as error:
         raise BundleError(
             f"the network's description can't be read ({type(error).__name__}: {error}); wanted a "
             "Keras functional model with one input and one output."
         ) from error
-    names = [layer.name for layer in layers]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    names = Counter(layer.name for layer in layers)
+    twice = next((name for name, uses in names.items() if uses > 1), None)
     if twice is not None:
         raise BundleError(f"the network has two layers named {twice!r}; wanted unique names.")
     return Plan(tuple(layers), output).until(output)

@@ -45,6 +45,9 @@ MOST_SECONDS = 10.0
 LONGEST_VALUE = 1 << 20
 """Bytes of a DICOM element that is neither pixels nor skipped; look-up tables have 128 KB."""
 
+HEADER_BYTES = 1 << 20
+"""Bytes at the beginning of a DICOM file in which patient, study, series and view stand."""
+
 _ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 """The tag (FFFE,E000) in both byte orders: one before each sequence item and pixel fragment."""
 

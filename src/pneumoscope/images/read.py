@@ -17,12 +17,13 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -34,7 +35,7 @@ from pneumoscope.arrays import Float32Array
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images import structure
-from pneumoscope.images.budget import CountedStream, decoding, spending
+from pneumoscope.images.budget import HEADER_BYTES, CountedStream, decoding, spending
 from pneumoscope.images.grey import (
     Decoded,
     DicomInfo,
@@ -206,16 +207,7 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
         directory = deep_directory(content) if kind == "tiff" else None
         if directory is not None:
             return decode_deep_tiff(content, directory, source, limits)
-        # Pillow's decoder of compressed BMP reads single bytes: only the time counts for these.
-        stream = CountedStream(content, f"{kind.upper()} parts", 0 if kind == "bmp" else 1)
-        image = _OPENERS[kind](stream)
-        check_size(source, image.width, image.height, limits)
-        if kind == "jpeg":
-            check_scans(content, source)
-        if kind == "webp":
-            structure.refuse_frames(source, cast("WebPImageFile", image).n_frames, "animated WebP")
-        if isinstance(image, TiffImageFile):
-            check_strips(image.tag_v2, content, source)
+        image = _opened(content, kind, source, limits)
         bits = _bits(image, content, kind)
         orientation = structure.exif_orientation(image.info.get("exif", b""))
         image.load()
@@ -227,6 +219,21 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
     if kind != "tiff":  # Pillow applies the orientation of TIFF itself
         pixels = oriented(pixels, orientation)
     return Decoded(np.ascontiguousarray(pixels), bits, warnings, colour=colour)
+
+
+def _opened(content: bytes, kind: Format, source: str, limits: LimitsConfig) -> ImageFile.ImageFile:
+    """A raster image whose header was checked; call this inside `decoding`."""
+    # Pillow's decoder of compressed BMP reads single bytes: only the time counts for these.
+    stream = CountedStream(content, f"{kind.upper()} parts", 0 if kind == "bmp" else 1)
+    image = _OPENERS[kind](stream)
+    check_size(source, image.width, image.height, limits)
+    if kind == "jpeg":
+        check_scans(content, source)
+    if kind == "webp":
+        structure.refuse_frames(source, cast("WebPImageFile", image).n_frames, "animated WebP")
+    if isinstance(image, TiffImageFile):
+        check_strips(image.tag_v2, content, source)
+    return image
 
 
 def _check_container(content: bytes, kind: Format, source: str, limits: LimitsConfig) -> None:
@@ -360,6 +367,33 @@ def refuse_blank(pixels: Float32Array, name: str, warnings: tuple[str, ...] = ()
         )
 
 
+def read_small(
+    path: Path, side: int, limits: LimitsConfig = _DEFAULT_LIMITS
+) -> npt.NDArray[np.uint8] | Float32Array:
+    """Read one image file for its main traits; a JPEG at reduced scale, which is fast.
+
+    Args:
+        path: a regular file.
+        side: pixels that both sides of a reduced JPEG have at least.
+        limits: limits on the file's bytes, pixels and sides.
+
+    Returns:
+        Grey, (h, w): uint8 of a JPEG, else float32 in [0, 1].
+
+    Raises:
+        ImageRefusedError: for every failure, as `read_image`.
+    """
+    name = str(path)
+    content = read_file(name, limits)
+    if detect_format(content) != "jpeg":
+        return read_bytes(content, name, limits).pixels
+    _check_bytes(name, len(content), limits)
+    with decoding(name, "the JPEG"):
+        image = _opened(content, "jpeg", name, limits)
+        image.draft("L", (side, side))
+        return np.asarray(image.convert("L"))
+
+
 def header_note(warnings: tuple[str, ...]) -> str:
     """The clause added to a refusal for the image's content: its header may be the cause."""
     return f". Its header may be the cause: {join_warnings(warnings)}" if warnings else ""
@@ -374,8 +408,33 @@ def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> De
     return decode_raster(content, kind, name, limits)
 
 
-def read_file(name: str, limits: LimitsConfig) -> bytes:
+def dicom_texts(path: Path, keywords: Collection[str]) -> dict[str, str]:
+    """The values of elements in a DICOM header, as `dicom.file.header_texts` reads them.
+
+    Only the beginning of the file is read, and no pixel is decoded.
+
+    Returns:
+        Text by keyword; empty for other and for unreadable files, which `read_image` reports.
+    """
+    try:
+        head = read_file(str(path), _DEFAULT_LIMITS, HEADER_BYTES)
+        if head[128:132] != b"DICM":
+            return {}
+        # pydicom takes 0.2 s to import, and most data sets have no DICOM.
+        from pneumoscope.images.dicom.file import header_texts
+
+        return header_texts(head, str(path), keywords)
+    except ImageRefusedError:
+        return {}
+
+
+def read_file(name: str, limits: LimitsConfig, most: int | None = None) -> bytes:
     """Read the bytes of a regular file within the limits; never blocks on a pipe or a device.
+
+    Args:
+        name: its path.
+        limits: limits on its bytes.
+        most: read only so many bytes at its beginning.
 
     Raises:
         ImageRefusedError: the file is missing, not readable, not a regular file, or too large.
@@ -386,7 +445,7 @@ def read_file(name: str, limits: LimitsConfig) -> bytes:
         descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as stream:
             _check_status(name, os.fstat(stream.fileno()), limits)
-            content = stream.read(limits.max_bytes + 1)
+            content = stream.read(limits.max_bytes + 1 if most is None else most)
     except OSError as error:
         raise _file_error(name, error) from error
     except ValueError as error:  # a null character, or text that no file system encodes

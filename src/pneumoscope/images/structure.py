@@ -3,7 +3,7 @@
 The input is the bytes of a PNG, JPEG, WebP or TIFF file. The functions return nothing, a size or an
 orientation, or they refuse the file: cut short, damaged, or more than one image.
 
-`check_scans` and `check_packets` estimate the cost of decoding a compressed stream from its header.
+`check_scans` and `codestream` estimate the cost of decoding a compressed stream from its header.
 A small JPEG or JPEG 2000 stream can request the same pixels again and again, and the libraries do
 the work in one call that can't be interrupted. The stream may be a file of its own or part of a
 TIFF or a DICOM object.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -36,10 +37,30 @@ _MAX_SCANS = 200
 """Maximum per image. Progressive JPEGs have about ten."""
 
 _MAX_PACKETS = 1_000_000
-"""Maximum of tiles × layers × resolutions × components of a JPEG 2000 stream."""
+"""Maximum of a JPEG 2000 stream: tiles × components × layers × precincts of all resolutions."""
+
+_MAX_PARTS = 300_000
+"""Maximum of precincts and code-blocks, for each of which the decoder allocates up to 1 KB.
+
+Images of 50 megapixels in code-blocks of 16 × 16 have 270,000; usual are 64 × 64.
+"""
+
+_SIZE, _CODING_STYLE, _COMPONENT_STYLE, _PROGRESSION = (
+    b"\xff" + bytes([code]) for code in (0x51, 0x52, 0x53, 0x5F)
+)
+_CODINGS = (_CODING_STYLE, _COMPONENT_STYLE, _PROGRESSION)
+_TILE_PART, _START_OF_DATA, _END_OF_STREAM = b"\xff\x90", b"\xff\x93", b"\xff\xd9"
+_SEGMENTS = frozenset(
+    b"\xff" + bytes([code]) for code in bytes.fromhex("50515253555758595c5d5e5f606163647475777890")
+)
+"""Markers of segments with a length (ITU-T T.800 table A.2, T.801 and T.814), and of tile parts."""
+
+_START_OF_CODESTREAM = b"\xff\x4f" + _SIZE
+_SIZE_BYTES, _TILE_PART_BYTES, _PROGRESSION_BYTES = 37, 14, 7
+_SHORT_NUMBERS, _MOST_LEVELS = 256, 32
+"""Components up to which their number has one byte; decompositions at most."""
 
 _START_OF_SCAN = b"\xff\xda"
-_SEVERAL = 2
 _BIG = (b"+\x00", b"\x00+")
 """Version 43, in either byte order: BigTIFF, whose header has 16 bytes."""
 
@@ -110,10 +131,10 @@ def check_tiff_directory(content: bytes, source: str) -> None:
     """Check that the first TIFF directory lies inside the file and that there is no second one.
 
     Many writers put the directory last (TIFF 6.0, 2). Further directories form a chain, which is
-    not followed.
+    not followed. The values that an entry states are counted before they are read.
 
     Raises:
-        ImageRefusedError: `truncated` or `multi_frame`.
+        ImageRefusedError: `truncated`, `multi_frame` or `too_complex`.
     """
     order = "<" if content[:2] == b"II" else ">"
     if 43 in content[2:4]:  # BigTIFF: 64-bit offset, count and entries of 20 bytes
@@ -131,6 +152,11 @@ def check_tiff_directory(content: bytes, source: str) -> None:
             Reason.TRUNCATED,
             f"the TIFF ends at byte {len(content)}, before its directory does. Fetch it again",
         )
+    head = f"{order}HH{offset_format[1]}"
+    for position in range(end - (count or 0) * entry_bytes, end, entry_bytes):
+        tag, _kind, values = struct.unpack_from(head, content, position)
+        if tag in _COUNTED_TAGS:
+            spend(values, "TIFF strips or tiles")
     if _number(content, offset_format, end):
         raise ImageRefusedError(
             source,
@@ -199,9 +225,6 @@ def exif_orientation(block: bytes) -> int:
     return 1
 
 
-_SIZE, _CODING_STYLE = b"\xff\x51", b"\xff\x52"
-
-
 def check_scans(content: bytes, source: str, pictures: int = 1) -> None:
     """Refuse a JPEG with so many scans that decoding it would take minutes.
 
@@ -223,49 +246,140 @@ def check_scans(content: bytes, source: str, pictures: int = 1) -> None:
         )
 
 
-def check_packets(stream: bytes, source: str) -> None:
-    """Refuse a JPEG 2000 stream with so many packets that decoding it would take minutes.
+@dataclass(frozen=True, slots=True)
+class Codestream:
+    """A JPEG 2000 code stream whose headers were read to their end.
 
-    Reads the segments of the main header: image and tile size (ITU-T T.800, A.5.1), layers and
-    decompositions (A.6.1).
+    Attributes:
+        content: the stream without its container: what may be decoded.
+        columns: width.
+        rows: height.
+        components: samples per pixel.
+        bits: of the first component.
+        signed: whether its values are two's complement.
+    """
+
+    content: bytes
+    columns: int
+    rows: int
+    components: int
+    bits: int
+    signed: bool
+
+
+def codestream(content: bytes, source: str) -> Codestream | None:
+    """The first JPEG 2000 code stream in `content`, `None` if there is none.
+
+    Reads every segment of the main header (ITU-T T.800, A.5 and A.6) and of the headers of tile
+    parts, as the decoder does, and counts what decoding would create.
 
     Raises:
-        ImageRefusedError: `too_complex`.
+        ImageRefusedError: `too_complex` for too many packets, precincts or code-blocks; `corrupt`
+            for a segment that decoders read differently, or for a tile with a coding of its own.
     """
-    start = stream.find(b"\xff\x4f" + _SIZE)
+    start = content.find(_START_OF_CODESTREAM)
     if start < 0:
-        return
-    position, tiles, components, layers, levels = start + 2, 1, 1, 1, 0
-    while position + 4 <= len(stream) and stream[position] == 0xFF and stream[position + 1] != 0x90:
-        marker = stream[position : position + 2]
-        if marker == _SIZE and position + 40 <= len(stream):
-            numbers = struct.unpack_from(">8IH", stream, position + 6)
-            tiles = _tiles(numbers)
-            components = max(numbers[8], 1)
-        elif marker == _CODING_STYLE and position + 10 <= len(stream):
-            layers = int.from_bytes(stream[position + 6 : position + 8], "big")
-            levels = stream[position + 9]
+        return None
+    stream = content[start:]
+    segments, position = _segments(stream, 2, _TILE_PART, source)
+    size = [body for marker, body in segments if marker == _SIZE]
+    if len(size) != 1 or len(size[0]) < _SIZE_BYTES:
+        return None
+    numbers = struct.unpack_from(">8IHB", size[0], 2)
+    _check_packets(segments, numbers, source)
+    while stream[position : position + 2] == _TILE_PART:
+        length = int.from_bytes(stream[position + 6 : position + 10], "big") or len(stream)
+        inner, _ = _segments(stream, position, _START_OF_DATA, source)
+        if length < _TILE_PART_BYTES or any(marker in _CODINGS for marker, _ in inner):
+            raise _corrupt(source, "a tile part states a coding or a length of its own")
+        position += length
+    end = stream[position : position + 2]
+    if end != _END_OF_STREAM and end.strip(b"\x00\xff"):  # without padding
+        raise _corrupt(source, f"no tile part begins at its byte {position}")
+    width, height, left, top = numbers[:4]
+    depth = numbers[9]
+    return Codestream(
+        stream, width - left, height - top, numbers[8], (depth & 0x7F) + 1, bool(depth & 0x80)
+    )
+
+
+def _segments(
+    stream: bytes, position: int, last: bytes, source: str
+) -> tuple[list[tuple[bytes, bytes]], int]:
+    """Markers with their segments' content from `position` to the marker `last`; where that is."""
+    found: list[tuple[bytes, bytes]] = []
+    while position + 4 <= len(stream) and (marker := stream[position : position + 2]) != last:
+        spend(1, "JPEG 2000 segments")
         length = int.from_bytes(stream[position + 2 : position + 4], "big")
-        if length < 2:
-            break
+        # OpenJPEG searches for the next known marker inside an unknown segment.
+        if marker not in _SEGMENTS or length < 2:
+            raise _corrupt(source, f"no segment begins at its byte {position}")
+        found.append((marker, stream[position + 4 : position + 2 + length]))
         position += 2 + length
-    packets = tiles * components * layers * (levels + 1)
-    if packets > _MAX_PACKETS:
+    return found, position
+
+
+def _corrupt(source: str, fault: str) -> ImageRefusedError:
+    return ImageRefusedError(
+        source,
+        Reason.CORRUPT,
+        f"in its JPEG 2000 stream {fault}; one coding, in the main header, is expected. "
+        "Save it again",
+    )
+
+
+def _check_packets(
+    segments: list[tuple[bytes, bytes]], numbers: tuple[int, ...], source: str
+) -> None:
+    """Refuse a stream with so many packets that decoding it would take minutes or gigabytes."""
+    columns, rows, left, top, tile_columns, tile_rows = numbers[:6]
+    width, height = max(columns - left, 1), max(rows - top, 1)
+    tile_width, tile_height = min(tile_columns or width, width), min(tile_rows or height, height)
+    pieces = -(-width // tile_width) * -(-height // tile_height) * max(numbers[8], 1)
+    layers, orders, precincts, blocks = 1, 1, 1, 1
+    for marker, body in segments:
+        if marker == _PROGRESSION:  # each change of the order goes through all packets again
+            orders += len(body) // _PROGRESSION_BYTES
+        if marker not in (_CODING_STYLE, _COMPONENT_STYLE):
+            continue
+        # The style of one component has its number before, and no order, layers and transform.
+        at = 0 if marker == _CODING_STYLE else 1 if numbers[8] <= _SHORT_NUMBERS else 2
+        style = body[at + (5 if marker == _CODING_STYLE else 1) :]
+        exponents = style[5:] if body[at : at + 1] and body[at] & 1 else b"\xff" * 33
+        if len(style) < 5 or style[0] > _MOST_LEVELS or len(exponents) <= style[0]:
+            raise _corrupt(source, "a coding style is cut short")
+        if marker == _CODING_STYLE:
+            layers = max(layers, int.from_bytes(body[2:4], "big"))
+        one = _parts(style, exponents, tile_width, tile_height)
+        precincts, blocks = max(precincts, one[0]), max(blocks, one[1])
+    packets, parts = pieces * layers * orders * precincts, pieces * (precincts + blocks)
+    if packets > _MAX_PACKETS or parts > _MAX_PARTS:
         raise ImageRefusedError(
             source,
             Reason.TOO_COMPLEX,
-            f"its JPEG 2000 stream has {packets:,} packets; at most {_MAX_PACKETS:,} are read. "
-            "Save it again",
+            f"its JPEG 2000 stream has {packets:,} packets and {parts:,} precincts and "
+            f"code-blocks; at most {_MAX_PACKETS:,} and {_MAX_PARTS:,} are read. Save it again",
         )
 
 
-def _tiles(numbers: tuple[int, ...]) -> int:
-    width, height, _, _, tile_width, tile_height, left, top = numbers[:8]
-    if not tile_width or not tile_height:
-        return 1
-    across = -(-(width - left) // tile_width)
-    down = -(-(height - top) // tile_height)
-    return max(across, 1) * max(down, 1)
+def _parts(style: bytes, exponents: bytes, width: int, height: int) -> tuple[int, int]:
+    """Precincts and code-blocks of one component of a tile (ITU-T T.800, B.6 and B.7)."""
+    precincts = blocks = 0
+    for level in range(style[0] + 1):
+        halvings = style[0] - level
+        parts = bands = 1
+        for side, log, block in (
+            (width, exponents[level] & 15, (style[1] & 15) + 2),
+            (height, exponents[level] >> 4, (style[2] & 15) + 2),
+        ):
+            across = -(-side >> halvings)
+            parts *= -(-across >> log)
+            if level:  # three bands of half the size
+                across, log = -(-across >> 1), max(log - 1, 0)
+            bands *= -(-across >> min(log, block))
+        precincts += parts
+        blocks += bands * 3 if level else bands
+    return precincts, blocks
 
 
 _WIDTH, _HEIGHT, _ORIENTATION, _SAMPLES, _PLANES = 256, 257, 274, 277, 284
@@ -276,8 +390,16 @@ _TILE_WIDTH, _TILE_HEIGHT, _DEPTH = 322, 323, 32997
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2
 _UNSIGNED, _SEPARATE = 1, 2
 _PACKED_BITS, _MAX_SAMPLES = 12, 4
+_COLOUR_MAP, _EXTRA_SAMPLES = 320, 338
 _COMPRESSION, _JPEG = 259, (6, 7)
 """Both JPEG compressions of TIFF."""
+
+
+_COUNTED_TAGS = frozenset(
+    {*(_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS)}
+    | {*(_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SAMPLES, _COLOUR_MAP, _EXTRA_SAMPLES)}
+)
+"""Tags of which every value is read."""
 
 
 def check_strips(tags: ImageFileDirectory_v2, content: bytes, source: str) -> None:

@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -28,6 +27,7 @@ from typing import Any
 from pneumoscope.errors import MissingError, Reason
 from pneumoscope.images.budget import MOST_SECONDS, keep_freed_memory
 from pneumoscope.inference.preparing import Decode, Decoder, Prepared
+from pneumoscope.reading import limit_memory
 from pneumoscope.records import Prediction
 
 MOST_MEMORY = 2 << 30
@@ -326,7 +326,7 @@ def _work(pipe: Connection, memory: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _be_silent()
     keep_freed_memory()
-    _limit_memory(memory)
+    limit_memory(memory)
     while True:
         try:
             function, arguments = pipe.recv()
@@ -356,20 +356,6 @@ def _be_silent() -> None:
     for stream in (1, 2):
         os.dup2(nowhere, stream)
     os.close(nowhere)
-
-
-def _limit_memory(most: int) -> None:
-    """Limit what this process may allocate to `most` bytes more than now."""
-    if not sys.platform.startswith("linux"):
-        return
-    import resource
-
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-    limit = pages * resource.getpagesize() + most
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _nothing(*_: Any) -> None:

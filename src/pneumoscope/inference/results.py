@@ -29,10 +29,10 @@ from pneumoscope.images.grey import count_warnings, join_warnings, split_warning
 from pneumoscope.images.read import GreyImage, read_file
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.inference.input_check import ImageDescriptors
+from pneumoscope.reading import json_lines
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, Prediction, make_frame
 from pneumoscope.storage import (
     atomic_writer,
-    json_lines,
     open_alone,
     path_text,
     safe_cell,

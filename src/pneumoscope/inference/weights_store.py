@@ -12,7 +12,6 @@ import io
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -22,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError
-from pneumoscope.graph.archive import CONFIG_MEMBER, METADATA_MEMBER, WEIGHTS_MEMBER, vouch
-from pneumoscope.storage import open_regular, write_bytes
+from pneumoscope.graph.archive import CONFIG_MEMBER, METADATA_MEMBER, WEIGHTS_MEMBER
+from pneumoscope.reading import ARCHIVE_ERRORS, member_bytes, open_regular, vouch
+from pneumoscope.storage import write_bytes
 
 if TYPE_CHECKING:
     import h5py
@@ -41,11 +41,6 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-_TABLE_ERRORS = (
-    *(OSError, ValueError, TypeError, EOFError, RuntimeError, SyntaxError, KeyError),
-    *(NotImplementedError, zipfile.BadZipFile, zlib.error),
-)
-"""What a damaged archive or array raises; an encrypted one raises `RuntimeError`."""
 
 
 def save_network(network: Any, path: Path, store: Precision) -> None:
@@ -147,12 +142,13 @@ def read_table(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
-            members = archive.infolist()
-            size = sum(member.file_size for member in members)
-            if size > _MOST_BYTES:
-                raise ValueError(f"found {size} bytes, wanted at most {_MOST_BYTES}")
-            return {m.filename.removesuffix(".npy"): _array_of(archive.read(m)) for m in members}
-    except _TABLE_ERRORS as error:
+            table, left = {}, _MOST_BYTES
+            for member in archive.infolist():
+                content = member_bytes(archive, member, left)
+                left -= len(content)
+                table[member.filename.removesuffix(".npy")] = _array_of(content)
+            return table
+    except ARCHIVE_ERRORS as error:
         raise BundleError(
             f"{path}: can't be read ({error}); wanted arrays of numbers. Copy the bundle again."
         ) from error

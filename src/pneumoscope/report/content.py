@@ -319,6 +319,7 @@ class ReadingsContent:
         evaluation: of the cases with score and reading; `None` unless both classes are present.
         agreement: between system and reference.
         readers: agreement of each pair of readers, by their names.
+        further_readers: readers that were not compared with others, because they are too many.
         weeks: in order.
         undated: cases without a date, which are in no week.
         thresholds: performance at other thresholds.
@@ -335,6 +336,7 @@ class ReadingsContent:
     evaluation: Evaluation | None
     agreement: Agreement | None
     readers: Mapping[str, Agreement]
+    further_readers: tuple[str, ...]
     weeks: tuple[Week, ...]
     undated: int
     thresholds: tuple[ThresholdRow, ...]

@@ -259,6 +259,8 @@ def _agreement(content: ReadingsContent) -> Section | None:
         "Cohen’s kappa is the agreement beyond chance as a share of the largest possible agreement "
         "beyond chance. It depends on the prevalence. The interval is clustered by patient."
     )
+    if left := len(content.further_readers):
+        note += f" Compared are the readers with the most readings; {left:,} others are not."
     table = Table("Agreement", columns, rows, note)
     view = TablesView("Agreement between raters; positive means pneumonia.", (table,))
     return Section("agreement", "Agreement", "Agreement", "sections/tables.html.j2", view)

@@ -16,7 +16,6 @@ files.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import threading
 import uuid
@@ -39,6 +38,7 @@ from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.images.read import READER_VERSION, GreyImage, read_image
 from pneumoscope.prefetching import overlapped, prefetched
 from pneumoscope.progress import SILENT, Progress
+from pneumoscope.reading import read_json
 from pneumoscope.records import ImageRecord
 from pneumoscope.storage import atomic_writer, write_json
 
@@ -268,8 +268,8 @@ class _Warnings:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _WARNINGS
         self._known: dict[str, list[str]] = {}
-        with suppress(OSError, ValueError):  # losing the warnings costs no feature
-            self._known = json.loads(self._path.read_text(encoding="utf-8"))
+        with suppress(InputError):  # losing the warnings costs no feature
+            self._known = read_json(self._path)
         self._changed = False
 
     def note(self, record: ImageRecord, warnings: Sequence[str]) -> None:

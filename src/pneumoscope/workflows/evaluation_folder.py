@@ -12,7 +12,6 @@ labels in labels.csv instead of predictions.csv.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, InputError, UsageError
 from pneumoscope.evaluation.evaluate import Evaluation, headline
 from pneumoscope.evaluation.operating_point import ScoreScale
 from pneumoscope.inference.results import write_predictions
+from pneumoscope.reading import read_json
 from pneumoscope.records import CLASS_NAMES, Prediction
 from pneumoscope.report.checklist import ChecklistContent, Fact, flow_diagram, render_checklist
 from pneumoscope.report.content import ReportContent, RunFacts
@@ -97,6 +97,12 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
         labels = [CLASS_NAMES.index(row["label"]) for row in scored]
         scores = [float(row.get("score") or row["probability"]) for row in scored]
         scale = ScoreScale(**document.get("scale", {}))
+        for row, score, unit in zip(scored, scores, scale.to_unit(scores), strict=True):
+            if not 0.0 <= unit <= 1.0:
+                raise ValueError(
+                    f"found the score {score} of {row['path'][:200]!r}, wanted {scale.low:g} to "
+                    f"{scale.high:g}"
+                )
         threshold, model = document["threshold"], document.get("model") or {}
         return SavedEvaluation(
             folder,
@@ -114,7 +120,7 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
             np.array(scores, np.float64),
             "scores_sha256" in model,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{folder}: can't be understood ({type(error).__name__}: {error}). It is incomplete "
             "or was changed. Evaluate again."
@@ -138,9 +144,9 @@ def _labelled_rows(folder: Path) -> list[dict[str, str]]:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: can't be read ({error}). Evaluate again.") from error
+        document = read_json(path)
+    except InputError as error:
+        raise DataError(f"{error}. Evaluate again.") from error
     if not isinstance(document, dict):
         raise DataError(f"{path}: found no JSON object. Evaluate again.")
     return document

@@ -7,7 +7,6 @@ saves it whole, with the same predictions.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from pneumoscope.inference.bundle import (
 from pneumoscope.inference.engine import OpenVinoBackend
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
+from pneumoscope.reading import read_json
 from pneumoscope.storage import write_json
 from pneumoscope.training.backbones import build_backbone, leaves
 from pneumoscope.training.network import HeadWeights, build_network
@@ -73,7 +73,7 @@ def run_export(
         certificate = certify(records, predictor, exported, progress=progress)
         write_json(out / CERTIFICATE, certificate.to_json())
     graph = out / GRAPH_FILES[target]
-    about = json.loads((out / ABOUT).read_text())
+    about = read_json(out / ABOUT)
     document = {
         "out": str(out),
         "graph": str(graph),

@@ -13,6 +13,7 @@ evaluation/      the full evaluation of the cases that have a score and a readin
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -60,6 +61,9 @@ from pneumoscope.workflows.run_folder import command_line
 
 SCHEMA_VERSION = 1
 
+MOST_READERS = 12
+"""Readers of whom each pair is compared: 66 pairs."""
+
 _NO_SCORE = "no_score"
 _SHOWN_THRESHOLDS = 9
 _FIRST_COLUMNS = ("label", "status", "reason", "score", "prediction", "threshold", "patient")
@@ -80,6 +84,7 @@ def readings_document(
         "confusion_matrix": evaluation.confusion_matrix.to_dict() if evaluation else None,
         "agreement": asdict(content.agreement) if content.agreement else None,
         "readers": {name: asdict(found) for name, found in content.readers.items()},
+        "further_readers": [*content.further_readers],
         "weeks": [{**asdict(w), "monday": w.monday.isoformat()} for w in content.weeks],
         "undated": content.undated,
         "thresholds": [
@@ -342,6 +347,7 @@ def _content(
             config.level,
         )
     read_cases = [case for case in joined.cases if case.reference is not None]
+    readers, further = _between_readers(joined.cases, config.level)
     return ReadingsContent(
         scores=request.scores.name,
         readings=request.readings.name,
@@ -359,7 +365,8 @@ def _content(
         ),
         evaluation=evaluated.evaluation if evaluated else None,
         agreement=agreement,
-        readers=_between_readers(joined.cases, config.level),
+        readers=readers,
+        further_readers=further,
         weeks=weeks,
         undated=sum(case.week is None for case in joined.cases),
         thresholds=_thresholds(joined.cases, threshold, config),
@@ -389,20 +396,32 @@ def _week_case(case: Case, threshold: float) -> WeekCase | None:
     )
 
 
-def _between_readers(cases: Sequence[Case], level: float) -> dict[str, Agreement]:
-    """Agreement of each pair of readers on the cases that both classified."""
-    names = sorted({r.reader for case in cases for r in case.readings if r.reader})
+def _between_readers(
+    cases: Sequence[Case], level: float
+) -> tuple[dict[str, Agreement], tuple[str, ...]]:
+    """Agreement of each pair of readers on the cases that both classified.
+
+    Of more than `MOST_READERS`, those with the most readings are compared.
+
+    Returns:
+        The agreement by the names of two readers, and the readers that were not compared.
+    """
+    read = Counter(r.reader for case in cases for r in case.readings if r.reader)
+    ranked = sorted(read, key=lambda name: (-read[name], name))
+    compared = sorted(ranked[:MOST_READERS])
+    together: dict[tuple[str, str], list[tuple[int, int, str]]] = {
+        pair: [] for pair in combinations(compared, 2)
+    }
+    for case in cases:
+        labels = {r.reader: r.label for r in case.readings if r.label is not None}
+        for first, second in combinations(sorted(labels.keys() & set(compared)), 2):
+            together[first, second].append((labels[first], labels[second], _patient(case)))
     found = {}
-    for first, second in combinations(names, 2):
-        pairs = []
-        for case in cases:
-            labels_by_reader = {r.reader: r.label for r in case.readings if r.label is not None}
-            if first in labels_by_reader and second in labels_by_reader:
-                pairs.append((labels_by_reader[first], labels_by_reader[second], _patient(case)))
-        if pairs:
-            one, other, patients = zip(*pairs, strict=True)
+    for (first, second), rows in together.items():
+        if rows:
+            one, other, patients = zip(*rows, strict=True)
             found[f"{first} and {second}"] = cohen_kappa(one, other, patients, level)
-    return found
+    return found, tuple(ranked[MOST_READERS:])
 
 
 def _thresholds(

@@ -17,6 +17,7 @@ from typing import Any
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.intervals import BOOTSTRAP_METHOD
 from pneumoscope.evaluation.stress import METRICS, Metric
+from pneumoscope.reading import json_lines
 from pneumoscope.records import Estimate, ImageRecord
 from pneumoscope.report.stress_findings import (
     ExchangeRow,
@@ -25,7 +26,7 @@ from pneumoscope.report.stress_findings import (
     StressRow,
     stress_findings,
 )
-from pneumoscope.storage import csv_text, json_lines, path_text, safe_path, write_text
+from pneumoscope.storage import csv_text, path_text, safe_path, write_text
 
 Output = float | str | None
 """For one copy: its probability, or the reason code of a refusal; `None`: the copy was not made."""

@@ -28,7 +28,6 @@ from pynetdicom.sop_class import (
 )
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.associations import LEAST_RATE, Connection, Deadline
 from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, NotAvailableError
 from pneumoscope.delivery.dicom_node.http_client import (
     HttpService,
@@ -36,7 +35,13 @@ from pneumoscope.delivery.dicom_node.http_client import (
     ServiceOptions,
     TooLargeError,
 )
-from pneumoscope.delivery.dicom_node.peers import Peer, client_context
+from pneumoscope.delivery.dicom_node.peers import (
+    LEAST_RATE,
+    Connection,
+    Deadline,
+    Peer,
+    client_context,
+)
 from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.server import entity
 from pneumoscope.delivery.dicom_node.spool import LostError, Outgoing, Spool

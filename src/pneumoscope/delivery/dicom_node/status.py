@@ -35,8 +35,9 @@ from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom.patient import patient_age
 from pneumoscope.images.grey import join_warnings
+from pneumoscope.reading import json_lines
 from pneumoscope.records import Prediction
-from pneumoscope.storage import LineFile, json_lines
+from pneumoscope.storage import LineFile
 
 _LOGGER = logging.getLogger(__name__)
 _OUTGOING = ("waiting", "sent", "set aside", "kept")

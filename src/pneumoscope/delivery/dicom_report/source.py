@@ -218,6 +218,8 @@ def _add_from_meta(dataset: Dataset, content: bytes, changes: list[str]) -> None
     """Take missing SOP class and instance UIDs from the file meta information (PS3.10 7.1)."""
     from pydicom import dcmread
 
+    from pneumoscope.images.dicom.file import transfer_syntax_of
+
     pairs = (
         ("SOPClassUID", "MediaStorageSOPClassUID"),
         ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
@@ -225,7 +227,8 @@ def _add_from_meta(dataset: Dataset, content: bytes, changes: list[str]) -> None
     lacking = [(own, meta) for own, meta in pairs if not dataset.get(own)]
     if not lacking:
         return
-    found = dcmread(BytesIO(content), force=True, specific_tags=[], stop_before_pixels=True)
+    start = transfer_syntax_of(content)[1]
+    found = dcmread(BytesIO(content[:start]), force=True)
     for own, meta in lacking:
         if value := found.file_meta.get(meta):
             setattr(dataset, own, value)

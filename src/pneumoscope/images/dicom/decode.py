@@ -6,6 +6,8 @@ are decoded only after all checks.
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -15,7 +17,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian
 from pneumoscope.arrays import Float32Array
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.budget import decoding
+from pneumoscope.images.budget import decoding, spend
 from pneumoscope.images.dicom.cells import read_cells
 from pneumoscope.images.dicom.file import DicomFile, parse_dicom, transfer_syntax_of
 from pneumoscope.images.dicom.grey import grey_table
@@ -44,6 +46,11 @@ from pneumoscope.images.grey import (
 
 _FLOAT_KEYWORDS = ("FloatPixelData", "DoubleFloatPixelData")
 _MIN_ANISOTROPY = 0.01
+_MOST_ENTRIES = 65_536
+_DISCRETE, _INDIRECT = 0, 2
+"""Segments of a palette that list their entries, and those that repeat others."""
+_NUMBERS_PER_ITEM = 1000
+"""Numbers of a palette whose copy costs as much as an item of the budget."""
 
 
 def decode_dicom(content: bytes, source: str, limits: LimitsConfig) -> Decoded:
@@ -83,7 +90,7 @@ def decode_dicom(content: bytes, source: str, limits: LimitsConfig) -> Decoded:
         if header.samples == 1 and header.photometric.startswith("MONOCHROME"):
             pixels, colour = _displayed(frame, file, header, warnings), 0.0
         else:
-            rgb = _coloured(frame.samples, dataset, header)
+            rgb = _coloured(frame.samples, dataset, header, source)
             bits = _sample_bits(rgb, frame, header)
             pixels, colour = _luma(rgb, bits), mean_chroma(rgb, (1 << bits) - 1)
     if (width, height) != (header.columns, header.rows):
@@ -168,13 +175,68 @@ def _displayed(
     return pixels
 
 
-def _coloured(samples: Samples, dataset: Dataset, header: PixelHeader) -> Samples:
+def _coloured(samples: Samples, dataset: Dataset, header: PixelHeader, source: str) -> Samples:
     """RGB, integer (h, w, 3), of a secondary capture; pydicom has already converted YBR."""
     if header.photometric == "PALETTE COLOR":
+        _check_palette(dataset, source)
         return np.asarray(apply_color_lut(samples, dataset))
     if samples.ndim != 3:
         raise ValueError(f"unsupported photometric interpretation {header.photometric!r}")
     return samples
+
+
+def _check_palette(dataset: Dataset, source: str) -> None:
+    """Refuse a segmented palette of more entries than 16 bits can name (PS3.3 C.7.9.2).
+
+    pydicom makes a list of all entries, and six bytes of a segment may state 65,535 of them.
+
+    Raises:
+        ImageRefusedError: `corrupt`; `too_complex` for many segments that point into a long table.
+    """
+    _, _, bits = dataset.RedPaletteColorLookupTableDescriptor
+    kind = ("<" if dataset.original_encoding[1] else ">") + ("B" if bits == 8 else "H")
+    for colour in ("Red", "Green", "Blue", "Alpha"):
+        data = dataset.get(f"Segmented{colour}PaletteColorLookupTableData") or b""
+        numbers = np.frombuffer(data, kind, len(data) // np.dtype(kind).itemsize).tolist()
+        if _entries(numbers, kind) > _MOST_ENTRIES:
+            raise ImageRefusedError(
+                source,
+                Reason.CORRUPT,
+                f"its segmented palette has more than {_MOST_ENTRIES:,} entries of "
+                f"{colour.lower()}; pixels of 16 bits can name no more. Save it again as "
+                "MONOCHROME2 or RGB",
+            )
+
+
+def _entries(numbers: list[int], kind: str, base: int = 0, most_segments: int = 0) -> int:
+    """Entries of a segmented palette, as pydicom expands it; counting ends at too many.
+
+    Args:
+        numbers: the palette's data.
+        kind: `B` or `H` after the order of bytes, as `struct` names them.
+        base: position of the first segment, which indirect segments count from.
+        most_segments: that are expanded; 0 for all.
+    """
+    found, segments, at = 0, 0, base
+    while at + 1 < len(numbers) and found <= _MOST_ENTRIES:
+        segment, length = numbers[at : at + 2]
+        at += 2
+        if segment == _INDIRECT:  # repeats `length` segments; pydicom copies the table for it
+            spend(1 + len(numbers) // _NUMBERS_PER_ITEM, "segments of palettes")
+            if kind[1] == "B":
+                low, high = struct.unpack(f"{kind[0]}HH", bytes(numbers[at : at + 4]))
+                at += 4
+            else:
+                low, high = numbers[at : at + 2]
+                at += 2
+            found += 1 + _entries(numbers, kind, base + (high << 16 | low), length)
+        else:
+            found += length
+            at += length if segment == _DISCRETE else 1
+        segments += 1
+        if segments == most_segments:
+            break
+    return found
 
 
 def _sample_bits(rgb: Samples, frame: Frame, header: PixelHeader) -> int:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from io import BytesIO
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -26,7 +27,13 @@ from pydicom.uid import (
 )
 
 from pneumoscope.errors import ImageRefusedError, Reason
-from pneumoscope.images.budget import check_value_length, dicom_stream, spend
+from pneumoscope.images.budget import (
+    HEADER_BYTES,
+    check_value_length,
+    decoding,
+    dicom_stream,
+    spend,
+)
 
 _PREAMBLE_BYTES = 132
 _TRANSFER_SYNTAX = 0x0010
@@ -95,13 +102,16 @@ def transfer_syntax_of(content: bytes) -> tuple[str, int]:
     return syntax, min(position, len(content))
 
 
-def parse_dicom(content: bytes, source: str, most_bytes: int) -> DicomFile:
+def parse_dicom(
+    content: bytes, source: str, most_bytes: int, tags: Collection[int] = _WANTED_TAGS
+) -> DicomFile:
     """Read the requested elements.
 
     Args:
         content: the bytes of the file.
         source: its name, for errors.
         most_bytes: limit for the inflated size of a deflated data set.
+        tags: of the requested elements.
 
     Raises:
         ImageRefusedError: `file_too_large` for a deflated bomb, `truncated` for a deflated stream
@@ -113,7 +123,7 @@ def parse_dicom(content: bytes, source: str, most_bytes: int) -> DicomFile:
     ends: list[int] = []
 
     def note_end(tag: BaseTag, _vr: str | None, length: int) -> bool:
-        if tag in _WANTED_TAGS and tag not in _PIXEL_TAGS and length != _UNDEFINED_LENGTH:
+        if tag in tags and tag not in _PIXEL_TAGS and length != _UNDEFINED_LENGTH:
             check_value_length(tag, length, source)
         ends.append(stream.tell() + (0 if length == _UNDEFINED_LENGTH else length))
         return False
@@ -123,7 +133,7 @@ def parse_dicom(content: bytes, source: str, most_bytes: int) -> DicomFile:
         is_implicit_VR=syntax == ImplicitVRLittleEndian,
         is_little_endian=syntax != ExplicitVRBigEndian,
         stop_when=note_end,
-        specific_tags=list(_WANTED_TAGS),
+        specific_tags=list(tags),
     )
     cut = ""
     if ends and ends[-1] > size:
@@ -158,12 +168,53 @@ def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
     )
 
 
-def _opened(content: bytes, source: str, most_bytes: int) -> tuple[str, str, BytesIO]:
+def header_texts(head: bytes, source: str, keywords: Collection[str]) -> dict[str, str]:
+    """The values of elements of the first groups as text, `""` where there is none.
+
+    Args:
+        head: the first `HEADER_BYTES` of a file, or all of it; of a deflated data set, so many
+            bytes are inflated.
+        source: its name, for errors.
+        keywords: of the elements; reading ends behind the last of them.
+
+    Raises:
+        ImageRefusedError: it is no file of PS3.10, is too complex, or is damaged.
+    """
+    if not has_preamble(head):
+        raise ImageRefusedError(source, Reason.NOT_AN_IMAGE, "it is no DICOM file with a preamble")
+    tags = [Tag(keyword) for keyword in keywords]
+    last = max(tags)
+
+    def stop(tag: BaseTag, _vr: str | None, length: int) -> bool:
+        if tag in tags and length != _UNDEFINED_LENGTH:
+            check_value_length(tag, length, source)
+        return int(tag) > int(last)
+
+    with decoding(source, "the DICOM header"):
+        _, syntax, stream = _opened(head[:HEADER_BYTES], source, HEADER_BYTES, whole=False)
+        header = read_dataset(
+            stream,
+            is_implicit_VR=syntax == ImplicitVRLittleEndian,
+            is_little_endian=syntax != ExplicitVRBigEndian,
+            stop_when=stop,
+            specific_tags=list(tags),
+        )
+        return {word: str(header.get(word) or "").strip(" \0") for word in keywords}
+
+
+def has_preamble(head: bytes) -> bool:
+    """Whether a file begins as PS3.10 section 7.1 says."""
+    return head[_PREAMBLE_BYTES - 4 : _PREAMBLE_BYTES] == b"DICM"
+
+
+def _opened(
+    content: bytes, source: str, most_bytes: int, *, whole: bool = True
+) -> tuple[str, str, BytesIO]:
     """The stated transfer syntax, the one to read with, and the data set, inflated."""
     stated, start = transfer_syntax_of(content)
     syntax = stated or _guess_syntax(content[start : start + 6])
     if syntax == DeflatedExplicitVRLittleEndian:
-        return stated, syntax, dicom_stream(_inflated(content[start:], source, most_bytes))
+        return stated, syntax, dicom_stream(_inflated(content[start:], source, most_bytes, whole))
     stream = dicom_stream(content)
     stream.seek(start)
     return stated, syntax, stream
@@ -179,9 +230,11 @@ def _guess_syntax(start: bytes) -> str:
     return str(ExplicitVRBigEndian if group >= 0x0400 else ExplicitVRLittleEndian)
 
 
-def _inflated(deflated: bytes, source: str, most_bytes: int) -> bytes:
-    """Inflate a data set (PS3.5 A.5), stopping at `most_bytes`."""
+def _inflated(deflated: bytes, source: str, most_bytes: int, whole: bool) -> bytes:
+    """Inflate a data set (PS3.5 A.5), stopping at `most_bytes`; with `whole` there is no more."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    if not whole:
+        return inflater.decompress(deflated, most_bytes)
     data = inflater.decompress(deflated, most_bytes + 1)
     if len(data) > most_bytes:
         raise ImageRefusedError(

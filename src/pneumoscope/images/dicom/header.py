@@ -17,6 +17,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.budget import spend
 from pneumoscope.images.dicom.grey import Display, Lut, Window
 from pneumoscope.images.dicom.pixels import PixelHeader
 from pneumoscope.images.grey import DicomInfo
@@ -55,6 +56,9 @@ _NOT_UPRIGHT = frozenset({"DECUBITUS", "DECUB", "OBLIQUE"})
 """Words in the descriptions of series and studies, which are free text (PS3.3 C.7.3.1)."""
 _DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 """Any of these dates the X-ray precisely enough for an age."""
+_MOST_WINDOWS = 8
+"""Each is applied to up to 65,536 values; writers state one to three."""
+_VALUES = "values of one element"
 _SAMPLES_TO_PHOTOMETRIC = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
@@ -298,7 +302,11 @@ def _windows(dataset: Dataset, warnings: list[str]) -> list[Window]:
         warnings.append(f"its VOI LUT function {stated!r} is not known; LINEAR was assumed")
         stated = "LINEAR"
     found = []
-    for centre, width in zip(centres, widths, strict=False):
+    if len(widths) > _MOST_WINDOWS:
+        warnings.append(
+            f"its header states {len(widths):,} windows; the first {_MOST_WINDOWS} were read"
+        )
+    for centre, width in list(zip(centres, widths, strict=False))[:_MOST_WINDOWS]:
         function = stated
         if width <= 0:
             warnings.append(f"its window width is {width:g}, so the window was not used")
@@ -390,8 +398,16 @@ def _view_meaning(dataset: Dataset) -> str:
     return _text(views[0], "CodeMeaning") if isinstance(views, Sequence) and views else ""
 
 
+def _value(dataset: Dataset, keyword: str) -> Any:
+    """The value of an element; its parts are counted before pydicom converts each of them."""
+    raw = dataset.get_item(keyword).value if keyword in dataset else None
+    if isinstance(raw, bytes):
+        spend(raw.count(b"\\"), _VALUES)
+    return dataset.get(keyword)
+
+
 def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
+    value = _value(dataset, keyword)
     return "" if value is None else str(value).strip()
 
 
@@ -403,8 +419,9 @@ def _integer(dataset: Dataset, keyword: str, default: int) -> int:
 def _numbers(dataset: Dataset, keyword: str, warnings: list[str]) -> tuple[float, ...]:
     """The finite numbers of an optional element; `()` if it is missing or invalid."""
     try:
-        value: Any = dataset.get(keyword)
+        value: Any = _value(dataset, keyword)
         values = value if isinstance(value, (MultiValue, list)) else [value]
+        spend(len(values), _VALUES)
         numbers = tuple(float(number) for number in values if number not in (None, ""))
     except (ValueError, TypeError, OverflowError, ArithmeticError):
         warnings.append(f"its {keyword} is not a number and was not used")

@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from pneumoscope.errors import ImageRefusedError, Reason, UsageError
-from pneumoscope.images.read import GreyImage
+from pneumoscope.images.read import GreyImage, dicom_texts
 
 _DAYS_PER_YEAR = 365.25
 
@@ -41,10 +41,7 @@ _OLDEST_BAND = "65 or older"
 _AGE_STRING = re.compile(r"(\d{3})([DWMY])")  # AS, DICOM PS3.5 section 6.2
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _SEXES = {"F": "female", "M": "male", "O": "other"}  # PatientSex, PS3.3 C.7.1.1
-_PREAMBLE = 132
 _MAX_TEXT = 64
-_MAX_INFLATED = 64 << 20
-_MAX_HEADER = 1 << 20  # bytes; the elements that are read stand before that
 MOST_AGE = 120
 
 
@@ -139,24 +136,9 @@ def image_attributes(path: Path) -> dict[str, str]:
     Returns:
         Values by name; empty for files other than DICOM with a preamble (PS3.10 section 7.1).
     """
-    from pneumoscope.images.budget import decoding
-    from pneumoscope.images.dicom.file import parse_header
-
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_PREAMBLE)
-            if not head.endswith(b"DICM"):
-                return {}
-            head += stream.read(_MAX_HEADER)
-    except OSError:
-        return {}
-    tags = ["PatientAge", "PatientSex", "ViewPosition", "Manufacturer"]
-    try:
-        with decoding(str(path), "the DICOM header"):
-            header = parse_header(head, str(path), _MAX_INFLATED)
-            stated = {tag: _text(header.get(tag)) for tag in tags}
-    except ImageRefusedError:
-        return {}
+    tags = ("PatientAge", "PatientSex", "ViewPosition", "Manufacturer")
+    texts = dicom_texts(path, tags)
+    stated = {tag: _text(texts.get(tag)) for tag in tags}
     found = {
         "age_band": age_band(stated["PatientAge"]),
         "sex": _SEXES.get(stated["PatientSex"].upper(), ""),

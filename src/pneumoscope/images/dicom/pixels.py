@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.pixels.decoders import (
     JPEGBaseline8BitDecoder,
@@ -50,7 +50,7 @@ from pydicom.uid import (
 
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.dicom.cells import Field
-from pneumoscope.images.structure import check_packets, check_scans
+from pneumoscope.images.structure import Codestream, check_scans, codestream
 
 PLUGIN = "imagecodecs"
 JPEG = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1})
@@ -74,8 +74,11 @@ _JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
 _JPEG_2000 = frozenset({JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K})
 SUPPORTED_SYNTAXES = _NATIVE | JPEG | _JPEG_LS | _JPEG_2000 | {RLELossless}
 _END_OF_IMAGE = b"\xff\xd9"
-_START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 _NO_SOF = (0xC4, 0xC8, 0xCC)
+_NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDB)})
+"""Markers without a length, and the start of a scan: none of them may stand before the SOF."""
+
+_OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _SIGNS = {True: "signed", False: "unsigned"}
 _MAX_BITS = 16
 _SAMPLED_ROWS = 256
@@ -193,8 +196,12 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """The facts that a compressed stream states; `signed` is `None` if its format has no sign."""
+    """A compressed stream and the facts that it states.
 
+    `signed` is `None` if the format has no sign; `content` is what was checked.
+    """
+
+    content: bytes
     columns: int
     rows: int
     samples: int
@@ -231,6 +238,10 @@ def decode_frame(
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         stream = _checked_stream(frame, uid, header, source)
         field, width = _stream_field(stream, header, warnings), stream.bits
+        # Decode what was checked: no container and no second table of offsets reaches the decoder.
+        dataset.PixelData = encapsulate([stream.content])
+        for keyword in _OFFSETS:
+            dataset.pop(keyword, None)
         dataset.BitsAllocated = 8 if width <= 8 else 16
         dataset.BitsStored, dataset.HighBit = width, width - 1
     # Signs are handled in `cells`: request the cells unchanged.
@@ -332,10 +343,11 @@ def _check_native_length(
 def _checked_stream(content: bytes, uid: UID, header: PixelHeader, source: str) -> _Stream:
     """Check that a compressed frame is complete and has the size that the data set states."""
     if uid in _JPEG_2000:
-        check_packets(content, source)
+        found = codestream(content, source)
+        stream = _j2k_stream(found) if found is not None else None
     else:
         check_scans(content, source)
-    stream = _j2k_stream(content) if uid in _JPEG_2000 else _jpeg_stream(content)
+        stream = _jpeg_stream(content)
     if stream is None:
         raise ImageRefusedError(
             source, Reason.CORRUPT, f"its pixel data are not the {uid.name} stream that it states"
@@ -379,18 +391,16 @@ def _jpeg_stream(stream: bytes) -> _Stream | None:
             continue
         if (0xC0 <= marker <= 0xCF and marker not in _NO_SOF) or marker == 0xF7:
             bits, height, width, components = struct.unpack_from(">BHHB", stream, position + 4)
-            return _Stream(width, height, components, bits)
-        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+            return _Stream(stream, width, height, components, bits)
+        length = int.from_bytes(stream[position + 2 : position + 4], "big")
+        # Decoders skip such a marker, or search behind it: they would find another frame header.
+        if marker in _NO_LENGTH or length < 2:
+            return None
+        position += 2 + length
     return None
 
 
-def _j2k_stream(stream: bytes) -> _Stream | None:
-    """The facts in the SIZ segment of a JPEG 2000 code stream (ITU-T T.800, A.5.1)."""
-    start = stream.find(_START_OF_CODESTREAM)
-    if start < 0 or start + 43 > len(stream):
-        return None
-    x_end, y_end, x_start, y_start = struct.unpack_from(">IIII", stream, start + 8)
-    components, depth = struct.unpack_from(">HB", stream, start + 40)
+def _j2k_stream(found: Codestream) -> _Stream:
     return _Stream(
-        x_end - x_start, y_end - y_start, components, (depth & 0x7F) + 1, bool(depth & 0x80)
+        found.content, found.columns, found.rows, found.components, found.bits, found.signed
     )

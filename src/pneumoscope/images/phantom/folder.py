@@ -10,7 +10,6 @@ Presentation. Its bytes depend only on the phantom and the seed. The clauses are
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,11 +21,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import InputError, UsageError
 from pneumoscope.images.augment import random_stream
 from pneumoscope.images.phantom.lesion import Subtype
 from pneumoscope.images.phantom.radiograph import SMALLEST_SIZE, Phantom, draw
 from pneumoscope.progress import SILENT, Progress
+from pneumoscope.reading import read_json
 from pneumoscope.records import CLASS_NAMES, SPLITS, Split
 from pneumoscope.storage import write_json
 
@@ -342,8 +342,8 @@ def _check_target(out: Path) -> None:
 
 def _listed(marker: Path) -> set[str]:
     try:
-        document = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = read_json(marker)
+    except InputError:
         return set()
     files = document.get("files", []) if isinstance(document, dict) else []
     return {str(name) for name in files} if isinstance(files, list) else set()

@@ -65,5 +65,5 @@ def test_what_is_of_the_present_schema_is_left_alone(bundle: Bundle, tmp_path: P
 def test_a_folder_of_something_else_is_kept(older: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").touch()
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="content that is not a bundle"):
         run_upgrade(str(older), tmp_path / "taken")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pneumoscope.config import IntervalConfig
 from pneumoscope.evaluation.evaluate import evaluate
-from pneumoscope.report.demo_page import DemoContent, DemoImage, render_demo_page
+from pneumoscope.workflows.demo import DemoContent, DemoImage, render_demo_page
 
 
 def png() -> bytes:

@@ -28,20 +28,17 @@ from typing import Any
 
 import httpcore
 import httpx
-from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
 )
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.peers import load_files
 from pneumoscope.errors import ImageRefusedError, UsageError
 from pneumoscope.images.budget import CountedStream, decoding
-from pneumoscope.images.dicom.file import transfer_syntax_of
+from pneumoscope.images.dicom.file import read_elements, transfer_syntax_of
 
 LEAST_RATE = 16 << 10
 """Bytes per second, beyond the time-out, below which a server counts as unreachable."""
@@ -210,13 +207,8 @@ def stated_uids(content: bytes) -> StatedUids:
             head = content[start:]
             if syntax == DeflatedExplicitVRLittleEndian:
                 head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, _MOST_INFLATED)
-            dataset = read_dataset(
-                CountedStream(head, "DICOM elements"),
-                is_implicit_VR=syntax == ImplicitVRLittleEndian,
-                is_little_endian=syntax != ExplicitVRBigEndian,
-                stop_when=_after_series,
-                specific_tags=[_SOP, _STUDY, _SERIES],
-            )
+            stream = CountedStream(head, "DICOM elements")
+            dataset = read_elements(stream, syntax, _after_series, [_SOP, _STUDY, _SERIES])
             sop, study, series = (_single(dataset.get(tag)) for tag in (_SOP, _STUDY, _SERIES))
             return StatedUids(sop, study, series)
     except ImageRefusedError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -128,13 +128,7 @@ def parse_dicom(
         ends.append(stream.tell() + (0 if length == _UNDEFINED_LENGTH else length))
         return False
 
-    dataset = read_dataset(
-        stream,
-        is_implicit_VR=syntax == ImplicitVRLittleEndian,
-        is_little_endian=syntax != ExplicitVRBigEndian,
-        stop_when=note_end,
-        specific_tags=list(tags),
-    )
+    dataset = read_elements(stream, syntax, note_end, tags)
     cut = ""
     if ends and ends[-1] > size:
         cut = f"its last element reaches to byte {ends[-1]} and the data end at byte {size}"
@@ -160,12 +154,7 @@ def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
             check_value_length(tag, length, source)
         return int(tag) >= _FIRST_TABLE
 
-    return read_dataset(
-        stream,
-        is_implicit_VR=syntax == ImplicitVRLittleEndian,
-        is_little_endian=syntax != ExplicitVRBigEndian,
-        stop_when=stop,
-    )
+    return read_elements(stream, syntax, stop)
 
 
 def header_texts(head: bytes, source: str, keywords: Collection[str]) -> dict[str, str]:
@@ -192,14 +181,28 @@ def header_texts(head: bytes, source: str, keywords: Collection[str]) -> dict[st
 
     with decoding(source, "the DICOM header"):
         _, syntax, stream = _opened(head[:HEADER_BYTES], source, HEADER_BYTES, whole=False)
-        header = read_dataset(
-            stream,
-            is_implicit_VR=syntax == ImplicitVRLittleEndian,
-            is_little_endian=syntax != ExplicitVRBigEndian,
-            stop_when=stop,
-            specific_tags=list(tags),
-        )
+        header = read_elements(stream, syntax, stop, tags)
         return {word: str(header.get(word) or "").strip(" \0") for word in keywords}
+
+
+def read_elements(
+    stream: BytesIO,
+    syntax: str,
+    stop: Callable[[BaseTag, str | None, int], bool],
+    tags: Collection[BaseTag | int] | None = None,
+) -> Dataset:
+    """The elements of a data set until `stop` returns true; `None` for `tags` keeps all of them.
+
+    Raises:
+        Exception: any exception of pydicom; call this inside `budget.decoding`.
+    """
+    return read_dataset(
+        stream,
+        is_implicit_VR=syntax == ImplicitVRLittleEndian,
+        is_little_endian=syntax != ExplicitVRBigEndian,
+        stop_when=stop,
+        specific_tags=None if tags is None else list(tags),
+    )
 
 
 def has_preamble(head: bytes) -> bool:

@@ -100,7 +100,7 @@ def losses_of(config: GuidanceConfig, **inputs: np.ndarray) -> float:
         given.get("pneumonia"),
         lungs=given.get("lungs"),
         taught=taught,
-        own=given.get("own"),
+        judged=given.get("judged"),
     )
     model = keras.Model(given, out)
     result = np.asarray(model(inputs, training=True))
@@ -133,9 +133,9 @@ def test_a_teacher_costs_what_it_is_apart_from() -> None:
     heatmap, m = np.zeros((2, 2, 2), np.float32), np.zeros((2, 4, 4), np.float32)
     heatmap[:, 0, 0] = 5.0
     m[:, :2, :2], m[:, 2:, 2:] = 3.0, 1.0
-    pneumonia, own = np.array([[1.0], [0.25]], np.float32), np.ones((2, 1), np.float32)
+    pneumonia, judged = np.array([[1.0], [0.25]], np.float32), np.ones((2, 1), np.float32)
     given = {"logits": logits, "heatmap": heatmap, "pneumonia": pneumonia, "z": z, "m": m}
-    given["own"] = own
+    given["judged"] = judged
     target, student = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-logits))
     config = GuidanceConfig(teacher=0.75, teacher_maps=0.0)
 
@@ -145,7 +145,7 @@ def test_a_teacher_costs_what_it_is_apart_from() -> None:
     assert losses_of(config, **given) == pytest.approx(3.0 * apart(target), rel=1e-4)
     maps = losses_of(replace(config, teacher_maps=0.4), **given) - losses_of(config, **given)
     assert maps == pytest.approx(0.4 * (2 * 0.25 * target).mean(), rel=2e-3)
-    given["own"] = np.zeros((2, 1), np.float32)  # changed backgrounds: the label alone teaches
+    given["judged"] = np.zeros((2, 1), np.float32)  # changed backgrounds: the label alone teaches
     assert losses_of(config, **given) == pytest.approx(3.0 * apart(pneumonia), rel=1e-4)
     assert losses_of(replace(config, teacher_maps=0.4), **given) == losses_of(config, **given)
 
@@ -206,9 +206,9 @@ def test_teachers_judge_views_of_unchanged_images_alone(
     parts = parts_of(tmp_path, stored_side(64))
     schedule = build_phase_schedule(network_of(0), parts, config, sizes, {}, (teacher,))
     phase = schedule.phase(0)
-    own = np.concatenate([inputs["own"] for k in range(25) for inputs, _ in phase.batches(k)])
-    assert own.shape == (25 * 64, 1)
-    assert own.mean() == pytest.approx(share, abs=0.08 if 0 < share < 1 else 0)
+    judged = np.concatenate([inputs["judged"] for k in range(25) for inputs, _ in phase.batches(k)])
+    assert judged.shape == (25 * 64, 1)
+    assert judged.mean() == pytest.approx(share, abs=0.08 if 0 < share < 1 else 0)
 
 
 def test_guided_training_points_at_the_lungs_and_a_student_follows_its_teacher(

@@ -153,6 +153,9 @@ class GuidanceConfig:
     teacher_maps: float = option(
         0.5, "attention transfer: weight of differences from the teachers' heatmaps", 0, 100
     )
+    teach_swapped: bool = option(
+        False, "distillation: teachers also judge views with a swapped background"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,14 +166,14 @@ class _Batch:
         targets: class shares (n, 2).
         codes: subtype codes (n,).
         lungs: rows of `LungExtractor` (n, side, side), 0 where lungs are hidden or not found.
-        own: which (n,) have their own background and lungs.
+        judged: which (n,) the teachers judge.
     """
 
     squares: NDArray[np.uint8]
     targets: Shares
     codes: Labels
     lungs: NDArray[np.uint8]
-    own: NDArray[np.bool_]
+    judged: NDArray[np.bool_]
 
 
 class _SizePhase:
@@ -213,14 +213,14 @@ class _SizePhase:
         def make() -> Iterator[tuple[Any, Shares]]:
             for chosen in rows:
                 batch = self._batch_of(chosen, generator)
-                targets, own = batch.targets, batch.own
+                targets, judged = batch.targets, batch.judged
                 inputs: dict[str, NDArray[Any]] = {"squares": batch.squares}
                 if config.distort.mix:
                     shares = draw_shares(generator, self._batch, config.distort.mix)
                     inputs["shares"] = shares[:, None]
                     targets = mix_labels(targets, shares)
-                    own = own & np.roll(own, 1)
-                inputs["own"] = own[:, None].astype(np.float32)
+                    judged = judged & np.roll(judged, 1)
+                inputs["judged"] = judged[:, None].astype(np.float32)
                 inputs["codes"] = batch.codes[:, None].astype(np.float32)
                 inputs["lungs"] = lung_masks(batch.lungs)
                 inputs["pneumonia"] = targets[:, 1:].astype(np.float32)
@@ -234,8 +234,8 @@ class _SizePhase:
         distort = self._config.distort
         if not needs_lungs(self._config):
             squares = self._train.take(rows, self._side)
-            own = np.ones(len(rows), np.bool_)
-            return _Batch(squares, targets, codes, np.zeros_like(squares), own)
+            judged = np.ones(len(rows), np.bool_)
+            return _Batch(squares, targets, codes, np.zeros_like(squares), judged)
         lungs, crops = self._train.take_lungs(rows, self._side), None
         if distort.reframe:
             crops = draw_crops(lungs, distort.reframe, generator)
@@ -246,7 +246,9 @@ class _SizePhase:
         targets = np.where(hidden, _CLASSES[self._train.labels].mean(0), targets)
         lungs = np.where(hidden[:, None], np.uint8(0), lungs)
         codes = np.where(changed.without_lungs, UNKNOWN, codes)
-        return _Batch(changed.squares, targets, codes, lungs, changed.own)
+        swapped_too = self._config.guidance.teach_swapped
+        judged = ~changed.without_lungs if swapped_too else changed.own
+        return _Batch(changed.squares, targets, codes, lungs, judged)
 
     def val_logits(self) -> NDArray[np.float32]:
         size = self._preprocessor.config.size
@@ -281,7 +283,7 @@ def _training_model(
     It augments, mixes and normalises the images before the network. Its input is a dictionary:
     `squares`; `shares` (n, 1) for mixup; `pneumonia` (n, 1), the share of pneumonia, for lung
     guidance and distillation; `lungs` (n, side, side), made by `lung_masks`, for lung guidance;
-    `own` (n, 1), 1 where no background was changed, for distillation; `codes` (n, 1) for the
+    `judged` (n, 1), 1 where the teachers judge, for distillation; `codes` (n, 1) for the
     auxiliary subtype head (of a mixed image, the code of the larger share).
     """
     keras = load_keras()
@@ -292,7 +294,7 @@ def _training_model(
     if config.guidance.lungs or teachers:
         inputs["pneumonia"] = keras.Input((1,), name="pneumonia")
     if teachers:
-        inputs["own"] = keras.Input((1,), name="own")
+        inputs["judged"] = keras.Input((1,), name="judged")
     if config.guidance.lungs:
         inputs["lungs"] = keras.Input(side, dtype="uint8", name="lungs")
         view, lungs = augmentation([inputs["squares"], inputs["lungs"]])
@@ -321,7 +323,7 @@ def _training_model(
             inputs["pneumonia"],
             lungs=lungs,
             taught=taught,
-            own=inputs.get("own"),
+            judged=inputs.get("judged"),
         )
     return keras.Model(inputs, logits, name="training")
 

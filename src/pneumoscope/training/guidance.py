@@ -3,8 +3,9 @@
 *Distillation* (Hinton et al., arXiv:1503.02531). Teachers and student see the same augmented view.
 The student's target is a weighted mean of the label and the teachers' mean probability. Long
 training on ever new views makes the student match its teachers (Beyer et al., arXiv:2106.05237).
-Where a view shows another background than the image's own, or hidden lungs, the label is the whole
-target: a teacher that relies on the background would teach that too.
+Where a view shows hidden lungs or another background than the image's own, the label is the whole
+target: a teacher that relies on the background would teach that too. One that was itself trained
+with swapped backgrounds may judge them (`teach_swapped`).
 
 *Attention transfer* (Zagoruyko & Komodakis, arXiv:1612.03928). A probability does not carry where
 the teacher's heatmap points, so the student's heatmap is drawn towards the teachers' as well.
@@ -100,7 +101,7 @@ def guided(
     *,
     lungs: Any = None,
     taught: Sequence[tuple[Any, Any]] = (),
-    own: Any = None,
+    judged: Any = None,
 ) -> Any:
     """The logits (n, 1), unchanged; in training, the losses of `config` are added to the model.
 
@@ -111,14 +112,14 @@ def guided(
         pneumonia: share of pneumonia in each image (n, 1).
         lungs: share of lung at each pixel of the view (n, side, side), 0 everywhere if unknown.
         taught: for each teacher, its logits (n, 1) and heatmaps (n, h, w) of the same views.
-        own: 1 for views that the teachers judge, 0 for those that only the label does (n, 1).
+        judged: 1 for views that the teachers judge, 0 for those that only the label does (n, 1).
     """
     if lungs is not None:
         logits = _lung_guidance_class()(config.lungs)([logits, heatmap, lungs, pneumonia])
     if taught:
         flat = [each for pair in taught for each in pair]
         layer = _distillation_class()(config.teacher, config.teacher_maps)
-        logits = layer([logits, heatmap, pneumonia, own, *flat])
+        logits = layer([logits, heatmap, pneumonia, judged, *flat])
     return logits
 
 
@@ -215,17 +216,17 @@ def _distillation_class() -> Any:
             self._weight, self._maps = share / (1.0 - share), maps
 
         def call(self, inputs: Any, training: Any = None) -> Any:
-            logits, heatmap, pneumonia, own, *taught = inputs
+            logits, heatmap, pneumonia, judged, *taught = inputs
             if training:
                 count = len(taught) // 2
                 target = sum(ops.sigmoid(each) for each in taught[::2]) / count
-                target = own * target + (1.0 - own) * pneumonia
+                target = judged * target + (1.0 - judged) * pneumonia
                 difference = ops.binary_crossentropy(target, logits, from_logits=True)
                 self.add_loss(self._weight * ops.mean(difference))
                 if self._maps:
                     wanted = sum(_shares(_on_grid(each, heatmap)) for each in taught[1::2]) / count
                     missed = ops.sum(ops.abs(_shares(heatmap) - wanted), axis=(1, 2))
-                    self.add_loss(self._maps * ops.mean(missed * (own * target)[:, 0]))
+                    self.add_loss(self._maps * ops.mean(missed * (judged * target)[:, 0]))
             return logits
 
         def compute_output_shape(self, shapes: Any) -> Any:

@@ -185,16 +185,27 @@ def parts_of(folder: Path, side: int) -> tuple[Squares, Squares]:
     return found[0], found[1]
 
 
-@pytest.mark.parametrize(("surround", "mix", "share"), [(0, 0.4, 1), (1, 0, 0), (0.5, 0.4, 0.25)])
-def test_teachers_judge_views_of_unchanged_images_alone(
-    surround: float, mix: float, share: float, tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "swapped_too", "share"),
+    [
+        ({"mix": 0.4}, False, 1),
+        ({"surround": 1.0}, False, 0),
+        ({"surround": 1.0}, True, 1),
+        ({"silence": 1.0}, True, 0),
+        ({"surround": 0.5, "mix": 0.4}, False, 0.25),
+        ({"surround": 0.5, "silence": 0.5, "mix": 0.4}, True, 0.25),
+    ],
+)
+def test_teachers_judge_views_of_unchanged_images_and_swapped_ones_if_told(
+    changes: dict[str, float], swapped_too: bool, share: float, tmp_path: Path
 ) -> None:
-    """Of two mixed images, both must be unchanged."""
+    """Of two mixed images, both must be judged. Views with hidden lungs never are."""
     keras = load_keras()
     config = TrainConfig(
         preprocess=PreprocessConfig(size=64),
         fit=FitConfig(epochs=1, batch_size=16),
-        distort=replace(STILL, surround=surround, mix=mix),
+        distort=replace(STILL, **changes),
+        guidance=GuidanceConfig(teach_swapped=swapped_too),
     )
     images = keras.Input((64, 64, 3))
     flat = keras.layers.GlobalAveragePooling2D()(images)

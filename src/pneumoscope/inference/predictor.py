@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import metadata
@@ -67,6 +68,11 @@ BATCH = 16
 
 _PASSES = (1, BATCH)
 """Batch sizes; engines compile one graph for each of them."""
+
+_AT_ONCE: dict[Precision, int] = {"f32": 2}
+"""Batches in the engine at once. In float32 the next batch uses the cores that are idle at the end
+of the one before. At lower precision the reading of files does, and a second batch takes turns with
+it (`benchmarks/linear.py`: with one, int8 is an eighth and bfloat16 a twentieth faster)."""
 
 
 class Predictor:
@@ -289,11 +295,8 @@ class Predictor:
         work = partial(decode_any, decode=decode, preprocess=self._preprocess)
         # `decoded` hands each entry to its second argument, whatever the entry is.
         items = decoded(named_images(images), work)  # type: ignore[arg-type]
-        try:
-            for _, results in overlapped(lambda c: list(self.answers(c)), _chunks(items, BATCH)):
-                yield from results
-        finally:
-            items.close()
+        with closing(items):
+            yield from self._by_batches(items)
 
     def predict_file(self, path: Path | str) -> Result:
         """The prediction for one file; without one, the result has a status and a reason.
@@ -381,20 +384,8 @@ class Predictor:
             self._limits, self._preprocess, keep, read, looks=self._looks, gate=self._gate
         )
         reading = decode if self._processes is None else partial(self._processes.prepared, decode)
-        items = decoded(paths, reading, workers)
-
-        def work(chunk: Sequence[Prepared | Prediction]) -> list[Result]:
-            results = list(self.answers(chunk))
-            if each is not None:
-                for result in results:
-                    each(result)
-            return results
-
-        try:
-            for _, results in overlapped(work, _chunks(items, BATCH)):
-                yield from results
-        finally:
-            items.close()
+        with closing(decoded(paths, reading, workers)) as items:
+            yield from self._by_batches(items, each)
 
     def predict_image(self, image: NDArray[np.float32], name: str = "image") -> Result:
         """Predict for one decoded image, float32 (h, w) in [0, 1]; see `predict_images`."""
@@ -408,7 +399,24 @@ class Predictor:
         """
         looks = self._looks
         items = (seen(n, _checked(n, i), self._preprocess, looks=looks) for n, i in images)
-        for _, results in overlapped(lambda c: list(self.answers(c)), _chunks(items, BATCH)):
+        yield from self._by_batches(items)
+
+    def _by_batches(
+        self,
+        items: Iterator[Prepared] | Iterator[Prepared | Prediction],
+        each: Callable[[Result], None] | None = None,
+    ) -> Generator[Result]:
+        """One result for every item, in order, from full batches; `each` as of `predict_files`."""
+
+        def work(chunk: Sequence[Prepared | Prediction]) -> list[Result]:
+            results = list(self.answers(chunk))
+            if each is not None:
+                for result in results:
+                    each(result)
+            return results
+
+        most = _AT_ONCE.get(self.precision, 1)
+        for _, results in overlapped(work, _chunks(items, BATCH), most=most):
             yield from results
 
     def _run(self, items: Sequence[Prepared]) -> list[Result]:

@@ -267,10 +267,14 @@ def load_teachers(choices: Sequence[str]) -> tuple[Teacher, ...]:
         UsageError: one of them is not a bundle.
         BundleError: a bundle is damaged, or of an unknown architecture.
     """
-    return tuple(teacher for choice in choices for teacher in _teachers_of(teacher_folder(choice)))
+    teachers: list[Teacher] = []
+    for choice in choices:
+        teachers += _teachers_of(teacher_folder(choice), len(teachers))
+    return tuple(teachers)
 
 
-def _teachers_of(folder: Path) -> list[Teacher]:
+def _teachers_of(folder: Path, before: int) -> list[Teacher]:
+    """The teachers of a bundle, numbered after those before it."""
     manifest = bundle_files.read_manifest(folder)
     sections = {} if not isinstance(manifest, dict) else manifest
     stated, files = (sections.get(name) for name in ("architecture", "files"))
@@ -293,25 +297,30 @@ def _teachers_of(folder: Path) -> list[Teacher]:
                 f"{path}: its SHA-256 differs from that in {bundle_files.MANIFEST}. The file was "
                 "changed or damaged; copy the bundle again."
             )
-        model = _frozen_model(read_network(path, architecture), architecture)
+        prefix = f"teacher{before + len(found)}_"
+        model = _frozen_model(read_network(path, architecture), architecture, prefix)
         found.append(Teacher(model, preprocess))
     return found
 
 
-def _frozen_model(network: NetworkArrays, architecture: Architecture) -> Any:
-    """Images (n, size, size, 3) → logits (n, 1), heatmaps (n, h, w)."""
+def _frozen_model(network: NetworkArrays, architecture: Architecture, prefix: str) -> Any:
+    """Images (n, size, size, 3) → logits (n, 1), heatmaps (n, h, w).
+
+    The names of its layers begin with `prefix`, so that none is that of a student's layer.
+    """
     keras = load_keras()
     backbone = build_backbone(architecture.size, architecture.name)
     for layer in leaves(backbone):
         if layer.weights:
             layer.set_weights(list(network.of(layer.name)))
-    backbone = with_native_layers(backbone)
-    pooled = keras.layers.GlobalAveragePooling2D(name=POOL_LAYER, dtype="float32")(backbone.output)
-    hidden = keras.layers.Dense(architecture.hidden_units, activation="relu", name=HIDDEN_LAYER)
-    output = keras.layers.Dense(1, name=OUTPUT_LAYER)
+    backbone = with_native_layers(backbone, prefix)
+    names = [prefix + name for name in (POOL_LAYER, HIDDEN_LAYER, OUTPUT_LAYER)]
+    pooled = keras.layers.GlobalAveragePooling2D(name=names[0], dtype="float32")(backbone.output)
+    hidden = keras.layers.Dense(architecture.hidden_units, activation="relu", name=names[1])
+    output = keras.layers.Dense(1, name=names[2])
     logits = output(hidden(pooled))
-    for layer in (hidden, output):
-        layer.set_weights(list(network.of(layer.name)))
+    for layer, name in ((hidden, HIDDEN_LAYER), (output, OUTPUT_LAYER)):
+        layer.set_weights(list(network.of(name)))
     heatmap = heatmap_of(backbone.output, pooled, hidden, output)
     model = keras.Model(backbone.input, [logits, heatmap])
     model.trainable = False  # this also fixes the moving statistics of batch normalisation

@@ -40,24 +40,32 @@ from pneumoscope.training.backbones import (
 from pneumoscope.training.runtime import load_keras
 
 
-def with_native_layers(model: Any) -> Any:
-    """The model with native layers if Keras runs on Torch, otherwise the model itself.
+def with_native_layers(model: Any, prefix: str = "") -> Any:
+    """The model with native layers if Keras runs on Torch; else the same, if there is a prefix.
 
     The weights are copied.
+
+    Args:
+        model: a functional model.
+        prefix: what the names of all layers shall begin with. On Torch, Keras finds a model's
+            weights by these names: of two weights of one name in a model, it clears the gradient
+            of only one after a step, and the other's adds up from step to step.
     """
     keras = load_keras()
-    if keras.backend.backend() != "torch":
+    native = keras.backend.backend() == "torch"
+    if not native and not prefix:
         return model
     # Training allocates and frees the same buffers in every step. Each page returned to the system
     # is a page fault in the next step (10 to 15 % of a step on 2 cores).
     keep_freed_memory(largest=1 << 30, kept=(1 << 31) - 1)
-    replacements = _layer_classes()
+    replacements = _layer_classes() if native else {}
 
     def replaced(layer: Any) -> Any:
         kind = type(layer)
         if isinstance(layer, keras.layers.Layer):  # operations share names with layers: `Add`
             kind = replacements.get(kind.__name__, kind)
-        return kind.from_config(layer.get_config())
+        settings = layer.get_config()
+        return kind.from_config({**settings, "name": prefix + settings["name"]})
 
     clone = keras.models.clone_model(model, clone_function=replaced)
     clone.set_weights(model.get_weights())

@@ -127,6 +127,14 @@ def test_auto_is_bfloat16_only_where_the_processor_gains_by_it(told: dict[str, A
     assert told["auto"] == ("mixed_bfloat16" if gains else "float32")
 
 
+@on_torch
+def test_gradients_do_not_add_up_beside_a_teacher_of_that_backbone(
+    told: dict[str, Any],
+) -> None:
+    """With layers of the same names they do: Keras clears one of two weights of one name."""
+    assert told["second step"] == pytest.approx(1.0, abs=1e-3)
+
+
 # The parts, which run in that process.
 
 
@@ -330,6 +338,24 @@ def part_bfloat16() -> dict[str, Any]:
     }
 
 
+def part_second_step(prefix: str = "teacher0_") -> float:
+    """The gradient of a second step of size 0 on the same batch, as a multiple of the first's."""
+    keras = load_keras()
+    student, teacher = with_native_layers(stand_in()), with_native_layers(stand_in(), prefix)
+    teacher = keras.Model(teacher.input, teacher.output, name="teacher", trainable=False)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    taught, own = (keras.ops.mean(model(inputs), (1, 2)) for model in (teacher, student))
+    # The student comes first among the layers where more follows on it, as in training.
+    model = keras.Model(inputs, 0.5 * own - taught)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    sizes = []
+    for _ in range(2):
+        model.train_on_batch(images(), np.zeros((6, own.shape[1]), np.float32))
+        slopes = [as_array(v.value.grad) for v in student.trainable_variables]
+        sizes.append(sum(float(np.abs(array).sum()) for array in slopes))
+    return sizes[1] / sizes[0]
+
+
 def part_auto() -> str:
     with arithmetic("auto"):
         return str(load_keras().config.dtype_policy().name)
@@ -344,6 +370,7 @@ if __name__ == "__main__":
         "frozen statistics": part_frozen_statistics(),
         "bfloat16": part_bfloat16(),
         "auto": part_auto(),
+        "second step": part_second_step(),
         "gradients float32": part_gradients("float32"),
         "gradients float64": part_gradients("float64"),
     }

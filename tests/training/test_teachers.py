@@ -10,10 +10,13 @@ import pytest
 
 from pneumoscope.cli.app import run
 from pneumoscope.errors import BundleError, UsageError
+from pneumoscope.graph.bundle_files import Architecture
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.storage import sha256_of_file
+from pneumoscope.training.backbones import build_backbone
 from pneumoscope.training.guidance import load_teachers
+from pneumoscope.training.network import with_head
 from support.small_bundle import small_bundle
 from support.small_network import small_network
 
@@ -37,6 +40,18 @@ def test_a_teacher_says_what_its_bundle_predicts(tmp_path: Path) -> None:
         shape = heatmaps[k] / max(heatmaps[k].max(), 1e-9)
         np.testing.assert_allclose(shape, result.cam / max(result.cam.max(), 1e-9), atol=1e-2)
     assert not first.model.trainable_variables
+
+
+def test_no_weight_of_a_teacher_has_the_name_of_another(tmp_path: Path) -> None:
+    """On Torch, Keras would not clear the gradients of all weights of one name."""
+    small_bundle(tmp_path / "one")
+    small_bundle(tmp_path / "two", members=2)
+    with small_network():
+        student = with_head(build_backbone(64), Architecture(), 0)
+        teachers = load_teachers((str(tmp_path / "one"), str(tmp_path / "two")))
+    models = [student, *(teacher.model for teacher in teachers)]
+    paths = [weight.path for model in models for weight in model.weights]
+    assert len(set(paths)) == len(paths) > 4 * 20
 
 
 def test_what_is_no_bundle_or_was_changed_is_refused(tmp_path: Path) -> None:

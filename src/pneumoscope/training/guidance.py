@@ -284,7 +284,7 @@ def _teachers_of(folder: Path, before: int) -> list[Teacher]:
         )
     architecture = from_dict(Architecture, stated, str(folder))
     preprocess = from_dict(PreprocessConfig, sections.get("preprocessing", {}), str(folder))
-    found = []
+    found: list[Teacher] = []
     for name in bundle_files.network_names(int(sections.get("members", 1))):
         path = folder / name
         if not path.is_file():

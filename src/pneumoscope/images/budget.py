@@ -89,14 +89,11 @@ class Budget:
         source: the file's name, for the error.
         items: parts that may still be read.
         end: processor time of this thread at which reading stops, in seconds.
-        earliest: time of the clock before which it can't stop. Most files are read by then, and
-            processor time costs a system call, at which busy threads are made to wait.
     """
 
     source: str
     items: int = field(default_factory=lambda: MOST_ITEMS)
     end: float = field(default_factory=lambda: time.thread_time() + MOST_SECONDS)
-    earliest: float = field(default_factory=lambda: time.monotonic() + MOST_SECONDS)
 
     def take(self, items: int, what: str) -> None:
         """Subtract `items` from the budget and check the time.
@@ -112,7 +109,7 @@ class Budget:
                 f"it has more than {MOST_ITEMS:,} {what}; no X-ray needs so many. Save it again, "
                 "as PNG or uncompressed DICOM",
             )
-        if time.monotonic() > self.earliest and time.thread_time() > self.end:
+        if time.thread_time() > self.end:
             raise ImageRefusedError(
                 self.source,
                 Reason.TOO_COMPLEX,

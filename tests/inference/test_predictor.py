@@ -15,6 +15,7 @@ from PIL import Image
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.evaluation.calibration import Calibration
+from pneumoscope.graph.writer import Precision
 from pneumoscope.images.read import read_image
 from pneumoscope.inference import preparing
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
@@ -54,6 +55,31 @@ def image_files(folder: Path, count: int) -> list[Path]:
         Image.fromarray(grey).save(path)
         paths.append(path)
     return paths
+
+
+@pytest.mark.parametrize(("precision", "most"), [("int8", 1), ("bf16", 2), ("f32", 2)])
+def test_the_engine_has_as_many_batches_at_once_as_pay(
+    precision: Precision, most: int, tmp_path: Path
+) -> None:
+    running, seen, lock = 0, [], threading.Lock()
+    backend = MeanBackend()
+    plain = backend.run
+
+    def run(batch: np.ndarray) -> Outputs:
+        nonlocal running
+        with lock:
+            running += 1
+            seen.append(running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return plain(batch)
+
+    backend.run = run  # type: ignore[method-assign]
+    paths = image_files(tmp_path, 6 * BATCH)
+    found = list(Predictor(MANIFEST, backend, precision=precision).predict_files(paths))
+    assert len(found) == len(paths)
+    assert max(seen) == most
 
 
 def test_answers_in_input_order_whatever_the_company(tmp_path: Path) -> None:

@@ -53,6 +53,16 @@ def images_per_request(side: int, precision: Precision) -> int:
     return PART // 2 if precision == "f32" and side > _CACHED_SIDE else PART
 
 
+def batches_at_once(precision: Precision) -> int:
+    """How many batches should be in the engine at once while `predict` reads files.
+
+    With two, the next batch uses the cores that are idle at the end of the one before. In int8 the
+    engine is so fast that the readers use these cores, and a second batch takes turns with them
+    (`benchmarks/batches.py`).
+    """
+    return 1 if precision == "int8" else 2
+
+
 class Runner:
     """Runs a graph; it is compiled for each batch size on first use.
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pneumoscope.config import DeviceChoice, LimitsConfig
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.graph.bundle_files import SEEN_TABLE
+from pneumoscope.graph.runner import batches_at_once
 from pneumoscope.graph.writer import Precision
 from pneumoscope.images.dicom.patient import AgeGate
 from pneumoscope.images.preprocess import Preprocessor
@@ -68,11 +69,6 @@ BATCH = 16
 
 _PASSES = (1, BATCH)
 """Batch sizes; engines compile one graph for each of them."""
-
-_AT_ONCE: dict[Precision, int] = {"f32": 2}
-"""Batches in the engine at once. In float32 the next batch uses the cores that are idle at the end
-of the one before. At lower precision the reading of files does, and a second batch takes turns with
-it (`benchmarks/linear.py`: with one, int8 is an eighth and bfloat16 a twentieth faster)."""
 
 
 class Predictor:
@@ -294,8 +290,7 @@ class Predictor:
         decode = Decoder(self._limits, self._preprocess, looks=self._looks, gate=self._gate)
         work = partial(decode_any, decode=decode, preprocess=self._preprocess)
         # `decoded` hands each entry to its second argument, whatever the entry is.
-        items = decoded(named_images(images), work)  # type: ignore[arg-type]
-        with closing(items):
+        with closing(decoded(named_images(images), work)) as items:  # type: ignore[arg-type]
             yield from self._by_batches(items)
 
     def predict_file(self, path: Path | str) -> Result:
@@ -415,7 +410,7 @@ class Predictor:
                     each(result)
             return results
 
-        most = _AT_ONCE.get(self.precision, 1)
+        most = batches_at_once(self.precision)
         for _, results in overlapped(work, _chunks(items, BATCH), most=most):
             yield from results
 

@@ -17,6 +17,8 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+from make_results import CARD, selection
+
 from pneumoscope.records import Estimate
 from pneumoscope.report.formatting import interval, metric_text, number, percent
 from pneumoscope.report.svg import (
@@ -189,8 +191,7 @@ def page(folder: Path, readings: Mapping[str, str]) -> str:
         f"{found['n']} X-rays of {found['patients']} patients, {found['positives']} images with "
         f"pneumonia, {found['refused']} rejected by the input check: the last tenth of patient ids "
         "of each subtype in the training folder. They were held out from training, threshold and "
-        "calibration. But the network was selected among seventeen candidates on them, so the AUC "
-        "is slightly optimistic. Intervals "
+        f"calibration. {selection(CARD.read_text(encoding='utf-8'))} Intervals "
         f"are at {percent(found['interval']['level'])}. The images are of the same hospital as the "
         "training images: another site will differ. Research software, not a medical device.",
         "",

@@ -1,8 +1,9 @@
-"""Write the table of results of README.md and docs/index.md from the card of the model that ships.
+"""Write the results in README.md and docs/index.md from the card of the model that ships.
 
     python docs/make_results.py
 
-The card's own table is the only source of these numbers; a test compares them.
+The card is the only source of these numbers, and of how many candidates were compared; a test
+compares them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ BEGIN, END = "<!-- results: written by docs/make_results.py -->", "<!-- end of r
 
 _SHOWN = ("AUC", "Accuracy", "Sensitivity", "Specificity", "Calibration error")
 _ROW = re.compile(r"^\| ([\w ]+) \| ([\d.]+) \| ([\d.]+–[\d.]+) \|$", re.MULTILINE)
+_SELECTED = re.compile(r"\bthe (model was selected among [^.]+\.)")
 
 
 def table(card: str) -> str:
@@ -27,17 +29,23 @@ def table(card: str) -> str:
     return "\n".join(["| metric | value | 95 % interval |", "| --- | ---: | ---: |", *rows])
 
 
-def with_table(page: str, card: str) -> str:
-    """The page with its table replaced."""
+def selection(card: str) -> str:
+    """The card's sentence on how many candidates were compared on these X-rays."""
+    (sentence,) = _SELECTED.findall(card)
+    return f"The {sentence}"
+
+
+def with_results(page: str, card: str) -> str:
+    """The page with its results replaced."""
     before, rest = page.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{table(card)}\n{END}{rest.split(END, 1)[1]}"
+    return f"{before}{BEGIN}\n{table(card)}\n\n{selection(card)}\n{END}{rest.split(END, 1)[1]}"
 
 
 def main() -> None:
-    """Write the table into both pages."""
+    """Write the results into both pages."""
     card = CARD.read_text(encoding="utf-8")
     for page in PAGES:
-        page.write_text(with_table(page.read_text(encoding="utf-8"), card), encoding="utf-8")
+        page.write_text(with_results(page.read_text(encoding="utf-8"), card), encoding="utf-8")
 
 
 if __name__ == "__main__":

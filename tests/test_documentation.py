@@ -445,10 +445,11 @@ def test_readme_results_are_the_cards() -> None:
     card = module.CARD.read_text(encoding="utf-8")
     for page in module.PAGES:
         text = page.read_text(encoding="utf-8")
-        assert module.with_table(text, card) == text, page
+        assert module.with_results(text, card) == text, page
     assert module.table(card).count("\n") == 6
     changed = re.sub(r"\| AUC \| [\d.]+ ", "| AUC | 0.123 ", card)
-    assert "| AUC | 0.123 |" in module.with_table(README, changed)
+    assert "| AUC | 0.123 |" in module.with_results(README, changed)
+    assert module.selection(card) in (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
 
 
 def test_readme_states_the_official_folder_as_the_card_does() -> None:

@@ -22,8 +22,10 @@ from pneumoscope.config import (
     TrainConfig,
 )
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.workflows.crossvalidate import CrossValidated, crossvalidate
+from pneumoscope.workflows.evaluate import evaluate_model
 from support.small_network import small_network
 
 CONFIG = TrainConfig(
@@ -104,15 +106,38 @@ def test_a_stopped_run_goes_on_and_another_division_is_refused(
     shutil.copytree(finished.folder, out)
     shutil.rmtree(out / "fold-3")
     before = (out / "fold-1" / "history.csv").stat().st_mtime_ns
-    again = crossvalidate(data, out, CONFIG, DIVISION, resume=True)
+    again = crossvalidate(data, out, CONFIG, DIVISION, matched=True, resume=True)
     assert (out / "fold-1" / "history.csv").stat().st_mtime_ns == before
     assert again.pooled.metrics == finished.pooled.metrics
+    assert_matched_as_evaluate_does(again, tmp_path / "one")
     with pytest.raises(UsageError, match="has other images or folds than this command"):
         crossvalidate(data, out, CONFIG, CrossValidationConfig(folds=4), resume=True)
     with pytest.raises(UsageError, match="is not empty"):
         crossvalidate(data, out, CONFIG, DIVISION)
     with pytest.raises(UsageError, match="holds nothing to resume"):
         crossvalidate(data, tmp_path / "new", CONFIG, DIVISION, resume=True)
+
+
+def assert_matched_as_evaluate_does(found: CrossValidated, folder: Path) -> None:
+    """Each fold's re-cut images have the predictions that `evaluate --framing matched` gives."""
+    assert set(found.matched) == set(MATCHED_SHARES)
+    split = found.folder / "splits" / "fold-1.csv"
+    evaluate_model(split, folder, found.folder / "fold-1", framing=0.79)
+    one = {row["path"]: row["probability"] for row in rows_of(folder / "predictions.csv")}
+    every = {
+        row["path"]: row["probability"]
+        for row in rows_of(found.folder / "matched-0.79" / "predictions.csv")
+    }
+    assert len(every) == 60
+    assert one.items() <= every.items()
+    document = json.loads((found.folder / "crossvalidation.json").read_text(encoding="utf-8"))
+    for share, evaluation in found.matched.items():
+        assert evaluation.threshold == found.pooled.threshold
+        here = found.folder / f"matched-{share:g}"
+        metrics = json.loads((here / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["framing"]["share"] == share
+        assert metrics["metrics"] == document["matched"][f"{share:g}"]["metrics"]
+        assert "Framing matched" in (here / "report.html").read_text(encoding="utf-8")
 
 
 def test_too_few_patients_and_impossible_folds_are_refused(shared: Path, tmp_path: Path) -> None:

@@ -151,6 +151,10 @@ def crossvalidate(
             help="scratch: distil from these models; {fold} in a name is the fold's number",
         ),
     ] = None,
+    framing: Annotated[
+        Framing,
+        typer.Option(help="matched: also score images re-cut by the lungs"),
+    ] = Framing.as_is,
     **options: Any,
 ) -> Outcome:
     """Train once per fold; score every image with a model not trained on its patient.
@@ -163,8 +167,16 @@ def crossvalidate(
         CrossValidationConfig(), folds=options.pop("folds"), by=options.pop("by")
     )
     chosen, given = _training(config, options | {"teachers": _listed(teacher)})
-    progress = TERMINAL.progress
-    outcome = run_crossvalidation(data, out, chosen, division, progress, resume=resume, given=given)
+    outcome = run_crossvalidation(
+        data,
+        out,
+        chosen,
+        division,
+        TERMINAL.progress,
+        matched=framing is Framing.matched,
+        resume=resume,
+        given=given,
+    )
     return Outcome(*outcome)
 
 

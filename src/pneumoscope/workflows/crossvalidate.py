@@ -10,14 +10,15 @@ OUT/fold-K/            its training run
 OUT/out_of_fold.csv    one row per image: the held-out prediction, the fold, the label
 OUT/crossvalidation.json   a row per fold, and the pooled metrics
 OUT/metrics.json, predictions.csv, labels.csv, report.html, figures/    pooled, as `evaluate` writes
+OUT/matched-SHARE/     with `matched`: the same, of images re-cut so that the lungs fill that share
 """
 
 from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pneumoscope.data.splitting import assign_folds, assign_splits
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import bootstrap_metrics
+from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import as_row
@@ -39,7 +41,13 @@ from pneumoscope.storage import claim_folder, csv_text, path_text, safe_path, wr
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
 from pneumoscope.workflows.run_folder import announce
-from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
+from pneumoscope.workflows.scoring import (
+    MatchedFraming,
+    Scored,
+    evaluate_scored,
+    score_all,
+    score_matched,
+)
 from pneumoscope.workflows.tracking import Stopwatch
 from pneumoscope.workflows.train import train
 
@@ -50,16 +58,21 @@ FOLD = "{fold}"
 
 _LOGGER = logging.getLogger(__name__)
 _DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+_SHOWN = ("auc", "sensitivity", "specificity", "accuracy")
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One held-out fold: its number, its images and predictions, and their metrics."""
+    """One held-out fold: its number, its images and predictions, and their metrics.
+
+    `matched` holds the predictions on its re-cut images, one entry for each share.
+    """
 
     number: int
     scored: Scored
     evaluation: Evaluation
     threshold: float
+    matched: Mapping[float, MatchedFraming] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """The entry of the fold in `crossvalidation.json`."""
@@ -85,6 +98,7 @@ class _Job:
     config: TrainConfig
     division: CrossValidationConfig
     progress: Progress
+    matched: bool
     resume: bool
     given: Collection[str]
 
@@ -99,6 +113,8 @@ class CrossValidated:
         pooled: all out-of-fold predictions together, at the median of the folds' thresholds.
         decided: accuracy, balanced accuracy, sensitivity and specificity of all images, each at
             its own fold's threshold; patients are resampled.
+        matched: for each share that the lungs were made to fill, as `pooled`; empty if that was
+            not asked for.
 
     Examples:
         >>> config = training_config(epochs=1, **small)
@@ -111,6 +127,7 @@ class CrossValidated:
     folds: tuple[Fold, ...]
     pooled: Evaluation
     decided: dict[str, Estimate]
+    matched: dict[float, Evaluation]
 
 
 def crossvalidate(
@@ -120,6 +137,7 @@ def crossvalidate(
     division: CrossValidationConfig | None = None,
     *,
     progress: Progress = SILENT,
+    matched: bool = False,
     resume: bool = False,
     given: Collection[str] = (),
 ) -> CrossValidated:
@@ -134,6 +152,8 @@ def crossvalidate(
             that held out the same patients.
         division: how many folds, and how patients are divided.
         progress: receives every stage.
+        matched: score the held-out images also re-cut so that the lungs fill the same share of
+            each, once for each of `MATCHED_SHARES`. This removes framing as a cue.
         resume: keep finished folds and continue.
         given: dotted names of training settings that the user gave (see `train`).
 
@@ -159,7 +179,7 @@ def crossvalidate(
     announce(dataset)
     _claim(out, dataset, numbers, resume=resume)
     config = replace(config, keep_val=True)
-    job = _Job(out, dataset, numbers, config, division, progress, resume, given)
+    job = _Job(out, dataset, numbers, config, division, progress, matched, resume, given)
     folds, manifests = [], []
     for number in range(1, division.folds + 1):
         _LOGGER.info("fold %d of %d", number, division.folds)
@@ -167,8 +187,8 @@ def crossvalidate(
         folds.append(fold)
         manifests.append(manifest)
         watch.lap(f"fold {number}")
-    found = _pooled(out, dataset, folds, manifests, config)
-    _write(out, found, manifests[0], dataset, data.name, config, division, watch)
+    found = _pooled(job, folds, manifests[0])
+    _write(job, found, manifests[0], data.name, watch)
     return found
 
 
@@ -179,18 +199,27 @@ def run_crossvalidation(
     division: CrossValidationConfig,
     progress: Progress,
     *,
+    matched: bool,
     resume: bool,
     given: Collection[str],
 ) -> tuple[dict[str, Any], str]:
     """Run `crossvalidate`; returns the document (`crossvalidation.json`, `out`) and the text."""
     found = crossvalidate(
-        data, out, config, division, progress=progress, resume=resume, given=given
+        data,
+        out,
+        config,
+        division,
+        progress=progress,
+        matched=matched,
+        resume=resume,
+        given=given,
     )
-    text = (
-        f"{_table(found)}\n\npooled, out of fold:\n{metrics_table(found.pooled)}\n\n"
-        f"predictions  {out / 'out_of_fold.csv'}\nreport       {out / 'report.html'}"
-    )
-    return _document(found, division) | {"out": str(out)}, text
+    parts = [_table(found), f"pooled, out of fold:\n{metrics_table(found.pooled)}"]
+    if found.matched:
+        parts.append(f"pooled, framing matched:\n{_matched_table(found)}")
+    files = {"predictions": out / "out_of_fold.csv", "report": out / "report.html"}
+    parts.append("\n".join(f"{name:<13}{path}" for name, path in files.items()))
+    return _document(found, division) | {"out": str(out)}, "\n\n".join(parts)
 
 
 def _whole(dataset: Dataset) -> Dataset:
@@ -249,7 +278,21 @@ def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
     scored = score_all(held_out, predictor, f"held-out fold {number}", job.progress)
     evaluation = evaluate_scored(scored, predictor.manifest, job.config.interval)
     threshold = predictor.manifest.threshold.value
-    return Fold(number, scored, evaluation, threshold), predictor.manifest
+    matched = _matched(job, folder, held_out, number) if job.matched else {}
+    return Fold(number, scored, evaluation, threshold, matched), predictor.manifest
+
+
+def _matched(
+    job: _Job, folder: Path, held_out: Sequence[ImageRecord], number: int
+) -> dict[float, MatchedFraming]:
+    """The predictions on re-cut images, which the input check does not judge."""
+    predictor = Predictor.load(folder, input_check=False)
+    return {
+        share: score_matched(
+            held_out, predictor, share, f"fold {number}, lungs fill {share:g}", job.progress
+        )
+        for share in MATCHED_SHARES
+    }
 
 
 def _teachers(choices: Sequence[str], number: int) -> tuple[str, ...]:
@@ -269,61 +312,78 @@ def _parted(job: _Job, number: int) -> Dataset:
     return replace(job.dataset, records=tuple(records))
 
 
-def _pooled(
-    out: Path,
-    dataset: Dataset,
-    folds: Sequence[Fold],
-    manifests: Sequence[BundleManifest],
-    config: TrainConfig,
-) -> CrossValidated:
-    scored = _together(dataset, folds)
+def _pooled(job: _Job, folds: Sequence[Fold], manifest: BundleManifest) -> CrossValidated:
+    """All folds together; `manifest` is that of any fold."""
     threshold = statistics.median(fold.threshold for fold in folds)
     rule = f"median of {len(folds)} thresholds, each chosen on its fold's validation part"
-    point = OperatingPoint(threshold, rule, "the validation parts")
-    evaluation = evaluate_scored(scored, replace(manifests[0], threshold=point), config.interval)
-    positive = [scored.results[k].prediction for k in scored.ok]
-    decisions = [float((p.probability or 0.0) >= (p.threshold or 0.0)) for p in positive]
-    found = bootstrap_metrics(
-        scored.labels(), np.array(decisions), scored.patients(), 0.5, config.interval
-    )
-    decided = {name: found.estimates[name] for name in _DECISIONS}
-    return CrossValidated(out, tuple(folds), evaluation, decided)
+    at = replace(manifest, threshold=OperatingPoint(threshold, rule, "the validation parts"))
+    interval = job.config.interval
+    scored = _together(job.dataset, [fold.scored for fold in folds])
+    predictions = [scored.results[k].prediction for k in scored.ok]
+    decisions = [float((p.probability or 0.0) >= (p.threshold or 0.0)) for p in predictions]
+    own = bootstrap_metrics(
+        scored.labels(), np.array(decisions), scored.patients(), 0.5, interval
+    ).estimates
+    decided = {name: own[name] for name in _DECISIONS}
+    matched = {
+        share: evaluate_scored(each.scored, at, interval)
+        for share, each in _matched_together(job.dataset, folds).items()
+    }
+    pooled = evaluate_scored(scored, at, interval)
+    return CrossValidated(job.out, tuple(folds), pooled, decided, matched)
 
 
-def _together(dataset: Dataset, folds: Sequence[Fold]) -> Scored:
+def _together(dataset: Dataset, parts: Sequence[Scored]) -> Scored:
     """The out-of-fold predictions of all images, in the order of the data set."""
     results = {
         record.path: result
-        for fold in folds
-        for record, result in zip(fold.scored.records, fold.scored.results, strict=True)
+        for part in parts
+        for record, result in zip(part.records, part.results, strict=True)
     }
     return Scored(dataset.records, tuple(results[r.path] for r in dataset.records))
 
 
+def _matched_together(dataset: Dataset, folds: Sequence[Fold]) -> dict[float, MatchedFraming]:
+    return {
+        share: MatchedFraming(
+            share,
+            sum(fold.matched[share].by_median_box for fold in folds),
+            _together(dataset, [fold.matched[share].scored for fold in folds]),
+        )
+        for share in folds[0].matched
+    }
+
+
 def _write(
-    out: Path,
-    found: CrossValidated,
-    manifest: BundleManifest,
-    dataset: Dataset,
-    name: str,
-    config: TrainConfig,
-    division: CrossValidationConfig,
-    watch: Stopwatch,
+    job: _Job, found: CrossValidated, manifest: BundleManifest, name: str, watch: Stopwatch
 ) -> None:
+    out, dataset, folds = job.out, job.dataset, found.folds
     point = OperatingPoint(found.pooled.threshold, found.pooled.rule, "the validation parts")
     evaluated = Evaluated(
-        _together(dataset, found.folds),
+        _together(dataset, [fold.scored for fold in folds]),
         found.pooled,
         replace(manifest, threshold=point),
         dataset,
         "all",
         name,
-        f"{len(found.folds)}-fold cross-validation (facts are those of fold 1's model)",
+        f"{len(folds)}-fold cross-validation (facts are those of fold 1's model)",
     )
-    write_split(out / "labels.csv", dataset)
-    _write_predictions(out / "out_of_fold.csv", found.folds)
-    write_json(out / "crossvalidation.json", _document(found, division))
-    write_evaluation(out, evaluated, config=config, seconds=watch.laps, page=out / "report.html")
+    _write_predictions(out / "out_of_fold.csv", folds)
+    write_json(out / "crossvalidation.json", _document(found, job.division))
+    pages = {out: evaluated}
+    for share, each in _matched_together(dataset, folds).items():
+        pages[out / f"matched-{share:g}"] = replace(
+            evaluated,
+            scored=each.scored,
+            evaluation=found.matched[share],
+            dataset=replace(dataset, warnings=(*dataset.warnings, each.note())),
+            framing=each.facts(),
+        )
+    for folder, page in pages.items():
+        folder.mkdir(exist_ok=True)
+        write_split(folder / "labels.csv", dataset)
+        report = folder / "report.html"
+        write_evaluation(folder, page, config=job.config, seconds=watch.laps, page=report)
 
 
 def _write_predictions(path: Path, folds: Sequence[Fold]) -> None:
@@ -348,28 +408,43 @@ def _document(found: CrossValidated, division: CrossValidationConfig) -> dict[st
         "by": division.by,
         "pooled": found.pooled.to_metrics_json(),
         "decided_by_fold_thresholds": {n: asdict(e) for n, e in found.decided.items()},
+        "matched": {f"{share:g}": e.to_metrics_json() for share, e in found.matched.items()},
     }
 
 
 def _table(found: CrossValidated) -> str:
     """A line per fold, and one for all images, each at the threshold of its fold."""
-    names = ("auc", "sensitivity", "specificity", "accuracy")
     lines = [f"{'fold':<8}{'images':>8}{'patients':>10}{'threshold':>11}" + "".join(
-        f"{name:>13}" for name in names
+        f"{name:>13}" for name in _SHOWN
     )]  # fmt: skip
     for fold in found.folds:
-        values = "".join(f"{_shown(fold.evaluation.metrics[name]):>13}" for name in names)
+        values = "".join(f"{_shown(fold.evaluation.metrics[name]):>13}" for name in _SHOWN)
         evaluation = fold.evaluation
         lines.append(
             f"{fold.number:<8}{evaluation.n:>8}{evaluation.patients:>10}{fold.threshold:>11.4f}"
             f"{values}"
         )
     rates = "; ".join(
-        f"{name} {_shown(found.decided[name])} "
-        f"({_shown_number(found.decided[name].low)} to {_shown_number(found.decided[name].high)})"
+        f"{name} {_with_interval(found.decided[name])}"
         for name in ("sensitivity", "specificity", "accuracy")
     )
     return "\n".join([*lines, "", f"all images, each at the threshold of its fold: {rates}"])
+
+
+def _matched_table(found: CrossValidated) -> str:
+    """A line per share."""
+    names = _SHOWN[:3]
+    head = "lungs fill" + "".join(f"{name:>27}" for name in names)
+    rows = [
+        f"{share:<10g}" + "".join(f"{_with_interval(each.metrics[name]):>27}" for name in names)
+        for share, each in found.matched.items()
+    ]
+    return "\n".join([head, *rows])
+
+
+def _with_interval(estimate: Estimate) -> str:
+    low, high = _shown_number(estimate.low), _shown_number(estimate.high)
+    return f"{_shown(estimate)} ({low} to {high})"
 
 
 def _shown(estimate: Estimate) -> str:

@@ -127,7 +127,7 @@ def evaluate_model(  # noqa: PLR0913 - data, a model, and how its images are sco
         scored = score_all(chosen.records, predictor, title, progress)
     else:
         matched = score_matched(chosen.records, predictor, framing, title, progress)
-        scored, recut = matched.scored, {"share": framing, "median_box": matched.by_median_box}
+        scored, recut = matched.scored, matched.facts()
         chosen = replace(chosen, warnings=(*chosen.warnings, matched.note()))
     evaluation = evaluate_scored(scored, predictor.manifest, interval)
     name = str(model)

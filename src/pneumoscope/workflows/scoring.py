@@ -158,6 +158,10 @@ class MatchedFraming:
     by_median_box: int
     scored: Scored
 
+    def facts(self) -> dict[str, float]:
+        """How the images were re-cut, for `metrics.json`."""
+        return {"share": self.share, "median_box": self.by_median_box}
+
     def note(self) -> str:
         """A sentence for reports: how the images were re-cut."""
         return (

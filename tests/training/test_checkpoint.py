@@ -1,4 +1,4 @@
-"""A checkpoint reads back to what was saved, or is ignored as a whole."""
+"""A checkpoint reads back to what was saved; one that is damaged is ignored as a whole."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import IO
 import numpy as np
 import pytest
 
+from pneumoscope.errors import UsageError
 from pneumoscope.training.loop import Arrays, Epoch, restore, save
 
 HISTORY = [Epoch(0, 0.1, 0.7, 0.6, 0.81, 2.5), Epoch(1, 0.05, 1 / 3, 0.5, 0.9, 2.25)]
@@ -41,11 +42,10 @@ def test_none_is_there(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records  # no warning: every training begins without a checkpoint
 
 
-def test_of_another_origin_is_left_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_of_another_origin_stops_training_which_would_overwrite_it(path: Path) -> None:
     save(path, "origin", HISTORY, ARRAYS)
-    assert restore(path, "other", SHAPES) is None
-    assert "checkpoint.npz: checkpoint ignored, training starts again" in caplog.text
-    assert "belongs to other data or settings" in caplog.text
+    with pytest.raises(UsageError, match=r"checkpoint\.npz: belongs to other data or settings"):
+        restore(path, "other", SHAPES)
 
 
 @pytest.mark.parametrize(

@@ -244,16 +244,13 @@ def test_whatever_decides_how_training_goes_is_in_its_origin(parts: Parts, chang
     assert origin(**changes[change]) != origin() == origin()
 
 
-def test_a_checkpoint_of_other_settings_begins_anew(
-    parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_checkpoint_of_other_settings_is_kept(parts: Parts, tmp_path: Path) -> None:
     checkpoint, short = tmp_path / "c.npz", replace(CONFIG, epochs=1)
-    fresh = trained(parts, checkpoint, replace(short, dropout=0.1))
-    assert "checkpoint ignored" not in caplog.text
     trained(parts, checkpoint, short)
-    assert "checkpoint ignored, training starts again" in caplog.text
-    again = trained(parts, checkpoint, replace(short, dropout=0.1))
-    np.testing.assert_array_equal(again.weights.hidden_kernel, fresh.weights.hidden_kernel)
+    before = checkpoint.read_bytes()
+    with pytest.raises(UsageError, match="belongs to other data or settings"):
+        trained(parts, checkpoint, replace(short, dropout=0.1))
+    assert checkpoint.read_bytes() == before
 
 
 def test_diverging_says_so(parts: Parts, tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def restore(
 ) -> tuple[list[Epoch], dict[str, list[NDArray[Any]]]] | None:
     """Read a checkpoint completely before any of it is used.
 
-    A file that is damaged, or belongs to other data or settings, is ignored with a warning.
-    Training then starts from the beginning and reaches the same result.
+    A damaged file is ignored with a warning. Training then starts from the beginning and reaches
+    the same result.
 
     Args:
         path: file of the checkpoint.
@@ -98,6 +98,9 @@ def restore(
 
     Returns:
         The history and the arrays; `None` if there is no usable checkpoint.
+
+    Raises:
+        UsageError: it belongs to other data or settings; training would overwrite it.
     """
     try:
         history, arrays = _read(path, origin, shapes)
@@ -117,7 +120,11 @@ def _read(
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
         about = json.loads(str(saved["about"]))
         if about["origin"] != origin:
-            raise ValueError("it belongs to other data or settings")
+            raise UsageError(
+                f"{path}: belongs to other data or settings than the run has now. Undo the change "
+                "(config.toml, images, teachers, initial weights) to continue, or delete the file "
+                "to train from the start."
+            )
         for name, wanted in shapes.items():
             arrays[name] = [saved[f"{name}{k}"] for k in range(len(wanted))]
             for k, (array, shape) in enumerate(zip(arrays[name], wanted, strict=True)):
@@ -255,7 +262,8 @@ def fit(  # noqa: PLR0913 - what is trained, how, and who is informed
 
     Raises:
         DataError: a class is missing from either split.
-        UsageError: the loss is not finite, because the step size is too large.
+        UsageError: the loss is not finite, because the step size is too large; or the checkpoint
+            belongs to other data or settings.
         OSError: the checkpoint can't be written; the last complete one is kept.
     """
     check_classes({"train": labels, "val": val_labels})

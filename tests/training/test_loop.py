@@ -188,13 +188,14 @@ def test_killed_in_every_epoch_it_ends_as_if_unbroken(
     assert_same(finished, whole)
 
 
-def test_of_other_settings_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_of_other_settings_stops_the_run_and_stays(tmp_path: Path) -> None:
     checkpoint, config = tmp_path / "c.npz", replace(BY_SCORES, epochs=1)
     first = fitted(schedule(), config, checkpoint, origin="one")
-    assert not caplog.records
-    again = fitted(schedule(), config, checkpoint, origin="other")
-    assert f"{checkpoint}: checkpoint ignored, training starts again" in caplog.text
-    assert_same(again, first)  # from the beginning, not from the other checkpoint
+    saved = checkpoint.read_bytes()
+    with pytest.raises(UsageError, match="belongs to other data or settings"):
+        fitted(schedule(), config, checkpoint, origin="other")
+    assert checkpoint.read_bytes() == saved
+    assert_same(fitted(schedule(), config, checkpoint, origin="one"), first)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

@@ -287,12 +287,8 @@ def _matched(
 ) -> dict[float, MatchedFraming]:
     """The predictions on re-cut images, which the input check does not judge."""
     predictor = Predictor.load(folder, input_check=False)
-    return {
-        share: score_matched(
-            held_out, predictor, share, f"fold {number}, lungs fill {share:g}", job.progress
-        )
-        for share in MATCHED_SHARES
-    }
+    title = f"fold {number}, framing matched"
+    return score_matched(held_out, predictor, MATCHED_SHARES, title, job.progress)
 
 
 def _teachers(choices: Sequence[str], number: int) -> tuple[str, ...]:

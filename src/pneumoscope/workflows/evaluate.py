@@ -126,7 +126,7 @@ def evaluate_model(  # noqa: PLR0913 - data, a model, and how its images are sco
     if framing is None:
         scored = score_all(chosen.records, predictor, title, progress)
     else:
-        matched = score_matched(chosen.records, predictor, framing, title, progress)
+        matched = score_matched(chosen.records, predictor, [framing], title, progress)[framing]
         scored, recut = matched.scored, matched.facts()
         chosen = replace(chosen, warnings=(*chosen.warnings, matched.note()))
     evaluation = evaluate_scored(scored, predictor.manifest, interval)

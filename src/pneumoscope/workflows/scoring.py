@@ -175,16 +175,18 @@ class MatchedFraming:
 def score_matched(
     records: Sequence[ImageRecord],
     predictor: Predictor,
-    share: float,
+    shares: Sequence[float],
     title: str,
     progress: Progress,
-) -> MatchedFraming:
-    """Run inference on every record, re-cut so that the lungs fill `share` of each side.
+) -> dict[float, MatchedFraming]:
+    """Run inference on every record, re-cut so that the lungs fill each of `shares` of each side.
+
+    An image is read, and its lungs are found, once for all shares.
 
     Raises:
         DataError: no image can be read.
     """
-    results: list[Result | None] = [None] * len(records)
+    results: list[list[Result]] = [[] for _ in records]
     waiting: list[int] = []
     without = 0
 
@@ -194,26 +196,32 @@ def score_matched(
             try:
                 pixels = read_image(record.path).pixels
             except ImageRefusedError as error:
-                results[position] = Result(
-                    Prediction(str(record.path), "refused", error.reason, detail=str(error))
-                )
+                refused = Prediction(str(record.path), "refused", error.reason, detail=str(error))
+                results[position] = [Result(refused)] * len(shares)
                 continue
             box = reliable_box(pixels)
             without += box is None
-            waiting.append(position)
-            yield str(record.path), match_framing(pixels, box, share)
+            for share in shares:
+                waiting.append(position)
+                yield str(record.path), match_framing(pixels, box, share)
 
     with progress.task(title, len(records), "images") as task:
         for done, result in enumerate(predictor.predict_images(images())):
-            results[waiting[done]] = result
-            task.advance()
-    scored = Scored(tuple(records), tuple(each for each in results if each is not None))
-    if not scored.ok:
+            mine = results[waiting[done]]
+            mine.append(result)
+            if len(mine) == len(shares):
+                task.advance()
+    by_share = zip(*results, strict=True)
+    found = {
+        share: MatchedFraming(share, without, Scored(tuple(records), each))
+        for share, each in zip(shares, by_share, strict=True)
+    }
+    if not all(each.scored.ok for each in found.values()):
         raise DataError(
             f"none of {len(records)} images could be read. "
             "Check the data: pneumoscope data audit DATA"
         )
-    return MatchedFraming(share, without, scored)
+    return found
 
 
 def evaluate_scored(

@@ -146,11 +146,13 @@ def checks_in_words(checks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def costs_in_words(stress: Mapping[str, Any]) -> str:
-    """The plausible changes that cost more than the limit, from `stress.json`."""
+    """The plausible changes that cost more than the limit, or may, from `stress.json`."""
     limit = f"more than {number(stress['largest_fall'], 2)} of sensitivity or specificity"
     fails = [row for row in stress["rows"] if row["judgement"] == "fails"]
     if not fails:
-        return f"No plausible change costs {limit}."
+        unsure = sum(row["judgement"] == "unsure" for row in stress["rows"])
+        may = f" On so few images a larger cost is not excluded for {unsure} of them: the interval"
+        return f"No plausible change costs {limit}." + f"{may} reaches beyond it." * bool(unsure)
     named = "; ".join(f"{row['title']} ({number(row['fall'])})" for row in fails)
     return f"Plausible changes that cost {limit}: {named}."
 

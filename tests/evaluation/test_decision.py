@@ -70,6 +70,19 @@ def test_a_flawless_model_gains_every_case() -> None:
     assert 0.7 < useful[1] < 0.99
 
 
+def test_limits_where_one_rate_is_extreme_do_not_depend_on_the_order() -> None:
+    """The other rate's hits are clustered by patient as they are, not as the rows happen to lie."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, 0], 60)
+    scores = np.concatenate([rng.uniform(0.6, 1, 60), rng.uniform(0, 0.8, 60)])
+    patients = np.array([f"p{k // 4}" for k in range(120)])
+    mixed = rng.permutation(120)
+    one = decision_curve(labels, scores, patients, 0.3, CONFIG)
+    other = decision_curve(labels[mixed], scores[mixed], patients[mixed], 0.3, CONFIG)
+    assert one.low == pytest.approx(other.low)
+    assert one.high == pytest.approx(other.high)
+
+
 def test_a_model_that_knows_nothing_is_useful_nowhere() -> None:
     rng = np.random.default_rng(0)
     curve = decision_curve(np.arange(80) % 2, rng.random(80), np.arange(80), 0.3, CONFIG)

@@ -40,6 +40,9 @@ def test_two_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["answered_by_one"] == {"old": 1, "new": 0}
     assert found["thresholds"] == [52.0, 0.5]
     assert found["old"]["brier"]["value"] is None
+    for limits in ("lower", "upper"):
+        assert found["differences"][limits]["brier"] is None
+        assert found["differences"][limits]["auc"] is not None
     assert found["carried"]["sensitivity"]["value"] is None
     everyone = found["disagreement"]["all"]
     assert everyone["only_old"] + everyone["only_new"] == len(found["flipped"]) > 10
@@ -52,6 +55,12 @@ def test_two_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Comparison of two scores" in page
     assert "<img" not in page
     assert "New, at the old threshold" not in page
+    assert found["notes"] == [
+        "Old: The scores range from 4.157 to 100 and are not probabilities, so calibration, Brier "
+        "score and ECE are not reported.",
+        "New: No threshold was stated; 0.5 was used. Give --threshold to use another.",
+    ]
+    assert all(note in page for note in found["notes"])
     found = told(capsys, *asked, "--thresholds", "52,0.6", code=3)
     assert found["thresholds"] == [52.0, 0.6]
 
@@ -69,7 +78,18 @@ def test_two_evaluations_agree_with_the_columns(
     columns = told(
         capsys, "compare", "vendor", "other", "--scores", file, "--out", tmp_path / "d", code=3
     )
-    for name in ("n", "thresholds", "old", "new", "differences", "auc", "disagreement", "flipped"):
+    same = (
+        "n",
+        "thresholds",
+        "old",
+        "new",
+        "differences",
+        "auc",
+        "disagreement",
+        "flipped",
+        "notes",
+    )
+    for name in same:
         assert both[name] == columns[name], name
 
 

@@ -205,6 +205,73 @@ def test_rows_without_label_score_or_patient(
         assert part in page
 
 
+def test_tables_that_contradict_themselves_are_not_believed_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row | {"split": "test"} for row in vendor_rows(60, scale=1.0)]
+    cases: dict[str, list[dict[str, Any]]] = {
+        "Rows of 1 patient are in more than one split, the first is 'p0'": [
+            rows[0] | {"split": "train"},
+            *rows[1:],
+        ],
+        "1 of 60 rows belong to the split train": [rows[0] | {"split": "train"}, *rows[1:]],
+        "2 of 62 rows repeat the name, label and score of another row, the first is 'A0'": [
+            *rows,
+            *rows[:2],
+        ],
+        "labelled both NORMAL and PNEUMONIA (1 name, the first is 'A5')": [
+            *rows,
+            rows[5] | {"Label": {"normal": "1", "PNEUMONIA": "0"}[rows[5]["Label"]]},
+        ],
+        "Labels or scores may be reversed": [
+            row | {"Score": repr(1 - float(row["Score"]))} for row in rows
+        ],
+    }
+    for k, (wanted, changed) in enumerate(cases.items()):
+        table = write_rows(tmp_path / f"{k}.csv", changed)
+        out = tmp_path / f"e{k}"
+        told = evaluated(capsys, "--scores", table, "--out", out, "--resamples", 20)
+        assert any(wanted in caution for caution in told["cautions"]), told["cautions"]
+        assert wanted.split(", the first")[0] in (out / "report.html").read_text()
+        for page in ("report.html", "checklist.html"):
+            assert "No patient is in" not in (out / page).read_text()
+    clean = evaluated(
+        capsys, "--scores", write_rows(tmp_path / "c.csv", rows), "--out", tmp_path / "c"
+    )
+    assert clean["cautions"] == [
+        "No threshold was stated; 0.5 was used. Give --threshold to use another."
+    ]
+
+
+def test_rows_of_one_name_are_one_patient_if_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{key: row[key] for key in ("Accession", "Label", "Score")} for row in vendor_rows(60)]
+    table = write_rows(tmp_path / "s.csv", [row for row in rows for _ in range(4)])
+    told = evaluated(capsys, "--scores", table, "--out", tmp_path / "e", "--resamples", 20)
+    assert (told["n"], told["patients"]) == (240, 60)
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [(50, "found the threshold 50"), (-0.1, "-0.1")])
+def test_a_threshold_outside_of_probabilities(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: float, wanted: str
+) -> None:
+    table = write_rows(tmp_path / "s.csv", vendor_rows(60, scale=1.0))
+    told = evaluated(
+        capsys, "--scores", table, "--out", tmp_path / "e", "--threshold", asked, code=2
+    )
+    assert wanted in told["error"]["message"]
+    assert "Give --threshold in the units of the scores" in told["error"]["message"]
+
+
+def test_one_class_without_a_threshold_says_to_give_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_rows(tmp_path / "s.csv", [r | {"Label": "0"} for r in vendor_rows(20)])
+    told = evaluated(capsys, "--scores", table, "--out", tmp_path / "e", code=3)
+    assert "found only NORMAL and no threshold" in told["error"]["message"]
+
+
 def test_thresholds_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row | {"threshold": "45"} for row in vendor_rows(60)]
     table = write_rows(tmp_path / "s.csv", rows)
@@ -222,6 +289,25 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0) 
     assert run(["plan", *map(str, arguments), "--resamples", "60", "--json", "-q"]) == code
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document
+
+
+def test_a_plan_repeats_the_cautions_of_its_evaluation_and_says_whose_prevalence_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row | {"split": "train"} for row in vendor_rows(60, scale=1.0)]
+    table = write_rows(tmp_path / "s.csv", rows)
+    found = evaluated(capsys, "--scores", table, "--out", tmp_path / "e", "--resamples", 20)
+    plan = planned(capsys, tmp_path / "e", "--band", 0.4, "--prevalence", 0.1)
+    page = (tmp_path / "e" / "plan.html").read_text()
+    own = found["positives"] / found["n"]
+    for wanted in (
+        *found["cautions"],
+        "These images are from a training split",
+        f"at the prevalence of these images ({own:.1%}), not at 10.0%",
+    ):
+        assert any(wanted in note for note in plan["notes"]), wanted
+        assert wanted in page
+    assert f"where {own:.0%} of the images show pneumonia" in plan["abstention"]["rule"]
 
 
 def test_a_plan_of_scores_is_in_their_units(

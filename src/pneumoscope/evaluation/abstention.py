@@ -2,7 +2,8 @@
 
 Both methods define two probabilities between which the result is `uncertain`. The certainty of a
 prediction is the distance of its probability from the threshold on the logit scale. Coverage is
-the share of images with a definite result, risk the error rate among them.
+the share of images with a definite result, risk the error rate among them; both are at the
+prevalence of the given images.
 """
 
 from __future__ import annotations
@@ -179,7 +180,10 @@ def choose_band(
     width = beyond + (last - beyond) / 2
     centre = float(logit(threshold))
     low, high = sigmoid(np.array([centre - width, centre + width]))
-    rule = f"error rate outside the band at most {risk:g} with {confidence:.0%} confidence"
+    rule = (
+        f"error rate outside the band at most {risk:g} with {confidence:.0%} confidence, where "
+        f"{truth.mean():.0%} of the images show pneumonia, as in these"
+    )
     return _measured("band", (float(low), float(high)), rule, truth, scores, patients)
 
 

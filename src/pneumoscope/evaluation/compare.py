@@ -181,8 +181,12 @@ def in_own_units(
             for name, estimate in estimates.items()
         }
 
+    def limits(found: Mapping[str, float | None]) -> dict[str, float | None]:
+        return {name: None if name in PROBABILITY_METRICS else at for name, at in found.items()}
+
     nothing = {name: Estimate(None) for name in found.carried}
-    differences = replace(found.differences, two_sided=ranked(found.differences.two_sided))
+    gaps = found.differences
+    differences = PairedDifferences(ranked(gaps.two_sided), limits(gaps.lower), limits(gaps.upper))
     return replace(
         found,
         thresholds=thresholds,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import IntervalConfig
@@ -138,12 +138,13 @@ def decision_curve(
         blocks = [benefit(counts) for counts in resampled_counts(truth, scores, patients, config)]
         fewest = fewest_patients(truth, codes)
         low, high = column_limits(np.concatenate(blocks), config.level, fewest)
+        cuts = grid if prevalence == own else shifted(grid, prevalence, own)
         _hold_at_edges(
             (low, high),
             point,
-            rates(once),
+            scores >= cuts[:, None],
+            (truth, codes),
             (prevalence, (1.0 - prevalence) * odds),
-            (codes[truth == 1], codes[truth == 0]),
             config.level,
         )
     treat_all = prevalence - (1.0 - prevalence) * odds
@@ -156,23 +157,34 @@ def decision_curve(
 def _hold_at_edges(
     limits: tuple[Float64Array, Float64Array],
     point: Float64Array,
-    rates: tuple[Float64Array, Float64Array],
+    called: NDArray[np.bool_],
+    images: tuple[Int64Array, Int64Array],
     weights: tuple[float, Float64Array],
-    codes: tuple[Int64Array, Int64Array],
     level: float,
 ) -> None:
-    """Replace the limits (99,) where a rate is 0 or 1, by square-and-add of the rates' limits."""
+    """Replace the limits (99,) where a rate is 0 or 1, by square-and-add of the rates' limits.
+
+    Args:
+        limits: lower and upper limits, (99,) each; changed in place.
+        point: the net benefit, (99,).
+        called: which images are called PNEUMONIA at each threshold probability, (99, n).
+        images: label and patient code of each, (n,).
+        weights: what sensitivity gains, and what false positives cost at each threshold.
+        level: of the intervals.
+    """
     low, high = limits
-    sensitivity, alarms = rates[0][0], rates[1][0]
-    edge = np.isin(sensitivity, (0.0, 1.0)) | np.isin(alarms, (0.0, 1.0))
-    for k in np.flatnonzero(edge):
+    truth, codes = images
+    for k, calls in enumerate(called):
+        classes = [(calls[truth == label], codes[truth == label]) for label in (1, 0)]
+        rates = [float(hits.mean()) for hits, _ in classes]
+        if not any(rate in (0.0, 1.0) for rate in rates):
+            continue
         reach = []
-        for rate, patients in ((sensitivity[k], codes[0]), (alarms[k], codes[1])):
-            hits = np.arange(patients.size) < round(float(rate) * patients.size)
+        for rate, (hits, patients) in zip(rates, classes, strict=True):
             found = clustered_interval(hits, patients, level)
             if found.low is None or found.high is None:
                 break
-            reach.append((float(rate) - found.low, found.high - float(rate)))
+            reach.append((rate - found.low, found.high - rate))
         else:
             gained, lost = weights[0], float(weights[1][k])
             low[k] = point[k] - np.hypot(gained * reach[0][0], lost * reach[1][1])

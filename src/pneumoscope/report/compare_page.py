@@ -73,7 +73,7 @@ class CompareContent:
         command: the command that produced the page.
         uncertain: number of images in each model's abstention band; `None`: it does not abstain.
         one_scale: whether both scores are probabilities, so that they can share a threshold.
-        notes: how many of the images each model was trained on, one sentence each.
+        notes: cautions about the images and both systems, one sentence each.
     """
 
     old: str
@@ -174,13 +174,13 @@ def _verdict(content: CompareContent) -> Section:
         )
         for check in content.comparison.checks
     )
-    view = TablesView(
+    intro = (
         "A criterion is passed if the one-sided lower confidence limit of the difference, new "
         f"minus old, is above the margin, with at least {content.config.fewest} patients of each "
         "class. The limit is the lower of two: that of the bootstrap over patients, and DeLong’s "
-        "(AUC) or Tango’s (sensitivity, specificity).",
-        (Table("Verdict", columns, rows),),
+        "(AUC) or Tango’s (sensitivity, specificity)."
     )
+    view = TablesView(" ".join([*content.notes, intro]), (Table("Verdict", columns, rows),))
     return Section("verdict", "Verdict", "Verdict", "sections/tables.html.j2", view)
 
 
@@ -353,7 +353,6 @@ def _made(content: CompareContent) -> Section:
         ("Data", f"{content.data}, {content.split}"),
         ("Images with a result from the old model only", count(content.only_old)),
         ("Images with a result from the new model only", count(content.only_new)),
-        *(("Seen before", note) for note in content.notes),
         ("Command", content.command),
     )
     view = TablesView("", (Table("Inputs and command", (Column("Item"), Column("Value")), rows),))

@@ -41,12 +41,14 @@ class DataFacts:
         counts: one row per split.
         fingerprint: hex digest of the images and labels, `""` if it was not computed.
         warnings: from reading the data, one sentence each.
+        disjoint: whether it was checked that no patient is in more than one split.
     """
 
     name: str
     counts: tuple[SplitCount, ...]
     fingerprint: str = ""
     warnings: tuple[str, ...] = ()
+    disjoint: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -470,7 +470,8 @@ def risk_coverage(curve: RiskCoverage, level: float) -> Svg:
         axes.plot(curve.coverage, curve.risk, color=INK.light)
         draw_text(axes, 0.03, 0.93, f"Area {number(curve.area.value, 4)}", bold=True, in_axes=True)
         reading = (
-            f"At full coverage, {percent(curve.risk[-1], 1)} of the predictions are wrong; the "
-            f"area under the curve is {in_words(curve.area, level, 4)}."
+            f"At the prevalence of these images and full coverage, {percent(curve.risk[-1], 1)} of "
+            f"the predictions are wrong; the area under the curve is "
+            f"{in_words(curve.area, level, 4)}."
         )
         return to_svg(figure, "risk-coverage", reading)

@@ -246,16 +246,19 @@ def stress_findings(content: StressContent) -> tuple[StressFinding, ...]:
 
 
 def verdict(content: StressContent) -> str:
-    """State in one sentence whether the limit is met."""
+    """State in one sentence whether the limit is met, and for how many changes that is unsure."""
     limit = number(content.config.largest_fall, 2)
     plausible = [row for row in content.worst_first if row.plausible]
     fails = content.judged("fails")
     if not fails:
         most = plausible[0]
+        unsure = len(content.judged("unsure"))
+        reservation = f", but for {unsure} of them the interval reaches beyond it" if unsure else ""
         return (
-            f"The limit is met: none of {plural(len(plausible), 'plausible change')} lowers "
-            f"sensitivity or specificity by more than {limit}; the largest decrease is "
-            f"{number(max(most.found.fall, 0.0))} ({most.title})."
+            f"The limit is met on these images{reservation}: none of "
+            f"{plural(len(plausible), 'plausible change')} lowers sensitivity or specificity by "
+            f"more than {limit}; the largest decrease is {number(max(most.found.fall, 0.0))} "
+            f"({most.title})."
         )
     verb = "lowers" if len(fails) == 1 else "lower"
     return (

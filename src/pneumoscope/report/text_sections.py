@@ -164,7 +164,7 @@ def _counts_table(content: ReportContent) -> Table:
         "X-rays and patients per split",
         (Column("Split"), *(Column(name, numeric=True) for name in columns)),
         rows,
-        "No patient is in more than one split." if len(rows) > 1 else "",
+        "No patient is in more than one split." if content.data.disjoint and len(rows) > 1 else "",
     )
 
 

@@ -87,7 +87,7 @@ class Compared:
         data_name: name of the data on the page.
         split: the part of the data.
         further: further entries of compare.json.
-        notes: sentences for the page and the terminal: images that a model was trained on.
+        notes: cautions for the page, the terminal and compare.json.
     """
 
     old: Side
@@ -161,6 +161,7 @@ def write_comparison(
         "answered_by_one": {"old": old.only, "new": new.only},
         **found.to_dict(),
         **compared.further,
+        "notes": [*compared.notes],
         "flipped": rows,
     }
     write_json(out / "compare.json", document)
@@ -279,8 +280,12 @@ def run_compare(
         for name, one, predictor in zip((old, new), scored, predictors, strict=True)
     )
     further = {"seen": {"old": seen[0].to_dict(), "new": seen[1].to_dict()}}
-    notes = tuple(
-        f"{side} model: {each.in_words()}" for side, each in zip(("Old", "New"), seen, strict=True)
+    notes = (
+        *chosen.warnings,
+        *(
+            f"{side} model: {each.in_words()}"
+            for side, each in zip(("Old", "New"), seen, strict=True)
+        ),
     )
     compared = Compared(old_side, new_side, records, str(data), data.name, split, further, notes)
 
@@ -373,7 +378,9 @@ def run_compare_evaluations(
         for k, _ in places
     ]
     split: EvaluatedSplit = next((s for s in SPLITS if first.splits == (s,)), "all")
-    compared = Compared(sides[0], sides[1], records, str(old), f"{old.name}, {new.name}", split)
+    notes = _sided(*(one.cautions for one in saved))
+    data_name = f"{old.name}, {new.name}"
+    compared = Compared(sides[0], sides[1], records, str(old), data_name, split, notes=notes)
     return write_comparison(out, compared, config)
 
 
@@ -404,7 +411,6 @@ def run_compare_columns(
         labelled_scores(read_scores(table, name), at)
         for name, at in zip(columns, given, strict=True)
     ]
-    announce(both[0].dataset)
     shared = [
         k
         for k, (one, other) in enumerate(zip(both[0].rows, both[1].rows, strict=True))
@@ -418,8 +424,19 @@ def run_compare_columns(
     claim_folder(out)
     sides = [_column_side(one, shared) for one in both]
     records = [both[0].dataset.records[k] for k in shared]
-    compared = Compared(sides[0], sides[1], records, str(table), table.name)
+    notes = _sided(*(one.dataset.warnings for one in both))
+    compared = Compared(sides[0], sides[1], records, str(table), table.name, notes=notes)
     return write_comparison(out, compared, config)
+
+
+def _sided(old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    """The cautions about both systems: first what is true of both, then what is true of one."""
+    both = [caution for caution in old if caution in new]
+    return (
+        *both,
+        *(f"Old: {caution}" for caution in old if caution not in both),
+        *(f"New: {caution}" for caution in new if caution not in both),
+    )
 
 
 def _column_side(labelled: LabelledScores, shared: list[int]) -> Side:

@@ -349,6 +349,8 @@ def _on_scores(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
     refused = "; ".join(f"{name} ({count})" for name, count in flow.refused)
     return {
         "inputs": "",
+        "partitions": "",
+        "disjoint": "",
         "explanation": "",
         "availability": "",
         "threshold": f"{at}.",

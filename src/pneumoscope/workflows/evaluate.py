@@ -32,12 +32,19 @@ from pneumoscope.workflows.evaluation_folder import (
     run_facts,
     write_evaluation_files,
 )
-from pneumoscope.workflows.run_folder import announce, data_facts, model_facts
+from pneumoscope.workflows.run_folder import (
+    announce,
+    data_facts,
+    model_facts,
+    with_cautions,
+)
 from pneumoscope.workflows.scoring import (
     Scored,
+    abstained,
     evaluate_scored,
     label_columns,
     refusals_of,
+    reversed_scores,
     score_all,
     score_matched,
     worst_errors,
@@ -119,7 +126,7 @@ def evaluate_model(  # noqa: PLR0913 - data, a model, and how its images are sco
     announce(chosen)
     claim_folder(out)
     seen = seen_by(predictor, chosen.records, progress)
-    if seen.is_optimistic:
+    if seen.is_optimistic:  # not logged: the terminal text always says how many were seen
         chosen = replace(chosen, warnings=(*chosen.warnings, seen.in_words()))
     write_split(out / "labels.csv", chosen)
     title, recut = f"evaluating {split}", {}
@@ -128,8 +135,11 @@ def evaluate_model(  # noqa: PLR0913 - data, a model, and how its images are sco
     else:
         matched = score_matched(chosen.records, predictor, [framing], title, progress)[framing]
         scored, recut = matched.scored, matched.facts()
-        chosen = replace(chosen, warnings=(*chosen.warnings, matched.note()))
+        chosen = with_cautions(chosen, matched.note())
     evaluation = evaluate_scored(scored, predictor.manifest, interval)
+    chosen = with_cautions(
+        chosen, abstained(scored, predictor.manifest), reversed_scores(evaluation)
+    )
     name = str(model)
     evaluated = Evaluated(
         scored,
@@ -251,7 +261,7 @@ def _model_facts(out: Path, evaluated: Evaluated) -> ModelFacts:
 
 
 def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
-    """`metrics.json`: the metrics, the model, and the number of images predicted `uncertain`."""
+    """`metrics.json`: the metrics, the model, how many predictions are `uncertain`, cautions."""
     manifest = evaluated.manifest
     results = [result.prediction.prediction for result in evaluated.scored.results]
     withheld = asdict(manifest.abstention) | {"uncertain": results.count(UNCERTAIN)}
@@ -259,7 +269,7 @@ def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     warned = dict(evaluated.scored.warning_counts().most_common())
     seen = None if evaluated.seen is None else evaluated.seen.to_dict()
     extra: dict[str, Any] = {"model": model, "abstention": withheld, "warnings": warned}
-    extra["seen"] = seen
+    extra |= {"seen": seen, "cautions": [*evaluated.dataset.warnings]}
     if evaluated.framing:
         extra["framing"] = dict(evaluated.framing)
     return evaluated.evaluation.to_metrics_json() | extra

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pneumoscope.evaluation.operating_point import ScoreScale, choose_threshold
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Prediction, Split
 from pneumoscope.report.checklist import Fact
 from pneumoscope.report.content import EvaluatedSplit, Flow, ModelFacts, Refusals, ReportContent
-from pneumoscope.report.formatting import number
+from pneumoscope.report.formatting import number, plural
 from pneumoscope.storage import claim_folder, sha256_of_file
 from pneumoscope.workflows.documentation import checklist_facts, flow_of
 from pneumoscope.workflows.evaluation_folder import (
@@ -31,8 +31,8 @@ from pneumoscope.workflows.evaluation_folder import (
     run_facts,
     write_evaluation_files,
 )
-from pneumoscope.workflows.run_folder import announce, data_facts
-from pneumoscope.workflows.scoring import ScoredCases, evaluate_cases
+from pneumoscope.workflows.run_folder import announce, data_facts, with_cautions
+from pneumoscope.workflows.scoring import ScoredCases, evaluate_cases, reversed_scores
 
 DEFAULT_THRESHOLD = 0.5
 _NO_SCORE = "no_score"
@@ -93,7 +93,8 @@ def labelled_scores(table: ScoreTable, threshold: float | None = None) -> Labell
     """Select the labelled rows of a table and determine the threshold.
 
     The threshold is `threshold`, else the one in the table, else 0.5 for probabilities. For other
-    scores it maximises balanced accuracy on these rows, with a warning.
+    scores it maximises balanced accuracy on these rows, with a warning. Rows that name no patient
+    count as one patient if they have the same name.
 
     Args:
         table: the scores.
@@ -101,6 +102,7 @@ def labelled_scores(table: ScoreTable, threshold: float | None = None) -> Labell
 
     Raises:
         DataError: no row has a label and a score, or the table states several thresholds.
+        UsageError: the threshold is not finite, or not from 0 to 1 although all scores are.
     """
     rows = tuple(row for row in table.rows if row.label is not None)
     scored = tuple(row for row in rows if row.score is not None)
@@ -111,7 +113,7 @@ def labelled_scores(table: ScoreTable, threshold: float | None = None) -> Labell
         )
     values = np.array([row.score for row in scored], np.float64)
     labels = np.array([row.label for row in scored], np.int64)
-    records = tuple(_record(row, k) for k, row in enumerate(rows))
+    records = tuple(_record(row) for row in rows)
     patients = {id(row): record.patient for row, record in zip(rows, records, strict=True)}
     value, rule = _threshold(table, labels, values, threshold)
     columns = {name: [row.values.get(name, "") for row in scored] for name in table.groups}
@@ -137,6 +139,7 @@ def evaluate_scores(
     claim_folder(out)
     announce(dataset)
     evaluation = evaluate_cases(cases, interval)
+    dataset = with_cautions(dataset, reversed_scores(evaluation))
     split = _split(labelled.rows)
     refused = _refusals(labelled.rows)
     name = f"{table.path.name}, column {table.column}"
@@ -148,13 +151,14 @@ def evaluate_scores(
         evaluation=evaluation,
         split=split,
         run=run_facts(seconds, interval),
-        data=data_facts(table.path.name, dataset, digest),
+        # A table may put a patient into several splits: a warning says so, nothing refuses it.
+        data=replace(data_facts(table.path.name, dataset, digest), disjoint=False),
         model=ModelFacts(name, _score_facts(evaluation)),
         refused=refused,
         flow=flow,
     )
     source = {"name": name, "fingerprint": "", "scores_sha256": digest}
-    document = evaluation.to_metrics_json() | {"model": source}
+    document = evaluation.to_metrics_json() | {"model": source, "cautions": [*dataset.warnings]}
     files = EvaluationFiles(
         document,
         [_prediction(row, evaluation) for row in labelled.rows],
@@ -169,26 +173,41 @@ def evaluate_scores(
 def _threshold(
     table: ScoreTable, labels: Any, values: Any, given: float | None
 ) -> tuple[float, str]:
-    if given is not None:
-        if not np.isfinite(given):
-            raise UsageError(f"--threshold: found {given}, wanted a finite number")
-        return given, f"set to {given:g}"
-    stated = stated_threshold(table)
-    if stated is not None:
-        return stated, f"stated in {table.path.name}"
     scale = ScoreScale.of(values, None)
+    stated = stated_threshold(table) if given is None else given
+    if stated is None:
+        return _default_threshold(table, labels, values, scale)
+    if not np.isfinite(stated):
+        raise UsageError(f"--threshold: found {stated}, wanted a finite number")
+    if scale.probability and not 0.0 <= stated <= 1.0:
+        raise UsageError(
+            f"{table.path}: found the threshold {stated:g}, while the scores in the column "
+            f"{table.column!r} run from {values.min():g} to {values.max():g}; wanted 0 to 1. Give "
+            f"--threshold in the units of the scores, such as {DEFAULT_THRESHOLD:g}."
+        )
+    return stated, f"stated in {table.path.name}" if given is None else f"set to {given:g}"
+
+
+def _default_threshold(
+    table: ScoreTable, labels: Any, values: Any, scale: ScoreScale
+) -> tuple[float, str]:
     if scale.probability:
         return DEFAULT_THRESHOLD, f"{DEFAULT_THRESHOLD:g}, since none was stated"
+    if len(set(labels.tolist())) == 1:
+        raise DataError(
+            f"{table.path}: found only {CLASS_NAMES[labels[0]]} and no threshold, so none can be "
+            "chosen on these rows. Give --threshold, or rows of both classes."
+        )
     chosen = choose_threshold(labels, scale.to_unit(values), ThresholdConfig("balanced_accuracy"))
     return float(scale.from_unit(chosen.value)), f"{chosen.rule}, chosen on these same rows"
 
 
-def _record(row: ScoreRow, position: int) -> ImageRecord:
+def _record(row: ScoreRow) -> ImageRecord:
     split = next((name for name in SPLITS if name == row.split.lower()), None)
     return ImageRecord(
         Path(row.name),
         int(row.label or 0),
-        row.patient or f"row {position + 1}",
+        row.patient or row.name,
         split,
         row.values.get("subtype", ""),
         extra=row.values,
@@ -211,9 +230,11 @@ def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -
         )
     if without := sum(not row.patient for row in rows):
         found.append(
-            f"{without} of {len(rows)} rows name no patient: each counts as its own patient, and "
-            "intervals are too narrow if several rows belong to one person."
+            f"{without} of {len(rows)} rows name no patient: each name counts as its own patient, "
+            "and intervals are too narrow if several names belong to one person."
         )
+    found += _repeated(rows)
+    found += _splits(rows)
     scale = ScoreScale.of(cases.scores, cases.threshold)
     if not scale.probability:
         found.append(
@@ -228,6 +249,50 @@ def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -
     elif cases.rule.endswith("none was stated"):
         found.append("No threshold was stated; 0.5 was used. Give --threshold to use another.")
     return tuple(found)
+
+
+def _repeated(rows: Sequence[ScoreRow]) -> list[str]:
+    """Warnings about rows with the same name: contradictory labels, and copies."""
+    found = []
+    labels: dict[str, set[int | None]] = {}
+    for row in rows:
+        labels.setdefault(row.name, set()).add(row.label)
+    divided = [name for name, its in labels.items() if len(its) > 1]
+    if divided:
+        found.append(
+            f"Rows of one name are labelled both NORMAL and PNEUMONIA "
+            f"({plural(len(divided), 'name')}, the first is {divided[0]!r}): correct the labels, "
+            "or name each image once."
+        )
+    copies = Counter((row.name, row.label, row.score) for row in rows)
+    if repeated := sum(copies.values()) - len(copies):
+        first = next(name for (name, *_), count in copies.items() if count > 1)
+        found.append(
+            f"{repeated} of {len(rows)} rows repeat the name, label and score of another row, the "
+            f"first is {first!r}: counts are too large. Remove the copies."
+        )
+    return found
+
+
+def _splits(rows: Sequence[ScoreRow]) -> list[str]:
+    """Warnings about rows of several splits, and of the training split."""
+    found = []
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.patient and row.split:
+            splits.setdefault(row.patient, set()).add(row.split.lower())
+    shared = [patient for patient, its in splits.items() if len(its) > 1]
+    if shared:
+        found.append(
+            f"Rows of {plural(len(shared), 'patient')} are in more than one split, the first is "
+            f"{shared[0]!r}: results on such splits look better than they are."
+        )
+    if trained := sum(row.split.lower() == "train" for row in rows):
+        found.append(
+            f"{trained} of {len(rows)} rows belong to the split train: a system looks better on "
+            "images that it was trained on. Evaluate a table of the rows of test alone."
+        )
+    return found
 
 
 def _refusals(rows: Sequence[ScoreRow]) -> tuple[Refusals, ...]:

@@ -55,6 +55,7 @@ class SavedEvaluation:
         own_threshold: the threshold in the units of the scores.
         own_scores: float64, (n,), the scores in their own units.
         of_scores: whether the scores came from a file instead of a model.
+        cautions: sentences about the images and the results, as its report states them.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class SavedEvaluation:
     own_threshold: float = 0.0
     own_scores: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     of_scores: bool = False
+    cautions: tuple[str, ...] = ()
 
 
 def read_evaluation(folder: Path) -> SavedEvaluation:
@@ -119,6 +121,7 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
             float(threshold["value"]),
             np.array(scores, np.float64),
             "scores_sha256" in model,
+            tuple(str(caution) for caution in document.get("cautions", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(

@@ -65,16 +65,24 @@ class _Points:
     """Scored images and copies.
 
     Attributes:
-        labels: (n,), 0 or 1.
+        records: (n) the images, or those that the copies are of.
         logits: (n,).
-        patients: (n) ids.
         conditions: (n,), 0 for unmodified images, k for copies under the k-th change.
     """
 
-    labels: NDArray[np.int64]
+    records: list[ImageRecord]
     logits: Float64Array
-    patients: list[str]
     conditions: NDArray[np.int64]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(n,), 0 or 1."""
+        return np.array([record.label for record in self.records], np.int64)
+
+    @property
+    def patients(self) -> list[str]:
+        """(n) ids."""
+        return [record.patient for record in self.records]
 
 
 def with_operating_point(
@@ -93,16 +101,16 @@ def with_operating_point(
         config: `threshold`, `perturb_val`, `match_val` and `seed` are used.
         progress: advances by one for each copy.
     """
-    labels = scored.labels()
-    count = len(labels)
-    points = _Points(labels, scored.logits(), scored.patients(), np.zeros(count, np.int64))
+    records = [scored.records[k] for k in scored.ok]
+    points = _Points(records, scored.logits(), np.zeros(len(records), np.int64))
     if config.perturb_val or config.match_val:
-        points = _with_copies(points, scored, predictor, config, progress)
+        points = _with_copies(points, predictor, config, progress)
     calibration = fit_calibration(points.labels, points.logits, points.patients, config.seed)
     probabilities = calibration.apply(points.logits)
     chosen = choose_threshold(points.labels, probabilities, config.threshold, points.conditions)
+    images = len({record.path for record in points.records})
     patients = len(set(points.patients))
-    where = f"{count} validation images of {patients} patients{_copies_in_words(config)}"
+    where = f"{images} validation images of {patients} patients{_copies_in_words(config)}"
     return replace(
         manifest,
         calibration=calibration,
@@ -121,13 +129,12 @@ def _copies_in_words(config: TrainConfig) -> str:
 
 def _with_copies(
     plain: _Points,
-    scored: Scored,
     predictor: Predictor,
     config: TrainConfig,
     progress: Progress,
 ) -> _Points:
     """The images and their copies; with `match_val` the copies alone, without a framing cue."""
-    records = [scored.records[k] for k in scored.ok]
+    records = plain.records
     each = len(MATCHED_SHARES) * config.match_val + len(PLAUSIBLE) * config.perturb_val
     logits: list[float] = []
     sources: list[tuple[ImageRecord, int]] = []
@@ -139,17 +146,15 @@ def _with_copies(
         (*source, logit) for source, logit in zip(sources, logits, strict=True) if isfinite(logit)
     ]
     copies = _Points(
-        np.array([record.label for record, _, _ in scored_copies], np.int64),
+        [record for record, _, _ in scored_copies],
         np.array([logit for _, _, logit in scored_copies]),
-        [record.patient for record, _, _ in scored_copies],
         np.array([condition for _, condition, _ in scored_copies], np.int64),
     )
     if config.match_val:
         return copies
     return _Points(
-        np.append(plain.labels, copies.labels),
+        plain.records + copies.records,
         np.append(plain.logits, copies.logits),
-        plain.patients + copies.patients,
         np.append(plain.conditions, copies.conditions),
     )
 

@@ -278,7 +278,12 @@ def _check_scale(request: PlanRequest, saved: SavedEvaluation) -> None:
 
 
 def _notes(request: PlanRequest, saved: SavedEvaluation) -> list[str]:
-    notes = []
+    notes = [*saved.cautions]
+    if "train" in saved.splits:
+        notes.append(
+            "These images are from a training split, on which a model looks better than on new "
+            "images. Choose an operating point on other images."
+        )
     if "test" in saved.splits:
         notes.append(
             "These images are from a test split. An operating point chosen on them looks better on "
@@ -288,6 +293,11 @@ def _notes(request: PlanRequest, saved: SavedEvaluation) -> list[str]:
         notes.append(
             "No --prevalence was given: predictive values apply where pneumonia is as frequent as "
             "in these images."
+        )
+    elif saved.scale.probability:
+        notes.append(
+            "Risk, coverage and abstention are at the prevalence of these images "
+            f"({saved.labels.mean():.1%}), not at {request.target.prevalence:.1%}."
         )
     if (request.apply or request.recalibrate) and not saved.model:
         notes.append(

@@ -112,6 +112,13 @@ def announce(dataset: Dataset) -> None:
         _LOGGER.warning("%s", warning)
 
 
+def with_cautions(dataset: Dataset, *cautions: str) -> Dataset:
+    """The data set with further warnings, which are logged; those that are empty are left out."""
+    added = tuple(filter(None, cautions))
+    announce(replace(dataset, warnings=added))
+    return replace(dataset, warnings=(*dataset.warnings, *added))
+
+
 def command_line() -> str:
     """The command line of this process, quoted for a shell."""
     return shlex.join(["pneumoscope", *sys.argv[1:]])

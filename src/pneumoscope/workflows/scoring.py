@@ -31,6 +31,7 @@ from pneumoscope.inference.results import COLUMNS, Result, decide
 from pneumoscope.progress import Progress
 from pneumoscope.records import CLASS_NAMES, UNCERTAIN, ImageRecord, Prediction
 from pneumoscope.report.content import Refusals, WorstError
+from pneumoscope.report.formatting import number, plural
 
 WORST_SHOWN = 8
 _THUMBNAIL_SIDE = 320
@@ -222,6 +223,28 @@ def score_matched(
             "Check the data: pneumoscope data audit DATA"
         )
     return found
+
+
+def abstained(scored: Scored, manifest: BundleManifest) -> str:
+    """State how many predictions are `uncertain`, and that metrics count them; `""` if none can."""
+    if manifest.abstention.method == "none":
+        return ""
+    withheld = sum(scored.results[k].prediction.prediction == UNCERTAIN for k in scored.ok)
+    return (
+        f"The model abstains: {withheld} of {plural(len(scored.ok), 'prediction')} are uncertain "
+        f"({manifest.abstention.rule}). All metrics apply the threshold, as if it never abstained."
+    )
+
+
+def reversed_scores(found: Evaluation) -> str:
+    """A caution if scores are lower for pneumonia, beyond chance; `""` otherwise."""
+    auc = found.metrics["auc"]
+    if auc.high is None or auc.high >= 0.5:
+        return ""
+    return (
+        f"The AUC is {number(auc.value)}, and its interval ends below 0.5: scores are lower for "
+        "PNEUMONIA. Labels or scores may be reversed; higher scores must mean PNEUMONIA."
+    )
 
 
 def evaluate_scored(

@@ -137,13 +137,13 @@ def _controls(content: PlanContent) -> Section:
         _line(
             "sensitivity",
             "Sensitivity",
-            "share of patients with pneumonia predicted pneumonia",
+            "share of X-rays with pneumonia predicted pneumonia",
             row.sensitivity,
         ),
         _line(
             "specificity",
             "Specificity",
-            "share of patients without pneumonia predicted normal",
+            "share of X-rays without pneumonia predicted normal",
             row.specificity,
         ),
         _line("ppv", "PPV", "share of pneumonia predictions that are correct", row.ppv),
@@ -218,7 +218,7 @@ def _choice(content: PlanContent) -> Section:
             f"{number(found.limit)}; the {found.kind} reaches {number(found.wanted)} in "
             f"{percent(found.chance, 1)} of the bootstrap resamples."
         )
-    note = "Missed cases and false alarms are per 1,000 patients."
+    note = "Missed cases and false alarms are per 1,000 patients with one X-ray each."
     tables = [Table("Operating points", _PLAN_COLUMNS, tuple(rows), note)]
     if content.verify:
         tables.append(_verify_table(content))

@@ -41,8 +41,8 @@ def small() -> Iterator[None]:
         yield
 
 
-def backbone_of(seed: int) -> Any:
-    backbone = build_backbone(64)
+def backbone_of(seed: int, name: str = "densenet121") -> Any:
+    backbone = build_backbone(64, name)
     initialise_randomly(backbone, seed)
     return backbone
 
@@ -127,6 +127,7 @@ def test_fingerprints_tell_weights_boundaries_and_engines_apart(backbone: Any) -
             (backbone, BOUNDARIES["conv4"]),
             (backbone_of(1),),
             (backbone_of(1), BOUNDARIES["conv5"]),
+            (backbone_of(0, "densenet121-stride16"),),  # the same weights
         )
     ]
     made.append(EngineExtractor(backbone, None, "bf16"))
@@ -231,6 +232,9 @@ def test_ranges_are_measured_once_and_named_by_what_they_were_measured_on(
     training_ranges(records[:2], config, cache, arrays, "f32")
     training_ranges(records, config, cache, arrays_of(backbone_of(1)), "f32")
     assert len(calls) == 3
+    finer = arrays_of(backbone_of(0, "densenet121-stride16"))
+    training_ranges(records, config, cache, finer, "f32")
+    assert len(calls) == 4
     gone = [replace(record, path=tmp_path / "gone.png", sha256="0") for record in records]
     assert training_ranges(gone, config, cache, arrays, "f32") is None
 

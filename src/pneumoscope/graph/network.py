@@ -7,8 +7,10 @@ gradient of the logit has a closed form, so the same forward pass also gives Gra
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Generic
 
 import numpy as np
@@ -46,6 +48,18 @@ class NetworkArrays:
                 f"the weights have no layer {name!r}. Copy the bundle again or train again."
             )
         return self.layers[name]
+
+    def digest(self) -> str:
+        """SHA-256 over plan and arrays: all that the outputs depend on besides the images.
+
+        Networks with the same weights may differ in their plan: in strides and dilations.
+        """
+        digest = hashlib.sha256(json.dumps(asdict(self.plan), sort_keys=True).encode())
+        for name, arrays in sorted(self.layers.items()):
+            digest.update(name.encode())
+            for array in arrays:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     @property
     def feature_layer(self) -> str:

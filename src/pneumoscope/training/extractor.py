@@ -36,7 +36,7 @@ from pneumoscope.images.preprocess import Preprocessor
 from pneumoscope.records import ImageRecord
 from pneumoscope.training.backbones import arrays_of
 from pneumoscope.training.features import BATCH, ArrayStore, Extractor, read_listed
-from pneumoscope.training.network import build_feature_model, build_trunk, weights_digest
+from pneumoscope.training.network import build_feature_model, build_trunk
 from pneumoscope.training.runtime import describe_runtime, has_gpu
 
 Measure = Callable[[NetworkArrays, Floats], Ranges | None]
@@ -88,11 +88,11 @@ class _FrozenPart:
     ) -> None:
         self.shape = shape
         self.noun = "features" if boundary is None else f"activations ({boundary})"
-        self._fingerprint = f"{engine} {weights_digest(backbone)} {boundary or ''}".rstrip()
+        self._fingerprint = f"{engine} {arrays_of(backbone).digest()} {boundary or ''}".rstrip()
 
     @property
     def fingerprint(self) -> str:
-        """Engine, version, precision, digest of the weights, boundary."""
+        """Engine, version, precision, digest of plan and weights, boundary."""
         return self._fingerprint
 
     def prepare(self, square: NDArray[np.float32], preprocessor: Preprocessor) -> NDArray[Any]:
@@ -228,14 +228,9 @@ def _key(
     network: NetworkArrays,
     floats: Floats,
 ) -> bytes:
-    digest = hashlib.sha256(f"{version()} {floats} {preprocessor.fingerprint()}".encode())
-    for record in records:
-        digest.update(f"|{record.sha256}".encode())
-    for name, arrays in sorted(network.layers.items()):
-        digest.update(name.encode())
-        for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
+    parts = (version(), floats, preprocessor.fingerprint(), network.digest())
+    images = (record.sha256 for record in records)
+    return hashlib.sha256("|".join((*parts, *images)).encode()).digest()
 
 
 def _batches(

@@ -196,6 +196,29 @@ def test_a_custom_table(tmp_path: Path) -> None:
     assert [case.sex for case in found.cases] == ["F", "M"]
 
 
+def test_a_custom_table_never_takes_another_patients_file(tmp_path: Path) -> None:
+    """p1/1.png is missing: another 1.png is not its image, nor is one of two of a bare name."""
+    owners.lines(
+        tmp_path / "t.csv",
+        "path,label",
+        "p1/1.png,normal",
+        "1.png,normal",
+        f"{tmp_path / 'set/p3/1.png'},pneumonia",
+        "p2/1.png,normal",
+        "/elsewhere/p3/1.png,normal",
+        "2.png,normal",
+    )
+    for name in ("set/p2/1.png", "set/p3/1.png", "set/p3/2.png"):
+        owners.png(tmp_path / name)
+    found = adopted("csv", tmp_path)
+    assert [case.path and case.path.relative_to(tmp_path / "set") for case in found.cases] == [
+        Path("p3/1.png"),
+        Path("p2/1.png"),
+        Path("p3/2.png"),
+    ]
+    assert dict(found.left_out) == {"image file not found": 3}
+
+
 @pytest.mark.parametrize(
     ("columns", "told"),
     [

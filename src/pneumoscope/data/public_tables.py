@@ -13,7 +13,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
@@ -220,12 +220,17 @@ def _inflated(stream: IO[bytes], table: Path) -> bytes:
 
 def images_below(folder: Path) -> dict[str, Path]:
     """Every image file below `folder` by its name; the first path wins among equal names."""
-    found: dict[str, Path] = {}
+    return {name: paths[0] for name, paths in _all_below(folder).items()}
+
+
+def _all_below(folder: Path) -> dict[str, list[Path]]:
+    """The paths of all image files below `folder` by their name."""
+    found: dict[str, list[Path]] = {}
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             if name.lower().endswith(_IMAGE_SUFFIXES):
-                found.setdefault(name, Path(parent) / name)
+                found.setdefault(name, []).append(Path(parent) / name)
     return found
 
 
@@ -254,7 +259,7 @@ def read_plain(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     names = _columns(table, config.columns)
     words = dict.fromkeys(_listed(config.normal), NORMAL)
     words |= dict.fromkeys(_listed(config.pneumonia), PNEUMONIA)
-    images = images_below(folder)
+    images = _all_below(folder)
     for row in rows_of(table, [names[what] for what in _NEEDED]):
         values = {what: row.get(column, "") for what, column in names.items()}
         word = values["label"].lower()
@@ -320,13 +325,19 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _image(folder: Path, text: str, images: dict[str, Path]) -> Path | None:
-    """The file at that path below the table's folder, else one with that name anywhere below."""
+def _image(folder: Path, text: str, images: Mapping[str, Sequence[Path]]) -> Path | None:
+    """The file at that path below the table's folder, else the only one whose path ends with it.
+
+    Files of different patients may have one name, so a name alone does not outweigh its folders.
+    """
     if not text:
         return None
-    path = folder / text
-    inside = ".." not in Path(text).parts and not Path(text).is_absolute()
-    return path if inside and path.is_file() else images.get(Path(text).name)
+    path, stated = folder / text, Path(text).parts
+    if ".." not in stated and not Path(text).is_absolute() and path.is_file():
+        return path
+    named = images.get(Path(text).name, ())
+    ending = [each for each in named if each.absolute().parts[-len(stated) :] == stated]
+    return ending[0] if len(ending) == 1 else None
 
 
 PLAIN = Source(

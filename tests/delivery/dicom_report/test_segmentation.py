@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.sr._concepts_dict import concepts
 from pydicom.uid import SegmentationStorage
 
 from pneumoscope.cli.app import run
@@ -92,6 +95,54 @@ def test_it_says_what_it_is() -> None:
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "233604007"
     assert "RESEARCH USE ONLY" in seg.SeriesDescription
     assert "RESEARCH USE ONLY" in seg.ContentDescription
+
+
+OUTSIDE_THE_DICTIONARY = {
+    ("SCT", "233604007", "Pneumonia"),
+    ("SCT", "399208008", "Plain chest X-ray"),
+    ("RFC5646", "en-US", "English (United States)"),
+    ("99PNEUMOSCOPE", "UNLIKENESS", "How unlike its training images the model finds the input"),
+}
+
+
+def items_of(dataset: Dataset) -> Iterator[Dataset]:
+    for element in dataset:
+        for item in element.value if element.VR == "SQ" else ():
+            yield item
+            yield from items_of(item)
+
+
+def codes_of(dataset: Dataset) -> set[tuple[str, str, str]]:
+    found = {
+        (item.CodingSchemeDesignator, item.CodeValue, item.CodeMeaning)
+        for item in items_of(dataset)
+        if "CodeValue" in item
+    }
+    assert found
+    return found
+
+
+def test_every_code_has_the_meaning_that_the_standard_gives_it() -> None:
+    # PS3.16 annex D and its context groups, as pydicom's dictionary has them.
+    known = {
+        (scheme, value, meaning)
+        for scheme, keywords in concepts.items()
+        for values in keywords.values()
+        for value, (meaning, _) in values.items()
+    }
+    content = xray_bytes()
+    scored = answered(content)
+    measured = replace(scored, prediction=replace(scored.prediction, input_score=0.5))
+    for result in (measured, answered(content, 0.1), Result(REFUSED)):
+        for one in Reporter(MANIFEST, segmentation=True).objects(content, result):
+            assert codes_of(dcmread(BytesIO(one.content))) <= known | OUTSIDE_THE_DICTIONARY
+
+
+def test_its_algorithm_is_of_the_family_artificial_intelligence() -> None:
+    # PS3.16 CID 7162.
+    (algorithm,) = read(xray_bytes()).SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+    (family,) = algorithm.AlgorithmFamilyCodeSequence
+    assert (family.CodeValue, family.CodingSchemeDesignator) == ("123110", "DCM")
 
 
 def test_the_same_result_has_the_same_uid() -> None:

@@ -250,10 +250,11 @@ def _segment(author: Author) -> SegmentDescription:
     from highdicom.content import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentDescription
     from highdicom.sr import CodedConcept
+    from pydicom.sr.codedict import codes
 
     algorithm = AlgorithmIdentificationSequence(
         name=MANUFACTURER,
-        family=CodedConcept("123109", "DCM", "Artificial Intelligence"),
+        family=codes.DCM.ArtificialIntelligence,  # CID 7162
         version=author.version,
         source=MANUFACTURER,
         parameters={"model": author.fingerprint, "method": "Grad-CAM, peak scaled to 1"},

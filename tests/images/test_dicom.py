@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
 from pydicom.uid import (
     HTJ2K,
     ExplicitVRBigEndian,
@@ -24,7 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumoscope.errors import ImageRefusedError
+from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.read import read_bytes
 from support.dicom_images import (
     GREY8,
@@ -240,6 +241,27 @@ def test_palette_capture(bits: int) -> None:
     image = read(dataset)
     expected = 0.299 * ramp + 0.587 * (1 - ramp) + 0.114 * ramp
     np.testing.assert_allclose(image.pixels, expected, atol=0.6 / 255)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, RLELossless])
+def test_offsets_of_several_frames_are_refused_whatever_the_header_states(
+    syntax: str, extended: bool
+) -> None:
+    dataset = dcmread(BytesIO(compressed(film(GREY8), RLELossless)))
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if syntax == JPEGBaseline8Bit:
+        frame = encoded(Image.fromarray(GREY8), "JPEG")
+    if extended:
+        dataset.PixelData, *tables = encapsulate_extended([frame, frame])
+        dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = tables
+    else:
+        dataset.PixelData = encapsulate([frame, frame])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    with pytest.raises(ImageRefusedError, match="2 images") as refusal:
+        read_bytes(dicom(dataset, syntax), "x")
+    assert refusal.value.reason is Reason.MULTI_FRAME
 
 
 def test_mutated_files_never_raise_anything_else() -> None:

@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from pneumoscope.config import LimitsConfig
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.grey import warning_type
 from pneumoscope.images.read import DicomInfo, read_bytes, read_image
 from support.dicom_images import GREY12, HEIGHT, WIDTH, read, stretched, twelve
 from support.image_files import dicom
@@ -125,14 +126,21 @@ def test_an_odd_part_and_an_odd_view_give_warnings() -> None:
     assert "LLD" in image.warnings[1]
 
 
-@pytest.mark.parametrize("view", ["LL", "RL", "lateral", "LAT"])
+@pytest.mark.parametrize("view", ["LL", "RL", "lateral", "LAT", "LLAT", "RLAT", "LAT ERECT"])
 def test_lateral_views_are_refused(view: str) -> None:
     with pytest.raises(ImageRefusedError, match=f"{view!r}.*frontal") as refusal:
         read(twelve(ViewPosition=view))
     assert refusal.value.reason is Reason.LATERAL_VIEW
 
 
-@pytest.mark.parametrize("view", ["PA", "AP", ""])
+@pytest.mark.parametrize("view", ["LAO", "RAO", "SWIMMERS", "AP LLD", "PA LAT", "RLD", "AP AXIAL"])
+def test_other_views_than_frontal_ones_give_a_warning(view: str) -> None:
+    (warning,) = read(twelve(ViewPosition=view)).warnings
+    assert warning == f"its view is {view!r}; upright frontal images are expected"
+    assert warning_type(warning) == "its view is …; upright frontal images are expected"
+
+
+@pytest.mark.parametrize("view", ["PA", "AP", "", "AP ERECT", "postero-anterior"])
 def test_frontal_and_unstated_views_pass(view: str) -> None:
     assert read(twelve(ViewPosition=view)).warnings == ()
 
@@ -208,6 +216,38 @@ def test_a_dicom_file_with_a_tiff_header_as_preamble_is_detected(name: str) -> N
 def test_pydicom_warnings_are_not_shown() -> None:
     dataset = twelve(PatientAge="four", StudyInstanceUID="1.02.x")
     assert known(read(dataset).dicom).patient_age == "four"
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", "DX"),  # CT
+        ("1.2.840.10008.5.1.4.1.1.1.2", "DX"),  # mammography
+        ("1.2.840.10008.5.1.4.1.1.88.11", "OT"),  # basic text SR
+    ],
+)
+def test_a_class_that_contradicts_the_modality_is_refused(sop_class: str, modality: str) -> None:
+    with pytest.raises(ImageRefusedError, match="object of class") as refusal:
+        read(twelve(SOPClassUID=sop_class, Modality=modality))
+    assert refusal.value.reason is Reason.WRONG_MODALITY
+
+
+def test_a_private_class_with_a_modality_is_accepted() -> None:
+    assert read(twelve(SOPClassUID="1.2.392.200036.9125.1.1.2", Modality="CR")).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1.1"},
+        {"PresentationIntentType": "FOR PROCESSING"},
+    ],
+)
+def test_an_image_for_processing_gives_a_warning(elements: dict[str, Any]) -> None:
+    (warning,) = read(twelve(**elements)).warnings
+    assert "FOR PROCESSING" in warning
+    assert "FOR PRESENTATION image of the same study" in warning
+    assert read(twelve(PresentationIntentType="FOR PRESENTATION")).warnings == ()
 
 
 def test_class_decides_where_no_modality_is_stated() -> None:

@@ -79,7 +79,7 @@ def decode_dicom(content: bytes, source: str, limits: LimitsConfig) -> Decoded:
             warnings.append("it states no transfer syntax; it was inferred from its first element")
         _check_is_dicom(file, messages, source)
         info = dicom_info(dataset, file.transfer_syntax)
-        warnings += check_is_chest_radiograph(info, str(dataset.get("SOPClassUID") or ""), source)
+        warnings += check_is_chest_radiograph(info, dataset, source)
         _check_pixel_data(file, messages, source)
         header = pixel_header(dataset, source, warnings)
         ratio = pixel_ratio(dataset, warnings)

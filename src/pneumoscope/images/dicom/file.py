@@ -46,7 +46,8 @@ _FIRST_TABLE = 0x00283000
 _TEXT_GROUPS = (0x0008, 0x0010, 0x0020)
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _WANTED_TAGS: tuple[int, ...] = (
-    0x00080005, 0x00080016, 0x00080018, 0x00080060, 0x00080070,  # character set, SOP, maker
+    0x00080005, 0x00080016, 0x00080018,  # character set, SOP
+    0x00080060, 0x00080068, 0x00080070,  # modality, presentation intent, maker
     0x00080020, 0x00080021, 0x00080022, 0x00080023, 0x00081030, 0x0008103E,  # dates, descriptions
     0x00100020, 0x00100030, 0x00100040, 0x00101010,  # patient's id, birth date, sex, age
     0x00180015, 0x00181164, 0x00185101,  # body part, imager spacing, view

@@ -26,11 +26,13 @@ from pneumoscope.images.structure import refuse_frames
 _MODALITIES = frozenset({"CR", "DX", "RG", "DR", "OT", "SC"})
 """PS3.3 C.7.3.1.1.1; DR and SC are not defined terms there, but are used in practice."""
 
+_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _RADIOGRAPH_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.1",  # computed radiography
     "1.2.840.10008.5.1.4.1.1.1.1",  # digital X-ray, for presentation
-    "1.2.840.10008.5.1.4.1.1.1.1.1",  # digital X-ray, for processing
+    _FOR_PROCESSING,  # digital X-ray, for processing
 )
+_STANDARD_CLASSES = "1.2.840.10008."
 _CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7."  # secondary capture itself and .1 to .4
 
 _CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "HEART", "RIB", "STERNUM", "MEDIASTIN", "BODY", "TORSO")
@@ -45,15 +47,19 @@ _OTHER_PARTS = """
 """
 """Body parts of PS3.16 annex L (and their full names) that show little or no lung."""
 
-_LATERAL_VIEWS = ("LL", "RL", "LAT", "LATERAL")
-_ODD_VIEWS = ("LLD", "RLD", "LLO", "RLO")
-"""View positions of PS3.3 C.8.1.1.1.2: lateral; decubitus and oblique."""
-_LATERAL_WORDS = frozenset({"LAT", "LATERAL", "LATERALE", "LATERALIS", "SEITLICH", "PROFIL", "LL"})
+_FRONTAL_WORDS = frozenset(
+    {"PA", "AP", "POSTERO", "ANTERO", "ANTERIOR", "POSTERIOR", "FRONTAL", "ERECT", "UPRIGHT"}
+)
+_LATERAL_WORDS = frozenset(
+    {"LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "MEDIOLATERAL", "LATEROMEDIAL"}
+    | {"LATERALE", "LATERALIS", "SEITLICH", "PROFIL"}
+)
 _SEVERAL_VIEWS = frozenset(
     {"PA", "AP", "FRONTAL", "AND", "VIEWS", "2V", "3V", "2VW", "TWO", "BILATERAL", "EBENEN"}
 )
 _NOT_UPRIGHT = frozenset({"DECUBITUS", "DECUB", "OBLIQUE"})
-"""Words in the descriptions of series and studies, which are free text (PS3.3 C.7.3.1)."""
+"""Words of view positions (PS3.3 C.8.1.1.1.2), of coded views (PS3.16 CID 4010), and of the
+descriptions of series and studies, which are free text (PS3.3 C.7.3.1)."""
 _DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 """Any of these dates the X-ray precisely enough for an age."""
 _MOST_WINDOWS = 8
@@ -91,12 +97,12 @@ def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
     )
 
 
-def check_is_chest_radiograph(info: DicomInfo, sop_class: str, source: str) -> list[str]:
+def check_is_chest_radiograph(info: DicomInfo, dataset: Dataset, source: str) -> list[str]:
     """Refuse objects that are not X-rays or clearly not of the chest; warn in unclear cases.
 
     Args:
         info: the header.
-        sop_class: its SOP Class UID.
+        dataset: the data set that it was read from.
         source: the file's name, for errors.
 
     Returns:
@@ -113,9 +119,16 @@ def check_is_chest_radiograph(info: DicomInfo, sop_class: str, source: str) -> l
             Reason.WRONG_MODALITY,
             f"its modality is {info.modality!r}; expected a chest X-ray (CR, DX, RG or OT)",
         )
+    sop_class = _text(dataset, "SOPClassUID")
+    _check_class(sop_class, modality, source)
     if not modality:
-        _check_class(sop_class, source)
         warnings.append("it states no modality; it was accepted as an X-ray")
+    intent = _text(dataset, "PresentationIntentType").upper()  # PS3.3 C.8.11.1
+    if intent == "FOR PROCESSING" or (sop_class == _FOR_PROCESSING and not intent):
+        warnings.append(
+            "it is FOR PROCESSING: the values of the detector, whose contrast differs from that of "
+            "displayed X-rays; give the FOR PRESENTATION image of the same study"
+        )
     part = "".join(letter for letter in info.body_part.upper() if letter.isalpha())
     shown = info.body_part if part in _OTHER_PARTS.split() else ""
     if not part:
@@ -130,9 +143,8 @@ def check_is_chest_radiograph(info: DicomInfo, sop_class: str, source: str) -> l
         warnings.append(
             f"its body part {info.body_part!r} is not known; it was accepted as a chest X-ray"
         )
-    view = info.view_position.upper()
-    lateral = view in _LATERAL_VIEWS or _seen_from_the_side(view)
-    if lateral or (not view and described_as_lateral(info)):
+    view = set(_words(info.view_position))
+    if _is_lateral(view) or (not view and described_as_lateral(info)):
         stated = info.view_position or info.series_description or info.study_description
         raise ImageRefusedError(
             source,
@@ -140,8 +152,8 @@ def check_is_chest_radiograph(info: DicomInfo, sop_class: str, source: str) -> l
             f"its view is {stated!r} according to its header; expected a frontal view (PA or AP). "
             "Give the frontal image of the same study",
         )
-    if view in _ODD_VIEWS:
-        warnings.append(f"its view is {info.view_position}; upright frontal images are expected")
+    if view - _FRONTAL_WORDS:
+        warnings.append(f"its view is {info.view_position!r}; upright frontal images are expected")
     return warnings
 
 
@@ -164,10 +176,8 @@ def described_as_lateral(info: DicomInfo) -> bool:
     """Whether the series or study description names a lateral view and no other view."""
     for description in (info.series_description, info.study_description):
         words = set(_words(description))
-        if words & _SEVERAL_VIEWS:
-            return False
-        if words & _LATERAL_WORDS:
-            return not words & _NOT_UPRIGHT
+        if words & (_SEVERAL_VIEWS | _LATERAL_WORDS):
+            return _is_lateral(words)
     return False
 
 
@@ -175,14 +185,15 @@ def _words(description: str) -> list[str]:
     return "".join(c if c.isalnum() else " " for c in description.upper()).split()
 
 
-def _seen_from_the_side(view: str) -> bool:
-    """Whether the meaning of a view (PS3.16 CID 4010), in capitals, is a lateral view."""
-    return "LATERAL" in view and not any(w in view for w in ("DECUBITUS", "OBLIQUE", "BILATERAL"))
+def _is_lateral(words: set[str]) -> bool:
+    return bool(words & _LATERAL_WORDS) and not words & (_SEVERAL_VIEWS | _NOT_UPRIGHT)
 
 
-def _check_class(sop_class: str, source: str) -> None:
+def _check_class(sop_class: str, modality: str, source: str) -> None:
+    """Refuse another class; private ones, of older detectors, say nothing against a modality."""
     radiograph = sop_class in _RADIOGRAPH_CLASSES or f"{sop_class}.".startswith(_CAPTURE_CLASSES)
-    if sop_class and not radiograph:
+    private = bool(modality) and not sop_class.startswith(_STANDARD_CLASSES)
+    if sop_class and not radiograph and not private:
         raise ImageRefusedError(
             source,
             Reason.WRONG_MODALITY,

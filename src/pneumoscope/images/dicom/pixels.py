@@ -50,7 +50,7 @@ from pydicom.uid import (
 
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.dicom.cells import Field
-from pneumoscope.images.structure import Codestream, check_scans, codestream
+from pneumoscope.images.structure import Codestream, check_scans, codestream, refuse_frames
 
 PLUGIN = "imagecodecs"
 JPEG = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1})
@@ -225,13 +225,16 @@ def decode_frame(
         warnings: anomalies are appended.
 
     Raises:
-        ImageRefusedError: `truncated` or `corrupt` pixel data.
+        ImageRefusedError: `truncated` or `corrupt` pixel data; `multi_frame` if its table of
+            offsets (PS3.5 A.4) lists more than one frame, whatever the header states.
         Exception: any exception of pydicom and the codecs; call this inside `budget.decoding`.
     """
     uid = UID(syntax)
     shift = header.high_bit + 1 - header.stored
     field, width = Field(shift, header.stored, header.signed), header.allocated
     stream = None
+    if uid not in _NATIVE:
+        refuse_frames(source, _listed_frames(dataset), "DICOM object")
     if uid in _NATIVE:
         _check_native_length(dataset, header, source, warnings)
     elif uid != RLELossless:  # its decoder checks the length of every segment
@@ -262,6 +265,12 @@ def decode_frame(
     if stream is not None:
         cells = cells & ((1 << width) - 1)
     return Frame(cells, width, field, swappable=uid in _NATIVE and header.allocated == 16)
+
+
+def _listed_frames(dataset: Dataset) -> int:
+    """The number of frames in the offset tables (PS3.5 A.4, PS3.3 C.7.6.3.1.8); 0: no table."""
+    basic = int.from_bytes(dataset.PixelData[4:8], "little") // 4
+    return max(basic, len(dataset.get("ExtendedOffsetTable") or b"") // 8)
 
 
 def _check_shape(cells: Samples, source: str) -> None:

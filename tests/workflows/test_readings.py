@@ -15,7 +15,7 @@ from scipy.stats import binom, ks_2samp
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from pneumoscope.cli.app import run
-from pneumoscope.data.scores import Case, Reading, ScoreRow
+from pneumoscope.data.scores import Case, Reading, ScoreRow, join
 from pneumoscope.workflows.readings import MOST_READERS, _between_readers
 from support.readings_by_hand import by_hand, rows_of
 
@@ -122,6 +122,31 @@ def test_few_of_many_readers_are_compared() -> None:
     assert len(further) == 400 - MOST_READERS
     assert found["r10 and r2"].images == 1
     assert len(looked_at) < 100 * len(cases)
+
+
+@pytest.mark.parametrize(
+    ("rows", "votes", "reference"),
+    [
+        ("A1 A1 A1 B0 C0", "A1 B0 C0", 0),
+        ("A1 B0 C0 A1 A1", "A1 B0 C0", 0),
+        ("A1 A0 B0", "A? B0", 0),
+        ("A0 A1 A1", "A?", None),
+        ("A? A1", "A?", None),
+        ("1 1 0", "1 1 0", 1),
+        ("A1 B0", "A1 B0", None),
+    ],
+)
+def test_a_reader_has_one_vote_however_many_rows(
+    rows: str, votes: str, reference: int | None
+) -> None:
+    labels = {"1": 1, "0": 0, "?": None}
+    readings = [Reading("c", labels[row[-1]], row[:-1]) for row in rows.split()]
+    score = ScoreRow("c", None, 0.5, values={"image": "c"})
+    joined = join([score], "image", readings)
+    (case,) = joined.cases
+    assert case.reference == case.score.label == reference
+    assert case.readings == tuple(Reading("c", labels[v[-1]], v[:-1]) for v in votes.split())
+    assert (joined.unread, joined.divided) == ((), ("c",) if reference is None else ())
 
 
 def test_rates_and_agreement(told: tuple[Path, dict[str, Any]]) -> None:

@@ -6,7 +6,8 @@ the row (`path`, `image`, `file`, `accession`, `study`, `id`), and further colum
 
 Readings (`read_readings`) have a column that names the case and a column `reading` (or `label`):
 NORMAL or PNEUMONIA, 0 or 1, yes or no. A column `reader` distinguishes readers. A reading may be
-empty if the reader could not decide. `join` brings both together by accession, study or image.
+empty if the reader could not decide. `join` brings both together by accession, study or image. A
+reader has one vote per case, however many rows; each row without a reader is a vote of its own.
 
 Column names match in any letter case. No image is opened.
 """
@@ -244,7 +245,7 @@ class Case:
         key: the case's name in both tables.
         score: the row that represents it: the image with the highest score.
         images: number of its images in the scores.
-        readings: of all readers.
+        readings: one per reader, undecided where a reader's rows differ; all without a reader.
         reference: majority of the readings; `None` for a tie or if no reader could decide.
         week: Monday of its week; `None` without a date.
     """
@@ -348,9 +349,19 @@ def join(rows: Iterable[ScoreRow], key_column: str, readings: Iterable[Reading])
 def _case(key: str, rows: Sequence[ScoreRow], readings: Sequence[Reading]) -> Case:
     scored = [row for row in rows if row.score is not None]
     most = max(scored, key=lambda row: row.score or 0.0) if scored else rows[0]
+    readings = _one_per_reader(readings)
     reference = _majority(readings)
     named = replace(most, name=key, label=reference)
-    return Case(key, named, len(rows), tuple(readings), reference, _week(most.values))
+    return Case(key, named, len(rows), readings, reference, _week(most.values))
+
+
+def _one_per_reader(readings: Sequence[Reading]) -> tuple[Reading, ...]:
+    found: dict[str | int, Reading] = {}
+    for place, reading in enumerate(readings):
+        reader = reading.reader or place
+        if found.setdefault(reader, reading).label != reading.label:
+            found[reader] = replace(reading, label=None)
+    return tuple(found.values())
 
 
 def _majority(readings: Sequence[Reading]) -> int | None:

@@ -200,7 +200,7 @@ class Prediction:
         input_score: score of the input check, ≥ 0; above 1 the input is refused. It is the distance
             from the training images relative to its limit, or how much better the image would fit
             if rotated or inverted. Also given for refused inputs; `None` if not computed.
-        detail: explanation of the reason.
+        detail: explanation of the reason, and the way out if there is one; empty if `ok`.
         warnings: findings about the file, one sentence each, for any status.
         sha256: hex digest of the file's bytes where reading them was refused; no column.
 

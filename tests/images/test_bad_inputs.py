@@ -25,6 +25,7 @@ def test_bad_image_is_refused_with_its_reason(case: BadImage, tmp_path: Path) ->
     )
     assert refusal.value.source == str(path)
     assert "\n" not in refusal.value.detail
+    assert str(tmp_path) not in refusal.value.detail
 
 
 def test_the_table_is_long_and_names_are_unique() -> None:

@@ -26,22 +26,32 @@ ROWS = [
     Prediction("ü\n.png", "refused", Reason.TOO_SMALL, detail="1×1"),
     Prediction("gone.png", "error", Reason.NOT_FOUND),
 ]
-ODD = Prediction("odd.dcm", "refused", Reason.BLANK, warnings=("it has 3 sides; cut off", "b 'x'"))
+ODD = Prediction(
+    *("odd.dcm", "refused", Reason.BLANK),
+    detail='it is white, "all" of it. Fetch it again',
+    warnings=("it has 3 sides; cut off", "b 'x'"),
+)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_warnings_are_the_last_column(tmp_path: Path, suffix: str) -> None:
+def test_warnings_and_detail_are_the_last_columns(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"p{suffix}"
     write_predictions(out, [ODD, *ROWS])
-    if suffix == ".parquet":
-        names, found = polars.read_parquet(out).columns, polars.read_parquet(out)["warnings"][0]
-    elif suffix == ".csv":
-        names, found = polars.read_csv(out).columns, polars.read_csv(out)["warnings"][0]
-    else:
-        row = json.loads(out.read_text(encoding="utf-8").splitlines()[0])
-        names, found = list(row), row["warnings"]
-    assert names[-1] == "warnings"
-    assert found == "it has 3 sides, cut off; b 'x'"
+    rows = rows_of(out)
+    assert tuple(rows[0])[-2:] == ("warnings", "detail")
+    assert rows[0]["warnings"] == "it has 3 sides, cut off; b 'x'"
+    assert [row["detail"] for row in rows] == [ODD.detail, "", "1×1", ""]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_detail_is_one_line_of_utf8(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"p{suffix}"
+    detail = os.fsdecode(b"=it is\r\nno \xe9")
+    write_predictions(out, [Prediction("a.png", "error", Reason.CORRUPT, detail=detail)])
+    lines = out.read_text(encoding="utf-8").splitlines() if suffix != ".parquet" else []
+    assert len(lines) == {".csv": 2, ".jsonl": 1, ".parquet": 0}[suffix]
+    quote = "'" if suffix == ".csv" else ""
+    assert [row["detail"] for row in rows_of(out)] == [rf"{quote}=it is no \udce9"]
 
 
 def test_warnings_are_counted_over_a_kill(tmp_path: Path) -> None:
@@ -56,12 +66,18 @@ def test_warnings_are_counted_over_a_kill(tmp_path: Path) -> None:
     assert summary_lines(journal.warned) == ["warnings  2 × it has … sides, cut off; 1 × b …"]
 
 
-def test_rows_of_a_release_without_the_column_are_not_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", [("warnings", "detail"), ("detail",)])
+def test_rows_of_a_release_without_the_column_are_not_gone_on_with(
+    tmp_path: Path, missing: tuple[str, ...]
+) -> None:
     out = tmp_path / "p.csv"
-    row = dict.fromkeys(COLUMNS[:-1])
-    lines = [json.dumps({"origin": "one"}), json.dumps(row | {"path": "a", "status": "ok"})]
+    columns = COLUMNS[: -len(missing)]
+    # The first release did not name its columns.
+    head = {"origin": "one"} | ({"columns": columns} if "warnings" in columns else {})
+    row = dict.fromkeys(columns) | {"path": "a", "status": "ok"}
+    lines = [json.dumps(head), json.dumps(row)]
     (tmp_path / "p.csv.partial").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"wanted .*warnings.*Leave out --resume"):
+    with pytest.raises(UsageError, match=rf"{columns[-1]}; wanted .*detail.*Leave out --resume"):
         Journal(out, "one", resume=True)
     journal = Journal(out, "one", resume=False)
     journal.add(ODD)
@@ -114,6 +130,7 @@ def test_csv_is_the_contracts(tmp_path: Path) -> None:
         "threshold": "0.5",
         "input_score": "",
         "warnings": "",
+        "detail": "",
     }
     assert (rows[1]["path"], rows[1]["reason"]) == ("ü\n.png", "too_small")
     assert [row["status"] for row in rows] == ["ok", "refused", "error"]

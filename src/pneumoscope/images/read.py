@@ -482,7 +482,7 @@ def _file_error(name: str, error: OSError) -> ImageRefusedError:
     if error.errno == errno.ELOOP:
         return ImageRefusedError(name, Reason.NOT_FOUND, "its symbolic links form a loop")
     if error.errno in _ABSENT:
-        target = _link_target(name)
+        target = Path(_link_target(name)).name  # its folders are not for tables
         why = "" if error.errno == errno.ENOENT else f" ({words})"
         detail = (
             f"it is a symbolic link to {target}, which does not exist"

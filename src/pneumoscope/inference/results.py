@@ -49,6 +49,7 @@ COLUMNS = (
     "threshold",
     "input_score",
     "warnings",
+    "detail",
 )
 """The columns of a predictions file, in order."""
 
@@ -81,6 +82,7 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
     row = {name: getattr(prediction, name) for name in COLUMNS}
     row["warnings"] = join_warnings(prediction.warnings)
     row["path"] = path_text(prediction.path)
+    row["detail"] = path_text(" ".join(prediction.detail.split()))
     row["reason"] = prediction.reason.value if prediction.reason else None
     return row
 

@@ -197,7 +197,7 @@ def score_matched(
             try:
                 pixels = read_image(record.path).pixels
             except ImageRefusedError as error:
-                refused = Prediction(str(record.path), "refused", error.reason, detail=str(error))
+                refused = Prediction(str(record.path), "refused", error.reason, detail=error.detail)
                 results[position] = [Result(refused)] * len(shares)
                 continue
             box = reliable_box(pixels)

@@ -83,11 +83,8 @@ def too_large(upload: Upload, most_bytes: int) -> Result:
 
 
 def prediction_document(prediction: Prediction, model: str) -> dict[str, Any]:
-    """The row of `predictions.csv` with the model's id; `detail` too if there is no score."""
-    body = as_row(prediction) | {"model": model}
-    if prediction.status != "ok":
-        body["detail"] = prediction.detail
-    return body
+    """The row of `predictions.csv` with the model's id."""
+    return as_row(prediction) | {"model": model}
 
 
 def http_status(prediction: Prediction) -> int:
@@ -160,6 +157,7 @@ class Row(BaseModel):
     threshold: float | None = Field(description="PNEUMONIA at or above this probability")
     input_score: float | None = Field(description="distance from the training images, limit 1")
     warnings: str = Field(description="warnings about the file, separated by '; '; empty if none")
+    detail: str = Field(description="explanation of the reason; empty if there is a score")
     model: str = Field(description="id of the model, as in /v1/model")
     heatmap: str | None = Field(default=None, description="with heatmap=true: PNG, base64")
     preview: str | None = Field(
@@ -170,16 +168,9 @@ class Row(BaseModel):
     )
 
 
-class Refused(Row):
-    """An image without a score: the row, and the reason in words."""
-
-    detail: str
-
-
 class Line(Row):
     """One line of a batch: a row, the index of its file, and the progress."""
 
-    detail: str | None = None
     index: int = Field(description="number of the file in the request, from 0")
     done: int
     total: int
@@ -215,6 +206,6 @@ def responses(ok: dict[str, Any], *codes: int) -> dict[int | str, dict[str, Any]
     refused = (413, 415, 422)
     found: dict[int | str, dict[str, Any]] = {200: ok}
     for code in codes:
-        kind = Refused if code == 422 else Refused | Failed if code in refused else Failed
+        kind = Row if code == 422 else Row | Failed if code in refused else Failed
         found[code] = {"model": kind, "description": _WORDS[code]}
     return found

@@ -76,13 +76,23 @@ def test_commands_of_containers_and_units_parse() -> None:
     from pneumoscope.cli.app import app
 
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    lines = [["node", *services["pneumoscope"]["command"]]]
+    lines = [
+        ["node", *services["pneumoscope"]["command"]],
+        ["serve", *services["serve"]["command"]],
+    ]
     for name in UNITS:
         (line,) = re.findall(r"ExecStart=\S+ (.+)", (DEPLOY / name).read_text())
         lines.append(line.split())
     for words in lines:
         command = get_command(app).commands[words[0]]  # type: ignore[attr-defined]
         command.make_context(words[0], words[1:], resilient_parsing=False)
+
+
+def test_without_a_key_the_service_is_published_on_one_machine_only() -> None:
+    service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["serve"]
+    assert service["command"] == ["--no-api-key"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert 'serve", "--host", "0.0.0.0", "--port", "8000"]' in (DEPLOY / "Dockerfile").read_text()
 
 
 def test_a_node_that_anyone_may_send_to_says_so(

@@ -350,5 +350,6 @@ class ServeConfig:
     api_key_file: str = option(
         "", "file with API keys for X-API-Key, one per line; or set $PNEUMOSCOPE_API_KEY"
     )
+    no_api_key: bool = option(False, "listen beyond loopback even if there is no API key")
     tls_certificate: str = option("", "certificate chain, PEM; if given, only HTTPS is served")
     tls_key: str = option("", "private key of the certificate, PEM")

@@ -42,8 +42,8 @@ def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[di
 
     Raises:
         ExtraMissingError: the extra `serve` is not installed.
-        UsageError: no such model, a setting out of its range, a port that is taken, or a missing
-            file of keys or TLS.
+        UsageError: no such model, a setting out of its range, a port that is taken, a missing file
+            of keys or TLS, or no key beyond loopback.
         MissingError, BundleError: as `load_bundle` raises; or the engine scores the known phantom
             wrongly.
         KeyboardInterrupt: Ctrl-C; requests under way were completed.

@@ -313,6 +313,28 @@ def test_keys_come_from_file_and_environment(
         api_keys(ServeConfig(api_key_file=str(tmp_path / "none")))
 
 
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        *(("127.0.0.1", False), ("127.8.9.1", False), ("::1", False), ("LocalHost", False)),
+        *(("0.0.0.0", True), ("::", True), ("10.0.0.7", True), ("", True)),  # noqa: S104
+        *(("127.0.0.1.example", True), ("localhost.example", True)),
+    ],
+)
+def test_beyond_loopback_a_key_is_required(
+    host: str, reached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reached:
+        with pytest.raises(UsageError, match=r"PNEUMOSCOPE_API_KEY.*--no-api-key"):
+            api_keys(ServeConfig(host=host))
+    else:
+        assert api_keys(ServeConfig(host=host)) == ()
+    assert api_keys(ServeConfig(host=host, no_api_key=True)) == ()
+    monkeypatch.setenv("PNEUMOSCOPE_API_KEY", "m" * 16)
+    for allowed in (False, True):
+        assert api_keys(ServeConfig(host=host, no_api_key=allowed)) == ("m" * 16,)
+
+
 def test_port_that_is_taken_and_files_that_are_not_there() -> None:
     with bind(ServeConfig(port=0)).socket as taken:
         port = taken.getsockname()[1]

@@ -112,7 +112,8 @@ def test_without_the_extra_it_says_what_to_install(
     ("options", "words"),
     [
         (["--port", "70000"], "port: found 70000"),
-        (["--host", "203.0.113.1"], "can't listen there"),
+        (["--host", "203.0.113.1", "--no-api-key"], "can't listen there"),
+        (["--host", "203.0.113.1"], "--no-api-key"),
         (["--tls-key", "none.pem"], "--tls-certificate"),
         (["--max-pixels", "-1"], "max_pixels"),
         (["--port", "0", "--model", "none"], "no such folder"),

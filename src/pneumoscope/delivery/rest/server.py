@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -51,7 +52,6 @@ _LEAST_CRUMB = 64
 
 KEY_VARIABLE = "PNEUMOSCOPE_API_KEY"
 _LEAST_KEY = 16
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 class _Conversation(h11.Connection):
@@ -310,7 +310,8 @@ def api_keys(config: ServeConfig) -> tuple[str, ...]:
     """Read the API keys of the file and of the environment.
 
     Raises:
-        UsageError: the file can't be read or holds no key, or a key is too short to be one.
+        UsageError: the file can't be read or holds no key, a key is too short to be one, or there
+            is none although other machines could send requests.
     """
     keys = [os.environ.get(KEY_VARIABLE, "").strip()]
     if config.api_key_file:
@@ -330,7 +331,20 @@ def api_keys(config: ServeConfig) -> tuple[str, ...]:
             f"an API key has {len(short[0])} characters, wanted {_LEAST_KEY} or more. Make one: "
             "python -c 'import secrets; print(secrets.token_urlsafe())'"
         )
+    if not found and not config.no_api_key and not _is_loopback(config.host):
+        raise UsageError(
+            f"--host {config.host}: found no API key, wanted one, since other machines can reach "
+            f"this address. Give --api-key-file or ${KEY_VARIABLE}, listen on 127.0.0.1, or give "
+            "--no-api-key if something else keeps others out."
+        )
     return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def bind(config: ServeConfig) -> Bound:
@@ -396,11 +410,8 @@ def serve(predictor: Predictor, config: ServeConfig, limits: LimitsConfig, bound
         KeyboardInterrupt: it was Ctrl-C.
     """
     write_uncaught_too()
-    keys = api_keys(config)
-    if not keys and not config.host.startswith(_LOOPBACK):
-        LOGGER.warning("other machines can ask, and no API key is wanted")
     settings = uvicorn.Config(
-        build_app(predictor, config, limits, keys, allowed_hosts(config)),
+        build_app(predictor, config, limits, api_keys(config), allowed_hosts(config)),
         log_config=None,
         access_log=False,
         server_header=False,

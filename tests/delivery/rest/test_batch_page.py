@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: apt-get install chromium"
 )
 
-# Answers by the file's name: p… and n… are scored, r… is refused, u… can't be read.
+# Answers by the file's name: p… and n… are scored, r… is refused, u… can't be read; …w… is odd.
 FAKE = """
 window.asked = [];
 window.slow = 0;
@@ -31,7 +31,8 @@ window.fetch = async (address, how) => {
   await new Promise((resume) => setTimeout(resume, window.slow));
   const number = Number(name.match(/[0-9]+/)[0]);
   const base = {path: name, status: 'ok', reason: null, threshold: 0.5, input_score: 0.2,
-                preview: 'PNG', map: null, model: 'm'};
+                preview: 'PNG', map: null, model: 'm', detail: '',
+                warnings: name.includes('w') ? 'the patient is 64 years old; <b>odd' : ''};
   const scored = {p: ['PNEUMONIA', 0.5 + number / 1000], n: ['NORMAL', number / 1000]}[name[0]];
   const row = scored ? {...base, prediction: scored[0], probability: scored[1]}
     : {...base, status: name[0] === 'r' ? 'refused' : 'error', prediction: null, probability: null,
@@ -115,6 +116,18 @@ def test_a_batch_is_counted_by_result(tab: Tab) -> None:
     click(tab, "#after")
     assert len(rows(tab)) == 6
     assert tab.ask("document.getElementById('after').disabled")
+
+
+def test_a_warning_is_in_the_row_in_words(tab: Tab) -> None:
+    drop(tab, ["p1w.png", "n2.png", "r3w.png"])
+    tab.wait("document.getElementById('said').textContent.startsWith('3 images')")
+    cells = "[...document.querySelectorAll('#rows tr')].map((line) => line.cells[1].innerText)"
+    told = "Warning: the patient is 64 years old; <b>odd."
+    assert sorted(cell.split("\n") for cell in tab.ask(cells)) == [
+        ["normal"],
+        ["pneumonia", told],
+        ["rejected", told],
+    ]
 
 
 def test_sort_and_filter(tab: Tab) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.phantom.folder import encode_dicom
+from pneumoscope.inference.results import COLUMNS
 from support.chromium import Tab, chromium_path, chromium_tab
 from support.serving import running_server
 
@@ -157,19 +158,21 @@ def test_table_is_the_session_and_so_is_its_csv(page: Page) -> None:
     cells = "[...document.querySelectorAll('#rows tr')].map((line) => line.cells[1].textContent)"
     assert page.tab.ask(cells)[-1] == "rejected"
     row = {"path": "=a,b", "status": "refused", "reason": 'q"', "probability": None}
+    row |= {"warnings": "it is old; it is odd", "detail": "it is blank, all of it"}
     code = (
         "import('/session.js').then((session) => "
         f"session.asCsv([{{row: {json.dumps(row)}}}, {{row: {{path: 'x', probability: -0.5}}}}]))"
     )
     assert page.tab.ask(code) == (
-        "path,status,reason,probability,prediction,threshold,input_score\n"
-        '"\'=a,b",refused,"q""",,,,\nx,,,-0.5,,,\n'
+        ",".join(COLUMNS) + "\n"
+        '"\'=a,b",refused,"q""",,,,,it is old; it is odd,"it is blank, all of it"\n'
+        "x,,,-0.5,,,,,\n"
     )
     page.tab.ask("URL.createObjectURL = (blob) => { window.saved = blob.text(); return '#'; }")
     page.tab.ask("document.getElementById('download').click()")
     lines = page.tab.ask("window.saved").splitlines()
     assert len(lines) == page.tab.ask("document.querySelectorAll('#rows tr').length") + 1
-    assert lines[1] == "notes.txt,refused,not_an_image,,,,"
+    assert lines[1].startswith('notes.txt,refused,not_an_image,,,,,,"it seems to be text')
     assert lines[3].startswith("'=film_b_.png,ok,,0.")
 
 

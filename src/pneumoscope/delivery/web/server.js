@@ -41,7 +41,7 @@ export async function answerFor(file, stopped) {
 }
 
 function failed(file, reason, detail) {
-  return { path: placed(file, file.name), status: "error", reason, detail, probability: null, prediction: null, threshold: null, input_score: null };
+  return { path: placed(file, file.name), status: "error", reason, detail, probability: null, prediction: null, threshold: null, input_score: null, warnings: "" };
 }
 
 // The name with the folders that the file was dropped in.

@@ -1,8 +1,8 @@
 // The images of this tab: a table with keyboard navigation, and the same rows as CSV.
 
-import { chance, inShort } from "./words.js";
+import { cautions, chance, inShort } from "./words.js";
 
-const COLUMNS = ["path", "status", "reason", "probability", "prediction", "threshold", "input_score"];
+const COLUMNS = ["path", "status", "reason", "probability", "prediction", "threshold", "input_score", "warnings", "detail"];
 
 export function tableRow(number, entry, choose) {
   const line = document.createElement("tr");
@@ -17,6 +17,12 @@ export function tableRow(number, entry, choose) {
   name.append(button);
   const answer = cell(inShort(row));
   answer.className = row.status === "ok" ? row.prediction.toLowerCase() : "none";
+  if (row.warnings) {
+    const warning = document.createElement("div");
+    warning.className = "warning";
+    warning.textContent = cautions(row);
+    answer.append(warning);
+  }
   const probability = cell(row.probability === null ? "–" : chance(row.probability));
   probability.className = "num";
   line.dataset.number = number;

@@ -78,10 +78,9 @@ export function inDetail(row) {
   return row.detail ? `${row.detail[0].toUpperCase()}${row.detail.slice(1)}.` : "";
 }
 
-// Warnings about the file, if the server sends any.
-function cautions(row) {
-  const told = Array.isArray(row.warnings) ? row.warnings.join("; ") : row.warnings ?? "";
-  return told ? `Warning: ${told}.` : "";
+// Warnings about the file, if there are any.
+export function cautions(row) {
+  return row.warnings ? `Warning: ${row.warnings}.` : "";
 }
 
 export function aboutMap(hasMap) {

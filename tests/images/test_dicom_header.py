@@ -137,7 +137,7 @@ def test_lateral_views_are_refused(view: str) -> None:
 def test_other_views_than_frontal_ones_give_a_warning(view: str) -> None:
     (warning,) = read(twelve(ViewPosition=view)).warnings
     assert warning == f"its view is {view!r}; upright frontal images are expected"
-    assert warning_type(warning) == "its view is …; upright frontal images are expected"
+    assert warning_type(warning) == "its view is …, upright frontal images are expected"
 
 
 @pytest.mark.parametrize("view", ["PA", "AP", "", "AP ERECT", "postero-anterior"])

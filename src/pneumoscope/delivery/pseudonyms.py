@@ -27,11 +27,15 @@ from pydicom.uid import UID
 from pneumoscope.errors import ImageRefusedError, UsageError
 from pneumoscope.images.budget import decoding
 from pneumoscope.images.dicom.file import parse_dicom
-from pneumoscope.images.dicom.patient import age_string
+from pneumoscope.images.dicom.header import DATES, coded_view, dicom_info, fixed_terms
+from pneumoscope.images.dicom.patient import age_string, patient_age
 from pneumoscope.storage import LineFile, safe_cell, write_json
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+    from pydicom.sr.coding import Code
+
+    from pneumoscope.images.grey import DicomInfo
 
 MARKER = "pseudonyms.json"
 """In the folder: which key its pseudonyms were made with, by a digest of the key."""
@@ -52,7 +56,7 @@ _IDENTIFIERS = ("image", "study", "series", "accession", "patient")
 _UIDS = ("image", "study", "series")
 _KEPT = (
     "SOPClassUID", "Modality", "PresentationIntentType", "ConversionType", "PatientSex",
-    "PatientAge", "BodyPartExamined", "ViewPosition", "PatientOrientation", "Laterality",
+    "BodyPartExamined", "ViewPosition", "PatientOrientation", "Laterality",
     "ImageLaterality", "ImagerPixelSpacing", "InstanceNumber",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
     "Rows", "Columns", "PixelSpacing", "PixelAspectRatio", "BitsAllocated", "BitsStored",
@@ -69,12 +73,14 @@ _KEPT = (
 _SEQUENCES = {
     "ModalityLUTSequence": ("LUTDescriptor", "ModalityLUTType", "LUTData"),
     "VOILUTSequence": ("LUTDescriptor", "LUTData"),
-    "ViewCodeSequence": ("CodeValue", "CodingSchemeDesignator"),
 }
 """Sequences that are kept, each with the elements that are kept of its items."""
 
-_READ_ONLY = ("PatientBirthDate", "StudyDate")
-"""Read to compute the age where the file does not state one."""
+_READ_ONLY = (
+    *("PatientAge", "PatientBirthDate", *DATES),
+    *("ViewCodeSequence", "StudyDescription", "SeriesDescription"),
+)
+"""Read for age, view and body part, which are written in fixed terms."""
 
 _MOST_INFLATED = 512 << 20
 _METHOD = "pneumoscope fetch --pseudonyms: keyed hash of identifiers"
@@ -144,8 +150,11 @@ class Pseudonyms:
         for keyword, inner in _SEQUENCES.items():
             if keyword in source:
                 setattr(made, keyword, [_item(item, inner) for item in source[keyword].value])
-        dates = (str(source.get(name) or "") for name in _READ_ONLY)
-        if not made.get("PatientAge") and (age := age_string(*dates)):
+        for keyword, term in fixed_terms(source).items():
+            setattr(made, keyword, term)
+        if view := coded_view(source):
+            made.ViewCodeSequence = [_coded(view)]
+        if age := _age(dicom_info(source, file.transfer_syntax)):
             made.PatientAge = age
         made.SOPInstanceUID, made.StudyInstanceUID = named["image"], named["study"]
         made.SeriesInstanceUID = named["series"]
@@ -179,6 +188,23 @@ def _item(source: Dataset, keywords: tuple[str, ...]) -> Dataset:
     made = Dataset()
     _copy(source, made, keywords)
     return made
+
+
+def _coded(code: Code) -> Dataset:
+    """A code as an item, its meaning by the standard (PS3.3 table 8.8-1)."""
+    from pydicom.dataset import Dataset
+
+    made = Dataset()
+    made.CodeValue, made.CodingSchemeDesignator = code.value, code.scheme_designator
+    made.CodeMeaning = code.meaning
+    return made
+
+
+def _age(info: DicomInfo) -> str:
+    """PatientAge if it is valid, else the age by the dates as the reader takes them; or `""`."""
+    if patient_age(info.patient_age, "", "")[0]:
+        return info.patient_age
+    return age_string(info.patient_birth_date, info.study_date)
 
 
 def key_file(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -22,6 +22,9 @@ from pneumoscope.images.dicom.grey import Display, Lut, Window
 from pneumoscope.images.dicom.pixels import PixelHeader
 from pneumoscope.images.grey import DicomInfo
 from pneumoscope.images.structure import refuse_frames
+
+if TYPE_CHECKING:
+    from pydicom.sr.coding import Code
 
 _MODALITIES = frozenset({"CR", "DX", "RG", "DR", "OT", "SC"})
 """PS3.3 C.7.3.1.1.1; DR and SC are not defined terms there, but are used in practice."""
@@ -60,8 +63,8 @@ _SEVERAL_VIEWS = frozenset(
 _NOT_UPRIGHT = frozenset({"DECUBITUS", "DECUB", "OBLIQUE"})
 """Words of view positions (PS3.3 C.8.1.1.1.2), of coded views (PS3.16 CID 4010), and of the
 descriptions of series and studies, which are free text (PS3.3 C.7.3.1)."""
-_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
-"""Any of these dates the X-ray precisely enough for an age."""
+DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
+"""Any of these dates the X-ray precisely enough for an age; the first that is stated counts."""
 _MOST_WINDOWS = 8
 """Each is applied to up to 65,536 values; writers state one to three."""
 _VALUES = "values of one element"
@@ -84,7 +87,7 @@ def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
         patient_id=_text(dataset, "PatientID"),
         photometric=_text(dataset, "PhotometricInterpretation"),
         study_uid=_text(dataset, "StudyInstanceUID"),
-        study_date=next(filter(None, (_text(dataset, word) for word in _DATES)), ""),
+        study_date=next(filter(None, (_text(dataset, word) for word in DATES)), ""),
         study_description=_text(dataset, "StudyDescription"),
         series_description=_text(dataset, "SeriesDescription"),
         series_uid=_text(dataset, "SeriesInstanceUID"),
@@ -132,7 +135,7 @@ def check_is_chest_radiograph(info: DicomInfo, dataset: Dataset, source: str) ->
     part = "".join(letter for letter in info.body_part.upper() if letter.isalpha())
     shown = info.body_part if part in _OTHER_PARTS.split() else ""
     if not part:
-        shown = described_part(info)
+        shown = _described_part(info)[1]
     if shown:
         raise ImageRefusedError(
             source,
@@ -157,19 +160,36 @@ def check_is_chest_radiograph(info: DicomInfo, dataset: Dataset, source: str) ->
     return warnings
 
 
-def described_part(info: DicomInfo) -> str:
-    """The description that names a body part other than the chest; `""` if there is none.
+def fixed_terms(dataset: Dataset) -> dict[str, str]:
+    """BodyPartExamined and ViewPosition in words of this module, where free text stands for them.
+
+    A header with these elements and without its descriptions and unknown codes is refused for the
+    same reason as the whole one. What it states itself, or by a known code, is not in the result.
+    """
+    info = dicom_info(dataset, "")
+    terms = {}
+    if not any(map(str.isalpha, info.body_part)) and (part := _described_part(info)[0]):
+        terms["BodyPartExamined"] = part
+    stated = _text(dataset, "ViewPosition") or coded_view(dataset)
+    words = set(_words(info.view_position))
+    if not stated and (_is_lateral(words) or (not words and described_as_lateral(info))):
+        terms["ViewPosition"] = "LATERAL"
+    return terms
+
+
+def _described_part(info: DicomInfo) -> tuple[str, str]:
+    """A body part other than the chest and the description that names it; both may be `""`.
 
     The description of the series comes first, since a study may cover several parts.
     """
     for description in (info.series_description, info.study_description):
         words = _words(description)
         if any(sign in word for word in words for sign in _CHEST_WORDS):
-            return ""
+            break
         joined = {first + second for first, second in pairwise(words)}
-        if joined.union(words) & set(_OTHER_PARTS.split()):
-            return description
-    return ""
+        if named := joined.union(words) & set(_OTHER_PARTS.split()):
+            return min(named), description
+    return "", ""
 
 
 def described_as_lateral(info: DicomInfo) -> bool:
@@ -404,9 +424,27 @@ def padding_values(
 
 
 def _view_meaning(dataset: Dataset) -> str:
-    """The coded view of a digital X-ray in words (PS3.3 C.8.11.5), `""` if there is none."""
-    views = dataset.get("ViewCodeSequence")
+    """The coded view of a digital X-ray in words (PS3.3 C.8.11.5), `""` if there is none.
+
+    A known code counts, whatever its Code Meaning, which may be in any language (PS3.3 8.3).
+    """
+    known, views = coded_view(dataset), dataset.get("ViewCodeSequence")
+    if known is not None:
+        return str(known.meaning)
     return _text(views[0], "CodeMeaning") if isinstance(views, Sequence) and views else ""
+
+
+def coded_view(dataset: Dataset) -> Code | None:
+    """The coded view (PS3.3 C.8.11.5) as PS3.16 CID 4010 lists it; `None` if it is not there."""
+    views = dataset.get("ViewCodeSequence")
+    if not isinstance(views, Sequence) or not views:
+        return None
+    from pydicom.sr.codedict import Code, codes
+
+    item = views[0]
+    stated = Code(_text(item, "CodeValue"), _text(item, "CodingSchemeDesignator"), "")
+    known: list[Code] = [getattr(codes.cid4010, name) for name in codes.cid4010.dir()]
+    return next((code for code in known if code == stated), None)
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:

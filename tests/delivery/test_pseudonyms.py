@@ -1,0 +1,91 @@
+"""`fetch --pseudonyms`: a file under pseudonyms is refused for the same reasons as the original."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from pneumoscope.delivery.pseudonyms import Pseudonyms
+from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.dicom.patient import AgeGate
+from pneumoscope.images.read import read_bytes
+from support.dicom_reports import xray_bytes
+from support.known import known
+
+FACTS = {
+    **{"image": "1.2", "study": "1.3", "series": "1.4", "accession": "A", "patient": "P"},
+    **{"study_date": "20240229", "modality": "DX"},
+}
+
+
+def coded(value: str, scheme: str, meaning: str | None) -> dict[str, Any]:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = value, scheme
+    if meaning is not None:
+        item.CodeMeaning = meaning
+    return {"ViewPosition": None, "ViewCodeSequence": [item]}
+
+
+def pseudonymous(content: bytes) -> bytes:
+    return known(Pseudonyms(b"k" * 32).file(content, FACTS))
+
+
+def reason(content: bytes) -> Reason | None:
+    try:
+        AgeGate((1, 5)).warnings(read_bytes(content, "x"))
+    except ImageRefusedError as refusal:
+        return refusal.reason
+    return None
+
+
+NO_PART: dict[str, Any] = {"BodyPartExamined": None, "ViewPosition": None}
+NO_AGE: dict[str, Any] = {"PatientAge": None, "PatientBirthDate": "19600101", "StudyDate": ""}
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({}, None),
+        ({"ViewPosition": "LLAT"}, Reason.LATERAL_VIEW),
+        (coded("R-10236", "SRT", "left lateral"), Reason.LATERAL_VIEW),
+        (coded("399173006", "SCT", "seen by SECRET"), Reason.LATERAL_VIEW),
+        (coded("399173006", "SCT", None), Reason.LATERAL_VIEW),
+        (coded("SECRET", "99LOCAL", "SECRET lateral"), Reason.LATERAL_VIEW),
+        (coded("R-10206", "SRT", "antero-posterior"), None),
+        (coded("SECRET", "99LOCAL", "SECRET decubitus"), None),
+        ({**NO_PART, "SeriesDescription": "SECRET lateral"}, Reason.LATERAL_VIEW),
+        ({**NO_PART, "SeriesDescription": "SECRET hand"}, Reason.WRONG_BODY_PART),
+        ({**NO_PART, "SeriesDescription": "SECRET", "StudyDescription": "L SPINE"}, "part"),
+        ({**NO_AGE, "AcquisitionDate": "20240229"}, Reason.OUTSIDE_AGE_RANGE),
+        ({**NO_AGE, "ContentDate": "20240229"}, Reason.OUTSIDE_AGE_RANGE),
+        ({**NO_AGE, "PatientAge": "SECRET", "SeriesDate": "20240229"}, Reason.OUTSIDE_AGE_RANGE),
+        (NO_AGE, None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom reads odd values aloud
+def test_the_reason_is_the_same_under_pseudonyms(
+    elements: dict[str, Any], expected: Reason | str | None
+) -> None:
+    child = {"PatientAge": "004Y", "PatientBirthDate": "20200101", "StudyDescription": None}
+    content = xray_bytes(1, **{**child, **elements})
+    made = pseudonymous(content)
+    assert reason(content) == (Reason.WRONG_BODY_PART if expected == "part" else expected)
+    assert reason(made) == reason(content)
+    assert b"SECRET" not in made
+
+
+def test_a_coded_view_is_whole_and_in_the_words_of_the_standard() -> None:
+    # PS3.3 table 8.8-1: Code Meaning is of type 1.
+    made = dcmread(BytesIO(pseudonymous(xray_bytes(1, **coded("R-10236", "SRT", "SECRET")))))
+    (view,) = made.ViewCodeSequence
+    assert (view.CodeValue, view.CodingSchemeDesignator) == ("399173006", "SCT")
+    assert view.CodeMeaning == "left lateral"
+    unknown = dcmread(BytesIO(pseudonymous(xray_bytes(1, **coded("1", "99LOCAL", "other")))))
+    assert "ViewCodeSequence" not in unknown

@@ -104,7 +104,10 @@ def modality(
     entity.acse_timeout = entity.network_timeout = PATIENCE
     entity.dimse_timeout = dimse_timeout
     entity.add_requested_context(Verification)
-    for kind in (DigitalXRayImageStorageForPresentation, CTImageStorage):
+    for kind in (
+        *(DigitalXRayImageStorageForPresentation, CTImageStorage),
+        SecondaryCaptureImageStorage,
+    ):
         entity.add_requested_context(kind, list(syntaxes))
     return entity
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.workflows.services import node_retry, node_status
 from support.dicom_peers import Archive, archive, audited, modality, send, until
 from support.dicom_reports import MANIFEST, BrightnessBackend, answered, predictor, xray_bytes
+from support.image_files import dicom
 
 
 @contextmanager
@@ -93,6 +95,22 @@ def test_an_image_that_comes_again_is_not_answered_again(tmp_path: Path) -> None
     assert events.count(("known already", None)) == 2
     assert events.count(("received", "other content")) == 1
     assert events.count(("received", None)) == 2
+
+
+def test_heatmaps_that_an_archive_routes_back_are_not_scored(tmp_path: Path) -> None:
+    with archive() as kept, running(tmp_path, kept) as node:
+        assert send(node.port, [xray_bytes(1)]) == [0]
+        sent(kept, 2)
+        (capture,) = (x for x in kept.datasets if x.SOPClassUID == SecondaryCaptureImageStorage)
+        elsewhere, changed, phantom = (deepcopy(capture) for _ in range(3))
+        elsewhere.SOPInstanceUID = "1.2.3"  # of another node
+        changed.Manufacturer = "Archive"  # of this one
+        phantom.SOPInstanceUID, phantom.ImageType = "1.2.4", ["DERIVED", "PRIMARY"]
+        returned = [dicom(each) for each in (capture, elsewhere, changed, phantom)]
+        assert send(node.port, returned) == [0, 0, 0, 0]
+        sent(kept, 4)
+    events = [line["event"] for line in audited(tmp_path)]
+    assert (events.count("own object"), events.count("received")) == (3, 2)
 
 
 def test_it_knows_an_image_again_after_a_restart_and_answers_anew_with_another_model(

@@ -28,7 +28,7 @@ from typing import Any
 
 import httpcore
 import httpx
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -36,6 +36,7 @@ from pydicom.uid import (
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.peers import load_files
+from pneumoscope.delivery.dicom_report.source import HEATMAP_TYPE, MANUFACTURER
 from pneumoscope.errors import ImageRefusedError, UsageError
 from pneumoscope.images.budget import CountedStream, decoding
 from pneumoscope.images.dicom.file import read_elements, transfer_syntax_of
@@ -167,23 +168,29 @@ class _Stream(httpcore.NetworkStream):
 
 
 _SOP, _STUDY, _SERIES = 0x00080018, 0x0020000D, 0x0020000E
+_ORIGIN = ("Manufacturer", "ImageType")
 
 
 @dataclass(frozen=True, slots=True)
 class StatedUids:
-    """The UIDs that a DICOM file states in its data set; `""` for each that is missing.
+    """The UIDs that a DICOM file states in its data set, and whether it was made by pneumoscope.
+
+    A UID that is missing is `""`.
 
     Attributes:
         sop: SOP Instance UID (0008,0018).
         study: Study Instance UID (0020,000D).
         series: Series Instance UID (0020,000E).
         readable: whether the header could be parsed as far as these elements.
+        own: whether it is a heatmap that pneumoscope made of an X-ray (PS3.3 C.7.6.1.1.2: a derived
+            image, not created by an exposure; phantoms are primary images).
     """
 
     sop: str = ""
     study: str = ""
     series: str = ""
     readable: bool = True
+    own: bool = False
 
     @property
     def missing(self) -> str:
@@ -208,9 +215,12 @@ def stated_uids(content: bytes) -> StatedUids:
             if syntax == DeflatedExplicitVRLittleEndian:
                 head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, _MOST_INFLATED)
             stream = CountedStream(head, "DICOM elements")
-            dataset = read_elements(stream, syntax, _after_series, [_SOP, _STUDY, _SERIES])
-            sop, study, series = (_single(dataset.get(tag)) for tag in (_SOP, _STUDY, _SERIES))
-            return StatedUids(sop, study, series)
+            uids = (_SOP, _STUDY, _SERIES)
+            dataset = read_elements(stream, syntax, _after_series, [*uids, *map(Tag, _ORIGIN)])
+            sop, study, series = (_single(dataset.get(tag)) for tag in uids)
+            maker, kind = (dataset.get(keyword) for keyword in _ORIGIN)
+            own = maker == MANUFACTURER and list(kind or ())[:2] == HEATMAP_TYPE
+            return StatedUids(sop, study, series, own=own)
     except ImageRefusedError:
         return StatedUids(readable=False)
 

@@ -313,10 +313,15 @@ class Receiver:
             self._audit.note("turned away", caller=caller, why="too large", bytes=len(content))
             return _OUT_OF_RESOURCES
         sop_uid = str(event.request.AffectedSOPInstanceUID)
-        if (refusal := _refusal(stated_uids(content), sop_uid)) is not None:
+        stated = stated_uids(content)
+        if (refusal := _refusal(stated, sop_uid)) is not None:
             why, answer = refusal
             self._audit.note("turned away", caller=caller, why=why, bytes=len(content))
             return answer
+        # An archive that routes whole studies sends heatmaps back, which are not scored again.
+        if stated.own or self._spool.made(sop_uid):
+            self._audit.note("own object", caller=caller, bytes=len(content))
+            return _SUCCESS
         found, image = self._spool.receive(
             sop_uid, content, self._config.max_waiting, self._config.min_free
         )

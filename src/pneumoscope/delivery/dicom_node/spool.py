@@ -192,6 +192,10 @@ class Spool:
         query = "SELECT 1 FROM films WHERE sop_uid = ? AND model = ?"
         return bool(self.queue.rows(query, (sop_uid, self._model)))
 
+    def made(self, sop_uid: str) -> bool:
+        """Whether an object with this UID was made here, by any model."""
+        return bool(self.queue.rows("SELECT 1 FROM reports WHERE sop_uid = ?", (sop_uid,)))
+
     def _known(self, sop_uid: str, digest: str) -> tuple[int, bool]:
         """The row number of an image, 0 for none, and whether its result was lost."""
         rows = self.queue.rows(

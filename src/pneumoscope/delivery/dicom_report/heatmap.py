@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.delivery.dicom_report.source import (
+    HEATMAP_TYPE,
     MANUFACTURER,
     RESEARCH_ONLY,
     SPACINGS,
@@ -113,7 +114,7 @@ def secondary_capture(
     if not stated:  # C.7.6.1: type 2C, empty where nobody knows; the library wants a value
         capture.PatientOrientation = ""
     capture.ConversionType = "WSD"
-    capture.ImageType = ["DERIVED", "SECONDARY"]
+    capture.ImageType = HEATMAP_TYPE
     for keyword in _CAPTURE_CARRIED:
         if keyword in image:
             capture[keyword] = image[keyword]

@@ -48,6 +48,9 @@ _MOST_INSTANCE_NUMBER = 2**31 - 1
 """PS3.5 6.2: the largest value of an IS."""
 
 MANUFACTURER = "pneumoscope"
+HEATMAP_TYPE = ["DERIVED", "SECONDARY"]
+"""ImageType of heatmaps (PS3.3 C.7.6.1.1.2)."""
+
 RESEARCH_ONLY = "RESEARCH USE ONLY – not for diagnosis"
 _FINGERPRINT_DIGITS = 16
 """Digits of the SHA-256 in the name of the model (DICOM allows 64 characters)."""

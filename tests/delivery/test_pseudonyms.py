@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,14 @@ pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from pneumoscope.delivery import pseudonyms
+from pneumoscope.delivery.pacs import FetchedFolder
 from pneumoscope.delivery.pseudonyms import Pseudonyms
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.dicom.patient import AgeGate
 from pneumoscope.images.read import read_bytes
-from support.dicom_reports import xray_bytes
+from support.dicom_reports import patient_xray, xray_bytes
+from support.image_files import dicom
 from support.known import known
 
 FACTS = {
@@ -89,3 +93,44 @@ def test_a_coded_view_is_whole_and_in_the_words_of_the_standard() -> None:
     assert view.CodeMeaning == "left lateral"
     unknown = dcmread(BytesIO(pseudonymous(xray_bytes(1, **coded("1", "99LOCAL", "other")))))
     assert "ViewCodeSequence" not in unknown
+
+
+def test_private_elements_overlays_and_texts_do_not_get_through() -> None:
+    dataset = dcmread(BytesIO(xray_bytes(1, StudyDate="20260901")))
+    dataset.add_new(0x00190010, "LO", "SECRET private")
+    dataset.add_new(0x60003000, "OW", b"SECRET overlay..")
+    dataset.ImageComments = "SECRET comment"
+    dataset.OtherPatientIDs = "SECRET id"
+    del dataset.PatientAge
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [4, 0, 16], b"\0\1\2\3\4\5\6\7"
+    item.LUTExplanation = "SECRET table"
+    dataset.VOILUTSequence = [item]
+    dataset.InstitutionName = "SECRET hospital"
+    content = BytesIO()
+    dataset.save_as(content)
+    written = pseudonymous(content.getvalue())
+    assert b"SECRET" not in written
+    made = dcmread(BytesIO(written))
+    assert made.VOILUTSequence[0].LUTDescriptor == [4, 0, 16]
+    assert made.PatientAge == "066Y"  # 1960-07-04 to 2026-09-01
+
+
+def test_a_deflated_bomb_gets_no_pseudonyms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set that inflates beyond any image is not inflated by the DICOM library."""
+    content = dicom(patient_xray(1), "1.2.840.10008.1.2.1.99")
+    monkeypatch.setattr(pseudonyms, "_MOST_INFLATED", 1000)
+    folder = FetchedFolder(tmp_path / "got", 1 << 24, 0, pseudonyms=True)
+    assert not folder.add(content)
+    assert not list((tmp_path / "got").rglob("*.dcm"))
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])
+def test_every_encoding_is_kept(syntax: str) -> None:
+    content = dicom(patient_xray(1), syntax)
+    made = dcmread(BytesIO(pseudonymous(content)))
+    assert made.file_meta.TransferSyntaxUID == syntax
+    assert made.PixelData == dcmread(BytesIO(content)).PixelData
+    assert made.SOPInstanceUID == Pseudonyms(b"k" * 32).of("image", FACTS["image"])

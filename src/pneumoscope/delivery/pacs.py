@@ -218,6 +218,7 @@ class Pacs:
     Attributes:
         unusable: number of rows of searches that did not state their UID.
         refusals: why series were not transferred.
+        not_found: accession numbers and study UIDs of which the PACS has no X-ray.
 
     Raises:
         UsageError: the own AE title or the modalities are invalid.
@@ -232,8 +233,10 @@ class Pacs:
         check_aet(config.aet, "--aet")
         # One association per purpose is kept, because making one costs more than most responses.
         self._open: dict[str, tuple[Connection, Any]] = {}
+        self._searched: dict[str, list[Series]] = {}
         self.unusable = 0
         self.refusals: list[NetworkError] = []
+        self.not_found: list[str] = []
 
     def close(self) -> None:
         """Release the associations."""
@@ -254,18 +257,22 @@ class Pacs:
             yield from self._studies(StudyDate=f"{day:%Y%m%d}")
 
     def by_ids(self, ids: Iterable[str]) -> Iterator[str]:
-        """Study UIDs of accession numbers; a text with the form of a UID is returned as it is.
+        """Study UIDs of accession numbers; a text with the form of a UID is one itself.
+
+        Those without a study, or without a series of the wanted modalities, are added to
+        `not_found`.
 
         Raises:
             NetworkError: as `by_days` does.
         """
         for text in ids:
-            if "." in text and text.replace(".", "").isdigit():
-                yield text
-                continue
-            found = list(self._studies(AccessionNumber=text))
+            uid = "." in text and text.replace(".", "").isdigit()
+            studies = [text] if uid else list(self._studies(AccessionNumber=text))
+            self._searched |= {study: self._search(study) for study in studies}
+            found = [study for study in studies if self._searched[study]]
             if not found:
-                _LOGGER.warning("accession %s: the PACS has no such study", text)
+                _LOGGER.warning("--ids: the PACS has no X-ray of %s", text)
+                self.not_found.append(text)
             yield from found
 
     def series(self, study: str) -> list[Series]:
@@ -274,6 +281,10 @@ class Pacs:
         Raises:
             NetworkError: as `by_days` does.
         """
+        found = self._searched.pop(study, None)
+        return self._search(study) if found is None else found
+
+    def _search(self, study: str) -> list[Series]:
         found = []
         for row in self._find("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""):
             if str(row.get("Modality", "")) not in self._modalities:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pneumoscope.delivery.pacs import FetchedFolder
 
 _LOGGER = logging.getLogger(__name__)
+_WILDCARDS = frozenset("*?\\")
+"""Of C-FIND (PS3.4 C.2.2.2): wild cards, and what separates the values of a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class FetchRequest:
 def run_fetch(
     request: FetchRequest, config: FetchConfig, progress: Progress = SILENT
 ) -> tuple[dict[str, Any], str, int]:
-    """Fetch images and write their table; the exit code is 3 if an image is missing.
+    """Fetch images and write their table; the exit code is 3 if an image or an id is missing.
 
     Raises:
         ExtraMissingError: the extra `dicom` is not installed.
@@ -89,9 +91,9 @@ def _fetched(
     )
     try:
         if request.pacs:
-            missing = _from_pacs(request, config, days, folder, progress)
+            missing, not_found = _from_pacs(request, config, days, folder, progress)
         else:
-            missing = _from_web(request, config, days, folder, progress)
+            missing, not_found = _from_web(request, config, days, folder, progress), []
     finally:
         table = folder.write_table()
     document: dict[str, Any] = {
@@ -101,9 +103,12 @@ def _fetched(
         "known_before": folder.known,
         "turned_away": folder.turned_away,
         "missing": missing,
+        "not_found": not_found,
         "pseudonyms": config.pseudonyms,
     }
     lines = [f"{folder.new} images fetched, {folder.known} were there, {missing} missing"]
+    if not_found:
+        lines.append(f"no X-ray found of {len(not_found)} of --ids: {', '.join(not_found)}")
     if config.pseudonyms:
         key = key_file(request.out)
         document |= {"key": str(key), "mapping": config.mapping or None}
@@ -114,7 +119,7 @@ def _fetched(
     else:
         lines.append(f"table  {table} (names patients: keep it as carefully as the images)")
     text = "\n".join(lines)
-    return document, text, 3 if missing else 0
+    return document, text, 3 if missing or not_found else 0
 
 
 def _days(request: FetchRequest) -> tuple[date, date] | None:
@@ -143,7 +148,7 @@ def _from_pacs(
     days: tuple[date, date] | None,
     folder: FetchedFolder,
     progress: Progress,
-) -> int:
+) -> tuple[int, list[str]]:
     from pneumoscope.delivery.dicom_node.peers import parse_peer
     from pneumoscope.delivery.pacs import Pacs
 
@@ -162,14 +167,20 @@ def _from_pacs(
         pacs.close()
     if pacs.refusals and not folder.new:
         raise pacs.refusals[0]
-    return missing + pacs.unusable
+    return missing + pacs.unusable, pacs.not_found
 
 
 def _ids(path: Path | None) -> list[str]:
     if path is None or not path.is_file():
         raise UsageError(f"--ids {path}: is not a file, wanted an accession or study UID per line")
     lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    for number, line in enumerate(lines, 1):
+        if set(line) & _WILDCARDS:
+            raise UsageError(
+                f"--ids {path}: found {line.strip()!r} in line {number}, wanted one accession "
+                "number or study UID. `*`, `?` and `\\` stand for several; list each id."
+            )
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
 def _from_web(

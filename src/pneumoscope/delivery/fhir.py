@@ -4,7 +4,7 @@
 resources are as in R4). Patient, study and image are referred to by the identifiers of the DICOM
 file, because their resources belong to the hospital. An input without a score gets a report with
 the reason and a data-absent reason. The identifiers of the resources follow from model and image,
-so that a repeated run makes the same resources.
+so that a repeated run makes resources with the same identifiers.
 
 `FhirFolder` is `predict --fhir DIR`: each Bundle as `NAME-MARK.fhir.json` in a folder.
 """
@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import util
 from pathlib import Path
@@ -26,6 +26,7 @@ from pneumoscope.delivery.dicom_report.source import (
     MANUFACTURER,
     RESEARCH_ONLY,
     Author,
+    Variants,
     source_image,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
@@ -164,7 +165,7 @@ def _entry(kind: str, url: str, resource: dict[str, Any], transaction: bool) -> 
 def _url(kind: str, author: Author, subject: Subject) -> str:
     about = "" if kind == "Device" else subject.image
     parts = (kind, author.version, author.fingerprint, author.precision, author.variant, about)
-    return uuid.uuid5(_NAMESPACE, "\0".join(parts)).urn
+    return uuid.uuid5(_NAMESPACE, "\0".join((*parts, *author.checks))).urn
 
 
 def _report(
@@ -314,6 +315,7 @@ class FhirFolder:
         manifest: of the model.
         limits: limits for reading one file.
         precision: numeric precision of inference.
+        checks: of the predictor, as `checks_of` states them.
 
     Attributes:
         written: number of Bundles.
@@ -330,6 +332,7 @@ class FhirFolder:
         manifest: BundleManifest,
         limits: LimitsConfig | None = None,
         precision: str = "",
+        checks: tuple[str, ...] = (),
     ) -> None:
         check_installed()
         claim_folder(folder)
@@ -337,7 +340,8 @@ class FhirFolder:
         self.written = 0
         self.skipped = 0
         self._limits = limits or LimitsConfig()
-        self._author = Author.of(manifest, precision)
+        self._variants = Variants()
+        self._author = Author.of(manifest, precision, checks)
 
     def add(self, result: Result) -> None:
         """Write the Bundle of one result, or log why there is none.
@@ -348,7 +352,10 @@ class FhirFolder:
         path = result.prediction.path
         try:
             content = result.content(self._limits)
-            text = fhir_bundle(self._subject(content, path), self._author, result.prediction)
+            subject = self._subject(content, path)
+            variant = self._variants.of(subject.image, content)
+            author = replace(self._author, variant=variant)
+            text = fhir_bundle(subject, author, result.prediction)
         except (ImageRefusedError, ValueError) as error:
             _LOGGER.warning("%s: no FHIR resources: %s", path_text(path), error)
             self.skipped += 1

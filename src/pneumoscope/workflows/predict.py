@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pneumoscope.config import BatchConfig, PreprocessConfig, check_ranges
 from pneumoscope.delivery.dicom_report.objects import ReportFolder
+from pneumoscope.delivery.dicom_report.source import checks_of
 from pneumoscope.delivery.fhir import FhirFolder
 from pneumoscope.errors import InputError, UsageError
 from pneumoscope.images.grey import count_warnings, summary_lines
@@ -192,13 +193,18 @@ def _writers(
 ) -> tuple[ReportFolder | None, FhirFolder | None]:
     """The writers of DICOM objects and of FHIR resources; `None` for what is not requested."""
     manifest, precision = predictor.manifest, predictor.precision
+    checks = checks_of(predictor)
     reports = resources = None
     if folders.dicom:
         reports = ReportFolder(
-            folders.dicom, manifest, precision=precision, segmentation=folders.segmentation
+            folders.dicom,
+            manifest,
+            precision=precision,
+            segmentation=folders.segmentation,
+            checks=checks,
         )
     if folders.fhir:
-        resources = FhirFolder(folders.fhir, manifest, precision=precision)
+        resources = FhirFolder(folders.fhir, manifest, precision=precision, checks=checks)
     return reports, resources
 
 

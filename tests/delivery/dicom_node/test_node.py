@@ -130,6 +130,22 @@ def test_it_knows_an_image_again_after_a_restart_and_answers_anew_with_another_m
     assert len({uid for uid, _ in kept.received}) == len(kept.received) == 6
 
 
+def test_it_scores_an_image_again_with_other_checks(tmp_path: Path) -> None:
+    manifest = replace(MANIFEST, ages=(1, 5))
+    with archive() as kept:
+        for any_age, count in ((False, 1), (True, 3), (True, 3)):
+            model = Predictor(manifest, BrightnessBackend(), any_age=any_age)
+            with running(tmp_path, kept, model) as node:
+                assert send(node.port, [xray_bytes(1)]) == [0]
+                sent(kept, count)
+    events = [(line["event"], line.get("reason")) for line in audited(tmp_path)]
+    assert [each for each in events if each[0] == "answered"] == [
+        ("answered", "outside_age_range"),
+        ("answered", None),
+    ]
+    assert len({uid for uid, _ in kept.received}) == 3
+
+
 def test_without_a_destination_reports_are_kept_until_there_is_one(tmp_path: Path) -> None:
     with running(tmp_path, None) as node:
         send(node.port, [xray_bytes(1)])

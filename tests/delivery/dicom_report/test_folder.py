@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib import util
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from pneumoscope.cli.app import run
 from pneumoscope.delivery.dicom_report.objects import ReportFolder
+from pneumoscope.delivery.fhir import FhirFolder
 from pneumoscope.inference.predictor import Predictor
 from support.dicom_reports import MANIFEST, predictor, xray_bytes
 from support.image_files import smooth_grey
@@ -73,6 +75,25 @@ def test_a_repeated_run_writes_the_same_objects_again(films: Path, tmp_path: Pat
 
     assert uids() == uids()
     assert len(uids()) == 5
+
+
+def test_two_images_with_one_uid_get_objects_of_their_own(tmp_path: Path) -> None:
+    # PS3.5 9: one UID, one object.
+    other = smooth_grey(64, 56, 4095, seed=9)[::-1]
+    for name, content in (("a", xray_bytes(1)), ("b", xray_bytes(1, samples=other))):
+        (tmp_path / f"{name}.dcm").write_bytes(content)
+    shutil.copy(tmp_path / "a.dcm", tmp_path / "c.dcm")
+    reports = ReportFolder(tmp_path / "out", MANIFEST)
+    resources = FhirFolder(tmp_path / "fhir", MANIFEST)
+    for result in predictor().predict_files(sorted(tmp_path.glob("*.dcm"))):
+        reports.add(result)
+        resources.add(result)
+    paths = sorted((tmp_path / "out").glob("*-report.dcm"))
+    first, second, copy = (dcmread(path).SOPInstanceUID for path in paths)
+    assert first == copy != second
+    bundles = [json.loads(path.read_text()) for path in sorted((tmp_path / "fhir").iterdir())]
+    one, two, same = (bundle["identifier"]["value"] for bundle in bundles)
+    assert one == same != two
 
 
 def test_what_is_told_at_the_end(

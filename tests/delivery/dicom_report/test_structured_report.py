@@ -17,14 +17,16 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from pneumoscope.delivery.dicom_report import objects
 from pneumoscope.delivery.dicom_report.objects import Reporter, structured_report
-from pneumoscope.delivery.dicom_report.source import Author, SourceImage
+from pneumoscope.delivery.dicom_report.source import Author, SourceImage, checks_of
 from pneumoscope.images.read import read_bytes
-from pneumoscope.inference.bundle import OperatingPoint
+from pneumoscope.inference.bundle import InputCheck, OperatingPoint
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result
 from pneumoscope.records import UNCERTAIN
 from support.dicom_reports import (
     MANIFEST,
     REFUSED,
+    BrightnessBackend,
     answered,
     judged_by_dciodvfy,
     needs,
@@ -216,6 +218,23 @@ def test_uids_are_the_same_in_every_run_and_of_one_image_by_one_model() -> None:
     other_model = uids(xray_bytes(1), Reporter(stricter))
     other_precision = uids(xray_bytes(1), Reporter(MANIFEST, precision="bf16"))
     assert len({*first, *other_xray, *other_model, *other_precision}) == 8
+
+
+def test_a_result_with_other_checks_has_other_uids() -> None:
+    manifest = replace(MANIFEST, ages=(1, 5))
+    default, lenient = (Predictor(manifest, BrightnessBackend(), any_age=x) for x in (False, True))
+    assert checks_of(default) == checks_of(Predictor(MANIFEST, BrightnessBackend())) == ()
+    checked = replace(manifest, input_check=InputCheck(method="gaussians"))
+    assert checks_of(Predictor(checked, BrightnessBackend())) == ("no input check",)
+    content, uids = xray_bytes(), []
+    for model in (default, lenient):
+        reporter = Reporter(manifest, checks=checks_of(model))
+        made = reporter.objects(content, model.predict_bytes(content, "x"))
+        uids.append(made[0].sop_uid)
+    assert uids[0] != uids[1]
+    assert uids[0] == Author.of(manifest).uid("report", patient_xray().SOPInstanceUID)
+    told = items(dcmread(BytesIO(made[0].content)), "Algorithm Parameters")
+    assert "setting: any age" in [entry.TextValue for entry in told]
 
 
 @pytest.mark.parametrize(

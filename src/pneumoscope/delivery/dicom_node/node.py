@@ -33,6 +33,7 @@ from pneumoscope.delivery.dicom_node.status import (
     oldest_waiting,
 )
 from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.delivery.dicom_report.source import checks_of
 from pneumoscope.delivery.fhir import check_installed
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
@@ -77,13 +78,17 @@ class Node:
         if config.fhir:
             check_installed()
         reporter = Reporter(
-            predictor.manifest, limits, predictor.precision, segmentation=config.segmentation
+            predictor.manifest,
+            limits,
+            predictor.precision,
+            segmentation=config.segmentation,
+            checks=checks_of(predictor),
         )
         self._config = config
         folder = Path(config.spool)
         self.spool = Spool(
             folder,
-            reporter.author.fingerprint,
+            reporter.author.key,
             sending=bool(destination or stows),
             sending_fhir=bool(config.fhir),
         )

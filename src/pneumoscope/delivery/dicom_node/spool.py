@@ -99,7 +99,7 @@ class Spool:
 
     Args:
         folder: created if it does not exist.
-        model: fingerprint of the model; an image is scored once per model.
+        model: `Author.key`, the model and its checks; an image is scored once per model.
         sending: whether reports are sent; else they are kept.
         sending_fhir: whether FHIR Bundles are sent; else they are kept.
 

@@ -37,6 +37,7 @@ from pneumoscope.delivery.dicom_report.source import (
     RESEARCH_ONLY,
     Author,
     SourceImage,
+    Variants,
     source_image,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
@@ -206,6 +207,7 @@ def _algorithm(author: Author) -> AlgorithmIdentification:
         f"model: {author.architecture}, manifest SHA-256 {author.fingerprint}",
         f"threshold: {author.threshold:.6f} ({author.rule})",
         *([f"precision: {author.precision}"] if author.precision else []),
+        *(f"setting: {check}" for check in author.checks),
         *author.statements,
     ]
     return AlgorithmIdentification(
@@ -250,7 +252,7 @@ class ReportObject:
         kind: `report` (SR), `capture` (SC), `segmentation` (SEG), or `fhir` (a FHIR Bundle).
         sop_class: SOP Class UID; `""` for a Bundle.
         sop_uid: SOP Instance UID, or the identifier of a Bundle: the same whenever the same model
-            scores the same image.
+            scores the same image with the same settings.
         content: a Part 10 file, Explicit VR Little Endian; JSON for a Bundle.
     """
 
@@ -278,6 +280,7 @@ class Reporter:
         limits: limits for reading one file.
         precision: numeric precision of inference.
         segmentation: whether the heatmap is also written as a Segmentation.
+        checks: of the predictor, as `checks_of` states them.
     """
 
     def __init__(
@@ -287,9 +290,10 @@ class Reporter:
         precision: str = "",
         *,
         segmentation: bool = False,
+        checks: tuple[str, ...] = (),
     ) -> None:
         self._segmentation = segmentation
-        self.author = Author.of(manifest, precision)
+        self.author = Author.of(manifest, precision, checks)
         self._preprocessing: PreprocessConfig = manifest.preprocessing
         self.limits = limits or LimitsConfig()
 
@@ -301,9 +305,19 @@ class Reporter:
         Raises:
             ImageRefusedError: `content` is not a DICOM file, or lacks elements that a report needs.
         """
+        source = source_image(content, result.prediction.path, self.limits)
+        return self.objects_of(source, result, variant)
+
+    def objects_of(
+        self, source: SourceImage, result: Result, variant: str = ""
+    ) -> tuple[ReportObject, ...]:
+        """As `objects`, of an image whose header was read.
+
+        Raises:
+            ImageRefusedError: it lacks elements that a report needs.
+        """
         prediction = result.prediction
         author = replace(self.author, variant=variant)
-        source = source_image(content, prediction.path, self.limits)
         try:
             made = [_report(source, author, prediction)]
         except ImageRefusedError:  # the report without optional elements
@@ -347,6 +361,7 @@ class ReportFolder:
         limits: limits for reading one file.
         precision: numeric precision of inference.
         segmentation: whether heatmaps are also written as Segmentations.
+        checks: of the predictor, as `checks_of` states them.
 
     Attributes:
         reports: number of reports written.
@@ -368,6 +383,7 @@ class ReportFolder:
         precision: str = "",
         *,
         segmentation: bool = False,
+        checks: tuple[str, ...] = (),
     ) -> None:
         check_installed()
         claim_folder(folder)
@@ -378,7 +394,10 @@ class ReportFolder:
         self.notes: list[tuple[str, str]] = []
         self.folder = folder
         self._limits = limits or LimitsConfig()
-        self._reporter = Reporter(manifest, self._limits, precision, segmentation=segmentation)
+        self._variants = Variants()
+        self._reporter = Reporter(
+            manifest, self._limits, precision, segmentation=segmentation, checks=checks
+        )
 
     def add(self, result: Result) -> None:
         """Write the objects of one result; an input without objects gets a note.
@@ -388,7 +407,10 @@ class ReportFolder:
         """
         path = result.prediction.path
         try:
-            made = self._reporter.objects(result.content(self._limits), result)
+            content = result.content(self._limits)
+            source = source_image(content, path, self._limits)
+            variant = self._variants.of(source.sop_uid, content)
+            made = self._reporter.objects_of(source, result, variant)
         except ImageRefusedError as refusal:
             self._note(path, refusal.detail)
             return

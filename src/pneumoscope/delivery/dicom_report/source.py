@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib import metadata
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,8 @@ from pneumoscope.inference.bundle import BundleManifest, manifest_digest
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
+
+    from pneumoscope.inference.predictor import Predictor
 
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -319,6 +322,7 @@ class Author:
         threshold: on the probability.
         rule: how the threshold was chosen.
         precision: numeric precision of inference, `""` if unknown.
+        checks: settings by which the model predicts for images that it rejects by default.
         statements: the ages that the model is for and its metrics on validation, each in words, as
             far as they are known.
         variant: distinguishes images with the same UID but other content; `""` for the first.
@@ -330,12 +334,15 @@ class Author:
     threshold: float
     rule: str
     precision: str = ""
+    checks: tuple[str, ...] = ()
     statements: tuple[str, ...] = ()
     variant: str = ""
 
     @classmethod
-    def of(cls, manifest: BundleManifest, precision: str = "") -> Author:
-        """The author for the model of `manifest` at `precision`."""
+    def of(
+        cls, manifest: BundleManifest, precision: str = "", checks: tuple[str, ...] = ()
+    ) -> Author:
+        """The author for the model of `manifest` at `precision` with those `checks`."""
         return cls(
             version=metadata.version("pneumoscope"),
             architecture=manifest.architecture.name,
@@ -343,8 +350,14 @@ class Author:
             threshold=manifest.threshold.value,
             rule=manifest.threshold.rule,
             precision=precision,
+            checks=checks,
             statements=(*_ages(manifest), *_validation(manifest.validation)),
         )
+
+    @property
+    def key(self) -> str:
+        """What decides whether an image gets a prediction: fingerprint and checks."""
+        return " ".join((self.fingerprint, *self.checks))
 
     @property
     def model_name(self) -> str:
@@ -361,7 +374,28 @@ class Author:
 
         entropy = ["pneumoscope", self.version, self.fingerprint, self.precision, part, subject]
         entropy += [self.variant] if self.variant else []
+        entropy += self.checks
         return str(generate_uid(entropy_srcs=["\0".join(entropy)]))
+
+
+def checks_of(predictor: Predictor) -> tuple[str, ...]:
+    """The settings for `Author.checks`; none where they are at their defaults or change nothing."""
+    manifest = predictor.manifest
+    without = manifest.input_check.method != "none" and not predictor.checks_inputs
+    any_age = bool(manifest.ages) and predictor.any_age
+    return (*(["any age"] if any_age else []), *(["no input check"] if without else []))
+
+
+class Variants:
+    """Tells images with the same UID and other content apart (PS3.5 9: one UID, one object)."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+
+    def of(self, uid: str, content: bytes) -> str:
+        """`Author.variant` for an image: `""` for the first content with its UID, else a digest."""
+        digest = sha256(content).hexdigest()
+        return "" if self._first.setdefault(uid, digest) == digest else digest
 
 
 def _ages(manifest: BundleManifest) -> tuple[str, ...]:

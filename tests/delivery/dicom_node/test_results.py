@@ -16,9 +16,15 @@ from pneumoscope.cli.app import run
 from pneumoscope.config import NodeConfig
 from pneumoscope.data.scores import read_scores, stated_threshold
 from pneumoscope.delivery.dicom_node.node import Node
-from pneumoscope.delivery.dicom_node.status import COLUMNS, RESULTS_FILE
+from pneumoscope.delivery.dicom_node.status import (
+    COLUMNS,
+    RESULTS_FILE,
+    note_result,
+    read_results,
+)
+from pneumoscope.delivery.dicom_report.objects import Reporter
 from support.dicom_peers import send, until
-from support.dicom_reports import predictor, xray_bytes
+from support.dicom_reports import MANIFEST, answered, predictor, xray_bytes
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -93,3 +99,17 @@ def test_wrong_usage(
     more: list[Any] = ["--spool", str(tmp_path)]
     assert run(["node", *arguments, *more]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_two_images_under_one_uid_have_a_row_each(tmp_path: Path) -> None:
+    content, reporter = xray_bytes(1), Reporter(MANIFEST)
+    for sha256, probability in (("a", 0.2), ("b", 0.7), ("a", 0.3)):
+        result = answered(content, probability)
+        made = reporter.objects(content, result)
+        note_result(tmp_path, sha256, made, result.prediction, reporter.author)
+    assert [row["probability"] for row in read_results(tmp_path)] == [0.3, 0.7]
+    # Lines of older nodes state no content: the last one of an image counts.
+    lines = [json.loads(x) for x in (tmp_path / RESULTS_FILE).read_text().splitlines()]
+    old = [{name: row[name] for name in COLUMNS} for row in lines]
+    (tmp_path / RESULTS_FILE).write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert [row["probability"] for row in read_results(tmp_path)] == [0.3]

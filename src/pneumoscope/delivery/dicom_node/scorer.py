@@ -192,7 +192,8 @@ class Scorer:
         if reports is None:
             return
         prediction = result.prediction
-        note_result(self._spool.folder, reports, prediction, self._reporter.author)
+        author = self._reporter.author
+        note_result(self._spool.folder, image.sha256, reports, prediction, author)
         new = self._spool.answered(image, reports)
         self._audit.note(
             "answered",

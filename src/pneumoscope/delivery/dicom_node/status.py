@@ -176,9 +176,13 @@ def _try_again(queue: Queue, folder: Path, table: str, which: str) -> int:
 
 
 def note_result(
-    spool: Path, reports: Sequence[ReportObject], prediction: Prediction, author: Author
+    spool: Path,
+    sha256: str,
+    reports: Sequence[ReportObject],
+    prediction: Prediction,
+    author: Author,
 ) -> None:
-    """Append the result of one image; it is on disk when this returns.
+    """Append the result of one image, `sha256` of its file; it is on disk when this returns.
 
     Patient and study are read from the report, which the node wrote, not from the image, which is
     not trusted. Without a report there is no identifier to join by, and no line is written.
@@ -191,6 +195,7 @@ def note_result(
         return
     row = {
         **_study(report.content),
+        "sha256": sha256,
         "received": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": prediction.status,
         "reason": prediction.reason.value if prediction.reason else "",
@@ -211,6 +216,8 @@ def note_result(
 def read_results(spool: Path) -> list[dict[str, Any]]:
     """The results of a spool, one per image and model, in order of their first line.
 
+    Images are told apart by UID and content; older lines state no content.
+
     Raises:
         UsageError: the folder has no results.
     """
@@ -220,11 +227,12 @@ def read_results(spool: Path) -> list[dict[str, Any]]:
             f"--spool {spool}: found no {RESULTS_FILE} there, wanted the spool of a node that has "
             "scored an image. Give the folder that the node was started with."
         )
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
     damaged = 0
     for row, _ in json_lines(path):
         if row is not None and {"image", "model"} <= row.keys():
-            found[row["image"], row["model"]] = {name: row.get(name) for name in COLUMNS}
+            key = (row["image"], row["model"], str(row.get("sha256", "")))
+            found[key] = {name: row.get(name) for name in COLUMNS}
         else:
             damaged += 1
     if damaged:

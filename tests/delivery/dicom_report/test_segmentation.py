@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -20,13 +21,17 @@ from pydicom.sr._concepts_dict import concepts
 from pydicom.uid import SegmentationStorage
 
 from pneumoscope.cli.app import run
+from pneumoscope.delivery.dicom_report.heatmap import _label, labelled
 from pneumoscope.delivery.dicom_report.objects import Reporter
+from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.inference.overlay import fit_map
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result
+from pneumoscope.records import Prediction
 from support.dicom_reports import (
     MANIFEST,
     REFUSED,
+    BrightnessBackend,
     answered,
     judged_by_dciodvfy,
     needs,
@@ -148,6 +153,33 @@ def test_its_algorithm_is_of_the_family_artificial_intelligence() -> None:
 def test_the_same_result_has_the_same_uid() -> None:
     assert read(xray_bytes()).SOPInstanceUID == read(xray_bytes()).SOPInstanceUID
     assert read(xray_bytes(2)).SOPInstanceUID != read(xray_bytes()).SOPInstanceUID
+
+
+def test_warnings_of_an_input_are_in_all_of_its_objects(tmp_path: Path) -> None:
+    manifest, content = replace(MANIFEST, ages=(1, 5)), xray_bytes(BodyPartExamined="SMITH")
+    result = Predictor(manifest, BrightnessBackend(), any_age=True).predict_bytes(content, "x")
+    made = Reporter(manifest, segmentation=True).objects(content, result)
+    assert [one.kind for one in made] == ["report", "capture", "segmentation"]
+    report, capture, seg = (dcmread(BytesIO(one.content)) for one in made)
+    for caution in ("predicted all the same (--any-age)", "body part 'SMITH' is not known"):
+        assert any(caution in str(x.get("TextValue", "")) for x in items_of(report))
+        assert caution in capture.ImageComments
+        assert caution in seg.ImageComments
+    author = Author.of(manifest)
+    shown = " ".join(_label(author, result.prediction))
+    assert "(--any-age)" in shown
+    assert "SMITH" not in shown  # pixels can't be de-identified
+    plain = _label(author, replace(result.prediction, warnings=()))
+    assert len(_label(author, result.prediction)) > len(plain)
+    assert capture.Rows > labelled_rows(author, replace(result.prediction, warnings=()))
+    if shutil.which("dciodvfy"):
+        for one in made[1:]:
+            assert judged_by_dciodvfy(one.content, tmp_path) == []
+
+
+def labelled_rows(author: Author, prediction: Prediction) -> int:
+    """Rows of the capture of a 64 × 56 image, which is enlarged ten times."""
+    return len(labelled(np.zeros((64, 56, 3), np.uint8), author, prediction))
 
 
 @needs("dciodvfy")

@@ -12,6 +12,8 @@ it is.
 
 from __future__ import annotations
 
+import re
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +54,12 @@ _CAPTURE_CARRIED = (
 
 _STAND_IN_ORIENTATION = ("L", "F")
 _LETTERS = frozenset("LRAPHF")
+
+_LETTERS_WIDE = 48
+"""Letters of a line of the label that fit the width of the image at this size of the font."""
+
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_MOST_COMMENT = 10_240
 
 SEGMENTATION_SERIES = 9003
 _LEVELS = 255
@@ -119,7 +127,7 @@ def secondary_capture(
         if keyword in image:
             capture[keyword] = image[keyword]
     capture.DerivationDescription = f"Grad-CAM map over the image. {RESEARCH_ONLY}"
-    capture.ImageComments = RESEARCH_ONLY
+    capture.ImageComments = _comments(prediction)
     capture.SourceImageSequence = [_reference(source)]
     return capture
 
@@ -147,12 +155,22 @@ def labelled(
 
 def _label(author: Author, prediction: Prediction) -> list[str]:
     probability, threshold = prediction.probability or 0.0, prediction.threshold or 0.0
+    # Values of the header may name the patient: they are in the comments, and in no pixel.
+    words = [_QUOTED.sub("...", warning) for warning in prediction.warnings]
+    cautions = [f"Caution: {text}".replace("–", "-") for text in words]
     return [
         RESEARCH_ONLY.replace("–", "-"),  # Pillow's own font lacks the dash
         f"prediction {prediction.prediction}: probability of pneumonia {probability:.3f}",
         f"threshold {threshold:.3f}",
         f"pneumoscope {author.version}, {author.model_name}",
+        *(line for text in cautions for line in wrap(text, _LETTERS_WIDE)),
     ]
+
+
+def _comments(prediction: Prediction) -> str:
+    """ImageComments (LT, PS3.5 6.2): research use, and each warning of the input."""
+    cautions = "".join(f". Caution: {warning}" for warning in prediction.warnings)
+    return f"{RESEARCH_ONLY}{cautions}"[:_MOST_COMMENT]
 
 
 def orientation(image: Dataset) -> tuple[str, str] | None:
@@ -181,7 +199,11 @@ def _reference(source: SourceImage) -> Dataset:
 
 
 def segmentation(
-    source: SourceImage, author: Author, cam: NDArray[np.float32], config: PreprocessConfig
+    source: SourceImage,
+    author: Author,
+    prediction: Prediction,
+    cam: NDArray[np.float32],
+    config: PreprocessConfig,
 ) -> Segmentation:
     """Make the segmentation in the study of its source image.
 
@@ -192,6 +214,7 @@ def segmentation(
     Args:
         source: the image.
         author: program and model.
+        prediction: the prediction, for its warnings.
         cam: Grad-CAM map, float32 (h, w), on the network's grid.
         config: the preprocessing that placed the image in the grid.
 
@@ -229,6 +252,7 @@ def segmentation(
     # C.7.6.1: type 2C, empty if unknown.
     made.PatientOrientation = orientation(image) or ""
     made.SpecificCharacterSet = "ISO_IR 192"
+    made.ImageComments = _comments(prediction)
     return made
 
 

@@ -332,7 +332,9 @@ class Reporter:
                     capture = secondary_capture(source, author, prediction, overlay)
                     made.append(_encoded("capture", capture))
                     if self._segmentation:
-                        seg = segmentation(source, author, result.cam, self._preprocessing)
+                        seg = segmentation(
+                            source, author, prediction, result.cam, self._preprocessing
+                        )
                         made.append(_encoded("segmentation", seg))
             except ImageRefusedError as refusal:
                 _LOGGER.warning("%s: no capture: %s", path_text(prediction.path), refusal.detail)

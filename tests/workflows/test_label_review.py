@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,27 @@ def test_the_image_under_the_wrong_label_is_found_and_pictured(
     )
     html = (tmp_path / "out/audit.html").read_text(encoding="utf-8")
     assert html.count("<img ") == 1
-    pictures = pictures_of(audit(index(folder)))
+    dataset = index(folder)
+    pictures = pictures_of(audit(dataset), dataset)
     with Image.open(io.BytesIO(pictures["NORMAL/7.png"])) as picture:
         assert picture.size == (40, 40)
+
+
+def test_names_that_are_not_utf_8_are_escaped(folder: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "caf\udce9", tmp_path / "out"
+    shutil.copytree(folder, root)
+    (root / "NORMAL/7.png").rename(root / "NORMAL/\udce9.png")
+    (root / "NORMAL/broken\udce9.png").write_bytes(b"no image")
+    (root / "NORMAL/link\udce9.png").symlink_to(root / "nowhere\udce9")
+    assert run(["data", "audit", str(root), "--out", str(out), "-q"]) == 0
+    document = json.loads((out / "audit.json").read_text(encoding="utf-8"))
+    assert document["root"].endswith(r"caf\udce9")
+    assert document["unreadable"][0]["path"] == r"NORMAL/broken\udce9.png"
+    (doubt,) = document["evidence"]["labels"]["doubts"]
+    assert doubt["path"] == doubt["patient"] == r"NORMAL/\udce9.png"
+    html = (out / "audit.html").read_text(encoding="utf-8")
+    assert html.count("<img ") == 1
+    assert r"NORMAL/\udce9.png" in html
 
 
 def test_answers_judge_and_pictures_can_be_left_out(folder: Path, tmp_path: Path) -> None:

@@ -297,6 +297,7 @@ def test_a_model_is_for_the_ages_of_its_training_images(
     one = replace(CONFIG, fit=replace(CONFIG.fit, epochs=1))
     run = train(table, shared / "aged", one)
     assert load_bundle(run.folder).manifest.ages == (0, 8)
+    assert ages_of(load_dataset(run.folder / "split.csv", "train").records) == (0, 8)
     report = html.unescape((run.folder / "report.html").read_text(encoding="utf-8"))
     assert "the model is for children aged 0–8 years, the ages in the column 'age'" in report
     stated = train(table, shared / "stated", replace(one, ages=(1, 5)))

@@ -45,6 +45,7 @@ from pneumoscope.data.tree import FlatKind, flat_kind
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord
+from pneumoscope.storage import path_text
 
 NO_SPLIT = "none"
 
@@ -119,14 +120,14 @@ def audit(
     """
     records = dataset.records
     measured = _measure_all(records, limits, progress)
-    members = [_member(record, dataset.root) for record in records]
+    members = [member_of(record, dataset.root) for record in records]
     identical = _identical_groups(records, measured, members)
     close, stopped = _near_groups(measured, members, near)
     numbers = _table(measured)
     cells = [(member.split, member.label) for member in members]
     spread = duplicates.describe(numbers, cells)
     unreadable = tuple(
-        Unreadable(member.path, member.split, member.label, m.reason.value, m.detail)
+        Unreadable(member.path, member.split, member.label, m.reason.value, path_text(m.detail))
         for member, m in zip(members, measured, strict=True)
         if isinstance(m, ImageRefusedError)
     )
@@ -134,7 +135,7 @@ def audit(
     shared = _shared_patients(members)
     separations = duplicates.separations(numbers, cells)
     per_patient = Counter(Counter(record.patient for record in records).values())
-    odd = tuple(Finding("warning", "index", text) for text in dataset.warnings)
+    odd = tuple(Finding("warning", "index", path_text(text)) for text in dataset.warnings)
     flat = [(m.path, f) for m, f in zip(members, map(_flat, measured), strict=True) if f]
     images, readable = _thumbnails(records, members, measured)
     given = None
@@ -142,7 +143,7 @@ def audit(
         given = np.array([predictions.get(records[k].path, np.nan) for k in readable], np.float64)
     evidence = gather_evidence(images, given, progress)
     return Audit(
-        root=str(dataset.root),
+        root=path_text(dataset.root),
         images=len(records),
         patients=len({record.patient for record in records}),
         findings=findings_of(
@@ -252,11 +253,15 @@ def _measure(record: ImageRecord, limits: LimitsConfig) -> _Readable | ImageRefu
     )
 
 
-def _member(record: ImageRecord, root: Path) -> Member:
+def member_of(record: ImageRecord, root: Path) -> Member:
+    """An image as the audit names it; bytes of its path that are not UTF-8 are escaped."""
     inside = record.path.is_relative_to(root)
     path = record.path.relative_to(root) if inside else record.path
     return Member(
-        path.as_posix(), record.split or NO_SPLIT, CLASS_NAMES[record.label], record.patient
+        path_text(path.as_posix()),
+        record.split or NO_SPLIT,
+        CLASS_NAMES[record.label],
+        path_text(record.patient),
     )
 
 

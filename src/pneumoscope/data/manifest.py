@@ -229,8 +229,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> None:
-    """Write `path,label,patient,split`: a manifest with the split of each patient.
+def write_split(path: Path, dataset: Dataset, further: Sequence[str] | None = None) -> None:
+    """Write `path,label,patient,split` and further columns: a manifest that reads back unchanged.
 
     Paths are relative to the CSV's folder if the image lies below it, else absolute. Labels are
     class names; an image without a split has an empty cell. Cells that a spreadsheet would
@@ -239,7 +239,7 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> No
     Args:
         path: the CSV.
         dataset: the images.
-        further: columns of the records' `extra` that are written as well.
+        further: columns of the records' `extra` that are written as well; all by default.
 
     Raises:
         DataError: an image's name is not valid Unicode and can't be written.
@@ -251,6 +251,8 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] = ()) -> No
         True
     """
     folder = Path(os.path.normpath(path.absolute().parent))
+    if further is None:
+        further = tuple(dict.fromkeys(name for record in dataset.records for name in record.extra))
     rows = []
     for record in dataset.records:
         inside = record.path.is_relative_to(folder)

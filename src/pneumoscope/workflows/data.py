@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pneumoscope.config import AdoptConfig, SplitConfig, check_ranges
 from pneumoscope.data.adopt import Adopted, adopt, write_manifest
-from pneumoscope.data.audit import audit
+from pneumoscope.data.audit import audit, member_of
 from pneumoscope.data.audit_record import Audit
 from pneumoscope.data.index import class_counts, index
 from pneumoscope.data.public_sets import SOURCES
@@ -108,13 +108,14 @@ def _probability(text: str, predictions: Path, path: str) -> float:
     return value
 
 
-def pictures_of(found: Audit) -> dict[str, bytes]:
+def pictures_of(found: Audit, dataset: Dataset) -> dict[str, bytes]:
     """Small PNGs of the images whose labels are most likely wrong, by `LabelCandidate.path`."""
+    paths = {member_of(record, dataset.root).path: record.path for record in dataset.records}
     pictures: dict[str, bytes] = {}
     review = found.evidence.labels
     for doubt in review.doubts[:MOST_PICTURES] if review else ():
         try:
-            image = read_image(Path(found.root) / doubt.path)
+            image = read_image(paths[doubt.path])
         except ImageRefusedError:  # removed since the audit read it
             continue
         pictures[doubt.path] = image_png(image.pixels, _SIDE)
@@ -166,7 +167,7 @@ def run_audit(
         lines.append("for figures and lists add --out DIR")
     else:
         write_json(out / "audit.json", document)
-        shown = pictures_of(found) if pictures else {}
+        shown = pictures_of(found, dataset) if pictures else {}
         write_text(out / "audit.html", render_audit_page(found, shown))
         lines.append(f"page    {out / 'audit.html'}")
     return document, "\n".join(lines)
@@ -201,8 +202,7 @@ def run_split(
     refuse_empty(dealt, config)
     flat = notes_on_flat_images(dealt.records, progress)
     dealt = dataclasses.replace(dealt, warnings=(*dealt.warnings, *flat))
-    further = dict.fromkeys(name for record in dealt.records for name in record.extra)
-    write_split(out, dealt, tuple(further))
+    write_split(out, dealt)
     document = {
         "out": str(out),
         "splits": [dataclasses.asdict(counts) for counts in class_counts(dealt)],

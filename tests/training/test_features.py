@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from pneumoscope.progress import SilentProgress, Task
 from pneumoscope.records import ImageRecord
 from pneumoscope.storage import sha256_of_file
 from pneumoscope.training import features
-from pneumoscope.training.features import FeatureTable, Views, compute_features
+from pneumoscope.training.features import ArrayStore, FeatureTable, Views, compute_features
 from support.heads import BACKBONE_WIDTH
 
 PREPROCESS = PreprocessConfig(size=32)
@@ -300,7 +302,10 @@ def test_no_records_no_features(own_cache: Path) -> None:
 
 
 def test_warnings_are_counted_whether_images_are_read_or_found_again(
-    records: list[ImageRecord], own_cache: Path, tmp_path: Path
+    records: list[ImageRecord],
+    own_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     deep = tmp_path / "deep.png"
     grey = np.arange(48 * 40, dtype=np.uint16).reshape(40, 48)
@@ -310,8 +315,30 @@ def test_warnings_are_counted_whether_images_are_read_or_found_again(
         "its brightest value is … of …, so it uses … of … bits, these were scaled to the whole "
         "range"
     )
+    stored: list[dict[str, list[str]]] = []
+    add = ArrayStore.add
+
+    def adding(store: ArrayStore, *rows: Any) -> None:
+        """A kill here or later leaves no row of an image whose warnings are lost."""
+        stored.append(json.loads((store.folder / "warnings.json").read_text()))
+        add(store, *rows)
+
+    monkeypatch.setattr(ArrayStore, "add", adding)
     for seen in (12, 0):
         table, views = computed([*records, odd], own_cache)
+        assert [set(each) for each in stored] == [{odd.sha256}]
         assert views == seen
         assert table.warned == {kind: 1}
     assert computed(records, own_cache)[0].warned == {}
+
+
+def test_warnings_that_another_run_wrote_meanwhile_stay(
+    records: list[ImageRecord], tmp_path: Path
+) -> None:
+    one, other = features._Warnings(tmp_path), features._Warnings(tmp_path)
+    one.note(records[0], ["deep"])
+    other.note(records[1], ["odd"])
+    one.save()
+    other.save()
+    again = features._Warnings(tmp_path)
+    assert [again.of(record) for record in records[:3]] == [["deep"], ["odd"], ()]

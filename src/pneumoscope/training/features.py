@@ -21,7 +21,6 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
@@ -229,7 +228,7 @@ def compute_features(
     prints = [view_fingerprint(views.augment, views.seed, k) for k in range(views.count)]
     keys = [tuple(_key(record.sha256, mark) for mark in prints) for record in records]
     work = _Work(records, keys, views, preprocessor, extractor, store)
-    pending = _Pending(store)
+    pending = _Pending(store, work.warnings)
     wanted = work.views_to_make()
     noun = extractor.noun
     _LOGGER.debug("%s: %d views to compute, the others are in %s", noun, wanted, store.folder)
@@ -242,7 +241,6 @@ def compute_features(
                 task.advance(len(made))
         finally:  # also after Ctrl-C, so that computed rows are kept
             pending.flush()
-            work.warnings.save()
     refused = dict(sorted(work.refused.items()))
     _warn(refused)
     warned = count_warnings(work.warnings.of(record) for record in records)
@@ -267,10 +265,15 @@ class _Warnings:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _WARNINGS
-        self._known: dict[str, list[str]] = {}
-        with suppress(InputError):  # losing the warnings costs no feature
-            self._known = read_json(self._path)
+        self._known = self._stored()
         self._changed = False
+
+    def _stored(self) -> dict[str, list[str]]:
+        try:
+            known: dict[str, list[str]] = read_json(self._path)
+        except InputError:  # losing the warnings costs no feature
+            return {}
+        return known
 
     def note(self, record: ImageRecord, warnings: Sequence[str]) -> None:
         """Record the warnings of an image."""
@@ -283,16 +286,18 @@ class _Warnings:
         return self._known.get(record.sha256, ())
 
     def save(self) -> None:
-        """Write the warnings if any were added."""
+        """Write the warnings if any were added, beside those that another run wrote meanwhile."""
         if self._changed:
-            write_json(self._path, self._known)
+            self._changed = False
+            # Copied at once, because another thread reads images and notes meanwhile.
+            write_json(self._path, self._stored() | dict(self._known))
 
 
 class _Pending:
     """Rows collected for the next shard."""
 
-    def __init__(self, store: ArrayStore) -> None:
-        self._store = store
+    def __init__(self, store: ArrayStore, warnings: _Warnings) -> None:
+        self._store, self._warnings = store, warnings
         self._keys: list[bytes] = []
         self._rows: list[NDArray[Any]] = []
 
@@ -303,6 +308,8 @@ class _Pending:
             self.flush()
 
     def flush(self) -> None:
+        # Warnings first: an image whose rows are in the store is not read again.
+        self._warnings.save()
         if self._keys:
             self._store.add(self._keys, np.concatenate(self._rows))
         self._keys, self._rows = [], []

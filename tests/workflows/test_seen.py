@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pneumoscope.config import TrainConfig
+from pneumoscope.config import RECIPES, TrainConfig
 from pneumoscope.data.index import index
 from pneumoscope.data.training_overlap import count_overlap, training_hashes
+from pneumoscope.errors import BundleError
 from pneumoscope.graph.bundle_files import SEEN_TABLE
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.seen import add_to_bundle, hashes_of_training
+from pneumoscope.workflows.seen import add_to_bundle, hashes_of_earlier, hashes_of_training
+from pneumoscope.workflows.train import train
 from support.small_bundle import small_bundle
 
 
@@ -39,11 +42,13 @@ def test_the_images_of_weights_and_teachers_are_recorded(
         trained_on(tmp_path / "b", records[8:15]),
     )
     config = TrainConfig(weights=str(first), teachers=(str(second), str(first)))
-    table = hashes_of_training(records[15:20], records[20:24], config)[SEEN_TABLE]
+    table = hashes_of_training(records[15:20], records[20:24], hashes_of_earlier(config))[
+        SEEN_TABLE
+    ]
     assert sum(name.endswith("_salt") for name in table) == 3  # the first model counts once
     seen = count_overlap(table, records)
     assert (seen.identical, seen.chosen_on) == (20, 4)
-    alone = hashes_of_training(records[15:20], records[20:24], TrainConfig(weights="none"))
+    alone = hashes_of_training(records[15:20], records[20:24])
     assert count_overlap(alone[SEEN_TABLE], records).identical == 5
 
 
@@ -54,7 +59,7 @@ def test_a_teacher_without_hashes_is_reported(
     teacher = small_bundle(tmp_path / "teacher").folder
     assert load_bundle(teacher).table(SEEN_TABLE) is None
     config = TrainConfig(weights="none", teachers=(str(teacher),))
-    table = hashes_of_training(records[:5], (), config)[SEEN_TABLE]
+    table = hashes_of_training(records[:5], (), hashes_of_earlier(config))[SEEN_TABLE]
     assert count_overlap(table, records).identical == 5
     assert "holds no hashes of its training images" in caplog.text
 
@@ -64,12 +69,25 @@ def test_weights_without_hashes_are_reported(
 ) -> None:
     caplog.set_level("WARNING", logger="pneumoscope")
     weights = small_bundle(tmp_path / "weights").folder
-    hashes_of_training(records[:5], (), TrainConfig(weights=str(weights)))
+    assert hashes_of_earlier(TrainConfig(weights=str(weights))) is None
     assert f"--weights {weights}: its bundle holds no hashes" in caplog.text
 
 
+@pytest.mark.parametrize("role", ["weights", "teachers"])
+def test_a_damaged_bundle_is_refused_before_training(tmp_path: Path, role: str) -> None:
+    data = write_phantoms(tmp_path / "phantoms", 30, 2, size=64)
+    bundle = small_bundle(tmp_path / "bundle").folder
+    (bundle / "notes.txt").touch()
+    change: dict[str, Any] = {role: str(bundle) if role == "weights" else (str(bundle),)}
+    config = replace(RECIPES["scratch"], weights="none", keep_val=True)
+    with pytest.raises(BundleError, match=r"'notes.txt' is in the bundle"):
+        train(data, tmp_path / "run", replace(config, **change))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_images_of_the_shipped_model_count_as_well(records: Sequence[ImageRecord]) -> None:
-    table = hashes_of_training(records[:5], (), TrainConfig(weights="bundled"))[SEEN_TABLE]
+    earlier = hashes_of_earlier(TrainConfig(weights="bundled"))
+    table = hashes_of_training(records[:5], (), earlier)[SEEN_TABLE]
     assert sum(name.endswith("_salt") for name in table) >= 2
     assert count_overlap(table, records).identical == 5
 
@@ -82,7 +100,7 @@ def test_hashes_that_are_added_later_keep_those_of_earlier_models(
     made = load_bundle(small_bundle(tmp_path / "b").folder)
     images = replace(made.manifest.training_data, images=len(own))
     manifest = replace(made.manifest, training_data=images)
-    table = hashes_of_training(own, (), config)
+    table = hashes_of_training(own, (), hashes_of_earlier(config))
     model = write_revised(tmp_path / "model", made, manifest, "", table).folder
     lines = [f"{one.path},{one.label},{one.patient},train" for one in own]
     split = tmp_path / "split.csv"

@@ -61,26 +61,35 @@ def seen_by(
     return seen
 
 
+def hashes_of_earlier(config: TrainConfig) -> Table | None:
+    """The hashes of the model whose weights a training starts from, and of its teachers.
+
+    Args:
+        config: `weights` and `teachers` are used.
+
+    Raises:
+        BundleError: one of their bundles is damaged, incomplete, or of an older version.
+    """
+    earlier = [_table_of_weights(config.weights), *map(_table_of_teacher, config.teachers)]
+    return _union(filter(None, earlier))
+
+
 def hashes_of_training(
     train: Sequence[ImageRecord],
     val: Sequence[ImageRecord],
-    config: TrainConfig,
+    earlier: Table | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Table]:
     """The hashes of everything that a new model was trained on, as tables of its bundle.
 
-    They cover its own images, the images of the model whose weights it started from
-    (`config.weights`), and the images of its teachers (`config.teachers`).
-
     Args:
         train: the training images.
         val: the images on which epoch, calibration and threshold were chosen.
-        config: `weights` and `teachers` are used.
+        earlier: result of `hashes_of_earlier`.
         progress: advances by one for each image.
     """
     parts: dict[Part, Sequence[ImageRecord]] = {"train": train, "val": val}
-    earlier = [_table_of_weights(config.weights), *map(_table_of_teacher, config.teachers)]
-    return {SEEN_TABLE: training_hashes(parts, progress, _union(filter(None, earlier)))}
+    return {SEEN_TABLE: training_hashes(parts, progress, earlier)}
 
 
 def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILENT) -> Bundle:

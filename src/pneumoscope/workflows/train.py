@@ -82,7 +82,7 @@ from pneumoscope.workflows.input_check import (
 from pneumoscope.workflows.operating_point import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, ages_of, begin, prepare
 from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
-from pneumoscope.workflows.seen import hashes_of_training
+from pneumoscope.workflows.seen import hashes_of_earlier, hashes_of_training
 from pneumoscope.workflows.tracking import MLflow, Stopwatch, TensorBoard, peak_memory_mb
 
 Callback = Callable[[StageEpoch], None]
@@ -163,6 +163,7 @@ def train(
         UsageError: `out` is not empty, another process uses it, or a setting conflicts with the
             run that is resumed.
         DataError: the data is unsuitable for training, or changed since the run began.
+        BundleError: a bundle of initial weights or a teacher is damaged.
         MissingError: weights or an extra are missing.
 
     Examples:
@@ -211,6 +212,7 @@ def _train(
 ) -> TrainedRun:
     config, dataset, out = prepared.config, prepared.dataset, prepared.folder
     data = Path(config.provenance.data)
+    earlier = hashes_of_earlier(config)  # a damaged bundle is refused before anything is trained
     history_file = _HistoryFile(out / "history.csv", callbacks)
     trained, initial = _networks(prepared, progress, watch, history_file)
     history = tuple(row for one in trained for row in one.history)
@@ -226,7 +228,7 @@ def _train(
     members = [one.network for one in trained]
     train = dataset.subset("train").records
     kept = [train[k] for k in trained[0].kept]
-    seen = hashes_of_training(kept, scored.records, config, progress)
+    seen = hashes_of_training(kept, scored.records, earlier, progress)
     write_bundle(out / "model", members, manifest, card, {**tables_of(table), **seen})
     bundle, _ = state(out / "model", out / "model")
     watch.lap("validation and evaluation")

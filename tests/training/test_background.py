@@ -174,3 +174,10 @@ def test_nothing_is_asked_where_no_lungs_are_shown(tmp_path: Path) -> None:
         for (inputs, labels_), (again, same) in zip(batches, phase.batches(1), strict=True):
             np.testing.assert_array_equal(inputs["squares"], again["squares"])
             np.testing.assert_array_equal(labels_, same)
+
+
+def test_a_single_image_has_only_its_own_background() -> None:
+    square = np.random.default_rng(0).integers(0, 256, (1, 32, 32), np.uint8)
+    config = DistortConfig(surround=0.0, silence=0.0)
+    changed = change_backgrounds(square, np.zeros_like(square), config, np.random.default_rng(0))
+    np.testing.assert_array_equal(changed.squares, square)

@@ -24,6 +24,7 @@ from pneumoscope.training.end_to_end import (
     stored_side,
 )
 from pneumoscope.training.features import KEY_BYTES, ArrayStore, FeatureTable
+from pneumoscope.training.guidance import Teacher
 from pneumoscope.training.loop import PhaseSchedule
 from pneumoscope.training.network import initialise_randomly, with_head
 from pneumoscope.training.runtime import load_keras
@@ -98,6 +99,18 @@ def test_sizes_that_cant_be_trained_at_are_wrong_usage(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         check_sizes(ScratchConfig(sizes=sizes, shares=shares))
+
+
+def test_a_teacher_of_any_size_can_teach(network: Any, parts: tuple[Squares, Squares]) -> None:
+    """99 pixels are no whole number of JPEG's blocks, as 299 of Inception are not."""
+    keras = load_keras()
+    images = keras.Input((99, 99, 3))
+    logits = keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(images))
+    teacher = Teacher(keras.Model(images, [logits, images[..., 0]]), PreprocessConfig(size=99))
+    schedule = build_phase_schedule(network, parts, CONFIG, SIZES, {}, (teacher,))
+    inputs, _ = next(schedule.phases[0].batches(0))
+    found = schedule.phases[0].model(inputs, training=True)
+    assert np.isfinite(np.asarray(found)).all()
 
 
 def test_sizes_follow_one_another_by_their_shares(schedule: PhaseSchedule) -> None:

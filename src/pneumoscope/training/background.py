@@ -113,7 +113,7 @@ def change_backgrounds(
     """Replace the background of some images and hide the lungs of others.
 
     Args:
-        squares: images (n, side, side), uint8, n ≥ 2.
+        squares: images (n, side, side), uint8; a single one has only its own background.
         lungs: masks of the same shape, as `LungExtractor` makes them.
         config: the probabilities `surround`, `surround_frame` and `silence`.
         generator: source of all randomness.
@@ -124,7 +124,7 @@ def change_backgrounds(
     drawn = generator.random(len(squares))
     lungs_hidden = drawn < config.silence
     own = np.ones(len(squares), np.bool_)
-    donors = np.roll(squares, int(generator.integers(1, len(squares))), axis=0)
+    donors = np.roll(squares, int(generator.integers(1, max(len(squares), 2))), axis=0)
     out = squares.copy()
     for k in np.flatnonzero(drawn < config.silence + config.surround):
         framed = config.surround_frame > 0 and not lungs_hidden[k]

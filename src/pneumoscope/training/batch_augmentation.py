@@ -34,7 +34,7 @@ from pneumoscope.config import DistortConfig
 from pneumoscope.errors import UsageError
 from pneumoscope.training.runtime import load_keras
 
-_JPEG_BLOCK = 8
+JPEG_BLOCK = 8
 
 _BROAD = 0.05
 """Standard deviation of the smoothing in `enhance`, share of the side; as in the perturbation
@@ -194,7 +194,7 @@ def _slice(x: Any, axis: int, start: int, stop: int | None) -> Any:
 
 def _jpeg(ops: Any, x: Any, draw: _Draw, config: DistortConfig) -> Any:
     """Quantise 8×8 blocks in the cosine domain, as JPEG does (ITU-T T.81, A.3.3)."""
-    size, b = x.shape[1], _JPEG_BLOCK
+    size, b = x.shape[1], JPEG_BLOCK
     k = np.arange(b)
     basis = np.cos((2 * k[None, :] + 1) * k[:, None] * math.pi / (2 * b)) * math.sqrt(2 / b)
     basis[0] /= math.sqrt(2)

@@ -35,7 +35,7 @@ from pneumoscope.training.background import (
     mix_labels,
     mix_lungs,
 )
-from pneumoscope.training.batch_augmentation import build_batch_augmentation
+from pneumoscope.training.batch_augmentation import JPEG_BLOCK, build_batch_augmentation
 from pneumoscope.training.features import FeatureTable
 from pneumoscope.training.guidance import (
     UNKNOWN,
@@ -132,6 +132,19 @@ def check_sizes(config: ScratchConfig) -> None:
         )
 
 
+def check_batches(config: TrainConfig) -> None:
+    """Check that a batch has another image whose background can be taken.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if config.distort.surround and config.fit.batch_size < 2:
+        raise UsageError(
+            f"fit.batch_size: found {config.fit.batch_size}, wanted 2 or more for background swap, "
+            "which takes the background of another image of the batch. Or set distort.surround to 0"
+        )
+
+
 def build_phase_schedule(
     network: Any,
     parts: tuple[Squares, Squares],
@@ -191,7 +204,8 @@ class _SizePhase:
     ) -> None:
         self._network, self._train, self._val = network, train, val
         self._config, self._batch = config, config.fit.batch_size
-        view = max([size, *(teacher.preprocess.size for teacher in teachers)])
+        largest = max([size, *(teacher.preprocess.size for teacher in teachers)])
+        view = -(-largest // JPEG_BLOCK) * JPEG_BLOCK
         self._side = stored_side(view)
         self.steps = max(len(train.labels) // self._batch, 1)
         self._preprocessor = Preprocessor(_at(config.preprocess, size))

@@ -20,8 +20,10 @@ from pneumoscope.config import (
     IntervalConfig,
     PreprocessConfig,
     TrainConfig,
+    from_toml,
 )
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.data.index import index
+from pneumoscope.errors import DataError, SplitLeakError, UsageError
 from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.workflows.crossvalidate import CrossValidated, crossvalidate
@@ -106,10 +108,18 @@ def test_a_stopped_run_goes_on_and_another_division_is_refused(
     shutil.copytree(finished.folder, out)
     shutil.rmtree(out / "fold-3")
     before = (out / "fold-1" / "history.csv").stat().st_mtime_ns
-    again = crossvalidate(data, out, CONFIG, DIVISION, matched=True, resume=True)
+    other = replace(CONFIG, seed=4, fit=FitConfig(epochs=1))  # what is not given does not count
+    again = crossvalidate(data, out, other, DIVISION, matched=True, resume=True)
     assert (out / "fold-1" / "history.csv").stat().st_mtime_ns == before
     assert again.pooled.metrics == finished.pooled.metrics
     assert_matched_as_evaluate_does(again, tmp_path / "one")
+    without = crossvalidate(data, out, CONFIG, DIVISION, resume=True)
+    assert set(without.matched) == set(MATCHED_SHARES)  # no folder remains that is not listed
+    with pytest.raises(UsageError, match=r"the run has fit.epochs = 3, you gave 1. Leave it out"):
+        crossvalidate(data, out, other, DIVISION, resume=True, given=["fit.epochs"])
+    (out / "config.toml").unlink()  # as an older version left it
+    crossvalidate(data, out, CONFIG, DIVISION, resume=True)
+    assert from_toml(TrainConfig, out / "config.toml") == replace(CONFIG, keep_val=True)
     with pytest.raises(UsageError, match="has other images or folds than this command"):
         crossvalidate(data, out, CONFIG, CrossValidationConfig(folds=4), resume=True)
     with pytest.raises(UsageError, match="is not empty"):
@@ -149,6 +159,18 @@ def test_too_few_patients_and_impossible_folds_are_refused(shared: Path, tmp_pat
     assert run([*asked, "--folds", "1", "-q"]) == 2
 
 
+def test_splits_that_share_patients_do_not_count(shared: Path, tmp_path: Path) -> None:
+    data = write_phantoms(tmp_path / "leaky", 12, 1, size=80)
+    images = sorted((data / "train").rglob("*.*"))
+    for image in images[:3]:
+        shutil.copy(image, data / "test" / image.parent.name / f"{image.stem}x{image.suffix}")
+    with pytest.raises(SplitLeakError):
+        index(data)
+    assert {record.split for record in index(data, splits=False)} == {None}
+    with pytest.raises(DataError, match=r"--folds 50: .* has images in only \d+ folds"):
+        crossvalidate(data, tmp_path / "out", CONFIG, replace(DIVISION, folds=50))
+
+
 def test_each_fold_has_teachers_of_its_own(
     finished: CrossValidated, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +183,7 @@ def test_each_fold_has_teachers_of_its_own(
 
     monkeypatch.setattr("pneumoscope.workflows.crossvalidate.train", instead)
     teachers = (f"{finished.folder}/fold-{{fold}}", "default")
-    config = replace(CONFIG, teachers=teachers)
+    config = replace(CONFIG, recipe="scratch", teachers=teachers)
     found = crossvalidate(shared / "phantoms", tmp_path / "cv", config, DIVISION)
     assert taught == [(str(finished.folder / f"fold-{k}"), "default") for k in (1, 2, 3)]
     assert found.pooled.metrics == finished.pooled.metrics

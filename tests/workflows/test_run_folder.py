@@ -12,7 +12,9 @@ import pytest
 
 from pneumoscope.config import (
     RECIPES,
+    DistortConfig,
     FinetuneConfig,
+    FitConfig,
     PreprocessConfig,
     ScratchConfig,
     TrainConfig,
@@ -127,12 +129,30 @@ def test_resuming_takes_the_runs_own_settings_and_the_same_data(
         prepared(phantoms, tmp_path / "nothing", TrainConfig(), resume=True)
 
 
+def test_a_finished_run_is_not_trained_again(phantoms: Path, begun: Path) -> None:
+    (begun / "model").mkdir()
+    for name in ("model/bundle.json", "report.html", "checkpoint-head-0.npz"):
+        (begun / name).touch()
+    prepared(phantoms, begun, resume=True)  # killed before its checkpoint was removed
+    (begun / "checkpoint-head-0.npz").unlink()
+    with pytest.raises(UsageError, match="is finished; nothing to resume"):
+        prepared(phantoms, begun, resume=True)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"seeds": (1, 2, 1)}, r"seeds: found \[1, 2, 1\], wanted at most 32, all different"),
         ({"seeds": tuple(range(33))}, "wanted at most 32"),
         ({"seeds": (-1,)}, "seeds: found -1, wanted 0 to"),
+        (
+            {
+                "recipe": "scratch",
+                "fit": FitConfig(batch_size=1),
+                "distort": DistortConfig(surround=0.3),
+            },
+            r"fit\.batch_size: found 1, wanted 2 or more for background swap",
+        ),
         ({"recipe": "scratch", "scratch": ScratchConfig(sizes=())}, r"scratch\.sizes: found \[\]"),
         ({"recipe": "scratch", "scratch": ScratchConfig(sizes=(64,))}, r"scratch\.shares: found"),
         (

@@ -62,6 +62,7 @@ def index(
     progress: Progress = SILENT,
     *,
     refuse_leaks: bool = True,
+    splits: bool = True,
     classes: Mapping[str, int] = CLASS_WORDS,
 ) -> Dataset:
     """List the images of `data` with label, patient, split and content hash.
@@ -73,6 +74,7 @@ def index(
         progress: reports the hashing.
         refuse_leaks: raise if a patient is in two splits. `False` for commands that search for such
             patients or make a new split.
+        splits: `False` ignores the splits of `data`: every record has the split `None`.
         classes: names of classes, in lower case, and their labels (`tree.class_words`).
 
     Returns:
@@ -99,6 +101,8 @@ def index(
         root = root.parent
     else:
         raise DataError(f"{data}: there is no such file or folder. Wanted {SHAPES}.")
+    if not splits:
+        found = tuple(dataclasses.replace(record, split=None) for record in found)
     same = _refuse_two_labels(found)
     if same and refuse_leaks:
         raise DataError(same)

@@ -4,6 +4,7 @@ Patients are divided into folds. For each fold a model is trained on the other f
 with its own validation part for epoch, calibration and threshold; it then scores the held-out fold.
 The pooled predictions give narrower intervals than one test split and do not depend on one split.
 
+OUT/config.toml        the training settings of all folds
 OUT/folds.csv          path, label, patient, fold
 OUT/splits/fold-K.csv  the train, val and test parts of fold K
 OUT/fold-K/            its training run
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.config import CrossValidationConfig, TrainConfig, check_ranges
+from pneumoscope.config import CrossValidationConfig, TrainConfig, check_ranges, to_toml
 from pneumoscope.data.index import index
 from pneumoscope.data.splits import write_split
 from pneumoscope.data.splitting import assign_folds, assign_splits
@@ -40,7 +41,7 @@ from pneumoscope.records import CLASS_NAMES, Dataset, Estimate, ImageRecord
 from pneumoscope.storage import claim_folder, csv_text, path_text, safe_path, write_json, write_text
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
-from pneumoscope.workflows.run_folder import announce
+from pneumoscope.workflows.run_folder import announce, check_settings, settings_of_run
 from pneumoscope.workflows.scoring import (
     MatchedFraming,
     Scored,
@@ -53,8 +54,13 @@ from pneumoscope.workflows.train import train
 
 SCHEMA_VERSION = 1
 
+CONFIG = "config.toml"
+
 FOLD = "{fold}"
 """Placeholder for the fold's number in a teacher's name: a teacher per fold avoids leakage."""
+
+_DECIDED = ("backbone", "preprocess.size")
+"""Settings that the bundle of the initial weights no longer changes in a fold."""
 
 _LOGGER = logging.getLogger(__name__)
 _DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
@@ -99,8 +105,6 @@ class _Job:
     division: CrossValidationConfig
     progress: Progress
     matched: bool
-    resume: bool
-    given: Collection[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,8 @@ def crossvalidate(
         progress: receives every stage.
         matched: score the held-out images also re-cut so that the lungs fill the same share of
             each, once for each of `MATCHED_SHARES`. This removes framing as a cue.
-        resume: keep finished folds and continue.
+        resume: keep finished folds and continue, with the settings in `out`; images re-cut before
+            are so again.
         given: dotted names of training settings that the user gave (see `train`).
 
     Raises:
@@ -173,13 +178,14 @@ def crossvalidate(
     config, division = config or TrainConfig(), division or CrossValidationConfig()
     check_ranges(division, "crossvalidate")
     watch = Stopwatch()
-    dataset = _whole(index(data, progress=progress))
+    config = _settings(out, replace(config, keep_val=True), given, resume=resume)
+    dataset = index(data, progress=progress, splits=False)
     numbers, warnings = assign_folds(dataset.records, division.folds, division.by, config.seed)
     dataset = replace(dataset, warnings=(*dataset.warnings, *warnings))
     announce(dataset)
-    _claim(out, dataset, numbers, resume=resume)
-    config = replace(config, keep_val=True)
-    job = _Job(out, dataset, numbers, config, division, progress, matched, resume, given)
+    _claim(out, dataset, numbers, config, resume=resume)
+    matched = matched or any(_matched_folder(out, share).is_dir() for share in MATCHED_SHARES)
+    job = _Job(out, dataset, numbers, config, division, progress, matched)
     folds, manifests = [], []
     for number in range(1, division.folds + 1):
         _LOGGER.info("fold %d of %d", number, division.folds)
@@ -222,13 +228,23 @@ def run_crossvalidation(
     return _document(found, division) | {"out": str(out)}, "\n\n".join(parts)
 
 
-def _whole(dataset: Dataset) -> Dataset:
-    """All images, without the splits of the data set."""
-    return replace(dataset, records=tuple(replace(r, split=None) for r in dataset.records))
+def _settings(
+    out: Path, config: TrainConfig, given: Collection[str], *, resume: bool
+) -> TrainConfig:
+    """The training settings of all folds, checked; to resume, those that are stored.
+
+    Older versions stored none: the settings given now are taken.
+    """
+    begun = resume and (out / CONFIG).exists()
+    config = settings_of_run(out, config, given, resume=begun)
+    check_settings(_of_fold(config, 1))
+    return config
 
 
-def _claim(out: Path, dataset: Dataset, numbers: Sequence[int], *, resume: bool) -> None:
-    """Check that `out` is empty or, to resume, holds the same folds; then write `folds.csv`."""
+def _claim(
+    out: Path, dataset: Dataset, numbers: Sequence[int], config: TrainConfig, *, resume: bool
+) -> None:
+    """Check that `out` is empty or, to resume, holds the same folds; then write the first files."""
     path, text = out / "folds.csv", _folds_text(dataset, numbers)
     if resume:
         if not path.exists():
@@ -241,12 +257,12 @@ def _claim(out: Path, dataset: Dataset, numbers: Sequence[int], *, resume: bool)
                 f"--resume: {path} has other images or folds than this command. Give the same "
                 "DATA, --folds, --by and --seed, or another --out."
             )
-        return
-    if out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and any(out.iterdir()):
         raise UsageError(
             f"--out {out}: is not empty. Give another folder, or --resume to continue."
         )
     claim_folder(out)
+    write_text(out / CONFIG, to_toml(config))
     write_text(path, text)
 
 
@@ -269,10 +285,9 @@ def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
     split = job.out / "splits" / f"fold-{number}.csv"
     if not (folder / "report.html").exists():  # the last file that a run writes
         write_split(split, _parted(job, number))
-        begun = job.resume and (folder / "config.toml").exists()
-        config = replace(job.config, teachers=_teachers(job.config.teachers, number))
-        given = set(job.given) - {"teachers"}  # stored per fold, with the number filled in
-        train(split, folder, config, progress=job.progress, resume=begun, given=given)
+        config = _of_fold(job.config, number)
+        begun = (folder / CONFIG).exists()
+        train(split, folder, config, progress=job.progress, resume=begun, given=_DECIDED)
     predictor = Predictor.load(folder)
     held_out = [r for r, n in zip(job.dataset.records, job.numbers, strict=True) if n == number]
     scored = score_all(held_out, predictor, f"held-out fold {number}", job.progress)
@@ -291,9 +306,14 @@ def _matched(
     return score_matched(held_out, predictor, MATCHED_SHARES, title, job.progress)
 
 
-def _teachers(choices: Sequence[str], number: int) -> tuple[str, ...]:
-    """The teachers of one fold: `{fold}` in their names becomes its number."""
-    return tuple(choice.replace(FOLD, str(number)) for choice in choices)
+def _of_fold(config: TrainConfig, number: int) -> TrainConfig:
+    """The settings of one fold: `{fold}` in the names of teachers becomes its number."""
+    teachers = tuple(choice.replace(FOLD, str(number)) for choice in config.teachers)
+    return replace(config, teachers=teachers)
+
+
+def _matched_folder(out: Path, share: float) -> Path:
+    return out / f"matched-{share:g}"
 
 
 def _parted(job: _Job, number: int) -> Dataset:
@@ -368,7 +388,7 @@ def _write(
     write_json(out / "crossvalidation.json", _document(found, job.division))
     pages = {out: evaluated}
     for share, each in _matched_together(dataset, folds).items():
-        pages[out / f"matched-{share:g}"] = replace(
+        pages[_matched_folder(out, share)] = replace(
             evaluated,
             scored=each.scored,
             evaluation=found.matched[share],

@@ -45,7 +45,7 @@ from pneumoscope.storage import (
     write_text,
 )
 from pneumoscope.training.backbones import check_name
-from pneumoscope.training.end_to_end import check_sizes
+from pneumoscope.training.end_to_end import check_batches, check_sizes
 from pneumoscope.training.guidance import BUNDLED, teacher_folder
 from pneumoscope.training.weights import WEIGHTS_BY_NAME, backbone_of, preprocessing_of
 
@@ -202,19 +202,18 @@ def prepare(
             f"--resume: {stored} does not exist, so {out} holds no run to resume. "
             "Start one: the same command without --resume."
         )
+    if resume and _is_finished(out):
+        raise UsageError(
+            f"--resume: the run in {out} is finished; nothing to resume. Give another --out."
+        )
     # A process that was killed before its first file left nothing worth keeping.
     ignorable = {*leftovers(out), out / LOCK_FILE}
     if not resume and out.is_dir() and not set(out.iterdir()) <= ignorable:
         raise UsageError(
             f"--out {out}: is not empty. Give another folder, or --resume to continue its run."
         )
-    config = _with_fixed_names(config)
-    if not resume:
-        config = _with_preprocessing_of_weights(config, given)
-    if resume:
-        config = _resumed(config, from_toml(TrainConfig, stored), given)
-    check_ranges(config)
-    _check_together(config)
+    config = settings_of_run(out, config, given, resume=resume)
+    check_settings(config)
     dataset = index(data, progress=progress)
     flat = notes_on_flat_images(dataset.records, progress)
     dataset, messages = with_usable_validation(
@@ -241,6 +240,33 @@ def prepare(
     return Prepared(out, config, dataset)
 
 
+def _is_finished(out: Path) -> bool:
+    """Whether the run in `out` has written its last file and removed its checkpoints."""
+    last = (out / "model" / "bundle.json", out / "report.html")
+    return all(path.exists() for path in last) and not any(out.glob("checkpoint-*.npz"))
+
+
+def settings_of_run(
+    out: Path, config: TrainConfig, given: Collection[str], *, resume: bool
+) -> TrainConfig:
+    """The settings of a new run, or those stored in `out` of the run that is resumed.
+
+    Args:
+        out: the run's folder.
+        config: the settings that were asked for.
+        given: dotted names of those that the user gave (`fit.epochs`).
+        resume: whether the run in `out` is resumed.
+
+    Raises:
+        UsageError: a given setting conflicts with the run that is resumed.
+        BundleError: the bundle of the initial weights can't be read.
+    """
+    config = _with_fixed_names(config)
+    if not resume:
+        return _with_preprocessing_of_weights(config, given)
+    return _resumed(config, from_toml(TrainConfig, out / "config.toml"), given)
+
+
 def _with_fixed_names(config: TrainConfig) -> TrainConfig:
     """The settings with absolute paths, and with one name for the bundled model.
 
@@ -257,12 +283,13 @@ def _with_fixed_names(config: TrainConfig) -> TrainConfig:
     return replace(config, weights=weights, teachers=teachers)
 
 
-def _check_together(config: TrainConfig) -> None:
-    """Check that valid settings are also consistent with each other, before any work starts.
+def check_settings(config: TrainConfig) -> None:
+    """Check that settings are valid and consistent with each other, before any work starts.
 
     Raises:
-        UsageError: they contradict each other.
+        UsageError: one is out of range, or they contradict each other.
     """
+    check_ranges(config)
     size = config.preprocess.size
     check_name(config.backbone)
     if len(set(config.seeds)) != len(config.seeds) or len(config.seeds) > MOST_MEMBERS:
@@ -276,6 +303,9 @@ def _check_together(config: TrainConfig) -> None:
         )
     for teacher in config.teachers:
         teacher_folder(teacher)
+    whole = config.recipe == "finetune" and config.finetune.unfreeze == "all"
+    if config.recipe == "scratch" or whole:
+        check_batches(config)
     if config.recipe == "scratch":
         check_sizes(config.scratch)
         if config.scratch.sizes[-1] != size:
@@ -285,7 +315,7 @@ def _check_together(config: TrainConfig) -> None:
                 config.scratch.sizes[-1],
                 size,
             )
-    if config.recipe == "finetune" and config.finetune.unfreeze == "all" and size % 16:
+    if whole and size % 16:
         raise UsageError(
             f"preprocess.size: found {size}, wanted a multiple of 16 for finetune.unfreeze = 'all'"
         )
@@ -326,7 +356,7 @@ def begin(prepared: Prepared) -> None:
 def _resumed(given_config: TrainConfig, stored: TrainConfig, given: Collection[str]) -> TrainConfig:
     """The stored settings; a setting that the user gave must agree with them."""
     mine, its = _settings(given_config), _settings(_with_fixed_names(stored))
-    for name in given:
+    for name in sorted(given):
         if mine[name] != its[name]:
             raise UsageError(
                 f"--resume: the run has {name} = {its[name]!r}, you gave {mine[name]!r}. Leave it "

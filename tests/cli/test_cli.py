@@ -235,7 +235,7 @@ def test_doctor_reports_the_installation(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_interruption_and_full_disk_have_their_codes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -244,6 +244,10 @@ def test_interruption_and_full_disk_have_their_codes(
     assert run(["train", "x"]) == 130
     assert run(["predict", "x"]) == 130
     assert "--resume" not in capsys.readouterr().err
+    (tmp_path / "config.toml").touch()
+    for out in (["--out", str(tmp_path)], [f"--out={tmp_path}"]):
+        assert run(["train", "x", *out]) == 130
+        assert "Continue: the same command with --resume" in capsys.readouterr().err
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a/model")

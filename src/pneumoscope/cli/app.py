@@ -217,7 +217,8 @@ def _interruption(arguments: Sequence[str]) -> InterruptedRunError:
 
 def _can_resume(arguments: Sequence[str]) -> bool:
     """Whether the command has written something to resume from."""
-    named = Path(dict(pairwise(arguments)).get("--out", ""))
+    words = [part for word in arguments for part in word.split("=", 1 if word[:2] == "--" else 0)]
+    named = Path(dict(pairwise(words)).get("--out", ""))
     marks = {
         "train": named / "config.toml",
         "crossvalidate": named / "folds.csv",

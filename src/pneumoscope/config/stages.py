@@ -198,7 +198,10 @@ class FitConfig:
     step_epochs: int = option(20, "step: epochs between two reductions", 1)
     min_learning_rate: float = option(1e-6, "smallest learning rate", 0)
     stop_patience: int = option(
-        12, "epochs without a better validation AUC before training stops", 1
+        12,
+        "epochs without a better validation AUC before training stops; none with keep = 'last', "
+        "which trains all epochs",
+        1,
     )
     min_delta: float = option(1e-4, "smallest rise of validation AUC that counts as better", 0)
     keep: Literal["best", "last"] = option("best", "epoch whose weights are kept")

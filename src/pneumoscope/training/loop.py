@@ -8,7 +8,7 @@ stopped. The batches of an epoch depend on its number alone, and learning-rate s
 functions of the scores so far. A checkpoint holds everything else that an epoch changes: weights,
 optimiser, the average of weights and the state of every random generator. A checkpoint is one file
 without pickle, written completely or not at all. Its `origin` is a digest of all that affects the
-training; a damaged checkpoint, or one of another origin, is ignored.
+training: a damaged checkpoint is ignored, one of another origin stops the run.
 """
 
 from __future__ import annotations

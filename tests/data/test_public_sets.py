@@ -207,14 +207,16 @@ def test_a_custom_table_never_takes_another_patients_file(tmp_path: Path) -> Non
         "p2/1.png,normal",
         "/elsewhere/p3/1.png,normal",
         "2.png,normal",
+        "/of/another/machine/set/p4/3.png,normal",
     )
-    for name in ("set/p2/1.png", "set/p3/1.png", "set/p3/2.png"):
+    for name in ("set/p2/1.png", "set/p3/1.png", "set/p3/2.png", "set/p4/3.png"):
         owners.png(tmp_path / name)
     found = adopted("csv", tmp_path)
     assert [case.path and case.path.relative_to(tmp_path / "set") for case in found.cases] == [
         Path("p3/1.png"),
         Path("p2/1.png"),
         Path("p3/2.png"),
+        Path("p4/3.png"),
     ]
     assert dict(found.left_out) == {"image file not found": 3}
 

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -219,7 +220,8 @@ def test_files_of_pydicom(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these files are kept because they are odd
         dataset = pydicom.dcmread(found[0])
-        dataset.Modality = "CR"  # they have various modalities, which would be refused
+        dataset.Modality = "CR"  # they have various modalities and classes, which would be refused
+        dataset.SOPClassUID = ComputedRadiographyImageStorage
         for told in ("BodyPartExamined", "StudyDescription", "SeriesDescription"):
             dataset.pop(told, None)
         stream = BytesIO()

@@ -326,18 +326,24 @@ def _parts(text: str) -> list[str]:
 
 
 def _image(folder: Path, text: str, images: Mapping[str, Sequence[Path]]) -> Path | None:
-    """The file at that path below the table's folder, else the only one whose path ends with it.
+    """The file at that path below the table's folder, else the only one that may be meant.
 
-    Files of different patients may have one name, so a name alone does not outweigh its folders.
+    Files of different patients may have one name, so a name alone does not outweigh its folders:
+    the path found must end with the stated one. An absolute path is of another machine, and must
+    end with the path found, below the table's folder.
     """
     if not text:
         return None
     path, stated = folder / text, Path(text).parts
-    if ".." not in stated and not Path(text).is_absolute() and path.is_file():
+    absolute = Path(text).is_absolute()
+    if ".." not in stated and not absolute and path.is_file():
         return path
-    named = images.get(Path(text).name, ())
-    ending = [each for each in named if each.absolute().parts[-len(stated) :] == stated]
-    return ending[0] if len(ending) == 1 else None
+    meant = []
+    for each in images.get(Path(text).name, ()):
+        whole, part = (stated, each.relative_to(folder).parts) if absolute else (each.parts, stated)
+        if whole[-len(part) :] == part:
+            meant.append(each)
+    return meant[0] if len(meant) == 1 else None
 
 
 PLAIN = Source(

@@ -1,7 +1,7 @@
 """`evaluate`: measure a model on labelled images and write the results into a folder.
 
-The folder gets the files listed in `evaluation_folder.py`, and `labels.csv` with path, label,
-patient and split of the same images in the same order.
+The folder gets the files listed in `evaluation_folder.py`, and `labels.csv`, a manifest of the same
+images in the same order.
 """
 
 from __future__ import annotations

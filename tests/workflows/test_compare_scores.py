@@ -58,7 +58,7 @@ def test_two_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["notes"] == [
         "Old: The scores range from 4.157 to 100 and are not probabilities, so calibration, Brier "
         "score and ECE are not reported.",
-        "New: No threshold was stated; 0.5 was used. Give --threshold to use another.",
+        "New: No threshold was stated, in the table or by option: 0.5 was used.",
     ]
     assert all(note in page for note in found["notes"])
     found = told(capsys, *asked, "--thresholds", "52,0.6", code=3)

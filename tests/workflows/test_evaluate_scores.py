@@ -239,7 +239,7 @@ def test_tables_that_contradict_themselves_are_not_believed_in_silence(
         capsys, "--scores", write_rows(tmp_path / "c.csv", rows), "--out", tmp_path / "c"
     )
     assert clean["cautions"] == [
-        "No threshold was stated; 0.5 was used. Give --threshold to use another."
+        "No threshold was stated, in the table or by option: 0.5 was used."
     ]
 
 

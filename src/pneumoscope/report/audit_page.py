@@ -17,6 +17,8 @@ from pneumoscope.report.page import (
     Column,
     Drawn,
     FiguresView,
+    FindingGroup,
+    FindingsView,
     Section,
     Table,
     TablesView,
@@ -35,22 +37,6 @@ _SEVERITIES: dict[Severity, tuple[str, str]] = {
 }
 
 _MOST_SEPARATIONS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class FindingGroup:
-    """The findings of one severity, with the CSS class that colours their border."""
-
-    title: str
-    css: str
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FindingsView:
-    """All findings, problems first."""
-
-    groups: tuple[FindingGroup, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from pneumoscope.report.page import (
     Section,
     Table,
     TablesView,
+    cautions,
     data_uri,
     render_page,
 )
@@ -151,7 +152,13 @@ def _head(content: CompareContent) -> ReportHead:
 
 
 def _sections(content: CompareContent) -> tuple[Section, ...]:
-    found = (_verdict(content), _metrics(content), _disagreement(content), _flips(content))
+    found = (
+        cautions(content.notes),
+        _verdict(content),
+        _metrics(content),
+        _disagreement(content),
+        _flips(content),
+    )
     return tuple(section for section in (*found, _made(content)) if section is not None)
 
 
@@ -174,13 +181,13 @@ def _verdict(content: CompareContent) -> Section:
         )
         for check in content.comparison.checks
     )
-    intro = (
+    view = TablesView(
         "A criterion is passed if the one-sided lower confidence limit of the difference, new "
         f"minus old, is above the margin, with at least {content.config.fewest} patients of each "
         "class. The limit is the lower of two: that of the bootstrap over patients, and DeLong’s "
-        "(AUC) or Tango’s (sensitivity, specificity)."
+        "(AUC) or Tango’s (sensitivity, specificity).",
+        (Table("Verdict", columns, rows),),
     )
-    view = TablesView(" ".join([*content.notes, intro]), (Table("Verdict", columns, rows),))
     return Section("verdict", "Verdict", "Verdict", "sections/tables.html.j2", view)
 
 

@@ -40,7 +40,7 @@ class DataFacts:
         name: of the folder or CSV file.
         counts: one row per split.
         fingerprint: hex digest of the images and labels, `""` if it was not computed.
-        warnings: from reading the data, one sentence each.
+        warnings: about the data and the results on them, one sentence each.
         disjoint: whether it was checked that no patient is in more than one split.
     """
 

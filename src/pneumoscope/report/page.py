@@ -162,6 +162,30 @@ class TablesView:
     tables: tuple[Table, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FindingGroup:
+    """The findings of one severity, with the CSS class that colours their border."""
+
+    title: str
+    css: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FindingsView:
+    """All findings, problems first."""
+
+    groups: tuple[FindingGroup, ...]
+
+
+def cautions(texts: Sequence[str]) -> Section | None:
+    """The section of cautions, one sentence each, with a border; `None` if there is none."""
+    if not texts:
+        return None
+    view = FindingsView((FindingGroup("", "notable", tuple(texts)),))
+    return Section("cautions", "Cautions", "Cautions", "sections/findings.html.j2", view)
+
+
 def render_page(template: str, page: Any, sections: Sequence[Section], script: str = "") -> str:
     """Render a page as HTML; all values in the views are escaped.
 

@@ -34,6 +34,7 @@ from pneumoscope.report.page import (
     Section,
     Table,
     TablesView,
+    cautions,
     render_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
@@ -119,6 +120,7 @@ def _head(content: PlanContent) -> ReportHead:
 
 def _sections(content: PlanContent) -> tuple[Section, ...]:
     found = (
+        cautions(content.notes),
         _controls(content),
         _choice(content),
         _costs(content),
@@ -222,7 +224,7 @@ def _choice(content: PlanContent) -> Section:
     tables = [Table("Operating points", _PLAN_COLUMNS, tuple(rows), note)]
     if content.verify:
         tables.append(_verify_table(content))
-    view = TablesView(" ".join([*content.notes, intro]), tuple(tables))
+    view = TablesView(intro, tuple(tables))
     title = "Operating point"
     return Section("point", title, title, "sections/tables.html.j2", view)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pneumoscope.evaluation.stress import METRICS, Paired
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.report import stress_plots
-from pneumoscope.report.audit_page import FindingGroup, FindingsView
 from pneumoscope.report.formatting import (
     ABSENT,
     count,
@@ -24,6 +23,8 @@ from pneumoscope.report.page import (
     Column,
     Drawn,
     FiguresView,
+    FindingGroup,
+    FindingsView,
     Section,
     Table,
     TablesView,

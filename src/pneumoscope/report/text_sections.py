@@ -35,7 +35,7 @@ _REASONS = frozenset(reason.value for reason in Reason)
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """Facts, counts per split, and warnings from reading the data."""
+    """Facts, counts per split, and cautions about the data and the results."""
 
     intro: str
     facts: tuple[tuple[str, str], ...]

@@ -243,11 +243,11 @@ def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -
         )
     if cases.rule.endswith("same rows"):
         found.append(
-            "No threshold was stated; the one used was chosen on these same rows, so "
-            "sensitivity and specificity are too favourable. Give --threshold."
+            "No threshold was stated, in the table or by option: the one used was chosen on these "
+            "same rows, so sensitivity and specificity are too favourable."
         )
     elif cases.rule.endswith("none was stated"):
-        found.append("No threshold was stated; 0.5 was used. Give --threshold to use another.")
+        found.append("No threshold was stated, in the table or by option: 0.5 was used.")
     return tuple(found)
 
 

@@ -27,8 +27,8 @@ from pneumoscope.report.page import (
     Section,
     Table,
     TablesView,
-    cautions,
     data_uri,
+    notes,
     render_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
@@ -153,7 +153,7 @@ def _head(content: CompareContent) -> ReportHead:
 
 def _sections(content: CompareContent) -> tuple[Section, ...]:
     found = (
-        cautions(content.notes),
+        notes(content.notes),
         _verdict(content),
         _metrics(content),
         _disagreement(content),

@@ -178,12 +178,12 @@ class FindingsView:
     groups: tuple[FindingGroup, ...]
 
 
-def cautions(texts: Sequence[str]) -> Section | None:
-    """The section of cautions, one sentence each, with a border; `None` if there is none."""
+def notes(texts: Sequence[str]) -> Section | None:
+    """The section of what to know before the results, as a list; `None` if there is nothing."""
     if not texts:
         return None
     view = FindingsView((FindingGroup("", "notable", tuple(texts)),))
-    return Section("cautions", "Cautions", "Cautions", "sections/findings.html.j2", view)
+    return Section("notes", "Notes", "Notes", "sections/findings.html.j2", view)
 
 
 def render_page(template: str, page: Any, sections: Sequence[Section], script: str = "") -> str:

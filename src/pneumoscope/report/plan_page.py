@@ -34,7 +34,7 @@ from pneumoscope.report.page import (
     Section,
     Table,
     TablesView,
-    cautions,
+    notes,
     render_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
@@ -120,7 +120,7 @@ def _head(content: PlanContent) -> ReportHead:
 
 def _sections(content: PlanContent) -> tuple[Section, ...]:
     found = (
-        cautions(content.notes),
+        notes(content.notes),
         _controls(content),
         _choice(content),
         _costs(content),

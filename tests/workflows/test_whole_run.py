@@ -155,9 +155,14 @@ def test_resumed_run_equals_the_unbroken_one(
 def test_resume_refuses_other_settings_and_other_data(
     finished: TrainedRun, phantoms: Path, tmp_path: Path
 ) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder, run)
+    with pytest.raises(UsageError, match="is finished; nothing to resume"):
+        train(phantoms, run, CONFIG, resume=True)
+    (run / "report.html").unlink()  # the last file: without it the run is not finished
     other = replace(CONFIG, views=3)
     with pytest.raises(UsageError, match="the run has views = 2, you gave 3"):
-        train(phantoms, finished.folder, other, resume=True, given=["views"])
+        train(phantoms, run, other, resume=True, given=["views"])
     with pytest.raises(UsageError, match="holds no run"):
         train(phantoms, tmp_path / "nothing", CONFIG, resume=True)
     with pytest.raises(UsageError, match="is not empty"):
@@ -166,7 +171,7 @@ def test_resume_refuses_other_settings_and_other_data(
     shutil.copytree(phantoms, fewer)
     next((fewer / "train").rglob("*.png")).unlink()
     with pytest.raises(DataError, match=r"changed\. Start a new run"):
-        train(fewer, finished.folder, CONFIG, resume=True)
+        train(fewer, run, CONFIG, resume=True)
 
 
 def test_shared_patients_refuse_to_train(phantoms: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from pneumoscope.data.training_overlap import (
     training_hashes,
 )
 from pneumoscope.errors import DataError
-from pneumoscope.graph.bundle_files import SEEN_TABLE, bundle_in
+from pneumoscope.graph.bundle_files import SEEN_TABLE, bundle_in, default_folder
 from pneumoscope.inference.bundle import Bundle, load_bundle, write_revised
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.weights_store import Table
@@ -118,10 +118,13 @@ def add_to_bundle(model: Path | str, data: Path | str, progress: Progress = SILE
 
 
 def _table_of_weights(weights: str) -> Table | None:
-    """The hashes of the model that provided the initial weights, if a model did."""
-    if weights in BUNDLED:
-        return _table_or_warning("default", f"--weights {weights}")
-    folder = None if weights in ("imagenet", "none") else bundle_in(Path(weights))
+    """The hashes of the model that provided the initial weights, if a model did.
+
+    What is missing is left to the loader of the weights, which says what can be given instead.
+    """
+    if weights in ("imagenet", "none"):
+        return None
+    folder = bundle_in(default_folder() if weights in BUNDLED else Path(weights))
     return None if folder is None else _table_or_warning(folder, f"--weights {weights}")
 
 

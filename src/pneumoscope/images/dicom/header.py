@@ -7,6 +7,7 @@ are not chest X-rays are refused. No pixel is touched.
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -439,12 +440,18 @@ def coded_view(dataset: Dataset) -> Code | None:
     views = dataset.get("ViewCodeSequence")
     if not isinstance(views, Sequence) or not views:
         return None
-    from pydicom.sr.codedict import Code, codes
+    from pydicom.sr.coding import Code
 
     item = views[0]
     stated = Code(_text(item, "CodeValue"), _text(item, "CodingSchemeDesignator"), "")
-    known: list[Code] = [getattr(codes.cid4010, name) for name in codes.cid4010.dir()]
-    return next((code for code in known if code == stated), None)
+    return next((code for code in _known_views() if code == stated), None)
+
+
+@cache
+def _known_views() -> tuple[Code, ...]:
+    from pydicom.sr.codedict import codes
+
+    return tuple(getattr(codes.cid4010, name) for name in codes.cid4010.dir())
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:

@@ -205,12 +205,12 @@ def write_evaluation_files(out: Path, files: EvaluationFiles, page: Path) -> Non
     write_predictions(out / "predictions.csv", files.predictions, files.columns)
     for figure in (*evaluation_figures(evaluation), *group_figures(evaluation)):
         figure.save(out / "figures" / f"{figure.name}.svg")
-    write_text(page, render_report(content))
     if content.flow is not None:
         flow_diagram(content.flow).save(out / "figures" / "flow.svg")
         named = f"{content.model.name} · {content.data.name}"
         checklist = ChecklistContent(named, files.answers, content.flow)
         write_text(out / "checklist.html", render_checklist(checklist))
+    write_text(page, render_report(content))  # last: a folder with this page is complete
 
 
 def metrics_table(evaluation: Evaluation) -> str:

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from pneumoscope.cli.app import run
 from pneumoscope.config import IntervalConfig
 from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.report.formatting import percent
 from pneumoscope.workflows.evaluate import evaluate_model
 from pneumoscope.workflows.evaluation_folder import read_evaluation
 
@@ -303,7 +304,7 @@ def test_a_plan_repeats_the_cautions_of_its_evaluation_and_says_whose_prevalence
     for wanted in (
         *found["cautions"],
         "These images are from a training split",
-        f"at the prevalence of these images ({own:.1%}), not at 10.0%",
+        f"at the prevalence of these images ({percent(own, 1)}), not at {percent(0.1, 1)}",
     ):
         assert any(wanted in note for note in plan["notes"]), wanted
         assert wanted in page

@@ -31,6 +31,7 @@ from pneumoscope.evaluation.plan import (
 from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.report.content import PlanContent
+from pneumoscope.report.formatting import percent
 from pneumoscope.report.plan_page import render_plan_page
 from pneumoscope.storage import claim_folder, csv_text, write_json, write_text
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation, read_evaluation
@@ -297,7 +298,7 @@ def _notes(request: PlanRequest, saved: SavedEvaluation) -> list[str]:
     elif saved.scale.probability:
         notes.append(
             "Risk, coverage and abstention are at the prevalence of these images "
-            f"({saved.labels.mean():.1%}), not at {request.target.prevalence:.1%}."
+            f"({percent(saved.labels.mean(), 1)}), not at {percent(request.target.prevalence, 1)}."
         )
     if (request.apply or request.recalibrate) and not saved.model:
         notes.append(

@@ -64,6 +64,8 @@ def test_results_can_be_had_while_the_node_runs(tmp_path: Path) -> None:
     assert by_accession["A2"]["warnings"] == ""
     assert by_accession["A3"]["reason"] == "wrong_modality"
     assert by_accession["A3"]["probability"] == ""
+    assert "CT" in by_accession["A3"]["detail"]
+    assert by_accession["A1"]["detail"] == ""
     assert len({row["model"] for row in rows}) == 1
     # And it is a table of scores like any other.
     scores = read_scores(table, needs_labels=False)

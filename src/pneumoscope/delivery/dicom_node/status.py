@@ -56,7 +56,7 @@ RESULTS_FILE = "results.jsonl"
 COLUMNS = (
     *("image", "study", "accession", "patient", "study_date", "received", "sex", "age"),
     *("status", "reason", "probability", "prediction", "threshold", "input_score"),
-    *("model", "software", "warnings"),
+    *("model", "software", "warnings", "detail"),
 )
 """Columns of `node results`, in order."""
 
@@ -206,6 +206,7 @@ def note_result(
         "model": author.fingerprint[:16],
         "software": author.version,
         "warnings": join_warnings(prediction.warnings),
+        "detail": " ".join(prediction.detail.split()),
     }
     line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
     # Readable by its owner only: it names patients and is kept.

@@ -113,7 +113,10 @@ def sources(folder: Path) -> Iterator[tuple[str, str]]:
         path = folder / "evaluation" / "figures" / f"{name}.svg"
         yield name, path.read_text(encoding="utf-8")
     yield "decision", from_page(folder / "plan" / "plan.html", "Net benefit at")
-    yield "risk-coverage", from_page(folder / "plan" / "plan.html", "At full coverage")
+    yield (
+        "risk-coverage",
+        from_page(folder / "plan" / "plan.html", "At the prevalence of these images"),
+    )
     yield "changes", changes(_read(folder / "compare" / "compare.json")).standalone
     stress = folder / "stress"
     for sweep in worst_sweeps(_read(stress / "stress.json")):

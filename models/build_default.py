@@ -68,6 +68,11 @@ def main() -> None:
 
 def build(data: Path, out: Path) -> None:
     """Split, train, test and install; finished steps are not done again."""
+    if found := [name for name in ("val", "test") if (data / name).exists()]:
+        raise SystemExit(
+            f"{data}: found {' and '.join(found)} beside train, wanted train alone: `data split "
+            "--test` pools all splits, so the official test images would be trained on"
+        )
     out.mkdir(parents=True, exist_ok=True)
     split, run = out / "split.csv", out / "run"
     if not split.exists():

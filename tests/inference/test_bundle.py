@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.errors import BundleError, MissingError, UsageError
 from pneumoscope.graph import bundle_files
 from pneumoscope.graph.archive import read_network
@@ -245,6 +246,12 @@ def test_info_survives_any_validation_table(bundle: Bundle, validation: dict[str
     document, text = run_info(str(changed(bundle, {"validation": validation})))
     assert document["validation"] == validation
     assert "SHA-256" in text
+
+
+def test_info_states_the_fingerprint_that_reports_hold(bundle: Bundle) -> None:
+    document, text = run_info(str(bundle.folder))
+    assert document["fingerprint"] == Author.of(bundle.manifest).fingerprint
+    assert f"fingerprint   {document['fingerprint']}" in text
 
 
 @pytest.fixture(scope="module")

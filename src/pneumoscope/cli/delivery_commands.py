@@ -87,7 +87,7 @@ def node(
     again. `node results` writes a row for every image with a result, to be joined with readings.
     All of them also work while a node is running.
 
-    Example: pneumoscope node --aet PNEUMOSCOPE --port 11112 --forward PACS@10.0.0.5:104
+    Example: pneumoscope node --host 10.0.0.7 --callers PACS --forward PACS@10.0.0.5:104
     """
     from pneumoscope.workflows.services import node_results, node_retry, node_status, run_node
 

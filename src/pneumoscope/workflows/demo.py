@@ -97,7 +97,7 @@ def run_demo(out: Path, progress: Progress) -> tuple[dict[str, Any], str]:
         f"A model was trained on {evaluated.manifest.training_data.images} synthetic X-rays and "
         "tested on others.\nThe numbers show that the software works, not how well a model "
         f"performs on patients.\n\n{metrics_table(evaluated.evaluation)}\n\n"
-        "next  pneumoscope train DATA --out runs/a    (with your own X-rays)\n"
+        "next  pneumoscope train DATA --out runs/a --weights bundled    (with your own X-rays)\n"
         f"open  {out / 'demo.html'}"
     )
     return document, text

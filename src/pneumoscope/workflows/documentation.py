@@ -407,7 +407,7 @@ def _on_evaluation(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:
         f"{evaluation.interval.resamples:,} resamples, seed {evaluation.interval.seed}.",
         "internal": f"Evaluated on {flow.evaluated.name} of {flow.found.name}.",
         "flow": f"{flow.found.images:,} X-rays found, {flow.evaluated.images:,} evaluated, "
-        f"{flow.scored.images:,} answered; see the diagram above and figures/flow.svg.",
+        f"{flow.scored.images:,} scored; see the diagram above and figures/flow.svg.",
         "performance": _listed(evaluation.metrics, level) + _calibrated(evaluation),
         "crosstab": f"Called PNEUMONIA: {matrix.tp} with it, {matrix.fp} without. Called NORMAL: "
         f"{matrix.tn} without, {matrix.fn} with it.",

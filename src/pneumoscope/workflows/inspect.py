@@ -14,7 +14,7 @@ from typing import Any
 
 from pneumoscope.errors import MissingError, PneumoscopeError
 from pneumoscope.images.dicom.patient import describe_ages
-from pneumoscope.inference.bundle import BundleManifest, load_bundle
+from pneumoscope.inference.bundle import BundleManifest, load_bundle, manifest_digest
 from pneumoscope.inference.certificates import choose_precision
 from pneumoscope.inference.engine import fast_precisions
 from pneumoscope.inference.known_answer import KnownAnswer
@@ -61,6 +61,9 @@ _CORE = (
 def run_info(model: str) -> tuple[dict[str, Any], str]:
     """Describe a bundle after verifying its hashes.
 
+    `fingerprint` is the `manifest_digest`, as DICOM reports, FHIR resources and the node's log
+    state it.
+
     Raises:
         UsageError, MissingError, BundleError: as `load_bundle` does.
     """
@@ -69,6 +72,7 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
     manifest = bundle.manifest
     lines = [
         f"folder        {bundle.folder}",
+        f"fingerprint   {(fingerprint := manifest_digest(manifest))}",
         f"architecture  {manifest.architecture.name}, {manifest.architecture.size} pixels",
         f"networks      {how_many(manifest)}",
         f"made          {manifest.created} by pneumoscope {manifest.pneumoscope_version}",
@@ -95,7 +99,8 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
             lines.append(f"  {name:<18} {value:.4f}")
     lines += [f"card          {bundle.card}", "every file matches its SHA-256"]
     precision = {"auto": auto, "processor_has": list(fast)}
-    return document | {"folder": str(bundle.folder), "precision": precision}, "\n".join(lines)
+    document |= {"folder": str(bundle.folder), "fingerprint": fingerprint, "precision": precision}
+    return document, "\n".join(lines)
 
 
 def _certificates(manifest: BundleManifest) -> list[str]:

@@ -175,7 +175,12 @@ def node_results(spool: Path, out: Path) -> tuple[dict[str, Any], str]:
 
 
 def _lines(counts: dict[str, int]) -> list[str]:
-    return [f"{name.replace('_', ' '):<18} {count}" for name, count in counts.items()]
+    return [f"{_in_words(name):<18} {count}" for name, count in counts.items()]
+
+
+def _in_words(name: str) -> str:
+    """A count as a person reads it: `films_answered` is `images scored`."""
+    return name.replace("films", "images").replace("answered", "scored").replace("_", " ")
 
 
 def _check_installed() -> None:

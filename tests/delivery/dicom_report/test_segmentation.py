@@ -105,7 +105,7 @@ OUTSIDE_THE_DICTIONARY = {
     ("SCT", "233604007", "Pneumonia"),
     ("SCT", "399208008", "Plain chest X-ray"),
     ("RFC5646", "en-US", "English (United States)"),
-    ("99PNEUMOSCOPE", "UNLIKENESS", "How unlike its training images the model finds the input"),
+    ("99PNEUMOSCOPE", "UNLIKENESS", "Distance from the training images (limit 1)"),
 }
 
 

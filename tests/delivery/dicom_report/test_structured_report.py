@@ -136,7 +136,7 @@ def test_an_uncertain_answer_is_neither_present_nor_absent() -> None:
 
 def test_how_unlike_the_training_images_it_is_where_that_is_measured() -> None:
     answer = answered(xray_bytes())
-    name = "How unlike its training images the model finds the input"
+    name = "Distance from the training images (limit 1)"
     assert not items(report(xray_bytes(), answer), name)
     scored = replace(answer, prediction=replace(answer.prediction, input_score=1.25))
     sr = report(xray_bytes(), scored)

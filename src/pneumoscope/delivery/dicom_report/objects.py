@@ -75,7 +75,7 @@ _NOT_EVALUATED = ("373121007", "SCT", "Not Evaluated")
 _PRESENCE = ("121052", "DCM", "Presence of property")
 _PROBABILITY = ("122157", "DCM", "Probability")
 _THRESHOLD = ("122411", "DCM", "Threshold Value")
-_UNLIKENESS = ("UNLIKENESS", _SCHEME, "How unlike its training images the model finds the input")
+_UNLIKENESS = ("UNLIKENESS", _SCHEME, "Distance from the training images (limit 1)")
 _COMMENT = ("121106", "DCM", "Comment")
 _NO_UNITS = ("1", "UCUM", "no units")
 

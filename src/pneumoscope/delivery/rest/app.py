@@ -64,8 +64,8 @@ _CLIENT_GONE = 499
 """The status that nginx logs for a client that disconnected; no client receives it."""
 
 DESCRIPTION = (
-    "Tells pneumonia from normal on chest X-rays. Research software: not a medical device, not for "
-    "decisions about patients. Images are held in memory while they are scored, and nowhere "
+    "Classifies chest X-rays as pneumonia or normal. Research software: not a medical device, not "
+    "for decisions about patients. Images are held in memory while they are scored, and nowhere "
     "else."
 )
 

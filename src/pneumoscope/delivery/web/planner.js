@@ -41,7 +41,7 @@ export function startPlanner(model) {
   }
   const { validation } = model;
   const patients = validation.patients ? ` of ${validation.patients} patients` : "";
-  source.textContent = `From the model's validation (${validation.n} images${patients}), for images like those; at other sites results are usually worse. Measure on your own images first.`;
+  source.textContent = `From the validation images of the model (${validation.n}${patients}), on which its threshold was chosen too: expect lower values, also on other patients of the same hospital (model card). Measure on your own images first.`;
   byId("plan").hidden = false;
   const histogram = validation.curves?.histogram;
   const slider = byId("threshold");

@@ -66,8 +66,8 @@ export function explained(row, model) {
   const missed = 1 - metrics.sensitivity.value;
   const alarms = 1 - metrics.specificity.value;
   return row.prediction === "PNEUMONIA"
-    ? `${text} In the model's own validation ${percent(alarms)} of images without pneumonia were flagged too.`
-    : `${text} In the model's own validation ${percent(missed)} of images with pneumonia were not flagged.`;
+    ? `${text} On the validation images, where the threshold was chosen, ${percent(alarms)} of those without pneumonia were flagged too; expect more elsewhere.`
+    : `${text} On the validation images, where the threshold was chosen, ${percent(missed)} of those with pneumonia were not flagged; expect more elsewhere.`;
 }
 
 export function inDetail(row) {

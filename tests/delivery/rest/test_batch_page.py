@@ -162,6 +162,32 @@ def test_a_choice_during_a_batch_stays(tab: Tab) -> None:
     tab.wait("document.getElementById('case-file').textContent === 'n5.png'")
 
 
+def test_after_a_stop_a_batch_has_its_own_files_only(tab: Tab) -> None:
+    tab.ask("window.slow = 300")
+    drop(tab, [f"p{k}.png" for k in range(20)])
+    tab.wait("document.querySelectorAll('#rows tr').length >= 2")
+    click(tab, "#stop")
+    before = rows(tab)
+    assert text(tab, "said").startswith(f"Stopped. {len(before)} images")
+    drop(tab, ["n1.png", "n2.png", "n3.png"])  # while two requests are still under way
+    tab.wait("document.getElementById('said').textContent.startsWith('3 images')")
+    assert sorted(rows(tab)) == sorted([*before, "n1.png", "n2.png", "n3.png"])
+    assert tab.ask("document.getElementById('progress').hidden")
+
+
+def test_what_is_forgotten_during_a_batch_stays_away(tab: Tab) -> None:
+    tab.ask("window.slow = 200")
+    drop(tab, [f"p{k}.png" for k in range(20)])
+    tab.wait("document.querySelectorAll('#rows tr').length >= 2")
+    click(tab, "#forget")
+    asked = tab.ask("window.asked.length")
+    tab.ask("new Promise((resume) => setTimeout(resume, 800))")
+    assert tab.ask("window.asked.length") == asked
+    assert rows(tab) == []
+    assert tab.ask("document.getElementById('progress').hidden")
+    assert text(tab, "said") == "All images were removed from memory."
+
+
 def test_old_pictures_are_loaded_again(tab: Tab) -> None:
     drop(tab, [f"p{k}.dcm" for k in range(104)])
     tab.wait("document.getElementById('said').textContent.startsWith('104 images')")

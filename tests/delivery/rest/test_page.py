@@ -196,8 +196,21 @@ def test_planner_follows_bayes(page: Page) -> None:
     tab.ask("document.getElementById('own-threshold').click()")
     assert text(tab, "sensitivity") == f"{100 * sensitivity:.1f} %"
     assert "the model's own" in text(tab, "threshold-text")
-    move(tab, "prevalence", "")
-    assert text(tab, "ppv") == "0.0 %"
+    slider = "document.getElementById('threshold').getAttribute('aria-valuetext')"
+    assert tab.ask(slider) == text(tab, "threshold-text")
+    for wrong in ("", 150, 0):
+        move(tab, "prevalence", wrong)
+        assert [text(tab, name) for name in ("ppv", "npv", "tp", "ppv-range")] == [
+            "–",
+            "–",
+            "–",
+            "",
+        ]
+        invalid = tab.ask("document.getElementById('prevalence').getAttribute('aria-invalid')")
+        assert invalid == "true"
+    assert text(tab, "sensitivity") == f"{100 * sensitivity:.1f} %"
+    move(tab, "prevalence", 20)
+    assert text(tab, "ppv") != "–"
 
 
 def test_all_can_be_done_by_keys(page: Page) -> None:
@@ -302,9 +315,12 @@ def test_key_is_asked_for_where_one_is_wanted() -> None:
         tab.open(server.url)
         tab.wait("!document.getElementById('key-form').hidden")
         assert tab.ask("document.getElementById('plan').hidden")
-        tab.ask(
-            f"document.getElementById('key').value = '{'k' * 16}'; "
-            "document.getElementById('key-form').requestSubmit()"
-        )
+        for given in ("x" * 16, "k" * 16):
+            tab.ask(
+                f"document.getElementById('key').value = '{given}'; "
+                "document.getElementById('key-form').requestSubmit()"
+            )
+            if given[0] == "x":
+                tab.wait("document.getElementById('said').textContent.includes('not accept')")
         tab.wait("!document.getElementById('plan').hidden")
         assert tab.ask("document.getElementById('key-form').hidden")

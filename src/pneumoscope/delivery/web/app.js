@@ -15,27 +15,24 @@ const FEW = 8;
 const byId = (id) => document.getElementById(id);
 const viewer = new Viewer(byId("film"));
 const entries = [];
-const waiting = [];
 const pictured = []; // numbers of the entries whose pictures are kept, the oldest first
 const asking = { kind: "", text: "", by: "time", falling: true };
 let page = 0;
-let first = 0; // of the entries of this batch
+let batch = null; // the files under way; after a stop its requests find another one here, or none
 let following = true; // each new result is shown, until one is chosen
-let asked = 0;
-let done = 0;
-let busy = 0;
 let model = null;
 let shown = -1;
 
 async function start() {
   try {
     model = await loadModel();
-  } catch {
-    say("The server can't be reached. Is it still running?");
+  } catch (error) {
+    say(error.message);
     return;
   }
   byId("key-form").hidden = model !== null;
   if (model === null) {
+    if (byId("key").value) say("The server did not accept this key.");
     byId("key").focus();
     return;
   }
@@ -53,35 +50,37 @@ function take(files) {
     say("No file was found in it.");
     return;
   }
-  if (!busy) {
-    first = entries.length;
+  if (!batch) {
+    batch = { waiting: [], asked: 0, done: 0, busy: 0, first: entries.length };
     following = true;
   }
-  waiting.push(...given);
-  asked += given.length;
-  for (let k = 0; k < given.length && busy < AT_ONCE; k += 1) work();
+  batch.waiting.push(...given);
+  batch.asked += given.length;
+  for (let k = 0; k < given.length && batch.busy < AT_ONCE; k += 1) work(batch);
   tell();
 }
 
-async function work() {
-  busy += 1;
-  while (waiting.length) {
-    const file = waiting.shift();
-    const row = await answerFor(file, () => asked === 0);
-    if (asked === 0) break; // stopped meanwhile
-    done += 1;
+async function work(mine) {
+  mine.busy += 1;
+  while (mine.waiting.length) {
+    const file = mine.waiting.shift();
+    const row = await answerFor(file, () => mine !== batch);
+    if (mine !== batch) return; // stopped meanwhile
+    mine.done += 1;
     add(row, file);
     tell();
   }
-  busy -= 1;
-  if (!busy) {
-    asked = 0;
-    done = 0;
-    byId("progress").hidden = true;
-  }
+  mine.busy -= 1;
+  if (!mine.busy) end();
+}
+
+function end() {
+  batch = null;
+  byId("progress").hidden = true;
 }
 
 function tell() {
+  const { asked, done, first } = batch;
   byId("progress").hidden = asked < 2;
   byId("bar").max = Math.max(asked, 1);
   byId("bar").value = done;
@@ -95,7 +94,7 @@ function add(row, file) {
   byId("drop").classList.add("small");
   list();
   if (following) show(entries.length - 1);
-  if (asked < 2) say(`${row.path}: ${inShort(row)}${row.probability === null ? "" : `, probability ${chance(row.probability)}`}`);
+  if (batch.asked < 2) say(`${row.path}: ${inShort(row)}${row.probability === null ? "" : `, probability ${chance(row.probability)}`}`);
 }
 
 // Pictures take memory: those of the last hundred are kept, of older ones they are loaded again.
@@ -207,7 +206,7 @@ function present(row, film, map, why) {
 async function loadAgain(number) {
   const entry = entries[number];
   const again = await answerFor(entry.file, () => shown !== number);
-  if (!again.preview || !entry.dropped) return;
+  if (!again.preview || !entry.dropped || entries[number] !== entry) return; // forgotten meanwhile
   entry.row.preview = again.preview;
   entry.row.map = again.map ?? null;
   entry.dropped = false;
@@ -237,9 +236,9 @@ function writePrinted(row, at) {
 }
 
 function forget() {
+  end();
   entries.length = 0;
   pictured.length = 0;
-  first = 0;
   shown = -1;
   Object.assign(asking, { kind: "", text: "", by: "time", falling: true });
   byId("find").value = "";
@@ -251,9 +250,9 @@ function forget() {
 }
 
 function stop() {
-  waiting.length = 0;
-  asked = 0;
-  byId("progress").hidden = true;
+  if (!batch) return;
+  const { first } = batch;
+  end();
   say(`Stopped. ${summary(entries.slice(first))}`);
 }
 

@@ -51,13 +51,16 @@ export function startPlanner(model) {
   let own = true;
 
   const update = () => {
-    const asked = Number(byId("prevalence").value);
-    const prevalence = Math.min(Math.max(Number.isFinite(asked) ? asked : 0, 0), 100) / 100;
+    const prevalence = Number(byId("prevalence").value) / 100;
+    const valid = prevalence > 0 && prevalence < 1;
+    byId("prevalence").setAttribute("aria-invalid", String(!valid));
     const at = own ? rates : ratesAt(histogram, Number(slider.value));
     const threshold = own ? model.threshold.value : Number(slider.value) / steps;
-    byId("threshold-text").textContent = own ? `${fixed(threshold)}, the model's own` : fixed(threshold);
+    const words = own ? `${fixed(threshold)}, the model's own` : fixed(threshold);
+    byId("threshold-text").textContent = words;
+    slider.setAttribute("aria-valuetext", words);
     byId("own-threshold").disabled = own;
-    write(at, prevalence);
+    write(at, valid ? prevalence : null);
   };
   slider.addEventListener("input", () => { own = false; update(); });
   byId("prevalence").addEventListener("input", update);
@@ -67,14 +70,16 @@ export function startPlanner(model) {
   back();
 }
 
+// Without a prevalence (null) only the two rates.
 function write({ sensitivity, specificity }, prevalence) {
-  const found = predictiveValues(sensitivity.value, specificity.value, prevalence);
-  for (const name of ["tp", "fp", "fn", "tn"]) byId(name).textContent = Math.round(1000 * found[name]);
-  const ends = [sensitivity, specificity].every((rate) => typeof rate.low === "number");
-  const low = ends ? predictiveValues(sensitivity.low, specificity.low, prevalence) : null;
-  const high = ends ? predictiveValues(sensitivity.high, specificity.high, prevalence) : null;
+  const at = (end) => {
+    const known = prevalence !== null && [sensitivity, specificity].every((rate) => typeof rate[end] === "number");
+    return known ? predictiveValues(sensitivity[end], specificity[end], prevalence) : null;
+  };
+  const [found, low, high] = ["value", "low", "high"].map(at);
+  for (const name of ["tp", "fp", "fn", "tn"]) byId(name).textContent = found ? Math.round(1000 * found[name]) : "–";
   for (const name of ["ppv", "npv"]) {
-    byId(name).textContent = found[name] === null ? "–" : percent(found[name], 1);
+    byId(name).textContent = typeof found?.[name] === "number" ? percent(found[name], 1) : "–";
     range(`${name}-range`, low?.[name], high?.[name]);
   }
   for (const [name, rate] of Object.entries({ sensitivity, specificity })) {

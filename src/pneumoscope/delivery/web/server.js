@@ -12,10 +12,14 @@ function headers() {
   return key ? { "X-API-Key": key } : {};
 }
 
+// What the server says of its model; null if it wants another key. Errors are worded for the page.
 export async function loadModel() {
-  const response = await fetch("v1/model", { headers: headers() });
+  const response = await fetch("v1/model", { headers: headers() }).catch(() => {
+    throw new Error("The server can't be reached. Is it still running?");
+  });
   if (response.status === 401) return null;
-  if (!response.ok) throw new Error(`/v1/model: ${response.status}`);
+  if (response.status === 429 || response.status === 503) throw new Error("The server is busy. Load the page again in a minute.");
+  if (!response.ok) throw new Error(`The server does not tell of its model (status ${response.status}). Its log says why.`);
   return response.json();
 }
 

@@ -19,8 +19,8 @@ export class Viewer {
   show(film, map) {
     this.film = film;
     this.map = map;
-    this.reset();
     this.shade();
+    this.reset();
   }
 
   reset() {
@@ -37,6 +37,7 @@ export class Viewer {
   // Grey values through window and level, once per change and not per drawing.
   shade() {
     if (!this.film) {
+      this.grey.width = 0; // its pixels are freed
       this.draw();
       return;
     }

@@ -48,7 +48,7 @@ TARGET = HERE.parent / "src" / "pneumoscope" / "models" / "default"
 _DESCRIPTION = (
     "The last 10 % of patient ids of each class: {n} X-rays of {patients} patients, {positives} "
     "with pneumonia; the input check rejected {refused}. They were held out from training, "
-    "calibration and threshold. But the model was selected among eighteen candidates with "
+    "calibration and threshold. But the model was selected among nineteen candidates with "
     "results on these images in view, so the AUC is slightly optimistic. Its threshold was chosen "
     "on validation images with matched framing, because a threshold chosen on images as they are "
     "counts on the framing of this hospital; on these images, which share it, that costs "

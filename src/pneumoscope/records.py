@@ -186,6 +186,12 @@ class Dataset:
         return Dataset(self.root, tuple(r for r in self.records if r.split == split), self.warnings)
 
 
+def evenly_spread(records: Sequence[ImageRecord], most: int) -> list[ImageRecord]:
+    """At most `most` records, evenly spread over all: sorted by class, they keep its shares."""
+    step = max(len(records) / most, 1.0)
+    return [records[int(k * step)] for k in range(min(len(records), most))]
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The result for one input: a row of `predictions.csv`.

@@ -21,6 +21,7 @@ from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference import engine
 from pneumoscope.inference.bundle import load_bundle
 from pneumoscope.inference.certificates import PrecisionLimits
+from pneumoscope.records import ImageRecord, evenly_spread
 from pneumoscope.workflows import certify, inspect
 from support.small_bundle import small_bundle
 
@@ -154,3 +155,13 @@ def test_the_model_that_ships_is_not_written_over(
 ) -> None:
     assert run(["certify", str(data), "--model", "default"]) == 2
     assert "Give --out DIR" in capsys.readouterr().err
+
+
+def test_calibration_images_are_spread_over_all_classes() -> None:
+    """Records are sorted by class, so the first ones would be of one class."""
+    records = [ImageRecord(Path(f"{k}.png"), int(k >= 200), f"p{k}") for k in range(450)]
+    chosen = evenly_spread(records, 300)
+    assert len({record.path for record in chosen}) == 300
+    assert chosen[0] is records[0]
+    assert sum(record.label for record in chosen) in (166, 167)
+    assert evenly_spread(records, 450) == evenly_spread(records, 999) == records

@@ -33,7 +33,7 @@ from pneumoscope.graph.runner import (
 )
 from pneumoscope.graph.writer import Floats, Ranges, fast_here
 from pneumoscope.images.preprocess import Preprocessor
-from pneumoscope.records import ImageRecord
+from pneumoscope.records import ImageRecord, evenly_spread
 from pneumoscope.training.backbones import arrays_of
 from pneumoscope.training.features import BATCH, ArrayStore, Extractor, read_listed
 from pneumoscope.training.network import build_feature_model, build_trunk
@@ -208,8 +208,7 @@ def training_ranges(
         OSError: the cache can't be written.
     """
     preprocessor = Preprocessor(preprocess)
-    step = max(len(records) / MOST_IMAGES, 1.0)
-    some = [records[int(k * step)] for k in range(min(len(records), MOST_IMAGES))]
+    some = evenly_spread(records, MOST_IMAGES)
     shape = (2, count_convolutions(network, preprocess.size))
     store = ArrayStore(cache / "features" / f"ranges-{shape[1]}", "<f4", shape)
     key = _key(some, preprocessor, network, floats)

@@ -68,7 +68,7 @@ from pneumoscope.inference.known_answer import (
 )
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.records import Dataset, ImageRecord
+from pneumoscope.records import Dataset, ImageRecord, evenly_spread
 from pneumoscope.workflows.run_folder import announce
 from pneumoscope.workflows.scoring import Scored, score_all
 
@@ -368,8 +368,7 @@ def _calibration_images(
     bundle: Bundle, dataset: Dataset, data: Path | str, progress: Progress
 ) -> NDArray[np.float32]:
     """Preprocessed training images (n, size, size, 3), evenly spread over all of them."""
-    records = dataset.subset("train").records
-    records = records[:: max(len(records) // MOST_IMAGES, 1)][:MOST_IMAGES]
+    records = evenly_spread(dataset.subset("train").records, MOST_IMAGES)
     preprocess = Preprocessor(bundle.manifest.preprocessing)
     images = []
     with progress.task("reading training images", len(records), "images") as task:

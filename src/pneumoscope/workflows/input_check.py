@@ -48,7 +48,7 @@ from pneumoscope.inference.predictor import BATCH, Predictor
 from pneumoscope.inference.weights_store import Table
 from pneumoscope.prefetching import prefetched
 from pneumoscope.progress import SILENT, Progress
-from pneumoscope.records import ImageRecord
+from pneumoscope.records import ImageRecord, evenly_spread
 from pneumoscope.report.formatting import count, percent
 from pneumoscope.training.features import Extractor
 from pneumoscope.training.recipes import Pooled
@@ -160,7 +160,8 @@ def with_input_check(
         fewer than `LEAST_IMAGES` training images or `LEAST_PATIENTS` held-out patients.
     """
     effort = effort or WHOLE
-    sampled, to_modify = _spread(train, effort.images), _spread(held_out, effort.changed)
+    sampled = evenly_spread(train, effort.images)
+    to_modify = evenly_spread(held_out, effort.changed)
     patients = len({record.patient for record in held_out})
     if len(sampled) < LEAST_IMAGES or patients < LEAST_PATIENTS:
         return InputCheck(), {}
@@ -304,12 +305,6 @@ def embedding_predictor(bundle: Bundle) -> Predictor:
     manifest = bundle.manifest
     network = read_network(bundle.weights[0], manifest.architecture)
     return Predictor(manifest, OpenVinoBackend([network], manifest.architecture.size))
-
-
-def _spread(records: Sequence[ImageRecord], most: int) -> Sequence[ImageRecord]:
-    """At most `most` records, evenly spread, so that class proportions are kept."""
-    step = max(len(records) / most, 1.0)
-    return [records[int(k * step)] for k in range(min(len(records), most))]
 
 
 def _inputs(records: Sequence[ImageRecord], lookup: Lookup = _nothing) -> Iterator[_Input]:

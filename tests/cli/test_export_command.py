@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pneumoscope.cli.app import run
 from pneumoscope.delivery.export import Limits
@@ -45,6 +48,23 @@ def test_an_export_that_answers_otherwise_fails(
     assert run([*command, "--check", str(data)]) == 3
     assert "FAILED" in capsys.readouterr().out
     assert json.loads((out / "certificate.json").read_text())["failures"]
+
+
+def test_images_that_8_bits_only_hold_rounded_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_bundle(tmp_path / "model").folder
+    images = tmp_path / "xrays"
+    for number, label in enumerate(("NORMAL", "PNEUMONIA")):
+        (images / label).mkdir(parents=True)
+        deep = np.random.default_rng(number).integers(0, 65536, (90, 80)).astype(np.uint16)
+        Image.fromarray(deep).save(images / label / "deep.png")
+    command = ["export", "--to", "openvino", "--out", str(tmp_path / "out"), "--model", str(model)]
+    run([*command, "--check", str(images)])
+    text = capsys.readouterr().out
+    assert re.search(r"rounded to 8 bits +2\n", text)
+    assert re.search(r"largest difference, probability +–\n", text)
+    assert re.search(r"largest where rounded to 8 bits +\d", text)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@
     embedding.npz   statistics of the training images' embeddings, for the input check
     certificate.json    agreement with the bundle, where it was measured
 
-The graph scores any input: neither the input check nor the abstention of the bundle is part of it.
-`export.json` states both, and `example.py` computes one of the four descriptors of the input check,
-the distance of the embedding.
+The graph scores any input: neither the input check, the abstention nor the age range of the bundle
+is part of it. `export.json` states all three, and `example.py` computes one of the four descriptors
+of the input check, the distance of the embedding.
 
 `certify` compares an export with its bundle on every image of a data set.
 """
@@ -36,6 +36,7 @@ from pneumoscope.graph.archive import read_network
 from pneumoscope.graph.network import NetworkArrays
 from pneumoscope.graph.onnx import OnnxWriter
 from pneumoscope.graph.openvino import OpenVinoWriter, compile_model
+from pneumoscope.images.dicom.patient import describe_ages
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import Bundle, BundleManifest
 from pneumoscope.inference.certificates import compare, correlation, differences, exceeded_limits
@@ -129,6 +130,7 @@ def describe(bundle: Bundle, target: Target, width: int) -> dict[str, Any]:
         "labels": list(manifest.labels),
         "positive": CLASS_NAMES[1],
         "threshold": {"value": manifest.threshold.value, "rule": manifest.threshold.rule},
+        "ages": list(manifest.ages),
         "input": {INPUT: "uint8 (n, height, width): grey, 0 is black, any height and width"},
         "outputs": {
             "probability": "float32 (n,): calibrated probability of pneumonia",
@@ -159,6 +161,11 @@ def missing_parts(about: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"the graph does not abstain; the model does from {low:.4f} to {high:.4f}: "
             "see abstention in export.json"
+        )
+    if about["ages"]:
+        lines.append(
+            f"the graph does not know the patient's age; the model is for "
+            f"{describe_ages(tuple(about['ages']))}: see ages in export.json"
         )
     return lines
 
@@ -282,7 +289,8 @@ class Certificate:
     Attributes:
         images: number of images compared; `refused`: number that could not be read.
         rounded: number of images that 8 bits hold only rounded; counted separately.
-        largest_difference: of the probability, over the images that 8 bits hold.
+        largest_difference: of the probability, over the images that 8 bits hold; `None` if there
+            are none.
         mean_difference: of the same.
         largest_rounded_difference: over the others; `None` if there are none.
         decisions_changed: predictions on the other side of the threshold.
@@ -296,8 +304,8 @@ class Certificate:
     images: int
     refused: int
     rounded: int
-    largest_difference: float
-    mean_difference: float
+    largest_difference: float | None
+    mean_difference: float | None
     largest_rounded_difference: float | None
     decisions_changed: int
     auc_before: float | None
@@ -379,8 +387,8 @@ def _judged(pairs: Sequence[_Pair], asked: int, threshold: float, limits: Limits
         "images": len(pairs),
         "refused": asked - len(pairs),
         "rounded": int((~exact).sum()),
-        "largest_difference": float(apart[exact].max(initial=0.0)),
-        "mean_difference": float(apart[exact].mean()) if exact.any() else 0.0,
+        "largest_difference": float(apart[exact].max()) if exact.any() else None,
+        "mean_difference": float(apart[exact].mean()) if exact.any() else None,
         "largest_rounded_difference": None if exact.all() else float(apart[~exact].max()),
         "decisions_changed": agreed.decisions_changed,
         "auc_before": agreed.auc_before,

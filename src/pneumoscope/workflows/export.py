@@ -79,6 +79,7 @@ def run_export(
         "graph": str(graph),
         "input_check": about["input_check"],
         "abstention": about["abstention"],
+        "ages": about["ages"],
         "certificate": certificate and certificate.to_json(),
     }
     failed = certificate is not None and bool(certificate.failures)
@@ -95,8 +96,11 @@ def _text(graph: Path, out: Path, missing: list[str], certificate: Certificate |
     lines += [
         f"certificate  {out / CERTIFICATE}: {'FAILED' if certificate.failures else 'passed'}",
         f"  images                           {certificate.images}",
-        f"  largest difference, probability  {certificate.largest_difference:.2g}",
-        f"  mean difference                  {certificate.mean_difference:.2g}",
+        f"  unreadable, left out             {certificate.refused}",
+        f"  rounded to 8 bits                {certificate.rounded}",
+        f"  largest difference, probability  {_small(certificate.largest_difference)}",
+        f"  mean difference                  {_small(certificate.mean_difference)}",
+        f"  largest where rounded to 8 bits  {_small(certificate.largest_rounded_difference)}",
         f"  decisions changed                {certificate.decisions_changed}",
         f"  AUC before, after                {_shown(certificate.auc_before)}, "
         f"{_shown(certificate.auc_after)}",
@@ -104,6 +108,10 @@ def _text(graph: Path, out: Path, missing: list[str], certificate: Certificate |
         *(f"  {failure}" for failure in certificate.failures),
     ]
     return "\n".join(lines)
+
+
+def _small(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
 
 
 def _shown(value: float | None) -> str:

@@ -160,6 +160,31 @@ def test_a_model_of_ones_own_is_taken_by_its_function(
         build_backbone(64, "mine:absent")
 
 
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        ("keras.layers.Activation('elu')", r"layer 'activation' .*found the activation 'elu'"),
+        ("keras.layers.Conv2D(4, 1, activation='elu')", r"found the activation 'elu', wanted one"),
+        ("keras.layers.ReLU(max_value=2)", r"layer 're_lu' .*wanted a plain ReLU or ReLU6"),
+    ],
+)
+def test_a_setting_that_only_keras_can_run_is_refused_before_training(
+    layer: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.py").write_text(
+        "import keras\n"
+        "def build(input_shape):\n"
+        "    images = keras.Input(input_shape)\n"
+        "    x = keras.layers.Conv2D(4, 3)(images)\n"
+        f"    return keras.Model(images, {layer}(x))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "odd", raising=False)
+    with pytest.raises(UsageError, match=rf"--backbone odd:build: can't run .*{told}") as raised:
+        build_backbone(64, "odd:build")
+    assert "bundle" not in str(raised.value)
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="found 'resnet', wanted one of densenet121"):
         build_backbone(64, "resnet")

@@ -23,6 +23,9 @@ from pneumoscope.errors import BundleError
 from pneumoscope.graph.plan import Layer, Plan, depthwise_kernel, fitted, pair, scale_and_shift
 from pneumoscope.graph.writer import NO_EDGES, Edges, Node, Writer
 
+AGAIN = "Copy the bundle again or train again."
+"""End of a message about layers: the way out if they are those of a bundle."""
+
 Arrays = Mapping[str, tuple[Float32Array, ...]]
 """The arrays of every layer that has any, in Keras' order and layout."""
 
@@ -107,7 +110,7 @@ class _Walk(Generic[Node]):
             except (KeyError, ValueError, TypeError, IndexError) as error:
                 raise BundleError(
                     f"layer {layer.name!r} ({layer.kind}) does not fit its input or its weights: "
-                    f"{error}. Copy the bundle again or train again."
+                    f"{error}. {AGAIN}"
                 ) from error
         return self._whole(self.values[self.plan.output])
 
@@ -133,9 +136,7 @@ class _Walk(Generic[Node]):
             BundleError: it has none.
         """
         if layer.name not in self.arrays:
-            raise BundleError(
-                f"the weights have no layer {layer.name!r}. Copy the bundle again or train again."
-            )
+            raise BundleError(f"the weights have no layer {layer.name!r}. {AGAIN}")
         return self.arrays[layer.name]
 
     def next_alone(self, layer: Layer, kind: str) -> Layer | None:

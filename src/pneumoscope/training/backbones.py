@@ -40,8 +40,9 @@ from pneumoscope.errors import (
     WeightsMissingError,
 )
 from pneumoscope.graph.bundle_files import LEAST_SIZE
-from pneumoscope.graph.layers import unknown_layers
+from pneumoscope.graph.layers import AGAIN, unknown_layers
 from pneumoscope.graph.network import NetworkArrays
+from pneumoscope.graph.openvino import build_frozen_part
 from pneumoscope.graph.plan import CONVOLUTIONS, Plan, read_plan
 from pneumoscope.images.preprocess import IMAGENET_DEVIATION, IMAGENET_MEAN
 from pneumoscope.keras_loading import load_keras
@@ -304,7 +305,7 @@ def build_backbone(size: int | None, name: str = "densenet121") -> Any:
     except ValueError as error:  # Keras: "Input size must be at least 71x71"
         raise UsageError(f"--backbone {name}: {error}") from error
     name_layers(backbone)
-    _check(backbone, name)
+    _check(backbone, name, size)
     # Frozen as a whole: Keras then runs batch normalisation with its moving statistics.
     backbone.trainable = False
     return backbone
@@ -399,8 +400,8 @@ def _own(name: str, shape: tuple[int | None, int | None, int]) -> Any:
     return model
 
 
-def _check(backbone: Any, name: str) -> None:
-    """Check that the backbone can run without Keras.
+def _check(backbone: Any, name: str, size: int | None) -> None:
+    """Check that the backbone can run without Keras; at a fixed size, by writing its graph.
 
     Raises:
         UsageError: it can't.
@@ -414,6 +415,16 @@ def _check(backbone: Any, name: str) -> None:
             f"--backbone {name}: found layers of type {', '.join(unknown)}, which can't run "
             "without Keras. Choose another backbone"
         )
+    if size is None or name in BACKBONES:  # tests write the graphs of those
+        return
+    try:
+        build_frozen_part(arrays_of(backbone), size, 1, None)
+    except BundleError as error:
+        found = str(error).removesuffix(AGAIN).strip()
+        raise UsageError(
+            f"--backbone {name}: can't run without Keras: {found} Change that layer, or choose "
+            "another backbone"
+        ) from error
 
 
 def name_layers(backbone: Any) -> None:

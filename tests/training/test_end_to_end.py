@@ -153,6 +153,17 @@ def test_fewer_images_than_a_batch_fill_one(
     assert sorted(set(images[:, 0, 0].tolist())) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("epochs", "taught"), [(1, [1]), (2, [0, 1]), (3, [0, 0, 1])])
+def test_training_ends_at_the_last_size_however_short_it_is(
+    network: Any, parts: tuple[Squares, Squares], epochs: int, taught: list[int]
+) -> None:
+    config = replace(CONFIG, fit=replace(CONFIG.fit, epochs=epochs))
+    sizes = replace(SIZES, shares=(0.9, 0.1))
+    schedule = build_phase_schedule(network, parts, config, sizes, {})
+    assert [schedule.phases.index(schedule.phase(epoch)) for epoch in range(epochs)] == taught
+    assert schedule.keep_from == taught.index(1)
+
+
 def test_smaller_images_are_made_with_antialiasing(parts: tuple[Squares, Squares]) -> None:
     rows = np.array([4, 2])
     stored = parts[0].take(rows, SIDE)

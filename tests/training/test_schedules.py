@@ -141,6 +141,17 @@ def test_many_small_gains_make_a_real_one() -> None:
     assert best_epoch(FitConfig(min_delta=0.01), [0.9, 0.906, 0.912, 0.918]) == 2
 
 
+def test_epochs_of_smaller_images_do_not_compete() -> None:
+    config = FitConfig(stop_patience=2)
+    scores = [0.95, 0.96, 0.7, 0.8, 0.75]
+    assert best_epoch(config, scores) == 1
+    assert best_epoch(config, scores, first=2) == 3
+    assert [best_epoch(config, scores[:n], first=3) for n in (1, 2, 3, 4)] == [0, 1, 2, 3]
+    assert should_stop(config, scores)
+    assert not should_stop(config, scores, first=2)
+    assert should_stop(config, [*scores, 0.7], first=2)
+
+
 def test_keep_last_keeps_the_last_and_trains_to_the_end() -> None:
     config = FitConfig(keep="last", epochs=6, stop_patience=1)
     falling = [0.9, 0.8, 0.7, 0.6, 0.5]

@@ -153,14 +153,19 @@ def build_phase_schedule(
     factors: Mapping[str, float],
     teachers: Sequence[Teacher] = (),
 ) -> PhaseSchedule:
-    """One phase per size; `parts` are train and val, `network` takes squares of any size."""
+    """One phase per size; `parts` are train and val, `network` takes squares of any size.
+
+    The last size, at which the model will predict, has at least the last epoch, and the weights
+    that are kept are of an epoch at it.
+    """
     check_sizes(sizes)
     train, val = parts
     head = _subtype_head(train, config)
     phases = [_SizePhase(network, size, train, val, config, head, teachers) for size in sizes.sizes]
     ends = np.cumsum(sizes.shares) * config.fit.epochs
-    until = [round(end) for end in ends.tolist()]
-    return PhaseSchedule(network, phases, until, factors)
+    until = [min(round(end), config.fit.epochs - 1) for end in ends.tolist()[:-1]]
+    keep_from = until[-1] if until else 0
+    return PhaseSchedule(network, phases, until, factors, keep_from=keep_from)
 
 
 def _subtype_head(train: Squares, config: TrainConfig) -> Any:

@@ -169,6 +169,7 @@ class PhaseSchedule:
         until: for each phase, the epoch at which the next one begins; ignored for the last.
         factors: variable path → factor of the step size; 1 where a path is not listed.
         stage: name of what is trained, for progress bars.
+        keep_from: first epoch whose weights may be kept as the best; those before prepare for it.
     """
 
     network: Any
@@ -176,6 +177,7 @@ class PhaseSchedule:
     until: Sequence[int] = ()
     factors: Mapping[str, float] = field(default_factory=dict)
     stage: str = "network"
+    keep_from: int = 0
 
     def phase(self, epoch: int) -> TrainingPhase:
         """The phase of an epoch, counted from 0."""
@@ -270,10 +272,14 @@ def fit(  # noqa: PLR0913 - what is trained, how, and who is informed
     weights = class_weights(labels) if config.class_weights else np.ones(2)
     session = _Session(schedule, config, weights)
     history, best = session.resume(checkpoint, origin)
+
+    def kept_epoch() -> int:
+        return best_epoch(config, [e.val_auc for e in history], schedule.keep_from)
+
     on_epochs(tuple(history), False)
     with progress.task(schedule.stage, config.epochs, "epochs") as task:
         task.advance(len(history))
-        while not should_stop(config, scores := [e.val_auc for e in history]):
+        while not should_stop(config, scores := [e.val_auc for e in history], schedule.keep_from):
             started = time.monotonic()
             loss, rate = session.train_epoch(scores)
             logits = session.val_logits(len(history))
@@ -287,13 +293,13 @@ def fit(  # noqa: PLR0913 - what is trained, how, and who is informed
             val_loss = _log_loss(val_labels, logits, weights)
             seconds = time.monotonic() - started
             history.append(Epoch(len(history), rate, loss, val_loss, auc, seconds, accuracy))
-            if best_epoch(config, [e.val_auc for e in history]) == len(history) - 1:
+            if kept_epoch() == len(history) - 1:
                 best = session.weights()
             save(checkpoint, origin, history, {**session.state(), "best": best})
             on_epochs(tuple(history), True)
             _LOGGER.debug("%s", history[-1])
             task.advance(1, f"validation AUC {auc:.4f}")
-    return Fitted(best, tuple(history), best_epoch(config, [e.val_auc for e in history]))
+    return Fitted(best, tuple(history), kept_epoch())
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -196,23 +196,26 @@ def _plateaus(config: FitConfig, scores: Sequence[float]) -> int:
     return falls
 
 
-def best_epoch(config: FitConfig, scores: Sequence[float]) -> int:
+def best_epoch(config: FitConfig, scores: Sequence[float], first: int = 0) -> int:
     """Index of the epoch whose weights are kept.
 
     The last epoch if `config.keep` is `last`, else the first that no later one beats by
-    `min_delta`.
+    `min_delta`. Epochs before `first` don't compete; until it, the latest is kept.
     """
+    last = len(scores) - 1
     if config.keep == "last":
-        return len(scores) - 1
-    best = 0
-    for epoch, score in enumerate(scores):
-        if score > scores[best] + config.min_delta:
+        return last
+    best = max(min(first, last), 0)
+    for epoch in range(best, last + 1):
+        if scores[epoch] > scores[best] + config.min_delta:
             best = epoch
     return best
 
 
-def should_stop(config: FitConfig, scores: Sequence[float]) -> bool:
+def should_stop(config: FitConfig, scores: Sequence[float], first: int = 0) -> bool:
     """Whether training ends: all epochs are done, or `stop_patience` epochs brought no gain."""
     if len(scores) >= config.epochs:
         return True
-    return bool(scores) and len(scores) - 1 - best_epoch(config, scores) >= config.stop_patience
+    return (
+        bool(scores) and len(scores) - 1 - best_epoch(config, scores, first) >= config.stop_patience
+    )

@@ -160,6 +160,7 @@ def test_the_engine_is_chosen_by_the_machine(
     fast: Any,
     wanted: str,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """`fast` is in the order of speed, slowest first."""
     monkeypatch.setattr(extractors, "fast_here", lambda _: fast)
@@ -175,9 +176,12 @@ def test_the_engine_is_chosen_by_the_machine(
         frozen_extractor(backbone, BOUNDARIES["conv5"], precision, lambda *_: ranges),
     ):
         assert "int8" not in other.fingerprint
+    caplog.set_level("WARNING", logger="pneumoscope")
     monkeypatch.setattr(extractors, "has_gpu", lambda: True)
     found = frozen_extractor(backbone, None, precision, lambda *_: ranges)
     assert isinstance(found, KerasExtractor)
+    asked = precision in ("bf16", "int8")
+    assert (f"features: found {precision!r} and a GPU" in caplog.text) == asked
 
 
 def test_int8_is_close_to_float_and_another_fingerprint(

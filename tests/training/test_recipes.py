@@ -170,6 +170,28 @@ def test_finetune_changes_the_kernels_from_its_block_on_and_nothing_else(
     assert len(batch_norms(set(run.before))) > 10
 
 
+def test_the_first_stage_of_finetune_has_the_batches_and_weights_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopError(Exception):
+        pass
+
+    given: list[FitConfig] = []
+
+    def instead(job: Job, fit: FitConfig) -> Any:
+        given.append(fit)
+        raise StopError
+
+    monkeypatch.setattr(recipes, "_trained_head", instead)
+    fit = replace(CONFIG.fit, class_weights=False)
+    job = Job((), (), replace(CONFIG, recipe="finetune", fit=fit), None, tmp_path, tmp_path, auc)
+    with pytest.raises(StopError):
+        train_network(job)
+    (first,) = given
+    assert (first.batch_size, first.class_weights, first.hidden_units) == (8, False, 16)
+    assert (first.epochs, first.learning_rate) == (3, TrainConfig().fit.learning_rate)
+
+
 @pytest.mark.parametrize("unfreeze", ["conv5", "conv4", "all"])
 def test_finetune_has_two_stages_and_keeps_an_epoch_of_the_second(
     run_of: Callable[[str], Run], unfreeze: str
@@ -200,6 +222,7 @@ def test_the_network_for_inference_has_the_kept_weights(
     run = run_of(name)
     kept = run.trained.history[run.trained.best]
     # `finetune` from a boundary uses the same images as inference, as float16 activations.
+    # The other epoch's loss is 1.4 times as large.
     if name in BOUNDARIES:
         records = phantoms.subset("val").records
         preprocessor = Preprocessor(run.config.preprocess)
@@ -212,7 +235,7 @@ def test_the_network_for_inference_has_the_kept_weights(
         )
         assert counts.all()
         losses = -np.log(np.where(labels == 1, found, 1 - found).astype(np.float64))
-        assert float(np.mean(losses * weights[labels])) == pytest.approx(kept.val_loss, rel=5e-3)
+        assert float(np.mean(losses * weights[labels])) == pytest.approx(kept.val_loss, rel=1e-2)
     with np.load(run.folder / "checkpoint-network-0.npz") as saved:
         names = sorted((n for n in saved.files if n.startswith("best")), key=lambda n: int(n[4:]))
         best = [saved[n] for n in names]

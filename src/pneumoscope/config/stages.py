@@ -232,7 +232,12 @@ class FinetuneConfig:
         "conv5",
         "trained part: the backbone's last stage (conv5), its last two (conv4), or all",
     )
-    head_epochs: int = option(30, "largest number of epochs for the head alone, before", 1)
+    head_epochs: int = option(
+        30,
+        "largest number of epochs for the head alone, before; batch_size, class_weights, dropout "
+        "and hidden_units are those of [fit], the rest is as in frozen",
+        1,
+    )
     backbone_rate: float = option(
         0.1, "learning rate of the last stage, relative to the head", 0, 1
     )

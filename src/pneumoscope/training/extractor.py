@@ -58,10 +58,17 @@ def frozen_extractor(
         boundary: name of the layer where the frozen part ends; `None` for pooled features.
         precision: `f32`, `bf16`, `int8`, or `auto`, the fastest that the processor supports. int8
             applies to pooled features only, and needs `measure`. Activations at a boundary are
-            computed in bfloat16 or float32, because training continues from them.
+            computed in bfloat16 or float32, because training continues from them. A GPU computes
+            in float32 whatever it is.
         measure: measures the activation ranges for int8.
     """
     if has_gpu():
+        if precision in ("bf16", "int8"):
+            _LOGGER.warning(
+                "features: found %r and a GPU, on which features are computed in float32. To "
+                "compute them on the processor, hide the GPU: CUDA_VISIBLE_DEVICES=",
+                precision,
+            )
         return KerasExtractor(backbone, boundary)
     fast = fast_here(capabilities())
     faster = next(p for p in reversed(fast) if p != "int8")

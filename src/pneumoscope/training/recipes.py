@@ -173,8 +173,12 @@ def _frozen(job: Job) -> Trained:
 def _finetune(job: Job) -> Trained:
     """Train the head alone by the frozen recipe, then the head and the unfrozen blocks."""
     config = job.config
-    first = replace(RECIPES["frozen"].fit, epochs=config.finetune.head_epochs)
-    first = replace(first, dropout=config.fit.dropout, hidden_units=config.fit.hidden_units)
+    own = ("batch_size", "class_weights", "dropout", "hidden_units")
+    first = replace(
+        RECIPES["frozen"].fit,
+        epochs=config.finetune.head_epochs,
+        **{name: getattr(config.fit, name) for name in own},
+    )
     _, tables, head = _trained_head(job, first)
     history = _history(job, "head", head.history)
     if config.finetune.unfreeze == "all":

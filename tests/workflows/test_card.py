@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.workflows.documentation import _training
+from pneumoscope.workflows.documentation import _architecture, _training
 
 SCRATCH = TrainConfig(recipe="scratch")
 FURTHER = (
@@ -42,3 +42,20 @@ def test_it_names_the_layers_that_were_trained() -> None:
     assert _training(replace(SCRATCH, scratch=last), 7)[0].startswith(
         "The layers behind pool4_pool trained, those before it kept, on images of 112 pixels, each"
     )
+
+
+def test_it_names_all_layers_where_finetune_trained_them() -> None:
+    config = TrainConfig(recipe="finetune")
+    blocks = _training(config, 7)
+    assert blocks[1].startswith("Then the unfrozen blocks: 7 epochs with Adam")
+    assert "augmented anew" not in " ".join(blocks)
+    changed = replace(config.distort, silence=0.1, mix=0.4)
+    config = replace(config, finetune=replace(config.finetune, unfreeze="all"), distort=changed)
+    head, layers, steps = _training(config, 7)
+    assert head.startswith("The head on features of 4 views")
+    assert layers.startswith("Then all layers on images of 224 pixels, each image augmented anew")
+    assert "the lungs masked" in layers
+    assert "mixup" in layers
+    assert steps.startswith("7 epochs with Adam")
+    assert "all layers trained, batch normalisation frozen" in _architecture(config)
+    assert "block all" not in _architecture(config)

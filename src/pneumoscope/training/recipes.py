@@ -147,6 +147,11 @@ class Trained:
     pooled: Pooled | None = None
     warned: Mapping[str, Counter[str]] = field(default_factory=dict)
 
+    @property
+    def last_stage_epochs(self) -> int:
+        """Number of epochs of the last stage, which `[fit]` describes."""
+        return sum(epoch.stage == self.history[-1].stage for epoch in self.history)
+
 
 def train_network(job: Job) -> Trained:
     """Train one network by the recipe `job.config.recipe`.

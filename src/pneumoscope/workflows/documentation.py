@@ -58,7 +58,7 @@ def card_text(
     epochs: int,
     held_out: HeldOutTest | None = None,
 ) -> str:
-    """The text of `MODEL_CARD.md` of a run."""
+    """The text of `MODEL_CARD.md` of a run; `epochs` are those of the last stage."""
     size = config.preprocess.size
     val = dataset.subset("val").records
     return model_card(
@@ -97,6 +97,8 @@ def card_text(
 def _architecture(config: TrainConfig) -> str:
     fit, backbone = config.fit, backbone_title(config.backbone)
     trained = _TRAINED[config.recipe].format(unfreeze=config.finetune.unfreeze)
+    if config.recipe == "finetune" and config.finetune.unfreeze == "all":
+        trained = "all layers trained, batch normalisation frozen"
     if config.recipe == "scratch" and config.scratch.train_from:
         trained = f"trained behind the layer {config.scratch.train_from}"
     text = (
@@ -119,6 +121,10 @@ def _training(config: TrainConfig, epochs: int) -> tuple[str, ...]:
         f"{epochs} epochs with Adam, largest step size {fit.learning_rate:g}, weight decay "
         f"{fit.weight_decay:g}, schedule {fit.schedule}; {kept} kept{average}."
     )
+    augmented = (
+        "each image augmented anew in every epoch: random resized crop, rotation, flip, contrast, "
+        f"gamma, brightness, shading, blur and sharpening, {_further(config)}."
+    )
     if config.recipe == "scratch":
         first, several = config.scratch.train_from, len(config.scratch.sizes) > 1
         which = "All layers trained"
@@ -126,20 +132,19 @@ def _training(config: TrainConfig, epochs: int) -> tuple[str, ...]:
             which = f"The layers behind {first} trained, those before it kept,"
         sizes = " → ".join(str(size) for size in config.scratch.sizes)
         after = ", one size after the other" if several else ""
-        return (
-            f"{which} on images of {sizes} pixels{after}, each image augmented "
-            "anew in every epoch: random resized crop, rotation, flip, contrast, gamma, "
-            f"brightness, shading, blur and sharpening, {_further(config)}.",
-            steps,
-        )
+        return f"{which} on images of {sizes} pixels{after}, {augmented}", steps
     views = f"{config.views} views per training image, the first un-augmented."
     if config.recipe == "frozen":
         return (f"The head only, on features of {views}", steps)
-    return (f"The head on features of {views}", f"Then the unfrozen blocks: {steps}")
+    head = f"The head on features of {views}"
+    if config.finetune.unfreeze == "all":
+        size = config.preprocess.size
+        return (head, f"Then all layers on images of {size} pixels, {augmented}", steps)
+    return (head, f"Then the unfrozen blocks: {steps}")
 
 
 def _further(config: TrainConfig) -> str:
-    """The optional augmentations and losses of `scratch`."""
+    """The optional augmentations and losses of training from pixels."""
     steps_text = "unsharp masking, " if config.distort.enhance else ""
     steps_text += "JPEG, noise, borders, markers, erasing"
     if share := config.distort.surround:

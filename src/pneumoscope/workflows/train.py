@@ -223,7 +223,7 @@ def _train(
     scored = scored.with_decisions(manifest)
     evaluation = evaluate_scored(scored, manifest, config.interval)
     manifest = replace(manifest, validation=evaluation.to_metrics_json())
-    card = card_text(data.name, dataset, manifest, config, evaluation, len(trained[0].history))
+    card = card_text(data.name, dataset, manifest, config, evaluation, trained[0].last_stage_epochs)
     card = card_with_check(card, manifest.input_check)
     members = [one.network for one in trained]
     train = dataset.subset("train").records

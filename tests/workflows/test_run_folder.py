@@ -204,6 +204,44 @@ def test_the_bundled_model_has_two_names_in_both_options(phantoms: Path, tmp_pat
         prepared(phantoms, tmp_path / word, other, resume=True, given=named)
 
 
+def test_one_given_preprocessing_value_leaves_the_others_of_the_weights(
+    phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pneumoscope")
+    config = replace(CONFIG, weights="bundled")
+    theirs = prepared(phantoms, tmp_path / "run", config).config.preprocess
+    assert theirs.normalisation != config.preprocess.normalisation
+    larger = replace(config, preprocess=PreprocessConfig(size=160))
+    found = prepared(phantoms, tmp_path / "run", larger, given=["preprocess.size"]).config
+    assert found.preprocess == replace(theirs, size=160)
+    assert "preprocess.normalisation is" not in caplog.text
+    # A value that is the recipe's own counts if it was given.
+    usual = ["preprocess.size", "preprocess.normalisation"]
+    found = prepared(phantoms, tmp_path / "run", config, given=usual).config
+    assert found.preprocess == replace(config.preprocess, fit=theirs.fit)
+    assert (
+        "preprocess.normalisation is 'imagenet', but the initial weights were trained with "
+        "'standardise'. Leave it out to take theirs."
+    ) in caplog.text
+
+
+def test_a_configuration_made_in_python_keeps_what_differs_from_its_recipe(
+    phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pneumoscope")
+    config = training_config(
+        "scratch", weights="bundled", keep_val=True, preprocess={"size": 64},
+        scratch={"sizes": [64], "shares": [1.0]},
+    )  # fmt: skip
+    found = prepared(phantoms, tmp_path / "run", config).config
+    assert found.preprocess.size == 64
+    assert "training ends at" not in caplog.text
+    assert found.backbone == "densenet121-stride16"
+    assert "backbone of the initial weights: densenet121-stride16" in caplog.text
+    other = replace(config, backbone="densenet169")
+    assert prepared(phantoms, tmp_path / "run", other).config.backbone == "densenet169"
+
+
 def test_every_setting_has_a_dotted_name() -> None:
     names = _settings(CONFIG)
     assert names["fit.epochs"] == 20

@@ -19,13 +19,19 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pneumoscope.config import CrossValidationConfig, TrainConfig, check_ranges, to_toml
+from pneumoscope.config import (
+    CrossValidationConfig,
+    PreprocessConfig,
+    TrainConfig,
+    check_ranges,
+    to_toml,
+)
 from pneumoscope.data.index import index
 from pneumoscope.data.splits import write_split
 from pneumoscope.data.splitting import assign_folds, assign_splits
@@ -59,7 +65,7 @@ CONFIG = "config.toml"
 FOLD = "{fold}"
 """Placeholder for the fold's number in a teacher's name: a teacher per fold avoids leakage."""
 
-_DECIDED = ("backbone", "preprocess.size")
+_DECIDED = ("backbone", *(f"preprocess.{each.name}" for each in fields(PreprocessConfig)))
 """Settings that the bundle of the initial weights no longer changes in a fold."""
 
 _LOGGER = logging.getLogger(__name__)

@@ -12,12 +12,13 @@ import platform
 import shlex
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import (
+    RECIPES,
     PreprocessConfig,
     ProvenanceConfig,
     TrainConfig,
@@ -263,7 +264,7 @@ def settings_of_run(
     """
     config = _with_fixed_names(config)
     if not resume:
-        return _with_preprocessing_of_weights(config, given)
+        return _with_settings_of_weights(config, given)
     return _resumed(config, from_toml(TrainConfig, out / "config.toml"), given)
 
 
@@ -321,23 +322,47 @@ def check_settings(config: TrainConfig) -> None:
         )
 
 
-def _with_preprocessing_of_weights(config: TrainConfig, given: Collection[str]) -> TrainConfig:
-    """Take backbone and preprocessing from the bundle of the initial weights, unless given.
+def _with_settings_of_weights(config: TrainConfig, given: Collection[str]) -> TrainConfig:
+    """Take backbone and preprocessing from the bundle of the initial weights, unless chosen.
+
+    A setting is chosen if the user gave it or if it differs from the recipe's: a configuration made
+    in Python does not say which of its values were given.
 
     Raises:
         BundleError, UsageError: the bundle's manifest can't be read.
     """
-    named = backbone_of(config.weights)
-    if named is not None and "backbone" not in given:
-        config = replace(config, backbone=named)
+    own, usual = _settings(config), _settings(RECIPES.get(config.recipe, TrainConfig()))
+    chosen = {name for name in own if name in given or own[name] != usual[name]}
+    backbone = backbone_of(config.weights) or config.backbone
+    if backbone != config.backbone and "backbone" not in chosen:
+        _LOGGER.info("backbone of the initial weights: %s; --backbone overrides it.", backbone)
+        config = replace(config, backbone=backbone)
     of_weights = preprocessing_of(config.weights)
-    if of_weights is None or any(name.startswith("preprocess.") for name in given):
+    if of_weights is None:
         return config
-    preprocess = from_dict(PreprocessConfig, of_weights, f"--weights {config.weights}")
+    its = from_dict(PreprocessConfig, of_weights, f"--weights {config.weights}")
+    kept = {
+        name: value
+        for name, value in asdict(config.preprocess).items()
+        if f"preprocess.{name}" in chosen
+    }
+    preprocess = replace(its, **kept)
+    for name in ("fit", "normalisation"):
+        mine, wanted = getattr(preprocess, name), getattr(its, name)
+        if mine != wanted:
+            _LOGGER.warning(
+                "preprocess.%s is %r, but the initial weights were trained with %r. Leave it out "
+                "to take theirs.",
+                name,
+                mine,
+                wanted,
+            )
     if preprocess != config.preprocess:
         _LOGGER.info(
-            "preprocessing as for the initial weights: %d pixels, %s; [preprocess] overrides it.",
+            "preprocessing as for the initial weights: %d pixels, %s, %s; [preprocess] overrides "
+            "it.",
             preprocess.size,
+            preprocess.fit,
             preprocess.normalisation,
         )
     return replace(config, preprocess=preprocess)

@@ -26,7 +26,13 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.progress import SILENT
 from pneumoscope.storage import temporary_beside
-from pneumoscope.workflows.run_folder import Prepared, _settings, begin, prepare
+from pneumoscope.workflows.run_folder import (
+    Prepared,
+    _settings,
+    begin,
+    prepare,
+    without_unused_subtypes,
+)
 
 CONFIG = replace(RECIPES["finetune"], weights="none", keep_val=True)
 
@@ -240,6 +246,28 @@ def test_a_configuration_made_in_python_keeps_what_differs_from_its_recipe(
     assert "backbone of the initial weights: densenet121-stride16" in caplog.text
     other = replace(config, backbone="densenet169")
     assert prepared(phantoms, tmp_path / "run", other).config.backbone == "densenet169"
+
+
+def test_settings_for_subtypes_that_the_data_lack_are_reported(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    config = replace(RECIPES["scratch"], keep_val=True, kinds=0.3, even_kinds=True)
+    ready = prepared(phantoms, tmp_path / "run", config)
+    assert len({record.subtype for record in ready.dataset.records} - {""}) == 2
+    assert "kinds" not in " ".join(ready.dataset.warnings)
+    train = ready.dataset.subset("train").records
+    assert without_unused_subtypes(config, train) == config
+    one = tmp_path / "one"
+    for number, record in enumerate(ready.dataset.records):
+        copy = one / record.label_name / f"{number}{record.path.suffix}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(record.path.read_bytes())
+    ready = prepared(one, tmp_path / "run", config)
+    assert "kinds and even_kinds have no effect" in " ".join(ready.dataset.warnings)
+    assert ready.config.kinds == 0.3  # as it was asked for: --resume with the same file goes on
+    train = ready.dataset.subset("train").records
+    effective = without_unused_subtypes(ready.config, train)
+    assert (effective.kinds, effective.even_kinds) == (0.0, False)
 
 
 def test_every_setting_has_a_dotted_name() -> None:

@@ -20,7 +20,12 @@ from pneumoscope.report.checklist import Fact
 from pneumoscope.report.content import Counted, Flow, Refusals
 from pneumoscope.report.formatting import METRICS, in_words, interval, metric_text, number, plural
 from pneumoscope.report.model_card import HeldOutTest, ModelCardContent, model_card
-from pneumoscope.workflows.run_folder import is_kermany, software_versions, split_counts
+from pneumoscope.workflows.run_folder import (
+    is_kermany,
+    software_versions,
+    split_counts,
+    without_unused_subtypes,
+)
 
 _NAMES = {
     "densenet121": "DenseNet121",
@@ -60,6 +65,7 @@ def card_text(
 ) -> str:
     """The text of `MODEL_CARD.md` of a run; `epochs` are those of the last stage."""
     size = config.preprocess.size
+    config = without_unused_subtypes(config, dataset.subset("train").records)
     val = dataset.subset("val").records
     return model_card(
         ModelCardContent(

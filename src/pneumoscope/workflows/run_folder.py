@@ -223,6 +223,10 @@ def prepare(
         config.keep_val,
         from_manifest=data.is_file(),
     )
+    train = dataset.subset("train").records
+    if without_unused_subtypes(config, train) != config:
+        unused = "kinds and even_kinds have no effect: the training images name fewer than two "
+        messages = (*messages, unused + "subtypes of pneumonia.")
     dataset = replace(dataset, warnings=(*dataset.warnings, *flat, *messages))
     announce(dataset)
     found = fingerprint(dataset.records)
@@ -239,6 +243,13 @@ def prepare(
         ),
     )
     return Prepared(out, config, dataset)
+
+
+def without_unused_subtypes(config: TrainConfig, train: Sequence[ImageRecord]) -> TrainConfig:
+    """The settings without those that need subtypes, where `train` names fewer than two."""
+    if len({record.subtype for record in train} - {""}) > 1:
+        return config
+    return replace(config, kinds=0.0, even_kinds=False)
 
 
 def _is_finished(out: Path) -> bool:

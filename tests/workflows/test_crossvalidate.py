@@ -19,6 +19,7 @@ from pneumoscope.config import (
     FitConfig,
     IntervalConfig,
     PreprocessConfig,
+    SplitConfig,
     TrainConfig,
     from_toml,
 )
@@ -26,6 +27,7 @@ from pneumoscope.data.index import index
 from pneumoscope.errors import DataError, SplitLeakError, UsageError
 from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.storage import temporary_beside, write_text
 from pneumoscope.workflows.crossvalidate import CrossValidated, crossvalidate
 from pneumoscope.workflows.evaluate import evaluate_model
 from support.small_network import small_network
@@ -169,6 +171,48 @@ def test_splits_that_share_patients_do_not_count(shared: Path, tmp_path: Path) -
     assert {record.split for record in index(data, splits=False)} == {None}
     with pytest.raises(DataError, match=r"--folds 50: .* has images in only \d+ folds"):
         crossvalidate(data, tmp_path / "out", CONFIG, replace(DIVISION, folds=50))
+
+
+def test_what_a_killed_start_leaves_is_no_obstacle(
+    finished: CrossValidated, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was not finished, or the folds alone: each is taken by one of the commands."""
+
+    def instead(split: Path, folder: Path, config: TrainConfig, **_: object) -> None:
+        shutil.copytree(finished.folder / folder.name, folder)
+
+    monkeypatch.setattr("pneumoscope.workflows.crossvalidate.train", instead)
+    out = tmp_path / "cv"
+    out.mkdir()
+    temporary_beside(out / "folds.csv").touch()
+
+    def killed(path: Path, text: str) -> None:
+        if path.name != "folds.csv":
+            raise KeyboardInterrupt
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pneumoscope.workflows.crossvalidate.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            crossvalidate(shared / "phantoms", out, CONFIG, DIVISION)
+    assert {path.name for path in out.glob("[!.]*")} == {"folds.csv"}
+    found = crossvalidate(shared / "phantoms", out, CONFIG, DIVISION, resume=True)
+    assert found.pooled.metrics == finished.pooled.metrics
+
+
+def test_settings_of_the_split_that_are_not_used_are_reported(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="pneumoscope")
+    data = write_phantoms(tmp_path / "few", 12, 1, size=80)
+    config = replace(CONFIG, split=SplitConfig(by="block", test=0.2))
+    for by in ("random", "block"):
+        caplog.clear()
+        division = CrossValidationConfig(folds=50, by=by)  # refused once they are reported
+        with pytest.raises(DataError, match="--folds 50"):
+            crossvalidate(data, tmp_path / "out", config, division)
+        assert "split.test = 0.2 has no effect here" in caplog.text
+        assert ("split.by = 'block' has no effect here" in caplog.text) == (by == "random")
 
 
 def test_each_fold_has_teachers_of_its_own(

@@ -17,6 +17,7 @@ from pneumoscope.config import (
     FitConfig,
     PreprocessConfig,
     ScratchConfig,
+    SplitConfig,
     TrainConfig,
     from_dict,
     from_toml,
@@ -268,6 +269,20 @@ def test_settings_for_subtypes_that_the_data_lack_are_reported(
     train = ready.dataset.subset("train").records
     effective = without_unused_subtypes(ready.config, train)
     assert (effective.kinds, effective.even_kinds) == (0.0, False)
+
+
+def test_a_seed_of_the_split_that_is_not_used_is_reported(
+    phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pneumoscope")
+    prepared(phantoms, tmp_path / "run", replace(CONFIG, seed=3))
+    same = replace(CONFIG, seed=3, split=SplitConfig(seed=3))
+    prepared(phantoms, tmp_path / "run", same)
+    assert "has no effect" not in caplog.text
+    prepared(phantoms, tmp_path / "run", replace(CONFIG, seed=3, split=SplitConfig(seed=5)))
+    assert (
+        "split.seed = 5 has no effect here: the split is made with 3. Set seed instead."
+    ) in caplog.text
 
 
 def test_every_setting_has_a_dotted_name() -> None:

@@ -28,6 +28,7 @@ import numpy as np
 from pneumoscope.config import (
     CrossValidationConfig,
     PreprocessConfig,
+    SplitConfig,
     TrainConfig,
     check_ranges,
     to_toml,
@@ -47,7 +48,13 @@ from pneumoscope.records import CLASS_NAMES, Dataset, Estimate, ImageRecord
 from pneumoscope.storage import claim_folder, csv_text, path_text, safe_path, write_json, write_text
 from pneumoscope.workflows.evaluate import Evaluated, write_evaluation
 from pneumoscope.workflows.evaluation_folder import metrics_table
-from pneumoscope.workflows.run_folder import announce, check_settings, settings_of_run
+from pneumoscope.workflows.run_folder import (
+    announce,
+    check_empty,
+    check_settings,
+    settings_of_run,
+    warn_of_unused_split,
+)
 from pneumoscope.workflows.scoring import (
     MatchedFraming,
     Scored,
@@ -185,6 +192,7 @@ def crossvalidate(
     check_ranges(division, "crossvalidate")
     watch = Stopwatch()
     config = _settings(out, replace(config, keep_val=True), given, resume=resume)
+    warn_of_unused_split(config.split, _split(config, division))
     dataset = index(data, progress=progress, splits=False)
     numbers, warnings = assign_folds(dataset.records, division.folds, division.by, config.seed)
     dataset = replace(dataset, warnings=(*dataset.warnings, *warnings))
@@ -217,14 +225,7 @@ def run_crossvalidation(
 ) -> tuple[dict[str, Any], str]:
     """Run `crossvalidate`; returns the document (`crossvalidation.json`, `out`) and the text."""
     found = crossvalidate(
-        data,
-        out,
-        config,
-        division,
-        progress=progress,
-        matched=matched,
-        resume=resume,
-        given=given,
+        data, out, config, division, progress=progress, matched=matched, resume=resume, given=given
     )
     parts = [_table(found), f"pooled, out of fold:\n{metrics_table(found.pooled)}"]
     if found.matched:
@@ -263,13 +264,12 @@ def _claim(
                 f"--resume: {path} has other images or folds than this command. Give the same "
                 "DATA, --folds, --by and --seed, or another --out."
             )
-    elif out.is_dir() and any(out.iterdir()):
-        raise UsageError(
-            f"--out {out}: is not empty. Give another folder, or --resume to continue."
-        )
+    else:
+        check_empty(out)
     claim_folder(out)
-    write_text(out / CONFIG, to_toml(config))
+    # The folds first: with them alone --resume continues, as with the folder of an older version.
     write_text(path, text)
+    write_text(out / CONFIG, to_toml(config))
 
 
 def _folds_text(dataset: Dataset, numbers: Sequence[int]) -> str:
@@ -291,7 +291,7 @@ def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
     split = job.out / "splits" / f"fold-{number}.csv"
     if not (folder / "report.html").exists():  # the last file that a run writes
         write_split(split, _parted(job, number))
-        config = _of_fold(job.config, number)
+        config = replace(_of_fold(job.config, number), split=_split(job.config, job.division))
         begun = (folder / CONFIG).exists()
         train(split, folder, config, progress=job.progress, resume=begun, given=_DECIDED)
     predictor = Predictor.load(folder)
@@ -312,6 +312,11 @@ def _matched(
     return score_matched(held_out, predictor, MATCHED_SHARES, title, job.progress)
 
 
+def _split(config: TrainConfig, division: CrossValidationConfig) -> SplitConfig:
+    """How the patients outside a fold are divided into train and val."""
+    return replace(config.split, test=0.0, by=division.by, seed=config.seed)
+
+
 def _of_fold(config: TrainConfig, number: int) -> TrainConfig:
     """The settings of one fold: `{fold}` in the names of teachers becomes its number."""
     teachers = tuple(choice.replace(FOLD, str(number)) for choice in config.teachers)
@@ -325,8 +330,7 @@ def _matched_folder(out: Path, share: float) -> Path:
 def _parted(job: _Job, number: int) -> Dataset:
     """The data set with this fold as test and the other folds split into train and val."""
     paired = list(zip(job.dataset.records, job.numbers, strict=True))
-    config = job.config
-    shares = replace(config.split, test=0.0, by=job.division.by, seed=config.seed)
+    shares = _split(job.config, job.division)
     others = iter(assign_splits([record for record, n in paired if n != number], shares)[0])
     records: list[ImageRecord] = [
         replace(record, split="test") if n == number else next(others) for record, n in paired

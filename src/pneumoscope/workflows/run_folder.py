@@ -21,6 +21,7 @@ from pneumoscope.config import (
     RECIPES,
     PreprocessConfig,
     ProvenanceConfig,
+    SplitConfig,
     TrainConfig,
     check_ranges,
     from_dict,
@@ -207,21 +208,16 @@ def prepare(
         raise UsageError(
             f"--resume: the run in {out} is finished; nothing to resume. Give another --out."
         )
-    # A process that was killed before its first file left nothing worth keeping.
-    ignorable = {*leftovers(out), out / LOCK_FILE}
-    if not resume and out.is_dir() and not set(out.iterdir()) <= ignorable:
-        raise UsageError(
-            f"--out {out}: is not empty. Give another folder, or --resume to continue its run."
-        )
+    if not resume:
+        check_empty(out)
     config = settings_of_run(out, config, given, resume=resume)
     check_settings(config)
     dataset = index(data, progress=progress)
     flat = notes_on_flat_images(dataset.records, progress)
+    shares = replace(config.split, seed=config.seed)
+    warn_of_unused_split(config.split, shares)
     dataset, messages = with_usable_validation(
-        dataset,
-        replace(config.split, seed=config.seed),
-        config.keep_val,
-        from_manifest=data.is_file(),
+        dataset, shares, config.keep_val, from_manifest=data.is_file()
     )
     train = dataset.subset("train").records
     if without_unused_subtypes(config, train) != config:
@@ -243,6 +239,34 @@ def prepare(
         ),
     )
     return Prepared(out, config, dataset)
+
+
+def check_empty(out: Path) -> None:
+    """Check that a new run may begin in `out`.
+
+    A process that was killed before its first file left nothing worth keeping.
+
+    Raises:
+        UsageError: it has content.
+    """
+    if out.is_dir() and not set(out.iterdir()) <= {*leftovers(out), out / LOCK_FILE}:
+        raise UsageError(
+            f"--out {out}: is not empty. Give another folder, or --resume to continue its run."
+        )
+
+
+def warn_of_unused_split(asked: SplitConfig, used: SplitConfig) -> None:
+    """Log a warning for each `[split]` setting that is neither the default nor the one used."""
+    instead = {"seed": "seed", "by": "--by", "test": "--folds"}
+    for name, value in asdict(asked).items():
+        if value not in (getattr(SplitConfig(), name), getattr(used, name)):
+            _LOGGER.warning(
+                "split.%s = %r has no effect here: the split is made with %r. Set %s instead.",
+                name,
+                value,
+                getattr(used, name),
+                instead.get(name, "another"),
+            )
 
 
 def without_unused_subtypes(config: TrainConfig, train: Sequence[ImageRecord]) -> TrainConfig:

@@ -24,11 +24,15 @@ from pneumoscope.config import (
     from_toml,
 )
 from pneumoscope.data.index import index
+from pneumoscope.data.training_overlap import training_hashes
 from pneumoscope.errors import DataError, SplitLeakError, UsageError
+from pneumoscope.graph.bundle_files import SEEN_TABLE
 from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.images.phantom.folder import write_phantoms
+from pneumoscope.inference.bundle import load_bundle, write_revised
+from pneumoscope.progress import SILENT
 from pneumoscope.storage import temporary_beside, write_text
-from pneumoscope.workflows.crossvalidate import CrossValidated, crossvalidate
+from pneumoscope.workflows.crossvalidate import CrossValidated, crossvalidate, run_crossvalidation
 from pneumoscope.workflows.evaluate import evaluate_model
 from support.small_network import small_network
 
@@ -231,3 +235,34 @@ def test_each_fold_has_teachers_of_its_own(
     found = crossvalidate(shared / "phantoms", tmp_path / "cv", config, DIVISION)
     assert taught == [(str(finished.folder / f"fold-{k}"), "default") for k in (1, 2, 3)]
     assert found.pooled.metrics == finished.pooled.metrics
+
+
+def test_held_out_images_that_a_model_was_trained_on_are_reported(
+    finished: CrossValidated, shared: Path, tmp_path: Path
+) -> None:
+    """As its initial weights or a teacher may have been."""
+    assert finished.seen.known
+    assert not finished.seen.is_optimistic
+    out = tmp_path / "cv"
+    shutil.copytree(finished.folder, out)
+    model = load_bundle(out / "fold-1" / "model")
+    every = training_hashes({"train": index(shared / "phantoms").records, "val": ()})
+    write_revised(model.folder, model, model.manifest, "", {SEEN_TABLE: every})
+    document, text = run_crossvalidation(
+        shared / "phantoms",
+        out,
+        CONFIG,
+        DIVISION,
+        SILENT,
+        matched=False,
+        resume=True,
+        given=(),
+    )
+    count = len(finished.folds[0].scored.records)
+    said = f"Held-out images: The model was trained on {count} of these 60 images"
+    assert text.startswith(said)
+    assert document["seen"]["identical"] == count
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["seen"]["identical"] == count
+    assert any(caution.startswith(said) for caution in metrics["cautions"])
+    assert said in (out / "report.html").read_text(encoding="utf-8")

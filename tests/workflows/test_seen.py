@@ -17,7 +17,12 @@ from pneumoscope.graph.bundle_files import SEEN_TABLE
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference.bundle import load_bundle, write_revised
 from pneumoscope.records import ImageRecord
-from pneumoscope.workflows.seen import add_to_bundle, hashes_of_earlier, hashes_of_training
+from pneumoscope.workflows.seen import (
+    add_to_bundle,
+    caution_on_validation,
+    hashes_of_earlier,
+    hashes_of_training,
+)
 from pneumoscope.workflows.train import train
 from support.small_bundle import small_bundle
 
@@ -71,6 +76,21 @@ def test_weights_without_hashes_are_reported(
     weights = small_bundle(tmp_path / "weights").folder
     assert hashes_of_earlier(TrainConfig(weights=str(weights))) is None
     assert f"--weights {weights}: its bundle holds no hashes" in caplog.text
+
+
+def test_validation_images_that_the_initial_weights_were_trained_on_are_reported(
+    records: Sequence[ImageRecord], tmp_path: Path
+) -> None:
+    earlier = hashes_of_earlier(TrainConfig(weights=str(trained_on(tmp_path, records[:8]))))
+    found = caution_on_validation(earlier, records[5:12])
+    assert found.startswith(
+        "The initial weights or teachers were trained on 3 of the 7 validation images"
+    )
+    assert caution_on_validation(earlier, records[8:12]) == ""
+    assert caution_on_validation(None, records) == ""
+    # A second stage on the same split has the same validation images: that is no leak.
+    same_split = training_hashes({"train": records[:5], "val": records[5:12]})
+    assert caution_on_validation(same_split, records[5:12]) == ""
 
 
 @pytest.mark.parametrize("role", ["weights", "teachers"])

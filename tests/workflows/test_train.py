@@ -379,3 +379,23 @@ def test_a_disk_full_while_the_bundle_is_written_leaves_the_one_before(
         assert not list(out.glob("checkpoint-*"))
         weights = "model.keras"
         assert content_of(out / "model")[weights] == before[weights]
+
+
+def test_validation_images_that_the_initial_weights_were_trained_on_are_reported(
+    run_of: Callable[[str], TrainedRun], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(shared / "cache"))
+    earlier = run_of("ensemble").folder
+    swapped = shared / "swapped.csv"
+    other = {"train": "val", "val": "train"}
+    with swapped.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label", "patient", "split"])
+        for each in load_dataset(earlier / "split.csv"):
+            split = other.get(each.split or "", each.split)
+            writer.writerow([each.path, each.label, each.patient, split])
+    run = train(swapped, shared / "again", replace(CONFIG, weights=str(earlier)))
+    metrics = json.loads((run.folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    said = "The initial weights or teachers were trained on "
+    assert any(caution.startswith(said) for caution in metrics["cautions"])
+    assert said in (run.folder / "report.html").read_text(encoding="utf-8")

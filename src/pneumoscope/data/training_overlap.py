@@ -97,6 +97,17 @@ class TrainingOverlap:
         )
 
 
+def total_overlap(parts: Sequence[TrainingOverlap]) -> TrainingOverlap:
+    """The sum over several groups of images, each counted for its own model."""
+    return TrainingOverlap(
+        sum(part.images for part in parts),
+        all(part.known for part in parts),
+        sum(part.identical for part in parts),
+        sum(part.alike for part in parts),
+        sum(part.chosen_on for part in parts),
+    )
+
+
 def training_hashes(
     records: Mapping[Part, Sequence[ImageRecord]],
     progress: Progress = SILENT,

@@ -36,6 +36,7 @@ from pneumoscope.config import (
 from pneumoscope.data.index import index
 from pneumoscope.data.splits import write_split
 from pneumoscope.data.splitting import assign_folds, assign_splits
+from pneumoscope.data.training_overlap import TrainingOverlap, total_overlap
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.intervals import bootstrap_metrics
@@ -54,6 +55,7 @@ from pneumoscope.workflows.run_folder import (
     check_settings,
     settings_of_run,
     warn_of_unused_split,
+    with_cautions,
 )
 from pneumoscope.workflows.scoring import (
     MatchedFraming,
@@ -62,6 +64,7 @@ from pneumoscope.workflows.scoring import (
     score_all,
     score_matched,
 )
+from pneumoscope.workflows.seen import caution_on_folds, seen_by
 from pneumoscope.workflows.tracking import Stopwatch
 from pneumoscope.workflows.train import train
 
@@ -84,13 +87,16 @@ _SHOWN = ("auc", "sensitivity", "specificity", "accuracy")
 class Fold:
     """One held-out fold: its number, its images and predictions, and their metrics.
 
-    `matched` holds the predictions on its re-cut images, one entry for each share.
+    `seen` counts the images that the fold's model was trained on after all: through its initial
+    weights, its teachers or copies. `matched` holds the predictions on its re-cut images, one entry
+    for each share.
     """
 
     number: int
     scored: Scored
     evaluation: Evaluation
     threshold: float
+    seen: TrainingOverlap
     matched: Mapping[float, MatchedFraming] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
@@ -145,6 +151,11 @@ class CrossValidated:
     pooled: Evaluation
     decided: dict[str, Estimate]
     matched: dict[float, Evaluation]
+
+    @property
+    def seen(self) -> TrainingOverlap:
+        """Held-out images that their fold's model was trained on after all, over all folds."""
+        return total_overlap([fold.seen for fold in self.folds])
 
 
 def crossvalidate(
@@ -227,7 +238,8 @@ def run_crossvalidation(
     found = crossvalidate(
         data, out, config, division, progress=progress, matched=matched, resume=resume, given=given
     )
-    parts = [_table(found), f"pooled, out of fold:\n{metrics_table(found.pooled)}"]
+    seen = caution_on_folds(found.seen) or found.seen.in_words()
+    parts = [seen, _table(found), f"pooled, out of fold:\n{metrics_table(found.pooled)}"]
     if found.matched:
         parts.append(f"pooled, framing matched:\n{_matched_table(found)}")
     files = {"predictions": out / "out_of_fold.csv", "report": out / "report.html"}
@@ -296,11 +308,12 @@ def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
         train(split, folder, config, progress=job.progress, resume=begun, given=_DECIDED)
     predictor = Predictor.load(folder)
     held_out = [r for r, n in zip(job.dataset.records, job.numbers, strict=True) if n == number]
+    seen = seen_by(predictor, held_out, job.progress)
     scored = score_all(held_out, predictor, f"held-out fold {number}", job.progress)
     evaluation = evaluate_scored(scored, predictor.manifest, job.config.interval)
     threshold = predictor.manifest.threshold.value
     matched = _matched(job, folder, held_out, number) if job.matched else {}
-    return Fold(number, scored, evaluation, threshold, matched), predictor.manifest
+    return Fold(number, scored, evaluation, threshold, seen, matched), predictor.manifest
 
 
 def _matched(
@@ -383,7 +396,8 @@ def _matched_together(dataset: Dataset, folds: Sequence[Fold]) -> dict[float, Ma
 def _write(
     job: _Job, found: CrossValidated, manifest: BundleManifest, name: str, watch: Stopwatch
 ) -> None:
-    out, dataset, folds = job.out, job.dataset, found.folds
+    out, folds = job.out, found.folds
+    dataset = with_cautions(job.dataset, caution_on_folds(found.seen))
     point = OperatingPoint(found.pooled.threshold, found.pooled.rule, "the validation parts")
     evaluated = Evaluated(
         _together(dataset, [fold.scored for fold in folds]),
@@ -393,6 +407,7 @@ def _write(
         "all",
         name,
         f"{len(folds)}-fold cross-validation (facts are those of fold 1's model)",
+        seen=found.seen,
     )
     _write_predictions(out / "out_of_fold.csv", folds)
     write_json(out / "crossvalidation.json", _document(found, job.division))
@@ -432,6 +447,7 @@ def _document(found: CrossValidated, division: CrossValidationConfig) -> dict[st
         "schema_version": SCHEMA_VERSION,
         "folds": [fold.row() for fold in found.folds],
         "by": division.by,
+        "seen": found.seen.to_dict(),
         "pooled": found.pooled.to_metrics_json(),
         "decided_by_fold_thresholds": {n: asdict(e) for n, e in found.decided.items()},
         "matched": {f"{share:g}": e.to_metrics_json() for share, e in found.matched.items()},

@@ -1,8 +1,9 @@
 """Record which images a model was trained on, and count them among other images.
 
 `train` stores salted hashes of the training images in the bundle (`data/training_overlap.py`).
-`evaluate`, `compare`, `stress` and `plan --recalibrate` use them to report how many of their images
-the model was trained on.
+`evaluate`, `compare`, `stress`, `crossvalidate` and `plan --recalibrate` use them to report how
+many of their images the model was trained on. `train` reports how many validation images its
+initial weights or teachers were trained on.
 
 `python -m pneumoscope.workflows.seen MODEL DATA` adds the hashes to an older bundle that was
 trained on DATA.
@@ -59,6 +60,38 @@ def seen_by(
     if seen.is_optimistic:
         _LOGGER.warning("%s", seen.in_words())
     return seen
+
+
+def caution_on_validation(
+    earlier: Table | None, val: Sequence[ImageRecord], progress: Progress = SILENT
+) -> str:
+    """A caution if the initial weights or a teacher were trained on validation images; else empty.
+
+    Images that only an earlier threshold was chosen on don't count: they stay validation images.
+
+    Args:
+        earlier: result of `hashes_of_earlier`.
+        val: the validation images of the new model, hashed by `index`.
+        progress: advances by one for each image.
+    """
+    trained_on = 0 if earlier is None else count_overlap(earlier, val, progress).trained_on
+    if not trained_on:
+        return ""
+    return (
+        f"The initial weights or teachers were trained on {trained_on:,} of the {len(val):,} "
+        "validation images: epoch, calibration, threshold and metrics are too optimistic. Give "
+        "others, or the split that they were trained with."
+    )
+
+
+def caution_on_folds(seen: TrainingOverlap) -> str:
+    """A caution if models of a cross-validation saw images that they hold out; else empty."""
+    if not seen.is_optimistic:
+        return ""
+    return (
+        f"Held-out images: {seen.in_words()} It saw them through its initial weights or a teacher "
+        "(give a teacher per fold: CV/fold-{fold}), or as copies under another patient."
+    )
 
 
 def hashes_of_earlier(config: TrainConfig) -> Table | None:

@@ -80,9 +80,9 @@ from pneumoscope.workflows.input_check import (
     with_input_check,
 )
 from pneumoscope.workflows.operating_point import with_operating_point
-from pneumoscope.workflows.run_folder import Prepared, ages_of, begin, prepare
+from pneumoscope.workflows.run_folder import Prepared, ages_of, begin, prepare, with_cautions
 from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
-from pneumoscope.workflows.seen import hashes_of_earlier, hashes_of_training
+from pneumoscope.workflows.seen import caution_on_validation, hashes_of_earlier, hashes_of_training
 from pneumoscope.workflows.tracking import MLflow, Stopwatch, TensorBoard, peak_memory_mb
 
 Callback = Callable[[StageEpoch], None]
@@ -213,6 +213,8 @@ def _train(
     config, dataset, out = prepared.config, prepared.dataset, prepared.folder
     data = Path(config.provenance.data)
     earlier = hashes_of_earlier(config)  # a damaged bundle is refused before anything is trained
+    val = dataset.subset("val").records
+    dataset = with_cautions(dataset, caution_on_validation(earlier, val, progress))
     history_file = _HistoryFile(out / "history.csv", callbacks)
     trained, initial = _networks(prepared, progress, watch, history_file)
     history = tuple(row for one in trained for row in one.history)

@@ -27,7 +27,6 @@ from pneumoscope.evaluation.paired import (
     paired_auc,
     paired_differences,
     paired_share_interval,
-    paired_share_lower,
     tango_lower,
 )
 from pneumoscope.evaluation.proportions import patient_codes
@@ -117,11 +116,8 @@ def test_mcnemar_counts_who_was_right() -> None:
 
 def test_share_limit_of_a_published_example() -> None:
     """Fagerland, Lydersen & Laake 2014 (doi:10.1002/sim.6148): Tango's interval of 1, 7 of 21."""
-    before = np.array([True] * 1 + [False] * 7 + [True] * 13)
-    after = np.array([False] * 1 + [True] * 7 + [True] * 13)
-    low = -paired_share_lower(before, after, 0.975)
-    high = -paired_share_lower(after, before, 0.975)
-    assert (round(high, 3), round(low, 3)) == (0.517, -0.026)
+    low, high = tango_lower(7, 1, 21, 0.975), -tango_lower(1, 7, 21, 0.975)
+    assert (round(low, 3), round(high, 3)) == (0.026, 0.517)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +140,8 @@ def test_share_limit_is_where_the_score_test_turns(gained: int, lost: int, n: in
 
 
 def test_share_limit_never_collapses() -> None:
-    assert paired_share_lower([True] * 10, [True] * 10, 0.95) < -0.2
-    assert paired_share_lower([True] * 10, [False] * 10, 0.95) == -1.0
-    assert paired_share_lower([], [], 0.95) == -1.0
+    assert tango_lower(0, 0, 10, 0.95) < -0.2
+    assert tango_lower(0, 10, 10, 0.95) == -1.0
 
 
 def test_share_interval_is_tangos_and_repeats_are_no_news() -> None:
@@ -239,6 +234,40 @@ def test_a_worse_model_fails_and_says_by_what() -> None:
     own = compare(labels, (old, worse), (0.5, 0.3), np.arange(1200), config)
     assert own.new["sensitivity"].value == own.old["sensitivity"].value
     assert (own.carried["sensitivity"].value or 0) < (own.old["sensitivity"].value or 0)
+
+
+def changed_calls(
+    losses: list[int], patients: int = 40, each: int = 10
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """PNEUMONIA patients with `each` images, all called by the old model, `losses[k]` lost of k's.
+
+    As many NORMAL patients are called right by both.
+    """
+    labels = np.repeat([1, 0], patients * each)
+    old = np.where(labels == 1, 0.9, 0.1)
+    new = old.copy()
+    for k, lost in enumerate(losses):
+        new[k * each : k * each + lost] = 0.2
+    return labels, (old, new), np.repeat(np.arange(2 * patients), each)
+
+
+def test_lost_images_of_one_patient_count_as_one_patients() -> None:
+    config = CompareConfig(resamples=200)
+    labels, scores, patients = changed_calls([2])
+    found = compare(labels, scores, (0.5, 0.5), patients, config)
+    check = next(check for check in found.checks if check.name == "sensitivity")
+    inside = labels == 1
+    correct = [values[inside] >= 0.5 for values in scores]
+    clustered = paired_share_interval(correct[0], correct[1], patients[inside], 0.9)
+    assert check.lower == pytest.approx(clustered.low)
+    assert not check.passed
+    assert "could be lower by more than 0.02" in check.reason
+    # The same two losses in two patients of one image each: Tango's limit for independent images.
+    labels, scores, patients = changed_calls([1, 1], patients=400, each=1)
+    found = compare(labels, scores, (0.5, 0.5), patients, config)
+    check = next(check for check in found.checks if check.name == "sensitivity")
+    assert check.lower == pytest.approx(tango_lower(0, 2, 400, 0.95))
+    assert check.passed
 
 
 def test_nothing_to_compare() -> None:

@@ -29,7 +29,7 @@ from pneumoscope.evaluation.paired import (
     mcnemar,
     paired_auc,
     paired_differences,
-    paired_share_lower,
+    paired_share_interval,
 )
 from pneumoscope.evaluation.proportions import Patients, patient_codes
 from pneumoscope.evaluation.ranked_metrics import checked_scores
@@ -216,8 +216,8 @@ def _checks(
         "auc": _least(
             differences.lower["auc"], _delong_lower(auc, truth, scores, ids, config.confidence)
         ),
-        "sensitivity": _share_limit(truth == 1, correct, differences, "sensitivity", config),
-        "specificity": _share_limit(truth == 0, correct, differences, "specificity", config),
+        "sensitivity": _share_limit(truth == 1, correct, ids, differences, "sensitivity", config),
+        "specificity": _share_limit(truth == 0, correct, ids, differences, "specificity", config),
     }
     margins = (config.auc_margin, config.sensitivity_margin, config.specificity_margin)
     for (name, lower), margin in zip(limits.items(), margins, strict=True):
@@ -238,13 +238,19 @@ def _checks(
 def _share_limit(
     inside: Float64Array | Any,
     correct: tuple[Any, Any],
+    ids: Any,
     differences: PairedDifferences,
     name: str,
     config: CompareConfig,
 ) -> float | None:
-    """The lower of two limits: the bootstrap's is clustered by patient, Tango's never collapses."""
-    other = paired_share_lower(correct[0][inside], correct[1][inside], config.confidence)
-    return _least(differences.lower[name], other)
+    """The lower of two limits, both clustered by patient: the bootstrap's and Tango's.
+
+    The bootstrap's is too high where few patients change, Tango's never collapses.
+    """
+    pair = correct[0][inside], correct[1][inside], ids[inside]
+    # A one-sided limit at confidence c is a limit of the two-sided interval at 2c - 1.
+    other = paired_share_interval(*pair, 2 * config.confidence - 1)
+    return _least(differences.lower[name], other.low)
 
 
 def _delong_lower(

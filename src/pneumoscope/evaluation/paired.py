@@ -191,22 +191,6 @@ def _half_binomial(total: int, k: int) -> float:
     return math.exp(log - total * math.log(2.0))
 
 
-def paired_share_lower(old_right: ArrayLike, new_right: ArrayLike, confidence: float) -> float:
-    """One-sided lower limit of a difference of paired proportions; it never collapses.
-
-    Tango's score limit (1998, Statistics in Medicine 17:891-908): the largest difference below
-    the observed one that a score test at `confidence` rejects. It assumes independent images.
-    Returns -1 without images.
-    """
-    before = np.asarray(old_right, dtype=bool)
-    after = np.asarray(new_right, dtype=bool)
-    if not before.size:
-        return -1.0
-    gained = int(np.count_nonzero(~before & after))
-    lost = int(np.count_nonzero(before & ~after))
-    return tango_lower(gained, lost, before.size, confidence)
-
-
 def paired_share_interval(
     old_right: ArrayLike, new_right: ArrayLike, patients: Patients, level: float
 ) -> Estimate:
@@ -247,7 +231,18 @@ def paired_share_interval(
 
 
 def tango_lower(gained: float, lost: float, n: float, confidence: float) -> float:
-    """The limit of `paired_share_lower` from counts, which need not be integers, by bisection."""
+    """One-sided lower limit of a difference of paired proportions; it never collapses.
+
+    Tango's score limit (1998, Statistics in Medicine 17:891-908): the largest difference below
+    the observed one that a score test at `confidence` rejects, by bisection. It assumes
+    independent images.
+
+    Args:
+        gained: number of images that only the new model predicts correctly, not always an integer.
+        lost: number that only the old model predicts correctly.
+        n: number of all images, above 0.
+        confidence: such as 0.95.
+    """
     z = NormalDist().inv_cdf(confidence)
 
     def statistic(gap: float) -> float:

@@ -184,8 +184,8 @@ def _verdict(content: CompareContent) -> Section:
     view = TablesView(
         "A criterion is passed if the one-sided lower confidence limit of the difference, new "
         f"minus old, is above the margin, with at least {content.config.fewest} patients of each "
-        "class. The limit is the lower of two: that of the bootstrap over patients, and DeLong’s "
-        "(AUC) or Tango’s (sensitivity, specificity).",
+        "class. The limit is the lower of two, both clustered by patient: that of the bootstrap, "
+        "and DeLong’s (AUC) or Tango’s (sensitivity, specificity).",
         (Table("Verdict", columns, rows),),
     )
     return Section("verdict", "Verdict", "Verdict", "sections/tables.html.j2", view)

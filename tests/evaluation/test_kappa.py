@@ -89,3 +89,18 @@ def test_what_has_no_kappa() -> None:
     assert (one_patient.value, one_patient.low) == (1.0, None)
     with pytest.raises(DataError, match="wanted two for each"):
         cohen_kappa([0, 1], [0], ["p", "q"], 0.95)
+
+
+def test_raters_who_never_agree() -> None:
+    found = cohen_kappa([1, 1, 0], [0, 0, 1], ["a", "b", "c"], 0.95)
+    assert found.observed == 0.0
+    low, value, high = found.kappa.low, found.kappa.value, found.kappa.high
+    assert low is not None
+    assert value is not None
+    assert high is not None
+    assert low == value < 0 < high  # nothing lies below no agreement
+    # Ten patients say more than three.
+    more = cohen_kappa([1, 0] * 5, [0, 1] * 5, np.arange(10), 0.95)
+    assert more.kappa.value == -1.0
+    assert more.kappa.high is not None
+    assert more.kappa.high < high

@@ -25,6 +25,7 @@ from pneumoscope.inference.certificates import PrecisionCertificate
 from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import COLUMNS
+from pneumoscope.workflows.evaluation_folder import read_evaluation
 
 
 def evaluation(folder: Path, model: str = "", threshold: float = 0.5, split: str = "val") -> Path:
@@ -50,6 +51,15 @@ def evaluation(folder: Path, model: str = "", threshold: float = 0.5, split: str
         document["model"] = {"name": "its model", "fingerprint": model}
     (folder / "metrics.json").write_text(json.dumps(document))
     return folder
+
+
+def test_a_column_score_of_the_manifest_is_not_the_models(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path / "e")
+    wanted = read_evaluation(folder).probabilities
+    table = folder / "predictions.csv"
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"score,{head}", *(f"0.5,{row}" for row in rows)]) + "\n")
+    assert read_evaluation(folder).probabilities.tolist() == wanted.tolist()
 
 
 def planned(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0) -> dict[str, Any]:

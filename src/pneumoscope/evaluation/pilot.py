@@ -225,7 +225,10 @@ def cohen_kappa(first: ArrayLike, second: ArrayLike, patients: Patients, level: 
         return Agreement(n, counts, observed, expected, Estimate(kappa), None)
     error = _error(influence, codes, patient_count)
     spread = observed * (1 - observed)
-    independent = spread / ((1 - expected) ** 2 * error**2) if error > 0 else float(patient_count)
+    # Where all or none agree, the spread says nothing: one image per patient.
+    independent = float(patient_count)
+    if error > 0 and spread > 0:
+        independent = spread / ((1 - expected) ** 2 * error**2)
     ends = score_interval(observed, min(independent, float(n)), level)
     low, high = (
         None if end is None else (end - expected) / (1 - expected) for end in (ends.low, ends.high)

@@ -97,8 +97,10 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
         raise DataError(f"{folder}: no image has a prediction. See 'reason' in predictions.csv.")
     try:
         labels = [CLASS_NAMES.index(row["label"]) for row in scored]
-        scores = [float(row.get("score") or row["probability"]) for row in scored]
         scale = ScoreScale(**document.get("scale", {}))
+        # Of probabilities, `score` is a column of the manifest that was kept as a subgroup.
+        column = "probability" if scale.probability else "score"
+        scores = [float(row[column]) for row in scored]
         for row, score, unit in zip(scored, scores, scale.to_unit(scores), strict=True):
             if not 0.0 <= unit <= 1.0:
                 raise ValueError(

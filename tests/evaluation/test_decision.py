@@ -7,8 +7,9 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from pneumoscope.config import IntervalConfig
-from pneumoscope.evaluation.decision import decision_curve, shifted
+from pneumoscope.evaluation.decision import cost_table, decision_curve, shifted
 from pneumoscope.evaluation.intervals import expanded_tail, fewest_patients, resampled_weights
+from pneumoscope.evaluation.plan import threshold_table
 from pneumoscope.evaluation.proportions import patient_codes, wilson_interval
 from support.known import known
 
@@ -81,6 +82,30 @@ def test_limits_where_one_rate_is_extreme_do_not_depend_on_the_order() -> None:
     other = decision_curve(labels[mixed], scores[mixed], patients[mixed], 0.3, CONFIG)
     assert one.low == pytest.approx(other.low)
     assert one.high == pytest.approx(other.high)
+
+
+def test_no_error_among_few_patients_is_no_proof_of_no_cost() -> None:
+    labels, scores = np.repeat([0, 1], 10), np.linspace(0.05, 0.95, 20)
+    thresholds = threshold_table(labels, scores, np.arange(20), CONFIG).thresholds
+    found = cost_table(labels, scores, np.arange(20), thresholds, 0.1, (20, 1), CONFIG)
+    cheapest = found.at(found.cheapest)
+    # Ten of each: up to 1 - Wilson's limit may be missed, and as many be false alarms.
+    reach = 1 - known(wilson_interval(10, 10, CONFIG.level).low)
+    assert (cheapest.value, cheapest.low) == (0.0, 0.0)
+    assert cheapest.high == pytest.approx(1000 * reach * np.hypot(20 * 0.1, 0.9))
+    # All called: no case is missed, every normal image is an alarm.
+    everyone = found.at(0)
+    assert everyone.value == pytest.approx(found.call_all)
+    assert everyone.low == pytest.approx(found.call_all - 1000 * reach * 0.9)
+    assert everyone.high == pytest.approx(found.call_all + 1000 * reach * 2.0)
+    # Between the edges the bootstrap remains.
+    mixed = np.where(np.arange(20) % 5 == 0, 1 - labels, labels)
+    at = np.array([0.5])
+    inside = cost_table(mixed, scores, np.arange(20), at, 0.1, (20, 1), CONFIG).at(0)
+    assert inside.low is not None
+    assert inside.high is not None
+    assert inside.value is not None
+    assert 0 < inside.low < inside.value < inside.high
 
 
 def test_a_model_that_knows_nothing_is_useful_nowhere() -> None:

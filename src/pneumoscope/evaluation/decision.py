@@ -12,6 +12,7 @@ only on the ratio of the two costs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,17 +158,17 @@ def decision_curve(
 def _hold_at_edges(
     limits: tuple[Float64Array, Float64Array],
     point: Float64Array,
-    called: NDArray[np.bool_],
+    called: Iterable[NDArray[np.bool_]],
     images: tuple[Int64Array, Int64Array],
     weights: tuple[float, Float64Array],
     level: float,
 ) -> None:
-    """Replace the limits (99,) where a rate is 0 or 1, by square-and-add of the rates' limits.
+    """Replace the limits (c,) where a rate is 0 or 1, by square-and-add of the rates' limits.
 
     Args:
-        limits: lower and upper limits, (99,) each; changed in place.
-        point: the net benefit, (99,).
-        called: which images are called PNEUMONIA at each threshold probability, (99, n).
+        limits: lower and upper limits, (c,) each; changed in place.
+        point: the benefit at each of c thresholds, (c,).
+        called: which images are called PNEUMONIA at each threshold, c times (n,).
         images: label and patient code of each, (n,).
         weights: what sensitivity gains, and what false positives cost at each threshold.
         level: of the intervals.
@@ -266,6 +267,8 @@ def cost_table(
 ) -> CostTable:
     """Expected cost at each threshold, with expanded percentile intervals over patients.
 
+    Where sensitivity or specificity is 0 or 1, the intervals come from those of both rates.
+
     Args:
         labels: int, (n,), 0 or 1, both present.
         probabilities: float64, (n,), in [0, 1].
@@ -307,6 +310,19 @@ def cost_table(
         resampled = np.concatenate(blocks)
         fewest = fewest_patients(truth, codes)
         low, high = column_limits(resampled, config.level, fewest)
+        benefit = (-high, -low)  # a cost is a benefit with the opposite sign
+        _hold_at_edges(
+            benefit,
+            -point,
+            (scores >= threshold for threshold in thresholds),
+            (truth, codes),
+            (
+                PER * missed * prevalence,
+                np.full(point.size, PER * alarm * (1.0 - prevalence)),
+            ),
+            config.level,
+        )
+        low, high = 0.0 - benefit[1], 0.0 - benefit[0]
         whole = resampled[~np.isnan(resampled).any(axis=1)]
         if len(whole):
             tail = expanded_tail(config.level, fewest)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import label
 
-from pneumoscope.errors import ImageRefusedError, PneumoscopeError
+from pneumoscope.errors import DataError, ImageRefusedError, PneumoscopeError
 from pneumoscope.images.lungs import (
     MaskFolder,
     bounding_box,
@@ -166,3 +166,19 @@ def test_masks_are_found_by_the_path_or_name_of_the_image(tmp_path: Path) -> Non
     assert folder.lungs(images / "empty.png", (50, 50)) is None
     with pytest.raises(ImageRefusedError, match=r"broken\.png"):
         folder.lungs(images / "broken.jpeg", (50, 50))
+
+
+def test_masks_without_white_are_no_empty_lungs(tmp_path: Path) -> None:
+    ones = np.zeros((50, 50), np.uint8)
+    ones[10:40, 5:20] = 1
+    Image.fromarray(ones).save(tmp_path / "ones.png")
+    Image.fromarray(ones * 127).save(tmp_path / "grey.png")
+    speck = np.zeros((50, 50), np.uint8)
+    speck[20, 20] = 255
+    Image.fromarray(speck).save(tmp_path / "speck.png")
+    folder = MaskFolder(tmp_path, tmp_path)
+    with pytest.raises(DataError, match=r"ones\.png: its brightest pixel is 1 of 255"):
+        folder.lungs(tmp_path / "ones.jpeg", (50, 50))
+    with pytest.raises(DataError, match="127 of 255"):
+        folder.lungs(tmp_path / "grey.jpeg", (50, 50))
+    assert folder.lungs(tmp_path / "speck.jpeg", (5, 5)) is None  # nothing is left of it

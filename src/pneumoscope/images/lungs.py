@@ -41,7 +41,7 @@ from PIL import Image, ImageDraw
 
 from pneumoscope.arrays import Float32Array
 from pneumoscope.config import FramingConfig, StressConfig
-from pneumoscope.errors import ImageRefusedError, PneumoscopeError, Reason
+from pneumoscope.errors import DataError, ImageRefusedError, PneumoscopeError, Reason
 from pneumoscope.images.read import read_image
 
 Mask = NDArray[np.bool_]
@@ -280,6 +280,7 @@ class MaskFolder:
             `None` if there is no mask file or the mask is empty.
 
         Raises:
+            DataError: the mask has no white, only darker pixels, such as 1 for lung.
             ImageRefusedError: the mask file is not a readable image.
         """
         path = self.path_of(image)
@@ -291,8 +292,14 @@ class MaskFolder:
             if error.reason is Reason.BLANK:
                 return None
             raise
+        if pixels.max() <= _WHITE:
+            raise DataError(
+                f"{path}: its brightest pixel is {round(255 * float(pixels.max()))} of 255, wanted "
+                "white (255) for lung and black for the rest. Multiply masks of 0 and 1 by 255, or "
+                "delete this file to leave its image without lungs."
+            )
         mask = resized_mask(pixels > _WHITE, shape)
-        return LungFields(mask, mask, 1.0)
+        return LungFields(mask, mask, 1.0) if mask.any() else None
 
 
 Ink = Literal["black", "grey"]

@@ -254,6 +254,7 @@ def score_stressed(
         begin: number of records to skip; they still serve as background donors.
 
     Raises:
+        DataError: a mask has no white.
         ImageRefusedError: a mask exists but can't be read.
     """
     conditions = conditions_of(config)
@@ -317,6 +318,7 @@ def lungs_of(
     """The lung fields of an image, from its mask or by segmentation; `None` without either.
 
     Raises:
+        DataError: the mask has no white.
         ImageRefusedError: the mask can't be read.
     """
     if not config.shortcuts:

@@ -93,6 +93,7 @@ def test_what_is_missing_on_either_side(told: tuple[Path, dict[str, Any]]) -> No
         "unscored": 1,
         "refused": sum(c["score"] is None and c["label"] is not None for c in cases),
         "matched": len(matched),
+        "uncertain": 0,
     }
     assert missing["divided"] > 10
     assert [row["accession"] for row in rows_of(folder / "out" / "unscored.csv")] == ["Z9"]
@@ -250,6 +251,43 @@ def test_pages(told: tuple[Path, dict[str, Any]]) -> None:
     assert "DECIDE-AI" in checklist
     assert "2 models were in use, in this order: abc, def." in checklist
     assert f"kappa {document['agreement']['kappa']['value']:.3f}" in checklist
+
+
+def test_withheld_results_and_weeks_without_cases(tmp_path: Path) -> None:
+    """Cases in weeks 1, 2 and 10; a tenth of them has the prediction `uncertain`."""
+    rows = [
+        {
+            "accession": f"A{k}",
+            "study_date": f"{FIRST_MONDAY + timedelta(weeks=(0, 1, 9)[k % 3]):%Y%m%d}",
+            "probability": 0.3 + 0.4 * (k % 2),
+            "threshold": 0.5,
+            "prediction": "uncertain" if k % 10 == 0 else ("NORMAL", "PNEUMONIA")[k % 2],
+        }
+        for k in range(60)
+    ]
+    rows.append({**rows[1], "accession": "undated", "study_date": ""})
+    scores = write_rows(tmp_path / "s.csv", rows)
+    read = [{"accession": row["accession"], "reading": k % 2} for k, row in enumerate(rows[:60])]
+    read.append({"accession": "undated", "reading": 1})
+    readings = write_rows(tmp_path / "r.csv", read)
+    out = tmp_path / "out"
+    asked = ["readings", scores, readings, "--by", "accession", "--out", out, "--resamples", 50]
+    assert run([*map(str, asked), "-q"]) == 0
+    document = json.loads((out / "readings.json").read_text())
+    assert document["missing"]["uncertain"] == 6
+    calls = Counter(row["prediction"] for row in rows_of(out / "joined.csv"))
+    assert calls == {"PNEUMONIA": 31, "NORMAL": 24, "uncertain": 6}
+    page = (out / "readings.html").read_text()
+    assert "withheld 6 results as uncertain" in page
+    caution = "The system abstains: 6 of 61 predictions are uncertain."
+    cautions = json.loads((out / "evaluation" / "metrics.json").read_text())["cautions"]
+    assert any(caution in found for found in cautions)
+    # Thirty dated cases with pneumonia came in ten weeks.
+    assert "over 10 weeks" in page
+    assert page.count("12 Oct") == 3  # each figure leaves room for the weeks without cases
+    needed = document["still_needed"]["sensitivity"]
+    assert needed["have"] == 31
+    assert needed["weeks"] == pytest.approx(needed["missing"] * 10 / 30)
 
 
 def test_other_keys_and_what_can_not_be_used(

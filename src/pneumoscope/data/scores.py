@@ -23,6 +23,7 @@ from typing import Literal
 
 from pneumoscope.data.public_tables import rows_of
 from pneumoscope.errors import DataError
+from pneumoscope.records import UNCERTAIN
 from pneumoscope.storage import plain_cell
 
 SCORE_COLUMNS = ("score", "probability")
@@ -74,6 +75,12 @@ class ScoreRow:
     split: str = ""
     reason: str = ""
     values: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the system abstained: it has a score, and its column `prediction` says so."""
+        stated = self.values.get("prediction", "").strip().lower()
+        return self.score is not None and stated == UNCERTAIN
 
 
 @dataclass(frozen=True, slots=True)

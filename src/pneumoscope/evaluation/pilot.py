@@ -149,6 +149,11 @@ def _week(monday: date, cases: Sequence[WeekCase], level: float) -> Week:
     )
 
 
+def weeks_spanned(weeks: Sequence[Week]) -> int:
+    """Number of weeks from the first to the last, those without cases included."""
+    return (weeks[-1].monday - weeks[0].monday).days // 7 + 1 if weeks else 0
+
+
 def _known(cases: Sequence[WeekCase], label: int) -> list[WeekCase]:
     return [case for case in cases if case.called is not None and case.reference == label]
 

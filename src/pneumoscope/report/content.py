@@ -259,6 +259,7 @@ class Missing:
         unscored: cases with a reading that are not in the table of scores.
         refused: cases with a reading, but without a score.
         matched: cases with a score and a reading.
+        uncertain: those of `matched` for which the system abstained.
     """
 
     scores: int
@@ -270,6 +271,7 @@ class Missing:
     unscored: int
     refused: int
     matched: int
+    uncertain: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pneumoscope.evaluation.pilot import Agreement, Week
+from pneumoscope.evaluation.pilot import Agreement, Week, weeks_spanned
 from pneumoscope.records import Estimate
 from pneumoscope.report.content import ReadingsContent
 from pneumoscope.report.formatting import ABSENT, count, in_words, interval, number, percent, plural
@@ -52,7 +53,7 @@ def _head(content: ReadingsContent) -> ReportHead:
     text = (
         f"{count(missing.matched)} of {plural(missing.cases, 'case')} "
         f"{'has' if missing.matched == 1 else 'have'} both a score and a reading, over "
-        f"{plural(len(content.weeks), 'week')}."
+        f"{plural(weeks_spanned(content.weeks), 'week')}."
     )
     keys = []
     if content.evaluation and content.agreement:
@@ -63,6 +64,11 @@ def _head(content: ReadingsContent) -> ReportHead:
             f"{plural(matrix.fn + matrix.tp, 'case')} with pneumonia and raised "
             f"{plural(matrix.fp, 'false alarm')} on {plural(matrix.fp + matrix.tn, 'normal case')}."
         )
+        if missing.uncertain:
+            text += (
+                f" It withheld {plural(missing.uncertain, 'result')} as uncertain; all rates apply "
+                "the threshold, as if it never abstained."
+            )
         for label, estimate in (
             ("Sensitivity", found.metrics["sensitivity"]),
             ("Specificity", found.metrics["specificity"]),
@@ -116,6 +122,11 @@ def _joined(content: ReadingsContent) -> Section:
             "no score; counted per week",
         ),
         ("Cases with a score and a reading", count(missing.matched), "joined.csv"),
+        (
+            "Of these, withheld by the system as uncertain",
+            count(missing.uncertain),
+            "the threshold is applied, as if it never abstained",
+        ),
     )
     table = Table(
         "Joining scores and readings",
@@ -381,15 +392,15 @@ def volume(weeks: Sequence[Week]) -> Svg:
         name_axes(axes, "Week of", "Cases")
         refused = [sum(week.refused.values()) for week in weeks]
         scored = [week.cases - without for week, without in zip(weeks, refused, strict=True)]
-        axes.bar(range(len(weeks)), scored, color=NORMAL.light, width=0.7)
-        axes.bar(range(len(weeks)), refused, bottom=scored, color=PNEUMONIA.light, width=0.7)
+        axes.bar(_places(weeks), scored, color=NORMAL.light, width=0.7)
+        axes.bar(_places(weeks), refused, bottom=scored, color=PNEUMONIA.light, width=0.7)
         axes.set_ylim(0, 1.25 * max(week.cases for week in weeks))
         draw_text(axes, 0.02, 0.95, "with a score", NORMAL, in_axes=True, bold=True)
         draw_text(axes, 0.98, 0.95, "no score", PNEUMONIA, ha="right", in_axes=True, bold=True)
         _mondays(axes, weeks)
         reading = (
-            f"{plural(sum(scored) + sum(refused), 'case')} in {plural(len(weeks), 'week')}, "
-            f"{sum(refused)} of them without a score."
+            f"{plural(sum(scored) + sum(refused), 'case')} in "
+            f"{plural(weeks_spanned(weeks), 'week')}, {sum(refused)} of them without a score."
         )
         return to_svg(figure, "volume", reading)
 
@@ -400,7 +411,7 @@ def score_quartiles(weeks: Sequence[Week], threshold: float | None) -> Svg:
         figure, axes = new_axes(margins=_MARGINS)
         line = "" if threshold is None else "; dashed: threshold"
         name_axes(axes, "Week of", f"Score: quartiles and median{line}")
-        for place, week in enumerate(weeks):
+        for place, week in zip(_places(weeks), weeks, strict=True):
             if week.quartiles:
                 low, middle, high = week.quartiles
                 axes.plot([place, place], [low, high], color=INK.light, linewidth=5, alpha=0.3)
@@ -427,7 +438,8 @@ def rates_so_far(weeks: Sequence[Week], level: float) -> Svg:
             ("sensitivity", PNEUMONIA, [week.sensitivity for week in weeks]),
             ("specificity", NORMAL, [week.specificity for week in weeks]),
         ):
-            known = [(k, rate) for k, rate in enumerate(rates) if rate.value is not None]
+            placed = zip(_places(weeks), rates, strict=True)
+            known = [(k, rate) for k, rate in placed if rate.value is not None]
             axes.plot(
                 [k for k, _ in known],
                 [rate.value or 0.0 for _, rate in known],
@@ -459,9 +471,14 @@ def rates_so_far(weeks: Sequence[Week], level: float) -> Svg:
         return to_svg(figure, "rates-so-far", reading)
 
 
+def _places(weeks: Sequence[Week]) -> list[int]:
+    """Where each week is drawn: weeks without cases leave a gap."""
+    return [weeks_spanned((weeks[0], week)) - 1 for week in weeks]
+
+
 def _mondays(axes: Axes, weeks: Sequence[Week]) -> None:
-    step = max(1, -(-len(weeks) // _MOST_TICKS))
-    places = list(range(0, len(weeks), step))
-    axes.set_xlim(-0.6, len(weeks) - 0.4)
-    axes.set_xticks(places, [f"{weeks[k].monday:%d %b}" for k in places])
+    span = weeks_spanned(weeks)
+    places = list(range(0, span, max(1, -(-span // _MOST_TICKS))))
+    axes.set_xlim(-0.6, span - 0.4)
+    axes.set_xticks(places, [f"{weeks[0].monday + timedelta(weeks=k):%d %b}" for k in places])
     grid(axes)

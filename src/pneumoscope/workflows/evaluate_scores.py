@@ -19,7 +19,15 @@ from pneumoscope.data.scores import ScoreRow, ScoreTable, read_scores, stated_th
 from pneumoscope.errors import DataError, Reason, UsageError
 from pneumoscope.evaluation.evaluate import Evaluation
 from pneumoscope.evaluation.operating_point import ScoreScale, choose_threshold
-from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Prediction, Split
+from pneumoscope.records import (
+    CLASS_NAMES,
+    SPLITS,
+    UNCERTAIN,
+    Dataset,
+    ImageRecord,
+    Prediction,
+    Split,
+)
 from pneumoscope.report.checklist import Fact
 from pneumoscope.report.content import EvaluatedSplit, Flow, ModelFacts, Refusals, ReportContent
 from pneumoscope.report.formatting import number, plural
@@ -233,6 +241,11 @@ def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -
             f"{without} of {len(rows)} rows name no patient: each name counts as its own patient, "
             "and intervals are too narrow if several names belong to one person."
         )
+    if withheld := sum(row.uncertain for row in rows):
+        found.append(
+            f"The system abstains: {withheld} of {plural(len(cases.scores), 'prediction')} are "
+            "uncertain. All metrics apply the threshold, as if it never abstained."
+        )
     found += _repeated(rows)
     found += _splits(rows)
     scale = ScoreScale.of(cases.scores, cases.threshold)
@@ -323,7 +336,7 @@ def _prediction(row: ScoreRow, found: Evaluation) -> Prediction:
         known = row.reason in {reason.value for reason in Reason}
         reason = Reason(row.reason) if known else None
         return Prediction(row.name, reason.status if reason else "refused", reason)
-    called = CLASS_NAMES[int(row.score >= found.threshold)]
+    called = UNCERTAIN if row.uncertain else CLASS_NAMES[int(row.score >= found.threshold)]
     probability = row.score if found.scale.probability else None
     return Prediction(row.name, "ok", None, probability, called, found.threshold)
 

@@ -43,9 +43,10 @@ from pneumoscope.evaluation.pilot import (
     by_week,
     cohen_kappa,
     patients_to_verify,
+    weeks_spanned,
 )
 from pneumoscope.evaluation.plan import threshold_table
-from pneumoscope.records import CLASS_NAMES
+from pneumoscope.records import CLASS_NAMES, UNCERTAIN
 from pneumoscope.report.checklist import DECIDE, ChecklistContent, Fact, render_checklist
 from pneumoscope.report.content import Missing, ReadingsContent, StillNeeded, ThresholdRow
 from pneumoscope.report.formatting import in_words, plural
@@ -146,7 +147,7 @@ def pilot_facts(content: ReadingsContent, joined: Joined) -> Mapping[Fact, str]:
     readers = {r.reader for case in joined.cases for r in case.readings if r.reader}
     by = f" by {plural(len(readers), 'reader')}" if readers else ""
     span = (
-        f" in {plural(len(weeks), 'week')}, {weeks[0].monday} to {weeks[-1].monday}"
+        f" in {plural(weeks_spanned(weeks), 'week')}, {weeks[0].monday} to {weeks[-1].monday}"
         if weeks
         else ""
     )
@@ -179,6 +180,11 @@ def readings_text(content: ReadingsContent, out: Path) -> str:
         f"{missing.unread}, divided {missing.divided}, refused {missing.refused}, read but not "
         f"scored {missing.unscored}",
     ]
+    if missing.uncertain:
+        lines.append(
+            f"uncertain {missing.uncertain}: the system withheld them; all rates apply the "
+            "threshold, as if it never abstained"
+        )
     if content.evaluation and content.agreement:
         for name, estimate in (
             ("sensitivity", content.evaluation.metrics["sensitivity"]),
@@ -280,6 +286,7 @@ def _write_joined(out: Path, table: ScoreTable, joined: Joined, by: Key, thresho
     for case in joined.cases:
         row = case.score
         called = "" if row.score is None else CLASS_NAMES[int(row.score >= threshold)]
+        called = UNCERTAIN if row.uncertain else called
         rows.append(
             [
                 case.key,
@@ -362,6 +369,7 @@ def _content(
             unscored=len(joined.unscored),
             refused=sum(case.score.score is None for case in read_cases),
             matched=len(matched),
+            uncertain=sum(case.score.uncertain for case in matched),
         ),
         evaluation=evaluated.evaluation if evaluated else None,
         agreement=agreement,
@@ -370,7 +378,7 @@ def _content(
         weeks=weeks,
         undated=sum(case.week is None for case in joined.cases),
         thresholds=_thresholds(joined.cases, threshold, config),
-        needed=_needed(request, matched, threshold, len(weeks), config),
+        needed=_needed(request, matched, threshold, weeks_spanned(weeks), config),
         models=tuple(dict.fromkeys(m for row in table.rows if (m := row.values.get("model", "")))),
         level=config.level,
         command=command_line(),
@@ -474,6 +482,7 @@ def _needed(
             continue
         needed = patients_to_verify(expected, least, config.confidence, config.power)
         left = None if needed.patients is None else max(needed.patients - len(of_class), 0)
-        pace = None if left is None or not weeks else left * weeks / len(of_class)
+        dated = sum(case.week is not None for case in of_class)
+        pace = None if left is None or not dated else left * weeks / dated
         found[kind] = StillNeeded(needed, len(of_class), pace)
     return found

@@ -109,3 +109,34 @@ def test_what_can_not_be_matched(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "d.csv").write_text("id,label,score\nx,1,0.3\ny,0,0.4")
     told(capsys, "evaluate", "--scores", tmp_path / "d.csv", "--out", tmp_path / "d", code=0)
     assert "has one label" in message("a", "d")
+
+
+def test_moved_images_are_matched_by_file_name_if_patients_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, folder, patient in (
+        ("old", "/a", "p{}"),
+        ("moved", "/b/c", "p{}"),
+        ("others", "/b/c", "q{}"),
+        ("unnamed", "/b/c", ""),
+    ):
+        lines = ["path,label,score,patient"]
+        lines += [
+            f"{folder}/{k}.png,{k % 2},0.{k % 2 * 4 + 3},{patient.format(k)}" for k in range(40)
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+        asked = ["evaluate", "--scores", tmp_path / f"{name}.csv", "--out", tmp_path / name]
+        told(capsys, *asked, code=0)
+
+    def compared(new: str) -> dict[str, Any]:
+        return told(capsys, "compare", tmp_path / "old", tmp_path / new, "--out", out, code=3)
+
+    out = tmp_path / "o"
+    assert not any("file name" in note for note in compared("old")["notes"])
+    for new in ("moved", "unnamed"):
+        found = compared(new)
+        assert found["n"] == 40
+        assert "matched by file name alone" in found["notes"][0]
+    message = compared("others")["error"]["message"]
+    assert "0.png: is of patient 'p0' in" in message
+    assert "'q0'" in message

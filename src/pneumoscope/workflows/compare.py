@@ -359,7 +359,7 @@ def run_compare_evaluations(
     config = config or CompareConfig()
     check_ranges(config)
     saved = (read_evaluation(old), read_evaluation(new))
-    places = _joined(*saved)
+    places, by_name = _joined(*saved)
     claim_folder(out)
     sides = [
         Side(
@@ -379,6 +379,8 @@ def run_compare_evaluations(
     ]
     split: EvaluatedSplit = next((s for s in SPLITS if first.splits == (s,)), "all")
     notes = _sided(*(one.cautions for one in saved))
+    if by_name:
+        notes = ("The evaluations share no path: images were matched by file name alone.", *notes)
     data_name = f"{old.name}, {new.name}"
     compared = Compared(sides[0], sides[1], records, str(old), data_name, split, notes=notes)
     return write_comparison(out, compared, config)
@@ -452,10 +454,11 @@ def _column_side(labelled: LabelledScores, shared: list[int]) -> Side:
     )
 
 
-def _joined(old: SavedEvaluation, new: SavedEvaluation) -> list[tuple[int, int]]:
+def _joined(old: SavedEvaluation, new: SavedEvaluation) -> tuple[list[tuple[int, int]], bool]:
     """Positions of the images that both scored, in the order of the old evaluation.
 
-    They are matched by path, or by file name if no path is shared: the data may have moved.
+    They are matched by path, or by file name (returned as True) if no path is shared: the data may
+    have moved.
     """
     for shorten in (False, True):
         names = [[Path(name).name if shorten else name for name in one.names] for one in (old, new)]
@@ -474,10 +477,24 @@ def _joined(old: SavedEvaluation, new: SavedEvaluation) -> list[tuple[int, int]]
             )
     where = {name: k for k, name in enumerate(names[1])}
     places = [(k, where[name]) for k, name in enumerate(names[0]) if name in where]
-    for k, other in places:
+    for pair in places:
+        k, other = pair
         if old.labels[k] != new.labels[other]:
             raise DataError(
                 f"{names[0][k]}: has one label in {old.folder} and another in {new.folder}. "
                 "Evaluate both against the same reference."
             )
-    return places
+        patients = old.patients[k], new.patients[other]
+        if shorten and patients[0] != patients[1] and all(map(_names_a_patient, (old, new), pair)):
+            raise DataError(
+                f"{names[0][k]}: is of patient {patients[0]!r} in {old.folder} and of "
+                f"{patients[1]!r} in {new.folder}. The evaluations share no path, and file names "
+                "match other images. Evaluate both on the same images, with the same patient ids."
+            )
+    return places, shorten
+
+
+def _names_a_patient(one: SavedEvaluation, k: int) -> bool:
+    """Whether the patient of an image is known: without one, an image's path stands for it."""
+    path, patient = Path(one.names[k]), Path(one.patients[k])
+    return patient.name not in (path.name, path.stem)

@@ -166,6 +166,18 @@ def test_use_of_regions_outside_the_lungs_is_a_problem_unless_they_lie_in_the_ch
     assert "painted black, the AUC is still" not in texts(clean, "warning")
 
 
+def test_an_auc_below_chance_is_not_called_chance() -> None:
+    high, chance = Estimate(0.9, 0.85, 0.95), Estimate(0.52, 0.42, 0.62)
+    below, energy = Estimate(0.3, 0.22, 0.39), Estimate(0.6, 0.55, 0.65)
+    found = content(shortcuts=shortcuts(below, chance, chance, energy, chance))
+    told = texts(found, "note")
+    assert "With the lungs painted black, the AUC is 0.300" in told
+    assert "below chance: the fill reverses the ranking." in told
+    within = content(shortcuts=shortcuts(high, below, chance, energy, chance))
+    assert "lies within the chest" not in texts(within, "warning") + texts(within, "problem")
+    assert "With the lungs painted black, the AUC is still" in texts(within, "problem")
+
+
 def test_findings_report_the_fill_with_the_higher_auc() -> None:
     """Black is unlike any X-ray and may suppress the output of a model that uses the ring."""
     high, chance = Estimate(0.86, 0.8, 0.9), Estimate(0.52, 0.42, 0.62)

@@ -23,25 +23,24 @@ _PARTS = {
     "lungs_removed": (
         "With the lungs painted {ink}, the AUC is still {auc}: the model uses information outside "
         "the lungs.",
-        "With the lungs painted {ink}, the AUC is {auc}, not distinguishable from chance.",
+        "With the lungs painted {ink}, the AUC is {auc}, {chance}.",
     ),
     "lungs_only": (
         "With everything but the lungs painted {ink}, the AUC is {auc}: the model uses information "
         "inside the lungs.",
-        "With everything but the lungs painted {ink}, the AUC is {auc}, not distinguishable from "
-        "chance: without their surroundings, the model does not use the lungs.",
+        "With everything but the lungs painted {ink}, the AUC is {auc}, {chance}. Without "
+        "their surroundings, the model does not use the lungs.",
     ),
     "box_removed": (
         "With a box around both lungs and the heart painted {ink}, the AUC is still {auc}: the "
         "model uses the region around the chest.",
-        "With a box around both lungs and the heart painted {ink}, the AUC is {auc}, not "
-        "distinguishable from chance.",
+        "With a box around both lungs and the heart painted {ink}, the AUC is {auc}, {chance}.",
     ),
     "ring_only": (
         "With everything but the outer ring of the image painted {ink}, the AUC is {auc}: frame, "
         "shoulders and exposure reveal the class.",
-        "With everything but the outer ring of the image painted {ink}, the AUC is {auc}, not "
-        "distinguishable from chance.",
+        "With everything but the outer ring of the image painted {ink}, the AUC is {auc}, "
+        "{chance}.",
     ),
 }
 _EXCHANGED = {
@@ -347,11 +346,20 @@ def _part_findings(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
             severity = "note" if above else "warning"
         elif above:
             severity = "problem" if (auc.value or 0.0) >= _STRONG else "warning"
-        text = texts[0 if above else 1].format(auc=in_words(auc, level, 3), ink=ink)
+        chance = "not distinguishable from chance"
+        if _reversed(auc):
+            chance = "below chance: the fill reverses the ranking"
+        text = texts[0 if above else 1]
+        text = text.format(auc=in_words(auc, level, 3), ink=ink, chance=chance)
         if above and name == "lungs_removed":
             severity, text = _within_the_chest(shortcuts, severity, text)
         found.append(StressFinding(severity, text))
     return found
+
+
+def _reversed(auc: Estimate) -> bool:
+    """Whether an AUC is below chance, which an AUC at chance is not."""
+    return auc.high is not None and auc.high < _CHANCE
 
 
 def _highest_auc(shortcuts: Shortcuts, name: str) -> tuple[str, Estimate] | None:
@@ -383,7 +391,7 @@ def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tu
             f"AUC of {number(outline.auc.value)}."
         )
     box = _highest_auc(shortcuts, "box_removed")
-    if box is not None and (box[1].low or 0.0) <= _CHANCE:
+    if box is not None and (box[1].low or 0.0) <= _CHANCE and not _reversed(box[1]):
         text += (
             " This information lies within the chest: with a box around lungs and heart hidden, "
             "the AUC is not distinguishable from chance."

@@ -104,6 +104,9 @@ def test_pooled_numbers_are_those_of_the_table(finished: CrossValidated) -> None
     metrics = json.loads((finished.folder / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["metrics"] == pooled
     assert (finished.folder / "report.html").exists()
+    # The rows of predictions.csv are those of the confusion matrix, at one threshold.
+    assert_rows_fit_the_matrix(finished.folder, threshold)
+    assert len({row["threshold"] for row in rows}) > 1  # out_of_fold.csv: each fold's own
 
 
 def test_a_stopped_run_goes_on_and_another_division_is_refused(
@@ -134,6 +137,15 @@ def test_a_stopped_run_goes_on_and_another_division_is_refused(
         crossvalidate(data, tmp_path / "new", CONFIG, DIVISION, resume=True)
 
 
+def assert_rows_fit_the_matrix(folder: Path, threshold: float) -> None:
+    matrix = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["confusion_matrix"]
+    rows = rows_of(folder / "predictions.csv")
+    assert {float(row["threshold"]) for row in rows} == {threshold}
+    hits = [row["prediction"] == row["label"] == "PNEUMONIA" for row in rows]
+    right = [row["prediction"] == row["label"] == "NORMAL" for row in rows]
+    assert (sum(hits), sum(right)) == (matrix["tp"], matrix["tn"])
+
+
 def assert_matched_as_evaluate_does(found: CrossValidated, folder: Path) -> None:
     """Each fold's re-cut images have the predictions that `evaluate --framing matched` gives."""
     assert set(found.matched) == set(MATCHED_SHARES)
@@ -152,6 +164,7 @@ def assert_matched_as_evaluate_does(found: CrossValidated, folder: Path) -> None
         here = found.folder / f"matched-{share:g}"
         metrics = json.loads((here / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["framing"]["share"] == share
+        assert_rows_fit_the_matrix(here, found.pooled.threshold)
         assert metrics["metrics"] == document["matched"][f"{share:g}"]["metrics"]
         assert "Framing matched" in (here / "report.html").read_text(encoding="utf-8")
 

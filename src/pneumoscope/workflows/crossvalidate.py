@@ -400,7 +400,7 @@ def _write(
     dataset = with_cautions(job.dataset, caution_on_folds(found.seen))
     point = OperatingPoint(found.pooled.threshold, found.pooled.rule, "the validation parts")
     evaluated = Evaluated(
-        _together(dataset, [fold.scored for fold in folds]),
+        _together(dataset, [fold.scored for fold in folds]).at_threshold(point.value),
         found.pooled,
         replace(manifest, threshold=point),
         dataset,
@@ -415,7 +415,7 @@ def _write(
     for share, each in _matched_together(dataset, folds).items():
         pages[_matched_folder(out, share)] = replace(
             evaluated,
-            scored=each.scored,
+            scored=each.scored.at_threshold(point.value),
             evaluation=found.matched[share],
             dataset=replace(dataset, warnings=(*dataset.warnings, each.note())),
             framing=each.facts(),

@@ -86,6 +86,23 @@ class Scored:
         """The same logits with the calibration and threshold of `manifest`."""
         return replace(self, results=tuple(decide(result, manifest) for result in self.results))
 
+    def at_threshold(self, threshold: float) -> Scored:
+        """The same probabilities with the predictions of another threshold.
+
+        Unlike `with_decisions`, each result keeps the calibration of the model that it came from.
+        """
+        results = []
+        for result in self.results:
+            prediction = result.prediction
+            if prediction.probability is not None:
+                label = CLASS_NAMES[int(prediction.probability >= threshold)]
+                withheld = prediction.prediction == UNCERTAIN
+                prediction = replace(
+                    prediction, threshold=threshold, prediction=UNCERTAIN if withheld else label
+                )
+            results.append(replace(result, prediction=prediction))
+        return replace(self, results=tuple(results))
+
 
 def score_all(
     records: Sequence[ImageRecord], predictor: Predictor, title: str, progress: Progress

@@ -24,12 +24,13 @@ from pneumoscope.config import ServeConfig
 from pneumoscope.delivery.rest import logs
 from pneumoscope.delivery.rest.documents import Wanted
 from pneumoscope.delivery.rest.guard import ClientGoneError, RateLimit, RequestError
-from pneumoscope.delivery.rest.logs import stability_index
+from pneumoscope.delivery.rest.logs import Metrics, stability_index
 from pneumoscope.delivery.rest.server import api_keys, bind, check_tls
 from pneumoscope.delivery.rest.service import Service, WorkQueue
 from pneumoscope.delivery.rest.upload import Memory, Upload
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.records import Prediction
 from support.fake_service import LIMITS, MeanBackend, fake_app, fake_predictor, xray_png
 
 ONE = "/v1/predictions"
@@ -420,7 +421,26 @@ def test_metrics_count_images_and_scores() -> None:
     assert numbers['pneumoscope_requests_total{code="415",route="/v1/predictions"}'] == "1.0"
     assert numbers['pneumoscope_request_seconds_count{route="/v1/predictions"}'] == "3.0"
     assert numbers["pneumoscope_input_score_mean"] == "NaN"  # this model does not measure it
-    assert float(numbers["pneumoscope_probability_shift"]) >= 0
+    assert numbers["pneumoscope_probability_shift"] == "NaN"  # of two images
+
+
+def test_the_shift_of_probabilities_is_told_from_200_images_on() -> None:
+    validation = {"curves": {"histogram": {"normal": [100, 0], "pneumonia": [0, 100]}}}
+    metrics = Metrics(validation)
+
+    def shift() -> float:
+        lines = metrics.text().decode().splitlines()
+        (line,) = (x for x in lines if x.startswith("pneumoscope_probability_shift "))
+        return float(line.split()[1])
+
+    for k in range(199):
+        metrics.count_image(Prediction("x", "ok", probability=(0.1, 0.9)[k % 2]))
+    assert math.isnan(shift())
+    metrics.count_image(Prediction("x", "ok", probability=0.9))
+    assert shift() == pytest.approx(0)
+    for _ in range(300):
+        metrics.count_image(Prediction("x", "ok", probability=0.9))
+    assert shift() > 0.25
 
 
 def test_stability_index_is_that_of_the_book() -> None:

@@ -42,6 +42,9 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 _SHARES = tuple(k / 20 for k in range(21))
 _RECENT = 1000
+_FEWEST_FOR_SHIFT = 200
+"""Chance alone moves the stability index of fewer images beyond 0.25, where alarms are set."""
+
 _QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -180,8 +183,9 @@ class Metrics:
     def _drift(self, registry: CollectorRegistry) -> None:
         self.gauge(
             "pneumoscope_probability_shift",
-            f"population stability index of the last {_RECENT} probabilities against validation's",
-            lambda: stability_index(self._reference, self._recent),
+            f"population stability index of the last {_RECENT} probabilities against validation's; "
+            f"NaN below {_FEWEST_FOR_SHIFT} images since the start",
+            self._shift,
         )
         self.gauge(
             "pneumoscope_input_score_mean",
@@ -193,6 +197,11 @@ class Metrics:
         )
         for share in _QUANTILES:
             scores.labels(str(share)).set_function(partial(_quantile, self._input_scores, share))
+
+    def _shift(self) -> float:
+        if len(self._recent) < _FEWEST_FOR_SHIFT:
+            return math.nan
+        return stability_index(self._reference, self._recent)
 
     def count_request(self, route: str, code: int, seconds: float) -> None:
         """Count one request with any outcome."""

@@ -224,6 +224,9 @@ def test_tables_that_contradict_themselves_are_not_believed_in_silence(
             *rows,
             rows[5] | {"Label": {"normal": "1", "PNEUMONIA": "0"}[rows[5]["Label"]]},
         ],
+        "columns score and probability: the scores are those of the column score": [
+            row | {"probability": "0.5"} for row in rows
+        ],
         "Labels or scores may be reversed": [
             row | {"Score": repr(1 - float(row["Score"]))} for row in rows
         ],
@@ -236,6 +239,9 @@ def test_tables_that_contradict_themselves_are_not_believed_in_silence(
         assert wanted.split(", the first")[0] in (out / "report.html").read_text()
         for page in ("report.html", "checklist.html"):
             assert "No patient is in" not in (out / page).read_text()
+    both = write_rows(tmp_path / "b.csv", [row | {"probability": "0.5"} for row in rows])
+    asked = ("--score-column", "score", "--out", tmp_path / "b")
+    assert len(evaluated(capsys, "--scores", both, *asked)["cautions"]) == 1
     clean = evaluated(
         capsys, "--scores", write_rows(tmp_path / "c.csv", rows), "--out", tmp_path / "c"
     )

@@ -92,12 +92,14 @@ class ScoreTable:
         column: the column of the scores.
         rows: in the file's order.
         groups: further columns that define subgroups of patients.
+        rival: another column that could hold the scores, where none was asked for.
     """
 
     path: Path
     column: str
     rows: tuple[ScoreRow, ...]
     groups: tuple[str, ...]
+    rival: str = ""
 
 
 def parse_label(text: str) -> int | None:
@@ -131,7 +133,7 @@ def read_scores(
     if not lines:
         raise DataError(f"{path}: found no row, wanted a header and a row per score.")
     there = tuple(lines[0])
-    column = _score_column(path, column.lower(), lines)
+    asked, column = column, _score_column(path, column.lower(), lines)
     if needs_labels and "label" not in there:
         raise _lacking(path, there, "label")
     if name_by and name_by not in there:
@@ -143,7 +145,9 @@ def read_scores(
         for name in there
         if name not in _NOT_GROUPS and name != column and not name.endswith("_threshold")
     )
-    return ScoreTable(path, column, rows, groups)
+    others = (name for name in SCORE_COLUMNS if name != column and not asked)
+    rival = next((name for name in others if any(line.get(name) for line in lines)), "")
+    return ScoreTable(path, column, rows, groups, rival)
 
 
 def stated_threshold(table: ScoreTable) -> float | None:

@@ -232,6 +232,11 @@ def _split(rows: Sequence[ScoreRow]) -> EvaluatedSplit:
 def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -> tuple[str, ...]:
     """Warnings about the table."""
     found = []
+    if table.rival:
+        found.append(
+            f"The table has the columns {table.column} and {table.rival}: the scores are those of "
+            f"the column {table.column}. For the others give --score-column {table.rival}."
+        )
     if without := len(table.rows) - len(rows):
         found.append(
             f"{without} of {len(table.rows)} rows have no reference label and are skipped."

@@ -222,6 +222,19 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     assert expected.shape == ((HEIGHT, WIDTH) if orientation < 5 else (WIDTH, HEIGHT))
 
 
+def test_a_png_may_state_its_orientation_behind_the_pixels() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    before = encoded(Image.fromarray(GREY), "PNG", exif=exif)
+    start = before.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(before[start : start + 4], "big")
+    last = before.index(b"IEND") - 4
+    behind = before[:start] + before[end:last] + before[start:end] + before[last:]
+    assert behind != before
+    np.testing.assert_array_equal(pixels(behind), pixels(before))
+    assert pixels(behind).shape == (WIDTH, HEIGHT)
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_orientation_of_uncompressed_and_deflated_tiff(orientation: int) -> None:
     for deflate in (False, True):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pneumoscope.config import PreprocessConfig
 from pneumoscope.data.index import load_dataset
-from pneumoscope.errors import DataError, ImageRefusedError, MissingError, UsageError
+from pneumoscope.errors import DataError, ImageRefusedError, MissingError, Reason, UsageError
 from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.images.read import read_image
 from pneumoscope.inference.bundle import BundleManifest, OperatingPoint
@@ -122,6 +122,17 @@ def test_one_opened_picture_may_be_given_several_times(file: Path) -> None:
         assert [result.probability for result in results] == [wanted] * 4
 
 
+def test_a_picture_of_two_pages_is_rejected_as_its_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "pages.tif"
+    pages = [Image.fromarray(GREY), Image.fromarray(GREY)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    of_file = PREDICTOR.predict_file(path)
+    with Image.open(path) as picture:
+        (of_picture,) = PREDICTOR.predict([picture])
+    assert of_file.prediction.reason == of_picture.prediction.reason == Reason.MULTI_FRAME
+    assert "of 2 images" in of_picture.prediction.detail
+
+
 def test_predict_file_takes_a_path_only() -> None:
     with pytest.raises(UsageError, match=r"takes a path, found ndarray; use predict for arrays"):
         PREDICTOR.predict_file(GREY)  # type: ignore[arg-type]
@@ -202,7 +213,7 @@ def test_preprocessed_images_are_the_networks_input(file: Path) -> None:
         (np.zeros((8, 8), bool), "array of type bool"),
         (pl.DataFrame({"file": ["a.png"]}), "columns file, wanted one named 'path'"),
         (pl.DataFrame({"path": ["a.png", None]}), "row 1: found the path None"),
-        (Image.new("F", (8, 8)), "mode 'F'.+convert"),
+        (Image.new("F", (8, 8)), "mode 'F'.+Give np.asarray.image. as uint8"),
     ],
 )
 def test_what_is_no_image_is_named(images: Any, fragment: str) -> None:

@@ -121,7 +121,7 @@ _ALPHA_MODES = ("LA", "RGBA", "PA", "La", "RGBa")
 _BITS_PER_SAMPLE = 258
 _DEEP_PNG = 16
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Raise it whenever the same bytes would give other pixels: cached results are then recomputed."""
 
 _DEFAULT_LIMITS = LimitsConfig()
@@ -209,8 +209,8 @@ def decode_raster(content: bytes, kind: Format, source: str, limits: LimitsConfi
             return decode_deep_tiff(content, directory, source, limits)
         image = _opened(content, kind, source, limits)
         bits = _bits(image, content, kind)
+        image.load()  # a PNG may state its orientation behind the pixels
         orientation = structure.exif_orientation(image.info.get("exif", b""))
-        image.load()
         if kind == "png" and bits == _DEEP_PNG:
             pixels, warnings = _deep_png(content, image.info.get("transparency"), source)
         else:

@@ -43,6 +43,7 @@ from pneumoscope.images.read import (
     read_image,
     refuse_blank,
 )
+from pneumoscope.images.structure import refuse_frames
 from pneumoscope.inference.input_check import MOST_COLOUR, ImageDescriptors, describe_image
 from pneumoscope.inference.inputs import expand
 from pneumoscope.records import ImageRecord, Prediction, is_frame, paths_of
@@ -314,7 +315,11 @@ def decode_any(
                 "wanted uint8, uint16 of one channel, or floats in [0, 1] of one channel."
             )
         image = Image.fromarray(image)
-    return decode.content(_png(named.name, image), named.name)
+    try:
+        content = _png(named.name, image)
+    except ImageRefusedError as error:
+        return _refused(named.name, error)
+    return decode.content(content, named.name)
 
 
 def _of_floats(
@@ -364,7 +369,13 @@ def _unit(name: str, image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _png(name: str, image: Image.Image) -> bytes:
-    """A picture as the file that is read: no value is changed."""
+    """A picture as the file that is read: no value is changed.
+
+    Raises:
+        ImageRefusedError: it has several pages or frames, as a file of them is refused.
+        UsageError: PNG does not have its mode.
+    """
+    refuse_frames(name, getattr(image, "n_frames", 1), "animated or multi-page picture")
     content = io.BytesIO()
     try:
         with _LOADING:  # one image may be in the list twice, and is read when it is first used
@@ -374,6 +385,7 @@ def _png(name: str, image: Image.Image) -> bytes:
     except OSError as error:
         raise UsageError(
             f"{name}: found a Pillow image of mode {image.mode!r} ({error}), wanted grey or "
-            "colour. Convert it: image.convert('L')"
+            "colour of 8 or 16 bits. Give np.asarray(image) as uint8, as uint16, or as floats "
+            "divided by the largest value that a pixel can have; convert('L') would clip it"
         ) from error
     return content.getvalue()

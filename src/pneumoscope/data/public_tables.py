@@ -13,6 +13,7 @@ import gzip
 import io
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,27 +176,56 @@ def rows_of(table: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]]:
         wanted: required columns; alternatives are separated by `|`.
 
     Raises:
-        DataError: it can't be read, or lacks a required column.
+        DataError: it can't be read, lacks a required column, names one twice, or has a row with
+            more values than columns. Empty values at the end of a row do not count.
     """
     csv.field_size_limit(_FIELD_LIMIT)
+    line = 1
     try:
         with _opened(table) as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-            reader = csv.DictReader(text, restval="")
+            reader = csv.DictReader(text, restval="", strict=True)
             header = [name.strip() for name in reader.fieldnames or ()]
             reader.fieldnames = header
-            missing = [name for name in wanted if not set(name.split("|")) & set(header)]
-            if missing:
-                raise DataError(
-                    f"{table}, line 1: found the columns {', '.join(header[:12])}; wanted also "
-                    f"{missing[0].replace('|', ' or ')}. Give the table as its owner made it."
-                )
+            _check_header(table, header, wanted)
             for row in reader:
+                line = reader.line_num
+                further = row.pop(None, ())
+                if any(value.strip() for value in further):
+                    raise _too_many_fields(table, line, header, len(further))
                 yield {name: (value or "").strip() for name, value in row.items() if name}
     except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
         raise DataError(
-            f"{table}: can't be read as CSV in UTF-8 ({error}). Download it again."
+            f"{table}: can't be read as CSV in UTF-8 after line {line} ({error}). "
+            "Save the table again as CSV with commas, in UTF-8, or download it again."
         ) from error
+
+
+def _check_header(table: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+    """Require the wanted columns, and each name once: names match in any letter case."""
+    missing = [name for name in wanted if not set(name.split("|")) & set(header)]
+    if missing:
+        raise DataError(
+            f"{table}, line 1: found the columns {', '.join(header[:12])}; wanted also "
+            f"{missing[0].replace('|', ' or ')}. Give the table as its owner made it."
+        )
+    uses = Counter(name.lower() for name in header if name)
+    twice = [name for name, count in uses.items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{table}, line 1: found the column {twice[0]!r} more than once (letter case does not "
+            "count); wanted each once. Rename or remove one."
+        )
+
+
+def _too_many_fields(table: Path, line: int, header: Sequence[str], further: int) -> DataError:
+    way = "Put quotes around values with commas, and write decimals with a point: 0.93, not 0,93."
+    if len(header) == 1 and ";" in header[0]:
+        way = "The columns seem to be separated by semicolons: save the table with commas."
+    return DataError(
+        f"{table}, line {line}: found {len(header) + further} fields, wanted {len(header)} as in "
+        f"the header. {way}"
+    )
 
 
 def _opened(table: Path) -> IO[bytes]:

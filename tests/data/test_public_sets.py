@@ -221,6 +221,29 @@ def test_a_custom_table_never_takes_another_patients_file(tmp_path: Path) -> Non
     assert dict(found.left_out) == {"image file not found": 3}
 
 
+@pytest.mark.parametrize("others", ["normal", "exclude"])
+def test_rows_of_one_image_that_contradict_each_other(tmp_path: Path, others: str) -> None:
+    """No order of the rows may decide; each image counts once, its other rows as named again."""
+    owners.lines(
+        tmp_path / "t.csv",
+        "path,label",
+        *("0.png,Effusion", "0.png,Pneumonia"),
+        *("1.png,normal", "1.png,pneumonia", "1.png,normal"),
+        *("2.png,", "2.png,normal"),
+        *("3.png,pneumonia", "3.png,pneumonia"),
+        *("4.png,Effusion", "4.png,normal"),
+    )
+    for number in range(5):
+        owners.png(tmp_path / f"{number}.png")
+    found = adopted("csv", tmp_path, others=others)
+    agree = others == "normal"
+    assert kept(found) == ({"3": 1, "4": 0} if agree else {"3": 1})
+    assert dict(found.left_out) == {
+        "rows of the image contradict each other": 3 if agree else 4,
+        "image file named again": 6,
+    }
+
+
 @pytest.mark.parametrize(
     ("columns", "told"),
     [

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.config import AdoptConfig
 from pneumoscope.data.public_tables import (
+    CONTRADICTED,
     DUPLICATE_FILE,
     NOT_FOUND,
     Record,
@@ -60,19 +61,25 @@ def adopt(
     folder = Path(os.path.normpath(folder.absolute()))
     left_out: Counter[str] = Counter()
     kept: list[Record] = []
-    seen: set[Path | None] = set()
+    judged: list[tuple[Record, str]] = []
     listed = list(source.read(folder, config))
     with progress.task("Adopting", len(listed), "images") as task:
         for case in listed:
-            case, why = _judged(case, source, config)
-            if not why and case.path in seen:
-                why = DUPLICATE_FILE
-            if why:
-                left_out[why] += 1
-            else:
-                kept.append(case)
-                seen.add(case.path)
+            judged.append(_judged(case, source, config))
             task.advance()
+    divided = _contradicted(judged)
+    seen: set[Path | None] = set()
+    for case, why in judged:
+        if case.path in divided:
+            why = CONTRADICTED
+        if case.path in seen and why in ("", CONTRADICTED):
+            why = DUPLICATE_FILE
+        if why:
+            left_out[why] += 1
+        else:
+            kept.append(case)
+        if why in ("", CONTRADICTED):
+            seen.add(case.path)
     if not kept:
         reasons = ", ".join(f"{why} ({count})" for why, count in left_out.most_common())
         raise DataError(
@@ -94,6 +101,15 @@ def _judged(case: Record, source: Source, config: AdoptConfig) -> tuple[Record, 
     if source.headers:
         case = with_dicom_header(case)
     return case, _filtered(case, config)
+
+
+def _contradicted(judged: Sequence[tuple[Record, str]]) -> set[Path | None]:
+    """The files whose rows differ in label, or in why they are left out: none of them counts."""
+    found: dict[Path, set[tuple[int | None, str]]] = {}
+    for case, why in judged:
+        if case.path is not None:
+            found.setdefault(case.path, set()).add((case.label, why))
+    return {path for path, verdicts in found.items() if len(verdicts) > 1}
 
 
 def _filtered(case: Record, config: AdoptConfig) -> str:

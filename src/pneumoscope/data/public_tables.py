@@ -36,6 +36,7 @@ UNCERTAIN = "uncertain label"
 NO_LABEL = "no label"
 NOT_FOUND = "image file not found"
 DUPLICATE_FILE = "image file named again"
+CONTRADICTED = "rows of the image contradict each other"
 
 _OLDEST = 120.0
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp")

@@ -83,6 +83,26 @@ def test_one_class_alone_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "No PNEUMONIA image is left" in capsys.readouterr().out
 
 
+def test_splits_of_other_names_are_refused_or_kept_as_the_owners_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A held-out image without a split would be one to train on."""
+    rows = ("a.png,normal,Training", "b.png,pneumonia,holdout", "c.png,normal,")
+    owners.lines(tmp_path / "t.csv", "path,label,fold", *rows)
+    for name in "abc":
+        owners.png(tmp_path / f"{name}.png")
+    out = tmp_path / "out" / "m.csv"
+    arguments = ["data", "adopt", "csv", str(tmp_path), "--out", str(out)]
+    assert run([*arguments, "--splits", "keep"]) == 3
+    told = capsys.readouterr().err
+    assert "row 2: found the split 'holdout' in the column 'fold'; wanted one of train" in told
+    assert not out.exists()
+    assert run(arguments) == 0
+    found = index(out).records
+    assert [record.extra["official_split"] for record in found] == ["train", "holdout", ""]
+    assert {record.split for record in found} == {None}
+
+
 def test_a_manifest_may_lie_anywhere(tmp_path: Path) -> None:
     """A read-only data set can't hold its manifest: paths are absolute then."""
     films, place = tmp_path / "films", tmp_path / "mine"

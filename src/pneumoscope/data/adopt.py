@@ -153,5 +153,5 @@ def _rows(adopted: Adopted, place: Path) -> Iterator[tuple[str, ...]]:
             case.view,
             case.finding,
             case.labelled_by,
-            case.split or "",
+            case.split or case.split_word,
         )

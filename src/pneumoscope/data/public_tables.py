@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from pneumoscope.config import AdoptConfig
-from pneumoscope.data.patients import parse_split
+from pneumoscope.data.patients import parse_split, split_words
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.read import dicom_texts
 from pneumoscope.reading import open_regular
@@ -67,6 +67,7 @@ class Record:
         label: 0, 1, or `None` if the image is left out; `why` is then the reason.
         patient: `""` if the owner names none.
         split: the owner's own split, `None` if there is none.
+        split_word: the owner's word for a split that is none of train, val and test.
         age: years, `None` if unknown.
         sex: `F`, `M` or `""`.
         view: the projection.
@@ -85,6 +86,7 @@ class Record:
     finding: str = ""
     labelled_by: str = ""
     why: str = ""
+    split_word: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,22 +293,32 @@ def read_plain(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     words = dict.fromkeys(_listed(config.normal), NORMAL)
     words |= dict.fromkeys(_listed(config.pneumonia), PNEUMONIA)
     images = _all_below(folder)
-    for row in rows_of(table, [names[what] for what in _NEEDED]):
+    for number, row in enumerate(rows_of(table, [names[what] for what in _NEEDED]), 1):
         values = {what: row.get(column, "") for what, column in names.items()}
         word = values["label"].lower()
         label, why = (words[word], "") if word in words else other_finding(config.others)
         if not word:
             label, why = None, NO_LABEL
+        stated = values.get("split", "")
+        split = parse_split(stated)
+        if stated and split is None and config.splits == "keep":
+            # Without a split the image could be trained on, even if it is held out.
+            raise DataError(
+                f"{table}, row {number}: found the split {stated!r} in the column "
+                f"{names['split']!r}; wanted one of {split_words()}, or nothing. Rename it, name "
+                "another column by --columns split=COLUMN, or leave out --splits keep."
+            )
         yield Record(
             path=_image(table.parent, values["path"], images),
             label=label,
             patient=values.get("patient", ""),
-            split=parse_split(values.get("split", "")),
+            split=split,
             age=age_in_years(values.get("age", "")),
             sex=sex_of(values.get("sex", "")),
             view=view_of(values.get("view", "")),
             finding=values["label"],
             why=why,
+            split_word="" if split else stated,
         )
 
 

@@ -370,3 +370,47 @@ def test_costs_choose_the_cheapest_threshold(
         assert (
             "--cost" in planned(capsys, tmp_path / "e", "--cost", wrong, code=2)["error"]["message"]
         )
+
+
+def test_the_rows_of_one_split_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        row | {"split": "Train" if k < 20 else "test"}
+        for k, row in enumerate(vendor_rows(60, scale=1.0))
+    ]
+    rows[20]["Patient"] = rows[0]["Patient"]
+    table = write_rows(tmp_path / "s.csv", rows)
+    asked = ("--scores", table, "--resamples", 20, "--out")
+    told = evaluated(capsys, *asked, tmp_path / "test", "--split", "test")
+    alone = write_rows(tmp_path / "alone.csv", rows[20:])
+    wanted = evaluated(capsys, "--scores", alone, "--resamples", 20, "--out", tmp_path / "alone")
+    assert {name: told[name] for name in NUMBERS} == {name: wanted[name] for name in NUMBERS}
+    assert told["n"] == 40
+    # A patient that was trained on stays one, although those rows are not evaluated.
+    assert any("1 patient are in more than one split" in caution for caution in told["cautions"])
+    assert not any("belong to the split train" in caution for caution in told["cautions"])
+    for choice in ((), ("--split", "all")):
+        assert evaluated(capsys, *asked, tmp_path / "all", *choice)["n"] == 60
+    assert run(["evaluate", *map(str, asked), str(tmp_path / "val"), "--split", "val"]) == 3
+    found = capsys.readouterr().err
+    assert "none of 60 rows is of the split val: the column 'split' holds Train, test" in found
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--model", "default"),
+        ("--framing", "as-is"),
+        ("--framing-share", "0.7"),
+        ("--any-age",),
+        ("--input-check",),
+        ("--no-input-check",),
+    ],
+)
+def test_options_about_images_do_not_pass_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, ...]
+) -> None:
+    table = write_rows(tmp_path / "s.csv", vendor_rows(60))
+    out = tmp_path / "e"
+    assert run(["evaluate", "--scores", str(table), "--out", str(out), *option]) == 2
+    assert f"found {option[0]}, which state" in capsys.readouterr().err
+    assert not out.exists()

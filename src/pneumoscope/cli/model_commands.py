@@ -244,12 +244,31 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.csv", help="or labels and existing scores of any system"),
     ] = None,
-    model: ModelOption = "default",
-    split: Annotated[SplitChoice, typer.Option(help="which part of DATA")] = SplitChoice.test,
-    input_check: CheckOption = True,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="a bundle, a run folder, or 'default'", show_default="default"
+        ),
+    ] = None,
+    split: Annotated[
+        SplitChoice | None,
+        typer.Option(
+            help="which part of DATA, or of --scores by its column split",
+            show_default="test; all rows of --scores",
+        ),
+    ] = None,
+    input_check: Annotated[
+        bool | None,
+        typer.Option(
+            "--input-check/--no-input-check",
+            help="refuse images that differ from the training images of the model",
+            show_default="input-check",
+        ),
+    ] = None,
     framing: Annotated[
-        Framing, typer.Option(help="score images unmodified, or re-cut by the lungs")
-    ] = Framing.as_is,
+        Framing | None,
+        typer.Option(help="score images unmodified, or re-cut by the lungs", show_default="as-is"),
+    ] = None,
     any_age: AgeOption = False,
     **options: Any,
 ) -> Outcome:
@@ -264,30 +283,55 @@ def evaluate(
     from pneumoscope.workflows.evaluate_scores import run_evaluate_scores
 
     interval = replace_from(IntervalConfig(), resamples=options["resamples"])
+    chosen: Any = split and split.value
     if (data is None) == (scores is None):
         raise UsageError("evaluate: wanted either DATA, to evaluate a model, or --scores FILE.csv")
     if scores is not None:
+        _refuse_without_images(
+            model=model,
+            input_check=input_check,
+            framing=framing,
+            framing_share=options["framing_share"],
+            any_age=any_age or None,
+        )
         how = replace_from(
             ScoresConfig(), score_column=options["score_column"], threshold=options["threshold"]
         )
-        return Outcome(*run_evaluate_scores(scores, out, interval, how))
+        return Outcome(*run_evaluate_scores(scores, out, interval, how, chosen or "all"))
     if data is None or options["threshold"] is not None or options["score_column"]:
         raise UsageError("evaluate DATA: --threshold and --score-column need --scores")
-    chosen: Any = split.value
-    share = _share(framing, options["framing_share"])
+    share = _share(framing or Framing.as_is, options["framing_share"])
     progress = TERMINAL.progress
     outcome = run_evaluation(
         data,
         out,
-        model,
-        chosen,
+        model or "default",
+        chosen or "test",
         interval,
         progress,
-        input_check=input_check,
+        input_check=input_check is not False,
         any_age=any_age,
         framing=share,
     )
     return Outcome(*outcome)
+
+
+def _refuse_without_images(**given: Any) -> None:
+    """Refuse options that say how a model scores images; `None` if one was not given.
+
+    Raises:
+        UsageError: names them.
+    """
+    names = [
+        f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        for name, value in given.items()
+        if value is not None
+    ]
+    if names:
+        raise UsageError(
+            f"evaluate --scores: found {', '.join(names)}, which state how a model scores images; "
+            "the scores of a table are taken as they are. Leave them out, or give DATA."
+        )
 
 
 @settings(BatchConfig, "engine", "workers", "precision", "device", "any_age", "strict")

@@ -76,9 +76,13 @@ class EvaluatedScores:
 
 
 def run_evaluate_scores(
-    scores: Path, out: Path, interval: IntervalConfig, config: ScoresConfig | None = None
+    scores: Path,
+    out: Path,
+    interval: IntervalConfig,
+    config: ScoresConfig | None = None,
+    split: EvaluatedSplit = "all",
 ) -> tuple[dict[str, Any], str]:
-    """Evaluate the scores of a CSV and write the files to `out`.
+    """Evaluate the scores of a CSV, or its rows of one split, and write the files to `out`.
 
     Returns:
         The JSON document and the terminal text.
@@ -92,12 +96,15 @@ def run_evaluate_scores(
         raise UsageError(
             f"--scores {scores}: is not a file, wanted a CSV with the columns label and score"
         )
-    labelled = labelled_scores(read_scores(scores, config.score_column), config.threshold)
+    table = read_scores(scores, config.score_column)
+    labelled = labelled_scores(table, config.threshold, split)
     found = evaluate_scores(labelled, out, interval)
     return found.document | {"out": str(out)}, evaluation_text(found.evaluation, out)
 
 
-def labelled_scores(table: ScoreTable, threshold: float | None = None) -> LabelledScores:
+def labelled_scores(
+    table: ScoreTable, threshold: float | None = None, split: EvaluatedSplit = "all"
+) -> LabelledScores:
     """Select the labelled rows of a table and determine the threshold.
 
     The threshold is `threshold`, else the one in the table, else 0.5 for probabilities. For other
@@ -107,16 +114,19 @@ def labelled_scores(table: ScoreTable, threshold: float | None = None) -> Labell
     Args:
         table: the scores.
         threshold: in the units of the scores, or `None`.
+        split: the rows to evaluate, by the column `split`.
 
     Raises:
-        DataError: no row has a label and a score, or the table states several thresholds.
+        DataError: no row of the split has a label and a score, or the table states several
+            thresholds.
         UsageError: the threshold is not finite, or not from 0 to 1 although all scores are.
     """
-    rows = tuple(row for row in table.rows if row.label is not None)
+    chosen = _rows_of_split(table, split)
+    rows = tuple(row for row in chosen if row.label is not None)
     scored = tuple(row for row in rows if row.score is not None)
     if not scored:
         raise DataError(
-            f"{table.path}: none of {len(table.rows)} rows has a label and a score in the column "
+            f"{table.path}: none of {len(chosen)} rows has a label and a score in the column "
             f"{table.column!r}; wanted at least one. Fill in both."
         )
     values = np.array([row.score for row in scored], np.float64)
@@ -134,8 +144,19 @@ def labelled_scores(table: ScoreTable, threshold: float | None = None) -> Labell
         columns,
         refused=len(rows) - len(scored),
     )
-    warnings = _oddities(table, rows, cases)
+    warnings = _oddities(table, chosen, rows, cases)
     return LabelledScores(table, rows, scored, cases, Dataset(table.path, records, warnings))
+
+
+def _rows_of_split(table: ScoreTable, split: EvaluatedSplit) -> tuple[ScoreRow, ...]:
+    rows = tuple(row for row in table.rows if split in ("all", row.split.lower()))
+    if not rows:
+        found = sorted({row.split for row in table.rows if row.split})
+        raise DataError(
+            f"{table.path}: none of {len(table.rows)} rows is of the split {split}: the column "
+            f"'split' holds {', '.join(found[:5]) or 'nothing'}. Fill it in, or leave out --split."
+        )
+    return rows
 
 
 def evaluate_scores(
@@ -229,7 +250,9 @@ def _split(rows: Sequence[ScoreRow]) -> EvaluatedSplit:
     return next((name for name in known if found == {name}), "all")
 
 
-def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -> tuple[str, ...]:
+def _oddities(
+    table: ScoreTable, chosen: Sequence[ScoreRow], rows: Sequence[ScoreRow], cases: ScoredCases
+) -> tuple[str, ...]:
     """Warnings about the table."""
     found = []
     if table.rival:
@@ -237,10 +260,8 @@ def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -
             f"The table has the columns {table.column} and {table.rival}: the scores are those of "
             f"the column {table.column}. For the others give --score-column {table.rival}."
         )
-    if without := len(table.rows) - len(rows):
-        found.append(
-            f"{without} of {len(table.rows)} rows have no reference label and are skipped."
-        )
+    if without := len(chosen) - len(rows):
+        found.append(f"{without} of {len(chosen)} rows have no reference label and are skipped.")
     if without := sum(not row.patient for row in rows):
         found.append(
             f"{without} of {len(rows)} rows name no patient: each name counts as its own patient, "
@@ -252,7 +273,7 @@ def _oddities(table: ScoreTable, rows: Sequence[ScoreRow], cases: ScoredCases) -
             "uncertain. All metrics apply the threshold, as if it never abstained."
         )
     found += _repeated(rows)
-    found += _splits(rows)
+    found += _splits(table, rows)
     scale = ScoreScale.of(cases.scores, cases.threshold)
     if not scale.probability:
         found.append(
@@ -292,12 +313,13 @@ def _repeated(rows: Sequence[ScoreRow]) -> list[str]:
     return found
 
 
-def _splits(rows: Sequence[ScoreRow]) -> list[str]:
-    """Warnings about rows of several splits, and of the training split."""
+def _splits(table: ScoreTable, rows: Sequence[ScoreRow]) -> list[str]:
+    """Warnings about patients of several splits of the table, and about rows of training."""
     found = []
     splits: dict[str, set[str]] = {}
-    for row in rows:
-        if row.patient and row.split:
+    of_rows = {row.patient for row in rows}
+    for row in table.rows:
+        if row.patient in of_rows and row.patient and row.split:
             splits.setdefault(row.patient, set()).add(row.split.lower())
     shared = [patient for patient, its in splits.items() if len(its) > 1]
     if shared:

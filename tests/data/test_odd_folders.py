@@ -250,6 +250,24 @@ def test_labels_of_a_manifest_are_merged_likewise(
     assert found.records[3].extra == {"age": "33"}  # further columns are kept
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--pneumonia", "viral", "--normal", "Viral"), "--pneumonia: found 'viral', which alr"),
+        (("--normal", "pneumonia"), "found 'pneumonia', which already means PNEUMONIA"),
+        (("--pneumonia", "flu,NORMAL"), "found 'normal', which already means NORMAL"),
+    ],
+)
+def test_a_word_for_both_classes_is_refused(
+    tmp_path: Path, words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = _classes(tmp_path / "data", "VIRAL", "NORMAL", "PNEUMONIA")
+    out = tmp_path / "split.csv"
+    assert run(["data", "split", str(data), "--out", str(out), *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not out.exists()
+
+
 def _manifest(folder: Path, patient: Callable[[int], str], n: int = 40) -> Path:
     write_images(folder, [f"{k}.png" for k in range(n)])
     rows = [f"{k}.png,{k % 2},{patient(k)}" for k in range(n)]

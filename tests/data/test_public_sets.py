@@ -257,6 +257,15 @@ def test_columns_that_are_not_there(tmp_path: Path, columns: str, told: str) -> 
         adopted("csv", own_table(tmp_path), columns=columns)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [{"pneumonia": "Viral, bacterial", "normal": "clear,viral"}, {"pneumonia": "pneumonia,0"}],
+)
+def test_a_word_for_both_classes(tmp_path: Path, words: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"found '(viral|0)' in both, wanted each word for one"):
+        adopted("csv", own_table(tmp_path), columns="label=dx", **words)
+
+
 def test_two_tables_need_a_name(tmp_path: Path) -> None:
     owners.lines(own_table(tmp_path) / "more.csv", "path,label", "a/1.png,pneumonia")
     with pytest.raises(DataError, match=r"found the tables films.csv, more.csv; wanted one CSV"):
@@ -313,7 +322,11 @@ def test_ages(text: str, years: float | None) -> None:
 
 
 def test_sexes_and_views() -> None:
-    assert [sex_of(word) for word in ("Female", "m", "O", "")] == ["F", "M", "", ""]
+    assert [sex_of(word) for word in ("Female", "m", "MALE ", "woman", "O", "")] == [
+        *("F", "M", "M", "F"),
+        *("", ""),
+    ]
+    assert {sex_of(word) for word in ("Missing", "missing", "n/a", "false", "Mixed")} == {""}
     words = ("AP", "PA", "AP_horizontal", "LL", "Lateral", "COSTAL", "")
     assert [view_of(word) for word in words] == [
         "AP",

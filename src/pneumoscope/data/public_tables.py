@@ -44,6 +44,10 @@ _MAX_INFLATED = 1 << 30
 _FIELD_LIMIT = 1 << 20
 """Reports in a table can be long; a field of over a megabyte is not a report."""
 
+_SEXES = {
+    **dict.fromkeys(("f", "female", "woman"), "F"),
+    **dict.fromkeys(("m", "male", "man"), "M"),
+}
 _TAGS = ["PatientAge", "PatientSex", "ViewPosition"]
 
 _USUAL = {
@@ -135,8 +139,8 @@ def age_in_years(text: str) -> float | None:
 
 
 def sex_of(text: str) -> str:
-    """`F` or `M` from any common spelling, else `""`."""
-    return {"F": "F", "M": "M"}.get(text.strip().upper()[:1], "")
+    """`F` or `M` from a DICOM PatientSex or an owner's word for it, else `""`."""
+    return _SEXES.get(text.strip().lower(), "")
 
 
 def view_of(text: str) -> View:
@@ -290,8 +294,7 @@ def read_plain(folder: Path, config: AdoptConfig) -> Iterator[Record]:
     """
     table = _table(folder, config.table)
     names = _columns(table, config.columns)
-    words = dict.fromkeys(_listed(config.normal), NORMAL)
-    words |= dict.fromkeys(_listed(config.pneumonia), PNEUMONIA)
+    words = _words(config)
     images = _all_below(folder)
     for number, row in enumerate(rows_of(table, [names[what] for what in _NEEDED]), 1):
         values = {what: row.get(column, "") for what, column in names.items()}
@@ -320,6 +323,18 @@ def read_plain(folder: Path, config: AdoptConfig) -> Iterator[Record]:
             why=why,
             split_word="" if split else stated,
         )
+
+
+def _words(config: AdoptConfig) -> dict[str, int]:
+    """The words for both classes with their labels."""
+    normal, pneumonia = _listed(config.normal), _listed(config.pneumonia)
+    both = [word for word in pneumonia if word in normal]
+    if both:
+        raise UsageError(
+            f"--pneumonia {config.pneumonia}, --normal {config.normal}: found {both[0]!r} in both, "
+            "wanted each word for one class. Give both options, with the word in one of them."
+        )
+    return dict.fromkeys(normal, NORMAL) | dict.fromkeys(pneumonia, PNEUMONIA)
 
 
 def _listed(text: str) -> list[str]:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.patients import is_mask_folder, parse_split, split_words
-from pneumoscope.errors import DataError, ImageRefusedError
+from pneumoscope.errors import DataError, ImageRefusedError, UsageError
 from pneumoscope.images.read import detect_format, read_small
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.reading import open_regular
@@ -58,10 +58,19 @@ def class_words(pneumonia: str = "", normal: str = "") -> dict[str, int]:
     Args:
         pneumonia: names that mean PNEUMONIA, separated by commas.
         normal: names that mean NORMAL.
+
+    Raises:
+        UsageError: a name would mean both.
     """
     words = dict(CLASS_WORDS)
     for label, text in enumerate((normal, pneumonia)):
-        words |= {word.strip().lower(): label for word in text.split(",") if word.strip()}
+        for word in (part.strip().lower() for part in text.split(",")):
+            if word and words.setdefault(word, label) != label:
+                raise UsageError(
+                    f"--{CLASS_NAMES[label].lower()}: found {word!r}, which already means "
+                    f"{CLASS_NAMES[words[word]]}; wanted each word for one class. Leave it out "
+                    "of --pneumonia or --normal; names of classes keep their meaning."
+                )
     return words
 
 

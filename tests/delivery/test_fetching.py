@@ -172,6 +172,28 @@ def test_ids_with_wildcards_are_refused(
     assert "in line 2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "found no id"),
+        (b"\xef\xbb\xbf \n\n", "found no id"),
+        ("Ä1\n".encode("latin-1"), "UTF-8"),
+    ],
+    ids=["empty", "blank", "latin-1"],
+)
+def test_a_file_of_ids_that_cannot_be_used_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_bytes(content)
+    asked = ["fetch", "--out", str(tmp_path / "got"), "--pacs", "QR@127.0.0.1:1", "--ids", str(ids)]
+    assert run(asked) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(ids) in error
+    assert not (tmp_path / "got").exists()
+
+
 def test_a_dicomweb_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with dicomweb_server(films()) as server:
         asked = ["--dicomweb", server.url, "--from", "2026-09-01", "--to", "2026-10-01"]

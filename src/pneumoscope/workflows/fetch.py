@@ -53,8 +53,8 @@ def run_fetch(
 
     Raises:
         ExtraMissingError: the extra `dicom` is not installed.
-        UsageError: options that exclude each other, an invalid date, or another process fetches
-            into the folder.
+        UsageError: options that exclude each other, an invalid date, a file of ids that can't be
+            used, or another process fetches into the folder.
         NetworkError: the server can't be reached or refuses; fetched images are kept.
         MissingError: the free disk space is below the limit.
     """
@@ -69,14 +69,17 @@ def run_fetch(
         raise UsageError("--ids: is for --pacs; by DICOMweb give --from and --to")
     if config.mapping and not config.pseudonyms:
         raise UsageError("--mapping: belongs to --pseudonyms. Give both, or neither.")
+    days = _days(request)
+    ids = _ids(request.ids) if request.ids else []
     with alone_in(request.out):
-        return _fetched(request, config, _days(request), progress)
+        return _fetched(request, config, days, ids, progress)
 
 
 def _fetched(
     request: FetchRequest,
     config: FetchConfig,
     days: tuple[date, date] | None,
+    ids: list[str],
     progress: Progress,
 ) -> tuple[dict[str, Any], str, int]:
     from pneumoscope.delivery.pacs import FetchedFolder
@@ -91,7 +94,7 @@ def _fetched(
     )
     try:
         if request.pacs:
-            missing, not_found = _from_pacs(request, config, days, folder, progress)
+            missing, not_found = _from_pacs(request, config, days or ids, folder, progress)
         else:
             missing, not_found = _from_web(request, config, days, folder, progress), []
     finally:
@@ -145,7 +148,7 @@ def _date(text: str, option: str) -> date:
 def _from_pacs(
     request: FetchRequest,
     config: FetchConfig,
-    days: tuple[date, date] | None,
+    wanted: tuple[date, date] | list[str],
     folder: FetchedFolder,
     progress: Progress,
 ) -> tuple[int, list[str]]:
@@ -155,7 +158,7 @@ def _from_pacs(
     pacs = Pacs(parse_peer(request.pacs, "--pacs"), config)
     missing = 0
     try:
-        found = pacs.by_days(*days) if days else pacs.by_ids(_ids(request.ids))
+        found = pacs.by_ids(wanted) if isinstance(wanted, list) else pacs.by_days(*wanted)
         studies = list(dict.fromkeys(found))
         with progress.task("fetching", len(studies), "studies") as task:
             for study in studies:
@@ -170,17 +173,29 @@ def _from_pacs(
     return missing + pacs.unusable, pacs.not_found
 
 
-def _ids(path: Path | None) -> list[str]:
-    if path is None or not path.is_file():
+def _ids(path: Path) -> list[str]:
+    if not path.is_file():
         raise UsageError(f"--ids {path}: is not a file, wanted an accession or study UID per line")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--ids {path}: can't be read ({error}); wanted a text in UTF-8 with one accession "
+            "number or study UID per line. Save it as such."
+        ) from error
     for number, line in enumerate(lines, 1):
         if set(line) & _WILDCARDS:
             raise UsageError(
                 f"--ids {path}: found {line.strip()!r} in line {number}, wanted one accession "
                 "number or study UID. `*`, `?` and `\\` stand for several; list each id."
             )
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not ids:
+        raise UsageError(
+            f"--ids {path}: found no id, wanted one accession number or study UID per line. Add "
+            "them, or give --from and --to."
+        )
+    return ids
 
 
 def _from_web(

@@ -143,7 +143,7 @@ def test_a_file_whose_name_has_brackets_is_that_file(tmp_path: Path) -> None:
 def test_a_list_gives_its_names_again_and_from_any_on(tmp_path: Path) -> None:
     odd = Path(os.fsdecode(b"caf\xe9.png"))
     paths = [Path("a\nb.png"), Path("n\0l.png"), odd, tmp_path / "journal", Path("a\nb.png")]
-    with FileList(map(str, paths), without=tmp_path / "journal") as files:
+    with FileList(map(str, paths), without=[tmp_path / "journal"]) as files:
         wanted = [str(path) for path in paths if path.name != "journal"]
         assert len(files) == 4
         assert list(files) == list(files) == wanted
@@ -152,6 +152,14 @@ def test_a_list_gives_its_names_again_and_from_any_on(tmp_path: Path) -> None:
         digest = files.digest
     with FileList(map(str, paths[:3] + paths[4:])) as same, FileList(map(str, paths[1:])) as other:
         assert digest == same.digest != other.digest
+
+
+def test_folders_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["maps/a.png", "b/../maps/c/d.png", "maps2/e.png", str(tmp_path / "maps" / "f.png")]
+    with FileList(names, folders=[Path("maps")]) as files:
+        assert list(files) == ["maps2/e.png"]
+        assert files.in_folders == 3
 
 
 def test_a_list_is_of_what_was_there_when_it_was_made(tmp_path: Path) -> None:

@@ -114,3 +114,36 @@ def test_two_runs_for_one_table_are_wrong_usage(images: Path, tmp_path: Path) ->
     other.close()
     run_prediction([images], "m", out, None, SILENT)
     assert out.exists()
+
+
+def test_what_an_earlier_run_wrote_among_the_images_is_no_input(
+    images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, maps = images / "p.csv", images / "maps"
+    first, _, code = run_prediction([images], "m", out, maps, SILENT)
+    table = out.read_bytes()
+    assert len(list(maps.iterdir())) == FILMS
+    again, _, again_code = run_prediction(
+        [images], "m", out, maps, SILENT, batch=BatchConfig(strict=True)
+    )
+    assert (code, again_code) == (0, 0)
+    assert again["predictions"] == first["predictions"]
+    assert out.read_bytes() == table
+    assert f"{FILMS} files in the folders for results are not taken as inputs" in caplog.text
+
+
+def test_inputs_given_by_name_are_read_wherever_results_go(images: Path) -> None:
+    inner = images / "inner"
+    inner.mkdir()
+    (images / "000.png").rename(inner / "000.png")
+    for paths in ([inner], [inner / "000.png"], [images, inner]):
+        document, _, _ = run_prediction(paths, "m", None, inner, SILENT)
+        assert str(inner / "000.png") in [row["path"] for row in document["predictions"]]
+
+
+def test_a_table_in_the_place_of_an_input_is_wrong_usage(images: Path) -> None:
+    listed = images / "list.csv"
+    listed.write_text("path\n000.png\n")
+    with pytest.raises(UsageError, match="is one of the inputs"):
+        run_prediction([images / "x" / ".." / "list.csv"], "m", listed, None, SILENT)
+    assert listed.read_text() == "path\n000.png\n"

@@ -12,7 +12,7 @@ import glob
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -32,29 +32,44 @@ class FileList:
 
     Args:
         names: from `expand`; consumed completely.
-        without: a file to leave out wherever it occurs.
+        without: files to leave out wherever they occur.
+        folders: folders to leave out, with everything in them.
 
     Attributes:
         digest: SHA-256, hex, of the names in their order.
+        in_folders: number of files that were left out because of `folders`.
 
     Raises:
         OSError: the temporary folder is full.
     """
 
-    def __init__(self, names: Iterable[str], without: Path | None = None) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        without: Collection[Path] = (),
+        folders: Collection[Path] = (),
+    ) -> None:
         self._names = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - __exit__
         self._count = 0
+        self.in_folders = 0
         try:
-            self.digest = self._filled(names, without)
+            self.digest = self._filled(names, without, folders)
         except BaseException:
             self._names.close()
             raise
 
-    def _filled(self, names: Iterable[str], without: Path | None) -> str:
+    def _filled(
+        self, names: Iterable[str], without: Collection[Path], folders: Collection[Path]
+    ) -> str:
         digest = hashlib.sha256()
-        left_out = None if without is None else without.absolute()
+        left_out = set(map(_full, without))
+        below = tuple(f"{_full(folder).rstrip(os.sep)}{os.sep}" for folder in folders)
         for name in names:
-            if left_out and name.endswith(left_out.name) and Path(name).absolute() == left_out:
+            full = _full(name) if left_out or below else name
+            if full in left_out:
+                continue
+            if below and full.startswith(below):
+                self.in_folders += 1
                 continue
             content = name.encode("utf-8", "surrogatepass")
             self._names.write(len(content).to_bytes(_LENGTH_BYTES) + content)
@@ -111,6 +126,11 @@ def expand(paths: Iterable[Path]) -> Iterator[str]:
             yield from map(str, _fitting(path))
         else:
             yield str(path)
+
+
+def _full(path: Path | str) -> str:
+    """The absolute path, without `..`; links stay."""
+    return os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps `..`
 
 
 def _is(path: Path, what: Literal["dir", "file"]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -122,13 +123,14 @@ def run_prediction(
 
     Raises:
         UsageError: no such model, the suffix of `out` is unknown, a file is in the place of a
-            folder, `OUT.partial` belongs to another command, or another process writes to `out`.
+            folder, `out` is one of `paths`, `OUT.partial` belongs to another command, or another
+            process writes to `out`.
         ExtraMissingError: the packages for one of `folders` are not installed.
         InputError: `paths` match no file.
     """
     if any(not str(path).strip() for path in paths):
         raise UsageError("found an empty PATH, wanted a file, folder, pattern or CSV.")
-    _check(out, heatmaps, resume)
+    _check(paths, out, heatmaps, resume)
     folders = folders or ResultFolders()
     if folders.segmentation and folders.dicom is None:
         raise UsageError("--segmentation: wanted --dicom-out DIR, the folder to write them to")
@@ -139,10 +141,16 @@ def run_prediction(
             f"--device {batch.device}: --engine ray runs on CPUs only. Use --engine local."
         )
     _check_engine(batch.engine, paths, pictures=bool(heatmaps or folders.dicom or folders.fhir))
-    # The journal of this command may lie in a folder of images: it is not an input.
+    # What this command writes, or wrote before, may lie in a folder of images: it is no input.
     with FileList(
-        _expanded(batch.engine, paths), without=journal_of(out) if out else None
+        _expanded(batch.engine, paths),
+        without=(out, journal_of(out)) if out else (),
+        folders=_inside(paths, (heatmaps, folders.dicom, folders.fhir)),
     ) as files:
+        if files.in_folders:
+            _LOGGER.warning(
+                "%d files in the folders for results are not taken as inputs.", files.in_folders
+            )
         if not len(files):
             named = ", ".join(map(str, paths))
             raise InputError(f"{named}: found no file. Give images, folders of images, or a CSV.")
@@ -251,14 +259,38 @@ def _collect(predictions: Iterator[Prediction]) -> _Collected:
     return _Collected(counts, warned, [as_row(p) for p in rows], [], _table(rows))
 
 
-def _check(out: Path | None, heatmaps: Path | None, resume: bool) -> None:
+def _check(
+    paths: Sequence[Path | str], out: Path | None, heatmaps: Path | None, resume: bool
+) -> None:
     if resume and out is None:
         raise UsageError("--resume: wanted --out FILE, the table to continue. Add it.")
     if out is not None:
         check_format(out)
+        if any(_full(path) == _full(out) for path in paths):
+            raise UsageError(
+                f"--out {out}: is one of the inputs, which the table would overwrite. Give another "
+                "file."
+            )
         claim_folder(out.parent)
     if heatmaps is not None:
         claim_folder(heatmaps)
+
+
+def _inside(paths: Sequence[Path | str], written: Sequence[Path | None]) -> list[Path]:
+    """The folders for results that lie in a folder of images, and in which no input was given."""
+    given = [_full(path) for path in paths]
+    return [
+        folder
+        for folder in written
+        if folder is not None
+        and any(path in _full(folder).parents and path.is_dir() for path in given)
+        and not any(path.is_relative_to(_full(folder)) for path in given)
+    ]
+
+
+def _full(path: Path | str) -> Path:
+    """The absolute path, without `..`; links stay."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps `..`
 
 
 def _origin(predictor: Predictor, files: FileList) -> str:

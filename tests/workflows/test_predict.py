@@ -147,3 +147,25 @@ def test_a_table_in_the_place_of_an_input_is_wrong_usage(images: Path) -> None:
     with pytest.raises(UsageError, match="is one of the inputs"):
         run_prediction([images / "x" / ".." / "list.csv"], "m", listed, None, SILENT)
     assert listed.read_text() == "path\n000.png\n"
+
+
+def test_resumed_with_other_outputs_is_wrong_usage(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, maps = tmp_path / "p.csv", tmp_path / "maps"
+    cut_journal(out, images, BATCH, monkeypatch)
+    with pytest.raises(UsageError, match=r"started with no option .* this command has --heatmaps"):
+        run_prediction([images], "m", out, maps, SILENT, resume=True)
+    document, _, _ = run_prediction([images], "m", out, None, SILENT, resume=True)
+    assert document["resumed_after"] == BATCH  # the refused command left the rows as they were
+
+
+def test_rows_of_a_release_that_did_not_note_the_outputs_are_continued(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "p.csv"
+    cut_journal(out, images, BATCH, monkeypatch)
+    header, *rows = journal_of(out).read_text().splitlines(keepends=True)
+    journal_of(out).write_text(header.replace(', "outputs": []', "") + "".join(rows))
+    document, _, _ = run_prediction([images], "m", out, tmp_path / "maps", SILENT, resume=True)
+    assert document["resumed_after"] == BATCH

@@ -179,6 +179,7 @@ class Journal:
         out: path of the table.
         origin: digest of the model and the inputs.
         resume: continue with the existing rows; otherwise they are discarded.
+        outputs: options that request further files for every row.
 
     Attributes:
         rows: number of rows.
@@ -187,16 +188,19 @@ class Journal:
 
     Raises:
         UsageError: another process writes the same table; or `resume`, and the existing rows have
-            another origin or other columns.
+            another origin, other columns or other outputs.
         OSError: the folder can't be written.
     """
 
-    def __init__(self, out: Path, origin: str, *, resume: bool) -> None:
+    def __init__(
+        self, out: Path, origin: str, *, resume: bool, outputs: Sequence[str] = ()
+    ) -> None:
         self.rows = 0
         self.counts: Counter[str] = Counter()
         self.warned: Counter[str] = Counter()
         self._out = out
         self._path = journal_of(out)
+        self._outputs = list(outputs)
         self._waiting: list[bytes] = []
         self._flushed = time.monotonic()
         self._stream = _opened(self._path, out)
@@ -204,7 +208,7 @@ class Journal:
             self._end = self._whole_bytes(origin) if resume else 0
             self._stream.truncate(self._end)
             if not self._end:
-                self._waiting.append(_line({"origin": origin, "columns": COLUMNS}))
+                self._waiting.append(_line(self._header(origin)))
                 self.flush()
         except BaseException:
             self._stream.close()
@@ -216,24 +220,40 @@ class Journal:
         for number, (document, end) in enumerate(json_lines(self._path)):
             if document is None:  # cut off by an interruption
                 break
-            if number == 0 and document.get("columns") != list(COLUMNS):
-                found = document.get("columns") or COLUMNS[: COLUMNS.index("warnings")]
-                raise UsageError(
-                    f"{self._path}: holds rows of another release, with the columns "
-                    f"{', '.join(found)}; wanted {', '.join(COLUMNS)}. Leave out --resume to "
-                    "start again, or continue with the release that wrote them."
-                )
-            if number == 0 and document.get("origin") != origin:
-                raise UsageError(
-                    f"{self._path}: holds rows of another model, version or list of images; "
-                    "wanted those of this command. Leave out --resume to start again."
-                )
-            if number:
+            if number == 0:
+                self._check_header(document, origin)
+            else:
                 self.rows += 1
                 self.counts[document["status"]] += 1
                 self.warned.update(count_warnings([split_warnings(document["warnings"])]))
             whole = end
         return whole
+
+    def _header(self, origin: str) -> dict[str, Any]:
+        return {"origin": origin, "columns": COLUMNS, "outputs": self._outputs}
+
+    def _check_header(self, header: dict[str, Any], origin: str) -> None:
+        if header.get("columns") != list(COLUMNS):
+            found = header.get("columns") or COLUMNS[: COLUMNS.index("warnings")]
+            raise UsageError(
+                f"{self._path}: holds rows of another release, with the columns "
+                f"{', '.join(found)}; wanted {', '.join(COLUMNS)}. Leave out --resume to "
+                "start again, or continue with the release that wrote them."
+            )
+        if header.get("origin") != origin:
+            raise UsageError(
+                f"{self._path}: holds rows of another model, version or list of images; "
+                "wanted those of this command. Leave out --resume to start again."
+            )
+        # Rows of a release that did not note the outputs are continued as before.
+        started = header.get("outputs", self._outputs)
+        if started != self._outputs:
+            raise UsageError(
+                f"{self._path}: was started with {_options(started)}, and this command has "
+                f"{_options(self._outputs)}: the files of some rows would be missing. Give the "
+                "same options as at the start, leave out --resume to start again, or give "
+                "another --out."
+            )
 
     def add(self, prediction: Prediction) -> None:
         """Add a row."""
@@ -285,6 +305,10 @@ class Journal:
                     "computed again."
                 )
             yield document
+
+
+def _options(outputs: Sequence[str]) -> str:
+    return ", ".join(outputs) or "no option for further files"
 
 
 def _opened(path: Path, out: Path) -> IO[bytes]:

@@ -165,7 +165,10 @@ def run_prediction(
             _LOGGER.warning("%s has no input check: it predicts for any picture.", model)
         reports, resources = _writers(folders, predictor)
         writers = [writer for writer in (reports, resources) if writer is not None]
-        journal = Journal(out, _origin(predictor, files), resume=resume) if out else None
+        journal = None
+        if out:
+            outputs = _outputs(heatmaps, folders)
+            journal = Journal(out, _origin(predictor, files), resume=resume, outputs=outputs)
         before = journal.rows if journal else 0
         reading = _Reading(files, before, batch.workers)
         if batch.engine == "ray":
@@ -296,6 +299,17 @@ def _full(path: Path | str) -> Path:
 def _origin(predictor: Predictor, files: FileList) -> str:
     """Digest of what determines the rows: the model and the inputs in order."""
     return hashlib.sha256(f"{mark_of(predictor)} {files.digest}".encode()).hexdigest()
+
+
+def _outputs(heatmaps: Path | None, folders: ResultFolders) -> list[str]:
+    """The options for further files; resumed with others, the rows before would have none."""
+    given = {
+        "--heatmaps": heatmaps,
+        "--dicom-out": folders.dicom,
+        "--segmentation": folders.segmentation,
+        "--fhir": folders.fhir,
+    }
+    return [option for option, value in given.items() if value]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -103,6 +104,24 @@ def test_answers_are_found_by_path_or_by_a_name_that_is_one_images(
     rows += f"{tmp_path / 'NORMAL/a.png'},refused,blank,,,,\n"
     found = probabilities_for(index(tmp_path), write(tmp_path / "p.csv", rows))
     assert found == {tmp_path / "PNEUMONIA/b.png": 0.7}
+
+
+def test_predictions_are_found_by_a_path_with_parent_folders(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    up = os.path.relpath(folder, tmp_path)
+    assert up.startswith("..")
+    rows = f"{up}/NORMAL/3.png,ok,,0.2,NORMAL,0.5,\n"  # each class has an image of this name
+    found = probabilities_for(index(Path(up)), write(tmp_path / "p.csv", rows))
+    assert found == {folder / "NORMAL/3.png": 0.2}
+
+
+def test_too_few_predictions_for_a_review_are_noted(folder: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{folder / 'NORMAL' / f'{k}.png'},ok,,0.1,NORMAL,0.5,\n" for k in range(20))
+    document, text = run_audit(folder, None, SILENT, write(tmp_path / "p.csv", rows))
+    assert document["evidence"]["labels"] is None
+    assert "20 NORMAL and 0 PNEUMONIA; wanted at least 50 of each" in text
 
 
 @pytest.mark.parametrize(

@@ -138,9 +138,11 @@ def audit(
     odd = tuple(Finding("warning", "index", path_text(text)) for text in dataset.warnings)
     flat = [(m.path, f) for m, f in zip(members, map(_flat, measured), strict=True) if f]
     images, readable = _thumbnails(records, members, measured)
-    given = None
+    given = predicted = None
     if predictions is not None:
         given = np.array([predictions.get(records[k].path, np.nan) for k in readable], np.float64)
+        counted = np.bincount(images.labels[~np.isnan(given)], minlength=len(CLASS_NAMES))
+        predicted = dict(zip(CLASS_NAMES, counted.tolist(), strict=True))
     evidence = gather_evidence(images, given, progress)
     return Audit(
         root=path_text(dataset.root),
@@ -153,7 +155,7 @@ def audit(
             stopped,
             shared,
             separations,
-            (*odd, *flat_findings(flat, len(records)), *evidence_findings(evidence)),
+            (*odd, *flat_findings(flat, len(records)), *evidence_findings(evidence, predicted)),
         ),
         groups=groups,
         unreadable=unreadable,

@@ -7,7 +7,7 @@ similarity, split shift and label-noise candidates. Each finding has a severity 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pneumoscope.data.audit_record import (
     Driver,
@@ -24,6 +24,7 @@ from pneumoscope.data.audit_record import (
     Unreadable,
 )
 from pneumoscope.data.splits import MIN_VAL_IMAGES_PER_CLASS
+from pneumoscope.data.thumbnails import MIN_PER_CLASS
 from pneumoscope.data.tree import FLAT_WORDS, FlatKind
 from pneumoscope.records import CLASS_NAMES
 
@@ -262,12 +263,20 @@ def _on_separations(separations: Sequence[Separation]) -> Iterator[Finding]:
             yield Finding("warning", "shift", text[0].upper() + text[1:])
 
 
-def evidence_findings(evidence: Evidence) -> tuple[Finding, ...]:
-    """All findings of the three analyses, in their order."""
+def evidence_findings(
+    evidence: Evidence, predicted: Mapping[str, int] | None = None
+) -> tuple[Finding, ...]:
+    """All findings of the three analyses, in their order.
+
+    Args:
+        evidence: the analyses.
+        predicted: number of images with a given prediction, by class; `None` if none were given.
+    """
     return (
         *_on_likeness(evidence.likeness),
         *_on_splits(evidence.split_tests),
         *_on_labels(evidence.labels),
+        *(_too_few(predicted) if predicted and evidence.labels is None else ()),
     )
 
 
@@ -437,6 +446,17 @@ def _value(driver: Driver, value: float) -> str:
     if driver.name == "file_bytes":
         return f"{value / 1000:.1f} kB"
     return f"{value:.0f} px" if driver.name in ("width", "height") else f"{value:.2f}"
+
+
+def _too_few(predicted: Mapping[str, int]) -> Iterator[Finding]:
+    """A review by predictions was requested, so its absence is stated."""
+    counts = " and ".join(f"{predicted[name]} {name}" for name in CLASS_NAMES)
+    yield Finding(
+        "note",
+        "labels_not_judged",
+        "No label was reviewed: too few images have a given prediction "
+        f"({counts}; wanted at least {MIN_PER_CLASS} of each).",
+    )
 
 
 def _on_labels(review: LabelReview | None) -> Iterator[Finding]:

@@ -64,7 +64,9 @@ _SKEWED = ("width", "height", "file_bytes")
 PAIRS = (("train", "test"), ("train", "val"), ("val", "test"))
 """The comparisons, in this order; the names are those of SPLITS."""
 
-_MIN_PER_CLASS = 50
+MIN_PER_CLASS = 50
+"""Fewest images of a class for a label review."""
+
 _MIN_AUC = 0.75
 """With a lower AUC the scores name images at random."""
 
@@ -386,7 +388,7 @@ def review_labels(
         else np.flatnonzero(~np.isnan(predictions))
     )
     labels = images.labels[scored]
-    if min((labels == label).sum() for label in (0, 1)) < _MIN_PER_CLASS:
+    if min((labels == label).sum() for label in (0, 1)) < MIN_PER_CLASS:
         return None
     if predictions is None:
         scores = cross_validated(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -54,14 +55,14 @@ def probabilities_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
     Raises:
         DataError: the file is unreadable, is not a predictions file, or has none of the images.
     """
-    by_path = {path_text(record.path): record.path for record in dataset.records}
+    by_path = {_full(record.path): record.path for record in dataset.records}
     by_name: dict[str, list[Path]] = {}
     for record in dataset.records:
         by_name.setdefault(path_text(record.path.name), []).append(record.path)
     found: dict[Path, float] = {}
     for path, probability in _rows(predictions):
         same_name = by_name.get(Path(path).name, [])
-        image = by_path.get(path) or by_path.get(str(Path(path).absolute()))
+        image = by_path.get(_full(path))
         if image is None and len(same_name) == 1:
             image = same_name[0]
         if image is not None:
@@ -73,6 +74,11 @@ def probabilities_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
             f"{dataset.root} --out {predictions}"
         )
     return found
+
+
+def _full(path: Path | str) -> str:
+    """The absolute path as text, without `..`; links stay."""
+    return os.path.abspath(path_text(path))  # noqa: PTH100 - Path.absolute keeps `..`
 
 
 def _rows(predictions: Path) -> list[tuple[str, float]]:

@@ -47,11 +47,13 @@ def test_the_page_has_the_sentences_of_the_script(script: ModuleType) -> None:
     words = script.checks_in_words(checks)
     assert words.startswith("lower limit of the change in AUC −0.006 (margin 0.01): passed; ")
     assert f" images: {words}. " in text
-    row = {"judgement": "fails", "title": "gamma 2.5", "fall": 0.06}
-    stress = {"largest_fall": 0.05, "rows": []}
-    assert script.costs_in_words(stress) in text
-    costly = script.costs_in_words(stress | {"rows": [row]})
-    assert costly.endswith("of sensitivity or specificity: gamma 2.5 (0.060).")
+    falls = {"10\xa0% cut off top and bottom": 0.064, "10\xa0% cut off left and right": 0.054}
+    rows = [{"judgement": "fails", "title": title, "fall": fall} for title, fall in falls.items()]
+    assert script.costs_in_words({"largest_fall": 0.05, "rows": rows}) in text
+    unsure = {"judgement": "unsure", "title": "gamma 2.5", "fall": 0.04}
+    held = script.costs_in_words({"largest_fall": 0.05, "rows": [unsure]})
+    assert held.startswith("No plausible change costs more than 0.05 of sensitivity")
+    assert "not excluded for 1 of them" in held
 
 
 def test_a_figure_is_put_on_light_paper_and_one_with_a_picture_is_refused(

@@ -418,6 +418,6 @@ def test_the_queue_can_be_read_beside_the_node(tmp_path: Path) -> None:
         document, text = node_status(tmp_path)
     assert (document["films_answered"], document["reports_kept"]) == (1, 2)
     assert document["items"] == []
-    assert "films answered" in text
+    assert "images scored" in text
     queue = Queue(tmp_path, alone=True)
     queue.close()

@@ -201,6 +201,11 @@ def _swap(made: Path, folder: Path) -> None:
     shutil.rmtree(aside)
 
 
+def full_path(path: Path | str) -> str:
+    """The absolute path, without `..`; links stay, as the user named them."""
+    return os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps `..`
+
+
 def claim_folder(folder: Path) -> None:
     """Create `folder` if needed, and check that files can be created in it.
 

@@ -27,17 +27,11 @@ from pneumoscope.config import (
 )
 from pneumoscope.errors import UsageError
 
-ModelOption = Annotated[
-    str, typer.Option("--model", metavar="MODEL", help="a bundle, a run folder, or 'default'")
-]
+_MODEL: Any = {"metavar": "MODEL", "help": "a bundle, a run folder, or 'default'"}
+_CHECK: Any = {"help": "refuse images that differ from the training images of the model"}
 
-CheckOption = Annotated[
-    bool,
-    typer.Option(
-        "--input-check/--no-input-check",
-        help="refuse images that differ from the training images of the model",
-    ),
-]
+ModelOption = Annotated[str, typer.Option("--model", **_MODEL)]
+CheckOption = Annotated[bool, typer.Option("--input-check/--no-input-check", **_CHECK)]
 
 AgeOption = Annotated[
     bool,
@@ -244,12 +238,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.csv", help="or labels and existing scores of any system"),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="a bundle, a run folder, or 'default'", show_default="default"
-        ),
-    ] = None,
+    model: Annotated[str | None, typer.Option(**_MODEL, show_default="default")] = None,
     split: Annotated[
         SplitChoice | None,
         typer.Option(
@@ -259,11 +248,7 @@ def evaluate(
     ] = None,
     input_check: Annotated[
         bool | None,
-        typer.Option(
-            "--input-check/--no-input-check",
-            help="refuse images that differ from the training images of the model",
-            show_default="input-check",
-        ),
+        typer.Option("--input-check/--no-input-check", **_CHECK, show_default="input-check"),
     ] = None,
     framing: Annotated[
         Framing | None,

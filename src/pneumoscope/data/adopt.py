@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pneumoscope.data.public_tables import (
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.records import CLASS_NAMES
-from pneumoscope.storage import csv_text, safe_path, write_text
+from pneumoscope.storage import csv_text, full_path, safe_path, write_text
 
 _AGES = AdoptConfig()
 _COLUMNS = ("path", "label", "patient", "age", "sex", "view", "finding", "labelled_by")
@@ -58,7 +57,7 @@ def adopt(
         raise UsageError(
             f"--min-age {config.min_age:g} is above --max-age {config.max_age:g}; give a range."
         )
-    folder = Path(os.path.normpath(folder.absolute()))
+    folder = Path(full_path(folder))
     left_out: Counter[str] = Counter()
     kept: list[Record] = []
     judged: list[tuple[Record, str]] = []
@@ -134,7 +133,7 @@ def write_manifest(out: Path, adopted: Adopted) -> None:
     `split` if it is kept, else as `official_split`, which no command uses.
     """
     header = (*_COLUMNS, "split" if adopted.keeps_splits else "official_split")
-    rows = _rows(adopted, Path(os.path.normpath(out.absolute().parent)))
+    rows = _rows(adopted, Path(full_path(out.parent)))
     write_text(out, csv_text(header, rows))
 
 
@@ -142,7 +141,7 @@ def _rows(adopted: Adopted, place: Path) -> Iterator[tuple[str, ...]]:
     for case in adopted.cases:
         if case.path is None or case.label is None:  # `adopt` keeps no such record
             continue
-        image = Path(os.path.normpath(case.path.absolute()))
+        image = Path(full_path(case.path))
         inside = image.is_relative_to(place)
         yield (
             safe_path((image.relative_to(place) if inside else image).as_posix()),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +91,7 @@ def index(
         >>> len(dataset.records[0].sha256)
         64
     """
-    root = Path(os.path.normpath(Path(data).absolute()))
+    root = Path(storage.full_path(data))
     notes: list[str] = []
     if path_exists(root, "dir"):
         found = tuple(records_of_folder(root, notes, classes))

@@ -20,7 +20,7 @@ from pneumoscope.data.patients import parse_split, split_words
 from pneumoscope.data.tree import CLASS_WORDS
 from pneumoscope.errors import DataError, ManifestError
 from pneumoscope.records import CLASS_NAMES, SPLITS, Dataset, ImageRecord, Split
-from pneumoscope.storage import plain_cell, safe_path
+from pneumoscope.storage import full_path, plain_cell, safe_path
 
 SPLIT_COLUMNS = ("path", "label", "patient", "split")
 """The columns of a `split.csv`, in this order."""
@@ -55,7 +55,7 @@ def read_manifest(path: Path, classes: Mapping[str, int] = CLASS_WORDS) -> tuple
     Raises:
         ManifestError: names the line, what was found, what was expected and how to correct it.
     """
-    folder = Path(os.path.normpath(path.absolute().parent))
+    folder = Path(full_path(path.parent))
     records: list[ImageRecord] = []
     lines: dict[Path, int] = {}
     for row in _rows(path):
@@ -250,7 +250,7 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] | None = No
         >>> len(load_dataset(folder / "parts.csv")) == len(load_dataset(xrays))
         True
     """
-    folder = Path(os.path.normpath(path.absolute().parent))
+    folder = Path(full_path(path.parent))
     if further is None:
         further = tuple(dict.fromkeys(name for record in dataset.records for name in record.extra))
     rows = []

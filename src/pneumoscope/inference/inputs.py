@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Literal
 
 from pneumoscope.errors import ManifestError
-from pneumoscope.storage import path_text, plain_cell
+from pneumoscope.storage import full_path, path_text, plain_cell
 
 _SNIFFED_BYTES = 4096
 _IN_MEMORY_BYTES = 1 << 20
@@ -62,10 +62,10 @@ class FileList:
         self, names: Iterable[str], without: Collection[Path], folders: Collection[Path]
     ) -> str:
         digest = hashlib.sha256()
-        left_out = set(map(_full, without))
-        below = tuple(f"{_full(folder).rstrip(os.sep)}{os.sep}" for folder in folders)
+        left_out = set(map(full_path, without))
+        below = tuple(f"{full_path(folder).rstrip(os.sep)}{os.sep}" for folder in folders)
         for name in names:
-            full = _full(name) if left_out or below else name
+            full = full_path(name) if left_out or below else name
             if full in left_out:
                 continue
             if below and full.startswith(below):
@@ -126,11 +126,6 @@ def expand(paths: Iterable[Path]) -> Iterator[str]:
             yield from map(str, _fitting(path))
         else:
             yield str(path)
-
-
-def _full(path: Path | str) -> str:
-    """The absolute path, without `..`; links stay."""
-    return os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps `..`
 
 
 def _is(path: Path, what: Literal["dir", "file"]) -> bool:

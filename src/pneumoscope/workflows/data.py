@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +29,7 @@ from pneumoscope.inference.overlay import image_png
 from pneumoscope.progress import Progress
 from pneumoscope.records import CLASS_NAMES, Dataset
 from pneumoscope.report.audit_page import render_audit_page
-from pneumoscope.storage import claim_folder, path_text, write_json, write_text
+from pneumoscope.storage import claim_folder, full_path, path_text, write_json, write_text
 
 MOST_PICTURES = 24
 _SIDE = 224
@@ -55,14 +54,14 @@ def probabilities_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
     Raises:
         DataError: the file is unreadable, is not a predictions file, or has none of the images.
     """
-    by_path = {_full(record.path): record.path for record in dataset.records}
+    by_path = {full_path(path_text(record.path)): record.path for record in dataset.records}
     by_name: dict[str, list[Path]] = {}
     for record in dataset.records:
         by_name.setdefault(path_text(record.path.name), []).append(record.path)
     found: dict[Path, float] = {}
     for path, probability in _rows(predictions):
         same_name = by_name.get(Path(path).name, [])
-        image = by_path.get(_full(path))
+        image = by_path.get(full_path(path))
         if image is None and len(same_name) == 1:
             image = same_name[0]
         if image is not None:
@@ -74,11 +73,6 @@ def probabilities_for(dataset: Dataset, predictions: Path) -> dict[Path, float]:
             f"{dataset.root} --out {predictions}"
         )
     return found
-
-
-def _full(path: Path | str) -> str:
-    """The absolute path as text, without `..`; links stay."""
-    return os.path.abspath(path_text(path))  # noqa: PTH100 - Path.absolute keeps `..`
 
 
 def _rows(predictions: Path) -> list[tuple[str, float]]:

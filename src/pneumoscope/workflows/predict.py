@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -30,7 +29,7 @@ from pneumoscope.inference.predictor import BATCH, Predictor, mark_of
 from pneumoscope.inference.results import Journal, Result, as_row, check_format, journal_of
 from pneumoscope.progress import Progress, Task
 from pneumoscope.records import Prediction
-from pneumoscope.storage import claim_folder, path_text, temporary_beside
+from pneumoscope.storage import claim_folder, full_path, path_text, temporary_beside
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -269,7 +268,7 @@ def _check(
         raise UsageError("--resume: wanted --out FILE, the table to continue. Add it.")
     if out is not None:
         check_format(out)
-        if any(_full(path) == _full(out) for path in paths):
+        if any(full_path(path) == full_path(out) for path in paths):
             raise UsageError(
                 f"--out {out}: is one of the inputs, which the table would overwrite. Give another "
                 "file."
@@ -281,19 +280,14 @@ def _check(
 
 def _inside(paths: Sequence[Path | str], written: Sequence[Path | None]) -> list[Path]:
     """The folders for results that lie in a folder of images, and in which no input was given."""
-    given = [_full(path) for path in paths]
+    given = [Path(full_path(path)) for path in paths]
+    named = [(folder, Path(full_path(folder))) for folder in written if folder is not None]
     return [
         folder
-        for folder in written
-        if folder is not None
-        and any(path in _full(folder).parents and path.is_dir() for path in given)
-        and not any(path.is_relative_to(_full(folder)) for path in given)
+        for folder, full in named
+        if any(path in full.parents and path.is_dir() for path in given)
+        and not any(path.is_relative_to(full) for path in given)
     ]
-
-
-def _full(path: Path | str) -> Path:
-    """The absolute path, without `..`; links stay."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps `..`
 
 
 def _origin(predictor: Predictor, files: FileList) -> str:

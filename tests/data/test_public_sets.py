@@ -167,7 +167,7 @@ def own_table(root: Path) -> Path:
         "Image_Path,dx,who,Age,sex",
         "a/1.png,Bacterial,p1,3,female",
         "a/2.png,clear,p2,4,m",
-        "2.png,Clear,p3,5,m",
+        "2.png,Clear,p2,4,m",
         "3.png,fracture,p4,5,m",
         "../../etc/passwd,clear,p5,5,m",
         ",clear,p6,5,m",
@@ -241,6 +241,25 @@ def test_rows_of_one_image_that_contradict_each_other(tmp_path: Path, others: st
     assert dict(found.left_out) == {
         "rows of the image contradict each other": 3 if agree else 4,
         "image file named again": 6,
+    }
+
+
+def test_rows_of_one_image_of_different_patients_or_splits(tmp_path: Path) -> None:
+    """The first row would decide whose image it is, or let a held-out image be trained on."""
+    owners.lines(
+        tmp_path / "t.csv",
+        "path,label,patient,split",
+        *("0.png,normal,a,train", "0.png,normal,b,train"),
+        *("1.png,normal,a,train", "1.png,normal,a,test"),
+        *("2.png,normal,a,train", "2.png,normal,a,train"),
+    )
+    for number in range(3):
+        owners.png(tmp_path / f"{number}.png")
+    found = adopted("csv", tmp_path)
+    assert kept(found) == {"2": 0}
+    assert dict(found.left_out) == {
+        "rows of the image contradict each other": 2,
+        "image file named again": 3,
     }
 
 

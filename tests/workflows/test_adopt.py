@@ -70,6 +70,16 @@ def test_what_is_asked_wrongly(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["mimic", str(folder), "--out", str(folder / "m.csv")], 2, "wanted one of rsna, nih"),
         (["nih", str(folder), "--out", str(folder)], 2, "is a folder, wanted a file"),
         (["nih", str(folder), "--out", str(folder / "m.csv"), "--max-age", "900"], 2, "max_age"),
+        (
+            ["nih", str(folder), "--out", str(folder / "m.csv"), "--columns", "label=dx"],
+            2,
+            "--columns label=dx: is for csv, nih does not read it",
+        ),
+        (
+            ["csv", str(folder), "--out", str(folder / "m.csv"), "--uncertain", "normal"],
+            2,
+            "--uncertain normal: is for chexpert, csv does not read it",
+        ),
         (["nih", str(tmp_path / "none"), "--out", str(tmp_path / "m.csv")], 3, "found no table"),
     ):
         assert run(["data", "adopt", *arguments]) == code

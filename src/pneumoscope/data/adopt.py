@@ -103,11 +103,12 @@ def _judged(case: Record, source: Source, config: AdoptConfig) -> tuple[Record, 
 
 
 def _contradicted(judged: Sequence[tuple[Record, str]]) -> set[Path | None]:
-    """The files whose rows differ in label, or in why they are left out: none of them counts."""
-    found: dict[Path, set[tuple[int | None, str]]] = {}
+    """The files whose rows differ in label, patient, split or why they are left out: none counts."""
+    found: dict[Path, set[tuple[int | None, str, str, str]]] = {}
     for case, why in judged:
         if case.path is not None:
-            found.setdefault(case.path, set()).add((case.label, why))
+            verdict = (case.label, case.patient, case.split or case.split_word, why)
+            found.setdefault(case.path, set()).add(verdict)
     return {path for path, verdicts in found.items() if len(verdicts) > 1}
 
 

@@ -310,6 +310,7 @@ CHEXPERT = Source(
     layout="train.csv, valid.csv, train/ and valid/ with a folder per patient",
     labels="Pneumonia 1 → PNEUMONIA, No Finding 1 → NORMAL, Pneumonia -1: as --uncertain says",
     read=read_chexpert,
+    options=("uncertain",),
     notes=("Ages over 90 are given as 90.",),
 )
 

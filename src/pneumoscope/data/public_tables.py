@@ -105,6 +105,7 @@ class Source:
         labels: which findings become which label.
         read: yields every image of a folder.
         headers: age, sex and view come from the DICOM headers.
+        options: settings of `AdoptConfig` that this data set reads and not every other does.
         notes: limitations of its labels or patients, one sentence each.
     """
 
@@ -115,6 +116,7 @@ class Source:
     labels: str
     read: Callable[[Path, AdoptConfig], Iterator[Record]]
     headers: bool = False
+    options: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -184,7 +186,8 @@ def rows_of(table: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]]:
 
     Raises:
         DataError: it can't be read, lacks a required column, names one twice, or has a row with
-            more values than columns. Empty values at the end of a row do not count.
+            more values than columns. Empty values at the end of a row do not count, and missing
+            ones are empty, as spreadsheets leave them out.
     """
     csv.field_size_limit(_FIELD_LIMIT)
     line = 1
@@ -411,4 +414,5 @@ PLAIN = Source(
     layout="one CSV, images below the folder",
     labels="the words of --pneumonia → PNEUMONIA, those of --normal → NORMAL",
     read=read_plain,
+    options=("table", "columns", "pneumonia", "normal"),
 )

@@ -18,6 +18,7 @@ from pneumoscope.data.audit import audit, member_of
 from pneumoscope.data.audit_record import Audit
 from pneumoscope.data.index import class_counts, index
 from pneumoscope.data.public_sets import SOURCES
+from pneumoscope.data.public_tables import Source
 from pneumoscope.data.sources import download
 from pneumoscope.data.splits import refuse_empty, split, write_split
 from pneumoscope.data.splitting import check_shares
@@ -244,12 +245,26 @@ def run_adoption(
     source = SOURCES.get(name)
     if source is None:
         raise UsageError(f"NAME: found {name!r}, wanted one of {', '.join(SOURCES)}")
+    _refuse_unread(source, config)
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder, wanted a file such as {out / f'{name}.csv'}")
     claim_folder(out.parent)
     adopted = adopt(source, folder, config, progress)
     write_manifest(out, adopted)
     return _document(adopted, out), _text(adopted, out)
+
+
+def _refuse_unread(source: Source, config: AdoptConfig) -> None:
+    """Refuse a setting that was changed and that the data set does not read."""
+    default = AdoptConfig()
+    for other in SOURCES.values():
+        for name in other.options:
+            found = getattr(config, name)
+            if name not in source.options and found != getattr(default, name):
+                raise UsageError(
+                    f"--{name} {found}: is for {other.name}, {source.name} does not read it. "
+                    "Leave it out."
+                )
 
 
 def _document(adopted: Adopted, out: Path) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _judged(case: Record, source: Source, config: AdoptConfig) -> tuple[Record, 
 
 
 def _contradicted(judged: Sequence[tuple[Record, str]]) -> set[Path | None]:
-    """The files whose rows differ in label, patient, split or why they are left out: none counts."""
+    """Files whose rows differ in label, patient, split or why they are left out: none counts."""
     found: dict[Path, set[tuple[int | None, str, str, str]]] = {}
     for case, why in judged:
         if case.path is not None:

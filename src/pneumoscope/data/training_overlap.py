@@ -46,13 +46,18 @@ _UNCERTAIN = 14
 _MAX_FLIPPED = 3
 
 
+UNKNOWN_IMAGES: HashTable = {"0_salt": np.empty(0, np.uint8)}
+"""The table of a model that keeps no hashes: an empty salt stands for images that are not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingOverlap:
     """How many of some images a model was trained on.
 
     Attributes:
         images: number of images checked.
-        known: whether the model keeps hashes; if not, all counts below are 0 and meaningless.
+        known: whether the model, and every model that it began with or was taught by, keeps hashes;
+            if not, there may be more than the counts below.
         identical: images with the bytes of a training image.
         alike: further images with the content of a training image, in another file.
         chosen_on: further images that epoch, calibration and threshold were chosen on.
@@ -80,16 +85,16 @@ class TrainingOverlap:
 
     def in_words(self) -> str:
         """One sentence, for a terminal and a page."""
-        if not self.known:
-            return (
-                "It is not known whether the model was trained on some of these images: it keeps "
-                "no hashes of its training images."
-            )
         found = []
         if self.trained_on:
             found.append(f"was trained on {self.trained_on:,} of these {self.images:,} images")
         if self.chosen_on:
             found.append(f"had its threshold chosen on {self.chosen_on:,} of them")
+        if not found and not self.known:
+            return (
+                "It is not known whether the model was trained on some of these images: it, its "
+                "initial weights or a teacher keeps no hashes of training images."
+            )
         if not found:
             return f"None of these {self.images:,} images is among the model's training images."
         return (
@@ -119,7 +124,8 @@ def training_hashes(
         records: the images trained on, and those that epoch and threshold were chosen on; hashed by
             `index`.
         progress: reports images.
-        before: the table of the model whose weights were the initial ones; its images count too.
+        before: the tables of the models whose weights were the initial ones or that were teachers;
+            their images count too. `UNKNOWN_IMAGES` for one that keeps none.
 
     Returns:
         Per generation, from 0 for the model itself: `0_salt` (16,) uint8, and per part sorted
@@ -157,9 +163,11 @@ def count_overlap(
         records: hashed by `index`. Images without known bytes are decoded.
         progress: reports the decoded images.
     """
-    if table is None:
-        return TrainingOverlap(len(records), known=False)
-    models = [_Hashes(generation) for generation in _generations(table)]
+    generations = _generations(UNKNOWN_IMAGES if table is None else table)
+    models = [_Hashes(generation) for generation in generations if generation["salt"].size]
+    known = len(models) == len(generations)
+    if not models:
+        return TrainingOverlap(len(records), known)
     rest = [r for r in records if not any(model.has_bytes(r, "train") for model in models)]
     identical = len(records) - len(rest)
     alike = chosen_on = 0
@@ -172,7 +180,7 @@ def count_overlap(
             alike += 1
         elif any(m.has_bytes(record, "val") or m.has_content(tried, "val") for m in models):
             chosen_on += 1
-    return TrainingOverlap(len(records), True, identical, alike, chosen_on)
+    return TrainingOverlap(len(records), known, identical, alike, chosen_on)
 
 
 class _Hashes:

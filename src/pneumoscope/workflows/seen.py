@@ -24,6 +24,7 @@ from pneumoscope.config import TrainConfig
 from pneumoscope.data.index import index
 from pneumoscope.data.training_overlap import (
     PARTS,
+    UNKNOWN_IMAGES,
     Part,
     TrainingOverlap,
     count_overlap,
@@ -100,6 +101,9 @@ def hashes_of_earlier(config: TrainConfig) -> Table | None:
     Args:
         config: `weights` and `teachers` are used.
 
+    Returns:
+        `None` if there is no such model; `UNKNOWN_IMAGES` stands for one without hashes.
+
     Raises:
         BundleError: one of their bundles is damaged, incomplete, or of an older version.
     """
@@ -161,12 +165,12 @@ def _table_of_weights(weights: str) -> Table | None:
     return None if folder is None else _table_or_warning(folder, f"--weights {weights}")
 
 
-def _table_of_teacher(teacher: str) -> Table | None:
+def _table_of_teacher(teacher: str) -> Table:
     """The hashes of a teacher; a warning if its bundle has none."""
     return _table_or_warning(teacher_folder(teacher), f"--teacher {teacher}")
 
 
-def _table_or_warning(model: Path | str, option: str) -> Table | None:
+def _table_or_warning(model: Path | str, option: str) -> Table:
     table = load_bundle(model).table(SEEN_TABLE)
     if table is None:
         _LOGGER.warning(
@@ -174,6 +178,7 @@ def _table_or_warning(model: Path | str, option: str) -> Table | None:
             "model can't recognise them. Add them: python -m pneumoscope.workflows.seen MODEL DATA",
             option,
         )
+        return UNKNOWN_IMAGES
     return table
 
 

@@ -267,7 +267,7 @@ def test_escaped_formulas_read_back_unchanged(tmp_path: Path) -> None:
         ImageRecord(tmp_path / "=a.png", 0, "=HYPERLINK(1)", "train", extra={"site": "@x"}),
         ImageRecord(tmp_path / "@b.png", 1, "-5", "val", extra={"site": "+y"}),
     )
-    write_split(tmp_path / "s.csv", Dataset(tmp_path, records))
+    write_split(str(tmp_path / "s.csv"), Dataset(tmp_path, records))
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines[1:] == [
         "./=a.png,NORMAL,'=HYPERLINK(1),train,'@x",

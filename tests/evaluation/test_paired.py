@@ -273,3 +273,8 @@ def test_lost_images_of_one_patient_count_as_one_patients() -> None:
 def test_nothing_to_compare() -> None:
     with pytest.raises(DataError, match="result from both models"):
         compare([], ([], []), (0.5, 0.5), [], CompareConfig())
+
+
+def test_mcnemar_refuses_results_of_different_images() -> None:
+    with pytest.raises(DataError, match="1 results of the old model and 3 of the new one"):
+        mcnemar([True], [True, False, True])

@@ -241,7 +241,7 @@ def test_each_split_has_both_subtypes(tmp_path: Path) -> None:
 
 
 def test_without_splits_classes_are_top_folders(tmp_path: Path) -> None:
-    out = write_phantoms(tmp_path / "flat", n=3, size=64, splits=False)
+    out = write_phantoms(str(tmp_path / "flat"), n=3, size=64, splits=False)
     assert {path.name for path in out.iterdir()} == {"NORMAL", "PNEUMONIA", "phantoms.json"}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -27,8 +27,8 @@ from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.inference.engine import load_model
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.training.recipes import StageEpoch
-from pneumoscope.workflows.tracking import MLflow, TensorBoard, crc32c
-from pneumoscope.workflows.train import HISTORY_COLUMNS, TrainedRun, _chosen, train
+from pneumoscope.workflows.tracking import HISTORY_COLUMNS, MLflow, TensorBoard, crc32c
+from pneumoscope.workflows.train import TrainedRun, _chosen, train
 from support.small_network import small_network
 
 CONFIG = TrainConfig(
@@ -214,3 +214,10 @@ def test_a_recipe_and_single_settings_stand_for_a_configuration() -> None:
         _chosen(CONFIG, "scratch", {})
     with pytest.raises(UsageError, match="Did you mean 'views'"):
         _chosen(None, None, {"view": 1})
+
+
+def test_what_can_not_be_called_is_refused_before_training(tmp_path: Path) -> None:
+    """A callback of Keras takes other arguments; it would fail after the first epoch."""
+    with pytest.raises(UsageError, match="callbacks: found 'print', wanted functions"):
+        train(tmp_path / "none", tmp_path / "run", callbacks=cast("Any", ["print"]))
+    assert not (tmp_path / "run").exists()

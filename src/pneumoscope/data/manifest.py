@@ -229,7 +229,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def write_split(path: Path, dataset: Dataset, further: Sequence[str] | None = None) -> None:
+def write_split(path: Path | str, dataset: Dataset, further: Sequence[str] | None = None) -> None:
     """Write `path,label,patient,split` and further columns: a manifest that reads back unchanged.
 
     Paths are relative to the CSV's folder if the image lies below it, else absolute. Labels are
@@ -250,6 +250,7 @@ def write_split(path: Path, dataset: Dataset, further: Sequence[str] | None = No
         >>> len(load_dataset(folder / "parts.csv")) == len(load_dataset(xrays))
         True
     """
+    path = Path(path)
     folder = Path(full_path(path.parent))
     if further is None:
         further = tuple(dict.fromkeys(name for record in dataset.records for name in record.extra))

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.arrays import Float64Array, Int64Array
 from pneumoscope.config import IntervalConfig
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals import (
     auc_components,
     checked_interval,
@@ -161,12 +162,20 @@ def mcnemar(old_right: ArrayLike, new_right: ArrayLike) -> McNemar:
         old_right: bool, (n,), whether the old model's prediction is correct.
         new_right: bool, (n,), whether the new model's prediction is correct.
 
+    Raises:
+        DataError: they differ in length.
+
     Examples:
         >>> mcnemar([True] * 8 + [False] * 8, [True] * 16).exact < 0.05
         True
     """
     before = np.asarray(old_right, dtype=bool)
     after = np.asarray(new_right, dtype=bool)
+    if before.shape != after.shape:
+        raise DataError(
+            f"found {before.size} results of the old model and {after.size} of the new one; wanted "
+            "both for the same images"
+        )
     only_old = int(np.count_nonzero(before & ~after))
     only_new = int(np.count_nonzero(~before & after))
     return McNemar(only_old, only_new, *mcnemar_p(only_old, only_new))

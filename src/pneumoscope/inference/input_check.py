@@ -6,7 +6,7 @@ network's embedding. For each one the distance to the training images is measure
 descriptor are needed: a network trained on chest X-rays only may map a hand close to them, and a
 thumbnail does not show details.
 
-An image that is close to the training images only after rotation by 90° or 180°, or after
+An image that is closer to the training images after rotation by 90° or 180°, or after
 inversion, is refused as `rotated` or `inverted`. An image that is close in no orientation is
 refused as `not_a_chest_xray`.
 
@@ -100,7 +100,7 @@ class ImageDescriptors:
         return ImageDescriptors(-thumbnail if inverted else thumbnail, energy)
 
     def vectors(self) -> Mapping[str, Float32Array]:
-        """The descriptors of the image rotated anticlockwise by quarter turns, then inverted."""
+        """The vectors of the three fitted distributions, by name: flat float32 arrays."""
         strength = max(float(self.energy.mean()), _MIN_STRENGTH)
         edges: Float32Array = np.sqrt(self.energy).ravel()
         return {
@@ -313,10 +313,10 @@ class Statistics:
 
 
 def _turned_words(quarters: int, inverted: bool) -> tuple[Reason, str]:
-    """Reason and explanation for an image that fits only after rotation or inversion."""
+    """Reason and explanation for an image that fits better after rotation or inversion."""
     turn = f"rotate it {_TURNS[quarters]}" if quarters else ""
     if not inverted:
-        return Reason.ROTATED, f"it fits the training images only after rotation: {turn}"
+        return Reason.ROTATED, f"it fits the training images better after rotation: {turn}"
     both = f", and {turn}" if turn else ""
     return (
         Reason.INVERTED,

@@ -1,4 +1,4 @@
-"""Record a training while it goes on: time and memory, and callbacks for TensorBoard and MLflow.
+"""Record a training while it goes on: time, memory, `history.csv`, TensorBoard and MLflow.
 
 TensorBoard's event files are written here, so TensorBoard is not needed to write them. An event
 file is a sequence of TFRecords (a length, the record, a checksum of each), every one an `Event`
@@ -14,16 +14,40 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from pneumoscope.errors import ExtraMissingError, UsageError
+from pneumoscope.storage import csv_text, write_text
+from pneumoscope.training.loop import Epoch
 from pneumoscope.training.recipes import StageEpoch
+
+Callback = Callable[[StageEpoch], None]
+"""Receives every epoch when it ends; its exceptions stop the training."""
+
+HISTORY_COLUMNS = ("seed", "stage", *(each.name for each in fields(Epoch)))
+"""The columns of `history.csv`, in order."""
 
 _POLYNOMIAL = 0x82F63B78
 """CRC-32C (Castagnoli), reversed: RFC 3720, B.4."""
 
 _VERSION = b"brain.Event:2"
+
+
+def check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Check, before a long training, that callbacks can be called.
+
+    Raises:
+        UsageError: one can't, as those of Keras.
+    """
+    for callback in callbacks:
+        if not callable(callback):
+            raise UsageError(
+                f"callbacks: found {callback!r}, wanted functions that take an epoch, such as "
+                "`lambda epoch: print(epoch.val_auc)` or `TensorBoard(folder)`"
+            )
 
 
 class Stopwatch:
@@ -53,6 +77,31 @@ def peak_memory_mb() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20) if sys.platform == "darwin" else peak / 1024)
+
+
+class HistoryFile:
+    """`history.csv`, written anew after every epoch, and the callbacks that receive it.
+
+    It is a listener of `training.loop.fit`. Epochs that an interrupted run finished are written
+    again; callbacks receive only those that follow.
+    """
+
+    def __init__(self, path: Path, callbacks: Sequence[Callback]) -> None:
+        self._path, self._callbacks = path, callbacks
+        self._stages: list[Sequence[StageEpoch]] = []
+
+    def __call__(self, epochs: Sequence[StageEpoch], trained: bool) -> None:
+        """Take all epochs of a stage so far, as `training.loop.EpochsListener`."""
+        if trained:
+            self._stages[-1] = epochs
+        else:
+            self._stages.append(epochs)
+        rows = (asdict(row) for stage in self._stages for row in stage)
+        cells = ([row[name] for name in HISTORY_COLUMNS] for row in rows)
+        write_text(self._path, csv_text(HISTORY_COLUMNS, cells))
+        if trained:
+            for callback in self._callbacks:
+                callback(epochs[-1])
 
 
 class TensorBoard:

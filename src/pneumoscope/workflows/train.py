@@ -12,8 +12,8 @@ RUN/report.html
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -47,14 +47,11 @@ from pneumoscope.report.content import EpochPoint, LearningCurves
 from pneumoscope.storage import (
     cache_folder,
     claim_cache,
-    csv_text,
     path_text,
-    write_text,
     writes_alone,
 )
 from pneumoscope.training.backbones import arrays_of, build_backbone
 from pneumoscope.training.guidance import described_teacher
-from pneumoscope.training.loop import Epoch
 from pneumoscope.training.network import initialise_randomly, weights_digest
 from pneumoscope.training.recipes import Job, StageEpoch, Trained, architecture, train_network
 from pneumoscope.training.runtime import (
@@ -83,13 +80,16 @@ from pneumoscope.workflows.operating_point import with_operating_point
 from pneumoscope.workflows.run_folder import Prepared, ages_of, begin, prepare, with_cautions
 from pneumoscope.workflows.scoring import Scored, evaluate_scored, score_all
 from pneumoscope.workflows.seen import caution_on_validation, hashes_of_earlier, hashes_of_training
-from pneumoscope.workflows.tracking import MLflow, Stopwatch, TensorBoard, peak_memory_mb
-
-Callback = Callable[[StageEpoch], None]
-"""Receives every epoch when it ends; its exceptions stop the training."""
-
-HISTORY_COLUMNS = ("seed", "stage", *(each.name for each in fields(Epoch)))
-"""The columns of `history.csv`, in order."""
+from pneumoscope.workflows.tracking import (
+    HISTORY_COLUMNS,
+    Callback,
+    HistoryFile,
+    MLflow,
+    Stopwatch,
+    TensorBoard,
+    check_callbacks,
+    peak_memory_mb,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +160,8 @@ def train(
             `weights="none"`, `epochs=3`, `fit={"batch_size": 8}`.
 
     Raises:
-        UsageError: `out` is not empty, another process uses it, or a setting conflicts with the
-            run that is resumed.
+        UsageError: `out` is not empty, another process uses it, a setting conflicts with the run
+            that is resumed, or a callback can't be called.
         DataError: the data is unsuitable for training, or changed since the run began.
         BundleError: a bundle of initial weights or a teacher is damaged.
         MissingError: weights or an extra are missing.
@@ -177,6 +177,7 @@ def train(
         (2, 'network', 6)
     """
     watch = Stopwatch()
+    check_callbacks(callbacks)
     config, named = _chosen(config, recipe, settings)
     prepared = prepare(Path(data), Path(out), config, progress, resume, {*given, *named})
     return _train(prepared, progress, watch, callbacks)
@@ -215,7 +216,7 @@ def _train(
     earlier = hashes_of_earlier(config)  # a damaged bundle is refused before anything is trained
     val = dataset.subset("val").records
     dataset = with_cautions(dataset, caution_on_validation(earlier, val, progress))
-    history_file = _HistoryFile(out / "history.csv", callbacks)
+    history_file = HistoryFile(out / "history.csv", callbacks)
     trained, initial = _networks(prepared, progress, watch, history_file)
     history = tuple(row for one in trained for row in one.history)
     predictor, table, scored = _scored_validation(trained, dataset, config, initial, progress)
@@ -286,7 +287,7 @@ def run_training(
 
 
 def _networks(
-    prepared: Prepared, progress: Progress, watch: Stopwatch, history: _HistoryFile
+    prepared: Prepared, progress: Progress, watch: Stopwatch, history: HistoryFile
 ) -> tuple[list[Trained], InitialWeights]:
     """Train one network per seed; writes the first files once the weights are loaded."""
     config, dataset, out = prepared.config, prepared.dataset, prepared.folder
@@ -424,30 +425,6 @@ def _manifest(
         initial_weights=initial,
         teachers=tuple(map(described_teacher, config.teachers)),
     )
-
-
-class _HistoryFile:
-    """`history.csv`, written anew after every epoch, and the callbacks that receive it.
-
-    It is a listener of `training.loop.fit`. Epochs that an interrupted run finished are written
-    again; callbacks receive only those that follow.
-    """
-
-    def __init__(self, path: Path, callbacks: Sequence[Callback]) -> None:
-        self._path, self._callbacks = path, callbacks
-        self._stages: list[Sequence[StageEpoch]] = []
-
-    def __call__(self, epochs: Sequence[StageEpoch], trained: bool) -> None:
-        if trained:
-            self._stages[-1] = epochs
-        else:
-            self._stages.append(epochs)
-        rows = (asdict(row) for stage in self._stages for row in stage)
-        cells = ([row[name] for name in HISTORY_COLUMNS] for row in rows)
-        write_text(self._path, csv_text(HISTORY_COLUMNS, cells))
-        if trained:
-            for callback in self._callbacks:
-                callback(epochs[-1])
 
 
 def _curves(trained: Trained) -> LearningCurves:

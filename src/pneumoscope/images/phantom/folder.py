@@ -190,7 +190,7 @@ class _Patient:
 
 
 def write_phantoms(
-    out: Path,
+    out: Path | str,
     n: int = 200,
     seed: int = 0,
     format: Literal["png", "dicom"] = "png",
@@ -222,6 +222,7 @@ def write_phantoms(
         >>> len(load_dataset(drawn))
         8
     """
+    out = Path(out)
     encode = {"png": _encode_png, "dicom": _encode_dicom}.get(format)
     if encode is None:
         raise UsageError(f"phantoms: format is {format!r}; expected 'png' or 'dicom'.")

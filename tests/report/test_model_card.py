@@ -100,6 +100,11 @@ def test_other_data_are_not_called_kermany(content: ModelCardContent) -> None:
     assert "model-index" not in front
 
 
+def test_the_ages_that_the_model_is_for_are_stated(content: ModelCardContent) -> None:
+    _, body = parts(model_card(replace(content, made_for="children aged 1–5 years")))
+    assert "for a frontal chest X-ray of children aged 1–5 years, and" in body
+
+
 def test_names_can_not_change_the_markdown(content: ModelCardContent) -> None:
     hostile = "a|b\n# heading <script> `c` [d](e)"
     _, body = parts(model_card(replace(content, data_name=hostile, name=hostile)))

@@ -88,6 +88,28 @@ def test_predictions_of_the_shipped_model_give_its_numbers_to_the_last_digit(
     assert again.read_bytes() == (tmp_path / "third" / "predictions.csv").read_bytes()
 
 
+def test_images_that_the_model_rejects_by_default_are_told_on_the_page(tmp_path: Path) -> None:
+    import pydicom
+
+    films = write_phantoms(tmp_path / "films", 12, 5, format="dicom", size=96)
+    adult = next((films / "train" / "NORMAL").iterdir())
+    header = pydicom.dcmread(adult)
+    header.PatientAge = "040Y"
+    del header.PatientBirthDate
+    header.save_as(adult)
+    interval = IntervalConfig(resamples=20)
+    out = tmp_path / "e"
+    evaluate_model(films, out, "default", "all", interval, input_check=False, any_age=True)
+    cautions = json.loads((out / "metrics.json").read_text())["cautions"]
+    relaxed = "Evaluated with any age and no input check: the metrics include images that the model"
+    warned = "Warnings about images: 1 × "
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for caution in (relaxed, warned):
+        assert any(found.startswith(caution) for found in cautions), cautions
+        assert caution in page
+    assert "children aged 1–5 years" in page
+
+
 def test_labels_stand_in_predictions(tmp_path: Path) -> None:
     films = write_phantoms(tmp_path / "films", 12, 5, size=96)
     interval = IntervalConfig(resamples=20)

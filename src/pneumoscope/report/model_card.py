@@ -70,6 +70,7 @@ class ModelCardContent:
         metrics: as in `metrics.json`.
         limitations: further limitations, one sentence each.
         backbone: as `--backbone` takes it; tags and citation follow it.
+        made_for: patients of the age range in words, empty without one.
         held_out: a test on other images, if there was one; model hubs then show its metrics.
     """
 
@@ -93,6 +94,7 @@ class ModelCardContent:
     limitations: tuple[str, ...] = ()
     held_out: HeldOutTest | None = None
     backbone: str = "densenet121"
+    made_for: str = ""
 
 
 def model_card(content: ModelCardContent) -> str:

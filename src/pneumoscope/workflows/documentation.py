@@ -14,6 +14,7 @@ from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.index import class_counts
 from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS, Evaluation
 from pneumoscope.evaluation.intervals import METRICS_METHOD
+from pneumoscope.images.dicom.patient import describe_ages
 from pneumoscope.inference.bundle import BundleManifest
 from pneumoscope.records import Dataset, Estimate, ImageRecord
 from pneumoscope.report.checklist import Fact
@@ -96,6 +97,7 @@ def card_text(
             fingerprint=manifest.training_data.fingerprint,
             held_out=held_out,
             backbone=config.backbone,
+            made_for=describe_ages(manifest.ages) if manifest.ages else "",
         )
     )
 

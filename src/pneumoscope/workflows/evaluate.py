@@ -7,7 +7,7 @@ images in the same order.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.index import fingerprint, index
 from pneumoscope.data.splits import write_split
 from pneumoscope.data.training_overlap import TrainingOverlap
+from pneumoscope.delivery.dicom_report.source import checks_of
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.evaluate import Evaluation
-from pneumoscope.images.grey import summary_lines
+from pneumoscope.images.grey import summary, summary_lines
 from pneumoscope.inference.bundle import BundleManifest, model_fingerprint
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import SILENT, Progress
@@ -138,8 +139,13 @@ def evaluate_model(  # noqa: PLR0913 - data, a model, and how its images are sco
         chosen = with_cautions(chosen, matched.note())
     evaluation = evaluate_scored(scored, predictor.manifest, interval)
     chosen = with_cautions(
-        chosen, abstained(scored, predictor.manifest), reversed_scores(evaluation)
+        chosen,
+        _relaxed(checks_of(predictor)) if framing is None else "",
+        abstained(scored, predictor.manifest),
+        reversed_scores(evaluation),
     )
+    if warned := summary(scored.warning_counts()):  # not logged, as the text states it
+        chosen = replace(chosen, warnings=(*chosen.warnings, f"Warnings about images: {warned}"))
     name = str(model)
     evaluated = Evaluated(
         scored,
@@ -156,6 +162,16 @@ def evaluate_model(  # noqa: PLR0913 - data, a model, and how its images are sco
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     write_evaluation(out, evaluated, config=interval, seconds=seconds, page=out / "report.html")
     return evaluated
+
+
+def _relaxed(settings: Sequence[str]) -> str:
+    """A caution if the model predicts for images that it rejects by default; else empty."""
+    if not settings:
+        return ""
+    return (
+        f"Evaluated with {' and '.join(settings)}: the metrics include images that the model "
+        "rejects by default."
+    )
 
 
 def run_evaluation(  # noqa: PLR0913 - as `evaluate_model`

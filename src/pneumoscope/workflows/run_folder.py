@@ -33,6 +33,7 @@ from pneumoscope.data.public_tables import age_in_years
 from pneumoscope.data.splits import with_usable_validation, write_split
 from pneumoscope.data.tree import notes_on_flat_images
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.images.dicom.patient import describe_ages
 from pneumoscope.inference.bundle import MOST_MEMBERS, BundleManifest, InputCheck
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset, ImageRecord
@@ -160,6 +161,7 @@ def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
             "Calibration": f"{calibration.method}, slope {calibration.slope:.3f}, "
             f"intercept {calibration.intercept:.3f}",
             "Input check": check_words(manifest.input_check),
+            "Made for": describe_ages(manifest.ages) if manifest.ages else "no stated ages",
             "Trained on": f"{manifest.training_data.images} images of "
             f"{manifest.training_data.patients} patients",
         },

@@ -58,6 +58,7 @@ Arrays = Mapping[str, Sequence[NDArray[Any]]]
 class Epoch:
     """A row of `history.csv`. `seconds` is wall time; the rest is identical in a resumed run.
 
+    `epoch` counts from 0 in each stage; pages and `best_epoch` count from 1 through all stages.
     `val_accuracy` is that of uncalibrated probabilities at 0.5; `None` in checkpoints of versions
     that did not measure it.
     """

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import PreprocessConfig
+from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.evaluation.calibration import Calibration, sigmoid
 from pneumoscope.inference.bundle import (
     OperatingPoint,
@@ -26,6 +27,7 @@ from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import COLUMNS
 from pneumoscope.workflows.evaluation_folder import read_evaluation
+from pneumoscope.workflows.inspect import run_info
 
 
 def evaluation(folder: Path, model: str = "", threshold: float = 0.5, split: str = "val") -> Path:
@@ -200,6 +202,12 @@ def test_apply_writes_a_model_that_answers_by_the_plan(
     assert found.abstention.method == "band"
     assert found.abstention.low == told["abstention"]["low"]
     assert found.validation["threshold"]["value"] == found.threshold.value
+    adjusted = "the images that the model was adjusted on"
+    assert found.validation["on"] == adjusted  # they are not its validation images
+    author = Author.of(found)
+    assert any(text.startswith(f"sensitivity on {adjusted} 0.") for text in author.statements)
+    assert "metrics       on validation" in run_info(str(bundle))[1]
+    assert f"metrics       on {adjusted}" in run_info(str(made))[1]
     assert told["applied"]["threshold"]["value"] == found.threshold.value
     assert model_fingerprint(found) == mark  # the same probabilities
     weights = [path.name for path in bundle.iterdir() if path.suffix == ".h5"]

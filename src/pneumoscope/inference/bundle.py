@@ -156,6 +156,8 @@ class BundleManifest:
     on disk; inference runs in float32, or in a faster precision that `certificates` allow.
     `teachers` are the models that it was distilled from, with name and digest. `ages` are the
     youngest and oldest age, in completed years, that the model is for; empty: not stated.
+    `validation` are the metrics on validation, as in `metrics.json`; of a model that was changed
+    afterwards those on other images, which its key `on` names.
 
     Examples:
         >>> manifest = load_bundle("default").manifest

@@ -94,6 +94,8 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
     )
     lines += _certificates(manifest)
     metrics = manifest.validation.get("metrics")
+    if metrics:
+        lines.append(f"metrics       on {manifest.validation.get('on', 'validation')}")
     for name, estimate in metrics.items() if isinstance(metrics, dict) else ():
         if isinstance(estimate, dict) and isinstance(value := estimate.get("value"), int | float):
             lines.append(f"  {name:<18} {value:.4f}")

@@ -59,6 +59,9 @@ from pneumoscope.workflows.seen import seen_by
 
 Image = NDArray[np.float32]
 
+_ADJUSTED_ON = "the images that the model was adjusted on"
+"""Where the metrics of a changed model come from, in its manifest and in results."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Points:
@@ -324,7 +327,8 @@ def apply_plan(
         config.intervals(),
     )
     # Precision certificates are only valid at the threshold that they were measured at.
-    manifest = replace(manifest, validation=measured.to_metrics_json(), certificates=())
+    stated = measured.to_metrics_json() | {"on": _ADJUSTED_ON}
+    manifest = replace(manifest, validation=stated, certificates=())
     card = bundle.card.read_text(encoding="utf-8").rstrip("\n") + _card_note(content, point)
     made = write_revised(folder, bundle, manifest, card)
     return {

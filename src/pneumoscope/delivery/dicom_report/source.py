@@ -404,6 +404,7 @@ def _ages(manifest: BundleManifest) -> tuple[str, ...]:
 
 def _validation(document: Mapping[str, Any]) -> tuple[str, ...]:
     """Sentences such as `sensitivity on validation 0.92 (0.89 to 0.95)`."""
+    where = document.get("on", "validation")
     metrics = document.get("metrics")
     if not isinstance(metrics, Mapping):
         return ()
@@ -415,5 +416,5 @@ def _validation(document: Mapping[str, Any]) -> tuple[str, ...]:
         )
         if numbers and all(isinstance(number, int | float) for number in numbers):
             value, low, high = numbers
-            sentences.append(f"{name} on validation {value:.3f} ({low:.3f} to {high:.3f})")
+            sentences.append(f"{name} on {where} {value:.3f} ({low:.3f} to {high:.3f})")
     return tuple(sentences)

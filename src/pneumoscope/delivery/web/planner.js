@@ -1,7 +1,7 @@
 // Predictive values at a prevalence, from sensitivity and specificity on the model's validation, by
 // Bayes' rule. Ranges are the ends of the 95 % intervals.
 
-import { fixed, percent } from "./words.js";
+import { fixed, measuredOn, percent } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -41,7 +41,7 @@ export function startPlanner(model) {
   }
   const { validation } = model;
   const patients = validation.patients ? ` of ${validation.patients} patients` : "";
-  source.textContent = `From the validation images of the model (${validation.n}${patients}), on which its threshold was chosen too: expect lower values, also on other patients of the same hospital (model card). Measure on your own images first.`;
+  source.textContent = `Measured on ${measuredOn(model)} (${validation.n}${patients}): expect lower values, also on other patients of the same hospital (model card). Measure on your own images first.`;
   byId("plan").hidden = false;
   const histogram = validation.curves?.histogram;
   const slider = byId("threshold");

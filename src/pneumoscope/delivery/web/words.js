@@ -54,6 +54,11 @@ export function inShort(row) {
   return { PNEUMONIA: "pneumonia", NORMAL: "normal" }[row.prediction] ?? "indeterminate";
 }
 
+// The images that the model's stated metrics were measured on.
+export function measuredOn(model) {
+  return model.validation.on ?? "the validation images, where the threshold was chosen";
+}
+
 export function explained(row, model) {
   if (row.status !== "ok") return REFUSALS[row.reason] ?? "There is no result for this file.";
   if (row.prediction === "uncertain") {
@@ -66,8 +71,8 @@ export function explained(row, model) {
   const missed = 1 - metrics.sensitivity.value;
   const alarms = 1 - metrics.specificity.value;
   return row.prediction === "PNEUMONIA"
-    ? `${text} On the validation images, where the threshold was chosen, ${percent(alarms)} of those without pneumonia were flagged too; expect more elsewhere.`
-    : `${text} On the validation images, where the threshold was chosen, ${percent(missed)} of those with pneumonia were not flagged; expect more elsewhere.`;
+    ? `${text} On ${measuredOn(model)}, ${percent(alarms)} of those without pneumonia were flagged too; expect more elsewhere.`
+    : `${text} On ${measuredOn(model)}, ${percent(missed)} of those with pneumonia were not flagged; expect more elsewhere.`;
 }
 
 export function inDetail(row) {
@@ -92,7 +97,7 @@ export function aboutModel(model) {
   const auc = model.validation?.metrics?.auc?.value;
   const parts = [`Model ${model.id}`];
   if (data.images) parts.push(`trained on ${data.images.toLocaleString("en")} images of ${data.patients.toLocaleString("en")} patients`);
-  if (typeof auc === "number") parts.push(`validation AUC ${auc.toFixed(3)}`);
+  if (typeof auc === "number") parts.push(`AUC ${auc.toFixed(3)} on ${model.validation.on ?? "validation"}`);
   parts.push(`threshold ${fixed(model.threshold.value)} (${model.threshold.rule})`);
   return `${parts.join(" · ")}.`;
 }

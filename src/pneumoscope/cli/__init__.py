@@ -1,6 +1,6 @@
 """The command line: parse arguments, call a workflow, return an exit code.
 
-Exit codes: 0 done · 1 internal error (bug) · 2 wrong usage · 3 input refused · 4 something needed
+Exit codes: 0 done · 1 internal error (bug) · 2 wrong usage · 3 input rejected · 4 something needed
 is missing · 130 interrupted.
 """
 

@@ -117,7 +117,7 @@ app = typer.Typer(
     help="Classify chest X-rays of children as pneumonia or normal, and measure how reliable "
     "the predictions are. Research software, not a medical device.",
     epilog="Start here: pneumoscope demo. Exit codes: 0 done, 1 internal error (bug), 2 wrong "
-    "usage, 3 input refused, 4 something needed is missing, 130 interrupted.",
+    "usage, 3 input rejected, 4 something needed is missing, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -253,7 +253,7 @@ def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
     about = [
         f"Model {Path(asked.model).name}, split {asked.split} of {asked.data.name}: "
         f"{plural(images, 'image')} of {plural(patients, 'patient')}, {facts['positives']} with "
-        f"pneumonia, {scores.refused} refused; threshold {threshold.value:.4f} "
+        f"pneumonia, {scores.refused} rejected; threshold {threshold.value:.4f} "
         f"({threshold.rule}); {percent(interval.level)} intervals, {BOOTSTRAP_METHOD}; "
         f"{facts['date']}.",
         "Changes are made to the decoded image, before preprocessing. Worst first.",

@@ -199,13 +199,14 @@ class Prediction:
     Attributes:
         path: the input.
         status: `ok`, `refused` or `error`.
-        reason: code of the refusal or error; `None` if the status is `ok`.
+        reason: code of the rejection or error; `None` if the status is `ok`.
         probability: calibrated probability of pneumonia in [0, 1]; `None` unless `ok`.
         prediction: a class name or `uncertain`; `None` unless `ok`.
         threshold: decision threshold on the probability; `None` unless `ok`.
-        input_score: score of the input check, ≥ 0; above 1 the input is refused. It is the distance
-            from the training images relative to its limit, or how much better the image would fit
-            if rotated or inverted. Also given for refused inputs; `None` if not computed.
+        input_score: score of the input check, ≥ 0; above 1 the input is rejected. It is the
+            distance from the training images relative to its limit, or how much better the image
+            would fit if rotated or inverted. Also given for rejected inputs; `None` if not
+            computed.
         detail: explanation of the reason, and the way out if there is one; empty if `ok`.
         warnings: findings about the file, one sentence each, for any status.
         sha256: hex digest of the file's bytes where reading them was refused; no column.

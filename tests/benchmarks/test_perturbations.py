@@ -187,7 +187,7 @@ def test_markdown_is_a_table_of_all_rows_and_is_what_the_file_holds(
     # All right, in few patients: no interval collapses (`tests/evaluation/test_edges.py`).
     assert all(re.fullmatch(r"1\.000 \(0\.[56]\d\d–1\.000\)", cell) for cell in metrics), metrics
     assert sorted(row[0] for row in rows[3:]) == sorted(p.title for p in PERTURBATIONS)
-    assert "24 images of 12 patients, 12 with pneumonia, 0 refused" in text
+    assert "24 images of 12 patients, 12 with pneumonia, 0 rejected" in text
     assert "threshold 0.5000 (for the test)" in text
 
 

@@ -165,7 +165,7 @@ def test_the_example_reads_as_the_product_does_or_refuses(bundle: Bundle, tmp_pa
         assert found is not None, line
         assert float(found[1]) == pytest.approx(wanted, abs=1e-4), line
     for path, line in zip(refused, told[len(alike) :], strict=True):
-        assert line.startswith(f"{path}: refused, "), line
+        assert line.startswith(f"{path}: rejected, "), line
 
 
 def test_another_models_export_fails_its_certificate(
@@ -293,14 +293,14 @@ def test_what_the_graph_leaves_out_is_told_and_can_be_done(
     assert "rejects no image, unlike the model" in refusal
     assert "the graph does not abstain" in withheld
     film = records[1].path
-    assert ": uncertain, probability" in _asked(out, film)
+    assert ": indeterminate, probability" in _asked(out, film)
     # Half of its own distance allowed: the example tells the distance that the bundle measures.
     embedding = ExportedModel(out).answer(np.asarray(Image.open(film))).embedding
     gaussian = Gaussian.from_arrays(knowing.table(TABLE) or {}, "embedding")
     limit = float(gaussian.distances(embedding[None])[0]) / 2
     about["input_check"]["limits"]["embedding"] = limit
     (out / "export.json").write_text(json.dumps(about))
-    assert "refused, it differs from the training images (input score 2.00)" in _asked(out, film)
+    assert "rejected, it differs from the training images (input score 2.00)" in _asked(out, film)
 
 
 def test_of_a_model_that_refuses_nothing_that_is_told(bundle: Bundle, tmp_path: Path) -> None:

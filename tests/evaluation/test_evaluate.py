@@ -152,7 +152,7 @@ def test_headline_has_the_rows_of_the_contract(evaluation: Evaluation) -> None:
 
 
 def test_nothing_to_evaluate_is_refused() -> None:
-    with pytest.raises(DataError, match=r"no image with a result \(5 refused\)"):
+    with pytest.raises(DataError, match=r"no image with a result \(5 rejected\)"):
         evaluate([], [], [], 0.5, "fixed", FEW, refused=5)
     with pytest.raises(UsageError, match="threshold: found nan"):
         evaluate([0], [0.1], ["a"], float("nan"), "fixed", FEW)

@@ -33,7 +33,7 @@ TABLES = {
 }
 TEXTS = {
     "threshold": r"OperatingPoint\(value=0\.\d+, rule='.+', chosen_on='\d+ validation images of",
-    "evaluate": r"[1-9]\d* images of [1-9]\d* patients predicted, 0 refused",
+    "evaluate": r"[1-9]\d* images of [1-9]\d* patients predicted, 0 rejected",
     "classification-report": r"precision +recall.+NORMAL.+PNEUMONIA.+accuracy",
 }
 SILENT = {"parameters"}

@@ -241,11 +241,11 @@ def test_the_table_is_worst_first_and_refusals_have_a_column_only_where_there_ar
     titles = (cropped, "noise 0.2", "zoom × 0.75", "brightness −0.30")
     order = [page.index(f'<th scope="row">{title}') for title in titles]
     assert order == sorted(order)
-    assert ">Refused<" not in page
+    assert ">Rejected<" not in page
     refused = content()
     first = replace(refused.rows[0], found=paired(refused=7))
     page = render_stress_page(replace(refused, rows=(first, *refused.rows[1:])))
-    assert ">Refused<" in page
+    assert ">Rejected<" in page
     assert "the most, 7, with brightness −0.30" in page
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.workflows.documentation import _architecture, _training
+from pneumoscope.evaluation.evaluate import evaluate
+from pneumoscope.inference.bundle import BundleManifest, InputCheck, OperatingPoint
+from pneumoscope.workflows.documentation import _architecture, _operating_point, _training
 
 SCRATCH = TrainConfig(recipe="scratch")
+MANIFEST = BundleManifest(threshold=OperatingPoint(0.5, "for the test", "4 images"))
 FURTHER = (
     "unsharp masking",
     "the background outside the lungs swapped or masked (30% of images)",
@@ -59,3 +62,18 @@ def test_it_names_all_layers_where_finetune_trained_them() -> None:
     assert steps.startswith("7 epochs with Adam")
     assert "all layers trained, batch normalisation frozen" in _architecture(config)
     assert "block all" not in _architecture(config)
+
+
+def test_it_names_what_was_left_out_when_the_threshold_was_chosen() -> None:
+    labels, scores = [0, 1], [0.1, 0.9]
+    plain, some = (evaluate(labels, scores, refused=refused) for refused in (0, 2))
+    checked = replace(MANIFEST, input_check=InputCheck(method="gaussians"))
+    matched = replace(SCRATCH, match_val=True)
+    said = f"Calibration and threshold were chosen on {MANIFEST.threshold.chosen_on}"
+    assert _operating_point(MANIFEST, matched, plain) == f"{said}."
+    assert _operating_point(checked, SCRATCH, some) == (
+        f"{said}; left out: 2 images without a prediction."
+    )
+    assert _operating_point(checked, matched, some) == (
+        f"{said}; left out: 2 images without a prediction and copies that the input check rejects."
+    )

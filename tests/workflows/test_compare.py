@@ -128,7 +128,7 @@ def test_the_old_threshold_is_carried_over(
     page = (tmp_path / "compare.html").read_text()
     words = "model: It is not known whether the model was trained on some of these images"
     assert page.count(words) == 2
-    assert "uncertain" not in (tmp_path / "compare.html").read_text()
+    assert "indeterminate" not in (tmp_path / "compare.html").read_text()
 
 
 def test_withheld_answers_are_told(
@@ -148,12 +148,12 @@ def test_withheld_answers_are_told(
     assert told["models"]["new"]["abstention"]["uncertain"] == wanted
     assert told["n"] == 160
     page = (tmp_path / "compare.html").read_text()
-    assert "Abstention (‘uncertain’)" in page
+    assert "Abstention (indeterminate results)" in page
     run(["compare", "upper", "band", str(films), "--out", str(tmp_path), "--resamples", "40"])
     (line,) = [
-        one for one in capsys.readouterr().out.splitlines() if one.startswith("uncertain, images")
+        one for one in capsys.readouterr().out.splitlines() if one.startswith("indeterminate")
     ]
-    assert line.split()[2:4] == ["–", str(wanted)]
+    assert line.split()[1:3] == ["–", str(wanted)]
 
 
 def test_only_images_that_both_answered_count(

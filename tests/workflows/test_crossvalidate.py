@@ -147,7 +147,7 @@ def assert_rows_fit_the_matrix(folder: Path, threshold: float) -> None:
 
 
 def assert_matched_as_evaluate_does(found: CrossValidated, folder: Path) -> None:
-    """Each fold's re-cut images have the predictions that `evaluate --framing matched` gives."""
+    """Each fold's cropped images have the predictions that `evaluate --framing matched` gives."""
     assert set(found.matched) == set(MATCHED_SHARES)
     split = found.folder / "splits" / "fold-1.csv"
     evaluate_model(split, folder, found.folder / "fold-1", framing=0.79)

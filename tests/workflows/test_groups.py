@@ -113,7 +113,7 @@ def test_answers_withheld_are_counted(tmp_path: Path, monkeypatch: pytest.Monkey
     document = json.loads((out / "metrics.json").read_text())
     withheld = (out / "predictions.csv").read_text().count(",uncertain,")
     assert document["abstention"]["uncertain"] == withheld == 20
-    caution = "The model abstains: 20 of 40 predictions are uncertain (for the test)."
+    caution = "The model abstains: 20 of 40 predictions are indeterminate (for the test)."
     assert any(caution in one for one in document["cautions"])
     assert caution in (out / "report.html").read_text()
     assert document["confusion_matrix"]["fn"] == 6  # rates are those of the threshold

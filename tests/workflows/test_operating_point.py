@@ -170,7 +170,7 @@ def test_matched_copies_replace_the_images_themselves(records: list[ImageRecord]
     config = TrainConfig(match_val=True)
     found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
     assert found.threshold.chosen_on == (
-        "12 validation images of 8 patients, each re-cut so that the lungs fill 0.63, 0.71, 0.79 "
+        "12 validation images of 8 patients, each cropped so that the lungs fill 0.63, 0.71, 0.79 "
         "of the frame"
     )
     logits, labels, patients = [], [], []

@@ -132,7 +132,7 @@ def test_text_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "specificity at least 0.9 with 95% confidence" in text
     assert "false alarms per 1000" in text
     assert "to verify specificity above 0.900" in text
-    assert "uncertain from" in text
+    assert "indeterminate from" in text
 
 
 @pytest.mark.parametrize(

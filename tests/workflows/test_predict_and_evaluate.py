@@ -301,7 +301,7 @@ def test_matched_framing_scores_re_cut_images(
         else:
             probability, _ = wanted[path.name, path.parent.name]
             assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)
-    assert "Framing matched: every image was re-cut" in (out / "report.html").read_text()
+    assert "Framing matched: every image was cropped" in (out / "report.html").read_text()
     as_is = answered(capsys, "evaluate", data, "--out", tmp_path / "as-is")
     assert "framing" not in as_is
     refused = answered(capsys, "evaluate", data, "--out", out, *matched[2:], code=2)

@@ -278,8 +278,8 @@ def test_withheld_results_and_weeks_without_cases(tmp_path: Path) -> None:
     calls = Counter(row["prediction"] for row in rows_of(out / "joined.csv"))
     assert calls == {"PNEUMONIA": 31, "NORMAL": 24, "uncertain": 6}
     page = (out / "readings.html").read_text()
-    assert "withheld 6 results as uncertain" in page
-    caution = "The system abstains: 6 of 61 predictions are uncertain."
+    assert "withheld 6 results as indeterminate" in page
+    caution = "The system abstains: 6 of 61 predictions are indeterminate."
     cautions = json.loads((out / "evaluation" / "metrics.json").read_text())["cautions"]
     assert any(caution in found for found in cautions)
     # Thirty dated cases with pneumonia came in ten weeks.

@@ -154,7 +154,7 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
     assert known(shortcuts.energy.value) < 0.05
     assert shortcuts.localisation.peak.value == 0.0
     assert known(shortcuts.localisation.gain.value) < 0.2
-    # An image whose lungs are detected is re-cut by its own box, another by the median box.
+    # An image whose lungs are detected is cropped by its own box, another by the median box.
     for row in shortcuts.framing:
         share = float(row.name.removeprefix("matched_")) / 100
         lungs = find_lungs(image)
@@ -267,10 +267,12 @@ def test_withheld_answers_are_counted_by_change(
             wanted[change] += 1
     assert document["uncertain"] == wanted
     assert max(wanted.values()) > 0
-    assert '<th scope="col" class="num">Uncertain</th>' in (tmp_path / "stress.html").read_text()
+    assert (
+        '<th scope="col" class="num">Indeterminate</th>' in (tmp_path / "stress.html").read_text()
+    )
     # Without a band nothing is said of it.
     assert whole[0].uncertain is None
-    assert "Uncertain" not in (whole[1] / "stress.html").read_text()
+    assert "Indeterminate" not in (whole[1] / "stress.html").read_text()
 
 
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(
@@ -352,7 +354,7 @@ def test_refusals_are_counted_apart_and_unreadable_images_left_out(
     assert negative.found.images == 4
     assert negative.found.changed["specificity"].value is None
     bright = json.loads((tmp_path / "out" / "stress.json").read_text(encoding="utf-8"))
-    assert "refused that are accepted unchanged" in json.dumps(bright["findings"])
+    assert "rejected that are accepted unchanged" in json.dumps(bright["findings"])
     assert answers_of(tmp_path / "out")["bad.png", "plain"] == ""
 
 

@@ -28,7 +28,7 @@ from pneumoscope.config import (
 from pneumoscope.errors import UsageError
 
 _MODEL: Any = {"metavar": "MODEL", "help": "a bundle, a run folder, or 'default'"}
-_CHECK: Any = {"help": "refuse images that differ from the training images of the model"}
+_CHECK: Any = {"help": "reject images that differ from the training images of the model"}
 
 ModelOption = Annotated[str, typer.Option("--model", **_MODEL)]
 CheckOption = Annotated[bool, typer.Option("--input-check/--no-input-check", **_CHECK)]
@@ -51,7 +51,7 @@ class SplitChoice(StrEnum):
 
 
 class Framing(StrEnum):
-    """Whether images are re-cut before scoring."""
+    """Whether images are cropped before scoring."""
 
     as_is = "as-is"
     matched = "matched"
@@ -147,7 +147,10 @@ def crossvalidate(
     ] = None,
     framing: Annotated[
         Framing,
-        typer.Option(help="matched: also score images re-cut by the lungs"),
+        typer.Option(
+            help="matched: also score each image cropped so that the lungs fill the same share "
+            "of it"
+        ),
     ] = Framing.as_is,
     **options: Any,
 ) -> Outcome:
@@ -252,7 +255,10 @@ def evaluate(
     ] = None,
     framing: Annotated[
         Framing | None,
-        typer.Option(help="score images unmodified, or re-cut by the lungs", show_default="as-is"),
+        typer.Option(
+            help="matched: crop each image so that the lungs fill the same share of it",
+            show_default="as-is",
+        ),
     ] = None,
     any_age: AgeOption = False,
     **options: Any,
@@ -348,7 +354,7 @@ def predict(
     input_check: CheckOption = True,
     **options: Any,
 ) -> Outcome:
-    """Predict pneumonia on images: one row each, with a reason code if an image is refused.
+    """Predict pneumonia on images: one row each, with a reason code if an image is rejected.
 
     Example: pneumoscope predict images/ --model runs/a --out predictions.csv --heatmaps heatmaps
     """

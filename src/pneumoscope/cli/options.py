@@ -31,7 +31,7 @@ class Outcome:
     Attributes:
         document: the JSON document of `--json`.
         text: the same as text, printed on stdout without `--json`.
-        exit_code: 0, or 3 if input was refused without stopping the command.
+        exit_code: 0, or 3 if input was rejected without stopping the command.
         alone: the command writes no file, so `-q` still prints the text.
     """
 

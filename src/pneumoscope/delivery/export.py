@@ -177,8 +177,8 @@ def _left_out(bundle: Bundle) -> dict[str, Any]:
     if check.method != "none":
         told |= {
             "limits": dict(check.limits),
-            "embedding": f"{EMBEDDINGS}: its distance over limits.{EMBEDDING}; above 1 is refused. "
-            "The limits of thumbnails need pneumoscope itself.",
+            "embedding": f"{EMBEDDINGS}: its distance over limits.{EMBEDDING}; above 1 is "
+            "rejected. The limits of thumbnails need pneumoscope itself.",
         }
     withheld: dict[str, Any] = {"method": band.method, "in_graph": False}
     if band.method != "none":

@@ -430,7 +430,7 @@ class Pacs:
         connection = Connection(entity, self._peer)
         made = connection.associate(ext_neg=roles or [], evt_handlers=handlers or [])
         if not made.is_established:
-            why = "refuses the association" if made.is_rejected else "can't be reached"
+            why = "rejects the association" if made.is_rejected else "can't be reached"
             raise NetworkError(
                 f"--pacs {self._peer}: {why}. Check title, address and port, and that it knows "
                 f"{self._config.aet}; the same command goes on where this one was."

@@ -217,7 +217,7 @@ def _checked_logits(labels: ArrayLike, logits: ArrayLike) -> tuple[Int64Array, F
     if values.shape != truth.shape or not np.isfinite(values).all():
         raise DataError(
             f"logits: found shape {values.shape} with {np.count_nonzero(~np.isfinite(values))} "
-            f"that are not finite, wanted {truth.shape}, all finite. Leave out refused images."
+            f"that are not finite, wanted {truth.shape}, all finite. Leave out rejected images."
         )
     return truth, values
 

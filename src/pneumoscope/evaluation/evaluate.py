@@ -234,7 +234,7 @@ def evaluate(
     truth, scores = checked_scores(labels, probabilities)
     if not truth.size:
         raise DataError(
-            f"evaluation: found no image with a result ({refused} refused), wanted at least one. "
+            f"evaluation: found no image with a result ({refused} rejected), wanted at least one. "
             "See the column 'reason' of predictions.csv."
         )
     patients = np.arange(truth.size) if patients is None else patients

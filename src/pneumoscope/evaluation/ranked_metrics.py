@@ -70,7 +70,7 @@ def checked_scores(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Int64Ar
     if wrong.size:
         raise DataError(
             f"probabilities: found {scores[wrong[0]]} at position {wrong[0]}, "
-            "wanted a number from 0 to 1. Leave out refused images."
+            "wanted a number from 0 to 1. Leave out rejected images."
         )
     return truth, scores
 

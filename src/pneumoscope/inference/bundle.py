@@ -120,19 +120,19 @@ class InputCheck:
 
     Attributes:
         method: `none`, or `gaussians` with their arrays in the table `input_check`.
-        limits: descriptor → distance above which an input is refused.
+        limits: descriptor → distance above which an input is rejected.
         images: number of training images behind the statistics.
         patients: number of held-out patients on whom the limits were chosen.
-        refused: share of their images that is refused.
-        refused_changed: share of perturbed copies of their images that is refused.
+        refused: share of their images that is rejected.
+        refused_changed: share of perturbed copies of their images that is rejected.
     """
 
     method: Literal["none", "gaussians"] = "none"
     limits: dict[str, float] = field(default_factory=dict)
     images: int = 0
     patients: int = 0
-    refused: float = option(0.0, "share of held-out images that is refused", 0, 1)
-    refused_changed: float = option(0.0, "share of their perturbed copies that is refused", 0, 1)
+    refused: float = option(0.0, "share of held-out images that is rejected", 0, 1)
+    refused_changed: float = option(0.0, "share of their perturbed copies that is rejected", 0, 1)
 
 
 _SINCE: dict[int, dict[str, Any]] = {

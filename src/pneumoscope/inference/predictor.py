@@ -84,7 +84,7 @@ class Predictor:
         precision: precision of the backend, for reports.
         statistics: distribution of the training images; without it there is no input check.
         looks: keep the descriptors for the input check in the results, to fit one from them.
-            Pictures in colour are refused then.
+            Pictures in colour are rejected then.
         any_age: predict for patients of other ages than the model is for, with a warning.
 
     Examples:
@@ -137,7 +137,7 @@ class Predictor:
             model: the bundle.
             precision: `f32`, `bf16` or `int8`; `auto` is the fastest that the bundle's
                 certificates allow on this processor.
-            input_check: refuse images that differ from the training images, if the model has an
+            input_check: reject images that differ from the training images, if the model has an
                 input check; without it every readable image has a prediction, for research.
             any_age: predict for patients outside the model's age range, with a warning.
             device: `CPU`, `GPU`, or `auto`: a GPU that OpenVINO supports, if there is one.

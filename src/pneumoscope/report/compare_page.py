@@ -279,7 +279,7 @@ def _uncertain(content: CompareContent) -> Table:
         for name, withheld in zip(("Old model", "New model"), content.uncertain, strict=True)
     )
     return Table(
-        "Abstention (‘uncertain’)",
+        "Abstention (indeterminate results)",
         (Column("Model"), Column("Images", numeric=True)),
         rows,
         "All metrics on this page apply the threshold, as if no model abstained.",

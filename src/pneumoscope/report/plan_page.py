@@ -380,7 +380,7 @@ def _abstention(content: PlanContent) -> Section | None:
         ),
     )
     view = TablesView(
-        f"The result is ‘uncertain’ for probabilities from {number(found.low, 4)} to "
+        f"The result is indeterminate for probabilities from {number(found.low, 4)} to "
         f"{number(found.high, 4)}. Rule: {found.rule}.",
         (table,),
     )

@@ -1,4 +1,4 @@
-"""The page of a pilot study: cases, refusals, performance against the readers, week by week."""
+"""The page of a pilot study: cases, rejections, performance against the readers, week by week."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def _head(content: ReadingsContent) -> ReportHead:
         )
         if missing.uncertain:
             text += (
-                f" It withheld {plural(missing.uncertain, 'result')} as uncertain; all rates apply "
-                "the threshold, as if it never abstained."
+                f" It withheld {plural(missing.uncertain, 'result')} as indeterminate; all rates "
+                "apply the threshold, as if it never abstained."
             )
         for label, estimate in (
             ("Sensitivity", found.metrics["sensitivity"]),
@@ -117,13 +117,13 @@ def _joined(content: ReadingsContent) -> Section:
         ),
         ("Cases read, but not in the table of scores", count(missing.unscored), "unscored.csv"),
         (
-            "Cases read, but refused by the system",
+            "Cases read, but rejected by the system",
             count(missing.refused),
             "no score; counted per week",
         ),
         ("Cases with a score and a reading", count(missing.matched), "joined.csv"),
         (
-            "Of these, withheld by the system as uncertain",
+            "Of these, withheld by the system as indeterminate",
             count(missing.uncertain),
             "the threshold is applied, as if it never abstained",
         ),
@@ -226,7 +226,7 @@ def _both(found: Estimate, cases: int) -> str:
 
 
 def _codes(weeks: tuple[Week, ...]) -> Table:
-    """Refusals by reason and week, the most frequent reason first."""
+    """Rejections by reason and week, the most frequent reason first."""
     totals: dict[str, int] = {}
     for week in weeks:
         for code, cases in week.refused.items():

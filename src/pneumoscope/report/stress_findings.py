@@ -282,8 +282,8 @@ def _change_findings(content: StressContent) -> list[StressFinding]:
         found.append(
             StressFinding(
                 "note",
-                f"With {plural(len(refused), 'change')}, images were refused that are accepted "
-                f"unchanged; the most, {most.found.refused}, with {most.title}. Refused images are "
+                f"With {plural(len(refused), 'change')}, images were rejected that are accepted "
+                f"unchanged; the most, {most.found.refused}, with {most.title}. Rejected images "
                 "excluded from all metrics.",
             )
         )

@@ -48,8 +48,8 @@ from pneumoscope.report.text_sections import reproduction_section
 _GROUPS = {"problem": ("Problems", "serious"), "warning": ("Warnings", "notable"),
            "note": ("Notes", "fine")}  # fmt: skip
 _JUDGED = {
-    "holds": "within",
-    "unsure": "within, uncertain",
+    "holds": "within the limit",
+    "unsure": "within the limit, inconclusive",
     "fails": "exceeded",
     "shown": ABSENT,
 }
@@ -186,7 +186,7 @@ def _changes(content: StressContent) -> Section:
     rows = content.worst_first
     refusing = any(row.found.refused for row in rows)
     withheld = content.uncertain
-    shown = {"Refused": refusing, "Uncertain": withheld is not None}
+    shown = {"Rejected": refusing, "Indeterminate": withheld is not None}
     counted = tuple(Column(name, numeric=True) for name, is_shown in shown.items() if is_shown)
     changes = Table(
         "Differences from the unchanged images, worst first",
@@ -204,8 +204,8 @@ def _changes(content: StressContent) -> Section:
         "Change of each metric on the same images, with the interval of the paired difference; "
         "sorted by the larger decrease of sensitivity and specificity."
         + (
-            " ‘Uncertain’ counts the images in the abstention band; of the unchanged images, these "
-            f"are {count(withheld['plain'])}. All metrics apply the threshold to them."
+            " ‘Indeterminate’ counts the images in the abstention band; of the unchanged images, "
+            f"these are {count(withheld['plain'])}. All metrics apply the threshold to them."
             if withheld is not None
             else ""
         ),

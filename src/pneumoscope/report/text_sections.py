@@ -263,7 +263,7 @@ def refused(content: ReportContent) -> Section | None:
         "from all metrics.",
         (table,),
     )
-    return Section("refused", "Refused inputs", "Refused", "sections/tables.html.j2", view, True)
+    return Section("refused", "Rejected inputs", "Rejected", "sections/tables.html.j2", view, True)
 
 
 def limits(content: ReportContent) -> Section:

@@ -216,7 +216,7 @@ def _text(found: Comparison, flipped: int, compared: Compared, out: Path) -> str
     if any(withheld is not None for withheld in uncertain):
         counts = ["–" if withheld is None else str(withheld) for withheld in uncertain]
         lines.append(
-            f"{'uncertain, images':<20}{counts[0]:>8}{counts[1]:>8}   counted by threshold above"
+            f"{'indeterminate':<20}{counts[0]:>8}{counts[1]:>8}   images, by threshold above"
         )
     lines.append("")
     for check in found.checks:

@@ -11,7 +11,7 @@ OUT/fold-K/            its training run
 OUT/out_of_fold.csv    one row per image: the held-out prediction, the fold, the label
 OUT/crossvalidation.json   a row per fold, and the pooled metrics
 OUT/metrics.json, predictions.csv, labels.csv, report.html, figures/    pooled, as `evaluate` writes
-OUT/matched-SHARE/     with `matched`: the same, of images re-cut so that the lungs fill that share
+OUT/matched-SHARE/     with `matched`: the same, of images cropped so that the lungs fill that share
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Fold:
     """One held-out fold: its number, its images and predictions, and their metrics.
 
     `seen` counts the images that the fold's model was trained on after all: through its initial
-    weights, its teachers or copies. `matched` holds the predictions on its re-cut images, one entry
-    for each share.
+    weights, its teachers or copies. `matched` holds the predictions on its cropped images, one
+    entry for each share.
     """
 
     number: int
@@ -180,9 +180,9 @@ def crossvalidate(
             that held out the same patients.
         division: how many folds, and how patients are divided.
         progress: receives every stage.
-        matched: score the held-out images also re-cut so that the lungs fill the same share of
+        matched: score the held-out images also cropped so that the lungs fill the same share of
             each, once for each of `MATCHED_SHARES`. This removes framing as a cue.
-        resume: keep finished folds and continue, with the settings in `out`; images re-cut before
+        resume: keep finished folds and continue, with the settings in `out`; images cropped before
             are so again.
         given: dotted names of training settings that the user gave (see `train`).
 
@@ -319,7 +319,7 @@ def _fold(job: _Job, number: int) -> tuple[Fold, BundleManifest]:
 def _matched(
     job: _Job, folder: Path, held_out: Sequence[ImageRecord], number: int
 ) -> dict[float, MatchedFraming]:
-    """The predictions on re-cut images, which the input check does not judge."""
+    """The predictions on cropped images, which the input check does not judge."""
     predictor = Predictor.load(folder, input_check=False)
     title = f"fold {number}, framing matched"
     return score_matched(held_out, predictor, MATCHED_SHARES, title, job.progress)

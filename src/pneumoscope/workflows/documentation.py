@@ -81,7 +81,7 @@ def card_text(
             ),
             training=(
                 *_training(config, epochs),
-                f"Calibration and threshold were chosen on {manifest.threshold.chosen_on}.",
+                _operating_point(manifest, config, evaluation),
             ),
             data_name=data_name,
             kermany=is_kermany(dataset),
@@ -100,6 +100,17 @@ def card_text(
             made_for=describe_ages(manifest.ages) if manifest.ages else "",
         )
     )
+
+
+def _operating_point(manifest: BundleManifest, config: TrainConfig, evaluation: Evaluation) -> str:
+    """The images that calibration and threshold were chosen on, and those left out."""
+    left_out = []
+    if evaluation.refused:
+        left_out.append(f"{plural(evaluation.refused, 'image')} without a prediction")
+    if manifest.input_check.method != "none" and (config.match_val or config.perturb_val):
+        left_out.append("copies that the input check rejects")
+    text = f"Calibration and threshold were chosen on {manifest.threshold.chosen_on}"
+    return f"{text}; left out: {' and '.join(left_out)}." if left_out else f"{text}."
 
 
 def _architecture(config: TrainConfig) -> str:
@@ -165,7 +176,7 @@ def _further(config: TrainConfig) -> str:
         )
     if share := config.distort.reframe:
         steps_text += (
-            f"; re-cut so that the lungs fill a random share of the frame ({share:.0%} of images)"
+            f"; cropped so that the lungs fill a random share of the frame ({share:.0%} of images)"
         )
     if config.distort.mix:
         steps_text += "; then mixup of images and labels"
@@ -264,13 +275,13 @@ def _on_data(flow: Flow, whole: Dataset, chosen: Dataset) -> dict[Fact, str]:
         f"{plural(flow.found.patients, 'patient')}. {known}{' '.join(whole.warnings)}".strip(),
         "inputs": f"Evaluated: {flow.evaluated.name}, every image of it. The pixels alone are the "
         "predictor; the model has no other information about the patient.",
-        "missing": "An image that is unreadable or refused gets a reason instead of a prediction "
+        "missing": "An image that is unreadable or rejected gets a reason instead of a prediction "
         f"and is excluded from all metrics. Here: {refused or 'none'}. The report counts them.",
         "partitions": f"{parts}. Listed image by image in split.csv or labels.csv."
         if several
         else "",
         "disjoint": "No patient is in two splits (checked on reading; otherwise the data are "
-        "refused). An image without a patient id counts as its own patient."
+        "rejected). An image without a patient id counts as its own patient."
         if several
         else "",
         "characteristics": f"{parts}.{_patient_facts(chosen.records)}",

@@ -77,7 +77,7 @@ class Evaluated:
     """Number of images that the model was trained on; `None` if not counted."""
 
     framing: Mapping[str, float] = field(default_factory=dict)
-    """How the images were re-cut before scoring; empty if they were not."""
+    """How the images were cropped before scoring; empty if they were not."""
 
 
 @writes_alone
@@ -102,8 +102,8 @@ def evaluate_model(  # noqa: PLR0913 - data, a model, and how its images are sco
         split: the part of the data to use.
         interval: confidence level and number of resamples.
         progress: advances by one for each image.
-        input_check: refuse images that the input check of the model rejects.
-        framing: re-cut every image so that the lungs fill this share of its width and height,
+        input_check: reject images that the input check of the model rejects.
+        framing: crop every image so that the lungs fill this share of its width and height,
             without the input check. This removes framing as a cue.
         any_age: predict for patients outside the model's age range.
 

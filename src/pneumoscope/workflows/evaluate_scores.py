@@ -270,7 +270,7 @@ def _oddities(
     if withheld := sum(row.uncertain for row in rows):
         found.append(
             f"The system abstains: {withheld} of {plural(len(cases.scores), 'prediction')} are "
-            "uncertain. All metrics apply the threshold, as if it never abstained."
+            "indeterminate. All metrics apply the threshold, as if it never abstained."
         )
     found += _repeated(rows)
     found += _splits(table, rows)

@@ -58,7 +58,7 @@ from pneumoscope.workflows.scoring import Scored
 _LOGGER = logging.getLogger(__name__)
 
 REFUSALS = 0.01
-"""Target refusal rate on held-out images and on their copies, all of which are genuine X-rays."""
+"""Target rejection rate on held-out images and on their copies, all of which are genuine X-rays."""
 
 LEAST_IMAGES = 100
 LEAST_PATIENTS = 10
@@ -227,7 +227,7 @@ def card_with_check(card: str, check: InputCheck) -> str:
     """Insert or replace the section on the input check in a model card."""
     rest, citation, end = _SECTION.sub("\n\n", card).partition(_CITATION)
     words = (
-        f"Images that differ from the training images are refused. Method: {check_words(check)}."
+        f"Images that differ from the training images are rejected. Method: {check_words(check)}."
     )
     if check == InputCheck():
         words = "This model has no input check: every readable image gets a prediction."
@@ -272,7 +272,7 @@ def run_input_check(
     lines = [
         f"statistics of {count(check.images)} training images, limits chosen on "
         f"{count(check.patients)} held-out patients",
-        f"refused in val             {percent(check.refused, 1)}",
+        f"rejected in val            {percent(check.refused, 1)}",
         f"in modified copies of val  {percent(check.refused_changed, 1)}",
     ]
     lines += [] if tested is None else [f"in test                    {percent(tested, 1)}"]

@@ -86,7 +86,7 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         f"input check   {check_words(manifest.input_check)}",
     ]
     if (band := manifest.abstention).method != "none":
-        lines.append(f"uncertain     {band.low:.4f} to {band.high:.4f} ({band.rule})")
+        lines.append(f"indeterminate {band.low:.4f} to {band.high:.4f} ({band.rule})")
     fast = fast_precisions()
     auto = choose_precision("auto", manifest.certificates, fast)
     lines.append(

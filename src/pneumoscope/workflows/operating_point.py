@@ -125,7 +125,7 @@ def _copies_in_words(config: TrainConfig) -> str:
     perturbed = f"in {len(PLAUSIBLE)} perturbed copies"
     if config.match_val:
         shares = ", ".join(f"{share:g}" for share in MATCHED_SHARES)
-        matched = f", each re-cut so that the lungs fill {shares} of the frame"
+        matched = f", each cropped so that the lungs fill {shares} of the frame"
         return matched + f" and {perturbed} of the {USUAL_SHARE:g} one" * config.perturb_val
     return f", each as it is and {perturbed}" * config.perturb_val
 

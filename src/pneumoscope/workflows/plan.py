@@ -154,7 +154,7 @@ def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:
     if content.abstention:
         band = content.abstention
         lines.append(
-            f"uncertain from {band.low:.4f} to {band.high:.4f}: {band.coverage.value:.1%} of "
+            f"indeterminate from {band.low:.4f} to {band.high:.4f}: {band.coverage.value:.1%} of "
             f"images get a prediction, {band.risk.value or 0:.2%} of these are wrong"
         )
     if content.recalibration:

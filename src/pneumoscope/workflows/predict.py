@@ -38,7 +38,7 @@ MOST_LISTED = 10_000
 """Largest number of rows in the JSON document if there is also a table; beyond, none."""
 
 _EXPLAINED = 10
-"""Number of refused or unreadable inputs that the text lists."""
+"""Number of rejected or unreadable inputs that the text lists."""
 
 
 def overlay_writer(folder: Path, config: PreprocessConfig) -> Callable[[Result], None]:
@@ -402,7 +402,9 @@ def _expanded(engine: Engine, paths: Sequence[Path | str]) -> Iterator[str]:
 
 def _summary(collected: _Collected, out: Path | None, heatmaps: Path | None) -> list[str]:
     counts = collected.counts
-    lines = [f"{counts['ok']} predicted, {counts['refused']} refused, {counts['error']} unreadable"]
+    lines = [
+        f"{counts['ok']} predicted, {counts['refused']} rejected, {counts['error']} unreadable"
+    ]
     for prediction in collected.without_result:
         lines.append(_shown(f"  {prediction.path}: {prediction.reason}: {prediction.detail}"))
     lines += map(_shown, summary_lines(collected.warned))

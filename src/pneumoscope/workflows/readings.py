@@ -177,12 +177,12 @@ def readings_text(content: ReadingsContent, out: Path) -> str:
     missing = content.missing
     lines = [
         f"{missing.matched} of {missing.cases} cases have a score and a reading; unread "
-        f"{missing.unread}, divided {missing.divided}, refused {missing.refused}, read but not "
+        f"{missing.unread}, divided {missing.divided}, rejected {missing.refused}, read but not "
         f"scored {missing.unscored}",
     ]
     if missing.uncertain:
         lines.append(
-            f"uncertain {missing.uncertain}: the system withheld them; all rates apply the "
+            f"indeterminate {missing.uncertain}: the system withheld them; all rates apply the "
             "threshold, as if it never abstained"
         )
     if content.evaluation and content.agreement:

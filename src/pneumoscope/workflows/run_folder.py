@@ -135,12 +135,12 @@ def how_many(manifest: BundleManifest) -> str:
 
 
 def check_words(check: InputCheck) -> str:
-    """The input check of a model and its refusal rates on held-out patients, in words."""
+    """The input check of a model and its rejection rates on held-out patients, in words."""
     if check == InputCheck():
         return "none: every readable image gets a prediction"
     return (
         f"{check.method} of {count(check.images)} training images, limits chosen on "
-        f"{count(check.patients)} held-out patients: refuses {percent(check.refused, 1)} of their "
+        f"{count(check.patients)} held-out patients: rejects {percent(check.refused, 1)} of their "
         f"images and {percent(check.refused_changed, 1)} of modified copies"
     )
 

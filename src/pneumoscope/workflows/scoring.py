@@ -164,11 +164,11 @@ class ScoredCases:
 
 @dataclass(frozen=True, slots=True)
 class MatchedFraming:
-    """Results on re-cut images: `images/lungs.py`.
+    """Results on cropped images: `images/lungs.py`.
 
     Attributes:
         share: fraction of each side that the lungs fill, from 0 to 1.
-        by_median_box: number of images without detected lungs, which were re-cut by the median box.
+        by_median_box: number of images without detected lungs, cropped by the median box.
         scored: the results.
     """
 
@@ -177,15 +177,15 @@ class MatchedFraming:
     scored: Scored
 
     def facts(self) -> dict[str, float]:
-        """How the images were re-cut, for `metrics.json`."""
+        """How the images were cropped, for `metrics.json`."""
         return {"share": self.share, "median_box": self.by_median_box}
 
     def note(self) -> str:
-        """A sentence for reports: how the images were re-cut."""
+        """A sentence for reports: how the images were cropped."""
         return (
-            f"Framing matched: every image was re-cut so that the lungs fill "
+            f"Framing matched: every image was cropped so that the lungs fill "
             f"{100 * self.share:g} % of its width and height. In {self.by_median_box} of "
-            f"{len(self.scored.records)} images no lungs were detected; these were re-cut by the "
+            f"{len(self.scored.records)} images no lungs were detected; these were cropped by the "
             "median box. The input check was off."
         )
 
@@ -197,7 +197,7 @@ def score_matched(
     title: str,
     progress: Progress,
 ) -> dict[float, MatchedFraming]:
-    """Run inference on every record, re-cut so that the lungs fill each of `shares` of each side.
+    """Run inference on every record, cropped so that the lungs fill each of `shares` of each side.
 
     An image is read, and its lungs are found, once for all shares.
 
@@ -248,8 +248,9 @@ def abstained(scored: Scored, manifest: BundleManifest) -> str:
         return ""
     withheld = sum(scored.results[k].prediction.prediction == UNCERTAIN for k in scored.ok)
     return (
-        f"The model abstains: {withheld} of {plural(len(scored.ok), 'prediction')} are uncertain "
-        f"({manifest.abstention.rule}). All metrics apply the threshold, as if it never abstained."
+        f"The model abstains: {withheld} of {plural(len(scored.ok), 'prediction')} are "
+        f"indeterminate ({manifest.abstention.rule}). All metrics apply the threshold, as if it "
+        "never abstained."
     )
 
 

@@ -47,7 +47,7 @@ class Stressed:
         peak: whether the heatmap's maximum lies inside the lungs; `None` as for `energy`.
         box: left, top, right, bottom of the lungs' bounding box, as fractions of the sides; empty
             without lungs.
-        matched_box: the same, segmented again after re-cutting to `lungs.USUAL_SHARE`.
+        matched_box: the same, segmented again after cropping to `lungs.USUAL_SHARE`.
         properties: width, height, aspect, file size in bytes, mean and deviation of the pixels.
         thumbnail: 16×16 mean grey values, row by row.
         outline: 16×16 fractions of lung, row by row; empty without lungs.

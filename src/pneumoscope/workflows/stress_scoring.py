@@ -148,9 +148,9 @@ def exchanges(config: StressConfig) -> tuple[Exchange, ...]:
 
 
 def framing_conditions(config: StressConfig) -> tuple[Condition, ...]:
-    """Re-cut images in which the lungs fill one share of the frame, at several shares.
+    """Cropped images in which the lungs fill one share of the frame, at several shares.
 
-    An image whose lungs are not detected is re-cut by the median box.
+    An image whose lungs are not detected is cropped by the median box.
     """
 
     def matched(share: float) -> Change:

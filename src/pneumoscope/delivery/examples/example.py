@@ -92,16 +92,16 @@ for file in sys.argv[1:]:
     try:
         pixels = read(file)
     except (OSError, ValueError, SyntaxError) as error:
-        print(f"{file}: refused, {error}")
+        print(f"{file}: rejected, {error}")
         continue
     (probability,), (heatmap,), (embedding,) = ask(pixels[None])
     label = about["labels"][int(probability >= threshold)]
     band = about["abstention"]
     if band["method"] != "none" and band["low"] <= probability < band["high"]:
-        label = "uncertain"
+        label = "indeterminate"
     unlike = distance(embedding)
     if unlike is not None and unlike > 1:
-        print(f"{file}: refused, it differs from the training images (input score {unlike:.2f})")
+        print(f"{file}: rejected, it differs from the training images (input score {unlike:.2f})")
         continue
     row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
     print(

@@ -15,6 +15,7 @@ import pneumoscope
 from pneumoscope.cli import app as application
 from pneumoscope.cli.app import run
 from pneumoscope.cli.options import TERMINAL
+from pneumoscope.config import RECIPES
 
 COMMANDS = [
     ["demo"],
@@ -47,10 +48,18 @@ def test_help_tells_defaults_from_the_config(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    run(["train", "--help"])
-    text = capsys.readouterr().out
-    assert "largest number of epochs (default 60)" in text
-    assert "(default imagenet)" in text
+    for command in ("train", "crossvalidate"):
+        run([command, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        text = " ".join(" ".join(line.strip("│ ") for line in lines).split())
+        assert "or module:function of your own Keras model (default densenet121)" in text
+        for name, values in (
+            ("largest number of epochs", {n: c.fit.epochs for n, c in RECIPES.items()}),
+            ("or a .h5 file", {n: c.weights for n, c in RECIPES.items()}),
+            ("the first one is not augmented", {n: c.views for n, c in RECIPES.items()}),
+        ):
+            each = ", ".join(f"{recipe} {value}" for recipe, value in values.items())
+            assert f"{name} (default: {each})" in text
 
 
 @pytest.mark.parametrize(

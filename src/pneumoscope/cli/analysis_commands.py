@@ -62,7 +62,8 @@ def plan(
         str | None,
         typer.Option(
             metavar="MISSED:ALARM",
-            help="cost of a missed case and of a false alarm, such as 20:1; alone: minimises cost",
+            help="cost of a missed case and of a false alarm, such as 20:1; given alone, chooses "
+            "the threshold with the lowest cost",
         ),
     ] = None,
     model: ModelOption = "default",

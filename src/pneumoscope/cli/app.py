@@ -61,7 +61,11 @@ def doctor(
     model: ModelOption = "default",
     state: Annotated[
         Path | None,
-        typer.Option(metavar="BUNDLE", help="write the model with its score of the phantom"),
+        typer.Option(
+            metavar="BUNDLE",
+            help="write a copy of the model that states its score of the phantom (for models of "
+            "older versions)",
+        ),
     ] = None,
 ) -> Outcome:
     """Check this installation: versions, extras, cache, and every engine on a known phantom.
@@ -83,7 +87,10 @@ def input_check(
     model: ModelOption = "default",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="BUNDLE", help="write the model with the check to this folder"),
+        typer.Option(
+            metavar="BUNDLE",
+            help="folder for the model with the check; without it nothing is saved",
+        ),
     ] = None,
 ) -> Outcome:
     """Fit the out-of-distribution detection of a model to its training images (`train` does this).

@@ -81,7 +81,11 @@ def adopt(
 def audit(
     data: DataArgument,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder for audit.html and audit.json")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="folder for audit.html and audit.json (default: print the findings only)",
+        ),
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -91,12 +95,10 @@ def audit(
     ] = None,
     pictures: Annotated[
         bool,
-        typer.Option(
-            "--pictures/--no-pictures", help="show images with doubtful labels in the page"
-        ),
+        typer.Option("--pictures/--no-pictures", help="show label-noise candidates in the page"),
     ] = True,
 ) -> Outcome:
-    """Search for duplicates, shared patients, shortcuts, split shift and likely label errors.
+    """Search for duplicates, shared patients, shortcuts, split shift and label-noise candidates.
 
     Example: pneumoscope data audit chest_xray --out audit
     """

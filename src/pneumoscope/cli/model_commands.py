@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pneumoscope.cli.data_commands import DataArgument
-from pneumoscope.cli.options import TERMINAL, Outcome, command, settings
+from pneumoscope.cli.options import TERMINAL, Outcome, command, help_of, settings
 from pneumoscope.config import (
     BatchConfig,
     CrossValidationConfig,
@@ -28,17 +28,10 @@ from pneumoscope.config import (
 from pneumoscope.errors import UsageError
 
 _MODEL: Any = {"metavar": "MODEL", "help": "a bundle, a run folder, or 'default'"}
-_CHECK: Any = {"help": "reject images that differ from the training images of the model"}
+_CHECK: Any = {"help": help_of(BatchConfig, "input_check")}
 
 ModelOption = Annotated[str, typer.Option("--model", **_MODEL)]
 CheckOption = Annotated[bool, typer.Option("--input-check/--no-input-check", **_CHECK)]
-
-AgeOption = Annotated[
-    bool,
-    typer.Option(
-        "--any-age", help="predict outside the age range of the model; every output notes it"
-    ),
-]
 
 
 class SplitChoice(StrEnum):
@@ -86,12 +79,16 @@ def train(  # noqa: PLR0913 - as the command
         str | None,
         typer.Option(
             metavar="RUN,RUN,…",
-            help="scratch: distil from these models; default or bundled: the shipped model",
+            help="scratch: distil from these models; default or bundled: the model that ships",
         ),
     ] = None,
     ages: Annotated[
         str | None,
-        typer.Option(metavar="YEARS-YEARS", help="age range of the model, such as 1-5"),
+        typer.Option(
+            metavar="YEARS-YEARS",
+            help="age range of the model, such as 1-5; the model then rejects DICOM images of "
+            "other patients",
+        ),
     ] = None,
     tensorboard: Annotated[
         Path | None,
@@ -232,6 +229,7 @@ def _share(framing: Framing, given: float | None) -> float | None:
 @settings(IntervalConfig, "resamples")
 @settings(FramingConfig, "framing_share")
 @settings(ScoresConfig, "score_column", "threshold")
+@settings(BatchConfig, "any_age")
 def evaluate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder for metrics, pages, figures")],
     data: Annotated[
@@ -260,7 +258,6 @@ def evaluate(
             show_default="as-is",
         ),
     ] = None,
-    any_age: AgeOption = False,
     **options: Any,
 ) -> Outcome:
     """Evaluate a model on labelled images: all metrics with intervals, curves, a report.
@@ -283,7 +280,7 @@ def evaluate(
             input_check=input_check,
             framing=framing,
             framing_share=options["framing_share"],
-            any_age=any_age or None,
+            any_age=options["any_age"] or None,
         )
         how = replace_from(
             ScoresConfig(), score_column=options["score_column"], threshold=options["threshold"]
@@ -301,7 +298,7 @@ def evaluate(
         interval,
         progress,
         input_check=input_check is not False,
-        any_age=any_age,
+        any_age=bool(options["any_age"]),
         framing=share,
     )
     return Outcome(*outcome)
@@ -336,7 +333,11 @@ def predict(
     ],
     model: ModelOption = "default",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="table to write: .csv, .jsonl or .parquet")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="table to write: .csv, .jsonl or .parquet (default: print a table)",
+        ),
     ] = None,
     heatmaps: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder for Grad-CAM overlays, PNG")

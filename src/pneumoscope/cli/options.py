@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pneumoscope.config import RECIPES
 from pneumoscope.progress import SILENT, Progress, TerminalProgress
 from pneumoscope.storage import terminal_text
 
@@ -66,13 +67,10 @@ def settings(kind: type, *names: str) -> Callable[[Command], Command]:
     """Add one option per named field of a config dataclass, with its help text and default."""
 
     def decorate(command: Command) -> Command:
-        by_name = {f.name: f for f in fields(kind)}
         hints = typing.get_type_hints(kind)
         extra = []
         for name in names:
-            default = by_name[name].default
-            shown_default = "" if default in ("", None) else f" (default {default})"
-            help_text = f"{by_name[name].metadata['help']}{shown_default}"
+            help_text = f"{help_of(kind, name)}{_default_in_words(kind, name)}"
             flag = f"--{name.replace('_', '-')}"
             optional: Any = hints[name] | None
             option = typer.Option(flag, help=help_text)
@@ -80,6 +78,27 @@ def settings(kind: type, *names: str) -> Callable[[Command], Command]:
         return _with_parameters(command, extra)
 
     return decorate
+
+
+def help_of(kind: type, name: str) -> str:
+    """The help text of a field of a config dataclass."""
+    (text,) = (str(f.metadata["help"]) for f in fields(kind) if f.name == name)
+    return text
+
+
+def _default_in_words(kind: type, name: str) -> str:
+    """The default of a field; of a setting that depends on the recipe, that of each recipe."""
+    by_recipe = {
+        recipe: getattr(part, name)
+        for recipe, config in RECIPES.items()
+        for part in (config, *(getattr(config, f.name) for f in fields(config)))
+        if type(part) is kind and name != "recipe"
+    }
+    if len(set(by_recipe.values())) > 1:
+        listed = ", ".join(f"{recipe} {value}" for recipe, value in by_recipe.items())
+        return f" (default: {listed})"
+    (default,) = (f.default for f in fields(kind) if f.name == name)
+    return "" if default in ("", None) else f" (default {default})"
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:

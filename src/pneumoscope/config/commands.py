@@ -17,7 +17,7 @@ from pneumoscope.config.stages import IntervalConfig
 _MOST_SEED = 2**31 - 1
 _MOST_PORT = 65_535
 _DAY_SECONDS = 86_400
-_ANY_AGE_HELP = "predict for patients outside the model's age range, with a warning"
+_ANY_AGE_HELP = "predict for patients outside the model's age range; every output notes it"
 _DEVICE_HELP = "device of the network; auto: a GPU that OpenVINO supports, if there is one"
 
 DeviceChoice = Literal["auto", "CPU", "GPU"]
@@ -82,7 +82,10 @@ class PlanConfig:
         0.9, "power of a check on local patients if performance is as expected", 0.5, 0.999
     )
     margin: float = option(
-        0.05, "accepted loss in a local check, where no rate is required", 0.001, 0.5
+        0.05,
+        "if no rate is required: how far below the estimate the true rate may lie in a local check",
+        0.001,
+        0.5,
     )
     level: float = option(0.95, "confidence level of intervals", 0.01, 0.9999)
     resamples: int = option(2000, "bootstrap resamples of patients", 1)
@@ -274,7 +277,9 @@ class BatchConfig:
         "auto", "arithmetic; auto: the fastest one certified for the model on this processor"
     )
     device: DeviceChoice = option("CPU", _DEVICE_HELP)
-    input_check: bool = option(True, "reject images that are not frontal chest X-rays")
+    input_check: bool = option(
+        True, "reject images that differ from the training images of the model"
+    )
     any_age: bool = option(False, _ANY_AGE_HELP)
     strict: bool = option(False, "exit with 3 if any input has no prediction")
 
@@ -291,7 +296,10 @@ class StressConfig:
     limit: int = option(500, "largest number of images: whole patients, sampled by class", 2)
     seed: int = option(0, "seed of the sample, of noise and of photographs", 0, _MOST_SEED)
     largest_fall: float = option(
-        0.05, "largest fall of sensitivity or specificity at a plausible strength", 0, 1
+        0.05,
+        "largest accepted decrease of sensitivity or specificity at a plausible strength",
+        0,
+        1,
     )
     longest_side: int = option(
         512, "images longer than this are shrunk before they are perturbed, pixels", 32, 16_384

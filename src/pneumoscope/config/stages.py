@@ -28,7 +28,7 @@ class LimitsConfig:
     """
 
     max_bytes: int = option(256 << 20, "largest file, bytes")
-    max_pixels: int = option(50_000_000, "most pixels, read from the header", 1)
+    max_pixels: int = option(50_000_000, "largest image accepted, pixels", 1)
     max_side: int = option(16_384, "longest side, pixels")
     min_side: int = option(32, "shortest side, pixels")
     max_aspect: float = option(
@@ -414,7 +414,7 @@ class TrainConfig:
     )
     weights: str = option(
         "imagenet",
-        "initial backbone weights: imagenet, bundled or default (the shipped model), none, a "
+        "initial backbone weights: imagenet, bundled or default (the model that ships), none, a "
         "bundle, or a .h5 file",
     )
     views: int = option(4, "views per training image; the first one is not augmented", 1)
@@ -433,7 +433,10 @@ class TrainConfig:
         "auto",
         "precision of the frozen part; auto: the fastest one here; int8: pooled features only",
     )
-    flip: bool = option(False, "average the probabilities of image and mirror image")
+    flip: bool = option(
+        False,
+        "average the probabilities of image and mirror image (doubles the time of a prediction)",
+    )
     backend: Literal["auto", "tensorflow", "torch", "jax"] = option(
         "auto", "Keras backend; auto: $KERAS_BACKEND, else the fastest one installed"
     )

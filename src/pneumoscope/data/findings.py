@@ -482,7 +482,7 @@ def _on_labels(review: LabelReview | None) -> Iterator[Finding]:
         "warning",
         "doubtful_labels",
         f"{listed} of {review.judged} labels contradict {judge} (AUC {review.auc:.3f}); about "
-        f"{estimated:.0f} may be wrong, or the images are hard to classify. Check them, the most "
-        f"doubtful first: {first.path} is labelled {first.label}, with a probability of "
-        f"{first.probability:.2f}.",
+        f"{estimated:.0f} may be wrong, or the images are hard to classify. Check these "
+        f"label-noise candidates, the strongest first: {first.path} is labelled {first.label}, "
+        f"with a probability of {first.probability:.2f}.",
     )

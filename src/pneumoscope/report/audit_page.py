@@ -1,7 +1,7 @@
 """`audit.html`: findings of a data audit, then figures and tables.
 
-All numbers come from an `Audit`. The page shows X-rays only if pictures of images with suspicious
-labels are given.
+All numbers come from an `Audit`. The page shows X-rays only if pictures of label-noise candidates
+are given.
 """
 
 from __future__ import annotations

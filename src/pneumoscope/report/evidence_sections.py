@@ -69,7 +69,7 @@ QUANTITY_NAMES: Mapping[Quantity, str] = {
 
 @dataclass(frozen=True, slots=True)
 class DoubtView:
-    """An image with a suspicious label; `picture` is a data URI."""
+    """A label-noise candidate; `picture` is a data URI."""
 
     file: str
     label: str
@@ -81,7 +81,7 @@ class DoubtView:
 
 @dataclass(frozen=True, slots=True)
 class DoubtsView:
-    """The gallery of suspicious labels, and a table of those without a picture."""
+    """The gallery of label-noise candidates, and a table of those without a picture."""
 
     intro: str
     doubts: tuple[DoubtView, ...]
@@ -197,12 +197,12 @@ def labels(audit: Audit, pictures: Mapping[str, bytes]) -> Section | None:
         intro=(
             f"{source} (AUC {number(review.auc)} on {plural(review.judged, 'image')}). Confident "
             f"learning estimates that about {expected} labels are wrong. A difficult image can "
-            "look like a wrong label here; only a radiologist can decide. Most suspicious first."
+            "be a label-noise candidate too; only a radiologist can decide. Strongest first."
         ),
         doubts=tuple(_doubt(doubt, pictures[doubt.path]) for doubt in shown),
         table=_doubt_table(rest) if rest else None,
     )
-    title = "Labels to review"
+    title = "Label-noise candidates"
     return Section("labels", title, "Labels", "sections/doubts.html.j2", view)
 
 
@@ -222,7 +222,7 @@ def _doubt(doubt: LabelCandidate, picture: bytes) -> DoubtView:
 def _doubt_table(doubts: Sequence[LabelCandidate]) -> Table:
     truncated = f"The first {MOST_DOUBTS} of {count(len(doubts))}; audit.json lists all."
     return Table(
-        "Suspicious labels",
+        "Label-noise candidates",
         (
             Column("File", code=True),
             Column("Split, label"),

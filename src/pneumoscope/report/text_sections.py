@@ -219,7 +219,7 @@ def worst_errors(content: ReportContent) -> Section | None:
         intro=(
             f"The {plural(len(content.worst_errors), 'wrong prediction')} whose probability is "
             "furthest from the label, worst first. Warm colours in a heatmap mark the regions that "
-            "raised the predicted probability of pneumonia. Some of these may be labelling errors."
+            "raised the predicted probability of pneumonia. Some of these may be label noise."
         ),
         errors=tuple(_error(error) for error in content.worst_errors),
     )

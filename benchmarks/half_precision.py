@@ -50,7 +50,7 @@ def agreement(data: Path, split: Split, exact: Bundle, stored: Bundle) -> Agreem
 def report(found: Agreement, split: str) -> str:
     """The result as Markdown."""
     return (
-        f"Weights in float32 and as stored, both asked in float32, split {split}, "
+        f"Weights in float32 and as stored, both run in float32, split {split}, "
         f"{date.today().isoformat()}.\n\n"
         "| images | largest difference of a probability | mean | decisions changed | AUC |\n"
         "| ---: | ---: | ---: | ---: | ---: |\n"

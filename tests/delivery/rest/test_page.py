@@ -89,7 +89,7 @@ def test_answers_are_those_of_the_interface(page: Page) -> None:
         row = httpx.post(page.url + "v1/predictions", files=sent, trust_env=False).json()
         choose(page.tab, film.name if film.suffix == ".dcm" else "=film_b_.png")
         assert text(page.tab, "verdict") == (
-            "Flagged as pneumonia" if row["prediction"] == "PNEUMONIA" else "Not flagged"
+            "Predicted: pneumonia" if row["prediction"] == "PNEUMONIA" else "Predicted: normal"
         )
         shown = text(page.tab, "probability")
         assert shown == f"{row['probability']:.3f}" or shown.startswith(("<", ">"))

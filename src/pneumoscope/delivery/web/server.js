@@ -19,7 +19,7 @@ export async function loadModel() {
   });
   if (response.status === 401) return null;
   if (response.status === 429 || response.status === 503) throw new Error("The server is busy. Load the page again in a minute.");
-  if (!response.ok) throw new Error(`The server does not tell of its model (status ${response.status}). Its log says why.`);
+  if (!response.ok) throw new Error(`The server returned no description of its model (status ${response.status}). See its log.`);
   return response.json();
 }
 

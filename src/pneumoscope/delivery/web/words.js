@@ -46,7 +46,7 @@ export const OWN_PICTURE = "The image is shown as your browser decodes it.";
 export function verdict(row) {
   if (row.status !== "ok") return row.status === "refused" ? "No result: rejected" : "No result";
   if (row.prediction === "uncertain") return "Indeterminate: the model abstains";
-  return row.prediction === "PNEUMONIA" ? "Flagged as pneumonia" : "Not flagged";
+  return row.prediction === "PNEUMONIA" ? "Predicted: pneumonia" : "Predicted: normal";
 }
 
 export function inShort(row) {
@@ -64,15 +64,15 @@ export function explained(row, model) {
   if (row.prediction === "uncertain") {
     return `The probability is close to the threshold of ${fixed(row.threshold)}, so the model abstains. Treat it as no result.`;
   }
-  const side = row.prediction === "PNEUMONIA" ? "At or above" : "Below";
-  const text = `${side} the threshold of ${fixed(row.threshold)}, so the image is ${row.prediction === "PNEUMONIA" ? "flagged" : "not flagged"}.`;
+  const side = row.prediction === "PNEUMONIA" ? "at or above" : "below";
+  const text = `The probability is ${side} the threshold of ${fixed(row.threshold)}.`;
   const metrics = model?.validation?.metrics;
   if (!metrics?.sensitivity || !metrics?.specificity) return text;
   const missed = 1 - metrics.sensitivity.value;
   const alarms = 1 - metrics.specificity.value;
   return row.prediction === "PNEUMONIA"
-    ? `${text} On ${measuredOn(model)}, ${percent(alarms)} of those without pneumonia were flagged too; expect more elsewhere.`
-    : `${text} On ${measuredOn(model)}, ${percent(missed)} of those with pneumonia were not flagged; expect more elsewhere.`;
+    ? `${text} On ${measuredOn(model)}, pneumonia was also predicted for ${percent(alarms)} of those without it; expect more elsewhere.`
+    : `${text} On ${measuredOn(model)}, normal was also predicted for ${percent(missed)} of those with pneumonia; expect more elsewhere.`;
 }
 
 export function inDetail(row) {

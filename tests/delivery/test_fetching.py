@@ -31,7 +31,7 @@ from pynetdicom.sop_class import (
 
 from pneumoscope.cli.app import run
 from pneumoscope.delivery import pseudonyms
-from pneumoscope.delivery.pacs import JOURNAL, FetchedFolder, Pacs
+from pneumoscope.delivery.pacs import JOURNAL, FetchedFolder, Pacs, Series
 from pneumoscope.delivery.pseudonyms import MAPPING_COLUMNS, Mapping
 from pneumoscope.errors import UsageError
 from pneumoscope.images import budget
@@ -434,6 +434,9 @@ def broken_pacs(contents: list[bytes], fault: str) -> Iterator[int]:
         if fault == "half a message":
             event.assoc.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x01\x00\x00\x00")
             over.wait()
+        if fault == "C-FIND refused":
+            yield 0xA900, None
+            return
         level = levels[asked.QueryRetrieveLevel]
         for dataset in datasets:
             if str(dataset[level].value) != str(asked[level].value):
@@ -442,6 +445,8 @@ def broken_pacs(contents: list[bytes], fault: str) -> Iterator[int]:
             for word in (*levels.values(), "SOPInstanceUID", "Modality"):
                 if word in asked:
                     setattr(row, word, getattr(dataset, word))
+            if fault == "no search for images" and level == "SeriesInstanceUID":
+                return
             if fault == f"no UID of {asked.QueryRetrieveLevel}" and dataset is datasets[1]:
                 words = {"STUDY": "StudyInstanceUID", "IMAGE": "SOPInstanceUID"}
                 del row[words[asked.QueryRetrieveLevel]]
@@ -454,12 +459,17 @@ def broken_pacs(contents: list[bytes], fault: str) -> Iterator[int]:
         if fault in ("A702", "no C-GET") and (dataset is datasets[1] or fault == "no C-GET"):
             yield 0xA702, None
             return
-        yield 0xFF00, dataset
+        if fault != "no transfer":
+            yield 0xFF00, dataset
 
     over = threading.Event()
     entity = AE("QR")
-    entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
-    entity.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
+    for model, purpose in (
+        (StudyRootQueryRetrieveInformationModelFind, "C-FIND"),
+        (StudyRootQueryRetrieveInformationModelGet, "C-GET"),
+    ):
+        if fault != f"{purpose} not offered":
+            entity.add_supported_context(model)
     storage = DigitalXRayImageStorageForPresentation
     entity.add_supported_context(storage, scu_role=True, scp_role=True)
     handlers: list[Any] = [(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)]
@@ -471,7 +481,7 @@ def broken_pacs(contents: list[bytes], fault: str) -> Iterator[int]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("fault", ["A702", "no UID of STUDY", "no UID of IMAGE"])
+@pytest.mark.parametrize("fault", ["A702", "no UID of STUDY"])
 def test_what_a_pacs_does_not_give_is_missing_and_the_rest_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
@@ -482,15 +492,83 @@ def test_what_a_pacs_does_not_give_is_missing_and_the_rest_is_there(
     assert {row["accession"] for row in rows_of(tmp_path / "got")} == {"A0", "A2", "A3"}
 
 
-@pytest.mark.parametrize("fault", ["no C-GET", "half a message"])
-def test_a_pacs_that_gives_nothing_at_all_is_told(
+@pytest.mark.parametrize("fault", ["no search for images", "no UID of IMAGE"])
+def test_a_series_is_fetched_although_its_images_are_not_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
-    times = ("--acse-timeout", "1", "--dimse-timeout", "1")
+    asked = ("--pacs", "QR@127.0.0.1:{}", *ALL_DAYS)
+    for new in (4, 0):
+        with broken_pacs(films()[:4], fault) as port:
+            told = fetched(capsys, tmp_path / "got", *(text.format(port) for text in asked))
+        assert (told["new"], told["missing"]) == (new, 0)
+    assert [row["accession"] for row in rows_of(tmp_path / "got")] == ["A0", "A1", "A2", "A3"]
+
+
+@pytest.mark.parametrize("pseudonyms", [(), ("--pseudonyms",)])
+def test_a_series_of_which_nothing_comes_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pseudonyms: tuple[str, ...]
+) -> None:
+    for fault, new, missing in (("no search for images", 2, 0), ("no transfer", 0, 2)):
+        days = ALL_DAYS if fault == "no transfer" else (*ALL_DAYS[:3], "2026-09-02")
+        with broken_pacs(films()[:4], fault) as port:
+            asked = ("--pacs", f"QR@127.0.0.1:{port}", *days, *pseudonyms)
+            told = fetched(capsys, tmp_path / "got", *asked, code=3 if missing else 0)
+        assert (told["new"], told["missing"]) == (new, missing)
+
+
+def test_images_that_are_neither_listed_nor_transferred_are_missing(tmp_path: Path) -> None:
+    folder = FetchedFolder(tmp_path / "got", 1 << 20, 0)
+    film = _read(films()[0])
+    uids = (str(film.StudyInstanceUID), str(film.SeriesInstanceUID))
+    image = str(film.SOPInstanceUID)
+    for listed, before, after in (
+        (Series(*uids, ()), 1, 0),
+        (Series(*uids, (image,)), 1, 0),
+        (Series(*uids, (image, "1.2.3")), 2, 1),
+        (Series(*uids, (), unnamed=2), 2, 1),
+        (Series(*uids, (image,), unnamed=1), 2, 1),
+    ):
+        assert listed.missing_in(folder) == before
+        folder.add(films()[0])
+        assert listed.missing_in(folder) == after
+        shutil.rmtree(tmp_path / "got" / "images")
+        folder = FetchedFolder(tmp_path / "got", 1 << 20, 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no C-GET", "C-GET ended with status A702. Where C-GET is not supported give --move-port"),
+        ("half a message", "C-FIND ended with no response. Its log"),
+        ("C-GET not offered", "does not offer C-GET to PNEUMOSCOPE. Where C-GET is not supported"),
+        ("C-FIND not offered", "does not offer C-FIND to PNEUMOSCOPE. Its log"),
+        ("C-FIND refused", "C-FIND ended with status A900. Its log"),
+    ],
+)
+def test_a_pacs_that_gives_nothing_at_all_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, message: str
+) -> None:
+    times = ("--acse-timeout", "1", "--dimse-timeout", "1") if fault == "half a message" else ()
     with broken_pacs(films()[:4], fault) as port:
         asked = ("--pacs", f"QR@127.0.0.1:{port}", *ALL_DAYS, *times)
         told = fetched(capsys, tmp_path / "got", *asked, code=4)
-    assert "--move-port" in told["error"]["message"]
+    assert message in told["error"]["message"]
+    assert "is kept" in told["error"]["message"]
+
+
+def test_a_pacs_that_offers_no_service_can_be_reached(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entity = AE("QR")
+    entity.add_supported_context(DigitalXRayImageStorageForPresentation)
+    server = entity.start_server(("127.0.0.1", 0), block=False)
+    try:
+        port = server.socket.getsockname()[1]
+        asked = ("--pacs", f"QR@127.0.0.1:{port}", *ALL_DAYS)
+        told = fetched(capsys, tmp_path / "got", *asked, code=4)
+    finally:
+        server.shutdown()
+    assert "does not offer C-FIND" in told["error"]["message"]
 
 
 def test_two_at_once_do_not_share_a_folder(

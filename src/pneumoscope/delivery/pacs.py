@@ -77,6 +77,7 @@ _PENDING = (0xFF00, 0xFF01)
 _WARNING = 0xB000
 _OUT_OF_RESOURCES = 0xA700
 _CANNOT_UNDERSTAND = 0xC000
+_GOES_ON = "what was fetched is kept, and the same command goes on."
 
 
 class FetchedFolder:
@@ -126,6 +127,13 @@ class FetchedFolder:
         with self._lock:
             row = self._rows.get(uid)
         return row is not None and (self.folder / row["path"]).is_file()
+
+    def count(self, series_uid: str) -> int:
+        """How many images of the series with this UID, as the PACS has it, are whole on disk."""
+        uid = self.pseudonyms.of("series", series_uid) if self.pseudonyms else series_uid
+        with self._lock:
+            paths = [row["path"] for row in self._rows.values() if row["series"] == uid]
+        return sum((self.folder / path).is_file() for path in paths)
 
     def check_room(self) -> None:
         """Check the free disk space.
@@ -201,11 +209,30 @@ def _facts(content: bytes) -> dict[str, str] | None:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A series on the PACS: its UIDs and those of its images."""
+    """A series on the PACS, as its search lists it.
+
+    Attributes:
+        study: Study Instance UID.
+        series: Series Instance UID.
+        images: SOP Instance UIDs of its images; empty where the PACS does not search for images.
+        unnamed: number of further images, listed without their UID.
+    """
 
     study: str
     series: str
     images: tuple[str, ...]
+    unnamed: int = 0
+
+    def missing_in(self, folder: FetchedFolder) -> int:
+        """How many of its images are not in the folder; without any that is listed, one at least.
+
+        Of images without a UID their number counts.
+        """
+        missing = sum(not folder.has(uid) for uid in self.images)
+        if self.images and not self.unnamed:
+            return missing
+        others = folder.count(self.series) - (len(self.images) - missing)
+        return missing + max((self.unnamed or 1) - others, 0)
 
 
 class Pacs:
@@ -216,7 +243,7 @@ class Pacs:
         config: time-outs, modalities, C-MOVE settings.
 
     Attributes:
-        unusable: number of rows of searches that did not state their UID.
+        unusable: number of studies and series that a search listed without their UID.
         refusals: why series were not transferred.
         not_found: accession numbers and study UIDs of which the PACS has no X-ray.
 
@@ -241,10 +268,13 @@ class Pacs:
     def close(self) -> None:
         """Release the associations."""
         for connection, association in self._open.values():
-            if association.is_established:
-                with Deadline(self._config.acse_timeout, connection.cut):
-                    association.release()
+            self._release(connection, association)
         self._open.clear()
+
+    def _release(self, connection: Connection, association: Any) -> None:
+        if association.is_established:
+            with Deadline(self._config.acse_timeout, connection.cut):
+                association.release()
 
     def by_days(self, first: date, last: date) -> Iterator[str]:
         """Study UIDs of each day from `first` to `last`.
@@ -289,24 +319,27 @@ class Pacs:
         for row in self._find("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""):
             if str(row.get("Modality", "")) not in self._modalities:
                 continue
-            uid = self._uid(row, "SeriesInstanceUID")
+            uid = self._counted_uid(row, "SeriesInstanceUID")
             if not uid:
                 continue
             keys = {"StudyInstanceUID": study, "SeriesInstanceUID": uid, "SOPInstanceUID": ""}
             rows = self._find("IMAGE", **keys)
-            images = tuple(filter(None, (self._uid(one, "SOPInstanceUID") for one in rows)))
-            found.append(Series(study, uid, images))
+            images = [image for one in rows if (image := _uid(one, "SOPInstanceUID"))]
+            found.append(Series(study, uid, tuple(images), len(rows) - len(images)))
         return found
 
     def fetch(self, wanted: Series, into: FetchedFolder) -> int:
-        """Fetch a series; returns how many of its images are missing.
+        """Fetch a series unless it is there; returns how many of its images are missing.
 
-        A series that the PACS does not transfer is noted in `refusals`.
+        A series of which the PACS lists no image is requested each time, since it may have any
+        number. One that the PACS does not transfer is noted in `refusals`.
 
         Raises:
             NetworkError: the PACS can't be reached or refuses the association.
             MissingError: the free disk space is below the limit.
         """
+        if (wanted.images or wanted.unnamed) and not wanted.missing_in(into):
+            return 0
         into.check_room()
         keys = Dataset()
         keys.QueryRetrieveLevel = "SERIES"
@@ -315,25 +348,22 @@ class Pacs:
         if refusal is not None:
             _LOGGER.warning("a series was not transferred: %s", refusal)
             self.refusals.append(refusal)
-        return sum(not into.has(uid) for uid in wanted.images)
+        return wanted.missing_in(into)
 
     def _studies(self, **keys: str) -> Iterator[str]:
         asked = {"StudyInstanceUID": "", "StudyDate": "", "ModalitiesInStudy": "", **keys}
         for row in self._find("STUDY", **asked):
             there = row.get("ModalitiesInStudy") or ()
             listed = {there} if isinstance(there, str) else set(there)
-            uid = self._uid(row, "StudyInstanceUID")
+            uid = self._counted_uid(row, "StudyInstanceUID")
             if uid and (not listed or listed & set(self._modalities)):
                 yield uid
 
-    def _uid(self, row: Dataset, keyword: str) -> str:
+    def _counted_uid(self, row: Dataset, keyword: str) -> str:
         """A UID of a row; `""`, counted, if the row does not state it."""
-        found = row.get(keyword)
-        if isinstance(found, UID) and found:
-            return str(found)
-        self.unusable += 1
-        _LOGGER.warning("a row of the search states no %s", keyword)
-        return ""
+        uid = _uid(row, keyword)
+        self.unusable += not uid
+        return uid
 
     def _find(self, level: str, **keys: str) -> list[Dataset]:
         query = Dataset()
@@ -429,19 +459,40 @@ class Pacs:
             entity.add_requested_context(storage, sorted(SUPPORTED_SYNTAXES))
         connection = Connection(entity, self._peer)
         made = connection.associate(ext_neg=roles or [], evt_handlers=handlers or [])
+        # Without any context the association is aborted; with those for images alone it is not.
+        accepted = {context.abstract_syntax for context in made.accepted_contexts}
+        if model not in accepted and (accepted or made.rejected_contexts):
+            self._release(connection, made)
+            raise self._failed(purpose, f"does not offer {purpose} to {self._config.aet}")
         if not made.is_established:
             why = "rejects the association" if made.is_rejected else "can't be reached"
             raise NetworkError(
                 f"--pacs {self._peer}: {why}. Check title, address and port, and that it knows "
-                f"{self._config.aet}; the same command goes on where this one was."
+                f"{self._config.aet}; {_GOES_ON}"
             )
         self._open[purpose] = connection, made
         return connection, made
 
-    def _refused(self, what: str, status: Dataset) -> NetworkError:
+    def _refused(self, purpose: str, status: Dataset) -> NetworkError:
         code = status.get("Status")
         told = "no response" if code is None else f"status {code:04X}"
-        return NetworkError(
-            f"--pacs {self._peer}: {what} ended with {told}. The same command goes on where this "
-            "one was; where C-GET is not supported give --move-port."
-        )
+        return self._failed(purpose, f"{purpose} ended with {told}")
+
+    def _failed(self, purpose: str, why: str) -> NetworkError:
+        """The error of a service of the PACS, with the way out for this service."""
+        aet, port = self._config.aet, self._config.move_port
+        way = {
+            "C-FIND": f"Its log may state why; it has to permit study root queries by {aet}",
+            "C-GET": "Where C-GET is not supported give --move-port",
+            "C-MOVE": f"It has to know {aet} by this machine's address and --move-port {port}",
+        }[purpose]
+        return NetworkError(f"--pacs {self._peer}: {why}. {way}; {_GOES_ON}")
+
+
+def _uid(row: Dataset, keyword: str) -> str:
+    """A UID of a row; `""`, with a warning, if the row does not state it."""
+    found = row.get(keyword)
+    if isinstance(found, UID) and found:
+        return str(found)
+    _LOGGER.warning("a row of the search states no %s", keyword)
+    return ""

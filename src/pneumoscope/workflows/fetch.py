@@ -163,8 +163,7 @@ def _from_pacs(
         with progress.task("fetching", len(studies), "studies") as task:
             for study in studies:
                 for series in pacs.series(study):
-                    if not all(folder.has(uid) for uid in series.images):
-                        missing += pacs.fetch(series, folder)
+                    missing += pacs.fetch(series, folder)
                 task.advance()
     finally:
         pacs.close()

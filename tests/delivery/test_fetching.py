@@ -30,6 +30,7 @@ from pynetdicom.sop_class import (
 )
 
 from pneumoscope.cli.app import run
+from pneumoscope.config import NodeConfig
 from pneumoscope.delivery import pseudonyms
 from pneumoscope.delivery.pacs import JOURNAL, FetchedFolder, Pacs, Series
 from pneumoscope.delivery.pseudonyms import MAPPING_COLUMNS, Mapping
@@ -44,6 +45,7 @@ from support.free_port import free_port
 from support.hostile_files import items, items_before
 from support.image_files import dicom
 
+ALL_DAYS = ("--from", "2026-09-01", "--to", "2026-10-01", "--modality", "DX")
 DAYS = ("20260901", "20260902", "20260903", "20261001")
 
 
@@ -201,6 +203,33 @@ def test_a_dicomweb_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert told["new"] == 4
         assert fetched(capsys, tmp_path / "got", *asked)["new"] == 0
     assert {row["modality"] for row in rows_of(tmp_path / "got")} == {"DX"}
+
+
+@pytest.mark.parametrize("unnamed", [{0}, {1, 2}])
+def test_a_page_of_rows_without_uids_does_not_end_the_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], unnamed: set[int]
+) -> None:
+    with dicomweb_server(films(), most=1, without_series=unnamed) as server:
+        asked = ["--dicomweb", server.url, *ALL_DAYS]
+        told = fetched(capsys, tmp_path / "got", *asked, code=3)
+    assert (told["new"], told["missing"]) == (4 - len(unnamed), len(unnamed))
+
+
+def test_a_server_that_sends_everything_each_time_is_asked_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = fake_dicomweb._Handler._search
+    monkeypatch.setattr(
+        fake_dicomweb._Handler,
+        "_search",
+        lambda self, asked: search(self, {**asked, "offset": ["0"]}),
+    )
+    for unnamed in ({1}, {0, 1, 2, 3}):
+        with dicomweb_server(films(), without_series=unnamed) as server:
+            asked = ["--dicomweb", server.url, *ALL_DAYS]
+            told = fetched(capsys, tmp_path / f"{len(unnamed)}", *asked, code=3)
+        assert (told["new"], told["missing"]) == (4 - len(unnamed), len(unnamed))
+        assert sum("instances?" in line for line in server.asked) == 2
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -365,6 +394,9 @@ def test_a_folder_has_pseudonyms_or_own_identifiers_and_one_key(tmp_path: Path) 
         under_pseudonyms(out, [], mapping=out / "mapping.csv")
 
 
+WEB = ("--dicomweb", "http://127.0.0.1:1/", "--from", "20260902")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -380,6 +412,15 @@ def test_a_folder_has_pseudonyms_or_own_identifiers_and_one_key(tmp_path: Path) 
             2,
             "belongs to --pseudonyms",
         ),
+        (["--pacs", "QR@127.0.0.1:1", "--from", "20260902", "--token-file", "t"], 2, "a PACS"),
+        (["--pacs", "QR@127.0.0.1:1", "--ids", "ids.txt", "--to", "20260902"], 2, "to --from"),
+        ([*WEB, "--aet", "ME"], 2, "--aet: is for --pacs"),
+        ([*WEB, "--move-port", "104"], 2, "--move-port: is for --pacs"),
+        ([*WEB, "--move-host", "::1"], 2, "--move-host: is for --pacs"),
+        ([*WEB, "--modality", " , "], 2, "--modality: found ' , '"),
+        ([*WEB, "--modality", "CR;DX"], 2, "--modality: found 'CR;DX'"),
+        ([*WEB, "--token-file", "none.txt"], 2, "--token-file none.txt: can't be read"),
+        (["--dicomweb", "http://a:b@c/", "--from", "20260902"], 2, "Give it by --token-file"),
     ],
 )
 def test_what_can_not_be(
@@ -391,10 +432,22 @@ def test_what_can_not_be(
 ) -> None:
     told = fetched(capsys, tmp_path / "got", *arguments, code=code)
     assert says in told["error"]["message"]
-    shutil.rmtree(tmp_path / "got", ignore_errors=True)
+    assert (tmp_path / "got").exists() == (code == 4)
 
 
-ALL_DAYS = ("--from", "2026-09-01", "--to", "2026-10-01", "--modality", "DX")
+def test_the_time_out_of_connections_counts_by_dicomweb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[NodeConfig] = []
+
+    def service(*given: Any) -> Any:
+        seen.append(given[-1])
+        raise UsageError("enough")
+
+    monkeypatch.setattr("pneumoscope.delivery.dicom_node.dicomweb.HttpService", service)
+    asked = ["fetch", "--out", str(tmp_path / "got"), *WEB, "--acse-timeout", "3"]
+    assert run([*asked, "--dimse-timeout", "7"]) == 2
+    assert [(config.acse_timeout, config.dimse_timeout) for config in seen] == [(3, 7)]
 
 
 @pytest.mark.parametrize("fault", ["500", "another image", "row without UID"])

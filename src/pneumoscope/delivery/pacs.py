@@ -240,7 +240,8 @@ class Pacs:
 
     Args:
         peer: its AE title and address.
-        config: time-outs, modalities, C-MOVE settings.
+        config: time-outs, C-MOVE settings.
+        modalities: of the series to fetch.
 
     Attributes:
         unusable: number of studies and series that a search listed without their UID.
@@ -248,15 +249,12 @@ class Pacs:
         not_found: accession numbers and study UIDs of which the PACS has no X-ray.
 
     Raises:
-        UsageError: the own AE title or the modalities are invalid.
+        UsageError: the own AE title is invalid.
     """
 
-    def __init__(self, peer: Peer, config: FetchConfig) -> None:
+    def __init__(self, peer: Peer, config: FetchConfig, modalities: tuple[str, ...]) -> None:
         _config.LOG_HANDLER_LEVEL = "none"  # it logs whole messages with patient data
-        self._peer, self._config = peer, config
-        self._modalities = tuple(m.strip().upper() for m in config.modality.split(",") if m.strip())
-        if not self._modalities:
-            raise UsageError(f"--modality: found {config.modality!r}, wanted some, as in CR,DX")
+        self._peer, self._config, self._modalities = peer, config, modalities
         check_aet(config.aet, "--aet")
         # One association per purpose is kept, because making one costs more than most responses.
         self._open: dict[str, tuple[Connection, Any]] = {}

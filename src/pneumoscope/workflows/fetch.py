@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from importlib import util
@@ -16,11 +18,14 @@ from pneumoscope.storage import alone_in
 
 if TYPE_CHECKING:
     from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, Found
-    from pneumoscope.delivery.pacs import FetchedFolder
+    from pneumoscope.delivery.pacs import FetchedFolder, Pacs
 
 _LOGGER = logging.getLogger(__name__)
 _WILDCARDS = frozenset("*?\\")
 """Of C-FIND (PS3.4 C.2.2.2): wild cards, and what separates the values of a list."""
+
+_MODALITY = re.compile(r"[A-Z0-9_]{1,16}")
+_OF_PACS = ("aet", "move_port", "move_host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,15 @@ class FetchRequest:
     token_file: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Series of which modalities, and of which days, first and last, or of which ids."""
+
+    modalities: tuple[str, ...]
+    days: tuple[date, date] | None
+    ids: list[str]
+
+
 def run_fetch(
     request: FetchRequest, config: FetchConfig, progress: Progress = SILENT
 ) -> tuple[dict[str, Any], str, int]:
@@ -61,28 +75,71 @@ def run_fetch(
     if any(util.find_spec(name) is None for name in ("pynetdicom", "pydicom")):
         raise ExtraMissingError("fetch", "dicom")
     check_ranges(config)
+    _check_options(request, config)
+    ids = _ids(request.ids) if request.ids else []
+    wanted = _Wanted(_modalities(config.modality), _days(request), ids)
+    with closing(_source(request, config, wanted)) as source, alone_in(request.out):
+        return _fetched(request, config, wanted, source, progress)
+
+
+def _check_options(request: FetchRequest, config: FetchConfig) -> None:
+    """Check that the options belong together.
+
+    Raises:
+        UsageError: some exclude each other, or would be ignored.
+    """
     if bool(request.pacs) == bool(request.dicomweb):
         raise UsageError("fetch: wanted one of --pacs AET@HOST:PORT and --dicomweb URL")
     if bool(request.first) == bool(request.ids):
         raise UsageError("fetch: wanted one of --from DATE (and --to DATE) and --ids FILE")
+    if request.last and request.ids:
+        raise UsageError("--to: belongs to --from; --ids lists what is fetched. Leave it out.")
     if request.dicomweb and request.ids:
         raise UsageError("--ids: is for --pacs; by DICOMweb give --from and --to")
+    if request.pacs and request.token_file:
+        raise UsageError("--token-file: is for --dicomweb; a PACS takes no token. Leave it out.")
+    default = FetchConfig()
+    for name in _OF_PACS:
+        if request.dicomweb and getattr(config, name) != getattr(default, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option}: is for --pacs; DICOMweb does not use it. Leave it out.")
     if config.mapping and not config.pseudonyms:
         raise UsageError("--mapping: belongs to --pseudonyms. Give both, or neither.")
-    days = _days(request)
-    ids = _ids(request.ids) if request.ids else []
-    with alone_in(request.out):
-        return _fetched(request, config, days, ids, progress)
+
+
+def _modalities(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(m.strip().upper() for m in text.split(",") if m.strip()))
+    if not found or not all(map(_MODALITY.fullmatch, found)):
+        raise UsageError(f"--modality: found {text!r}, wanted some, as in CR,DX")
+    return found
+
+
+def _source(request: FetchRequest, config: FetchConfig, wanted: _Wanted) -> Pacs | DicomWeb:
+    """The server that images come from, with its options checked and nothing sent to it yet."""
+    if request.pacs:
+        from pneumoscope.delivery.dicom_node.peers import parse_peer
+        from pneumoscope.delivery.pacs import Pacs
+
+        return Pacs(parse_peer(request.pacs, "--pacs"), config, wanted.modalities)
+    from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb
+
+    settings = NodeConfig(
+        dicomweb=request.dicomweb,
+        dicomweb_token_file=request.token_file,
+        acse_timeout=config.acse_timeout,
+        dimse_timeout=config.dimse_timeout,
+    )
+    return DicomWeb(settings, "--token-file")
 
 
 def _fetched(
     request: FetchRequest,
     config: FetchConfig,
-    days: tuple[date, date] | None,
-    ids: list[str],
+    wanted: _Wanted,
+    source: Pacs | DicomWeb,
     progress: Progress,
 ) -> tuple[dict[str, Any], str, int]:
-    from pneumoscope.delivery.pacs import FetchedFolder
+    from pneumoscope.delivery.pacs import FetchedFolder, Pacs
     from pneumoscope.delivery.pseudonyms import key_file
 
     folder = FetchedFolder(
@@ -93,10 +150,10 @@ def _fetched(
         mapping=Path(config.mapping) if config.mapping else None,
     )
     try:
-        if request.pacs:
-            missing, not_found = _from_pacs(request, config, days or ids, folder, progress)
+        if isinstance(source, Pacs):
+            missing, not_found = _from_pacs(source, wanted, folder, progress)
         else:
-            missing, not_found = _from_web(request, config, days, folder, progress), []
+            missing, not_found = _from_web(source, wanted, folder, config.max_bytes, progress), []
     finally:
         table = folder.write_table()
     document: dict[str, Any] = {
@@ -146,27 +203,16 @@ def _date(text: str, option: str) -> date:
 
 
 def _from_pacs(
-    request: FetchRequest,
-    config: FetchConfig,
-    wanted: tuple[date, date] | list[str],
-    folder: FetchedFolder,
-    progress: Progress,
+    pacs: Pacs, wanted: _Wanted, folder: FetchedFolder, progress: Progress
 ) -> tuple[int, list[str]]:
-    from pneumoscope.delivery.dicom_node.peers import parse_peer
-    from pneumoscope.delivery.pacs import Pacs
-
-    pacs = Pacs(parse_peer(request.pacs, "--pacs"), config)
     missing = 0
-    try:
-        found = pacs.by_ids(wanted) if isinstance(wanted, list) else pacs.by_days(*wanted)
-        studies = list(dict.fromkeys(found))
-        with progress.task("fetching", len(studies), "studies") as task:
-            for study in studies:
-                for series in pacs.series(study):
-                    missing += pacs.fetch(series, folder)
-                task.advance()
-    finally:
-        pacs.close()
+    found = pacs.by_days(*wanted.days) if wanted.days else pacs.by_ids(wanted.ids)
+    studies = list(dict.fromkeys(found))
+    with progress.task("fetching", len(studies), "studies") as task:
+        for study in studies:
+            for series in pacs.series(study):
+                missing += pacs.fetch(series, folder)
+            task.advance()
     if pacs.refusals and not folder.new:
         raise pacs.refusals[0]
     return missing + pacs.unusable, pacs.not_found
@@ -198,56 +244,33 @@ def _ids(path: Path) -> list[str]:
 
 
 def _from_web(
-    request: FetchRequest,
-    config: FetchConfig,
-    days: tuple[date, date] | None,
-    folder: FetchedFolder,
-    progress: Progress,
+    web: DicomWeb, wanted: _Wanted, folder: FetchedFolder, max_bytes: int, progress: Progress
 ) -> int:
-    from pneumoscope.delivery.dicom_node.dicomweb import DicomWeb, NotAvailableError
     from pneumoscope.delivery.dicom_node.http_client import ServerError
 
-    web = DicomWeb(
-        NodeConfig(
-            dicomweb=request.dicomweb,
-            dicomweb_token_file=request.token_file,
-            dimse_timeout=config.dimse_timeout,
-        )
-    )
-    dates = f"{days[0]:%Y%m%d}-{days[1]:%Y%m%d}" if days else ""
+    dates = "-".join(f"{day:%Y%m%d}" for day in wanted.days or ())
     missing = 0
     try:
-        for modality in filter(None, (m.strip().upper() for m in config.modality.split(","))):
-            seen: set[str] = set()
-            offset = 0
-            while True:
-                page, unusable = web.search(modality, dates, offset)
+        for modality in wanted.modalities:
+            for images, unusable in web.search(modality, dates):
                 if unusable:
                     _LOGGER.warning("%d rows of the search state no usable UIDs", unusable)
                     missing += unusable
-                found = [image for image in page if image.sop not in seen]
-                # A server may return shorter pages than requested, or everything each time.
-                if not found:
-                    break
-                seen.update(image.sop for image in found)
-                offset += len(page) + unusable
-                with progress.task(f"fetching {modality}", len(found), "images") as task:
-                    for image in found:
+                with progress.task(f"fetching {modality}", len(images), "images") as task:
+                    for image in images:
                         if not folder.has(image.sop):
-                            _retrieve(web, image, folder, config)
+                            _retrieve(web, image, folder, max_bytes)
                             missing += not folder.has(image.sop)
                         task.advance()
-    except (ServerError, NotAvailableError) as error:
+    except ServerError as error:
         raise NetworkError(
-            f"--dicomweb {request.dicomweb}: {error}. Fetched images are kept; run the same "
+            f"--dicomweb {web.url}: {error}. Fetched images are kept; run the same "
             "command again to continue."
         ) from error
-    finally:
-        web.close()
     return missing
 
 
-def _retrieve(web: DicomWeb, image: Found, folder: FetchedFolder, config: FetchConfig) -> None:
+def _retrieve(web: DicomWeb, image: Found, folder: FetchedFolder, max_bytes: int) -> None:
     """Fetch one image into the folder, if the server gives it.
 
     Raises:
@@ -259,7 +282,7 @@ def _retrieve(web: DicomWeb, image: Found, folder: FetchedFolder, config: FetchC
 
     folder.check_room()
     try:
-        folder.add(web.retrieve(image, config.max_bytes))
+        folder.add(web.retrieve(image, max_bytes))
     except NotAvailableError as error:
         _LOGGER.warning("an image is not available: %s", error)
     except ServerError as error:

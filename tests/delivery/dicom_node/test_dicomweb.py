@@ -49,7 +49,7 @@ def running(spool: Path, server: DicomWebServer, **settings: Any) -> Iterator[No
 
 def search(server: DicomWebServer, **settings: Any) -> list[Found]:
     with closing(DicomWeb(NodeConfig(dicomweb=server.url, **settings))) as client:
-        return client.search("DX", "", 0)[0]
+        return [image for page, _ in client.search("DX", "") for image in page]
 
 
 def events(spool: Path, name: str) -> list[dict[str, Any]]:
@@ -273,7 +273,7 @@ def test_a_uid_that_is_none_gets_into_no_address(uid: Any, monkeypatch: pytest.M
             ),
         )
         with closing(DicomWeb(NodeConfig(dicomweb=server.url))) as client:
-            assert client.search("DX", "", 0) == ([], 1)
+            assert list(client.search("DX", "")) == [([], 1)]
 
 
 @pytest.mark.parametrize(

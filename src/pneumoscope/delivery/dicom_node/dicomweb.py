@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from email.message import Message
 from typing import Any, Literal
 
@@ -66,15 +67,16 @@ class DicomWeb:
 
     Args:
         config: its address, time-outs, TLS.
+        token_option: the option with the file of the token, for messages.
 
     Raises:
         UsageError: the address is not an HTTP URL or holds a password; the token can't be read.
     """
 
-    def __init__(self, config: NodeConfig) -> None:
-        token_file = config.dicomweb_token_file
-        self._service = HttpService(config.dicomweb, token_file, _OPTIONS, config)
-        self.name = self._service.name
+    def __init__(self, config: NodeConfig, token_option: str = _OPTIONS.token_file) -> None:
+        options = replace(_OPTIONS, token_file=token_option)
+        self._service = HttpService(config.dicomweb, config.dicomweb_token_file, options, config)
+        self.url, self.name = config.dicomweb, self._service.name
 
     def stop(self) -> None:
         """End the requests under way, from another thread."""
@@ -84,26 +86,46 @@ class DicomWeb:
         """Close its connections."""
         self._service.close()
 
-    def search(self, modality: str, dates: str, offset: int) -> tuple[list[Found], int]:
-        """Search for images of a modality, about `PAGE` of them from `offset` on (PS3.18 10.6).
+    def search(self, modality: str, dates: str) -> Iterator[tuple[list[Found], int]]:
+        """Search for images of a modality, about `PAGE` of them in each request (PS3.18 10.6).
+
+        A server may send shorter pages than requested, or everything each time.
 
         Args:
             modality: CR or DX.
             dates: of the study, `YYYYMMDD-YYYYMMDD`; "" for any.
-            offset: number of images to skip.
 
-        Returns:
-            The images, and the number of further rows that do not state their UIDs.
+        Yields:
+            Of each page the images that were in none before, and the number of rows that do not
+            state their UIDs.
 
         Raises:
-            ServerError: the response is not a list.
+            ServerError: the search failed, or the response is too large or not a list.
         """
+        seen: set[Found] = set()
+        offset, before = 0, None
+        while (rows := self._page(modality, dates, offset)) and rows != before:
+            found = [image for row in rows if (image := _found(row)) is not None]
+            new = [image for image in dict.fromkeys(found) if image not in seen]
+            if found and not new:
+                return
+            yield new, len(rows) - len(found)
+            seen.update(new)
+            offset, before = offset + len(rows), rows
+
+    def _page(self, modality: str, dates: str, offset: int) -> list[Any]:
+        """The rows of a search from `offset` on."""
         asked = {"Modality": modality, "limit": str(PAGE), "offset": str(offset)}
         asked |= {"StudyDate": dates} if dates else {}
         accept = {"Accept": "application/dicom+json"}
-        status, _, content = self._exchange("GET", "instances", accept, _MOST_FOUND, params=asked)
+        try:
+            status, _, content = self._exchange(
+                "GET", "instances", accept, _MOST_FOUND, params=asked
+            )
+        except NotAvailableError as error:
+            raise ServerError("the response to the search is too large") from error
         if status == _NO_CONTENT or (status == _OK and not content):
-            return [], 0
+            return []
         if status != _OK:
             raise ServerError("search failed", status)
         try:
@@ -112,8 +134,7 @@ class DicomWeb:
             raise ServerError("the response to the search is not JSON", status) from error
         if not isinstance(rows, list):
             raise ServerError("the response to the search is not a list of images", status)
-        found = [image for row in rows if (image := _found(row)) is not None]
-        return found, len(rows) - len(found)
+        return rows
 
     def retrieve(self, image: Found, most: int) -> bytes:
         """Retrieve an image as a Part 10 file, in its stored transfer syntax (PS3.18 10.4).

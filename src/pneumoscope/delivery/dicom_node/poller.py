@@ -70,21 +70,13 @@ class Poller:
             ServerError: a request failed; images that were fetched stay.
             OSError, sqlite3.Error: the spool can't be written.
         """
+        dates = _dates(self._config.dicomweb_days)
         for modality in MODALITIES:
-            seen: set[Found] = set()
-            offset = 0
-            while not stop.is_set():
-                page, unusable = self._page(modality, offset)
-                self._note_unusable(f"{modality} {offset}", unusable)
-                new = [image for image in page if image not in seen]
-                self._fetch_all(new, stop)
+            for number, (images, unusable) in enumerate(self._server.search(modality, dates)):
+                self._note_unusable(f"{modality} {number}", unusable)
+                self._fetch_all(images, stop)
                 if stop.is_set():
                     return
-                # A server may return shorter pages than requested, or everything each time.
-                if not new:
-                    break
-                seen.update(new)
-                offset += len(page) + unusable
 
     def _fetch_all(self, images: list[Found], stop: Event) -> None:
         """Fetch the images of one page; several failures in a row may be the server's fault.
@@ -110,12 +102,6 @@ class Poller:
         if count != self._unusable.get(page, 0):
             self._audit.note("rows without UIDs", server=self._server.name, rows=count)
         self._unusable[page] = count
-
-    def _page(self, modality: str, offset: int) -> tuple[list[Found], int]:
-        try:
-            return self._server.search(modality, _dates(self._config.dicomweb_days), offset)
-        except NotAvailableError as error:
-            raise ServerError("the response to the search is too large") from error
 
     def _fetch(self, image: Found) -> bool:
         """Fetch one image into the spool; returns whether the server works.

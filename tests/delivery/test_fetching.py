@@ -163,6 +163,21 @@ def test_ids_that_the_pacs_does_not_have_are_named(
     assert "of 2 of --ids: 1.2.840.999.1, NOSUCH" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("fault", ["", "any AccessionNumber"])
+def test_accession_numbers_with_dots_and_studies_with_other_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    numbers = ("2026.0901.01", "1.2.3", "1.02.3")
+    made = [xray_bytes(k, AccessionNumber=text, Modality="DX") for k, text in enumerate(numbers)]
+    wanted = tmp_path / "ids.txt"
+    wanted.write_text(f"{numbers[0]}\n{numbers[2]}\n2026.0901\n")
+    with broken_pacs(made, fault) as port:
+        asked = ("--pacs", f"QR@127.0.0.1:{port}", "--ids", wanted, "--modality", "DX")
+        told = fetched(capsys, tmp_path / "got", *asked, code=3)
+    assert (told["new"], told["not_found"]) == (2, ["2026.0901"])
+    assert [row["accession"] for row in rows_of(tmp_path / "got")] == [numbers[0], numbers[2]]
+
+
 @pytest.mark.parametrize("wild", ["A*", "A?1", "A1\\\\A2"])
 def test_ids_with_wildcards_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], wild: str
@@ -491,11 +506,12 @@ def broken_pacs(contents: list[bytes], fault: str) -> Iterator[int]:
             yield 0xA900, None
             return
         level = levels[asked.QueryRetrieveLevel]
+        key = "AccessionNumber" if asked.get("AccessionNumber") else level
         for dataset in datasets:
-            if str(dataset[level].value) != str(asked[level].value):
+            if str(dataset[key].value) != str(asked[key].value) and fault != f"any {key}":
                 continue
             row = Dataset()
-            for word in (*levels.values(), "SOPInstanceUID", "Modality"):
+            for word in (*levels.values(), "SOPInstanceUID", "Modality", "AccessionNumber"):
                 if word in asked:
                     setattr(row, word, getattr(dataset, word))
             if fault == "no search for images" and level == "SeriesInstanceUID":

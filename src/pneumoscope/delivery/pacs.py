@@ -77,6 +77,7 @@ _PENDING = (0xFF00, 0xFF01)
 _WARNING = 0xB000
 _OUT_OF_RESOURCES = 0xA700
 _CANNOT_UNDERSTAND = 0xC000
+_MOST_ACCESSION = 16
 _GOES_ON = "what was fetched is kept, and the same command goes on."
 
 
@@ -281,11 +282,10 @@ class Pacs:
             NetworkError: the PACS can't be reached or refuses the request.
         """
         for back in range((last - first).days + 1):
-            day = first + timedelta(days=back)
-            yield from self._studies(StudyDate=f"{day:%Y%m%d}")
+            yield from self._studies(StudyDate=f"{first + timedelta(days=back):%Y%m%d}")
 
     def by_ids(self, ids: Iterable[str]) -> Iterator[str]:
-        """Study UIDs of accession numbers; a text with the form of a UID is one itself.
+        """Study UIDs of accession numbers; a UID that is too long for one (SH) is one itself.
 
         Those without a study, or without a series of the wanted modalities, are added to
         `not_found`.
@@ -294,7 +294,7 @@ class Pacs:
             NetworkError: as `by_days` does.
         """
         for text in ids:
-            uid = "." in text and text.replace(".", "").isdigit()
+            uid = len(text) > _MOST_ACCESSION and UID(text).is_valid
             studies = [text] if uid else list(self._studies(AccessionNumber=text))
             self._searched |= {study: self._search(study) for study in studies}
             found = [study for study in studies if self._searched[study]]
@@ -317,8 +317,7 @@ class Pacs:
         for row in self._find("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""):
             if str(row.get("Modality", "")) not in self._modalities:
                 continue
-            uid = self._counted_uid(row, "SeriesInstanceUID")
-            if not uid:
+            if not (uid := self._counted_uid(row, "SeriesInstanceUID")):
                 continue
             keys = {"StudyInstanceUID": study, "SeriesInstanceUID": uid, "SOPInstanceUID": ""}
             rows = self._find("IMAGE", **keys)
@@ -342,17 +341,21 @@ class Pacs:
         keys = Dataset()
         keys.QueryRetrieveLevel = "SERIES"
         keys.StudyInstanceUID, keys.SeriesInstanceUID = wanted.study, wanted.series
-        refusal = self._move(keys, into) if self._config.move_port else self._get(keys, into)
-        if refusal is not None:
+        transfer = self._move if self._config.move_port else self._get
+        if (refusal := transfer(keys, into)) is not None:
             _LOGGER.warning("a series was not transferred: %s", refusal)
             self.refusals.append(refusal)
         return wanted.missing_in(into)
 
     def _studies(self, **keys: str) -> Iterator[str]:
         asked = {"StudyInstanceUID": "", "StudyDate": "", "ModalitiesInStudy": "", **keys}
+        accession = keys.get("AccessionNumber")
         for row in self._find("STUDY", **asked):
-            there = row.get("ModalitiesInStudy") or ()
-            listed = {there} if isinstance(there, str) else set(there)
+            if accession and str(row.get("AccessionNumber", "")).strip() != accession:
+                _LOGGER.warning("a study with another accession number than %s is left", accession)
+                continue
+            stated = row.get("ModalitiesInStudy") or ()
+            listed = {stated} if isinstance(stated, str) else set(stated)
             uid = self._counted_uid(row, "StudyInstanceUID")
             if uid and (not listed or listed & set(self._modalities)):
                 yield uid

@@ -650,17 +650,43 @@ def test_two_at_once_do_not_share_a_folder(
     assert server.asked == []
 
 
-def test_a_mapping_that_was_cut_short_goes_on_with_a_line_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("patient", ["P-1", ""])
+@pytest.mark.parametrize("cut", [1, 2, 9, 17, 18, 30])
+def test_a_mapping_that_was_cut_short_goes_on_with_a_line_of_its_own(
+    tmp_path: Path, patient: str, cut: int
+) -> None:
     table = tmp_path / "mapping.csv"
-    facts = [dict.fromkeys(MAPPING_COLUMNS, str(k)) | {"image": f"1.{k}"} for k in range(3)]
+    made = pseudonyms.Pseudonyms(b"key")
+    facts = [
+        dict.fromkeys(MAPPING_COLUMNS, str(k)) | {"image": f"1.{k}", "patient": patient}
+        for k in range(3)
+    ]
     mapping = Mapping(table, tmp_path / "got")
     for row in facts[:2]:
-        mapping.add(row, row)
+        mapping.add(row, made.facts(row))
     whole = table.read_text(encoding="utf-8")
-    table.write_text(whole[:-9], encoding="utf-8")
-    again = Mapping(table, tmp_path / "got")
-    for row in facts:
-        again.add(row, row)
+    table.write_text(whole[:-cut], encoding="utf-8")
+    for order in (facts[2:], facts):  # the row that was cut is added late
+        again = Mapping(table, tmp_path / "got")
+        for row in order:
+            again.add(row, made.facts(row))
     with table.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["image"] for row in rows if None not in row.values()] == ["1.0", "1.1", "1.2"]
+    last = made.of("patient", patient)
+    found = [row["image"] for row in rows if row["patient_pseudonym"] == last]
+    assert sorted(found) == ["1.0", "1.1", "1.2"]
+
+
+def test_a_key_that_could_not_be_written_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: int) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fails)
+        with pytest.raises(OSError, match="disk full"):
+            under_pseudonyms(tmp_path / "got", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["got"]
+    under_pseudonyms(tmp_path / "got", films()[:1])
+    assert (tmp_path / "got.key").stat().st_mode & 0o777 == 0o600

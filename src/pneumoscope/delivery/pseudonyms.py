@@ -29,7 +29,7 @@ from pneumoscope.images.budget import decoding
 from pneumoscope.images.dicom.file import parse_dicom
 from pneumoscope.images.dicom.header import DATES, coded_view, dicom_info, fixed_terms
 from pneumoscope.images.dicom.patient import age_string, patient_age
-from pneumoscope.storage import LineFile, safe_cell, write_json
+from pneumoscope.storage import LineFile, safe_cell, temporary_beside, write_json
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -259,12 +259,17 @@ def pseudonyms_of(folder: Path, wanted: bool, *, used: bool) -> Pseudonyms | Non
 
 
 def _make_key(path: Path) -> None:
-    """Write a new key that its owner alone can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        stream.write(secrets.token_hex(_KEY_BYTES) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Write a new key that its owner alone can read, whole or not at all."""
+    temporary = temporary_beside(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(_KEY_BYTES) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read_key(path: Path) -> bytes:
@@ -313,8 +318,7 @@ class Mapping:
                         f"--mapping {path}: found a table with other columns, expected "
                         f"{', '.join(MAPPING_COLUMNS)}. Give another file."
                     )
-                # A row that an interruption cut short lacks its last cells.
-                self._known = {row["image"] for row in reader if None not in row.values()}
+                self._known = {row["image"] for row in reader if _is_whole(row)}
         else:
             self._append([*MAPPING_COLUMNS])
 
@@ -332,3 +336,9 @@ class Mapping:
         csv.writer(text, lineterminator="\n").writerow(cells)
         with LineFile(self._path, 0o600) as file:
             file.append(text.getvalue().encode(), sync=True)
+
+
+def _is_whole(row: dict[str, str | None]) -> bool:
+    """Whether no interruption cut the row short: the last cell is there, with all its digits."""
+    last = row[MAPPING_COLUMNS[-1]]
+    return last is not None and len(last) == (_TEXT_DIGITS if row["patient"] else 0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom import dcmread
 
-from pneumoscope.images.dicom.patient import age_band, image_attributes
+from pneumoscope.images.dicom.patient import age_band, image_attributes, patient_age
 from pneumoscope.images.phantom import draw
 from pneumoscope.images.phantom.folder import encode_dicom
 
@@ -47,6 +48,7 @@ def test_attributes_of_a_dicom_file(dicom_file: Path) -> None:
 
 def test_attributes_that_are_not_stated_are_missing(dicom_file: Path) -> None:
     changed(dicom_file, PatientAge="", PatientSex="", ViewPosition="", Manufacturer="")
+    changed(dicom_file, ViewCodeSequence=[])
     assert image_attributes(dicom_file) == {}
 
 
@@ -61,10 +63,30 @@ def test_attributes_that_are_not_stated_are_missing(dicom_file: Path) -> None:
         ("101Y", "65 or older"),
         ("4", ""),
         ("", ""),
+        ("18 M", "1 to 4"),  # as the check of ages reads it
+        ("999Y", ""),
     ],
 )
-def test_age_bands(age: str, band: str) -> None:
-    assert age_band(age) == band
+def test_age_bands(dicom_file: Path, age: str, band: str) -> None:
+    found = patient_age(age, "", "")[0]
+    assert (age_band(found) if found else "") == band
+    with pydicom.config.disable_value_validation():
+        changed(dicom_file, PatientAge=age)
+    assert image_attributes(dicom_file).get("age_band", "") == band
+
+
+def test_age_and_view_are_those_of_the_reader(dicom_file: Path) -> None:
+    """Without PatientAge and ViewPosition: by the dates, and by the coded view."""
+    changed(dicom_file, PatientAge="", PatientBirthDate="20200101", ViewPosition="")
+    changed(dicom_file, StudyDate="", AcquisitionDate="20240229")
+    found = image_attributes(dicom_file)
+    assert (found["age_band"], found["view"]) == ("1 to 4", "AP")
+    view = dcmread(dicom_file).ViewCodeSequence
+    view[0].CodeValue, view[0].CodeMeaning = "399173006", "of any wording"
+    changed(dicom_file, ViewCodeSequence=view)
+    assert image_attributes(dicom_file)["view"] == "LEFT LATERAL"
+    changed(dicom_file, ViewPosition="PA")
+    assert image_attributes(dicom_file)["view"] == "PA"
 
 
 def test_other_files_have_no_attributes(tmp_path: Path, dicom_file: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.images.read import dicom_texts
+from pneumoscope.images.dicom.patient import dicom_texts
 from pneumoscope.records import ImageRecord, Split
 
 _SPLITS: dict[str, Split] = {

@@ -22,7 +22,7 @@ from typing import IO, Literal
 from pneumoscope.config import AdoptConfig
 from pneumoscope.data.patients import parse_split, split_words
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.images.read import dicom_texts
+from pneumoscope.images.dicom.patient import dicom_texts
 from pneumoscope.reading import open_regular
 from pneumoscope.records import Split
 

@@ -17,7 +17,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, cast
@@ -408,24 +408,16 @@ def _decode(content: bytes, kind: Format, name: str, limits: LimitsConfig) -> De
     return decode_raster(content, kind, name, limits)
 
 
-def dicom_texts(path: Path, keywords: Collection[str]) -> dict[str, str]:
-    """The values of elements in a DICOM header, as `dicom.file.header_texts` reads them.
+def dicom_head(path: Path) -> bytes:
+    """The first `HEADER_BYTES` of a DICOM file with a preamble (PS3.10 section 7.1).
 
-    Only the beginning of the file is read, and no pixel is decoded.
-
-    Returns:
-        Text by keyword; empty for other and for unreadable files, which `read_image` reports.
+    Empty for other and for unreadable files, which `read_image` reports.
     """
     try:
         head = read_file(str(path), _DEFAULT_LIMITS, HEADER_BYTES)
-        if head[128:132] != b"DICM":
-            return {}
-        # pydicom takes 0.2 s to import, and most data sets have no DICOM.
-        from pneumoscope.images.dicom.file import header_texts
-
-        return header_texts(head, str(path), keywords)
     except ImageRefusedError:
-        return {}
+        return b""
+    return head if head[128:132] == b"DICM" else b""
 
 
 def read_file(name: str, limits: LimitsConfig, most: int | None = None) -> bytes:

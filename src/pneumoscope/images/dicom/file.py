@@ -161,6 +161,16 @@ def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
 def header_texts(head: bytes, source: str, keywords: Collection[str]) -> dict[str, str]:
     """The values of elements of the first groups as text, `""` where there is none.
 
+    Arguments and errors are those of `header_elements`.
+    """
+    header = header_elements(head, source, keywords)
+    with decoding(source, "the DICOM header"):
+        return {word: str(header.get(word) or "").strip(" \0") for word in keywords}
+
+
+def header_elements(head: bytes, source: str, keywords: Collection[str]) -> Dataset:
+    """Elements of the first groups; their values are converted by pydicom when they are read.
+
     Args:
         head: the first `HEADER_BYTES` of a file, or all of it; of a deflated data set, so many
             bytes are inflated.
@@ -182,8 +192,7 @@ def header_texts(head: bytes, source: str, keywords: Collection[str]) -> dict[st
 
     with decoding(source, "the DICOM header"):
         _, syntax, stream = _opened(head[:HEADER_BYTES], source, HEADER_BYTES, whole=False)
-        header = read_elements(stream, syntax, stop, tags)
-        return {word: str(header.get(word) or "").strip(" \0") for word in keywords}
+        return read_elements(stream, syntax, stop, tags)
 
 
 def read_elements(

@@ -4,8 +4,9 @@ PatientAge is a number of days, weeks, months or years (AS, PS3.5 6.2). If it is
 follows from birth date and study date. An age is an interval, since `003Y` is any age from 3 to
 just below 4 years.
 
-`image_attributes` reads age band, sex, view and manufacturer. Nothing that identifies a patient is
-kept, and no pixel is decoded. Unreadable headers give no attributes instead of an error.
+`image_attributes` reads age band, sex, view and manufacturer, as the reader of images does. Nothing
+that identifies a patient is kept, and no pixel is decoded. Unreadable headers give no attributes
+instead of an error.
 
 `AgeGate` checks the patient's age against the age range of a model.
 """
@@ -13,12 +14,15 @@ kept, and no pixel is decoded. Unreadable headers give no attributes instead of 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from pneumoscope.errors import ImageRefusedError, Reason, UsageError
-from pneumoscope.images.read import GreyImage, dicom_texts
+from pneumoscope.images.budget import decoding
+from pneumoscope.images.grey import DicomInfo
+from pneumoscope.images.read import GreyImage, dicom_head
 
 _DAYS_PER_YEAR = 365.25
 
@@ -38,8 +42,9 @@ AGE_BANDS = ((1, "under 1"), (5, "1 to 4"), (18, "5 to 17"), (40, "18 to 39"), (
 """Upper limit of each band in years (exclusive), and its name; above is `65 or older`."""
 
 _OLDEST_BAND = "65 or older"
-_AGE_STRING = re.compile(r"(\d{3})([DWMY])")  # AS, DICOM PS3.5 section 6.2
-_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
+_VIEWS = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP"}
+"""ViewPosition (PS3.3 C.8.1.1.1.2) for the meanings of coded views (PS3.16 CID 4010)."""
+
 _SEXES = {"F": "female", "M": "male", "O": "other"}  # PatientSex, PS3.3 C.7.1.1
 _MAX_TEXT = 64
 MOST_AGE = 120
@@ -130,31 +135,65 @@ def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def dicom_texts(path: Path, keywords: Collection[str]) -> dict[str, str]:
+    """The values of elements in a DICOM header, as `file.header_texts` reads them.
+
+    Only the beginning of the file is read, and no pixel is decoded.
+
+    Returns:
+        Text by keyword; empty for other and for unreadable files, which `read_image` reports.
+    """
+    head = dicom_head(path)
+    if not head:
+        return {}
+    # pydicom takes 0.2 s to import, and most data sets have no DICOM.
+    from pneumoscope.images.dicom.file import header_texts
+
+    try:
+        return header_texts(head, str(path), keywords)
+    except ImageRefusedError:
+        return {}
+
+
 def image_attributes(path: Path) -> dict[str, str]:
     """`age_band`, `sex`, `view` and `manufacturer` of a DICOM file, as far as it states them.
 
     Returns:
         Values by name; empty for files other than DICOM with a preamble (PS3.10 section 7.1).
     """
-    tags = ("PatientAge", "PatientSex", "ViewPosition", "Manufacturer")
-    texts = dicom_texts(path, tags)
-    stated = {tag: _text(texts.get(tag)) for tag in tags}
+    info = _info(path)
+    age, _ = patient_age(info.patient_age, info.patient_birth_date, info.study_date)
+    view = _text(info.view_position).upper()
     found = {
-        "age_band": age_band(stated["PatientAge"]),
-        "sex": _SEXES.get(stated["PatientSex"].upper(), ""),
-        "view": stated["ViewPosition"].upper(),
-        "manufacturer": stated["Manufacturer"],
+        "age_band": age_band(age) if age else "",
+        "sex": _SEXES.get(info.patient_sex.upper(), ""),
+        "view": _VIEWS.get(view, view),
+        "manufacturer": _text(info.manufacturer),
     }
     return {name: value for name, value in found.items() if value}
 
 
-def age_band(age: str) -> str:
-    """The band of a DICOM age (`004Y`, `018M`), `""` for an invalid age."""
-    match = _AGE_STRING.fullmatch(age.strip().upper())
-    if not match:
-        return ""
-    years = int(match[1]) / _PER_YEAR[match[2]]
-    return next((name for below, name in AGE_BANDS if years < below), _OLDEST_BAND)
+def _info(path: Path) -> DicomInfo:
+    """The header's elements about patient, equipment and view; empty for unreadable files."""
+    head = dicom_head(path)
+    if not head:
+        return DicomInfo()
+    from pneumoscope.images.dicom.file import header_elements
+    from pneumoscope.images.dicom.header import DATES, dicom_info
+
+    age = ("PatientAge", "PatientBirthDate", *DATES)
+    keywords = (*age, "PatientSex", "ViewPosition", "ViewCodeSequence", "Manufacturer")
+    try:
+        elements = header_elements(head, str(path), keywords)
+        with decoding(str(path), "the DICOM header"):
+            return dicom_info(elements, "")
+    except ImageRefusedError:
+        return DicomInfo()
+
+
+def age_band(age: Age) -> str:
+    """The band of an age, by the youngest that the patient may be."""
+    return next((name for below, name in AGE_BANDS if age.low < below), _OLDEST_BAND)
 
 
 def _text(value: object) -> str:

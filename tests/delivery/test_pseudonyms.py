@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
 from pneumoscope.delivery import pseudonyms
 from pneumoscope.delivery.pacs import FetchedFolder
 from pneumoscope.delivery.pseudonyms import Pseudonyms
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.dicom.patient import AgeGate
+from pneumoscope.images.phantom import draw
+from pneumoscope.images.phantom.folder import encode_dicom
 from pneumoscope.images.read import read_bytes
-from support.dicom_reports import patient_xray, xray_bytes
+from support.dicom_reports import judged_by_dciodvfy, needs, patient_xray, xray_bytes
 from support.image_files import dicom
 from support.known import known
 
@@ -134,3 +139,70 @@ def test_every_encoding_is_kept(syntax: str) -> None:
     assert made.file_meta.TransferSyntaxUID == syntax
     assert made.PixelData == dcmread(BytesIO(content)).PixelData
     assert made.SOPInstanceUID == Pseudonyms(b"k" * 32).of("image", FACTS["image"])
+
+
+@needs("dciodvfy")
+@pytest.mark.parametrize(
+    ("scheme", "region"), [("SCT", "51185008"), ("SCT", "816094009"), ("SRT", "T-D3000")]
+)
+def test_a_file_under_pseudonyms_is_whole_by_the_standard(
+    tmp_path: Path, scheme: str, region: str
+) -> None:
+    phantom = dcmread(BytesIO(encode_dicom(draw(1, "guest", number=1, label=1), serial=1, seed=1)))
+    phantom.AnatomicRegionSequence[0].CodeValue = region
+    phantom.AnatomicRegionSequence[0].CodingSchemeDesignator = scheme
+    phantom.AnatomicRegionSequence[0].CodeMeaning = "SECRET"
+    content = BytesIO()
+    phantom.save_as(content)
+    made = pseudonymous(content.getvalue())
+    assert [line for line in judged_by_dciodvfy(made, tmp_path) if line.startswith("Error")] == []
+    assert b"SECRET" not in made
+    kept = dcmread(BytesIO(made))
+    assert kept.ImageType == phantom.ImageType
+    assert kept.AnatomicRegionSequence[0].CodeMeaning == "Chest"
+
+
+def test_a_region_by_an_unknown_code_is_left_out() -> None:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "SECRET", "99X", "SECRET"
+    made = pseudonymous(xray_bytes(1, AnatomicRegionSequence=[item]))
+    assert b"SECRET" not in made
+    assert len(dcmread(BytesIO(made)).AnatomicRegionSequence) == 0
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("bits", [(12, 11), (10, 12)])
+def test_overlays_in_unused_bits_are_cleared(bits: tuple[int, int], syntax: str) -> None:
+    clean = patient_xray(1, BitsStored=bits[0], HighBit=bits[1])
+    values = np.frombuffer(clean.PixelData, "<u2")
+    low = clean.HighBit - clean.BitsStored + 1
+    values = (values >> low & (1 << clean.BitsStored) - 1) << low
+    order = ">u2" if syntax == ExplicitVRBigEndian else "<u2"
+    clean.PixelData = values.astype(order).tobytes()
+    marked = deepcopy(clean)
+    marked.PixelData = (values | 0x8000).astype(order).tobytes()
+    marked.add_new(0x60000100, "US", 16)
+    marked.add_new(0x60000102, "US", 15)
+    written = pseudonymous(dicom(marked, syntax))
+    made = dcmread(BytesIO(written))
+    assert made.PixelData == clean.PixelData
+    mine, theirs = read_bytes(written, "x"), read_bytes(dicom(clean, syntax), "x")
+    assert np.array_equal(mine.pixels, theirs.pixels)
+
+
+def test_overlays_in_unused_bits_of_compressed_pixels_are_turned_away() -> None:
+    dataset = patient_xray(1)
+    dataset.add_new(0x60000100, "US", 16)
+    dataset.add_new(0x60000102, "US", 15)
+    made = Pseudonyms(b"k" * 32)
+    assert made.file(dicom(dataset, ExplicitVRLittleEndian), FACTS) is not None
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    assert made.file(dicom(dataset, RLELossless), FACTS) is None
+    dataset[0x60000102].value = 0  # one of the stored bits: an overlay that is none
+    assert made.file(dicom(dataset, RLELossless), FACTS) is not None
+
+
+def test_segmented_palettes_are_kept() -> None:
+    content = xray_bytes(1, SegmentedRedPaletteColorLookupTableData=b"\0\0\1\0")
+    made = dcmread(BytesIO(pseudonymous(content)))
+    assert made.SegmentedRedPaletteColorLookupTableData == b"\0\0\1\0"

@@ -6,7 +6,8 @@ compute a pseudonym from a name or number without the key. The key lies beside t
 it, so that the folder can be handed on without it.
 
 A list names the elements that are kept: those that reading and predicting need. All others are
-removed, with private elements, overlays, dates and free texts. PS3.15 annex E describes the
+removed, with private elements, overlays (also those in unused bits of the pixels), dates and free
+texts; elements that a file has to have are then empty. PS3.15 annex E describes the
 purpose; this is not its Basic Profile. Text that is burned into the pixels stays.
 """
 
@@ -21,13 +22,21 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRBigEndian
 
-from pneumoscope.errors import ImageRefusedError, UsageError
+from pneumoscope.errors import ImageRefusedError, Reason, UsageError
 from pneumoscope.images.budget import decoding
-from pneumoscope.images.dicom.file import parse_dicom
-from pneumoscope.images.dicom.header import DATES, coded_view, dicom_info, fixed_terms
+from pneumoscope.images.dicom.file import OVERLAY_TAGS, parse_dicom
+from pneumoscope.images.dicom.header import (
+    DATES,
+    coded_region,
+    coded_view,
+    dicom_info,
+    fixed_terms,
+    overlay_bits,
+)
 from pneumoscope.images.dicom.patient import age_string, patient_age
 from pneumoscope.storage import LineFile, safe_cell, temporary_beside, write_json
 
@@ -55,8 +64,8 @@ _TEXT_DIGITS = 16
 _IDENTIFIERS = ("image", "study", "series", "accession", "patient")
 _UIDS = ("image", "study", "series")
 _KEPT = (
-    "SOPClassUID", "Modality", "PresentationIntentType", "ConversionType", "PatientSex",
-    "BodyPartExamined", "ViewPosition", "PatientOrientation", "Laterality",
+    "SOPClassUID", "ImageType", "Modality", "PresentationIntentType", "ConversionType",
+    "PatientSex", "BodyPartExamined", "ViewPosition", "PatientOrientation", "Laterality",
     "ImageLaterality", "ImagerPixelSpacing", "InstanceNumber",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
     "Rows", "Columns", "PixelSpacing", "PixelAspectRatio", "BitsAllocated", "BitsStored",
@@ -67,6 +76,8 @@ _KEPT = (
     "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
     "PresentationLUTShape", "LossyImageCompression",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData",
 )  # fmt: skip
@@ -78,9 +89,21 @@ _SEQUENCES = {
 
 _READ_ONLY = (
     *("PatientAge", "PatientBirthDate", *DATES),
-    *("ViewCodeSequence", "StudyDescription", "SeriesDescription"),
+    *("ViewCodeSequence", "AnatomicRegionSequence", "StudyDescription", "SeriesDescription"),
 )
 """Read for age, view and body part, which are written in fixed terms."""
+
+_EMPTY = ("SeriesNumber", "Manufacturer")
+"""Elements of type 2 (PS3.3 C.7.3.1, C.7.5.1): empty, but never missing."""
+
+_EMPTY_BY_CLASS = {
+    "1.2.840.10008.5.1.4.1.1.1": ("BodyPartExamined", "ViewPosition"),  # CR: C.8.1.1
+    **dict.fromkeys(
+        ("1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1"),  # DX: C.8.11
+        ("DetectorType", "PositionerType", "AcquisitionContextSequence", "AnatomicRegionSequence"),
+    ),
+}
+"""The same by SOP class, where they are not kept."""
 
 _MOST_INFLATED = 512 << 20
 _METHOD = "pneumoscope fetch --pseudonyms: keyed hash of identifiers"
@@ -143,6 +166,7 @@ class Pseudonyms:
         from pydicom.dataset import Dataset, FileMetaDataset
 
         wanted = [Tag(keyword) for keyword in (*_KEPT, *_SEQUENCES, *_READ_ONLY)]
+        wanted += map(Tag, OVERLAY_TAGS)
         file = parse_dicom(content, "image", _MOST_INFLATED, wanted)
         source = file.dataset
         made = Dataset()
@@ -154,6 +178,12 @@ class Pseudonyms:
             setattr(made, keyword, term)
         if view := coded_view(source):
             made.ViewCodeSequence = [_coded(view)]
+        if region := coded_region(source):
+            made.AnatomicRegionSequence = [_coded(region)]
+        for keyword in (*_EMPTY, *_EMPTY_BY_CLASS.get(made.SOPClassUID, ())):
+            if keyword not in made:
+                setattr(made, keyword, [] if keyword.endswith("Sequence") else None)
+        _clear_overlays(source, made, UID(file.transfer_syntax))
         if age := _age(dicom_info(source, file.transfer_syntax)):
             made.PatientAge = age
         made.SOPInstanceUID, made.StudyInstanceUID = named["image"], named["study"]
@@ -180,6 +210,31 @@ def _copy(source: Dataset, made: Dataset, keywords: tuple[str, ...]) -> None:
     for keyword in keywords:
         if keyword in source:
             made[keyword] = source[keyword]
+
+
+def _clear_overlays(source: Dataset, made: Dataset, syntax: UID) -> None:
+    """Clear bits of the cells beside the stored ones that hold overlays (PS3.5 8.1.2).
+
+    Raises:
+        ImageRefusedError: the pixels are compressed.
+    """
+    mask = overlay_bits(source)
+    if mask:
+        stored = (1 << source.BitsStored) - 1
+        mask &= ~(stored << max(source.HighBit - source.BitsStored + 1, 0))
+    if not mask:
+        return
+    if syntax.is_encapsulated or source.BitsAllocated not in (8, 16):
+        raise ImageRefusedError(
+            "image",
+            Reason.UNSUPPORTED_ENCODING,
+            f"overlays in its cells of {source.BitsAllocated} bits can't be removed; expected 8 or "
+            "16 bits, not compressed",
+        )
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    cells = np.frombuffer(source.PixelData, f"{order}u{source.BitsAllocated // 8}")
+    kept = cells & cells.dtype.type(~mask & (1 << source.BitsAllocated) - 1)
+    made.PixelData = kept.astype(cells.dtype).tobytes()  # numpy computes in native byte order
 
 
 def _item(source: Dataset, keywords: tuple[str, ...]) -> Dataset:

@@ -45,6 +45,11 @@ _FIRST_TABLE = 0x00283000
 
 _TEXT_GROUPS = (0x0008, 0x0010, 0x0020)
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+OVERLAY_TAGS = tuple(
+    group << 16 | element for group in range(0x6000, 0x6020, 2) for element in (0x0100, 0x0102)
+)
+"""Allocated bits and bit position of each overlay (PS3.3 C.9.2)."""
+
 _WANTED_TAGS: tuple[int, ...] = (
     0x00080005, 0x00080016, 0x00080018,  # character set, SOP
     0x00080060, 0x00080068, 0x00080070,  # modality, presentation intent, maker
@@ -60,7 +65,7 @@ _WANTED_TAGS: tuple[int, ...] = (
     0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223,
     0x00283000, 0x00283010, 0x20500020,  # modality, VOI and presentation LUT
     0x00540220,  # view, coded
-    *(group << 16 | element for group in range(0x6000, 0x6020, 2) for element in (0x100, 0x102)),
+    *OVERLAY_TAGS,
     0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010,  # pixel data
 )  # fmt: skip
 

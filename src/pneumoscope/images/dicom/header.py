@@ -437,21 +437,32 @@ def _view_meaning(dataset: Dataset) -> str:
 
 def coded_view(dataset: Dataset) -> Code | None:
     """The coded view (PS3.3 C.8.11.5) as PS3.16 CID 4010 lists it; `None` if it is not there."""
-    views = dataset.get("ViewCodeSequence")
-    if not isinstance(views, Sequence) or not views:
+    return _known_code(dataset, "ViewCodeSequence", "cid4010")
+
+
+def coded_region(dataset: Dataset) -> Code | None:
+    """The coded anatomic region (PS3.3 10.5) as PS3.16 CID 4009 lists or listed it, likewise."""
+    return _known_code(dataset, "AnatomicRegionSequence", "cid4009")
+
+
+def _known_code(dataset: Dataset, keyword: str, context: str) -> Code | None:
+    items = dataset.get(keyword)
+    if not isinstance(items, Sequence) or not items:
         return None
     from pydicom.sr.coding import Code
 
-    item = views[0]
-    stated = Code(_text(item, "CodeValue"), _text(item, "CodingSchemeDesignator"), "")
-    return next((code for code in _known_views() if code == stated), None)
+    stated = Code(_text(items[0], "CodeValue"), _text(items[0], "CodingSchemeDesignator"), "")
+    return next((code for code in _codes(context) if code == stated), None)
 
 
 @cache
-def _known_views() -> tuple[Code, ...]:
+def _codes(context: str) -> tuple[Code, ...]:
     from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
 
-    return tuple(getattr(codes.cid4010, name) for name in codes.cid4010.dir())
+    group = getattr(codes, context)
+    former = [Code("51185008", "SCT", "Chest")] if context == "cid4009" else []  # T-D3000 in SRT
+    return (*(getattr(group, name) for name in group.dir()), *former)
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:

@@ -26,7 +26,6 @@ from pneumoscope.workflows.inspect import EXTRAS
 _LOGGER = logging.getLogger(__name__)
 _PACKAGES = ("pynetdicom", "highdicom")
 _MOST_LISTED = 200
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 def run_serve(model: str, config: ServeConfig, limits: LimitsConfig) -> tuple[dict[str, Any], str]:
@@ -88,9 +87,10 @@ def run_node(
     check_ranges(config, "node")
     _check_installed()
     from pneumoscope.delivery.dicom_node.node import Node
+    from pneumoscope.delivery.dicom_node.peers import is_loopback
     from pneumoscope.delivery.export import told_by_place
 
-    if not config.callers and not config.host.startswith(_LOOPBACK):
+    if not config.callers and not is_loopback(config.host):
         _LOGGER.warning(
             "--host %s without --callers: anyone who reaches the port may send images. Give the AE "
             "titles that may call, and TLS where the network is shared.",

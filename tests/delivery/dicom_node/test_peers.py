@@ -9,6 +9,7 @@ from pneumoscope.delivery.dicom_node.peers import (
     Peer,
     check_aet,
     client_context,
+    is_loopback,
     parse_peer,
     server_context,
 )
@@ -34,6 +35,18 @@ def test_addresses(text: str, peer: Peer) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(UsageError, match="--forward: found"):
         parse_peer(text, "--forward")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *(("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("LocalHost", True)),
+        *(("0.0.0.0", False), ("10.0.0.7", False), ("::", False), ("", False)),  # noqa: S104
+        *(("127.0.0.1.pacs.example", False), ("localhost.pacs.example", False)),
+    ],
+)
+def test_loopback_is_an_address_or_one_name(host: str, loopback: bool) -> None:
+    assert is_loopback(host) == loopback
 
 
 @pytest.mark.parametrize("text", ["", "   ", "A" * 17, "A\\B", "Ä", "A\nB"])

@@ -35,7 +35,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.peers import load_files
+from pneumoscope.delivery.dicom_node.peers import is_loopback, load_files
 from pneumoscope.delivery.dicom_report.source import HEATMAP_TYPE, MANUFACTURER
 from pneumoscope.errors import ImageRefusedError, UsageError
 from pneumoscope.images.budget import CountedStream, decoding
@@ -55,7 +55,6 @@ _MOST_INFLATED = 16 << 20
 """Bytes of a deflated data set in which the UIDs are looked for."""
 
 _LOGGER = logging.getLogger(__name__)
-_LOOPBACK = ("127.", "::1", "localhost")
 _TRY_AGAIN = frozenset({401, 403, 407, 408, 425, 429})
 """Statuses that concern access to the server, not the content that was sent; so does each 5xx."""
 
@@ -303,7 +302,7 @@ class HttpService:
         token = _token(token_file, options)
         headers = {"Accept-Encoding": "identity"}
         headers |= {"Authorization": token} if token else {}
-        if token and address.scheme == "http" and not address.host.startswith(_LOOPBACK):
+        if token and address.scheme == "http" and not is_loopback(address.host):
             _LOGGER.warning(
                 "%s %s: the token and the patients' data can be read on the way. Take https.",
                 options.url,

@@ -7,6 +7,7 @@ would block it. Here a deadline cuts the connection; it is renewed by whole mess
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import threading
@@ -69,6 +70,14 @@ def parse_peer(text: str, where: str) -> Peer:
     if not (at and colon and host and port.isdecimal() and 1 <= int(port) <= 65_535):
         raise UsageError(f"{where}: found {text!r}, wanted AET@HOST:PORT, as in PACS@10.0.0.5:104")
     return Peer(check_aet(title, where), host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, a name or an address without brackets, is this machine alone (RFC 6761)."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def server_context(config: NodeConfig) -> ssl.SSLContext | None:

@@ -134,7 +134,7 @@ def test_findings_list_everything_problems_first(found: Audit) -> None:
         ("warning", "unreadable"),
         ("warning", "shortcut"),
         ("note", "identical_same_patient"),
-        ("note", "splits_alike"),
+        ("note", "splits_unclear"),
         ("note", "labels_not_judged"),
         ("note", "class_balance"),
     }

@@ -65,6 +65,13 @@ def test_ids_that_identify_persons_and_ids_that_do_not() -> None:
     assert codes(Evidence((replace(chance, patients=8),))) == []
 
 
+def test_a_wide_interval_does_not_show_that_ids_identify_nobody() -> None:
+    wide = replace(REAL, same=0.119, low=0.02, high=0.22, p_value=0.02)
+    (found,) = evidence_findings(Evidence((wide,)))
+    assert (found.severity, found.code) == ("note", "patients_unclear")
+    assert "not more similar" not in found.text
+
+
 def test_shared_ids_are_a_leak_or_start_again_or_are_unclear() -> None:
     assert codes(Evidence((REAL, SHARED)))[1] == ("problem", "shared_patients_alike")
     other = replace(SHARED, same=0.0, low=-0.05, high=0.06, p_value=0.5)
@@ -96,11 +103,18 @@ def test_separable_splits_and_their_drivers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("auc", "low", "code"),
-    [(0.7, 0.6, "splits_slightly_apart"), (0.55, 0.48, "splits_alike"), (0.8, 0.4, "splits_alike")],
+    ("auc", "low", "high", "code"),
+    [
+        (0.7, 0.6, 0.8, "splits_slightly_apart"),
+        (0.58, 0.55, 0.61, "splits_slightly_apart"),
+        (0.53, 0.48, 0.58, "splits_alike"),
+        (0.55, 0.52, 0.58, "splits_alike"),
+        (0.78, 0.48, 0.93, "splits_unclear"),
+    ],
 )
-def test_slight_differences_are_notes(auc: float, low: float, code: str) -> None:
-    assert codes(Evidence(split_tests=(replace(TEST, auc=auc, low=low),))) == [("note", code)]
+def test_slight_differences_are_notes(auc: float, low: float, high: float, code: str) -> None:
+    tested = replace(TEST, auc=auc, low=low, high=high)
+    assert codes(Evidence(split_tests=(tested,))) == [("note", code)]
 
 
 def test_a_shift_that_no_property_explains_and_one_of_size() -> None:

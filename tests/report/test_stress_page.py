@@ -149,7 +149,7 @@ def test_a_fall_that_may_be_larger_is_a_warning() -> None:
 
 
 def test_use_of_regions_outside_the_lungs_is_a_problem_unless_they_lie_in_the_chest() -> None:
-    high, chance = Estimate(0.9, 0.85, 0.95), Estimate(0.52, 0.42, 0.62)
+    high, chance = Estimate(0.9, 0.85, 0.95), Estimate(0.52, 0.45, 0.58)
     energy = Estimate(0.6, 0.55, 0.65)
     found = content(shortcuts=shortcuts(high, high, chance, energy, chance))
     problems = texts(found, "problem")
@@ -160,7 +160,11 @@ def test_use_of_regions_outside_the_lungs_is_a_problem_unless_they_lie_in_the_ch
     assert texts(within, "problem") == ""
     warnings = texts(within, "warning")
     assert "shape of the hidden region, which alone reaches an AUC of 0.800" in warnings
-    assert "This information lies within the chest" in warnings
+    assert "Most of this information lies within the chest" in warnings
+    assert "the upper limit of the AUC is 0.580." in warnings
+    few = content(shortcuts=shortcuts(high, Estimate(0.72, 0.45, 0.93), chance, energy, chance))
+    assert "With the lungs painted black, the AUC is still 0.900" in texts(few, "problem")
+    assert "lies within the chest" not in texts(few, "problem")
     clean = content(shortcuts=shortcuts(chance, chance, chance, energy, chance))
     assert "not distinguishable from chance" in texts(clean, "note")
     assert "painted black, the AUC is still" not in texts(clean, "warning")
@@ -176,6 +180,31 @@ def test_an_auc_below_chance_is_not_called_chance() -> None:
     within = content(shortcuts=shortcuts(high, below, chance, energy, chance))
     assert "lies within the chest" not in texts(within, "warning") + texts(within, "problem")
     assert "With the lungs painted black, the AUC is still" in texts(within, "problem")
+
+
+@pytest.mark.parametrize(
+    ("auc", "expected"),
+    [
+        (
+            Estimate(0.51, 0.45, 0.57),
+            "Without their surroundings, the model hardly uses the lungs.",
+        ),
+        (Estimate(0.78, 0.46, 0.95), "The 100 images do not show whether the model uses the lungs"),
+        (Estimate(0.2, 0.1, 0.3), "This does not show whether the model uses the lungs"),
+        (Estimate(0.8, 0.7, 0.9), "the model uses information inside the lungs."),
+    ],
+)
+def test_only_a_low_upper_limit_shows_that_the_lungs_are_not_used(
+    auc: Estimate, expected: str
+) -> None:
+    chance = Estimate(0.5, 0.4, 0.6)
+    battery = shortcuts(chance, chance, chance, Estimate(0.6, 0.55, 0.65), chance)
+    alone = StressRow("", "lungs_only_grey", "lungs", 0.0, False, paired(auc=auc), "shown")
+    kept = tuple(row for row in battery.rows if row.name != "lungs_only")
+    found = content(shortcuts=replace(battery, rows=(*kept, alone)))
+    (finding,) = (f for f in stress_findings(found) if "everything but the lungs" in f.text)
+    assert expected in finding.text
+    assert "does not use the lungs" not in finding.text
 
 
 def test_findings_report_the_fill_with_the_higher_auc() -> None:

@@ -53,6 +53,9 @@ PROPERTY_WORDS = {
 }
 _SURE = 0.01
 _ENOUGH_IDS = 20
+_HARDLY_ALIKE = 0.05
+"""Upper limit of the difference up to which images of one id are not more similar than others."""
+
 _SLIGHT_AUC = 0.6
 _SPLIT_ALONE = 0.6
 """A property with a lower AUC than this explains nothing."""
@@ -323,13 +326,15 @@ def _on_ids(one: PatientSimilarity) -> Iterator[Finding]:
             f"{who} are more similar than those of different patients: {_figures(one)}. "
             f"{_beside_neighbours(one)}",
         )
-    elif one.patients >= _ENOUGH_IDS:
+    elif one.patients >= _ENOUGH_IDS and one.high <= _HARDLY_ALIKE:
         yield Finding(
             "warning",
             "patients_not_alike",
             f"{who} are not more similar than those of different patients: {_figures(one)}. "
             "The ids may not identify persons; then splits by patient do not prevent leaks.",
         )
+    elif one.patients >= _ENOUGH_IDS:
+        yield _unclear("note", "patients_unclear", who, one)
 
 
 def _beside_neighbours(one: PatientSimilarity) -> str:
@@ -358,12 +363,7 @@ def _on_shared(one: PatientSimilarity, control: float | None) -> Finding:
             f"patients inside one split the difference is {control:.2f}. Very likely the ids start "
             "again in each split: give a manifest with ids of their own.",
         )
-    return Finding(
-        "warning",
-        "shared_patients_unclear",
-        f"{who} can't be distinguished from different patients by thumbnails: {_figures(one)}. "
-        "That does not show that they are different persons.",
-    )
+    return _unclear("warning", "shared_patients_unclear", who, one)
 
 
 def _on_numbers(one: PatientSimilarity, control: float | None) -> Finding:
@@ -383,9 +383,13 @@ def _on_numbers(one: PatientSimilarity, control: float | None) -> Finding:
             f"true pairs the difference is {control:.2f}. The numbers start again in each series: "
             "it is right to treat them as different persons.",
         )
+    return _unclear("note", "numbers_unclear", who, one)
+
+
+def _unclear(severity: Severity, code: str, who: str, one: PatientSimilarity) -> Finding:
     return Finding(
-        "note",
-        "numbers_unclear",
+        severity,
+        code,
         f"{who} can't be distinguished from different patients by thumbnails: {_figures(one)}. "
         "That does not show that they are different persons.",
     )
@@ -402,20 +406,28 @@ def _on_splits(found: tuple[SplitTest, ...]) -> Iterator[Finding]:
                 f"{what} can be separated: {figure}. {_cause(test)} Results on one may not hold "
                 "on the other.",
             )
-        elif test.auc >= _SLIGHT_AUC and test.low > 0.5:
+        elif test.low > 0.5 and test.high >= _SLIGHT_AUC:
             yield Finding(
                 "note",
                 "splits_slightly_apart",
                 f"{what} differ somewhat: {figure}. {_cause(test)}",
             )
-    level = [test for test in found if test.auc < _SLIGHT_AUC or test.low <= 0.5]
-    if level:
-        named = "; ".join(f"{t.label} of {t.first} and {t.second} ({t.auc:.2f})" for t in level)
-        yield Finding(
-            "note",
-            "splits_alike",
-            f"A classifier can't determine from which split an image comes (AUC): {named}.",
-        )
+    if alike := [test for test in found if test.high < _SLIGHT_AUC]:
+        text = "A classifier can hardly determine from which split an image comes (AUC, upper "
+        text += f"limits below {_SLIGHT_AUC}): {_areas(alike)}."
+        yield Finding("note", "splits_alike", text)
+    if unclear := [test for test in found if test.low <= 0.5 and test.high >= _SLIGHT_AUC]:
+        text = "These images do not show whether a classifier can determine from which split an "
+        text += f"image comes (AUC, 95 % interval): {_areas(unclear)}."
+        yield Finding("note", "splits_unclear", text)
+
+
+def _areas(tests: Sequence[SplitTest]) -> str:
+    return "; ".join(
+        f"{test.label} of {test.first} and {test.second} "
+        f"({test.auc:.2f}, {test.low:.2f} to {test.high:.2f})"
+        for test in tests
+    )
 
 
 def _cause(test: SplitTest) -> str:

@@ -19,6 +19,9 @@ _MOST_NAMED = 6
 _NEAR = 0.03
 """A baseline whose AUC is at most this much lower than the model's is as good as the model."""
 
+_LITTLE = 0.6
+"""Only an AUC whose upper limit is below this shows that little information is used."""
+
 _PARTS = {
     "lungs_removed": (
         "With the lungs painted {ink}, the AUC is still {auc}: the model uses information outside "
@@ -28,8 +31,7 @@ _PARTS = {
     "lungs_only": (
         "With everything but the lungs painted {ink}, the AUC is {auc}: the model uses information "
         "inside the lungs.",
-        "With everything but the lungs painted {ink}, the AUC is {auc}, {chance}. Without "
-        "their surroundings, the model does not use the lungs.",
+        "With everything but the lungs painted {ink}, the AUC is {auc}, {chance}. {without}",
     ),
     "box_removed": (
         "With a box around both lungs and the heart painted {ink}, the AUC is still {auc}: the "
@@ -162,7 +164,7 @@ class StressContent:
         images: number of images with a result when unchanged.
         patients: number of their patients.
         positives: number of PNEUMONIA images among them.
-        drawn_from: number of images in the split; `images` is a sample if it is smaller.
+        drawn_from: number of images in the split; `sampled` of them were tested.
         refused: images without a result when unchanged, by reason.
         threshold: the model's threshold.
         plain: each metric on the unchanged images.
@@ -203,6 +205,11 @@ class StressContent:
     examples: tuple[Example, ...] = field(default=())
     uncertain: Mapping[str, int] | None = None
     warned: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def sampled(self) -> int:
+        """Number of tested images, with or without a result when unchanged."""
+        return self.images + sum(self.refused.values())
 
     @property
     def worst_first(self) -> tuple[StressRow, ...]:
@@ -339,7 +346,8 @@ def _part_findings(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
         best = _highest_auc(shortcuts, name)
         if best is None:
             continue
-        ink, auc = best
+        ink, tested = best
+        auc, images = tested.changed["auc"], plural(tested.images, "image")
         above = (auc.low or 0.0) > _CHANCE
         severity: Severity = "note"
         if name == "lungs_only":
@@ -347,10 +355,16 @@ def _part_findings(shortcuts: Shortcuts, level: float) -> list[StressFinding]:
         elif above:
             severity = "problem" if (auc.value or 0.0) >= _STRONG else "warning"
         chance = "not distinguishable from chance"
+        without = f"The {images} do not show whether the model uses the lungs alone."
         if _reversed(auc):
             chance = "below chance: the fill reverses the ranking"
-        text = texts[0 if above else 1]
-        text = text.format(auc=in_words(auc, level, 3), ink=ink, chance=chance)
+            without = "This does not show whether the model uses the lungs alone."
+        elif _is_little(auc):
+            chance += f", its upper limit below {number(_LITTLE, 1)}"
+            without = "Without their surroundings, the model hardly uses the lungs."
+        text = texts[0 if above else 1].format(
+            auc=in_words(auc, level, 3), ink=ink, chance=chance, without=without
+        )
         if above and name == "lungs_removed":
             severity, text = _within_the_chest(shortcuts, severity, text)
         found.append(StressFinding(severity, text))
@@ -362,27 +376,32 @@ def _reversed(auc: Estimate) -> bool:
     return auc.high is not None and auc.high < _CHANCE
 
 
-def _highest_auc(shortcuts: Shortcuts, name: str) -> tuple[str, Estimate] | None:
-    """The fill colour of a hidden part with the higher AUC, and that AUC.
+def _is_little(auc: Estimate) -> bool:
+    """Whether an AUC at chance is also known to be low: a wide interval shows no absence."""
+    return auc.high is not None and auc.high < _LITTLE and not _reversed(auc)
+
+
+def _highest_auc(shortcuts: Shortcuts, name: str) -> tuple[str, Paired] | None:
+    """The fill colour of a hidden part with the higher AUC, and its results.
 
     A fill that is unlike any X-ray may suppress the output even if the model uses the remaining
     region.
     """
-    rows = {row.name: row.found.changed["auc"] for row in shortcuts.rows}
+    rows = {row.name: row.found for row in shortcuts.rows}
     inks = {"black": rows.get(name), "grey": rows.get(f"{name}_grey")}
     defined = [
-        (ink, auc)
-        for ink, auc in inks.items()
-        if auc is not None and auc.value is not None and auc.low is not None
+        (ink, found)
+        for ink, found in inks.items()
+        if found is not None and None not in (found.changed["auc"].value, found.changed["auc"].low)
     ]
-    return max(defined, key=lambda each: each[1].value or 0.0) if defined else None
+    return max(defined, key=lambda each: each[1].changed["auc"].value or 0.0, default=None)
 
 
 def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tuple[Severity, str]:
     """Add other explanations of an AUC above chance without the lungs: outline and mediastinum.
 
     The shape of the hidden region is still visible, and so is the region between the lungs. If the
-    AUC is at chance with a box around both hidden, all information used lies within the chest.
+    AUC is low with a box around both hidden, most of the information used lies within the chest.
     """
     outline = shortcuts.baselines.get("outline")
     if outline is not None and outline.auc.low is not None and outline.auc.low > _CHANCE:
@@ -391,10 +410,11 @@ def _within_the_chest(shortcuts: Shortcuts, severity: Severity, text: str) -> tu
             f"AUC of {number(outline.auc.value)}."
         )
     box = _highest_auc(shortcuts, "box_removed")
-    if box is not None and (box[1].low or 0.0) <= _CHANCE and not _reversed(box[1]):
+    hidden = Estimate(None) if box is None else box[1].changed["auc"]
+    if (hidden.low or 0.0) <= _CHANCE and _is_little(hidden):
         text += (
-            " This information lies within the chest: with a box around lungs and heart hidden, "
-            "the AUC is not distinguishable from chance."
+            " Most of this information lies within the chest: with a box around lungs and heart "
+            f"hidden, the upper limit of the AUC is {number(hidden.high)}."
         )
         severity = "warning"
     return severity, text

@@ -94,6 +94,7 @@ def test_what_is_missing_on_either_side(told: tuple[Path, dict[str, Any]]) -> No
         "refused": sum(c["score"] is None and c["label"] is not None for c in cases),
         "matched": len(matched),
         "uncertain": 0,
+        "nameless": 0,
     }
     assert missing["divided"] > 10
     assert [row["accession"] for row in rows_of(folder / "out" / "unscored.csv")] == ["Z9"]
@@ -282,12 +283,35 @@ def test_withheld_results_and_weeks_without_cases(tmp_path: Path) -> None:
     caution = "The system abstains: 6 of 61 predictions are indeterminate."
     cautions = json.loads((out / "evaluation" / "metrics.json").read_text())["cautions"]
     assert any(caution in found for found in cautions)
+    assert caution in page
+    assert "61 of 61 rows name no patient" in page
+    assert "intervals, not clustered, since no case names its patient." in page
+    assert "clustered by patient" not in page
     # Thirty dated cases with pneumonia came in ten weeks.
     assert "over 10 weeks" in page
     assert page.count("12 Oct") == 3  # each figure leaves room for the weeks without cases
     needed = document["still_needed"]["sensitivity"]
     assert needed["have"] == 31
     assert needed["weeks"] == pytest.approx(needed["missing"] * 10 / 30)
+
+
+def test_the_page_repeats_what_casts_doubt_on_its_rates(tmp_path: Path) -> None:
+    """Reversed scores, and no dates: the same cautions as in the evaluation's metrics.json."""
+    rows = [
+        {"accession": f"A{k}", "patient": f"P{k}", "probability": 0.8 - 0.6 * (k % 2)}
+        for k in range(60)
+    ]
+    scores = write_rows(tmp_path / "s.csv", rows)
+    read = [{"accession": f"A{k}", "reading": k % 2} for k in range(60)]
+    readings, out = write_rows(tmp_path / "r.csv", read), tmp_path / "out"
+    asked = ["readings", scores, readings, "--by", "accession", "--threshold", 0.5, "--out", out]
+    assert run([*map(str, asked), "--resamples", "50", "-q"]) == 0
+    cautions = json.loads((out / "evaluation" / "metrics.json").read_text())["cautions"]
+    assert any("below 0.5" in caution for caution in cautions)
+    page = (out / "readings.html").read_text()
+    assert all(caution in page for caution in cautions)
+    assert "a reading; no case has a date." in page
+    assert "over 0 weeks" not in page
 
 
 def test_other_keys_and_what_can_not_be_used(

@@ -260,6 +260,7 @@ class Missing:
         refused: cases with a reading, but without a score.
         matched: cases with a score and a reading.
         uncertain: those of `matched` for which the system abstained.
+        nameless: cases whose score names no patient; each counts as its own patient.
     """
 
     scores: int
@@ -272,6 +273,7 @@ class Missing:
     refused: int
     matched: int
     uncertain: int = 0
+    nameless: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +322,7 @@ class ReadingsContent:
         readings: name of the table of readings.
         by: the key by which they were joined.
         missing: counts from joining them.
-        evaluation: of the cases with score and reading; `None` unless both classes are present.
+        evaluation: of the cases with score and reading; `None` if there are none.
         agreement: between system and reference.
         readers: agreement of each pair of readers, by their names.
         further_readers: readers that were not compared with others, because they are too many.
@@ -331,6 +333,7 @@ class ReadingsContent:
         models: fingerprints of the models that produced the scores, in order of appearance.
         level: confidence level of the intervals.
         command: the command that produced the page.
+        notes: cautions about the evaluation, to show first.
     """
 
     scores: str
@@ -348,3 +351,4 @@ class ReadingsContent:
     models: tuple[str, ...]
     level: float
     command: str
+    notes: tuple[str, ...] = ()

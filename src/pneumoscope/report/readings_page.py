@@ -18,6 +18,7 @@ from pneumoscope.report.page import (
     Section,
     Table,
     TablesView,
+    notes,
     render_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
@@ -50,10 +51,11 @@ def render_readings_page(content: ReadingsContent) -> str:
 
 def _head(content: ReadingsContent) -> ReportHead:
     missing, level = content.missing, percent(content.level)
+    weeks = weeks_spanned(content.weeks)
+    over = f", over {plural(weeks, 'week')}" if weeks else "; no case has a date"
     text = (
         f"{count(missing.matched)} of {plural(missing.cases, 'case')} "
-        f"{'has' if missing.matched == 1 else 'have'} both a score and a reading, over "
-        f"{plural(weeks_spanned(content.weeks), 'week')}."
+        f"{'has' if missing.matched == 1 else 'have'} both a score and a reading{over}."
     )
     keys = []
     if content.evaluation and content.agreement:
@@ -86,8 +88,18 @@ def _head(content: ReadingsContent) -> ReportHead:
     )
 
 
+def _clustered(content: ReadingsContent) -> str:
+    """By what the intervals are clustered: a case that names no patient is its own."""
+    nameless = content.missing.nameless
+    if nameless == content.missing.cases:
+        return "not clustered, since no case names its patient"
+    own = f" ({plural(nameless, 'case')} without one: each on its own)" if nameless else ""
+    return f"clustered by patient{own}"
+
+
 def _sections(content: ReadingsContent) -> tuple[Section, ...]:
     found = (
+        notes(content.notes),
         _joined(content),
         _weeks(content),
         _agreement(content),
@@ -173,7 +185,7 @@ def _weeks(content: ReadingsContent) -> Section | None:
     )
     last = "" if content.undated else "; those of the last week are those of all cases above"
     clustered = (
-        f"{level} intervals, clustered by patient{last}. weeks.csv contains all values at full "
+        f"{level} intervals, {_clustered(content)}{last}. weeks.csv contains all values at full "
         "precision."
     )
     tables = [
@@ -268,7 +280,8 @@ def _agreement(content: ReadingsContent) -> Section | None:
     rows = tuple(_agreement_row(name, found) for name, found in pairs.items())
     note = (
         "Cohen’s kappa is the agreement beyond chance as a share of the largest possible agreement "
-        "beyond chance. It depends on the prevalence. The interval is clustered by patient."
+        "beyond chance. It depends on the prevalence. The interval is "
+        f"{_clustered(content)}."
     )
     if left := len(content.further_readers):
         note += f" Compared are the readers with the most readings; {left:,} others are not."

@@ -370,6 +370,7 @@ def _content(
             refused=sum(case.score.score is None for case in read_cases),
             matched=len(matched),
             uncertain=sum(case.score.uncertain for case in matched),
+            nameless=sum(not case.score.patient for case in joined.cases),
         ),
         evaluation=evaluated.evaluation if evaluated else None,
         agreement=agreement,
@@ -382,6 +383,7 @@ def _content(
         models=tuple(dict.fromkeys(m for row in table.rows if (m := row.values.get("model", "")))),
         level=config.level,
         command=command_line(),
+        notes=tuple(evaluated.document["cautions"]) if evaluated else (),
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from subprocess import run
 from xml.etree import ElementTree
 
@@ -136,8 +137,8 @@ def test_readings_state_the_numbers(figures: dict[str, Svg]) -> None:
         "precision-recall": "55.0\N{NO-BREAK SPACE}% of the pneumonia predictions are correct",
         "reliability": "In 2 bins",
         "groups": "0.90 (95\N{NO-BREAK SPACE}% interval 0.80–0.95) for virus",
-        "learning-loss": "In the best epoch, 12, the validation loss is 0.050",
-        "learning-auc": "0.9917 in epoch 12",
+        "learning-loss": "In the kept epoch, 12, the validation loss is 0.050",
+        "learning-auc": "peaks at 0.9967 in epoch 30; it is 0.9917 in the kept epoch, 12",
         "learning-rate": "0.001",
     }
     for name, part in expected.items():
@@ -145,9 +146,17 @@ def test_readings_state_the_numbers(figures: dict[str, Svg]) -> None:
         assert figures[name].reading.endswith(".")
 
 
-def test_best_epoch_is_marked(figures: dict[str, Svg]) -> None:
+def test_kept_epoch_is_marked(figures: dict[str, Svg]) -> None:
     for name in ("learning-loss", "learning-auc", "learning-rate"):
-        assert "best: epoch 12" in texts(figures[name])
+        assert "kept: epoch 12" in texts(figures[name])
+
+
+def test_an_epoch_that_was_kept_as_the_last_is_not_called_the_best() -> None:
+    falling = tuple(replace(epoch, val_auc=0.95 - epoch.epoch / 100) for epoch in EPOCHS)
+    reading = figure_sections.learning_auc(LearningCurves(falling, 30, "last")).reading
+    assert reading == (
+        "Validation AUC peaks at 0.9400 in epoch 1; it is 0.6500 in the kept epoch, 30."
+    )
 
 
 def test_curves_without_band_point_or_interval_are_drawn() -> None:
@@ -181,7 +190,7 @@ def test_empty_class_and_single_epoch_are_drawn() -> None:
     assert "Of 0 normal X-rays" in plots.confusion(none).reading
     one = LearningCurves((EpochPoint(1, 0.5, 0.6, 0.7, 0.0),), 1)
     assert "over 1 epoch." in figure_sections.learning_rate(one).reading
-    assert "best: epoch 1" in texts(figure_sections.learning_loss(one))
+    assert "kept: epoch 1" in texts(figure_sections.learning_loss(one))
 
 
 def test_colours_have_enough_contrast_in_light_and_dark() -> None:

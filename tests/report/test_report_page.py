@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from pneumoscope.config import IntervalConfig, TrainConfig
+from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate
 from pneumoscope.records import Estimate
@@ -18,6 +20,7 @@ from pneumoscope.report import figure_sections, text_sections
 from pneumoscope.report.content import (
     DataFacts,
     EpochPoint,
+    EvaluatedSplit,
     LearningCurves,
     ModelFacts,
     Refusals,
@@ -236,6 +239,49 @@ def test_only_a_training_report_says_what_was_held_out(bare: ReportContent) -> N
     assert "held out from training" not in summary(val)
     assert "held out from training" not in summary(bare)
     assert "held out from training" in summary(replace(val, learning=learning))
+
+
+def test_the_learning_curves_tell_why_an_epoch_was_kept(full: ReportContent) -> None:
+    def intro(curves: LearningCurves) -> str:
+        section = figure_sections.learning(replace(full, learning=curves))
+        assert section is not None
+        return str(section.view.intro)
+
+    assert full.learning is not None
+    rising = full.learning.epochs  # the AUC rises to the last of 5
+    assert "epoch 5 were kept; it has the highest" in intro(LearningCurves(rising, 5))
+    early = intro(LearningCurves(rising, 4))
+    assert "no later one is higher by more than fit.min_delta; its validation AUC is 0.95" in early
+    assert "highest validation AUC" not in early
+    falling = tuple(replace(e, val_auc=0.9 - e.epoch / 100) for e in rising)
+    last = intro(LearningCurves(falling, 5, "last", networks=2))
+    assert "The weights of the last epoch, 5, were kept, as fit.keep sets; its" in last
+    assert "the highest 0.8900 in epoch 1." in last
+    assert "those of the first of 2 networks." in last
+
+
+@pytest.mark.parametrize("split", ["train", "val", "all"])
+def test_the_name_of_a_split_does_not_tell_what_the_model_was_fitted_to(
+    bare: ReportContent, split: EvaluatedSplit
+) -> None:
+    def optimism(**changes: Any) -> str:
+        return str(text_sections.limits(replace(bare, split=split, **changes)).view.optimism)
+
+    assert optimism().startswith("If the model was trained on some of these images, or its")
+    assert optimism(seen=TrainingOverlap(240, known=False)).startswith("If the model was trained")
+    assert optimism(seen=TrainingOverlap(240, known=True)) == ""
+    assert "was trained on 7 of these 240 images" in optimism(seen=TrainingOverlap(240, True, 7))
+
+
+def test_a_training_report_tells_what_was_chosen_on_its_images(full: ReportContent) -> None:
+    assert full.learning is not None
+    last = replace(full, learning=replace(full.learning, keep="last"))
+    for content, chosen in (
+        (full, "The epoch and the threshold were"),
+        (last, "The threshold was"),
+    ):
+        optimism = text_sections.limits(content).view.optimism
+        assert optimism.startswith(f"{chosen} chosen on these validation images")
 
 
 def test_research_banner_and_limits_are_on_every_page(small: Page, page: Page) -> None:

@@ -213,17 +213,17 @@ def test_an_ensemble_answers_with_the_mean_over_members_and_mirror_images(
     np.testing.assert_allclose(found, calibrated, atol=1e-5)
 
 
-def test_each_network_tells_its_own_best_epoch(run_of: Callable[[str], TrainedRun]) -> None:
+def test_each_network_tells_the_epoch_it_kept(run_of: Callable[[str], TrainedRun]) -> None:
     """Not one epoch of all networks' epochs together."""
     run = run_of("ensemble")
     assert [seed for seed, _, _ in run.members] == list(CONFIGS["ensemble"].seeds)
     assert [epochs for _, _, epochs in run.members] == [2, 2]
     first, second = (f"{best} of 2 (seed {seed})" for seed, best, _ in run.members)
     document, text = _outcome(run)
-    assert f"best epochs of 2 networks: {first}, {second};" in text
+    assert f"kept epochs of 2 networks: {first}, {second};" in text
     assert [one["best_epoch"] for one in document["networks"]] == [m[1] for m in run.members]
     document, text = _outcome(run_of("conv5"))
-    assert f"best of 4 epochs: {document['best_epoch']};" in text
+    assert f"kept epoch {document['best_epoch']} of 4;" in text
 
 
 def test_a_member_is_the_network_that_its_seed_trains_alone(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import Reason
 from pneumoscope.evaluation.abstention import RiskCoverage, Uncertain
 from pneumoscope.evaluation.decision import CostTable, DecisionCurve
@@ -91,10 +92,29 @@ class EpochPoint:
 
 @dataclass(frozen=True, slots=True)
 class LearningCurves:
-    """All epochs in order, and the number of the epoch whose weights were kept."""
+    """The epochs of a training.
+
+    Attributes:
+        epochs: all, in order.
+        kept_epoch: number of the epoch whose weights were kept.
+        keep: why: the `last`, or the `best`, whose AUC need not be the highest of all.
+        networks: number of networks that were trained; the curves are those of the first.
+    """
 
     epochs: tuple[EpochPoint, ...]
-    best_epoch: int
+    kept_epoch: int
+    keep: Literal["best", "last"] = "best"
+    networks: int = 1
+
+    @property
+    def kept(self) -> EpochPoint:
+        """The epoch whose weights were kept."""
+        return next(epoch for epoch in self.epochs if epoch.epoch == self.kept_epoch)
+
+    @property
+    def highest(self) -> EpochPoint:
+        """The epoch with the highest validation AUC; the kept one if several share it."""
+        return max(self.epochs, key=lambda e: (e.val_auc, e.epoch == self.kept_epoch))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +196,7 @@ class ReportContent:
         refused: inputs without a result, by reason.
         commands: title and command line of each command that reproduces the run, in order.
         flow: the flow of participants, drawn as a diagram.
+        seen: how many of the images the model was trained on; `None` if that was not counted.
     """
 
     title: str
@@ -189,6 +210,7 @@ class ReportContent:
     refused: tuple[Refusals, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
     flow: Flow | None = None
+    seen: TrainingOverlap | None = None
 
 
 @dataclass(frozen=True, slots=True)

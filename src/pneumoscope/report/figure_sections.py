@@ -70,14 +70,33 @@ def learning(content: ReportContent) -> Section | None:
     curves = content.learning
     if curves is None or not curves.epochs:
         return None
-    intro = (
-        f"{plural(len(curves.epochs), 'epoch')}. The weights of epoch {curves.best_epoch} were "
-        "kept; it has the highest validation AUC."
-    )
+    intro = f"{plural(len(curves.epochs), 'epoch')}. {_why_kept(curves)}"
+    if curves.networks > 1:
+        intro += f" The curves are those of the first of {curves.networks} networks."
     drawn = (learning_loss(curves), learning_auc(curves), learning_rate(curves))
     view = FiguresView(intro, tuple(Drawn("", svg) for svg in drawn), small=True)
     return Section(
         "learning", "Learning curves", "Learning", "sections/figures.html.j2", view, flows=True
+    )
+
+
+def _why_kept(curves: LearningCurves) -> str:
+    """Which epoch's weights were kept, and whether it is the one with the highest AUC."""
+    kept, highest = curves.kept, curves.highest
+    if curves.keep == "last":
+        text = f"The weights of the last epoch, {kept.epoch}, were kept, as fit.keep sets"
+    elif kept == highest:
+        return f"The weights of epoch {kept.epoch} were kept; it has the highest validation AUC."
+    else:
+        text = (
+            f"The weights of epoch {kept.epoch} were kept: the validation AUC of no later one is "
+            "higher by more than fit.min_delta"
+        )
+    if kept == highest:
+        return f"{text}."
+    return (
+        f"{text}; its validation AUC is {number(kept.val_auc, 4)}, the highest "
+        f"{number(highest.val_auc, 4)} in epoch {highest.epoch}."
     )
 
 
@@ -261,23 +280,28 @@ def _subgroup_figure(found: Evaluation) -> Svg:
 
 def learning_loss(curves: LearningCurves) -> Svg:
     """Draw training and validation loss per epoch."""
-    best = curves.epochs[_best(curves)]
+    kept = curves.kept
     series = {
         "training": (MUTED, [e.loss for e in curves.epochs]),
         "validation": (INK, [e.val_loss for e in curves.epochs]),
     }
     reading = (
-        f"In the best epoch, {best.epoch}, the validation loss is {number(best.val_loss)} and the "
-        f"training loss {number(best.loss)}."
+        f"In the kept epoch, {kept.epoch}, the validation loss is {number(kept.val_loss)} and the "
+        f"training loss {number(kept.loss)}."
     )
     return _learning("learning-loss", "Loss", series, curves, reading)
 
 
 def learning_auc(curves: LearningCurves) -> Svg:
-    """Draw the validation AUC per epoch, by which the best epoch is selected."""
-    best = curves.epochs[_best(curves)]
+    """Draw the validation AUC per epoch."""
+    kept, highest = curves.kept, curves.highest
     series = {"validation": (INK, [e.val_auc for e in curves.epochs])}
-    reading = f"Validation AUC peaks at {number(best.val_auc, 4)} in epoch {best.epoch}."
+    reading = f"Validation AUC peaks at {number(highest.val_auc, 4)} in epoch {highest.epoch}"
+    reading += (
+        ", which was kept."
+        if kept == highest
+        else f"; it is {number(kept.val_auc, 4)} in the kept epoch, {kept.epoch}."
+    )
     return _learning("learning-auc", "AUC", series, curves, reading)
 
 
@@ -313,12 +337,12 @@ def _learning(
             _end_labels(axes, epochs[-1], series)
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.set_xticks(_epoch_ticks(epochs))
-        axes.axvline(curves.best_epoch, color=INK.light, linewidth=0.8, dashes=(2, 2))
-        near_end = curves.best_epoch > (epochs[0] + epochs[-1]) / 2
+        axes.axvline(curves.kept_epoch, color=INK.light, linewidth=0.8, dashes=(2, 2))
+        near_end = curves.kept_epoch > (epochs[0] + epochs[-1]) / 2
         axes.text(
-            curves.best_epoch,
+            curves.kept_epoch,
             1.03,
-            f"best: epoch {curves.best_epoch}",
+            f"kept: epoch {curves.kept_epoch}",
             transform=axes.get_xaxis_transform(),
             ha="right" if near_end else "left",
             va="bottom",
@@ -350,8 +374,3 @@ def _epoch_ticks(epochs: Sequence[int]) -> list[int]:
     step = max(1, -(-len(epochs) // 5))
     nice = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10_000) if s >= step)
     return [e for e in epochs if e % nice == 0] or [epochs[0]]
-
-
-def _best(curves: LearningCurves) -> int:
-    numbers = [e.epoch for e in curves.epochs]
-    return numbers.index(curves.best_epoch)

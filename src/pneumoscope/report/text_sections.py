@@ -269,21 +269,32 @@ def refused(content: ReportContent) -> Section | None:
 def limits(content: ReportContent) -> Section:
     """How to read the numbers, and their limitations."""
     found = content.evaluation
-    optimism = {
-        "val": "The epoch and the threshold were chosen on these validation images, so the results "
-        "are slightly optimistic. Only a test set that was not used for any choice avoids this.",
-        "train": "The model was trained on these images, so the results are optimistic and do not "
-        "apply to new images.",
-        "all": "If the model was trained on some of these images, the results are optimistic.",
-        "test": "",
-    }
     view = LimitsView(
         found.rule,
-        percent(found.positives / found.n),
-        optimism[content.split],
+        percent(found.positives / found.n, 1),
+        _optimism(content),
         subgroup_sentence(found.groups),
     )
     return Section("limits", "Limits and use", "Limits", "sections/limits.html.j2", view)
+
+
+def _optimism(content: ReportContent) -> str:
+    """Whether the model was fitted to these images; the name of a split alone does not show it."""
+    learning, seen = content.learning, content.seen
+    if learning is not None:
+        chosen = "threshold was" if learning.keep == "last" else "epoch and the threshold were"
+        return (
+            f"The {chosen} chosen on these validation images, so the results are slightly "
+            "optimistic. Only a test set that was not used for any choice avoids this."
+        )
+    if seen is not None and (seen.known or seen.is_optimistic):
+        return seen.in_words() if seen.is_optimistic else ""
+    if content.split == "test":
+        return ""
+    return (
+        "If the model was trained on some of these images, or its threshold chosen on them, the "
+        "results are optimistic."
+    )
 
 
 def subgroup_sentence(groups: Sequence[GroupColumn]) -> str:

@@ -257,6 +257,7 @@ def write_evaluation(
         worst_errors=worst_errors(scored, evaluated.manifest.preprocessing),
         refused=refused,
         flow=flow,
+        seen=evaluated.seen,
         commands=evaluated.commands,
     )
     files = EvaluationFiles(

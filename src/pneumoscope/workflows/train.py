@@ -242,7 +242,7 @@ def _train(
         evaluated,
         config=config,
         seconds=watch.laps,
-        learning=_curves(trained[0]),
+        learning=_curves(trained, config),
         page=out / "report.html",
     )
     for checkpoint in out.glob("checkpoint-*.npz"):
@@ -427,21 +427,22 @@ def _manifest(
     )
 
 
-def _curves(trained: Trained) -> LearningCurves:
+def _curves(trained: Sequence[Trained], config: TrainConfig) -> LearningCurves:
     """Learning curves of the first network; a second stage follows the first."""
+    first = trained[0]
     points = tuple(
         EpochPoint(k + 1, e.loss, e.val_loss, e.val_auc, e.learning_rate)
-        for k, e in enumerate(trained.history)
+        for k, e in enumerate(first.history)
     )
-    return LearningCurves(points, trained.best + 1)
+    return LearningCurves(points, first.best + 1, config.fit.keep, len(trained))
 
 
-def _best_epochs(run: TrainedRun) -> str:
+def _kept_epochs(run: TrainedRun) -> str:
     """The epoch that each network kept, of how many."""
     if len(run.members) < 2:
-        return f"best of {len(run.history)} epochs: {run.best + 1}"
+        return f"kept epoch {run.best + 1} of {len(run.history)}"
     each = (f"{best} of {epochs} (seed {seed})" for seed, best, epochs in run.members)
-    return f"best epochs of {len(run.members)} networks: {', '.join(each)}"
+    return f"kept epochs of {len(run.members)} networks: {', '.join(each)}"
 
 
 def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
@@ -466,7 +467,7 @@ def _outcome(run: TrainedRun) -> tuple[dict[str, Any], str]:
     }
     text = (
         f"{metrics_table(run.evaluation)}\n\n"
-        f"{_best_epochs(run)}; "
+        f"{_kept_epochs(run)}; "
         f"{sum(run.seconds.values()):.0f} s; peak memory {peak or '?'} MB\n{odd}"
         f"model   {run.bundle.folder}\nreport  {run.folder / 'report.html'}\n"
         f"next    pneumoscope predict FILES --model {run.folder} --heatmaps heatmaps"

@@ -302,6 +302,31 @@ def test_the_page_is_whole_quiet_and_escaped() -> None:
     assert render_stress_page(found) == page
 
 
+def test_the_page_says_which_images_are_missing_and_repeats_cautions() -> None:
+    page = render_stress_page(
+        content(
+            images=96,
+            drawn_from=300,
+            refused={"truncated": 3, "too_small": 1},
+            warned={"colour_picture": 5},
+            data=DataFacts("d", (), warnings=("Patients are in two splits.",)),
+        )
+    )
+    assert '<section id="notes"' in page
+    for note in (
+        "a sample of 100 of 300 images",
+        "4 of 100 images gave no result when unchanged and are excluded: truncated (3), "
+        "too_small (1).",
+        "Images with unusual files: ",
+        "Patients are in two splits.",
+    ):
+        assert note in page
+    whole = render_stress_page(content(images=96, refused={"truncated": 4}))
+    assert "a sample of" not in whole
+    assert "96 X-rays of 100" not in whole
+    assert '<section id="notes"' not in render_stress_page(content())
+
+
 def test_every_sweep_has_its_curve_with_the_unchanged_images_in_it() -> None:
     figures = {figure.name: figure for figure in stress_figures(content({"blur_4": 0.7}))}
     assert set(figures) == {f"sweep-{sweep.name}" for sweep in SWEEPS}

@@ -5,9 +5,11 @@ All numbers come from `StressContent`; nothing is computed here.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from pneumoscope.evaluation.stress import METRICS, Paired
+from pneumoscope.images.grey import summary
 from pneumoscope.images.perturbation_sweeps import SWEEPS
 from pneumoscope.report import stress_plots
 from pneumoscope.report.formatting import (
@@ -29,6 +31,7 @@ from pneumoscope.report.page import (
     Table,
     TablesView,
     data_uri,
+    notes,
     render_page,
 )
 from pneumoscope.report.report_page import KeyNumber, ReportHead
@@ -126,6 +129,7 @@ def sections_of(content: StressContent) -> tuple[Section, ...]:
     """The sections that have content, in order."""
     figures = {svg.name: svg for svg in stress_figures(content)}
     found = (
+        notes(_notes(content)),
         _findings(content),
         _changes(content),
         _curves(figures),
@@ -151,7 +155,7 @@ def _head(content: StressContent) -> ReportHead:
     keys.append(
         KeyNumber("Largest decrease", number(max(plausible[0].found.fall, 0.0)), plausible[0].title)
     )
-    of = f" of {count(content.drawn_from)}" if content.drawn_from > content.images else ""
+    of = f" of {count(content.drawn_from)}" if content.drawn_from > content.sampled else ""
     return ReportHead(
         title="Stress test",
         eyebrow=" · ".join((content.model.name, content.data.name)),
@@ -168,6 +172,25 @@ def _head(content: StressContent) -> ReportHead:
         ),
         keys=tuple(keys),
     )
+
+
+def _notes(content: StressContent) -> tuple[str, ...]:
+    """The sample, images without a result, unusual files, and cautions about the data."""
+    found = []
+    if content.sampled < content.drawn_from:
+        found.append(
+            f"The test is on a sample of {count(content.sampled)} of "
+            f"{plural(content.drawn_from, 'image')}: whole patients, drawn by class."
+        )
+    if content.refused:
+        reasons = ", ".join(f"{reason} ({n:,})" for reason, n in content.refused.items())
+        found.append(
+            f"{count(sum(content.refused.values()))} of {plural(content.sampled, 'image')} gave no "
+            f"result when unchanged and are excluded: {reasons}."
+        )
+    if content.warned:
+        found.append(f"Images with unusual files: {summary(Counter(content.warned))}.")
+    return (*content.data.warnings, *found)
 
 
 def _findings(content: StressContent) -> Section:

@@ -77,7 +77,8 @@ def test_columns_that_make_no_groups_are_left_out() -> None:
         "empty": [""] * 400,
         "good": ["a", "", "b", "b"] * 100,
     }
-    column, without = by_group(labels, scores, patients, 0.5, columns, 0.95)
+    column, same, without = by_group(labels, scores, patients, 0.5, columns, 0.95)
+    assert (same.name, same.groups, same.note) == ("same", (), "only one value, x")
     assert (without.name, without.groups) == ("id", ())
     assert without.note == "400 different values, too many to compare (limit 12)"
     assert column.name == "good"

@@ -15,6 +15,7 @@ from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate
+from pneumoscope.evaluation.groups import Group, GroupColumn
 from pneumoscope.records import Estimate
 from pneumoscope.report import figure_sections, text_sections
 from pneumoscope.report.content import (
@@ -282,6 +283,25 @@ def test_a_training_report_tells_what_was_chosen_on_its_images(full: ReportConte
     ):
         optimism = text_sections.limits(content).view.optimism
         assert optimism.startswith(f"{chosen} chosen on these validation images")
+
+
+def test_what_is_known_of_the_patients_is_told_by_the_columns_that_hold_values() -> None:
+    none = Estimate(None)
+    group = Group("f", 9, 9, 5, none, none, none, {}, ())
+    sentence = text_sections.subgroup_sentence
+    assert sentence(()).startswith("Age, sex and the severity of disease are unknown")
+    assert sentence((GroupColumn("site", (), 0, "only one value, a"),)) == sentence(())
+    both = (GroupColumn("age_years", (group,), 0, ""), GroupColumn("sex", (group,), 0, ""))
+    assert sentence(both).startswith("Results by age and sex are compared above. The severity")
+    single = (
+        GroupColumn("PatientAge", (group,), 0, ""),
+        GroupColumn("PatientSex", (), 0, "only one value, F"),
+    )
+    assert sentence(single) == (
+        "Results by age are compared above. Sex can’t be compared: only one value, F. The severity "
+        "of disease is unknown in these data. Differences between hospitals or countries can’t be "
+        "assessed."
+    )
 
 
 def test_research_banner_and_limits_are_on_every_page(small: Page, page: Page) -> None:

@@ -83,7 +83,8 @@ class GroupColumn:
 
     Attributes:
         name: of the column.
-        groups: the groups; images without a value are in none. Empty if there are too many values.
+        groups: the groups; images without a value are in none. Empty if there is one value only, or
+            too many.
         without: number of images without a value.
         note: how the values were grouped, or why not; `""` if they were used unchanged.
     """
@@ -125,12 +126,13 @@ def by_group(
     columns: Mapping[str, Sequence[str]],
     level: float,
 ) -> tuple[GroupColumn, ...]:
-    """Rates per group, for every column with at least two values.
+    """Rates per group, for every column with at least one value.
 
     A column of quantities (age, weight) with more than `MOST_GROUPS` values is divided into
     quarters of the images. A column of texts or codes (site, accession) with more values has no
-    groups; it comes last, with a note. Groups are in the order of their values if these contain
-    numbers (9 before 10, `p2` before `p10`), otherwise the largest comes first.
+    groups, nor has a column with one value; these come last, with a note. Groups are in the order
+    of their values if these contain numbers (9 before 10, `p2` before `p10`), otherwise the largest
+    comes first.
 
     Args:
         labels: int, (n,), 0 or 1.
@@ -153,7 +155,7 @@ def by_group(
                 f"column {name!r}: found shape {values.shape}, wanted {truth.shape}, one per image."
             )
         values, note, order = _grouped(name, np.char.strip(values))
-        if len(order) < 2 and not note:
+        if not order and not note:
             continue
         groups = tuple(
             _group(value, values, truth, scores, ids, threshold, level) for value in order
@@ -169,6 +171,8 @@ def _grouped(name: str, values: NDArray[np.str_]) -> tuple[NDArray[np.str_], str
     counted = Counter(str(value) for value in present)
     in_order = any(_NUMBER.search(value) for value in counted)
     distinct = sorted(counted, key=_natural if in_order else lambda value: (-counted[value], value))
+    if len(distinct) == 1:
+        return values, f"only one value, {distinct[0]}", ()
     if len(distinct) <= MOST_GROUPS:
         return values, "", tuple(distinct)
     numbers = _quantities(name, present, len(distinct))

@@ -47,7 +47,7 @@ _EVALUATED_ON: dict[EvaluatedSplit, str] = {
 def groups(content: ReportContent) -> Section | None:
     """Rates and differences for the groups of every column, with a warning for small groups."""
     columns = content.evaluation.groups
-    if not columns:
+    if not any(column.groups for column in columns):
         return None
     level = content.evaluation.interval.level
     unused = [column for column in columns if not column.groups]

@@ -30,6 +30,13 @@ from pneumoscope.report.formatting import (
 )
 from pneumoscope.report.page import Column, Section, Table, TablesView, data_uri, pairs
 
+_CHARACTERISTICS = {
+    "age": re.compile(r"(?<![a-z])age(?![a-z])"),
+    "sex": re.compile(r"(?<![a-z])(sex|gender)(?![a-z])"),
+    "the severity of disease": re.compile("sever|stage"),
+}
+"""What the limitations name, and the columns that hold it."""
+
 _REASONS = frozenset(reason.value for reason in Reason)
 
 
@@ -299,25 +306,37 @@ def _optimism(content: ReportContent) -> str:
 
 def subgroup_sentence(groups: Sequence[GroupColumn]) -> str:
     """Which of age, sex and severity are known, and what that means for subgroup analyses."""
-    named = [column.name.lower() for column in groups if column.groups]
-    known = {
-        "age": any(re.search(r"(^|[^a-z])age([^a-z]|$)", name) for name in named),
-        "sex": any(re.search(r"(^|[^a-z])(sex|gender)([^a-z]|$)", name) for name in named),
-        "the severity of disease": any("sever" in name or "stage" in name for name in named),
-    }
-    unknown = [name for name, is_known in known.items() if not is_known]
-    if len(unknown) == len(known):
+    compared: list[str] = []
+    rest = []
+    unknown = []
+    for what, pattern in _CHARACTERISTICS.items():
+        columns = [column for column in groups if pattern.search(_spaced(column.name))]
+        if any(column.groups for column in columns):
+            compared.append(what)
+        elif columns:
+            rest.append(f"{_sentence(what)} can’t be compared: {columns[0].note}.")
+        else:
+            unknown.append(what)
+    if len(unknown) == len(_CHARACTERISTICS):
         return (
             "Age, sex and the severity of disease are unknown in these data, so differences "
             "between groups of patients can’t be assessed."
         )
-    seen = [name for name, is_known in known.items() if is_known]
-    text = f"Results by {' and '.join(seen)} are compared above."
+    if compared:
+        rest.insert(0, f"Results by {' and '.join(compared)} are compared above.")
     if unknown:
-        what = " and ".join(unknown)
         is_are = "is" if len(unknown) == 1 else "are"
-        text += f" {what[0].upper()}{what[1:]} {is_are} unknown in these data."
-    return f"{text} Differences between hospitals or countries can’t be assessed."
+        rest.append(f"{_sentence(' and '.join(unknown))} {is_are} unknown in these data.")
+    return " ".join((*rest, "Differences between hospitals or countries can’t be assessed."))
+
+
+def _spaced(name: str) -> str:
+    """`PatientSex`, a DICOM keyword, as `patient sex`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def reproduction(content: ReportContent) -> Section:

@@ -16,6 +16,7 @@ from pneumoscope.data.training_overlap import TrainingOverlap
 from pneumoscope.errors import Reason
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate
 from pneumoscope.evaluation.groups import Group, GroupColumn
+from pneumoscope.evaluation.operating_point import ScoreScale
 from pneumoscope.records import Estimate
 from pneumoscope.report import figure_sections, text_sections
 from pneumoscope.report.content import (
@@ -232,6 +233,25 @@ def test_summary_counts_errors_in_words(bare: ReportContent) -> None:
     assert f"misses {matrix.fn} of {matrix.fn + matrix.tp}" in text
     assert "gave no result" not in text
     assert "3 further inputs gave no result" in summary(replace(bare, evaluation=scored(40, 3)))
+
+
+def test_the_lead_does_not_round_errors_or_the_threshold_away(bare: ReportContent) -> None:
+    found = bare.evaluation
+    nearly = {**found.metrics, "sensitivity": Estimate(0.9975, 0.986, 0.9999)}
+    text = summary(replace(bare, evaluation=replace(found, metrics=nearly, threshold=0.00031)))
+    assert "sensitivity of 0.99" in text
+    assert "at the threshold 0.0003." in text
+
+
+def test_scores_that_are_no_probabilities_are_not_called_so(bare: ReportContent) -> None:
+    scale = ScoreScale(0.0, 100.0, probability=False)
+    scores = replace(bare, evaluation=replace(bare.evaluation, scale=scale))
+    for sections, noun in ((bare, "probabilities"), (scores, "scores")):
+        drawn = figure_sections.decisions(sections).view
+        assert drawn.intro.endswith(f"the distribution of the predicted {noun}.")
+        assert drawn.figures[1].title == f"{noun.capitalize()} by class"
+    assert "outputs a score; the threshold" in render_report(scores)
+    assert "also gets a score." in render_report(scores)
 
 
 def test_only_a_training_report_says_what_was_held_out(bare: ReportContent) -> None:

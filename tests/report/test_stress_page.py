@@ -327,6 +327,12 @@ def test_the_page_says_which_images_are_missing_and_repeats_cautions() -> None:
     assert '<section id="notes"' not in render_stress_page(content())
 
 
+def test_the_limit_is_shown_as_it_was_set() -> None:
+    found = content({"blur_2": 0.04}, config=StressConfig(largest_fall=0.025))
+    assert "by more than 0.025" in verdict(found)
+    assert "a decrease of 0.025 in" in render_stress_page(found)
+
+
 def test_every_sweep_has_its_curve_with_the_unchanged_images_in_it() -> None:
     figures = {figure.name: figure for figure in stress_figures(content({"blur_4": 0.7}))}
     assert set(figures) == {f"sweep-{sweep.name}" for sweep in SWEEPS}

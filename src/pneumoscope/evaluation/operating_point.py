@@ -369,6 +369,16 @@ class ScoreScale:
     high: float = 1.0
     probability: bool = True
 
+    @property
+    def noun(self) -> str:
+        """What a score is called on pages."""
+        return "probability" if self.probability else "score"
+
+    @property
+    def nouns(self) -> str:
+        """The plural of `noun`."""
+        return "probabilities" if self.probability else "scores"
+
     @classmethod
     def of(cls, scores: ArrayLike, threshold: float | None) -> ScoreScale:
         """The scale of scores and their threshold; they are probabilities if all are in [0, 1].

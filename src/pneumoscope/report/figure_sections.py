@@ -103,14 +103,14 @@ def _why_kept(curves: LearningCurves) -> str:
 def decisions(content: ReportContent) -> Section:
     """The predictions at the threshold: confusion matrix and score histogram."""
     found = content.evaluation
-    matrix, at = found.confusion_matrix, found.threshold
+    matrix, at, nouns = found.confusion_matrix, found.threshold, found.scale.nouns
     histogram = plots.score_histogram(found.histogram, at, matrix)
     view = FiguresView(
-        "The predicted classes, and the distribution of the predicted probabilities.",
+        f"The predicted classes, and the distribution of the predicted {nouns}.",
         (
             Drawn("Confusion matrix", plots.confusion(matrix)),
             Drawn(
-                "Probabilities by class",
+                f"{nouns.capitalize()} by class",
                 histogram,
                 "Counts are on a square-root scale to keep rare errors visible.",
             ),
@@ -129,7 +129,7 @@ def ranking(content: ReportContent) -> Section | None:
         return None
     titles = {"roc": "ROC curve", "precision-recall": "Precision–recall curve"}
     view = FiguresView(
-        "How well the probabilities separate the classes at every threshold. The bands are "
+        f"How well the {found.scale.nouns} separate the classes at every threshold. The bands are "
         f"pointwise {percent(level)} intervals.",
         tuple(Drawn(titles[svg.name], svg) for svg in curves),
     )

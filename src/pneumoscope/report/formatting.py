@@ -19,6 +19,7 @@ ABSENT = "–"
 """Shown where a value is undefined or was not measured."""
 
 _BYTES_STEP = 1000
+_MOST_DIGITS = 8
 
 CSV_COLUMNS = ("metric", "value", "low", "high", "level", "method", "images", "patients")
 _LATEX_SPECIAL = str.maketrans(
@@ -109,6 +110,13 @@ def number(value: float | None, digits: int = 3) -> str:
         return ABSENT
     shown = f"{value:.{digits}f}"
     return shown.replace("-", "−" if float(shown) else "")
+
+
+def unrounded(value: float, digits: int = 3) -> str:
+    """As `number`, with as many further digits as a value near 0 or 1 needs not to look like it."""
+    while digits < _MOST_DIGITS and value not in (0, 1) and round(value, digits) in (0, 1):
+        digits += 1
+    return number(value, digits)
 
 
 def interval(estimate: Estimate, digits: int = 3) -> str:

@@ -72,6 +72,7 @@ class ControlsView:
     """The controls, the rows that they update, and the numbers that they use."""
 
     intro: str
+    noun: str
     level: str
     lines: tuple[Line, ...]
     data: Mapping[str, Any]
@@ -167,6 +168,7 @@ def _controls(content: PlanContent) -> Section:
     )
     view = ControlsView(
         "Change the threshold and the prevalence with the mouse or the keyboard.",
+        "score" if content.curve is None else "probability",
         percent(content.level),
         lines,
         page_data(content),

@@ -21,6 +21,7 @@ from pneumoscope.report.formatting import (
     number,
     percent,
     plural,
+    unrounded,
 )
 from pneumoscope.report.page import (
     Column,
@@ -230,9 +231,9 @@ def summary(content: ReportContent) -> str:
     text = (
         f"On {plural(found.n, 'X-ray')} of {plural(found.patients, 'patient')} {where}, the model "
         f"detects pneumonia with a sensitivity of "
-        f"{in_words(_metric(content, 'sensitivity'), level)} and a specificity of "
-        f"{in_words(_metric(content, 'specificity'), level)} at the threshold "
-        f"{number(found.threshold, 2)}. It raises {plural(matrix.fp, 'false alarm')} on "
+        f"{in_words(_metric(content, 'sensitivity'), level, 3)} and a specificity of "
+        f"{in_words(_metric(content, 'specificity'), level, 3)} at the threshold "
+        f"{unrounded(found.threshold)}. It raises {plural(matrix.fp, 'false alarm')} on "
         f"{plural(matrix.tn + matrix.fp, 'normal X-ray')} and misses {matrix.fn:,} of "
         f"{matrix.tp + matrix.fn:,} X-rays with pneumonia."
     )

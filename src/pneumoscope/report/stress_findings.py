@@ -253,7 +253,7 @@ def stress_findings(content: StressContent) -> tuple[StressFinding, ...]:
 
 def verdict(content: StressContent) -> str:
     """State in one sentence whether the limit is met, and for how many changes that is unsure."""
-    limit = number(content.config.largest_fall, 2)
+    limit = f"{content.config.largest_fall:g}"
     plausible = [row for row in content.worst_first if row.plausible]
     fails = content.judged("fails")
     if not fails:

@@ -352,10 +352,10 @@ def _method(content: StressContent) -> Section:
     config = content.config
     view = MethodView(
         percent(content.interval.level),
-        number(config.largest_fall, 2),
+        f"{config.largest_fall:g}",
         count(config.longest_side),
         f"{100 * config.ring:g}\N{NO-BREAK SPACE}%",
-        number(config.lung_quality, 2),
+        f"{config.lung_quality:g}",
         config.folds,
     )
     template = "sections/stress_method.html.j2"

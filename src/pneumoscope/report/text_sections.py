@@ -98,6 +98,7 @@ class ErrorsView:
 class LimitsView:
     """The parts of the limitations that depend on this evaluation."""
 
+    noun: str
     rule: str
     prevalence: str
     optimism: str
@@ -277,6 +278,7 @@ def limits(content: ReportContent) -> Section:
     """How to read the numbers, and their limitations."""
     found = content.evaluation
     view = LimitsView(
+        found.scale.noun,
         found.rule,
         percent(found.positives / found.n, 1),
         _optimism(content),

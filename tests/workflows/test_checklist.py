@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,18 @@ import pytest
 
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.errors import Reason
+from pneumoscope.evaluation.calibration import Calibration
 from pneumoscope.evaluation.evaluate import Evaluation, evaluate
-from pneumoscope.inference.bundle import BundleManifest, InitialWeights, TrainingData
+from pneumoscope.inference.bundle import (
+    Abstention,
+    BundleManifest,
+    InitialWeights,
+    OperatingPoint,
+    TrainingData,
+)
 from pneumoscope.records import Dataset, ImageRecord, Split
 from pneumoscope.report.content import Refusals
-from pneumoscope.workflows.documentation import checklist_facts, flow_of
+from pneumoscope.workflows.documentation import card_text, checklist_facts, flow_of
 
 
 def records(split: Split, count: int) -> list[ImageRecord]:
@@ -98,6 +106,40 @@ def test_answers_come_from_the_run(whole: Dataset, evaluation: Evaluation) -> No
     }.items():
         assert part in answers[fact], (fact, answers[fact])  # type: ignore[index]
     assert "seed 7" in answers["training"]
+    assert answers["updating"] == "None."
+    assert answers["indeterminate"].startswith("The model does not abstain")
+
+
+def test_what_calibration_was_chosen_on_and_what_is_indeterminate(
+    whole: Dataset, evaluation: Evaluation
+) -> None:
+    """No claim that the evaluated images were not used, where they were or may have been."""
+    manifest = replace(
+        MANIFEST,
+        calibration=Calibration("platt", 0.9, 0.1),
+        threshold=OperatingPoint(0.5, "fixed at 0.5", "validation; fitted to 40 images of a site"),
+        abstention=Abstention("band", 0.3, 0.7, "5 % errors"),
+    )
+    chosen = whole.subset("test")
+    val = flow_of(whole, chosen, "val", "films", evaluation, ())
+    test = flow_of(whole, chosen, "test", "films", evaluation, ())
+    own = checklist_facts(val, whole, chosen, evaluation, manifest, TrainConfig())
+    later = checklist_facts(test, whole, chosen, evaluation, manifest, IntervalConfig())
+    assert later["updating"] == (
+        "Calibration by platt: slope 0.900, intercept 0.100 on the logit, chosen on validation; "
+        "fitted to 40 images of a site."
+    )
+    assert own["updating"] == f"{later['updating']} These are the evaluated images."
+    assert own["indeterminate"].startswith(
+        "A result is indeterminate from 0.3000 to below 0.7000 (5 % errors). All metrics"
+    )
+
+
+def test_the_card_counts_the_patients_of_the_results(
+    whole: Dataset, evaluation: Evaluation
+) -> None:
+    card = card_text("films", whole, MANIFEST, TrainConfig(), evaluation, 3)
+    assert "10 X-rays of 5 patients" in card
 
 
 def test_what_the_run_does_not_know_is_left_out(whole: Dataset, evaluation: Evaluation) -> None:

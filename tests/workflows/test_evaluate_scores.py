@@ -13,9 +13,11 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from pneumoscope.cli.app import run
 from pneumoscope.config import IntervalConfig
+from pneumoscope.data.scores import read_scores
 from pneumoscope.images.phantom.folder import write_phantoms
 from pneumoscope.report.formatting import percent
 from pneumoscope.workflows.evaluate import evaluate_model
+from pneumoscope.workflows.evaluate_scores import evaluate_scores, labelled_scores
 from pneumoscope.workflows.evaluation_folder import read_evaluation
 
 NUMBERS: tuple[str, ...] = (
@@ -226,6 +228,27 @@ def test_rows_without_label_score_or_patient(
         "no score",
     ):
         assert part in page
+
+
+def test_the_flow_counts_the_rows_of_other_splits_and_those_without_a_label(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        row | {"split": "train" if k < 20 else "test"}
+        for k, row in enumerate(vendor_rows(60, scale=1.0))
+    ]
+    rows[30]["Label"] = ""
+    table = read_scores(write_rows(tmp_path / "s.csv", rows))
+    labelled = labelled_scores(table, 0.5, "test")
+    found = evaluate_scores(labelled, tmp_path / "out", IntervalConfig(resamples=20))
+    flow = found.flow
+    assert (flow.found.images, flow.found.patients) == (60, 30)
+    assert [(part.name, part.images) for part in flow.elsewhere] == [
+        ("train, for training", 20),
+        ("no reference label", 1),
+    ]
+    assert (flow.evaluated.images, flow.scored.images) == (39, 39)
+    assert found.answers["indeterminate"] == "No prediction of the table is indeterminate."
 
 
 def test_tables_that_contradict_themselves_are_not_believed_in_silence(

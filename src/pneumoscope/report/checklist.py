@@ -55,6 +55,7 @@ Fact = Literal[
     "exposure",
     "flow",
     "imbalance",
+    "indeterminate",
     "initial",
     "inputs",
     "internal",

@@ -15,7 +15,7 @@ from pneumoscope.data.index import class_counts
 from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS, Evaluation
 from pneumoscope.evaluation.intervals import METRICS_METHOD
 from pneumoscope.images.dicom.patient import describe_ages
-from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.bundle import Abstention, BundleManifest
 from pneumoscope.records import Dataset, Estimate, ImageRecord
 from pneumoscope.report.checklist import Fact
 from pneumoscope.report.content import Counted, Flow, Refusals
@@ -67,7 +67,6 @@ def card_text(
     """The text of `MODEL_CARD.md` of a run; `epochs` are those of the last stage."""
     size = config.preprocess.size
     config = without_unused_subtypes(config, dataset.subset("train").records)
-    val = dataset.subset("val").records
     return model_card(
         ModelCardContent(
             name=f"pneumoscope-{config.recipe}",
@@ -89,7 +88,7 @@ def card_text(
             evaluated_on="the validation patients, on whom calibration and threshold were chosen; "
             "expect lower values elsewhere",
             n=evaluation.n,
-            patients=len({record.patient for record in val}),
+            patients=evaluation.patients,
             threshold=manifest.threshold.value,
             threshold_rule=manifest.threshold.rule,
             level=evaluation.interval.level,
@@ -203,6 +202,7 @@ def flow_of(
     data_name: str,
     evaluation: Evaluation,
     refusals: Sequence[Refusals],
+    unlabelled: Sequence[ImageRecord] = (),
 ) -> Flow:
     """The flow of participants (STARD diagram).
 
@@ -213,14 +213,18 @@ def flow_of(
         data_name: name of the data in reports.
         evaluation: of the images with a prediction.
         refusals: counts of the images without one.
+        unlabelled: images without a reference label, which are not in `whole`.
     """
-    elsewhere = [c for c in class_counts(whole) if split not in ("all", c.split or "all")]
+    elsewhere = [
+        Counted(_PURPOSE.get(c.split or "", "no split"), c.images, c.patients)
+        for c in class_counts(whole)
+        if split not in ("all", c.split or "all")
+    ]
+    if unlabelled:
+        elsewhere.append(_counted("no reference label", unlabelled))
     return Flow(
-        found=_counted(data_name, whole.records),
-        elsewhere=tuple(
-            Counted(_PURPOSE.get(c.split or "", "no split"), c.images, c.patients)
-            for c in elsewhere
-        ),
+        found=_counted(data_name, (*whole.records, *unlabelled)),
+        elsewhere=tuple(elsewhere),
         evaluated=_counted("all images" if split == "all" else f"split {split}", chosen.records),
         refused=tuple((r.reason.replace("_", " "), r.count) for r in refusals),
         scored=Counted("scored", evaluation.n, evaluation.patients),
@@ -253,12 +257,19 @@ def checklist_facts(
     """
     found: dict[Fact, str] = {
         **_on_data(flow, whole, chosen),
-        **(_on_model(manifest) if manifest else {}),
+        **(_on_model(manifest, _chose(flow, config)) if manifest else {}),
         **(_on_training(config) if isinstance(config, TrainConfig) else {}),
         **_on_evaluation(flow, evaluation),
         **({} if manifest else _on_scores(flow, evaluation)),
     }
     return {fact: text for fact, text in found.items() if text}
+
+
+def _chose(flow: Flow, config: TrainConfig | IntervalConfig) -> str:
+    """That the evaluated images are those of the choice; empty if the run does not show it."""
+    if isinstance(config, TrainConfig) and flow.evaluated.name == "split val":
+        return " These are the evaluated images."
+    return ""
 
 
 def _on_data(flow: Flow, whole: Dataset, chosen: Dataset) -> dict[Fact, str]:
@@ -312,7 +323,8 @@ def _number(text: str) -> float | None:
     return value if abs(value) < float("inf") else None
 
 
-def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
+def _on_model(manifest: BundleManifest, chose: str = "") -> dict[Fact, str]:
+    """Facts in a bundle; `chose`: a sentence about the images that calibration was chosen on."""
     net, seen = manifest.architecture, manifest.training_data
     backbone = backbone_title(net.name)
     point, calibration = manifest.threshold, manifest.calibration
@@ -322,13 +334,13 @@ def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
         f"{net.hidden_units}, ReLU), Dense(1, sigmoid); input {net.size}×{net.size} pixels"
     )
     mirrored = " Each prediction averages the image and its mirror image." if manifest.flip else ""
-    recalibrated = (
-        "none"
-        if calibration.method == "none"
-        else f"{calibration.method}: slope {calibration.slope:.3f}, intercept "
-        f"{calibration.intercept:.3f} on the logit"
-    )
     chosen_on = f", chosen on {point.chosen_on}" if point.chosen_on else ""
+    recalibrated = (
+        "None."
+        if calibration.method == "none"
+        else f"Calibration by {calibration.method}: slope {calibration.slope:.3f}, intercept "
+        f"{calibration.intercept:.3f} on the logit{chosen_on}.{chose}"
+    )
     threshold = f"{point.value:.4f}: {point.rule}{chosen_on}."
     return {
         "technology": "Deep learning: a convolutional neural network "
@@ -355,10 +367,21 @@ def _on_model(manifest: BundleManifest) -> dict[Fact, str]:
         "threshold": threshold,
         "output": "The calibrated probability of pneumonia; PNEUMONIA at or above the threshold "
         f"({threshold.rstrip('.')}).",
-        "updating": f"Recalibration on validation – {recalibrated}. None on the evaluated images.",
+        "updating": recalibrated,
+        "indeterminate": _abstention(manifest.abstention),
         "calculation": "By `pneumoscope predict` (or its Python and exported graphs) from the "
         "bundle; one image, one forward pass.",
     }
+
+
+def _abstention(found: Abstention) -> str:
+    if found.method == "none":
+        return "The model does not abstain: every result is NORMAL or PNEUMONIA."
+    chosen_on = f", chosen on {found.chosen_on}" if found.chosen_on else ""
+    return (
+        f"A result is indeterminate from {found.low:.4f} to below {found.high:.4f} ({found.rule}"
+        f"{chosen_on}). All metrics apply the threshold, as if the model never abstained."
+    )
 
 
 def _on_scores(flow: Flow, evaluation: Evaluation) -> dict[Fact, str]:

@@ -172,7 +172,10 @@ def evaluate_scores(
     split = _split(labelled.rows)
     refused = _refusals(labelled.rows)
     name = f"{table.path.name}, column {table.column}"
-    flow = flow_of(dataset, dataset, split, table.path.name, evaluation, refused)
+    # Rows of other splits were found too, and rows without a label are excluded.
+    whole = replace(dataset, records=tuple(_record(r) for r in table.rows if r.label is not None))
+    unlabelled = [_record(row) for row in table.rows if row.label is None]
+    flow = flow_of(whole, dataset, split, table.path.name, evaluation, refused, unlabelled)
     seconds = {"evaluation": round(time.monotonic() - started, 2)}
     digest = sha256_of_file(table.path)
     content = ReportContent(
@@ -193,7 +196,10 @@ def evaluate_scores(
         [_prediction(row, evaluation) for row in labelled.rows],
         _columns(labelled, evaluation.scale),
         content,
-        checklist_facts(flow, dataset, dataset, evaluation, None, interval),
+        {
+            **checklist_facts(flow, whole, dataset, evaluation, None, interval),
+            "indeterminate": _withheld(labelled.scored),
+        },
     )
     write_evaluation_files(out, files, out / "report.html")
     return EvaluatedScores(document, evaluation, flow, files.answers)
@@ -288,6 +294,17 @@ def _oddities(
     elif cases.rule.endswith("none was stated"):
         found.append("No threshold was stated, in the table or by option: 0.5 was used.")
     return tuple(found)
+
+
+def _withheld(scored: Sequence[ScoreRow]) -> str:
+    """How many predictions the system withheld, and how they are counted."""
+    withheld = sum(row.uncertain for row in scored)
+    if not withheld:
+        return "No prediction of the table is indeterminate."
+    return (
+        f"{withheld} of {plural(len(scored), 'prediction')} are indeterminate; all metrics apply "
+        "the threshold, as if the system never abstained."
+    )
 
 
 def _repeated(rows: Sequence[ScoreRow]) -> list[str]:

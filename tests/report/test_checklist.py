@@ -109,7 +109,7 @@ def test_the_flow_tells_all_counts() -> None:
         "Found in images.csv",
         "4,270 X-rays of 2,922 patients",
         "Evaluated: split test",
-        "truncated: 2",
+        "2 × truncated",
         "421 X-rays of 363 patients",
         "threshold 0.898",
         "Predicted PNEUMONIA: 266",
@@ -118,6 +118,14 @@ def test_the_flow_tells_all_counts() -> None:
     ):
         assert part in svg.inline, part
     assert flow_diagram(FLOW).inline == svg.inline
+
+
+def test_a_long_reason_is_shortened_and_its_count_is_not() -> None:
+    reason = "the detector of the room reported an exposure outside of its calibrated range"
+    long = flow_diagram(replace(FLOW, refused=((reason, 1234),)))
+    assert reason not in re.sub(r'aria-label="[^"]*"', "", long.inline)
+    assert ">1,234 × the detector" in long.inline
+    assert f"{reason}: 1234" in long.reading
 
 
 def test_a_flow_without_detours() -> None:

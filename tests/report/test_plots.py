@@ -177,6 +177,23 @@ def test_hostile_group_names_are_escaped_and_no_formula() -> None:
     assert "<script>" in (root.get("aria-label") or "")
 
 
+def test_long_group_names_keep_their_numbers_and_control_characters_vanish() -> None:
+    long = plots.Group("Universitätsklinikum für Kinder- und Jugendmedizin", Estimate(0.5), 1234)
+    odd = plots.Group("a\x07b\x00", Estimate(0.5), 3)
+    svg = plots.group_rates([long, odd], "Rate", 0.95)
+    (label,) = (text for text in texts(svg) if text.endswith("… (1,234)"))
+    assert label.startswith("Univ")
+    assert "a b  (3)" in texts(svg)
+    ElementTree.fromstring(svg.standalone.encode())  # noqa: S314
+
+
+def test_an_empty_class_has_no_shares() -> None:
+    shown = texts(plots.confusion(ConfusionMatrix(0, 0, 1, 4)))
+    assert shown.count("correct") == 1
+    assert shown.count("wrong") == 1
+    assert not any(text.endswith(" 0.0\N{NO-BREAK SPACE}%") for text in shown)
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.02, 0.5, 0.98, 1.0])
 def test_histogram_is_drawn_at_any_threshold(threshold: float) -> None:
     svg = plots.score_histogram(HISTOGRAM, threshold, MATRIX)

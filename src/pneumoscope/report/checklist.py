@@ -30,10 +30,12 @@ from pneumoscope.report.svg import (
     NORMAL,
     PNEUMONIA,
     POINTS_PER_INCH,
+    SMALL_TEXT,
     Colour,
     Svg,
     draw_text,
     drawing,
+    shortened,
     to_svg,
 )
 
@@ -217,7 +219,7 @@ def _steps(flow: Flow) -> tuple[tuple[str, ...], ...]:
 def _sides(flow: Flow) -> tuple[tuple[str, ...], ...]:
     """The images excluded after the first and after the second step."""
     other = [line for one in flow.elsewhere for line in (f"{one.name}:", _both(one))]
-    refused = tuple(f"{name}: {count}" for name, count in flow.refused)
+    refused = tuple(f"{count:,} × {name}" for name, count in flow.refused)
     return (
         ("Not evaluated here", *other) if other else (),
         ("No result", *refused) if refused else ("No result: none",),
@@ -240,7 +242,7 @@ def _box(
     lines: Sequence[str],
     colour: Colour = INK,
 ) -> None:
-    """Draw a box with text; the first line is bold."""
+    """Draw a box with text; the first line is bold, and lines that are too long are shortened."""
     axes.add_patch(
         Rectangle(
             (column[0], top), column[1], height, fill=False, edgecolor=colour.light, linewidth=1
@@ -249,7 +251,8 @@ def _box(
     start = top + (height - len(lines) * _LINE) / 2 + _LINE / 2
     for place, line in enumerate(lines):
         y = start + place * _LINE
-        draw_text(axes, column[0] + _PADDING, y, line, colour, bold=place == 0, size=9.5)
+        shown = shortened(line, column[1] - 2 * _PADDING, SMALL_TEXT, bold=place == 0)
+        draw_text(axes, column[0] + _PADDING, y, shown, colour, bold=place == 0)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:

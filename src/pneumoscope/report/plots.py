@@ -33,6 +33,8 @@ from pneumoscope.report.svg import (
     mark_point,
     name_axes,
     new_axes,
+    shortened,
+    text_width,
     to_svg,
     unit_square,
 )
@@ -47,6 +49,8 @@ CLASS_COLOURS: tuple[Colour, Colour] = (NORMAL, PNEUMONIA)
 _ROW = 30
 _LABELS_WIDTH = 168
 _CHANCE = 0.5
+_GROUP_MARGINS, _GROUP_SIZE, _TICK_GAP = (118, 180), 10.0, 8
+"""Of the figure of groups: room for the names, their size, and their distance from the axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +91,19 @@ def confusion(matrix: ConfusionMatrix) -> Svg:
                 bold=True,
             )
             for j, images in enumerate(row):
-                share = images / sum(row) if sum(row) else 0.0
+                share = images / sum(row) if sum(row) else None
                 tile = Rectangle(
                     (j + 0.012, i + 0.015),
                     0.976,
                     0.97,
                     facecolor=CLASS_COLOURS[i].light,
-                    alpha=0.05 + 0.27 * share,
+                    alpha=0.05 + 0.27 * (share or 0.0),
                     linewidth=0,
                 )
                 axes.add_patch(tile)
                 draw_text(axes, j + 0.5, i + 0.45, count(images), ha="center", size=21, bold=True)
-                kind = ("correct" if i == j else "wrong") + f", {percent(share, 1)}"
+                kind = "correct" if i == j else "wrong"
+                kind += "" if share is None else f", {percent(share, 1)}"
                 draw_text(axes, j + 0.5, i + 0.72, kind, ha="center", size=10)
         for j, name in enumerate(CLASS_NAMES):
             draw_text(axes, j + 0.5, -0.1, f"predicted {name.lower()}", MUTED, ha="center", size=10)
@@ -224,13 +229,14 @@ def score_histogram(histogram: ScoreHistogram, threshold: float, matrix: Confusi
         is_probability = (low, high) == (0.0, 1.0)
         name = "Predicted probability of pneumonia" if is_probability else "Score"
         bottom.set_xlabel(name, labelpad=5)
-        _label_wrong(top, at, f"{plural(matrix.fp, 'false alarm')}", right=True)
-        _label_wrong(bottom, at, f"{count(matrix.fn)} missed", right=False)
-        top.text(
-            at,
-            1.05,
+        _count_wrong(top, f"{plural(matrix.fp, 'false alarm')}")
+        _count_wrong(bottom, f"{count(matrix.fn)} missed")
+        top.annotate(
             f"threshold {number(threshold, 2)}",
-            transform=top.get_xaxis_transform(),
+            (at, 1.0),
+            xycoords=top.get_xaxis_transform(),
+            xytext=(0, 22),  # above the line of the title
+            textcoords="offset points",
             ha=_anchor(at),
             va="bottom",
             fontsize=9.5,
@@ -250,7 +256,10 @@ def group_rates(groups: Sequence[Group], rate: str, level: float, name: str = "g
     """Draw a rate and its interval per group of images (bacterial, viral), on one scale."""
     with drawing():
         height = 70 + 38 * len(groups)
-        figure, axes = new_axes(WIDTH, height, margins=(118, 34, 62, 14))
+        labels = [_group_label(group) for group in groups]
+        longest = max((text_width(label, _GROUP_SIZE) for label in labels), default=0)
+        margin = max(_GROUP_MARGINS[0], longest + _TICK_GAP)
+        figure, axes = new_axes(WIDTH, height, margins=(margin, 34, 62, 14))
         shown = [e for g in groups for e in (g.estimate.low, g.estimate.value) if e is not None]
         start = max(0.0, float(np.floor((min(shown, default=0.0) - 0.02) * 10) / 10))
         axes.set_xlim(start, 1.0)
@@ -262,14 +271,20 @@ def group_rates(groups: Sequence[Group], rate: str, level: float, name: str = "g
                 mark_point(axes, value, row, group.colour)
             draw_text(axes, 1 + 0.05 * (1 - start), row, number(value), bold=True, size=10.5)
         axes.set_ylim(len(groups) - 0.4, -0.6)
-        labels = [f"{group.label} ({count(group.total)})" for group in groups]
         axes.set_yticks(range(len(groups)), labels)
         axes.spines["left"].set_visible(False)
         grid(axes, "x")
-        axes.tick_params(axis="y", length=0, labelcolor=INK.light, labelsize=10)
+        axes.tick_params(axis="y", length=0, labelcolor=INK.light, labelsize=_GROUP_SIZE)
         axes.set_xlabel(rate, labelpad=5)
         parts = [f"{in_words(g.estimate, level)} for {g.label.lower()}" for g in groups]
         return to_svg(figure, name, f"{rate}: {'; '.join(parts)}.")
+
+
+def _group_label(group: Group) -> str:
+    """The name of a group, shortened to the widest margin, and its number of images in full."""
+    total = f" ({count(group.total)})"
+    room = _GROUP_MARGINS[1] - _TICK_GAP - text_width(total, _GROUP_SIZE)
+    return shortened(group.label, room, _GROUP_SIZE) + total
 
 
 def _band(axes: Axes, curve: Curve) -> None:
@@ -344,19 +359,9 @@ def _square_root_ticks(most: int) -> list[int]:
     return ticks
 
 
-def _label_wrong(axes: Axes, threshold: float, text: str, *, right: bool) -> None:
-    """Write the number of wrong predictions on the wrong side of the threshold."""
-    axes.text(
-        threshold + (0.02 if right else -0.02),
-        0.86,
-        text,
-        transform=axes.get_xaxis_transform(),
-        ha="left" if right else "right",
-        va="center",
-        fontsize=9.5,
-        fontweight="bold",
-        color=INK.light,
-    )
+def _count_wrong(axes: Axes, text: str) -> None:
+    """Write the number of wrong predictions beside the title, where no threshold is in the way."""
+    axes.set_title(text, loc="right", fontsize=9.5, fontweight="bold", color=INK.light, pad=7)
 
 
 def likeness_intervals(found: Sequence[PatientSimilarity]) -> Svg:

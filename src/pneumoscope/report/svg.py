@@ -159,7 +159,7 @@ def _tidy(source: str, name: str, reading: str) -> str:
     width, height = _size(source)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" aria-label="{escape(reading)}" '
+        f'width="{width}" height="{height}" role="img" aria-label="{escape(printable(reading))}" '
         f'style="stroke-linejoin:round;stroke-linecap:butt">{body}'
     )
 
@@ -272,6 +272,32 @@ def draw_text(  # noqa: PLR0913 - a text has a position, an alignment and a styl
         transform=axes.transAxes if in_axes else axes.transData,
         zorder=6,
     )
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Width of `text` in points in the font of the figures; browsers use narrower ones."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    font = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
+    width, _, _ = TextToPath().get_text_width_height_descent(printable(text), font, ismath=False)
+    return float(width)
+
+
+def shortened(text: str, room: float, size: float, *, bold: bool = False) -> str:
+    """`text` with its end replaced by `…` if it is wider than `room` points."""
+    text = printable(text)
+    if text_width(text, size, bold=bold) <= room:
+        return text
+    kept = len(text) - 1
+    while kept > 1 and text_width(f"{text[:kept].rstrip()}…", size, bold=bold) > room:
+        kept -= 1
+    return f"{text[:kept].rstrip()}…"
+
+
+def printable(text: str) -> str:
+    """`text` with a space for each character that XML or a font has no sign for."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def mark_point(axes: Axes, x: float, y: float, colour: Colour = INK) -> None:

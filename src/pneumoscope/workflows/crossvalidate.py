@@ -61,6 +61,7 @@ from pneumoscope.workflows.scoring import (
     MatchedFraming,
     Scored,
     evaluate_scored,
+    reversed_scores,
     score_all,
     score_matched,
 )
@@ -397,7 +398,9 @@ def _write(
     job: _Job, found: CrossValidated, manifest: BundleManifest, name: str, watch: Stopwatch
 ) -> None:
     out, folds = job.out, found.folds
-    dataset = with_cautions(job.dataset, caution_on_folds(found.seen))
+    dataset = with_cautions(
+        job.dataset, caution_on_folds(found.seen), reversed_scores(found.pooled)
+    )
     point = OperatingPoint(found.pooled.threshold, found.pooled.rule, "the validation parts")
     evaluated = Evaluated(
         _together(dataset, [fold.scored for fold in folds]).at_threshold(point.value),

@@ -30,8 +30,10 @@ def subject(content: bytes) -> Subject:
     return Subject.of(source_image(content, "film.dcm", LimitsConfig()))
 
 
-def resources(about: Subject, prediction: Prediction) -> dict[str, dict[str, Any]]:
-    text = fhir_bundle(about, AUTHOR, prediction)
+def resources(
+    about: Subject, prediction: Prediction, author: Author = AUTHOR
+) -> dict[str, dict[str, Any]]:
+    text = fhir_bundle(about, author, prediction)
     Bundle.model_validate_json(text)
     document = json.loads(text)
     return {entry["resource"]["resourceType"]: entry["resource"] for entry in document["entry"]}
@@ -82,18 +84,30 @@ def test_the_device_says_whom_its_model_is_for() -> None:
         for entry in document["entry"]
         if entry["resource"]["resourceType"] == "Device"
     )
-    assert [note["text"] for note in device["note"]][1:] == [
-        "for children aged 1–5 years",
+    assert [note["text"] for note in device["note"]] == [
+        "RESEARCH USE ONLY – not for diagnosis",
+        "The model is for children aged 1–5 years",
+        "Threshold 0.600000: for the test",
         "sensitivity on validation 0.900 (0.850 to 0.940)",
     ]
 
 
-def test_warnings_are_told() -> None:
-    from dataclasses import replace
-
-    warned = replace(answered(xray_bytes()).prediction, warnings=("age not known",))
-    notes = resources(subject(xray_bytes()), warned)["Observation"]["note"]
-    assert "age not known" in notes[1]["text"]
+def test_report_and_observation_state_warnings_settings_and_ages() -> None:
+    content = xray_bytes()
+    author = Author.of(replace(MANIFEST, ages=(1, 5)), "f32", ("any age", "no input check"))
+    warned = replace(answered(content).prediction, warnings=("age not known",))
+    found = resources(subject(content), warned, author)
+    notes = [note["text"] for note in found["Observation"]["note"]]
+    assert notes[1:] == [
+        "Warning: age not known.",
+        "RESEARCH USE ONLY – not for diagnosis.",
+        "Setting: any age.",
+        "Setting: no input check.",
+        "The model is for children aged 1–5 years.",
+    ]
+    assert found["DiagnosticReport"]["conclusion"] == " ".join(notes)
+    device = {note["text"] for note in found["Device"]["note"]}
+    assert {"Setting: any age", "Setting: no input check"} <= device
 
 
 def test_the_same_result_has_the_same_identifiers_and_another_image_others() -> None:

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from pneumoscope.config import LimitsConfig
 from pneumoscope.delivery.dicom_report.source import (
     MANUFACTURER,
-    RESEARCH_ONLY,
     Author,
     Variants,
     source_image,
@@ -131,7 +130,7 @@ def fhir_bundle(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     urls = {kind: _url(kind, author, subject) for kind in _KINDS}
     resources = {
-        "DiagnosticReport": _report(subject, prediction, urls, now),
+        "DiagnosticReport": _report(subject, author, prediction, urls, now),
         "Observation": _observation(subject, author, prediction, urls, now),
         "Device": _device(author),
         "Provenance": _provenance(subject, author, urls, now),
@@ -169,7 +168,7 @@ def _url(kind: str, author: Author, subject: Subject) -> str:
 
 
 def _report(
-    subject: Subject, prediction: Prediction, urls: dict[str, str], now: str
+    subject: Subject, author: Author, prediction: Prediction, urls: dict[str, str], now: str
 ) -> dict[str, Any]:
     category = {"system": f"{_TERMINOLOGY}/v2-0074", "code": "RAD", "display": "Radiology"}
     return {
@@ -184,7 +183,7 @@ def _report(
         "issued": now,
         "result": [{"reference": urls["Observation"]}],
         "imagingStudy": [_study(subject)] if subject.study else None,
-        "conclusion": f"{_conclusion(prediction)} {RESEARCH_ONLY}.",
+        "conclusion": " ".join(_sentences(author, prediction)),
     }
 
 
@@ -205,14 +204,11 @@ def _observation(
         "device": {"reference": urls["Device"]},
         "method": {"text": f"{author.architecture}; {author.rule}"},
         "derivedFrom": [_study(subject)] if subject.study else None,
-        "note": [
-            {"text": f"{_conclusion(prediction)} {RESEARCH_ONLY}."},
-            *({"text": f"Warning: {warning}"} for warning in prediction.warnings),
-        ],
+        "note": [{"text": sentence} for sentence in _sentences(author, prediction)],
     }
     if prediction.probability is None:
         absent = {"system": f"{_TERMINOLOGY}/data-absent-reason", "code": "not-performed"}
-        return found | {"dataAbsentReason": {"coding": [absent], "text": _conclusion(prediction)}}
+        return found | {"dataAbsentReason": {"coding": [absent], "text": _finding(prediction)}}
     code, display = _INTERPRETATIONS[prediction.prediction or UNCERTAIN]
     system = f"{_TERMINOLOGY}/v3-ObservationInterpretation"
     found["valueQuantity"] = _number(prediction.probability)
@@ -242,8 +238,12 @@ def _device(author: Author) -> dict[str, Any]:
         "version": [{"value": author.version}],
         "type": {"coding": [_SOFTWARE]},
         "note": [
-            {"text": f"{RESEARCH_ONLY}. Threshold {author.threshold:.6f}: {author.rule}."},
-            *({"text": sentence} for sentence in author.statements),
+            {"text": sentence}
+            for sentence in (
+                *author.cautions(),
+                f"Threshold {author.threshold:.6f}: {author.rule}",
+                *author.statements,
+            )
         ],
     }
 
@@ -292,7 +292,14 @@ def _number(value: float) -> dict[str, Any]:
     return {"value": round(value, 6), "unit": "1", "system": _UCUM, "code": "1"}
 
 
-def _conclusion(prediction: Prediction) -> str:
+def _sentences(author: Author, prediction: Prediction) -> list[str]:
+    """The result in words, with each warning of the input and the author's cautions."""
+    warnings = (f"Warning: {warning}" for warning in prediction.warnings)
+    cautions = (*warnings, *author.cautions())
+    return [_finding(prediction), *(f"{text.rstrip('.')}." for text in cautions)]
+
+
+def _finding(prediction: Prediction) -> str:
     if prediction.probability is None:
         reason = prediction.reason.value.replace("_", " ") if prediction.reason else "no score"
         return f"No score was given: {reason}. {prediction.detail}".strip().rstrip(".") + "."

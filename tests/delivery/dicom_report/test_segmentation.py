@@ -173,6 +173,22 @@ def test_warnings_of_an_input_are_in_all_of_its_objects() -> None:
     assert capture.Rows > labelled_rows(author, replace(result.prediction, warnings=()))
 
 
+def test_settings_and_ages_are_in_all_objects() -> None:
+    checks, content = ("any age", "no input check"), xray_bytes()
+    manifest = replace(MANIFEST, ages=(1, 5))
+    reporter = Reporter(manifest, segmentation=True, checks=checks)
+    report, capture, seg = (
+        dcmread(BytesIO(one.content)) for one in reporter.objects(content, answered(content))
+    )
+    comments = [str(item.get("TextValue", "")) for item in report.ContentSequence]
+    shown = _label(reporter.author, answered(content).prediction)
+    for caution in ("Setting: any age", "Setting: no input check", "The model is for children"):
+        assert any(caution in comment for comment in comments)
+        assert caution in capture.ImageComments
+        assert caution in seg.ImageComments
+        assert any(caution in line for line in shown)
+
+
 @needs("dciodvfy")
 def test_dciodvfy_finds_nothing_in_the_cautions(tmp_path: Path) -> None:
     content = xray_bytes()

@@ -162,7 +162,7 @@ def test_it_names_the_algorithm_its_version_and_its_model() -> None:
         entry.TextValue
         for entry in items(dcmread(BytesIO(made[0].content)), "Algorithm Parameters")
     ]
-    assert told[2:4] == ["precision: int8", "for children aged 1–5 years"]
+    assert told[2:4] == ["precision: int8", "The model is for children aged 1–5 years"]
     assert parameters[2:] == ["sensitivity on validation 0.900 (0.850 to 0.940)"]
 
 
@@ -234,7 +234,7 @@ def test_a_result_with_other_checks_has_other_uids() -> None:
     assert uids[0] != uids[1]
     assert uids[0] == Author.of(manifest).uid("report", patient_xray().SOPInstanceUID)
     told = items(dcmread(BytesIO(made[0].content)), "Algorithm Parameters")
-    assert "setting: any age" in [entry.TextValue for entry in told]
+    assert "Setting: any age" in [entry.TextValue for entry in told]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def secondary_capture(
         if keyword in image:
             capture[keyword] = image[keyword]
     capture.DerivationDescription = f"Grad-CAM map over the image. {RESEARCH_ONLY}"
-    capture.ImageComments = _comments(prediction)
+    capture.ImageComments = _comments(author, prediction)
     capture.SourceImageSequence = [_reference(source)]
     return capture
 
@@ -157,20 +157,22 @@ def _label(author: Author, prediction: Prediction) -> list[str]:
     probability, threshold = prediction.probability or 0.0, prediction.threshold or 0.0
     # Values of the header may name the patient: they are in the comments, and in no pixel.
     words = [_QUOTED.sub("...", warning) for warning in prediction.warnings]
-    cautions = [f"Caution: {text}".replace("–", "-") for text in words]
-    return [
-        RESEARCH_ONLY.replace("–", "-"),  # Pillow's own font lacks the dash
+    first, *others = author.cautions()
+    cautions = [*others, *(f"Caution: {text}" for text in words)]
+    lines = [
+        first,
         f"prediction {prediction.prediction}: probability of pneumonia {probability:.3f}",
         f"threshold {threshold:.3f}",
         f"pneumoscope {author.version}, {author.model_name}",
         *(line for text in cautions for line in wrap(text, _LETTERS_WIDE)),
     ]
+    return [line.replace("–", "-") for line in lines]  # Pillow's own font lacks the dash
 
 
-def _comments(prediction: Prediction) -> str:
-    """ImageComments (LT, PS3.5 6.2): research use, and each warning of the input."""
-    cautions = "".join(f". Caution: {warning}" for warning in prediction.warnings)
-    return f"{RESEARCH_ONLY}{cautions}"[:_MOST_COMMENT]
+def _comments(author: Author, prediction: Prediction) -> str:
+    """ImageComments (LT, PS3.5 6.2): the author's cautions, and each warning of the input."""
+    warnings = (f"Caution: {warning}" for warning in prediction.warnings)
+    return ". ".join((*author.cautions(), *warnings))[:_MOST_COMMENT]
 
 
 def orientation(image: Dataset) -> tuple[str, str] | None:
@@ -252,7 +254,7 @@ def segmentation(
     # C.7.6.1: type 2C, empty if unknown.
     made.PatientOrientation = orientation(image) or ""
     made.SpecificCharacterSet = "ISO_IR 192"
-    made.ImageComments = _comments(prediction)
+    made.ImageComments = _comments(author, prediction)
     return made
 
 

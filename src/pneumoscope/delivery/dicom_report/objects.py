@@ -18,7 +18,7 @@ score gets one as well, with the reason, so that nobody waits for it in vain.
           Probability            with its threshold (TID 300)
           Presence of property   present, absent, undetermined, not evaluated
           Comment                the reason for no score or no class; each warning of the input
-      Comment                    research use only; differences from the image's header
+      Comment                    research use only; settings; ages; changes of the header
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.delivery.dicom_report.heatmap import secondary_capture, segmentation
 from pneumoscope.delivery.dicom_report.source import (
     MANUFACTURER,
-    RESEARCH_ONLY,
     Author,
     SourceImage,
     Variants,
@@ -102,9 +101,9 @@ def structured_report(
         procedure_reported=_procedure(prediction),
         imaging_measurements=[_group(source, author, prediction)],
     )
-    report[0].ContentSequence.append(
-        _comment(f"{RESEARCH_ONLY}. Research software, not a medical device")
-    )
+    first, *others = author.cautions()
+    for caution in (f"{first}. Research software, not a medical device", *others):
+        report[0].ContentSequence.append(_comment(caution))
     for change in source.changes:
         report[0].ContentSequence.append(_comment(f"Changed from the image's header: {change}"))
     return Comprehensive3DSR(
@@ -207,7 +206,7 @@ def _algorithm(author: Author) -> AlgorithmIdentification:
         f"model: {author.architecture}, manifest SHA-256 {author.fingerprint}",
         f"threshold: {author.threshold:.6f} ({author.rule})",
         *([f"precision: {author.precision}"] if author.precision else []),
-        *(f"setting: {check}" for check in author.checks),
+        *author.cautions()[1:],
         *author.statements,
     ]
     return AlgorithmIdentification(

@@ -323,8 +323,8 @@ class Author:
         rule: how the threshold was chosen.
         precision: numeric precision of inference, `""` if unknown.
         checks: settings by which the model predicts for images that it rejects by default.
-        statements: the ages that the model is for and its metrics on validation, each in words, as
-            far as they are known.
+        statements: the metrics of the model on validation, each in words, as far as they are known.
+        ages: the youngest and oldest age that the model is for; empty if unknown.
         variant: distinguishes images with the same UID but other content; `""` for the first.
     """
 
@@ -336,6 +336,7 @@ class Author:
     precision: str = ""
     checks: tuple[str, ...] = ()
     statements: tuple[str, ...] = ()
+    ages: tuple[int, ...] = ()
     variant: str = ""
 
     @classmethod
@@ -351,7 +352,8 @@ class Author:
             rule=manifest.threshold.rule,
             precision=precision,
             checks=checks,
-            statements=(*_ages(manifest), *_validation(manifest.validation)),
+            statements=_validation(manifest.validation),
+            ages=manifest.ages,
         )
 
     @property
@@ -363,6 +365,11 @@ class Author:
     def model_name(self) -> str:
         """The name of the model: architecture and the first digits of its fingerprint."""
         return f"{self.architecture} {self.fingerprint[:_FINGERPRINT_DIGITS]}"
+
+    def cautions(self) -> tuple[str, ...]:
+        """What every result states in every form: research use, then settings and ages."""
+        ages = [f"The model is for {describe_ages(self.ages)}"] if self.ages else []
+        return (RESEARCH_ONLY, *(f"Setting: {check}" for check in self.checks), *ages)
 
     def uid(self, part: Part, subject: str = "") -> str:
         """The UID of one part of the report on `subject`, itself a UID.
@@ -396,10 +403,6 @@ class Variants:
         """`Author.variant` for an image: `""` for the first content with its UID, else a digest."""
         digest = sha256(content).hexdigest()
         return "" if self._first.setdefault(uid, digest) == digest else digest
-
-
-def _ages(manifest: BundleManifest) -> tuple[str, ...]:
-    return (f"for {describe_ages(manifest.ages)}",) if manifest.ages else ()
 
 
 def _validation(document: Mapping[str, Any]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def records(split: Split, count: int) -> list[ImageRecord]:
             f"{split}-{k // 2}",
             split,
             subtype="virus" if k % 2 else "",
-            extra={"age": str(2 + k), "sex": "F" if k % 4 else "M", "view": ""},
+            extra={"age": str(2 + k) if k else "002Y", "sex": "F" if k % 4 else "M", "view": ""},
         )
         for k in range(count)
     ]

@@ -12,6 +12,7 @@ from statistics import median
 
 from pneumoscope.config import IntervalConfig, TrainConfig
 from pneumoscope.data.index import class_counts
+from pneumoscope.data.public_tables import age_in_years
 from pneumoscope.evaluation.evaluate import PROBABILITY_METRICS, Evaluation
 from pneumoscope.evaluation.intervals import METRICS_METHOD
 from pneumoscope.images.dicom.patient import describe_ages
@@ -302,7 +303,8 @@ def _on_data(flow: Flow, whole: Dataset, chosen: Dataset) -> dict[Fact, str]:
 def _patient_facts(records: Sequence[ImageRecord]) -> str:
     """Age, sex and view of the evaluated images, if the manifest has them."""
     parts = []
-    ages = [age for record in records if (age := _number(record.extra.get("age", ""))) is not None]
+    stated = (age_in_years(record.extra.get("age", "")) for record in records)
+    ages = [age for age in stated if age is not None]
     if ages:
         middle = f"{median(ages):.3g} ({min(ages):.3g} to {max(ages):.3g})"
         parts.append(f"age known for {len(ages):,}, median {middle}")
@@ -313,14 +315,6 @@ def _patient_facts(records: Sequence[ImageRecord]) -> str:
             listed = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(4))
             parts.append(f"{column} {listed}")
     return f" Of the evaluated X-rays: {'; '.join(parts)}." if parts else ""
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None
 
 
 def _on_model(manifest: BundleManifest, chose: str = "") -> dict[Fact, str]:

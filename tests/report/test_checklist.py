@@ -128,6 +128,10 @@ def test_a_long_reason_is_shortened_and_its_count_is_not() -> None:
     assert f"{reason}: 1234" in long.reading
 
 
+def test_a_reason_of_a_million_letters_is_drawn_as_well() -> None:
+    assert "…" in flow_diagram(replace(FLOW, refused=(("x" * 1_000_000, 3),))).inline
+
+
 def test_a_flow_without_detours() -> None:
     plain = flow_diagram(replace(FLOW, elsewhere=(), refused=()))
     assert "Not evaluated here" not in plain.inline

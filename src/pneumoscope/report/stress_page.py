@@ -106,6 +106,7 @@ class MethodView:
     ring: str
     quality: str
     folds: int
+    unsure: str
 
 
 def render_stress_page(content: StressContent) -> str:
@@ -357,6 +358,7 @@ def _method(content: StressContent) -> Section:
         f"{100 * config.ring:g}\N{NO-BREAK SPACE}%",
         f"{config.lung_quality:g}",
         config.folds,
+        _JUDGED["unsure"],
     )
     template = "sections/stress_method.html.j2"
     return Section("method", "Method and interpretation", "Method", template, view)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_MOST_LETTERS = 500
 _TAG = re.compile(r"<[^>]+>")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}")
 _ID = re.compile(r'\bid="([^"]+)"')
@@ -286,13 +287,14 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 def shortened(text: str, room: float, size: float, *, bold: bool = False) -> str:
     """`text` with its end replaced by `…` if it is wider than `room` points."""
-    text = printable(text)
-    if text_width(text, size, bold=bold) <= room:
-        return text
-    kept = len(text) - 1
-    while kept > 1 and text_width(f"{text[:kept].rstrip()}…", size, bold=bold) > room:
+    # Measuring takes long for a name of a million characters, which no room holds.
+    start = printable(text[:_MOST_LETTERS])
+    if len(start) == len(text) and text_width(start, size, bold=bold) <= room:
+        return start
+    kept = len(start) - 1
+    while kept > 1 and text_width(f"{start[:kept].rstrip()}…", size, bold=bold) > room:
         kept -= 1
-    return f"{text[:kept].rstrip()}…"
+    return f"{start[:kept].rstrip()}…"
 
 
 def printable(text: str) -> str:

@@ -323,7 +323,7 @@ class Author:
         rule: how the threshold was chosen.
         precision: numeric precision of inference, `""` if unknown.
         checks: settings by which the model predicts for images that it rejects by default.
-        statements: the metrics of the model on validation, each in words, as far as they are known.
+        statements: the stated metrics of the model, each in words, as far as they are known.
         ages: the youngest and oldest age that the model is for; empty if unknown.
         variant: distinguishes images with the same UID but other content; `""` for the first.
     """

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import MissingError, PneumoscopeError
-from pneumoscope.images.dicom.patient import describe_ages
 from pneumoscope.inference.bundle import BundleManifest, load_bundle, manifest_digest
 from pneumoscope.inference.certificates import choose_precision
 from pneumoscope.inference.engine import fast_precisions
@@ -25,7 +24,7 @@ from pneumoscope.workflows.certify import (
     known_answer_lines,
     state,
 )
-from pneumoscope.workflows.run_folder import check_words, how_many
+from pneumoscope.workflows.run_folder import check_words, how_many, made_for
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         f"from          {manifest.initial_weights.origin}",
         f"trained on    {manifest.training_data.images} images of "
         f"{manifest.training_data.patients} patients",
-        f"made for      {describe_ages(manifest.ages) if manifest.ages else 'no stated ages'}",
+        f"made for      {made_for(manifest)}",
         f"threshold     {manifest.threshold.value:.4f} ({manifest.threshold.rule}; "
         f"{manifest.threshold.chosen_on})",
         f"calibration   {manifest.calibration.method}",

@@ -134,6 +134,11 @@ def how_many(manifest: BundleManifest) -> str:
     return f"{networks}; weights in {manifest.store}{mirrored}"
 
 
+def made_for(manifest: BundleManifest) -> str:
+    """The patients whose ages the model is for, in words."""
+    return describe_ages(manifest.ages) if manifest.ages else "no stated ages"
+
+
 def check_words(check: InputCheck) -> str:
     """The input check of a model and its rejection rates on held-out patients, in words."""
     if check == InputCheck():
@@ -161,7 +166,7 @@ def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
             "Calibration": f"{calibration.method}, slope {calibration.slope:.3f}, "
             f"intercept {calibration.intercept:.3f}",
             "Input check": check_words(manifest.input_check),
-            "Made for": describe_ages(manifest.ages) if manifest.ages else "no stated ages",
+            "Made for": made_for(manifest),
             "Trained on": f"{manifest.training_data.images} images of "
             f"{manifest.training_data.patients} patients",
         },

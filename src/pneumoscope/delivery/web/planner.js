@@ -41,7 +41,7 @@ export function startPlanner(model) {
   }
   const { validation } = model;
   const patients = validation.patients ? ` of ${validation.patients} patients` : "";
-  source.textContent = `Measured on ${measuredOn(model)} (${validation.n}${patients}): expect lower values, also on other patients of the same hospital (model card). Measure on your own images first.`;
+  source.textContent = `Measured on ${measuredOn(model)} (${validation.n} images${patients}): expect lower values, also on other patients of the same hospital (model card). Measure on your own images first.`;
   byId("plan").hidden = false;
   const histogram = validation.curves?.histogram;
   const slider = byId("threshold");

@@ -35,14 +35,11 @@ from pydicom.uid import (
 )
 
 from pneumoscope.config import NodeConfig
-from pneumoscope.delivery.dicom_node.peers import is_loopback, load_files
+from pneumoscope.delivery.dicom_node.peers import LEAST_RATE, is_loopback, load_files
 from pneumoscope.delivery.dicom_report.source import HEATMAP_TYPE, MANUFACTURER
 from pneumoscope.errors import ImageRefusedError, UsageError
 from pneumoscope.images.budget import CountedStream, decoding
 from pneumoscope.images.dicom.file import read_elements, transfer_syntax_of
-
-LEAST_RATE = 16 << 10
-"""Bytes per second, beyond the time-out, below which a server counts as unreachable."""
 
 _SLICE_SECONDS = 0.5
 """Interval at which a waiting request checks whether to end."""

@@ -34,7 +34,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.config import NodeConfig
 from pneumoscope.delivery.dicom_node.http_client import StatedUids, stated_uids
-from pneumoscope.delivery.dicom_node.peers import check_aet, server_context
+from pneumoscope.delivery.dicom_node.peers import LEAST_RATE, check_aet, server_context
 from pneumoscope.delivery.dicom_node.scorer import Audit
 from pneumoscope.delivery.dicom_node.spool import Spool
 from pneumoscope.errors import UsageError
@@ -49,9 +49,6 @@ _MESSAGE_SLACK = 1 << 20
 _MOST_CRUMBS = 20_000
 _LEAST_CRUMB = 256
 """Pieces that a message may have, and the mean size in bytes required of more pieces."""
-
-_LEAST_RATE = 16 << 10
-"""Bytes per second that a caller must send beyond the time-out."""
 
 _PIECE = 64 << 10
 _BACKLOG = 128
@@ -182,7 +179,7 @@ class Meter:
         found = bytearray()
         message: _Message = wire.message
         while len(found) < count:
-            allowed = self._seconds + (message.count - count + len(found)) / _LEAST_RATE
+            allowed = self._seconds + (message.count - count + len(found)) / LEAST_RATE
             left = message.began + allowed - time.monotonic()
             if left <= 0:
                 raise OSError("a message took too long")

@@ -7,8 +7,6 @@ A row is that of `predictions.csv`. The schemas describe the documents for `/ope
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,7 +16,7 @@ from pneumoscope.config import PreprocessConfig
 from pneumoscope.delivery.rest.guard import Problem
 from pneumoscope.delivery.rest.upload import FIELD, Upload
 from pneumoscope.errors import Reason
-from pneumoscope.inference.bundle import BundleManifest
+from pneumoscope.inference.bundle import BundleManifest, manifest_digest
 from pneumoscope.inference.overlay import image_png, map_png, overlay_png
 from pneumoscope.inference.results import Result, as_row
 from pneumoscope.records import Prediction
@@ -113,9 +111,8 @@ def _base64(content: bytes) -> str:
 
 
 def model_id(manifest: BundleManifest) -> str:
-    """Sixteen hex digits that identify the model: a digest of its manifest."""
-    text = json.dumps(asdict(manifest), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """The first digits of the model's fingerprint."""
+    return manifest_digest(manifest)[:16]
 
 
 def model_document(manifest: BundleManifest, precision: str) -> dict[str, Any]:

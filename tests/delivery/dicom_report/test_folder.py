@@ -19,6 +19,7 @@ from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 from pneumoscope.cli.app import run
 from pneumoscope.delivery.dicom_report.objects import ReportFolder
 from pneumoscope.delivery.fhir import FhirFolder
+from pneumoscope.inference.overlay import shrunk
 from pneumoscope.inference.predictor import Predictor
 from support.dicom_reports import MANIFEST, predictor, xray_bytes
 from support.image_files import smooth_grey
@@ -75,6 +76,19 @@ def test_a_repeated_run_writes_the_same_objects_again(films: Path, tmp_path: Pat
 
     assert uids() == uids()
     assert len(uids()) == 5
+
+
+def test_a_later_result_leaves_no_objects_of_an_earlier_one(tmp_path: Path) -> None:
+    def kinds(content: bytes, *, segmentation: bool) -> set[str]:
+        (tmp_path / "a.dcm").write_bytes(content)
+        reports = ReportFolder(tmp_path / "out", MANIFEST, segmentation=segmentation)
+        for result in predictor().predict_files([tmp_path / "a.dcm"], keep=shrunk):
+            reports.add(result)
+        return {path.stem.rsplit("-", 1)[1] for path in (tmp_path / "out").iterdir()}
+
+    assert kinds(xray_bytes(1), segmentation=True) == {"report", "capture", "segmentation"}
+    assert kinds(xray_bytes(1), segmentation=False) == {"report", "capture"}
+    assert kinds(xray_bytes(1, Modality="CT"), segmentation=False) == {"report"}
 
 
 def test_two_images_with_one_uid_get_objects_of_their_own(tmp_path: Path) -> None:

@@ -241,6 +241,7 @@ def _comment(text: str) -> Any:
 
 
 Kind = Literal["report", "capture", "segmentation", "fhir"]
+_DICOM_KINDS: frozenset[Kind] = frozenset(("report", "capture", "segmentation"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +419,9 @@ class ReportFolder:
         stem = heatmap_name(path).removesuffix(".png")
         for item in made:
             write_bytes(self.folder / f"{stem}-{item.kind}.dcm", item.content)
+        # An earlier run may have left a capture, which would contradict a report without a score.
+        for kind in _DICOM_KINDS.difference(item.kind for item in made):
+            (self.folder / f"{stem}-{kind}.dcm").unlink(missing_ok=True)
         self.reports += 1
         self.captures += sum(item.kind == "capture" for item in made)
         self.segmentations += sum(item.kind == "segmentation" for item in made)

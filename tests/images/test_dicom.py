@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
 from pydicom.uid import (
     HTJ2K,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -26,6 +29,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.errors import ImageRefusedError, Reason
+from pneumoscope.images.dicom.file import image_digest
 from pneumoscope.images.read import read_bytes
 from support.dicom_images import (
     GREY8,
@@ -56,6 +60,56 @@ def test_uncompressed(samples: Array, syntax: str) -> None:
     same(image, stretched(samples))
     assert image.bit_depth == samples.itemsize * 8
     assert image.warnings == ()
+
+
+@pytest.mark.parametrize("samples", [GREY8, GREY16, SIGNED], ids=["u1", "u2", "i2"])
+def test_the_digest_of_an_image_is_that_of_its_content(samples: Array) -> None:
+    item = Dataset()
+    item.LUTDescriptor = [2, 0, 16]
+    item.LUTData = b"\x00\x01\x00\x02"
+    item["LUTData"].VR = "OW"
+    padding = {"PixelPaddingValue": 0, "PatientName": "Müller^Jörg", "WindowCenter": "40.0"}
+    text = {"SpecificCharacterSet": "ISO_IR 100", **padding}
+
+    def content(syntax: str, **elements: Any) -> bytes:
+        wide = samples.astype(samples.dtype.newbyteorder(">")) if syntax == NATIVE[2] else samples
+        dataset = film(samples, **{**text, "PixelData": wide.tobytes(), **elements})
+        dataset["PixelData"].VR = "OW" if samples.itemsize == 2 else "OB"
+        return dicom(dataset, syntax)
+
+    little = content(ExplicitVRLittleEndian)
+    digest = image_digest(little)
+    assert {image_digest(content(syntax)) for syntax in NATIVE[:3]} == {digest}
+    assert image_digest(little.replace(b"PYDICOM", b"ANOTHER")) == digest
+    assert image_digest(content(NATIVE[0], StationName="ROOM 3")) == digest
+    lut = {"VOILUTSequence": [item]}
+    assert len({image_digest(content(syntax, **lut)) for syntax in NATIVE[:2]}) == 1
+    others = [
+        content(NATIVE[0], **{keyword: value})
+        for keyword, value in {
+            "SOPInstanceUID": "1.2.3",
+            "PatientID": "other",
+            "PatientAge": "003Y",
+            "AccessionNumber": "7",
+            "BodyPartExamined": "HAND",
+            "PixelData": samples[::-1].tobytes(),
+            **lut,
+        }.items()
+    ]
+    assert len({digest, *map(image_digest, others)}) == len(others) + 1
+
+
+def test_the_digest_of_what_can_not_be_read_is_that_of_its_bytes() -> None:
+    whole = dicom(film(GREY16))
+    found = [b"", b"film", b"other", whole[:-9], whole[:300], b"\x08\x00" * 99]
+    assert len({image_digest(content) for content in [whole, *found]}) == len(found) + 1
+
+
+def test_the_digest_of_a_compressed_image_does_not_depend_on_its_meta_information() -> None:
+    content = compressed(film(GREY16), RLELossless)
+    digest = image_digest(content)
+    assert image_digest(content.replace(b"PYDICOM", b"ANOTHER")) == digest
+    assert image_digest(compressed(film(GREY8), RLELossless)) != digest
 
 
 @pytest.mark.parametrize("syntax", NATIVE[:3])

@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import util
 from pathlib import Path
@@ -25,7 +25,6 @@ from pneumoscope.config import LimitsConfig
 from pneumoscope.delivery.dicom_report.source import (
     MANUFACTURER,
     Author,
-    Variants,
     source_image,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
@@ -72,6 +71,7 @@ class Subject:
 
     Attributes:
         image: SOP Instance UID of a DICOM file; else a digest of the file.
+        digest: `SourceImage.digest`, for images with the same UID; `""` for another file.
         patient_id: patient id; `""` if missing, like the following.
         study: Study Instance UID.
         accession: accession number.
@@ -79,6 +79,7 @@ class Subject:
     """
 
     image: str
+    digest: str = ""
     patient_id: str = ""
     study: str = ""
     accession: str = ""
@@ -92,6 +93,7 @@ class Subject:
         iso = f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else ""
         return cls(
             f"urn:oid:{source.sop_uid}",
+            source.digest,
             str(dataset.get("PatientID") or ""),
             str(dataset.StudyInstanceUID),
             str(dataset.get("AccessionNumber") or ""),
@@ -162,9 +164,9 @@ def _entry(kind: str, url: str, resource: dict[str, Any], transaction: bool) -> 
 
 
 def _url(kind: str, author: Author, subject: Subject) -> str:
-    about = "" if kind == "Device" else subject.image
-    parts = (kind, author.version, author.fingerprint, author.precision, author.variant, about)
-    return uuid.uuid5(_NAMESPACE, "\0".join((*parts, *author.checks))).urn
+    about = () if kind == "Device" else (subject.image, subject.digest)
+    parts = (kind, author.version, author.fingerprint, author.precision, *about, *author.checks)
+    return uuid.uuid5(_NAMESPACE, "\0".join(parts)).urn
 
 
 def _report(
@@ -347,7 +349,6 @@ class FhirFolder:
         self.written = 0
         self.skipped = 0
         self._limits = limits or LimitsConfig()
-        self._variants = Variants()
         self._author = Author.of(manifest, precision, checks)
 
     def add(self, result: Result) -> None:
@@ -360,9 +361,7 @@ class FhirFolder:
         try:
             content = result.content(self._limits)
             subject = self._subject(content, path)
-            variant = self._variants.of(subject.image, content)
-            author = replace(self._author, variant=variant)
-            text = fhir_bundle(subject, author, result.prediction)
+            text = fhir_bundle(subject, self._author, result.prediction)
         except (ImageRefusedError, ValueError) as error:
             _LOGGER.warning("%s: no FHIR resources: %s", path_text(path), error)
             self.skipped += 1

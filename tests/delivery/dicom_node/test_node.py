@@ -213,7 +213,7 @@ def test_images_without_an_answer_get_a_report_that_says_so(tmp_path: Path) -> N
     # One that a spool holds from before this was refused gets no report, and the reason is kept.
     path = tmp_path / "homeless.dcm"
     path.write_bytes(homeless)
-    made = made_reports(Reporter(MANIFEST), path, answered(xray_bytes(3)), "")
+    made = made_reports(Reporter(MANIFEST), path, answered(xray_bytes(3)))
     assert made is Reason.CORRUPT
 
 

@@ -219,7 +219,7 @@ def test_values_that_fhir_does_not_allow_are_left_out(
     monkeypatch.setattr(scorer, "fhir_bundle", strict)
     path = tmp_path / "image.dcm"
     path.write_bytes(xray_bytes(1))
-    made = scorer.made_reports(Reporter(MANIFEST), path, answered(xray_bytes(1)), "", True)
+    made = scorer.made_reports(Reporter(MANIFEST), path, answered(xray_bytes(1)), True)
     assert not isinstance(made, Reason)
     assert [item.kind for item in made] == ["report", "capture", "fhir"]
     report = json.loads(made[2].content)["entry"][0]["resource"]

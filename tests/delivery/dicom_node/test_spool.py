@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")
 
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
 from pneumoscope.delivery.dicom_node import spool as spooling
-from pneumoscope.delivery.dicom_node.spool import Incoming, Spool
+from pneumoscope.delivery.dicom_node.spool import DAMAGED, MISSING, Incoming, Spool
 from pneumoscope.delivery.dicom_report.objects import ReportObject
 from pneumoscope.storage import write_bytes
+from support.dicom_reports import patient_xray
+from support.image_files import dicom
 
 
 def opened(folder: Path, model: str = "m", sending: bool = True) -> Spool:
@@ -72,13 +77,93 @@ def test_an_image_is_known_again_by_uid_and_content_for_the_same_model(tmp_path:
         "other content",
         "known",
     ]
-    first, second = spool.take(16)
-    assert (first.variant, second.variant) == ("", second.sha256)
     assert len(names(tmp_path / "incoming")) == 2
     spool.close()
     again = opened(tmp_path, "other model")
     assert keep(again, "1.1") == "new"
     again.close()
+
+
+def test_another_transfer_syntax_is_the_same_image(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    film = patient_xray()
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        keep(spool, "1.1", dicom(film, syntax))
+    content = dicom(film)
+    sender = content.replace(b"PYDICOM", b"ANOTHER")  # in the file meta information
+    assert sender != content
+    assert keep(spool, "1.1", sender) == "known"
+    assert len(spool.take(16)) == 1
+    film.PatientAge = "003Y"
+    assert keep(spool, "1.1", dicom(film)) == "other content"
+    spool.close()
+
+
+def test_the_file_that_comes_again_may_have_another_transfer_syntax(tmp_path: Path) -> None:
+    spool, film = opened(tmp_path), patient_xray()
+    keep(spool, "1.1", dicom(film))
+    (image,) = spool.take(16)
+    spool.set_aside(image, MISSING)
+    assert keep(spool, "1.1", dicom(film, ImplicitVRLittleEndian)) == "again"
+    (image,) = spool.take(16)
+    spool.check(image)  # against the digest of its own file
+    spool.close()
+
+
+def test_an_image_of_a_spool_of_version_2_is_known_by_its_file(tmp_path: Path) -> None:
+    content = dicom(patient_xray())
+    opened(tmp_path).close()
+    database = sqlite3.connect(tmp_path / "queue.sqlite")
+    database.executescript(
+        "DROP INDEX films_image; ALTER TABLE films DROP COLUMN image; PRAGMA user_version = 2;"
+    )
+    database.execute(
+        "INSERT INTO films (sop_uid, model, sha256, file, state, received)"
+        " VALUES ('1.1', 'm', ?, 'a.dcm', 'answered', 0)",
+        (sha256(content).hexdigest(),),
+    )
+    database.commit()
+    database.close()
+    spool = opened(tmp_path)
+    assert keep(spool, "1.1", content) == "known"
+    assert keep(spool, "1.1", dicom(patient_xray(2))) == "other content"
+    spool.close()
+
+
+def test_an_image_is_fetched_again_where_a_report_was_lost(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    keep(spool, "1.1")
+    (image,) = spool.take(16)
+    spool.answered(image, [report("2.1"), report("2.2")])
+    first, second = spool.due(0.0, 9)
+    assert not spool.fetchable("1.1", 0.0)
+    spool.set_aside(first, "refused 20 times")
+    assert not spool.fetchable("1.1", 0.0)
+    spool.set_aside(first, DAMAGED)
+    assert spool.fetchable("1.1", 0.0)
+    assert keep(spool, "1.1") == "again"
+    assert not spool.fetchable("1.1", 0.0)
+    (image,) = spool.take(16)
+    before = names(tmp_path / "outgoing")
+    assert spool.answered(image, [report("2.1"), report("2.2")]) == 1
+    assert names(tmp_path / "outgoing") - before == {
+        one.path.name for one in spool.due(0.0, 9) if one.sop_uid == "2.1"
+    }
+    assert second.path in [one.path for one in spool.due(0.0, 9)]  # as it was
+    assert not spool.fetchable("1.1", 0.0)
+    spool.close()
+
+
+def test_an_image_whose_lost_report_is_not_made_again_is_fetched_once(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    keep(spool, "1.1")
+    spool.answered(spool.take(16)[0], [report("2.1")])
+    (lost,) = spool.due(0.0, 9)
+    spool.set_aside(lost, MISSING)
+    keep(spool, "1.1")
+    spool.answered(spool.take(16)[0], [report("2.9")])  # as by another version
+    assert not spool.fetchable("1.1", 0.0)
+    spool.close()
 
 
 def test_it_turns_images_away_when_it_is_full(tmp_path: Path) -> None:

@@ -105,6 +105,10 @@ def test_two_images_with_one_uid_get_objects_of_their_own(tmp_path: Path) -> Non
     paths = sorted((tmp_path / "out").glob("*-report.dcm"))
     first, second, copy = (dcmread(path).SOPInstanceUID for path in paths)
     assert first == copy != second
+    alone = ReportFolder(tmp_path / "alone", MANIFEST)
+    alone.add(predictor().predict_file(tmp_path / "b.dcm"))
+    (path,) = (tmp_path / "alone").glob("*-report.dcm")
+    assert dcmread(path).SOPInstanceUID == second  # in another run, and in another order
     bundles = [json.loads(path.read_text()) for path in sorted((tmp_path / "fhir").iterdir())]
     one, two, same = (bundle["identifier"]["value"] for bundle in bundles)
     assert one == same != two

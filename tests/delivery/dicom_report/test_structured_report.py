@@ -15,9 +15,15 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
+from pneumoscope.config import LimitsConfig
 from pneumoscope.delivery.dicom_report import objects
 from pneumoscope.delivery.dicom_report.objects import Reporter, structured_report
-from pneumoscope.delivery.dicom_report.source import Author, SourceImage, checks_of
+from pneumoscope.delivery.dicom_report.source import (
+    Author,
+    SourceImage,
+    checks_of,
+    source_image,
+)
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.bundle import InputCheck, OperatingPoint
 from pneumoscope.inference.predictor import Predictor
@@ -232,7 +238,8 @@ def test_a_result_with_other_checks_has_other_uids() -> None:
         made = reporter.objects(content, model.predict_bytes(content, "x"))
         uids.append(made[0].sop_uid)
     assert uids[0] != uids[1]
-    assert uids[0] == Author.of(manifest).uid("report", patient_xray().SOPInstanceUID)
+    image = source_image(content, "x", LimitsConfig())
+    assert uids[0] == Author.of(manifest).uid("report", image.identity)
     told = items(dcmread(BytesIO(made[0].content)), "Algorithm Parameters")
     assert "Setting: any age" in [entry.TextValue for entry in told]
 

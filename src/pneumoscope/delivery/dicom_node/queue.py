@@ -17,7 +17,8 @@ from pneumoscope.errors import UsageError
 from pneumoscope.storage import open_alone
 
 QUEUE_FILE = "queue.sqlite"
-_VERSION = 2
+_VERSION = 3
+_DIGESTS_SINCE = 2
 _LOCK_SECONDS = 5.0
 
 _SCHEMA = """
@@ -75,6 +76,13 @@ DROP TABLE reports_1;
 DROP TABLE films_1;
 """
 """Version 1 stored no digest of reports: '' is not checked."""
+
+_SINCE_VERSION_3 = """
+ALTER TABLE films ADD COLUMN image TEXT NOT NULL DEFAULT '';
+UPDATE films SET image = sha256;
+CREATE UNIQUE INDEX films_image ON films (sop_uid, model, image);
+"""
+"""Before, an image was identified by the digest of its file."""
 
 
 class Queue:
@@ -179,6 +187,9 @@ def _migrate(database: sqlite3.Connection) -> None:
     if version >= _VERSION:
         return
     old = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'films'").fetchone()
-    script = _BEFORE_VERSION_2 + _SCHEMA + _AFTER_VERSION_1 if old else _SCHEMA
+    script = ""
+    if version < _DIGESTS_SINCE:
+        script = _BEFORE_VERSION_2 + _SCHEMA + _AFTER_VERSION_1 if old else _SCHEMA
+    script += _SINCE_VERSION_3
     database.execute("PRAGMA legacy_alter_table = ON")
     database.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {_VERSION}; COMMIT;")

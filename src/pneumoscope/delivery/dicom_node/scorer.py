@@ -19,7 +19,6 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -214,7 +213,7 @@ class Scorer:
         """The reports of a result; `None` if there are none, and the image was set aside."""
         try:
             made: Made = self._processes.call(
-                made_reports, self._reporter, image.path, result, image.variant, self._fhir
+                made_reports, self._reporter, image.path, result, self._fhir
             )
         except (EndedError, CallError) as error:
             words = "took too long" if isinstance(error, EndedError) and error.late else "failed"
@@ -228,9 +227,7 @@ class Scorer:
         return made
 
 
-def made_reports(
-    reporter: Reporter, path: Path, result: Result, variant: str, fhir: bool = False
-) -> Made:
+def made_reports(reporter: Reporter, path: Path, result: Result, fhir: bool = False) -> Made:
     """Make the reports of a result for the file `path`; runs in a worker process.
 
     Returns:
@@ -238,17 +235,15 @@ def made_reports(
     """
     try:
         content = path.read_bytes()
-        made = reporter.objects(content, result, variant)
-        return (*made, *_fhir_bundles(reporter, content, result, variant)) if fhir else made
+        made = reporter.objects(content, result)
+        return (*made, *_fhir_bundles(reporter, content, result)) if fhir else made
     except ImageRefusedError as refusal:
         return refusal.reason
 
 
-def _fhir_bundles(
-    reporter: Reporter, content: bytes, result: Result, variant: str
-) -> tuple[ReportObject, ...]:
+def _fhir_bundles(reporter: Reporter, content: bytes, result: Result) -> tuple[ReportObject, ...]:
     """The FHIR Bundle of a result; none if FHIR has no place even for its identifiers."""
-    author = replace(reporter.author, variant=variant)
+    author = reporter.author
     subject = Subject.of(source_image(content, result.prediction.path, reporter.limits))
     # A header may hold a value that FHIR does not allow: then the UIDs alone are stated.
     for stated in (subject, Subject(subject.image, study=subject.study), Subject(subject.image)):

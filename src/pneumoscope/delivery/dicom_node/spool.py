@@ -40,6 +40,7 @@ from typing import Final, Literal
 
 from pneumoscope.delivery.dicom_node.queue import QUEUE_FILE, Queue
 from pneumoscope.delivery.dicom_report.objects import ReportObject
+from pneumoscope.images.dicom.file import image_digest
 from pneumoscope.storage import claim_folder, remove_leftovers, sha256_of_file, write_bytes
 
 Received = Literal["new", "other content", "again", "known", "full"]
@@ -51,6 +52,11 @@ FHIR: Final = "fhir"
 
 _SUFFIXES = (".dcm", ".json")
 _LOST = (MISSING, DAMAGED, UNREADABLE)
+_RESULT_LOST = (
+    "(films.state = 'answered' AND EXISTS (SELECT 1 FROM reports WHERE reports.film = films.id"
+    " AND reports.state = 'set aside' AND reports.why IN (?, ?, ?)))"
+)
+"""Whether an image has to be scored again, because the file of one of its reports was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +68,12 @@ class Incoming:
         path: its file.
         attempts: number of attempts to score it, including this one.
         sha256: hex digest of its file, `""` if unknown.
-        variant: its digest if another image arrived before under the same UID, so that its reports
-            get UIDs of their own; else `""`.
     """
 
     number: int
     path: Path
     attempts: int
     sha256: str = ""
-    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,8 @@ class Spool:
     ) -> tuple[Received, int]:
         """Keep an image; when this returns, it is on disk.
 
-        An image is identified by its UID together with its content.
+        An image is identified by its UID together with `image_digest`, so that it is the same in
+        another transfer syntax.
 
         Args:
             sop_uid: SOP Instance UID.
@@ -154,8 +158,8 @@ class Spool:
         Raises:
             OSError, sqlite3.Error: the image could not be written.
         """
-        digest = hashlib.sha256(content).hexdigest()
-        number, lost = self._known(sop_uid, digest)
+        digest, image = hashlib.sha256(content).hexdigest(), image_digest(content)
+        number, lost = self._known(sop_uid, image, digest)
         if number and not lost:
             return "known", number
         free = shutil.disk_usage(self.folder).free
@@ -165,8 +169,9 @@ class Spool:
         _put(self._incoming / name, content)
         if number:
             self.queue.update(
-                "UPDATE films SET file = ?, state = 'waiting', attempts = 0, why = '' WHERE id = ?",
-                (name, number),
+                "UPDATE films SET file = ?, sha256 = ?, state = 'waiting', attempts = 0, why = ''"
+                " WHERE id = ?",
+                (name, digest, number),
             )
             self.wake()
             return "again", number
@@ -174,16 +179,16 @@ class Spool:
         try:
             with self.queue.transaction() as database:
                 row = database.execute(
-                    "INSERT INTO films (sop_uid, model, sha256, file, state, received)"
-                    " VALUES (?, ?, ?, ?, 'waiting', ?)",
-                    (sop_uid, self._model, digest, name, time.time()),
+                    "INSERT INTO films (sop_uid, model, sha256, image, file, state, received)"
+                    " VALUES (?, ?, ?, ?, ?, 'waiting', ?)",
+                    (sop_uid, self._model, digest, image, name, time.time()),
                 ).lastrowid
                 database.execute(
                     "DELETE FROM fetches WHERE sop_uid = ? AND model = ?", (sop_uid, self._model)
                 )
         except sqlite3.IntegrityError:  # the same image in two associations at once
             (self._incoming / name).unlink()
-            return "known", self._known(sop_uid, digest)[0]
+            return "known", self._known(sop_uid, image, digest)[0]
         self.wake()
         return found, int(row or 0)
 
@@ -196,13 +201,16 @@ class Spool:
         """Whether an object with this UID was made here, by any model."""
         return bool(self.queue.rows("SELECT 1 FROM reports WHERE sop_uid = ?", (sop_uid,)))
 
-    def _known(self, sop_uid: str, digest: str) -> tuple[int, bool]:
-        """The row number of an image, 0 for none, and whether its result was lost."""
+    def _known(self, sop_uid: str, image: str, digest: str) -> tuple[int, bool]:
+        """The row number of an image, 0 for none, and whether it has no result.
+
+        The row of an older version has the digest of the file alone.
+        """
         rows = self.queue.rows(
-            "SELECT id, state = 'set aside' OR EXISTS (SELECT 1 FROM reports WHERE film = films.id"
-            " AND state = 'set aside' AND why IN (?, ?, ?))"
-            " FROM films WHERE sop_uid = ? AND model = ? AND sha256 = ?",
-            (*_LOST, sop_uid, self._model, digest),
+            f"SELECT id, state = 'set aside' OR {_RESULT_LOST} FROM films"  # noqa: S608 - ours
+            " WHERE sop_uid = ? AND model = ? AND (image = ? OR sha256 = ?)"
+            " ORDER BY sha256 = ? DESC LIMIT 1",
+            (*_LOST, sop_uid, self._model, image, digest, digest),
         )
         return (rows[0][0], bool(rows[0][1])) if rows else (0, False)
 
@@ -230,9 +238,7 @@ class Spool:
         """
         with self.queue.transaction() as database:
             rows = database.execute(
-                "SELECT id, file, attempts, sha256, EXISTS (SELECT 1 FROM films AS older WHERE"
-                " older.sop_uid = films.sop_uid AND older.model = films.model AND"
-                " older.id < films.id) FROM films WHERE state = 'waiting'"
+                "SELECT id, file, attempts, sha256 FROM films WHERE state = 'waiting'"
                 " ORDER BY attempts, id LIMIT ?",
                 (most,),
             ).fetchall()
@@ -241,8 +247,8 @@ class Spool:
                 "UPDATE films SET attempts = attempts + 1 WHERE id = ?", [(r[0],) for r in rows]
             )
         return [
-            Incoming(number, self._incoming / file, tried + 1, digest, digest if later else "")
-            for number, file, tried, digest, later in rows
+            Incoming(number, self._incoming / file, tried + 1, digest)
+            for number, file, tried, digest in rows
         ]
 
     def put_back(self, images: Iterable[Incoming]) -> None:
@@ -279,9 +285,14 @@ class Spool:
         )
 
     def answered(self, image: Incoming, reports: Iterable[ReportObject]) -> int:
-        """Keep the reports of an image and remove the image; returns how many were new."""
+        """Keep the reports of an image and remove the image; returns how many were new.
+
+        A report that was kept before stays as it is, unless it was set aside.
+        """
         files = []
         for report in reports:
+            if self._stays(report.sop_uid):
+                continue
             fhir = report.kind == FHIR
             name = f"{uuid.uuid4().hex}.{'json' if fhir else 'dcm'}"
             _put(self._outgoing / name, report.content)
@@ -298,6 +309,12 @@ class Spool:
                     " refusals = 0, due = 0, why = '' WHERE reports.state = 'set aside'",
                     values,
                 ).rowcount
+            # What was lost and not made again would else be fetched at every search.
+            database.execute(
+                "UPDATE reports SET why = 'not made again' WHERE film = ? AND state = 'set aside'"
+                " AND why IN (?, ?, ?)",
+                (image.number, *_LOST),
+            )
             database.execute(
                 "UPDATE films SET state = 'answered', why = '' WHERE id = ?", (image.number,)
             )
@@ -305,6 +322,10 @@ class Spool:
             image.path.unlink(missing_ok=True)
         self.wake()
         return new
+
+    def _stays(self, report_uid: str) -> bool:
+        query = "SELECT 1 FROM reports WHERE sop_uid = ? AND state <> 'set aside'"
+        return bool(self.queue.rows(query, (report_uid,)))
 
     def due(self, now: float, most: int, *, fhir: bool = False) -> list[Outgoing]:
         """DICOM objects (or FHIR Bundles) that are due to be sent, oldest first."""
@@ -348,9 +369,9 @@ class Spool:
         if rows:
             return bool(rows[0][0])
         kept = self.queue.rows(
-            "SELECT 1 FROM films WHERE sop_uid = ? AND model = ?"
-            " AND NOT (state = 'set aside' AND why IN (?, ?, ?))",
-            (sop_uid, self._model, *_LOST),
+            "SELECT 1 FROM films WHERE sop_uid = ? AND model = ?"  # noqa: S608 - a text of ours
+            f" AND NOT (state = 'set aside' AND why IN (?, ?, ?)) AND NOT {_RESULT_LOST}",
+            (sop_uid, self._model, *_LOST, *_LOST),
         )
         return not kept
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import io
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,7 +36,6 @@ from pneumoscope.delivery.dicom_report.source import (
     MANUFACTURER,
     Author,
     SourceImage,
-    Variants,
     source_image,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
@@ -111,7 +110,7 @@ def structured_report(
         content=report,
         series_instance_uid=author.uid("report series", source.series_uid),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=author.uid("report", source.sop_uid),
+        sop_instance_uid=author.uid("report", source.identity),
         instance_number=source.number,
         manufacturer=MANUFACTURER,
         is_complete=True,
@@ -169,7 +168,7 @@ def _group(
 
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
-            uid=author.uid("finding", source.sop_uid), identifier="pneumonia"
+            uid=author.uid("finding", source.identity), identifier="pneumonia"
         ),
         finding_type=_code(_PNEUMONIA),
         algorithm_id=_algorithm(author),
@@ -297,27 +296,22 @@ class Reporter:
         self._preprocessing: PreprocessConfig = manifest.preprocessing
         self.limits = limits or LimitsConfig()
 
-    def objects(
-        self, content: bytes, result: Result, variant: str = ""
-    ) -> tuple[ReportObject, ...]:
+    def objects(self, content: bytes, result: Result) -> tuple[ReportObject, ...]:
         """Make a report, and a capture if the result kept its image and one can be made.
 
         Raises:
             ImageRefusedError: `content` is not a DICOM file, or lacks elements that a report needs.
         """
         source = source_image(content, result.prediction.path, self.limits)
-        return self.objects_of(source, result, variant)
+        return self.objects_of(source, result)
 
-    def objects_of(
-        self, source: SourceImage, result: Result, variant: str = ""
-    ) -> tuple[ReportObject, ...]:
+    def objects_of(self, source: SourceImage, result: Result) -> tuple[ReportObject, ...]:
         """As `objects`, of an image whose header was read.
 
         Raises:
             ImageRefusedError: it lacks elements that a report needs.
         """
-        prediction = result.prediction
-        author = replace(self.author, variant=variant)
+        prediction, author = result.prediction, self.author
         try:
             made = [_report(source, author, prediction)]
         except ImageRefusedError:  # the report without optional elements
@@ -396,7 +390,6 @@ class ReportFolder:
         self.notes: list[tuple[str, str]] = []
         self.folder = folder
         self._limits = limits or LimitsConfig()
-        self._variants = Variants()
         self._reporter = Reporter(
             manifest, self._limits, precision, segmentation=segmentation, checks=checks
         )
@@ -411,8 +404,7 @@ class ReportFolder:
         try:
             content = result.content(self._limits)
             source = source_image(content, path, self._limits)
-            variant = self._variants.of(source.sop_uid, content)
-            made = self._reporter.objects_of(source, result, variant)
+            made = self._reporter.objects_of(source, result)
         except ImageRefusedError as refusal:
             self._note(path, refusal.detail)
             return

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from importlib import metadata
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,6 +68,7 @@ class SourceImage:
         sop_class: SOP Class UID.
         series_uid: Series Instance UID.
         number: its place in the series, 1 or more.
+        digest: of its content, whatever its transfer syntax: `image_digest`.
         changes: differences of the report from the file's header, one sentence each.
     """
 
@@ -77,7 +77,13 @@ class SourceImage:
     sop_class: str
     series_uid: str
     number: int
+    digest: str
     changes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """Identifies the image: its UID alone does not, where a sender uses it twice."""
+        return f"{self.sop_uid} {self.digest}"
 
     def bare(self) -> SourceImage:
         """The same with only the elements that identify patient, study and image."""
@@ -106,8 +112,9 @@ def source_image(content: bytes, name: str, limits: LimitsConfig) -> SourceImage
             Reason.NOT_AN_IMAGE,
             f"it is {words}, which belongs to no study. DICOM reports are written of DICOM files",
         )
-    from pneumoscope.images.dicom.file import parse_header
+    from pneumoscope.images.dicom.file import image_digest, parse_header
 
+    digest = image_digest(content)
     with decoding(name, "the DICOM header"):
         dataset = parse_header(content, name, limits.max_bytes)
         changes: list[str] = []
@@ -123,6 +130,7 @@ def source_image(content: bytes, name: str, limits: LimitsConfig) -> SourceImage
             str(dataset.SOPClassUID),
             str(dataset.SeriesInstanceUID),
             _instance_number(dataset),
+            digest,
             tuple(changes),
         )
 
@@ -325,7 +333,6 @@ class Author:
         checks: settings by which the model predicts for images that it rejects by default.
         statements: the stated metrics of the model, each in words, as far as they are known.
         ages: the youngest and oldest age that the model is for; empty if unknown.
-        variant: distinguishes images with the same UID but other content; `""` for the first.
     """
 
     version: str
@@ -337,7 +344,6 @@ class Author:
     checks: tuple[str, ...] = ()
     statements: tuple[str, ...] = ()
     ages: tuple[int, ...] = ()
-    variant: str = ""
 
     @classmethod
     def of(
@@ -372,7 +378,7 @@ class Author:
         return (RESEARCH_ONLY, *(f"Setting: {check}" for check in self.checks), *ages)
 
     def uid(self, part: Part, subject: str = "") -> str:
-        """The UID of one part of the report on `subject`, itself a UID.
+        """The UID of one part of the report on `subject`, a UID or `SourceImage.identity`.
 
         The same part of the same subject has the same UID in every run (PS3.5 9: one UID, one
         object), so that archives recognise an object that is sent again.
@@ -380,7 +386,6 @@ class Author:
         from pydicom.uid import generate_uid
 
         entropy = ["pneumoscope", self.version, self.fingerprint, self.precision, part, subject]
-        entropy += [self.variant] if self.variant else []
         entropy += self.checks
         return str(generate_uid(entropy_srcs=["\0".join(entropy)]))
 
@@ -391,18 +396,6 @@ def checks_of(predictor: Predictor) -> tuple[str, ...]:
     without = manifest.input_check.method != "none" and not predictor.checks_inputs
     any_age = bool(manifest.ages) and predictor.any_age
     return (*(["any age"] if any_age else []), *(["no input check"] if without else []))
-
-
-class Variants:
-    """Tells images with the same UID and other content apart (PS3.5 9: one UID, one object)."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, str] = {}
-
-    def of(self, uid: str, content: bytes) -> str:
-        """`Author.variant` for an image: `""` for the first content with its UID, else a digest."""
-        digest = sha256(content).hexdigest()
-        return "" if self._first.setdefault(uid, digest) == digest else digest
 
 
 def _validation(document: Mapping[str, Any]) -> tuple[str, ...]:

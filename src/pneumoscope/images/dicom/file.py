@@ -14,10 +14,16 @@ import struct
 import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 
+import numpy as np
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -68,6 +74,20 @@ _WANTED_TAGS: tuple[int, ...] = (
     *OVERLAY_TAGS,
     0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010,  # pixel data
 )  # fmt: skip
+
+
+_IDENTIFYING_TAGS: tuple[int, ...] = (
+    *_WANTED_TAGS,
+    0x00080030, 0x00080050, 0x00080090,  # study time, accession number, referring physician
+    0x00100010, 0x00100021, 0x00200010, 0x00200013,  # name, issuer of the id, study id, number
+)  # fmt: skip
+"""What predictions and reports depend on."""
+
+_WORD_BYTES = {"OW": 2, "OF": 4, "OD": 8}
+"""Value representations whose bytes depend on the byte order (PS3.5 6.2), and their words."""
+
+_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+"""Transfer syntaxes with uncompressed pixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,6 +181,57 @@ def parse_header(content: bytes, source: str, most_bytes: int) -> Dataset:
         return int(tag) >= _FIRST_TABLE
 
     return read_elements(stream, syntax, stop)
+
+
+def image_digest(content: bytes) -> str:
+    """Hex SHA-256 that identifies the image of a file, whatever it was transported by.
+
+    It is taken over the pixels and over the elements that predictions and reports depend on. File
+    meta information, the transfer syntax of uncompressed pixels, and elements that a sender adds
+    or leaves out do not change it. Of a deflated data set, and of one that can't be read so, it is
+    that of all bytes after the file meta information.
+    """
+    try:
+        with decoding("image", "the DICOM header"):
+            # Inflated, a deflated data set may be large: its limit of 0 bytes refuses each.
+            file = parse_dicom(content, "image", 0, _IDENTIFYING_TAGS)
+            if not file.cut and "SOPInstanceUID" in file.dataset:
+                return _digest(file)
+    except ImageRefusedError:
+        pass
+    return sha256(content[transfer_syntax_of(content)[1] :]).hexdigest()
+
+
+def _digest(file: DicomFile) -> str:
+    dataset = file.dataset
+    little = file.transfer_syntax != ExplicitVRBigEndian
+    digest = sha256(b"" if file.transfer_syntax in _NATIVE else file.transfer_syntax.encode())
+    for tag in _PIXEL_TAGS:
+        if tag not in dataset:
+            continue
+        pixels, size = dataset[tag].value or b"", _WORD_BYTES.get(dataset[tag].VR, 1)
+        if not little and len(pixels) % size == 0:
+            pixels = np.frombuffer(pixels, f"u{size}").byteswap().tobytes()
+        digest.update(pixels)
+        del dataset[tag]
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, True
+    for element in _defined_lengths(dataset):
+        write_data_element(stream, element, convert_encodings(dataset.get("SpecificCharacterSet")))
+    digest.update(stream.getvalue())
+    return digest.hexdigest()
+
+
+def _defined_lengths(dataset: Dataset) -> list[DataElement]:
+    """The elements, of which sequences and their items have a stated length."""
+    elements = list(dataset)
+    for element in elements:
+        if element.VR == "SQ":
+            element.is_undefined_length = False
+            for item in element.value:
+                item.is_undefined_length_sequence_item = False
+                _defined_lengths(item)
+    return elements
 
 
 def header_texts(head: bytes, source: str, keywords: Collection[str]) -> dict[str, str]:

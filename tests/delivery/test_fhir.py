@@ -59,7 +59,13 @@ def test_a_result_becomes_four_resources_that_refer_to_each_other() -> None:
     assert observation["component"][0]["valueQuantity"]["value"] == 0.6
     assert (report["status"], observation["status"]) == ("preliminary", "preliminary")
     assert report["subject"]["identifier"]["value"] == "P-0001"
-    assert report["identifier"][0]["value"] == "A1"
+    # An accession number identifies the order, not the report.
+    assert report["identifier"] == [
+        {"system": "urn:ietf:rfc:3986", "value": urls["DiagnosticReport"]}
+    ]
+    (order,) = report["basedOn"]
+    assert (order["type"], order["identifier"]["value"]) == ("ServiceRequest", "A1")
+    assert order["identifier"]["type"]["coding"][0]["code"] == "ACSN"
     assert report["effectiveDateTime"] == "2024-02-29"
     study = source_image(content, "f", LimitsConfig()).dataset.StudyInstanceUID
     assert report["imagingStudy"][0]["identifier"]["value"] == f"urn:oid:{study}"
@@ -125,7 +131,30 @@ def test_the_same_result_has_the_same_identifiers_and_another_image_others() -> 
 def test_nothing_is_said_of_what_a_file_does_not_say() -> None:
     bare = xray_bytes(PatientID=None, StudyDate="", AccessionNumber=None)
     report = resources(subject(bare), answered(xray_bytes()).prediction)["DiagnosticReport"]
-    assert {"subject", "effectiveDateTime", "identifier"}.isdisjoint(report)
+    assert {"subject", "effectiveDateTime", "basedOn"}.isdisjoint(report)
+
+
+def test_a_patient_id_is_stated_with_its_issuer() -> None:
+    content = xray_bytes(IssuerOfPatientID="NORTH")
+    found = resources(subject(content), answered(content).prediction)
+    for kind in ("DiagnosticReport", "Observation"):
+        patient = found[kind]["subject"]["identifier"]
+        assert (patient["value"], patient["assigner"]) == ("P-0001", {"display": "NORTH"})
+        assert patient["type"]["coding"][0]["code"] == "MR"
+    alone = resources(subject(xray_bytes()), answered(content).prediction)
+    assert "assigner" not in alone["DiagnosticReport"]["subject"]["identifier"]
+
+
+def test_of_a_header_that_fhir_does_not_allow_the_uids_are_stated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    about = replace(subject(xray_bytes()), date="2024-13-99")
+    report = resources(about, answered(xray_bytes()).prediction)["DiagnosticReport"]
+    assert "subject" not in report
+    assert report["imagingStudy"][0]["identifier"]["value"] == f"urn:oid:{about.study}"
+    assert "film.dcm: its header has values that FHIR does not allow" in caplog.text
+    with pytest.raises(ValueError, match="value"):
+        fhir_bundle(replace(about, image=""), AUTHOR, answered(xray_bytes()).prediction)
 
 
 def test_predict_writes_one_for_every_input_that_can_be_read(

@@ -15,7 +15,8 @@ import hashlib
 import json
 import logging
 import uuid
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import util
 from pathlib import Path
@@ -73,6 +74,7 @@ class Subject:
         image: SOP Instance UID of a DICOM file; else a digest of the file.
         digest: `SourceImage.digest`, for images with the same UID; `""` for another file.
         patient_id: patient id; `""` if missing, like the following.
+        issuer: who issued the patient id: the same id of another issuer is another patient.
         study: Study Instance UID.
         accession: accession number.
         date: of the study, ISO 8601.
@@ -81,6 +83,7 @@ class Subject:
     image: str
     digest: str = ""
     patient_id: str = ""
+    issuer: str = ""
     study: str = ""
     accession: str = ""
     date: str = ""
@@ -95,6 +98,7 @@ class Subject:
             f"urn:oid:{source.sop_uid}",
             source.digest,
             str(dataset.get("PatientID") or ""),
+            str(dataset.get("IssuerOfPatientID") or ""),
             str(dataset.StudyInstanceUID),
             str(dataset.get("AccessionNumber") or ""),
             iso,
@@ -116,6 +120,9 @@ def fhir_bundle(
 ) -> str:
     """The FHIR R4 Bundle of one result, as validated JSON.
 
+    A header may have a value that FHIR does not allow. Then the Bundle states the UIDs alone, of
+    study and image or of the image, and the log names the file.
+
     Args:
         subject: the patient, study and image that the result is about.
         author: program and model.
@@ -125,8 +132,20 @@ def fhir_bundle(
             one of type `collection`.
 
     Raises:
-        ValueError: FHIR does not allow a value of the file; fhir.resources says which.
+        ValueError: FHIR does not allow even the image's UID; fhir.resources says why.
     """
+    try:
+        return _bundle(subject, author, prediction, transaction)
+    except ValueError:
+        words = "%s: its header has values that FHIR does not allow; its Bundle states UIDs alone"
+        _LOGGER.warning(words, path_text(prediction.path))
+    image = Subject(subject.image, digest=subject.digest)
+    with suppress(ValueError):
+        return _bundle(replace(image, study=subject.study), author, prediction, transaction)
+    return _bundle(image, author, prediction, transaction)
+
+
+def _bundle(subject: Subject, author: Author, prediction: Prediction, transaction: bool) -> str:
     from fhir.resources.R4B.bundle import Bundle
 
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -179,7 +198,8 @@ def _report(
         "status": "preliminary",
         "category": [{"coding": [category]}],
         "code": {"coding": [_CHEST_XRAY], "text": "Chest X-ray: pneumonia, by software"},
-        "identifier": [_accession(subject)] if subject.accession else None,
+        "identifier": [{"system": "urn:ietf:rfc:3986", "value": urls["DiagnosticReport"]}],
+        "basedOn": [_order(subject)] if subject.accession else None,
         "subject": _patient(subject),
         "effectiveDateTime": subject.date or None,
         "issued": now,
@@ -277,7 +297,11 @@ def _research() -> dict[str, Any]:
 def _patient(subject: Subject) -> dict[str, Any] | None:
     if not subject.patient_id:
         return None
-    return {"type": "Patient", "identifier": {"value": subject.patient_id}}
+    code = {"system": f"{_TERMINOLOGY}/v2-0203", "code": "MR"}
+    identifier = {"type": {"coding": [code]}, "value": subject.patient_id}
+    if subject.issuer:
+        identifier["assigner"] = {"display": subject.issuer}
+    return {"type": "Patient", "identifier": identifier}
 
 
 def _study(subject: Subject) -> dict[str, Any]:
@@ -285,9 +309,11 @@ def _study(subject: Subject) -> dict[str, Any]:
     return {"type": "ImagingStudy", "identifier": identifier}
 
 
-def _accession(subject: Subject) -> dict[str, Any]:
+def _order(subject: Subject) -> dict[str, Any]:
+    """The order of the examination, by its accession number."""
     code = {"system": f"{_TERMINOLOGY}/v2-0203", "code": "ACSN"}
-    return {"type": {"coding": [code]}, "value": subject.accession}
+    identifier = {"type": {"coding": [code]}, "value": subject.accession}
+    return {"type": "ServiceRequest", "identifier": identifier}
 
 
 def _number(value: float) -> dict[str, Any]:
@@ -328,7 +354,7 @@ class FhirFolder:
 
     Attributes:
         written: number of Bundles.
-        skipped: number of inputs that can't be read, or have values that FHIR does not allow.
+        skipped: number of inputs that can't be read, or whose UID FHIR does not allow.
 
     Raises:
         ExtraMissingError: fhir.resources is not installed.

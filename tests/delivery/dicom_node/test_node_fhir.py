@@ -19,12 +19,13 @@ pytest.importorskip("fhir.resources", reason="needs the extra 'fhir': pip instal
 from fhir.resources.R4B.bundle import Bundle
 
 from pneumoscope.config import NodeConfig
+from pneumoscope.delivery import fhir
 from pneumoscope.delivery.dicom_node import scorer
 from pneumoscope.delivery.dicom_node.node import Node
 from pneumoscope.delivery.dicom_node.sender import FHIR_TOKEN_VARIABLE
 from pneumoscope.delivery.dicom_node.spool import Outgoing, Spool
 from pneumoscope.delivery.dicom_report.objects import Reporter
-from pneumoscope.delivery.fhir import Subject, fhir_bundle
+from pneumoscope.delivery.fhir import Subject
 from pneumoscope.errors import Reason, UsageError
 from pneumoscope.workflows.services import node_retry, node_status
 from support import node_process
@@ -209,14 +210,14 @@ def test_a_token_comes_from_a_file_or_the_environment(
 def test_values_that_fhir_does_not_allow_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fhir_bundle
+    real = fhir._bundle
 
     def strict(subject: Subject, *arguments: Any, **how: Any) -> str:
         if subject.patient_id:
             raise ValueError("a PatientID that FHIR does not allow")
         return real(subject, *arguments, **how)
 
-    monkeypatch.setattr(scorer, "fhir_bundle", strict)
+    monkeypatch.setattr(fhir, "_bundle", strict)
     path = tmp_path / "image.dcm"
     path.write_bytes(xray_bytes(1))
     made = scorer.made_reports(Reporter(MANIFEST), path, answered(xray_bytes(1)), True)

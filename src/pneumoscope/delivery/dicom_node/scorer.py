@@ -245,10 +245,7 @@ def _fhir_bundles(reporter: Reporter, content: bytes, result: Result) -> tuple[R
     """The FHIR Bundle of a result; none if FHIR has no place even for its identifiers."""
     author = reporter.author
     subject = Subject.of(source_image(content, result.prediction.path, reporter.limits))
-    # A header may hold a value that FHIR does not allow: then the UIDs alone are stated.
-    for stated in (subject, Subject(subject.image, study=subject.study), Subject(subject.image)):
-        with suppress(ValueError):
-            text = fhir_bundle(stated, author, result.prediction, transaction=True)
-            identifier = bundle_identifier(stated, author)
-            return (ReportObject(FHIR, "", identifier, text.encode()),)
+    with suppress(ValueError):
+        text = fhir_bundle(subject, author, result.prediction, transaction=True)
+        return (ReportObject(FHIR, "", bundle_identifier(subject, author), text.encode()),)
     return ()

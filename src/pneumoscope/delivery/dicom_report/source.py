@@ -38,6 +38,10 @@ _TYPE_2 = (
 )  # fmt: skip
 """Patient (PS3.3 C.7.1.1) and General Study (C.7.2.1): required, may be empty (type 2)."""
 
+_KEPT = ("Modality", "IssuerOfPatientID", "TimezoneOffsetFromUTC")
+"""Elements that a bare image has as well, if it states them: the same patient id of another issuer
+is another patient, and times are in the stated zone."""
+
 _SEXES = ("M", "F", "O")
 """PS3.3 C.7.1.1: the enumerated values of PatientSex."""
 
@@ -90,7 +94,7 @@ class SourceImage:
         from pydicom.dataset import Dataset
 
         dataset = Dataset()
-        for keyword in (*_NEEDED, *_TYPE_2, "Modality"):
+        for keyword in (*_NEEDED, *_TYPE_2, *_KEPT):
             if keyword in self.dataset:
                 dataset[keyword] = self.dataset[keyword]
         words = "its elements beyond those that identify patient and study were left out"

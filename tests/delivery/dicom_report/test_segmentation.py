@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,18 @@ pytest.importorskip("highdicom", reason="needs the extra 'dicom': pip install '.
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr._concepts_dict import concepts
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from pneumoscope.cli.app import run
+from pneumoscope.config import LimitsConfig
+from pneumoscope.delivery.dicom_report import objects as objects_module
 from pneumoscope.delivery.dicom_report.heatmap import _label, labelled
 from pneumoscope.delivery.dicom_report.objects import Reporter
-from pneumoscope.delivery.dicom_report.source import Author
+from pneumoscope.delivery.dicom_report.source import Author, source_image
 from pneumoscope.inference.overlay import fit_map
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result
@@ -88,6 +95,46 @@ def test_viewers_find_the_measures_of_its_pixels(
     (shared,) = read(xray_bytes(**elements)).SharedFunctionalGroupsSequence
     (measures,) = shared.PixelMeasuresSequence
     assert measures.get("PixelSpacing") == spacing
+
+
+@needs("dciodvfy")
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"FrameOfReferenceUID": "1.2.3.4", "PositionReferenceIndicator": ""},
+        {"FrameOfReferenceUID": "1.2.3.4", "PixelSpacing": ["0.2", "0.2"]},
+        {"SOPClassUID": MultiFrameGrayscaleWordSecondaryCaptureImageStorage, "NumberOfFrames": 1},
+        {"SOPClassUID": MultiFrameGrayscaleWordSecondaryCaptureImageStorage},
+        {"LossyImageCompression": ""},
+        {"LossyImageCompression": "YES"},
+    ],
+)
+def test_images_with_unusual_elements_get_a_valid_one(
+    elements: dict[str, Any], tmp_path: Path
+) -> None:
+    content = xray_bytes(**elements)
+    objects = Reporter(MANIFEST, segmentation=True).objects(content, answered(content))
+    assert [one.kind for one in objects] == ["report", "capture", "segmentation"]
+    assert [judged_by_dciodvfy(one.content, tmp_path) for one in objects] == [[], [], []]
+    seg = dcmread(BytesIO(objects[2].content))
+    assert "FrameOfReferenceUID" not in seg
+    assert seg.SourceImageSequence[0].ReferencedSOPClassUID == elements.get(
+        "SOPClassUID", DigitalXRayImageStorageForPresentation
+    )
+
+
+def test_without_a_segmentation_there_is_a_capture(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: Any) -> Dataset:
+        raise AttributeError("unusual")
+
+    monkeypatch.setattr(objects_module, "segmentation", failing)
+    content = xray_bytes()
+    found = Reporter(MANIFEST, segmentation=True).objects(content, answered(content))
+    assert [one.kind for one in found] == ["report", "capture"]
+    assert "film.dcm: no segmentation: " in caplog.text
+    assert "no capture" not in caplog.text
 
 
 def test_it_says_what_it_is() -> None:
@@ -171,6 +218,30 @@ def test_warnings_of_an_input_are_in_all_of_its_objects() -> None:
     plain = _label(author, replace(result.prediction, warnings=()))
     assert len(_label(author, result.prediction)) > len(plain)
     assert capture.Rows > labelled_rows(author, replace(result.prediction, warnings=()))
+
+
+def test_times_are_in_the_time_zone_of_the_image() -> None:
+    # PS3.3 C.12.1: the offset applies to all times of an object, of which some are the image's.
+    def made_with(offset: str | None) -> list[Dataset]:
+        content = xray_bytes(TimezoneOffsetFromUTC=offset)
+        reporter = Reporter(MANIFEST, segmentation=True)
+        return [dcmread(BytesIO(o.content)) for o in reporter.objects(content, answered(content))]
+
+    for one in made_with("+1345"):
+        assert one.TimezoneOffsetFromUTC == "+1345"
+        for event in ("InstanceCreation", "Content"):
+            stated = f"{one[f'{event}Date'].value}{one[f'{event}Time'].value}+1345"
+            moment = datetime.strptime(stated, "%Y%m%d%H%M%S.%f%z")
+            assert abs((datetime.now(UTC) - moment).total_seconds()) < 3600
+    for offset in (None, "", "Z", "+01:00", "local"):
+        assert all("TimezoneOffsetFromUTC" not in one for one in made_with(offset))
+
+
+def test_the_issuer_of_the_patient_s_id_is_in_all_objects() -> None:
+    content = xray_bytes(IssuerOfPatientID="NORTH")
+    made = Reporter(MANIFEST, segmentation=True).objects(content, answered(content))
+    assert {dcmread(BytesIO(one.content)).IssuerOfPatientID for one in made} == {"NORTH"}
+    assert source_image(content, "f", LimitsConfig()).bare().dataset.IssuerOfPatientID == "NORTH"
 
 
 def test_settings_and_ages_are_in_all_objects() -> None:

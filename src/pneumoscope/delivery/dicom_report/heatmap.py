@@ -124,7 +124,7 @@ def secondary_capture(
     capture.ConversionType = "WSD"
     capture.ImageType = HEATMAP_TYPE
     for keyword in _CAPTURE_CARRIED:
-        if keyword in image:
+        if image.get(keyword):
             capture[keyword] = image[keyword]
     capture.DerivationDescription = f"Grad-CAM map over the image. {RESEARCH_ONLY}"
     capture.ImageComments = _comments(author, prediction)
@@ -228,7 +228,7 @@ def segmentation(
     image = source.dataset
     heat = fit_map(cam, (int(image.Rows), int(image.Columns)), config)
     made = Segmentation(
-        source_images=[image],
+        source_images=[_projection(image)],
         pixel_array=heat[None, :, :, None].astype(np.float32),
         segmentation_type="FRACTIONAL",
         fractional_type="PROBABILITY",
@@ -248,7 +248,7 @@ def segmentation(
         series_description="Pneumonia: model's heatmap. RESEARCH USE ONLY",
     )
     for keyword in _SEGMENTATION_CARRIED:
-        if keyword in image and keyword not in made:
+        if image.get(keyword) and keyword not in made:
             made[keyword] = image[keyword]
     made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = [_pixel_measures(image)]
     # C.7.6.1: type 2C, empty if unknown.
@@ -256,6 +256,26 @@ def segmentation(
     made.SpecificCharacterSet = "ISO_IR 192"
     made.ImageComments = _comments(author, prediction)
     return made
+
+
+def _projection(image: Dataset) -> Dataset:
+    """The image as highdicom can read it: one frame, without a frame of reference.
+
+    A projection has no place in a frame of reference. With one, the spacing of pixels would need a
+    slice thickness (PS3.3 C.7.6.16.2.1). Of multi-frame classes highdicom reads elements that a
+    file with one frame may lack.
+    """
+    from pydicom.dataset import Dataset
+
+    single = Dataset()
+    single.update(image)
+    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):
+        single.pop(keyword, None)
+    single.NumberOfFrames = 1
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [_pixel_measures(image)]
+    single.SharedFunctionalGroupsSequence = [shared]
+    return single
 
 
 def _pixel_measures(image: Dataset) -> Dataset:

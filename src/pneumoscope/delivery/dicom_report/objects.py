@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +39,7 @@ from pneumoscope.delivery.dicom_report.source import (
     Author,
     SourceImage,
     source_image,
+    state_zone,
 )
 from pneumoscope.errors import ExtraMissingError, ImageRefusedError
 from pneumoscope.images.budget import decoding
@@ -319,28 +322,37 @@ class Reporter:
             made = [_report(source, author, prediction)]
         for change in source.changes:
             _LOGGER.info("%s: DICOM report: %s", path_text(prediction.path), change)
-        if result.image is not None and result.cam is not None:
-            overlay = overlay_rgb(result.image.pixels, result.cam, self._preprocessing)
+        return (*made, *self._heatmaps(source, result))
+
+    def _heatmaps(self, source: SourceImage, result: Result) -> Iterator[ReportObject]:
+        """The capture and the segmentation, as far as they can be made."""
+        if result.image is None or result.cam is None:
+            return
+        prediction, config = result.prediction, self._preprocessing
+        overlay = overlay_rgb(result.image.pixels, result.cam, config)
+        makers: dict[Kind, Callable[[], Dataset]] = {
+            "capture": partial(secondary_capture, source, self.author, prediction, overlay)
+        }
+        if self._segmentation:
+            makers["segmentation"] = partial(
+                segmentation, source, self.author, prediction, result.cam, config
+            )
+        for kind, make in makers.items():
             try:
-                with decoding(prediction.path, "patient and study, for a capture,"):
-                    capture = secondary_capture(source, author, prediction, overlay)
-                    made.append(_encoded("capture", capture))
-                    if self._segmentation:
-                        seg = segmentation(
-                            source, author, prediction, result.cam, self._preprocessing
-                        )
-                        made.append(_encoded("segmentation", seg))
+                with decoding(prediction.path, f"patient and study, for a {kind},"):
+                    yield _encoded(kind, make(), source)
             except ImageRefusedError as refusal:
-                _LOGGER.warning("%s: no capture: %s", path_text(prediction.path), refusal.detail)
-        return tuple(made)
+                name = path_text(prediction.path)
+                _LOGGER.warning("%s: no %s: %s", name, kind, refusal.detail)
 
 
 def _report(source: SourceImage, author: Author, prediction: Prediction) -> ReportObject:
     with decoding(prediction.path, "patient and study, for a report,"):
-        return _encoded("report", structured_report(source, author, prediction))
+        return _encoded("report", structured_report(source, author, prediction), source)
 
 
-def _encoded(kind: Kind, dataset: Dataset) -> ReportObject:
+def _encoded(kind: Kind, dataset: Dataset, source: SourceImage) -> ReportObject:
+    state_zone(dataset, source)
     stream = io.BytesIO()
     dataset.save_as(stream, enforce_file_format=True)
     return ReportObject(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib import metadata
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,6 +53,9 @@ _TEXT_VRS = ("PN", "LO", "SH", "ST", "LT", "UT", "UC")
 """PS3.5 6.2: value representations that SpecificCharacterSet applies to."""
 _MOST_INSTANCE_NUMBER = 2**31 - 1
 """PS3.5 6.2: the largest value of an IS."""
+
+_OFFSET_LETTERS = 5
+"""PS3.3 C.12.1.1.5: an offset is a sign, two digits of hours and two of minutes."""
 
 MANUFACTURER = "pneumoscope"
 HEATMAP_TYPE = ["DERIVED", "SECONDARY"]
@@ -277,6 +281,9 @@ def _complete(dataset: Dataset, changes: list[str]) -> None:
     for keyword in _TYPE_2:
         if dataset.get(keyword) is None:
             setattr(dataset, keyword, "")
+    if dataset.get("LossyImageCompression") not in (None, "00", "01"):  # C.7.6.1.1.5
+        del dataset.LossyImageCompression
+        changes.append("its LossyImageCompression is neither 00 nor 01 and was left out")
     if dataset.PatientSex not in ("", *_SEXES):
         _empty(dataset, "PatientSex", changes)
     for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
@@ -309,6 +316,29 @@ def _instance_number(dataset: Dataset) -> int:
     except (ValueError, TypeError):
         return 1
     return number if 1 <= number <= _MOST_INSTANCE_NUMBER else 1
+
+
+def state_zone(made: Dataset, source: SourceImage) -> None:
+    """Write the times of an object in the time zone that its image states, if it states one.
+
+    The element applies to all times of an object (PS3.3 C.12.1), of which some are the image's.
+    Without it all are local times, ours those of this machine.
+    """
+    from pydicom.valuerep import DA, TM
+
+    offset = str(source.dataset.get("TimezoneOffsetFromUTC") or "")
+    try:
+        zone = datetime.strptime(offset, "%z").tzinfo
+    except ValueError:
+        return
+    if len(offset) != _OFFSET_LETTERS:  # Python reads further forms
+        return
+    now = datetime.now(zone)
+    made.TimezoneOffsetFromUTC = offset
+    for event in ("InstanceCreation", "Content"):
+        if f"{event}Time" in made:
+            setattr(made, f"{event}Date", DA(now.date()))
+            setattr(made, f"{event}Time", TM(now.time()))
 
 
 Part = Literal[
